@@ -1,0 +1,245 @@
+//! What host and agent say to each other. Tags are part of the contract: never reuse one.
+
+use prost::{Enumeration, Message, Oneof};
+
+use crate::spec::ContainerSpec;
+
+/// From host to agent.
+#[derive(Clone, PartialEq, Message)]
+pub struct HostMessage {
+    /// What is said; absent means a message newer than this build.
+    #[prost(oneof = "host_message::Kind", tags = "1, 2, 3, 4, 5, 6")]
+    pub kind: Option<host_message::Kind>,
+}
+
+/// The kinds of [`HostMessage`].
+pub mod host_message {
+    use super::*;
+
+    /// One intent of the host.
+    #[derive(Clone, PartialEq, Oneof)]
+    pub enum Kind {
+        /// First message of a session.
+        #[prost(message, tag = "1")]
+        Hello(super::Hello),
+        /// Make a container up to the point before its program is executed.
+        #[prost(message, tag = "2")]
+        Create(Box<ContainerSpec>),
+        /// Execute the program of a created container.
+        #[prost(message, tag = "3")]
+        Start(super::Start),
+        /// Send a signal to a container.
+        #[prost(message, tag = "4")]
+        Signal(super::Signal),
+        /// The user's terminal has a new size.
+        #[prost(message, tag = "5")]
+        Resize(super::Resize),
+        /// Stop what still runs, unmount, turn the machine off.
+        #[prost(message, tag = "6")]
+        Shutdown(super::Shutdown),
+    }
+}
+
+/// From agent to host: hostile bytes to the host.
+#[derive(Clone, PartialEq, Message)]
+pub struct AgentMessage {
+    /// What is said; absent means a message newer than this build.
+    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4, 5")]
+    pub kind: Option<agent_message::Kind>,
+}
+
+/// The kinds of [`AgentMessage`].
+pub mod agent_message {
+    use super::*;
+
+    /// One report of the agent.
+    #[derive(Clone, PartialEq, Oneof)]
+    pub enum Kind {
+        /// Answer to the host's `Hello`.
+        #[prost(message, tag = "1")]
+        Hello(super::Hello),
+        /// The container exists; its program is not yet executed.
+        #[prost(message, tag = "2")]
+        Created(super::Created),
+        /// The container's program runs: `execve` succeeded.
+        #[prost(message, tag = "3")]
+        Started(super::Started),
+        /// Create or start failed; the container is gone.
+        #[prost(message, tag = "4")]
+        Failed(super::Failed),
+        /// The container ended and its output is drained.
+        #[prost(message, tag = "5")]
+        Stopped(super::Stopped),
+    }
+}
+
+/// Opens a session, in both directions.
+#[derive(Clone, PartialEq, Message)]
+pub struct Hello {
+    /// [`crate::VERSION`] of the sender; unequal versions refuse each other.
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// The sender's build, for messages to people only.
+    #[prost(string, tag = "2")]
+    pub build: String,
+    /// Chosen by the host; the agent sends it back, and every [`StreamHello`] carries it.
+    #[prost(bytes = "vec", tag = "3")]
+    pub nonce: Vec<u8>,
+    /// Host to agent: wall clock, nanoseconds since 1970.
+    #[prost(uint64, tag = "4")]
+    pub wall_clock_ns: u64,
+    /// Agent to host: nanoseconds from kernel entry to the agent's first instruction (`CLOCK_BOOTTIME`).
+    #[prost(uint64, tag = "5")]
+    pub agent_start_ns: u64,
+    /// Host to agent: 32 bytes of entropy credited to the guest's pool, so that first reads do not wait.
+    #[prost(bytes = "vec", tag = "6")]
+    pub entropy: Vec<u8>,
+}
+
+/// Executes the program of a created container.
+#[derive(Clone, PartialEq, Message)]
+pub struct Start {
+    /// Container id.
+    #[prost(string, tag = "1")]
+    pub container: String,
+}
+
+/// Sends a signal to a container.
+#[derive(Clone, PartialEq, Message)]
+pub struct Signal {
+    /// Container id.
+    #[prost(string, tag = "1")]
+    pub container: String,
+    /// Signal number, 1 to 64.
+    #[prost(uint32, tag = "2")]
+    pub number: u32,
+}
+
+/// Tells the size of the user's terminal, in characters.
+#[derive(Clone, PartialEq, Message)]
+pub struct Resize {
+    /// Container id.
+    #[prost(string, tag = "1")]
+    pub container: String,
+    /// Lines.
+    #[prost(uint32, tag = "2")]
+    pub rows: u32,
+    /// Characters a line.
+    #[prost(uint32, tag = "3")]
+    pub columns: u32,
+}
+
+/// Turns the machine off.
+#[derive(Clone, PartialEq, Message)]
+pub struct Shutdown {}
+
+/// The container exists.
+#[derive(Clone, PartialEq, Message)]
+pub struct Created {
+    /// Container id.
+    #[prost(string, tag = "1")]
+    pub container: String,
+}
+
+/// The container's program runs.
+#[derive(Clone, PartialEq, Message)]
+pub struct Started {
+    /// Container id.
+    #[prost(string, tag = "1")]
+    pub container: String,
+    /// Its pid in the guest's own numbering: for people, never used on the host.
+    #[prost(uint32, tag = "2")]
+    pub pid: u32,
+}
+
+/// Create or start failed.
+#[derive(Clone, PartialEq, Message)]
+pub struct Failed {
+    /// Container id.
+    #[prost(string, tag = "1")]
+    pub container: String,
+    /// The step that failed.
+    #[prost(enumeration = "Stage", tag = "2")]
+    pub stage: i32,
+    /// `errno` of that step, 0 when there is none.
+    #[prost(int32, tag = "3")]
+    pub errno: i32,
+    /// The step and its cause in words, one line.
+    #[prost(string, tag = "4")]
+    pub message: String,
+}
+
+/// The container ended.
+#[derive(Clone, PartialEq, Message)]
+pub struct Stopped {
+    /// Container id.
+    #[prost(string, tag = "1")]
+    pub container: String,
+    /// Exit code, 0 to 255, when it exited.
+    #[prost(uint32, tag = "2")]
+    pub exit_code: u32,
+    /// Signal that ended it, else 0.
+    #[prost(uint32, tag = "3")]
+    pub signal: u32,
+    /// The kernel killed a process of it for its memory limit.
+    #[prost(bool, tag = "4")]
+    pub oom_killed: bool,
+}
+
+/// The step of create or start that failed: what the exit code is chosen by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub enum Stage {
+    /// Not said, or newer than this build.
+    Unknown = 0,
+    /// The spec itself is wrong or over a limit.
+    Spec = 1,
+    /// A disk or a filesystem of the container.
+    Mount = 2,
+    /// The cgroup and its limits.
+    Cgroup = 3,
+    /// Namespaces, hostname, sysctls.
+    Namespace = 4,
+    /// User or group not found, or not permitted.
+    User = 5,
+    /// Working directory.
+    WorkingDirectory = 6,
+    /// Capabilities, seccomp, rlimits, no_new_privs.
+    Confinement = 7,
+    /// A stdio stream did not come.
+    Stream = 8,
+    /// The program is not found: exit code 127.
+    ExecNotFound = 9,
+    /// The program is there but cannot be executed: exit code 126.
+    ExecRefused = 10,
+}
+
+/// First frame of a stream connection, host to agent. The agent answers nothing: bytes follow.
+#[derive(Clone, PartialEq, Message)]
+pub struct StreamHello {
+    /// The session's nonce.
+    #[prost(bytes = "vec", tag = "1")]
+    pub nonce: Vec<u8>,
+    /// Container id.
+    #[prost(string, tag = "2")]
+    pub container: String,
+    /// Which stream this connection is.
+    #[prost(enumeration = "StreamKind", tag = "3")]
+    pub stream: i32,
+}
+
+/// A stdio stream of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub enum StreamKind {
+    /// Not said.
+    Unspecified = 0,
+    /// Host to container.
+    Stdin = 1,
+    /// Container to host.
+    Stdout = 2,
+    /// Container to host.
+    Stderr = 3,
+    /// Both ways: the container's terminal.
+    Terminal = 4,
+}

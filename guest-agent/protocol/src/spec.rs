@@ -1,0 +1,272 @@
+//! A container spec: what to run, complete. No default is left for the agent to apply, except what only the image's
+//! own files can tell (user and group names), which must be read inside the guest.
+
+use prost::{Enumeration, Message, Oneof};
+
+/// What to run.
+#[derive(Clone, PartialEq, Message)]
+pub struct ContainerSpec {
+    /// Container id: 64 lower-case hexadecimal digits.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// The disks its root is made of.
+    #[prost(message, required, tag = "2")]
+    pub root: Root,
+    /// Program and arguments, `args[0]` looked up in the container's `PATH`. Byte strings: not always UTF-8.
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub args: Vec<Vec<u8>>,
+    /// Environment, `NAME=value` each.
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub env: Vec<Vec<u8>>,
+    /// Working directory, absolute; made when missing.
+    #[prost(string, tag = "5")]
+    pub cwd: String,
+    /// `user[:group]`, names or numbers, resolved from the image's own files; empty is root.
+    #[prost(string, tag = "6")]
+    pub user: String,
+    /// Host name, and the `uts` namespace's node name.
+    #[prost(string, tag = "7")]
+    pub hostname: String,
+    /// A terminal instead of three pipes, with its first size.
+    #[prost(message, optional, tag = "8")]
+    pub terminal: Option<TerminalSize>,
+    /// Whether a stdin stream will come; without it stdin is `/dev/null`. With a terminal: whether input comes.
+    #[prost(bool, tag = "9")]
+    pub stdin: bool,
+    /// What is mounted over the root, in order.
+    #[prost(message, repeated, tag = "10")]
+    pub mounts: Vec<Mount>,
+    /// Device nodes made in `/dev`.
+    #[prost(message, repeated, tag = "11")]
+    pub devices: Vec<Device>,
+    /// Paths covered by an empty file or folder; missing ones are skipped.
+    #[prost(string, repeated, tag = "12")]
+    pub masked_paths: Vec<String>,
+    /// Paths remounted read-only; missing ones are skipped.
+    #[prost(string, repeated, tag = "13")]
+    pub readonly_paths: Vec<String>,
+    /// cgroup v2 limits.
+    #[prost(message, required, tag = "14")]
+    pub limits: Limits,
+    /// Capabilities of the bounding, permitted and effective sets: bit n is capability number n.
+    #[prost(uint64, tag = "15")]
+    pub capabilities: u64,
+    /// Sets `no_new_privs`.
+    #[prost(bool, tag = "16")]
+    pub no_new_privs: bool,
+    /// Seccomp program: `struct sock_filter`s as they lie in memory (8 bytes each); empty is unconfined.
+    #[prost(bytes = "vec", tag = "17")]
+    pub seccomp: Vec<u8>,
+    /// Resource limits.
+    #[prost(message, repeated, tag = "18")]
+    pub rlimits: Vec<Rlimit>,
+    /// Namespaced kernel parameters, `net.ipv4.ip_forward` style names.
+    #[prost(message, repeated, tag = "19")]
+    pub sysctls: Vec<Sysctl>,
+    /// Runs the program under a small init of the agent that reaps orphans and forwards signals (`--init`).
+    #[prost(bool, tag = "20")]
+    pub init: bool,
+    /// Supplementary groups (`--group-add`), names or numbers.
+    #[prost(string, repeated, tag = "21")]
+    pub additional_groups: Vec<String>,
+    /// Files written into the root before start (`/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf`), bind-mounted
+    /// from the agent's own tmpfs so that the image is not changed.
+    #[prost(message, repeated, tag = "22")]
+    pub files: Vec<File>,
+    /// Every device node is usable (`--privileged`); else only those of `devices` and the pseudo terminals.
+    #[prost(bool, tag = "23")]
+    pub all_devices: bool,
+}
+
+/// The disks a container's root is made of, by virtio-blk serial (`/sys/block/*/serial`): attach order is nobody's
+/// contract.
+#[derive(Clone, PartialEq, Message)]
+pub struct Root {
+    /// Serial of the read-only EROFS disk.
+    #[prost(string, tag = "1")]
+    pub rootfs_serial: String,
+    /// Serial of the ext4 scratch disk that holds the overlay's upper folder.
+    #[prost(string, tag = "2")]
+    pub scratch_serial: String,
+    /// Whether the container may not write to its root (`--read-only`).
+    #[prost(bool, tag = "3")]
+    pub readonly: bool,
+}
+
+/// A terminal's size in characters.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct TerminalSize {
+    /// Lines.
+    #[prost(uint32, tag = "1")]
+    pub rows: u32,
+    /// Characters a line.
+    #[prost(uint32, tag = "2")]
+    pub columns: u32,
+}
+
+/// One mount over the root.
+#[derive(Clone, PartialEq, Message)]
+pub struct Mount {
+    /// Absolute path in the container, made when missing, resolved beneath the root.
+    #[prost(string, tag = "1")]
+    pub target: String,
+    /// What is mounted there.
+    #[prost(oneof = "mount::Source", tags = "2, 3, 4, 5, 6, 7")]
+    pub source: Option<mount::Source>,
+    /// No writing.
+    #[prost(bool, tag = "10")]
+    pub readonly: bool,
+    /// No program is executed from it.
+    #[prost(bool, tag = "11")]
+    pub noexec: bool,
+    /// Set-user-id bits do nothing in it.
+    #[prost(bool, tag = "12")]
+    pub nosuid: bool,
+    /// Device nodes do nothing in it.
+    #[prost(bool, tag = "13")]
+    pub nodev: bool,
+}
+
+/// The sources of [`Mount`].
+pub mod mount {
+    use super::*;
+
+    /// What is mounted.
+    #[derive(Clone, PartialEq, Oneof)]
+    pub enum Source {
+        /// procfs of the container's pid namespace.
+        #[prost(message, tag = "2")]
+        Proc(super::Unit),
+        /// sysfs of the container's net namespace.
+        #[prost(message, tag = "3")]
+        Sysfs(super::Unit),
+        /// cgroup2, rooted at the container's cgroup.
+        #[prost(message, tag = "4")]
+        Cgroup(super::Unit),
+        /// A fresh devpts instance.
+        #[prost(message, tag = "5")]
+        Devpts(super::Unit),
+        /// POSIX message queues of the container's ipc namespace.
+        #[prost(message, tag = "6")]
+        Mqueue(super::Unit),
+        /// Memory.
+        #[prost(message, tag = "7")]
+        Tmpfs(super::Tmpfs),
+    }
+}
+
+/// A source without parameters.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Unit {}
+
+/// A filesystem in memory.
+#[derive(Clone, PartialEq, Message)]
+pub struct Tmpfs {
+    /// Size in bytes; 0 is the kernel's default, half of memory.
+    #[prost(uint64, tag = "1")]
+    pub size_bytes: u64,
+    /// Mode of its root folder.
+    #[prost(uint32, tag = "2")]
+    pub mode: u32,
+    /// Owner of its root folder.
+    #[prost(uint32, tag = "3")]
+    pub uid: u32,
+    /// Group of its root folder.
+    #[prost(uint32, tag = "4")]
+    pub gid: u32,
+    /// The image's files at the target are copied into it first.
+    #[prost(bool, tag = "5")]
+    pub populate: bool,
+}
+
+/// A device node.
+#[derive(Clone, PartialEq, Message)]
+pub struct Device {
+    /// Absolute path in the container.
+    #[prost(string, tag = "1")]
+    pub path: String,
+    /// Block or character device.
+    #[prost(enumeration = "DeviceType", tag = "2")]
+    pub kind: i32,
+    /// Major number.
+    #[prost(uint32, tag = "3")]
+    pub major: u32,
+    /// Minor number.
+    #[prost(uint32, tag = "4")]
+    pub minor: u32,
+    /// Permission bits.
+    #[prost(uint32, tag = "5")]
+    pub mode: u32,
+}
+
+/// The type of a device node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub enum DeviceType {
+    /// Character device.
+    Character = 0,
+    /// Block device.
+    Block = 1,
+}
+
+/// cgroup v2 limits; an absent one is not set.
+#[derive(Clone, PartialEq, Message)]
+pub struct Limits {
+    /// `memory.max`, bytes.
+    #[prost(uint64, optional, tag = "1")]
+    pub memory_max_bytes: Option<u64>,
+    /// `memory.swap.max`, bytes.
+    #[prost(uint64, optional, tag = "2")]
+    pub swap_max_bytes: Option<u64>,
+    /// `cpu.max`: microseconds of each 100 000 µs period.
+    #[prost(uint64, optional, tag = "3")]
+    pub cpu_quota_us: Option<u64>,
+    /// `cpuset.cpus`, kernel list syntax (`0-2,4`).
+    #[prost(string, optional, tag = "4")]
+    pub cpuset_cpus: Option<String>,
+    /// `pids.max`.
+    #[prost(uint64, optional, tag = "5")]
+    pub pids_max: Option<u64>,
+    /// `cpu.weight`, 1 to 10 000.
+    #[prost(uint64, optional, tag = "6")]
+    pub cpu_weight: Option<u64>,
+}
+
+/// One resource limit.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Rlimit {
+    /// `RLIMIT_*` number.
+    #[prost(uint32, tag = "1")]
+    pub resource: u32,
+    /// Soft limit; `u64::MAX` is unlimited.
+    #[prost(uint64, tag = "2")]
+    pub soft: u64,
+    /// Hard limit; `u64::MAX` is unlimited.
+    #[prost(uint64, tag = "3")]
+    pub hard: u64,
+}
+
+/// One kernel parameter.
+#[derive(Clone, PartialEq, Message)]
+pub struct Sysctl {
+    /// Name with dots.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Value as written.
+    #[prost(string, tag = "2")]
+    pub value: String,
+}
+
+/// A small file made for the container.
+#[derive(Clone, PartialEq, Message)]
+pub struct File {
+    /// Absolute path in the container.
+    #[prost(string, tag = "1")]
+    pub path: String,
+    /// Its bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub content: Vec<u8>,
+    /// Permission bits.
+    #[prost(uint32, tag = "3")]
+    pub mode: u32,
+}

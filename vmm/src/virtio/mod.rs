@@ -1,0 +1,3 @@
+//! Virtio devices and what carries them to a guest.
+
+pub mod device;
