@@ -1,0 +1,131 @@
+# Capsid's entry points. `make help` lists them; every one may be called again at any time.
+# Needs cargo and make; everything else comes from Debian packages, which `deps` installs when they are missing.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := run
+MAKEFLAGS += --no-print-directory
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+RELEASE := $(TARGET)/release
+CARGO ?= cargo
+PREFIX ?= /usr/local
+DESTDIR ?=
+KERNEL ?= $(RELEASE)/vmlinux
+
+# What `capsid run` and the build of its kernel need.
+RUN_PACKAGES := gcc libc6-dev binutils linux-source-6.12 flex bison bc libelf-dev xz-utils cpio kmod \
+	qemu-system-x86 qemu-system-common e2fsprogs busybox-static
+# What the tests compare against and are served by.
+TEST_PACKAGES := erofs-utils umoci skopeo mmdebstrap docker-registry apache2-utils openssl strace tmux acl attr zstd \
+	gpgv debian-archive-keyring
+
+.PHONY: help
+help: ## Lists the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  %-12s %s\n", $$1, $$2 }'
+	@echo "  Variables: PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) CMD='...' (lab) RUNS=200 (soak) SECONDS_EACH=60 (fuzz)"
+
+.PHONY: run
+run: build kernel busybox ## Builds everything and runs a first container (the default)
+	@echo
+	@echo '$$ capsid run --rm busybox echo "hello from a machine of its own"'
+	@$(RELEASE)/capsid run --rm busybox echo "hello from a machine of its own"
+	@echo '$$ capsid run --rm busybox uname -a'
+	@$(RELEASE)/capsid run --rm busybox uname -a
+	@echo
+	@echo "Next: $(RELEASE)/capsid run --rm -it busybox sh"
+
+.PHONY: deps
+deps: ## Installs the missing Debian packages for building and running
+	@tests/scripts/require-packages $(RUN_PACKAGES)
+
+.PHONY: deps-test
+deps-test: deps ## Installs the missing Debian packages for the tests
+	@tests/scripts/require-packages $(TEST_PACKAGES)
+
+.PHONY: build
+build: deps ## Builds capsid, capsid-vmm and capsid-agent into target/release
+	@command -v $(CARGO) >/dev/null || { echo "make: cargo is not installed: see https://rustup.rs" >&2; exit 1; }
+	$(CARGO) build --release --locked -p capsid -p capsid-vmm
+	$(CARGO) rustc --profile agent --locked -p capsid-agent --bin capsid-agent -- -C target-feature=+crt-static
+	@cmp -s $(TARGET)/agent/capsid-agent $(RELEASE)/capsid-agent || install -m 755 $(TARGET)/agent/capsid-agent $(RELEASE)/capsid-agent
+
+.PHONY: build-tests
+build-tests: deps ## Builds the tests' own tools: probe, image maker, bench
+	$(CARGO) build --release --locked -p capsid-tests --bins
+	$(CARGO) rustc --profile agent --locked -p capsid-tests --bin capsid-probe -- -C target-feature=+crt-static
+	@cmp -s $(TARGET)/agent/capsid-probe $(RELEASE)/capsid-probe || install -m 755 $(TARGET)/agent/capsid-probe $(RELEASE)/capsid-probe
+
+.PHONY: kernel
+kernel: deps ## Builds the guest kernel (minutes at first, then cached by its inputs)
+	kernel-config/build $(RELEASE)
+
+# Kept in the user's own store: what a first `capsid run` after this one finds there.
+.PHONY: busybox
+busybox: build
+	@if ! $(RELEASE)/capsid image inspect busybox:latest >/dev/null 2>&1; then \
+		$(CARGO) build --release --locked -q -p capsid-tests --bin capsid-test-images && \
+		$(RELEASE)/capsid-test-images busybox $(TARGET)/busybox.tar && \
+		$(RELEASE)/capsid load -i $(TARGET)/busybox.tar; \
+	fi
+
+.PHONY: test
+test: deps-test build build-tests kernel ## Format, lints, unit tests, end-to-end tests on both accelerators
+	tests/scripts/test-all
+
+.PHONY: test-emulate
+test-emulate: deps-test build build-tests kernel ## End-to-end tests on this host, without KVM
+	CAPSID_ACCEL=emulate $(CARGO) test --locked -p capsid-tests
+
+.PHONY: test-kvm
+test-kvm: deps-test build build-tests kernel ## End-to-end tests on KVM: in the lab where this host has no real one
+	tests/scripts/test-kvm
+
+.PHONY: lab
+lab: kernel ## A machine with real KVM: a shell, or CMD='...'
+	@tests/scripts/require-packages
+	@tests/lab/lab $(CMD)
+
+.PHONY: bench
+bench: deps-test build build-tests kernel ## Figures as ratios within one run: a table, and target/bench.json
+	$(RELEASE)/capsid-bench --output $(TARGET)/bench.json
+
+.PHONY: soak
+soak: deps-test build build-tests kernel ## Leak tests at full size: RUNS sequential runs
+	CAPSID_SOAK_RUNS=$(or $(RUNS),200) $(CARGO) test --locked -p capsid-tests --test leaks -- --nocapture
+
+.PHONY: fuzz
+fuzz: build-tests ## Random input against the parsers of hostile bytes, SECONDS_EACH seconds each
+	PROPTEST_CASES=$$(( $(or $(SECONDS_EACH),60) * 2000 )) $(CARGO) test --locked --release --workspace --exclude capsid-tests -- propert
+
+.PHONY: install
+install: ## Installs under PREFIX (after `make build kernel`)
+	@test -x $(RELEASE)/capsid -a -e $(KERNEL) || { echo "make: run 'make build kernel' first" >&2; exit 1; }
+	install -D -m 755 $(RELEASE)/capsid $(DESTDIR)$(PREFIX)/bin/capsid
+	install -D -m 755 $(RELEASE)/capsid-vmm $(DESTDIR)$(PREFIX)/libexec/capsid/capsid-vmm
+	install -D -m 755 $(RELEASE)/capsid-agent $(DESTDIR)$(PREFIX)/libexec/capsid/capsid-agent
+	install -D -m 644 $(KERNEL) $(DESTDIR)$(PREFIX)/share/capsid/vmlinux
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions \
+		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d $(DESTDIR)$(PREFIX)/share/man/man1
+	$(RELEASE)/capsid completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/capsid
+	$(RELEASE)/capsid completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_capsid
+	$(RELEASE)/capsid completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/capsid.fish
+	$(RELEASE)/capsid man > $(DESTDIR)$(PREFIX)/share/man/man1/capsid.1
+
+.PHONY: uninstall
+uninstall: ## Removes what install put there
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/, bin/capsid share/bash-completion/completions/capsid \
+		share/zsh/site-functions/_capsid share/fish/vendor_completions.d/capsid.fish share/man/man1/capsid.1)
+	rm -rf $(DESTDIR)$(PREFIX)/libexec/capsid $(DESTDIR)$(PREFIX)/share/capsid
+
+.PHONY: fmt
+fmt: ## Formats the sources
+	$(CARGO) fmt --all
+
+.PHONY: lint
+lint: ## Format check and clippy, warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: clean
+clean: ## Removes everything that was built here (not the kernel cache, not your images)
+	$(CARGO) clean
