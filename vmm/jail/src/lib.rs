@@ -1,1 +1,81 @@
-//! t
+//! Confinement of a process of ours that reads hostile bytes: one ordered list of steps.
+//!
+//! The process has every file it will ever use open already. [`Jail::enter`] takes everything else away: other fds,
+//! environment, namespaces, file systems, identity, capabilities. Then each thread takes a [`SyscallFilter`] of its
+//! own; there is no value that means "no filter".
+//!
+//! ```text
+//! supervisor ── spawns ──► relay (outer pid namespace; no fds; waits) ── forks ──► the confined process (pid 1)
+//!                            ▲ dies of the same signal or status  ◄─────────────────┘
+//! ```
+//!
+//! Whoever dies first takes the other along: the kernel kills the confined process when the relay dies, and the
+//! relay ends the way its child ended. Without a pid namespace there is no relay.
+
+mod descriptors;
+mod error;
+mod filter;
+mod identity;
+mod landlock;
+mod panic;
+mod privileges;
+mod relay;
+mod rlimits;
+mod root;
+mod sys;
+
+use std::os::fd::RawFd;
+
+pub use error::JailError;
+pub use filter::{Condition, FilterError, Rule, SyscallFilter};
+pub use panic::{ABORTED_STATUS, abort_on_panic, panic_rules};
+pub use rlimits::{Resource, Rlimit};
+
+/// What stays when everything else is taken away.
+#[derive(Debug, Clone)]
+pub struct Jail {
+    /// The fds that stay open. Standard streams not listed are replaced by `/dev/null`, so that their numbers are
+    /// never reused.
+    pub keep_fds: Vec<RawFd>,
+    /// Limits to lower, besides [`rlimits::ALWAYS`].
+    pub rlimits: Vec<Rlimit>,
+    /// Fork into a pid namespace of its own. The caller goes on in the child; the parent relays its end.
+    pub pid_namespace: bool,
+}
+
+impl Jail {
+    /// Confines the calling process, which must have one thread only. Returns in the confined process.
+    ///
+    /// The process that started this one must keep the *thread* alive that did so: the parent-death signal is bound
+    /// to it (prctl(2), `PR_SET_PDEATHSIG`).
+    ///
+    /// # Errors
+    /// [`JailError`] names the step that failed; the process is then half confined and should end.
+    pub fn enter(&self) -> Result<(), JailError> {
+        let parent = rustix::process::getppid();
+        descriptors::close_all_but(&self.keep_fds)?;
+        sys::wipe_environment().map_err(JailError::Environment)?;
+        rlimits::lower(rlimits::ALWAYS)?;
+        let namespaces = identity::leave_namespaces(self.pid_namespace)?;
+        // The fork makes the pid namespace; whatever belongs to one process only (parent-death signal, filters)
+        // follows after it, in both.
+        let lifeline = if self.pid_namespace {
+            Some(relay::split(namespaces, parent)?)
+        } else {
+            None
+        };
+        root::empty()?;
+        identity::drop_user(namespaces)?;
+        // Limits that count per user count per user namespace only inside one of our own (Linux 5.14).
+        rlimits::lower(&self.rlimits)?;
+        privileges::drop_all()?;
+        privileges::forbid_new()?;
+        landlock::restrict_where_available()?;
+        // Last: every change of credentials above clears the parent-death signal and may set dumpable again.
+        privileges::hide_memory()?;
+        match lifeline {
+            Some(lifeline) => lifeline.die_with_relay(),
+            None => relay::die_with_parent(parent),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Steps: namespaces, and a user that owns nothing.
+//!
+//! Two ways, by what the host permits:
+//!
+//! - root: leave the namespaces as root, empty the root directory, become `nobody`, then enter a user namespace.
+//!   The last step is skipped where user namespaces are not permitted.
+//! - anyone else: enter a user namespace first, which gives the right to do the rest.
+//!
+//! No id is mapped in the user namespace: the process touches no files by name, so it needs no identity, and it works
+//! in containers that may not write several id mappings.
+
+use std::io;
+
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid, geteuid};
+use rustix::thread::{
+    CapabilitySet, UnshareFlags, capabilities, set_capabilities, set_keep_capabilities, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
+};
+
+use crate::{JailError, sys};
+
+/// `nobody` and `nogroup`: the kernel's overflow ids, which own nothing.
+const NOBODY: u32 = 65534;
+
+/// How the namespaces were left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Namespaces {
+    /// As root of the host or of a container with `CAP_SYS_ADMIN`: the user is still to be dropped.
+    AsRoot,
+    /// By way of a user namespace.
+    InUserNamespace,
+}
+
+/// Leaves all namespaces of the host. A new pid namespace takes effect at the next fork.
+pub(crate) fn leave_namespaces(pid_namespace: bool) -> Result<Namespaces, JailError> {
+    let mut flags = UnshareFlags::NEWNS
+        | UnshareFlags::NEWNET
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWCGROUP;
+    if pid_namespace {
+        flags |= UnshareFlags::NEWPID;
+    }
+    if geteuid().is_root() && sys::unshare(flags).is_ok() {
+        return Ok(Namespaces::AsRoot);
+    }
+    sys::unshare(UnshareFlags::NEWUSER).map_err(|errno| JailError::UserNamespace(errno.into()))?;
+    sys::unshare(flags).map_err(|errno| JailError::Namespaces(errno.into()))?;
+    Ok(Namespaces::InUserNamespace)
+}
+
+/// Becomes `nobody` in a user namespace, keeping just enough capabilities to drop the rest of them.
+pub(crate) fn drop_user(namespaces: Namespaces) -> Result<(), JailError> {
+    if namespaces == Namespaces::InUserNamespace {
+        return Ok(());
+    }
+    // CAP_SETPCAP must survive the change of user: the bounding set is emptied later.
+    set_keep_capabilities(true).map_err(fail("keep capabilities"))?;
+    // A container may not have these ids, or may not change groups: its own user is then what there is.
+    tolerate_unmapped(set_thread_groups(&[])).map_err(fail("leave groups"))?;
+    let group = Gid::from_raw(NOBODY);
+    tolerate_unmapped(set_thread_res_gid(group, group, group)).map_err(fail("change group"))?;
+    let user = Uid::from_raw(NOBODY);
+    tolerate_unmapped(set_thread_res_uid(user, user, user)).map_err(fail("change user"))?;
+    let mut sets = capabilities(None).map_err(fail("read capabilities"))?;
+    sets.effective = sets.permitted & CapabilitySet::SETPCAP;
+    set_capabilities(None, sets).map_err(fail("keep SETPCAP"))?;
+    match sys::unshare(UnshareFlags::NEWUSER) {
+        Ok(()) => Ok(()),
+        Err(Errno::PERM | Errno::NOSPC | Errno::USERS | Errno::INVAL | Errno::NOSYS) => Ok(()),
+        Err(errno) => Err(fail("enter a user namespace")(errno)),
+    }
+}
+
+fn tolerate_unmapped(result: rustix::io::Result<()>) -> rustix::io::Result<()> {
+    match result {
+        Err(Errno::INVAL | Errno::PERM) => Ok(()),
+        other => other,
+    }
+}
+
+fn fail(step: &'static str) -> impl Fn(Errno) -> JailError {
+    move |errno| JailError::User {
+        step,
+        source: io::Error::from(errno),
+    }
+}

@@ -1,0 +1,150 @@
+//! System calls without a safe wrapper elsewhere. The only unsafe code of this crate.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use nix::sys::signal::Signal;
+use nix::unistd::{ForkResult, Pid};
+use rustix::io::Errno;
+use rustix::process::set_parent_process_death_signal;
+use rustix::thread::UnshareFlags;
+
+/// Closes the fds `first..=last`.
+pub(crate) fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: the caller lists all fds that anything in this process still uses; enter() runs before any owner of
+    // another fd is made.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Overwrites the environment with zeros and empties it: it may hold secrets of the caller.
+pub(crate) fn wipe_environment() -> io::Result<()> {
+    unsafe extern "C" {
+        static mut environ: *mut *mut libc::c_char;
+    }
+    // SAFETY: enter() demands a single thread, so nobody changes the pointer meanwhile.
+    let mut entry = unsafe { environ };
+    while !entry.is_null() {
+        // SAFETY: environ points to an array of pointers that ends with a null pointer (environ(7)).
+        let variable = unsafe { *entry };
+        if variable.is_null() {
+            break;
+        }
+        // SAFETY: each pointer is a C string in writable memory of this process.
+        let length = unsafe { libc::strlen(variable) };
+        // SAFETY: the same string, up to its terminator.
+        unsafe { variable.write_bytes(0, length) };
+        // SAFETY: the array's null pointer has not been reached.
+        entry = unsafe { entry.add(1) };
+    }
+    // SAFETY: single thread, as above.
+    if unsafe { libc::clearenv() } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// `unshare(2)` without `CLONE_FILES`.
+pub(crate) fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
+    debug_assert!(!flags.contains(UnshareFlags::FILES));
+    // SAFETY: the only danger named by rustix is CLONE_FILES, which no caller in this crate passes.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+}
+
+/// Which side of a fork this is.
+pub(crate) enum Fork {
+    /// The new process.
+    Child,
+    /// The old one, with the new one's pid.
+    Parent(Pid),
+}
+
+/// `fork(2)`.
+pub(crate) fn fork() -> io::Result<Fork> {
+    // SAFETY: enter() demands a single thread (unshare(CLONE_NEWUSER) and the kernel's own check of CLONE_NEWPID
+    // enforce it), so no lock can be held by a thread that the child lacks.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Child => Ok(Fork::Child),
+        ForkResult::Parent { child } => Ok(Fork::Parent(child)),
+    }
+}
+
+/// `PR_SET_PDEATHSIG` with `SIGKILL`.
+pub(crate) fn kill_on_parent_death() -> rustix::io::Result<()> {
+    set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+}
+
+/// Ends the process without running destructors or exit handlers.
+pub(crate) fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(status) }
+}
+
+/// Sends itself `signal` with its default action.
+pub(crate) fn kill_self(signal: Signal) {
+    // SAFETY: SIG_DFL installs no handler code. KILL and STOP refuse, and need no change.
+    unsafe { libc::signal(signal as i32, libc::SIG_DFL) };
+    // SAFETY: kill on the own pid touches no memory.
+    unsafe { libc::kill(libc::getpid(), signal as i32) };
+}
+
+/// `struct landlock_ruleset_attr` (`include/uapi/linux/landlock.h`).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LandlockRuleset {
+    /// File system rights that are denied unless a rule grants them.
+    pub(crate) handled_access_fs: u64,
+    /// Network rights, the same; since ABI 4.
+    pub(crate) handled_access_net: u64,
+    /// Denied towards processes outside; since ABI 6.
+    pub(crate) scoped: u64,
+}
+
+/// `LANDLOCK_CREATE_RULESET_VERSION`.
+const LANDLOCK_VERSION: u32 = 1;
+
+/// The kernel's Landlock ABI.
+pub(crate) fn landlock_version() -> rustix::io::Result<u32> {
+    // SAFETY: with this flag the kernel reads no attribute.
+    let version = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<u8>(),
+            0usize,
+            LANDLOCK_VERSION,
+        )
+    };
+    u32::try_from(version).map_err(|_| last_errno())
+}
+
+/// Applies a ruleset without rules to the calling thread; needs `no_new_privs`.
+pub(crate) fn landlock_restrict(ruleset: &LandlockRuleset) -> rustix::io::Result<()> {
+    // A kernel that knows fewer fields accepts a longer structure when the rest is zero.
+    let size = size_of::<LandlockRuleset>();
+    // SAFETY: the attribute is a live structure of the stated size.
+    let fd = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::from_ref(ruleset), size, 0) };
+    if fd < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: the kernel has just made this fd for us, and nobody else knows it.
+    let ruleset = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    // SAFETY: no pointers; the fd is open.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_restrict_self,
+            std::os::fd::AsRawFd::as_raw_fd(&ruleset),
+            0,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
