@@ -1,0 +1,45 @@
+//! Seccomp profiles, compiled on the host to the filter that the agent installs in the guest.
+//!
+//! Rooms: JSON -> [`profile`] -> [`policy`] (numbers, conditions, actions; [`default_profile`] makes one directly)
+//! -> [`compiler`] -> [`program`] -> bytes.
+
+mod capability;
+mod compiler;
+mod default_profile;
+mod policy;
+mod profile;
+mod program;
+mod syscalls;
+
+#[cfg(test)]
+mod interpreter;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use profile::ProfileError;
+pub(crate) use program::TooLongError;
+
+/// Why a profile gives no filter.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SeccompError {
+    /// The profile says something wrong.
+    #[error("reading the seccomp profile")]
+    Profile(#[source] ProfileError),
+    /// The profile is fine, but its filter is longer than the kernel takes.
+    #[error("compiling the seccomp profile")]
+    Compile(#[source] TooLongError),
+}
+
+/// The default filter for a container whose bounding set is `capabilities` (bit n = capability n), as the bytes of an
+/// array of `struct sock_filter`.
+pub(crate) fn compile_default(capabilities: u64) -> Vec<u8> {
+    // Short enough whatever the capabilities: checked by `the_default_filter_is_short_and_quick`.
+    compiler::compile(&default_profile::policy(capabilities)).to_bytes()
+}
+
+/// The filter of the profile `json` for a container whose bounding set is `capabilities`.
+pub(crate) fn compile_profile(json: &[u8], capabilities: u64) -> Result<Vec<u8>, SeccompError> {
+    let policy = profile::resolve(json, capabilities).map_err(SeccompError::Profile)?;
+    let program = compiler::compile(&policy).check().map_err(SeccompError::Compile)?;
+    Ok(program.to_bytes())
+}
