@@ -1,2 +1,76 @@
-//! t
-fn main() {}
+//! `capsid-agent`: PID 1 of the guest. It makes containers from the specs that the host sends.
+//!
+//! The same binary is started again as the [`stage`] of each container: the process that becomes its program. PID 1
+//! itself never panics over anything a container does; would it, the kernel would, and the machine would end.
+#![cfg_attr(not(test), no_main)]
+#![cfg_attr(test, allow(dead_code, reason = "tests have an entry of their own"))]
+
+mod beneath;
+mod capability;
+mod cgroup;
+mod container;
+mod disk;
+mod exec;
+mod guest;
+mod init;
+mod limits;
+mod log;
+mod mount;
+mod plan;
+mod populate;
+mod reaper;
+mod session;
+mod spec;
+mod stage;
+mod stream;
+mod sys;
+mod terminal;
+mod threads;
+mod user;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::time::ClockId;
+
+use crate::container::Ground;
+use crate::reaper::Reaper;
+use crate::session::SessionError;
+
+/// Runs as what the binary was started as: the exit code.
+fn run(is_stage: bool) -> i32 {
+    if is_stage {
+        return stage::run();
+    }
+    if !rustix::process::getpid().is_init() {
+        log::warn("the agent is the first process of a guest, and nothing else");
+        return 1;
+    }
+    let now = rustix::time::clock_gettime(ClockId::Boottime);
+    let agent_start_ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+    match guest::set_up() {
+        Ok(program) => {
+            if let Err(e) = serve(program, agent_start_ns) {
+                log::warn(&format!("the session ended: {}", log::chain(&e)));
+            }
+        }
+        Err(e) => log::warn(&format!("cannot set up the guest: {}", log::chain(&e))),
+    }
+    guest::power_off();
+    // Only when the machine cannot be reset: PID 1's end is a kernel panic, which ends it too.
+    1
+}
+
+/// Serves the host until the session ends.
+fn serve(program: OwnedFd, agent_start_ns: u64) -> Result<(), SessionError> {
+    // Before any thread: they inherit it, and children are announced by a signal.
+    sys::block_signals();
+    sys::ignore_sigpipe();
+    let ground = Arc::new(Ground {
+        program,
+        reaper: Reaper::default(),
+    });
+    let reaped = Arc::clone(&ground);
+    threads::spawn("reaper", move || reaped.reaper.run()).map_err(SessionError::Thread)?;
+    session::run(ground, agent_start_ns)
+}

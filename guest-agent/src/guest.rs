@@ -1,0 +1,132 @@
+//! PID 1 of the guest: its own root, the kernel's filesystems, and the way out.
+
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::system::RebootCommand;
+
+use crate::cgroup::{self, CgroupError};
+use crate::mount::{MountError, attach, filesystem};
+use crate::plan::attribute;
+use crate::{log, sys};
+
+/// Why the guest cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GuestError {
+    /// The initramfs cannot be left for a root that can be pivoted from.
+    #[error("cannot make the agent's root")]
+    Root(#[source] Errno),
+    /// The agent's root filesystem.
+    #[error("cannot mount the agent's root")]
+    MountRoot(#[source] MountError),
+    /// A mount point cannot be made.
+    #[error("cannot make {path}")]
+    Folder { path: PathBuf, source: Errno },
+    /// A filesystem of the kernel.
+    #[error("cannot mount {path}")]
+    Mount { path: &'static str, source: MountError },
+    /// The standard streams.
+    #[error("cannot open the standard streams")]
+    Streams(#[source] Errno),
+    /// Protection from the out-of-memory killer.
+    #[error("cannot set the out-of-memory score")]
+    OomScore(#[source] std::io::Error),
+    /// The agent's cgroup.
+    #[error("cannot make the agent's cgroup")]
+    Cgroup(#[source] CgroupError),
+    /// The agent's own program.
+    #[error("cannot open the agent's program")]
+    Program(#[source] Errno),
+}
+
+/// What is mounted where: nothing of it may run or own devices, but `/dev`.
+const NO_PROGRAMS: u64 = attribute::NOSUID | attribute::NODEV | attribute::NOEXEC;
+
+/// Makes the guest ready for containers: the agent's own program, to be started again as stages.
+pub(crate) fn set_up() -> Result<OwnedFd, GuestError> {
+    reserve_standard_streams()?;
+    leave_initramfs()?;
+    for path in ["/dev", "/proc", "/sys", "/run"] {
+        rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)).map_err(|source| GuestError::Folder {
+            path: path.into(),
+            source,
+        })?;
+    }
+    mount_one("/dev", "devtmpfs", &[], &[], attribute::NOSUID | attribute::NOEXEC)?;
+    open_standard_streams()?;
+    mount_one("/proc", "proc", &[], &[], NO_PROGRAMS)?;
+    mount_one("/sys", "sysfs", &[], &[], NO_PROGRAMS)?;
+    mount_one("/run", "tmpfs", &[("mode", "0755")], &[], NO_PROGRAMS)?;
+    // nsdelegate: a container cannot change its own limits, nor move processes out of its cgroup.
+    mount_one(
+        cgroup::MOUNT_POINT,
+        "cgroup2",
+        &[],
+        &["nsdelegate", "memory_recursiveprot"],
+        NO_PROGRAMS,
+    )?;
+    std::fs::write("/proc/self/oom_score_adj", "-1000").map_err(GuestError::OomScore)?;
+    cgroup::set_up_agent().map_err(GuestError::Cgroup)?;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    rustix::fs::open("/proc/self/exe", flags, Mode::empty()).map_err(GuestError::Program)
+}
+
+/// Without a console, PID 1 starts without standard streams: takes their numbers, so that no other file gets them.
+fn reserve_standard_streams() -> Result<(), GuestError> {
+    loop {
+        let fd = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(GuestError::Streams)?;
+        if std::os::fd::AsRawFd::as_raw_fd(&fd) > 2 {
+            return Ok(());
+        }
+        // Held for ever, or until the real streams replace it.
+        let _ = fd.into_raw_fd();
+    }
+}
+
+/// Puts a tmpfs over the initramfs and moves into it: the kernel refuses `pivot_root` from the initramfs itself. The
+/// initramfs, with the agent's program in it, is read-only from here: `/proc/1/exe` of a container with an init leads
+/// there (CVE-2019-5736 is what a writable one makes possible).
+fn leave_initramfs() -> Result<(), GuestError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let initramfs = rustix::fs::open("/", flags, Mode::empty()).map_err(GuestError::Root)?;
+    sys::set_mount_attributes(initramfs.as_fd(), attribute::READONLY, false).map_err(GuestError::Root)?;
+    let root =
+        filesystem("tmpfs", &[("mode", "0755"), ("size", "1m")], &[], NO_PROGRAMS).map_err(GuestError::MountRoot)?;
+    attach(&root, CWD, "/").map_err(GuestError::MountRoot)?;
+    rustix::process::fchdir(&root).map_err(GuestError::Root)?;
+    rustix::process::chroot(".").map_err(GuestError::Root)
+}
+
+fn mount_one(
+    path: &'static str,
+    kind: &'static str,
+    options: &[(&str, &str)],
+    flags: &[&str],
+    attributes: u64,
+) -> Result<(), GuestError> {
+    filesystem(kind, options, flags, attributes)
+        .and_then(|mount| attach(&mount, CWD, path))
+        .map_err(|source| GuestError::Mount { path, source })
+}
+
+/// Nothing in, and the kernel's log out.
+fn open_standard_streams() -> Result<(), GuestError> {
+    let open = |path, flags| rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty());
+    let null = open("/dev/null", OFlags::RDONLY).map_err(GuestError::Streams)?;
+    let log = open("/dev/kmsg", OFlags::WRONLY).or_else(|_| open("/dev/null", OFlags::WRONLY));
+    let log = log.map_err(GuestError::Streams)?;
+    for (number, stream) in [(0, &null), (1, &log), (2, &log)] {
+        sys::set_standard_stream(number, stream.as_fd()).map_err(GuestError::Streams)?;
+    }
+    Ok(())
+}
+
+/// Writes what is not written and resets the machine, which ends it: it has no other way to be turned off.
+pub(crate) fn power_off() {
+    rustix::fs::sync();
+    if let Err(e) = rustix::system::reboot(RebootCommand::Restart) {
+        log::warn(&format!("cannot reset the machine: {e}"));
+    }
+}

@@ -1,0 +1,60 @@
+//! Bounds on what hostile bytes can make the agent do, each with its reason.
+//!
+//! The host is trusted, but its specs are bounded too: they carry what users typed and what images say.
+
+use std::time::Duration;
+
+/// Containers of one pod at a time. Each costs the agent a few threads; pods of people hold fewer than twenty.
+pub(crate) const CONTAINERS_MAX: usize = 128;
+
+/// Arguments or environment variables. The kernel's own bound is memory (a quarter of the stack limit).
+pub(crate) const STRINGS_MAX: usize = 65_536;
+
+/// Entries of one list of a spec: mounts, devices, files, masked paths. Each is a few system calls.
+pub(crate) const ENTRIES_MAX: usize = 1_024;
+
+/// Bytes of a path, `PATH_MAX` of Linux with its zero byte.
+pub(crate) const PATH_BYTES_MAX: usize = 4_095;
+
+/// Bytes of a host name (`HOST_NAME_MAX` of Linux).
+pub(crate) const HOSTNAME_BYTES_MAX: usize = 64;
+
+/// Instructions of a seccomp program (`BPF_MAXINSNS` of Linux).
+pub(crate) const SECCOMP_INSTRUCTIONS_MAX: usize = 4_096;
+
+/// Bytes of an image's `/etc/passwd` or `/etc/group`. A thousand users take 60 KiB.
+pub(crate) const ACCOUNT_FILE_BYTES_MAX: usize = 1 << 20;
+
+/// Supplementary groups (`NGROUPS_MAX` of Linux).
+pub(crate) const GROUPS_MAX: usize = 65_536;
+
+/// Symbolic links followed in one path (`MAXSYMLINKS` of Linux).
+pub(crate) const LINKS_MAX: usize = 40;
+
+/// Entries copied into a populated tmpfs, and how deep: what an image keeps under `/tmp` or `/run` is small.
+pub(crate) const POPULATE_ENTRIES_MAX: usize = 100_000;
+
+/// Folder levels of the same copy: one open descriptor each.
+pub(crate) const POPULATE_DEPTH_MAX: usize = 64;
+
+/// Size of the tmpfs that a container's staging folders and small files live in. A frame holds 4 MiB, so all files of
+/// a spec fit, and a container that fills its `/etc/hosts` stops here.
+pub(crate) const STAGING_TMPFS: &str = "8m";
+
+/// Signals kept for a container that has not started yet.
+pub(crate) const PENDING_SIGNALS_MAX: usize = 64;
+
+/// How long a stream may take from connection to its hello, and `Start` may wait for missing streams.
+pub(crate) const STREAM_WAIT: Duration = Duration::from_secs(10);
+
+/// How long `Shutdown` waits for killed containers before the disks are synced without them.
+pub(crate) const SHUTDOWN_WAIT: Duration = Duration::from_secs(10);
+
+/// How long dialing the host is retried while the vsock device is not there yet.
+pub(crate) const DIAL_WAIT: Duration = Duration::from_secs(5);
+
+/// Stream connections whose hello has not come. The host opens three for each container.
+pub(crate) const WAITING_STREAMS_MAX: usize = 512;
+
+/// Bytes copied at once between a stream and its pipe: what a pipe holds.
+pub(crate) const COPY_BYTES: usize = 64 << 10;

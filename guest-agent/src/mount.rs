@@ -1,0 +1,325 @@
+//! Executes a [`plan`](crate::plan): every target is a descriptor resolved [`beneath`](crate::beneath) the root, and
+//! every mount is moved onto a descriptor, so no path is resolved twice.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use capsid_protocol::ContainerSpec;
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
+
+use crate::beneath::Root;
+use crate::disk::STAGING;
+use crate::plan::{Step, attribute};
+use crate::populate::{PopulateError, populate};
+use crate::sys;
+use crate::terminal::{Terminal, TerminalError};
+
+/// Why a filesystem cannot be mounted.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MountError {
+    /// The kernel has no such filesystem.
+    #[error("cannot open a {filesystem} filesystem")]
+    Open { filesystem: &'static str, source: Errno },
+    /// An option is refused.
+    #[error("{filesystem} refuses the option {option}")]
+    Option {
+        filesystem: &'static str,
+        option: String,
+        source: Errno,
+    },
+    /// The filesystem itself is refused: wrong content, or no memory.
+    #[error("cannot make the {filesystem} filesystem")]
+    Make { filesystem: &'static str, source: Errno },
+    /// It cannot be put at its place.
+    #[error("cannot attach the mount")]
+    Attach(#[source] Errno),
+}
+
+/// Makes a detached mount of a filesystem.
+pub(crate) fn filesystem(
+    filesystem: &'static str,
+    options: &[(&str, &str)],
+    flags: &[&str],
+    attributes: u64,
+) -> Result<OwnedFd, MountError> {
+    let context = rustix::mount::fsopen(filesystem, FsOpenFlags::FSOPEN_CLOEXEC)
+        .map_err(|source| MountError::Open { filesystem, source })?;
+    let refused = |option: &str, source| MountError::Option {
+        filesystem,
+        option: option.to_owned(),
+        source,
+    };
+    for (key, value) in options {
+        rustix::mount::fsconfig_set_string(&context, *key, *value).map_err(|e| refused(key, e))?;
+    }
+    for flag in flags {
+        rustix::mount::fsconfig_set_flag(&context, *flag).map_err(|e| refused(flag, e))?;
+    }
+    let failed = |source| MountError::Make { filesystem, source };
+    rustix::mount::fsconfig_create(&context).map_err(failed)?;
+    let attributes = MountAttrFlags::from_bits_retain(attributes as u32);
+    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed)
+}
+
+/// Puts a detached mount at `path` from `folder`; an empty path is `folder` itself.
+pub(crate) fn attach(mount: &OwnedFd, folder: impl AsFd, path: impl AsRef<Path>) -> Result<(), MountError> {
+    let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    if path.as_ref().as_os_str().is_empty() {
+        flags |= MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    }
+    rustix::mount::move_mount(mount, "", folder, path.as_ref(), flags).map_err(MountError::Attach)
+}
+
+/// Why a step of the plan failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StepError {
+    /// The target cannot be resolved or made.
+    #[error("cannot make the target {path}")]
+    Target { path: PathBuf, source: Errno },
+    /// A filesystem could not be mounted.
+    #[error("cannot mount {path}")]
+    Mount { path: PathBuf, source: MountError },
+    /// The image's files could not be copied into a tmpfs.
+    #[error("cannot copy the image's files into {path}")]
+    Populate { path: PathBuf, source: PopulateError },
+    /// A device node could not be made.
+    #[error("cannot make the device {path}")]
+    Device { path: PathBuf, source: Errno },
+    /// A link could not be made.
+    #[error("cannot make the link {path}")]
+    Link { path: PathBuf, source: Errno },
+    /// A path could not be bound or made read-only.
+    #[error("cannot bind {path}")]
+    Bind { path: PathBuf, source: Errno },
+    /// A small file could not be written.
+    #[error("cannot write the file for {path}")]
+    File { path: PathBuf, source: Errno },
+    /// The terminal could not be opened.
+    #[error("cannot open the terminal")]
+    Terminal(#[source] TerminalError),
+}
+
+/// Executes `steps` in `root`: the terminal, when one was opened.
+pub(crate) fn execute(root: &Root, steps: &[Step], spec: &ContainerSpec) -> Result<Option<Terminal>, StepError> {
+    let mut terminal = None;
+    for step in steps {
+        match step {
+            Step::Mount {
+                target,
+                filesystem,
+                options,
+                attributes,
+                populate,
+            } => {
+                mount_one(root, target, (filesystem, options, *attributes), *populate)?;
+            }
+            Step::Device {
+                path,
+                block,
+                major,
+                minor,
+                mode,
+            } => make_device(root, path, *block, (*major, *minor), *mode)?,
+            Step::Link { path, to } => make_link(root, path, to)?,
+            Step::Terminal => terminal = Some(open_terminal(root)?),
+            Step::File { path, index } => bind_file(root, path, *index, &spec.files[*index])?,
+            Step::Folder { path } => drop(root.folder_at(path).map_err(target_failed(path))?),
+            Step::Mask { path } => mask(root, path)?,
+            Step::ReadOnly { path } => make_readonly(root, path)?,
+            Step::ReadOnlyRoot => {
+                sys::set_mount_attributes(root.folder(), attribute::READONLY, false).map_err(bind_failed("/"))?;
+            }
+        }
+    }
+    Ok(terminal)
+}
+
+fn target_failed(path: impl AsRef<Path>) -> impl Fn(Errno) -> StepError {
+    move |source| StepError::Target {
+        path: path.as_ref().to_owned(),
+        source,
+    }
+}
+
+fn bind_failed(path: impl AsRef<Path>) -> impl Fn(Errno) -> StepError {
+    move |source| StepError::Bind {
+        path: path.as_ref().to_owned(),
+        source,
+    }
+}
+
+/// Mounts one filesystem of the plan.
+fn mount_one(
+    root: &Root,
+    target: &Path,
+    (kind, options, attributes): (&'static str, &[(&'static str, String)], u64),
+    wants_copy: bool,
+) -> Result<(), StepError> {
+    let failed = |source| StepError::Mount {
+        path: target.to_owned(),
+        source,
+    };
+    let place = root.folder_at(target).map_err(target_failed(target))?;
+    let options: Vec<(&str, &str)> = options.iter().map(|(k, v)| (*k, v.as_str())).collect();
+    // Writable while it is filled.
+    let first = if wants_copy {
+        attributes & !attribute::READONLY
+    } else {
+        attributes
+    };
+    let mount = filesystem(kind, &options, &[], first).map_err(failed)?;
+    if wants_copy {
+        populate(&place, &mount).map_err(|source| StepError::Populate {
+            path: target.to_owned(),
+            source,
+        })?;
+        sys::set_mount_attributes(mount.as_fd(), attributes, false).map_err(bind_failed(target))?;
+    }
+    attach(&mount, &place, "").map_err(failed)
+}
+
+/// Makes one device node; an existing one of the image makes room.
+fn make_device(root: &Root, path: &Path, block: bool, (major, minor): (u32, u32), mode: u32) -> Result<(), StepError> {
+    let failed = |source| StepError::Device {
+        path: path.to_owned(),
+        source,
+    };
+    let (folder, name) = root.parent_of(path).map_err(target_failed(path))?;
+    let kind = if block {
+        FileType::BlockDevice
+    } else {
+        FileType::CharacterDevice
+    };
+    match rustix::fs::unlinkat(&folder, &name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(e) => return Err(failed(e)),
+    }
+    // The umask of a stage is 0 until its program starts, so the mode arrives whole.
+    let mode = Mode::from_raw_mode(mode & 0o7777);
+    rustix::fs::mknodat(&folder, &name, kind, mode, rustix::fs::makedev(major, minor)).map_err(failed)
+}
+
+/// Makes one link, unless something is there.
+fn make_link(root: &Root, path: &Path, to: &str) -> Result<(), StepError> {
+    let (folder, name) = root.parent_of(path).map_err(target_failed(path))?;
+    match rustix::fs::symlinkat(to, &folder, &name) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(source) => Err(StepError::Link {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// A detached copy of the mount at `from`.
+fn clone_mount(from: &OwnedFd, recursive: bool) -> Result<OwnedFd, Errno> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    rustix::mount::open_tree(from, "", flags)
+}
+
+/// Binds `from` over `place`.
+fn bind(from: &OwnedFd, place: &OwnedFd, attributes: u64, recursive: bool) -> Result<(), Errno> {
+    let copy = clone_mount(from, recursive)?;
+    if attributes != 0 {
+        sys::set_mount_attributes(copy.as_fd(), attributes, recursive)?;
+    }
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(&copy, "", place, "", flags)
+}
+
+/// Writes a small file to the staging tmpfs and binds it.
+fn bind_file(root: &Root, path: &Path, index: usize, file: &capsid_protocol::spec::File) -> Result<(), StepError> {
+    let failed = |source| StepError::File {
+        path: path.to_owned(),
+        source,
+    };
+    let staged = Path::new(STAGING).join(format!("file-{index}"));
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+    let source = rustix::fs::openat(CWD, &staged, flags, Mode::from_raw_mode(file.mode & 0o777)).map_err(failed)?;
+    let mut rest = file.content.as_slice();
+    while !rest.is_empty() {
+        let n = rustix::io::write(&source, rest).map_err(failed)?;
+        rest = &rest[n..];
+    }
+    let place = root.file_at(path).map_err(target_failed(path))?;
+    bind(&source, &place, 0, false).map_err(bind_failed(path))
+}
+
+/// Covers `path`, if it is there: a folder by an empty one, anything else by the null device.
+fn mask(root: &Root, path: &Path) -> Result<(), StepError> {
+    let Some(place) = root.find(path).map_err(target_failed(path))? else {
+        return Ok(());
+    };
+    let stat = rustix::fs::fstat(&place).map_err(target_failed(path))?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        let attributes = attribute::READONLY | attribute::NOSUID | attribute::NODEV | attribute::NOEXEC;
+        let failed = |source| StepError::Mount {
+            path: path.to_owned(),
+            source,
+        };
+        let empty = filesystem("tmpfs", &[("size", "0"), ("nr_inodes", "1")], &[], attributes).map_err(failed)?;
+        return attach(&empty, &place, "").map_err(failed);
+    }
+    let null = null_device(OFlags::PATH).map_err(bind_failed(path))?;
+    bind(&null, &place, attribute::NOSUID | attribute::NOEXEC, false).map_err(bind_failed(path))
+}
+
+/// A null device in the staging tmpfs: the image's `/dev/null` might be anything, the agent's own is not lent.
+pub(crate) fn null_device(flags: OFlags) -> Result<OwnedFd, Errno> {
+    let path = Path::new(STAGING).join("null");
+    match rustix::fs::mknodat(
+        CWD,
+        &path,
+        FileType::CharacterDevice,
+        Mode::from_raw_mode(0o666),
+        rustix::fs::makedev(1, 3),
+    ) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(e) => return Err(e),
+    }
+    rustix::fs::open(&path, flags | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Makes `path` and what is mounted below it read-only, if it is there.
+fn make_readonly(root: &Root, path: &Path) -> Result<(), StepError> {
+    let Some(place) = root.find(path).map_err(target_failed(path))? else {
+        return Ok(());
+    };
+    bind(&place, &place, attribute::READONLY, true).map_err(bind_failed(path))
+}
+
+/// Opens the terminal in the container's devpts and binds it to `/dev/console`.
+fn open_terminal(root: &Root) -> Result<Terminal, StepError> {
+    let terminal = Terminal::open(root).map_err(StepError::Terminal)?;
+    let console = Path::new("/dev/console");
+    let place = root.file_at(console).map_err(target_failed(console))?;
+    let pts = PathBuf::from(format!("/dev/pts/{}", terminal.number));
+    let source = root.open(&pts, OFlags::PATH).map_err(target_failed(&pts))?;
+    bind(&source, &place, 0, false).map_err(bind_failed(console))?;
+    Ok(terminal)
+}
+
+/// Makes `root` the process's root and lets go of the old one, which nothing of the container sees again.
+pub(crate) fn enter(root: &Path) -> Result<(), Errno> {
+    rustix::process::chdir(root)?;
+    rustix::process::pivot_root(".", ".")?;
+    // The old root lies on top of the new one now; the working folder is the new one.
+    rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH)?;
+    rustix::process::chdir("/")
+}
+
+/// Gives an open file to `uid`, keeping its group.
+pub(crate) fn give_to(file: impl AsFd, uid: u32) -> Result<(), Errno> {
+    rustix::fs::fchown(file, Some(Uid::from_raw(uid)), None::<Gid>)
+}
+
+/// Text as the kernel takes it; `EINVAL` with a zero byte inside.
+pub(crate) fn c_string(bytes: &[u8]) -> Result<CString, Errno> {
+    CString::new(bytes).map_err(|_| Errno::INVAL)
+}

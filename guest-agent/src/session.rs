@@ -1,0 +1,351 @@
+//! The agent's side of the session with the host.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use capsid_protocol::message::agent_message::Kind as Report;
+use capsid_protocol::message::host_message::Kind as Intent;
+use capsid_protocol::spec::TerminalSize;
+use capsid_protocol::{
+    AgentMessage, ContainerSpec, FrameError, Hello, HostMessage, SESSION_PORT, STREAM_PORT, Signal, Stage, StreamHello,
+    VERSION, read_frame, write_frame,
+};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::time::{ClockId, Timespec};
+use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener, VsockStream};
+
+use crate::container::{Container, Ground};
+use crate::limits::{CONTAINERS_MAX, DIAL_WAIT, SHUTDOWN_WAIT, STREAM_WAIT, WAITING_STREAMS_MAX};
+use crate::{log, stage, sys, threads};
+
+/// Why a session ended other than by `Shutdown`.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    /// Nobody could connect streams.
+    #[error("cannot listen on vsock port {STREAM_PORT}")]
+    Listen(#[source] std::io::Error),
+    /// The host does not answer.
+    #[error("cannot connect to vsock port {SESSION_PORT} of the host")]
+    Dial(#[source] std::io::Error),
+    /// A frame from the host is missing or wrong.
+    #[error("cannot read from the host")]
+    Read(#[source] FrameError),
+    /// The host does not take ours.
+    #[error("cannot write to the host")]
+    Write(#[source] FrameError),
+    /// The host did not say `Hello` first.
+    #[error("the host did not say hello")]
+    NoHello,
+    /// The host is of another version.
+    #[error("the host speaks version {0}, the agent {VERSION}")]
+    Version(u32),
+    /// A thread could not be started.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+    /// The clock could not be set.
+    #[error("cannot set the clock")]
+    Clock(#[source] Errno),
+    /// The entropy could not be used.
+    #[error("cannot add the host's entropy")]
+    Entropy(#[source] Errno),
+}
+
+/// A session after its hellos.
+struct Session {
+    nonce: Vec<u8>,
+    /// Frames to the host, each written whole.
+    writer: Mutex<VsockStream>,
+    containers: Mutex<HashMap<String, Arc<Container>>>,
+    /// A container came or went.
+    changed: Condvar,
+    waiting_streams: AtomicUsize,
+    ground: Arc<Ground>,
+}
+
+/// Serves the host until it says `Shutdown`, which is `Ok`, or is lost. Containers are gone afterwards.
+pub(crate) fn run(ground: Arc<Ground>, agent_start_ns: u64) -> Result<(), SessionError> {
+    // Before dialing: the host may connect streams as soon as it has the session.
+    let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, STREAM_PORT).map_err(SessionError::Listen)?;
+    let mut reader = dial()?;
+    let nonce = greet(&mut reader, agent_start_ns)?;
+    let writer = reader.try_clone().map_err(SessionError::Dial)?;
+    let session = Arc::new(Session {
+        nonce,
+        writer: Mutex::new(writer),
+        containers: Mutex::default(),
+        changed: Condvar::new(),
+        waiting_streams: AtomicUsize::new(0),
+        ground,
+    });
+    let acceptor = Arc::clone(&session);
+    threads::spawn("accept", move || accept(&acceptor, &listener)).map_err(SessionError::Thread)?;
+    let end = serve(&session, &mut reader);
+    session.end_containers();
+    end
+}
+
+/// Connects to the host, waiting a little for a device that is still being probed.
+fn dial() -> Result<VsockStream, SessionError> {
+    let deadline = Instant::now() + DIAL_WAIT;
+    loop {
+        match VsockStream::connect_with_cid_port(VMADDR_CID_HOST, SESSION_PORT) {
+            Ok(stream) => return Ok(stream),
+            Err(e) if is_too_early(&e) && Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
+            Err(e) => return Err(SessionError::Dial(e)),
+        }
+    }
+}
+
+/// Whether there is no transport to the host yet.
+fn is_too_early(error: &std::io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENODEV | libc::EADDRNOTAVAIL | libc::ENETUNREACH)
+    )
+}
+
+/// Exchanges hellos: the session's nonce.
+fn greet(host: &mut VsockStream, agent_start_ns: u64) -> Result<Vec<u8>, SessionError> {
+    let message: HostMessage = read_frame(host).map_err(SessionError::Read)?;
+    let Some(Intent::Hello(hello)) = message.kind else {
+        return Err(SessionError::NoHello);
+    };
+    let answer = Hello {
+        version: VERSION,
+        build: env!("CARGO_PKG_VERSION").to_owned(),
+        nonce: hello.nonce.clone(),
+        agent_start_ns,
+        ..Hello::default()
+    };
+    // Sent also to a host of another version: it tells its user both numbers.
+    let answer = AgentMessage {
+        kind: Some(Report::Hello(answer)),
+    };
+    write_frame(host, &answer).map_err(SessionError::Write)?;
+    if hello.version != VERSION {
+        return Err(SessionError::Version(hello.version));
+    }
+    set_clock(hello.wall_clock_ns).map_err(SessionError::Clock)?;
+    if let Ok(entropy) = <[u8; sys::ENTROPY_BYTES]>::try_from(hello.entropy.as_slice()) {
+        add_entropy(entropy).map_err(SessionError::Entropy)?;
+    }
+    Ok(hello.nonce)
+}
+
+/// Sets the wall clock, when the host says what it is.
+fn set_clock(nanoseconds: u64) -> Result<(), Errno> {
+    const SECOND: u64 = 1_000_000_000;
+    if nanoseconds == 0 {
+        return Ok(());
+    }
+    let time = Timespec {
+        tv_sec: (nanoseconds / SECOND) as i64,
+        tv_nsec: (nanoseconds % SECOND) as i64,
+    };
+    rustix::time::clock_settime(ClockId::Realtime, time)
+}
+
+fn add_entropy(entropy: [u8; sys::ENTROPY_BYTES]) -> Result<(), Errno> {
+    let random = rustix::fs::open("/dev/urandom", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    sys::add_entropy(rustix::fd::AsFd::as_fd(&random), entropy)
+}
+
+/// Does what the host says.
+fn serve(session: &Arc<Session>, host: &mut VsockStream) -> Result<(), SessionError> {
+    loop {
+        let message: HostMessage = read_frame(host).map_err(SessionError::Read)?;
+        match message.kind {
+            Some(Intent::Create(spec)) => session.create(*spec),
+            Some(Intent::Start(start)) => session.with(&start.container, Container::start),
+            Some(Intent::Signal(signal)) => session.signal(&signal),
+            Some(Intent::Resize(resize)) => {
+                let size = TerminalSize {
+                    rows: resize.rows,
+                    columns: resize.columns,
+                };
+                session.with(&resize.container, |c| c.resize(size));
+            }
+            Some(Intent::Shutdown(_)) => return Ok(()),
+            // Versions are equal, so these are the host's mistakes; nothing in them can be wanted.
+            Some(Intent::Hello(_)) | None => log::warn("ignoring an unexpected message of the host"),
+        }
+    }
+}
+
+impl Session {
+    fn containers(&self) -> MutexGuard<'_, HashMap<String, Arc<Container>>> {
+        self.containers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the host. A host that is gone is noticed by the reader.
+    fn report(&self, report: Report) {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(e) = write_frame(&mut *writer, &AgentMessage { kind: Some(report) }) {
+            log::warn(&format!("cannot tell the host: {}", log::chain(&e)));
+        }
+    }
+
+    /// Starts the life of a container, in a thread of its own.
+    fn create(self: &Arc<Self>, spec: ContainerSpec) {
+        let id = spec.id.clone();
+        let mut containers = self.containers();
+        if containers.len() >= CONTAINERS_MAX || containers.contains_key(&id) {
+            drop(containers);
+            let error = CreateError { id: id.clone() };
+            return self.report(Report::Failed(stage::failed(&id, Stage::Spec, &error)));
+        }
+        let container = Arc::new(Container::new(spec));
+        containers.insert(id.clone(), Arc::clone(&container));
+        drop(containers);
+        self.changed.notify_all();
+        let session = Arc::clone(self);
+        let life = move || {
+            container.live(&session.ground, |report| {
+                // A host that reads of the end may use the id again.
+                if matches!(report, Report::Failed(_) | Report::Stopped(_)) {
+                    session.containers().remove(&container.id);
+                }
+                session.report(report);
+            });
+            session.changed.notify_all();
+        };
+        if let Err(e) = threads::spawn("container", life) {
+            self.containers().remove(&id);
+            self.report(Report::Failed(stage::failed(
+                &id,
+                Stage::Unknown,
+                &SessionError::Thread(e),
+            )));
+        }
+    }
+
+    /// Does something with a container that may be gone already.
+    fn with(&self, id: &str, act: impl FnOnce(&Container)) {
+        let container = self.containers().get(id).cloned();
+        if let Some(container) = container {
+            act(&container);
+        }
+    }
+
+    fn signal(&self, signal: &Signal) {
+        match i32::try_from(signal.number) {
+            Ok(number @ 1..=64) => self.with(&signal.container, |c| c.signal(number)),
+            _ => log::warn("ignoring a signal that is none"),
+        }
+    }
+
+    /// Kills all containers and waits for their ends.
+    fn end_containers(&self) {
+        for container in self.containers().values() {
+            container.signal(libc::SIGKILL);
+        }
+        let deadline = Instant::now() + SHUTDOWN_WAIT;
+        let mut containers = self.containers();
+        while !containers.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                log::warn("containers are left at shutdown");
+                return;
+            }
+            (containers, _) = self
+                .changed
+                .wait_timeout(containers, left)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits for a container that the host is just creating: connections may overtake messages.
+    fn wait_for(&self, id: &str) -> Option<Arc<Container>> {
+        let deadline = Instant::now() + STREAM_WAIT;
+        let mut containers = self.containers();
+        loop {
+            if let Some(container) = containers.get(id) {
+                return Some(Arc::clone(container));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            (containers, _) = self
+                .changed
+                .wait_timeout(containers, left)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// A container cannot be made beside the others.
+#[derive(Debug, thiserror::Error)]
+#[error("the pod has a container {id} already, or {CONTAINERS_MAX} of them")]
+struct CreateError {
+    id: String,
+}
+
+/// Accepts stream connections, each handled by a thread until it has found its container.
+fn accept(session: &Arc<Session>, listener: &VsockListener) {
+    loop {
+        let connection = match listener.accept() {
+            // A container may dial us through the loopback transport, but only the host is CID 2.
+            Ok((connection, peer)) if peer.cid() == VMADDR_CID_HOST => connection,
+            Ok(_) => continue,
+            Err(e) => {
+                log::warn(&format!("cannot accept a stream: {e}"));
+                // Out of descriptors or memory: others may give some back.
+                std::thread::sleep(Duration::from_millis(100));
+                continue;
+            }
+        };
+        if session.waiting_streams.fetch_add(1, Ordering::Relaxed) >= WAITING_STREAMS_MAX {
+            session.waiting_streams.fetch_sub(1, Ordering::Relaxed);
+            log::warn("too many streams wait for their container");
+            continue;
+        }
+        let welcome = Arc::clone(session);
+        let spawned = threads::spawn("stream-hello", move || {
+            if let Err(e) = find_container(&welcome, connection) {
+                log::warn(&format!("refusing a stream: {}", log::chain(&e)));
+            }
+            welcome.waiting_streams.fetch_sub(1, Ordering::Relaxed);
+        });
+        if let Err(e) = spawned {
+            session.waiting_streams.fetch_sub(1, Ordering::Relaxed);
+            log::warn(&format!("cannot serve a stream: {e}"));
+        }
+    }
+}
+
+/// Why a stream connection is refused.
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    /// The time limit for its hello cannot be set.
+    #[error("cannot set a time limit")]
+    Timeout(#[source] std::io::Error),
+    /// No hello.
+    #[error("no hello")]
+    Hello(#[source] FrameError),
+    /// Of another session.
+    #[error("wrong nonce")]
+    Nonce,
+    /// No such container.
+    #[error("no such container")]
+    Container,
+}
+
+/// Reads a connection's hello and gives it to its container.
+fn find_container(session: &Session, mut connection: VsockStream) -> Result<(), StreamError> {
+    connection
+        .set_read_timeout(Some(STREAM_WAIT))
+        .map_err(StreamError::Timeout)?;
+    let hello: StreamHello = read_frame(&mut connection).map_err(StreamError::Hello)?;
+    connection.set_read_timeout(None).map_err(StreamError::Timeout)?;
+    if hello.nonce != session.nonce {
+        return Err(StreamError::Nonce);
+    }
+    let container = session.wait_for(&hello.container).ok_or(StreamError::Container)?;
+    container.attach(hello.stream(), OwnedFd::from(connection));
+    Ok(())
+}

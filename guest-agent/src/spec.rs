@@ -1,0 +1,244 @@
+//! The door for specs: what passes is within limits and well-formed, so that nothing behind it checks again.
+
+use capsid_protocol::ContainerSpec;
+
+use crate::limits::{
+    ENTRIES_MAX, GROUPS_MAX, HOSTNAME_BYTES_MAX, PATH_BYTES_MAX, SECCOMP_INSTRUCTIONS_MAX, STRINGS_MAX,
+};
+
+/// What is wrong with a spec.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum SpecError {
+    /// Not 64 lower-case hexadecimal digits.
+    #[error("the container id is not 64 lower-case hexadecimal digits")]
+    Id,
+    /// Nothing to run.
+    #[error("the spec has no program")]
+    NoProgram,
+    /// A list is over its limit.
+    #[error("the spec has {count} {list}, more than {limit}")]
+    TooMany {
+        list: &'static str,
+        count: usize,
+        limit: usize,
+    },
+    /// A path is relative, too long or has a zero byte.
+    #[error("not an absolute path of at most {PATH_BYTES_MAX} bytes: {0:?}")]
+    Path(String),
+    /// A byte string has a zero byte.
+    #[error("an argument or environment variable has a zero byte")]
+    ZeroByte,
+    /// A host name is too long.
+    #[error("the host name is over {HOSTNAME_BYTES_MAX} bytes")]
+    Hostname,
+    /// A mount has a source that this build does not know.
+    #[error("the mount at {0:?} has no known source")]
+    MountSource(String),
+    /// A kernel parameter is not the container's own.
+    #[error("the kernel parameter {0:?} is not namespaced")]
+    Sysctl(String),
+    /// A seccomp program is not whole instructions, or has too many.
+    #[error("the seccomp program of {0} bytes is not 1 to {SECCOMP_INSTRUCTIONS_MAX} instructions")]
+    Seccomp(usize),
+    /// A device number that Linux does not have.
+    #[error("the device {0:?} has a number out of range")]
+    Device(String),
+}
+
+/// Largest major and minor number of Linux (12 and 20 bits).
+const MAJOR_MAX: u32 = 0xfff;
+const MINOR_MAX: u32 = 0xf_ffff;
+
+/// Checks `spec`.
+pub(crate) fn check(spec: &ContainerSpec) -> Result<(), SpecError> {
+    check_id(&spec.id)?;
+    check_lists(spec)?;
+    if spec.args.first().is_none_or(Vec::is_empty) {
+        return Err(SpecError::NoProgram);
+    }
+    if spec.args.iter().chain(&spec.env).any(|s| s.contains(&0)) {
+        return Err(SpecError::ZeroByte);
+    }
+    if spec.hostname.len() > HOSTNAME_BYTES_MAX {
+        return Err(SpecError::Hostname);
+    }
+    paths(spec).try_for_each(check_path)?;
+    if let Some(mount) = spec.mounts.iter().find(|m| m.source.is_none()) {
+        return Err(SpecError::MountSource(mount.target.clone()));
+    }
+    if let Some(device) = spec.devices.iter().find(|d| d.major > MAJOR_MAX || d.minor > MINOR_MAX) {
+        return Err(SpecError::Device(device.path.clone()));
+    }
+    if let Some(sysctl) = spec.sysctls.iter().find(|s| !is_namespaced(&s.name)) {
+        return Err(SpecError::Sysctl(sysctl.name.clone()));
+    }
+    let bytes = spec.seccomp.len();
+    if bytes % 8 != 0 || bytes / 8 > SECCOMP_INSTRUCTIONS_MAX {
+        return Err(SpecError::Seccomp(bytes));
+    }
+    Ok(())
+}
+
+fn check_id(id: &str) -> Result<(), SpecError> {
+    let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    if id.len() == 64 && id.bytes().all(is_digit) {
+        Ok(())
+    } else {
+        Err(SpecError::Id)
+    }
+}
+
+fn check_lists(spec: &ContainerSpec) -> Result<(), SpecError> {
+    let lists = [
+        ("arguments", spec.args.len(), STRINGS_MAX),
+        ("environment variables", spec.env.len(), STRINGS_MAX),
+        ("mounts", spec.mounts.len(), ENTRIES_MAX),
+        ("devices", spec.devices.len(), ENTRIES_MAX),
+        ("masked paths", spec.masked_paths.len(), ENTRIES_MAX),
+        ("read-only paths", spec.readonly_paths.len(), ENTRIES_MAX),
+        ("files", spec.files.len(), ENTRIES_MAX),
+        ("kernel parameters", spec.sysctls.len(), ENTRIES_MAX),
+        ("resource limits", spec.rlimits.len(), ENTRIES_MAX),
+        ("additional groups", spec.additional_groups.len(), GROUPS_MAX),
+    ];
+    match lists.into_iter().find(|(_, count, limit)| count > limit) {
+        Some((list, count, limit)) => Err(SpecError::TooMany { list, count, limit }),
+        None => Ok(()),
+    }
+}
+
+/// Every path of the container in `spec`.
+fn paths(spec: &ContainerSpec) -> impl Iterator<Item = &str> {
+    let mounts = spec.mounts.iter().map(|m| m.target.as_str());
+    let devices = spec.devices.iter().map(|d| d.path.as_str());
+    let files = spec.files.iter().map(|f| f.path.as_str());
+    let covered = spec.masked_paths.iter().chain(&spec.readonly_paths).map(String::as_str);
+    mounts
+        .chain(devices)
+        .chain(files)
+        .chain(covered)
+        .chain([spec.cwd.as_str()])
+}
+
+fn check_path(path: &str) -> Result<(), SpecError> {
+    let is_good = path.starts_with('/') && path.len() <= PATH_BYTES_MAX && !path.contains('\0');
+    if is_good {
+        Ok(())
+    } else {
+        Err(SpecError::Path(path.to_owned()))
+    }
+}
+
+/// Whether a kernel parameter belongs to a namespace of the container: the list of docker and runc
+/// (`libcontainer/configs/validate`), names with dots.
+fn is_namespaced(name: &str) -> bool {
+    const NAMES: [&str; 10] = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+        "kernel.hostname",
+        "kernel.domainname",
+    ];
+    let is_plain = name.split('.').all(|part| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'@'))
+    });
+    is_plain && (NAMES.contains(&name) || name.starts_with("net.") || name.starts_with("fs.mqueue."))
+}
+
+#[cfg(test)]
+mod tests {
+    use capsid_protocol::spec::Sysctl;
+
+    use super::*;
+
+    fn good() -> ContainerSpec {
+        ContainerSpec {
+            id: "0a".repeat(32),
+            args: vec![b"true".to_vec()],
+            cwd: "/".into(),
+            ..ContainerSpec::default()
+        }
+    }
+
+    #[test]
+    fn a_small_spec_is_good() {
+        assert_eq!(check(&good()), Ok(()));
+    }
+
+    #[test]
+    fn ids_that_are_paths_are_refused() {
+        for id in ["", "..", "agent", &"A".repeat(64), &format!("../{}", "a".repeat(61))] {
+            assert_eq!(
+                check(&ContainerSpec {
+                    id: id.into(),
+                    ..good()
+                }),
+                Err(SpecError::Id)
+            );
+        }
+    }
+
+    #[test]
+    fn wrong_fields_are_named() {
+        assert_eq!(
+            check(&ContainerSpec { args: vec![], ..good() }),
+            Err(SpecError::NoProgram)
+        );
+        assert_eq!(
+            check(&ContainerSpec {
+                env: vec![b"A=\0".to_vec()],
+                ..good()
+            }),
+            Err(SpecError::ZeroByte)
+        );
+        assert_eq!(
+            check(&ContainerSpec {
+                cwd: "x".into(),
+                ..good()
+            }),
+            Err(SpecError::Path("x".into()))
+        );
+        assert_eq!(
+            check(&ContainerSpec {
+                seccomp: vec![0; 9],
+                ..good()
+            }),
+            Err(SpecError::Seccomp(9))
+        );
+        assert_eq!(
+            check(&ContainerSpec {
+                hostname: "h".repeat(65),
+                ..good()
+            }),
+            Err(SpecError::Hostname)
+        );
+    }
+
+    #[test]
+    fn only_namespaced_kernel_parameters_pass() {
+        for (name, expected) in [
+            ("net.ipv4.ip_forward", true),
+            ("net.ipv4.conf.eth0-1.forwarding", true),
+            ("kernel.shmmax", true),
+            ("fs.mqueue.msg_max", true),
+            ("kernel.panic", false),
+            ("vm.swappiness", false),
+            ("net/../kernel/panic", false),
+            ("net...kernel.panic", false),
+        ] {
+            let sysctls = vec![Sysctl {
+                name: name.into(),
+                value: "1".into(),
+            }];
+            assert_eq!(check(&ContainerSpec { sysctls, ..good() }).is_ok(), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! The stage: a fresh, single-threaded process that turns itself into the container's program.
+//!
+//! It is PID 1 of the container's pid namespace and sits in its cgroup from its first instruction. Its standard input
+//! is the control socket: a spec comes in, [`Created`] goes out with the agent's ends of the streams, [`Start`] comes
+//! in, and then either the socket closes (the program runs) or [`Failed`] goes out.
+
+use std::fs;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use capsid_protocol::message::agent_message::Kind as Report;
+use capsid_protocol::message::host_message::Kind as HostKind;
+use capsid_protocol::{
+    AgentMessage, ContainerSpec, Created, Failed, FrameError, HostMessage, Stage, frame, read_frame, write_frame,
+};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::MountPropagationFlags;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::pipe::PipeFlags;
+use rustix::process::{DumpableBehavior, Pid};
+
+use crate::beneath::Root;
+use crate::capability::{PrivilegeError, become_user};
+use crate::disk::{DiskError, STAGING, mount_root};
+use crate::exec::{self, ExecError};
+use crate::limits::STAGING_TMPFS;
+use crate::mount::{self, MountError, StepError};
+use crate::plan::plan;
+use crate::terminal::{Terminal, set_size};
+use crate::user::{Identity, UserError, resolve};
+use crate::{init, log, sys};
+
+/// The step that failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StageError {
+    /// The control socket failed.
+    #[error("the agent's control socket failed")]
+    Control(#[source] FrameError),
+    /// The streams' ends could not be handed over.
+    #[error("cannot hand over the streams")]
+    HandOver(#[source] Errno),
+    /// The agent sent something else than expected.
+    #[error("unexpected message from the agent")]
+    Unexpected,
+    /// New namespaces.
+    #[error("cannot make the namespaces")]
+    Namespaces(#[source] Errno),
+    /// Mount propagation.
+    #[error("cannot make the mounts private")]
+    Private(#[source] Errno),
+    /// Host name.
+    #[error("cannot set the host name")]
+    Hostname(#[source] Errno),
+    /// Loopback interface.
+    #[error("cannot bring the loopback interface up")]
+    Loopback(#[source] Errno),
+    /// A kernel parameter.
+    #[error("cannot set the kernel parameter {name}")]
+    Sysctl { name: String, source: std::io::Error },
+    /// Score for the out-of-memory killer.
+    #[error("cannot set the out-of-memory score")]
+    OomScore(#[source] std::io::Error),
+    /// The tmpfs for what the stage assembles.
+    #[error("cannot mount the staging tmpfs")]
+    Staging(#[source] MountError),
+    /// The disks.
+    #[error("cannot mount the root")]
+    Disk(#[source] DiskError),
+    /// The assembled root.
+    #[error("cannot enter the root")]
+    Root(#[source] Errno),
+    /// A step of the plan.
+    #[error("cannot prepare the root")]
+    Step(#[source] StepError),
+    /// User and groups; said in docker's own words.
+    #[error(transparent)]
+    User(UserError),
+    /// Working directory.
+    #[error("cannot change to the working directory {path}")]
+    WorkingDirectory { path: String, source: Errno },
+    /// Pipes for the streams.
+    #[error("cannot make the streams")]
+    Streams(#[source] Errno),
+    /// The session and its terminal.
+    #[error("cannot make the terminal the controlling one")]
+    ControllingTerminal(#[source] Errno),
+    /// Session keyring.
+    #[error("cannot join a session keyring")]
+    Keyring(#[source] Errno),
+    /// A resource limit.
+    #[error("cannot set resource limit {resource}")]
+    Rlimit { resource: u32, source: Errno },
+    /// `no_new_privs`.
+    #[error("cannot set no_new_privs")]
+    NoNewPrivileges(#[source] Errno),
+    /// Seccomp program.
+    #[error("cannot install the seccomp program")]
+    Seccomp(#[source] Errno),
+    /// User, groups and capabilities.
+    #[error("cannot change privileges")]
+    Privileges(#[source] PrivilegeError),
+    /// A process for the program under an init.
+    #[error("cannot fork the program")]
+    Fork(#[source] Errno),
+    /// The program itself; said in docker's own words.
+    #[error(transparent)]
+    Exec(ExecError),
+}
+
+impl StageError {
+    /// The protocol's word for the step.
+    fn stage(&self) -> Stage {
+        match self {
+            Self::Control(_) | Self::Unexpected | Self::HandOver(_) | Self::Fork(_) => Stage::Unknown,
+            Self::Namespaces(_) | Self::Private(_) | Self::Hostname(_) | Self::Loopback(_) => Stage::Namespace,
+            Self::Sysctl { .. } => Stage::Namespace,
+            Self::Staging(_) | Self::Disk(_) | Self::Root(_) | Self::Step(_) => Stage::Mount,
+            Self::User(_) => Stage::User,
+            Self::WorkingDirectory { .. } => Stage::WorkingDirectory,
+            Self::Streams(_) | Self::ControllingTerminal(_) => Stage::Stream,
+            Self::Keyring(_) | Self::Rlimit { .. } | Self::NoNewPrivileges(_) | Self::OomScore(_) => Stage::Confinement,
+            Self::Seccomp(_) | Self::Privileges(_) => Stage::Confinement,
+            Self::Exec(ExecError::NotInPath(_) | ExecError::NotFound { .. }) => Stage::ExecNotFound,
+            Self::Exec(ExecError::Refused { .. }) => Stage::ExecRefused,
+        }
+    }
+}
+
+/// Runs the stage: the exit code, when there is anything left to exit.
+pub(crate) fn run() -> i32 {
+    let Ok(control) = sys::take_standard_stream(0) else {
+        return 1;
+    };
+    let mut control = UnixStream::from(control);
+    let spec = match read_frame::<ContainerSpec>(&mut control) {
+        Ok(spec) => spec,
+        Err(_) => return 1,
+    };
+    let id = spec.id.clone();
+    // The program's process, when it is a child of this one, reports and ends by itself.
+    let failure = match become_program(spec, &mut control) {
+        Ok(exit_code) => return exit_code,
+        Err(failure) => failure,
+    };
+    let failed = failed(&id, failure.stage(), &failure);
+    // Without the agent there is nobody to tell.
+    let _ = write_frame(
+        &mut control,
+        &AgentMessage {
+            kind: Some(Report::Failed(failed)),
+        },
+    );
+    1
+}
+
+/// Tells an error as the protocol does: the chain in one line, and the first `errno` in it.
+pub(crate) fn failed(id: &str, stage: Stage, error: &(dyn std::error::Error + 'static)) -> Failed {
+    let mut errno = 0;
+    let mut next = Some(error);
+    while let Some(e) = next {
+        let raw = e.downcast_ref::<Errno>().map(|e| e.raw_os_error());
+        let raw = raw.or_else(|| {
+            e.downcast_ref::<std::io::Error>()
+                .and_then(std::io::Error::raw_os_error)
+        });
+        errno = raw.unwrap_or(errno);
+        next = e.source();
+    }
+    Failed {
+        container: id.to_owned(),
+        stage: stage as i32,
+        errno,
+        message: log::chain(error),
+    }
+}
+
+/// The recipe. Returns the exit code of an init, or what failed; a program that runs does not return.
+fn become_program(spec: ContainerSpec, control: &mut UnixStream) -> Result<i32, StageError> {
+    leave_agent(&spec)?;
+    let (root, streams, identity) = make_root(&spec)?;
+    mount::enter(&root).map_err(StageError::Root)?;
+    rustix::process::chdir(spec.cwd.as_str()).map_err(|source| StageError::WorkingDirectory {
+        path: spec.cwd.clone(),
+        source,
+    })?;
+    let own = hand_over(&spec, streams, control)?;
+    wait_for_start(control)?;
+    take_streams(&spec, &own)?;
+    drop(own);
+    confine(&spec, &identity)?;
+    let env = with_home(spec.env, &identity);
+    if !spec.init {
+        return Err(execute(&spec.args, &env));
+    }
+    let (unconnected, _) = UnixStream::pair().map_err(|e| StageError::Control(FrameError::Io(e)))?;
+    match sys::fork().map_err(StageError::Fork)? {
+        None => {
+            lead_foreground(spec.terminal.is_some());
+            Err(execute(&spec.args, &env))
+        }
+        Some(program) => {
+            // Our copy would keep the agent from seeing that the program's exec closed the other.
+            *control = unconnected;
+            Ok(init::supervise(program))
+        }
+    }
+}
+
+/// New namespaces, with what belongs to them, while the agent's `/proc` is still there.
+fn leave_agent(spec: &ContainerSpec) -> Result<(), StageError> {
+    // A failure leaves only the default, which the pid namespace makes harmless.
+    let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    rustix::process::umask(Mode::empty());
+    sys::unshare_namespaces().map_err(StageError::Namespaces)?;
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(StageError::Private)?;
+    rustix::system::sethostname(spec.hostname.as_bytes()).map_err(StageError::Hostname)?;
+    loopback_up().map_err(StageError::Loopback)?;
+    for sysctl in &spec.sysctls {
+        let path = Path::new("/proc/sys").join(sysctl.name.replace('.', "/"));
+        fs::write(path, &sysctl.value).map_err(|source| StageError::Sysctl {
+            name: sysctl.name.clone(),
+            source,
+        })?;
+    }
+    fs::write("/proc/self/oom_score_adj", "0").map_err(StageError::OomScore)
+}
+
+fn loopback_up() -> Result<(), Errno> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    sys::bring_loopback_up(socket.as_fd())
+}
+
+/// Assembles the root with everything in it: where it is, the streams, and who the program is.
+fn make_root(spec: &ContainerSpec) -> Result<(std::path::PathBuf, Streams, Identity), StageError> {
+    mount::filesystem("tmpfs", &[("size", STAGING_TMPFS), ("mode", "0755")], &[], 0)
+        .and_then(|m| mount::attach(&m, CWD, STAGING))
+        .map_err(StageError::Staging)?;
+    let path = mount_root(&spec.root).map_err(StageError::Disk)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = Root::new(rustix::fs::open(&path, flags, Mode::empty()).map_err(StageError::Root)?);
+    let terminal = mount::execute(&root, &plan(spec), spec).map_err(StageError::Step)?;
+    let identity = resolve(&root, &spec.user, &spec.additional_groups).map_err(StageError::User)?;
+    let streams = make_streams(spec, terminal, &identity).map_err(StageError::Streams)?;
+    Ok((path, streams, identity))
+}
+
+/// The two ends of a container's streams.
+struct Streams {
+    /// To be sent to the agent, in the order stdin, stdout, stderr; or the terminal alone.
+    agent: Vec<OwnedFd>,
+    /// The container's standard streams; a terminal is all three.
+    own: Vec<OwnedFd>,
+}
+
+/// Makes pipes, or takes the terminal's ends. The container's user owns its ends, so that it can open `/dev/stdout`.
+fn make_streams(spec: &ContainerSpec, terminal: Option<Terminal>, identity: &Identity) -> Result<Streams, Errno> {
+    if let Some(terminal) = terminal {
+        set_size(&terminal.container_end, spec.terminal.unwrap_or_default())?;
+        mount::give_to(&terminal.container_end, identity.uid)?;
+        return Ok(Streams {
+            agent: vec![terminal.agent_end],
+            own: vec![terminal.container_end],
+        });
+    }
+    let (mut agent, mut own) = (Vec::new(), Vec::new());
+    if spec.stdin {
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        agent.push(writer);
+        own.push(reader);
+    } else {
+        own.push(mount::null_device(OFlags::RDONLY)?);
+    }
+    for _ in ["stdout", "stderr"] {
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        agent.push(reader);
+        own.push(writer);
+    }
+    let pipes = if spec.stdin { &own[..] } else { &own[1..] };
+    for pipe in pipes {
+        mount::give_to(pipe, identity.uid)?;
+    }
+    Ok(Streams { agent, own })
+}
+
+/// Sends `Created` with the agent's ends.
+fn hand_over(spec: &ContainerSpec, streams: Streams, control: &UnixStream) -> Result<Vec<OwnedFd>, StageError> {
+    let created = Created {
+        container: spec.id.clone(),
+    };
+    let message = AgentMessage {
+        kind: Some(Report::Created(created)),
+    };
+    let bytes = frame::encode_frame(&message).map_err(StageError::Control)?;
+    let fds: Vec<BorrowedFd<'_>> = streams.agent.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    // A hundred bytes: they go whole into an empty socket.
+    rustix::net::sendmsg(control, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)
+        .map_err(StageError::HandOver)?;
+    Ok(streams.own)
+}
+
+/// Waits for the agent's word.
+fn wait_for_start(control: &mut UnixStream) -> Result<(), StageError> {
+    match read_frame::<HostMessage>(control).map_err(StageError::Control)?.kind {
+        Some(HostKind::Start(_)) => Ok(()),
+        _ => Err(StageError::Unexpected),
+    }
+}
+
+/// Makes the streams the standard ones, in a session of the container's own.
+fn take_streams(spec: &ContainerSpec, own: &[OwnedFd]) -> Result<(), StageError> {
+    rustix::process::setsid().map_err(StageError::ControllingTerminal)?;
+    let Some(last) = own.last() else {
+        return Err(StageError::Streams(Errno::BADF));
+    };
+    if spec.terminal.is_some() {
+        rustix::process::ioctl_tiocsctty(last).map_err(StageError::ControllingTerminal)?;
+    }
+    for number in 0..3 {
+        let stream = own.get(number).unwrap_or(last);
+        sys::set_standard_stream(number as i32, stream.as_fd()).map_err(StageError::Streams)?;
+    }
+    Ok(())
+}
+
+/// Gives up the agent's powers, in runc's order: without `no_new_privs` only `CAP_SYS_ADMIN` may install a filter, so
+/// it is installed before that is dropped; with it, last, so that the filter need not allow the steps.
+fn confine(spec: &ContainerSpec, identity: &Identity) -> Result<(), StageError> {
+    match sys::join_session_keyring() {
+        // A kernel without keyrings has none to share.
+        Ok(()) | Err(Errno::NOSYS) => {}
+        Err(e) => return Err(StageError::Keyring(e)),
+    }
+    for limit in &spec.rlimits {
+        sys::set_rlimit(limit.resource, limit.soft, limit.hard).map_err(|source| StageError::Rlimit {
+            resource: limit.resource,
+            source,
+        })?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    if spec.no_new_privs {
+        rustix::thread::set_no_new_privs(true).map_err(StageError::NoNewPrivileges)?;
+        become_user(identity, spec.capabilities).map_err(StageError::Privileges)?;
+    }
+    if !spec.seccomp.is_empty() {
+        sys::install_seccomp(&spec.seccomp).map_err(StageError::Seccomp)?;
+    }
+    if !spec.no_new_privs {
+        become_user(identity, spec.capabilities).map_err(StageError::Privileges)?;
+    }
+    Ok(())
+}
+
+/// `env` with a `HOME`, the user's own where it has none.
+fn with_home(mut env: Vec<Vec<u8>>, identity: &Identity) -> Vec<Vec<u8>> {
+    if !env.iter().any(|v| v.starts_with(b"HOME=")) {
+        env.push([b"HOME=", identity.home.as_slice()].concat());
+    }
+    env
+}
+
+/// Under an init: a process group of the program's own, in front of the terminal, so that its keys reach only it.
+fn lead_foreground(has_terminal: bool) {
+    let own: Option<Pid> = None;
+    let group = rustix::process::setpgid(own, own).and_then(|()| rustix::process::getpgid(own));
+    if let (Ok(group), true) = (group, has_terminal) {
+        // Refused only for a terminal that hung up.
+        let _ = rustix::termios::tcsetpgrp(rustix::stdio::stdin(), group);
+    }
+}
+
+/// Replaces the process by the program: returns why it could not.
+fn execute(args: &[Vec<u8>], env: &[Vec<u8>]) -> StageError {
+    if let Err(e) = sys::close_on_exec_from(3) {
+        return StageError::Streams(e);
+    }
+    sys::reset_signals();
+    StageError::Exec(exec::execute(args, env))
+}

@@ -1,0 +1,205 @@
+//! Copying between a container's streams and their connections: one thread a direction.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use capsid_protocol::{ContainerSpec, StreamKind};
+use rustix::net::Shutdown;
+
+use crate::limits::COPY_BYTES;
+use crate::threads;
+
+/// A connection to the host, shared by the threads of its two directions.
+pub(crate) type Connection = Arc<OwnedFd>;
+
+/// The streams that a container has, in the order in which a stage hands over its ends.
+pub(crate) fn kinds(spec: &ContainerSpec) -> Vec<StreamKind> {
+    match (spec.terminal.is_some(), spec.stdin) {
+        (true, _) => vec![StreamKind::Terminal],
+        (false, true) => vec![StreamKind::Stdin, StreamKind::Stdout, StreamKind::Stderr],
+        (false, false) => vec![StreamKind::Stdout, StreamKind::Stderr],
+    }
+}
+
+/// The running copies of a container's streams.
+#[derive(Default)]
+pub(crate) struct Copies {
+    outputs: Vec<JoinHandle<()>>,
+    connections: Vec<Connection>,
+}
+
+impl Copies {
+    /// Starts copying one stream between the agent's end and its connection. `takes_input`: whether a terminal does.
+    pub(crate) fn start(
+        &mut self,
+        kind: StreamKind,
+        end: OwnedFd,
+        connection: OwnedFd,
+        takes_input: bool,
+    ) -> io::Result<()> {
+        let connection = Arc::new(connection);
+        self.connections.push(connection.clone());
+        let end = File::from(end);
+        match kind {
+            StreamKind::Stdin => {
+                threads::spawn("stdin", move || copy_in(&connection, end, InputEnd::Closes))?;
+            }
+            StreamKind::Stdout | StreamKind::Stderr => {
+                self.outputs
+                    .push(threads::spawn("output", move || copy_out(end, &connection))?);
+            }
+            StreamKind::Terminal => {
+                if takes_input {
+                    let (connection, end) = (connection.clone(), end.try_clone()?);
+                    threads::spawn("terminal-in", move || copy_in(&connection, end, InputEnd::Stays))?;
+                }
+                self.outputs
+                    .push(threads::spawn("terminal-out", move || copy_out(end, &connection))?);
+            }
+            StreamKind::Unspecified => {}
+        }
+        Ok(())
+    }
+
+    /// After the container's end: waits until all output is with the host, then ends the inputs.
+    pub(crate) fn finish(self) {
+        for output in self.outputs {
+            // A thread cannot panic without ending the machine.
+            let _ = output.join();
+        }
+        for connection in self.connections {
+            // Already closed by the host, else the input's read ends here.
+            let _ = rustix::net::shutdown(&*connection, Shutdown::Both);
+        }
+    }
+}
+
+/// What the host's end of file means to the container.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum InputEnd {
+    /// End of file: the pipe closes.
+    Closes,
+    /// Nothing: a terminal has no end of file but the key for it.
+    Stays,
+}
+
+/// Host to container. A container that closed its end tells the host by a shutdown.
+fn copy_in(connection: &OwnedFd, mut to: File, input_end: InputEnd) {
+    let mut buffer = vec![0; COPY_BYTES];
+    loop {
+        match read(connection, &mut buffer) {
+            Ok(0) | Err(_) => return,
+            Ok(n) => {
+                if to.write_all(&buffer[..n]).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    if input_end == InputEnd::Closes {
+        let _ = rustix::net::shutdown(connection, Shutdown::Both);
+    }
+}
+
+/// Container to host. A host that closed its end closes the container's pipe; a terminal's output is dropped then.
+fn copy_out(mut from: File, connection: &OwnedFd) {
+    let mut buffer = vec![0; COPY_BYTES];
+    loop {
+        let n = match from.read(&mut buffer) {
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            // EIO: nobody has the terminal open any more.
+            Err(_) => 0,
+        };
+        if n == 0 {
+            let _ = rustix::net::shutdown(connection, Shutdown::Write);
+            return;
+        }
+        if write_all(connection, &buffer[..n]).is_err() {
+            return;
+        }
+    }
+}
+
+fn read(from: impl AsFd, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+    rustix::io::retry_on_intr(|| rustix::io::read(&from, &mut *buffer))
+}
+
+fn write_all(to: impl AsFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
+    while !bytes.is_empty() {
+        let n = rustix::io::retry_on_intr(|| rustix::io::write(&to, bytes))?;
+        bytes = &bytes[n..];
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// A stream's copy between a pipe and a connection: the container's end and the host's.
+    fn started(kind: StreamKind) -> (Copies, File, UnixStream) {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let (agent, host) = UnixStream::pair().unwrap();
+        let (end, own) = if kind == StreamKind::Stdin {
+            (writer, reader)
+        } else {
+            (reader, writer)
+        };
+        let mut copies = Copies::default();
+        copies.start(kind, end, agent.into(), true).unwrap();
+        (copies, File::from(own), host)
+    }
+
+    #[test]
+    fn output_arrives_whole_and_then_ends() {
+        let (copies, mut container, mut host) = started(StreamKind::Stdout);
+        let sent = vec![7; 300_000];
+        let writer = std::thread::spawn(move || container.write_all(&sent).unwrap());
+        let mut got = Vec::new();
+        host.read_to_end(&mut got).unwrap();
+        writer.join().unwrap();
+        assert_eq!(got, vec![7; 300_000]);
+        copies.finish();
+    }
+
+    #[test]
+    fn the_hosts_end_of_input_is_the_containers() {
+        let (_copies, mut container, mut host) = started(StreamKind::Stdin);
+        host.write_all(b"words").unwrap();
+        host.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut got = String::new();
+        container.read_to_string(&mut got).unwrap();
+        assert_eq!(got, "words");
+    }
+
+    #[test]
+    fn a_host_that_hangs_up_breaks_the_containers_pipe() {
+        sys_ignore_sigpipe();
+        let (copies, mut container, host) = started(StreamKind::Stdout);
+        drop(host);
+        // The first bytes may still find the pipe open.
+        let broken = (0..1000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            container.write_all(b"x").is_err()
+        });
+        assert!(broken);
+        copies.finish();
+    }
+
+    #[test]
+    fn finishing_ends_an_input_that_waits() {
+        let (copies, _container, mut host) = started(StreamKind::Stdin);
+        copies.finish();
+        assert_eq!(host.read(&mut [0]).unwrap(), 0);
+    }
+
+    fn sys_ignore_sigpipe() {
+        crate::sys::ignore_sigpipe();
+    }
+}

@@ -1,0 +1,12 @@
+//! Threads of the agent.
+
+use std::io;
+use std::thread::{Builder, JoinHandle};
+
+/// Bytes of a thread's stack: buffers lie on the heap, and recursion is bounded. Touched pages alone cost memory.
+const STACK_BYTES: usize = 256 << 10;
+
+/// Starts a thread.
+pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(run)
+}
