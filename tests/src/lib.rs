@@ -1,1 +1,40 @@
-//! t
+//! Capsid's promises, tested from outside through its binaries.
+//!
+//! A test names its promise and is about three lines long on these fixtures:
+//!
+//! ```text
+//!   Capsid      folders of its own, images loaded   ── run([...]) ──►  Invocation ── wait ──►  Outcome
+//!   TestImage   busybox, probe, debian-python, ...  made once, cached under target/test-images by recipe
+//!   Registry    docker-registry on loopback: TLS, password
+//!   Terminal    a pseudo terminal with `capsid` in it
+//!   Census      processes, mounts, sockets, cgroups, files: before and after
+//! ```
+//!
+//! Inside the container the static `capsid-probe` (see `probe/`) reports what it sees and attempts attacks; every
+//! assertion stays on the host's side. `CAPSID_ACCEL` chooses the accelerator, `CAPSID_LAB=1` stretches time limits.
+
+// A fixture that fails is a failed test: panics are its errors.
+#![allow(clippy::unwrap_used)]
+
+pub mod capsid;
+pub mod census;
+pub mod image;
+pub mod invocation;
+pub mod layer;
+pub mod parts;
+pub mod registry;
+pub mod resident;
+pub mod stream;
+pub mod sys;
+pub mod terminal;
+pub mod test_images;
+pub mod tree;
+
+pub use capsid::Capsid;
+pub use census::Census;
+pub use image::ImageBuilder;
+pub use invocation::{Invocation, Outcome};
+pub use layer::Layer;
+pub use registry::Registry;
+pub use terminal::Terminal;
+pub use test_images::TestImage;

@@ -1,0 +1,142 @@
+//! A Capsid of a test's own: binaries under test, folders that nobody else uses.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::invocation::{Invocation, Outcome};
+use crate::parts::{accelerator, part};
+use crate::test_images::TestImage;
+
+/// An installation with its own store, sockets, home and temporary files, gone with the value.
+#[derive(Debug)]
+pub struct Capsid {
+    root: TempDir,
+}
+
+impl Capsid {
+    /// Without any image.
+    pub fn empty() -> Self {
+        let root = tempfile::Builder::new()
+            .prefix("capsid-test-")
+            .tempdir()
+            .expect("temporary folder");
+        for name in ["data", "run", "home", "tmp"] {
+            fs::create_dir(root.path().join(name)).expect("temporary folder");
+        }
+        Self { root }
+    }
+
+    /// With these images loaded.
+    pub fn with(images: &[TestImage]) -> Self {
+        let capsid = Self::empty();
+        for image in images {
+            capsid.load(&image.docker_archive()).succeeds();
+        }
+        capsid
+    }
+
+    /// With `busybox:latest`.
+    pub fn with_busybox() -> Self {
+        Self::with(&[TestImage::Busybox])
+    }
+
+    /// With `probe:latest`: busybox and the probe at `/probe`.
+    pub fn with_probe() -> Self {
+        Self::with(&[TestImage::Probe])
+    }
+
+    /// A call of `capsid` with these arguments.
+    pub fn call<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Invocation {
+        let mut invocation = Invocation::new(part("capsid"), arguments);
+        let command = invocation.command();
+        command.env_clear();
+        for (name, value) in self.environment() {
+            command.env(name, value);
+        }
+        invocation
+    }
+
+    /// `capsid run --rm ARGUMENTS...`, not started yet.
+    pub fn run_call<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Invocation {
+        let mut invocation = self.call(["run", "--rm"]);
+        invocation.command().args(arguments);
+        invocation
+    }
+
+    /// `capsid run --rm ARGUMENTS...` to its end.
+    pub fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Outcome {
+        self.run_call(arguments).wait()
+    }
+
+    /// What the probe in a container started with these flags says of itself.
+    #[track_caller]
+    pub fn probe(&self, flags: &[&str]) -> serde_json::Value {
+        self.probe_call(flags, &["report"]).succeeds().json()
+    }
+
+    /// `capsid run --rm FLAGS probe /probe WORDS`.
+    pub fn probe_call(&self, flags: &[&str], words: &[&str]) -> Outcome {
+        let arguments = flags.iter().chain(&["probe", "/probe"]).chain(words);
+        self.run_call(arguments).within(120).wait()
+    }
+
+    /// `capsid load -i PATH`.
+    pub fn load(&self, path: &Path) -> Outcome {
+        self.call([OsStr::new("load"), OsStr::new("-i"), path.as_os_str()])
+            .within(300)
+            .wait()
+    }
+
+    /// The variables that `capsid` runs with.
+    pub fn environment(&self) -> Vec<(&'static str, PathBuf)> {
+        vec![
+            (
+                "PATH",
+                std::env::var_os("PATH")
+                    .unwrap_or_else(|| "/usr/bin:/bin".into())
+                    .into(),
+            ),
+            ("HOME", self.folder("home")),
+            ("TMPDIR", self.folder("tmp")),
+            ("XDG_CONFIG_HOME", self.folder("home/.config")),
+            ("DOCKER_CONFIG", self.folder("home/.docker")),
+            ("CAPSID_DATA_DIR", self.folder("data")),
+            ("CAPSID_RUN_DIR", self.folder("run")),
+            ("CAPSID_ACCEL", accelerator().into()),
+        ]
+    }
+
+    /// One of its folders: `data`, `run`, `home`, `tmp`.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// The files of its folders, sorted, with sizes: what is compared to say "nothing left behind". The database's
+    /// own files come and go with its checkpoints.
+    pub fn files(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for name in ["data", "run", "tmp"] {
+            collect(&self.folder(name), &mut found);
+        }
+        found.retain(|path| {
+            ![".db-wal", ".db-shm", "-wal", "-shm", "-journal"]
+                .iter()
+                .any(|end| path.ends_with(end))
+        });
+        found.sort();
+        found
+    }
+}
+
+fn collect(folder: &Path, found: &mut Vec<String>) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        found.push(entry.path().display().to_string());
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect(&entry.path(), found);
+        }
+    }
+}

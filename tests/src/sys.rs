@@ -1,0 +1,53 @@
+//! The fixtures' only unsafe code: what must happen in a child between fork and exec.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// Makes the child lead a session of its own whose controlling terminal is its stdin.
+pub fn take_controlling_terminal(command: &mut Command) -> &mut Command {
+    // SAFETY: the closure runs between fork and exec and makes two system calls, both async-signal-safe; it
+    // allocates nothing and touches no memory of the parent.
+    unsafe {
+        command.pre_exec(|| {
+            nix::unistd::setsid()?;
+            set_controlling_terminal()
+        })
+    }
+}
+
+fn set_controlling_terminal() -> io::Result<()> {
+    // SAFETY: TIOCSCTTY takes an integer and reads no memory; fd 0 is the terminal that `Command` put there.
+    if unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Makes the child lead a process group of its own, killed by the kernel when the test dies.
+pub fn die_with_parent(command: &mut Command) -> &mut Command {
+    // SAFETY: the closure runs between fork and exec and makes one system call, which reads no memory.
+    unsafe {
+        command.pre_exec(|| {
+            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+            Ok(())
+        })
+    }
+}
+
+/// Sets the terminal's size, as a terminal emulator does when its window changes.
+pub fn set_window_size(terminal: &impl std::os::fd::AsRawFd, rows: u16, columns: u16) -> io::Result<()> {
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: TIOCSWINSZ reads one `winsize`, which outlives the call; the fd is borrowed and open.
+    if unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &size) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
