@@ -1,0 +1,56 @@
+//! What a guest can make this process hold or do at once, each with its reason.
+
+/// Pieces of host memory that one descriptor chain may touch: `IOV_MAX` of Linux, so that one call moves them all.
+pub(crate) const CHAIN_SLICES_MAX: usize = 1024;
+
+/// Bytes of data in one block request. More would let one request hold the device for long.
+pub(crate) const BLOCK_REQUEST_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes in one data descriptor of a block request, and how many there may be: together they make
+/// [`BLOCK_REQUEST_BYTES_MAX`]. 64 single pages are twice Linux' read-ahead.
+pub(crate) const BLOCK_SEGMENT_BYTES_MAX: u32 = 16 << 10;
+
+/// See [`BLOCK_SEGMENT_BYTES_MAX`].
+pub(crate) const BLOCK_SEGMENTS_MAX: u32 = 64;
+
+const _: () = assert!(BLOCK_SEGMENT_BYTES_MAX as usize * BLOCK_SEGMENTS_MAX as usize == BLOCK_REQUEST_BYTES_MAX);
+
+/// Sectors in one discard or write-zeroes segment: 128 MiB. Punching a hole is quick, but not free: ext4 and xfs free
+/// one extent after the other.
+pub(crate) const BLOCK_DISCARD_SECTORS_MAX: u32 = 1 << 18;
+
+/// Segments in one discard or write-zeroes request: one page of them, as in QEMU's and Linux' own devices.
+pub(crate) const BLOCK_DISCARD_SEGMENTS_MAX: u32 = 16;
+
+/// Host files in one disk: a page of rootfs layers and their metadata; image layers end at 128.
+pub(crate) const DISK_EXTENTS_MAX: usize = 256;
+
+/// Random bytes in one request: Linux asks for 32 to 64 bytes; this bounds the time in `getrandom`.
+pub(crate) const RNG_REQUEST_BYTES_MAX: usize = 64 << 10;
+
+/// Streams at once through one socket device: the number that Firecracker runs in production.
+pub(crate) const VSOCK_CONNECTIONS_MAX: usize = 1023;
+
+/// Bytes of one stream kept for a host reader that is slow; also the credit given to the guest.
+pub(crate) const VSOCK_BUFFER_BYTES: usize = 64 << 10;
+
+/// Payload of one socket packet: Linux' `VIRTIO_VSOCK_MAX_PKT_BUF_SIZE`.
+pub(crate) const VSOCK_PACKET_BYTES_MAX: usize = 64 << 10;
+
+/// Resets waiting for room in the guest's receive queue. The guest causes them; more are dropped and counted.
+pub(crate) const VSOCK_RESETS_MAX: usize = 256;
+
+/// How long the guest may take to accept a stream, or to confirm that one is closed, in milliseconds.
+pub(crate) const VSOCK_ANSWER_TIMEOUT_MS: u64 = 2000;
+
+/// Packets handled for one notification before the other devices get their turn. The device comes back by itself.
+pub(crate) const VSOCK_PACKETS_PER_TURN: usize = 1024;
+
+/// Bytes of serial output that are kept: enough for a whole boot log and an oops.
+pub(crate) const CONSOLE_BYTES: usize = 64 << 10;
+
+/// Log lines a second that a guest can cause; more are counted only, so that it cannot fill the host's disk.
+pub(crate) const WARNINGS_PER_SECOND: u32 = 10;
+
+/// A config is a few KiB; the supervisor is trusted, but a wrong fd may be endless.
+pub(crate) const CONFIG_BYTES: u64 = 1 << 20;

@@ -1,0 +1,196 @@
+//! The block device (virtio 1.3, section 5.2): one queue, synchronous, straight between host files and guest memory.
+
+mod config_space;
+mod disk;
+mod request;
+
+use std::os::fd::BorrowedFd;
+
+use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
+    VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
+};
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
+use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestMemoryMmap;
+
+use super::chain;
+use super::device::{Cause, Device, QueueFault, Signals};
+use request::{Command, Geometry, Range, Request, SERIAL_BYTES, STATUS_IOERR, STATUS_OK};
+
+pub use disk::{Disk, DiskError};
+pub use request::SECTOR_BYTES;
+
+const QUEUE_SIZES: &[u16] = &[256];
+
+/// What went wrong so far, and whose fault it was.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BlockCounters {
+    /// Chains that cannot be answered: no header, no status byte, bad addresses.
+    pub malformed: u64,
+    /// Requests answered with an error because of what they ask for.
+    pub refused: u64,
+    /// Requests that the host's files failed.
+    pub failed: u64,
+}
+
+/// The device.
+#[derive(Debug)]
+pub struct BlockDevice {
+    disk: Disk,
+    serial: [u8; SERIAL_BYTES],
+    ignore_flush: bool,
+    config: [u8; config_space::BYTES],
+    counters: BlockCounters,
+}
+
+impl BlockDevice {
+    /// A device for `disk`. Of `serial`, the first 20 bytes count.
+    #[must_use]
+    pub fn new(disk: Disk, serial: &str, ignore_flush: bool) -> Self {
+        let mut padded = [0; SERIAL_BYTES];
+        for (target, source) in padded.iter_mut().zip(serial.bytes()) {
+            *target = source;
+        }
+        let config = config_space::encode(&disk);
+        Self {
+            disk,
+            serial: padded,
+            ignore_flush,
+            config,
+            counters: BlockCounters::default(),
+        }
+    }
+
+    /// What went wrong so far.
+    #[must_use]
+    pub fn counters(&self) -> BlockCounters {
+        self.counters
+    }
+
+    fn drain(&mut self, memory: &GuestMemoryMmap, queue: &mut Queue) -> Result<bool, virtio_queue::Error> {
+        let mut answered = false;
+        loop {
+            queue.disable_notification(memory)?;
+            while let Some((head, chain)) = chain::pop(queue, memory)? {
+                let written = match chain.map(|chain| Request::parse(chain, self.geometry())) {
+                    Ok(Ok(request)) => self.serve(request),
+                    Ok(Err(_)) | Err(_) => {
+                        self.counters.malformed += 1;
+                        0
+                    }
+                };
+                queue.add_used(memory, head, written)?;
+                answered = true;
+            }
+            if !queue.enable_notification(memory)? {
+                return Ok(answered);
+            }
+        }
+    }
+
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            capacity_bytes: self.disk.capacity_bytes(),
+            readonly: self.disk.is_readonly(),
+        }
+    }
+
+    /// Does it and answers; the bytes written to the guest, with the status.
+    fn serve(&mut self, request: Request<'_>) -> u32 {
+        let (result, data_bytes) = match request.command {
+            Command::Read { offset, target } => {
+                let bytes = target.len();
+                (self.disk.read(offset, target), bytes)
+            }
+            Command::Write { offset, source } => (self.disk.write(offset, source), 0),
+            Command::Flush if self.ignore_flush => (Ok(()), 0),
+            Command::Flush => (self.disk.flush(), 0),
+            Command::Serial { target } => (Ok(()), target.copy_from(&self.serial)),
+            Command::Discard(ranges) => {
+                let mut ranges = ranges.into_iter();
+                (ranges.try_for_each(|range| self.disk.punch_hole(range)), 0)
+            }
+            Command::WriteZeroes(ranges) => {
+                let mut ranges = ranges.into_iter();
+                let zero = |(range, unmap): (Range, bool)| match unmap {
+                    true => self.disk.punch_hole(range),
+                    false => self.disk.zero(range),
+                };
+                (ranges.try_for_each(zero), 0)
+            }
+            Command::Refuse { status } => {
+                self.counters.refused += 1;
+                request.status.copy_from(&[status]);
+                return 1;
+            }
+        };
+        let status = match result {
+            Ok(()) => STATUS_OK,
+            Err(_) => {
+                self.counters.failed += 1;
+                STATUS_IOERR
+            }
+        };
+        request.status.copy_from(&[status]);
+        data_bytes as u32 + 1
+    }
+}
+
+impl Device for BlockDevice {
+    fn id(&self) -> u32 {
+        VIRTIO_ID_BLOCK
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        QUEUE_SIZES
+    }
+
+    fn features(&self) -> u64 {
+        let mut bits = vec![
+            VIRTIO_F_VERSION_1,
+            VIRTIO_RING_F_INDIRECT_DESC,
+            VIRTIO_RING_F_EVENT_IDX,
+            VIRTIO_BLK_F_SIZE_MAX,
+            VIRTIO_BLK_F_SEG_MAX,
+            VIRTIO_BLK_F_BLK_SIZE,
+            VIRTIO_BLK_F_TOPOLOGY,
+        ];
+        match self.disk.is_readonly() {
+            true => bits.push(VIRTIO_BLK_F_RO),
+            false => bits.extend([VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES]),
+        }
+        bits.iter().fold(0, |features, &bit| features | 1 << bit)
+    }
+
+    fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    fn activate(&mut self, _features: u64) {}
+
+    fn reset(&mut self) {}
+
+    fn backend_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn process(
+        &mut self,
+        _cause: Cause,
+        memory: &GuestMemoryMmap,
+        queues: &mut [&mut Queue],
+    ) -> Result<Signals, QueueFault> {
+        let mut signals = Signals::default();
+        let Some(queue) = queues.first_mut().filter(|queue| queue.ready()) else {
+            return Ok(signals);
+        };
+        let fault = |source| QueueFault { index: 0, source };
+        if self.drain(memory, queue).map_err(fault)? && queue.needs_notification(memory).map_err(fault)? {
+            signals.mark(0);
+        }
+        Ok(signals)
+    }
+}

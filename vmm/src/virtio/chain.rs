@@ -1,0 +1,174 @@
+//! A descriptor chain as pieces of host memory: bounded, in range, readable part first.
+
+use std::collections::VecDeque;
+
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT};
+use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
+
+use crate::limits::CHAIN_SLICES_MAX;
+
+/// What the guest made available at once.
+#[derive(Debug)]
+pub(crate) struct Chain<'m> {
+    /// Its name in the used ring.
+    pub(crate) head: u16,
+    /// What the device may read.
+    pub(crate) readable: Buffers<'m>,
+    /// What the device may write.
+    pub(crate) writable: Buffers<'m>,
+}
+
+/// Why a chain is not served. The guest's mistake; the queue itself is fine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ChainError {
+    /// Virtio 1.3, section 2.7.4.2: device-readable descriptors come first.
+    #[error("a readable descriptor follows a writable one")]
+    Order,
+    /// Outside of guest memory.
+    #[error("a descriptor lies outside of guest memory")]
+    Address,
+    /// See [`CHAIN_SLICES_MAX`].
+    #[error("more than {CHAIN_SLICES_MAX} descriptors")]
+    TooMany,
+}
+
+/// Takes the next chain off `queue`: its head, and the chain itself unless it is broken.
+///
+/// # Errors
+/// When the queue itself is unusable.
+#[allow(clippy::type_complexity)]
+pub(crate) fn pop<'m>(
+    queue: &mut Queue,
+    memory: &'m GuestMemoryMmap,
+) -> Result<Option<(u16, Result<Chain<'m>, ChainError>)>, virtio_queue::Error> {
+    let Some(descriptors) = queue.iter(memory)?.next() else {
+        return Ok(None);
+    };
+    Ok(Some((descriptors.head_index(), Chain::collect(descriptors, memory))))
+}
+
+impl<'m> Chain<'m> {
+    fn collect(
+        descriptors: DescriptorChain<&'m GuestMemoryMmap>,
+        memory: &'m GuestMemoryMmap,
+    ) -> Result<Self, ChainError> {
+        let mut chain = Self {
+            head: descriptors.head_index(),
+            readable: Buffers::default(),
+            writable: Buffers::default(),
+        };
+        for descriptor in descriptors {
+            let part = if descriptor.is_write_only() {
+                &mut chain.writable
+            } else if chain.writable.slices.is_empty() {
+                &mut chain.readable
+            } else {
+                return Err(ChainError::Order);
+            };
+            for slice in memory.get_slices(descriptor.addr(), descriptor.len() as usize) {
+                part.push(slice.map_err(|_| ChainError::Address)?);
+            }
+            if chain.readable.slices.len() + chain.writable.slices.len() > CHAIN_SLICES_MAX {
+                return Err(ChainError::TooMany);
+            }
+        }
+        Ok(chain)
+    }
+}
+
+/// Pieces of guest memory, used from front to back. The guest may change their bytes at any time.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers<'m> {
+    slices: VecDeque<VolatileSlice<'m>>,
+    bytes: usize,
+}
+
+impl<'m> Buffers<'m> {
+    /// Appends a piece.
+    pub(crate) fn push(&mut self, slice: VolatileSlice<'m>) {
+        // No overflow: a chain is shorter than 2^32 bytes, and `usize` has 64 bits.
+        self.bytes += slice.len();
+        self.slices.push_back(slice);
+    }
+
+    /// Bytes left.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// The pieces left.
+    pub(crate) fn slices(&self) -> impl Iterator<Item = &VolatileSlice<'m>> {
+        self.slices.iter()
+    }
+
+    /// Takes off the first `bytes`, or `None` when there are fewer.
+    pub(crate) fn split_front(&mut self, bytes: usize) -> Option<Self> {
+        if bytes > self.bytes {
+            return None;
+        }
+        let mut front = Self::default();
+        while front.bytes < bytes {
+            let slice = self.slices.pop_front()?;
+            self.bytes -= slice.len();
+            let missing = bytes - front.bytes;
+            if slice.len() <= missing {
+                front.push(slice);
+                continue;
+            }
+            let (first, rest) = slice.split_at(missing).ok()?;
+            front.push(first);
+            self.bytes += rest.len();
+            self.slices.push_front(rest);
+        }
+        Some(front)
+    }
+
+    /// Forgets the first `bytes`, at most all.
+    pub(crate) fn skip(&mut self, bytes: usize) {
+        let _ = self.split_front(bytes.min(self.bytes));
+    }
+
+    /// Takes the next `N` bytes out of guest memory, or `None` when there are fewer.
+    pub(crate) fn take_array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        self.split_front(N)?.copy_to(&mut bytes);
+        Some(bytes)
+    }
+
+    /// Copies as much as fits from guest memory; how much. Nothing is taken off.
+    pub(crate) fn copy_to(&self, mut target: &mut [u8]) -> usize {
+        let mut copied = 0;
+        for slice in &self.slices {
+            let count = slice.copy_to(target);
+            target = &mut target[count..];
+            copied += count;
+        }
+        copied
+    }
+
+    /// Copies as much as fits to guest memory; how much. Nothing is taken off.
+    pub(crate) fn copy_from(&self, mut source: &[u8]) -> usize {
+        let mut copied = 0;
+        for slice in &self.slices {
+            let count = source.len().min(slice.len());
+            slice.copy_from(&source[..count]);
+            source = &source[count..];
+            copied += count;
+        }
+        copied
+    }
+
+    /// Writes zeros everywhere.
+    pub(crate) fn zero(&self) {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        for slice in &self.slices {
+            let mut offset = 0;
+            while offset < slice.len() {
+                let count = ZEROS.len().min(slice.len() - offset);
+                // In range by the line above, and writes to a mapping of our own do not fail.
+                let _ = slice.write(&ZEROS[..count], offset);
+                offset += count;
+            }
+        }
+    }
+}

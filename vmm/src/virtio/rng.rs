@@ -1,0 +1,119 @@
+//! The entropy device (virtio 1.3, section 5.4): the host's random bytes for the guest.
+
+use std::os::fd::BorrowedFd;
+
+use rustix::rand::{GetRandomFlags, getrandom};
+use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
+use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestMemoryMmap;
+
+use super::chain::{self, Buffers};
+use super::device::{Cause, Device, QueueFault, Signals};
+use crate::limits::RNG_REQUEST_BYTES_MAX;
+
+const QUEUE_SIZES: &[u16] = &[64];
+
+/// Bytes fetched by one call: up to 256 the kernel gives all or nothing (getrandom(2)).
+const PORTION_BYTES: usize = 256;
+
+/// The device.
+#[derive(Debug, Default)]
+pub struct RngDevice {
+    malformed: u64,
+}
+
+impl RngDevice {
+    /// A device.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Chains without room for a byte, or with bad addresses.
+    #[must_use]
+    pub fn malformed(&self) -> u64 {
+        self.malformed
+    }
+
+    fn drain(&mut self, memory: &GuestMemoryMmap, queue: &mut Queue) -> Result<bool, virtio_queue::Error> {
+        let mut answered = false;
+        loop {
+            queue.disable_notification(memory)?;
+            while let Some((head, chain)) = chain::pop(queue, memory)? {
+                let written = chain.map_or(0, |chain| fill(chain.writable));
+                if written == 0 {
+                    self.malformed += 1;
+                }
+                queue.add_used(memory, head, written as u32)?;
+                answered = true;
+            }
+            if !queue.enable_notification(memory)? {
+                return Ok(answered);
+            }
+        }
+    }
+}
+
+/// Fills `target`, at most [`RNG_REQUEST_BYTES_MAX`] of it; how much.
+fn fill(mut target: Buffers<'_>) -> usize {
+    let wanted = target.len().min(RNG_REQUEST_BYTES_MAX);
+    let mut filled = 0;
+    while filled < wanted {
+        let mut portion = [0; PORTION_BYTES];
+        let most = PORTION_BYTES.min(wanted - filled);
+        // Only before the host's generator is seeded can this fail; the guest asks again.
+        let Ok(count) = getrandom(&mut portion[..most], GetRandomFlags::empty()) else {
+            break;
+        };
+        let Some(part) = target.split_front(count) else {
+            break;
+        };
+        filled += part.copy_from(&portion[..count]);
+    }
+    filled
+}
+
+impl Device for RngDevice {
+    fn id(&self) -> u32 {
+        VIRTIO_ID_RNG
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        QUEUE_SIZES
+    }
+
+    fn features(&self) -> u64 {
+        1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX
+    }
+
+    fn config(&self) -> &[u8] {
+        &[]
+    }
+
+    fn activate(&mut self, _features: u64) {}
+
+    fn reset(&mut self) {}
+
+    fn backend_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn process(
+        &mut self,
+        _cause: Cause,
+        memory: &GuestMemoryMmap,
+        queues: &mut [&mut Queue],
+    ) -> Result<Signals, QueueFault> {
+        let mut signals = Signals::default();
+        let Some(queue) = queues.first_mut().filter(|queue| queue.ready()) else {
+            return Ok(signals);
+        };
+        let fault = |source| QueueFault { index: 0, source };
+        if self.drain(memory, queue).map_err(fault)? && queue.needs_notification(memory).map_err(fault)? {
+            signals.mark(0);
+        }
+        Ok(signals)
+    }
+}
