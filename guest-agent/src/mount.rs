@@ -163,7 +163,9 @@ fn mount_one(
         source,
     };
     let place = root.folder_at(target).map_err(target_failed(target))?;
-    let options: Vec<(&str, &str)> = options.iter().map(|(k, v)| (*k, v.as_str())).collect();
+    // The source is what `/proc/mounts` shows first.
+    let options: Vec<(&str, &str)> =
+        [("source", kind)].into_iter().chain(options.iter().map(|(k, v)| (*k, v.as_str()))).collect();
     // Writable while it is filled.
     let first = if wants_copy {
         attributes & !attribute::READONLY
