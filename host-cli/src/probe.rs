@@ -88,13 +88,17 @@ impl KvmVerdict {
 impl fmt::Display for KvmVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            KvmVerdict::Usable => f.write_str("runs guest kernels"),
-            KvmVerdict::Missing => f.write_str("there is no such device"),
-            KvmVerdict::NotPermitted { group } => write!(f, "may not be opened by this user (its group is {group})"),
-            KvmVerdict::NotKvm { detail } => write!(f, "is not KVM: {detail}"),
-            KvmVerdict::Lacking { capability } => write!(f, "lacks {capability}"),
-            KvmVerdict::EmulatedRing0 { detail } => write!(f, "only imitates the kernel mode of guests: {detail}"),
-            KvmVerdict::Failed { detail } => write!(f, "could not be probed: {detail}"),
+            KvmVerdict::Usable => f.write_str("/dev/kvm runs guest kernels"),
+            KvmVerdict::Missing => f.write_str("there is no /dev/kvm"),
+            KvmVerdict::NotPermitted { group } => {
+                write!(f, "/dev/kvm may not be opened by this user (its group is {group})")
+            }
+            KvmVerdict::NotKvm { detail } => write!(f, "/dev/kvm is not KVM: {detail}"),
+            KvmVerdict::Lacking { capability } => write!(f, "/dev/kvm lacks {capability}"),
+            KvmVerdict::EmulatedRing0 { detail } => {
+                write!(f, "/dev/kvm only imitates the kernel mode of guests: {detail}")
+            }
+            KvmVerdict::Failed { detail } => write!(f, "/dev/kvm could not be probed: {detail}"),
         }
     }
 }

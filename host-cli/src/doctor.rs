@@ -1,0 +1,256 @@
+//! What this host can do, and the cure for what it cannot.
+//!
+//! [`examine`] gathers facts ([`host`], [`elf`]) and judges them ([`checks`], pure). A [`State::Problem`] is what makes
+//! `run` fail; all else that is not well is a warning.
+
+mod checks;
+mod elf;
+mod host;
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::cli::AccelChoice;
+use crate::probe::KvmVerdict;
+
+/// What to examine: where the parts of Capsid are (`None`: not found), and what is known already.
+#[derive(Debug)]
+pub(crate) struct Environment {
+    /// The verdict on `/dev/kvm`.
+    pub kvm: KvmVerdict,
+    /// What the user asks for.
+    pub accelerator: AccelChoice,
+    /// The guest kernel.
+    pub kernel: Option<PathBuf>,
+    /// The agent, from which the initramfs is made.
+    pub agent: Option<PathBuf>,
+    /// `capsid-vmm`.
+    pub vmm: Option<PathBuf>,
+    /// `qemu-system-x86_64`.
+    pub qemu: Option<PathBuf>,
+    /// `passt`.
+    pub passt: Option<PathBuf>,
+    /// Images and rootfs files; need not exist yet.
+    pub data: PathBuf,
+    /// Sockets and locks; need not exist yet.
+    pub run: PathBuf,
+}
+
+/// One thing examined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Check {
+    /// What was examined; stays the same from version to version.
+    pub name: &'static str,
+    /// How it is.
+    pub state: State,
+    /// What was found, in words.
+    pub finding: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cure: Option<String>,
+}
+
+/// How something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum State {
+    /// As it should be.
+    Ok,
+    /// `run` works, with less than it could.
+    Warning,
+    /// `run` fails.
+    Problem,
+}
+
+/// How states are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Marks {
+    /// `✓`, `!`, `✗`: for a terminal.
+    Symbols,
+    /// `ok`, `warn`, `fail`: for files and pipes.
+    Words,
+}
+
+impl Check {
+    fn ok(name: &'static str, finding: impl Into<String>) -> Check {
+        Check {
+            name,
+            state: State::Ok,
+            finding: finding.into(),
+            cure: None,
+        }
+    }
+
+    fn warning(name: &'static str, finding: impl Into<String>, cure: impl Into<String>) -> Check {
+        Check {
+            name,
+            state: State::Warning,
+            finding: finding.into(),
+            cure: Some(cure.into()),
+        }
+    }
+
+    fn problem(name: &'static str, finding: impl Into<String>, cure: impl Into<String>) -> Check {
+        Check {
+            name,
+            state: State::Problem,
+            finding: finding.into(),
+            cure: Some(cure.into()),
+        }
+    }
+}
+
+/// Examines the host: the machine first, then Capsid's own parts, then what they need.
+pub(crate) fn examine(environment: &Environment) -> Vec<Check> {
+    let Environment {
+        kvm,
+        accelerator,
+        kernel,
+        agent,
+        vmm,
+        qemu,
+        passt,
+        data,
+        run,
+    } = environment;
+    vec![
+        checks::kvm(kvm, host::group_name(kvm)),
+        checks::accelerator(*accelerator, kvm, qemu.is_some()),
+        checks::kernel(kernel.as_deref(), kernel.as_deref().map(elf::entry)),
+        checks::part("agent", "capsid-agent", agent.as_deref()),
+        checks::part("vmm", "capsid-vmm", vmm.as_deref()),
+        checks::qemu(
+            *accelerator,
+            kvm,
+            qemu.as_deref(),
+            qemu.as_deref().and_then(host::version),
+        ),
+        checks::network(passt.as_deref()),
+        checks::namespaces(&host::namespaces()),
+        checks::limits(&host::limits()),
+        checks::disk(host::free_space(data)),
+        checks::folder("data", data, &host::folder(data)),
+        checks::folder("run", run, &host::folder(run)),
+        checks::cgroups(&host::own_cgroups()),
+        checks::memory(host::available_memory()),
+    ]
+}
+
+/// Whether `run` can work on this host.
+pub(crate) fn can_run(checks: &[Check]) -> bool {
+    checks.iter().all(|check| check.state != State::Problem)
+}
+
+/// One line a check, the cure behind it.
+pub(crate) fn to_text(checks: &[Check], marks: Marks) -> String {
+    let width = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for check in checks {
+        let mark = mark(check.state, marks);
+        let finding = printable(&check.finding);
+        // Writing to a string does not fail.
+        let _ = write!(text, "{mark} {:width$}  {finding}", check.name);
+        if let Some(cure) = &check.cure {
+            let _ = write!(text, "; {}", printable(cure));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// `{"usable": ..., "checks": [{"name": ..., "state": "ok"|"warning"|"problem", "finding": ..., "cure": ...}]}`.
+pub(crate) fn to_json(checks: &[Check]) -> serde_json::Value {
+    serde_json::json!({ "usable": can_run(checks), "checks": checks })
+}
+
+fn mark(state: State, marks: Marks) -> &'static str {
+    match (marks, state) {
+        (Marks::Symbols, State::Ok) => "✓",
+        (Marks::Symbols, State::Warning) => "!",
+        (Marks::Symbols, State::Problem) => "✗",
+        (Marks::Words, State::Ok) => "ok  ",
+        (Marks::Words, State::Warning) => "warn",
+        (Marks::Words, State::Problem) => "fail",
+    }
+}
+
+/// Paths may hold any character; on a terminal none of them may act.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checks() -> Vec<Check> {
+        vec![
+            Check::ok("kvm", "fine"),
+            Check::warning("network", "no passt", "install it"),
+            Check::problem("kernel", "none at \x1b[2J", "build it"),
+        ]
+    }
+
+    #[test]
+    fn a_line_has_mark_name_finding_and_cure() {
+        let plain = to_text(&checks(), Marks::Words);
+        let expected = "ok   kvm      fine\nwarn network  no passt; install it\nfail kernel   none at ?[2J; build it\n";
+        assert_eq!(plain, expected);
+        let symbols = to_text(&checks(), Marks::Symbols);
+        assert!(symbols.starts_with("✓ kvm      fine\n! network"), "{symbols}");
+    }
+
+    #[test]
+    fn json_says_the_same() {
+        let json = to_json(&checks());
+        assert_eq!(json["usable"], false);
+        assert_eq!(json["checks"][1]["state"], "warning");
+        assert_eq!(json["checks"][1]["cure"], "install it");
+        assert!(json["checks"][0].get("cure").is_none());
+    }
+
+    #[test]
+    fn only_problems_stop_run() {
+        assert!(!can_run(&checks()));
+        assert!(can_run(&checks()[..2]));
+        assert!(can_run(&[]));
+    }
+
+    /// On this very host: every check comes with words, and each that is not well with a cure.
+    #[test]
+    fn a_host_without_any_part_cannot_run() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let environment = Environment {
+            kvm: KvmVerdict::Missing,
+            accelerator: AccelChoice::Auto,
+            kernel: None,
+            agent: None,
+            vmm: None,
+            qemu: None,
+            passt: None,
+            data: folder.path().join("not/yet/there"),
+            run: folder.path().to_owned(),
+        };
+        let checks = examine(&environment);
+        assert!(!can_run(&checks));
+        for check in &checks {
+            assert!(!check.finding.is_empty(), "{check:?}");
+            assert_eq!(check.cure.is_some(), check.state != State::Ok, "{check:?}");
+        }
+        let problems: Vec<_> = checks
+            .iter()
+            .filter(|c| c.state == State::Problem)
+            .map(|c| c.name)
+            .collect();
+        for name in ["accelerator", "kernel", "agent", "vmm"] {
+            assert!(problems.contains(&name), "{problems:?}");
+        }
+        assert!(
+            !problems.contains(&"data") && !problems.contains(&"run"),
+            "{problems:?}"
+        );
+        assert!(!folder.path().join("not").exists(), "examining makes nothing");
+    }
+}
