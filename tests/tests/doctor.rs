@@ -1,0 +1,114 @@
+//! `capsid doctor`, the choice of an accelerator, and the small verbs that need no machine.
+
+use std::time::Duration;
+
+use capsid_tests::parts::{accelerator, in_lab};
+use capsid_tests::{Capsid, Invocation};
+
+#[test]
+fn doctor_finds_this_host_fit_and_says_it_as_json_too() {
+    let capsid = Capsid::empty();
+    let outcome = capsid.call(["doctor"]).wait().succeeds();
+    assert!(outcome.text().lines().count() >= 4, "{outcome}");
+    let json = capsid.call(["doctor", "--json"]).wait().succeeds().json();
+    assert!(json.is_object(), "{json}");
+}
+
+#[test]
+fn doctor_fails_where_run_would() {
+    let capsid = Capsid::empty();
+    let outcome = capsid.call(["doctor", "--kernel", "/no/such/kernel"]).wait();
+    assert_ne!(outcome.code(), 0, "{outcome}");
+    assert!(
+        format!("{}{}", outcome.text(), outcome.stderr).contains("/no/such/kernel"),
+        "{outcome}"
+    );
+}
+
+/// Where ring 0 of a guest is interpreted (PVM), a machine would seem to hang: it must be an error, and soon. On a host
+/// with real KVM, and in the lab, the same words must simply work.
+#[test]
+fn forcing_kvm_works_or_fails_within_five_seconds() {
+    let capsid = Capsid::with_busybox();
+    let outcome = capsid.run(["--accel", "kvm", "busybox", "echo", "kvm"]);
+    if outcome.code() == 0 {
+        outcome.prints("kvm\n");
+    } else {
+        assert!(!in_lab() && accelerator() != "kvm", "{outcome}");
+        assert!(outcome.took < Duration::from_secs(5), "{outcome}");
+        outcome.exits(125).complains("kvm").complains_in_one_line();
+    }
+}
+
+#[test]
+fn auto_warns_when_it_emulates() {
+    let capsid = Capsid::with_busybox();
+    let outcome = capsid
+        .run(["--accel", "auto", "busybox", "echo", "hi"])
+        .succeeds()
+        .prints("hi\n");
+    let has_kvm = capsid.run(["--accel", "kvm", "busybox", "true"]).code() == 0;
+    assert_eq!(outcome.stderr.to_lowercase().contains("warning"), !has_kvm, "{outcome}");
+}
+
+#[test]
+fn doctor_says_why_auto_chooses() {
+    let capsid = Capsid::with_busybox();
+    let has_kvm = capsid.run(["--accel", "kvm", "busybox", "true"]).code() == 0;
+    let outcome = capsid.call(["doctor", "--accel", "auto"]).wait().succeeds();
+    let chosen = if has_kvm { "kvm" } else { "emulate" };
+    assert!(outcome.text().contains(chosen), "{outcome}");
+}
+
+#[test]
+fn version_names_the_parts() {
+    let capsid = Capsid::empty();
+    let outcome = capsid.call(["version"]).wait().succeeds();
+    assert!(outcome.text().contains(env!("CARGO_PKG_VERSION")), "{outcome}");
+    capsid.call(["version", "--json"]).wait().succeeds().json();
+    capsid.call(["--version"]).wait().succeeds();
+}
+
+#[test]
+fn completions_and_the_man_page_are_well_formed() {
+    let capsid = Capsid::empty();
+    let bash = capsid.call(["completion", "bash"]).wait().succeeds();
+    Invocation::new("bash", ["-n"]).input(bash.stdout).wait().succeeds();
+    assert!(
+        capsid
+            .call(["completion", "zsh"])
+            .wait()
+            .succeeds()
+            .text()
+            .starts_with("#compdef capsid")
+    );
+    assert!(
+        capsid
+            .call(["completion", "fish"])
+            .wait()
+            .succeeds()
+            .text()
+            .contains("complete -c capsid")
+    );
+    let page = capsid.call(["man"]).wait().succeeds().text();
+    assert!(page.contains(".TH") && page.contains("capsid"), "{page}");
+}
+
+#[test]
+fn help_names_every_verb() {
+    let capsid = Capsid::empty();
+    let help = capsid.call(["--help"]).wait().succeeds().text();
+    for verb in [
+        "run",
+        "pull",
+        "load",
+        "images",
+        "image",
+        "rmi",
+        "doctor",
+        "version",
+        "completion",
+    ] {
+        assert!(help.contains(verb), "{verb} is not in the help");
+    }
+}

@@ -1,0 +1,347 @@
+//! Images: from real registries and archives, the same bytes every time, the same tree that others unpack.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use capsid_tests::image::{Compression, sha256_hex};
+use capsid_tests::tree::{assert_same, describe};
+use capsid_tests::{Capsid, ImageBuilder, Invocation, Layer, Registry, TestImage};
+use tempfile::TempDir;
+
+fn docker_archive(image: TestImage) -> String {
+    format!("docker-archive:{}", image.docker_archive().display())
+}
+
+/// An OCI layout of a test image, made by skopeo: not by the code that made the archive.
+fn oci_layout(image: TestImage, folder: &Path) -> PathBuf {
+    let path = folder.join("layout");
+    let target = format!("oci:{}:latest", path.display());
+    Invocation::new(
+        "skopeo",
+        ["--insecure-policy", "copy", "--quiet", &docker_archive(image), &target],
+    )
+    .within(300)
+    .wait()
+    .succeeds();
+    path
+}
+
+#[test]
+fn an_image_is_pulled_over_tls_with_a_password() {
+    let (capsid, registry) = (Capsid::empty(), Registry::start());
+    registry.push(&docker_archive(TestImage::Busybox), "team/busybox:1");
+    registry.introduce(&capsid);
+    let name = registry.reference("team/busybox:1");
+    capsid.call(["pull", &name]).wait().succeeds();
+    capsid
+        .run(["--pull", "never", &name, "echo", "pulled"])
+        .succeeds()
+        .prints("pulled\n");
+}
+
+#[test]
+fn run_pulls_what_is_missing() {
+    let (capsid, registry) = (Capsid::empty(), Registry::start());
+    registry.push(&docker_archive(TestImage::Busybox), "busybox:latest");
+    registry.introduce(&capsid);
+    let name = registry.reference("busybox");
+    capsid.run([&name, "echo", "pulled"]).succeeds().prints("pulled\n");
+    capsid
+        .run(["--pull", "never", "other", "true"])
+        .exits(125)
+        .complains("other");
+}
+
+#[test]
+fn a_pull_by_digest_gets_that_digest() {
+    let (capsid, registry) = (Capsid::empty(), Registry::start());
+    let folder = tempfile::tempdir().unwrap();
+    let layout = ImageBuilder::new()
+        .layer(Layer::new().file("a", "a").finish())
+        .write_oci_layout(folder.path(), "x:1");
+    registry.push(&format!("oci:{}:x:1", folder.path().display()), "x:1");
+    registry.introduce(&capsid);
+    let name = format!("{}@{}", registry.reference("x"), layout.manifest_digest);
+    capsid.call(["pull", &name]).wait().succeeds();
+    let inspected = capsid.call(["image", "inspect", &name]).wait().succeeds().text();
+    assert!(inspected.contains(&layout.manifest_digest), "{inspected}");
+}
+
+#[test]
+fn a_registrys_wrong_password_is_one_clear_line() {
+    let (capsid, registry) = (Capsid::empty(), Registry::start());
+    registry.push(&docker_archive(TestImage::Busybox), "busybox:latest");
+    registry.introduce_with(&capsid, "wrong");
+    capsid
+        .call(["pull", &registry.reference("busybox")])
+        .wait()
+        .exits(125)
+        .complains_in_one_line();
+}
+
+#[test]
+fn layers_of_every_compression_are_read() {
+    let capsid = Capsid::with_busybox();
+    for (name, compression) in [
+        ("plain", Compression::None),
+        ("gzip", Compression::Gzip),
+        ("zstd", Compression::Zstd),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let image = TestImage::Busybox
+            .build()
+            .layer_as(Layer::new().file("hello", name).finish(), compression);
+        image.write_oci_layout(folder.path(), &format!("{name}:1"));
+        capsid.load(folder.path()).succeeds();
+        capsid
+            .run([&format!("{name}:1"), "cat", "/hello"])
+            .succeeds()
+            .prints(name);
+    }
+}
+
+#[test]
+fn every_form_of_an_image_loads() {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = folder.path().join("layout");
+    TestImage::Busybox.build().write_oci_layout(&layout, "busybox:latest");
+    let archive = folder.path().join("oci.tar");
+    Invocation::new(
+        "tar",
+        ["-C", layout.to_str().unwrap(), "-cf", archive.to_str().unwrap(), "."],
+    )
+    .wait()
+    .succeeds();
+    for path in [layout, archive, TestImage::Busybox.docker_archive()] {
+        let capsid = Capsid::empty();
+        capsid.load(&path).succeeds();
+        capsid.run(["busybox", "echo", "loaded"]).succeeds().prints("loaded\n");
+    }
+}
+
+#[test]
+fn a_load_from_stdin_works() {
+    let capsid = Capsid::empty();
+    let bytes = fs::read(TestImage::Busybox.docker_archive()).unwrap();
+    capsid.call(["load"]).input(bytes).wait().succeeds();
+    capsid.run(["busybox", "true"]).succeeds();
+}
+
+#[test]
+fn images_are_listed_inspected_and_removed() {
+    let capsid = Capsid::with_busybox();
+    assert!(capsid.call(["images"]).wait().succeeds().text().contains("busybox"));
+    let listed = capsid.call(["images", "--json"]).wait().succeeds().text();
+    assert!(listed.contains("busybox"), "{listed}");
+    let inspected = capsid.call(["image", "inspect", "busybox"]).wait().succeeds().json();
+    assert!(inspected.is_array() || inspected.is_object());
+    capsid.call(["rmi", "busybox"]).wait().succeeds();
+    assert_ne!(capsid.call(["image", "inspect", "busybox"]).wait().code(), 0);
+    let left: u64 = capsid
+        .files()
+        .iter()
+        .filter_map(|path| fs::metadata(path).ok())
+        .filter(fs::Metadata::is_file)
+        .map(|m| m.len())
+        .sum();
+    assert!(
+        left < 1 << 20,
+        "{left} bytes are left of a removed image: {:?}",
+        capsid.files()
+    );
+}
+
+#[test]
+fn forty_layers_are_one_tree() {
+    let capsid = Capsid::with(&[TestImage::FortyLayers]);
+    let script = "cat /stack/last; ls /stack | sort | tr '\\n' ' '";
+    let shown = capsid.run(["layers", "sh", "-c", script]).succeeds().text();
+    // Each layer removed what the one two below it had added: of 0 to 38 only the last two files are left.
+    let folders: Vec<String> = (0..39).map(|index| format!("folder{index}")).collect();
+    let mut names: Vec<String> = folders
+        .into_iter()
+        .chain(["37", "38", "last"].map(str::to_owned))
+        .collect();
+    names.sort();
+    assert_eq!(shown.trim(), format!("38\n{}", names.join(" ")));
+    // Opaque: the folder is there, what was in it below is not.
+    capsid.run(["layers", "ls", "/stack/folder9"]).succeeds().prints("");
+    capsid
+        .run(["layers", "ls", "/stack/folder8"])
+        .succeeds()
+        .prints("inside\n");
+}
+
+/// The read-only disk as the guest gets it: metadata, then every blob, each rounded up to a block.
+fn rootfs_image(capsid: &Capsid, name: &str, folder: &Path) -> PathBuf {
+    let inspected = capsid.call(["image", "inspect", name]).wait().succeeds().json();
+    let image = if inspected.is_array() {
+        &inspected[0]
+    } else {
+        &inspected
+    };
+    let field = |names: &[&str]| {
+        names
+            .iter()
+            .find_map(|name| image.get(name).or_else(|| image["Rootfs"].get(name)))
+            .cloned()
+    };
+    let extents = field(&["RootfsExtents", "Extents", "extents", "rootfs_extents"])
+        .unwrap_or_else(|| panic!("`image inspect` does not name the files of the rootfs: {image}"));
+    let path = folder.join("rootfs.erofs");
+    let mut disk = Vec::new();
+    for extent in extents.as_array().expect("a list of files") {
+        disk.extend(fs::read(extent.as_str().expect("a path")).expect("a readable extent"));
+        disk.resize(disk.len().next_multiple_of(4096), 0);
+    }
+    fs::write(&path, disk).unwrap();
+    path
+}
+
+#[test]
+fn the_same_layers_give_the_same_bytes_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let digests: Vec<String> = [TestImage::FortyLayers, TestImage::FortyLayers]
+        .into_iter()
+        .map(|image| {
+            let capsid = Capsid::with(&[image]);
+            sha256_hex(&fs::read(rootfs_image(&capsid, image.name(), folder.path())).unwrap())
+        })
+        .collect();
+    assert_eq!(digests[0], digests[1]);
+}
+
+/// Unpacks our rootfs by erofs-utils and the same image by umoci: two strangers must agree.
+#[track_caller]
+fn assert_content_equals_umocis(image: TestImage) {
+    let folder = TempDir::new().unwrap();
+    let capsid = Capsid::with(&[image]);
+    let disk = rootfs_image(&capsid, image.name(), folder.path());
+    Invocation::new("fsck.erofs", [disk.to_str().unwrap()])
+        .within(300)
+        .wait()
+        .succeeds();
+    let ours = folder.path().join("ours");
+    let extract = format!("--extract={}", ours.display());
+    Invocation::new("fsck.erofs", [&extract, "--preserve", disk.to_str().unwrap()])
+        .within(300)
+        .wait()
+        .succeeds();
+    let layout = format!("{}:latest", oci_layout(image, folder.path()).display());
+    let bundle = folder.path().join("bundle");
+    Invocation::new("umoci", ["unpack", "--image", &layout, bundle.to_str().unwrap()])
+        .within(600)
+        .wait()
+        .succeeds();
+    assert_same(&comparable(&ours), &comparable(&bundle.join("rootfs")));
+}
+
+/// Debian's fsck.erofs restores no extended attributes and makes no second name for an inode: those two are compared
+/// inside the guest, by `attributes_and_links_survive`. umoci makes the root folder itself, with a mode of its own.
+fn comparable(root: &Path) -> std::collections::BTreeMap<PathBuf, String> {
+    let mut tree = describe(root);
+    tree.remove(Path::new(""));
+    for line in tree.values_mut() {
+        let kept: Vec<&str> = line
+            .split(' ')
+            .filter(|word| !word.starts_with("same-as=") && !is_attribute(word))
+            .collect();
+        *line = kept.join(" ");
+    }
+    tree
+}
+
+fn is_attribute(word: &str) -> bool {
+    ["user.", "security.", "trusted.", "system."]
+        .iter()
+        .any(|prefix| word.starts_with(prefix))
+}
+
+#[test]
+fn debian_is_what_umoci_unpacks() {
+    assert_content_equals_umocis(TestImage::DebianPython);
+}
+
+#[test]
+fn a_hundred_thousand_files_are_what_umoci_unpacks() {
+    assert_content_equals_umocis(TestImage::ManyFiles);
+}
+
+#[test]
+fn forty_layers_are_what_umoci_unpacks() {
+    assert_content_equals_umocis(TestImage::FortyLayers);
+}
+
+#[test]
+fn attributes_and_links_survive() {
+    use capsid_tests::layer::Entry;
+    let capsid = Capsid::empty();
+    // VFS_CAP_REVISION_2 with CAP_NET_RAW (13), effective: what `setcap cap_net_raw+ep` writes.
+    let capability = [[1, 0, 0, 2], [0, 0x20, 0, 0], [0; 4], [0; 4], [0; 4]].concat();
+    let xattrs: [(&str, &[u8]); 2] = [("security.capability", &capability), ("user.note", b"kept")];
+    let layer = Layer::new()
+        .entry(&Entry {
+            name: "bin/capable",
+            mode: 0o4755,
+            uid: 7,
+            gid: 8,
+            xattrs: &xattrs,
+            content: b"x",
+            ..Entry::default()
+        })
+        .hardlink("bin/second-name", "bin/capable")
+        .symlink("bin/third-name", "capable")
+        .entry(&Entry {
+            name: "node",
+            kind: tar::EntryType::Char,
+            device: (1, 3),
+            mode: 0o620,
+            ..Entry::default()
+        })
+        .entry(&Entry {
+            name: "pipe",
+            kind: tar::EntryType::Fifo,
+            mode: 0o600,
+            ..Entry::default()
+        })
+        .finish();
+    let archive = capsid.folder("tmp").join("image.tar");
+    TestImage::DebianPython
+        .build()
+        .layer(layer)
+        .write_docker_archive(&archive, "odd:latest");
+    capsid.load(&archive).succeeds();
+    let script = "import os\n\
+        s = os.stat('/bin/capable')\n\
+        print(oct(s.st_mode), s.st_uid, s.st_gid, s.st_nlink, int(s.st_mtime))\n\
+        print(os.getxattr('/bin/capable', 'security.capability').hex(), os.getxattr('/bin/capable', 'user.note'))\n\
+        print(os.stat('/bin/second-name').st_ino == s.st_ino, os.readlink('/bin/third-name'))\n\
+        n = os.stat('/node')\n\
+        print(oct(n.st_mode), os.major(n.st_rdev), os.minor(n.st_rdev), oct(os.stat('/pipe').st_mode))";
+    let expected = format!(
+        "0o104755 7 8 2 1700000000\n{} b'kept'\nTrue capable\n0o20620 1 3 0o10600\n",
+        capability.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    );
+    capsid.run(["odd", "python3", "-c", script]).succeeds().prints(expected);
+}
+
+#[test]
+fn layers_are_shared_between_images() {
+    let capsid = Capsid::with(&[TestImage::Busybox, TestImage::Probe]);
+    let sizes = |prefix: &str| {
+        let files = capsid.files().into_iter().filter(|path| path.contains(prefix));
+        files
+            .filter_map(|path| fs::metadata(path).ok())
+            .filter(fs::Metadata::is_file)
+            .map(|metadata| metadata.len())
+            .sum::<u64>()
+    };
+    let busybox = fs::metadata("/bin/busybox").unwrap().len();
+    let probe = fs::metadata(capsid_tests::parts::part("capsid-probe")).unwrap().len();
+    // Once as fetched at most, once as converted, and some metadata: a second copy of busybox would not fit.
+    assert!(
+        sizes("/data/") < 2 * (busybox + probe) + busybox,
+        "{:?}",
+        capsid.files()
+    );
+}

@@ -1,0 +1,220 @@
+//! Nothing outlives its use: no process, descriptor, socket, mount, cgroup or temporary file, however a run ends.
+
+use std::process::{Child, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use capsid_tests::parts::{count, patience};
+use capsid_tests::resident::{Process, descendants};
+use capsid_tests::{Capsid, Census};
+
+/// The census counts all processes below this test's: one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    Census::adopt_orphans();
+    guard
+}
+
+/// A first run makes what is kept on purpose: caches, the template of scratch disks, the probe's verdict.
+fn warmed_up() -> Capsid {
+    let capsid = Capsid::with_busybox();
+    capsid.run(["busybox", "true"]).succeeds();
+    capsid
+}
+
+#[test]
+fn sequential_runs_leak_nothing() {
+    let _alone = alone();
+    let capsid = warmed_up();
+    let before = Census::take(&capsid);
+    for _ in 0..count("CAPSID_SOAK_RUNS", 10) {
+        capsid.run(["busybox", "true"]).succeeds();
+    }
+    before.assert_nothing_new(&capsid);
+}
+
+#[test]
+fn concurrent_runs_leak_nothing_and_all_succeed() {
+    let _alone = alone();
+    let capsid = warmed_up();
+    let before = Census::take(&capsid);
+    thread::scope(|scope| {
+        for number in 0..count(
+            "CAPSID_CONCURRENT_RUNS",
+            if capsid_tests::parts::in_lab() { 4 } else { 20 },
+        ) {
+            let capsid = &capsid;
+            scope.spawn(move || {
+                let word = format!("{number}\n");
+                capsid
+                    .run_call(["busybox", "echo", word.trim()])
+                    .within(180)
+                    .wait()
+                    .succeeds()
+                    .prints(&word);
+            });
+        }
+    });
+    before.assert_nothing_new(&capsid);
+}
+
+#[test]
+fn failed_runs_leak_nothing() {
+    let _alone = alone();
+    let capsid = warmed_up();
+    let before = Census::take(&capsid);
+    capsid.run(["busybox", "no-such-command"]).exits(127);
+    capsid.run(["busybox", "/etc/passwd"]).exits(126);
+    capsid.run(["no-such-image.invalid/x"]).exits(125);
+    capsid.run(["--kernel", "/etc/passwd", "busybox", "true"]).exits(125);
+    before.assert_nothing_new(&capsid);
+}
+
+fn start_sleeper(capsid: &Capsid) -> Child {
+    capsid
+        .run_call(["busybox", "sh", "-c", "echo ready; sleep 600"])
+        .spawn_with(|command| {
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null());
+        })
+}
+
+fn await_ready(child: &mut Child) {
+    let mut output = std::io::BufReader::new(child.stdout.take().expect("piped"));
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut output, &mut line).expect("a pipe");
+    assert_eq!(line, "ready\n");
+}
+
+fn kill(pid: u32) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid"));
+    // It may have ended by itself a moment ago.
+    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+}
+
+/// The next command cleans up what a killed one left.
+#[track_caller]
+fn assert_next_command_cleans_up(capsid: &Capsid, before: &Census) {
+    capsid
+        .run_call(["busybox", "echo", "next"])
+        .within(120)
+        .wait()
+        .succeeds()
+        .prints("next\n");
+    before.assert_nothing_new(capsid);
+}
+
+#[test]
+fn a_killed_capsid_leaves_nothing_that_the_next_command_does_not_clean_up() {
+    let _alone = alone();
+    let capsid = warmed_up();
+    let before = Census::take(&capsid);
+    let mut child = start_sleeper(&capsid);
+    await_ready(&mut child);
+    kill(child.id());
+    child.wait().unwrap();
+    assert_next_command_cleans_up(&capsid, &before);
+}
+
+/// At moments spread over a whole start: before the machine, while the kernel boots, while the command runs.
+#[test]
+fn a_capsid_killed_at_any_moment_leaves_nothing() {
+    let _alone = alone();
+    let capsid = warmed_up();
+    let started = Instant::now();
+    capsid.run(["busybox", "true"]).succeeds();
+    let whole = started.elapsed();
+    let before = Census::take(&capsid);
+    let moments = u32::try_from(count("CAPSID_KILL_MOMENTS", 8)).unwrap();
+    for moment in 0..moments {
+        let mut child = start_sleeper(&capsid);
+        thread::sleep(whole * moment / moments);
+        kill(child.id());
+        child.wait().unwrap();
+    }
+    assert_next_command_cleans_up(&capsid, &before);
+}
+
+/// Each helper in its turn: the user sees an end within seconds, an exit code that is no success, one line.
+#[test]
+fn a_killed_helper_ends_the_run_with_a_word() {
+    let _alone = alone();
+    let capsid = warmed_up();
+    let before = Census::take(&capsid);
+    for helper in helpers_of_a_run(&capsid) {
+        let mut child = capsid
+            .run_call(["busybox", "sh", "-c", "echo ready; sleep 600"])
+            .spawn_with(|command| {
+                command
+                    .stdin(Stdio::null())
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped());
+            });
+        await_ready(&mut child);
+        let Some(victim) = descendants(child.id())
+            .into_iter()
+            .find(|process| process.name == helper)
+        else {
+            kill(child.id());
+            panic!("no {helper} in the second run");
+        };
+        kill(victim.pid);
+        let status = capsid_tests::invocation::wait_until(&mut child, Instant::now() + patience(15));
+        let status = status.unwrap_or_else(|| panic!("{helper} was killed and the run goes on"));
+        assert!(!status.success(), "{helper} was killed and the run succeeded");
+        let mut words = String::new();
+        std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut words).unwrap();
+        assert!(
+            !words.trim().is_empty() && !words.contains("panicked"),
+            "{helper} was killed: {words:?}"
+        );
+    }
+    assert_next_command_cleans_up(&capsid, &before);
+}
+
+fn helpers_of_a_run(capsid: &Capsid) -> Vec<String> {
+    let mut child = start_sleeper(capsid);
+    await_ready(&mut child);
+    let living = |process: &Process| process.state != 'Z';
+    let mut names: Vec<String> = descendants(child.id())
+        .into_iter()
+        .filter(living)
+        .map(|process| process.name)
+        .collect();
+    names.sort();
+    names.dedup();
+    kill(child.id());
+    child.wait().unwrap();
+    assert!(!names.is_empty(), "a run without helpers: where is the machine?");
+    names
+}
+
+#[test]
+fn a_killed_load_leaves_no_half_image() {
+    let _alone = alone();
+    let capsid = warmed_up();
+    let archive = capsid_tests::TestImage::FortyLayers.docker_archive();
+    let path = archive.to_str().unwrap();
+    let before = Census::take(&capsid);
+    for milliseconds in [0, 5, 20, 50, 100, 200, 400] {
+        let mut child = capsid.call(["load", "-q", "-i", path]).spawn_with(|command| {
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        });
+        thread::sleep(Duration::from_millis(milliseconds));
+        kill(child.id());
+        child.wait().unwrap();
+        // Whatever it had come to: the image is there and whole, or it is not there.
+        if capsid.call(["image", "inspect", "layers"]).wait().code() == 0 {
+            capsid.run(["layers", "cat", "/stack/last"]).succeeds().prints("38\n");
+            capsid.call(["rmi", "layers"]).wait().succeeds();
+        }
+    }
+    capsid.load(&archive).succeeds();
+    capsid.run(["layers", "cat", "/stack/last"]).succeeds().prints("38\n");
+    capsid.call(["rmi", "layers"]).wait().succeeds();
+    before.assert_nothing_new(&capsid);
+}

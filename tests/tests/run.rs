@@ -1,0 +1,338 @@
+//! `capsid run`: docker's words do what docker's words do.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use capsid_tests::Capsid;
+use serde_json::json;
+
+#[test]
+fn echo_prints_its_words() {
+    let capsid = Capsid::with_busybox();
+    capsid.run(["busybox", "echo", "hi"]).succeeds().prints("hi\n");
+}
+
+#[test]
+fn stdin_reaches_the_container_and_ends() {
+    let capsid = Capsid::with_busybox();
+    capsid
+        .run_call(["-i", "busybox", "cat"])
+        .input("hi\n")
+        .wait()
+        .succeeds()
+        .prints("hi\n");
+}
+
+#[test]
+fn without_interactive_stdin_is_empty() {
+    let capsid = Capsid::with_busybox();
+    capsid
+        .run_call(["busybox", "cat"])
+        .input("not for you")
+        .wait()
+        .succeeds()
+        .prints("");
+}
+
+#[test]
+fn exit_codes_come_back() {
+    let capsid = Capsid::with_busybox();
+    for code in [0, 1, 42, 124, 255] {
+        capsid.run(["busybox", "sh", "-c", &format!("exit {code}")]).exits(code);
+    }
+}
+
+#[test]
+fn death_by_signal_is_128_and_its_number() {
+    let capsid = Capsid::with_busybox();
+    for (name, number) in [("KILL", 9), ("TERM", 15), ("SEGV", 11)] {
+        let script = format!("sh -c 'kill -{name} $$'; exit $?");
+        capsid.run(["busybox", "sh", "-c", &script]).exits(128 + number);
+    }
+}
+
+#[test]
+fn death_of_the_first_process_by_signal_is_128_and_its_number() {
+    let capsid = Capsid::with_probe();
+    capsid.run(["--init", "probe", "/probe", "kill-self", "9"]).exits(137);
+}
+
+#[test]
+fn a_command_that_is_not_there_is_127() {
+    let capsid = Capsid::with_busybox();
+    capsid
+        .run(["busybox", "no-such-command"])
+        .exits(127)
+        .complains("no-such-command")
+        .complains_in_one_line();
+}
+
+#[test]
+fn a_command_that_cannot_be_executed_is_126() {
+    let capsid = Capsid::with_probe();
+    capsid
+        .run(["probe", "/not-executable"])
+        .exits(126)
+        .complains("/not-executable")
+        .complains_in_one_line();
+    capsid.run(["probe", "/etc"]).exits(126).complains_in_one_line();
+}
+
+#[test]
+fn an_error_of_capsid_is_125() {
+    let capsid = Capsid::with_busybox();
+    capsid
+        .run(["--no-such-flag", "busybox", "true"])
+        .exits(125)
+        .complains("--no-such-flag");
+    capsid
+        .run(["-m", "lots", "busybox", "true"])
+        .exits(125)
+        .complains("lots");
+}
+
+#[test]
+fn flags_that_are_not_honoured_yet_are_refused_by_name() {
+    let capsid = Capsid::with_busybox();
+    for flag in [
+        "--volume=/tmp:/tmp",
+        "--publish=80:80",
+        "--network=host",
+        "--device=/dev/null",
+    ] {
+        let name = flag.split('=').next().unwrap();
+        capsid.run([flag, "busybox", "true"]).exits(125).complains(name);
+    }
+}
+
+#[test]
+fn working_folder_is_made_and_entered() {
+    let capsid = Capsid::with_busybox();
+    capsid
+        .run(["-w", "/made/for/you", "busybox", "pwd"])
+        .succeeds()
+        .prints("/made/for/you\n");
+}
+
+#[test]
+fn user_is_resolved_from_the_images_own_files() {
+    let capsid = Capsid::with_probe();
+    let report = capsid.probe(&["-u", "alice"]);
+    assert_eq!(report["uid"][0], 1234);
+    assert_eq!(report["gid"][0], 2345);
+    assert!(
+        report["groups"].as_array().unwrap().contains(&json!(3456)),
+        "{}",
+        report["groups"]
+    );
+    assert_eq!(report["env"]["HOME"], "/home/alice");
+}
+
+#[test]
+fn user_may_be_numbers_and_groups_may_be_added() {
+    let capsid = Capsid::with_probe();
+    let report = capsid.probe(&["-u", "77:88", "--group-add", "extra"]);
+    assert_eq!((&report["uid"][0], &report["gid"][0]), (&json!(77), &json!(88)));
+    assert!(
+        report["groups"].as_array().unwrap().contains(&json!(4567)),
+        "{}",
+        report["groups"]
+    );
+}
+
+#[test]
+fn an_unknown_user_is_an_error_of_capsid() {
+    let capsid = Capsid::with_busybox();
+    capsid
+        .run(["-u", "nobody-here", "busybox", "true"])
+        .exits(125)
+        .complains("nobody-here")
+        .complains_in_one_line();
+}
+
+#[test]
+fn environment_comes_from_flags_files_and_the_caller() {
+    let capsid = Capsid::with_probe();
+    let file = capsid.folder("tmp").join("variables");
+    fs::write(&file, "# comment\nFROM_FILE=one two\nOVERRIDDEN=file\n").unwrap();
+    let arguments = [
+        "-e",
+        "A=1",
+        "-e",
+        "FROM_CALLER",
+        "-e",
+        "OVERRIDDEN=flag",
+        "--env-file",
+        file.to_str().unwrap(),
+    ];
+    let arguments = arguments.iter().chain(&["probe", "/probe", "report"]);
+    let report = capsid
+        .run_call(arguments)
+        .env("FROM_CALLER", "yes")
+        .env("SECRET", "no")
+        .wait()
+        .succeeds()
+        .json();
+    let env = &report["env"];
+    assert_eq!(
+        (&env["A"], &env["FROM_FILE"], &env["FROM_CALLER"]),
+        (&json!("1"), &json!("one two"), &json!("yes"))
+    );
+    assert_eq!(env["OVERRIDDEN"], "flag");
+    assert_eq!(env["SECRET"], json!(null));
+    assert!(env["PATH"].as_str().unwrap().contains("/usr/bin"));
+}
+
+#[test]
+fn entrypoint_replaces_the_images_and_drops_its_command() {
+    let capsid = Capsid::with_busybox();
+    capsid
+        .run(["--entrypoint", "echo", "busybox", "-n", "x"])
+        .succeeds()
+        .prints("x");
+}
+
+#[test]
+fn hostname_is_set_and_resolves() {
+    let capsid = Capsid::with_busybox();
+    let script = "hostname; cat /etc/hostname; grep -c box7 /etc/hosts";
+    capsid
+        .run(["--hostname", "box7", "busybox", "sh", "-c", script])
+        .succeeds()
+        .prints("box7\nbox7\n1\n");
+}
+
+#[test]
+fn the_kernel_is_capsids() {
+    let capsid = Capsid::with_busybox();
+    let release = capsid.run(["busybox", "uname", "-r"]).succeeds().text();
+    assert!(release.starts_with("6.12.") && release.contains("capsid"), "{release}");
+}
+
+#[test]
+fn a_read_only_root_refuses_writes_but_not_its_tmpfs() {
+    let capsid = Capsid::with_busybox();
+    let script = "touch /file 2>/dev/null || echo refused; touch /scratch/file && echo written; touch /dev/shm/file && echo shared";
+    let flags = ["--read-only", "--tmpfs", "/scratch", "busybox", "sh", "-c", script];
+    capsid.run(flags).succeeds().prints("refused\nwritten\nshared\n");
+}
+
+#[test]
+fn tmpfs_has_its_options() {
+    let capsid = Capsid::with_probe();
+    let report = capsid.probe(&["--tmpfs", "/scratch:size=1m,mode=0711"]);
+    let mounts = report["mounts"].as_array().unwrap();
+    let scratch = mounts
+        .iter()
+        .find(|mount| mount["target"] == "/scratch")
+        .expect("a mount");
+    let options = scratch["super_options"].as_array().unwrap();
+    assert!(
+        options.contains(&json!("size=1024k")) && options.contains(&json!("mode=711")),
+        "{options:?}"
+    );
+}
+
+#[test]
+fn shared_memory_has_the_size_asked_for() {
+    let capsid = Capsid::with_busybox();
+    let script = "df -k /dev/shm | tail -n 1 | awk '{ print $2 }'";
+    capsid.run(["busybox", "sh", "-c", script]).succeeds().prints("65536\n");
+    capsid
+        .run(["--shm-size", "8m", "busybox", "sh", "-c", script])
+        .succeeds()
+        .prints("8192\n");
+}
+
+#[test]
+fn writes_to_the_root_are_gone_with_the_container() {
+    let capsid = Capsid::with_busybox();
+    capsid
+        .run(["busybox", "sh", "-c", "echo x > /file; rm /etc/passwd; cat /file"])
+        .succeeds()
+        .prints("x\n");
+    capsid
+        .run(["busybox", "sh", "-c", "test ! -e /file && test -e /etc/passwd"])
+        .succeeds();
+}
+
+#[test]
+fn init_reaps_orphans() {
+    let capsid = Capsid::with_probe();
+    capsid
+        .run(["--init", "probe", "/probe", "orphan"])
+        .succeeds()
+        .prints("0\n");
+}
+
+#[test]
+fn termination_reaches_the_command() {
+    let capsid = Capsid::with_busybox();
+    let script = "trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.1; done";
+    let mut child = capsid.run_call(["busybox", "sh", "-c", script]).spawn_with(|command| {
+        command
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped());
+    });
+    let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut output, &mut rest).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let status = capsid_tests::invocation::wait_until(&mut child, deadline).expect("an end");
+    assert_eq!((rest.as_str(), status.code()), ("bye\n", Some(7)));
+}
+
+#[test]
+fn ulimits_and_sysctls_are_set() {
+    let capsid = Capsid::with_busybox();
+    let flags = [
+        "--ulimit",
+        "nofile=123:456",
+        "--sysctl",
+        "net.ipv4.ip_forward=1",
+        "busybox",
+    ];
+    let script = ["sh", "-c", "ulimit -n; ulimit -Hn; cat /proc/sys/net/ipv4/ip_forward"];
+    capsid
+        .run(flags.iter().chain(&script))
+        .succeeds()
+        .prints("123\n456\n1\n");
+}
+
+#[test]
+fn virtual_processors_are_as_many_as_asked_for() {
+    let capsid = Capsid::with_busybox();
+    capsid
+        .run(["--vcpus", "3", "busybox", "nproc"])
+        .succeeds()
+        .prints("3\n");
+}
+
+#[test]
+fn timings_show_where_the_time_goes() {
+    let capsid = Capsid::with_busybox();
+    let outcome = capsid.run(["--timings", "busybox", "true"]).succeeds();
+    assert!(outcome.stderr.contains("ms"), "{outcome}");
+}
+
+#[test]
+fn an_image_without_a_command_says_so() {
+    let capsid = Capsid::empty();
+    let archive = capsid.folder("tmp").join("image.tar");
+    let layer = capsid_tests::Layer::new().file("file", "x").finish();
+    capsid_tests::ImageBuilder::new()
+        .config("Cmd", json!(null))
+        .layer(layer)
+        .write_docker_archive(&archive, "bare:latest");
+    capsid.load(&archive).succeeds();
+    capsid
+        .run(["bare"])
+        .exits(125)
+        .complains("command")
+        .complains_in_one_line();
+}

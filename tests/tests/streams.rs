@@ -1,0 +1,154 @@
+//! Standard streams: every byte, in order, once, without piling up on the host.
+
+use std::io::{Read, Write};
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use capsid_tests::parts::{count, workload};
+use capsid_tests::resident::{anonymous_kib, descendants};
+use capsid_tests::stream::Bytes;
+use capsid_tests::{Capsid, image::sha256_hex};
+
+const MIB: u64 = 1 << 20;
+
+/// 1 GiB by default on a host; the lab's is smaller.
+fn volume() -> u64 {
+    workload(count("CAPSID_STREAM_MIB", 1024) as u64 * MIB)
+}
+
+#[test]
+fn a_gibibyte_comes_back_unchanged() {
+    let capsid = Capsid::with_busybox();
+    let total = volume();
+    let mut child = capsid.run_call(["-i", "busybox", "cat"]).spawn_with(|command| {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    });
+    let mut stdin = child.stdin.take().unwrap();
+    let writer = thread::spawn(move || Bytes::new(1, total).write_to(&mut stdin).expect("the container reads"));
+    let digest = digest_of(child.stdout.take().unwrap(), Duration::ZERO, || {});
+    writer.join().unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(digest, (Bytes::new(1, total).digest(), total));
+}
+
+#[test]
+fn a_slow_reader_holds_the_container_back_not_the_hosts_memory() {
+    let capsid = Capsid::with_probe();
+    let total = workload(64 * MIB);
+    let mut child = capsid
+        .run_call(["probe", "/probe", "emit", &total.to_string(), "9"])
+        .spawn_with(|command| {
+            command.stdin(Stdio::null()).stdout(Stdio::piped());
+        });
+    let mut stdout = child.stdout.take().unwrap();
+    let mut first = [0; 4096];
+    stdout.read_exact(&mut first).unwrap();
+    let before = held_kib(child.id());
+    // Nobody reads: everything between the container and here must fill up and stop.
+    thread::sleep(Duration::from_secs(3));
+    let after = held_kib(child.id());
+    assert!(after < before + 8 * 1024, "{before} KiB held, then {after} KiB");
+    let mut all = first.to_vec();
+    stdout.read_to_end(&mut all).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(sha256_hex(&all), Bytes::new(9, total).digest());
+}
+
+/// Anonymous memory of `capsid` and its helpers. QEMU's is left out: the guest's own memory is in it.
+fn held_kib(pid: u32) -> u64 {
+    let own = anonymous_kib(pid);
+    let helpers = descendants(pid)
+        .into_iter()
+        .filter(|process| process.name.starts_with("capsid"));
+    own + helpers.map(|process| anonymous_kib(process.pid)).sum::<u64>()
+}
+
+fn digest_of(mut stream: impl Read, pause: Duration, mut between: impl FnMut()) -> (String, u64) {
+    use sha2::{Digest, Sha256};
+    let (mut digest, mut total, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 16]);
+    loop {
+        let count = stream.read(&mut buffer).unwrap();
+        if count == 0 {
+            break (hex::encode(digest.finalize()), total);
+        }
+        digest.update(&buffer[..count]);
+        total += count as u64;
+        thread::sleep(pause);
+        between();
+    }
+}
+
+#[test]
+fn the_end_of_input_is_seen_while_output_goes_on() {
+    let capsid = Capsid::with_busybox();
+    let script = "cat > /dev/null; echo input ended; sleep 0.5; echo still here";
+    let outcome = capsid.run_call(["-i", "busybox", "sh", "-c", script]).input("x").wait();
+    outcome.succeeds().prints("input ended\nstill here\n");
+}
+
+#[test]
+fn output_that_is_closed_by_the_container_ends_here() {
+    let capsid = Capsid::with_busybox();
+    let script = "echo out; exec >&-; sleep 0.3; echo late >&2; exit 3";
+    capsid
+        .run(["busybox", "sh", "-c", script])
+        .exits(3)
+        .prints("out\n")
+        .complains("late");
+}
+
+#[test]
+fn every_byte_value_passes() {
+    let capsid = Capsid::with_busybox();
+    let bytes: Vec<u8> = (0..=255).cycle().take(70_000).collect();
+    capsid
+        .run_call(["-i", "busybox", "cat"])
+        .input(bytes.clone())
+        .wait()
+        .succeeds()
+        .prints(bytes);
+}
+
+#[test]
+fn the_two_outputs_stay_apart() {
+    let capsid = Capsid::with_busybox();
+    let outcome = capsid
+        .run(["busybox", "sh", "-c", "echo out; echo err >&2"])
+        .succeeds()
+        .prints("out\n");
+    assert_eq!(outcome.complaints(), ["err"]);
+}
+
+#[test]
+fn a_reader_that_leaves_ends_the_command() {
+    let capsid = Capsid::with_busybox();
+    let mut child = capsid.run_call(["busybox", "yes"]).spawn_with(|command| {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+    });
+    let mut first = [0; 2];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    let status = capsid_tests::invocation::wait_until(&mut child, deadline);
+    assert!(status.is_some(), "`yes` still runs though nobody listens");
+}
+
+#[test]
+fn a_container_that_does_not_read_does_not_stop_the_exit() {
+    let capsid = Capsid::with_busybox();
+    let mut child = capsid
+        .run_call(["-i", "busybox", "sh", "-c", "sleep 0.5; exit 5"])
+        .spawn_with(|command| {
+            command.stdin(Stdio::piped()).stdout(Stdio::null());
+        });
+    let mut stdin = child.stdin.take().unwrap();
+    // More than all buffers on the way hold; the pipe breaks when the container is gone.
+    let writer = thread::spawn(move || stdin.write_all(&vec![0; 64 << 20]));
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    let status = capsid_tests::invocation::wait_until(&mut child, deadline).expect("an end");
+    assert_eq!(status.code(), Some(5));
+    assert!(writer.join().unwrap().is_err());
+}
