@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::DumpableBehavior;
 use rustix::system::RebootCommand;
 
 use crate::cgroup::{self, CgroupError};
+use crate::limits::DESCRIPTORS_MAX;
 use crate::mount::{MountError, attach, filesystem};
 use crate::plan::attribute;
 use crate::{log, sys};
@@ -33,6 +35,12 @@ pub(crate) enum GuestError {
     /// Protection from the out-of-memory killer.
     #[error("cannot set the out-of-memory score")]
     OomScore(#[source] std::io::Error),
+    /// Protection from being traced and read.
+    #[error("cannot become non-dumpable")]
+    Dumpable(#[source] Errno),
+    /// Resource limits.
+    #[error("cannot raise resource limit {resource}")]
+    Rlimit { resource: u32, source: Errno },
     /// The agent's cgroup.
     #[error("cannot make the agent's cgroup")]
     Cgroup(#[source] CgroupError),
@@ -68,9 +76,20 @@ pub(crate) fn set_up() -> Result<OwnedFd, GuestError> {
         NO_PROGRAMS,
     )?;
     std::fs::write("/proc/self/oom_score_adj", "-1000").map_err(GuestError::OomScore)?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(GuestError::Dumpable)?;
+    raise_limits()?;
     cgroup::set_up_agent().map_err(GuestError::Cgroup)?;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     rustix::fs::open("/proc/self/exe", flags, Mode::empty()).map_err(GuestError::Program)
+}
+
+/// Limits of the agent, and of containers whose specs say nothing: the kernel's own for PID 1 are too low for many
+/// streams (1024 descriptors). Processes are counted by each container's cgroup instead.
+fn raise_limits() -> Result<(), GuestError> {
+    for (resource, limit) in [(libc::RLIMIT_NOFILE, DESCRIPTORS_MAX), (libc::RLIMIT_NPROC, u64::MAX)] {
+        sys::set_rlimit(resource, limit, limit).map_err(|source| GuestError::Rlimit { resource, source })?;
+    }
+    Ok(())
 }
 
 /// Without a console, PID 1 starts without standard streams: takes their numbers, so that no other file gets them.

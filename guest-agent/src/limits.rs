@@ -56,5 +56,11 @@ pub(crate) const DIAL_WAIT: Duration = Duration::from_secs(5);
 /// Stream connections whose hello has not come. The host opens three for each container.
 pub(crate) const WAITING_STREAMS_MAX: usize = 512;
 
+/// How long the last messages may take to reach the host before the machine is reset.
+pub(crate) const LINGER: Duration = Duration::from_millis(200);
+
+/// Open descriptors of a process: `fs.nr_open` of Linux, which is docker's default for containers too.
+pub(crate) const DESCRIPTORS_MAX: u64 = 1 << 20;
+
 /// Bytes copied at once between a stream and its pipe: what a pipe holds.
 pub(crate) const COPY_BYTES: usize = 64 << 10;

@@ -51,10 +51,10 @@ fn run(is_stage: bool) -> i32 {
     match guest::set_up() {
         Ok(program) => {
             if let Err(e) = serve(program, agent_start_ns) {
-                log::warn(&format!("the session ended: {}", log::chain(&e)));
+                log::fatal(&format!("the session ended: {}", log::chain(&e)));
             }
         }
-        Err(e) => log::warn(&format!("cannot set up the guest: {}", log::chain(&e))),
+        Err(e) => log::fatal(&format!("cannot set up the guest: {}", log::chain(&e))),
     }
     guest::power_off();
     // Only when the machine cannot be reset: PID 1's end is a kernel panic, which ends it too.

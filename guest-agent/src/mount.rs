@@ -97,6 +97,9 @@ pub(crate) enum StepError {
     /// A small file could not be written.
     #[error("cannot write the file for {path}")]
     File { path: PathBuf, source: Errno },
+    /// The working directory could not be made.
+    #[error("cannot make the working directory {path}")]
+    WorkingDirectory { path: PathBuf, source: Errno },
     /// The terminal could not be opened.
     #[error("cannot open the terminal")]
     Terminal(#[source] TerminalError),
@@ -126,7 +129,13 @@ pub(crate) fn execute(root: &Root, steps: &[Step], spec: &ContainerSpec) -> Resu
             Step::Link { path, to } => make_link(root, path, to)?,
             Step::Terminal => terminal = Some(open_terminal(root)?),
             Step::File { path, index } => bind_file(root, path, *index, &spec.files[*index])?,
-            Step::Folder { path } => drop(root.folder_at(path).map_err(target_failed(path))?),
+            Step::WorkingDirectory { path } => {
+                let failed = |source| StepError::WorkingDirectory {
+                    path: path.clone(),
+                    source,
+                };
+                root.folder_at(path).map_err(failed)?;
+            }
             Step::Mask { path } => mask(root, path)?,
             Step::ReadOnly { path } => make_readonly(root, path)?,
             Step::ReadOnlyRoot => {
@@ -164,8 +173,10 @@ fn mount_one(
     };
     let place = root.folder_at(target).map_err(target_failed(target))?;
     // The source is what `/proc/mounts` shows first.
-    let options: Vec<(&str, &str)> =
-        [("source", kind)].into_iter().chain(options.iter().map(|(k, v)| (*k, v.as_str()))).collect();
+    let options: Vec<(&str, &str)> = [("source", kind)]
+        .into_iter()
+        .chain(options.iter().map(|(k, v)| (*k, v.as_str())))
+        .collect();
     // Writable while it is filled.
     let first = if wants_copy {
         attributes & !attribute::READONLY

@@ -40,8 +40,8 @@ pub(crate) enum Step {
     Terminal,
     /// Binds a small file, `index` of the spec's list.
     File { path: PathBuf, index: usize },
-    /// Makes a folder where missing.
-    Folder { path: PathBuf },
+    /// Makes the working directory where missing.
+    WorkingDirectory { path: PathBuf },
     /// Covers a path by nothing.
     Mask { path: PathBuf },
     /// Binds a path to itself, read-only.
@@ -72,7 +72,7 @@ pub(crate) fn plan(spec: &ContainerSpec) -> Vec<Step> {
         path: f.path.clone().into(),
         index,
     }));
-    steps.push(Step::Folder {
+    steps.push(Step::WorkingDirectory {
         path: spec.cwd.clone().into(),
     });
     // After everything that could be below a covered path.
@@ -212,7 +212,7 @@ Link { path: "/dev/stderr", to: "/proc/self/fd/2" }
 Link { path: "/dev/ptmx", to: "pts/ptmx" }
 Terminal
 File { path: "/etc/hosts", index: 0 }
-Folder { path: "/work" }
+WorkingDirectory { path: "/work" }
 ReadOnly { path: "/proc/sys" }
 Mask { path: "/proc/kcore" }"#;
         assert_eq!(lines.join("\n"), expected);

@@ -114,8 +114,8 @@ fn copy_attributes(to: impl AsFd, name: &OsString, stat: &Stat) -> Result<(), Er
         tv_nsec: nanoseconds as i64,
     };
     let times = Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec as u64),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec as u64),
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
     };
     rustix::fs::utimensat(&to, name, &times, AtFlags::SYMLINK_NOFOLLOW)
 }

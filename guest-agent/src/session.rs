@@ -1,6 +1,8 @@
 //! The agent's side of the session with the host.
 
 use std::collections::HashMap;
+use std::io::Read;
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,7 +21,7 @@ use rustix::time::{ClockId, Timespec};
 use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener, VsockStream};
 
 use crate::container::{Container, Ground};
-use crate::limits::{CONTAINERS_MAX, DIAL_WAIT, SHUTDOWN_WAIT, STREAM_WAIT, WAITING_STREAMS_MAX};
+use crate::limits::{CONTAINERS_MAX, DIAL_WAIT, LINGER, SHUTDOWN_WAIT, STREAM_WAIT, WAITING_STREAMS_MAX};
 use crate::{log, stage, sys, threads};
 
 /// Why a session ended other than by `Shutdown`.
@@ -84,8 +86,21 @@ pub(crate) fn run(ground: Arc<Ground>, agent_start_ns: u64) -> Result<(), Sessio
     let acceptor = Arc::clone(&session);
     threads::spawn("accept", move || accept(&acceptor, &listener)).map_err(SessionError::Thread)?;
     let end = serve(&session, &mut reader);
-    session.end_containers();
+    if session.end_containers() && end.is_ok() {
+        linger(&mut reader);
+    }
     end
+}
+
+/// Gives the last messages time to leave the machine: until the host closes, or a moment.
+fn linger(host: &mut VsockStream) {
+    let closing = host
+        .shutdown(Shutdown::Write)
+        .and_then(|()| host.set_read_timeout(Some(LINGER)));
+    if closing.is_ok() {
+        // Whatever comes, or does not, the time is over.
+        let _ = host.read(&mut [0; 64]);
+    }
 }
 
 /// Connects to the host, waiting a little for a device that is still being probed.
@@ -205,9 +220,11 @@ impl Session {
         let session = Arc::clone(self);
         let life = move || {
             container.live(&session.ground, |report| {
-                // A host that reads of the end may use the id again.
+                // Held over the report of an end: a host that reads it may use the id again, and a shutdown that
+                // finds no container left finds the report sent.
+                let mut containers = session.containers();
                 if matches!(report, Report::Failed(_) | Report::Stopped(_)) {
-                    session.containers().remove(&container.id);
+                    containers.remove(&container.id);
                 }
                 session.report(report);
             });
@@ -238,8 +255,11 @@ impl Session {
         }
     }
 
-    /// Kills all containers and waits for their ends.
-    fn end_containers(&self) {
+    /// Kills all containers and waits for their ends. `false` when there were none.
+    fn end_containers(&self) -> bool {
+        if self.containers().is_empty() {
+            return false;
+        }
         for container in self.containers().values() {
             container.signal(libc::SIGKILL);
         }
@@ -249,13 +269,14 @@ impl Session {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 log::warn("containers are left at shutdown");
-                return;
+                break;
             }
             (containers, _) = self
                 .changed
                 .wait_timeout(containers, left)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+        true
     }
 
     /// Waits for a container that the host is just creating: connections may overtake messages.

@@ -73,7 +73,7 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<(), SpecError> {
         return Err(SpecError::Sysctl(sysctl.name.clone()));
     }
     let bytes = spec.seccomp.len();
-    if bytes % 8 != 0 || bytes / 8 > SECCOMP_INSTRUCTIONS_MAX {
+    if !bytes.is_multiple_of(8) || bytes / 8 > SECCOMP_INSTRUCTIONS_MAX {
         return Err(SpecError::Seccomp(bytes));
     }
     Ok(())

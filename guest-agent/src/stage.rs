@@ -118,9 +118,10 @@ impl StageError {
             Self::Control(_) | Self::Unexpected | Self::HandOver(_) | Self::Fork(_) => Stage::Unknown,
             Self::Namespaces(_) | Self::Private(_) | Self::Hostname(_) | Self::Loopback(_) => Stage::Namespace,
             Self::Sysctl { .. } => Stage::Namespace,
+            Self::WorkingDirectory { .. } | Self::Step(StepError::WorkingDirectory { .. }) => Stage::WorkingDirectory,
             Self::Staging(_) | Self::Disk(_) | Self::Root(_) | Self::Step(_) => Stage::Mount,
             Self::User(_) => Stage::User,
-            Self::WorkingDirectory { .. } => Stage::WorkingDirectory,
+
             Self::Streams(_) | Self::ControllingTerminal(_) => Stage::Stream,
             Self::Keyring(_) | Self::Rlimit { .. } | Self::NoNewPrivileges(_) | Self::OomScore(_) => Stage::Confinement,
             Self::Seccomp(_) | Self::Privileges(_) => Stage::Confinement,
@@ -157,7 +158,7 @@ pub(crate) fn run() -> i32 {
     1
 }
 
-/// Tells an error as the protocol does: the chain in one line, and the first `errno` in it.
+/// Tells an error as the protocol does: the chain in one line, and the deepest `errno` in it.
 pub(crate) fn failed(id: &str, stage: Stage, error: &(dyn std::error::Error + 'static)) -> Failed {
     let mut errno = 0;
     let mut next = Some(error);

@@ -4,10 +4,13 @@ use capsid_protocol::spec::Limits;
 
 use super::Setting;
 
+/// The file that limits swap.
+pub(super) const SWAP_MAX: &str = "memory.swap.max";
+
 /// The limits as files and values.
 pub(super) fn settings(limits: &Limits) -> Vec<Setting> {
     let max = limits.memory_max_bytes.map(|n| ("memory.max", n.to_string()));
-    let swap = limits.swap_max_bytes.map(|n| ("memory.swap.max", n.to_string()));
+    let swap = limits.swap_max_bytes.map(|n| (SWAP_MAX, n.to_string()));
     max.into_iter().chain(swap).collect()
 }
 

@@ -7,6 +7,7 @@ mod memory;
 mod pids;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -98,7 +99,12 @@ impl Cgroup {
         .map_err(|e| failed(e.into()))?;
         let cgroup = Self { path, folder };
         for setting in settings(limits) {
-            write(&cgroup.path, setting)?;
+            let is_swap = setting.0 == memory::SWAP_MAX;
+            match write(&cgroup.path, setting) {
+                // A kernel without swap has no file to limit it.
+                Err(CgroupError::Write { source, .. }) if is_swap && source.kind() == ErrorKind::NotFound => {}
+                result => result?,
+            }
         }
         Ok(cgroup)
     }
