@@ -16,7 +16,7 @@ use capsid_protocol::message::host_message::Kind as HostKind;
 use capsid_protocol::{
     AgentMessage, ContainerSpec, Created, Failed, FrameError, HostMessage, Stage, frame, read_frame, write_frame,
 };
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountPropagationFlags;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -247,7 +247,7 @@ fn make_root(spec: &ContainerSpec) -> Result<(std::path::PathBuf, Streams, Ident
     let root = Root::new(rustix::fs::open(&path, flags, Mode::empty()).map_err(StageError::Root)?);
     let terminal = mount::execute(&root, &plan(spec), spec).map_err(StageError::Step)?;
     let identity = resolve(&root, &spec.user, &spec.additional_groups).map_err(StageError::User)?;
-    let streams = make_streams(spec, terminal, &identity).map_err(StageError::Streams)?;
+    let streams = make_streams(spec, &root, terminal, &identity).map_err(StageError::Streams)?;
     Ok((path, streams, identity))
 }
 
@@ -260,7 +260,12 @@ struct Streams {
 }
 
 /// Makes pipes, or takes the terminal's ends. The container's user owns its ends, so that it can open `/dev/stdout`.
-fn make_streams(spec: &ContainerSpec, terminal: Option<Terminal>, identity: &Identity) -> Result<Streams, Errno> {
+fn make_streams(
+    spec: &ContainerSpec,
+    root: &Root,
+    terminal: Option<Terminal>,
+    identity: &Identity,
+) -> Result<Streams, Errno> {
     if let Some(terminal) = terminal {
         set_size(&terminal.container_end, spec.terminal.unwrap_or_default())?;
         mount::give_to(&terminal.container_end, identity.uid)?;
@@ -275,7 +280,7 @@ fn make_streams(spec: &ContainerSpec, terminal: Option<Terminal>, identity: &Ide
         agent.push(writer);
         own.push(reader);
     } else {
-        own.push(mount::null_device(OFlags::RDONLY)?);
+        own.push(open_null(root)?);
     }
     for _ in ["stdout", "stderr"] {
         let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
@@ -287,6 +292,18 @@ fn make_streams(spec: &ContainerSpec, terminal: Option<Terminal>, identity: &Ide
         mount::give_to(pipe, identity.uid)?;
     }
     Ok(Streams { agent, own })
+}
+
+/// Opens the container's `/dev/null` where it is one, so that its name is as programs expect; else one of ours.
+fn open_null(root: &Root) -> Result<OwnedFd, Errno> {
+    if let Some(found) = root.find(Path::new("/dev/null"))? {
+        let stat = rustix::fs::fstat(&found)?;
+        let is_character = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+        if is_character && stat.st_rdev == rustix::fs::makedev(1, 3) {
+            return root.open(Path::new("/dev/null"), OFlags::RDONLY);
+        }
+    }
+    mount::null_device(OFlags::RDONLY)
 }
 
 /// Sends `Created` with the agent's ends.
@@ -385,4 +402,77 @@ fn execute(args: &[Vec<u8>], env: &[Vec<u8>]) -> StageError {
     }
     sys::reset_signals();
     StageError::Exec(exec::execute(args, env))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn web() -> Identity {
+        Identity {
+            uid: 33,
+            gid: 33,
+            groups: vec![33],
+            home: b"/var/www".to_vec(),
+        }
+    }
+
+    #[test]
+    fn home_is_the_users_unless_the_spec_says() {
+        assert_eq!(
+            with_home(vec![b"A=1".to_vec()], &web()),
+            [b"A=1".to_vec(), b"HOME=/var/www".to_vec()]
+        );
+        assert_eq!(with_home(vec![b"HOME=/x".to_vec()], &web()), [b"HOME=/x".to_vec()]);
+    }
+
+    #[test]
+    fn a_failure_carries_its_step_and_the_deepest_errno() {
+        let error = StageError::Disk(DiskError::Mount {
+            disk: "scratch",
+            source: MountError::Make {
+                filesystem: "ext4",
+                source: Errno::IO,
+            },
+        });
+        let failed = failed("id", error.stage(), &error);
+        assert_eq!((failed.stage(), failed.errno), (Stage::Mount, Errno::IO.raw_os_error()));
+        assert!(
+            failed
+                .message
+                .ends_with("cannot make the ext4 filesystem: input/output error"),
+            "{}",
+            failed.message
+        );
+    }
+
+    #[test]
+    fn dockers_exit_codes_follow_from_the_stage() {
+        let absent = StageError::Exec(ExecError::NotInPath("x".into()));
+        let refused = StageError::Exec(ExecError::Refused {
+            name: "x".into(),
+            source: Errno::ACCESS,
+        });
+        assert_eq!(
+            (absent.stage(), refused.stage()),
+            (Stage::ExecNotFound, Stage::ExecRefused)
+        );
+    }
+
+    #[test]
+    fn streams_follow_the_spec() {
+        let root = Root::new(rustix::fs::open("/", OFlags::PATH, Mode::empty()).unwrap());
+        let own = Identity {
+            uid: rustix::process::getuid().as_raw(),
+            ..web()
+        };
+        let with_stdin = ContainerSpec {
+            stdin: true,
+            ..ContainerSpec::default()
+        };
+        let streams = make_streams(&with_stdin, &root, None, &own).unwrap();
+        assert_eq!((streams.agent.len(), streams.own.len()), (3, 3));
+        let streams = make_streams(&ContainerSpec::default(), &root, None, &own).unwrap();
+        assert_eq!((streams.agent.len(), streams.own.len()), (2, 3));
+    }
 }
