@@ -1,5 +1,8 @@
 //! `capsid doctor`, the choice of an accelerator, and the small verbs that need no machine.
 
+// A surprise in a test is a failed test.
+#![allow(clippy::unwrap_used)]
+
 use std::time::Duration;
 
 use capsid_tests::parts::{accelerator, in_lab};

@@ -1,5 +1,8 @@
 //! Images: from real registries and archives, the same bytes every time, the same tree that others unpack.
 
+// A surprise in a test is a failed test.
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

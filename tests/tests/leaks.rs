@@ -1,5 +1,8 @@
 //! Nothing outlives its use: no process, descriptor, socket, mount, cgroup or temporary file, however a run ends.
 
+// A surprise in a test is a failed test.
+#![allow(clippy::unwrap_used)]
+
 use std::process::{Child, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;

@@ -1,5 +1,8 @@
 //! Limits of a container hold inside the machine; the host feels none of what they stop.
 
+// A surprise in a test is a failed test.
+#![allow(clippy::unwrap_used)]
+
 use capsid_tests::Capsid;
 use capsid_tests::parts::workload;
 

@@ -1,5 +1,8 @@
 //! `capsid run`: docker's words do what docker's words do.
 
+// A surprise in a test is a failed test.
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::time::{Duration, Instant};
 

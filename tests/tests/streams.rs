@@ -1,5 +1,8 @@
 //! Standard streams: every byte, in order, once, without piling up on the host.
 
+// A surprise in a test is a failed test.
+#![allow(clippy::unwrap_used)]
+
 use std::io::{Read, Write};
 use std::process::Stdio;
 use std::thread;

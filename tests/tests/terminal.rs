@@ -1,5 +1,8 @@
 //! `capsid run -it` in a real pseudo terminal.
 
+// A surprise in a test is a failed test.
+#![allow(clippy::unwrap_used)]
+
 use std::os::unix::process::ExitStatusExt;
 use std::thread;
 use std::time::Duration;

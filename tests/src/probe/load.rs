@@ -45,11 +45,36 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
             println!("{rows} {columns}");
             ExitCode::SUCCESS
         }
+        ["announce"] => announce(),
+        ["power-off"] => power_off(),
         _ => {
             eprintln!("capsid-probe: unknown words: {words:?}");
             ExitCode::from(2)
         }
     }
+}
+
+/// As the first process of a bare machine: says so on its console, which is not open yet, and ends the machine.
+fn announce() -> ExitCode {
+    let words = sys::c_string("/console");
+    // The first serial port: character device 4:64.
+    let arguments = vec![
+        sys::Arg::In(&words),
+        sys::Arg::Int(i64::from(libc::S_IFCHR | 0o600)),
+        sys::Arg::Int(0x440),
+    ];
+    let _ = sys::call(libc::SYS_mknod, arguments);
+    if let Ok(mut console) = fs::OpenOptions::new().write(true).open("/console") {
+        let _ = console.write_all(b"announced\n");
+    }
+    power_off()
+}
+
+/// `LINUX_REBOOT_CMD_RESTART`: the way out that a machine without ACPI has.
+fn power_off() -> ExitCode {
+    let arguments = [0xfee1_dead_u32, 672_274_793, 0x0123_4567, 0].map(|word| sys::Arg::Int(i64::from(word)));
+    let _ = sys::call(libc::SYS_reboot, arguments.into());
+    ExitCode::FAILURE
 }
 
 /// Uses processor time for `seconds` of wall time and says how much it was given: CPU and wall, in milliseconds.

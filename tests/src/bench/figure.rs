@@ -1,0 +1,70 @@
+//! One figure: two measured values, their ratio, and the goal.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What was measured against what.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Figure {
+    /// In words.
+    pub name: String,
+    /// Ours, in `unit`.
+    pub ours: f64,
+    /// What it is compared with, in `unit`.
+    pub reference: f64,
+    /// Unit of both.
+    pub unit: String,
+    /// `ours / reference`.
+    pub ratio: f64,
+    /// The ratio to reach.
+    pub goal: f64,
+    /// Measurements of each.
+    pub samples: usize,
+}
+
+impl Figure {
+    /// From two values.
+    pub(crate) fn new(name: &str, unit: &str, ours: f64, reference: f64, goal: f64, samples: usize) -> Self {
+        Self {
+            name: name.to_owned(),
+            ours,
+            reference,
+            unit: unit.to_owned(),
+            ratio: ours / reference,
+            goal,
+            samples,
+        }
+    }
+
+    /// From times taken in turns, by their medians.
+    pub(crate) fn of_times(name: &str, goal: f64, ours: &[Duration], reference: &[Duration]) -> Self {
+        Self::new(name, "ms", median_ms(ours), median_ms(reference), goal, ours.len())
+    }
+
+    /// Whether the goal is reached.
+    pub(crate) fn is_met(&self) -> bool {
+        self.ratio <= self.goal
+    }
+}
+
+fn median_ms(times: &[Duration]) -> f64 {
+    let mut sorted: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1000.0).collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+/// Prints them for people.
+pub(crate) fn print_table(figures: &[Figure]) {
+    println!(
+        "{:<58} {:>10} {:>10} {:>4} {:>6} {:>6}",
+        "FIGURE", "OURS", "REFERENCE", "", "RATIO", "GOAL"
+    );
+    for figure in figures {
+        let verdict = if figure.is_met() { "" } else { "  missed" };
+        println!(
+            "{:<58} {:>10.1} {:>10.1} {:>4} {:>6.2} {:>6.2}{verdict}",
+            figure.name, figure.ours, figure.reference, figure.unit, figure.ratio, figure.goal
+        );
+    }
+}

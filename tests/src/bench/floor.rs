@@ -1,0 +1,116 @@
+//! The floor under every start: QEMU's microvm booting the same kernel and an initramfs of one program that ends it.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use capsid_tests::parts::{part, patience};
+
+/// A machine that does nothing but start and end.
+#[derive(Debug)]
+pub(crate) struct Floor {
+    initramfs: PathBuf,
+    accelerator: &'static str,
+}
+
+impl Floor {
+    /// On this accelerator of QEMU's; files go into `folder`.
+    pub(crate) fn new(folder: &Path, accelerator: &'static str) -> Self {
+        let initramfs = folder.join("floor.cpio");
+        fs::write(&initramfs, archive_of_init(&fs::read(part("capsid-probe")).unwrap())).unwrap();
+        Self { initramfs, accelerator }
+    }
+
+    /// From process start to process end.
+    pub(crate) fn whole(&self) -> Duration {
+        let started = Instant::now();
+        let mut child = self.start("power-off", Stdio::null());
+        let status = capsid_tests::invocation::wait_until(&mut child, started + patience(60));
+        assert!(
+            status.is_some_and(|status| status.success()),
+            "the bare machine did not end: {status:?}"
+        );
+        started.elapsed()
+    }
+
+    /// From process start to the first words of the guest's first process.
+    pub(crate) fn until_first_process(&self) -> Duration {
+        let started = Instant::now();
+        let mut child = self.start("announce", Stdio::piped());
+        let console = BufReader::new(child.stdout.take().unwrap());
+        let announced = console
+            .lines()
+            .map_while(Result::ok)
+            .any(|line| line.contains("announced"));
+        let took = started.elapsed();
+        assert!(announced, "the bare machine said nothing");
+        child.wait().unwrap();
+        took
+    }
+
+    fn start(&self, word: &str, console: Stdio) -> Child {
+        let line = format!(
+            "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable no_timer_check 8250.nr_uarts=1 rdinit=/init -- {word}"
+        );
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args([
+                "-M",
+                "microvm,pit=on,pic=on,rtc=on,isa-serial=on,acpi=off",
+                "-no-user-config",
+                "-nodefaults",
+            ])
+            .args([
+                "-display",
+                "none",
+                "-no-reboot",
+                "-m",
+                "256",
+                "-smp",
+                "1",
+                "-serial",
+                "stdio",
+            ])
+            .args([
+                "-accel",
+                self.accelerator,
+                "-cpu",
+                if self.accelerator == "kvm" { "host" } else { "max" },
+            ])
+            .arg("-kernel")
+            .arg(part("vmlinux"))
+            .arg("-initrd")
+            .arg(&self.initramfs)
+            .args(["-append", &line])
+            .stdin(Stdio::null())
+            .stdout(console)
+            .stderr(Stdio::inherit());
+        command.spawn().expect("qemu-system-x86 is installed")
+    }
+}
+
+/// A cpio archive (Documentation/driver-api/early-userspace/buffer-format.rst, "newc") with `/init` alone.
+fn archive_of_init(program: &[u8]) -> Vec<u8> {
+    let mut archive = Vec::new();
+    append(&mut archive, "init", 0o100_755, program);
+    append(&mut archive, "TRAILER!!!", 0, &[]);
+    archive
+}
+
+fn append(archive: &mut Vec<u8>, name: &str, mode: u32, content: &[u8]) {
+    let size = u32::try_from(content.len()).unwrap();
+    let name_size = u32::try_from(name.len() + 1).unwrap();
+    // ino, mode, uid, gid, nlink, mtime, filesize, devmajor, devminor, rdevmajor, rdevminor, namesize, check
+    let fields = [1, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name_size, 0];
+    archive.extend(b"070701");
+    fields
+        .iter()
+        .for_each(|field| archive.extend(format!("{field:08x}").bytes()));
+    archive.extend(name.bytes());
+    archive.push(0);
+    archive.resize(archive.len().next_multiple_of(4), 0);
+    archive.extend(content);
+    archive.resize(archive.len().next_multiple_of(4), 0);
+}

@@ -1,0 +1,100 @@
+//! `capsid-bench`: figures as ratios within one run, as a table and as JSON.
+//!
+//! ```text
+//!   capsid-bench [--output FILE]    every figure; those that need KVM run in the lab where the host has none
+//!   capsid-bench kvm                only those, as one line of JSON (this is what runs in the lab)
+//! ```
+//!
+//! Absolute times depend on the machine: each figure compares two programs that took turns, by their medians.
+
+// A measurement that fails has no result: panics are its errors.
+#![allow(clippy::unwrap_used)]
+
+mod figure;
+mod floor;
+mod image_figure;
+mod memory_figure;
+mod start_figure;
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use capsid_tests::parts;
+use figure::{Figure, print_table};
+
+fn main() {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["kvm"] => println!("{}", serde_json::to_string(&kvm_figures()).unwrap()),
+        [] => report(None),
+        ["--output", path] => report(Some(Path::new(path))),
+        _ => {
+            eprintln!("usage: capsid-bench [--output FILE] | capsid-bench kvm");
+            std::process::exit(2);
+        }
+    }
+}
+
+fn report(output: Option<&Path>) {
+    let mut figures = vec![start_figure::whole_run("emulate"), image_figure::pull_against_umoci()];
+    figures.extend(if has_kvm() { kvm_figures() } else { figures_from_lab() });
+    print_table(&figures);
+    if let Some(path) = output {
+        fs::write(path, serde_json::to_vec_pretty(&figures).unwrap()).unwrap();
+        println!("saved to {}", path.display());
+    }
+    std::process::exit(i32::from(figures.iter().any(|figure| !figure.is_met())));
+}
+
+fn kvm_figures() -> Vec<Figure> {
+    vec![
+        start_figure::whole_run("kvm"),
+        start_figure::until_ready(),
+        memory_figure::beside_the_guest(),
+    ]
+}
+
+fn has_kvm() -> bool {
+    let status = Command::new(parts::part("capsid"))
+        .args(["doctor", "--accel", "kvm"])
+        .output();
+    status.is_ok_and(|output| output.status.success())
+}
+
+/// Runs this program in the lab; the last line that it prints there is its result.
+fn figures_from_lab() -> Vec<Figure> {
+    let lab = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("lab/lab");
+    let output = Command::new(&lab)
+        .arg("env")
+        .arg("CAPSID_LAB=1")
+        .arg(format!(
+            "CAPSID_BIN_DIR={}",
+            parts::bin_dir().canonicalize().unwrap().display()
+        ))
+        .arg(format!(
+            "CAPSID_TEST_IMAGES={}",
+            parts::target_dir()
+                .join("test-images")
+                .canonicalize()
+                .unwrap()
+                .display()
+        ))
+        .arg(env::current_exe().unwrap().canonicalize().unwrap())
+        .arg("kvm")
+        .output()
+        .unwrap_or_else(|error| panic!("{}: {error}", lab.display()));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text
+        .lines()
+        .rev()
+        .find(|line| line.starts_with('['))
+        .unwrap_or_else(|| {
+            panic!(
+                "no figures from the lab: {text}\n{}",
+                String::from_utf8_lossy(&output.stderr)
+            )
+        });
+    serde_json::from_str(line).unwrap()
+}
