@@ -15,6 +15,15 @@ pub enum Config {
     VhostUser(VhostUserConfig),
 }
 
+/// Most vCPUs of a machine: what the MP table has room for, and what APIC ids of 8 bits number with ease.
+pub const VCPUS_MAX: u8 = 32;
+/// Least memory: kernel and initramfs have to fit.
+pub const MEMORY_MIB_MIN: u32 = 32;
+/// Most memory: 1 TiB.
+pub const MEMORY_MIB_MAX: u32 = 1 << 20;
+/// Most disks: each device needs an interrupt line of its own, and the socket device and the entropy device have two.
+pub const DISKS_MAX: usize = 16;
+
 /// A machine on KVM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -103,4 +112,135 @@ pub struct VsockConfig {
     pub session_fd: FdNumber,
     /// Where the supervisor asks for streams.
     pub control_fd: FdNumber,
+}
+
+/// Why a config is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Not 1 to [`VCPUS_MAX`].
+    #[error("{vcpus} vCPUs: a machine has 1 to {VCPUS_MAX}")]
+    Vcpus {
+        /// What was asked for.
+        vcpus: u8,
+    },
+    /// Not [`MEMORY_MIB_MIN`] to [`MEMORY_MIB_MAX`].
+    #[error("{mib} MiB: a machine has {MEMORY_MIB_MIN} to {MEMORY_MIB_MAX} MiB of memory")]
+    Memory {
+        /// What was asked for.
+        mib: u32,
+    },
+    /// More than [`DISKS_MAX`].
+    #[error("{count} disks: a machine has at most {DISKS_MAX}")]
+    Disks {
+        /// What was asked for.
+        count: usize,
+    },
+    /// Control characters would end or split the line.
+    #[error("the kernel command line has characters other than printable ASCII")]
+    CommandLine,
+}
+
+impl MachineConfig {
+    /// Refuses what no machine can be.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the field.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if !(1..=VCPUS_MAX).contains(&self.vcpus) {
+            return Err(ConfigError::Vcpus { vcpus: self.vcpus });
+        }
+        if !(MEMORY_MIB_MIN..=MEMORY_MIB_MAX).contains(&self.memory_mib) {
+            return Err(ConfigError::Memory { mib: self.memory_mib });
+        }
+        if self.disks.len() > DISKS_MAX {
+            return Err(ConfigError::Disks {
+                count: self.disks.len(),
+            });
+        }
+        if !self.command_line.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            return Err(ConfigError::CommandLine);
+        }
+        Ok(())
+    }
+
+    /// Numbers of all fds that the machine is given.
+    #[must_use]
+    pub fn fds(&self) -> Vec<FdNumber> {
+        let mut fds = vec![self.kvm_fd, self.kernel_fd, self.initramfs_fd, self.status_fd];
+        fds.extend([self.vsock.session_fd, self.vsock.control_fd]);
+        fds.extend(self.disks.iter().flat_map(|disk| &disk.extent_fds));
+        fds
+    }
+}
+
+impl VhostUserConfig {
+    /// Numbers of all fds that the devices are given.
+    #[must_use]
+    pub fn fds(&self) -> Vec<FdNumber> {
+        let mut fds = vec![self.status_fd, self.vsock.socket_fd];
+        fds.extend([self.vsock.device.session_fd, self.vsock.device.control_fd]);
+        for disk in &self.disks {
+            fds.push(disk.socket_fd);
+            fds.extend(&disk.disk.extent_fds);
+        }
+        fds
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> MachineConfig {
+        MachineConfig {
+            kvm_fd: 3,
+            vcpus: 1,
+            memory_mib: 64,
+            kernel_fd: 4,
+            initramfs_fd: 5,
+            command_line: "console=ttyS0".to_owned(),
+            disks: vec![DiskConfig {
+                serial: String::new(),
+                readonly: true,
+                ignore_flush: false,
+                extent_fds: vec![9, 10],
+            }],
+            vsock: VsockConfig {
+                guest_cid: 3,
+                session_port: 1,
+                session_fd: 6,
+                control_fd: 7,
+            },
+            status_fd: 8,
+        }
+    }
+
+    #[test]
+    fn every_fd_is_listed() {
+        let mut fds = config().fds();
+        fds.sort_unstable();
+        assert_eq!(fds, [3, 4, 5, 6, 7, 8, 9, 10]);
+    }
+
+    #[test]
+    fn impossible_machines_are_refused() {
+        assert_eq!(config().check(), Ok(()));
+        assert_eq!(
+            MachineConfig { vcpus: 33, ..config() }.check(),
+            Err(ConfigError::Vcpus { vcpus: 33 })
+        );
+        assert_eq!(
+            MachineConfig {
+                memory_mib: 8,
+                ..config()
+            }
+            .check(),
+            Err(ConfigError::Memory { mib: 8 })
+        );
+        let split = MachineConfig {
+            command_line: "quiet\ninit=/x".to_owned(),
+            ..config()
+        };
+        assert_eq!(split.check(), Err(ConfigError::CommandLine));
+    }
 }

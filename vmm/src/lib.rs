@@ -13,9 +13,25 @@
 //!
 //! The same devices serve QEMU over vhost-user when there is no usable KVM ([`Config::VhostUser`]).
 
+mod bus;
 pub mod config;
+mod console;
+mod event_loop;
+mod filters;
+mod inherited;
+mod kernel;
+mod layout;
+pub mod limits;
+pub mod machine;
+mod memory;
+pub mod metrics;
+mod mptable;
+pub mod process;
 pub mod status;
+mod sys;
+mod vcpu;
 pub mod virtio;
+mod warnings;
 
 pub use config::Config;
 pub use status::{MachineExit, Status};

@@ -1,2 +1,32 @@
-//! t
-fn main() {}
+//! `capsid-vmm --config-fd N`: one machine, confined. Started by a supervisor, not by hand.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    capsid_jail::abort_on_panic();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["--version"] => {
+            println!("capsid-vmm {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        ["--config-fd", number] => number.parse().map_or_else(|_| usage(), run),
+        _ => usage(),
+    }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("usage: capsid-vmm --config-fd N");
+    ExitCode::from(2)
+}
+
+fn run(config_fd: i32) -> ExitCode {
+    match capsid_vmm::process::run(config_fd) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("capsid-vmm: {}", error.chain());
+            ExitCode::FAILURE
+        }
+    }
+}

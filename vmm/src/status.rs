@@ -38,9 +38,11 @@ pub enum Status {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "reason")]
 pub enum MachineExit {
-    /// The guest asked for a reset by the i8042 or a triple fault after a clean shutdown: a normal end.
+    /// The guest asked for a reset by the keyboard controller (`reboot=k` on the kernel's command line) without
+    /// having panicked: a normal end.
     Reset,
-    /// The guest kernel panicked (it said so on the console before the reset).
+    /// The guest reset itself after its kernel had said `Kernel panic - not syncing` on the console. With
+    /// `panic=-1` that is at once.
     GuestPanic,
     /// A vCPU shut down by a triple fault.
     TripleFault,
@@ -66,4 +68,12 @@ pub enum MachineExit {
     },
     /// The supervisor closed its end.
     SupervisorGone,
+}
+
+impl MachineExit {
+    /// Whether the guest itself brought it about.
+    #[must_use]
+    pub fn is_by_guest(&self) -> bool {
+        matches!(self, Self::Reset | Self::GuestPanic | Self::TripleFault)
+    }
 }

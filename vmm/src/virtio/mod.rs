@@ -1,3 +1,10 @@
 //! Virtio devices and what carries them to a guest.
 
+pub mod block;
+pub(crate) mod chain;
 pub mod device;
+pub(crate) mod mmio;
+pub mod rng;
+pub(crate) mod status;
+mod sys;
+pub mod vsock;

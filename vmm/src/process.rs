@@ -1,0 +1,190 @@
+//! The life of one `capsid-vmm` process: read the config, confine, build, run, tell the supervisor.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+
+use capsid_jail::{Jail, JailError, Resource, Rlimit};
+
+use crate::config::{Config, FdNumber, MachineConfig};
+use crate::inherited::{Inherited, InheritedError};
+use crate::limits::CONFIG_BYTES;
+use crate::machine::{BuildError, Machine};
+use crate::status::Status;
+use crate::sys;
+
+/// Most fds: those inherited, those of the machine, and one for each of vsock's streams.
+const FDS_MAX: u64 = 1024;
+/// Relay and event loop; the rest are vCPUs.
+const OTHER_THREADS: u64 = 2;
+/// Slack on the largest disk, for the log on stderr.
+const FILE_SLACK_BYTES: u64 = 1 << 20;
+
+/// Why the process did not run a machine to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// The config's fd.
+    #[error("cannot take the config from the supervisor")]
+    TakeConfig(#[source] InheritedError),
+    /// Its bytes.
+    #[error("cannot read the config")]
+    ReadConfig(#[source] std::io::Error),
+    /// Its meaning.
+    #[error("the config is not one of this version")]
+    ParseConfig(#[source] serde_json::Error),
+    /// The status fd.
+    #[error("cannot take the status fd from the supervisor")]
+    TakeStatus(#[source] InheritedError),
+    /// The jail.
+    #[error("cannot confine this process")]
+    Confine(#[source] JailError),
+    /// The machine.
+    #[error("cannot build the machine")]
+    Build(#[source] BuildError),
+    /// The supervisor does not listen.
+    #[error("cannot tell the supervisor")]
+    Tell(#[source] std::io::Error),
+}
+
+impl ProcessError {
+    /// `errno` of the first cause that has one, else 0.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let io = error
+                .downcast_ref::<std::io::Error>()
+                .and_then(std::io::Error::raw_os_error);
+            let kvm = error.downcast_ref::<kvm_ioctls::Error>().map(|error| error.errno());
+            if let Some(errno) = io.or(kvm) {
+                return errno;
+            }
+            cause = error.source();
+        }
+        0
+    }
+
+    /// The step and its causes, one line.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut line = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            line = format!("{line}: {error}");
+            cause = error.source();
+        }
+        line
+    }
+}
+
+/// Does the work that the config on fd `config_fd` describes.
+///
+/// # Errors
+/// [`ProcessError`]; the supervisor has been told where that was possible.
+pub fn run(config_fd: FdNumber) -> Result<(), ProcessError> {
+    match read_config(config_fd)? {
+        Config::Machine(config) => run_machine(&config),
+        Config::VhostUser(_) => Ok(()),
+    }
+}
+
+fn read_config(number: FdNumber) -> Result<Config, ProcessError> {
+    let file = Inherited::new(&[number])
+        .take_file(number)
+        .map_err(ProcessError::TakeConfig)?;
+    let mut json = Vec::new();
+    file.take(CONFIG_BYTES)
+        .read_to_end(&mut json)
+        .map_err(ProcessError::ReadConfig)?;
+    serde_json::from_slice(&json).map_err(ProcessError::ParseConfig)
+}
+
+fn run_machine(config: &MachineConfig) -> Result<(), ProcessError> {
+    let mut inherited = Inherited::new(&config.fds());
+    let mut status = StatusLine(
+        inherited
+            .take_file(config.status_fd)
+            .map_err(ProcessError::TakeStatus)?,
+    );
+    let result = confine_and_run(config, &mut inherited, &mut status);
+    if let Err(error) = &result {
+        // The error itself is reported by our caller too, whether the supervisor listens or not.
+        let _ = status.tell(&Status::Failed {
+            message: error.chain(),
+            errno: error.errno(),
+        });
+    }
+    result
+}
+
+fn confine_and_run(
+    config: &MachineConfig,
+    inherited: &mut Inherited,
+    status: &mut StatusLine,
+) -> Result<(), ProcessError> {
+    machine_jail(config).enter().map_err(ProcessError::Confine)?;
+    let machine = Machine::build(config, inherited, status.0.as_raw_fd()).map_err(ProcessError::Build)?;
+    status.tell(&Status::Ready {
+        monotonic_ns: sys::monotonic_ns(),
+    })?;
+    let mut told = Ok(());
+    let end = machine.run(|| {
+        told = status.tell(&Status::Running {
+            monotonic_ns: sys::monotonic_ns(),
+        })
+    });
+    told?;
+    let console_dropped_bytes = end.console_dropped_bytes;
+    status.tell(&Status::Exited {
+        exit: end.exit,
+        console: end.console,
+        console_dropped_bytes,
+    })
+}
+
+/// The jail of a machine: its fds and stderr stay, and it is pid 1 of a namespace of its own.
+fn machine_jail(config: &MachineConfig) -> Jail {
+    let mut keep_fds = config.fds();
+    keep_fds.push(2);
+    let rlimits = vec![
+        Rlimit {
+            resource: Resource::RLIMIT_NOFILE,
+            most: FDS_MAX,
+        },
+        Rlimit {
+            resource: Resource::RLIMIT_NPROC,
+            most: u64::from(config.vcpus) + OTHER_THREADS,
+        },
+        Rlimit {
+            resource: Resource::RLIMIT_FSIZE,
+            most: largest_disk_bytes(config) + FILE_SLACK_BYTES,
+        },
+    ];
+    Jail {
+        keep_fds,
+        rlimits,
+        pid_namespace: true,
+    }
+}
+
+/// Length of the longest file that the guest may write to.
+fn largest_disk_bytes(config: &MachineConfig) -> u64 {
+    let writable = config
+        .disks
+        .iter()
+        .filter(|disk| !disk.readonly)
+        .flat_map(|disk| &disk.extent_fds);
+    writable.filter_map(|&fd| sys::file_bytes(fd)).max().unwrap_or(0)
+}
+
+/// The supervisor's ear.
+#[derive(Debug)]
+struct StatusLine(File);
+
+impl StatusLine {
+    fn tell(&mut self, status: &Status) -> Result<(), ProcessError> {
+        let mut line = serde_json::to_vec(status).map_err(|error| ProcessError::Tell(error.into()))?;
+        line.push(b'\n');
+        self.0.write_all(&line).map_err(ProcessError::Tell)
+    }
+}
