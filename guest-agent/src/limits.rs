@@ -56,6 +56,12 @@ pub(crate) const DIAL_WAIT: Duration = Duration::from_secs(5);
 /// Stream connections whose hello has not come. The host opens three for each container.
 pub(crate) const WAITING_STREAMS_MAX: usize = 512;
 
+/// Levels of cgroups below a container's own: runtimes and init systems inside nest fewer than ten.
+pub(crate) const CGROUP_DEPTH_MAX: usize = 32;
+
+/// Cgroups below a container's own. Each costs kernel memory that is charged to it, and one removal at its end.
+pub(crate) const CGROUP_DESCENDANTS_MAX: usize = 10_000;
+
 /// How long the last messages may take to reach the host before the machine is reset.
 pub(crate) const LINGER: Duration = Duration::from_millis(200);
 

@@ -48,16 +48,18 @@ impl Copies {
                 threads::spawn("stdin", move || copy_in(&connection, end, InputEnd::Closes))?;
             }
             StreamKind::Stdout | StreamKind::Stderr => {
-                self.outputs
-                    .push(threads::spawn("output", move || copy_out(end, &connection))?);
+                self.outputs.push(threads::spawn("output", move || {
+                    copy_out(end, &connection, HangUp::Closes)
+                })?);
             }
             StreamKind::Terminal => {
                 if takes_input {
                     let (connection, end) = (connection.clone(), end.try_clone()?);
                     threads::spawn("terminal-in", move || copy_in(&connection, end, InputEnd::Stays))?;
                 }
-                self.outputs
-                    .push(threads::spawn("terminal-out", move || copy_out(end, &connection))?);
+                self.outputs.push(threads::spawn("terminal-out", move || {
+                    copy_out(end, &connection, HangUp::Drops)
+                })?);
             }
             StreamKind::Unspecified => {}
         }
@@ -104,8 +106,17 @@ fn copy_in(connection: &OwnedFd, mut to: File, input_end: InputEnd) {
     }
 }
 
-/// Container to host. A host that closed its end closes the container's pipe; a terminal's output is dropped then.
-fn copy_out(mut from: File, connection: &OwnedFd) {
+/// What becomes of output when the host closed its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum HangUp {
+    /// The pipe closes: the container's next write breaks it.
+    Closes,
+    /// It is dropped: a terminal stays open for resizing, and nobody else would empty it.
+    Drops,
+}
+
+/// Container to host.
+fn copy_out(mut from: File, connection: &OwnedFd, hang_up: HangUp) {
     let mut buffer = vec![0; COPY_BYTES];
     loop {
         let n = match from.read(&mut buffer) {
@@ -118,7 +129,7 @@ fn copy_out(mut from: File, connection: &OwnedFd) {
             let _ = rustix::net::shutdown(connection, Shutdown::Write);
             return;
         }
-        if write_all(connection, &buffer[..n]).is_err() {
+        if write_all(connection, &buffer[..n]).is_err() && hang_up == HangUp::Closes {
             return;
         }
     }
@@ -189,6 +200,18 @@ mod tests {
             container.write_all(b"x").is_err()
         });
         assert!(broken);
+        copies.finish();
+    }
+
+    #[test]
+    fn a_terminal_whose_host_hung_up_does_not_block_the_container() {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let (agent, host) = UnixStream::pair().unwrap();
+        let mut copies = Copies::default();
+        copies.start(StreamKind::Terminal, reader, agent.into(), false).unwrap();
+        drop(host);
+        // More than a pipe and a socket hold.
+        File::from(writer).write_all(&vec![0; 1 << 20]).unwrap();
         copies.finish();
     }
 

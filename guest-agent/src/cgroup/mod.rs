@@ -16,6 +16,7 @@ use capsid_protocol::spec::Limits;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::limits::{CGROUP_DEPTH_MAX, CGROUP_DESCENDANTS_MAX};
 use crate::sys;
 
 /// Where the hierarchy is mounted.
@@ -60,6 +61,13 @@ pub(crate) fn set_up_agent() -> Result<(), CgroupError> {
     Ok(())
 }
 
+/// Bounds of the tree that a container may make below its cgroup, so that removing it is bounded too. They lie outside
+/// of what `nsdelegate` lets the container change.
+const BOUNDS: [(&str, usize); 2] = [
+    ("cgroup.max.depth", CGROUP_DEPTH_MAX),
+    ("cgroup.max.descendants", CGROUP_DESCENDANTS_MAX),
+];
+
 /// What limits say, as files and values: one module a controller.
 fn settings(limits: &Limits) -> Vec<Setting> {
     [
@@ -98,6 +106,9 @@ impl Cgroup {
         )
         .map_err(|e| failed(e.into()))?;
         let cgroup = Self { path, folder };
+        for (file, bound) in BOUNDS {
+            write(&cgroup.path, (file, bound.to_string()))?;
+        }
         for setting in settings(limits) {
             let is_swap = setting.0 == memory::SWAP_MAX;
             match write(&cgroup.path, setting) {
@@ -146,7 +157,7 @@ impl Drop for Cgroup {
     }
 }
 
-/// Removes a cgroup and those below it. Depth is bounded by the kernel's `cgroup.max.depth` and `PATH_MAX`.
+/// Removes a cgroup and those below it: [`BOUNDS`] keep the recursion shallow.
 fn remove_tree(path: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
