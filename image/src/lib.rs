@@ -1,1 +1,47 @@
-//! t
+//! Images: references, registries, the content store, and layers made into a rootfs.
+//!
+//! ```text
+//! registry or archive ──bytes──► digest, size ──pipe──► converter (confined): expand, digest, tar ──► data, index
+//!                                                        converter (confined): indexes ──► EROFS metadata
+//! Store::rootfs ──► metadata + data blobs = one EROFS disk for the guest
+//! ```
+//! Everything that an image, an archive or a registry says is hostile. Compressed bytes and tars of layers are only ever
+//! touched by converter processes; nothing of an image becomes a path of the host, and nothing of it is mounted there.
+//! This crate knows nothing of machines, and prints nothing.
+
+pub mod limits;
+
+mod config;
+mod confined;
+mod converter;
+mod digest;
+mod erofs;
+mod job;
+mod json;
+mod layer;
+mod load;
+mod manifest;
+mod platform;
+mod progress;
+mod reference;
+mod rootfs;
+mod store;
+mod text;
+mod tree;
+
+pub use config::{ConfigError, ImageConfig};
+pub use confined::convert_main;
+pub use converter::{CONVERTER_COMMAND, ConvertError, Converter};
+pub use digest::{Digest, ParseDigestError};
+pub use json::JsonError;
+pub use layer::fault::LayerFault;
+pub use layer::path::NameFault;
+pub use load::{LoadError, LoadSource, load};
+pub use manifest::ManifestError;
+pub use platform::{ParsePlatformError, Platform};
+pub use progress::{LayerState, Progress};
+pub use reference::{ParseReferenceError, Reference, Version};
+pub use store::{
+    AddLayerError, CommitImageError, FindImageError, Image, OpenStoreError, RemoveImageError, Removed, Rootfs,
+    RootfsError, Store, StoreError,
+};

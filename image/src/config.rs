@@ -1,0 +1,227 @@
+//! Image configs: what an image says about how to run it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer};
+
+use crate::digest::Digest;
+use crate::json::{self, JsonError};
+use crate::limits::{CONFIG_BYTES_MAX, LAYERS_MAX};
+use crate::platform::{ParsePlatformError, Platform};
+
+/// An image's config, parsed once. Every value is the image author's and hostile: it proposes, the plan disposes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageConfig {
+    /// `ENTRYPOINT`.
+    pub entrypoint: Vec<String>,
+    /// `CMD`.
+    pub cmd: Vec<String>,
+    /// `ENV`, as `NAME=value`.
+    pub env: Vec<String>,
+    /// `USER`: names or numbers, `user[:group]`. Empty means root.
+    pub user: String,
+    /// `WORKDIR`. Empty means `/`.
+    pub working_dir: String,
+    /// `STOPSIGNAL`.
+    pub stop_signal: Option<String>,
+    /// `VOLUME` paths.
+    pub volumes: Vec<String>,
+    /// `LABEL`.
+    pub labels: BTreeMap<String, String>,
+    /// `EXPOSE`, as `80/tcp`.
+    pub exposed_ports: Vec<String>,
+    /// `SHELL`.
+    pub shell: Vec<String>,
+    /// `HEALTHCHECK`, the test alone.
+    pub healthcheck: Vec<String>,
+    /// What it was built for.
+    pub platform: Platform,
+    /// When, in RFC 3339 as the author wrote it.
+    pub created: Option<String>,
+    /// Digests of the layers' tars, bottom first.
+    pub diff_ids: Vec<Digest>,
+}
+
+/// Why a config is refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// Over the limit on its length.
+    #[error("image config is longer than {} MiB", CONFIG_BYTES_MAX >> 20)]
+    TooLong,
+    /// Not strict JSON of the right shape.
+    #[error("image config is malformed")]
+    Json(#[from] JsonError),
+    /// No valid `os` and `architecture`.
+    #[error("image config names no platform")]
+    Platform(#[from] ParsePlatformError),
+    /// `rootfs.type` is not `layers`.
+    #[error("image config has the rootfs type {kind:?}")]
+    RootfsType {
+        /// What it says.
+        kind: String,
+    },
+    /// Over the limit on layers.
+    #[error("image config names more than {LAYERS_MAX} layers")]
+    TooManyLayers,
+    /// A NUL byte, which no argument, variable or path can hold.
+    #[error("image config has a NUL byte in {field}")]
+    Nul {
+        /// Where.
+        field: &'static str,
+    },
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    os: String,
+    variant: Option<String>,
+    created: Option<String>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    config: RawRun,
+    rootfs: RawRootfs,
+}
+
+#[derive(Deserialize)]
+struct RawRootfs {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default, deserialize_with = "null_is_default")]
+    diff_ids: Vec<Digest>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct RawRun {
+    #[serde(deserialize_with = "null_is_default")]
+    entrypoint: Vec<String>,
+    #[serde(deserialize_with = "null_is_default")]
+    cmd: Vec<String>,
+    #[serde(deserialize_with = "null_is_default")]
+    env: Vec<String>,
+    #[serde(deserialize_with = "null_is_default")]
+    user: String,
+    #[serde(deserialize_with = "null_is_default")]
+    working_dir: String,
+    stop_signal: Option<String>,
+    #[serde(deserialize_with = "null_is_default")]
+    volumes: BTreeMap<String, serde_json::Value>,
+    #[serde(deserialize_with = "null_is_default")]
+    labels: BTreeMap<String, String>,
+    #[serde(deserialize_with = "null_is_default")]
+    exposed_ports: BTreeMap<String, serde_json::Value>,
+    #[serde(deserialize_with = "null_is_default")]
+    shell: Vec<String>,
+    healthcheck: Option<RawHealthcheck>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RawHealthcheck {
+    #[serde(default, deserialize_with = "null_is_default")]
+    test: Vec<String>,
+}
+
+/// Go writes `null` for an empty list.
+fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+impl ImageConfig {
+    /// Parses a config.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for anything that is not a config of the image specification.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
+        if bytes.len() as u64 > CONFIG_BYTES_MAX {
+            return Err(ConfigError::TooLong);
+        }
+        let raw: Raw = json::parse(bytes)?;
+        if raw.rootfs.kind != "layers" {
+            return Err(ConfigError::RootfsType { kind: raw.rootfs.kind });
+        }
+        if raw.rootfs.diff_ids.len() > LAYERS_MAX {
+            return Err(ConfigError::TooManyLayers);
+        }
+        let mut platform: Platform = format!("{}/{}", raw.os, raw.architecture).parse()?;
+        platform.variant = raw.variant.filter(|variant| !variant.is_empty());
+        let run = raw.config;
+        let config = Self {
+            entrypoint: run.entrypoint,
+            cmd: run.cmd,
+            env: run.env,
+            user: run.user,
+            working_dir: run.working_dir,
+            stop_signal: run.stop_signal.filter(|signal| !signal.is_empty()),
+            volumes: run.volumes.into_keys().collect(),
+            labels: run.labels,
+            exposed_ports: run.exposed_ports.into_keys().collect(),
+            shell: run.shell,
+            healthcheck: run.healthcheck.map(|check| check.test).unwrap_or_default(),
+            platform,
+            created: raw.created,
+            diff_ids: raw.rootfs.diff_ids,
+        };
+        config.refuse_nul()?;
+        Ok(config)
+    }
+
+    fn refuse_nul(&self) -> Result<(), ConfigError> {
+        let lists = [
+            ("Entrypoint", &self.entrypoint),
+            ("Cmd", &self.cmd),
+            ("Env", &self.env),
+            ("Volumes", &self.volumes),
+            ("Shell", &self.shell),
+        ];
+        for (field, list) in lists {
+            if list.iter().any(|text| text.contains('\0')) {
+                return Err(ConfigError::Nul { field });
+            }
+        }
+        for (field, text) in [("User", &self.user), ("WorkingDir", &self.working_dir)] {
+            if text.contains('\0') {
+                return Err(ConfigError::Nul { field });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nulls_of_go_are_empty() {
+        let text = r#"{"architecture":"amd64","os":"linux","config":{"Env":["A=b"],"Cmd":["sh"],"Entrypoint":null,
+            "Volumes":{"/data":{}},"Labels":null,"ExposedPorts":{"80/tcp":{}},"User":"1000:1000","StopSignal":""},
+            "rootfs":{"type":"layers","diff_ids":[]},"history":[{}]}"#;
+        let config = ImageConfig::parse(text.as_bytes()).unwrap();
+        assert_eq!((config.cmd, config.entrypoint), (vec!["sh".to_owned()], vec![]));
+        assert_eq!(
+            (config.volumes, config.exposed_ports),
+            (vec!["/data".to_owned()], vec!["80/tcp".to_owned()])
+        );
+        assert_eq!((config.user.as_str(), config.stop_signal), ("1000:1000", None));
+        assert_eq!(config.platform.to_string(), "linux/amd64");
+    }
+
+    #[test]
+    fn odd_configs_are_refused() {
+        let rootfs = r#""rootfs":{"type":"layers","diff_ids":[]}"#;
+        for text in [
+            String::new(),
+            "[]".into(),
+            format!(r#"{{"os":"linux",{rootfs}}}"#),
+            format!(r#"{{"os":"linux","architecture":"../x",{rootfs}}}"#),
+            format!(r#"{{"os":"linux","architecture":"amd64","config":{{"Cmd":["a\u0000b"]}},{rootfs}}}"#),
+            r#"{"os":"linux","architecture":"amd64","rootfs":{"type":"x"}}"#.into(),
+        ] {
+            assert!(ImageConfig::parse(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The converter process itself: receives its files, gives up everything else, does one job, replies.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::process::ExitCode;
+
+use capsid_jail::{Condition, Jail, Resource, Rlimit, Rule, SyscallFilter, abort_on_panic, panic_rules};
+
+use crate::job::{FailedStep, Reply, Request, receive_request, send_reply};
+use crate::layer::convert::{ConvertLayerError, convert_layer};
+use crate::layer::expand::Expanded;
+use crate::layer::fault::LayerFault;
+use crate::limits::{
+    ARCHIVE_BYTES_MAX, CONVERTER_CPU_SECONDS_MAX, CONVERTER_FILE_BYTES_MAX, CONVERTER_MEMORY_BYTES_MAX, LAYERS_MAX,
+};
+use crate::rootfs::{MergeError, merge};
+
+/// The whole life of a converter process. To be called first thing in `main`, with one thread running, when the first
+/// argument is [`CONVERTER_COMMAND`](crate::CONVERTER_COMMAND).
+pub fn convert_main() -> ExitCode {
+    abort_on_panic();
+    let socket = io::stdin();
+    let Ok((request, files)) = receive_request(&socket) else {
+        eprintln!("this command is for internal use");
+        return ExitCode::from(125);
+    };
+    let reply = match confine(&files) {
+        Ok(()) => work(request, files),
+        Err(reason) => Reply::Unconfined { reason },
+    };
+    match send_reply(&socket, &reply) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn work(request: Request, files: Vec<File>) -> Reply {
+    let mut files = files.into_iter();
+    let mut next = || files.next();
+    match request {
+        Request::Layer => match (next(), next(), next()) {
+            (Some(input), Some(data), Some(index)) => match convert_layer(input, data, index) {
+                Ok(layer) => layer.into(),
+                Err(ConvertLayerError::Fault(fault)) => Reply::Fault(fault),
+                Err(ConvertLayerError::WriteData(error)) => failed(FailedStep::WriteData, &error),
+                Err(ConvertLayerError::WriteIndex(error)) => failed(FailedStep::WriteIndex, &error),
+            },
+            _ => Reply::Fault(LayerFault::Index),
+        },
+        Request::Merge(stack) => match next() {
+            Some(out) => match merge(&stack, files.collect(), &out) {
+                Ok(bytes) => Reply::Merged { bytes },
+                Err(MergeError::Fault(fault)) => Reply::Fault(fault),
+                Err(MergeError::ReadIndex(error)) => failed(FailedStep::ReadIndex, &error),
+                Err(MergeError::Write(error)) => failed(FailedStep::WriteRootfs, &error),
+            },
+            None => Reply::Fault(LayerFault::Index),
+        },
+        Request::Expand => match (next(), next()) {
+            (Some(input), Some(out)) => expand(input, out),
+            _ => Reply::Fault(LayerFault::Index),
+        },
+    }
+}
+
+fn expand(input: File, mut out: File) -> Reply {
+    let mut expanded = match Expanded::new(input, ARCHIVE_BYTES_MAX) {
+        Ok(expanded) => expanded,
+        Err(fault) => return Reply::Fault(fault),
+    };
+    let watch = expanded.watch();
+    let mut buffer = vec![0; 256 << 10];
+    let mut bytes = 0;
+    loop {
+        match expanded.read(&mut buffer) {
+            Ok(0) => return Reply::Expanded { bytes },
+            Ok(count) => match out.write_all(&buffer[..count]) {
+                Ok(()) => bytes += count as u64,
+                Err(error) => return failed(FailedStep::WriteArchive, &error),
+            },
+            Err(error) => return Reply::Fault(watch.fault(error)),
+        }
+    }
+}
+
+fn failed(step: FailedStep, error: &io::Error) -> Reply {
+    Reply::Failed {
+        step,
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+    }
+}
+
+/// Leaves nothing but the given files, the socket and standard error.
+fn confine(files: &[File]) -> Result<(), String> {
+    let mut keep_fds: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
+    keep_fds.extend([0, 2]);
+    let limit = |resource, most| Rlimit { resource, most };
+    let rlimits = vec![
+        limit(Resource::RLIMIT_FSIZE, CONVERTER_FILE_BYTES_MAX),
+        limit(Resource::RLIMIT_AS, CONVERTER_MEMORY_BYTES_MAX),
+        limit(Resource::RLIMIT_CPU, CONVERTER_CPU_SECONDS_MAX),
+        // The files of a merge; nothing is opened any more but what the jail itself needs.
+        limit(Resource::RLIMIT_NOFILE, LAYERS_MAX as u64 + 16),
+    ];
+    let jail = Jail {
+        keep_fds,
+        rlimits,
+        pid_namespace: true,
+    };
+    jail.enter().map_err(|error| chain(&error))?;
+    let filter = SyscallFilter::new(&rules()).map_err(|error| chain(&error))?;
+    filter.apply_to_thread().map_err(|error| chain(&error))
+}
+
+fn rules() -> Vec<Rule> {
+    let mut rules = panic_rules();
+    rules.extend([
+        Rule::always(libc::SYS_read, "input pipe, indexes"),
+        Rule::always(libc::SYS_pread64, "rootfs: read the first block back for its checksum"),
+        Rule::always(libc::SYS_write, "index, rootfs, expanded archive"),
+        Rule::always(libc::SYS_pwrite64, "data blob, superblock"),
+        Rule::always(libc::SYS_lseek, "read an index again"),
+        Rule::always(libc::SYS_ftruncate, "data blob: a hole at its end"),
+        Rule::when(
+            libc::SYS_sendto,
+            vec![Condition::equals(0, 0)],
+            "the reply, on the socket",
+        ),
+        Rule::always(libc::SYS_close, "files that are done with"),
+    ]);
+    rules
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

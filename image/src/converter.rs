@@ -1,0 +1,280 @@
+//! Converter processes, seen from the process that starts them.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+
+use crate::job::{FailedStep, Reply, Request, receive_reply, send_request};
+use crate::layer::convert::ConvertedLayer;
+use crate::layer::fault::LayerFault;
+use crate::limits::CONVERTER_REPLY_SECONDS_MAX;
+use crate::rootfs::Stack;
+use crate::text::printable;
+
+/// First argument by which a program that embeds this crate knows that it was started as a converter. It must then call
+/// [`convert_main`](crate::convert_main) at once.
+pub const CONVERTER_COMMAND: &str = "__convert-image";
+
+/// Bytes per write into the pipe; also its size, which an unprivileged user may raise to 1 MiB.
+const PIPE_BYTES: usize = 1 << 20;
+
+/// How converters are started: usually `/proc/self/exe` with [`CONVERTER_COMMAND`].
+///
+/// Each runs alone in empty namespaces, without capabilities, under a system call filter, and opens no file by name.
+/// The program must ignore `SIGPIPE`, as Rust programs do.
+#[derive(Debug, Clone)]
+pub struct Converter {
+    /// Program to start.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+}
+
+/// Why a converter gave no result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConvertError {
+    /// The process did not start.
+    #[error("cannot start the converter {}", program.display())]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The request could not be handed over, or the reply not be read.
+    #[error("cannot talk to the converter")]
+    Talk(#[source] io::Error),
+    /// The bytes to convert could not be read.
+    #[error("cannot read the bytes to convert")]
+    Source(#[source] io::Error),
+    /// The image is at fault.
+    #[error(transparent)]
+    Fault(#[from] LayerFault),
+    /// The converter could not write its output.
+    #[error("cannot write {what}")]
+    Write {
+        /// Which output.
+        what: &'static str,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// This host does not let the converter confine itself.
+    #[error("the converter cannot be confined: {reason}")]
+    Unconfined {
+        /// The step and its cause.
+        reason: String,
+    },
+    /// It ended without a valid reply: it crashed, or was subverted.
+    #[error("the converter failed ({status}){}", if message.is_empty() { String::new() } else { format!(": {message}") })]
+    Died {
+        /// How it ended.
+        status: String,
+        /// What it wrote to its standard error.
+        message: String,
+    },
+    /// No reply after the input's end.
+    #[error("the converter did not answer within {CONVERTER_REPLY_SECONDS_MAX} s")]
+    Silent,
+}
+
+impl ConvertError {
+    /// Whether the disk is full.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, Self::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+    }
+}
+
+impl Default for Converter {
+    /// This very program as its own converter.
+    fn default() -> Self {
+        Self {
+            program: "/proc/self/exe".into(),
+            arguments: vec![CONVERTER_COMMAND.into()],
+        }
+    }
+}
+
+impl Converter {
+    /// Converts the layer that `source` yields; `data` and `index` are empty files.
+    pub(crate) fn convert_layer(
+        &self,
+        source: &mut dyn Read,
+        data: &File,
+        index: &File,
+    ) -> Result<ConvertedLayer, ConvertError> {
+        match self.feed(&Request::Layer, source, &[data.as_fd(), index.as_fd()])? {
+            Reply::Layer {
+                diff_id,
+                expanded_bytes,
+                data_bytes,
+            } => Ok(ConvertedLayer {
+                diff_id,
+                expanded_bytes,
+                data_bytes,
+            }),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Expands the archive that `source` yields into the empty file `out`.
+    pub(crate) fn expand(&self, source: &mut dyn Read, out: &File) -> Result<u64, ConvertError> {
+        match self.feed(&Request::Expand, source, &[out.as_fd()])? {
+            Reply::Expanded { bytes } => Ok(bytes),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Writes the metadata image of a stack of layers into the empty file `out`.
+    pub(crate) fn merge(&self, stack: Stack, indexes: &[File], out: &File) -> Result<u64, ConvertError> {
+        let mut process = Process::start(self)?;
+        let mut files = vec![out.as_fd()];
+        files.extend(indexes.iter().map(AsFd::as_fd));
+        send_request(&process.socket, &Request::Merge(stack), &files).map_err(ConvertError::Talk)?;
+        match process.reply()? {
+            Reply::Merged { bytes } => Ok(bytes),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    fn feed(&self, request: &Request, source: &mut dyn Read, files: &[BorrowedFd<'_>]) -> Result<Reply, ConvertError> {
+        let mut process = Process::start(self)?;
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| ConvertError::Talk(errno.into()))?;
+        // A smaller pipe only is slower.
+        let _ = fcntl_setpipe_size(&writer, PIPE_BYTES);
+        let all: Vec<_> = std::iter::once(reader.as_fd()).chain(files.iter().copied()).collect();
+        send_request(&process.socket, request, &all).map_err(ConvertError::Talk)?;
+        drop(reader);
+        pump(source, File::from(writer))?;
+        process.reply()
+    }
+}
+
+/// Writes all of `source` into the pipe and closes it. Ends early if the reader went away: its reply tells why.
+fn pump(source: &mut dyn Read, mut pipe: File) -> Result<(), ConvertError> {
+    let mut buffer = vec![0; PIPE_BYTES / 4];
+    loop {
+        let count = match source.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(ConvertError::Source(error)),
+        };
+        match pipe.write_all(&buffer[..count]) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) => return Err(ConvertError::Talk(error)),
+        }
+    }
+}
+
+/// A running converter; killed and reaped when dropped.
+struct Process {
+    child: Child,
+    socket: OwnedFd,
+}
+
+impl Process {
+    fn start(converter: &Converter) -> Result<Self, ConvertError> {
+        let start_error = |source| ConvertError::Start {
+            program: converter.program.clone(),
+            source,
+        };
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|errno| start_error(errno.into()))?;
+        let child = Command::new(&converter.program)
+            .args(&converter.arguments)
+            .env_clear()
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(start_error)?;
+        Ok(Self { child, socket: ours })
+    }
+
+    fn reply(&mut self) -> Result<Reply, ConvertError> {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        let timeout = Timespec {
+            tv_sec: CONVERTER_REPLY_SECONDS_MAX as i64,
+            tv_nsec: 0,
+        };
+        let ready = loop {
+            match poll(&mut fds, Some(&timeout)) {
+                Err(rustix::io::Errno::INTR) => {}
+                result => break result.map_err(|errno| ConvertError::Talk(errno.into()))?,
+            }
+        };
+        if ready == 0 {
+            return Err(ConvertError::Silent);
+        }
+        match receive_reply(&self.socket).map_err(ConvertError::Talk)? {
+            Some(reply) => Ok(reply),
+            None => Err(self.end()),
+        }
+    }
+
+    /// Reaps the process, which closed its socket without a valid reply.
+    fn end(&mut self) -> ConvertError {
+        let _ = self.child.kill();
+        let status = self
+            .child
+            .wait()
+            .map_or_else(|error| error.to_string(), |status| status.to_string());
+        let mut message = Vec::new();
+        if let Some(stderr) = self.child.stderr.take() {
+            let _ = stderr.take(4096).read_to_end(&mut message);
+        }
+        ConvertError::Died {
+            status,
+            message: printable(message.trim_ascii_end(), 1024),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The error in a reply that is not the result asked for.
+fn unexpected(reply: Reply) -> ConvertError {
+    match reply {
+        Reply::Fault(LayerFault::Read { reason }) => LayerFault::Read {
+            reason: printable(reason.as_bytes(), 300),
+        }
+        .into(),
+        Reply::Fault(fault) => fault.into(),
+        Reply::Failed { step, errno } => {
+            let what = match step {
+                FailedStep::WriteData => "the layer's data",
+                FailedStep::WriteIndex => "the layer's index",
+                FailedStep::ReadIndex => return LayerFault::Index.into(),
+                FailedStep::WriteRootfs => "the rootfs metadata",
+                FailedStep::WriteArchive => "the expanded archive",
+            };
+            ConvertError::Write {
+                what,
+                source: io::Error::from_raw_os_error(errno),
+            }
+        }
+        Reply::Unconfined { reason } => ConvertError::Unconfined {
+            reason: printable(reason.as_bytes(), 300),
+        },
+        Reply::Layer { .. } | Reply::Merged { .. } | Reply::Expanded { .. } => ConvertError::Died {
+            status: "answered another question".into(),
+            message: String::new(),
+        },
+    }
+}

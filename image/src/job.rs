@@ -1,0 +1,135 @@
+//! What is said between this crate and its converter processes: one request with open files, one reply.
+//!
+//! A converter is this program started anew with a socket as its standard input. The request arrives there in one record,
+//! the files with it (`SCM_RIGHTS`), so that the converter opens nothing by name and no fd leaks into siblings. The reply is
+//! hostile: the converter has read the image. It is bounded, typed, and its text made printable again on arrival.
+
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv,
+    recvmsg, send, sendmsg,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::layer::convert::ConvertedLayer;
+use crate::layer::fault::LayerFault;
+use crate::limits::{CONVERTER_REPLY_BYTES_MAX, LAYERS_MAX};
+use crate::rootfs::Stack;
+
+/// Indexes of all layers and the file to write.
+const FILES_MAX: usize = LAYERS_MAX + 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Files: the layer's bytes (a pipe), the data blob, the index.
+    Layer,
+    /// Files: the metadata image, then the index of each layer.
+    Merge(Stack),
+    /// Files: an archive's bytes (a pipe), the file that takes what they expand to.
+    Expand,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    Layer {
+        diff_id: Digest,
+        expanded_bytes: u64,
+        data_bytes: u64,
+    },
+    Merged {
+        bytes: u64,
+    },
+    Expanded {
+        bytes: u64,
+    },
+    Fault(LayerFault),
+    /// A step failed with an error number of the kernel.
+    Failed {
+        step: FailedStep,
+        errno: i32,
+    },
+    /// The converter could not confine itself and touched nothing.
+    Unconfined {
+        reason: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum FailedStep {
+    WriteData,
+    WriteIndex,
+    ReadIndex,
+    WriteRootfs,
+    WriteArchive,
+}
+
+impl From<ConvertedLayer> for Reply {
+    fn from(layer: ConvertedLayer) -> Self {
+        let ConvertedLayer {
+            diff_id,
+            expanded_bytes,
+            data_bytes,
+        } = layer;
+        Self::Layer {
+            diff_id,
+            expanded_bytes,
+            data_bytes,
+        }
+    }
+}
+
+/// Sends a request and its files.
+pub(crate) fn send_request(socket: impl AsFd, request: &Request, files: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let bytes = serde_json::to_vec(request)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(files)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Receives a request and its files.
+pub(crate) fn receive_request(socket: impl AsFd) -> io::Result<(Request, Vec<File>)> {
+    let mut bytes = vec![0; CONVERTER_REPLY_BYTES_MAX];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let message = recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut bytes)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let mut files = Vec::new();
+    for part in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = part {
+            files.extend(fds.map(File::from));
+        }
+    }
+    Ok((serde_json::from_slice(&bytes[..message.bytes])?, files))
+}
+
+pub(crate) fn send_reply(socket: impl AsFd, reply: &Reply) -> io::Result<()> {
+    send(socket, &serde_json::to_vec(reply)?, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Receives the reply, or `None` if the converter ended without one.
+pub(crate) fn receive_reply(socket: &OwnedFd) -> io::Result<Option<Reply>> {
+    let mut bytes = vec![0; CONVERTER_REPLY_BYTES_MAX];
+    let (length, whole) = match recv(socket, &mut bytes[..], RecvFlags::TRUNC) {
+        Ok((filled, whole)) => (filled, whole),
+        Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    if whole == 0 || whole > length {
+        return Ok(None);
+    }
+    Ok(serde_json::from_slice(&bytes[..length]).ok())
+}

@@ -1,0 +1,126 @@
+//! Strict JSON: what two parsers could read in two ways is refused.
+//!
+//! A duplicate key means one thing to a scanner that keeps the first and another to a runtime that keeps the last.
+
+use std::fmt;
+
+use serde::de::{DeserializeOwned, DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+
+use crate::limits::JSON_DEPTH_MAX;
+use crate::text::printable;
+
+/// Why a document is refused.
+#[derive(Debug, thiserror::Error)]
+#[error("invalid JSON: {reason}")]
+pub struct JsonError {
+    reason: String,
+}
+
+/// Parses the whole of `bytes`; refuses duplicate keys, deep nesting and trailing bytes.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JsonError> {
+    let refuse = |error: serde_json::Error| JsonError {
+        reason: printable(error.to_string().as_bytes(), 300),
+    };
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = Strict {
+        depth_left: JSON_DEPTH_MAX,
+    }
+    .deserialize(&mut deserializer)
+    .map_err(refuse)?;
+    deserializer.end().map_err(refuse)?;
+    serde_json::from_value(value).map_err(refuse)
+}
+
+/// Builds a [`Value`], refusing what [`parse`] refuses.
+#[derive(Clone, Copy)]
+struct Strict {
+    depth_left: usize,
+}
+
+impl Strict {
+    fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
+        let depth_left = self.depth_left.checked_sub(1);
+        depth_left
+            .map(|depth_left| Self { depth_left })
+            .ok_or_else(|| E::custom("nested too deeply"))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value, A::Error> {
+        let inside = self.deeper()?;
+        let mut values = Vec::new();
+        while let Some(value) = elements.next_element_seed(inside)? {
+            values.push(value);
+        }
+        Ok(values.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
+        let inside = self.deeper()?;
+        let mut map = Map::new();
+        while let Some(key) = members.next_key::<String>()? {
+            let value = members.next_value_seed(inside)?;
+            if map.insert(key.clone(), value).is_some() {
+                return Err(A::Error::custom(format!("duplicate key {key:?}")));
+            }
+        }
+        Ok(map.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ambiguity_is_refused() {
+        assert!(parse::<Value>(br#"{"a": [{"b": 1, "c": null}], "d": -1.5e3}"#).is_ok());
+        let duplicate = parse::<Value>(br#"{"a": [{"b": 1, "b": 2}]}"#).unwrap_err();
+        assert!(duplicate.to_string().contains("duplicate key \"b\""), "{duplicate}");
+        // The same key, once escaped.
+        assert!(parse::<Value>(br#"{"a": 1, "\u0061": 2}"#).is_err());
+        assert!(parse::<Value>(b"{} {}").is_err());
+        let deep = [b"[".repeat(JSON_DEPTH_MAX + 1), b"]".repeat(JSON_DEPTH_MAX + 1)].concat();
+        assert!(parse::<Value>(&deep).is_err());
+    }
+}

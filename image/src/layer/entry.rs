@@ -1,0 +1,77 @@
+//! What one entry of a layer does to the tree below it.
+
+use super::path::LayerPath;
+
+/// Permission bits, owner, time and extended attributes: what an inode carries besides its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Attributes {
+    /// Permission bits with setuid, setgid and sticky: `mode & 0o7777`.
+    pub mode: u16,
+    pub uid: u32,
+    pub gid: u32,
+    /// Modification time, seconds since 1970.
+    pub mtime: i64,
+    pub mtime_nsec: u32,
+    pub xattrs: Vec<Xattr>,
+}
+
+/// An extended attribute. The namespace is part of the name, as `security.capability`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Xattr {
+    pub name: Vec<u8>,
+    pub value: Vec<u8>,
+}
+
+/// One line of a layer's index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub path: LayerPath,
+    pub action: Action,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Make (or replace) an inode at the path.
+    Make(Attributes, Node),
+    /// Give the file at this path one more name.
+    Link(LayerPath),
+    /// Remove what lower layers have at the path.
+    Whiteout,
+    /// Remove what lower layers have in the directory.
+    Opaque,
+}
+
+/// The content of an inode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Node {
+    Directory,
+    /// `size` bytes of the layer's data blob, from its 4 KiB block `block` on.
+    File {
+        block: u32,
+        size: u64,
+    },
+    Symlink(Vec<u8>),
+    CharDevice {
+        major: u32,
+        minor: u32,
+    },
+    BlockDevice {
+        major: u32,
+        minor: u32,
+    },
+    Fifo,
+}
+
+impl Attributes {
+    /// What a directory gets that no entry of any layer describes: root's, 0755, 1970.
+    pub(crate) fn implied_directory() -> Self {
+        Self {
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            mtime_nsec: 0,
+            xattrs: Vec::new(),
+        }
+    }
+}

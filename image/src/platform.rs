@@ -1,0 +1,113 @@
+//! Platforms: operating system, architecture and variant, in Go's words.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// What a manifest of an index was built for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Platform {
+    /// `linux`.
+    pub os: String,
+    /// `amd64`, `arm64`, ...
+    pub architecture: String,
+    /// `v7`, `v8`, ... of ARM.
+    pub variant: Option<String>,
+}
+
+/// Why a text is not a platform.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("invalid platform {text:?}: expected OS/ARCH[/VARIANT], for example linux/amd64")]
+pub struct ParsePlatformError {
+    text: String,
+}
+
+impl Platform {
+    /// What this machine runs.
+    pub fn host() -> Self {
+        Self {
+            os: "linux".into(),
+            architecture: architecture_of(std::env::consts::ARCH).into(),
+            variant: None,
+        }
+    }
+
+    /// Whether an image built for `built` runs where `self` is wanted. A variant that either side leaves out matches.
+    pub fn accepts(&self, built: &Platform) -> bool {
+        self.os == built.os
+            && self.architecture == built.architecture
+            && match (&self.variant, &built.variant) {
+                (Some(wanted), Some(built)) => wanted == built,
+                _ => true,
+            }
+    }
+}
+
+/// Go's name for an architecture: people write what `uname -m` prints too.
+fn architecture_of(name: &str) -> &str {
+    match name {
+        "x86_64" | "x86-64" => "amd64",
+        "aarch64" => "arm64",
+        "i386" | "i686" | "x86" => "386",
+        "powerpc64le" => "ppc64le",
+        other => other,
+    }
+}
+
+impl FromStr for Platform {
+    type Err = ParsePlatformError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let refuse = || ParsePlatformError {
+            text: text.chars().take(80).collect(),
+        };
+        let word = |part: &str| {
+            let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+            !part.is_empty() && part.len() <= 32 && part.chars().all(good)
+        };
+        let parts: Vec<&str> = text.split('/').collect();
+        if !parts.iter().all(|part| word(part)) {
+            return Err(refuse());
+        }
+        let (os, architecture, variant) = match parts[..] {
+            [architecture] if architecture != "linux" => ("linux", architecture, None),
+            [os, architecture] => (os, architecture, None),
+            [os, architecture, variant] => (os, architecture, Some(variant.to_owned())),
+            _ => return Err(refuse()),
+        };
+        let architecture = architecture_of(&architecture.to_ascii_lowercase()).to_owned();
+        Ok(Self {
+            os: os.to_ascii_lowercase(),
+            architecture,
+            variant,
+        })
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        match &self.variant {
+            Some(variant) => write!(f, "/{variant}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parses_as_docker_does() {
+        assert_eq!("linux/amd64".parse::<Platform>().unwrap().to_string(), "linux/amd64");
+        assert_eq!("arm64".parse::<Platform>().unwrap().to_string(), "linux/arm64");
+        assert_eq!("linux/x86_64".parse::<Platform>().unwrap().to_string(), "linux/amd64");
+        assert_eq!(
+            "linux/arm/v7".parse::<Platform>().unwrap().variant.as_deref(),
+            Some("v7")
+        );
+        for bad in ["", "/", "linux/", "a/b/c/d", "linux/a b", "linux"] {
+            assert!(bad.parse::<Platform>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The merge: indexes of a stack of layers in, the EROFS metadata image of the rootfs out.
+
+use std::fs::File;
+use std::io::{self, BufReader, Seek};
+
+use serde::{Deserialize, Serialize};
+
+use crate::erofs::{self, BLOCK_BYTES};
+use crate::layer::entry::Action;
+use crate::layer::fault::LayerFault;
+use crate::layer::index::{IndexReader, ReadIndexError};
+use crate::tree::Tree;
+
+/// A data blob's place in the stack: layers without contents have none, a layer that occurs twice has one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stack {
+    /// Blob of each layer, bottom first: a number below `blob_blocks.len()`.
+    pub blobs: Vec<u16>,
+    /// Blocks of each data blob.
+    pub blob_blocks: Vec<u32>,
+}
+
+/// Why a merge failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MergeError {
+    #[error(transparent)]
+    Fault(#[from] LayerFault),
+    #[error("cannot read a layer's index")]
+    ReadIndex(#[source] io::Error),
+    #[error("cannot write the rootfs metadata")]
+    Write(#[source] io::Error),
+}
+
+/// Writes the metadata image of the layers to `out` and tells its length.
+pub(crate) fn merge(stack: &Stack, mut indexes: Vec<File>, out: &File) -> Result<u64, MergeError> {
+    let mut tree = Tree::new();
+    for (index, &blob) in indexes.iter_mut().zip(&stack.blobs) {
+        apply_layer(&mut tree, index, blob, stack)?;
+    }
+    erofs::write_image(&tree, &stack.blob_blocks, out).map_err(MergeError::Write)
+}
+
+/// Reads the index twice: what it hides from the layers below, then what it adds.
+fn apply_layer(tree: &mut Tree, index: &mut File, blob: u16, stack: &Stack) -> Result<(), MergeError> {
+    let blocks = stack.blob_blocks.get(usize::from(blob)).copied().unwrap_or(0);
+    for hiding in [true, false] {
+        index.rewind().map_err(MergeError::ReadIndex)?;
+        let mut reader = IndexReader::new(BufReader::with_capacity(256 << 10, &mut *index)).map_err(index_error)?;
+        while let Some(entry) = reader.next().map_err(index_error)? {
+            if hiding {
+                tree.hide(&entry)?;
+                continue;
+            }
+            // A file beyond its blob would read a neighbour's.
+            if let Action::Make(_, crate::layer::entry::Node::File { block, size }) = entry.action
+                && u64::from(block).saturating_add(size.div_ceil(BLOCK_BYTES)) > u64::from(blocks)
+            {
+                return Err(LayerFault::Index.into());
+            }
+            tree.apply(entry, blob)?;
+        }
+    }
+    Ok(())
+}
+
+fn index_error(error: ReadIndexError) -> MergeError {
+    match error {
+        ReadIndexError::Read(error) => MergeError::ReadIndex(error),
+        ReadIndexError::Damaged => LayerFault::Index.into(),
+    }
+}

@@ -1,0 +1,113 @@
+//! Removing: names, images, and the objects that no image needs.
+
+use std::path::Path;
+
+use super::error::RemoveImageError;
+use super::layers::LayerName;
+use super::{FindImageError, ObjectLock, Removed, Store, StoreError, shown};
+use crate::digest::Digest;
+use crate::reference::Reference;
+
+impl Store {
+    /// Takes the name away, and deletes the image when it was the last one. An id means the image with all its names, which
+    /// `force` must confirm if there are several tags.
+    ///
+    /// # Errors
+    /// [`FindImageError::NoSuchImage`] if there is none; [`RemoveImageError::SeveralNames`] without `force`.
+    pub fn remove(&self, name: &str, force: bool) -> Result<Vec<Removed>, RemoveImageError> {
+        let missing = || FindImageError::NoSuchImage { name: shown(name) };
+        let id = self.find_id(name)?.ok_or_else(missing)?;
+        let row = self.database().image(id)?.ok_or_else(missing)?;
+        let named = name
+            .parse::<Reference>()
+            .ok()
+            .filter(|reference| row.references.contains(reference));
+        let (tags, digests): (Vec<_>, Vec<_>) = row.references.into_iter().partition(|name| name.tag().is_some());
+        if named.is_none() && tags.len() > 1 && !force {
+            let names = tags.iter().map(Reference::to_string).collect();
+            return Err(RemoveImageError::SeveralNames { id: id.short(), names });
+        }
+        let mut removed = Vec::new();
+        let keeps_tag = |name: &Reference| tags.iter().any(|tag| tag != name);
+        if let Some(name) = named.filter(keeps_tag) {
+            self.database().delete_name(&name)?;
+            removed.push(Removed::Untagged(name));
+            return Ok(removed);
+        }
+        self.database().delete_image(id)?;
+        removed.extend(tags.into_iter().chain(digests).map(Removed::Untagged));
+        removed.push(Removed::Deleted(id));
+        removed.extend(self.collect()?.into_iter().map(|layer| Removed::Deleted(layer.diff)));
+        Ok(removed)
+    }
+
+    /// Removes what killed processes have left: unfinished objects, and finished ones that no image needs.
+    pub(super) fn recover(&self) -> Result<(), StoreError> {
+        self.remove_dead_workspaces()?;
+        self.collect().map(drop)
+    }
+
+    /// Removes every object that no image needs and nobody holds, and tells the layers among them.
+    fn collect(&self) -> Result<Vec<LayerName>, StoreError> {
+        let mut layers = Vec::new();
+        for (kind, name) in self.objects()? {
+            let needed = || -> Result<bool, StoreError> {
+                let database = self.database();
+                match kind {
+                    "layers" => database.needs_layer(&name),
+                    "rootfs" => database.needs_rootfs(&name),
+                    _ => database.needs_blob(&format!("sha256:{name}")),
+                }
+            };
+            if needed()? {
+                continue;
+            }
+            let Some(lock) = ObjectLock::try_exclusive(&self.lock_path(&name))? else {
+                continue;
+            };
+            // An image that needs it may have been stored before we had the lock.
+            if needed()? {
+                continue;
+            }
+            self.discard(&self.root.join(kind).join(&name))?;
+            lock.retire();
+            layers.extend(LayerName::parse(&name));
+        }
+        Ok(layers)
+    }
+
+    /// Kinds and names of all objects.
+    fn objects(&self) -> Result<Vec<(&'static str, String)>, StoreError> {
+        let mut objects = Vec::new();
+        for kind in ["rootfs", "layers", "blobs"] {
+            let path = self.root.join(kind);
+            let list_error = |source| StoreError::File {
+                action: "list",
+                path: path.clone(),
+                source,
+            };
+            for entry in std::fs::read_dir(&path).map_err(list_error)? {
+                let name = entry.map_err(list_error)?.file_name().into_string().unwrap_or_default();
+                if Digest::from_hex(&name).is_ok() || LayerName::parse(&name).is_some() {
+                    objects.push((kind, name));
+                }
+            }
+        }
+        Ok(objects)
+    }
+
+    /// Moves the object away in one step, then takes it apart.
+    fn discard(&self, path: &Path) -> Result<(), StoreError> {
+        let workspace = self.workspace()?;
+        let away = workspace.path().join("removed");
+        match std::fs::rename(path, away) {
+            // Somebody else collected it before we had the lock.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(|source| StoreError::File {
+                action: "remove",
+                path: path.to_owned(),
+                source,
+            }),
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! What the store knows about its images, in SQLite.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+
+use super::layers::LayerName;
+use super::{OpenStoreError, StoreError};
+use crate::digest::Digest;
+use crate::reference::{Reference, Version};
+
+/// One step each from the version of its index to the next.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE images (
+        id TEXT PRIMARY KEY,
+        manifest TEXT NOT NULL,
+        size_bytes INTEGER NOT NULL,
+        added INTEGER NOT NULL,
+        rootfs TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE layers (
+        image TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+        position INTEGER NOT NULL,
+        name TEXT NOT NULL,
+        PRIMARY KEY (image, position)
+    ) STRICT;
+    CREATE INDEX layers_by_name ON layers (name);
+    CREATE TABLE tags (
+        reference TEXT PRIMARY KEY,
+        image TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE
+    ) STRICT;
+    CREATE TABLE digests (
+        repository TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        image TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+        PRIMARY KEY (repository, digest)
+    ) STRICT;
+"];
+
+/// How long a command waits for another one's transaction, which takes milliseconds.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(super) struct Database(Connection);
+
+/// An image as its rows say.
+#[derive(Debug, Clone)]
+pub(super) struct ImageRow {
+    pub id: Digest,
+    pub manifest: Digest,
+    pub size_bytes: u64,
+    pub added: i64,
+    pub references: Vec<Reference>,
+    pub layers: Vec<LayerName>,
+}
+
+impl Database {
+    pub(super) fn open(path: &Path) -> Result<Self, OpenStoreError> {
+        let database_error = |source| OpenStoreError::Database {
+            path: path.to_owned(),
+            source,
+        };
+        let mut connection = Connection::open(path).map_err(database_error)?;
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(database_error)?;
+        let version = user_version(&connection).map_err(database_error)?;
+        let known = MIGRATIONS.len() as i64;
+        if version > known {
+            return Err(OpenStoreError::Newer {
+                path: path.to_owned(),
+                found: version,
+                known,
+            });
+        }
+        // FULL: a transaction that was acknowledged survives a power cut; NORMAL would lose the last ones in WAL mode.
+        let pragmas = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;";
+        connection.execute_batch(pragmas).map_err(database_error)?;
+        if version < known {
+            migrate(&mut connection).map_err(database_error)?;
+        }
+        Ok(Self(connection))
+    }
+
+    pub(super) fn image(&self, id: Digest) -> Result<Option<ImageRow>, StoreError> {
+        let query = "SELECT id, manifest, size_bytes, added FROM images WHERE id = ?1";
+        let found = self.0.query_row(query, [id.to_string()], image_columns).optional()?;
+        found.map(|columns| self.complete(columns)).transpose()
+    }
+
+    /// All images, newest first.
+    pub(super) fn images(&self) -> Result<Vec<ImageRow>, StoreError> {
+        let query = "SELECT id, manifest, size_bytes, added FROM images ORDER BY added DESC, id";
+        let mut statement = self.0.prepare(query)?;
+        let columns: Vec<ImageColumns> = statement.query_map([], image_columns)?.collect::<Result<_, _>>()?;
+        columns.into_iter().map(|columns| self.complete(columns)).collect()
+    }
+
+    pub(super) fn id_of_name(&self, reference: &Reference) -> Result<Option<Digest>, StoreError> {
+        let query = "SELECT image FROM tags WHERE reference = ?1";
+        let found: Option<String> = self
+            .0
+            .query_row(query, [reference.canonical()], |row| row.get(0))
+            .optional()?;
+        found.map(digest).transpose()
+    }
+
+    pub(super) fn id_of_digest(&self, name: &Reference, wanted: Digest) -> Result<Option<Digest>, StoreError> {
+        let query = "SELECT image FROM digests WHERE repository = ?1 AND digest = ?2";
+        let values = [name.canonical_name(), wanted.to_string()];
+        let found: Option<String> = self.0.query_row(query, values, |row| row.get(0)).optional()?;
+        found.map(digest).transpose()
+    }
+
+    /// Ids that begin with these lower-case hexadecimal digits; two at most.
+    pub(super) fn ids_starting_with(&self, digits: &str) -> Result<Vec<Digest>, StoreError> {
+        let query = "SELECT id FROM images WHERE substr(id, 8, ?2) = ?1 LIMIT 2";
+        let mut statement = self.0.prepare(query)?;
+        let rows = statement.query_map(params![digits, digits.len() as i64], |row| row.get(0))?;
+        rows.map(|text| digest(text?)).collect()
+    }
+
+    /// Inserts the image, or adds its names to the one that has the same id.
+    pub(super) fn insert_image(&mut self, row: ImageRow, rootfs: Digest) -> Result<ImageRow, StoreError> {
+        let id = row.id.to_string();
+        let transaction = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // The same config may come with other blobs (another compression): the newer ones are as good.
+        let upsert = "INSERT INTO images (id, manifest, size_bytes, added, rootfs) VALUES (?1, ?2, ?3, ?4, ?5)
+            ON CONFLICT (id) DO UPDATE SET manifest = ?2, size_bytes = ?3, rootfs = ?5";
+        let values = params![
+            id,
+            row.manifest.to_string(),
+            row.size_bytes as i64,
+            row.added,
+            rootfs.hex()
+        ];
+        transaction.execute(upsert, values)?;
+        transaction.execute("DELETE FROM layers WHERE image = ?1", [&id])?;
+        for (position, layer) in row.layers.iter().enumerate() {
+            let insert = "INSERT INTO layers (image, position, name) VALUES (?1, ?2, ?3)";
+            transaction.execute(insert, params![id, position as i64, layer.to_string()])?;
+        }
+        for reference in &row.references {
+            insert_name(&transaction, reference, &id)?;
+        }
+        transaction.commit()?;
+        self.image(row.id)?.ok_or(StoreError::Row { what: "image" })
+    }
+
+    pub(super) fn set_name(&mut self, reference: &Reference, id: Digest) -> Result<(), StoreError> {
+        Ok(insert_name(&self.0, reference, &id.to_string())?)
+    }
+
+    /// Takes a name away, tag or digest.
+    pub(super) fn delete_name(&mut self, reference: &Reference) -> Result<(), StoreError> {
+        match reference.version() {
+            Version::Tag(_) => self
+                .0
+                .execute("DELETE FROM tags WHERE reference = ?1", [reference.canonical()])?,
+            Version::Digest(digest) => self.0.execute(
+                "DELETE FROM digests WHERE repository = ?1 AND digest = ?2",
+                [reference.canonical_name(), digest.to_string()],
+            )?,
+        };
+        Ok(())
+    }
+
+    /// Deletes the image with its names.
+    pub(super) fn delete_image(&mut self, id: Digest) -> Result<(), StoreError> {
+        self.0.execute("DELETE FROM images WHERE id = ?1", [id.to_string()])?;
+        Ok(())
+    }
+
+    pub(super) fn needs_layer(&self, name: &str) -> Result<bool, StoreError> {
+        Ok(self
+            .0
+            .prepare_cached("SELECT 1 FROM layers WHERE name = ?1")?
+            .exists([name])?)
+    }
+
+    pub(super) fn needs_blob(&self, digest: &str) -> Result<bool, StoreError> {
+        Ok(self
+            .0
+            .prepare_cached("SELECT 1 FROM images WHERE id = ?1 OR manifest = ?1")?
+            .exists([digest])?)
+    }
+
+    pub(super) fn needs_rootfs(&self, key: &str) -> Result<bool, StoreError> {
+        Ok(self
+            .0
+            .prepare_cached("SELECT 1 FROM images WHERE rootfs = ?1")?
+            .exists([key])?)
+    }
+
+    fn complete(&self, columns: ImageColumns) -> Result<ImageRow, StoreError> {
+        let (id, manifest, size_bytes, added) = columns;
+        let mut references = Vec::new();
+        let mut statement = self
+            .0
+            .prepare_cached("SELECT reference FROM tags WHERE image = ?1 ORDER BY reference")?;
+        for text in statement.query_map([&id], |row| row.get::<_, String>(0))? {
+            references.push(reference(&text?)?);
+        }
+        let query = "SELECT repository || '@' || digest FROM digests WHERE image = ?1 ORDER BY 1";
+        let mut statement = self.0.prepare_cached(query)?;
+        for text in statement.query_map([&id], |row| row.get::<_, String>(0))? {
+            references.push(reference(&text?)?);
+        }
+        let mut layers = Vec::new();
+        let mut statement = self
+            .0
+            .prepare_cached("SELECT name FROM layers WHERE image = ?1 ORDER BY position")?;
+        for text in statement.query_map([&id], |row| row.get::<_, String>(0))? {
+            layers.push(LayerName::parse(&text?).ok_or(StoreError::Row { what: "layer name" })?);
+        }
+        let (id, manifest) = (digest(id)?, digest(manifest)?);
+        Ok(ImageRow {
+            id,
+            manifest,
+            size_bytes: size_bytes as u64,
+            added,
+            references,
+            layers,
+        })
+    }
+}
+
+type ImageColumns = (String, String, i64, i64);
+
+fn image_columns(row: &Row<'_>) -> rusqlite::Result<ImageColumns> {
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+}
+
+fn user_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Another process may have migrated while we waited.
+    let from = user_version(&transaction)?;
+    for step in MIGRATIONS.iter().skip(from as usize) {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
+    transaction.commit()
+}
+
+fn insert_name(connection: &Connection, reference: &Reference, id: &str) -> rusqlite::Result<()> {
+    match reference.version() {
+        Version::Tag(_) => connection.execute(
+            "INSERT INTO tags (reference, image) VALUES (?1, ?2) ON CONFLICT (reference) DO UPDATE SET image = ?2",
+            params![reference.canonical(), id],
+        )?,
+        Version::Digest(digest) => connection.execute(
+            "INSERT INTO digests (repository, digest, image) VALUES (?1, ?2, ?3)
+                ON CONFLICT (repository, digest) DO UPDATE SET image = ?3",
+            params![reference.canonical_name(), digest.to_string(), id],
+        )?,
+    };
+    Ok(())
+}
+
+fn digest(text: String) -> Result<Digest, StoreError> {
+    text.parse().map_err(|_| StoreError::Row { what: "digest" })
+}
+
+fn reference(text: &str) -> Result<Reference, StoreError> {
+    text.parse().map_err(|_| StoreError::Row { what: "reference" })
+}

@@ -1,0 +1,193 @@
+//! Layers: converted once, by one process at a time, however many want them.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use super::error::AddLayerError;
+use super::{ObjectLock, Store, StoreError};
+use crate::digest::{Digest, Hasher};
+use crate::erofs::BLOCK_BYTES;
+
+/// Which layer: the digest of its blob as transported, and that of its tar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct LayerName {
+    pub blob: Digest,
+    pub diff: Digest,
+}
+
+/// A layer in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StoredLayer {
+    pub name: LayerName,
+    /// Length of the data blob, a multiple of the block size.
+    pub data_bytes: u64,
+}
+
+/// A layer that stays as long as this lives.
+#[derive(Debug)]
+pub(crate) struct HeldLayer {
+    pub layer: StoredLayer,
+    /// Whether it was there before.
+    pub existed: bool,
+    _lock: ObjectLock,
+}
+
+impl fmt::Display for LayerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.blob.hex(), self.diff.hex())
+    }
+}
+
+impl LayerName {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (blob, diff) = text.split_once('.')?;
+        Some(Self {
+            blob: Digest::from_hex(blob).ok()?,
+            diff: Digest::from_hex(diff).ok()?,
+        })
+    }
+}
+
+impl Store {
+    pub(super) fn layer_path(&self, name: LayerName) -> PathBuf {
+        self.root.join("layers").join(name.to_string())
+    }
+
+    pub(super) fn lock_layer(&self, name: LayerName) -> Result<ObjectLock, StoreError> {
+        ObjectLock::shared(&self.lock_path(&name.to_string()))
+    }
+
+    /// The layer, if it is there.
+    pub(super) fn stored_layer(&self, name: LayerName) -> Option<StoredLayer> {
+        let data = std::fs::symlink_metadata(self.layer_path(name).join("data")).ok()?;
+        (data.is_file() && data.len() % BLOCK_BYTES == 0).then_some(StoredLayer {
+            name,
+            data_bytes: data.len(),
+        })
+    }
+
+    /// Makes sure that the layer is there: `open` is called for its bytes if it is not. Waits while another process
+    /// converts it. `size` is what the manifest says about the blob's length.
+    pub(crate) fn hold_layer<R: Read>(
+        &self,
+        name: LayerName,
+        size: Option<u64>,
+        open: impl FnOnce() -> io::Result<R>,
+    ) -> Result<HeldLayer, AddLayerError> {
+        let path = self.lock_path(&name.to_string());
+        let lock = ObjectLock::shared(&path)?;
+        if let Some(layer) = self.stored_layer(name) {
+            return Ok(HeldLayer {
+                layer,
+                existed: true,
+                _lock: lock,
+            });
+        }
+        drop(lock);
+        let lock = ObjectLock::exclusive(&path)?;
+        let existed = self.stored_layer(name).is_some();
+        if !existed {
+            let source = open().map_err(crate::converter::ConvertError::Source)?;
+            self.convert_layer(name, size, source)?;
+        }
+        let lock = lock.share()?;
+        match self.stored_layer(name) {
+            Some(layer) => Ok(HeldLayer {
+                layer,
+                existed,
+                _lock: lock,
+            }),
+            // Collected between the two locks, in the one moment in which nobody held it.
+            None => Err(StoreError::File {
+                action: "keep",
+                path: self.layer_path(name),
+                source: io::ErrorKind::NotFound.into(),
+            }
+            .into()),
+        }
+    }
+
+    fn convert_layer(&self, name: LayerName, size: Option<u64>, source: impl Read) -> Result<(), AddLayerError> {
+        let workspace = self.workspace()?;
+        let (data, index) = (workspace.create("data")?, workspace.create("index")?);
+        let mut source = Verified {
+            source,
+            hasher: Hasher::default(),
+            bytes: 0,
+            bytes_max: size.unwrap_or(u64::MAX),
+        };
+        let converted = self.converter.convert_layer(&mut source, &data, &index);
+        let over_size = |found| AddLayerError::Size {
+            digest: name.blob,
+            wanted: size.unwrap_or(0),
+            found,
+        };
+        if source.bytes > source.bytes_max {
+            return Err(over_size(source.bytes));
+        }
+        // The converter may stop early at a fault; only a fault in the right bytes is the image's.
+        let converted = converted.map_err(|error| {
+            if error.is_no_space() {
+                self.no_space(size.unwrap_or(0)).into()
+            } else {
+                AddLayerError::from(error)
+            }
+        })?;
+        if size.is_some_and(|size| size != source.bytes) {
+            return Err(over_size(source.bytes));
+        }
+        let found = source.hasher.finish();
+        if found != name.blob {
+            return Err(AddLayerError::Digest {
+                wanted: name.blob,
+                found,
+            });
+        }
+        if converted.diff_id != name.diff {
+            return Err(AddLayerError::DiffId {
+                layer: name.blob,
+                wanted: name.diff,
+                found: converted.diff_id,
+            });
+        }
+        let sync = |file: &std::fs::File| {
+            file.sync_all()
+                .map_err(|e| self.write_error(&self.layer_path(name), 0, e))
+        };
+        sync(&data)?;
+        sync(&index)?;
+        // The files' own names must be there before the directory's new name is.
+        let whole = workspace.path().join("layer");
+        let gather = || -> io::Result<()> {
+            std::fs::create_dir(&whole)?;
+            for file in ["data", "index"] {
+                std::fs::rename(workspace.path().join(file), whole.join(file))?;
+            }
+            std::fs::File::open(&whole)?.sync_all()
+        };
+        gather().map_err(|error| self.write_error(&whole, 0, error))?;
+        Ok(self.move_durably(&whole, &self.layer_path(name))?)
+    }
+}
+
+/// Digests and counts what is read, and ends with an error behind the size that was promised.
+struct Verified<R> {
+    source: R,
+    hasher: Hasher,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+impl<R: Read> Read for Verified<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        self.bytes += count as u64;
+        if self.bytes > self.bytes_max {
+            Err(io::Error::other("more bytes than announced"))
+        } else {
+            Ok(count)
+        }
+    }
+}

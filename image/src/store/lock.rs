@@ -1,0 +1,97 @@
+//! Locks on objects of the store, held by processes and released by the kernel when they die.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::StoreError;
+
+/// Held on an object: shared by those who need it, exclusive by the one that makes or removes it.
+#[derive(Debug)]
+pub(crate) struct ObjectLock {
+    file: File,
+    path: PathBuf,
+}
+
+impl ObjectLock {
+    /// Waits for the lock on `path`. The file is made if missing.
+    pub(crate) fn shared(path: &Path) -> Result<Self, StoreError> {
+        Self::acquire(path, FlockOperation::LockShared).map(|lock| lock.unwrap_or_else(|| unreachable!("waits")))
+    }
+
+    /// Waits for the lock on `path`. The file is made if missing.
+    pub(crate) fn exclusive(path: &Path) -> Result<Self, StoreError> {
+        Self::acquire(path, FlockOperation::LockExclusive).map(|lock| lock.unwrap_or_else(|| unreachable!("waits")))
+    }
+
+    /// The lock on `path`, or `None` if somebody holds it.
+    pub(crate) fn try_exclusive(path: &Path) -> Result<Option<Self>, StoreError> {
+        Self::acquire(path, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Removes the lock's own file, which must be held exclusively, with the lock.
+    pub(crate) fn retire(self) {
+        // A lock file that stays does no harm.
+        let _ = std::fs::remove_file(&self.path);
+    }
+
+    fn acquire(path: &Path, operation: FlockOperation) -> Result<Option<Self>, StoreError> {
+        let lock_error = |source| StoreError::File {
+            action: "lock",
+            path: path.to_owned(),
+            source,
+        };
+        loop {
+            let mut options = OpenOptions::new();
+            let file = options
+                .read(true)
+                .write(true)
+                .create(true)
+                .mode(0o600)
+                .open(path)
+                .map_err(lock_error)?;
+            match flock(&file, operation) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(errno) => return Err(lock_error(errno.into())),
+            }
+            // Its last holder may have retired the file while we waited: then the lock is on nothing.
+            if same_file(&file, path).map_err(lock_error)? {
+                return Ok(Some(Self {
+                    file,
+                    path: path.to_owned(),
+                }));
+            }
+        }
+    }
+
+    /// Lets others share the lock. For a moment nobody holds it, so what it protects must be looked at again.
+    pub(crate) fn share(self) -> Result<Self, StoreError> {
+        flock(&self.file, FlockOperation::LockShared).map_err(|errno| StoreError::File {
+            action: "lock",
+            path: self.path.clone(),
+            source: errno.into(),
+        })?;
+        if same_file(&self.file, &self.path).map_err(|source| StoreError::File {
+            action: "lock",
+            path: self.path.clone(),
+            source,
+        })? {
+            return Ok(self);
+        }
+        Self::shared(&self.path)
+    }
+}
+
+pub(super) fn same_file(file: &File, path: &Path) -> io::Result<bool> {
+    let held = file.metadata()?;
+    match std::fs::symlink_metadata(path) {
+        Ok(named) => Ok((held.dev(), held.ino()) == (named.dev(), named.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}

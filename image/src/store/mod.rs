@@ -1,0 +1,268 @@
+//! The content store: images, their layers and rootfs files on disk.
+//!
+//! ```text
+//! ROOT/
+//!   state.db                        SQLite: which images there are, their names and layers
+//!   blobs/DIGEST                    manifests and configs, by their own digest
+//!   layers/BLOB.DIFF/{data,index}   a converted layer, by the digests of its blob and of its tar
+//!   rootfs/KEY                      EROFS metadata of a stack of layers, by the digest of their names
+//!   locks/OBJECT                    flock: shared while an object is needed, exclusive while it is made or removed
+//!   tmp/X                           what is being made; its maker holds an flock on it
+//! ```
+//! Every object is absent or complete: it is made in `tmp`, flushed, renamed, and its directory flushed. A row of the
+//! database is written last, so what was acknowledged is there after a power cut, and what was not has no row; opening the
+//! store removes it. The bytes of a layer as downloaded are not kept: the converted form holds all that a rootfs needs, and
+//! keeping both would double the disk.
+//!
+//! A converted layer is named by *both* digests. The host itself digests the blob; the tar is digested by the converter,
+//! which a hostile blob may have subverted. So a blob can spoil itself alone, never another image that has the same
+//! `diff_id`.
+
+mod collect;
+mod commit;
+mod database;
+mod error;
+mod layers;
+mod lock;
+mod workspace;
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::config::ImageConfig;
+use crate::converter::Converter;
+use crate::digest::Digest;
+use crate::limits::{CONFIG_BYTES_MAX, MANIFEST_BYTES_MAX};
+use crate::reference::{Reference, Version};
+use database::{Database, ImageRow};
+
+pub(crate) use commit::NewImage;
+pub use error::{
+    AddLayerError, CommitImageError, FindImageError, OpenStoreError, RemoveImageError, RootfsError, StoreError,
+};
+pub(crate) use layers::LayerName;
+use layers::StoredLayer;
+use lock::ObjectLock;
+pub(crate) use workspace::Workspace;
+
+/// An image in the store.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Digest of the config: docker's image id.
+    pub id: Digest,
+    /// Digest of the manifest.
+    pub manifest: Digest,
+    /// Names that lead to it, tags before digests.
+    pub references: Vec<Reference>,
+    /// What it says about how to run it.
+    pub config: ImageConfig,
+    /// Bytes of its files, as stored: layers shared with other images counted too.
+    pub size_bytes: u64,
+    /// When it came into this store, seconds since 1970.
+    pub added: i64,
+    pub(crate) layers: Vec<LayerName>,
+}
+
+/// A rootfs as open files: one EROFS disk when concatenated.
+#[derive(Debug)]
+pub struct Rootfs {
+    /// First on the disk; its length is a multiple of 4096.
+    pub metadata: File,
+    /// Then these in order; each length is a multiple of 4096 and above zero.
+    pub data: Vec<File>,
+}
+
+/// What [`Store::remove`] did, in docker's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    /// A name was taken away.
+    Untagged(Reference),
+    /// The image, or a layer that no other image has, was deleted.
+    Deleted(Digest),
+}
+
+/// The content store. Many processes may use one at the same time.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    database: Mutex<Database>,
+    converter: Converter,
+}
+
+const DIRECTORIES: [&str; 5] = ["blobs", "layers", "rootfs", "locks", "tmp"];
+
+impl Store {
+    /// Opens the store in the directory `root`, made if missing. Removes what killed processes have left there.
+    ///
+    /// # Errors
+    /// [`OpenStoreError`] if the directory cannot be used, or was written by a newer version.
+    pub fn open(root: &Path, converter: Converter) -> Result<Self, OpenStoreError> {
+        let directory_error = |path: PathBuf| move |source| OpenStoreError::Directory { path, source };
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(root).map_err(directory_error(root.to_owned()))?;
+        let root = root.canonicalize().map_err(directory_error(root.to_owned()))?;
+        for name in DIRECTORIES {
+            let path = root.join(name);
+            builder.create(&path).map_err(directory_error(path))?;
+        }
+        let database = Database::open(&root.join("state.db"))?;
+        let store = Self {
+            root,
+            database: Mutex::new(database),
+            converter,
+        };
+        store.recover()?;
+        Ok(store)
+    }
+
+    /// The directory of the store.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The image that `name` means, as docker decides it: a whole id, a reference, or the start of an id.
+    ///
+    /// # Errors
+    /// [`FindImageError::Ambiguous`] if the start of an id fits several; others if the store cannot be read.
+    pub fn find(&self, name: &str) -> Result<Option<Image>, FindImageError> {
+        let id = self.find_id(name)?;
+        match id {
+            Some(id) => Ok(self.database().image(id)?.map(|row| self.image(row)).transpose()?),
+            None => Ok(None),
+        }
+    }
+
+    /// All images, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read.
+    pub fn list(&self) -> Result<Vec<Image>, StoreError> {
+        let rows = self.database().images()?;
+        rows.into_iter().map(|row| self.image(row)).collect()
+    }
+
+    /// Gives the image that `name` means the name `reference` too.
+    ///
+    /// # Errors
+    /// [`FindImageError::NoSuchImage`] if there is no such image.
+    pub fn tag(&self, name: &str, reference: &Reference) -> Result<(), FindImageError> {
+        let id = self
+            .find_id(name)?
+            .ok_or_else(|| FindImageError::NoSuchImage { name: shown(name) })?;
+        Ok(self.database().set_name(reference, id)?)
+    }
+
+    /// The bytes of an image's manifest.
+    ///
+    /// # Errors
+    /// [`StoreError`] if they cannot be read or are not what they were.
+    pub fn manifest(&self, image: &Image) -> Result<Vec<u8>, StoreError> {
+        self.read_blob(image.manifest, MANIFEST_BYTES_MAX)
+    }
+
+    /// The bytes of an image's config.
+    ///
+    /// # Errors
+    /// [`StoreError`] if they cannot be read or are not what they were.
+    pub fn config(&self, image: &Image) -> Result<Vec<u8>, StoreError> {
+        self.read_blob(image.id, CONFIG_BYTES_MAX)
+    }
+
+    pub(crate) fn converter(&self) -> &Converter {
+        &self.converter
+    }
+
+    fn find_id(&self, name: &str) -> Result<Option<Digest>, FindImageError> {
+        let database = self.database();
+        if let Ok(digest) = name.parse::<Digest>() {
+            return Ok(database.image(digest)?.map(|row| row.id));
+        }
+        if let Ok(reference) = name.parse::<Reference>() {
+            let found = match reference.version() {
+                Version::Tag(_) => database.id_of_name(&reference)?,
+                Version::Digest(digest) => database.id_of_digest(&reference, *digest)?,
+            };
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        let digits = name.strip_prefix("sha256:").unwrap_or(name);
+        if digits.len() < ID_DIGITS_MIN || digits.len() > 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Ok(None);
+        }
+        match database.ids_starting_with(&digits.to_ascii_lowercase())?[..] {
+            [] => Ok(None),
+            [id] => Ok(Some(id)),
+            _ => Err(FindImageError::Ambiguous { name: shown(name) }),
+        }
+    }
+
+    fn image(&self, row: ImageRow) -> Result<Image, StoreError> {
+        let bytes = self.read_blob(row.id, CONFIG_BYTES_MAX)?;
+        let config = ImageConfig::parse(&bytes).map_err(|source| StoreError::Config { id: row.id, source })?;
+        let ImageRow {
+            id,
+            manifest,
+            size_bytes,
+            added,
+            references,
+            layers,
+        } = row;
+        Ok(Image {
+            id,
+            manifest,
+            references,
+            config,
+            size_bytes,
+            added,
+            layers,
+        })
+    }
+
+    fn read_blob(&self, digest: Digest, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
+        let path = self.blob_path(digest);
+        let read = || -> io::Result<Vec<u8>> {
+            let file = File::open(&path)?;
+            let length = file.metadata()?.len().min(bytes_max);
+            let mut bytes = vec![0; length as usize];
+            file.read_exact_at(&mut bytes, 0)?;
+            Ok(bytes)
+        };
+        let bytes = read().map_err(|source| StoreError::ReadBlob {
+            path: path.clone(),
+            source,
+        })?;
+        if Digest::of(&bytes) != digest {
+            Err(StoreError::DamagedBlob { path })
+        } else {
+            Ok(bytes)
+        }
+    }
+
+    fn database(&self) -> MutexGuard<'_, Database> {
+        // A panic elsewhere leaves no transaction open: they roll back when dropped.
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn blob_path(&self, digest: Digest) -> PathBuf {
+        self.root.join("blobs").join(digest.hex())
+    }
+
+    fn rootfs_path(&self, key: Digest) -> PathBuf {
+        self.root.join("rootfs").join(key.hex())
+    }
+}
+
+/// Fewer digits than this are a typing mistake rather than an id.
+const ID_DIGITS_MIN: usize = 4;
+
+fn shown(name: &str) -> String {
+    crate::text::printable(name.as_bytes(), 300)
+}
+
+#[cfg(test)]
+mod tests;

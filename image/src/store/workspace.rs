@@ -1,0 +1,104 @@
+//! Directories below `tmp` in which objects are made. Removed by their maker, or by whoever finds the maker dead.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::lock::{ObjectLock, same_file};
+use super::{Store, StoreError};
+
+/// Held shared while a workspace is made and its own lock not yet taken, exclusively while dead ones are removed.
+const GATE: &str = "workspaces";
+
+/// A directory of our own in `tmp`.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    path: PathBuf,
+    /// The open directory, which carries the lock that says we live.
+    _alive: File,
+}
+
+impl Workspace {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A new file in it, readable by us alone.
+    pub(crate) fn create(&self, name: &str) -> Result<File, StoreError> {
+        let path = self.path.join(name);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600);
+        options.open(&path).map_err(|source| StoreError::File {
+            action: "create",
+            path,
+            source,
+        })
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed when the store is opened next.
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+impl Store {
+    pub(crate) fn workspace(&self) -> Result<Workspace, StoreError> {
+        let _gate = ObjectLock::shared(&self.lock_path(GATE))?;
+        let tmp = self.root.join("tmp");
+        let create_error = |source| StoreError::File {
+            action: "create a directory in",
+            path: tmp.clone(),
+            source,
+        };
+        let mut random = [0; 8];
+        loop {
+            rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+                .map_err(|errno| create_error(errno.into()))?;
+            let path = tmp.join(hex::encode(random));
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(create_error(error)),
+            }
+            let alive = File::open(&path).map_err(create_error)?;
+            flock(&alive, FlockOperation::LockExclusive).map_err(|errno| create_error(errno.into()))?;
+            return Ok(Workspace { path, _alive: alive });
+        }
+    }
+
+    /// Removes the workspaces of dead processes.
+    pub(super) fn remove_dead_workspaces(&self) -> Result<(), StoreError> {
+        let tmp = self.root.join("tmp");
+        let remove_error = |source| StoreError::File {
+            action: "clean",
+            path: tmp.clone(),
+            source,
+        };
+        let mut entries = std::fs::read_dir(&tmp).map_err(remove_error)?.peekable();
+        if entries.peek().is_none() {
+            return Ok(());
+        }
+        // If one is being made right now, the next opening cleans up.
+        let Some(_gate) = ObjectLock::try_exclusive(&self.lock_path(GATE))? else {
+            return Ok(());
+        };
+        for entry in entries {
+            let path = entry.map_err(remove_error)?.path();
+            let Ok(directory) = File::open(&path) else { continue };
+            let dead = flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok();
+            if dead && same_file(&directory, &path).map_err(remove_error)? {
+                std::fs::remove_dir_all(&path).map_err(remove_error)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn lock_path(&self, object: &str) -> PathBuf {
+        self.root.join("locks").join(object)
+    }
+}
