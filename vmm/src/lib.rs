@@ -13,23 +13,25 @@
 //!
 //! The same devices serve QEMU over vhost-user when there is no usable KVM ([`Config::VhostUser`]).
 
+pub mod attachments;
 mod bus;
 pub mod config;
 mod console;
-mod event_loop;
+pub mod event_loop;
 mod filters;
-mod inherited;
-mod kernel;
+pub mod inherited;
+pub mod kernel;
 mod layout;
 pub mod limits;
 pub mod machine;
-mod memory;
+pub mod memory;
 pub mod metrics;
 mod mptable;
 pub mod process;
 pub mod status;
 mod sys;
-mod vcpu;
+pub mod vcpu;
+pub mod vhost_user;
 pub mod virtio;
 mod warnings;
 

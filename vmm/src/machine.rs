@@ -11,6 +11,7 @@ use virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::attachments::{self, Attachment, AttachmentError};
 use crate::bus::{Bus, SerialInterrupt};
 use crate::config::{ConfigError, MachineConfig};
 use crate::console::Console;
@@ -20,7 +21,6 @@ use crate::kernel::{self, KernelError};
 use crate::memory::{self, MemoryError};
 use crate::status::MachineExit;
 use crate::vcpu::{Vcpu, VcpuError};
-use crate::virtio::device::Device;
 use crate::virtio::mmio::{Transport, TransportError};
 use crate::warnings::Warnings;
 use crate::{filters, layout, mptable, sys};
@@ -66,6 +66,9 @@ pub enum BuildError {
     /// The event loop.
     #[error("cannot prepare the event loop")]
     EventLoop(#[source] EventLoopError),
+    /// A device.
+    #[error("cannot make the devices")]
+    Attachments(#[source] AttachmentError),
     /// A device's transport.
     #[error("cannot attach {device}")]
     Transport {
@@ -96,12 +99,6 @@ pub enum BuildError {
         #[source]
         source: FilterError,
     },
-}
-
-/// A device and its name in log lines.
-pub(crate) struct Attachment {
-    pub(crate) name: String,
-    pub(crate) device: Box<dyn Device>,
 }
 
 /// A machine that has not executed an instruction yet. All its threads are confined.
@@ -150,7 +147,7 @@ impl Machine {
 
         let mut command_line = config.command_line.clone();
         let mut transports = Vec::new();
-        for attachment in attachments(config, inherited)? {
+        for attachment in attachments::of_machine(config, inherited).map_err(BuildError::Attachments)? {
             let transport = attach(
                 &vm,
                 &mut event_loop,
@@ -191,9 +188,8 @@ impl Machine {
         for vcpu in vcpus.map_err(BuildError::Vcpu)? {
             start_thread(vcpu, &gate, &bus, &ending, &vcpu_eventfds)?;
         }
-        let rules = filters::event_loop_rules(status, &event_loop.interrupt_fds());
         // INVARIANT: from here on every thread is confined, and the gate has not been opened yet.
-        confine("the event loop", &rules)?;
+        confine("the event loop", &filters::event_loop_rules())?;
         Ok(Self {
             gate,
             event_loop,
@@ -231,11 +227,6 @@ fn create_interrupt_controllers(vm: &VmFd) -> Result<(), BuildError> {
         ..Default::default()
     };
     vm.create_pit2(pit).map_err(calls("create the timer"))
-}
-
-/// All devices in the order of their windows.
-fn attachments(_config: &MachineConfig, _inherited: &mut Inherited) -> Result<Vec<Attachment>, BuildError> {
-    Ok(Vec::new())
 }
 
 /// Gives a device its window, interrupt and notifications.

@@ -469,3 +469,6 @@ fn write_queue(queue: &mut Queue, offset: u32, value: u32) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests;

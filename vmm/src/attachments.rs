@@ -1,0 +1,90 @@
+//! The devices of a machine, made from its config and inherited fds, in the order of their windows.
+
+use crate::config::{DiskConfig, FdNumber, MachineConfig, VsockConfig};
+use crate::inherited::{Inherited, InheritedError};
+use crate::virtio::block::{BlockDevice, Disk, DiskError};
+use crate::virtio::device::Device;
+use crate::virtio::rng::RngDevice;
+use crate::virtio::vsock::{VsockDevice, VsockError};
+
+/// Why a device cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachmentError {
+    /// One of its fds.
+    #[error("cannot take an fd of {device} from the supervisor")]
+    Inherited {
+        /// Which device.
+        device: String,
+        /// Cause.
+        #[source]
+        source: InheritedError,
+    },
+    /// A disk.
+    #[error("cannot make {device} of its files")]
+    Disk {
+        /// Which device.
+        device: String,
+        /// Cause.
+        #[source]
+        source: DiskError,
+    },
+    /// The socket device.
+    #[error("cannot make the socket device")]
+    Vsock(#[source] VsockError),
+}
+
+/// A device and its name in log lines.
+pub(crate) struct Attachment {
+    pub(crate) name: String,
+    pub(crate) device: Box<dyn Device>,
+}
+
+/// Disks first, so that the guest names them in this order; then sockets, then entropy.
+pub(crate) fn of_machine(
+    config: &MachineConfig,
+    inherited: &mut Inherited,
+) -> Result<Vec<Attachment>, AttachmentError> {
+    let mut attachments = Vec::with_capacity(config.disks.len() + 2);
+    for (index, disk) in config.disks.iter().enumerate() {
+        let name = format!("disk {index}");
+        let device = Box::new(block(&name, disk, inherited)?);
+        attachments.push(Attachment { name, device });
+    }
+    let device = Box::new(vsock(&config.vsock, inherited)?);
+    attachments.push(Attachment {
+        name: "vsock".to_owned(),
+        device,
+    });
+    attachments.push(Attachment {
+        name: "rng".to_owned(),
+        device: Box::new(RngDevice::new()),
+    });
+    Ok(attachments)
+}
+
+fn block(name: &str, config: &DiskConfig, inherited: &mut Inherited) -> Result<BlockDevice, AttachmentError> {
+    let take = |fd: &FdNumber| inherited.take_file(*fd);
+    let files: Result<Vec<_>, _> = config.extent_fds.iter().map(take).collect();
+    let files = files.map_err(|source| AttachmentError::Inherited {
+        device: name.to_owned(),
+        source,
+    })?;
+    let disk = Disk::new(files, config.readonly);
+    let disk = disk.map_err(|source| AttachmentError::Disk {
+        device: name.to_owned(),
+        source,
+    })?;
+    Ok(BlockDevice::new(disk, &config.serial, config.ignore_flush))
+}
+
+fn vsock(config: &VsockConfig, inherited: &mut Inherited) -> Result<VsockDevice, AttachmentError> {
+    let mut take = |fd| {
+        let fail = |source| AttachmentError::Inherited {
+            device: "the socket device".to_owned(),
+            source,
+        };
+        inherited.take(fd).map_err(fail)
+    };
+    let (session, control) = (take(config.session_fd)?, take(config.control_fd)?);
+    VsockDevice::new(config.guest_cid, config.session_port, session, control).map_err(AttachmentError::Vsock)
+}
