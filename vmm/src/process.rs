@@ -6,12 +6,13 @@ use std::os::fd::AsRawFd;
 
 use capsid_jail::{Jail, JailError, Resource, Rlimit};
 
-use crate::config::{Config, FdNumber, MachineConfig};
+use crate::config::{Config, FdNumber, MachineConfig, VhostUserConfig};
 use crate::inherited::{Inherited, InheritedError};
 use crate::limits::CONFIG_BYTES;
 use crate::machine::{BuildError, Machine};
 use crate::status::Status;
 use crate::sys;
+use crate::vhost_user::{self, ServeError};
 
 /// Most fds: those inherited, those of the machine, and one for each of vsock's streams.
 const FDS_MAX: u64 = 1024;
@@ -41,6 +42,9 @@ pub enum ProcessError {
     /// The machine.
     #[error("cannot build the machine")]
     Build(#[source] BuildError),
+    /// The devices for another VMM.
+    #[error("cannot serve the devices")]
+    Serve(#[source] ServeError),
     /// The supervisor does not listen.
     #[error("cannot tell the supervisor")]
     Tell(#[source] std::io::Error),
@@ -84,7 +88,7 @@ impl ProcessError {
 pub fn run(config_fd: FdNumber) -> Result<(), ProcessError> {
     match read_config(config_fd)? {
         Config::Machine(config) => run_machine(&config),
-        Config::VhostUser(_) => Ok(()),
+        Config::VhostUser(config) => run_vhost_user(&config),
     }
 }
 
@@ -107,13 +111,25 @@ fn run_machine(config: &MachineConfig) -> Result<(), ProcessError> {
             .map_err(ProcessError::TakeStatus)?,
     );
     let result = confine_and_run(config, &mut inherited, &mut status);
-    if let Err(error) = &result {
-        // The error itself is reported by our caller too, whether the supervisor listens or not.
-        let _ = status.tell(&Status::Failed {
-            message: error.chain(),
-            errno: error.errno(),
+    status.tell_failure(&result);
+    result
+}
+
+fn run_vhost_user(config: &VhostUserConfig) -> Result<(), ProcessError> {
+    let mut inherited = Inherited::new(&config.fds());
+    let mut status = StatusLine(
+        inherited
+            .take_file(config.status_fd)
+            .map_err(ProcessError::TakeStatus)?,
+    );
+    let ready = || {
+        // A supervisor that does not listen is gone, and then QEMU goes as well.
+        let _ = status.tell(&Status::Ready {
+            monotonic_ns: sys::monotonic_ns(),
         });
-    }
+    };
+    let result = vhost_user::serve(config, &mut inherited, ready).map_err(ProcessError::Serve);
+    status.tell_failure(&result);
     result
 }
 
@@ -182,6 +198,16 @@ fn largest_disk_bytes(config: &MachineConfig) -> u64 {
 struct StatusLine(File);
 
 impl StatusLine {
+    fn tell_failure(&mut self, result: &Result<(), ProcessError>) {
+        if let Err(error) = result {
+            // The error itself is reported by our caller too, whether the supervisor listens or not.
+            let _ = self.tell(&Status::Failed {
+                message: error.chain(),
+                errno: error.errno(),
+            });
+        }
+    }
+
     fn tell(&mut self, status: &Status) -> Result<(), ProcessError> {
         let mut line = serde_json::to_vec(status).map_err(|error| ProcessError::Tell(error.into()))?;
         line.push(b'\n');

@@ -91,6 +91,12 @@ impl<'m> Buffers<'m> {
         self.slices.push_back(slice);
     }
 
+    /// Appends all of `other`.
+    pub(crate) fn append(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.slices.extend(other.slices);
+    }
+
     /// Bytes left.
     pub(crate) fn len(&self) -> usize {
         self.bytes

@@ -3,6 +3,7 @@
 pub mod block;
 pub(crate) mod chain;
 pub mod device;
+pub(crate) mod filters;
 pub(crate) mod mmio;
 pub mod rng;
 pub(crate) mod status;

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use vm_memory::VolatileSlice;
+use vmm_sys_util::epoll::Epoll;
 
 use super::chain::Buffers;
 use crate::limits::CHAIN_SLICES_MAX;
@@ -72,4 +73,10 @@ fn message(vectors: &mut [libc::iovec]) -> libc::msghdr {
     message.msg_iov = vectors.as_mut_ptr();
     message.msg_iovlen = vectors.len();
     message
+}
+
+/// The fd of an epoll instance, which does not lend it itself.
+pub(super) fn epoll_fd(epoll: &Epoll) -> BorrowedFd<'_> {
+    // SAFETY: the instance owns the fd, and the result borrows the instance.
+    unsafe { BorrowedFd::borrow_raw(epoll.as_raw_fd()) }
 }

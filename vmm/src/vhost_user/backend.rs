@@ -1,0 +1,421 @@
+//! What QEMU asks of one device, and the state that comes of it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use vhost::VhostUserMemoryRegionBase;
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight, VhostUserLog,
+    VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserSharedMsg,
+    VhostUserSingleMemoryRegion, VhostUserVirtioFeatures, VhostUserVringAddrFlags, VhostUserVringState,
+};
+use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
+use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_queue::{Queue, QueueT};
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+use super::vring::Vring;
+use crate::virtio::device::{Cause, Device, QueueFault};
+
+/// Epoll data of the device's own fd; queue n has `FIRST_QUEUE_EVENT + n`, QEMU's requests have 0.
+pub(super) const REQUEST_EVENT: u64 = 0;
+pub(super) const BACKEND_EVENT: u64 = 1;
+pub(super) const FIRST_QUEUE_EVENT: u64 = 2;
+
+/// Where a part of guest memory is in QEMU's address space, in which it names the queues.
+#[derive(Debug)]
+struct Mapping {
+    frontend_address: u64,
+    bytes: u64,
+    guest_address: u64,
+}
+
+/// A device and how QEMU has set it up.
+pub(super) struct Backend {
+    device: Box<dyn Device>,
+    vrings: Vec<Vring>,
+    memory: GuestMemoryMmap,
+    mappings: Vec<Mapping>,
+    features: u64,
+    epoll: Epoll,
+    /// Queues run, and the device knows.
+    active: bool,
+    /// A queue has been made unusable: nothing is served until the driver resets the device.
+    faulted: bool,
+    device_watched: bool,
+}
+
+impl Backend {
+    pub(super) fn new(device: Box<dyn Device>) -> io::Result<Self> {
+        let vrings: std::result::Result<Vec<_>, _> = device.queue_sizes().iter().map(|_| Vring::new()).collect();
+        Ok(Self {
+            device,
+            vrings: vrings.map_err(io::Error::other)?,
+            memory: GuestMemoryMmap::new(),
+            mappings: Vec::new(),
+            features: 0,
+            epoll: Epoll::new()?,
+            active: false,
+            faulted: false,
+            device_watched: false,
+        })
+    }
+
+    /// What the loop waits for.
+    pub(super) fn epoll(&self) -> &Epoll {
+        &self.epoll
+    }
+
+    /// Lets the device work.
+    pub(super) fn process(&mut self, cause: Cause) {
+        if !self.active || self.faulted {
+            return;
+        }
+        let mut queues: Vec<&mut Queue> = Vec::with_capacity(self.vrings.len());
+        // A queue that is ready but disabled must not be touched; an unused one stands in for it.
+        let mut disabled: Vec<Queue> = Vec::new();
+        for vring in &self.vrings {
+            if vring.queue.ready() && !vring.enabled {
+                disabled.extend(Queue::new(1));
+            }
+        }
+        let mut stand_ins = disabled.iter_mut();
+        for vring in &mut self.vrings {
+            if vring.queue.ready() && !vring.enabled {
+                queues.extend(stand_ins.next());
+            } else {
+                queues.push(&mut vring.queue);
+            }
+        }
+        match self.device.process(cause, &self.memory, &mut queues) {
+            Ok(signals) => {
+                for (index, vring) in self.vrings.iter_mut().enumerate() {
+                    if signals.0 & 1 << index != 0 {
+                        vring.interrupt();
+                    }
+                }
+            }
+            Err(fault) => self.stop_on(&fault),
+        }
+    }
+
+    /// Lets the device look at queues that were started since the last call.
+    pub(super) fn process_fresh(&mut self) {
+        for index in 0..self.vrings.len() {
+            if self.vrings[index].is_running() && std::mem::take(&mut self.vrings[index].fresh) {
+                self.process(Cause::Queue(index));
+            }
+        }
+    }
+
+    fn stop_on(&mut self, fault: &QueueFault) {
+        self.faulted = true;
+        // One line for each reset of the device by its driver; vhost-user has no word for "needs reset".
+        eprintln!("capsid-vmm: device {}: {fault}: {}", self.device.id(), fault.source);
+        self.settle();
+    }
+
+    /// Brings what the loop waits for, and what the device knows, in line with the queues.
+    fn settle(&mut self) {
+        let serves = |vring: &Vring| vring.is_running() && !self.faulted;
+        for (index, vring) in self.vrings.iter_mut().enumerate() {
+            let Some(kick) = &vring.kick else { continue };
+            let wanted = vring.queue.ready() && vring.enabled && !self.faulted;
+            if wanted == vring.watched {
+                continue;
+            }
+            let operation = if wanted {
+                ControlOperation::Add
+            } else {
+                ControlOperation::Delete
+            };
+            // Edges: the counter needs no reading then.
+            let events = EventSet::IN | EventSet::EDGE_TRIGGERED;
+            let event = EpollEvent::new(events, FIRST_QUEUE_EVENT + index as u64);
+            if self.epoll.ctl(operation, kick.as_raw_fd(), event).is_ok() {
+                vring.watched = wanted;
+                vring.fresh = wanted;
+            }
+        }
+        let running = self.vrings.iter().any(serves);
+        if let Some(fd) = self.device.backend_fd()
+            && running != self.device_watched
+        {
+            let operation = if running {
+                ControlOperation::Add
+            } else {
+                ControlOperation::Delete
+            };
+            let event = EpollEvent::new(EventSet::IN, BACKEND_EVENT);
+            if self.epoll.ctl(operation, fd.as_raw_fd(), event).is_ok() {
+                self.device_watched = running;
+            }
+        }
+        if running && !self.active {
+            self.device.activate(self.features);
+            self.active = true;
+        }
+        if self.active && self.vrings.iter().all(|vring| !vring.queue.ready()) {
+            self.device.reset();
+            self.active = false;
+            self.faulted = false;
+        }
+    }
+
+    fn vring(&mut self, index: u32) -> Result<&mut Vring> {
+        self.vrings.get_mut(index as usize).ok_or(Error::InvalidParam)
+    }
+
+    /// Stops waiting for the queue's notifications, before its fd changes.
+    fn unwatch(&mut self, index: u32) -> Result<()> {
+        let epoll_fd = &self.epoll;
+        let vring = self.vrings.get_mut(index as usize).ok_or(Error::InvalidParam)?;
+        if let Some(kick) = &vring.kick
+            && std::mem::take(&mut vring.watched)
+        {
+            let event = EpollEvent::new(EventSet::empty(), 0);
+            epoll_fd
+                .ctl(ControlOperation::Delete, kick.as_raw_fd(), event)
+                .map_err(Error::ReqHandlerError)?;
+        }
+        Ok(())
+    }
+
+    fn guest_address(&self, frontend_address: u64) -> Result<GuestAddress> {
+        let inside = |mapping: &&Mapping| {
+            frontend_address
+                .checked_sub(mapping.frontend_address)
+                .is_some_and(|offset| offset < mapping.bytes)
+        };
+        let mapping = self.mappings.iter().find(inside).ok_or(Error::InvalidParam)?;
+        let offset = frontend_address - mapping.frontend_address;
+        mapping
+            .guest_address
+            .checked_add(offset)
+            .map(GuestAddress)
+            .ok_or(Error::InvalidParam)
+    }
+}
+
+impl VhostUserBackendReqHandlerMut for Backend {
+    fn set_owner(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn reset_owner(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn reset_device(&mut self) -> Result<()> {
+        for index in 0..self.vrings.len() {
+            self.unwatch(index as u32)?;
+            self.vrings[index].queue.reset();
+            self.vrings[index].enabled = false;
+        }
+        self.settle();
+        Ok(())
+    }
+
+    fn get_features(&mut self) -> Result<u64> {
+        Ok(self.device.features() | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits())
+    }
+
+    fn set_features(&mut self, features: u64) -> Result<()> {
+        let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+        if features & !(self.device.features() | protocol) != 0 {
+            return Err(Error::InvalidParam);
+        }
+        self.features = features & !protocol;
+        let event_idx = features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
+        for vring in &mut self.vrings {
+            vring.queue.set_event_idx(event_idx);
+            // Without the protocol's own features all rings are enabled from the start.
+            vring.enabled |= features & protocol == 0;
+        }
+        Ok(())
+    }
+
+    fn set_mem_table(
+        &mut self,
+        regions: &[VhostUserMemoryRegion],
+        files: Vec<File>,
+        _postcopy_listening: Option<bool>,
+    ) -> Result<Option<Vec<VhostUserMemoryRegionBase>>> {
+        let mut mapped = Vec::with_capacity(regions.len());
+        let mut mappings = Vec::with_capacity(regions.len());
+        for (region, file) in regions.iter().zip(files) {
+            let guest_address = region.guest_phys_addr;
+            let mapping = region.mmap_region(file)?;
+            mapped.push(GuestRegionMmap::new(mapping, GuestAddress(guest_address)).ok_or(Error::InvalidParam)?);
+            mappings.push(Mapping {
+                frontend_address: region.user_addr,
+                bytes: region.memory_size,
+                guest_address,
+            });
+        }
+        self.memory = GuestMemoryMmap::from_regions(mapped).map_err(|_| Error::InvalidParam)?;
+        self.mappings = mappings;
+        Ok(None)
+    }
+
+    fn set_vring_num(&mut self, index: u32, count: u32) -> Result<()> {
+        let count = u16::try_from(count).map_err(|_| Error::InvalidParam)?;
+        self.vring(index)?
+            .queue
+            .try_set_size(count)
+            .map_err(|_| Error::InvalidParam)
+    }
+
+    fn set_vring_addr(
+        &mut self,
+        index: u32,
+        _flags: VhostUserVringAddrFlags,
+        descriptor: u64,
+        used: u64,
+        available: u64,
+        _log: u64,
+    ) -> Result<()> {
+        let descriptors = self.guest_address(descriptor)?;
+        let used = self.guest_address(used)?;
+        let available = self.guest_address(available)?;
+        let memory = self.memory.clone();
+        let queue = &mut self.vring(index)?.queue;
+        queue
+            .try_set_desc_table_address(descriptors)
+            .map_err(|_| Error::InvalidParam)?;
+        queue
+            .try_set_avail_ring_address(available)
+            .map_err(|_| Error::InvalidParam)?;
+        queue.try_set_used_ring_address(used).map_err(|_| Error::InvalidParam)?;
+        // QEMU names only the next available entry (SET_VRING_BASE); where used ones go on is in the ring itself.
+        let next_used = queue.used_idx(&memory, std::sync::atomic::Ordering::Relaxed);
+        queue.set_next_used(next_used.map_err(|_| Error::InvalidParam)?.0);
+        Ok(())
+    }
+
+    fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
+        self.vring(index)?.queue.set_next_avail(base as u16);
+        Ok(())
+    }
+
+    fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
+        self.unwatch(index)?;
+        let vring = self.vring(index)?;
+        vring.queue.set_ready(false);
+        vring.kick = None;
+        vring.call = None;
+        let base = u32::from(vring.queue.next_avail());
+        self.settle();
+        Ok(VhostUserVringState::new(index, base))
+    }
+
+    fn set_vring_kick(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        self.unwatch(u32::from(index))?;
+        let memory = self.memory.clone();
+        let vring = self.vring(u32::from(index))?;
+        vring.kick = file;
+        vring.queue.set_ready(true);
+        if !vring.queue.is_valid(&memory) {
+            vring.queue.set_ready(false);
+            return Err(Error::InvalidParam);
+        }
+        self.settle();
+        Ok(())
+    }
+
+    fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        self.vring(u32::from(index))?.call = file;
+        Ok(())
+    }
+
+    fn set_vring_err(&mut self, index: u8, _file: Option<File>) -> Result<()> {
+        self.vring(u32::from(index)).map(|_| ())
+    }
+
+    fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
+        Ok(VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::REPLY_ACK)
+    }
+
+    fn set_protocol_features(&mut self, _features: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn get_queue_num(&mut self) -> Result<u64> {
+        Ok(self.vrings.len() as u64)
+    }
+
+    fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
+        self.vring(index)?.enabled = enable;
+        self.settle();
+        Ok(())
+    }
+
+    fn get_config(&mut self, offset: u32, size: u32, _flags: VhostUserConfigFlags) -> Result<Vec<u8>> {
+        // Past the end of the configuration are zeros, as in the other transport.
+        let from = self.device.config().iter().skip(offset as usize);
+        Ok(from.copied().chain(std::iter::repeat(0)).take(size as usize).collect())
+    }
+
+    fn set_config(&mut self, _offset: u32, _bytes: &[u8], _flags: VhostUserConfigFlags) -> Result<()> {
+        Ok(())
+    }
+
+    fn set_gpu_socket(&mut self, _gpu: GpuBackend) -> Result<()> {
+        Err(NOT_OFFERED)
+    }
+
+    fn get_shared_object(&mut self, _object: VhostUserSharedMsg) -> Result<File> {
+        Err(NOT_OFFERED)
+    }
+
+    fn get_inflight_fd(&mut self, _inflight: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        Err(NOT_OFFERED)
+    }
+
+    fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> Result<()> {
+        Err(NOT_OFFERED)
+    }
+
+    fn get_max_mem_slots(&mut self) -> Result<u64> {
+        Err(NOT_OFFERED)
+    }
+
+    fn add_mem_region(
+        &mut self,
+        _region: &VhostUserSingleMemoryRegion,
+        _file: File,
+        _postcopy_listening: Option<bool>,
+    ) -> Result<Option<VhostUserMemoryRegionBase>> {
+        Err(NOT_OFFERED)
+    }
+
+    fn remove_mem_region(&mut self, _region: &VhostUserSingleMemoryRegion) -> Result<()> {
+        Err(NOT_OFFERED)
+    }
+
+    fn set_device_state_fd(
+        &mut self,
+        _direction: VhostTransferStateDirection,
+        _phase: VhostTransferStatePhase,
+        _file: File,
+    ) -> Result<Option<File>> {
+        Err(NOT_OFFERED)
+    }
+
+    fn check_device_state(&mut self) -> Result<()> {
+        Err(NOT_OFFERED)
+    }
+
+    fn get_shmem_config(&mut self) -> Result<VhostUserShMemConfig> {
+        Err(NOT_OFFERED)
+    }
+
+    fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
+        Err(NOT_OFFERED)
+    }
+}
+
+/// For requests of features that were not offered.
+const NOT_OFFERED: Error = Error::InvalidOperation("not offered");

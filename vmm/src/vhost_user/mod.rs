@@ -1,0 +1,168 @@
+//! The same devices for QEMU, where there is no usable KVM: one process serves all devices of one pod over
+//! vhost-user, one thread and one connected socket for each. It ends when QEMU does.
+//!
+//! ```text
+//!   guest ── virtio-mmio ──► QEMU ── vhost-user socket ──► Server ── requests ──► Backend (queues, memory)
+//!     └───── queues in shared memory, notified by eventfds ──────────────────────────┴──► Device::process
+//! ```
+
+mod backend;
+mod filters;
+mod server;
+mod vring;
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+
+use capsid_jail::{FilterError, Jail, JailError, Resource, Rlimit, Rule, SyscallFilter};
+
+use crate::config::{DiskConfig, VhostUserConfig, VsockConfig};
+use crate::inherited::{Inherited, InheritedError};
+use crate::limits::{DISK_EXTENTS_MAX, VSOCK_CONNECTIONS_MAX};
+use crate::virtio::block::{BlockDevice, Disk, DiskError};
+use crate::virtio::device::Device;
+use crate::virtio::vsock::{VsockDevice, VsockError};
+use server::Server;
+
+pub use server::ServerError;
+
+/// Fds besides those of streams and disks: sockets, epoll instances, and what QEMU hands over.
+const OTHER_FDS: u64 = 256;
+
+/// Why the devices are not served (any more).
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// An fd of the config.
+    #[error("cannot take the fds that the config names")]
+    Fd(#[from] InheritedError),
+    /// The jail.
+    #[error("cannot confine this process")]
+    Confine(#[source] JailError),
+    /// A disk.
+    #[error("cannot make disk {index}")]
+    Disk {
+        /// Which.
+        index: usize,
+        /// Cause.
+        #[source]
+        source: DiskError,
+    },
+    /// The socket device.
+    #[error("cannot make the socket device")]
+    Vsock(#[source] VsockError),
+    /// A thread.
+    #[error("cannot start a thread for a device")]
+    Thread(#[source] io::Error),
+    /// A filter.
+    #[error("cannot filter system calls")]
+    Filter(#[source] FilterError),
+    /// One of the devices; the others have been served to their end.
+    #[error("cannot serve a device any more")]
+    Server(#[source] ServerError),
+}
+
+/// Confines this process and serves the devices of `config` until QEMU is gone. Calls `ready` when everything is
+/// confined and waits for QEMU.
+///
+/// # Errors
+/// [`ServeError`].
+pub fn serve(config: &VhostUserConfig, inherited: &mut Inherited, ready: impl FnOnce()) -> Result<(), ServeError> {
+    jail(config).enter().map_err(ServeError::Confine)?;
+    let mut threads = Vec::new();
+    for (index, served) in config.disks.iter().enumerate() {
+        let device = Box::new(block_device(index, &served.disk, inherited)?);
+        let socket = UnixStream::from(inherited.take(served.socket_fd)?);
+        threads.push(DeviceThread::start(
+            format!("disk-{index}"),
+            device,
+            socket,
+            filters::block_rules,
+        )?);
+    }
+    let device = Box::new(vsock_device(&config.vsock.device, inherited)?);
+    let socket = UnixStream::from(inherited.take(config.vsock.socket_fd)?);
+    threads.push(DeviceThread::start(
+        "vsock".to_owned(),
+        device,
+        socket,
+        filters::vsock_rules,
+    )?);
+    let filter = SyscallFilter::new(&filters::main_rules(config.status_fd)).map_err(ServeError::Filter)?;
+    filter.apply_to_thread().map_err(ServeError::Filter)?;
+    for thread in &threads {
+        // One that has ended already is met again below.
+        let _ = thread.confined.recv();
+    }
+    ready();
+    let ends: Vec<_> = threads.into_iter().map(DeviceThread::join).collect();
+    ends.into_iter().collect()
+}
+
+/// A device and the thread that serves it.
+struct DeviceThread {
+    handle: JoinHandle<Result<(), ServeError>>,
+    confined: mpsc::Receiver<()>,
+}
+
+impl DeviceThread {
+    fn start(
+        name: String,
+        device: Box<dyn Device>,
+        socket: UnixStream,
+        rules: fn() -> Vec<Rule>,
+    ) -> Result<Self, ServeError> {
+        let server = Server::new(device, socket).map_err(ServeError::Server)?;
+        let filter = SyscallFilter::new(&rules()).map_err(ServeError::Filter)?;
+        let (tell, confined) = mpsc::channel();
+        let serve = move || {
+            filter.apply_to_thread().map_err(ServeError::Filter)?;
+            // Nobody listens only when this process ends anyway.
+            let _ = tell.send(());
+            server.run().map_err(ServeError::Server)
+        };
+        let handle = thread::Builder::new()
+            .name(name)
+            .spawn(serve)
+            .map_err(ServeError::Thread)?;
+        Ok(Self { handle, confined })
+    }
+
+    fn join(self) -> Result<(), ServeError> {
+        let panicked = |_| ServeError::Thread(io::Error::other("it panicked"));
+        self.handle.join().map_err(panicked)?
+    }
+}
+
+fn block_device(index: usize, config: &DiskConfig, inherited: &mut Inherited) -> Result<BlockDevice, ServeError> {
+    let mut files = Vec::with_capacity(config.extent_fds.len().min(DISK_EXTENTS_MAX));
+    for &fd in &config.extent_fds {
+        files.push(inherited.take_file(fd)?);
+    }
+    let disk = Disk::new(files, config.readonly).map_err(|source| ServeError::Disk { index, source })?;
+    Ok(BlockDevice::new(disk, &config.serial, config.ignore_flush))
+}
+
+fn vsock_device(config: &VsockConfig, inherited: &mut Inherited) -> Result<VsockDevice, ServeError> {
+    let session = inherited.take(config.session_fd)?;
+    let control = inherited.take(config.control_fd)?;
+    VsockDevice::new(config.guest_cid, config.session_port, session, control).map_err(ServeError::Vsock)
+}
+
+fn jail(config: &VhostUserConfig) -> Jail {
+    let mut keep_fds = config.fds();
+    let fds_max = keep_fds.len() as u64 + VSOCK_CONNECTIONS_MAX as u64 + OTHER_FDS;
+    keep_fds.push(2);
+    // Relay, main and the socket device's thread, and one for each disk.
+    let threads = 3 + config.disks.len() as u64;
+    let rlimit = |resource, most| Rlimit { resource, most };
+    Jail {
+        keep_fds,
+        rlimits: vec![
+            rlimit(Resource::RLIMIT_NOFILE, fds_max),
+            rlimit(Resource::RLIMIT_NPROC, threads),
+        ],
+        pid_namespace: true,
+    }
+}

@@ -1,0 +1,52 @@
+//! What each device asks of the host's kernel while it serves a guest, with reasons. The thread it runs in adds its
+//! own rules.
+
+use capsid_jail::{Condition, Rule};
+use rustix::fs::FallocateFlags;
+
+/// A disk.
+pub(crate) fn block_rules() -> Vec<Rule> {
+    let punch_hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    let zero_range = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+    let fallocate = |flags: FallocateFlags, reason| {
+        Rule::when(
+            libc::SYS_fallocate,
+            vec![Condition::equals(1, u64::from(flags.bits()))],
+            reason,
+        )
+    };
+    vec![
+        Rule::always(libc::SYS_preadv, "block: read"),
+        Rule::always(libc::SYS_pwritev, "block: write"),
+        Rule::always(libc::SYS_fdatasync, "block: flush"),
+        fallocate(punch_hole, "block: discard"),
+        fallocate(zero_range, "block: write zeroes"),
+    ]
+}
+
+/// The entropy device.
+pub(crate) fn rng_rules() -> Vec<Rule> {
+    vec![Rule::when(
+        libc::SYS_getrandom,
+        vec![Condition::equals(2, 0)],
+        "rng: the guest's bytes",
+    )]
+}
+
+/// The socket device.
+pub(crate) fn vsock_rules() -> Vec<Rule> {
+    vec![
+        Rule::always(libc::SYS_epoll_wait, "vsock: which stream is it"),
+        Rule::always(libc::SYS_epoll_ctl, "vsock: streams come; a slow reader has room"),
+        Rule::always(libc::SYS_sendmsg, "vsock: bytes from the guest"),
+        Rule::always(libc::SYS_recvmsg, "vsock: bytes for the guest, new streams"),
+        Rule::always(libc::SYS_sendto, "vsock: bytes that a slow reader had left"),
+        Rule::always(libc::SYS_recvfrom, "vsock: bytes left unread at the end of a stream"),
+        Rule::always(libc::SYS_shutdown, "vsock: half-closed streams"),
+        Rule::always(libc::SYS_close, "vsock: streams go"),
+        Rule::always(libc::SYS_timerfd_settime, "vsock: answers in time"),
+        Rule::always(libc::SYS_read, "vsock: own eventfd"),
+        Rule::always(libc::SYS_write, "vsock: own eventfd"),
+        Rule::always(libc::SYS_clock_gettime, "vsock: deadlines, where the vDSO has no clock"),
+    ]
+}

@@ -1,0 +1,465 @@
+//! One stream: what the guest and the host's socket still owe each other.
+//!
+//! Bytes for the guest stay in the host's socket until the guest has credit and a receive buffer for them. Bytes for
+//! the host go out at once; what a slow reader does not take waits in a backlog no larger than the credit given.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
+
+use super::packet::{Credit, Header, Operation, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, StreamKey};
+use crate::limits::{VSOCK_BUFFER_BYTES, VSOCK_PACKET_BYTES_MAX};
+use crate::virtio::chain::Buffers;
+use crate::virtio::sys;
+
+/// Credit is renewed when this much of it has come back: late enough to cost few packets, early enough that the guest
+/// never waits for it while the host reads.
+const CREDIT_STEP_BYTES: u32 = VSOCK_BUFFER_BYTES as u32 / 2;
+
+/// Unread bytes thrown away at the end of a stream: what a socket buffer holds by default (`wmem_default`).
+const DISCARDED_BYTES_MAX: usize = 256 << 10;
+
+const SHUTDOWN_BOTH: u32 = SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
+
+/// How far the stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The host wants it; the guest has not heard of it.
+    Wanted,
+    /// The guest has to answer until then.
+    Requested { until: Instant },
+    /// The guest wanted it and has not heard that it has it.
+    Accepted,
+    /// Bytes flow, until both ends have said that they send no more.
+    Open,
+    /// The host's end is gone, the guest knows and has to confirm until then.
+    Closing { until: Instant },
+}
+
+/// What is to be sent to the guest next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// This packet.
+    Packet(Header),
+    /// This packet, which the guest has to answer in time.
+    Question(Header),
+    /// Payload from the host's socket, at most so many bytes: see [`Connection::receive`].
+    Payload { bytes_max: usize },
+    /// This packet, and the stream is over.
+    Last(Header),
+    /// Nothing, and the stream is over.
+    Over,
+    /// Nothing now.
+    Nothing,
+}
+
+/// The guest broke the rules of the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Violation;
+
+/// The stream.
+#[derive(Debug)]
+pub(super) struct Connection {
+    key: StreamKey,
+    socket: OwnedFd,
+    phase: Phase,
+    /// What the guest can take, as it said last.
+    guest_credit: Credit,
+    /// Bytes sent to the guest, modulo 2^32.
+    sent: u32,
+    /// The guest has been asked for credit since it had some.
+    credit_requested: bool,
+    /// Bytes given to the host, modulo 2^32, and how many of them the guest knows of.
+    forwarded: u32,
+    forwarded_told: u32,
+    credit_due: bool,
+    backlog: Backlog,
+    /// Shutdown flags that the guest has said.
+    guest_done: u32,
+    /// Shutdown flags that the guest has been told.
+    told_done: u32,
+    /// The guest knows nothing of the stream any more.
+    guest_gone: bool,
+    /// The host's socket may have bytes.
+    readable: bool,
+    /// The host's socket has ended.
+    ended: bool,
+    /// Nobody reads from the host's socket any more.
+    unread: bool,
+    /// The host's reader knows that nothing follows.
+    end_told: bool,
+    /// Waits in the muxer's list of streams that have something for the guest.
+    pub(super) listed: bool,
+    /// The epoll instance also reports room in the host's socket.
+    pub(super) room_watched: bool,
+}
+
+impl Connection {
+    /// A stream that the host asks for.
+    pub(super) fn wanted(key: StreamKey, socket: OwnedFd) -> Self {
+        Self::new(key, socket, Phase::Wanted)
+    }
+
+    /// A stream that the guest has asked for, with what it can take.
+    pub(super) fn accepted(key: StreamKey, socket: OwnedFd, credit: Credit) -> Self {
+        Self {
+            guest_credit: credit,
+            ..Self::new(key, socket, Phase::Accepted)
+        }
+    }
+
+    fn new(key: StreamKey, socket: OwnedFd, phase: Phase) -> Self {
+        Self {
+            key,
+            socket,
+            phase,
+            guest_credit: Credit::default(),
+            sent: 0,
+            credit_requested: false,
+            forwarded: 0,
+            forwarded_told: 0,
+            credit_due: false,
+            backlog: Backlog::default(),
+            guest_done: 0,
+            told_done: 0,
+            guest_gone: false,
+            readable: true,
+            ended: false,
+            unread: false,
+            end_told: false,
+            listed: false,
+            room_watched: false,
+        }
+    }
+
+    /// The host's socket.
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Whether the guest has not heard of the stream yet.
+    pub(super) fn is_unknown_to_guest(&self) -> bool {
+        self.phase == Phase::Wanted
+    }
+
+    /// Whether the guest has let the time pass in which it had to answer.
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        match self.phase {
+            Phase::Requested { until } | Phase::Closing { until } => until <= now,
+            _ => false,
+        }
+    }
+
+    /// Whether bytes wait for room in the host's socket.
+    pub(super) fn waits_for_room(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
+    /// The host's socket has something to say.
+    pub(super) fn host_event(&mut self, readable: bool, writable: bool, hung_up: bool) {
+        self.readable |= readable || hung_up;
+        if hung_up {
+            self.reader_is_gone();
+        }
+        if writable {
+            self.flush();
+        }
+    }
+
+    /// The guest accepts.
+    pub(super) fn guest_response(&mut self, credit: Credit) -> Result<(), Violation> {
+        let Phase::Requested { .. } = self.phase else {
+            return Err(Violation);
+        };
+        self.phase = Phase::Open;
+        self.guest_update(credit);
+        Ok(())
+    }
+
+    /// The credit in any packet of the guest.
+    pub(super) fn guest_update(&mut self, credit: Credit) {
+        self.guest_credit = credit;
+        if self.guest_room() > 0 {
+            self.credit_requested = false;
+        }
+    }
+
+    /// The guest wants to know what it can send.
+    pub(super) fn guest_asks_for_credit(&mut self) {
+        self.credit_due = true;
+    }
+
+    /// Bytes from the guest.
+    pub(super) fn guest_payload(&mut self, mut payload: Buffers<'_>) -> Result<(), Violation> {
+        let open = matches!(self.phase, Phase::Open | Phase::Closing { .. });
+        if !open || self.guest_done & SHUTDOWN_SEND != 0 || payload.len() > VSOCK_BUFFER_BYTES - self.backlog.len() {
+            return Err(Violation);
+        }
+        if self.backlog.is_empty() && !self.unread {
+            while payload.len() > 0 {
+                match sys::send(self.socket.as_fd(), &payload) {
+                    Ok(count) => {
+                        self.forwarded = self.forwarded.wrapping_add(count as u32);
+                        payload.skip(count);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(_) => {
+                        self.reader_is_gone();
+                        break;
+                    }
+                }
+            }
+        }
+        if self.unread {
+            self.forwarded = self.forwarded.wrapping_add(payload.len() as u32);
+        } else {
+            self.backlog.append(&payload);
+        }
+        Ok(())
+    }
+
+    /// The guest will not send, or not receive, any more.
+    pub(super) fn guest_shutdown(&mut self, flags: u32) -> Result<(), Violation> {
+        if matches!(self.phase, Phase::Wanted | Phase::Requested { .. }) {
+            return Err(Violation);
+        }
+        self.guest_done |= flags & SHUTDOWN_BOTH;
+        if self.guest_done & SHUTDOWN_RECEIVE != 0 {
+            // The host's writer learns it too. A socket that is gone already does not mind.
+            let _ = rustix::net::shutdown(&self.socket, Shutdown::Read);
+        }
+        self.tell_end();
+        Ok(())
+    }
+
+    /// The guest has forgotten the stream. Whether bytes that it had sent before are still on their way.
+    pub(super) fn guest_reset(&mut self) -> bool {
+        self.guest_gone = true;
+        self.guest_done & SHUTDOWN_SEND != 0 && !self.backlog.is_empty()
+    }
+
+    /// What to send next; it is taken as sent when it is a packet. `until` is the time by which the guest has to
+    /// answer what is sent now.
+    pub(super) fn next_turn(&mut self, until: Instant) -> Turn {
+        if self.is_over() {
+            return match self.guest_gone {
+                true => Turn::Over,
+                false => Turn::Last(self.header(Operation::Reset, 0)),
+            };
+        }
+        match self.phase {
+            Phase::Wanted => {
+                self.phase = Phase::Requested { until };
+                return Turn::Question(self.header(Operation::Request, 0));
+            }
+            Phase::Accepted => {
+                self.phase = Phase::Open;
+                return Turn::Packet(self.header(Operation::Response, 0));
+            }
+            Phase::Requested { .. } => return Turn::Nothing,
+            Phase::Open | Phase::Closing { .. } => {}
+        }
+        if self.guest_gone {
+            return Turn::Nothing;
+        }
+        if self.may_receive() && self.guest_room() > 0 {
+            let bytes_max = VSOCK_PACKET_BYTES_MAX.min(self.guest_room() as usize);
+            return Turn::Payload { bytes_max };
+        }
+        if self.done_untold() != 0 {
+            self.told_done |= self.done_untold();
+            let header = self.header(Operation::Shutdown, self.told_done);
+            if self.told_done != SHUTDOWN_BOTH {
+                return Turn::Packet(header);
+            }
+            self.phase = Phase::Closing { until };
+            return Turn::Question(header);
+        }
+        if self.owes_credit() {
+            self.credit_due = false;
+            return Turn::Packet(self.header(Operation::CreditUpdate, 0));
+        }
+        if self.may_receive() && !self.credit_requested {
+            self.credit_requested = true;
+            return Turn::Packet(self.header(Operation::CreditRequest, 0));
+        }
+        Turn::Nothing
+    }
+
+    /// Whether [`Self::next_turn`] has something.
+    pub(super) fn has_turn(&self) -> bool {
+        if self.is_over() {
+            return true;
+        }
+        match self.phase {
+            Phase::Wanted | Phase::Accepted => true,
+            Phase::Requested { .. } => false,
+            Phase::Open | Phase::Closing { .. } if self.guest_gone => false,
+            Phase::Open | Phase::Closing { .. } => {
+                let room = self.guest_room() > 0 || !self.credit_requested;
+                (self.may_receive() && room) || self.done_untold() != 0 || self.owes_credit()
+            }
+        }
+    }
+
+    /// Fills `target`, which is no more than the turn allowed, from the host's socket; how many bytes.
+    pub(super) fn receive(&mut self, target: &Buffers<'_>) -> usize {
+        loop {
+            match sys::receive(self.socket.as_fd(), target) {
+                Ok(0) => {
+                    self.ended = true;
+                    return 0;
+                }
+                Ok(count) => {
+                    self.sent = self.sent.wrapping_add(count as u32);
+                    return count;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    return 0;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    self.ended = true;
+                    self.reader_is_gone();
+                    return 0;
+                }
+            }
+        }
+    }
+
+    /// A packet header for this stream with `payload_bytes` of payload.
+    pub(super) fn payload_header(&mut self, payload_bytes: u32) -> Header {
+        Header {
+            payload_bytes,
+            ..self.header(Operation::ReadWrite, 0)
+        }
+    }
+
+    /// Ends the host's socket without the error that unread bytes would cause at its other end.
+    pub(super) fn close(self) {
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+        let mut unread = [0; 16 << 10];
+        let mut discarded = 0;
+        while discarded < DISCARDED_BYTES_MAX {
+            match rustix::net::recv(&self.socket, &mut unread[..], RecvFlags::DONTWAIT) {
+                Ok((0, _)) | Err(_) => return,
+                Ok((count, _)) => discarded += count,
+            }
+        }
+    }
+
+    fn header(&mut self, operation: Operation, flags: u32) -> Header {
+        self.forwarded_told = self.forwarded;
+        Header {
+            stream: self.key,
+            operation,
+            flags,
+            payload_bytes: 0,
+            credit: Credit {
+                buffer_bytes: VSOCK_BUFFER_BYTES as u32,
+                forwarded: self.forwarded,
+            },
+        }
+    }
+
+    /// Bytes that the guest can take now.
+    fn guest_room(&self) -> u32 {
+        let in_flight = self.sent.wrapping_sub(self.guest_credit.forwarded);
+        self.guest_credit.buffer_bytes.saturating_sub(in_flight)
+    }
+
+    fn may_receive(&self) -> bool {
+        self.readable && !self.ended && self.guest_done & SHUTDOWN_RECEIVE == 0
+    }
+
+    fn owes_credit(&self) -> bool {
+        let step = self.forwarded.wrapping_sub(self.forwarded_told) >= CREDIT_STEP_BYTES;
+        self.credit_due || (step && self.guest_done & SHUTDOWN_SEND == 0)
+    }
+
+    fn done_untold(&self) -> u32 {
+        let send = if self.ended { SHUTDOWN_SEND } else { 0 };
+        let receive = if self.unread { SHUTDOWN_RECEIVE } else { 0 };
+        (send | receive) & !self.told_done
+    }
+
+    /// Both directions have ended, and everything the guest sent has arrived.
+    fn is_over(&self) -> bool {
+        let to_guest_over = self.told_done & SHUTDOWN_SEND != 0 || self.guest_done & SHUTDOWN_RECEIVE != 0;
+        self.guest_done & SHUTDOWN_SEND != 0 && self.backlog.is_empty() && (to_guest_over || self.guest_gone)
+    }
+
+    fn reader_is_gone(&mut self) {
+        self.unread = true;
+        self.forwarded = self.forwarded.wrapping_add(self.backlog.len() as u32);
+        self.backlog = Backlog::default();
+    }
+
+    fn flush(&mut self) {
+        while !self.backlog.is_empty() {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match rustix::net::send(&self.socket, self.backlog.unsent(), flags) {
+                Ok(count) => {
+                    self.forwarded = self.forwarded.wrapping_add(count as u32);
+                    self.backlog.advance(count);
+                }
+                Err(rustix::io::Errno::AGAIN) => break,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => self.reader_is_gone(),
+            }
+        }
+        self.tell_end();
+    }
+
+    fn tell_end(&mut self) {
+        if self.guest_done & SHUTDOWN_SEND != 0 && self.backlog.is_empty() && !self.end_told {
+            self.end_told = true;
+            // A socket that is gone already does not mind.
+            let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
+        }
+    }
+}
+
+/// Bytes from the guest that the host's reader has not taken.
+#[derive(Debug, Default)]
+struct Backlog {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Backlog {
+    fn len(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn unsent(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+
+    fn append(&mut self, payload: &Buffers<'_>) {
+        if payload.len() == 0 {
+            return;
+        }
+        self.bytes.drain(..self.sent);
+        self.sent = 0;
+        let start = self.bytes.len();
+        self.bytes.reserve_exact(payload.len());
+        self.bytes.resize(start + payload.len(), 0);
+        payload.copy_to(&mut self.bytes[start..]);
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.sent += count;
+        if self.is_empty() {
+            *self = Self::default();
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The socket device (virtio 1.3, section 5.10): byte streams between the guest and sockets of the host.
+//!
+//! ```text
+//!   tx queue ──► device ──► muxer ──► connection ──► host socket      (what does not fit waits in a backlog)
+//!   rx queue ◄── device ◄── muxer ◄── connection ◄── host socket      (bytes wait in the socket)
+//! ```
+
+mod connection;
+mod control;
+mod device;
+mod muxer;
+mod packet;
+mod receive_ring;
+
+pub use device::{VsockDevice, VsockError};
+pub use muxer::VsockCounters;
