@@ -127,6 +127,11 @@ fn rules() -> Vec<Rule> {
             vec![Condition::equals(0, 0)],
             "the reply, on the socket",
         ),
+        Rule::when(
+            libc::SYS_fcntl,
+            vec![Condition::equals(1, libc::F_GETFD as u64)],
+            "debug builds: the standard library checks an fd before it closes it",
+        ),
         Rule::always(libc::SYS_close, "files that are done with"),
     ]);
     rules

@@ -30,7 +30,7 @@ use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::ImageConfig;
 use crate::converter::Converter;
@@ -43,8 +43,8 @@ pub(crate) use commit::NewImage;
 pub use error::{
     AddLayerError, CommitImageError, FindImageError, OpenStoreError, RemoveImageError, RootfsError, StoreError,
 };
-pub(crate) use layers::LayerName;
 use layers::StoredLayer;
+pub(crate) use layers::{HeldLayer, LayerName};
 use lock::ObjectLock;
 pub(crate) use workspace::Workspace;
 
@@ -85,10 +85,10 @@ pub enum Removed {
 }
 
 /// The content store. Many processes may use one at the same time.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
-    database: Mutex<Database>,
+    database: Arc<Mutex<Database>>,
     converter: Converter,
 }
 
@@ -112,7 +112,7 @@ impl Store {
         let database = Database::open(&root.join("state.db"))?;
         let store = Self {
             root,
-            database: Mutex::new(database),
+            database: Arc::new(Mutex::new(database)),
             converter,
         };
         store.recover()?;

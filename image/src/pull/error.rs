@@ -1,0 +1,146 @@
+//! Why an image was not pulled. No text here ever holds a credential, a token or the query of an address.
+
+use crate::config::ConfigError;
+use crate::digest::Digest;
+use crate::limits::{INDEX_DEPTH_MAX, NO_PROGRESS_SECONDS, REDIRECTS_MAX};
+use crate::manifest::ManifestError;
+use crate::store::{AddLayerError, CommitImageError};
+
+/// Why an image was not pulled.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PullError {
+    /// The registry has no such image.
+    #[error("no such image: {reference}: not found in registry {registry}")]
+    NotFound {
+        /// What was asked for.
+        reference: String,
+        /// Whom.
+        registry: String,
+    },
+    /// The registry denies access, which is also what many say of images that do not exist.
+    #[error("pull access denied for {reference}: it does not exist or needs a login at {registry}")]
+    Denied {
+        /// What was asked for.
+        reference: String,
+        /// Whom.
+        registry: String,
+    },
+    /// The registry cannot be talked to.
+    #[error("cannot use registry {registry}")]
+    Registry {
+        /// Which.
+        registry: String,
+        /// Cause.
+        #[source]
+        source: RegistryError,
+    },
+    /// A credential helper failed.
+    #[error("cannot get credentials for {registry} from docker's config: {reason}")]
+    Credentials {
+        /// For which registry.
+        registry: String,
+        /// Which step, without what a helper printed.
+        reason: String,
+    },
+    /// Content that is not what its digest says.
+    #[error("{what} has wrong content: its digest is {found} instead of {wanted}")]
+    Digest {
+        /// Which document.
+        what: &'static str,
+        /// What was asked for.
+        wanted: Digest,
+        /// What came.
+        found: Digest,
+    },
+    /// Over the limit on nesting.
+    #[error("image index is nested deeper than {INDEX_DEPTH_MAX}")]
+    TooDeep,
+    /// Config and manifest name different numbers of layers.
+    #[error("image manifest has {manifest} layers, its config {config}")]
+    LayerCount {
+        /// Of the manifest.
+        manifest: usize,
+        /// Of the config.
+        config: usize,
+    },
+    /// A manifest or index, or no image for the platform.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// A config.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A layer.
+    #[error(transparent)]
+    Layer(#[from] AddLayerError),
+    /// The image as a whole.
+    #[error(transparent)]
+    Commit(#[from] CommitImageError),
+    /// The runtime is shutting down.
+    #[error("the pull was interrupted")]
+    Aborted,
+}
+
+/// What went wrong between us and a registry.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegistryError {
+    /// No connection, or a broken one.
+    #[error("connection failed: {reason}")]
+    Connection {
+        /// In the words of the HTTP client.
+        reason: String,
+    },
+    /// Nothing arrived for too long.
+    #[error("no data for {NO_PROGRESS_SECONDS} s")]
+    Stalled,
+    /// An answer that is an error.
+    #[error("status {status}{}", if text.is_empty() { String::new() } else { format!(": {text}") })]
+    Status {
+        /// HTTP status.
+        status: u16,
+        /// The registry's words, printable.
+        text: String,
+    },
+    /// An answer over its limit.
+    #[error("answer is longer than {bytes_max} bytes")]
+    TooLong {
+        /// The limit.
+        bytes_max: u64,
+    },
+    /// Too many redirects, or one from TLS to plain HTTP.
+    #[error("refused redirect to {host} (at most {REDIRECTS_MAX}, never from https to http)")]
+    Redirect {
+        /// Where to.
+        host: String,
+    },
+    /// An answer that makes no sense.
+    #[error("unexpected answer: {what}")]
+    Protocol {
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// Credentials were asked for by somebody else.
+    #[error("refused to send credentials to {realm}, which is not of the same domain")]
+    ForeignRealm {
+        /// Who asked.
+        realm: String,
+    },
+    /// Certificates for this registry that cannot be read.
+    #[error("cannot use the certificate file {path}")]
+    Certificate {
+        /// Which.
+        path: String,
+    },
+}
+
+impl RegistryError {
+    /// Whether another try may help.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Connection { .. } | Self::Stalled => true,
+            Self::Status { status, .. } => *status == 429 || *status >= 500,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Pulling images from registries (OCI distribution specification, docker's token authentication).
+
+mod challenge;
+mod credentials;
+mod download;
+mod endpoint;
+mod error;
+mod registry;
+
+use std::sync::Mutex;
+
+use tokio::task::spawn_blocking;
+
+use crate::config::ImageConfig;
+use crate::digest::Digest;
+use crate::limits::{DOWNLOADS_AT_ONCE, INDEX_DEPTH_MAX, MANIFEST_BYTES_MAX};
+use crate::manifest::{Descriptor, Document, Manifest, ManifestError, choose};
+use crate::platform::Platform;
+use crate::progress::{LayerState, Progress};
+use crate::reference::{Reference, Version};
+use crate::store::{HeldLayer, Image, LayerName, NewImage, Store};
+use registry::Registry;
+
+pub use credentials::Credentials;
+pub use error::{PullError, RegistryError};
+
+/// How to pull.
+#[derive(Debug, Clone)]
+pub struct PullOptions {
+    /// Which image of an index, and what a single image must be for.
+    pub platform: Platform,
+    /// Registries (`host` or `host:port`) that may speak plain HTTP, or TLS with any certificate. Loopback addresses may
+    /// speak plain HTTP without being named.
+    pub insecure_registries: Vec<String>,
+    /// Whom to be.
+    pub credentials: Credentials,
+}
+
+impl Default for PullOptions {
+    fn default() -> Self {
+        Self {
+            platform: Platform::host(),
+            insecure_registries: Vec::new(),
+            credentials: Credentials::DockerConfig,
+        }
+    }
+}
+
+/// Pulls the image that `reference` names, layers that are missing alone, and stores it under that name.
+///
+/// Dropping the future stops the pull; layers under way are discarded by their own threads.
+///
+/// # Errors
+/// [`PullError`]; nothing of the image stays.
+pub async fn pull(
+    store: &Store,
+    reference: &Reference,
+    options: &PullOptions,
+    progress: &dyn Progress,
+) -> Result<Image, PullError> {
+    let registry = Registry::connect(reference, options).await?;
+    let version = match reference.version() {
+        Version::Tag(tag) => tag.clone(),
+        Version::Digest(digest) => digest.to_string(),
+    };
+    let (bytes, media_type) = registry.manifest(&version).await?;
+    let top = Digest::of(&bytes);
+    if let Some(wanted) = reference.digest().filter(|wanted| *wanted != top) {
+        return Err(PullError::Digest {
+            what: "manifest",
+            wanted,
+            found: top,
+        });
+    }
+    let (manifest, manifest_bytes) = resolve(&registry, bytes, media_type, &options.platform).await?;
+    let config_bytes = registry.small_blob(&manifest.config).await?;
+    let config = ImageConfig::parse(&config_bytes)?;
+    if !options.platform.accepts(&config.platform) {
+        let wanted = options.platform.clone();
+        return Err(ManifestError::NoPlatform {
+            wanted,
+            found: vec![config.platform],
+        }
+        .into());
+    }
+    if config.diff_ids.len() != manifest.layers.len() {
+        return Err(PullError::LayerCount {
+            manifest: manifest.layers.len(),
+            config: config.diff_ids.len(),
+        });
+    }
+    let names = manifest.layers.iter().zip(&config.diff_ids);
+    let wanted: Vec<_> = names
+        .map(|(blob, diff)| {
+            (
+                blob,
+                LayerName {
+                    blob: blob.digest,
+                    diff: *diff,
+                },
+            )
+        })
+        .collect();
+    let held = fetch_layers(store, &registry, &wanted, progress).await?;
+    progress.merging();
+    let references = match reference.tag() {
+        Some(_) => vec![reference.clone(), reference.with_digest(top)],
+        None => vec![reference.clone()],
+    };
+    let store = store.clone();
+    let commit = spawn_blocking(move || {
+        let layers: Vec<_> = held.iter().map(|held| held.layer).collect();
+        let new = NewImage {
+            manifest: &manifest_bytes,
+            config: &config_bytes,
+            layers: &layers,
+            references: &references,
+        };
+        store.commit_image(&new)
+    });
+    Ok(commit.await.map_err(|_| PullError::Aborted)??)
+}
+
+/// Follows indexes down to the manifest for the platform.
+async fn resolve(
+    registry: &Registry,
+    mut bytes: Vec<u8>,
+    mut media_type: Option<String>,
+    platform: &Platform,
+) -> Result<(Manifest, Vec<u8>), PullError> {
+    for _ in 0..=INDEX_DEPTH_MAX {
+        let entries = match Document::parse(&bytes, media_type.as_deref())? {
+            Document::Manifest(manifest) => return Ok((manifest, bytes)),
+            Document::Index(entries) => entries,
+        };
+        let entry = choose(&entries, platform)?;
+        if entry.size > MANIFEST_BYTES_MAX {
+            return Err(ManifestError::TooLong.into());
+        }
+        (bytes, _) = registry.manifest(&entry.digest.to_string()).await?;
+        let found = Digest::of(&bytes);
+        if found != entry.digest {
+            return Err(PullError::Digest {
+                what: "manifest",
+                wanted: entry.digest,
+                found,
+            });
+        }
+        media_type = Some(entry.media_type.clone());
+    }
+    Err(PullError::TooDeep)
+}
+
+/// All layers, a few at once, in the order of the manifest.
+async fn fetch_layers(
+    store: &Store,
+    registry: &Registry,
+    wanted: &[(&Descriptor, LayerName)],
+    progress: &dyn Progress,
+) -> Result<Vec<HeldLayer>, PullError> {
+    for (blob, _) in wanted {
+        progress.layer(blob.digest, LayerState::Waiting);
+    }
+    let queue = Mutex::new((0..wanted.len()).rev().collect::<Vec<_>>());
+    let held = Mutex::new(Vec::new());
+    let worker = || async {
+        loop {
+            let next = queue.lock().unwrap_or_else(|e| e.into_inner()).pop();
+            let Some(index) = next else {
+                return Ok::<(), PullError>(());
+            };
+            let (blob, name) = wanted[index];
+            let layer = download::fetch_layer(store, registry, blob, name, progress).await?;
+            held.lock().unwrap_or_else(|e| e.into_inner()).push((index, layer));
+        }
+    };
+    const { assert!(DOWNLOADS_AT_ONCE == 3) };
+    tokio::try_join!(worker(), worker(), worker())?;
+    let mut held = held.into_inner().unwrap_or_else(|e| e.into_inner());
+    held.sort_by_key(|(index, _)| *index);
+    Ok(held.into_iter().map(|(_, layer)| layer).collect())
+}
