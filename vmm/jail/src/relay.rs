@@ -5,13 +5,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::getppid;
 
 use crate::identity::{self, Namespaces};
 use crate::panic::{ABORTED_STATUS, panic_rules};
-use crate::{JailError, Rule, SyscallFilter, descriptors, landlock, privileges, sys};
+use crate::{Condition, JailError, Rule, SyscallFilter, descriptors, privileges, sys};
 
 /// The read end of a pipe whose only write end the relay holds.
 pub(crate) struct Lifeline(OwnedFd);
@@ -32,14 +31,12 @@ impl Lifeline {
     /// From here on the kernel kills this process when the relay dies.
     pub(crate) fn die_with_relay(self) -> Result<(), JailError> {
         sys::kill_on_parent_death().map_err(|errno| JailError::ParentDeathSignal(errno.into()))?;
-        // The relay may have died before that: its end of the pipe is then closed.
-        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut fds, Some(&at_once)).map_err(|errno| JailError::Lifeline(errno.into()))?;
-        if fds[0].revents().is_empty() {
-            Ok(())
-        } else {
-            Err(JailError::ParentGone)
+        // One byte says that the relay lives and is confined; its end of the pipe closes when it dies before.
+        let read = rustix::io::retry_on_intr(|| rustix::io::read(&self.0, &mut [0; 1]));
+        match read {
+            Ok(1) => Ok(()),
+            Ok(_) => Err(JailError::ParentGone),
+            Err(errno) => Err(JailError::Lifeline(errno.into())),
         }
     }
 }
@@ -57,7 +54,7 @@ pub(crate) fn die_with_parent(parent: Option<rustix::process::Pid>) -> Result<()
 /// The life of the relay: confined itself, it waits for `child` and ends as it ended.
 fn relay(child: Pid, writer: &OwnedFd, namespaces: Namespaces, parent: Option<rustix::process::Pid>) -> ! {
     // Unconfined, the relay must not wait: the child dies with it.
-    if seal(writer, namespaces, parent).is_err() {
+    if seal(writer, namespaces, parent).is_err() || rustix::io::write(writer, &[1]).is_err() {
         sys::exit_now(1);
     }
     let status = loop {
@@ -82,14 +79,18 @@ fn die_of(signal: Signal) -> ! {
 }
 
 fn seal(writer: &OwnedFd, namespaces: Namespaces, parent: Option<rustix::process::Pid>) -> Result<(), JailError> {
-    descriptors::close_all_but(&[writer.as_raw_fd()])?;
+    // The child shares the mount namespace and empties the root meanwhile, so no path can be relied on here.
+    descriptors::close_all_but_one(writer.as_raw_fd())?;
     identity::drop_user(namespaces)?;
     privileges::drop_all()?;
     privileges::forbid_new()?;
-    landlock::restrict_where_available()?;
+    // No Landlock: its signal scope would also stop the signal that the child gets when this process dies. The filter
+    // below permits nothing that Landlock is about.
     privileges::hide_memory()?;
     die_with_parent(parent)?;
     let mut rules = panic_rules();
+    let lifeline = vec![Condition::equals(0, writer.as_raw_fd() as u64)];
+    rules.push(Rule::when(libc::SYS_write, lifeline, "relay: tell the child to go on"));
     rules.push(Rule::always(libc::SYS_wait4, "relay: wait for the confined process"));
     rules.push(Rule::always(
         libc::SYS_rt_sigaction,

@@ -90,8 +90,9 @@ pub(crate) fn exit_now(status: i32) -> ! {
 pub(crate) fn kill_self(signal: Signal) {
     // SAFETY: SIG_DFL installs no handler code. KILL and STOP refuse, and need no change.
     unsafe { libc::signal(signal as i32, libc::SIG_DFL) };
-    // SAFETY: kill on the own pid touches no memory.
-    unsafe { libc::kill(libc::getpid(), signal as i32) };
+    let own_pid = rustix::process::getpid().as_raw_nonzero().get();
+    // SAFETY: kill touches no memory.
+    unsafe { libc::kill(own_pid, signal as i32) };
 }
 
 /// `struct landlock_ruleset_attr` (`include/uapi/linux/landlock.h`).
