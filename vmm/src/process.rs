@@ -16,8 +16,8 @@ use crate::vhost_user::{self, ServeError};
 
 /// Most fds: those inherited, those of the machine, and one for each of vsock's streams.
 const FDS_MAX: u64 = 1024;
-/// Relay and event loop; the rest are vCPUs.
-const OTHER_THREADS: u64 = 2;
+/// Relay, event loop, and the thread that KVM starts for itself at the first run (`kvm-nx-lpage-recovery`).
+const OTHER_THREADS: u64 = 3;
 /// Slack on the largest disk, for the log on stderr.
 const FILE_SLACK_BYTES: u64 = 1 << 20;
 
@@ -86,6 +86,7 @@ impl ProcessError {
 /// # Errors
 /// [`ProcessError`]; the supervisor has been told where that was possible.
 pub fn run(config_fd: FdNumber) -> Result<(), ProcessError> {
+    sys::use_one_heap();
     match read_config(config_fd)? {
         Config::Machine(config) => run_machine(&config),
         Config::VhostUser(config) => run_vhost_user(&config),

@@ -7,6 +7,13 @@ use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use kvm_bindings::kvm_run;
 use kvm_ioctls::Kvm;
 
+/// Has all threads share the first heap. The others, when they shrink, read `/proc/sys/vm/overcommit_memory` (glibc,
+/// `shrink_heap`), which no filter permits; this one uses `brk` only.
+pub(crate) fn use_one_heap() {
+    // SAFETY: sets a number in the allocator; called before there are other threads. A refusal is no harm by itself.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
 /// Takes ownership of an inherited fd.
 ///
 /// # Errors
