@@ -3,9 +3,11 @@
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use capsid_image::{Converter, Store};
 use capsid_tests::image::{Compression, sha256_hex};
 use capsid_tests::tree::{assert_same, describe};
 use capsid_tests::{Capsid, ImageBuilder, Invocation, Layer, Registry, TestImage};
@@ -175,29 +177,20 @@ fn forty_layers_are_one_tree() {
         .prints("inside\n");
 }
 
-/// The read-only disk as the guest gets it: metadata, then every blob, each rounded up to a block.
+/// The read-only disk as the guest gets it: metadata, then every blob. Their lengths are whole blocks.
 fn rootfs_image(capsid: &Capsid, name: &str, folder: &Path) -> PathBuf {
-    let inspected = capsid.call(["image", "inspect", name]).wait().succeeds().json();
-    let image = if inspected.is_array() {
-        &inspected[0]
-    } else {
-        &inspected
+    let converter = Converter {
+        program: capsid_tests::parts::part("capsid"),
+        arguments: vec![capsid_image::CONVERTER_COMMAND.into()],
     };
-    let field = |names: &[&str]| {
-        names
-            .iter()
-            .find_map(|name| image.get(name).or_else(|| image["Rootfs"].get(name)))
-            .cloned()
-    };
-    let extents = field(&["RootfsExtents", "Extents", "extents", "rootfs_extents"])
-        .unwrap_or_else(|| panic!("`image inspect` does not name the files of the rootfs: {image}"));
+    let store = Store::open(&capsid.folder("data"), converter).unwrap();
+    let image = store.find(name).unwrap().expect("a loaded image");
+    let rootfs = store.rootfs(&image).unwrap();
     let path = folder.join("rootfs.erofs");
-    let mut disk = Vec::new();
-    for extent in extents.as_array().expect("a list of files") {
-        disk.extend(fs::read(extent.as_str().expect("a path")).expect("a readable extent"));
-        disk.resize(disk.len().next_multiple_of(4096), 0);
+    let mut disk = File::create(&path).unwrap();
+    for mut extent in std::iter::once(rootfs.metadata).chain(rootfs.data) {
+        io::copy(&mut extent, &mut disk).unwrap();
     }
-    fs::write(&path, disk).unwrap();
     path
 }
 
