@@ -76,6 +76,11 @@ pub fn panic_rules() -> Vec<Rule> {
             vec![Condition::none_of_bits(2, libc::PROT_EXEC as u64)],
             "heap of a second thread grows",
         ),
+        Rule::when(
+            libc::SYS_fcntl,
+            vec![Condition::equals(1, libc::F_GETFD as u64)],
+            "Rust's debug builds: is an fd open before it is closed",
+        ),
         Rule::always(libc::SYS_sigaltstack, "end of a thread: its signal stack"),
     ]
 }
