@@ -190,6 +190,12 @@ impl EventLoop {
 
     /// Serves until the machine ends.
     pub(crate) fn run(mut self) -> MachineExit {
+        let exit = self.serve_until_the_end();
+        self.served.iter().for_each(|served| served.transport.report());
+        exit
+    }
+
+    fn serve_until_the_end(&mut self) -> MachineExit {
         let mut events = [EpollEvent::default(); 32];
         loop {
             let ready = match self.epoll.wait(-1, &mut events) {

@@ -7,6 +7,8 @@
 //! 0xd000_0000  virtio-mmio windows, 4 KiB each              0x1_0000_0000  high memory
 //! ```
 
+use crate::config::DISKS_MAX;
+
 /// End of low memory: what lies between here and 4 GiB are devices.
 pub(crate) const HOLE_START: u64 = 0xc000_0000;
 /// Start of high memory.
@@ -24,8 +26,6 @@ pub(crate) const COMMAND_LINE: u64 = 0x2_0000;
 pub(crate) const COMMAND_LINE_BYTES: usize = 2048;
 /// MP table: Linux looks for it in the last KiB of conventional memory (`find_mptable`).
 pub(crate) const MP_TABLE: u64 = 0x9_fc00;
-/// Room for the MP table.
-pub(crate) const MP_TABLE_BYTES: usize = 0x400;
 /// First byte of ordinary memory above the boot structures and the legacy area.
 pub(crate) const HIGH_MEMORY: u64 = 0x10_0000;
 
@@ -36,9 +36,11 @@ pub(crate) const MMIO_BYTES: u64 = 0x1000;
 /// First interrupt of a virtio device; below are timer, keyboard, cascade and serial.
 pub(crate) const FIRST_IRQ: u32 = 5;
 /// Last pin of the I/O APIC.
-pub(crate) const LAST_IRQ: u32 = 23;
+const LAST_IRQ: u32 = 23;
 /// One window and one interrupt for each.
-pub(crate) const DEVICES_MAX: usize = (LAST_IRQ - FIRST_IRQ + 1) as usize;
+const DEVICES_MAX: usize = (LAST_IRQ - FIRST_IRQ + 1) as usize;
+/// Disks, sockets, entropy.
+const _: () = assert!(DISKS_MAX + 2 <= DEVICES_MAX);
 
 /// Interrupt of the first serial port.
 pub(crate) const SERIAL_IRQ: u32 = 4;

@@ -3,8 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A count that several threads add to.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Counter(AtomicU64);
+
+impl std::fmt::Debug for Counter {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.get().fmt(formatter)
+    }
+}
 
 impl Counter {
     /// Adds one.

@@ -10,7 +10,7 @@ use crate::config::{Config, FdNumber, MachineConfig, VhostUserConfig};
 use crate::inherited::{Inherited, InheritedError};
 use crate::limits::CONFIG_BYTES;
 use crate::machine::{BuildError, Machine};
-use crate::status::Status;
+use crate::status::{MachineExit, Status};
 use crate::sys;
 use crate::vhost_user::{self, ServeError};
 
@@ -150,6 +150,9 @@ fn confine_and_run(
             monotonic_ns: sys::monotonic_ns(),
         })
     });
+    if end.exit == MachineExit::SupervisorGone {
+        return Ok(());
+    }
     told?;
     let console_dropped_bytes = end.console_dropped_bytes;
     status.tell(&Status::Exited {

@@ -143,9 +143,12 @@ impl Transport {
         self.registers().queues.len()
     }
 
-    /// What the guest did wrong.
-    pub(crate) fn metrics(&self) -> &TransportMetrics {
-        &self.metrics
+    /// Says how often the guest was wrong, when it was: the lines about it may have been left out.
+    pub(crate) fn report(&self) {
+        let mistakes = self.metrics.total();
+        if mistakes > 0 {
+            self.warn(format_args!("{mistakes} mistakes of the driver: {:?}", self.metrics));
+        }
     }
 
     /// Number of the fd that the device waits on. It stays the same and open as long as the device lives.

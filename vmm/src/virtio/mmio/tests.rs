@@ -159,7 +159,7 @@ fn a_driver_starts_the_device_once_and_resets_it_once() {
     bench.transport.settle(&bench.memory);
     assert_eq!(bench.told(), [Told::Activate(1 << VIRTIO_F_VERSION_1), Told::Reset]);
     assert_eq!(bench.read(VIRTIO_MMIO_STATUS), 0);
-    assert_eq!(bench.transport.metrics().total(), 0);
+    assert_eq!(bench.transport.metrics.total(), 0);
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn a_broken_queue_stops_the_device_until_it_is_reset() {
     assert_eq!(bench.read(VIRTIO_MMIO_INTERRUPT_STATUS), VIRTIO_MMIO_INT_CONFIG);
     bench.transport.process(Cause::Queue(0), &bench.memory);
     assert_eq!(bench.told().len(), 2, "no work after the fault");
-    assert_eq!(bench.transport.metrics().queue_faults.get(), 1);
+    assert_eq!(bench.transport.metrics.queue_faults.get(), 1);
     bench.write(VIRTIO_MMIO_STATUS, 0);
     bench.start();
     assert!(bench.transport.is_running());
@@ -212,7 +212,7 @@ fn features_not_offered_or_not_modern_are_refused() {
         let bench = Bench::new(false);
         bench.negotiate(features);
         assert_eq!(bench.read(VIRTIO_MMIO_STATUS), status::DRIVER, "{features:#x}");
-        assert_eq!(bench.transport.metrics().bad_features.get(), 1);
+        assert_eq!(bench.transport.metrics.bad_features.get(), 1);
     }
     let bench = Bench::new(false);
     assert_eq!(
@@ -226,7 +226,7 @@ fn queues_are_closed_outside_their_window() {
     let bench = Bench::new(false);
     for (step, offset) in EVENTS.iter().enumerate() {
         bench.write(*offset, 16);
-        assert_eq!(bench.transport.metrics().bad_queue_writes.get(), step as u64 + 1);
+        assert_eq!(bench.transport.metrics.bad_queue_writes.get(), step as u64 + 1);
     }
     let bench = Bench::new(false);
     bench.start();
@@ -235,10 +235,7 @@ fn queues_are_closed_outside_their_window() {
         bench.write(*offset, 32);
     }
     bench.write(VIRTIO_MMIO_QUEUE_READY, 0);
-    assert_eq!(
-        bench.transport.metrics().bad_queue_writes.get(),
-        EVENTS.len() as u64 + 1
-    );
+    assert_eq!(bench.transport.metrics.bad_queue_writes.get(), EVENTS.len() as u64 + 1);
     let registers = bench.transport.registers();
     assert_eq!(
         (registers.queues[1].size(), registers.queues[1].desc_table()),
@@ -260,10 +257,10 @@ fn impossible_queues_are_refused() {
         (VIRTIO_MMIO_QUEUE_AVAIL_LOW, 1),
         (VIRTIO_MMIO_QUEUE_USED_LOW, 2),
     ] {
-        let before = bench.transport.metrics().bad_queue_writes.get();
+        let before = bench.transport.metrics.bad_queue_writes.get();
         bench.write(offset, value);
         assert_eq!(
-            bench.transport.metrics().bad_queue_writes.get(),
+            bench.transport.metrics.bad_queue_writes.get(),
             before + 1,
             "{offset:#x} = {value}"
         );
@@ -293,7 +290,7 @@ fn configuration_reads_end_in_zeros() {
     bench.transport.read(0xfff, &mut data);
     assert_eq!(data, [0; 8]);
     bench.write(VIRTIO_MMIO_CONFIG, 7);
-    assert_eq!(bench.transport.metrics().bad_accesses.get(), 1);
+    assert_eq!(bench.transport.metrics.bad_accesses.get(), 1);
 }
 
 /// What a hostile guest may do next.
