@@ -83,7 +83,8 @@ impl Registry {
         );
     }
 
-    /// Lets this installation trust the registry and know its password, as a user would: docker's own files.
+    /// Lets this installation trust the registry and know its password, as a user would: `certs.d`, and docker's own
+    /// `config.json`.
     pub fn introduce(&self, capsid: &Capsid) {
         self.introduce_with(capsid, PASSWORD);
     }
@@ -91,7 +92,10 @@ impl Registry {
     /// The same with another password.
     pub fn introduce_with(&self, capsid: &Capsid, password: &str) {
         let folder = capsid.folder("home/.docker");
-        let certificates = folder.join("certs.d").join(self.reference("").trim_end_matches('/'));
+        let certificates = capsid
+            .folder("home/.config/capsid/certs.d")
+            .join(self.reference("").trim_end_matches('/'));
+        fs::create_dir_all(&folder).expect("temporary folder");
         fs::create_dir_all(&certificates).expect("temporary folder");
         fs::copy(self.certificate(), certificates.join("ca.crt")).expect("temporary folder");
         let auth = base64(format!("{USER}:{password}").as_bytes());
