@@ -146,7 +146,7 @@ impl ImageConfig {
         if raw.rootfs.diff_ids.len() > LAYERS_MAX {
             return Err(ConfigError::TooManyLayers);
         }
-        let mut platform: Platform = format!("{}/{}", raw.os, raw.architecture).parse()?;
+        let mut platform = Platform::from_parts(&raw.os, &raw.architecture)?;
         platform.variant = raw.variant.filter(|variant| !variant.is_empty());
         let run = raw.config;
         let config = Self {

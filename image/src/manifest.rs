@@ -224,8 +224,7 @@ impl Descriptor {
     /// The platform, if it is one: attestations of BuildKit say `unknown/unknown`.
     pub(crate) fn platform(&self) -> Option<Platform> {
         let platform = self.platform.as_ref()?;
-        let text = format!("{}/{}", platform.os, platform.architecture);
-        let mut parsed: Platform = text.parse().ok()?;
+        let mut parsed = Platform::from_parts(&platform.os, &platform.architecture).ok()?;
         parsed.variant = platform
             .variant
             .as_deref()

@@ -31,6 +31,18 @@ impl Platform {
         }
     }
 
+    /// A platform from the fields of a document.
+    pub(crate) fn from_parts(os: &str, architecture: &str) -> Result<Self, ParsePlatformError> {
+        let text = format!("{os}/{architecture}");
+        let parsed: Self = text.parse()?;
+        // A slash within a field would shift the parts.
+        if parsed.variant.is_some() {
+            Err(ParsePlatformError { text })
+        } else {
+            Ok(parsed)
+        }
+    }
+
     /// Whether an image built for `built` runs where `self` is wanted. A variant that either side leaves out matches.
     pub fn accepts(&self, built: &Platform) -> bool {
         self.os == built.os

@@ -2,7 +2,9 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use crate::fixture::{Disk, Fixture, Tar};
+use capsid_image::Removed;
+
+use crate::fixture::{Disk, Fixture, Tar, docker_archive, docker_archive_for, open, run};
 
 pub(crate) const ALL: &[(&str, fn())] = &[
     ("a_small_image_has_its_files", a_small_image_has_its_files),
@@ -10,6 +12,23 @@ pub(crate) const ALL: &[(&str, fn())] = &[
         "the_same_layers_give_the_same_bytes",
         the_same_layers_give_the_same_bytes,
     ),
+    (
+        "compressed_layers_and_archives_load",
+        compressed_layers_and_archives_load,
+    ),
+    ("hostile_layers_are_refused_by_name", hostile_layers_are_refused_by_name),
+    (
+        "hostile_archives_are_refused_by_name",
+        hostile_archives_are_refused_by_name,
+    ),
+    (
+        "a_full_disk_is_told_and_leaves_nothing",
+        a_full_disk_is_told_and_leaves_nothing,
+    ),
+    ("names_come_and_go", names_come_and_go),
+    ("two_processes_convert_a_layer_once", two_processes_convert_a_layer_once),
+    ("odd_names_and_nodes_survive", odd_names_and_nodes_survive),
+    ("real_images_equal_gnu_tar", real_images_equal_gnu_tar),
 ];
 
 fn a_small_image_has_its_files() {
@@ -41,11 +60,305 @@ fn the_same_layers_give_the_same_bytes() {
         ]
     };
     let digest = |fixture: &Fixture| {
-        let image = fixture
-            .load_bytes(crate::fixture::docker_archive(&layers()))
-            .unwrap()
-            .remove(0);
+        let image = fixture.load_bytes(docker_archive(&layers())).unwrap().remove(0);
         Disk::write(&fixture.store.rootfs(&image).unwrap(), fixture.directory.path()).digest()
     };
     assert_eq!(digest(&Fixture::new()), digest(&Fixture::new()));
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn compressed_layers_and_archives_load() {
+    let tar = Tar::new().file("a", b"hello").finish();
+    for layer in [tar.clone(), gzip(&tar), zstd::encode_all(&tar[..], 1).unwrap()] {
+        for pack in [
+            |bytes: Vec<u8>| bytes,
+            |bytes: Vec<u8>| gzip(&bytes),
+            |b: Vec<u8>| zstd::encode_all(&b[..], 1).unwrap(),
+        ] {
+            let fixture = Fixture::new();
+            let image = fixture
+                .load_bytes(pack(docker_archive(std::slice::from_ref(&layer))))
+                .unwrap()
+                .remove(0);
+            assert_eq!(
+                std::fs::read(fixture.extract_image(&image).join("a")).unwrap(),
+                b"hello"
+            );
+        }
+    }
+}
+
+fn hostile_layers_are_refused_by_name() {
+    let fixture = Fixture::new();
+    let whole = Tar::new().file("a", &[1; 100_000]).finish();
+    let cases: &[(&str, Vec<u8>)] = &[
+        ("leaves the image's root", Tar::new().file("../evil", b"x").finish()),
+        (
+            "leaves the image's root",
+            Tar::new().file("a/../../evil", b"x").finish(),
+        ),
+        (
+            "leaves the image's root",
+            Tar::new().link("l", "../../etc/passwd").finish(),
+        ),
+        ("does not exist", Tar::new().link("l", "/etc/passwd").finish()),
+        (
+            "hard link to the directory",
+            Tar::new().directory("d").link("l", "d").finish(),
+        ),
+        ("lies below a file", Tar::new().file("f", b"").file("f/x", b"").finish()),
+        ("replaces the root", Tar::new().file("./", b"x").finish()),
+        ("not a valid whiteout", Tar::new().file(".wh...", b"").finish()),
+        ("not a valid whiteout", Tar::new().file("d/.wh.", b"").finish()),
+        (
+            "symbolic links",
+            Tar::new().symlink("a", "b").symlink("b", "a").file("a/x", b"").finish(),
+        ),
+        ("unsupported type", Tar::new().entry(b'V', "label", "", 0, b"").finish()),
+        (
+            "extended attributes",
+            Tar::new()
+                .pax("SCHILY.xattr.user.x", &[7; 70_000])
+                .file("f", b"")
+                .finish(),
+        ),
+        ("not a valid tar archive", b"this is no tar".repeat(100)),
+        ("truncated in entry \"a\"", whole[..50_000].to_vec()),
+        ("not a valid tar archive", gzip(&whole)[..200].to_vec()),
+        (
+            "decompression bomb",
+            zstd::encode_all(std::io::Read::take(std::io::repeat(0), 300 << 20), 1).unwrap(),
+        ),
+    ];
+    for (message, layer) in cases {
+        let told = fixture.refusal(std::slice::from_ref(layer));
+        assert!(told.contains(message), "{message:?} is not in {told:?}");
+    }
+    let good = Tar::new().file("/abs", b"x").finish();
+    assert!(fixture.extract(&[good]).join("abs").exists());
+}
+
+fn hostile_archives_are_refused_by_name() {
+    let fixture = Fixture::new();
+    let layer = Tar::new().file("a", b"x").finish();
+    let replace = |from: &str, to: &str| {
+        let archive = String::from_utf8(docker_archive(std::slice::from_ref(&layer))).unwrap();
+        assert_eq!(from.len(), to.len());
+        archive.replace(from, to).into_bytes()
+    };
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("not an image archive", Tar::new().file("x", b"").finish()),
+        ("cannot read the archive", vec![b'x'; 2000]),
+        (
+            "malformed",
+            Tar::new()
+                .file("manifest.json", b"[{\"Config\":\"a\",\"Config\":\"b\"}]")
+                .finish(),
+        ),
+        ("holds no image", Tar::new().file("manifest.json", b"[]").finish()),
+        ("no layers", docker_archive(&[])),
+        (
+            "lacks",
+            replace("\"Config\":\"config.json\"", "\"Config\":\"../../confi\""),
+        ),
+        (
+            "no image for platform linux/amd64; available: linux/arm64",
+            docker_archive_for(std::slice::from_ref(&layer), "arm64"),
+        ),
+    ];
+    for (message, archive) in cases {
+        let told = crate::fixture::chain(&fixture.load_bytes(archive).expect_err(message));
+        assert!(told.contains(message), "{message:?} is not in {told:?}");
+        fixture.assert_empty();
+    }
+}
+
+/// A small tmpfs in a mount namespace would need privileges; a file size limit needs none, but kills. So: only as root.
+fn a_full_disk_is_told_and_leaves_nothing() {
+    let fixture = Fixture::new();
+    let small = fixture.path("small");
+    std::fs::create_dir(&small).unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=4m", "none"])
+        .arg(&small)
+        .status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        println!("skipped: a tmpfs cannot be mounted here");
+        return;
+    }
+    let noise: Vec<u8> = (0..8 << 20)
+        .map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    let archive = fixture.path("big.tar");
+    std::fs::write(&archive, docker_archive(&[Tar::new().file("big", &noise).finish()])).unwrap();
+    let store = open(&small);
+    let error = capsid_image::load(&store, capsid_image::LoadSource::Path(archive), &()).unwrap_err();
+    let left = std::fs::read_dir(small.join("tmp")).unwrap().count();
+    drop(store);
+    run(std::process::Command::new("umount").arg(&small));
+    assert!(error.to_string().contains("no space left for"), "{error}");
+    assert_eq!(left, 0);
+}
+
+fn names_come_and_go() {
+    let fixture = Fixture::new();
+    let store = &fixture.store;
+    let shared = Tar::new().file("a", b"shared").finish();
+    let image = fixture
+        .load_bytes(docker_archive(std::slice::from_ref(&shared)))
+        .unwrap()
+        .remove(0);
+    store.tag("test", &"other:1".parse().unwrap()).unwrap();
+    assert_eq!(store.find(&image.id.short()).unwrap().unwrap().references.len(), 2);
+    assert!(store.remove(&image.id.short(), false).is_err());
+    let untagged = store.remove("test:latest", false).unwrap();
+    assert_eq!(untagged, [Removed::Untagged("test".parse().unwrap())]);
+    assert!(store.find("test").unwrap().is_none());
+    let rootfs = store.rootfs(&image).unwrap();
+    assert_eq!(store.remove("other:1", false).unwrap().len(), 3);
+    assert!(rootfs.metadata.metadata().unwrap().len() >= 4096);
+    fixture.assert_empty();
+    assert!(store.rootfs(&image).is_err());
+}
+
+fn two_processes_convert_a_layer_once() {
+    let fixture = Fixture::new();
+    let archive = docker_archive(&[Tar::new().file("a", &[3; 3_000_000]).finish()]);
+    let path = fixture.path("archive.tar");
+    std::fs::write(&path, archive).unwrap();
+    let loads: Vec<_> = (0..6)
+        .map(|_| {
+            let (root, path) = (fixture.store.root().to_owned(), path.clone());
+            std::thread::spawn(move || {
+                capsid_image::load(&open(&root), capsid_image::LoadSource::Path(path), &())
+                    .unwrap()
+                    .remove(0)
+                    .id
+            })
+        })
+        .collect();
+    let ids: Vec<_> = loads.into_iter().map(|load| load.join().unwrap()).collect();
+    assert!(ids.iter().all(|id| *id == ids[0]));
+    assert_eq!(fixture.store.list().unwrap().len(), 1);
+    assert_eq!(std::fs::read_dir(fixture.store.root().join("tmp")).unwrap().count(), 0);
+}
+
+fn odd_names_and_nodes_survive() {
+    let fixture = Fixture::new();
+    let mut tar = Tar::new();
+    tar.entry(b'3', "null", "", 0o666, b"")
+        .entry(b'6', "fifo", "", 0o600, b"")
+        .entry(b'0', "suid", "", 0o4755, b"x");
+    tar.pax("mtime", b"12.5")
+        .directory("-early")
+        .file("-early/!a", b"")
+        .file("-early/~z", b"");
+    for number in 0..500 {
+        tar.file(
+            &format!("many/file-with-a-rather-long-name-{number:05}"),
+            &number.to_string().into_bytes(),
+        );
+    }
+    tar.symlink("long", &"x/".repeat(50));
+    let out = fixture.extract(&[tar.finish()]);
+    let stat = |name: &str| std::fs::symlink_metadata(out.join(name)).unwrap();
+    assert_eq!((stat("null").rdev(), stat("null").mode()), (0x103, 0o020_666));
+    // The tool changes the owner last, which takes setuid bits away: permissions alone can be compared here.
+    assert_eq!(
+        (stat("fifo").mode(), stat("suid").mode() & 0o170_777),
+        (0o010_600, 0o100_755)
+    );
+    assert_eq!(std::fs::read_dir(out.join("many")).unwrap().count(), 500);
+    assert_eq!(std::fs::read_link(out.join("long")).unwrap().as_os_str().len(), 100);
+    assert!(out.join("-early/!a").exists() && out.join("-early/~z").exists());
+}
+
+/// Compares the layouts named by `CAPSID_TEST_LAYOUTS` (folders, separated by `:`) with what GNU tar makes of them.
+fn real_images_equal_gnu_tar() {
+    let Some(layouts) = std::env::var_os("CAPSID_TEST_LAYOUTS") else {
+        println!("skipped: CAPSID_TEST_LAYOUTS names no OCI layouts");
+        return;
+    };
+    for layout in std::env::split_paths(&layouts) {
+        let fixture = Fixture::new();
+        let start = std::time::Instant::now();
+        let image = fixture.load_path(&layout).unwrap().remove(0);
+        println!("{}: loaded in {:.2} s", layout.display(), start.elapsed().as_secs_f32());
+        let rootfs = fixture.store.rootfs(&image).unwrap();
+        let disk = Disk::write(&rootfs, fixture.directory.path());
+        disk.check();
+        let (ours, theirs) = (fixture.path("ours"), fixture.path("theirs"));
+        std::fs::create_dir(&theirs).unwrap();
+        let manifest: serde_json::Value = serde_json::from_slice(&fixture.store.manifest(&image).unwrap()).unwrap();
+        for layer in manifest["layers"].as_array().unwrap() {
+            let blob = layout
+                .join("blobs")
+                .join(layer["digest"].as_str().unwrap().replace(':', "/"));
+            let mut tar = std::process::Command::new("tar");
+            run(tar
+                .args(["--xattrs", "--xattrs-include=*", "--same-owner", "-xpzf"])
+                .arg(blob)
+                .arg("-C")
+                .arg(&theirs));
+        }
+        if let Some(mount) = disk.mount(&ours) {
+            assert_same_trees(&ours, &theirs);
+            drop(mount);
+        } else {
+            println!("no loop mount here: fsck.erofs extracts instead");
+            disk.extract(&ours);
+            assert_same_trees(&ours, &theirs);
+        }
+    }
+}
+
+fn assert_same_trees(ours: &std::path::Path, theirs: &std::path::Path) {
+    // Every path with type, mode, owner, link count of files, size, time, target and attributes, then all contents.
+    let list = |root: &std::path::Path| {
+        let format = "%P|%y|%m|%U|%G|%T@|%l|";
+        let files = run(std::process::Command::new("find").arg(root).args([
+            "-mindepth",
+            "1",
+            "-printf",
+            &format!("{format}\\n"),
+        ]));
+        let sizes = run(std::process::Command::new("find")
+            .arg(root)
+            .args(["-type", "f", "-printf", "%P|%n|%s\\n"]));
+        let mut lines: Vec<String> = files.lines().chain(sizes.lines()).map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let (left, right) = (list(ours), list(theirs));
+    let differing: Vec<_> = left
+        .iter()
+        .filter(|line| right.binary_search(line).is_err())
+        .take(10)
+        .collect();
+    let missing: Vec<_> = right
+        .iter()
+        .filter(|line| left.binary_search(line).is_err())
+        .take(10)
+        .collect();
+    println!("{} lines compared", left.len());
+    assert!(
+        differing.is_empty() && missing.is_empty(),
+        "ours: {differing:#?}\ntheirs: {missing:#?}"
+    );
+    run(std::process::Command::new("diff")
+        .args(["-r", "--no-dereference", "-x", "dev"])
+        .arg(ours)
+        .arg(theirs));
+    let attributes = |root: &std::path::Path| {
+        run(std::process::Command::new("sh")
+            .arg("-c")
+            .arg("cd \"$0\" && getfattr -R -h -d -m - . 2>/dev/null | sort || true")
+            .arg(root))
+    };
+    assert_eq!(attributes(ours), attributes(theirs));
 }

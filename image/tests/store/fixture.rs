@@ -125,11 +125,40 @@ impl Disk {
             .arg(&self.metadata));
     }
 
+    /// Mounts the concatenated disk, where that is permitted.
+    pub(crate) fn mount(&self, at: &Path) -> Option<Mount> {
+        std::fs::create_dir(at).unwrap();
+        let disk = at.with_extension("disk");
+        let mut out = File::create(&disk).unwrap();
+        for part in std::iter::once(&self.metadata).chain(&self.data) {
+            io::copy(&mut File::open(part).unwrap(), &mut out).unwrap();
+        }
+        let mounted = Command::new("mount")
+            .args(["-t", "erofs", "-o", "ro,loop"])
+            .arg(&disk)
+            .arg(at)
+            .output();
+        if mounted.is_ok_and(|output| output.status.success()) {
+            return Some(Mount(at.to_owned()));
+        }
+        std::fs::remove_dir(at).unwrap();
+        None
+    }
+
     pub(crate) fn digest(&self) -> Digest {
         let all = std::iter::once(&self.metadata)
             .chain(&self.data)
             .flat_map(|path| std::fs::read(path).unwrap());
         Digest::of(&all.collect::<Vec<u8>>())
+    }
+}
+
+/// Unmounts when dropped.
+pub(crate) struct Mount(PathBuf);
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
     }
 }
 
