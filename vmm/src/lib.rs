@@ -4,12 +4,16 @@
 //! on an inherited fd. After confinement it opens no path, makes no connection, starts no process.
 //!
 //! ```text
-//!   supervisor ── config fd, kernel fd, disk fds, vsock fds, status fd ──► capsid-vmm
-//!                                                                          │ build (recipe: machine.rs)
-//!   vCPU threads ── MMIO exit ──► bus ──► virtio-mmio transport            │ confine (capsid-jail)
-//!        │ ioeventfd                          │ activate                   ▼ run
-//!        └────────────► epoll loop ──► Device::process ──► disk extents, vsock streams, rng
+//!   supervisor ── config, kernel, disks, sockets, status ──► capsid-vmm        process.rs
+//!                                                              │ confine      capsid-jail
+//!                                                              │ build        machine.rs: the recipe
+//!   vCPU threads ── exits ──► bus ──► virtio-mmio transport    │ filter       filters.rs: each thread
+//!        │ ioeventfd                        │                  ▼ run
+//!        └──────────► event loop ──► Device::process ──► disk extents, vsock streams, rng
 //! ```
+//!
+//! KVM binds a VM to the process that made it, so the fork into the pid namespace comes first. What follows is
+//! confined but for its system calls; those are filtered before the first guest instruction.
 //!
 //! The same devices serve QEMU over vhost-user when there is no usable KVM ([`Config::VhostUser`]).
 

@@ -74,7 +74,11 @@ impl ProcessError {
         let mut line = self.to_string();
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
-            line = format!("{line}: {error}");
+            let text = error.to_string();
+            // Some libraries print their cause as well.
+            if !line.ends_with(&text) {
+                line = format!("{line}: {text}");
+            }
             cause = error.source();
         }
         line

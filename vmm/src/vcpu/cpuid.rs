@@ -53,7 +53,7 @@ fn describe(entry: &mut kvm_cpuid_entry2, index: u8, count: u8) {
         }
         0x8000_0001 => entry.ecx &= !(SVM | CORE_PERFORMANCE_COUNTERS | TOPOLOGY_EXTENSIONS),
         // AMD: cores in the package minus one; bits of the APIC id that number cores.
-        0x8000_0008 => entry.ecx = entry.ecx & !0xf0ff | u32::from(count) - 1 | id_bits(count) << 12,
+        0x8000_0008 => entry.ecx = entry.ecx & !0xf0ff | (u32::from(count) - 1) | id_bits(count) << 12,
         _ => {}
     }
 }
