@@ -10,8 +10,6 @@ use crate::limits::CHAIN_SLICES_MAX;
 /// What the guest made available at once.
 #[derive(Debug)]
 pub(crate) struct Chain<'m> {
-    /// Its name in the used ring.
-    pub(crate) head: u16,
     /// What the device may read.
     pub(crate) readable: Buffers<'m>,
     /// What the device may write.
@@ -53,7 +51,6 @@ impl<'m> Chain<'m> {
         memory: &'m GuestMemoryMmap,
     ) -> Result<Self, ChainError> {
         let mut chain = Self {
-            head: descriptors.head_index(),
             readable: Buffers::default(),
             writable: Buffers::default(),
         };

@@ -8,4 +8,6 @@ pub(crate) mod mmio;
 pub mod rng;
 pub(crate) mod status;
 mod sys;
+#[cfg(test)]
+mod test_driver;
 pub mod vsock;

@@ -117,3 +117,48 @@ impl Device for RngDevice {
         Ok(signals)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::*;
+    use crate::virtio::test_driver::{TestQueue, memory, process};
+
+    #[test]
+    fn buffers_are_filled_with_different_bytes() {
+        let (mut device, memory, mut queue) = (RngDevice::new(), memory(), TestQueue::new(0));
+        queue.add(
+            &memory,
+            &[(TestQueue::FREE, 300, true), (TestQueue::FREE + 0x1000, 33, true)],
+        );
+        assert!(
+            process(&mut device, Cause::Queue(0), &memory, &mut [&mut queue])
+                .expect("a good queue")
+                .any()
+        );
+        assert_eq!(queue.used(&memory)[0].1, 333);
+        let mut bytes = [0; 300];
+        memory
+            .read_slice(&mut bytes, GuestAddress(TestQueue::FREE))
+            .expect("in memory");
+        // 300 equal bytes, or a tail of 44 zeros, come by chance once in more than 2^350 times.
+        assert!(bytes.iter().any(|&byte| byte != bytes[0]));
+        assert!(bytes[256..].iter().any(|&byte| byte != 0));
+    }
+
+    #[test]
+    fn a_request_is_bounded_whatever_its_descriptors_claim() {
+        let (mut device, memory, mut queue) = (RngDevice::new(), memory(), TestQueue::new(0));
+        queue.add(
+            &memory,
+            &[(TestQueue::FREE, 1 << 20, true), (TestQueue::FREE, 1 << 20, true)],
+        );
+        queue.add(&memory, &[(TestQueue::FREE, 16, false)]);
+        queue.add(&memory, &[(u64::MAX, 16, true)]);
+        process(&mut device, Cause::Queue(0), &memory, &mut [&mut queue]).expect("a good queue");
+        let used: Vec<u32> = queue.used(&memory).iter().map(|used| used.1).collect();
+        assert_eq!(used, [RNG_REQUEST_BYTES_MAX as u32, 0, 0]);
+        assert_eq!(device.malformed(), 2);
+    }
+}

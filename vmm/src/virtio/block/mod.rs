@@ -3,6 +3,8 @@
 mod config_space;
 mod disk;
 mod request;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::BorrowedFd;
 

@@ -79,6 +79,12 @@ impl VsockDevice {
         self.muxer.counters
     }
 
+    /// Whether bytes of `stream` wait for a slow reader.
+    #[cfg(test)]
+    pub(super) fn waits_for_room(&self, stream: StreamKey) -> bool {
+        self.muxer.waits_for_room(stream)
+    }
+
     /// Takes in what the guest has sent; whether chains were used.
     fn drain_transmit(&mut self, memory: &GuestMemoryMmap, queue: &mut Queue) -> Result<bool, virtio_queue::Error> {
         let mut packets = 0;

@@ -11,6 +11,8 @@ mod device;
 mod muxer;
 mod packet;
 mod receive_ring;
+#[cfg(test)]
+mod tests;
 
 pub use device::{VsockDevice, VsockError};
 pub use muxer::VsockCounters;

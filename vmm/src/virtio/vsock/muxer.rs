@@ -241,6 +241,12 @@ impl Muxer {
         !self.resets.is_empty() || !self.listed.is_empty()
     }
 
+    /// Whether bytes of `stream` wait for a slow reader.
+    #[cfg(test)]
+    pub(super) fn waits_for_room(&self, stream: StreamKey) -> bool {
+        self.streams.get(&stream).is_some_and(Connection::waits_for_room)
+    }
+
     /// Receives payload of `stream` for the guest into `target`; how many bytes.
     pub(super) fn receive(&mut self, stream: StreamKey, target: &Buffers<'_>) -> usize {
         self.streams.get_mut(&stream).map_or(0, |stream| stream.receive(target))
