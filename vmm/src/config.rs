@@ -64,7 +64,7 @@ pub struct VhostUserConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VhostUserDisk {
-    /// Listening or connected UNIX stream socket: see `vhost_user.rs`.
+    /// A connected UNIX stream socket; the other end is QEMU's (`-chardev socket,fd=`).
     pub socket_fd: FdNumber,
     /// The disk.
     pub disk: DiskConfig,
@@ -74,7 +74,7 @@ pub struct VhostUserDisk {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VhostUserVsock {
-    /// Listening or connected UNIX stream socket: see `vhost_user.rs`.
+    /// A connected UNIX stream socket; the other end is QEMU's (`-chardev socket,fd=`).
     pub socket_fd: FdNumber,
     /// The device.
     pub device: VsockConfig,
