@@ -9,7 +9,8 @@
 //! and what Linux has long given up (`uselib`, `ustat`, `sysfs`, ...).
 
 use super::policy::{Action, Condition, Policy, Rule, Test};
-use super::{capability, syscalls};
+use super::syscalls;
+use crate::capability;
 
 /// EPERM.
 const REFUSED: Action = Action::Errno(1);

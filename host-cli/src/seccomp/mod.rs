@@ -3,7 +3,6 @@
 //! Rooms: JSON -> [`profile`] -> [`policy`] (numbers, conditions, actions; [`default_profile`] makes one directly)
 //! -> [`compiler`] -> [`program`] -> bytes.
 
-mod capability;
 mod compiler;
 mod default_profile;
 mod policy;

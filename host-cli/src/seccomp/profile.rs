@@ -7,7 +7,8 @@
 use serde::Deserialize;
 
 use super::policy::{ARGUMENTS, Action, Condition, Policy, Rule, Test};
-use super::{capability, syscalls};
+use super::syscalls;
+use crate::capability;
 
 /// Largest profile read, in bytes. Docker's own takes 17 KiB; the bound keeps a hostile file from costing memory.
 const MAX_PROFILE: usize = 256 * 1024;

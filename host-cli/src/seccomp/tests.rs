@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use super::compiler::{ARCH_X86_64, NO_SYSCALL, X32_BIT, compile};
 use super::interpreter::{Call, run};
 use super::policy::{Action, Answer, Condition, Policy, Rule, Test};
-use super::{capability, compile_default, compile_profile, default_profile, syscalls};
+use super::{compile_default, compile_profile, default_profile, syscalls};
+use crate::capability;
 
 const ALLOW: u32 = 0x7fff_0000;
 const EPERM: u32 = 0x0005_0001;

@@ -1,4 +1,4 @@
-//! Linux capabilities by name, as profiles write them.
+//! Linux capabilities: names and numbers.
 
 /// Names in the order of their bits: include/uapi/linux/capability.h, `CAP_CHOWN` (0) to `CAP_CHECKPOINT_RESTORE` (40).
 const NAMES: [&str; 41] = [
@@ -45,8 +45,11 @@ const NAMES: [&str; 41] = [
     "CAP_CHECKPOINT_RESTORE",
 ];
 
+/// The set of every capability.
+pub(crate) const ALL: u64 = (1 << NAMES.len()) - 1;
+
 /// The bit of the capability `name` (with its `CAP_`), or `None` for a name that Linux does not have.
-pub(super) fn bit(name: &str) -> Option<u64> {
+pub(crate) fn bit(name: &str) -> Option<u64> {
     NAMES
         .iter()
         .position(|known| *known == name)

@@ -1,0 +1,173 @@
+//! Our own VMM on KVM.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, Write};
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
+
+use capsid_vmm::config::{Config, DiskConfig, MachineConfig, VsockConfig};
+use capsid_vmm::{MachineExit, Status};
+use rustix::fs::MemfdFlags;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::unix::pipe;
+use tokio::process::Child;
+use tokio::sync::oneshot;
+
+use super::process::{HandedFiles, StartError, ended, spawn};
+use super::{Accelerator, Disk, MachineEnd, MachineParts, RunningMachine};
+use crate::parts;
+
+/// The guest's context id; every pod has a VMM of its own, so all can use the first free one.
+pub(crate) const GUEST_CID: u32 = 3;
+
+/// What the kernel is told. `reboot=k panic=-1`: a panic resets at once, through the i8042 that the VMM watches.
+const COMMAND_LINE: &str = "console=ttyS0 quiet reboot=k panic=-1 tsc=reliable no_timer_check \
+                            8250.nr_uarts=1 random.trust_cpu=on cryptomgr.notests";
+
+/// Bytes of one status line at most: the console tail is 64 KiB, JSON may escape each byte to six.
+const STATUS_BYTES_MAX: usize = 512 << 10;
+
+/// Runs machines on KVM.
+#[derive(Debug)]
+pub(crate) struct Kvm;
+
+impl Accelerator for Kvm {
+    fn name(&self) -> &'static str {
+        "kvm"
+    }
+
+    fn start(&self, parts: MachineParts) -> Result<RunningMachine, StartError> {
+        let kvm = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+            .map_err(|source| StartError::Open {
+                what: "/dev/kvm",
+                source,
+            })?;
+        let (status_sender, status) = pipe::pipe().map_err(StartError::Socket)?;
+        let mut files = HandedFiles::default();
+        let config = Config::Machine(MachineConfig {
+            kvm_fd: files.add(kvm),
+            vcpus: parts.size.vcpus,
+            memory_mib: parts.size.memory_mib,
+            kernel_fd: files.add(parts.kernel),
+            initramfs_fd: files.add(parts.initramfs),
+            command_line: COMMAND_LINE.into(),
+            disks: parts
+                .disks
+                .into_iter()
+                .map(|disk| disk_config(disk, &mut files))
+                .collect(),
+            vsock: vsock_config(parts.session, parts.control, &mut files),
+            status_fd: files.add(status_sender.into_blocking_fd().map_err(StartError::Socket)?),
+        });
+        let config_fd = files.add(config_file(&config)?);
+        let arguments = ["--config-fd".into(), config_fd.to_string()];
+        let child = spawn(&parts::vmm()?, &arguments, files, Stdio::inherit())?;
+        let (end_sender, end) = oneshot::channel();
+        let (kill, killed) = oneshot::channel();
+        tokio::task::spawn_local(async move {
+            // The supervisor may be gone already: then nobody needs to know.
+            let _ = end_sender.send(watch(child, status, killed).await);
+        });
+        Ok(RunningMachine { end, kill })
+    }
+}
+
+/// A disk's configuration; its files are added to those handed over. `--rm` scratch disks ignore flushes.
+pub(super) fn disk_config(disk: Disk, files: &mut HandedFiles) -> DiskConfig {
+    DiskConfig {
+        serial: disk.serial.into(),
+        readonly: disk.readonly,
+        ignore_flush: !disk.readonly,
+        extent_fds: disk.files.into_iter().map(|file| files.add(file)).collect(),
+    }
+}
+
+/// The socket device's configuration.
+pub(super) fn vsock_config(session: OwnedFd, control: OwnedFd, files: &mut HandedFiles) -> VsockConfig {
+    VsockConfig {
+        guest_cid: GUEST_CID,
+        session_port: capsid_protocol::SESSION_PORT,
+        session_fd: files.add(session),
+        control_fd: files.add(control),
+    }
+}
+
+/// The configuration as a memory file, to be read from its start.
+pub(super) fn config_file(config: &Config) -> Result<File, StartError> {
+    let json = serde_json::to_vec(config).map_err(|e| StartError::Config(e.into()))?;
+    let write = || {
+        let mut file = File::from(rustix::fs::memfd_create("capsid-config", MemfdFlags::CLOEXEC)?);
+        file.write_all(&json)?;
+        file.rewind()?;
+        Ok(file)
+    };
+    write().map_err(StartError::Config)
+}
+
+/// Waits until the machine has ended by itself or is to be killed.
+async fn watch(mut child: Child, status: pipe::Receiver, killed: oneshot::Receiver<()>) -> MachineEnd {
+    let mut said = None;
+    let end = tokio::select! {
+        () = async { said = last_status(status).await } => None,
+        _ = killed => Some(MachineEnd { reason: "ended".into(), killed: false, console: String::new() }),
+    };
+    if let Some(end) = end {
+        // Failing to kill means that it has ended.
+        let _ = child.kill().await;
+        return end;
+    }
+    let exit = child.wait().await;
+    match said {
+        Some(Status::Exited { exit, console, .. }) => MachineEnd {
+            reason: exit_reason(&exit),
+            killed: false,
+            console,
+        },
+        Some(Status::Failed { message, .. }) => MachineEnd {
+            reason: message,
+            killed: false,
+            console: String::new(),
+        },
+        _ => ended("the VMM", exit, String::new()),
+    }
+}
+
+/// Reads status lines until the VMM closes its end; the last one that makes sense.
+pub(super) async fn last_status(status: pipe::Receiver) -> Option<Status> {
+    let mut reader = BufReader::new(status);
+    let mut last = None;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let mut limited = tokio::io::AsyncReadExt::take(&mut reader, STATUS_BYTES_MAX as u64);
+        match limited.read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return last,
+            Ok(_) => last = serde_json::from_slice(&line).ok().or(last),
+        }
+    }
+}
+
+/// A machine's end in words that a user can act on.
+fn exit_reason(exit: &MachineExit) -> String {
+    match exit {
+        MachineExit::Reset => "the guest turned the machine off".into(),
+        MachineExit::GuestPanic => "the guest kernel panicked".into(),
+        MachineExit::TripleFault => "a vCPU shut down by a triple fault".into(),
+        MachineExit::KvmInternalError { suberror } => {
+            format!(
+                "KVM could not go on (internal error, suberror {suberror}): is this host's KVM real? see `capsid doctor`"
+            )
+        }
+        MachineExit::EntryFailed { hardware_reason } => {
+            format!("KVM could not enter the guest (hardware reason {hardware_reason:#x})")
+        }
+        MachineExit::UnknownExit { exit_reason } => format!("a vCPU exited for an unknown reason ({exit_reason})"),
+        MachineExit::RunFailed { errno } => {
+            format!("KVM_RUN failed: {}", std::io::Error::from_raw_os_error(*errno))
+        }
+        MachineExit::SupervisorGone => "the supervisor was gone".into(),
+    }
+}

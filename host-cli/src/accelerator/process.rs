@@ -1,0 +1,110 @@
+//! Child processes of a machine: started with chosen open files only, ended with us.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+
+use command_fds::{CommandFdExt, FdMapping};
+use tokio::process::{Child, Command};
+
+use super::MachineEnd;
+use crate::parts::PartError;
+use crate::sys;
+
+/// Why a machine could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error("a part of the installation is missing")]
+    Part(#[from] PartError),
+    #[error("cannot open {what}")]
+    Open {
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot prepare the machine's configuration")]
+    Config(#[source] io::Error),
+    #[error("cannot make a socket for the machine")]
+    Socket(#[source] io::Error),
+    #[error("cannot hand open files to {program}")]
+    Fds {
+        program: String,
+        #[source]
+        source: command_fds::FdMappingCollision,
+    },
+    #[error("cannot start {program}")]
+    Spawn {
+        program: String,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// First number that handed-over files get: above stdio.
+const FIRST_FD: i32 = 3;
+
+/// The files a child will find open, by the numbers it will find them under.
+#[derive(Debug, Default)]
+pub(crate) struct HandedFiles(Vec<FdMapping>);
+
+impl HandedFiles {
+    /// Adds a file; returns its number in the child.
+    pub(crate) fn add(&mut self, fd: impl Into<OwnedFd>) -> i32 {
+        let child_fd = FIRST_FD + self.0.len() as i32;
+        self.0.push(FdMapping {
+            parent_fd: fd.into(),
+            child_fd,
+        });
+        child_fd
+    }
+}
+
+/// Starts `program` with those files, no stdin, its stdout and stderr in `log`. It is killed when we end, however we
+/// end, and when the returned value is dropped.
+pub(crate) fn spawn(program: &Path, arguments: &[String], files: HandedFiles, log: Stdio) -> Result<Child, StartError> {
+    let name = program.display().to_string();
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .kill_on_drop(true);
+    // A process group of its own: Ctrl-C in the user's terminal is for the container, not for the machine.
+    command.process_group(0);
+    sys::die_with_parent(command.as_std_mut());
+    command
+        .as_std_mut()
+        .fd_mappings(files.0)
+        .map_err(|source| StartError::Fds {
+            program: name.clone(),
+            source,
+        })?;
+    command
+        .spawn()
+        .map_err(|source| StartError::Spawn { program: name, source })
+}
+
+/// A process's end as the machine's.
+pub(super) fn ended(program: &str, status: io::Result<ExitStatus>, console: String) -> MachineEnd {
+    let killed = status
+        .as_ref()
+        .is_ok_and(|status| status.signal() == Some(libc::SIGKILL));
+    let reason = match status {
+        Err(e) => format!("{program} could not be waited for: {e}"),
+        Ok(status) => match (status.code(), status.signal()) {
+            (_, Some(libc::SIGSYS)) => format!("{program} was killed by its seccomp filter"),
+            (_, Some(libc::SIGKILL)) => format!("{program} was killed"),
+            (_, Some(signal)) => format!("{program} died of signal {signal}"),
+            (Some(code), _) => format!("{program} exited with code {code}"),
+            (None, None) => format!("{program} ended"),
+        },
+    };
+    MachineEnd {
+        reason,
+        killed,
+        console,
+    }
+}

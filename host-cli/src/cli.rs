@@ -1,0 +1,410 @@
+//! The command line as typed: words, flags, help. What they mean is decided in `plan`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Run untrusted container images, each pod inside a virtual machine of its own.
+#[derive(Debug, Parser)]
+#[command(name = "capsid", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Example:\n  capsid run --rm busybox echo hello")]
+pub(crate) struct Cli {
+    /// Folder of images and state [default: $XDG_DATA_HOME/capsid, as root /var/lib/capsid]
+    #[arg(long, global = true, env = "CAPSID_DATA_DIR", value_name = "DIR", hide = true)]
+    pub data_dir: Option<PathBuf>,
+
+    /// Folder of sockets and locks [default: $XDG_RUNTIME_DIR/capsid, as root /run/capsid]
+    #[arg(long, global = true, env = "CAPSID_RUN_DIR", value_name = "DIR", hide = true)]
+    pub run_dir: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a command in a new container, in a microVM of its own
+    #[command(
+        disable_help_flag = true,
+        override_usage = "capsid run [OPTIONS] IMAGE [COMMAND] [ARG...]",
+        after_help = "Examples:\n  capsid run --rm busybox echo hello\n  capsid run --rm -it debian bash\n  \
+                      echo hi | capsid run --rm -i busybox cat"
+    )]
+    Run(Box<RunArgs>),
+    /// Download an image from a registry
+    #[command(after_help = "Example:\n  capsid pull debian:12")]
+    Pull(PullArgs),
+    /// Load images from an archive or an OCI layout folder
+    #[command(after_help = "Examples:\n  docker save app | capsid load\n  capsid load -i app.tar")]
+    Load(LoadArgs),
+    /// List images
+    #[command(after_help = "Example:\n  capsid images --json")]
+    Images(ImagesArgs),
+    /// Manage images
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Remove images
+    #[command(after_help = "Example:\n  capsid rmi busybox")]
+    Rmi(RmiArgs),
+    /// Say whether this host can run pods, and what to do where it cannot
+    #[command(after_help = "Example:\n  capsid doctor")]
+    Doctor(DoctorArgs),
+    /// Show the version and the parts in use
+    #[command(after_help = "Example:\n  capsid version --json")]
+    Version(VersionArgs),
+    /// Print a completion script
+    #[command(after_help = "Example:\n  capsid completion bash > /etc/bash_completion.d/capsid")]
+    Completion(CompletionArgs),
+    /// Print the man page
+    #[command(after_help = "Example:\n  capsid man | man -l -")]
+    Man,
+}
+
+/// The verbs of `capsid image`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Show all that is known of images, as JSON
+    #[command(after_help = "Example:\n  capsid image inspect busybox")]
+    Inspect(InspectArgs),
+    /// List images
+    Ls(ImagesArgs),
+    /// Download an image from a registry
+    Pull(PullArgs),
+    /// Load images from an archive or an OCI layout folder
+    Load(LoadArgs),
+    /// Remove images
+    Rm(RmiArgs),
+}
+
+/// How guest instructions run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum AccelChoice {
+    /// kvm where it is real, else emulate with a warning
+    Auto,
+    /// Hardware virtualisation
+    Kvm,
+    /// Software emulation: works everywhere, is slower and no security boundary
+    Emulate,
+}
+
+/// When `run` pulls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PullPolicy {
+    /// Ask the registry at every run
+    Always,
+    /// Pull only when the image is not here
+    Missing,
+    /// Never pull
+    Never,
+}
+
+/// Flags of `capsid run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Image, then the command and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "IMAGE [COMMAND]"
+    )]
+    pub image_and_command: Vec<std::ffi::OsString>,
+
+    /// Keep stdin open
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give the container a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Remove the container when it exits (it always is, for now: nothing is kept)
+    #[arg(long)]
+    pub rm: bool,
+    /// Name of the container
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Set an environment variable; without a value it is taken from the caller's
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Read environment variables from a file
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+    /// Working directory
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// User and group, names or numbers
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// Additional group, name or number
+    #[arg(long, value_name = "GROUP")]
+    pub group_add: Vec<String>,
+    /// Program to run instead of the image's entrypoint
+    #[arg(long, value_name = "PROGRAM")]
+    pub entrypoint: Option<String>,
+    /// Host name of the container
+    #[arg(short = 'h', long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// Memory limit of the container
+    #[arg(short, long, value_name = "BYTES")]
+    pub memory: Option<String>,
+    /// Memory plus swap limit; -1 is unlimited swap
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub memory_swap: Option<String>,
+    /// Number of CPUs' worth of time
+    #[arg(long, value_name = "NUMBER")]
+    pub cpus: Option<String>,
+    /// CPUs of the machine to use, as 0-2 or 0,1
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_cpus: Option<String>,
+    /// Limit of processes and threads; -1 is unlimited
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub pids_limit: Option<i64>,
+    /// Make the container's root read-only
+    #[arg(long)]
+    pub read_only: bool,
+    /// Mount memory at a path
+    #[arg(long, value_name = "PATH[:OPTIONS]")]
+    pub tmpfs: Vec<String>,
+    /// Size of /dev/shm
+    #[arg(long, value_name = "BYTES")]
+    pub shm_size: Option<String>,
+    /// Add a capability
+    #[arg(long, value_name = "CAP")]
+    pub cap_add: Vec<String>,
+    /// Drop a capability
+    #[arg(long, value_name = "CAP")]
+    pub cap_drop: Vec<String>,
+    /// All capabilities and devices of the microVM, nothing of the host
+    #[arg(long)]
+    pub privileged: bool,
+    /// no-new-privileges, seccomp=FILE|unconfined, systempaths=unconfined
+    #[arg(long, value_name = "OPTION")]
+    pub security_opt: Vec<String>,
+    /// Resource limit
+    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
+    pub ulimit: Vec<String>,
+    /// Namespaced kernel parameter
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub sysctl: Vec<String>,
+    /// Run a small init that reaps orphans and forwards signals
+    #[arg(long)]
+    pub init: bool,
+    /// Label
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub label: Vec<String>,
+    /// When to pull the image
+    #[arg(long, value_enum, default_value = "missing")]
+    pub pull: PullPolicy,
+    /// Platform of the image, as linux/amd64
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
+    /// Signal that asks the container to stop
+    #[arg(long, value_name = "SIGNAL")]
+    pub stop_signal: Option<String>,
+    /// How guest instructions run
+    #[arg(long, value_enum, env = "CAPSID_ACCEL")]
+    pub accel: Option<AccelChoice>,
+    /// Guest kernel: an ELF file with a PVH note
+    #[arg(long, value_name = "FILE", env = "CAPSID_KERNEL")]
+    pub kernel: Option<PathBuf>,
+    /// Virtual CPUs of the microVM, 1 to 32
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub vcpus: Option<u8>,
+    /// Show where the time goes, on stderr
+    #[arg(long)]
+    pub timings: bool,
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    pub help: Option<bool>,
+    /// Do not show progress of a pull
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// Flags of what talks to registries.
+#[derive(Debug, Args)]
+pub(crate) struct RegistryArgs {
+    /// Registry that may be talked to over plain HTTP, as host:port
+    #[arg(
+        long,
+        value_name = "REGISTRY",
+        env = "CAPSID_INSECURE_REGISTRIES",
+        value_delimiter = ','
+    )]
+    pub insecure_registry: Vec<String>,
+}
+
+/// Flags of `capsid pull`.
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// Image, as busybox, debian:12 or registry:5000/name@sha256:...
+    pub image: String,
+    /// Platform, as linux/amd64
+    #[arg(long, value_name = "OS/ARCH")]
+    pub platform: Option<String>,
+    /// Print only the image's name
+    #[arg(short, long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// Flags of `capsid load`.
+#[derive(Debug, Args)]
+pub(crate) struct LoadArgs {
+    /// Docker archive, OCI archive or OCI layout folder [default: stdin]
+    #[arg(short, long, value_name = "PATH")]
+    pub input: Option<PathBuf>,
+    /// Do not show progress
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Flags of `capsid images`.
+#[derive(Debug, Args)]
+pub(crate) struct ImagesArgs {
+    /// Only images of this name
+    pub image: Option<String>,
+    /// Only ids
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Whole ids
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `capsid image inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// Names or ids
+    #[arg(required = true)]
+    pub images: Vec<String>,
+}
+
+/// Flags of `capsid rmi`.
+#[derive(Debug, Args)]
+pub(crate) struct RmiArgs {
+    /// Names or ids
+    #[arg(required = true)]
+    pub images: Vec<String>,
+    /// Also when an id has several names
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+/// Flags of `capsid doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Examine for this accelerator
+    #[arg(long, value_enum, env = "CAPSID_ACCEL")]
+    pub accel: Option<AccelChoice>,
+    /// Guest kernel to examine
+    #[arg(long, value_name = "FILE", env = "CAPSID_KERNEL")]
+    pub kernel: Option<PathBuf>,
+}
+
+/// Flags of `capsid version`.
+#[derive(Debug, Args)]
+pub(crate) struct VersionArgs {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `capsid completion`.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionArgs {
+    /// Shell
+    pub shell: clap_complete::Shell,
+}
+
+/// Flags of `docker run` that Capsid does not honour yet: refused by name, never ignored.
+pub(crate) const NOT_YET: &[&str] = &[
+    "--add-host",
+    "--annotation",
+    "--attach",
+    "-a",
+    "--blkio-weight",
+    "--blkio-weight-device",
+    "--cgroup-parent",
+    "--cgroupns",
+    "--cidfile",
+    "--cpu-count",
+    "--cpu-percent",
+    "--cpu-period",
+    "--cpu-quota",
+    "--cpu-rt-period",
+    "--cpu-rt-runtime",
+    "--cpu-shares",
+    "-c",
+    "--cpuset-mems",
+    "--detach",
+    "-d",
+    "--detach-keys",
+    "--device",
+    "--device-cgroup-rule",
+    "--device-read-bps",
+    "--device-read-iops",
+    "--device-write-bps",
+    "--device-write-iops",
+    "--disable-content-trust",
+    "--dns",
+    "--dns-option",
+    "--dns-search",
+    "--domainname",
+    "--expose",
+    "--gpus",
+    "--health-cmd",
+    "--health-interval",
+    "--health-retries",
+    "--health-start-period",
+    "--health-timeout",
+    "--io-maxbandwidth",
+    "--ip",
+    "--ip6",
+    "--ipc",
+    "--isolation",
+    "--kernel-memory",
+    "--label-file",
+    "--link",
+    "--link-local-ip",
+    "--log-driver",
+    "--log-opt",
+    "--mac-address",
+    "--memory-reservation",
+    "--memory-swappiness",
+    "--mount",
+    "--net",
+    "--net-alias",
+    "--network",
+    "--network-alias",
+    "--no-healthcheck",
+    "--oom-kill-disable",
+    "--oom-score-adj",
+    "--pid",
+    "--pod",
+    "--publish",
+    "-p",
+    "--publish-all",
+    "-P",
+    "--restart",
+    "--runtime",
+    "--sig-proxy",
+    "--stop-timeout",
+    "--storage-opt",
+    "--userns",
+    "--uts",
+    "--volume",
+    "-v",
+    "--volume-driver",
+    "--volumes-from",
+];

@@ -1,0 +1,60 @@
+//! The parts of an installation: guest kernel, agent, VMM, QEMU. Each is looked for beside the running binary (a
+//! build folder) and in `../libexec/capsid` and `../share/capsid` (an installation).
+
+use std::path::{Path, PathBuf};
+use std::{env, io};
+
+/// Why a part is missing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PartError {
+    #[error("cannot tell where capsid itself is")]
+    OwnPath(#[source] io::Error),
+    #[error("{name} not found (looked in {looked}): build it with `make build`, or reinstall")]
+    Missing { name: &'static str, looked: String },
+    #[error("qemu-system-x86_64 not found in PATH: install qemu-system-x86, or use --accel kvm")]
+    NoQemu,
+}
+
+/// The guest kernel, `vmlinux`.
+pub(crate) fn kernel() -> Result<PathBuf, PartError> {
+    find("vmlinux", &["", "../share/capsid"])
+}
+
+/// The agent, which becomes the guest's PID 1.
+pub(crate) fn agent() -> Result<PathBuf, PartError> {
+    find("capsid-agent", &["", "../libexec/capsid"])
+}
+
+/// The VMM.
+pub(crate) fn vmm() -> Result<PathBuf, PartError> {
+    find("capsid-vmm", &["", "../libexec/capsid"])
+}
+
+/// QEMU, for `--accel emulate`.
+pub(crate) fn qemu() -> Result<PathBuf, PartError> {
+    in_path("qemu-system-x86_64").ok_or(PartError::NoQemu)
+}
+
+/// The first file of that name in `PATH`.
+pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+}
+
+fn find(name: &'static str, folders: &[&str]) -> Result<PathBuf, PartError> {
+    let own = env::current_exe().map_err(PartError::OwnPath)?;
+    let home = own.parent().unwrap_or(Path::new("/"));
+    let candidates: Vec<PathBuf> = folders.iter().map(|folder| home.join(folder).join(name)).collect();
+    match candidates.iter().find(|path| path.is_file()) {
+        Some(path) => Ok(path.clone()),
+        None => Err(PartError::Missing {
+            name,
+            looked: candidates
+                .iter()
+                .map(|p| p.display().to_string())
+                .collect::<Vec<_>>()
+                .join(", "),
+        }),
+    }
+}

@@ -1,0 +1,249 @@
+//! The plan: image config and flags become a complete container spec and the size of its machine.
+//!
+//! A pure function: whatever it needs of the outside (files, variables, the terminal) is in [`Surroundings`]. It is
+//! the only place that knows both an image config and a machine.
+
+mod capability;
+mod environment;
+mod limits;
+mod mounts;
+mod security;
+mod signal;
+pub(crate) mod size;
+
+use capsid_image::ImageConfig;
+use capsid_protocol::ContainerSpec;
+use capsid_protocol::spec::{File, Root, Sysctl, TerminalSize};
+
+pub(crate) use environment::{parse_file, parse_flag};
+pub(crate) use limits::MachineSize;
+pub(crate) use security::{SeccompChoice, SecurityOptions};
+
+use crate::cli::RunArgs;
+use crate::seccomp;
+
+/// Serial of the rootfs disk.
+pub(crate) const ROOTFS_SERIAL: &str = "capsid-rootfs";
+/// Serial of the scratch disk.
+pub(crate) const SCRATCH_SERIAL: &str = "capsid-scratch";
+/// docker's limit for the arguments and environment together is the kernel's; ours keeps the spec in one frame.
+const STRINGS_BYTES_MAX: usize = 2 << 20;
+
+/// What the plan is made from beside flags and image.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    /// Container id, 64 hexadecimal digits.
+    pub id: String,
+    /// CPUs of the host.
+    pub host_cpus: usize,
+    /// `--env-file` and `-e`, read and resolved.
+    pub user_env: Vec<String>,
+    /// Text of the seccomp profile when the user named one.
+    pub seccomp_profile: Option<Vec<u8>>,
+    /// Size of the user's terminal, when stdin or stdout is one.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// What to run, in which machine.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Plan {
+    pub spec: ContainerSpec,
+    pub machine: MachineSize,
+    /// Signal that asks the container to stop.
+    pub stop_signal: u32,
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PlanError {
+    #[error("no command: the image has none, and none was given")]
+    NoCommand,
+    #[error("invalid hostname {0:?}: up to 63 letters, digits, hyphens and dots")]
+    Hostname(String),
+    #[error("the working directory {0:?} is not absolute")]
+    WorkingDirectory(String),
+    #[error("invalid --sysctl {0:?}: write name=value")]
+    Sysctl(String),
+    #[error("invalid name {0:?}: use letters, digits, and after the first one _ . -")]
+    Name(String),
+    #[error("invalid --label {0:?}: the key is empty")]
+    Label(String),
+    #[error("arguments and environment take {0} bytes, more than {STRINGS_BYTES_MAX}")]
+    TooLong(usize),
+    #[error("invalid limit")]
+    Limits(#[from] limits::LimitsError),
+    #[error("invalid mount")]
+    Mounts(#[from] mounts::MountError),
+    #[error("invalid capability")]
+    Capability(#[from] capability::CapabilityError),
+    #[error("invalid security option")]
+    Security(#[from] security::SecurityError),
+    #[error("invalid stop signal")]
+    Signal(#[from] signal::SignalError),
+    #[error("invalid seccomp profile")]
+    Seccomp(#[from] seccomp::SeccompError),
+}
+
+/// Reads `--security-opt`, so that the caller knows which profile to load.
+pub(crate) fn security_options(args: &RunArgs) -> Result<SecurityOptions, PlanError> {
+    Ok(security::parse(&args.security_opt, args.privileged)?)
+}
+
+/// Makes the plan.
+pub(crate) fn plan(
+    args: &RunArgs,
+    command: &[Vec<u8>],
+    image: &ImageConfig,
+    around: Surroundings,
+) -> Result<Plan, PlanError> {
+    check_name_and_labels(args)?;
+    let options = security_options(args)?;
+    let hostname = hostname(args.hostname.as_deref(), &around.id)?;
+    let capabilities = capability::resolve(args.privileged, &args.cap_add, &args.cap_drop)?;
+    let (limits, machine) = limits::resolve(args, around.host_cpus)?;
+    let (masked_paths, readonly_paths) = mounts::system_paths(options.open_system_paths);
+    let terminal = args
+        .tty
+        .then(|| around.terminal.unwrap_or(TerminalSize { rows: 24, columns: 80 }));
+    let spec = ContainerSpec {
+        args: arguments(args, command, image)?,
+        env: environment::compose(&hostname, args.tty, &image.env, &around.user_env),
+        cwd: working_directory(args, image)?,
+        user: args.user.clone().unwrap_or_else(|| image.user.clone()),
+        files: files(&hostname),
+        hostname,
+        root: Root {
+            rootfs_serial: ROOTFS_SERIAL.into(),
+            scratch_serial: SCRATCH_SERIAL.into(),
+            readonly: args.read_only,
+        },
+        terminal,
+        stdin: args.interactive,
+        mounts: mounts::resolve(args.privileged, args.shm_size.as_deref(), &args.tmpfs)?,
+        devices: mounts::devices(),
+        masked_paths,
+        readonly_paths,
+        limits,
+        capabilities,
+        no_new_privs: options.no_new_privileges,
+        seccomp: match (&options.seccomp, &around.seccomp_profile) {
+            (SeccompChoice::Unconfined, _) => Vec::new(),
+            (_, Some(profile)) => seccomp::compile_profile(profile, capabilities)?,
+            (_, None) => seccomp::compile_default(capabilities),
+        },
+        rlimits: limits::ulimits(&args.ulimit)?,
+        sysctls: sysctls(&args.sysctl)?,
+        init: args.init,
+        additional_groups: args.group_add.clone(),
+        all_devices: args.privileged,
+        id: around.id,
+    };
+    let strings: usize = spec.args.iter().chain(&spec.env).map(Vec::len).sum();
+    if strings > STRINGS_BYTES_MAX {
+        return Err(PlanError::TooLong(strings));
+    }
+    let stop_signal = args
+        .stop_signal
+        .as_deref()
+        .or(image.stop_signal.as_deref())
+        .unwrap_or("TERM");
+    Ok(Plan {
+        spec,
+        machine,
+        stop_signal: signal::parse(stop_signal)?,
+    })
+}
+
+/// As docker: `--entrypoint` drops the image's command too; a command on the line replaces the image's.
+fn arguments(args: &RunArgs, command: &[Vec<u8>], image: &ImageConfig) -> Result<Vec<Vec<u8>>, PlanError> {
+    let bytes = |words: &[String]| words.iter().map(|w| w.clone().into_bytes()).collect::<Vec<_>>();
+    let (mut words, default_command) = match args.entrypoint.as_deref() {
+        Some("") => (Vec::new(), Vec::new()),
+        Some(program) => (vec![program.as_bytes().to_vec()], Vec::new()),
+        None => (bytes(&image.entrypoint), bytes(&image.cmd)),
+    };
+    words.extend(if command.is_empty() {
+        default_command
+    } else {
+        command.to_vec()
+    });
+    if words.is_empty() {
+        Err(PlanError::NoCommand)
+    } else {
+        Ok(words)
+    }
+}
+
+fn hostname(flag: Option<&str>, id: &str) -> Result<String, PlanError> {
+    let Some(name) = flag else {
+        return Ok(id.chars().take(12).collect());
+    };
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.' || c == '_';
+    if name.is_empty() || name.len() > 63 || !name.chars().all(legal) {
+        return Err(PlanError::Hostname(name.into()));
+    }
+    Ok(name.into())
+}
+
+fn working_directory(args: &RunArgs, image: &ImageConfig) -> Result<String, PlanError> {
+    match args.workdir.as_deref().unwrap_or(&image.working_dir) {
+        "" => Ok("/".into()),
+        path if path.starts_with('/') => Ok(path.into()),
+        path => Err(PlanError::WorkingDirectory(path.into())),
+    }
+}
+
+/// What docker sets so that a container's root needs no capability for low ports and ping, then the flags.
+fn sysctls(flags: &[String]) -> Result<Vec<Sysctl>, PlanError> {
+    let defaults = [
+        "net.ipv4.ip_unprivileged_port_start=0",
+        "net.ipv4.ping_group_range=0 2147483647",
+    ];
+    let mut sysctls: Vec<Sysctl> = Vec::new();
+    for flag in defaults.into_iter().chain(flags.iter().map(String::as_str)) {
+        let Some((name, value)) = flag.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+            return Err(PlanError::Sysctl(flag.into()));
+        };
+        sysctls.retain(|known| known.name != name);
+        sysctls.push(Sysctl {
+            name: name.into(),
+            value: value.into(),
+        });
+    }
+    Ok(sysctls)
+}
+
+fn check_name_and_labels(args: &RunArgs) -> Result<(), PlanError> {
+    if let Some(name) = &args.name {
+        let legal = |(i, c): (usize, char)| c.is_ascii_alphanumeric() || (i > 0 && "_.-".contains(c));
+        if name.len() < 2 || name.len() > 255 || !name.chars().enumerate().all(legal) {
+            return Err(PlanError::Name(name.clone()));
+        }
+    }
+    match args
+        .label
+        .iter()
+        .find(|label| label.is_empty() || label.starts_with('='))
+    {
+        Some(label) => Err(PlanError::Label(label.clone())),
+        None => Ok(()),
+    }
+}
+
+/// The files docker writes into every container. The pod has no network but its loopback.
+fn files(hostname: &str) -> Vec<File> {
+    let hosts = format!(
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\n\
+         ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n127.0.0.1\t{hostname}\n"
+    );
+    let file = |path: &str, text: String| File {
+        path: path.into(),
+        content: text.into_bytes(),
+        mode: 0o644,
+    };
+    vec![
+        file("/etc/hosts", hosts),
+        file("/etc/hostname", format!("{hostname}\n")),
+        file("/etc/resolv.conf", String::new()),
+    ]
+}

@@ -1,0 +1,215 @@
+//! What is mounted over a container's root: docker's defaults, `--shm-size` and `--tmpfs`.
+
+use capsid_protocol::spec::mount::Source;
+use capsid_protocol::spec::{Device, Mount, Tmpfs, Unit};
+
+use super::size::{self, SizeError};
+
+/// Why a mount is refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum MountError {
+    #[error("invalid value for --shm-size")]
+    ShmSize(#[source] SizeError),
+    #[error("--shm-size must be more than 0")]
+    ShmZero,
+    #[error("invalid --tmpfs {0:?}: the path must be absolute")]
+    NotAbsolute(String),
+    #[error("invalid --tmpfs {path:?}: unknown option {option:?}")]
+    UnknownOption { path: String, option: String },
+    #[error("invalid --tmpfs {path:?}: wrong value for option {option:?}")]
+    OptionValue { path: String, option: String },
+}
+
+/// docker's default for `/dev/shm`.
+const SHM_BYTES: u64 = 64 << 20;
+/// `/dev` holds nodes and links only.
+const DEV_BYTES: u64 = 64 << 10;
+
+/// Every mount, in order.
+pub(crate) fn resolve(privileged: bool, shm_size: Option<&str>, tmpfs: &[String]) -> Result<Vec<Mount>, MountError> {
+    let shm_bytes = match shm_size {
+        None => SHM_BYTES,
+        Some(text) => match size::parse(text).map_err(MountError::ShmSize)? {
+            0 => return Err(MountError::ShmZero),
+            bytes => bytes,
+        },
+    };
+    let mut mounts = defaults(privileged, shm_bytes);
+    for flag in tmpfs {
+        let mount = parse_tmpfs(flag)?;
+        mounts.retain(|known| known.target != mount.target);
+        mounts.push(mount);
+    }
+    Ok(mounts)
+}
+
+fn defaults(privileged: bool, shm_bytes: u64) -> Vec<Mount> {
+    let closed = |target: &str, source| Mount {
+        target: target.into(),
+        source: Some(source),
+        readonly: false,
+        noexec: true,
+        nosuid: true,
+        nodev: true,
+    };
+    let memory = |size_bytes, mode| {
+        Source::Tmpfs(Tmpfs {
+            size_bytes,
+            mode,
+            uid: 0,
+            gid: 0,
+            populate: false,
+        })
+    };
+    vec![
+        closed("/proc", Source::Proc(Unit {})),
+        Mount {
+            nodev: false,
+            ..closed("/dev", memory(DEV_BYTES, 0o755))
+        },
+        Mount {
+            nodev: false,
+            ..closed("/dev/pts", Source::Devpts(Unit {}))
+        },
+        Mount {
+            readonly: !privileged,
+            ..closed("/sys", Source::Sysfs(Unit {}))
+        },
+        Mount {
+            readonly: !privileged,
+            ..closed("/sys/fs/cgroup", Source::Cgroup(Unit {}))
+        },
+        closed("/dev/mqueue", Source::Mqueue(Unit {})),
+        closed("/dev/shm", memory(shm_bytes, 0o1777)),
+    ]
+}
+
+/// `PATH[:OPTION,...]`: docker mounts it `noexec,nosuid,nodev` unless told otherwise.
+fn parse_tmpfs(flag: &str) -> Result<Mount, MountError> {
+    let (path, options) = flag.split_once(':').unwrap_or((flag, ""));
+    if !path.starts_with('/') || path == "/" {
+        return Err(MountError::NotAbsolute(path.into()));
+    }
+    let mut tmpfs = Tmpfs {
+        size_bytes: 0,
+        mode: 0o1777,
+        uid: 0,
+        gid: 0,
+        populate: true,
+    };
+    let mut mount = Mount {
+        target: path.into(),
+        source: None,
+        readonly: false,
+        noexec: true,
+        nosuid: true,
+        nodev: true,
+    };
+    for option in options.split(',').filter(|o| !o.is_empty()) {
+        let wrong = || MountError::OptionValue {
+            path: path.into(),
+            option: option.into(),
+        };
+        match option.split_once('=').unwrap_or((option, "")) {
+            ("rw", "") => mount.readonly = false,
+            ("ro", "") => mount.readonly = true,
+            ("exec", "") => mount.noexec = false,
+            ("noexec", "") => mount.noexec = true,
+            ("suid", "") => mount.nosuid = false,
+            ("nosuid", "") => mount.nosuid = true,
+            ("dev", "") => mount.nodev = false,
+            ("nodev", "") => mount.nodev = true,
+            ("size", value) => tmpfs.size_bytes = size::parse(value).map_err(|_| wrong())?,
+            ("mode", value) => {
+                tmpfs.mode = u32::from_str_radix(value, 8)
+                    .ok()
+                    .filter(|m| *m <= 0o7777)
+                    .ok_or_else(wrong)?;
+            }
+            ("uid", value) => tmpfs.uid = value.parse().map_err(|_| wrong())?,
+            ("gid", value) => tmpfs.gid = value.parse().map_err(|_| wrong())?,
+            _ => {
+                return Err(MountError::UnknownOption {
+                    path: path.into(),
+                    option: option.into(),
+                });
+            }
+        }
+    }
+    mount.source = Some(Source::Tmpfs(tmpfs));
+    Ok(mount)
+}
+
+/// Device nodes in `/dev`; the terminal ones are the agent's own.
+pub(crate) fn devices() -> Vec<Device> {
+    const NODES: [(&str, u32); 6] = [
+        ("null", 3),
+        ("zero", 5),
+        ("full", 7),
+        ("random", 8),
+        ("urandom", 9),
+        ("tty", 0),
+    ];
+    NODES
+        .iter()
+        .map(|(name, minor)| Device {
+            path: format!("/dev/{name}"),
+            kind: 0,
+            major: if *name == "tty" { 5 } else { 1 },
+            minor: *minor,
+            mode: 0o666,
+        })
+        .collect()
+}
+
+/// What docker hides.
+const MASKED: [&str; 12] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+
+/// What docker makes read-only.
+const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Masked and read-only paths; none when the user asked for an open system.
+pub(crate) fn system_paths(open: bool) -> (Vec<String>, Vec<String>) {
+    if open {
+        return (Vec::new(), Vec::new());
+    }
+    (MASKED.map(String::from).to_vec(), READONLY.map(String::from).to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tmpfs_takes_dockers_options() {
+        let mount = parse_tmpfs("/run:rw,exec,size=64k,mode=755").unwrap();
+        assert!(!mount.noexec && mount.nosuid && !mount.readonly);
+        let Some(Source::Tmpfs(tmpfs)) = mount.source else {
+            panic!()
+        };
+        assert_eq!((tmpfs.size_bytes, tmpfs.mode), (65_536, 0o755));
+        for wrong in ["run", "/", "/run:fly", "/run:size=x", "/run:mode=9"] {
+            assert!(parse_tmpfs(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_tmpfs_replaces_a_default_at_its_path() {
+        let mounts = resolve(false, None, &["/dev/shm:size=1m".into()]).unwrap();
+        assert_eq!(mounts.iter().filter(|m| m.target == "/dev/shm").count(), 1);
+        assert!(resolve(false, Some("0"), &[]).is_err());
+    }
+}

@@ -1,0 +1,89 @@
+//! `--security-opt`.
+
+use std::path::PathBuf;
+
+/// Why an option is refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum SecurityError {
+    #[error(
+        "unknown --security-opt {0:?}: known are no-new-privileges, seccomp=FILE|unconfined, systempaths=unconfined"
+    )]
+    Unknown(String),
+    #[error("--security-opt {0:?} is not honoured: the guest kernel has no such security module")]
+    NoModule(String),
+}
+
+/// Which system calls a container may make.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) enum SeccompChoice {
+    /// docker's default profile.
+    #[default]
+    Default,
+    /// No filter.
+    Unconfined,
+    /// A profile of the user's, JSON.
+    File(PathBuf),
+}
+
+/// What the options say together; the last word wins.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct SecurityOptions {
+    pub no_new_privileges: bool,
+    pub open_system_paths: bool,
+    pub seccomp: SeccompChoice,
+}
+
+/// Reads the flags.
+pub(crate) fn parse(flags: &[String], privileged: bool) -> Result<SecurityOptions, SecurityError> {
+    let mut options = SecurityOptions {
+        open_system_paths: privileged,
+        ..Default::default()
+    };
+    if privileged {
+        options.seccomp = SeccompChoice::Unconfined;
+    }
+    for flag in flags {
+        // docker takes both "=" and, from older days, ":".
+        let (name, value) = flag.split_once(['=', ':']).unwrap_or((flag, ""));
+        match (name, value) {
+            ("no-new-privileges", "" | "true") => options.no_new_privileges = true,
+            ("no-new-privileges", "false") => options.no_new_privileges = false,
+            ("seccomp", "unconfined") => options.seccomp = SeccompChoice::Unconfined,
+            ("seccomp", "builtin") => options.seccomp = SeccompChoice::Default,
+            ("seccomp", file) if !file.is_empty() => options.seccomp = SeccompChoice::File(file.into()),
+            ("systempaths", "unconfined") => options.open_system_paths = true,
+            ("apparmor", "unconfined") | ("label", "disable") => {}
+            ("apparmor" | "label", _) => return Err(SecurityError::NoModule(flag.clone())),
+            _ => return Err(SecurityError::Unknown(flag.clone())),
+        }
+    }
+    Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_read_and_unknown_ones_refused() {
+        let parse = |flags: &[&str]| parse(&flags.iter().map(|f| f.to_string()).collect::<Vec<_>>(), false);
+        assert!(parse(&["no-new-privileges"]).unwrap().no_new_privileges);
+        assert_eq!(
+            parse(&["seccomp=unconfined"]).unwrap().seccomp,
+            SeccompChoice::Unconfined
+        );
+        assert_eq!(
+            parse(&["seccomp=/p.json"]).unwrap().seccomp,
+            SeccompChoice::File("/p.json".into())
+        );
+        for wrong in [
+            "seccomp",
+            "seccomp=",
+            "apparmor=profile",
+            "fly",
+            "no-new-privileges=maybe",
+        ] {
+            assert!(parse(&[wrong]).is_err(), "{wrong}");
+        }
+    }
+}

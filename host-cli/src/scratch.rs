@@ -1,0 +1,181 @@
+//! Scratch disks: the writable half of a container's root.
+//!
+//! A scratch disk is a sparse ext4 image copied from a template that `mkfs.ext4` formats once. It has no name: it is
+//! an unlinked file of the data folder, so it is gone with the last process that has it open, however that ends.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::fs::{FlockOperation, SeekFrom};
+
+/// What a container can write at most, bytes: docker's storage drivers with a quota default to the same 10 GB.
+pub(crate) const SCRATCH_BYTES: u64 = 10 << 30;
+
+/// Bytes copied at a time.
+const COPY_BYTES: usize = 1 << 20;
+
+/// Changes when the format options change, so that an old template is not used.
+const TEMPLATE: &str = "scratch-v1.ext4";
+
+/// Why there is no scratch disk.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ScratchError {
+    #[error("cannot prepare the scratch template {path}")]
+    Template {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot start mkfs.ext4 (install e2fsprogs)")]
+    StartFormat(#[source] io::Error),
+    #[error("mkfs.ext4 failed: {message}")]
+    Format { message: String },
+    #[error("cannot make a scratch disk in {folder}")]
+    Make {
+        folder: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A new scratch disk.
+pub(crate) fn create(data: &Path) -> Result<File, ScratchError> {
+    let template = template(data)?;
+    let failed = |source| ScratchError::Make {
+        folder: data.into(),
+        source,
+    };
+    let disk = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(libc::O_TMPFILE)
+        .open(data)
+        .map_err(failed)?;
+    copy_sparse(&template, &disk).map_err(failed)?;
+    Ok(disk)
+}
+
+/// The template, formatted when it is not there yet. Only one process formats; the rename makes it visible complete.
+fn template(data: &Path) -> Result<File, ScratchError> {
+    let path = data.join(TEMPLATE);
+    let failed = |source| ScratchError::Template {
+        path: path.clone(),
+        source,
+    };
+    match File::open(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        found => return found.map_err(failed),
+    }
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(data.join("scratch.lock"))
+        .map_err(failed)?;
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(|e| failed(e.into()))?;
+    if let Ok(made_meanwhile) = File::open(&path) {
+        return Ok(made_meanwhile);
+    }
+    let temporary = data.join("scratch.tmp");
+    format(&temporary)?;
+    let file = File::open(&temporary).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    std::fs::rename(&temporary, &path).map_err(failed)?;
+    Ok(file)
+}
+
+/// Formats `path`. No journal: the disk dies with its pod, nothing ever replays it. No reserved blocks, few inodes
+/// (one per 64 KiB) and zeroed-by-nature tables keep the template at a few hundred KiB and the first mount short.
+fn format(path: &Path) -> Result<(), ScratchError> {
+    let failed = |source| ScratchError::Template {
+        path: path.into(),
+        source,
+    };
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
+    file.set_len(SCRATCH_BYTES).map_err(failed)?;
+    let output = Command::new("mkfs.ext4")
+        .args(["-q", "-F", "-m", "0", "-i", "65536", "-I", "256", "-b", "4096"])
+        .args([
+            "-O",
+            "^has_journal,^resize_inode,sparse_super2,flex_bg,uninit_bg,metadata_csum",
+        ])
+        .args([
+            "-E",
+            "lazy_itable_init=1,assume_storage_prezeroed=1,packed_meta_blocks=1,root_owner=0:0,nodiscard",
+        ])
+        .arg(path)
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(ScratchError::StartFormat)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let message = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+    Err(ScratchError::Format { message })
+}
+
+/// Copies the data of `from` and leaves its holes; shares the blocks where the filesystem can.
+fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
+    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return Ok(());
+    }
+    let bytes = from.metadata()?.len();
+    to.set_len(bytes)?;
+    let mut buffer = vec![0u8; COPY_BYTES];
+    let mut offset = 0;
+    while let Some(data) = seek(from, SeekFrom::Data(offset))? {
+        let hole = seek(from, SeekFrom::Hole(data))?.unwrap_or(bytes);
+        offset = data;
+        while offset < hole {
+            let chunk = buffer.len().min((hole - offset) as usize);
+            from.read_exact_at(&mut buffer[..chunk], offset)?;
+            to.write_all_at(&buffer[..chunk], offset)?;
+            offset += chunk as u64;
+        }
+    }
+    Ok(())
+}
+
+/// `lseek`, where "no more data" is `None`.
+fn seek(file: &File, to: SeekFrom) -> io::Result<Option<u64>> {
+    match rustix::fs::seek(file, to) {
+        Ok(offset) => Ok(Some(offset)),
+        Err(rustix::io::Errno::NXIO) => Ok(None),
+        Err(e) => Err(io::Error::other(format!("lseek on fd {}: {e}", file.as_raw_fd()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_has_the_same_bytes_and_the_same_holes() {
+        let folder = tempfile::tempdir().unwrap();
+        let from = tempfile::tempfile_in(&folder).unwrap();
+        let to = tempfile::tempfile_in(&folder).unwrap();
+        from.set_len(64 << 20).unwrap();
+        from.write_all_at(b"begin", 0).unwrap();
+        from.write_all_at(b"end", (64 << 20) - 3).unwrap();
+        copy_sparse(&from, &to).unwrap();
+        let mut tail = [0u8; 3];
+        to.read_exact_at(&mut tail, (64 << 20) - 3).unwrap();
+        assert_eq!(&tail, b"end");
+        assert_eq!(to.metadata().unwrap().len(), 64 << 20);
+        use std::os::unix::fs::MetadataExt;
+        assert!(to.metadata().unwrap().blocks() * 512 < 1 << 20, "holes were filled");
+    }
+}

@@ -1,0 +1,131 @@
+//! The host's end of a session: frames to and from the agent. Whatever the agent says is hostile.
+
+use std::io;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use capsid_protocol::frame::{FrameError, body_len, decode_body, encode_frame};
+use capsid_protocol::message::{agent_message, host_message};
+use capsid_protocol::{AgentMessage, Hello, HostMessage, VERSION};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
+
+/// From a connected session to the agent's Hello. The connection is the readiness signal, so this is one round trip.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a session cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    #[error("cannot make a session nonce")]
+    Nonce(#[source] io::Error),
+    #[error("the agent closed the session")]
+    Closed,
+    #[error("the session failed")]
+    Io(#[source] io::Error),
+    #[error("the agent sent a bad frame")]
+    Frame(#[source] FrameError),
+    #[error("the agent speaks version {0} of the protocol, this is version {VERSION}: reinstall capsid")]
+    Version(u32),
+    #[error("the agent answered with a wrong nonce")]
+    WrongNonce,
+    #[error("the agent sent an unexpected message")]
+    Unexpected,
+    #[error("the agent did not answer within {} s", HELLO_TIMEOUT.as_secs())]
+    Silent,
+}
+
+/// A session after its Hello.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub receiver: Receiver,
+    pub sender: Sender,
+    /// Carried by every stream connection.
+    pub nonce: Vec<u8>,
+    /// What the agent said of itself.
+    pub hello: Hello,
+}
+
+/// Reads what the agent says.
+#[derive(Debug)]
+pub(crate) struct Receiver(OwnedReadHalf);
+
+/// Says things to the agent.
+#[derive(Debug)]
+pub(crate) struct Sender(OwnedWriteHalf);
+
+impl Session {
+    /// Says Hello and waits for the agent's. The first bytes wait in the socket until the agent has dialled, so the
+    /// caller bounds the boot.
+    pub(crate) async fn open(stream: UnixStream) -> Result<Self, SessionError> {
+        let (read, write) = stream.into_split();
+        let (mut receiver, mut sender) = (Receiver(read), Sender(write));
+        let nonce = random(16)?;
+        let hello = Hello {
+            version: VERSION,
+            build: env!("CARGO_PKG_VERSION").into(),
+            nonce: nonce.clone(),
+            wall_clock_ns: wall_clock_ns(),
+            agent_start_ns: 0,
+            entropy: random(32)?,
+        };
+        sender.send(host_message::Kind::Hello(hello)).await?;
+        let hello = match receiver.receive().await? {
+            agent_message::Kind::Hello(hello) => hello,
+            _ => return Err(SessionError::Unexpected),
+        };
+        if hello.version != VERSION {
+            return Err(SessionError::Version(hello.version));
+        }
+        if hello.nonce != nonce {
+            return Err(SessionError::WrongNonce);
+        }
+        Ok(Self {
+            receiver,
+            sender,
+            nonce,
+            hello,
+        })
+    }
+}
+
+impl Receiver {
+    /// The next message; one of an unknown kind is an error, as both sides have the same version.
+    pub(crate) async fn receive(&mut self) -> Result<agent_message::Kind, SessionError> {
+        let mut prefix = [0u8; 4];
+        match self.0.read_exact(&mut prefix).await {
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Err(SessionError::Closed),
+            Err(e) => return Err(SessionError::Io(e)),
+        }
+        let mut body = vec![0u8; body_len(prefix).map_err(SessionError::Frame)?];
+        // A frame that has begun must end: a hostile agent cannot hold us for ever between its two halves.
+        let read = timeout(HELLO_TIMEOUT, self.0.read_exact(&mut body))
+            .await
+            .map_err(|_| SessionError::Silent)?;
+        read.map_err(SessionError::Io)?;
+        let message: AgentMessage = decode_body(&body).map_err(SessionError::Frame)?;
+        message.kind.ok_or(SessionError::Unexpected)
+    }
+}
+
+impl Sender {
+    /// Sends one message.
+    pub(crate) async fn send(&mut self, kind: host_message::Kind) -> Result<(), SessionError> {
+        let frame = encode_frame(&HostMessage { kind: Some(kind) }).map_err(SessionError::Frame)?;
+        self.0.write_all(&frame).await.map_err(SessionError::Io)
+    }
+}
+
+/// Random bytes from the kernel.
+pub(crate) fn random(count: usize) -> Result<Vec<u8>, SessionError> {
+    let mut bytes = vec![0u8; count];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| SessionError::Nonce(e.into()))?;
+    Ok(bytes)
+}
+
+fn wall_clock_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
