@@ -7,7 +7,7 @@ use linux_loader::loader::KernelLoader;
 use linux_loader::loader::elf::{Elf, PvhBootCapability, start_info};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-use crate::layout;
+use crate::{layout, memory};
 
 /// `XEN_HVM_START_MAGIC_VALUE`.
 const START_MAGIC: u32 = 0x336e_c578;
@@ -19,6 +19,9 @@ const PAGE_BYTES: u64 = 4096;
 /// Why there is nothing to boot.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
+    /// The kernel cannot be measured.
+    #[error("cannot read the size of the kernel")]
+    KernelSize(#[source] std::io::Error),
     /// Not an ELF kernel, or too large for the memory.
     #[error("cannot load the kernel")]
     Load(#[source] linux_loader::loader::Error),
@@ -55,6 +58,8 @@ pub(crate) fn load(
     initramfs: &mut File,
     command_line: &str,
 ) -> Result<u64, KernelError> {
+    let kernel_bytes = kernel.metadata().map_err(KernelError::KernelSize)?.len();
+    memory::expect_filled(memory, layout::KERNEL, kernel_bytes);
     let above = Some(GuestAddress(layout::HIGH_MEMORY));
     let kernel = Elf::load(memory, None, kernel, above).map_err(KernelError::Load)?;
     let PvhBootCapability::PvhEntryPresent(entry) = kernel.pvh_boot_cap else {
@@ -145,7 +150,6 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::memory;
 
     #[test]
     fn the_memory_map_covers_all_but_the_legacy_area() {

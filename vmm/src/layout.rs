@@ -29,6 +29,9 @@ pub(crate) const MP_TABLE: u64 = 0x9_fc00;
 /// First byte of ordinary memory above the boot structures and the legacy area.
 pub(crate) const HIGH_MEMORY: u64 = 0x10_0000;
 
+/// Where Linux is linked to be (`CONFIG_PHYSICAL_START`); only a hint, the ELF file says where it goes.
+pub(crate) const KERNEL: u64 = 0x100_0000;
+
 /// First virtio-mmio window.
 pub(crate) const MMIO_START: u64 = 0xd000_0000;
 /// Size of a virtio-mmio window: registers up to 0x100, configuration behind.

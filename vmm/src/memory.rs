@@ -62,3 +62,14 @@ pub(crate) fn register(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), Memory
     }
     Ok(())
 }
+
+/// Asks for huge pages where `bytes` are about to be written at `start`: a kernel fills its memory anyway, and thousands
+/// of small page faults were most of the time that loading it took. A hint: a host without huge pages ignores it.
+pub(crate) fn expect_filled(memory: &GuestMemoryMmap, start: u64, bytes: u64) {
+    let Ok(slice) = memory.get_slice(GuestAddress(start), bytes as usize) else {
+        return;
+    };
+    let address = slice.ptr_guard_mut().as_ptr();
+    // SAFETY: the slice is a mapped piece of guest memory, and this advice does not change what it holds.
+    unsafe { libc::madvise(address.cast(), slice.len(), libc::MADV_HUGEPAGE) };
+}
