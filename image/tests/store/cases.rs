@@ -29,6 +29,10 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("two_processes_convert_a_layer_once", two_processes_convert_a_layer_once),
     ("odd_names_and_nodes_survive", odd_names_and_nodes_survive),
     ("real_images_equal_gnu_tar", real_images_equal_gnu_tar),
+    (
+        "a_registry_gives_images_to_whom_it_should",
+        crate::registry::a_registry_gives_images_to_whom_it_should,
+    ),
 ];
 
 fn a_small_image_has_its_files() {
@@ -330,7 +334,14 @@ fn assert_same_trees(ours: &std::path::Path, theirs: &std::path::Path) {
         let sizes = run(std::process::Command::new("find")
             .arg(root)
             .args(["-type", "f", "-printf", "%P|%n|%s\\n"]));
-        let mut lines: Vec<String> = files.lines().chain(sizes.lines()).map(str::to_owned).collect();
+        // What no entry describes is of 1970 for us, and of today for tar: the one difference that is meant.
+        let implied = |line: &&str| !line.starts_with("data|d|");
+        let mut lines: Vec<String> = files
+            .lines()
+            .chain(sizes.lines())
+            .filter(implied)
+            .map(str::to_owned)
+            .collect();
         lines.sort();
         lines
     };

@@ -4,6 +4,7 @@
 
 mod cases;
 mod fixture;
+mod registry;
 
 use std::panic::catch_unwind;
 use std::process::ExitCode;
