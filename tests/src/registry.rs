@@ -139,8 +139,8 @@ fn make_certificate(folder: &Path) {
             "-addext",
             "subjectAltName=DNS:localhost,IP:127.0.0.1",
         ])
-        // A client that takes it as a root of trust wants it to be one.
-        .args(["-addext", "basicConstraints=critical,CA:TRUE", "-keyout"])
+        // It is a server's: webpki takes no authority for one.
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
         .arg(folder.join("key.pem"))
         .arg("-out")
         .arg(folder.join("cert.pem"))
