@@ -18,6 +18,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::vring::Vring;
 use crate::virtio::device::{Cause, Device, QueueFault};
+use crate::warnings::Warnings;
 
 /// Epoll data of the device's own fd; queue n has `FIRST_QUEUE_EVENT + n`, QEMU's requests have 0.
 pub(super) const REQUEST_EVENT: u64 = 0;
@@ -45,6 +46,7 @@ pub(super) struct Backend {
     /// A queue has been made unusable: nothing is served until the driver resets the device.
     faulted: bool,
     device_watched: bool,
+    warnings: Warnings,
 }
 
 impl Backend {
@@ -60,6 +62,7 @@ impl Backend {
             active: false,
             faulted: false,
             device_watched: false,
+            warnings: Warnings::new(),
         })
     }
 
@@ -73,22 +76,7 @@ impl Backend {
         if !self.active || self.faulted {
             return;
         }
-        let mut queues: Vec<&mut Queue> = Vec::with_capacity(self.vrings.len());
-        // A queue that is ready but disabled must not be touched; an unused one stands in for it.
-        let mut disabled: Vec<Queue> = Vec::new();
-        for vring in &self.vrings {
-            if vring.queue.ready() && !vring.enabled {
-                disabled.extend(Queue::new(1));
-            }
-        }
-        let mut stand_ins = disabled.iter_mut();
-        for vring in &mut self.vrings {
-            if vring.queue.ready() && !vring.enabled {
-                queues.extend(stand_ins.next());
-            } else {
-                queues.push(&mut vring.queue);
-            }
-        }
+        let mut queues: Vec<&mut Queue> = self.vrings.iter_mut().map(|vring| &mut vring.queue).collect();
         match self.device.process(cause, &self.memory, &mut queues) {
             Ok(signals) => {
                 for (index, vring) in self.vrings.iter_mut().enumerate() {
@@ -104,7 +92,7 @@ impl Backend {
     /// Lets the device look at queues that were started since the last call.
     pub(super) fn process_fresh(&mut self) {
         for index in 0..self.vrings.len() {
-            if self.vrings[index].is_running() && std::mem::take(&mut self.vrings[index].fresh) {
+            if std::mem::take(&mut self.vrings[index].fresh) {
                 self.process(Cause::Queue(index));
             }
         }
@@ -112,44 +100,35 @@ impl Backend {
 
     fn stop_on(&mut self, fault: &QueueFault) {
         self.faulted = true;
-        // One line for each reset of the device by its driver; vhost-user has no word for "needs reset".
-        eprintln!("capsid-vmm: device {}: {fault}: {}", self.device.id(), fault.source);
+        // Vhost-user has no word for "needs reset": the device just rests until its driver resets it.
+        let id = self.device.id();
+        self.warnings
+            .warn(format_args!("device {id}: {fault}: {}", fault.source));
         self.settle();
     }
 
-    /// Brings what the loop waits for, and what the device knows, in line with the queues.
+    /// Brings what the loop waits for, and what the device knows, in line with the rings.
     fn settle(&mut self) {
-        let serves = |vring: &Vring| vring.is_running() && !self.faulted;
         for (index, vring) in self.vrings.iter_mut().enumerate() {
-            let Some(kick) = &vring.kick else { continue };
-            let wanted = vring.queue.ready() && vring.enabled && !self.faulted;
-            if wanted == vring.watched {
+            let runs = vring.started && vring.enabled && !self.faulted;
+            vring.queue.set_ready(runs);
+            let Some(kick) = vring.kick.as_ref().filter(|_| runs != vring.watched) else {
                 continue;
-            }
-            let operation = if wanted {
-                ControlOperation::Add
-            } else {
-                ControlOperation::Delete
             };
             // Edges: the counter needs no reading then.
             let events = EventSet::IN | EventSet::EDGE_TRIGGERED;
             let event = EpollEvent::new(events, FIRST_QUEUE_EVENT + index as u64);
-            if self.epoll.ctl(operation, kick.as_raw_fd(), event).is_ok() {
-                vring.watched = wanted;
-                vring.fresh = wanted;
+            if self.epoll.ctl(add_or_delete(runs), kick.as_raw_fd(), event).is_ok() {
+                vring.watched = runs;
+                vring.fresh = runs;
             }
         }
-        let running = self.vrings.iter().any(serves);
+        let running = self.vrings.iter().any(|vring| vring.queue.ready());
         if let Some(fd) = self.device.backend_fd()
             && running != self.device_watched
         {
-            let operation = if running {
-                ControlOperation::Add
-            } else {
-                ControlOperation::Delete
-            };
             let event = EpollEvent::new(EventSet::IN, BACKEND_EVENT);
-            if self.epoll.ctl(operation, fd.as_raw_fd(), event).is_ok() {
+            if self.epoll.ctl(add_or_delete(running), fd.as_raw_fd(), event).is_ok() {
                 self.device_watched = running;
             }
         }
@@ -157,7 +136,7 @@ impl Backend {
             self.device.activate(self.features);
             self.active = true;
         }
-        if self.active && self.vrings.iter().all(|vring| !vring.queue.ready()) {
+        if self.active && self.vrings.iter().all(|vring| !vring.started) {
             self.device.reset();
             self.active = false;
             self.faulted = false;
@@ -211,8 +190,9 @@ impl VhostUserBackendReqHandlerMut for Backend {
     fn reset_device(&mut self) -> Result<()> {
         for index in 0..self.vrings.len() {
             self.unwatch(index as u32)?;
-            self.vrings[index].queue.reset();
-            self.vrings[index].enabled = false;
+            let vring = &mut self.vrings[index];
+            vring.queue.reset();
+            (vring.started, vring.enabled) = (false, false);
         }
         self.settle();
         Ok(())
@@ -303,7 +283,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
         self.unwatch(index)?;
         let vring = self.vring(index)?;
-        vring.queue.set_ready(false);
+        vring.started = false;
         vring.kick = None;
         vring.call = None;
         let base = u32::from(vring.queue.next_avail());
@@ -316,12 +296,17 @@ impl VhostUserBackendReqHandlerMut for Backend {
         let memory = self.memory.clone();
         let vring = self.vring(u32::from(index))?;
         vring.kick = file;
+        // The check is for rings that are ready; the state below decides whether this one is.
         vring.queue.set_ready(true);
-        if !vring.queue.is_valid(&memory) {
-            vring.queue.set_ready(false);
+        vring.started = vring.queue.is_valid(&memory);
+        if !vring.started {
+            vring.kick = None;
+        }
+        let started = vring.started;
+        self.settle();
+        if !started {
             return Err(Error::InvalidParam);
         }
-        self.settle();
         Ok(())
     }
 
@@ -414,6 +399,13 @@ impl VhostUserBackendReqHandlerMut for Backend {
 
     fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
         Err(NOT_OFFERED)
+    }
+}
+
+fn add_or_delete(watch: bool) -> ControlOperation {
+    match watch {
+        true => ControlOperation::Add,
+        false => ControlOperation::Delete,
     }
 }
 

@@ -9,6 +9,8 @@
 mod backend;
 mod filters;
 mod server;
+#[cfg(test)]
+mod tests;
 mod vring;
 
 use std::io;

@@ -16,6 +16,9 @@ pub(super) struct Vring {
     pub(super) kick: Option<File>,
     /// Interrupts the guest; none while its driver polls.
     pub(super) call: Option<File>,
+    /// QEMU has started the ring, and has not taken it back.
+    pub(super) started: bool,
+    /// The device may use the ring while it is started.
     pub(super) enabled: bool,
     /// The loop waits for `kick`.
     pub(super) watched: bool,
@@ -29,15 +32,11 @@ impl Vring {
             queue: Queue::new(SIZE_MAX)?,
             kick: None,
             call: None,
+            started: false,
             enabled: false,
             watched: false,
             fresh: false,
         })
-    }
-
-    /// Whether the device may use the queue.
-    pub(super) fn is_running(&self) -> bool {
-        self.enabled && self.queue.ready()
     }
 
     /// Interrupts the guest.

@@ -9,5 +9,5 @@ pub mod rng;
 pub(crate) mod status;
 mod sys;
 #[cfg(test)]
-mod test_driver;
+pub(crate) mod test_driver;
 pub mod vsock;

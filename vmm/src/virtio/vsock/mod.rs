@@ -12,6 +12,8 @@ mod muxer;
 mod packet;
 mod receive_ring;
 #[cfg(test)]
+mod test_fixture;
+#[cfg(test)]
 mod tests;
 
 pub use device::{VsockDevice, VsockError};
