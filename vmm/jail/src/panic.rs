@@ -51,6 +51,7 @@ pub fn panic_rules() -> Vec<Rule> {
         ),
         Rule::always(libc::SYS_rt_sigprocmask, "abort: unblock SIGABRT; thread start and end"),
         Rule::always(libc::SYS_futex, "locks, joins"),
+        Rule::always(libc::SYS_sched_yield, "channels whose other end is busy"),
         Rule::always(libc::SYS_munmap, "free memory, thread stacks"),
         Rule::always(libc::SYS_brk, "allocate memory"),
         Rule::when(
