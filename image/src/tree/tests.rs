@@ -167,7 +167,8 @@ fn model(layers: &[Vec<Entry>]) -> BTreeMap<String, Option<u64>> {
     let mut paths = BTreeMap::new();
     let text = |path: &LayerPath| format!("/{}", String::from_utf8_lossy(path.as_bytes()));
     let cut = |paths: &mut BTreeMap<String, Option<u64>>, at: &str, itself: bool| {
-        paths.retain(|path, _| !(itself && path == at) && !path.starts_with(&format!("{}/", at.trim_end_matches('/'))));
+        let below = format!("{}/", at.trim_end_matches('/'));
+        paths.retain(|path, _| !((itself && path == at) || path.starts_with(&below)));
     };
     for layer in layers {
         for entry in layer {

@@ -2,6 +2,9 @@
 //!
 //! This executable is also the converter: started with [`CONVERTER_COMMAND`] it converts instead of testing.
 
+// Clippy knows only functions with `#[test]` as tests.
+#![allow(clippy::unwrap_used)]
+
 mod cases;
 mod fixture;
 mod registry;

@@ -42,13 +42,13 @@ impl Registry {
             .stderr(quiet())
             .spawn()
             .unwrap();
-        for _ in 0..200 {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Self { child, port };
-            }
+        let registry = Self { child, port };
+        let listens = (0..200).any(|_| {
             std::thread::sleep(Duration::from_millis(50));
-        }
-        panic!("the registry does not listen");
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        assert!(listens, "the registry does not listen");
+        registry
     }
 
     fn name(&self, rest: &str) -> Reference {

@@ -19,7 +19,10 @@ fn padded(bytes: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn members(archive: &[u8]) -> Result<Vec<(Vec<u8>, u8, Vec<u8>)>, ReadTarError> {
+/// Name, kind and content.
+type Listed = (Vec<u8>, u8, Vec<u8>);
+
+fn members(archive: &[u8]) -> Result<Vec<Listed>, ReadTarError> {
     let mut tar = TarReader::new(archive);
     let mut all = Vec::new();
     while let Some(member) = tar.next()? {
