@@ -4,7 +4,6 @@
 //! run/pods.lock          held for the moments in which folders are made, scanned and removed
 //! run/pods/ID/lock       flock'ed by the pod's supervisor as long as it lives
 //! run/pods/ID/pod.json   what the pod is
-//! run/pods/ID/*.sock     sockets that need a path
 //! ```
 //!
 //! A folder whose lock is free belonged to a supervisor that was killed: the next command removes it.
@@ -64,11 +63,6 @@ impl Registration {
         }
         let folder = run.join("pods").join(&record.id);
         make(&folder, record).map_err(|source| RegisterError::Io { path: folder, source })
-    }
-
-    /// The pod's folder.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
     }
 }
 
@@ -182,7 +176,7 @@ mod tests {
     fn a_dead_supervisors_folder_is_swept() {
         let run = tempfile::tempdir().unwrap();
         let dead = Registration::claim(run.path(), &record("1", "web")).unwrap();
-        let folder = dead.folder().to_path_buf();
+        let folder = dead.folder.clone();
         let Registration { _lock, .. } = &dead;
         rustix::fs::flock(_lock, FlockOperation::Unlock).unwrap();
         sweep(run.path()).unwrap();

@@ -3,8 +3,9 @@
 //! call TCG a security boundary (docs/system/security.rst): the caller warns.
 
 use std::net::Shutdown;
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -17,16 +18,14 @@ use tokio::sync::oneshot;
 
 use super::kvm::{config_file, disk_config, last_status, vsock_config};
 use super::process::{HandedFiles, StartError, ended, spawn};
-use super::{Accelerator, MachineEnd, MachineParts, RunningMachine};
+use super::{Accelerator, Disk, MachineEnd, MachineParts, RunningMachine};
 use crate::console;
 use crate::parts::{self, PartError};
+use crate::plan::MachineSize;
 
 /// What the kernel is told. `reboot=t`: QEMU's microvm has no i8042; a triple fault ends it (`-no-reboot`).
-const COMMAND_LINE: &str = "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable no_timer_check 8250.nr_uarts=1 \
-                            random.trust_cpu=on cryptomgr.notests";
-
-/// The socket of the vsock device, and of disk n.
-const VSOCK_SOCKET: &str = "vsock.sock";
+const COMMAND_LINE: &str = "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable no_timer_check noreplace-smp \
+                            8250.nr_uarts=1 random.trust_cpu=on cryptomgr.notests";
 
 /// How long the device process may take to say why, after QEMU has ended.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -50,18 +49,19 @@ impl Accelerator for Emulate {
     }
 
     fn start(&self, parts: MachineParts) -> Result<RunningMachine, StartError> {
-        let (our_console, qemu_console) = std::os::unix::net::UnixStream::pair().map_err(StartError::Socket)?;
+        let (our_console, qemu_console) = StdStream::pair().map_err(StartError::Socket)?;
         our_console.shutdown(Shutdown::Write).map_err(StartError::Socket)?;
         our_console.set_nonblocking(true).map_err(StartError::Socket)?;
         let our_console = UnixStream::from_std(our_console).map_err(StartError::Socket)?;
         let mut files = HandedFiles::default();
-        let arguments = arguments(
-            &parts,
-            files.add(parts.kernel.try_clone().map_err(StartError::Socket)?),
-            files.add(parts.initramfs.try_clone().map_err(StartError::Socket)?),
+        let mut arguments = machine_arguments(
+            parts.size,
+            files.add(parts.kernel),
+            files.add(parts.initramfs),
             files.add(qemu_console),
         );
-        let (devices, status) = start_devices(parts)?;
+        let sockets = Sockets::connect(parts.disks.len(), &mut files, &mut arguments)?;
+        let (devices, status) = start_devices(parts.disks, parts.session, parts.control, sockets)?;
         let qemu = spawn(&self.qemu, &arguments, files, Stdio::inherit())?;
         let (end_sender, end) = oneshot::channel();
         let (kill, killed) = oneshot::channel();
@@ -73,23 +73,53 @@ impl Accelerator for Emulate {
     }
 }
 
-/// Starts the process that serves our devices. Its sockets listen before anybody can connect.
-fn start_devices(parts: MachineParts) -> Result<(Child, pipe::Receiver), StartError> {
+/// The device process's ends of the sockets that QEMU has the other ends of.
+#[derive(Debug)]
+struct Sockets {
+    vsock: StdStream,
+    disks: Vec<StdStream>,
+}
+
+impl Sockets {
+    /// Makes a connected pair for each device and tells QEMU of its ends.
+    fn connect(disks: usize, files: &mut HandedFiles, arguments: &mut Vec<String>) -> Result<Self, StartError> {
+        let mut connect = |name: &str, device: &str| {
+            let (ours, theirs) = StdStream::pair().map_err(StartError::Socket)?;
+            let fd = files.add(theirs);
+            arguments.extend(["-chardev".into(), format!("socket,id={name},fd={fd}")]);
+            arguments.extend(["-device".into(), format!("{device},chardev={name}")]);
+            Ok::<_, StartError>(ours)
+        };
+        Ok(Self {
+            vsock: connect("vsock", "vhost-user-vsock-device")?,
+            disks: (0..disks)
+                .map(|index| connect(&format!("disk{index}"), "vhost-user-blk"))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// Starts the process that serves our devices.
+fn start_devices(
+    disks: Vec<Disk>,
+    session: OwnedFd,
+    control: OwnedFd,
+    sockets: Sockets,
+) -> Result<(Child, pipe::Receiver), StartError> {
     let (status_sender, status) = pipe::pipe().map_err(StartError::Socket)?;
     let mut files = HandedFiles::default();
-    let mut disks = Vec::new();
-    for (index, disk) in parts.disks.into_iter().enumerate() {
-        let socket_fd = files.add(listen(&disk_socket(&parts.folder, index))?);
-        disks.push(VhostUserDisk {
-            socket_fd,
-            disk: disk_config(disk, &mut files),
-        });
-    }
     let config = Config::VhostUser(VhostUserConfig {
-        disks,
+        disks: disks
+            .into_iter()
+            .zip(sockets.disks)
+            .map(|(disk, socket)| VhostUserDisk {
+                socket_fd: files.add(socket),
+                disk: disk_config(disk, &mut files),
+            })
+            .collect(),
         vsock: VhostUserVsock {
-            socket_fd: files.add(listen(&parts.folder.join(VSOCK_SOCKET))?),
-            device: vsock_config(parts.session, parts.control, &mut files),
+            socket_fd: files.add(sockets.vsock),
+            device: vsock_config(session, control, &mut files),
         },
         status_fd: files.add(status_sender.into_blocking_fd().map_err(StartError::Socket)?),
     });
@@ -98,68 +128,40 @@ fn start_devices(parts: MachineParts) -> Result<(Child, pipe::Receiver), StartEr
     Ok((spawn(&parts::vmm()?, &arguments, files, Stdio::inherit())?, status))
 }
 
-fn listen(path: &Path) -> Result<UnixListener, StartError> {
-    UnixListener::bind(path).map_err(StartError::Socket)
-}
-
-fn disk_socket(folder: &Path, index: usize) -> PathBuf {
-    folder.join(format!("disk{index}.sock"))
-}
-
-/// QEMU's command line: the microvm machine with every default device off.
-fn arguments(parts: &MachineParts, kernel_fd: i32, initramfs_fd: i32, console_fd: i32) -> Vec<String> {
-    let memory = parts.size.memory_mib;
-    let mut words: Vec<String> = [
-        "-M",
-        // With ACPI on, QEMU tells of devices in its tables and not on the command line, and this kernel has no ACPI.
-        // The RTC stays: without one the guest waits a full second for it. The PIT calibrates the guest's timers.
-        "microvm,x-option-roms=off,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,memory-backend=memory",
-        "-accel",
-        "tcg,thread=multi",
-        "-cpu",
-        "max",
-        "-nodefaults",
-        "-no-user-config",
-        "-display",
-        "none",
-        "-no-reboot",
-        "-sandbox",
-        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+/// QEMU's command line without our devices: the microvm machine with every default device off.
+fn machine_arguments(size: MachineSize, kernel_fd: i32, initramfs_fd: i32, console_fd: i32) -> Vec<String> {
+    let memory = size.memory_mib;
+    // With ACPI on, QEMU tells of devices in its tables and not on the command line, and this kernel has no ACPI.
+    // The RTC stays: without one the guest waits a full second for it. The PIT calibrates the guest's timers.
+    let machine = "microvm,x-option-roms=off,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,memory-backend=memory";
+    let options = [
+        ("-M", machine.to_string()),
+        ("-accel", "tcg,thread=multi".into()),
+        ("-cpu", "max".into()),
+        ("-smp", size.vcpus.to_string()),
+        ("-m", format!("{memory}M")),
+        (
+            "-object",
+            format!("memory-backend-memfd,id=memory,size={memory}M,share=on"),
+        ),
+        (
+            "-sandbox",
+            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into(),
+        ),
         // vhost-user back ends refuse virtio 0.9.
-        "-global",
-        "virtio-mmio.force-legacy=false",
-        "-device",
-        "virtio-rng-device",
-    ]
-    .map(String::from)
-    .to_vec();
-    let mut add = |flag: &str, value: String| words.extend([flag.to_string(), value]);
-    add("-smp", parts.size.vcpus.to_string());
-    add("-m", format!("{memory}M"));
-    add(
-        "-object",
-        format!("memory-backend-memfd,id=memory,size={memory}M,share=on"),
-    );
-    add("-kernel", format!("/proc/self/fd/{kernel_fd}"));
-    add("-initrd", format!("/proc/self/fd/{initramfs_fd}"));
-    add("-append", COMMAND_LINE.into());
-    add("-chardev", format!("socket,id=console,fd={console_fd}"));
-    add("-serial", "chardev:console".into());
-    add(
-        "-chardev",
-        format!("socket,id=vsock,path={}", parts.folder.join(VSOCK_SOCKET).display()),
-    );
-    add("-device", "vhost-user-vsock-device,chardev=vsock".into());
-    for index in 0..parts.disks.len() {
-        add(
-            "-chardev",
-            format!(
-                "socket,id=disk{index},path={}",
-                disk_socket(&parts.folder, index).display()
-            ),
-        );
-        add("-device", format!("vhost-user-blk-device,chardev=disk{index}"));
-    }
+        ("-global", "virtio-mmio.force-legacy=false".into()),
+        ("-kernel", format!("/proc/self/fd/{kernel_fd}")),
+        ("-initrd", format!("/proc/self/fd/{initramfs_fd}")),
+        ("-append", COMMAND_LINE.into()),
+        ("-display", "none".into()),
+        ("-chardev", format!("socket,id=console,fd={console_fd}")),
+        ("-serial", "chardev:console".into()),
+        ("-device", "virtio-rng-device".into()),
+    ];
+    let mut words: Vec<String> = ["-nodefaults", "-no-user-config", "-no-reboot"]
+        .map(String::from)
+        .to_vec();
+    words.extend(options.into_iter().flat_map(|(flag, value)| [flag.to_string(), value]));
     words
 }
 

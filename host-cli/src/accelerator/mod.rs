@@ -7,7 +7,7 @@ mod process;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tokio::sync::oneshot;
 
@@ -39,8 +39,6 @@ pub(crate) struct MachineParts {
     pub session: OwnedFd,
     /// The machine's end of the socket that streams are asked for on.
     pub control: OwnedFd,
-    /// The pod's own folder, for sockets that need a path.
-    pub folder: PathBuf,
 }
 
 /// A machine that runs; dropping it ends it.

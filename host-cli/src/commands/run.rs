@@ -96,7 +96,7 @@ async fn run_pod(
         labels: args.label.clone(),
         stop_signal: plan.stop_signal,
     };
-    let registration = Registration::claim(&folders.run, &record)?;
+    let _registration = Registration::claim(&folders.run, &record)?;
     let (sockets, session, control) = Sockets::pair()?;
     let parts = MachineParts {
         size: plan.machine,
@@ -105,7 +105,6 @@ async fn run_pod(
         disks: disks(store, image, folders)?,
         session,
         control,
-        folder: registration.folder().to_path_buf(),
     };
     timings.mark("disks and kernel opened");
     let stopped = supervisor::run(accelerator, sockets, parts, plan.spec, signals, timings).await;
