@@ -66,6 +66,10 @@ pub(crate) fn register(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), Memory
 /// Asks for huge pages where `bytes` are about to be written at `start`: a kernel fills its memory anyway, and thousands
 /// of small page faults were most of the time that loading it took. A hint: a host without huge pages ignores it.
 pub(crate) fn expect_filled(memory: &GuestMemoryMmap, start: u64, bytes: u64) {
+    const HUGE_PAGE_BYTES: u64 = 2 << 20;
+    if bytes < HUGE_PAGE_BYTES {
+        return;
+    }
     let Ok(slice) = memory.get_slice(GuestAddress(start), bytes as usize) else {
         return;
     };
