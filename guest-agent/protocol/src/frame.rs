@@ -46,7 +46,11 @@ pub fn encode_frame(message: &impl Message) -> Result<Vec<u8>, FrameError> {
 /// [`FrameError::TooLong`] when it is over [`FRAME_BYTES_MAX`].
 pub fn body_len(prefix: [u8; 4]) -> Result<usize, FrameError> {
     let body_bytes = u32::from_le_bytes(prefix) as usize;
-    if body_bytes > FRAME_BYTES_MAX { Err(FrameError::TooLong(body_bytes)) } else { Ok(body_bytes) }
+    if body_bytes > FRAME_BYTES_MAX {
+        Err(FrameError::TooLong(body_bytes))
+    } else {
+        Ok(body_bytes)
+    }
 }
 
 /// Decodes a frame's body.
@@ -102,22 +106,38 @@ mod tests {
     #[test]
     fn a_frame_survives_the_round_trip() {
         let mut wire = Vec::new();
-        let sent = Resize { container: "c".into(), rows: 24, columns: 80 };
+        let sent = Resize {
+            container: "c".into(),
+            rows: 24,
+            columns: 80,
+        };
         write_frame(&mut wire, &sent).unwrap();
         assert_eq!(read_frame::<Resize>(&mut wire.as_slice()).unwrap(), sent);
     }
 
     #[test]
     fn an_end_between_frames_is_told_from_one_inside() {
-        assert!(matches!(read_frame::<Resize>(&mut [].as_slice()), Err(FrameError::Closed)));
-        assert!(matches!(read_frame::<Resize>(&mut [1, 0].as_slice()), Err(FrameError::Io(_))));
-        assert!(matches!(read_frame::<Resize>(&mut [9, 0, 0, 0, 1].as_slice()), Err(FrameError::Io(_))));
+        assert!(matches!(
+            read_frame::<Resize>(&mut [].as_slice()),
+            Err(FrameError::Closed)
+        ));
+        assert!(matches!(
+            read_frame::<Resize>(&mut [1, 0].as_slice()),
+            Err(FrameError::Io(_))
+        ));
+        assert!(matches!(
+            read_frame::<Resize>(&mut [9, 0, 0, 0, 1].as_slice()),
+            Err(FrameError::Io(_))
+        ));
     }
 
     #[test]
     fn a_length_over_the_limit_is_refused_before_its_body() {
         let wire = (FRAME_BYTES_MAX as u32 + 1).to_le_bytes();
-        assert!(matches!(read_frame::<Resize>(&mut wire.as_slice()), Err(FrameError::TooLong(_))));
+        assert!(matches!(
+            read_frame::<Resize>(&mut wire.as_slice()),
+            Err(FrameError::TooLong(_))
+        ));
     }
 
     proptest! {
