@@ -10,6 +10,8 @@ mod mounts;
 mod security;
 mod signal;
 pub(crate) mod size;
+#[cfg(test)]
+mod tests;
 
 use capsid_image::ImageConfig;
 use capsid_protocol::ContainerSpec;

@@ -30,11 +30,10 @@ const BREAKPOINT: usize = 3;
 pub(super) const ROUNDS: u32 = 8000;
 pub(super) const INSTRUCTIONS_PER_ROUND: u32 = 4;
 
-// Each step ends with a write to the port of its number.
+// Each step ends with a write to the port of its number; the loop, the last step, writes to port 4 each time round.
 pub(super) const PORT_CMPXCHG16B: u16 = 1;
 pub(super) const PORT_BREAKPOINT: u16 = 2;
 pub(super) const PORT_XRSTOR: u16 = 3;
-pub(super) const PORT_LOOP: u16 = 4;
 
 /// Starts with rax = rdx = 0, which is what memory holds, so that the exchange takes place.
 const CMPXCHG16B: &[u8] = &[

@@ -1,0 +1,145 @@
+//! Golden plans: what a command line and an image come to, whole.
+
+use capsid_image::ImageConfig;
+use clap::Parser;
+
+use super::*;
+use crate::cli::{Cli, Command};
+
+/// The config of Debian's python image, as registries serve it.
+const CONFIG: &str = r#"{
+    "architecture": "amd64", "os": "linux",
+    "config": {
+        "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"],
+        "Entrypoint": ["/entry"], "Cmd": ["python3"], "WorkingDir": "/app", "User": "app", "StopSignal": "SIGINT"
+    },
+    "rootfs": {"type": "layers", "diff_ids": ["sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]}
+}"#;
+
+fn around() -> Surroundings {
+    Surroundings {
+        id: "0123456789abcdef".repeat(4),
+        host_cpus: 4,
+        user_env: vec!["LANG=de".into()],
+        seccomp_profile: None,
+        terminal: None,
+    }
+}
+
+fn planned(flags: &[&str], command: &[&str]) -> Result<Plan, PlanError> {
+    let words = ["capsid", "run"].iter().chain(flags).chain(&["image"]);
+    let Command::Run(args) = Cli::try_parse_from(words).unwrap().command else {
+        unreachable!("the verb is run")
+    };
+    let command: Vec<_> = command.iter().map(|word| word.as_bytes().to_vec()).collect();
+    plan(
+        &args,
+        &command,
+        &ImageConfig::parse(CONFIG.as_bytes()).unwrap(),
+        around(),
+    )
+}
+
+/// The plan as text; the seccomp program by its length only, it has tests of its own.
+fn golden(mut plan: Plan) -> String {
+    let program_bytes = std::mem::take(&mut plan.spec.seccomp).len();
+    let text = |words: Vec<Vec<u8>>| {
+        words
+            .into_iter()
+            .map(|w| String::from_utf8_lossy(&w).into_owned())
+            .collect::<Vec<_>>()
+    };
+    let (args, env) = (
+        text(std::mem::take(&mut plan.spec.args)),
+        text(std::mem::take(&mut plan.spec.env)),
+    );
+    let files: Vec<_> = std::mem::take(&mut plan.spec.files)
+        .into_iter()
+        .map(|file| file.path)
+        .collect();
+    let confined = if program_bytes > 0 { "confined" } else { "unconfined" };
+    format!("args {args:?}\nenv {env:?}\nfiles {files:?}\nseccomp {confined}\n{plan:#?}\n")
+}
+
+#[test]
+fn an_image_alone_gives_dockers_defaults() {
+    insta::assert_snapshot!(golden(planned(&[], &[]).unwrap()));
+}
+
+#[test]
+fn flags_override_the_image() {
+    let flags = [
+        "-it",
+        "-u",
+        "1:2",
+        "-w",
+        "/w",
+        "-m",
+        "64m",
+        "--cpus",
+        "1.5",
+        "--pids-limit",
+        "9",
+        "--read-only",
+        "--tmpfs",
+        "/t:size=1m",
+        "--cap-drop",
+        "ALL",
+        "--cap-add",
+        "KILL",
+        "--security-opt",
+        "no-new-privileges",
+        "--ulimit",
+        "nofile=5",
+        "--sysctl",
+        "net.ipv4.ip_forward=1",
+        "--init",
+        "--stop-signal",
+        "9",
+        "-h",
+        "box",
+        "--entrypoint",
+        "sh",
+    ];
+    insta::assert_snapshot!(golden(planned(&flags, &["-c", "id"]).unwrap()));
+}
+
+#[test]
+fn privileged_opens_the_machine_and_nothing_else() {
+    let plan = planned(&["--privileged"], &[]).unwrap();
+    assert_eq!(plan.spec.capabilities, crate::capability::ALL);
+    assert!(plan.spec.all_devices && plan.spec.seccomp.is_empty());
+    assert!(plan.spec.masked_paths.is_empty() && plan.spec.readonly_paths.is_empty());
+}
+
+#[test]
+fn an_entrypoint_flag_drops_the_images_command() {
+    let args = |flags: &[&str], command: &[&str]| {
+        let words = planned(flags, command).unwrap().spec.args;
+        words
+            .into_iter()
+            .map(|word| String::from_utf8(word).unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(args(&[], &[]), ["/entry", "python3"]);
+    assert_eq!(args(&[], &["ls"]), ["/entry", "ls"]);
+    assert_eq!(args(&["--entrypoint", "sh"], &[]), ["sh"]);
+    assert_eq!(args(&["--entrypoint", ""], &["ls"]), ["ls"]);
+    assert!(matches!(planned(&["--entrypoint", ""], &[]), Err(PlanError::NoCommand)));
+}
+
+#[test]
+fn wrong_flags_are_refused() {
+    for flags in [
+        ["--name", "a"],
+        ["-w", "rel"],
+        ["-h", "a b"],
+        ["--sysctl", "x"],
+        ["-l", "=v"],
+        ["--stop-signal", "0"],
+        ["--cap-add", "FLY"],
+        ["--security-opt", "apparmor=x"],
+    ] {
+        assert!(planned(&flags, &[]).is_err(), "{flags:?}");
+    }
+}
