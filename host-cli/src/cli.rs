@@ -61,6 +61,17 @@ pub(crate) enum Command {
     Man,
 }
 
+impl Command {
+    /// Whether the verb reads what is there and prints it, and does nothing else.
+    pub(crate) fn only_prints(&self) -> bool {
+        match self {
+            Self::Images(_) | Self::Image(ImageCommand::Inspect(_) | ImageCommand::Ls(_)) => true,
+            Self::Doctor(_) | Self::Version(_) | Self::Completion(_) | Self::Man => true,
+            Self::Run(_) | Self::Pull(_) | Self::Load(_) | Self::Rmi(_) | Self::Image(_) => false,
+        }
+    }
+}
+
 /// The verbs of `capsid image`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {

@@ -63,6 +63,9 @@ fn main() -> ExitCode {
         Err(error) => return usage_error(&error),
     };
     let is_run = matches!(cli.command, Command::Run(_));
+    if cli.command.only_prints() {
+        sys::end_with_the_pipe();
+    }
     match dispatch(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

@@ -2,11 +2,12 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::IsTerminal;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use capsid_image::{Image, Reference, Store};
+use capsid_image::{Image, Platform, Reference, Store};
 use capsid_protocol::Stopped;
 
 use super::{Context, open_store, pull_options};
@@ -40,6 +41,7 @@ pub(crate) async fn run(context: Context, args: RunArgs) -> anyhow::Result<u8> {
         image = obtain(&store, &name, &args, &settings) => image?,
         number = signals.interruption() => return Err(PodError::Interrupted(number).into()),
     };
+    check_platform(&name, &image)?;
     timings.mark("image found");
     let choice = args.accel.or(settings.accel).unwrap_or(AccelChoice::Auto);
     let (accelerator, fallback) = accelerator::choose(choice, &folders.run)?;
@@ -187,22 +189,40 @@ fn explain_flag(word: &str) -> Option<String> {
 
 /// The image from the store or a registry, as `--pull` says.
 async fn obtain(store: &Store, name: &str, args: &RunArgs, settings: &Settings) -> anyhow::Result<Image> {
-    let platform = args.platform.as_deref().map(str::parse).transpose()?;
-    if args.pull != PullPolicy::Always
-        && let Some(image) = store.find(name)?
-        && platform.as_ref().is_none_or(|wanted| image.config.platform == *wanted)
-    {
-        return Ok(image);
-    }
-    if args.pull == PullPolicy::Never {
-        bail!("no such image: {name} (and --pull never)");
+    let platform: Option<Platform> = args.platform.as_deref().map(str::parse).transpose()?;
+    let stored = if args.pull == PullPolicy::Always {
+        None
+    } else {
+        store.find(name)?
+    };
+    match (stored, &platform) {
+        (Some(image), None) => return Ok(image),
+        (Some(image), Some(wanted)) if wanted.accepts(&image.config.platform) => return Ok(image),
+        (Some(image), Some(wanted)) if args.pull == PullPolicy::Never => {
+            bail!(
+                "image {name} is for {}, not for {wanted} (and --pull never)",
+                image.config.platform
+            )
+        }
+        (None, _) if args.pull == PullPolicy::Never => bail!("no such image: {name} (and --pull never)"),
+        _ => {}
     }
     let reference: Reference = name.parse()?;
     let options = pull_options(platform, &args.registry, settings);
-    if !args.quiet {
+    // As the bars of the pull: for people who watch. A script gets an error's one line or none.
+    if !args.quiet && std::io::stderr().is_terminal() {
         eprintln!("Unable to find image '{reference}' locally");
     }
     Ok(capsid_image::pull(store, &reference, &options, &Bars::new(args.quiet)).await?)
+}
+
+/// An image for another platform may be in the store, to look at or to copy, but not run.
+fn check_platform(name: &str, image: &Image) -> anyhow::Result<()> {
+    let (here, built) = (Platform::host(), &image.config.platform);
+    if !here.accepts(built) {
+        bail!("image {name} is for {built}, and this machine runs {here}");
+    }
+    Ok(())
 }
 
 fn surroundings(args: &RunArgs) -> anyhow::Result<Surroundings> {
