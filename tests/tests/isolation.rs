@@ -223,18 +223,12 @@ fn a_privileged_reboot_ends_its_own_machine_only() {
 #[test]
 fn a_guest_panic_has_a_name_and_an_end() {
     let capsid = Capsid::with_busybox();
-    let script = "echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger; sleep 30";
-    let flags = [
-        "--privileged",
-        "--security-opt",
-        "systempaths=unconfined",
-        "busybox",
-        "sh",
-        "-c",
-        script,
-    ];
-    let outcome = capsid.run_call(flags).within(30).wait();
+    // This kernel has no SysRq; a container that owns its machine may ask for a panic when memory runs out.
+    let script = "echo 2 > /proc/sys/vm/panic_on_oom; tail /dev/zero";
+    let flags = ["--privileged", "-m", "64m", "busybox", "sh", "-c", script];
+    let outcome = capsid.run_call(flags).wait();
     assert_ne!(outcome.code(), 0, "{outcome}");
+    outcome.complains("the guest kernel panicked");
 }
 
 /// Makes one attack in an ordinary container.
@@ -316,12 +310,14 @@ fn privileged_does_not_write_the_images_disk() {
             .files()
             .into_iter()
             .filter(|path| path.contains("/data/") && std::path::Path::new(path).is_file());
+        // What belongs to no image: records, and the template of scratch disks, gibibytes of holes.
         files
-            .filter(|path| !path.contains(".db"))
+            .filter(|path| !path.contains(".db") && !path.contains("/data/scratch"))
             .map(|path| (capsid_tests::image::sha256_hex(&std::fs::read(&path).unwrap()), path))
             .collect::<Vec<_>>()
     };
     let before = digests();
+    assert!(!before.is_empty());
     let outcome = capsid.probe_call(&["--privileged"], &["attack", "write-rootfs-disk"]);
     assert!(outcome.code() == 0, "{outcome}");
     assert_eq!(digests(), before);

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
 
 use super::{Verdict, all_blocked};
 use crate::sys::{self, Arg};
@@ -17,6 +19,8 @@ const LOW_PORTS: u32 = 2048;
 const RANDOM_PORTS: u32 = 10_000;
 /// How long a connection may take; each is a round trip inside one host.
 const CONNECT_MS: i64 = 2000;
+/// How long a connection that says nothing must stand to count as one.
+const SILENCE_MS: i64 = 500;
 
 /// No port of the host takes a connection, the session's least of all: it was taken once.
 pub(crate) fn host() -> Verdict {
@@ -34,14 +38,41 @@ pub(crate) fn host() -> Verdict {
     )
 }
 
-/// The agent serves streams to the host only: nobody in the guest may pose as the host.
+/// The agent serves streams to the host only: nobody in the guest may pose as the host. All ports of an address are
+/// tried at once: nobody answers for it, so each attempt takes its whole time.
 pub(crate) fn agent() -> Verdict {
     let own = own_cid().unwrap_or(3);
-    all_blocked(
-        [LOCAL, own, ANY, 3]
-            .into_iter()
-            .flat_map(|cid| (1..=LOW_PORTS).map(move |port| attempt(cid, port))),
-    )
+    all_blocked([LOCAL, own, ANY].into_iter().flat_map(attempt_all))
+}
+
+/// Attempts [`LOW_PORTS`] of one address side by side.
+fn attempt_all(cid: u32) -> Vec<Verdict> {
+    let begin = |port| {
+        let what = format!("vsock {cid}:{port}");
+        let begun = begin_connect(cid, port).map_err(|error| format!("{what}: {error}"));
+        (what, begun)
+    };
+    let attempts: Vec<_> = (1..=LOW_PORTS).map(begin).collect();
+    thread::sleep(Duration::from_millis(
+        CONNECT_MS.unsigned_abs() + SILENCE_MS.unsigned_abs(),
+    ));
+    let judge = |(what, begun): (String, Result<File, String>)| match begun.map(stands) {
+        Ok(Ok(true)) => Verdict::Succeeded(what),
+        Ok(Ok(false)) => Verdict::Blocked(format!("{what}: no connection")),
+        Ok(Err(error)) => Verdict::Blocked(format!("{what}: {error}")),
+        Err(refusal) => Verdict::Blocked(refusal),
+    };
+    attempts.into_iter().map(judge).collect()
+}
+
+/// Whether a connection that was begun is there now and was not closed by the other side.
+fn stands(mut connection: File) -> io::Result<bool> {
+    let events = poll(&connection, libc::POLLIN | libc::POLLOUT, 0)?;
+    if events & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0 || events & libc::POLLOUT == 0 {
+        return Ok(false);
+    }
+    // Words of the other side, or its end.
+    Ok(events & libc::POLLIN == 0 || connection.read(&mut [0; 16])? > 0)
 }
 
 /// `IOCTL_VM_SOCKETS_GET_LOCAL_CID`
@@ -68,7 +99,23 @@ fn attempt(cid: u32, port: u32) -> Verdict {
 }
 
 fn connect(cid: u32, port: u32) -> io::Result<File> {
-    let kind = i64::from(libc::SOCK_STREAM | libc::SOCK_CLOEXEC);
+    let socket = socket(0)?;
+    connect_to(&socket, cid, port)?;
+    Ok(socket)
+}
+
+/// Does not wait for the answer.
+fn begin_connect(cid: u32, port: u32) -> io::Result<File> {
+    let socket = socket(libc::SOCK_NONBLOCK)?;
+    match connect_to(&socket, cid, port) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(socket),
+    }
+}
+
+/// A socket that gives a connection [`CONNECT_MS`].
+fn socket(flags: i32) -> io::Result<File> {
+    let kind = i64::from(libc::SOCK_STREAM | libc::SOCK_CLOEXEC | flags);
     let socket = sys::call(
         libc::SYS_socket,
         vec![Arg::Int(i64::from(libc::AF_VSOCK)), Arg::Int(kind), Arg::Int(0)],
@@ -77,9 +124,13 @@ fn connect(cid: u32, port: u32) -> io::Result<File> {
     // SO_VM_SOCKETS_CONNECT_TIMEOUT, a struct timeval.
     let limit: Vec<u8> = [CONNECT_MS / 1000, 0].into_iter().flat_map(i64::to_ne_bytes).collect();
     let level = Arg::Int(i64::from(libc::AF_VSOCK));
-    let descriptor = i64::from(socket.as_raw_fd());
-    let arguments = vec![Arg::Int(descriptor), level, Arg::Int(6), Arg::In(&limit), Arg::Int(16)];
-    let _ = sys::call(libc::SYS_setsockopt, arguments);
+    let descriptor = Arg::Int(i64::from(socket.as_raw_fd()));
+    let arguments = vec![descriptor, level, Arg::Int(6), Arg::In(&limit), Arg::Int(16)];
+    sys::call(libc::SYS_setsockopt, arguments)?;
+    Ok(File::from(socket))
+}
+
+fn connect_to(socket: &File, cid: u32, port: u32) -> io::Result<()> {
     // struct sockaddr_vm: family, reserved, port, cid, flags.
     let mut address = u16::try_from(libc::AF_VSOCK)
         .expect("a small number")
@@ -89,24 +140,29 @@ fn connect(cid: u32, port: u32) -> io::Result<File> {
     address.extend(port.to_ne_bytes());
     address.extend(cid.to_ne_bytes());
     address.extend([0; 4]);
-    sys::call(
-        libc::SYS_connect,
-        vec![Arg::Int(descriptor), Arg::In(&address), Arg::Int(16)],
-    )?;
-    Ok(File::from(socket))
+    let descriptor = Arg::Int(i64::from(socket.as_raw_fd()));
+    sys::call(libc::SYS_connect, vec![descriptor, Arg::In(&address), Arg::Int(16)]).map(drop)
 }
 
-/// Whether the connection still stands after half a second of silence.
+/// Whether the connection still stands after a while of silence.
 fn is_kept(mut connection: File) -> io::Result<bool> {
-    let mut poll = Vec::new();
-    poll.extend(connection.as_raw_fd().to_ne_bytes());
-    poll.extend(libc::POLLIN.to_ne_bytes());
-    poll.extend([0, 0]);
-    let silent = sys::call(libc::SYS_poll, vec![Arg::Out(&mut poll), Arg::Int(1), Arg::Int(500)])? == 0;
-    if silent {
+    if poll(&connection, libc::POLLIN, SILENCE_MS)? == 0 {
         return Ok(true);
     }
     Ok(connection.read(&mut [0; 16])? > 0)
+}
+
+/// What of `events` is so within `milliseconds`.
+fn poll(file: &File, events: i16, milliseconds: i64) -> io::Result<i16> {
+    // struct pollfd: descriptor, events asked for, events that are.
+    let mut asked = [0; 8];
+    asked[..4].copy_from_slice(&file.as_raw_fd().to_ne_bytes());
+    asked[4..6].copy_from_slice(&events.to_ne_bytes());
+    sys::call(
+        libc::SYS_poll,
+        vec![Arg::Out(&mut asked), Arg::Int(1), Arg::Int(milliseconds)],
+    )?;
+    Ok(i16::from_ne_bytes([asked[6], asked[7]]))
 }
 
 fn own(descriptor: i64) -> OwnedFd {
