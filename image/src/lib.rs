@@ -47,3 +47,4 @@ pub use store::{
     AddLayerError, CommitImageError, FindImageError, Image, OpenStoreError, RemoveImageError, Removed, Rootfs,
     RootfsError, Store, StoreError,
 };
+pub use text::printable;

@@ -2,7 +2,7 @@
 
 /// `bytes` as text of at most `bytes_max` bytes in which nothing controls a terminal: control characters, format
 /// characters that reorder text, and bytes that are not UTF-8 become escapes.
-pub(crate) fn printable(bytes: &[u8], bytes_max: usize) -> String {
+pub fn printable(bytes: &[u8], bytes_max: usize) -> String {
     let mut text = String::new();
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {

@@ -32,10 +32,10 @@ pub enum LayerFault {
         path: String,
     },
     /// Over the limit on a layer's expanded size.
-    #[error("layer expands to more than {} GiB", LAYER_EXPANDED_BYTES_MAX / GIB)]
+    #[error("layer expands to more than the limit of {} GiB", LAYER_EXPANDED_BYTES_MAX / GIB)]
     TooLarge,
     /// Over the limit on expansion.
-    #[error("layer expands more than {EXPANSION_RATIO_MAX}-fold (decompression bomb)")]
+    #[error("layer expands beyond the limit of {EXPANSION_RATIO_MAX}-fold (decompression bomb)")]
     Bomb,
     /// Over the limit on headers.
     #[error("layer has an entry with a header of more than {} MiB", TAR_HEADER_BYTES_MAX / MIB)]

@@ -47,10 +47,10 @@ pub fn load(store: &Store, source: LoadSource, progress: &dyn Progress) -> Resul
     if found.is_empty() {
         return Err(LoadError::Empty);
     }
-    found
-        .iter()
-        .map(|image| load_one(store, &archive, image, progress))
-        .collect()
+    let loaded = found.iter().map(|image| load_one(store, &archive, image, progress));
+    loaded
+        .collect::<Result<_, _>>()
+        .inspect_err(|_| store.forget_unfinished())
 }
 
 /// An image found in an archive: where its parts are, not yet read.

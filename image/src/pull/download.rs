@@ -25,11 +25,13 @@ pub(super) async fn fetch_layer(
     blob: &Descriptor,
     name: LayerName,
     progress: &dyn Progress,
+    alive: &mpsc::Sender<()>,
 ) -> Result<HeldLayer, PullError> {
     let (pieces, receiver) = mpsc::channel(PIECES);
     let (ask, asked) = oneshot::channel();
-    let (store, size) = (store.clone(), blob.size);
+    let (store, size, alive) = (store.clone(), blob.size, alive.clone());
     let keeping = spawn_blocking(move || {
+        let _alive = alive;
         store.hold_layer(name, Some(size), || {
             let _ = ask.send(());
             Ok(PieceReader {

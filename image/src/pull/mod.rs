@@ -8,8 +8,11 @@ mod error;
 mod registry;
 
 use std::sync::Mutex;
+use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use crate::config::ImageConfig;
 use crate::digest::Digest;
@@ -58,6 +61,30 @@ pub async fn pull(
     options: &PullOptions,
     progress: &dyn Progress,
 ) -> Result<Image, PullError> {
+    let (alive, mut threads) = mpsc::channel(1);
+    let pulled = pull_image(store, reference, options, progress, &alive).await;
+    drop(alive);
+    if pulled.is_err() {
+        // Threads with other layers of the image hold what they make until they notice; then all of it can go.
+        let _ = timeout(THREADS_END, threads.recv()).await;
+        let store = store.clone();
+        let _ = spawn_blocking(move || store.forget_unfinished()).await;
+    }
+    pulled
+}
+
+/// How long a failed pull waits for its threads. They end at their next read; only one that waits while another process
+/// converts the same layer takes longer, and leaves nothing.
+const THREADS_END: Duration = Duration::from_secs(10);
+
+/// A clone of `alive` is dropped when the last thread of the pull has ended; nothing is ever sent.
+async fn pull_image(
+    store: &Store,
+    reference: &Reference,
+    options: &PullOptions,
+    progress: &dyn Progress,
+    alive: &mpsc::Sender<()>,
+) -> Result<Image, PullError> {
     let registry = Registry::connect(reference, options).await?;
     let version = match reference.version() {
         Version::Tag(tag) => tag.clone(),
@@ -101,7 +128,7 @@ pub async fn pull(
             )
         })
         .collect();
-    let held = fetch_layers(store, &registry, &wanted, progress).await?;
+    let held = fetch_layers(store, &registry, &wanted, progress, alive).await?;
     progress.merging();
     let references = match reference.tag() {
         Some(_) => vec![reference.clone(), reference.with_digest(top)],
@@ -157,6 +184,7 @@ async fn fetch_layers(
     registry: &Registry,
     wanted: &[(&Descriptor, LayerName)],
     progress: &dyn Progress,
+    alive: &mpsc::Sender<()>,
 ) -> Result<Vec<HeldLayer>, PullError> {
     for (blob, _) in wanted {
         progress.layer(blob.digest, LayerState::Waiting);
@@ -170,7 +198,7 @@ async fn fetch_layers(
                 return Ok::<(), PullError>(());
             };
             let (blob, name) = wanted[index];
-            let layer = download::fetch_layer(store, registry, blob, name, progress).await?;
+            let layer = download::fetch_layer(store, registry, blob, name, progress, alive).await?;
             held.lock().unwrap_or_else(|e| e.into_inner()).push((index, layer));
         }
     };

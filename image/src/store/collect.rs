@@ -44,7 +44,34 @@ impl Store {
     /// Removes what killed processes have left: unfinished objects, and finished ones that no image needs.
     pub(super) fn recover(&self) -> Result<(), StoreError> {
         self.remove_dead_workspaces()?;
-        self.collect().map(drop)
+        self.collect()?;
+        self.remove_idle_locks()
+    }
+
+    /// Removes the locks of objects that are not there, which killed or refused makers have left.
+    fn remove_idle_locks(&self) -> Result<(), StoreError> {
+        let there = |name: &str| {
+            ["layers", "rootfs", "blobs"]
+                .iter()
+                .any(|kind| self.root.join(kind).join(name).exists())
+        };
+        for name in self.names_in("locks")? {
+            if !is_object(&name) || there(&name) {
+                continue;
+            }
+            if let Some(lock) = ObjectLock::try_exclusive(&self.lock_path(&name))?
+                && !there(&name)
+            {
+                lock.retire();
+            }
+        }
+        Ok(())
+    }
+
+    /// After a command that failed: removes what it has stored for an image that is not to be. A failure of this is
+    /// made up for when the store is opened next.
+    pub(crate) fn forget_unfinished(&self) {
+        let _ = self.recover();
     }
 
     /// Removes every object that no image needs and nobody holds, and tells the layers among them.
@@ -80,20 +107,28 @@ impl Store {
     fn objects(&self) -> Result<Vec<(&'static str, String)>, StoreError> {
         let mut objects = Vec::new();
         for kind in ["rootfs", "layers", "blobs"] {
-            let path = self.root.join(kind);
-            let list_error = |source| StoreError::File {
-                action: "list",
-                path: path.clone(),
-                source,
-            };
-            for entry in std::fs::read_dir(&path).map_err(list_error)? {
-                let name = entry.map_err(list_error)?.file_name().into_string().unwrap_or_default();
-                if Digest::from_hex(&name).is_ok() || LayerName::parse(&name).is_some() {
-                    objects.push((kind, name));
-                }
-            }
+            let names = self.names_in(kind)?;
+            objects.extend(
+                names
+                    .into_iter()
+                    .filter(|name| is_object(name))
+                    .map(|name| (kind, name)),
+            );
         }
         Ok(objects)
+    }
+
+    fn names_in(&self, directory: &str) -> Result<Vec<String>, StoreError> {
+        let path = self.root.join(directory);
+        let list_error = |source| StoreError::File {
+            action: "list",
+            path: path.clone(),
+            source,
+        };
+        let entries = std::fs::read_dir(&path).map_err(list_error)?;
+        entries
+            .map(|entry| Ok(entry.map_err(list_error)?.file_name().into_string().unwrap_or_default()))
+            .collect()
     }
 
     /// Moves the object away in one step, then takes it apart.
@@ -110,4 +145,9 @@ impl Store {
             }),
         }
     }
+}
+
+/// Whether objects have such names.
+fn is_object(name: &str) -> bool {
+    Digest::from_hex(name).is_ok() || LayerName::parse(name).is_some()
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::error::AddLayerError;
 use super::{ObjectLock, Store, StoreError};
+use crate::converter::ConvertError;
 use crate::digest::{Digest, Hasher};
 use crate::erofs::BLOCK_BYTES;
 
@@ -88,8 +89,14 @@ impl Store {
         let lock = ObjectLock::exclusive(&path)?;
         let existed = self.stored_layer(name).is_some();
         if !existed {
-            let source = open().map_err(crate::converter::ConvertError::Source)?;
-            self.convert_layer(name, size, source)?;
+            let made = open()
+                .map_err(|error| ConvertError::Source(error).into())
+                .and_then(|source| self.convert_layer(name, size, source));
+            if let Err(error) = made {
+                // There is nothing that the lock would be for.
+                lock.retire();
+                return Err(error);
+            }
         }
         let lock = lock.share()?;
         match self.stored_layer(name) {
@@ -118,6 +125,11 @@ impl Store {
             bytes_max: size.unwrap_or(u64::MAX),
         };
         let converted = self.converter.convert_layer(&mut source, &data, &index);
+        // The converter stops early at a fault. Only a fault in the right bytes is the image's, so the rest is looked at.
+        if matches!(converted, Err(ConvertError::Fault(_) | ConvertError::Died { .. })) {
+            // What stops this ends in the size or the digest being wrong.
+            let _ = io::copy(&mut source, &mut io::sink());
+        }
         let over_size = |found| AddLayerError::Size {
             digest: name.blob,
             wanted: size.unwrap_or(0),
@@ -126,14 +138,11 @@ impl Store {
         if source.bytes > source.bytes_max {
             return Err(over_size(source.bytes));
         }
-        // The converter may stop early at a fault; only a fault in the right bytes is the image's.
-        let converted = converted.map_err(|error| {
-            if error.is_no_space() {
-                self.no_space(size.unwrap_or(0)).into()
-            } else {
-                AddLayerError::from(error)
-            }
-        })?;
+        let converted = match converted {
+            Err(error) if error.is_no_space() => return Err(self.no_space(size.unwrap_or(0)).into()),
+            Err(error @ (ConvertError::Fault(_) | ConvertError::Died { .. })) => Err(error),
+            converted => Ok(converted?),
+        };
         if size.is_some_and(|size| size != source.bytes) {
             return Err(over_size(source.bytes));
         }
@@ -144,6 +153,7 @@ impl Store {
                 found,
             });
         }
+        let converted = converted?;
         if converted.diff_id != name.diff {
             return Err(AddLayerError::DiffId {
                 layer: name.blob,
