@@ -13,8 +13,9 @@ use capsid_vmm::Status;
 use capsid_vmm::config::{Config, VhostUserConfig, VhostUserDisk, VhostUserVsock};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
-use tokio::process::Child;
+use tokio::process::{Child, ChildStderr};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::kvm::{config_file, disk_config, last_status, vsock_config};
 use super::process::{HandedFiles, StartError, ended, spawn};
@@ -62,12 +63,14 @@ impl Accelerator for Emulate {
         );
         let sockets = Sockets::connect(parts.disks.len(), &mut files, &mut arguments)?;
         let (devices, status) = start_devices(parts.disks, parts.session, parts.control, sockets)?;
-        let qemu = spawn(&self.qemu, &arguments, files, Stdio::inherit())?;
+        let mut qemu = spawn(&self.qemu, &arguments, files, Stdio::piped())?;
+        // What QEMU says is a cause and not the user's output: it is told with the machine's end, or not at all.
+        let complaints = tokio::task::spawn_local(collect_complaints(qemu.stderr.take()));
         let (end_sender, end) = oneshot::channel();
         let (kill, killed) = oneshot::channel();
         tokio::task::spawn_local(async move {
             // The supervisor may be gone already: then nobody needs to know.
-            let _ = end_sender.send(watch(qemu, devices, status, our_console, killed).await);
+            let _ = end_sender.send(watch(qemu, devices, status, our_console, complaints, killed).await);
         });
         Ok(RunningMachine { end, kill })
     }
@@ -171,6 +174,7 @@ async fn watch(
     mut devices: Child,
     status: pipe::Receiver,
     console: UnixStream,
+    complaints: JoinHandle<String>,
     killed: oneshot::Receiver<()>,
 ) -> MachineEnd {
     let console = tokio::task::spawn_local(console::collect(console));
@@ -215,5 +219,17 @@ async fn watch(
             console,
         };
     }
-    ended(program, exit, console)
+    let mut end = ended(program, exit, console);
+    let complaints = complaints.await.unwrap_or_default();
+    if let Some(line) = complaints.lines().rev().find(|line| !line.trim().is_empty()) {
+        end.reason = format!("{}: {}", end.reason, line.trim());
+    }
+    end
+}
+
+async fn collect_complaints(stderr: Option<ChildStderr>) -> String {
+    match stderr {
+        Some(stderr) => console::collect(stderr).await,
+        None => String::new(),
+    }
 }

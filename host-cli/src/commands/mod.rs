@@ -60,7 +60,11 @@ fn pull_options(platform: Option<Platform>, registry: &RegistryArgs, settings: &
     }
 }
 
-/// An error and its causes on one line, each said once.
+/// Longest error that is told, bytes: a few lines of a terminal; what is cut off is the cause of causes.
+const ERROR_BYTES_MAX: usize = 4096;
+
+/// An error and its causes on one line, each said once. They may quote an image, a registry or the user: nothing in them
+/// reaches the terminal raw.
 pub(crate) fn describe(error: &anyhow::Error) -> String {
     let mut words: Vec<String> = Vec::new();
     for cause in error.chain() {
@@ -69,5 +73,5 @@ pub(crate) fn describe(error: &anyhow::Error) -> String {
             words.push(text);
         }
     }
-    words.join(": ")
+    capsid_image::printable(words.join(": ").as_bytes(), ERROR_BYTES_MAX)
 }
