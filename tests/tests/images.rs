@@ -80,7 +80,7 @@ fn a_registrys_wrong_password_is_one_clear_line() {
     capsid
         .call(["pull", &registry.reference("busybox")])
         .wait()
-        .exits(125)
+        .exits(1)
         .complains_in_one_line();
 }
 
