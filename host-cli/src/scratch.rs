@@ -49,13 +49,7 @@ pub(crate) fn create(data: &Path) -> Result<File, ScratchError> {
         folder: data.into(),
         source,
     };
-    let disk = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .custom_flags(libc::O_TMPFILE)
-        .open(data)
-        .map_err(failed)?;
+    let disk = tempfile::tempfile_in(data).map_err(failed)?;
     copy_sparse(&template, &disk).map_err(failed)?;
     Ok(disk)
 }
