@@ -6,8 +6,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 /// What docker's `--sig-proxy` forwards and a terminal or a supervisor may send. Not the ones that tell of this
-/// process's own life (`CHLD`, `PIPE`) or cannot be caught.
-const LISTENED: [i32; 11] = [
+/// process's own life (`CHLD`, `PIPE`), stop it for using a terminal that is another job's (`TTIN`, `TTOU`: the kernel
+/// repeats a caught one for ever) or cannot be caught.
+const LISTENED: [i32; 10] = [
     libc::SIGINT,
     libc::SIGTERM,
     libc::SIGHUP,
@@ -18,7 +19,6 @@ const LISTENED: [i32; 11] = [
     libc::SIGCONT,
     libc::SIGALRM,
     libc::SIGWINCH,
-    libc::SIGTTOU,
 ];
 
 /// Signals that arrived, in order.
@@ -29,7 +29,9 @@ impl Signals {
     /// Takes over the signals; must run inside a `LocalSet`.
     pub(crate) fn listen() -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel(LISTENED.len());
-        for number in LISTENED {
+        let ignored = ignored()?;
+        // What our caller has us ignore stays ignored: `nohup` does that, and a script's shell for `capsid run ... &`.
+        for number in LISTENED.into_iter().filter(|number| ignored & bit(*number) == 0) {
             let mut arrivals = signal(SignalKind::from_raw(number))?;
             let sender = sender.clone();
             tokio::task::spawn_local(async move {
@@ -55,5 +57,33 @@ impl Signals {
                 return number;
             }
         }
+    }
+}
+
+/// The signals that this process ignores, as `/proc/PID/status` has them: bit 0 is signal 1.
+fn ignored() -> io::Result<u64> {
+    Ok(ignored_in(&std::fs::read_to_string("/proc/self/status")?).unwrap_or(0))
+}
+
+fn ignored_in(status: &str) -> Option<u64> {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
+}
+
+fn bit(number: i32) -> u64 {
+    1 << (number - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ignored_signal_is_found() {
+        let status = "SigBlk:\t0000000000000004\nSigIgn:\t0000000000001001\n";
+        let ignored = ignored_in(status).unwrap();
+        assert_ne!(ignored & bit(libc::SIGHUP), 0);
+        assert_ne!(ignored & bit(libc::SIGPIPE), 0);
+        assert_eq!(ignored & bit(libc::SIGTERM), 0);
     }
 }

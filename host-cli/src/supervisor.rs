@@ -12,7 +12,7 @@ use capsid_protocol::message::{agent_message, host_message};
 use capsid_protocol::{ContainerSpec, Failed, Resize, Signal, Stage, Start, Stopped};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::accelerator::{Accelerator, MachineEnd, MachineParts, RunningMachine, StartError};
 use crate::session::{Session, SessionError};
@@ -26,8 +26,11 @@ use crate::timings::Timings;
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// From Create to Started: disks mounted, program executed.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// How many Ctrl-C end the pod when the container does not care.
+/// How many SIGINT and SIGTERM end the pod when the container does not care: docker's client counts to three as well.
 const INTERRUPTIONS_MAX: u32 = 3;
+/// How long a container may go on after its user's terminal is gone: what `docker stop` grants. Nobody could reach it
+/// afterwards.
+const HANG_UP_GRACE: Duration = Duration::from_secs(10);
 
 /// Why a container did not run to its end.
 #[derive(Debug, thiserror::Error)]
@@ -209,6 +212,7 @@ impl Container {
         // The terminal may have been resized while the machine booted.
         self.resize().await?;
         let mut interruptions = 0;
+        let mut hung_up = None;
         let stopped = loop {
             tokio::select! {
                 message = self.session.receiver.receive() => match message? {
@@ -218,11 +222,15 @@ impl Container {
                 },
                 number = signals.next() => {
                     interruptions += u32::from(matches!(number, libc::SIGINT | libc::SIGTERM));
-                    if interruptions > INTERRUPTIONS_MAX && !self.terminal {
+                    if interruptions >= INTERRUPTIONS_MAX {
                         return Err(PodError::Interrupted(number));
+                    }
+                    if number == libc::SIGHUP {
+                        hung_up.get_or_insert_with(|| Instant::now() + HANG_UP_GRACE);
                     }
                     self.forward(number).await?;
                 }
+                () = until(hung_up) => return Err(PodError::Interrupted(libc::SIGHUP)),
             }
         };
         for output in std::mem::take(&mut self.outputs) {
@@ -256,6 +264,14 @@ impl Container {
             columns: size.columns,
         };
         Ok(self.session.sender.send(host_message::Kind::Resize(resize)).await?)
+    }
+}
+
+/// Waits for a moment that may never come.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 
