@@ -19,6 +19,8 @@ use crate::sys;
 pub struct Terminal {
     master: File,
     slave: OwnedFd,
+    /// Its mode before the program.
+    cooked: Termios,
     child: Child,
     screen: Arc<Mutex<Vec<u8>>>,
     /// What [`Terminal::expect`] has already found lies before this.
@@ -31,6 +33,7 @@ impl Terminal {
         let pair = nix::pty::openpty(None, None).expect("a pseudo terminal");
         let master = File::from(pair.master);
         sys::set_window_size(&master, 24, 80).expect("a terminal");
+        let cooked = mode(&pair.slave);
         let end = || pair.slave.try_clone().expect("a descriptor");
         let (stdin, stdout, stderr) = (end(), end(), end());
         let child = invocation.spawn_with(|command| {
@@ -42,6 +45,7 @@ impl Terminal {
         Self {
             master,
             slave: pair.slave,
+            cooked,
             child,
             screen,
             seen: 0,
@@ -83,9 +87,9 @@ impl Terminal {
         String::from_utf8_lossy(&self.screen.lock().expect("a reader that does not panic")).into_owned()
     }
 
-    /// The terminal's mode, as the shell that started the program would find it.
-    pub fn mode(&self) -> Termios {
-        tcgetattr(self.slave.as_fd()).expect("a terminal")
+    /// Whether the terminal's mode is what it was before the program: what the shell that started it would find.
+    pub fn is_cooked(&self) -> bool {
+        mode(&self.slave) == self.cooked
     }
 
     /// Process id of the program.
@@ -104,6 +108,10 @@ impl Terminal {
             )
         })
     }
+}
+
+fn mode(terminal: &OwnedFd) -> Termios {
+    tcgetattr(terminal.as_fd()).expect("a terminal")
 }
 
 impl Drop for Terminal {

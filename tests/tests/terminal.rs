@@ -3,11 +3,13 @@
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
 
-use std::os::unix::process::ExitStatusExt;
 use std::thread;
 use std::time::Duration;
 
+use capsid_tests::resident::descendants;
 use capsid_tests::{Capsid, Terminal, TestImage};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 #[test]
 fn the_container_has_a_terminal_of_the_callers_size() {
@@ -79,32 +81,78 @@ fn python_edits_its_line() {
 fn the_terminals_mode_is_restored_at_the_end() {
     let capsid = Capsid::with_busybox();
     let mut terminal = Terminal::start(capsid.run_call(["-it", "busybox", "sh"]));
-    let before = terminal.mode();
     terminal.expect("#");
-    assert_ne!(
-        terminal.mode().local_flags,
-        before.local_flags,
-        "raw while the container runs"
-    );
+    assert!(!terminal.is_cooked(), "raw while the container runs");
     terminal.send("exit\n");
     terminal.wait();
-    assert_eq!(terminal.mode(), before);
+    assert!(terminal.is_cooked());
 }
 
 #[test]
-fn the_terminals_mode_is_restored_when_capsid_is_terminated() {
+fn control_z_suspends_a_job_of_the_containers_shell() {
     let capsid = Capsid::with_busybox();
-    let mut terminal = Terminal::start(capsid.run_call(["-it", "busybox", "sleep", "600"]));
-    let before = terminal.mode();
-    while terminal.mode().local_flags == before.local_flags {
-        thread::sleep(Duration::from_millis(20));
+    let mut terminal = Terminal::start(capsid.run_call(["-it", "busybox", "sh"]));
+    terminal.expect("#");
+    terminal.send("sleep 600\n");
+    thread::sleep(Duration::from_millis(500));
+    terminal.send([26]);
+    terminal.expect("Stopped");
+    terminal.send("kill -9 %1; wait\n");
+    terminal.expect("Killed");
+    terminal.send("exit 4\n");
+    assert_eq!(terminal.wait().code(), Some(4));
+}
+
+/// A container that is its pod's only program and sleeps, once it has the terminal.
+fn sleeper(capsid: &Capsid, flags: &[&str]) -> Terminal {
+    let command = ["-it", "busybox", "sh", "-c", "echo ready; exec sleep 600"];
+    let mut terminal = Terminal::start(capsid.run_call(flags.iter().chain(&command)));
+    terminal.expect("ready");
+    terminal
+}
+
+fn signal(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+}
+
+#[test]
+fn the_terminals_mode_is_restored_when_the_container_is_terminated() {
+    let capsid = Capsid::with_busybox();
+    let mut terminal = sleeper(&capsid, &["--init"]);
+    signal(terminal.pid(), Signal::SIGTERM);
+    assert_eq!(terminal.wait().code(), Some(143));
+    assert!(terminal.is_cooked());
+}
+
+/// The first process of a container ignores signals that it has no handler for; docker's client counts to three.
+#[test]
+fn a_third_termination_is_not_ignored() {
+    let capsid = Capsid::with_busybox();
+    let mut terminal = sleeper(&capsid, &[]);
+    for _ in 0..3 {
+        signal(terminal.pid(), Signal::SIGTERM);
+        thread::sleep(Duration::from_millis(200));
     }
-    thread::sleep(Duration::from_secs(2));
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(terminal.pid()).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-    let status = terminal.wait();
-    assert!(status.code() == Some(143) || status.signal() == Some(15), "{status}");
-    assert_eq!(terminal.mode(), before);
+    assert_eq!(terminal.wait().code(), Some(143));
+    assert!(terminal.is_cooked());
+}
+
+#[test]
+fn a_hang_up_ends_a_container_that_does_not_care() {
+    let capsid = Capsid::with_busybox();
+    let mut terminal = sleeper(&capsid, &[]);
+    signal(terminal.pid(), Signal::SIGHUP);
+    assert_eq!(terminal.wait().code(), Some(129));
+}
+
+#[test]
+fn the_terminals_mode_is_restored_when_the_machine_is_killed() {
+    let capsid = Capsid::with_busybox();
+    let mut terminal = sleeper(&capsid, &[]);
+    let helpers = descendants(terminal.pid());
+    signal(helpers[0].pid, Signal::SIGKILL);
+    assert!(!terminal.wait().success());
+    assert!(terminal.is_cooked());
 }
 
 #[test]
