@@ -1,4 +1,7 @@
 //! Directories below `tmp` in which objects are made. Removed by their maker, or by whoever finds the maker dead.
+//!
+//! `tmp` itself is the gate: locked shared while a workspace is made and its own lock not yet taken, exclusively while dead
+//! ones are removed.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -6,12 +9,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
-use super::lock::{ObjectLock, same_file};
+use super::lock::same_file;
 use super::{Store, StoreError};
-
-/// Held shared while a workspace is made and its own lock not yet taken, exclusively while dead ones are removed.
-const GATE: &str = "workspaces";
 
 /// A directory of our own in `tmp`.
 #[derive(Debug)]
@@ -48,13 +49,18 @@ impl Drop for Workspace {
 
 impl Store {
     pub(crate) fn workspace(&self) -> Result<Workspace, StoreError> {
-        let _gate = ObjectLock::shared(&self.lock_path(GATE))?;
         let tmp = self.root.join("tmp");
         let create_error = |source| StoreError::File {
             action: "create a directory in",
             path: tmp.clone(),
             source,
         };
+        let gate = File::open(&tmp).map_err(create_error)?;
+        while let Err(errno) = flock(&gate, FlockOperation::LockShared) {
+            if errno != Errno::INTR {
+                return Err(create_error(errno.into()));
+            }
+        }
         let mut random = [0; 8];
         loop {
             rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
@@ -84,9 +90,10 @@ impl Store {
             return Ok(());
         }
         // If one is being made right now, the next opening cleans up.
-        let Some(_gate) = ObjectLock::try_exclusive(&self.lock_path(GATE))? else {
+        let gate = File::open(&tmp).map_err(remove_error)?;
+        if flock(&gate, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Ok(());
-        };
+        }
         for entry in entries {
             let path = entry.map_err(remove_error)?.path();
             let Ok(directory) = File::open(&path) else { continue };
