@@ -23,6 +23,7 @@ pub mod invocation;
 pub mod layer;
 pub mod parts;
 pub mod registry;
+pub mod requirement;
 pub mod resident;
 pub mod stream;
 pub mod sys;
