@@ -79,7 +79,7 @@ fn a_fork_bomb_is_stopped() {
 }
 
 #[test]
-fn a_full_scratch_disk_is_the_containers_problem() {
+fn a_full_tmpfs_is_the_containers_problem() {
     let capsid = Capsid::with_busybox();
     let mebibytes = workload(64).to_string();
     let count = format!("count={mebibytes}");
