@@ -97,8 +97,10 @@ fn control_z_suspends_a_job_of_the_containers_shell() {
     thread::sleep(Duration::from_millis(500));
     terminal.send([26]);
     terminal.expect("Stopped");
-    terminal.send("kill -9 %1; wait\n");
-    terminal.expect("Killed");
+    terminal.send("fg\n");
+    thread::sleep(Duration::from_millis(500));
+    terminal.send([3]);
+    thread::sleep(Duration::from_millis(200));
     terminal.send("exit 4\n");
     assert_eq!(terminal.wait().code(), Some(4));
 }
