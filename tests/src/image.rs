@@ -178,14 +178,18 @@ impl OciLayout {
     }
 
     /// Writes these bytes as the manifest, JSON or not, and an index that names it.
-    pub fn seal_bytes(mut self, manifest: &[u8], name: &str) -> Self {
+    pub fn seal_bytes(self, manifest: &[u8], name: &str) -> Self {
+        self.seal_as(manifest, "application/vnd.oci.image.manifest.v1+json", name)
+    }
+
+    fn seal_as(mut self, manifest: &[u8], media_type: &str, name: &str) -> Self {
         self.manifest_digest = format!("sha256:{}", sha256_hex(manifest));
         fs::write(self.blob(&self.manifest_digest), manifest).expect("a writable folder");
         let index = json!({
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.index.v1+json",
             "manifests": [{
-                "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                "mediaType": media_type,
                 "digest": self.manifest_digest,
                 "size": manifest.len(),
                 // Both in use: the short one by the specification, the long one by containerd and docker.
@@ -199,6 +203,32 @@ impl OciLayout {
         .expect("a writable folder");
         fs::write(self.folder.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#).expect("a writable folder");
         self
+    }
+
+    /// Adds the image of another layout, for another architecture, and makes the name lead to an index of both.
+    pub fn join(self, architecture: &str, other: &Self, other_architecture: &str, name: &str) -> Self {
+        for blob in fs::read_dir(other.folder.join("blobs/sha256")).expect("a layout") {
+            let path = blob.expect("a layout").path();
+            let target = self.folder.join("blobs/sha256").join(path.file_name().expect("a file"));
+            fs::copy(&path, target).expect("a writable folder");
+        }
+        let entry = |layout: &Self, architecture: &str| {
+            let size = fs::metadata(self.blob(&layout.manifest_digest)).expect("a blob").len();
+            json!({
+                "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                "digest": layout.manifest_digest,
+                "size": size,
+                "platform": {"os": "linux", "architecture": architecture},
+            })
+        };
+        let index_type = "application/vnd.oci.image.index.v1+json";
+        let index = serde_json::to_vec(&json!({
+            "schemaVersion": 2,
+            "mediaType": index_type,
+            "manifests": [entry(other, other_architecture), entry(&self, architecture)],
+        }))
+        .expect("JSON");
+        self.seal_as(&index, index_type, name)
     }
 
     /// Replaces layer `index` by these bytes and names them truly: only what is in them is wrong.

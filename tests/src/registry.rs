@@ -68,10 +68,16 @@ impl Registry {
         store.join(&hexadecimal[..2]).join(hexadecimal).join("data")
     }
 
-    /// Copies an image into it with skopeo, from any of skopeo's transports, as `NAME`.
+    /// Copies an image into it with skopeo, from any of skopeo's transports, as `NAME`; an index with all its images.
     pub fn push(&self, source: &str, name: &str) {
         let output = Command::new("skopeo")
-            .args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"])
+            .args([
+                "--insecure-policy",
+                "copy",
+                "--all",
+                "--quiet",
+                "--dest-tls-verify=false",
+            ])
             .args(["--dest-creds", &format!("{USER}:{PASSWORD}"), source])
             .arg(format!("docker://{}", self.reference(name)))
             .output()

@@ -124,6 +124,67 @@ fn every_form_of_an_image_loads() {
     }
 }
 
+/// Since version 25 docker writes an OCI layout with its own `manifest.json` beside it, and the tags in that alone.
+#[test]
+fn an_archive_of_both_kinds_loads() {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = TestImage::Busybox.build().write_oci_layout(folder.path(), "only-a-tag");
+    let path = |digest: &serde_json::Value| format!("blobs/{}", digest.as_str().unwrap().replace(':', "/"));
+    let manifest = serde_json::json!([{
+        "Config": path(&layout.manifest["config"]["digest"]),
+        "RepoTags": ["both:1", "again:2"],
+        "Layers": [path(&layout.manifest["layers"][0]["digest"])],
+    }]);
+    fs::write(folder.path().join("manifest.json"), manifest.to_string()).unwrap();
+    let archive = folder.path().join("both.tar");
+    let words = ["-C", folder.path().to_str().unwrap(), "-cf", archive.to_str().unwrap()];
+    let members = ["oci-layout", "index.json", "manifest.json", "blobs"];
+    Invocation::new("tar", words.into_iter().chain(members))
+        .wait()
+        .succeeds();
+    let capsid = Capsid::empty();
+    let loaded = capsid.load(&archive).succeeds().text();
+    for name in ["both:1", "again:2"] {
+        assert!(loaded.contains(name), "{loaded}");
+        capsid.run([name, "echo", "loaded"]).succeeds().prints("loaded\n");
+    }
+}
+
+#[test]
+fn an_index_in_a_registry_leads_to_the_image_for_a_platform() {
+    let (capsid, registry) = (Capsid::empty(), Registry::start());
+    let folder = tempfile::tempdir().unwrap();
+    let arm = ImageBuilder::new()
+        .layer(Layer::new().file("for", "arm64").finish())
+        .architecture("arm64")
+        .write_oci_layout(&folder.path().join("arm"), "unused:1");
+    let layout = folder.path().join("both");
+    TestImage::Busybox
+        .build()
+        .write_oci_layout(&layout, "unused:1")
+        .join("amd64", &arm, "arm64", "both:1");
+    registry.push(&format!("oci:{}:both:1", layout.display()), "both:1");
+    registry.introduce(&capsid);
+    let name = registry.reference("both:1");
+    capsid.run([&name, "echo", "ours"]).succeeds().prints("ours\n");
+    let architecture = || {
+        let inspected = capsid.call(["image", "inspect", &name]).wait().succeeds().json();
+        inspected[0]["Architecture"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(architecture(), "amd64");
+    capsid
+        .call(["pull", "--platform", "linux/arm64", &name])
+        .wait()
+        .succeeds();
+    assert_eq!(architecture(), "arm64");
+    let refusal = capsid
+        .call(["pull", "--platform", "linux/s390x", &name])
+        .wait()
+        .exits(1);
+    refusal.complains("s390x").complains("amd64").complains_in_one_line();
+    assert_eq!(architecture(), "arm64");
+}
+
 #[test]
 fn a_load_from_stdin_works() {
     let capsid = Capsid::empty();
