@@ -1,5 +1,6 @@
 //! `capsid image inspect`.
 
+use anyhow::anyhow;
 use capsid_image::Image;
 use serde_json::{Value, json};
 
@@ -15,7 +16,7 @@ pub(crate) fn run(context: Context, args: &InspectArgs) -> anyhow::Result<u8> {
         match store.find(name)? {
             Some(image) => found.push(describe(&image)),
             None => {
-                eprintln!("capsid: no such image: {name}");
+                eprintln!("capsid: {}", super::describe(&anyhow!("no such image: {name}")));
                 code = 1;
             }
         }
@@ -29,7 +30,7 @@ fn describe(image: &Image) -> Value {
     json!({
         "Id": image.id.to_string(),
         "RepoTags": image.references.iter().filter(|r| r.tag().is_some()).map(ToString::to_string).collect::<Vec<_>>(),
-        "RepoDigests": image.references.iter().map(|r| format!("{}@{}", r.familiar_name(), image.manifest)).collect::<Vec<_>>(),
+        "RepoDigests": image.references.iter().filter(|r| r.digest().is_some()).map(ToString::to_string).collect::<Vec<_>>(),
         "Created": config.created,
         "Architecture": config.platform.architecture,
         "Os": config.platform.os,
