@@ -37,8 +37,8 @@ pub(crate) struct StreamOpener {
     pub container: String,
 }
 
-/// Ends when the container's output is all written.
-pub(crate) type Drained = oneshot::Receiver<()>;
+/// Ends when the container's output is all written, or cannot be.
+pub(crate) type Drained = oneshot::Receiver<io::Result<()>>;
 
 impl StreamOpener {
     fn open(&self, kind: StreamKind) -> Result<UnixStream, StreamError> {
@@ -103,8 +103,13 @@ fn feed(mut to: UnixStream) -> io::Result<()> {
 /// The container's output to the user. When the user no longer reads, the container is told by a broken pipe.
 fn drain(mut from: UnixStream, mut to: File) -> io::Result<()> {
     let copied = copy(&mut from, &mut to);
-    from.shutdown(Shutdown::Both)?;
-    copied
+    // Fails when the guest has closed it already.
+    let _ = from.shutdown(Shutdown::Both);
+    match copied {
+        // A closed pipe or terminal is the user's choice.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EPIPE | libc::EIO)) => Ok(()),
+        copied => copied,
+    }
 }
 
 /// `io::copy` for a destination that may be non-blocking: a shell may have left our stdout so.
@@ -152,9 +157,8 @@ fn own(fd: std::os::fd::BorrowedFd<'_>) -> Result<File, StreamError> {
 fn pump(name: &str, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<Drained, StreamError> {
     let (done, drained) = oneshot::channel();
     let body = move || {
-        // A broken pipe on the user's side is the user's choice, told to the container by the closed stream.
-        let _ = work();
-        let _ = done.send(());
+        // Nobody asks for the end of an input: the container closes it when it likes.
+        let _ = done.send(work());
     };
     thread::Builder::new()
         .name(name.into())

@@ -47,6 +47,8 @@ pub(crate) enum PodError {
     Session(#[from] SessionError),
     #[error("cannot attach the container's streams")]
     Streams(#[from] StreamError),
+    #[error("cannot write the container's output")]
+    Output(#[source] std::io::Error),
     #[error("cannot set the terminal to raw mode")]
     Terminal(#[source] std::io::Error),
     #[error("the machine ended: {}", .end.reason)]
@@ -235,7 +237,8 @@ impl Container {
         };
         for output in std::mem::take(&mut self.outputs) {
             tokio::select! {
-                _ = output => {}
+                // A thread that ended without a word has nothing left to write.
+                written = output => written.unwrap_or(Ok(())).map_err(PodError::Output)?,
                 number = signals.interruption() => return Err(PodError::Interrupted(number)),
             }
         }
