@@ -301,6 +301,36 @@ fn every_attack_of_the_probe_is_tested() {
     );
 }
 
+/// The attacks can tell: each of these succeeds where its wall is taken down.
+#[test]
+fn attacks_succeed_without_walls() {
+    let attacks = [
+        "open-block-devices",
+        "open-memory-devices",
+        "open-console",
+        "bpf",
+        "perf-events",
+        "keyrings",
+        "kernel-log",
+        "set-clock",
+        "write-kernel-parameters",
+        "write-sysfs",
+        "mount",
+        "mount-new-api",
+        "user-namespace",
+        "set-hostname",
+        "read-masked-files",
+        "leave-cgroup",
+        "join-namespaces",
+    ];
+    let script: String = attacks
+        .iter()
+        .map(|name| format!("/probe attack {name} > /dev/null; [ $? = 1 ] && echo {name};"))
+        .collect();
+    let outcome = Capsid::with_probe().run(["--privileged", "probe", "sh", "-c", &script]);
+    assert_eq!(outcome.text().lines().collect::<Vec<_>>(), attacks, "{outcome}");
+}
+
 /// What holds when the container owns its machine: the host's file of the image, the host's ports, the agent.
 #[test]
 fn privileged_does_not_write_the_images_disk() {
