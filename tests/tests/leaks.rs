@@ -46,7 +46,7 @@ fn concurrent_runs_leak_nothing_and_all_succeed() {
     thread::scope(|scope| {
         for number in 0..count(
             "CAPSID_CONCURRENT_RUNS",
-            if capsid_tests::parts::in_lab() { 4 } else { 20 },
+            if capsid_tests::parts::in_lab() { 4 } else { 8 },
         ) {
             let capsid = &capsid;
             scope.spawn(move || {
