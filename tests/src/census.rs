@@ -94,9 +94,10 @@ fn named_after_capsid(folder: &str, what: &str) -> Vec<String> {
     let names = entries
         .flatten()
         .map(|entry| entry.file_name().to_string_lossy().into_owned());
-    // Test folders of executables that run beside this one come and go.
+    // Folders of other tests and of a lab that run beside this one come and go.
+    let others = ["capsid-test-", "capsid-registry-", "capsid-lab."];
     names
-        .filter(|name| is_ours(name) && !name.starts_with("capsid-test-") && !name.starts_with("capsid-registry-"))
+        .filter(|name| is_ours(name) && !others.iter().any(|other| name.starts_with(other)))
         .map(|name| format!("{what} {folder}/{name}"))
         .collect()
 }
