@@ -2,11 +2,10 @@
 //! the same program that runs machines on KVM, so that each device has one implementation. QEMU's authors do not
 //! call TCG a security boundary (docs/system/security.rst): the caller warns.
 
-use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use capsid_vmm::Status;
@@ -51,7 +50,7 @@ impl Accelerator for Emulate {
 
     fn start(&self, parts: MachineParts) -> Result<RunningMachine, StartError> {
         let (our_console, qemu_console) = StdStream::pair().map_err(StartError::Socket)?;
-        our_console.shutdown(Shutdown::Write).map_err(StartError::Socket)?;
+        // Never written to, but not shut down either: QEMU takes that for a hang-up and drops the guest's output.
         our_console.set_nonblocking(true).map_err(StartError::Socket)?;
         let our_console = UnixStream::from_std(our_console).map_err(StartError::Socket)?;
         let mut files = HandedFiles::default();
@@ -181,7 +180,14 @@ async fn watch(
     let mut last_words = tokio::task::spawn_local(last_status(status));
     let (program, exit) = tokio::select! {
         exit = qemu.wait() => ("QEMU", Some(exit)),
-        exit = devices.wait() => ("the device process", Some(exit)),
+        exit = devices.wait() => {
+            // The devices end well once QEMU has hung up: its own end is near, and tells more.
+            let hung_up = exit.as_ref().is_ok_and(ExitStatus::success);
+            match tokio::time::timeout(LAST_WORDS, qemu.wait()).await {
+                Ok(exit) if hung_up => ("QEMU", Some(exit)),
+                _ => ("the device process", Some(exit)),
+            }
+        }
         _ = killed => ("", None),
     };
     // Failing to kill means that it has ended.

@@ -21,7 +21,7 @@ use crate::settings::Settings;
 use crate::signals::Signals;
 use crate::supervisor::{self, PodError, Sockets};
 use crate::timings::Timings;
-use crate::{initramfs, parts, scratch, session, settings, terminal};
+use crate::{console, initramfs, parts, scratch, session, settings, terminal};
 
 /// Largest `--env-file` and seccomp profile, bytes: the spec that carries them is at most 4 MiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -121,9 +121,13 @@ async fn run_pod(
     Ok(stopped?)
 }
 
+/// What to show of a console: from the kernel's last words on when it said any, else the last lines.
 fn last_lines(console: &str) -> impl Iterator<Item = &str> {
+    const LINES_MAX: usize = 12;
     let lines: Vec<&str> = console.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines.into_iter().rev().take(12).collect::<Vec<_>>().into_iter().rev()
+    let panicked = lines.iter().position(|line| console::tells_panic(line));
+    let first = panicked.unwrap_or_else(|| lines.len().saturating_sub(LINES_MAX));
+    lines.into_iter().skip(first).take(LINES_MAX)
 }
 
 /// The container's status as this process's exit code.
