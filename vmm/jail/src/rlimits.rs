@@ -6,7 +6,7 @@ pub use nix::sys::resource::Resource;
 
 use crate::JailError;
 
-/// A limit that both the soft and the hard value are lowered to, in the resource's own unit.
+/// A limit that the soft and the hard value are each lowered to, in the resource's own unit.
 #[derive(Debug, Clone, Copy)]
 pub struct Rlimit {
     /// What is limited.
@@ -37,16 +37,15 @@ pub(crate) const ALWAYS: &[Rlimit] = &[
     },
 ];
 
-/// Lowers the limits; one that is lower already stays.
+/// Lowers the limits; a soft or hard value that is lower already stays.
 pub(crate) fn lower(limits: &[Rlimit]) -> Result<(), JailError> {
     for limit in limits {
         let fail = |errno: nix::Error| JailError::Rlimit {
             resource: name(limit.resource),
             source: errno.into(),
         };
-        let (_, hard) = getrlimit(limit.resource).map_err(fail)?;
-        let most = hard.min(limit.most);
-        setrlimit(limit.resource, most, most).map_err(fail)?;
+        let (soft, hard) = getrlimit(limit.resource).map_err(fail)?;
+        setrlimit(limit.resource, soft.min(limit.most), hard.min(limit.most)).map_err(fail)?;
     }
     Ok(())
 }
@@ -64,5 +63,28 @@ fn name(resource: Resource) -> &'static str {
         Resource::RLIMIT_NPROC => "NPROC",
         Resource::RLIMIT_RTPRIO => "RTPRIO",
         _ => "resource",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pending signals: a limit that nothing else in this process notices, lowered for good.
+    const RESOURCE: Resource = Resource::RLIMIT_SIGPENDING;
+
+    #[test]
+    fn a_soft_limit_is_never_raised() {
+        let (_, hard) = getrlimit(RESOURCE).unwrap();
+        let (soft, hard) = (hard.min(200), hard.min(1000));
+        setrlimit(RESOURCE, soft, hard).unwrap();
+        let lowered_to = |most| {
+            let resource = RESOURCE;
+            lower(&[Rlimit { resource, most }]).unwrap();
+            getrlimit(resource).unwrap()
+        };
+        assert_eq!(lowered_to(u64::MAX), (soft, hard));
+        assert_eq!(lowered_to(hard / 2), (soft.min(hard / 2), hard / 2));
+        assert_eq!(lowered_to(100), (100.min(soft), 100.min(hard)));
     }
 }
