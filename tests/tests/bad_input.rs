@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use capsid_tests::image::{Compression, gzip};
 use capsid_tests::layer::Entry;
+use capsid_tests::requirement::skip;
 use capsid_tests::{Capsid, ImageBuilder, Layer, Outcome, Registry};
 use serde_json::json;
 use tar::EntryType;
@@ -287,7 +288,7 @@ fn a_device_number_or_type_that_is_none() {
 #[test]
 fn a_bomb() {
     if capsid_tests::parts::in_lab() {
-        return;
+        return skip("a_bomb", "the lab's disk is memory");
     }
     let capsid = Capsid::with_busybox();
     let folder = tempfile::tempdir().unwrap();
@@ -491,14 +492,15 @@ fn a_store_that_cannot_be_written() {
 
 #[test]
 fn no_permission_for_kvm() {
+    const TEST: &str = "no_permission_for_kvm";
     if !nix::unistd::geteuid().is_root() {
-        return;
+        return skip(TEST, "only root can become somebody without permission");
     }
     let capsid = Capsid::empty();
     // `nobody` may use none of this host's devices of root's.
     let mode = fs::metadata("/dev/kvm").map(|metadata| metadata.permissions().mode() & 0o006);
     if mode.is_ok_and(|bits| bits != 0) {
-        return;
+        return skip(TEST, "everybody may use /dev/kvm here");
     }
     let everything = fs::Permissions::from_mode(0o777);
     for name in ["", "data", "run", "home", "tmp"] {
