@@ -90,8 +90,9 @@ bench: deps-test build build-tests kernel ## Figures as ratios within one run: a
 	$(RELEASE)/capsid-bench --output $(TARGET)/bench.json
 
 .PHONY: soak
-soak: deps-test build build-tests kernel ## Leak tests at full size: RUNS sequential runs
-	CAPSID_SOAK_RUNS=$(or $(RUNS),200) $(CARGO) test --locked -p capsid-tests --test leaks -- --nocapture
+soak: deps-test build build-tests kernel ## Leak and stream tests at full size: RUNS sequential runs
+	CAPSID_SOAK_RUNS=$(or $(RUNS),200) CAPSID_STREAM_MIB=1024 CAPSID_CONCURRENT_RUNS=20 CAPSID_KILL_MOMENTS=40 \
+		$(CARGO) test --locked -p capsid-tests --test leaks --test streams -- --nocapture
 
 .PHONY: fuzz
 fuzz: build-tests ## Random input against the parsers of hostile bytes, SECONDS_EACH seconds each
