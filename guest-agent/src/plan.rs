@@ -112,6 +112,7 @@ fn mount_step(mount: &Mount) -> Option<Step> {
         ),
         Source::Mqueue(_) => ("mqueue", vec![], false),
         Source::Tmpfs(tmpfs) => ("tmpfs", tmpfs_options(tmpfs), tmpfs.populate),
+        Source::Volume(_) => return None,
     };
     let mut attributes = 0;
     for (wanted, bit) in [

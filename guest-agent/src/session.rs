@@ -186,7 +186,8 @@ fn serve(session: &Arc<Session>, host: &mut VsockStream) -> Result<(), SessionEr
             }
             Some(Intent::Shutdown(_)) => return Ok(()),
             // Versions are equal, so these are the host's mistakes; nothing in them can be wanted.
-            Some(Intent::Hello(_)) | None => log::warn("ignoring an unexpected message of the host"),
+            Some(Intent::Hello(_) | Intent::Freeze(_) | Intent::Measure(_) | Intent::List(_) | Intent::Update(_))
+            | None => log::warn("ignoring an unexpected message of the host"),
         }
     }
 }

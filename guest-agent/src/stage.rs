@@ -14,7 +14,8 @@ use std::path::Path;
 use capsid_protocol::message::agent_message::Kind as Report;
 use capsid_protocol::message::host_message::Kind as HostKind;
 use capsid_protocol::{
-    AgentMessage, ContainerSpec, Created, Failed, FrameError, HostMessage, Stage, frame, read_frame, write_frame,
+    AgentMessage, ContainerSpec, Created, Failed, FrameError, HostMessage, Request, Stage, frame, read_frame,
+    write_frame,
 };
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -176,6 +177,7 @@ pub(crate) fn failed(id: &str, stage: Stage, error: &(dyn std::error::Error + 's
         stage: stage as i32,
         errno,
         message: log::chain(error),
+        request: Request::Run as i32,
     }
 }
 

@@ -19,11 +19,15 @@
 //!   │ ◄── Started | Failed ───────────────── │
 //!   │ ── Signal, Resize ──────────────────►  │
 //!   │ ◄── Stopped{status} ────────────────── │   after every stream is drained
+//!   │ ── Freeze, Measure, List, Update ───►  │   at any time of a container's life
+//!   │ ◄── Frozen, Measured, … | Failed ───── │   one answer each, in their order
 //!   │ ── Shutdown ────────────────────────►  │   disks unmounted, machine off
 //! ```
 //!
-//! The host may send `Create`, connect the streams and send `Start` without waiting in between. Messages state
-//! intent, not system calls. Types only: no sockets, no unsafe. To the host, every agent frame is hostile.
+//! The host may send `Create`, connect the streams and send `Start` without waiting in between. A spec that joins a
+//! running container (`exec`) lives the same life under an id of its own; what joined a container ends with it.
+//! `Signal`, `Resize` and `Start` have no answer: they may cross the end of a container, and do nothing then.
+//! Messages state intent, not system calls. Types only: no sockets, no unsafe. To the host, every agent frame is hostile.
 
 #![forbid(unsafe_code)]
 
@@ -33,8 +37,8 @@ pub mod spec;
 
 pub use frame::{FrameError, read_frame, write_frame};
 pub use message::{
-    AgentMessage, Created, Failed, Hello, HostMessage, Resize, Signal, Stage, Start, Started, Stopped, StreamHello,
-    StreamKind,
+    AgentMessage, Created, Failed, Freeze, Frozen, Hello, HostMessage, List, Listed, Measure, Measured, Process,
+    Request, Resize, Signal, Stage, Start, Started, Stopped, StreamHello, StreamKind, Update, Updated,
 };
 pub use spec::ContainerSpec;
 

@@ -2,13 +2,13 @@
 
 use prost::{Enumeration, Message, Oneof};
 
-use crate::spec::ContainerSpec;
+use crate::spec::{ContainerSpec, Limits};
 
 /// From host to agent.
 #[derive(Clone, PartialEq, Message)]
 pub struct HostMessage {
     /// What is said; absent means a message newer than this build.
-    #[prost(oneof = "host_message::Kind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "host_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub kind: Option<host_message::Kind>,
 }
 
@@ -37,6 +37,18 @@ pub mod host_message {
         /// Stop what still runs, unmount, turn the machine off.
         #[prost(message, tag = "6")]
         Shutdown(super::Shutdown),
+        /// Stop or resume every process of a container.
+        #[prost(message, tag = "7")]
+        Freeze(super::Freeze),
+        /// Tell what a container uses.
+        #[prost(message, tag = "8")]
+        Measure(super::Measure),
+        /// Tell the processes of a container.
+        #[prost(message, tag = "9")]
+        List(super::List),
+        /// Change the limits of a container.
+        #[prost(message, tag = "10")]
+        Update(super::Update),
     }
 }
 
@@ -44,7 +56,7 @@ pub mod host_message {
 #[derive(Clone, PartialEq, Message)]
 pub struct AgentMessage {
     /// What is said; absent means a message newer than this build.
-    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub kind: Option<agent_message::Kind>,
 }
 
@@ -64,12 +76,24 @@ pub mod agent_message {
         /// The container's program runs: `execve` succeeded.
         #[prost(message, tag = "3")]
         Started(super::Started),
-        /// Create or start failed; the container is gone.
+        /// A request failed; after `Create` or `Start` the container is gone.
         #[prost(message, tag = "4")]
         Failed(super::Failed),
         /// The container ended and its output is drained.
         #[prost(message, tag = "5")]
         Stopped(super::Stopped),
+        /// Answer to `Freeze`: the container's processes are all in the state asked for.
+        #[prost(message, tag = "6")]
+        Frozen(super::Frozen),
+        /// Answer to `Measure`.
+        #[prost(message, tag = "7")]
+        Measured(super::Measured),
+        /// Answer to `List`.
+        #[prost(message, tag = "8")]
+        Listed(super::Listed),
+        /// Answer to `Update`: the limits hold.
+        #[prost(message, tag = "9")]
+        Updated(super::Updated),
     }
 }
 
@@ -133,6 +157,44 @@ pub struct Resize {
 #[derive(Clone, PartialEq, Message)]
 pub struct Shutdown {}
 
+/// Stops (`pause`) or resumes (`unpause`) every process of a container, those that joined it included.
+#[derive(Clone, PartialEq, Message)]
+pub struct Freeze {
+    /// Container id.
+    #[prost(string, tag = "1")]
+    pub container: String,
+    /// Whether they stop.
+    #[prost(bool, tag = "2")]
+    pub frozen: bool,
+}
+
+/// Asks what a container uses.
+#[derive(Clone, PartialEq, Message)]
+pub struct Measure {
+    /// Container id; empty is the whole guest.
+    #[prost(string, tag = "1")]
+    pub container: String,
+}
+
+/// Asks for the processes of a container.
+#[derive(Clone, PartialEq, Message)]
+pub struct List {
+    /// Container id.
+    #[prost(string, tag = "1")]
+    pub container: String,
+}
+
+/// Changes the limits of a container.
+#[derive(Clone, PartialEq, Message)]
+pub struct Update {
+    /// Container id.
+    #[prost(string, tag = "1")]
+    pub container: String,
+    /// The new limits; absent ones stay as they are.
+    #[prost(message, required, tag = "2")]
+    pub limits: Limits,
+}
+
 /// The container exists.
 #[derive(Clone, PartialEq, Message)]
 pub struct Created {
@@ -152,10 +214,10 @@ pub struct Started {
     pub pid: u32,
 }
 
-/// Create or start failed.
+/// A request failed.
 #[derive(Clone, PartialEq, Message)]
 pub struct Failed {
-    /// Container id.
+    /// Container id, as the request named it.
     #[prost(string, tag = "1")]
     pub container: String,
     /// The step that failed.
@@ -167,6 +229,25 @@ pub struct Failed {
     /// The step and its cause in words, one line.
     #[prost(string, tag = "4")]
     pub message: String,
+    /// What failed. Only [`Request::Run`] ends the container; after any other it is as it was.
+    #[prost(enumeration = "Request", tag = "5")]
+    pub request: i32,
+}
+
+/// The requests that are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub enum Request {
+    /// `Create` or `Start`.
+    Run = 0,
+    /// `Freeze`.
+    Freeze = 1,
+    /// `Measure`.
+    Measure = 2,
+    /// `List`.
+    List = 3,
+    /// `Update`.
+    Update = 4,
 }
 
 /// The container ended.
@@ -184,6 +265,124 @@ pub struct Stopped {
     /// The kernel killed a process of it for its memory limit.
     #[prost(bool, tag = "4")]
     pub oom_killed: bool,
+}
+
+/// The container's processes are all stopped, or none is.
+#[derive(Clone, PartialEq, Message)]
+pub struct Frozen {
+    /// Container id.
+    #[prost(string, tag = "1")]
+    pub container: String,
+    /// Which of the two.
+    #[prost(bool, tag = "2")]
+    pub frozen: bool,
+}
+
+/// What a container, or the whole guest, uses now.
+#[derive(Clone, PartialEq, Message)]
+pub struct Measured {
+    /// Container id; empty is the whole guest.
+    #[prost(string, tag = "1")]
+    pub container: String,
+    /// Memory charged to it, page cache included.
+    #[prost(uint64, tag = "2")]
+    pub memory_current_bytes: u64,
+    /// Its limit; absent is none. For the whole guest: its memory.
+    #[prost(uint64, optional, tag = "3")]
+    pub memory_max_bytes: Option<u64>,
+    /// The most that was ever charged to it; 0 for the whole guest.
+    #[prost(uint64, tag = "4")]
+    pub memory_peak_bytes: u64,
+    /// Page cache in `memory_current_bytes` that can be dropped first: docker shows memory without it.
+    #[prost(uint64, tag = "5")]
+    pub memory_inactive_file_bytes: u64,
+    /// Processor time since its start, microseconds.
+    #[prost(uint64, tag = "6")]
+    pub cpu_usage_us: u64,
+    /// Processes and threads.
+    #[prost(uint64, tag = "7")]
+    pub pids_current: u64,
+    /// Their limit; absent is none.
+    #[prost(uint64, optional, tag = "8")]
+    pub pids_max: Option<u64>,
+    /// Processes that the kernel killed for its memory limit.
+    #[prost(uint64, tag = "9")]
+    pub oom_kills: u64,
+    /// Read from disks.
+    #[prost(uint64, tag = "10")]
+    pub io_read_bytes: u64,
+    /// Written to disks.
+    #[prost(uint64, tag = "11")]
+    pub io_write_bytes: u64,
+    /// Memory of the guest (`MemTotal`).
+    #[prost(uint64, tag = "12")]
+    pub guest_memory_total_bytes: u64,
+    /// What of it new programs could have (`MemAvailable`).
+    #[prost(uint64, tag = "13")]
+    pub guest_memory_available_bytes: u64,
+}
+
+/// The processes of a container.
+#[derive(Clone, PartialEq, Message)]
+pub struct Listed {
+    /// Container id.
+    #[prost(string, tag = "1")]
+    pub container: String,
+    /// In the order of their pids in the guest.
+    #[prost(message, repeated, tag = "2")]
+    pub processes: Vec<Process>,
+    /// There are more than are told.
+    #[prost(bool, tag = "3")]
+    pub truncated: bool,
+}
+
+/// One process. Text in it is what the process says of itself: hostile.
+#[derive(Clone, PartialEq, Message)]
+pub struct Process {
+    /// Its pid in the guest's own numbering.
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    /// Its parent's in the same numbering.
+    #[prost(uint32, tag = "2")]
+    pub ppid: u32,
+    /// Its pid as its own pid namespace numbers it.
+    #[prost(uint32, tag = "3")]
+    pub inner_pid: u32,
+    /// Its parent's as seen in the container; 0 when the parent is outside of it.
+    #[prost(uint32, tag = "4")]
+    pub inner_ppid: u32,
+    /// Effective user.
+    #[prost(uint32, tag = "5")]
+    pub uid: u32,
+    /// The letter of its state, as `ps` shows it (`R`, `S`, `Z`), an ASCII code.
+    #[prost(uint32, tag = "6")]
+    pub state: u32,
+    /// Processor time, milliseconds.
+    #[prost(uint64, tag = "7")]
+    pub cpu_time_ms: u64,
+    /// When it started: the guest's wall clock, milliseconds since 1970.
+    #[prost(uint64, tag = "8")]
+    pub start_time_ms: u64,
+    /// Name of its program (`comm`), at most 15 bytes.
+    #[prost(bytes = "vec", tag = "9")]
+    pub name: Vec<u8>,
+    /// Arguments, each ended by a zero byte, cut at a limit; empty for a zombie.
+    #[prost(bytes = "vec", tag = "10")]
+    pub args: Vec<u8>,
+    /// Resident memory.
+    #[prost(uint64, tag = "11")]
+    pub resident_bytes: u64,
+    /// Number of its terminal below `/dev/pts`, when it has one.
+    #[prost(uint32, optional, tag = "12")]
+    pub terminal: Option<u32>,
+}
+
+/// The limits hold.
+#[derive(Clone, PartialEq, Message)]
+pub struct Updated {
+    /// Container id.
+    #[prost(string, tag = "1")]
+    pub container: String,
 }
 
 /// The step of create or start that failed: what the exit code is chosen by.

@@ -9,7 +9,7 @@ pub struct ContainerSpec {
     /// Container id: 64 lower-case hexadecimal digits.
     #[prost(string, tag = "1")]
     pub id: String,
-    /// The disks its root is made of.
+    /// The disks its root is made of. A scratch disk that a container ran on before is used as it was left.
     #[prost(message, required, tag = "2")]
     pub root: Root,
     /// Program and arguments, `args[0]` looked up in the container's `PATH`. Byte strings: not always UTF-8.
@@ -76,6 +76,12 @@ pub struct ContainerSpec {
     /// Every device node is usable (`--privileged`); else only those of `devices` and the pseudo terminals.
     #[prost(bool, tag = "23")]
     pub all_devices: bool,
+    /// Makes this a process that joins the running container of this id, instead of a container of its own (`exec`).
+    /// Then only `id` (its own), `args`, `env`, `cwd` (not made when missing), `user`, `additional_groups`, `terminal`,
+    /// `stdin`, `capabilities`, `no_new_privs`, `seccomp` and `rlimits` are used; cgroup and device rules are the
+    /// container's. Every message that names a container may name its id.
+    #[prost(string, optional, tag = "24")]
+    pub join: Option<String>,
 }
 
 /// The disks a container's root is made of, by virtio-blk serial (`/sys/block/*/serial`): attach order is nobody's
@@ -111,7 +117,7 @@ pub struct Mount {
     #[prost(string, tag = "1")]
     pub target: String,
     /// What is mounted there.
-    #[prost(oneof = "mount::Source", tags = "2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "mount::Source", tags = "2, 3, 4, 5, 6, 7, 8")]
     pub source: Option<mount::Source>,
     /// No writing.
     #[prost(bool, tag = "10")]
@@ -152,6 +158,9 @@ pub mod mount {
         /// Memory.
         #[prost(message, tag = "7")]
         Tmpfs(super::Tmpfs),
+        /// A disk of its own.
+        #[prost(message, tag = "8")]
+        Volume(super::Volume),
     }
 }
 
@@ -176,6 +185,19 @@ pub struct Tmpfs {
     pub gid: u32,
     /// The image's files at the target are copied into it first.
     #[prost(bool, tag = "5")]
+    pub populate: bool,
+}
+
+/// An ext4 disk that outlives the container. It is unmounted, with everything written, before the container is
+/// reported as stopped.
+#[derive(Clone, PartialEq, Message)]
+pub struct Volume {
+    /// The disk's virtio-blk serial.
+    #[prost(string, tag = "1")]
+    pub serial: String,
+    /// While the disk has nothing but `lost+found`, the image's files at the target are copied into it first, with the
+    /// target's own mode and owner.
+    #[prost(bool, tag = "2")]
     pub populate: bool,
 }
 
