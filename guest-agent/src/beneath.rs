@@ -5,7 +5,8 @@
 //! root. So no path of a container is ever given to a plain system call: `openat2(RESOLVE_IN_ROOT)` makes the kernel
 //! itself treat the root folder as `/` for every component and link, and refuse magic links. Where something missing
 //! is made, links are followed by hand, one component at a time, with the same meaning. Nothing else runs in the tree
-//! meanwhile (the container's first process is the one that resolves), so there is no race to lose.
+//! meanwhile (the container's first process is the one that resolves), so there is no race to lose. A process that joins
+//! a running container makes nothing; it opens, with the kernel's resolution alone.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -16,7 +17,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::limits::LINKS_MAX;
+use crate::limits::{LINKS_MAX, OPEN_RETRIES};
 
 /// A folder that is `/` for every path resolved in it.
 #[derive(Debug)]
@@ -44,13 +45,21 @@ impl Root {
 
     /// Opens an existing path.
     pub(crate) fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-        rustix::fs::openat2(
-            &self.folder,
-            path,
-            flags | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-        )
+        let open = || {
+            rustix::fs::openat2(
+                &self.folder,
+                path,
+                flags | OFlags::CLOEXEC,
+                Mode::empty(),
+                ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+            )
+        };
+        // EAGAIN: something was renamed while a `..` was walked (`openat2(2)`).
+        let retries = (0..OPEN_RETRIES).map(|_| open());
+        retries
+            .into_iter()
+            .find(|result| !matches!(result, Err(Errno::AGAIN)))
+            .unwrap_or(Err(Errno::AGAIN))
     }
 
     /// Refers to an existing path; `None` when there is nothing.

@@ -1,404 +1,171 @@
-//! One container: its state, and the thread that lives its life.
+//! One container: its life, its cgroup, and who joined it.
 
-use std::io::IoSliceMut;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use capsid_protocol::message::agent_message::Kind as Report;
-use capsid_protocol::message::host_message::Kind as HostKind;
-use capsid_protocol::spec::TerminalSize;
-use capsid_protocol::{
-    AgentMessage, ContainerSpec, Created, Failed, FrameError, HostMessage, Stage, Start, Started, Stopped, StreamKind,
-    frame, read_frame, write_frame,
-};
-use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
+use capsid_protocol::{ContainerSpec, FrameError, Stopped, write_frame};
 use rustix::process::{Pid, WaitStatus};
 
-use crate::cgroup::{Cgroup, CgroupError};
-use crate::limits::{PENDING_SIGNALS_MAX, STREAM_WAIT};
-use crate::reaper::Reaper;
-use crate::spec::SpecError;
-use crate::stream::{self, Copies};
-use crate::{log, stage, sys, terminal};
-
-/// What the containers of a session share.
-pub(crate) struct Ground {
-    /// The agent's own program, for stages.
-    pub(crate) program: OwnedFd,
-    /// Waits for all of them.
-    pub(crate) reaper: Reaper,
-}
-
-/// Why a container was not created or did not start.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum LifeError {
-    /// The spec did not pass the door.
-    #[error("the spec is refused")]
-    Spec(#[source] SpecError),
-    /// Its cgroup.
-    #[error("cannot make the cgroup")]
-    Cgroup(#[source] CgroupError),
-    /// The stage could not be started.
-    #[error("cannot start a process")]
-    Spawn(#[source] Errno),
-    /// The stage could not be spoken to.
-    #[error("the container's first process does not answer")]
-    Control(#[source] FrameError),
-    /// The stage ended without a word.
-    #[error("the container's first process was ended while it was made")]
-    Ended,
-    /// The stage said something else than expected.
-    #[error("unexpected message from the container's first process")]
-    Unexpected,
-    /// The stage itself failed.
-    #[error("the stage failed")]
-    Failed(Failed),
-    /// Streams did not come.
-    #[error("no {0:?} connection within {STREAM_WAIT:?}")]
-    Stream(StreamKind),
-    /// A thread for a stream could not be started.
-    #[error("cannot copy a stream")]
-    Copy(#[source] std::io::Error),
-}
-
-impl LifeError {
-    /// What the host is told.
-    fn report(self, id: &str) -> Failed {
-        let stage = match &self {
-            Self::Failed(_) => Stage::Unknown,
-            Self::Spec(_) => Stage::Spec,
-            Self::Cgroup(_) | Self::Ended => Stage::Cgroup,
-            Self::Spawn(_) => Stage::Namespace,
-            Self::Control(_) | Self::Unexpected => Stage::Unknown,
-            Self::Stream(_) | Self::Copy(_) => Stage::Stream,
-        };
-        match self {
-            Self::Failed(failed) => failed,
-            error => stage::failed(id, stage, &error),
-        }
-    }
-}
+use crate::cgroup::Cgroup;
+use crate::life::{Ground, Life, LifeError};
+use crate::limits::JOINERS_WAIT;
+use crate::log;
+use crate::stream::Copies;
+use crate::sys::{self, PidNamespace};
 
 /// A container, from its spec to its end.
 pub(crate) struct Container {
-    /// Its id.
-    pub(crate) id: String,
-    spec: ContainerSpec,
-    state: Mutex<State>,
-    changed: Condvar,
+    /// The life of its first process.
+    pub(crate) life: Arc<Life>,
+    /// There from before its first process to after its last.
+    cgroup: Mutex<Option<Cgroup>>,
+    /// Processes that joined it and whose ends the host does not know yet.
+    joiners: Mutex<usize>,
+    joiners_changed: Condvar,
 }
 
-/// What the threads of the session and of the container know of it together.
-#[derive(Default)]
-struct State {
-    phase: Phase,
-    is_start_wanted: bool,
-    connections: Vec<(StreamKind, OwnedFd)>,
-    /// Signals that came before the program could have them.
-    pending: Vec<i32>,
-    /// Status of its first process.
-    exit: Option<WaitStatus>,
+/// The right to start a process in a running container, and to have the container wait for its report.
+pub(crate) struct Admission {
+    container: Arc<Container>,
+    /// The container's first process.
+    pub(crate) first: OwnedFd,
 }
 
-/// How far it is, with what exists only there.
-#[derive(Default)]
-enum Phase {
-    /// The stage has not said that it is ready.
-    #[default]
-    Preparing,
-    /// Everything but the program.
-    Created(Process),
-    /// The program runs.
-    Running(Process),
-    /// Its first process is gone.
-    Stopped,
-}
-
-/// A container's first process.
-struct Process {
-    pidfd: OwnedFd,
-    /// The agent's end of its terminal.
-    terminal: Option<OwnedFd>,
+impl Drop for Admission {
+    fn drop(&mut self) {
+        *self.container.joiners() -= 1;
+        self.container.joiners_changed.notify_all();
+    }
 }
 
 impl Container {
     /// A container that nothing was done for yet.
     pub(crate) fn new(spec: ContainerSpec) -> Self {
         Self {
-            id: spec.id.clone(),
-            spec,
-            state: Mutex::default(),
-            changed: Condvar::new(),
+            life: Arc::new(Life::new(spec)),
+            cgroup: Mutex::default(),
+            joiners: Mutex::default(),
+            joiners_changed: Condvar::new(),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn joiners(&self) -> MutexGuard<'_, usize> {
+        self.joiners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The host wants its program to run.
-    pub(crate) fn start(&self) {
-        self.state().is_start_wanted = true;
-        self.changed.notify_all();
+    fn cgroup(&self) -> MutexGuard<'_, Option<Cgroup>> {
+        self.cgroup.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The host connected a stream. A stream that the spec does not have, or has already, is closed.
-    pub(crate) fn attach(&self, kind: StreamKind, connection: OwnedFd) {
-        let mut state = self.state();
-        let is_expected = stream::kinds(&self.spec).contains(&kind);
-        if !is_expected || state.connections.iter().any(|(k, _)| *k == kind) {
-            log::warn(&format!("refusing an unexpected {kind:?} connection"));
-            return;
-        }
-        state.connections.push((kind, connection));
-        self.changed.notify_all();
+    /// Does something with its cgroup, which stays while it is done; `None` before its making and after its end.
+    pub(crate) fn with_cgroup<T>(&self, act: impl FnOnce(&Cgroup) -> T) -> Option<T> {
+        self.cgroup().as_ref().map(act)
     }
 
-    /// Sends it a signal, kept until its program runs. `SIGKILL` waits for nothing.
-    pub(crate) fn signal(&self, number: i32) {
-        let mut state = self.state();
-        match &state.phase {
-            Phase::Running(process) => send(process, number),
-            Phase::Created(process) if number == libc::SIGKILL => send(process, number),
-            Phase::Preparing | Phase::Created(_)
-                if number == libc::SIGKILL || state.pending.len() < PENDING_SIGNALS_MAX =>
-            {
-                state.pending.push(number);
-            }
-            _ => {}
-        }
-    }
-
-    /// The user's terminal has a new size.
-    pub(crate) fn resize(&self, size: TerminalSize) {
-        let state = self.state();
-        let (Phase::Created(process) | Phase::Running(process)) = &state.phase else {
-            return;
+    /// Lets a process join, when the program runs and is not frozen.
+    pub(crate) fn admit(self: &Arc<Self>) -> Result<Admission, LifeError> {
+        let not_running = || LifeError::NotRunning(self.life.id.clone());
+        // Counted before the look at the life: a container that ends afterwards waits.
+        *self.joiners() += 1;
+        let first = self.life.running();
+        let admission = first.map(|first| Admission {
+            container: Arc::clone(self),
+            first,
+        });
+        let Some(admission) = admission else {
+            *self.joiners() -= 1;
+            self.joiners_changed.notify_all();
+            return Err(not_running());
         };
-        if let Some(terminal) = &process.terminal
-            && let Err(e) = terminal::set_size(terminal, size)
-        {
-            log::warn(&format!("cannot resize a terminal: {e}"));
+        match self.with_cgroup(Cgroup::is_frozen) {
+            None => Err(not_running()),
+            Some(true) => Err(LifeError::Paused(self.life.id.clone())),
+            Some(false) => Ok(admission),
         }
     }
 
     /// Lives the container's life, telling it by `report`.
-    pub(crate) fn live(self: &Arc<Self>, ground: &Ground, report: impl Fn(Report)) {
-        match self.life(ground, &report) {
+    pub(crate) fn live(&self, ground: &Ground, report: impl Fn(Report)) {
+        match self.live_in_cgroup(ground, &report) {
             Ok(stopped) => report(Report::Stopped(stopped)),
-            Err(error) => report(Report::Failed(error.report(&self.id))),
+            Err(error) => report(Report::Failed(error.report(&self.life.id))),
         }
+    }
+
+    /// The life with what is around it; the cgroup is gone before the end is reported.
+    fn live_in_cgroup(&self, ground: &Ground, report: &impl Fn(Report)) -> Result<Stopped, LifeError> {
+        crate::spec::check(&self.life.spec).map_err(LifeError::Spec)?;
+        let cgroup = Cgroup::make(&self.life.id, &self.life.spec.limits).map_err(LifeError::Cgroup)?;
+        *self.cgroup() = Some(cgroup);
+        let outcome = self.run(ground, report);
+        let cgroup = self.cgroup().take();
+        let was_oom_killed = cgroup.is_some_and(|cgroup| cgroup.was_oom_killed());
+        outcome.map(|status| self.life.stopped(status, was_oom_killed))
     }
 
     /// The recipe of a life: each step leaves the state as the next one needs it.
-    fn life(self: &Arc<Self>, ground: &Ground, report: &impl Fn(Report)) -> Result<Stopped, LifeError> {
-        crate::spec::check(&self.spec).map_err(LifeError::Spec)?;
-        let cgroup = Cgroup::make(&self.id, &self.spec.limits).map_err(LifeError::Cgroup)?;
+    fn run(&self, ground: &Ground, report: &impl Fn(Report)) -> Result<WaitStatus, LifeError> {
         let (control, stage_end) = UnixStream::pair().map_err(|e| LifeError::Control(FrameError::Io(e)))?;
-        let pid = self.spawn(ground, &cgroup, stage_end)?;
-        let mut copies = Copies::default();
-        let outcome = self.until_running(&cgroup, control, pid, &mut copies, report);
+        let pid = self.spawn(ground, stage_end)?;
+        let mut copies = Copies::new().map_err(LifeError::Copy)?;
+        let outcome = self.until_running(control, pid, &mut copies, report);
         if outcome.is_err() {
-            cgroup.kill();
+            self.kill();
         }
-        let status = self.wait_for_exit();
+        let status = self.life.wait_for_exit();
+        // Who joined and has not reached the pid namespace yet.
+        self.kill();
         copies.finish();
-        self.state().phase = Phase::Stopped;
-        outcome.map(|()| self.stopped(status, cgroup.was_oom_killed()))
+        self.wait_for_joiners();
+        outcome.map(|()| status)
+    }
+
+    /// Kills every process in it.
+    fn kill(&self) {
+        self.with_cgroup(Cgroup::kill);
     }
 
     /// Starts the stage in the cgroup.
-    fn spawn(self: &Arc<Self>, ground: &Ground, cgroup: &Cgroup, stage_end: UnixStream) -> Result<Pid, LifeError> {
-        let container = Arc::clone(self);
-        let on_exit = Box::new(move |status| {
-            container.state().exit = Some(status);
-            container.changed.notify_all();
+    fn spawn(&self, ground: &Ground, stage_end: UnixStream) -> Result<Pid, LifeError> {
+        let spawned = self.with_cgroup(|cgroup| {
+            let (program, folder) = (ground.program.as_fd(), cgroup.folder().as_fd());
+            let spawn = || sys::spawn_stage(program, folder, stage_end.as_fd(), PidNamespace::New);
+            ground.reaper.spawn(spawn, self.life.on_exit())
         });
-        let spawn = || sys::spawn_stage(ground.program.as_fd(), cgroup.folder().as_fd(), stage_end.as_fd());
-        let spawned = ground.reaper.spawn(spawn, on_exit).map_err(LifeError::Spawn)?;
-        // The terminal follows when the stage has opened it.
-        self.state().phase = Phase::Created(Process {
-            pidfd: spawned.pidfd,
-            terminal: None,
-        });
+        let spawned = spawned.ok_or(LifeError::Ended)?.map_err(LifeError::Spawn)?;
+        self.life.begin(spawned.pidfd);
         Ok(spawned.pid)
     }
 
-    /// Creates, waits for `Start` and the streams, and lets the program run. Also `Ok` when it was killed before.
+    /// Has the stage make everything but the program, and then run it.
     fn until_running(
         &self,
-        cgroup: &Cgroup,
         mut control: UnixStream,
         pid: Pid,
         copies: &mut Copies,
         report: &impl Fn(Report),
     ) -> Result<(), LifeError> {
-        write_frame(&mut control, &self.spec).map_err(LifeError::Control)?;
-        let ends = self.receive_created(&mut control)?;
+        write_frame(&mut control, &self.life.spec).map_err(LifeError::Control)?;
+        let ends = self.life.receive_created(&control)?;
         // Only now: the stage itself opens disks.
-        cgroup.restrict_devices(&self.spec).map_err(LifeError::Cgroup)?;
-        report(Report::Created(Created {
-            container: self.id.clone(),
-        }));
-        if !self.wait_for_start(cgroup)? {
-            return Ok(());
-        }
-        self.start_copies(ends, copies)?;
-        let start = HostMessage {
-            kind: Some(HostKind::Start(Start {
-                container: self.id.clone(),
-            })),
-        };
-        write_frame(&mut control, &start).map_err(LifeError::Control)?;
-        match read_frame::<AgentMessage>(&mut control) {
-            // The program's exec closed the socket.
-            Err(FrameError::Closed) => {}
-            Err(e) => return Err(LifeError::Control(e)),
-            Ok(AgentMessage {
-                kind: Some(Report::Failed(failed)),
-            }) => return Err(LifeError::Failed(failed)),
-            Ok(_) => return Err(LifeError::Unexpected),
-        }
-        report(Report::Started(Started {
-            container: self.id.clone(),
-            pid: pid.as_raw_nonzero().get() as u32,
-        }));
-        self.deliver_pending();
-        Ok(())
+        self.with_cgroup(|cgroup| cgroup.restrict_devices(&self.life.spec))
+            .unwrap_or(Ok(()))
+            .map_err(LifeError::Cgroup)?;
+        self.life
+            .until_running((control, ends), pid, copies, &|| self.kill(), report)
     }
 
-    /// Receives the stage's first message, and the agent's ends of the streams with it.
-    fn receive_created(&self, control: &mut UnixStream) -> Result<Vec<OwnedFd>, LifeError> {
-        let (message, ends) = receive_with_fds(control)?;
-        match message.kind {
-            Some(Report::Created(_)) if ends.len() == stream::kinds(&self.spec).len() => {}
-            Some(Report::Failed(failed)) => return Err(LifeError::Failed(failed)),
-            _ => return Err(LifeError::Unexpected),
-        }
-        if self.spec.terminal.is_some()
-            && let Some(end) = ends.first()
-        {
-            let copy = end.try_clone().map_err(LifeError::Copy)?;
-            if let Phase::Created(process) = &mut self.state().phase {
-                process.terminal = Some(copy);
-            }
-        }
-        Ok(ends)
-    }
-
-    /// Waits for `Start` and then for the streams. `false` when the container was killed meanwhile.
-    fn wait_for_start(&self, cgroup: &Cgroup) -> Result<bool, LifeError> {
-        let mut state = self.state();
-        if state.pending.contains(&libc::SIGKILL) {
-            cgroup.kill();
-        }
-        while !state.is_start_wanted && state.exit.is_none() {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        let deadline = Instant::now() + STREAM_WAIT;
-        loop {
-            if state.exit.is_some() {
-                return Ok(false);
-            }
-            let is_there = |kind: &StreamKind| state.connections.iter().any(|(k, _)| k == kind);
-            let Some(missing) = stream::kinds(&self.spec).into_iter().find(|k| !is_there(k)) else {
-                return Ok(true);
-            };
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(LifeError::Stream(missing));
-            }
-            (state, _) = self
-                .changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner);
+    /// Waits until the host knows the ends of those who joined. Bounded: one whose output nobody takes must not keep
+    /// the container.
+    fn wait_for_joiners(&self) {
+        let waited = self
+            .joiners_changed
+            .wait_timeout_while(self.joiners(), JOINERS_WAIT, |n| *n > 0);
+        let left = *waited.unwrap_or_else(PoisonError::into_inner).0;
+        if left > 0 {
+            log::warn("a container ends before those who joined it");
         }
     }
-
-    /// Joins each of the agent's ends with its connection.
-    fn start_copies(&self, ends: Vec<OwnedFd>, copies: &mut Copies) -> Result<(), LifeError> {
-        let mut connections = std::mem::take(&mut self.state().connections);
-        for (kind, end) in stream::kinds(&self.spec).into_iter().zip(ends) {
-            let Some(at) = connections.iter().position(|(k, _)| *k == kind) else {
-                return Err(LifeError::Stream(kind));
-            };
-            let (_, connection) = connections.swap_remove(at);
-            copies
-                .start(kind, end, connection, self.spec.stdin)
-                .map_err(LifeError::Copy)?;
-        }
-        Ok(())
-    }
-
-    /// The program runs: it gets the signals that came before.
-    fn deliver_pending(&self) {
-        let mut state = self.state();
-        let pending = std::mem::take(&mut state.pending);
-        if let Phase::Created(process) = std::mem::take(&mut state.phase) {
-            pending.into_iter().for_each(|number| send(&process, number));
-            state.phase = Phase::Running(process);
-        }
-    }
-
-    fn wait_for_exit(&self) -> WaitStatus {
-        let mut state = self.state();
-        loop {
-            if let Some(status) = state.exit {
-                return status;
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn stopped(&self, status: WaitStatus, oom_killed: bool) -> Stopped {
-        Stopped {
-            container: self.id.clone(),
-            exit_code: status.exit_status().unwrap_or(0) as u32,
-            signal: status.terminating_signal().unwrap_or(0) as u32,
-            oom_killed,
-        }
-    }
-}
-
-/// Sends a signal; a process that is gone needs none.
-fn send(process: &Process, number: i32) {
-    match sys::send_signal_to(&process.pidfd, number) {
-        Ok(()) | Err(Errno::SRCH) => {}
-        Err(e) => log::warn(&format!("cannot send signal {number}: {e}")),
-    }
-}
-
-/// Reads one frame and the descriptors that came with its first bytes.
-fn receive_with_fds(control: &mut UnixStream) -> Result<(AgentMessage, Vec<OwnedFd>), LifeError> {
-    let mut prefix = [0; 4];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = rustix::net::recvmsg(
-        &*control,
-        &mut [IoSliceMut::new(&mut prefix)],
-        &mut ancillary,
-        RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL,
-    );
-    let received = received.map_err(|e| LifeError::Control(FrameError::Io(e.into())))?;
-    if received.bytes < prefix.len() || received.flags.contains(ReturnFlags::CTRUNC) {
-        return Err(LifeError::Ended);
-    }
-    let fds = ancillary
-        .drain()
-        .filter_map(|m| {
-            if let RecvAncillaryMessage::ScmRights(fds) = m {
-                Some(fds)
-            } else {
-                None
-            }
-        })
-        .flatten()
-        .collect();
-    let mut body = vec![0; frame::body_len(prefix).map_err(LifeError::Control)?];
-    std::io::Read::read_exact(control, &mut body).map_err(|e| LifeError::Control(FrameError::Io(e)))?;
-    Ok((frame::decode_body(&body).map_err(LifeError::Control)?, fds))
 }

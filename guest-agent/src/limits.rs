@@ -7,6 +7,12 @@ use std::time::Duration;
 /// Containers of one pod at a time. Each costs the agent a few threads; pods of people hold fewer than twenty.
 pub(crate) const CONTAINERS_MAX: usize = 128;
 
+/// Processes that joined containers of one pod, at a time: as costly as containers, but people script them.
+pub(crate) const JOINERS_MAX: usize = 512;
+
+/// How long a container's end waits for the reports of those who joined it.
+pub(crate) const JOINERS_WAIT: Duration = Duration::from_secs(2);
+
 /// Arguments or environment variables. The kernel's own bound is memory (a quarter of the stack limit).
 pub(crate) const STRINGS_MAX: usize = 65_536;
 
@@ -40,6 +46,13 @@ pub(crate) const POPULATE_DEPTH_MAX: usize = 64;
 /// Size of the tmpfs that a container's staging folders and small files live in. A frame holds 4 MiB, so all files of
 /// a spec fit, and a container that fills its `/etc/hosts` stops here.
 pub(crate) const STAGING_TMPFS: &str = "8m";
+
+/// Bytes that a terminal keeps unread: 64 KiB in its flip buffers (`TTYB_DEFAULT_MEM_LIMIT` of Linux), 4 KiB behind
+/// them, and as much again for what is being moved.
+pub(crate) const TERMINAL_BUFFER_BYTES: u64 = 136 << 10;
+
+/// How often opening a path is tried again that somebody keeps moving.
+pub(crate) const OPEN_RETRIES: usize = 64;
 
 /// Signals kept for a container that has not started yet.
 pub(crate) const PENDING_SIGNALS_MAX: usize = 64;

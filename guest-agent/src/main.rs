@@ -9,10 +9,13 @@ mod beneath;
 mod capability;
 mod cgroup;
 mod container;
+mod control;
 mod disk;
 mod exec;
 mod guest;
 mod init;
+mod joiner;
+mod life;
 mod limits;
 mod log;
 mod mount;
@@ -33,7 +36,7 @@ use std::sync::Arc;
 
 use rustix::time::ClockId;
 
-use crate::container::Ground;
+use crate::life::Ground;
 use crate::reaper::Reaper;
 use crate::session::SessionError;
 

@@ -1,10 +1,11 @@
 //! The one place that waits for children: every other wait would steal statuses from it.
 
 use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitOptions, WaitStatus};
+use rustix::process::{Pid, WaitId, WaitIdOptions, WaitOptions, WaitStatus};
 
 use crate::sys::{self, Spawned};
 
@@ -31,6 +32,22 @@ impl Reaper {
         Ok(spawned)
     }
 
+    /// Takes over a child that was not started here: `on_exit` will be told its end. `ECHILD` when it is none, or was
+    /// reaped before.
+    pub(crate) fn adopt(&self, pidfd: &OwnedFd, on_exit: OnExit) -> Result<Pid, Errno> {
+        // Held over the look: what is still there now is reaped only with its entry made.
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), look)?;
+        // The kernel's word: the number that the other side says could be another child's.
+        let pid = pid_of(pidfd)?;
+        if waiting.contains_key(&pid) {
+            return Err(Errno::EXIST);
+        }
+        waiting.insert(pid, on_exit);
+        Ok(pid)
+    }
+
     /// Reaps for ever. Every signal must be blocked.
     pub(crate) fn run(&self) {
         loop {
@@ -51,5 +68,44 @@ impl Reaper {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let (pid, status) = rustix::process::wait(WaitOptions::NOHANG).ok()??;
         Some((waiting.remove(&pid), status))
+    }
+}
+
+/// The pid of the process that `pidfd` refers to (`Pid:` of its `fdinfo`, `proc(5)`). `ESRCH` when it was reaped.
+pub(crate) fn pid_of(pidfd: &OwnedFd) -> Result<Pid, Errno> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()));
+    let info = info.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+    let pid = pid.and_then(|n| n.trim().parse::<i32>().ok()).filter(|n| *n > 0);
+    pid.and_then(Pid::from_raw).ok_or(Errno::SRCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn an_adopted_child_is_told_and_a_reaped_one_refused() {
+        let mut child = Command::new("true").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+        let reaper = Reaper::default();
+        let (sender, receiver) = mpsc::channel();
+        let told = Box::new(move |status: WaitStatus| sender.send(status.exit_status()).unwrap());
+        assert_eq!(reaper.adopt(&pidfd, told).unwrap(), pid);
+        assert_eq!(reaper.adopt(&pidfd, Box::new(|_| {})).unwrap_err(), Errno::EXIST);
+        // Only this child: others belong to other tests.
+        let status = rustix::process::waitpid(Some(pid), WaitOptions::empty())
+            .unwrap()
+            .unwrap()
+            .1;
+        let on_exit = reaper.waiting.lock().unwrap().remove(&pid).unwrap();
+        on_exit(status);
+        assert_eq!(receiver.recv().unwrap(), Some(0));
+        assert_eq!(reaper.adopt(&pidfd, Box::new(|_| {})).unwrap_err(), Errno::CHILD);
+        let _ = child.wait();
     }
 }

@@ -20,8 +20,10 @@ use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec};
 use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener, VsockStream};
 
-use crate::container::{Container, Ground};
-use crate::limits::{CONTAINERS_MAX, DIAL_WAIT, LINGER, SHUTDOWN_WAIT, STREAM_WAIT, WAITING_STREAMS_MAX};
+use crate::container::Container;
+use crate::joiner::Joiner;
+use crate::life::{Ground, Life, LifeError};
+use crate::limits::{CONTAINERS_MAX, DIAL_WAIT, JOINERS_MAX, LINGER, SHUTDOWN_WAIT, STREAM_WAIT, WAITING_STREAMS_MAX};
 use crate::{log, stage, sys, threads};
 
 /// Why a session ended other than by `Shutdown`.
@@ -61,11 +63,34 @@ struct Session {
     nonce: Vec<u8>,
     /// Frames to the host, each written whole.
     writer: Mutex<VsockStream>,
-    containers: Mutex<HashMap<String, Arc<Container>>>,
-    /// A container came or went.
+    members: Mutex<HashMap<String, Member>>,
+    /// A member came or went.
     changed: Condvar,
     waiting_streams: AtomicUsize,
     ground: Arc<Ground>,
+}
+
+/// What an id of the session names.
+#[derive(Clone)]
+enum Member {
+    Container(Arc<Container>),
+    Joiner(Arc<Joiner>),
+}
+
+impl Member {
+    fn life(&self) -> &Arc<Life> {
+        match self {
+            Self::Container(container) => &container.life,
+            Self::Joiner(joiner) => &joiner.life,
+        }
+    }
+
+    fn live(&self, ground: &Ground, report: impl Fn(Report)) {
+        match self {
+            Self::Container(container) => container.live(ground, report),
+            Self::Joiner(joiner) => joiner.live(ground, report),
+        }
+    }
 }
 
 /// Serves the host until it says `Shutdown`, which is `Ok`, or is lost. Containers are gone afterwards.
@@ -78,7 +103,7 @@ pub(crate) fn run(ground: Arc<Ground>, agent_start_ns: u64) -> Result<(), Sessio
     let session = Arc::new(Session {
         nonce,
         writer: Mutex::new(writer),
-        containers: Mutex::default(),
+        members: Mutex::default(),
         changed: Condvar::new(),
         waiting_streams: AtomicUsize::new(0),
         ground,
@@ -86,7 +111,7 @@ pub(crate) fn run(ground: Arc<Ground>, agent_start_ns: u64) -> Result<(), Sessio
     let acceptor = Arc::clone(&session);
     threads::spawn("accept", move || accept(&acceptor, &listener)).map_err(SessionError::Thread)?;
     let end = serve(&session, &mut reader);
-    if session.end_containers() && end.is_ok() {
+    if session.end_members() && end.is_ok() {
         linger(&mut reader);
     }
     end
@@ -175,7 +200,7 @@ fn serve(session: &Arc<Session>, host: &mut VsockStream) -> Result<(), SessionEr
         let message: HostMessage = read_frame(host).map_err(SessionError::Read)?;
         match message.kind {
             Some(Intent::Create(spec)) => session.create(*spec),
-            Some(Intent::Start(start)) => session.with(&start.container, Container::start),
+            Some(Intent::Start(start)) => session.with(&start.container, Life::start),
             Some(Intent::Signal(signal)) => session.signal(&signal),
             Some(Intent::Resize(resize)) => {
                 let size = TerminalSize {
@@ -193,8 +218,8 @@ fn serve(session: &Arc<Session>, host: &mut VsockStream) -> Result<(), SessionEr
 }
 
 impl Session {
-    fn containers(&self) -> MutexGuard<'_, HashMap<String, Arc<Container>>> {
-        self.containers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn members(&self) -> MutexGuard<'_, HashMap<String, Member>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells the host. A host that is gone is noticed by the reader.
@@ -205,47 +230,68 @@ impl Session {
         }
     }
 
-    /// Starts the life of a container, in a thread of its own.
+    /// Starts the life of a container, or of a process that joins one, in a thread of its own.
     fn create(self: &Arc<Self>, spec: ContainerSpec) {
         let id = spec.id.clone();
-        let mut containers = self.containers();
-        if containers.len() >= CONTAINERS_MAX || containers.contains_key(&id) {
-            drop(containers);
-            let error = CreateError { id: id.clone() };
-            return self.report(Report::Failed(stage::failed(&id, Stage::Spec, &error)));
-        }
-        let container = Arc::new(Container::new(spec));
-        containers.insert(id.clone(), Arc::clone(&container));
-        drop(containers);
+        let failed = |stage, error: &(dyn std::error::Error + 'static)| {
+            self.report(Report::Failed(stage::failed(&id, stage, error)));
+        };
+        let member = match self.admit(spec) {
+            Ok(member) => member,
+            Err(error) => return failed(Stage::Spec, &error),
+        };
         self.changed.notify_all();
         let session = Arc::clone(self);
         let life = move || {
-            container.live(&session.ground, |report| {
+            member.live(&session.ground, |report| {
                 // Held over the report of an end: a host that reads it may use the id again, and a shutdown that
-                // finds no container left finds the report sent.
-                let mut containers = session.containers();
+                // finds no member left finds the report sent.
+                let mut members = session.members();
                 if matches!(report, Report::Failed(_) | Report::Stopped(_)) {
-                    containers.remove(&container.id);
+                    members.remove(&member.life().id);
                 }
                 session.report(report);
             });
             session.changed.notify_all();
         };
-        if let Err(e) = threads::spawn("container", life) {
-            self.containers().remove(&id);
-            self.report(Report::Failed(stage::failed(
-                &id,
-                Stage::Unknown,
-                &SessionError::Thread(e),
-            )));
+        if let Err(e) = threads::spawn("life", life) {
+            self.members().remove(&id);
+            failed(Stage::Unknown, &SessionError::Thread(e));
         }
     }
 
-    /// Does something with a container that may be gone already.
-    fn with(&self, id: &str, act: impl FnOnce(&Container)) {
-        let container = self.containers().get(id).cloned();
-        if let Some(container) = container {
-            act(&container);
+    /// Makes what `spec` names a member, if there is room for it.
+    fn admit(&self, spec: ContainerSpec) -> Result<Member, AdmitError> {
+        let id = spec.id.clone();
+        let mut members = self.members();
+        if members.contains_key(&id) {
+            return Err(AdmitError::Taken(id));
+        }
+        let joiners = members.values().filter(|m| matches!(m, Member::Joiner(_))).count();
+        let (count, max) = match &spec.join {
+            Some(_) => (joiners, JOINERS_MAX),
+            None => (members.len() - joiners, CONTAINERS_MAX),
+        };
+        if count >= max {
+            return Err(AdmitError::TooMany(max));
+        }
+        let member = match spec.join.as_ref().map(|target| (target, members.get(target))) {
+            None => Member::Container(Arc::new(Container::new(spec))),
+            Some((_, Some(Member::Container(container)))) => {
+                let container = Arc::clone(container);
+                Member::Joiner(Arc::new(Joiner::new(spec, container)))
+            }
+            Some((target, _)) => return Err(AdmitError::Target(LifeError::NotRunning(target.clone()))),
+        };
+        members.insert(id, member.clone());
+        Ok(member)
+    }
+
+    /// Does something with a member that may be gone already.
+    fn with(&self, id: &str, act: impl FnOnce(&Life)) {
+        let member = self.members().get(id).cloned();
+        if let Some(member) = member {
+            act(member.life());
         }
     }
 
@@ -256,55 +302,62 @@ impl Session {
         }
     }
 
-    /// Kills all containers and waits for their ends. `false` when there were none.
-    fn end_containers(&self) -> bool {
-        if self.containers().is_empty() {
+    /// Kills all members and waits for their ends. `false` when there were none.
+    fn end_members(&self) -> bool {
+        if self.members().is_empty() {
             return false;
         }
-        for container in self.containers().values() {
-            container.signal(libc::SIGKILL);
+        for member in self.members().values() {
+            member.life().signal(libc::SIGKILL);
         }
         let deadline = Instant::now() + SHUTDOWN_WAIT;
-        let mut containers = self.containers();
-        while !containers.is_empty() {
+        let mut members = self.members();
+        while !members.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 log::warn("containers are left at shutdown");
                 break;
             }
-            (containers, _) = self
+            (members, _) = self
                 .changed
-                .wait_timeout(containers, left)
+                .wait_timeout(members, left)
                 .unwrap_or_else(PoisonError::into_inner);
         }
         true
     }
 
-    /// Waits for a container that the host is just creating: connections may overtake messages.
-    fn wait_for(&self, id: &str) -> Option<Arc<Container>> {
+    /// Waits for a member that the host is just creating: connections may overtake messages.
+    fn wait_for(&self, id: &str) -> Option<Member> {
         let deadline = Instant::now() + STREAM_WAIT;
-        let mut containers = self.containers();
+        let mut members = self.members();
         loop {
-            if let Some(container) = containers.get(id) {
-                return Some(Arc::clone(container));
+            if let Some(member) = members.get(id) {
+                return Some(member.clone());
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return None;
             }
-            (containers, _) = self
+            (members, _) = self
                 .changed
-                .wait_timeout(containers, left)
+                .wait_timeout(members, left)
                 .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
 
-/// A container cannot be made beside the others.
+/// Why the pod takes no further member.
 #[derive(Debug, thiserror::Error)]
-#[error("the pod has a container {id} already, or {CONTAINERS_MAX} of them")]
-struct CreateError {
-    id: String,
+enum AdmitError {
+    /// The id is in use.
+    #[error("the pod has a container {0} already")]
+    Taken(String),
+    /// There are as many as there may be.
+    #[error("the pod has {0} of them already")]
+    TooMany(usize),
+    /// The container to join.
+    #[error(transparent)]
+    Target(LifeError),
 }
 
 /// Accepts stream connections, each handled by a thread until it has found its container.
@@ -367,7 +420,7 @@ fn find_container(session: &Session, mut connection: VsockStream) -> Result<(), 
     if hello.nonce != session.nonce {
         return Err(StreamError::Nonce);
     }
-    let container = session.wait_for(&hello.container).ok_or(StreamError::Container)?;
-    container.attach(hello.stream(), OwnedFd::from(connection));
+    let member = session.wait_for(&hello.container).ok_or(StreamError::Container)?;
+    member.life().attach(hello.stream(), OwnedFd::from(connection));
     Ok(())
 }

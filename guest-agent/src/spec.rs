@@ -52,6 +52,9 @@ const MINOR_MAX: u32 = 0xf_ffff;
 /// Checks `spec`.
 pub(crate) fn check(spec: &ContainerSpec) -> Result<(), SpecError> {
     check_id(&spec.id)?;
+    if let Some(container) = &spec.join {
+        check_id(container)?;
+    }
     check_lists(spec)?;
     if spec.args.first().is_none_or(Vec::is_empty) {
         return Err(SpecError::NoProgram);
@@ -184,6 +187,16 @@ mod tests {
                 Err(SpecError::Id)
             );
         }
+    }
+
+    #[test]
+    fn the_container_to_join_is_an_id_too() {
+        let joining = |id: &str| ContainerSpec {
+            join: Some(id.into()),
+            ..good()
+        };
+        assert_eq!(check(&joining(&"b".repeat(64))), Ok(()));
+        assert_eq!(check(&joining("../agent")), Err(SpecError::Id));
     }
 
     #[test]

@@ -2,11 +2,13 @@
 //!
 //! It is PID 1 of the container's pid namespace and sits in its cgroup from its first instruction. Its standard input
 //! is the control socket: a spec comes in, [`Created`] goes out with the agent's ends of the streams, [`Start`] comes
-//! in, and then either the socket closes (the program runs) or [`Failed`] goes out.
+//! in, and then either the socket closes (the program runs) or [`Failed`] goes out. A stage that [`join`]s a container
+//! is not in the container's pid namespace, and forks the process that does the same.
+
+mod join;
+mod streams;
 
 use std::fs;
-use std::io::IoSlice;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -17,11 +19,9 @@ use capsid_protocol::{
     AgentMessage, ContainerSpec, Created, Failed, FrameError, HostMessage, Request, Stage, frame, read_frame,
     write_frame,
 };
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountPropagationFlags;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use rustix::pipe::PipeFlags;
 use rustix::process::{DumpableBehavior, Pid};
 
 use crate::beneath::Root;
@@ -31,9 +31,9 @@ use crate::exec::{self, ExecError};
 use crate::limits::STAGING_TMPFS;
 use crate::mount::{self, MountError, StepError};
 use crate::plan::plan;
-use crate::terminal::{Terminal, set_size};
 use crate::user::{Identity, UserError, resolve};
-use crate::{init, log, sys};
+use crate::{control, init, log, sys};
+use streams::{Streams, find_null, make_streams, take_streams};
 
 /// The step that failed.
 #[derive(Debug, thiserror::Error)]
@@ -43,10 +43,13 @@ pub(crate) enum StageError {
     Control(#[source] FrameError),
     /// The streams' ends could not be handed over.
     #[error("cannot hand over the streams")]
-    HandOver(#[source] Errno),
+    HandOver(#[source] FrameError),
     /// The agent sent something else than expected.
     #[error("unexpected message from the agent")]
     Unexpected,
+    /// The namespaces of the container to join.
+    #[error("cannot join the container's namespaces")]
+    Join(#[source] Errno),
     /// New namespaces.
     #[error("cannot make the namespaces")]
     Namespaces(#[source] Errno),
@@ -62,6 +65,9 @@ pub(crate) enum StageError {
     /// A kernel parameter.
     #[error("cannot set the kernel parameter {name}")]
     Sysctl { name: String, source: std::io::Error },
+    /// Protection from being traced and read.
+    #[error("cannot become non-dumpable")]
+    Dumpable(#[source] Errno),
     /// Score for the out-of-memory killer.
     #[error("cannot set the out-of-memory score")]
     OomScore(#[source] std::io::Error),
@@ -117,14 +123,20 @@ impl StageError {
     fn stage(&self) -> Stage {
         match self {
             Self::Control(_) | Self::Unexpected | Self::HandOver(_) | Self::Fork(_) => Stage::Unknown,
-            Self::Namespaces(_) | Self::Private(_) | Self::Hostname(_) | Self::Loopback(_) => Stage::Namespace,
+            Self::Join(_) | Self::Namespaces(_) | Self::Private(_) | Self::Hostname(_) | Self::Loopback(_) => {
+                Stage::Namespace
+            }
             Self::Sysctl { .. } => Stage::Namespace,
             Self::WorkingDirectory { .. } | Self::Step(StepError::WorkingDirectory { .. }) => Stage::WorkingDirectory,
             Self::Staging(_) | Self::Disk(_) | Self::Root(_) | Self::Step(_) => Stage::Mount,
             Self::User(_) => Stage::User,
 
             Self::Streams(_) | Self::ControllingTerminal(_) => Stage::Stream,
-            Self::Keyring(_) | Self::Rlimit { .. } | Self::NoNewPrivileges(_) | Self::OomScore(_) => Stage::Confinement,
+            Self::Dumpable(_)
+            | Self::Keyring(_)
+            | Self::Rlimit { .. }
+            | Self::NoNewPrivileges(_)
+            | Self::OomScore(_) => Stage::Confinement,
             Self::Seccomp(_) | Self::Privileges(_) => Stage::Confinement,
             Self::Exec(ExecError::NotInPath(_) | ExecError::NotFound { .. }) => Stage::ExecNotFound,
             Self::Exec(ExecError::Refused { .. }) => Stage::ExecRefused,
@@ -138,13 +150,17 @@ pub(crate) fn run() -> i32 {
         return 1;
     };
     let mut control = UnixStream::from(control);
-    let spec = match read_frame::<ContainerSpec>(&mut control) {
-        Ok(spec) => spec,
-        Err(_) => return 1,
+    let Ok((spec, fds)) = receive_spec(&control) else {
+        return 1;
     };
     let id = spec.id.clone();
-    // The program's process, when it is a child of this one, reports and ends by itself.
-    let failure = match become_program(spec, &mut control) {
+    // The program's process, when it is a child of this one or of the agent, reports and ends by itself.
+    let outcome = if spec.join.is_some() {
+        join::become_joiner(spec, fds, &mut control)
+    } else {
+        become_program(spec, &mut control)
+    };
+    let failure = match outcome {
         Ok(exit_code) => return exit_code,
         Err(failure) => failure,
     };
@@ -157,6 +173,12 @@ pub(crate) fn run() -> i32 {
         },
     );
     1
+}
+
+/// What to become, and what comes with it.
+fn receive_spec(control: &UnixStream) -> Result<(ContainerSpec, Vec<OwnedFd>), FrameError> {
+    let (body, fds) = control::receive(control)?;
+    Ok((frame::decode_body(&body)?, fds))
 }
 
 /// Tells an error as the protocol does: the chain in one line, and the deepest `errno` in it.
@@ -249,63 +271,16 @@ fn make_root(spec: &ContainerSpec) -> Result<(std::path::PathBuf, Streams, Ident
     let root = Root::new(rustix::fs::open(&path, flags, Mode::empty()).map_err(StageError::Root)?);
     let terminal = mount::execute(&root, &plan(spec), spec).map_err(StageError::Step)?;
     let identity = resolve(&root, &spec.user, &spec.additional_groups).map_err(StageError::User)?;
-    let streams = make_streams(spec, &root, terminal, &identity).map_err(StageError::Streams)?;
+    let streams = make_streams(spec, || null(&root), terminal, &identity).map_err(StageError::Streams)?;
     Ok((path, streams, identity))
 }
 
-/// The two ends of a container's streams.
-struct Streams {
-    /// To be sent to the agent, in the order stdin, stdout, stderr; or the terminal alone.
-    agent: Vec<OwnedFd>,
-    /// The container's standard streams; a terminal is all three.
-    own: Vec<OwnedFd>,
-}
-
-/// Makes pipes, or takes the terminal's ends. The container's user owns its ends, so that it can open `/dev/stdout`.
-fn make_streams(
-    spec: &ContainerSpec,
-    root: &Root,
-    terminal: Option<Terminal>,
-    identity: &Identity,
-) -> Result<Streams, Errno> {
-    if let Some(terminal) = terminal {
-        set_size(&terminal.container_end, spec.terminal.unwrap_or_default())?;
-        mount::give_to(&terminal.container_end, identity.uid)?;
-        return Ok(Streams {
-            agent: vec![terminal.agent_end],
-            own: vec![terminal.container_end],
-        });
+/// The null device as the container's input: its own, else one of ours.
+fn null(root: &Root) -> Result<OwnedFd, Errno> {
+    match find_null(root)? {
+        Some(found) => Ok(found),
+        None => mount::null_device(OFlags::RDONLY),
     }
-    let (mut agent, mut own) = (Vec::new(), Vec::new());
-    if spec.stdin {
-        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-        agent.push(writer);
-        own.push(reader);
-    } else {
-        own.push(open_null(root)?);
-    }
-    for _ in ["stdout", "stderr"] {
-        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-        agent.push(reader);
-        own.push(writer);
-    }
-    let pipes = if spec.stdin { &own[..] } else { &own[1..] };
-    for pipe in pipes {
-        mount::give_to(pipe, identity.uid)?;
-    }
-    Ok(Streams { agent, own })
-}
-
-/// Opens the container's `/dev/null` where it is one, so that its name is as programs expect; else one of ours.
-fn open_null(root: &Root) -> Result<OwnedFd, Errno> {
-    if let Some(found) = root.find(Path::new("/dev/null"))? {
-        let stat = rustix::fs::fstat(&found)?;
-        let is_character = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
-        if is_character && stat.st_rdev == rustix::fs::makedev(1, 3) {
-            return root.open(Path::new("/dev/null"), OFlags::RDONLY);
-        }
-    }
-    mount::null_device(OFlags::RDONLY)
 }
 
 /// Sends `Created` with the agent's ends.
@@ -318,12 +293,7 @@ fn hand_over(spec: &ContainerSpec, streams: Streams, control: &UnixStream) -> Re
     };
     let bytes = frame::encode_frame(&message).map_err(StageError::Control)?;
     let fds: Vec<BorrowedFd<'_>> = streams.agent.iter().map(AsFd::as_fd).collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-    // A hundred bytes: they go whole into an empty socket.
-    rustix::net::sendmsg(control, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)
-        .map_err(StageError::HandOver)?;
+    control::send(control, &bytes, &fds).map_err(StageError::HandOver)?;
     Ok(streams.own)
 }
 
@@ -333,22 +303,6 @@ fn wait_for_start(control: &mut UnixStream) -> Result<(), StageError> {
         Some(HostKind::Start(_)) => Ok(()),
         _ => Err(StageError::Unexpected),
     }
-}
-
-/// Makes the streams the standard ones, in a session of the container's own.
-fn take_streams(spec: &ContainerSpec, own: &[OwnedFd]) -> Result<(), StageError> {
-    rustix::process::setsid().map_err(StageError::ControllingTerminal)?;
-    let Some(last) = own.last() else {
-        return Err(StageError::Streams(Errno::BADF));
-    };
-    if spec.terminal.is_some() {
-        rustix::process::ioctl_tiocsctty(last).map_err(StageError::ControllingTerminal)?;
-    }
-    for number in 0..3 {
-        let stream = own.get(number).unwrap_or(last);
-        sys::set_standard_stream(number as i32, stream.as_fd()).map_err(StageError::Streams)?;
-    }
-    Ok(())
 }
 
 /// Gives up the agent's powers, in runc's order: without `no_new_privs` only `CAP_SYS_ADMIN` may install a filter, so
@@ -459,22 +413,5 @@ mod tests {
             (absent.stage(), refused.stage()),
             (Stage::ExecNotFound, Stage::ExecRefused)
         );
-    }
-
-    #[test]
-    fn streams_follow_the_spec() {
-        let root = Root::new(rustix::fs::open("/", OFlags::PATH, Mode::empty()).unwrap());
-        let own = Identity {
-            uid: rustix::process::getuid().as_raw(),
-            ..web()
-        };
-        let with_stdin = ContainerSpec {
-            stdin: true,
-            ..ContainerSpec::default()
-        };
-        let streams = make_streams(&with_stdin, &root, None, &own).unwrap();
-        assert_eq!((streams.agent.len(), streams.own.len()), (3, 3));
-        let streams = make_streams(&ContainerSpec::default(), &root, None, &own).unwrap();
-        assert_eq!((streams.agent.len(), streams.own.len()), (2, 3));
     }
 }

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use capsid_protocol::{ContainerSpec, StreamKind};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::ioctl_fionread;
 use rustix::net::Shutdown;
 
-use crate::limits::COPY_BYTES;
+use crate::limits::{COPY_BYTES, TERMINAL_BUFFER_BYTES};
 use crate::threads;
 
 /// A connection to the host, shared by the threads of its two directions.
@@ -25,13 +27,23 @@ pub(crate) fn kinds(spec: &ContainerSpec) -> Vec<StreamKind> {
 }
 
 /// The running copies of a container's streams.
-#[derive(Default)]
 pub(crate) struct Copies {
+    /// Readable from the end of the process on.
+    ended: Arc<OwnedFd>,
     outputs: Vec<JoinHandle<()>>,
     connections: Vec<Connection>,
 }
 
 impl Copies {
+    /// None yet.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            ended: Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?),
+            outputs: Vec::new(),
+            connections: Vec::new(),
+        })
+    }
+
     /// Starts copying one stream between the agent's end and its connection. `takes_input`: whether a terminal does.
     pub(crate) fn start(
         &mut self,
@@ -48,8 +60,9 @@ impl Copies {
                 threads::spawn("stdin", move || copy_in(&connection, end, InputEnd::Closes))?;
             }
             StreamKind::Stdout | StreamKind::Stderr => {
+                let ended = Arc::clone(&self.ended);
                 self.outputs.push(threads::spawn("output", move || {
-                    copy_out(end, &connection, HangUp::Closes)
+                    copy_out(end, &connection, &ended, HangUp::Closes)
                 })?);
             }
             StreamKind::Terminal => {
@@ -57,8 +70,9 @@ impl Copies {
                     let (connection, end) = (connection.clone(), end.try_clone()?);
                     threads::spawn("terminal-in", move || copy_in(&connection, end, InputEnd::Stays))?;
                 }
+                let ended = Arc::clone(&self.ended);
                 self.outputs.push(threads::spawn("terminal-out", move || {
-                    copy_out(end, &connection, HangUp::Drops)
+                    copy_out(end, &connection, &ended, HangUp::Drops)
                 })?);
             }
             StreamKind::Unspecified => {}
@@ -66,8 +80,11 @@ impl Copies {
         Ok(())
     }
 
-    /// After the container's end: waits until all output is with the host, then ends the inputs.
+    /// After the end of the process: waits until all that it put out is with the host, then ends the inputs. What else
+    /// still holds the streams is not waited for.
     pub(crate) fn finish(self) {
+        // A counter of 1 always fits.
+        let _ = rustix::io::write(&*self.ended, &1u64.to_ne_bytes());
         for output in self.outputs {
             // A thread cannot panic without ending the machine.
             let _ = output.join();
@@ -115,10 +132,12 @@ enum HangUp {
     Drops,
 }
 
-/// Container to host.
-fn copy_out(mut from: File, connection: &OwnedFd, hang_up: HangUp) {
+/// Container to host, until nobody can write any more, or the process `ended` and what was written by then is through.
+fn copy_out(mut from: File, connection: &OwnedFd, ended: &OwnedFd, hang_up: HangUp) {
     let mut buffer = vec![0; COPY_BYTES];
-    loop {
+    let mut left = None;
+    while left != Some(0) && is_readable(&from, ended, &mut left) {
+        // One reader: what poll saw is still there, so this does not block.
         let n = match from.read(&mut buffer) {
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -126,12 +145,33 @@ fn copy_out(mut from: File, connection: &OwnedFd, hang_up: HangUp) {
             Err(_) => 0,
         };
         if n == 0 {
-            let _ = rustix::net::shutdown(connection, Shutdown::Write);
-            return;
+            break;
         }
+        left = left.map(|left: u64| left.saturating_sub(n as u64));
         if write_all(connection, &buffer[..n]).is_err() && hang_up == HangUp::Closes {
             return;
         }
+    }
+    let _ = rustix::net::shutdown(connection, Shutdown::Write);
+}
+
+/// Waits for something to read, or an end of file. `false` when there is nothing after the end of the process. Sets
+/// `left` once that end is seen: whoever else goes on writing is not followed for ever.
+fn is_readable(from: &File, ended: &OwnedFd, left: &mut Option<u64>) -> bool {
+    loop {
+        let mut fds = [PollFd::new(from, PollFlags::IN), PollFd::new(ended, PollFlags::IN)];
+        match rustix::io::retry_on_intr(|| poll(&mut fds, None)) {
+            Ok(_) => {}
+            // Out of memory: reading blocks until there is something, too.
+            Err(_) => return true,
+        }
+        let (has_input, has_ended) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+        if has_ended && left.is_none() {
+            *left = Some(ioctl_fionread(from).unwrap_or(0).max(TERMINAL_BUFFER_BYTES));
+            // The first look may be from before the end, and what came in between was written by the process.
+            continue;
+        }
+        return has_input;
     }
 }
 
@@ -162,7 +202,7 @@ mod tests {
         } else {
             (reader, writer)
         };
-        let mut copies = Copies::default();
+        let mut copies = Copies::new().unwrap();
         copies.start(kind, end, agent.into(), true).unwrap();
         (copies, File::from(own), host)
     }
@@ -207,7 +247,7 @@ mod tests {
     fn a_terminal_whose_host_hung_up_does_not_block_the_container() {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
         let (agent, host) = UnixStream::pair().unwrap();
-        let mut copies = Copies::default();
+        let mut copies = Copies::new().unwrap();
         copies.start(StreamKind::Terminal, reader, agent.into(), false).unwrap();
         drop(host);
         // More than a pipe and a socket hold.
@@ -220,6 +260,30 @@ mod tests {
         let (copies, _container, mut host) = started(StreamKind::Stdin);
         copies.finish();
         assert_eq!(host.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn an_end_is_not_kept_by_others_who_hold_the_output() {
+        let (copies, mut container, mut host) = started(StreamKind::Stdout);
+        container.write_all(&[7; 60_000]).unwrap();
+        let background = container.try_clone().unwrap();
+        drop(container);
+        copies.finish();
+        let mut got = Vec::new();
+        host.read_to_end(&mut got).unwrap();
+        assert_eq!(got, vec![7; 60_000]);
+        drop(background);
+    }
+
+    #[test]
+    fn an_end_is_not_kept_by_others_who_go_on_writing() {
+        sys_ignore_sigpipe();
+        let (copies, mut container, mut host) = started(StreamKind::Stdout);
+        let writer = std::thread::spawn(move || while container.write_all(&[1; 4096]).is_ok() {});
+        let reader = std::thread::spawn(move || io::copy(&mut host, &mut io::sink()).unwrap());
+        copies.finish();
+        writer.join().unwrap();
+        reader.join().unwrap();
     }
 
     fn sys_ignore_sigpipe() {

@@ -49,19 +49,31 @@ pub(crate) struct Spawned {
     pub(crate) pidfd: OwnedFd,
 }
 
-/// Starts `exe` again as [`STAGE_NAME`], as PID 1 of a new pid namespace, in the cgroup `cgroup`, with `control` as
-/// its standard input.
+/// The pid namespace of a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PidNamespace {
+    /// One of its own, as its PID 1.
+    New,
+    /// The agent's.
+    Inherited,
+}
+
+/// Starts `exe` again as [`STAGE_NAME`], in the cgroup `cgroup`, with `control` as its standard input.
 pub(crate) fn spawn_stage(
     exe: BorrowedFd<'_>,
     cgroup: BorrowedFd<'_>,
     control: BorrowedFd<'_>,
+    namespace: PidNamespace,
 ) -> Result<Spawned, Errno> {
     let argv = [STAGE_NAME.as_ptr(), ptr::null()];
     let envp: [*const libc::c_char; 1] = [ptr::null()];
     let mut pidfd: libc::c_int = -1;
     // SAFETY: `clone_args` is plain integers, for which all zeroes is valid.
     let mut args: libc::clone_args = unsafe { mem::zeroed() };
-    args.flags = (libc::CLONE_NEWPID | libc::CLONE_PIDFD) as u64 | CLONE_INTO_CGROUP;
+    args.flags = libc::CLONE_PIDFD as u64 | CLONE_INTO_CGROUP;
+    if namespace == PidNamespace::New {
+        args.flags |= libc::CLONE_NEWPID as u64;
+    }
     args.pidfd = &raw mut pidfd as u64;
     args.exit_signal = libc::SIGCHLD as u64;
     args.cgroup = cgroup.as_raw_fd() as u64;
@@ -100,6 +112,39 @@ pub(crate) fn fork() -> Result<Option<Pid>, Errno> {
     // SAFETY: stages have one thread, so no lock is held by anybody else at the fork.
     let pid = check(libc::c_long::from(unsafe { libc::fork() }))?;
     Ok(Pid::from_raw(pid as i32))
+}
+
+/// Forks this single-threaded process into a child of its parent. `None` in the child.
+pub(crate) fn fork_sibling() -> Result<Option<Spawned>, Errno> {
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: `clone_args` is plain integers, for which all zeroes is valid. The signal of the child's end is this
+    // process's own (`CLONE_PARENT` takes no other).
+    let mut args: libc::clone_args = unsafe { mem::zeroed() };
+    args.flags = (libc::CLONE_PARENT | libc::CLONE_PIDFD) as u64;
+    args.pidfd = &raw mut pidfd as u64;
+    // SAFETY: `args` and `pidfd` outlive the call; without CLONE_VM the child runs on its own copy of the memory, and
+    // stages have one thread, so no lock is held by anybody else in it.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, mem::size_of_val(&args)) })?;
+    let Some(pid) = Pid::from_raw(pid as i32) else {
+        return Ok(None);
+    };
+    // SAFETY: the kernel stored a new descriptor, which nobody else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Some(Spawned { pid, pidfd }))
+}
+
+/// Enters the namespaces of the process that `pidfd` refers to: the root and the working folder become its mount
+/// namespace's, the pid namespace is that of children made from now on. All or none.
+pub(crate) fn join_namespaces(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWCGROUP;
+    // SAFETY: passes integers only; none of the flags shares or splits memory or descriptors.
+    check(libc::c_long::from(unsafe { libc::setns(pidfd.as_raw_fd(), flags) }))?;
+    Ok(())
 }
 
 /// Leaves the parent's namespaces for new ones.

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use capsid_protocol::spec::TerminalSize;
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
@@ -17,6 +17,9 @@ pub(crate) enum TerminalError {
     /// No devpts at `/dev/pts`.
     #[error("cannot open /dev/pts/ptmx")]
     Open(#[source] Errno),
+    /// Something else lies in its place.
+    #[error("/dev/pts/ptmx is not a terminal device")]
+    Foreign,
     /// The pair cannot be unlocked or its other end opened.
     #[error("cannot open the container's end")]
     Peer(#[source] Errno),
@@ -42,6 +45,10 @@ impl Terminal {
                 OFlags::RDWR | OFlags::NOCTTY | OFlags::NOFOLLOW,
             )
             .map_err(TerminalError::Open)?;
+        // A running container may have mounted anything there, and would answer the requests below itself.
+        if !is_ptmx(&agent_end).map_err(TerminalError::Open)? {
+            return Err(TerminalError::Foreign);
+        }
         rustix::pty::unlockpt(&agent_end).map_err(TerminalError::Peer)?;
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let container_end = rustix::pty::ioctl_tiocgptpeer(&agent_end, flags).map_err(TerminalError::Peer)?;
@@ -53,6 +60,16 @@ impl Terminal {
             number: number.ok_or(TerminalError::Peer(Errno::INVAL))?,
         })
     }
+}
+
+/// Whether an open file is the multiplexer of a devpts: character device 5:2 (Linux `devices.txt`) on that filesystem.
+fn is_ptmx(file: &OwnedFd) -> Result<bool, Errno> {
+    /// `linux/magic.h`.
+    const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
+    let stat = rustix::fs::fstat(file)?;
+    let is_device =
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == rustix::fs::makedev(5, 2);
+    Ok(is_device && rustix::fs::fstatfs(file)?.f_type == DEVPTS_SUPER_MAGIC)
 }
 
 /// Tells a terminal its size; sizes over 65 535 are cut.

@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 
 use capsid_protocol::ContainerSpec;
 use capsid_protocol::spec::Limits;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::limits::{CGROUP_DEPTH_MAX, CGROUP_DESCENDANTS_MAX};
-use crate::sys;
+use crate::{reaper, sys};
 
 /// Where the hierarchy is mounted.
 pub(crate) const MOUNT_POINT: &str = "/sys/fs/cgroup";
@@ -134,6 +134,28 @@ impl Cgroup {
         sys::attach_device_program(rustix::fd::AsFd::as_fd(&self.folder), &program).map_err(CgroupError::Devices)
     }
 
+    /// The folder of the cgroup at or below this one that the process `pidfd` is in.
+    pub(crate) fn folder_of(&self, pidfd: &OwnedFd) -> Result<OwnedFd, Errno> {
+        let pid = reaper::pid_of(pidfd)?.as_raw_nonzero();
+        let line = fs::read_to_string(format!("/proc/{pid}/cgroup"));
+        let line = line.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+        // A pid may be another process's by now: wherever that is, only what lies below is opened.
+        let path = place(&line).ok_or(Errno::NOENT)?;
+        let below = path.strip_prefix(&self.path).map_err(|_| Errno::NOENT)?;
+        let below = if below.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            below
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat2(&self.folder, below, flags, Mode::empty(), ResolveFlags::BENEATH)
+    }
+
+    /// Whether its processes are stopped, or about to be.
+    pub(crate) fn is_frozen(&self) -> bool {
+        fs::read_to_string(self.path.join("cgroup.freeze")).is_ok_and(|value| value.trim() == "1")
+    }
+
     /// Kills every process in it.
     pub(crate) fn kill(&self) {
         if let Err(e) = fs::write(self.path.join("cgroup.kill"), "1") {
@@ -155,6 +177,12 @@ impl Drop for Cgroup {
             crate::log::warn(&format!("cannot remove a cgroup: {e}"));
         }
     }
+}
+
+/// The cgroup folder that a `/proc/*/cgroup` names (its line `0::/path`, `cgroups(7)`).
+fn place(text: &str) -> Option<PathBuf> {
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    Some(Path::new(MOUNT_POINT).join(path))
 }
 
 /// Removes a cgroup and those below it: [`BOUNDS`] keep the recursion shallow.

@@ -1,0 +1,99 @@
+//! The stage of a process that joins a running container, in runc's order and for its reasons (`nsexec.c`).
+//!
+//! The container is hostile and runs. So the stage is closed to tracing and reading before it is anywhere near it, it
+//! stays in the agent's pid namespace, where the container has no name for it, and everything it opens by a path of the
+//! container it opens with the container's root as root. The child that the container can see inherits all of that,
+//! holds no folder of the agent (CVE-2024-21626), and is confined as a container's first process is.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use capsid_protocol::message::agent_message::Kind as Report;
+use capsid_protocol::{AgentMessage, ContainerSpec, Started, frame};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::DumpableBehavior;
+
+use super::streams::{empty_input, find_null, make_streams, take_streams};
+use super::{StageError, confine, execute, hand_over, wait_for_start, with_home};
+use crate::beneath::Root;
+use crate::control;
+use crate::mount::StepError;
+use crate::sys::{self, Spawned};
+use crate::terminal::Terminal;
+use crate::user::resolve;
+
+/// The recipe. Returns the stage's exit code, or what failed; `control` is then the socket of whoever failed.
+pub(super) fn become_joiner(
+    spec: ContainerSpec,
+    fds: Vec<OwnedFd>,
+    control: &mut UnixStream,
+) -> Result<i32, StageError> {
+    // A container's stage can do without; this one meets a container that runs.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(StageError::Dumpable)?;
+    rustix::process::umask(Mode::empty());
+    // The agent's own /proc: the container's may be anything.
+    fs::write("/proc/self/oom_score_adj", "0").map_err(StageError::OomScore)?;
+    let [container, child_control] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| StageError::Unexpected)?;
+    sys::join_namespaces(container.as_fd()).map_err(StageError::Join)?;
+    drop(container);
+    match sys::fork_sibling().map_err(StageError::Fork)? {
+        Some(child) => announce(&spec, &child, control).map(|()| 0),
+        None => {
+            *control = UnixStream::from(child_control);
+            Err(run(spec, control))
+        }
+    }
+}
+
+/// Tells the agent of the child, in the agent's own numbering.
+fn announce(spec: &ContainerSpec, child: &Spawned, control: &UnixStream) -> Result<(), StageError> {
+    let message = AgentMessage {
+        kind: Some(Report::Started(Started {
+            container: spec.id.clone(),
+            pid: child.pid.as_raw_nonzero().get() as u32,
+        })),
+    };
+    let bytes = frame::encode_frame(&message).map_err(StageError::Control)?;
+    control::send(control, &bytes, &[child.pidfd.as_fd()]).map_err(StageError::HandOver)
+}
+
+/// The child: runs the program, or says why it could not.
+fn run(spec: ContainerSpec, control: &mut UnixStream) -> StageError {
+    match prepare(&spec, control) {
+        Ok(env) => execute(&spec.args, &env),
+        Err(error) => error,
+    }
+}
+
+/// Does all that comes before the program: its environment.
+fn prepare(spec: &ContainerSpec, control: &mut UnixStream) -> Result<Vec<Vec<u8>>, StageError> {
+    // These are the stage's socket, whose closing tells the agent of its end, and the guest's log.
+    for number in 0..3 {
+        sys::set_standard_stream(number, control.as_fd()).map_err(StageError::Streams)?;
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let folder = rustix::fs::open("/", flags | OFlags::CLOEXEC, Mode::empty()).map_err(StageError::Root)?;
+    let root = Root::new(folder);
+    let identity = resolve(&root, &spec.user, &spec.additional_groups).map_err(StageError::User)?;
+    let terminal = spec.terminal.map(|_| Terminal::open(&root)).transpose();
+    let terminal = terminal.map_err(|e| StageError::Step(StepError::Terminal(e)))?;
+    let null = || -> Result<OwnedFd, Errno> { find_null(&root)?.map_or_else(empty_input, Ok) };
+    let streams = make_streams(spec, null, terminal, &identity).map_err(StageError::Streams)?;
+    // Not chdir: a magic link of a hostile /proc would lead out of the root.
+    root.open(Path::new(&spec.cwd), flags)
+        .and_then(rustix::process::fchdir)
+        .map_err(|source| StageError::WorkingDirectory {
+            path: spec.cwd.clone(),
+            source,
+        })?;
+    drop(root);
+    let own = hand_over(spec, streams, control)?;
+    wait_for_start(control)?;
+    take_streams(spec, &own)?;
+    drop(own);
+    confine(spec, &identity)?;
+    Ok(with_home(spec.env.clone(), &identity))
+}
