@@ -1,7 +1,9 @@
 //! `capsid`: run untrusted container images, each pod inside a virtual machine of its own.
 //!
 //! ```text
-//! argv ─► cli (words) ─► commands/<verb> (recipe) ─► plan (pure) ─► supervisor ─► accelerator ─► session ─► exit code
+//! argv ─► cli (words) ─► commands/<verb> (recipe) ─► plan (pure) ─► create ─► start ┐
+//!                                                                                     │ a process of its own
+//!        exit code ◄─ attachment ◄─ control ◄──────────────────────────────── supervisor ─► accelerator ─► session
 //! ```
 //!
 //! | file | noun |
@@ -10,33 +12,50 @@
 //! | `commands/` | one recipe per verb |
 //! | `plan/` | image config + flags → container spec + machine size, pure |
 //! | `accelerator/` | how guest instructions run: `kvm`, `emulate` |
-//! | `supervisor` | one pod from start to end |
-//! | `session`, `stdio`, `terminal`, `signals` | what flows between user and container |
-//! | `registration` | running pods on this host |
+//! | `create`, `start` | making a container, and starting its supervisor |
+//! | `supervisor/` | one pod from start to end, in a process that outlives the command |
+//! | `control/` | what commands and supervisors say to each other |
+//! | `attachment`, `stdio`, `detach`, `terminal`, `signals` | what flows between user and container |
+//! | `session` | what flows between supervisor and agent |
+//! | `state/`, `hold`, `store_folder` | which containers there are, who may change them, what they keep |
+//! | `log/` | what a container has printed |
+//! | `names`, `clock`, `format`, `resident` | words, times, templates and memory figures |
 //! | `scratch`, `initramfs` | what a machine is given beside the rootfs |
 //! | `seccomp/` | profiles to filters |
 //! | `probe`, `doctor` | what this host can do |
 //! | `folders`, `parts`, `settings` | where things are |
 
 mod accelerator;
+mod attachment;
 mod capability;
 mod cli;
+mod clock;
 mod commands;
 mod console;
+mod control;
+mod create;
+mod detach;
 mod doctor;
 mod folders;
+mod format;
+mod hold;
 mod initramfs;
+mod log;
+mod names;
 mod parts;
 mod plan;
 mod probe;
 mod progress;
-mod registration;
+mod resident;
 mod scratch;
 mod seccomp;
 mod session;
 mod settings;
 mod signals;
+mod start;
+mod state;
 mod stdio;
+mod store_folder;
 mod supervisor;
 mod sys;
 mod terminal;
@@ -47,7 +66,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use cli::{Cli, Command, ImageCommand};
+use cli::{Cli, Command, ContainerCommand, ImageCommand};
 use commands::Context;
 
 fn main() -> ExitCode {
@@ -62,7 +81,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage_error(&error),
     };
-    let is_run = matches!(cli.command, Command::Run(_));
+    let is_dockers = cli.command.has_dockers_codes();
     if cli.command.only_prints() {
         sys::end_with_the_pipe();
     }
@@ -70,7 +89,15 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("capsid: {}", commands::describe(&error));
-            ExitCode::from(if is_run { commands::run::exit_code(&error) } else { 1 })
+            if let Some(console) = commands::run::console(&error) {
+                eprintln!("capsid: last lines of the guest's console:");
+                console.lines().for_each(|line| eprintln!("  {line}"));
+            }
+            ExitCode::from(if is_dockers {
+                commands::run::exit_code(&error)
+            } else {
+                1
+            })
         }
     }
 }
@@ -85,10 +112,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         };
         match cli.command {
             Command::Run(args) => commands::run::run(context, *args).await,
+            Command::Top(command) | Command::Container(command) => container(context, command).await,
+            Command::Supervise(args) => commands::supervise::run(context, args).await,
             Command::Pull(args) | Command::Image(ImageCommand::Pull(args)) => commands::pull::run(context, args).await,
             Command::Load(args) | Command::Image(ImageCommand::Load(args)) => commands::load::run(context, args),
             Command::Images(args) | Command::Image(ImageCommand::Ls(args)) => commands::images::run(context, &args),
-            Command::Image(ImageCommand::Inspect(args)) => commands::inspect::run(context, &args),
+            Command::Image(ImageCommand::Inspect(args)) => commands::inspect::images(context, &args),
             Command::Rmi(args) | Command::Image(ImageCommand::Rm(args)) => commands::rmi::run(context, &args),
             Command::Doctor(args) => commands::doctor::run(context, &args),
             Command::Version(args) => commands::version::run(&args),
@@ -99,6 +128,31 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
     // A thread may wait in a read of the user's stdin for ever: it must not hold the exit.
     runtime.shutdown_background();
     code
+}
+
+/// The verbs of containers.
+async fn container(context: Context, command: ContainerCommand) -> anyhow::Result<u8> {
+    use commands::lifecycle;
+    match command {
+        ContainerCommand::Create(args) => commands::run::create(context, *args).await,
+        ContainerCommand::Start(args) => lifecycle::start(context, args).await,
+        ContainerCommand::Stop(args) => lifecycle::stop(context, args).await,
+        ContainerCommand::Restart(args) => lifecycle::restart(context, args).await,
+        ContainerCommand::Kill(args) => lifecycle::kill(context, args).await,
+        ContainerCommand::Pause(args) => lifecycle::pause(context, args, true).await,
+        ContainerCommand::Unpause(args) => lifecycle::pause(context, args, false).await,
+        ContainerCommand::Wait(args) => lifecycle::wait(context, args).await,
+        ContainerCommand::Rm(args) => lifecycle::rm(context, args).await,
+        ContainerCommand::Rename(args) => lifecycle::rename(context, &args),
+        ContainerCommand::Prune(args) => lifecycle::prune(context, args).await,
+        ContainerCommand::Ps(args) => commands::ps::run(context, &args),
+        ContainerCommand::Inspect(args) => commands::inspect::containers(context, &args),
+        ContainerCommand::Logs(args) => commands::logs::run(context, &args),
+        ContainerCommand::Attach(args) => commands::attach::attach(context, args).await,
+        ContainerCommand::Exec(args) => commands::attach::exec(context, args).await,
+        ContainerCommand::Top(args) => commands::top::run(context, args).await,
+        ContainerCommand::Stats(args) => commands::stats::run(context, args).await,
+    }
 }
 
 /// clap's own message; help and version are no errors. docker's code for a wrong `run` line is 125.

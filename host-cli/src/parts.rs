@@ -1,8 +1,12 @@
 //! The parts of an installation: guest kernel, agent, VMM, QEMU. Each is looked for beside the running binary (a
 //! build folder) and in `../libexec/capsid` and `../share/capsid` (an installation).
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::{env, io};
+
+use anyhow::{Context as _, bail};
 
 /// Why a part is missing.
 #[derive(Debug, thiserror::Error)]
@@ -57,4 +61,22 @@ fn find(name: &'static str, folders: &[&str]) -> Result<PathBuf, PartError> {
                 .join(", "),
         }),
     }
+}
+
+/// Opens a guest kernel.
+pub(crate) fn open_kernel(path: &Path) -> anyhow::Result<File> {
+    let file = File::open(path).with_context(|| format!("cannot open the kernel {}", path.display()))?;
+    check_elf(&file).with_context(|| format!("{} is not a kernel", path.display()))?;
+    Ok(file)
+}
+
+/// The cheap part of what the VMM checks in full, so that both accelerators name the same cause.
+fn check_elf(file: &File) -> anyhow::Result<()> {
+    let mut header = [0u8; 20];
+    file.read_exact_at(&mut header, 0).context("it is too short")?;
+    let x86_64 = u16::from_le_bytes([header[18], header[19]]) == 62;
+    if !header.starts_with(b"\x7fELF\x02\x01") || !x86_64 {
+        bail!("it is not a 64-bit x86 ELF file");
+    }
+    Ok(())
 }

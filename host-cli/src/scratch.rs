@@ -1,7 +1,7 @@
 //! Scratch disks: the writable half of a container's root.
 //!
-//! A scratch disk is a sparse ext4 image copied from a template that `mkfs.ext4` formats once. It has no name: it is
-//! an unlinked file of the data folder, so it is gone with the last process that has it open, however that ends.
+//! A scratch disk is a sparse ext4 image copied from a template that `mkfs.ext4` formats once. It stays with its
+//! container, which starts again with what it had written.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -34,24 +34,26 @@ pub(crate) enum ScratchError {
     StartFormat(#[source] io::Error),
     #[error("mkfs.ext4 failed: {message}")]
     Format { message: String },
-    #[error("cannot make a scratch disk in {folder}")]
+    #[error("cannot make the scratch disk {path}")]
     Make {
-        folder: PathBuf,
+        path: PathBuf,
         #[source]
         source: io::Error,
     },
 }
 
-/// A new scratch disk.
-pub(crate) fn create(data: &Path) -> Result<File, ScratchError> {
+/// Makes a scratch disk at `path`.
+pub(crate) fn create(data: &Path, path: &Path) -> Result<(), ScratchError> {
     let template = template(data)?;
-    let failed = |source| ScratchError::Make {
-        folder: data.into(),
-        source,
+    let make = || {
+        let mut options = OpenOptions::new();
+        let disk = options.read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        copy_sparse(&template, &disk)
     };
-    let disk = tempfile::tempfile_in(data).map_err(failed)?;
-    copy_sparse(&template, &disk).map_err(failed)?;
-    Ok(disk)
+    make().map_err(|source| ScratchError::Make {
+        path: path.into(),
+        source,
+    })
 }
 
 /// The template, formatted when it is not there yet. Only one process formats; the rename makes it visible complete.

@@ -1,8 +1,7 @@
-//! The user's stdio and a container's streams: bytes pumped between the two.
+//! The user's stdio and a process's streams: bytes pumped between the two.
 //!
-//! Each pump is a thread with blocking reads and writes: terminals and regular files cannot be polled, and
-//! `io::copy` moves bytes between pipes and sockets inside the kernel. A slow reader blocks its pump, the socket
-//! fills, vsock credit runs out, and the container blocks: nothing is buffered without bound.
+//! Each pump is a thread with blocking reads and writes: terminals and regular files cannot be polled. A slow reader
+//! blocks its pump, the socket fills, and so on down to the container: nothing is buffered without bound.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -11,123 +10,143 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread;
 
-use capsid_protocol::{StreamHello, StreamKind, write_frame};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tokio::sync::oneshot;
 
-/// Why streams could not be opened.
+use crate::detach::{DetachKeys, Typed};
+
+/// Why streams could not be joined with the user's.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StreamError {
-    #[error("cannot make a stream")]
+    #[error("cannot use a stream")]
     Socket(#[source] io::Error),
-    #[error("cannot ask the machine for a stream")]
-    Ask(#[source] io::Error),
-    #[error("cannot begin a stream")]
-    Hello(#[source] capsid_protocol::FrameError),
+    #[error("the pod's supervisor handed over {0} streams")]
+    Count(usize),
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
 }
 
-/// Opens streams into the guest.
+/// How the writing of an output ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Drained {
+    /// It is all written.
+    Whole,
+    /// The user no longer reads: a closed pipe or terminal.
+    ReaderGone,
+}
+
+/// Ends when an output is written, or cannot be.
+pub(crate) type Draining = oneshot::Receiver<io::Result<Drained>>;
+
+/// What runs between the user and a process.
 #[derive(Debug)]
-pub(crate) struct StreamOpener {
-    /// Where the machine takes requests: `capsid_vmm::config::VsockConfig`.
-    pub control: OwnedFd,
-    pub nonce: Vec<u8>,
-    pub container: String,
+pub(crate) struct Pumps {
+    pub outputs: Vec<Draining>,
+    /// Told when the user typed the detach keys.
+    pub detached: oneshot::Receiver<()>,
 }
 
-/// Ends when the container's output is all written, or cannot be.
-pub(crate) type Drained = oneshot::Receiver<io::Result<()>>;
-
-impl StreamOpener {
-    fn open(&self, kind: StreamKind) -> Result<UnixStream, StreamError> {
-        let (mut ours, theirs) = UnixStream::pair().map_err(StreamError::Socket)?;
-        let port = capsid_protocol::STREAM_PORT.to_le_bytes();
-        let fds = [theirs.as_fd()];
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-        rustix::net::sendmsg(
-            &self.control,
-            &[io::IoSlice::new(&port)],
-            &mut ancillary,
-            SendFlags::NOSIGNAL,
-        )
-        .map_err(|e| StreamError::Ask(e.into()))?;
-        let hello = StreamHello {
-            nonce: self.nonce.clone(),
-            container: self.container.clone(),
-            stream: kind.into(),
-        };
-        write_frame(&mut ours, &hello).map_err(StreamError::Hello)?;
-        Ok(ours)
+/// Joins streams as a supervisor sends them: the terminal alone, or stdin (when there are three), stdout and stderr.
+pub(crate) fn join(streams: Vec<OwnedFd>, terminal: bool, stdin: bool, keys: DetachKeys) -> Result<Pumps, StreamError> {
+    let count = streams.len();
+    let mut streams: Vec<UnixStream> = streams.into_iter().map(UnixStream::from).collect();
+    for stream in &streams {
+        stream.set_nonblocking(false).map_err(StreamError::Socket)?;
     }
-
-    /// Three streams, stdin only when wanted.
-    pub(crate) fn attach_pipes(&self, stdin: bool) -> Result<Vec<Drained>, StreamError> {
-        if stdin {
-            let stream = self.open(StreamKind::Stdin)?;
-            pump("stdin", move || feed(stream))?;
-        }
-        let stdout = self.open(StreamKind::Stdout)?;
-        let stderr = self.open(StreamKind::Stderr)?;
-        let out = own(io::stdout().as_fd())?;
-        let err = own(io::stderr().as_fd())?;
-        Ok(vec![
-            pump("stdout", move || drain(stdout, out))?,
-            pump("stderr", move || drain(stderr, err))?,
-        ])
-    }
-
-    /// One stream both ways.
-    pub(crate) fn attach_terminal(&self, stdin: bool) -> Result<Vec<Drained>, StreamError> {
-        let stream = self.open(StreamKind::Terminal)?;
-        if stdin {
-            let input = stream.try_clone().map_err(StreamError::Socket)?;
-            pump("stdin", move || feed(input))?;
-        }
-        let out = own(io::stdout().as_fd())?;
-        Ok(vec![pump("stdout", move || drain(stream, out))?])
-    }
-}
-
-/// Stdin to the container; its end is passed on as a half-close.
-fn feed(mut to: UnixStream) -> io::Result<()> {
-    let mut from = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let copied = copy(&mut from, &mut to);
-    to.shutdown(Shutdown::Write)?;
-    copied
-}
-
-/// The container's output to the user. When the user no longer reads, the container is told by a broken pipe.
-fn drain(mut from: UnixStream, mut to: File) -> io::Result<()> {
-    let copied = copy(&mut from, &mut to);
-    // Fails when the guest has closed it already.
-    let _ = from.shutdown(Shutdown::Both);
-    match copied {
-        // A closed pipe or terminal is the user's choice.
-        Err(e) if matches!(e.raw_os_error(), Some(libc::EPIPE | libc::EIO)) => Ok(()),
-        copied => copied,
-    }
-}
-
-/// `io::copy` for a destination that may be non-blocking: a shell may have left our stdout so.
-fn copy(from: &mut (impl Read + AsFd), to: &mut (impl Write + AsFd)) -> io::Result<()> {
-    let mut buffer = vec![0u8; 64 << 10];
-    loop {
-        let filled = match from.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(filled) => filled,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                wait(from.as_fd(), rustix::event::PollFlags::IN)?;
-                continue;
+    let (detach, detached) = oneshot::channel();
+    let mut outputs = Vec::new();
+    match (terminal, count) {
+        (true, 1) => {
+            let stream = streams.remove(0);
+            if stdin {
+                let input = stream.try_clone().map_err(StreamError::Socket)?;
+                feed(input, Some((keys, detach)))?;
             }
-            // A terminal that hangs up, a reset by the guest: the end of the stream.
-            Err(_) => return Ok(()),
-        };
-        write_all(&buffer[..filled], to)?;
+            outputs.push(drain("stdout", stream, io::stdout().as_fd())?);
+        }
+        (false, 2 | 3) => {
+            if count == 3 {
+                let input = streams.remove(0);
+                if stdin {
+                    feed(input, None)?;
+                }
+            }
+            let stderr = streams.pop().ok_or(StreamError::Count(count))?;
+            let stdout = streams.pop().ok_or(StreamError::Count(count))?;
+            outputs.push(drain("stdout", stdout, io::stdout().as_fd())?);
+            outputs.push(drain("stderr", stderr, io::stderr().as_fd())?);
+        }
+        _ => return Err(StreamError::Count(count)),
+    }
+    Ok(Pumps { outputs, detached })
+}
+
+/// Stdin to the process; its end is passed on as a half-close. On a terminal the detach keys are looked for.
+fn feed(mut to: UnixStream, mut keys: Option<(DetachKeys, oneshot::Sender<()>)>) -> Result<(), StreamError> {
+    let body = move || -> io::Result<()> {
+        let mut from = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let mut buffer = vec![0u8; 64 << 10];
+        while let Some(count) = read(&mut from, &mut buffer)? {
+            let bytes = match &mut keys {
+                None => write_all(&buffer[..count], &mut to),
+                Some((keys, _)) => match keys.take(&buffer[..count]) {
+                    Typed::Bytes(bytes) => write_all(&bytes, &mut to),
+                    Typed::Detach => break,
+                },
+            };
+            bytes?;
+        }
+        match keys {
+            Some((keys, detach)) if keys.is_complete() => {
+                // Whoever waited for it may have gone.
+                let _ = detach.send(());
+                Ok(())
+            }
+            _ => to.shutdown(Shutdown::Write),
+        }
+    };
+    // Nobody asks for the end of an input: the process closes it when it likes.
+    spawn("stdin", move || drop(body()))
+}
+
+/// A process's output to the user.
+fn drain(name: &str, mut from: UnixStream, to: std::os::fd::BorrowedFd<'_>) -> Result<Draining, StreamError> {
+    let mut to = to.try_clone_to_owned().map(File::from).map_err(StreamError::Socket)?;
+    let (done, draining) = oneshot::channel();
+    let mut body = move || -> io::Result<Drained> {
+        let mut buffer = vec![0u8; 64 << 10];
+        // A reset by the guest is the end of the stream.
+        while let Ok(Some(count)) = read(&mut from, &mut buffer) {
+            match write_all(&buffer[..count], &mut to) {
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EPIPE | libc::EIO)) => return Ok(Drained::ReaderGone),
+                written => written?,
+            }
+        }
+        Ok(Drained::Whole)
+    };
+    spawn(name, move || {
+        // Nobody may wait any more.
+        let _ = done.send(body());
+    })?;
+    Ok(draining)
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StreamError> {
+    let spawned = thread::Builder::new().name(name.into()).spawn(work);
+    spawned.map(drop).map_err(StreamError::Thread)
+}
+
+/// Reads; `None` at the end. The source may be non-blocking: a shell may have left our stdin so.
+fn read(from: &mut (impl Read + AsFd), buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    loop {
+        match from.read(buffer) {
+            Ok(0) => return Ok(None),
+            Ok(count) => return Ok(Some(count)),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => wait(from.as_fd(), rustix::event::PollFlags::IN)?,
+            // A terminal that hangs up.
+            Err(e) if e.raw_os_error() == Some(libc::EIO) => return Ok(None),
+            Err(e) => return Err(e),
+        }
     }
 }
 
@@ -147,22 +166,4 @@ fn wait(fd: std::os::fd::BorrowedFd<'_>, events: rustix::event::PollFlags) -> io
     let mut fds = [rustix::event::PollFd::from_borrowed_fd(fd, events)];
     rustix::event::poll(&mut fds, None)?;
     Ok(())
-}
-
-fn own(fd: std::os::fd::BorrowedFd<'_>) -> Result<File, StreamError> {
-    fd.try_clone_to_owned().map(File::from).map_err(StreamError::Socket)
-}
-
-/// Runs `work` on a thread of its own; the receiver ends with it.
-fn pump(name: &str, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<Drained, StreamError> {
-    let (done, drained) = oneshot::channel();
-    let body = move || {
-        // Nobody asks for the end of an input: the container closes it when it likes.
-        let _ = done.send(work());
-    };
-    thread::Builder::new()
-        .name(name.into())
-        .spawn(body)
-        .map_err(StreamError::Thread)?;
-    Ok(drained)
 }

@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "system calls between fork and exec have no safe form")]
 
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -31,4 +32,27 @@ pub(crate) fn end_with_the_pipe() {
     let set =
         unsafe { nix::sys::signal::signal(nix::sys::signal::Signal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl) };
     debug_assert!(set.is_ok(), "SIGPIPE can be reset");
+}
+
+/// Makes the child the leader of a session of its own: no terminal of ours reaches it.
+pub(crate) fn lead_session(command: &mut Command) {
+    // SAFETY: the closure runs between fork and exec and makes only one async-signal-safe system call.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::setsid()?;
+            Ok(())
+        });
+    }
+}
+
+/// Takes a descriptor that this process was started with, by its number.
+pub(crate) fn inherited(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: F_GETFD reads a flag and changes nothing, whatever the number.
+    if number < 3 || unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    // SAFETY: the number is open, and the command line names each inherited descriptor once, so nobody else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(fd)
 }

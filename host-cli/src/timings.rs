@@ -1,13 +1,22 @@
-//! Where a start's time goes (`--timings`).
+//! Where a start's time goes (`--timings`): of this command and of the pod's supervisor, on one clock.
 
 use std::io::Write;
-use std::time::Instant;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::control::Moment;
+
+/// Nanoseconds on the host's monotonic clock, which all processes share.
+pub(crate) fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
 
 /// Named moments since the command began.
 #[derive(Debug)]
 pub(crate) struct Timings {
-    began: Instant,
-    moments: Vec<(&'static str, Instant)>,
+    began_ns: u64,
+    moments: Vec<Moment>,
     /// Nanoseconds from kernel entry to the agent's first instruction, as the guest tells.
     pub agent_start_ns: u64,
 }
@@ -16,26 +25,34 @@ impl Timings {
     /// Starts the clock.
     pub(crate) fn start() -> Self {
         Self {
-            began: Instant::now(),
+            began_ns: now_ns(),
             moments: Vec::new(),
             agent_start_ns: 0,
         }
     }
 
     /// Notes that a step has ended.
-    pub(crate) fn mark(&mut self, step: &'static str) {
-        self.moments.push((step, Instant::now()));
+    pub(crate) fn mark(&mut self, step: &str) {
+        self.moments.push(Moment {
+            step: step.into(),
+            at_ns: now_ns(),
+        });
+    }
+
+    /// Adds what the supervisor noted.
+    pub(crate) fn add(&mut self, moments: &[Moment]) {
+        self.moments.extend_from_slice(moments);
     }
 
     /// Prints a table: what each step took, and when it ended.
     pub(crate) fn print(&self, to: &mut impl Write) -> std::io::Result<()> {
         writeln!(to, "{:<28} {:>10} {:>10}", "STEP", "TOOK ms", "AT ms")?;
-        let mut before = self.began;
-        for (step, at) in &self.moments {
-            let took = at.duration_since(before).as_secs_f64() * 1e3;
-            let total = at.duration_since(self.began).as_secs_f64() * 1e3;
+        let mut before_ns = self.began_ns;
+        for Moment { step, at_ns } in &self.moments {
+            let took = at_ns.saturating_sub(before_ns) as f64 / 1e6;
+            let total = at_ns.saturating_sub(self.began_ns) as f64 / 1e6;
             writeln!(to, "{step:<28} {took:>10.1} {total:>10.1}")?;
-            before = *at;
+            before_ns = *at_ns;
         }
         let guest = self.agent_start_ns as f64 / 1e6;
         writeln!(to, "{:<28} {guest:>10.1}", "(guest kernel alone)")

@@ -127,7 +127,7 @@ fn start_devices(
     });
     let config_fd = files.add(config_file(&config)?);
     let arguments = ["--config-fd".into(), config_fd.to_string()];
-    Ok((spawn(&parts::vmm()?, &arguments, files, Stdio::inherit())?, status))
+    Ok((spawn(&parts::vmm()?, &arguments, files, Stdio::null())?, status))
 }
 
 /// QEMU's command line without our devices: the microvm machine with every default device off.

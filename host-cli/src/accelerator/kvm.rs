@@ -64,7 +64,7 @@ impl Accelerator for Kvm {
         });
         let config_fd = files.add(config_file(&config)?);
         let arguments = ["--config-fd".into(), config_fd.to_string()];
-        let child = spawn(&parts::vmm()?, &arguments, files, Stdio::inherit())?;
+        let child = spawn(&parts::vmm()?, &arguments, files, Stdio::null())?;
         let (end_sender, end) = oneshot::channel();
         let (kill, killed) = oneshot::channel();
         tokio::task::spawn_local(async move {
@@ -75,12 +75,12 @@ impl Accelerator for Kvm {
     }
 }
 
-/// A disk's configuration; its files are added to those handed over. `--rm` scratch disks ignore flushes.
+/// A disk's configuration; its files are added to those handed over.
 pub(super) fn disk_config(disk: Disk, files: &mut HandedFiles) -> DiskConfig {
     DiskConfig {
         serial: disk.serial.into(),
         readonly: disk.readonly,
-        ignore_flush: !disk.readonly,
+        ignore_flush: !disk.is_durable,
         extent_fds: disk.files.into_iter().map(|file| files.add(file)).collect(),
     }
 }

@@ -25,6 +25,8 @@ pub(crate) use process::StartError;
 pub(crate) struct Disk {
     pub serial: &'static str,
     pub readonly: bool,
+    /// A flush of the guest's reaches the host's disk. What vanishes with its container need not.
+    pub is_durable: bool,
     pub files: Vec<File>,
 }
 

@@ -1,20 +1,25 @@
-//! `capsid image inspect`.
+//! `capsid inspect` and `capsid image inspect`.
 
 use anyhow::anyhow;
-use capsid_image::Image;
+use capsid_image::{Image, Store};
 use serde_json::{Value, json};
 
-use super::Context;
-use crate::cli::InspectArgs;
+use super::{Context, open_store};
+use crate::cli::{ContainerInspectArgs, InspectArgs};
+use crate::clock;
+use crate::folders::Folders;
+use crate::format::Template;
+use crate::state::{Container, State, StateError, Status};
+use crate::store_folder;
 
 /// Prints what is known of the images, in docker's field names; those not found are told after the others.
-pub(crate) fn run(context: Context, args: &InspectArgs) -> anyhow::Result<u8> {
+pub(crate) fn images(context: Context, args: &InspectArgs) -> anyhow::Result<u8> {
     let (_, store) = context.store()?;
     let mut found = Vec::new();
     let mut code = 0;
     for name in &args.images {
-        match store.find(name)? {
-            Some(image) => found.push(describe(&image)),
+        match find_image(&store, name)? {
+            Some(image) => found.push(image),
             None => {
                 eprintln!("capsid: {}", super::describe(&anyhow!("no such image: {name}")));
                 code = 1;
@@ -25,7 +30,46 @@ pub(crate) fn run(context: Context, args: &InspectArgs) -> anyhow::Result<u8> {
     Ok(code)
 }
 
-fn describe(image: &Image) -> Value {
+/// Prints what is known of containers, or of images where there is no container of that name, as docker does.
+pub(crate) fn containers(context: Context, args: &ContainerInspectArgs) -> anyhow::Result<u8> {
+    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let (folders, state) = context.state()?;
+    let store = open_store(&folders)?;
+    let mut found = Vec::new();
+    let mut code = 0;
+    for name in &args.names {
+        match find(&state, &store, &folders, name)? {
+            Some(object) => found.push(object),
+            None => {
+                eprintln!("capsid: no such object: {name}");
+                code = 1;
+            }
+        }
+    }
+    match template {
+        None => println!("{}", serde_json::to_string_pretty(&found)?),
+        Some(template) => {
+            for object in &found {
+                println!("{}", template.render(object)?);
+            }
+        }
+    }
+    Ok(code)
+}
+
+fn find(state: &State, store: &Store, folders: &Folders, name: &str) -> anyhow::Result<Option<Value>> {
+    match state.find(name) {
+        Ok(container) => Ok(Some(describe_container(&container, folders))),
+        Err(StateError::Unknown(_)) => find_image(store, name),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn find_image(store: &Store, name: &str) -> anyhow::Result<Option<Value>> {
+    Ok(store.find(name)?.map(|image| describe_image(&image)))
+}
+
+fn describe_image(image: &Image) -> Value {
     let config = &image.config;
     json!({
         "Id": image.id.to_string(),
@@ -47,6 +91,87 @@ fn describe(image: &Image) -> Value {
             "Labels": config.labels,
             "ExposedPorts": config.exposed_ports,
             "Volumes": config.volumes,
+        },
+    })
+}
+
+/// docker's fields, and what only Capsid has below `Capsid`.
+fn describe_container(container: &Container, folders: &Folders) -> Value {
+    let (spec, config) = (&container.spec, &container.config);
+    let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+    let words: Vec<String> = spec.args.iter().map(text).collect();
+    let labels: serde_json::Map<String, Value> = config
+        .labels
+        .iter()
+        .map(|label| label.split_once('=').unwrap_or((label, "")))
+        .map(|(key, value)| (key.to_owned(), value.into()))
+        .collect();
+    let time = |ns: i64| {
+        if ns == 0 {
+            "0001-01-01T00:00:00Z".into()
+        } else {
+            clock::rfc3339(ns)
+        }
+    };
+    let limits = &spec.limits;
+    json!({
+        "Id": container.id,
+        "Created": clock::rfc3339(container.created_ns),
+        "Path": words.first(),
+        "Args": words.get(1..).unwrap_or_default(),
+        "State": {
+            "Status": container.status.word(),
+            "Running": container.status.is_live(),
+            "Paused": container.status == Status::Paused,
+            "Restarting": container.status == Status::Restarting,
+            "OOMKilled": container.oom_killed,
+            "Dead": false,
+            "Pid": container.supervisor_pid,
+            "ExitCode": container.exit_code,
+            "Error": container.error,
+            "StartedAt": time(container.started_ns),
+            "FinishedAt": time(container.finished_ns),
+        },
+        "Image": container.image_id,
+        "LogPath": config.log.keep.then(|| store_folder::log(&folders.data, &container.id)),
+        "Name": format!("/{}", container.name),
+        "RestartCount": container.restarts,
+        "Platform": "linux",
+        "HostConfig": {
+            "AutoRemove": config.remove,
+            "RestartPolicy": { "Name": config.restart.to_string(), "MaximumRetryCount": config.restart.retries_max() },
+            "LogConfig": {
+                "Type": if config.log.keep { "json-file" } else { "none" },
+                "Config": { "max-size": config.log.max_size.to_string(), "max-file": config.log.max_files.to_string() },
+            },
+            "Memory": limits.memory_max_bytes.unwrap_or(0),
+            "NanoCpus": limits.cpu_quota_us.map_or(0, |quota| quota * 10_000),
+            "CpusetCpus": limits.cpuset_cpus.clone().unwrap_or_default(),
+            "PidsLimit": limits.pids_max,
+            "ReadonlyRootfs": spec.root.readonly,
+            "Privileged": spec.all_devices,
+            "Init": spec.init,
+        },
+        "Config": {
+            "Hostname": spec.hostname,
+            "User": spec.user,
+            "AttachStdin": config.stdin_once,
+            "Tty": spec.terminal.is_some(),
+            "OpenStdin": spec.stdin,
+            "StdinOnce": config.stdin_once,
+            "Env": spec.env.iter().map(text).collect::<Vec<_>>(),
+            "Cmd": words,
+            "Image": container.image,
+            "WorkingDir": spec.cwd,
+            "Labels": labels,
+            "StopSignal": config.stop_signal.to_string(),
+            "StopTimeout": config.stop_timeout_s,
+        },
+        "Mounts": [],
+        "Capsid": {
+            "Accelerator": config.accelerator.word(),
+            "Machine": { "Vcpus": config.machine.vcpus, "MemoryMiB": config.machine.memory_mib },
+            "Kernel": config.kernel,
         },
     })
 }

@@ -1,14 +1,21 @@
 //! One recipe per verb.
 
+pub(crate) mod attach;
 pub(crate) mod completion;
 pub(crate) mod doctor;
 pub(crate) mod images;
 pub(crate) mod inspect;
+pub(crate) mod lifecycle;
 pub(crate) mod load;
+pub(crate) mod logs;
 pub(crate) mod man;
+pub(crate) mod ps;
 pub(crate) mod pull;
 pub(crate) mod rmi;
 pub(crate) mod run;
+pub(crate) mod stats;
+pub(crate) mod supervise;
+pub(crate) mod top;
 pub(crate) mod version;
 
 use std::path::PathBuf;
@@ -17,8 +24,9 @@ use capsid_image::{Converter, Credentials, Platform, PullOptions, Store};
 
 use crate::cli::RegistryArgs;
 use crate::folders::Folders;
-use crate::registration;
+use crate::format::Template;
 use crate::settings::Settings;
+use crate::state::{self, State};
 
 /// What every verb starts from.
 #[derive(Debug)]
@@ -28,11 +36,17 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Makes the folders and cleans up after killed supervisors.
+    /// Makes the folders.
     pub(crate) fn folders(self) -> anyhow::Result<Folders> {
-        let folders = Folders::prepare(self.data, self.run)?;
-        registration::sweep(&folders.run)?;
-        Ok(folders)
+        Ok(Folders::prepare(self.data, self.run)?)
+    }
+
+    /// Opens the state and cleans up after killed processes.
+    pub(crate) fn state(self) -> anyhow::Result<(Folders, State)> {
+        let folders = self.folders()?;
+        let state = State::open(&folders.data)?;
+        state::recover(&state, &folders)?;
+        Ok((folders, state))
     }
 
     /// Opens the image store as well.
@@ -43,7 +57,8 @@ impl Context {
     }
 }
 
-fn open_store(folders: &Folders) -> anyhow::Result<Store> {
+/// Opens the images of the data folder.
+pub(crate) fn open_store(folders: &Folders) -> anyhow::Result<Store> {
     let converter = Converter {
         program: std::env::current_exe()?,
         arguments: vec![capsid_image::CONVERTER_COMMAND.into()],
@@ -52,7 +67,7 @@ fn open_store(folders: &Folders) -> anyhow::Result<Store> {
 }
 
 /// What a pull needs of flags and settings; the platform is this machine's unless one is named.
-fn pull_options(platform: Option<Platform>, registry: &RegistryArgs, settings: &Settings) -> PullOptions {
+pub(crate) fn pull_options(platform: Option<Platform>, registry: &RegistryArgs, settings: &Settings) -> PullOptions {
     PullOptions {
         platform: platform.unwrap_or_else(Platform::host),
         insecure_registries: [&registry.insecure_registry[..], &settings.insecure_registries].concat(),
@@ -74,4 +89,31 @@ pub(crate) fn describe(error: &anyhow::Error) -> String {
         }
     }
     capsid_image::printable(words.join(": ").as_bytes(), ERROR_BYTES_MAX)
+}
+
+/// Prints objects as `--format` says, or as `otherwise` does.
+fn print_rows(rows: &[serde_json::Value], template: Option<&Template>, otherwise: impl FnOnce()) -> anyhow::Result<()> {
+    let Some(template) = template else {
+        otherwise();
+        return Ok(());
+    };
+    let lines = rows
+        .iter()
+        .map(|row| template.render(row))
+        .collect::<Result<Vec<_>, _>>()?;
+    if !template.table {
+        lines.iter().for_each(|line| println!("{line}"));
+        return Ok(());
+    }
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(template.header().split('\t'));
+    for line in &lines {
+        table.add_row(line.split('\t'));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 3));
+    }
+    println!("{}", table.trim_fmt());
+    Ok(())
 }

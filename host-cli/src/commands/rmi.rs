@@ -1,24 +1,42 @@
 //! `capsid rmi`.
 
-use capsid_image::Removed;
+use anyhow::bail;
+use capsid_image::{Removed, Store};
 
-use super::{Context, describe};
+use super::{Context, describe, open_store};
 use crate::cli::RmiArgs;
+use crate::state::State;
 
 /// Removes each image; goes on after one that fails, and says so at the end.
 pub(crate) fn run(context: Context, args: &RmiArgs) -> anyhow::Result<u8> {
-    let (_, store) = context.store()?;
+    let (folders, state) = context.state()?;
+    let store = open_store(&folders)?;
     let mut code = 0;
     for name in &args.images {
-        match store.remove(name, args.force) {
+        match remove(&state, &store, name, args.force) {
             Ok(removed) => removed.iter().for_each(print),
             Err(error) => {
-                eprintln!("capsid: {}", describe(&error.into()));
+                eprintln!("capsid: {}", describe(&error));
                 code = 1;
             }
         }
     }
     Ok(code)
+}
+
+/// An image that a container was made from stays: without it the container could not start again.
+fn remove(state: &State, store: &Store, name: &str, force: bool) -> anyhow::Result<Vec<Removed>> {
+    if let Some(image) = store.find(name)?
+        && image.references.len() <= 1
+        && let Some(user) = state.users_of_image(&image.id.to_string())?.first()
+    {
+        bail!(
+            "image {name} is used by container {} ({}): remove that container first",
+            user.name,
+            user.status.word()
+        );
+    }
+    Ok(store.remove(name, force)?)
 }
 
 fn print(removed: &Removed) {

@@ -1,155 +1,144 @@
 //! `capsid run`.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::IsTerminal;
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
 
 use anyhow::{Context as _, bail};
-use capsid_image::{Image, Platform, Reference, Store};
-use capsid_protocol::Stopped;
 
-use super::{Context, open_store, pull_options};
-use crate::accelerator::{self, Accelerator, Disk, MachineParts};
-use crate::cli::{AccelChoice, NOT_YET, PullPolicy, RunArgs};
+use super::{Context, open_store};
+use crate::attachment::{self, AttachError, Course, End, Wanted};
+use crate::cli::{NOT_YET, RunArgs};
+use crate::control::{Answer, Connection, Request, StreamsWanted};
+use crate::create::{self, Created};
 use crate::folders::Folders;
-use crate::plan::{self, Plan, ROOTFS_SERIAL, SCRATCH_SERIAL, SeccompChoice, Surroundings};
-use crate::progress::Bars;
-use crate::registration::{PodRecord, Registration};
-use crate::settings::Settings;
+use crate::settings;
 use crate::signals::Signals;
-use crate::supervisor::{self, PodError, Sockets};
+use crate::start;
+use crate::state::{Exit, State};
+use crate::terminal;
 use crate::timings::Timings;
-use crate::{console, initramfs, parts, scratch, session, settings, terminal};
 
-/// Largest `--env-file` and seccomp profile, bytes: the spec that carries them is at most 4 MiB.
-const FILE_BYTES_MAX: u64 = 1 << 20;
-
-/// The recipe: arguments to image to plan to pod to exit code.
+/// The recipe: container, supervisor, and what the user sees of it.
 pub(crate) async fn run(context: Context, args: RunArgs) -> anyhow::Result<u8> {
     let mut timings = Timings::start();
-    let (name, command) = image_and_command(&args)?;
-    if args.tty && args.interactive && !terminal::stdin_is_terminal() {
-        bail!("the input device is not a terminal: leave out -t");
-    }
+    check_terminal(&args)?;
     let settings = settings::read()?;
-    let folders = context.folders()?;
+    let (folders, state) = context.state()?;
     let store = open_store(&folders)?;
     let mut signals = Signals::listen()?;
-    let image = tokio::select! {
-        image = obtain(&store, &name, &args, &settings) => image?,
-        number = signals.interruption() => return Err(PodError::Interrupted(number).into()),
+    let created = tokio::select! {
+        created = create::create(&folders, &state, &store, &settings, &args, &mut timings) => created?,
+        number = signals.interruption() => return Err(AttachError::Interrupted(number).into()),
     };
-    check_platform(&name, &image)?;
-    timings.mark("image found");
-    let choice = args.accel.or(settings.accel).unwrap_or(AccelChoice::Auto);
-    let (accelerator, fallback) = accelerator::choose(choice, &folders.run)?;
-    if let Some(reason) = fallback {
-        eprintln!(
-            "capsid: warning: {reason}; this pod is emulated: slower, and no security boundary (see `capsid doctor`)"
-        );
+    let id = created.container.id.clone();
+    if let Some(path) = &args.cidfile
+        && let Err(error) = write_cidfile(path, &id)
+    {
+        created.undo(&state, &folders)?;
+        return Err(error);
     }
-    timings.mark("accelerator chosen");
-    let plan = plan::plan(&args, &command, &image.config, surroundings(&args)?)?;
-    timings.mark("planned");
-    let stopped = run_pod(
-        &*accelerator,
-        &args,
-        &name,
-        &store,
-        &image,
-        plan,
-        &folders,
-        &mut signals,
-        &mut timings,
-    )
-    .await;
-    timings.mark("torn down");
+    let Created { hold, .. } = created;
+    let mut started = start::supervisor(&folders, hold, &id)?;
+    timings.mark("supervisor started");
+    if args.detach {
+        await_start(&mut started.connection).await?;
+        println!("{id}");
+        return Ok(0);
+    }
+    let wanted = Wanted {
+        stdin: args.interactive,
+        keys: args.detach_keys.clone(),
+        signals: args.sig_proxy,
+    };
+    let mut course = Course::default();
+    let end = attach(&mut started.connection, wanted, &mut signals, &mut course).await;
+    if !matches!(end, Ok(End::Detached)) {
+        started.gone().await;
+    }
     if args.timings {
+        timings.add(&course.moments);
+        timings.agent_start_ns = course.agent_start_ns;
+        timings.mark("torn down");
         timings.print(&mut std::io::stderr())?;
     }
-    Ok(exit_status(&stopped?))
+    report(end?)
 }
 
-/// From a plan to a stopped container; every resource is given back on return.
-#[expect(clippy::too_many_arguments, reason = "the rooms of one recipe")]
-async fn run_pod(
-    accelerator: &dyn Accelerator,
-    args: &RunArgs,
-    image_name: &str,
-    store: &Store,
-    image: &Image,
-    plan: Plan,
-    folders: &Folders,
+/// Attaches to all of a container, from its first byte.
+pub(super) async fn attach(
+    connection: &mut Connection,
+    wanted: Wanted,
     signals: &mut Signals,
-    timings: &mut Timings,
-) -> anyhow::Result<Stopped> {
-    let record = PodRecord {
-        id: plan.spec.id.clone(),
-        name: args
-            .name
-            .clone()
-            .unwrap_or_else(|| plan.spec.id.chars().take(12).collect()),
-        image: image_name.into(),
-        image_id: image.id.to_string(),
-        accelerator: accelerator.name().into(),
-        supervisor_pid: std::process::id(),
-        labels: args.label.clone(),
-        stop_signal: plan.stop_signal,
+    course: &mut Course,
+) -> Result<End, AttachError> {
+    let streams = StreamsWanted {
+        stdin: wanted.stdin,
+        output: true,
     };
-    let _registration = Registration::claim(&folders.run, &record)?;
-    let (sockets, session, control) = Sockets::pair()?;
-    let parts = MachineParts {
-        size: plan.machine,
-        kernel: open_kernel(args)?,
-        initramfs: initramfs::build(&parts::agent()?).context("cannot make the initramfs")?,
-        disks: disks(store, image, folders)?,
-        session,
-        control,
-    };
-    timings.mark("disks and kernel opened");
-    let stopped = supervisor::run(accelerator, sockets, parts, plan.spec, signals, timings).await;
-    if let Err(PodError::MachineEnded { end, .. }) = &stopped
-        && !end.console.is_empty()
-    {
-        eprintln!("capsid: last lines of the guest's console:");
-        for line in last_lines(&end.console) {
-            eprintln!("  {}", supervisor::sanitise(line));
+    connection.writer.send(&Request::Attach(streams)).await?;
+    attachment::follow(connection, wanted, signals, course).await
+}
+
+/// Waits until the container runs, or says why it does not.
+pub(super) async fn await_start(connection: &mut Connection) -> Result<(), AttachError> {
+    connection.writer.send(&Request::Start).await?;
+    match connection.reader.receive::<Answer>().await?.0 {
+        Answer::Started { .. } => Ok(()),
+        Answer::Failed { message, code, console } => Err(AttachError::Refused { message, code, console }),
+        _ => Err(AttachError::Unexpected),
+    }
+}
+
+/// The end as this process's exit code.
+pub(super) fn report(end: End) -> anyhow::Result<u8> {
+    match end {
+        End::Detached => Ok(0),
+        End::Exited(Exit { code, oom_killed, .. }) => {
+            if oom_killed {
+                eprintln!(
+                    "capsid: the container ran out of its memory limit and the kernel killed a process of it (oom_killed)"
+                );
+            }
+            Ok(code)
         }
     }
-    Ok(stopped?)
 }
 
-/// What to show of a console: from the kernel's last words on when it said any, else the last lines.
-fn last_lines(console: &str) -> impl Iterator<Item = &str> {
-    const LINES_MAX: usize = 12;
-    let lines: Vec<&str> = console.lines().filter(|line| !line.trim().is_empty()).collect();
-    let panicked = lines.iter().position(|line| console::tells_panic(line));
-    let first = panicked.unwrap_or_else(|| lines.len().saturating_sub(LINES_MAX));
-    lines.into_iter().skip(first).take(LINES_MAX)
-}
-
-/// The container's status as this process's exit code.
-fn exit_status(stopped: &Stopped) -> u8 {
-    if stopped.oom_killed {
-        eprintln!(
-            "capsid: the container ran out of its memory limit and the kernel killed a process of it (oom_killed)"
-        );
+/// A terminal needs one here too, when its input is to come from here.
+pub(super) fn check_terminal(args: &RunArgs) -> anyhow::Result<()> {
+    if args.tty && args.interactive && !args.detach && !terminal::stdin_is_terminal() {
+        bail!("the input device is not a terminal: leave out -t");
     }
-    match stopped.signal {
-        0 => stopped.exit_code.min(255) as u8,
-        signal => 128u8.saturating_add(signal.min(127) as u8),
-    }
+    Ok(())
 }
 
-/// The exit code for an error of `run`.
+/// Writes the id into a file that must not be there yet, as docker has it.
+pub(super) fn write_cidfile(path: &std::path::Path, id: &str) -> anyhow::Result<()> {
+    let write = || {
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(0o644).open(path)?;
+        file.write_all(id.as_bytes())
+    };
+    write().with_context(|| format!("cannot write the container's id to {}", path.display()))
+}
+
+/// The exit code for an error of `run`, `create`, `start` or `exec`.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
-    error.downcast_ref::<PodError>().map_or(125, PodError::exit_code)
+    error.downcast_ref::<AttachError>().map_or(125, AttachError::exit_code)
+}
+
+/// The last lines of a guest's console that explain an error.
+pub(crate) fn console(error: &anyhow::Error) -> Option<&str> {
+    match error.downcast_ref::<AttachError>() {
+        Some(AttachError::Refused { console, .. }) if !console.is_empty() => Some(console),
+        _ => None,
+    }
 }
 
 /// The first word is the image; a flag there is one that is not known.
-fn image_and_command(args: &RunArgs) -> anyhow::Result<(String, Vec<Vec<u8>>)> {
+pub(crate) fn image_and_command(args: &RunArgs) -> anyhow::Result<(String, Vec<Vec<u8>>)> {
     let (image, command) = args.image_and_command.split_first().context("no image given")?;
     let Some(name) = image.to_str() else {
         bail!("the image name {image:?} is not text")
@@ -191,122 +180,21 @@ fn explain_flag(word: &str) -> Option<String> {
         .map(|flag| format!("{flag} is not honoured yet: the container was not started"))
 }
 
-/// The image from the store or a registry, as `--pull` says.
-async fn obtain(store: &Store, name: &str, args: &RunArgs, settings: &Settings) -> anyhow::Result<Image> {
-    let platform: Option<Platform> = args.platform.as_deref().map(str::parse).transpose()?;
-    let stored = if args.pull == PullPolicy::Always {
-        None
-    } else {
-        store.find(name)?
-    };
-    match (stored, &platform) {
-        (Some(image), None) => return Ok(image),
-        (Some(image), Some(wanted)) if wanted.accepts(&image.config.platform) => return Ok(image),
-        (Some(image), Some(wanted)) if args.pull == PullPolicy::Never => {
-            bail!(
-                "image {name} is for {}, not for {wanted} (and --pull never)",
-                image.config.platform
-            )
-        }
-        (None, _) if args.pull == PullPolicy::Never => bail!("no such image: {name} (and --pull never)"),
-        _ => {}
+/// `capsid create`.
+pub(crate) async fn create(context: Context, args: RunArgs) -> anyhow::Result<u8> {
+    let settings = settings::read()?;
+    let (folders, state): (Folders, State) = context.state()?;
+    let store = open_store(&folders)?;
+    let created = create::create(&folders, &state, &store, &settings, &args, &mut Timings::start()).await?;
+    let id = created.container.id.clone();
+    if let Some(path) = &args.cidfile
+        && let Err(error) = write_cidfile(path, &id)
+    {
+        created.undo(&state, &folders)?;
+        return Err(error);
     }
-    let reference: Reference = name.parse()?;
-    let options = pull_options(platform, &args.registry, settings);
-    // As the bars of the pull: for people who watch. A script gets an error's one line or none.
-    if !args.quiet && std::io::stderr().is_terminal() {
-        eprintln!("Unable to find image '{reference}' locally");
-    }
-    Ok(capsid_image::pull(store, &reference, &options, &Bars::new(args.quiet)).await?)
-}
-
-/// An image for another platform may be in the store, to look at or to copy, but not run.
-fn check_platform(name: &str, image: &Image) -> anyhow::Result<()> {
-    let (here, built) = (Platform::host(), &image.config.platform);
-    if !here.accepts(built) {
-        bail!("image {name} is for {built}, and this machine runs {here}");
-    }
-    Ok(())
-}
-
-fn surroundings(args: &RunArgs) -> anyhow::Result<Surroundings> {
-    let own = |name: &str| std::env::var(name).ok();
-    let mut user_env = Vec::new();
-    for path in &args.env_file {
-        let text = read_text(path).context("cannot read --env-file")?;
-        user_env.extend(plan::parse_file(&text, own)?);
-    }
-    for flag in &args.env {
-        user_env.extend(plan::parse_flag(flag, own)?);
-    }
-    let seccomp_profile = match plan::security_options(args)?.seccomp {
-        SeccompChoice::File(path) => Some(
-            read_text(&path)
-                .context("cannot read the seccomp profile")?
-                .into_bytes(),
-        ),
-        SeccompChoice::Default | SeccompChoice::Unconfined => None,
-    };
-    Ok(Surroundings {
-        id: session::random(32)?.iter().map(|byte| format!("{byte:02x}")).collect(),
-        host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
-        user_env,
-        seccomp_profile,
-        terminal: terminal::size(),
-    })
-}
-
-fn read_text(path: &Path) -> anyhow::Result<String> {
-    let bytes = std::fs::metadata(path)
-        .with_context(|| path.display().to_string())?
-        .len();
-    if bytes > FILE_BYTES_MAX {
-        bail!(
-            "{}: {bytes} bytes are over the limit of {FILE_BYTES_MAX}",
-            path.display()
-        );
-    }
-    std::fs::read_to_string(path).with_context(|| path.display().to_string())
-}
-
-fn open_kernel(args: &RunArgs) -> anyhow::Result<File> {
-    let path = match &args.kernel {
-        Some(path) => path.clone(),
-        None => parts::kernel()?,
-    };
-    let file = File::open(&path).with_context(|| format!("cannot open the kernel {}", path.display()))?;
-    check_elf(&file).with_context(|| format!("{} is not a kernel", path.display()))?;
-    Ok(file)
-}
-
-/// The cheap part of what the VMM checks in full, so that both accelerators name the same cause.
-fn check_elf(file: &File) -> anyhow::Result<()> {
-    use std::os::unix::fs::FileExt;
-    let mut header = [0u8; 20];
-    file.read_exact_at(&mut header, 0).context("it is too short")?;
-    let x86_64 = u16::from_le_bytes([header[18], header[19]]) == 62;
-    if !header.starts_with(b"\x7fELF\x02\x01") || !x86_64 {
-        bail!("it is not a 64-bit x86 ELF file");
-    }
-    Ok(())
-}
-
-fn disks(store: &Store, image: &Image, folders: &Folders) -> anyhow::Result<Vec<Disk>> {
-    let rootfs = store.rootfs(image)?;
-    let files = std::iter::once(rootfs.metadata).chain(rootfs.data).collect();
-    let scratch = scratch::create(&folders.data)?;
-    Ok(vec![
-        Disk {
-            serial: ROOTFS_SERIAL,
-            readonly: true,
-            files,
-        },
-        Disk {
-            serial: SCRATCH_SERIAL,
-            readonly: false,
-            files: vec![scratch],
-        },
-    ])
+    println!("{id}");
+    Ok(0)
 }
 
 #[cfg(test)]
@@ -317,7 +205,7 @@ mod tests {
     fn dockers_flags_that_are_not_honoured_are_named() {
         assert!(explain_flag("--publish=80:80").unwrap().starts_with("--publish "));
         assert!(explain_flag("-p80:80").unwrap().starts_with("-p "));
-        assert!(explain_flag("-d").is_some());
+        assert!(explain_flag("-v").is_some());
         assert!(explain_flag("--fly").is_none());
         assert!(explain_unknown_flag(&["run".into(), "-it".into(), "--network".into()]).is_some());
     }

@@ -54,7 +54,7 @@ pub(crate) enum LimitsError {
 }
 
 /// The machine that the limits ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct MachineSize {
     pub vcpus: u8,
     pub memory_mib: u32,

@@ -6,6 +6,7 @@
 mod capability;
 mod environment;
 mod limits;
+mod logging;
 mod mounts;
 mod security;
 mod signal;
@@ -21,8 +22,11 @@ pub(crate) use environment::{parse_file, parse_flag};
 pub(crate) use limits::MachineSize;
 pub(crate) use security::{SeccompChoice, SecurityOptions};
 
+pub(crate) use signal::parse as parse_signal;
+
 use crate::cli::RunArgs;
 use crate::seccomp;
+use crate::state::{LogOptions, RestartPolicy};
 
 /// Serial of the rootfs disk.
 pub(crate) const ROOTFS_SERIAL: &str = "capsid-rootfs";
@@ -30,6 +34,14 @@ pub(crate) const ROOTFS_SERIAL: &str = "capsid-rootfs";
 pub(crate) const SCRATCH_SERIAL: &str = "capsid-scratch";
 /// docker's limit for the arguments and environment together is the kernel's; ours keeps the spec in one frame.
 const STRINGS_BYTES_MAX: usize = 2 << 20;
+
+/// All capabilities, for `--privileged`.
+pub(crate) fn all_capabilities() -> u64 {
+    crate::capability::ALL
+}
+
+/// Seconds between the stop signal and SIGKILL: docker's.
+pub(crate) const STOP_TIMEOUT_S: u64 = 10;
 
 /// What the plan is made from beside flags and image.
 #[derive(Debug)]
@@ -53,6 +65,9 @@ pub(crate) struct Plan {
     pub machine: MachineSize,
     /// Signal that asks the container to stop.
     pub stop_signal: u32,
+    /// The image's, then the user's.
+    pub labels: Vec<String>,
+    pub log: LogOptions,
 }
 
 /// Why there is no plan.
@@ -82,6 +97,10 @@ pub(crate) enum PlanError {
     Security(#[from] security::SecurityError),
     #[error("invalid stop signal")]
     Signal(#[from] signal::SignalError),
+    #[error("invalid log option")]
+    Log(#[from] logging::LogError),
+    #[error("--rm and --restart together: a container that is removed cannot be started again")]
+    RemovedAndRestarted,
     #[error("invalid seccomp profile")]
     Seccomp(#[from] seccomp::SeccompError),
 }
@@ -99,6 +118,9 @@ pub(crate) fn plan(
     around: Surroundings,
 ) -> Result<Plan, PlanError> {
     check_name_and_labels(args)?;
+    if args.rm && args.restart != RestartPolicy::No {
+        return Err(PlanError::RemovedAndRestarted);
+    }
     let options = security_options(args)?;
     let hostname = hostname(args.hostname.as_deref(), &around.id)?;
     let capabilities = capability::resolve(args.privileged, &args.cap_add, &args.cap_drop)?;
@@ -139,6 +161,7 @@ pub(crate) fn plan(
         additional_groups: args.group_add.clone(),
         all_devices: args.privileged,
         id: around.id,
+        join: None,
     };
     let strings: usize = spec.args.iter().chain(&spec.env).map(Vec::len).sum();
     if strings > STRINGS_BYTES_MAX {
@@ -153,6 +176,8 @@ pub(crate) fn plan(
         spec,
         machine,
         stop_signal: signal::parse(stop_signal)?,
+        labels: args.label.clone(),
+        log: logging::options(&args.log_driver, &args.log_opt)?,
     })
 }
 
@@ -215,13 +240,17 @@ fn sysctls(flags: &[String]) -> Result<Vec<Sysctl>, PlanError> {
     Ok(sysctls)
 }
 
-fn check_name_and_labels(args: &RunArgs) -> Result<(), PlanError> {
-    if let Some(name) = &args.name {
-        let legal = |(i, c): (usize, char)| c.is_ascii_alphanumeric() || (i > 0 && "_.-".contains(c));
-        if name.len() < 2 || name.len() > 255 || !name.chars().enumerate().all(legal) {
-            return Err(PlanError::Name(name.clone()));
-        }
+/// What a container may be called.
+pub(crate) fn check_name(name: &str) -> Result<(), PlanError> {
+    let legal = |(i, c): (usize, char)| c.is_ascii_alphanumeric() || (i > 0 && "_.-".contains(c));
+    if name.len() < 2 || name.len() > 255 || !name.chars().enumerate().all(legal) {
+        return Err(PlanError::Name(name.into()));
     }
+    Ok(())
+}
+
+fn check_name_and_labels(args: &RunArgs) -> Result<(), PlanError> {
+    args.name.as_deref().map_or(Ok(()), check_name)?;
     match args
         .label
         .iter()

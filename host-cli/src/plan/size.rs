@@ -55,6 +55,24 @@ pub(crate) fn human(bytes: u64) -> String {
     format!("{value:.decimals$}{}", UNITS[unit])
 }
 
+/// A size for people, as `docker stats` prints it: powers of 1024, four digits.
+pub(crate) fn binary(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let decimals = match value {
+        _ if unit == 0 || value >= 1000.0 => 0,
+        100.0.. => 1,
+        10.0.. => 2,
+        _ => 3,
+    };
+    format!("{value:.decimals$}{}", UNITS[unit])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,265 @@
+//! A user attached to a process: streams, signals and sizes, until it ends or the user leaves.
+
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::control::{Answer, Connection, ControlError, Moment, Request};
+use crate::detach::DetachKeys;
+use crate::signals::Signals;
+use crate::state::Exit;
+use crate::stdio::{self, Drained, Pumps, StreamError};
+use crate::terminal::{self, RawMode};
+
+/// How many SIGINT and SIGTERM end the container when it does not care: docker's client counts to three as well.
+const INTERRUPTIONS_MAX: u32 = 3;
+/// How long a container may go on after its user's terminal is gone: what `docker stop` grants.
+const HANG_UP_GRACE: Duration = Duration::from_secs(10);
+/// How long a killed container may take to be reported so.
+const KILL_PATIENCE: Duration = Duration::from_secs(15);
+
+/// What the user wants of an attachment.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub stdin: bool,
+    pub keys: DetachKeys,
+    /// Signals to this process are passed on (`--sig-proxy`).
+    pub signals: bool,
+}
+
+/// Why an attachment did not come to the process's end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AttachError {
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error("cannot attach to the container's streams")]
+    Streams(#[from] StreamError),
+    #[error("cannot write the container's output")]
+    Output(#[source] std::io::Error),
+    #[error("cannot set the terminal to raw mode")]
+    Terminal(#[source] std::io::Error),
+    #[error("{message}")]
+    Refused { message: String, code: u8, console: String },
+    #[error("interrupted by signal {0}")]
+    Interrupted(i32),
+    #[error("unexpected answer of the pod's supervisor")]
+    Unexpected,
+}
+
+impl AttachError {
+    /// docker's exit code for it.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refused { code, .. } => *code,
+            Self::Interrupted(number) => 128u8.saturating_add(*number as u8),
+            // The supervisor, and with it the machine, was killed.
+            Self::Control(ControlError::Closed) => 137,
+            _ => 125,
+        }
+    }
+}
+
+/// How an attachment ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    Exited(Exit),
+    /// The user left; the process goes on.
+    Detached,
+}
+
+/// Where a start's time went, as the supervisor tells.
+#[derive(Debug, Default)]
+pub(crate) struct Course {
+    pub moments: Vec<Moment>,
+    pub agent_start_ns: u64,
+}
+
+/// An attachment in progress.
+struct Attachment<'a> {
+    connection: &'a mut Connection,
+    wanted: Wanted,
+    pumps: Option<Pumps>,
+    /// Held while the process has the terminal.
+    raw: Option<RawMode>,
+    terminal: bool,
+    started: bool,
+    interruptions: u32,
+    hung_up: Option<Instant>,
+}
+
+/// Follows a process whose `Attach` or `Exec` has been sent.
+pub(crate) async fn follow(
+    connection: &mut Connection,
+    wanted: Wanted,
+    signals: &mut Signals,
+    course: &mut Course,
+) -> Result<End, AttachError> {
+    let mut attachment = Attachment {
+        connection,
+        wanted,
+        pumps: None,
+        raw: None,
+        terminal: false,
+        started: false,
+        interruptions: 0,
+        hung_up: None,
+    };
+    let end = attachment.attend(signals, course).await;
+    if let Err(AttachError::Interrupted(_)) = end {
+        attachment.kill().await;
+    }
+    end
+}
+
+impl Attachment<'_> {
+    async fn attend(&mut self, signals: &mut Signals, course: &mut Course) -> Result<End, AttachError> {
+        loop {
+            let writer = self.connection.writer.clone();
+            let hung_up = self.hung_up;
+            tokio::select! {
+                message = self.connection.reader.receive::<Answer>() => {
+                    let (answer, fds) = message?;
+                    match answer {
+                        Answer::Streams { terminal } => self.join(fds, terminal)?,
+                        Answer::Started { moments, agent_start_ns } => {
+                            *course = Course { moments, agent_start_ns };
+                            self.started = true;
+                            // The terminal may have been resized while the machine booted.
+                            self.resize().await?;
+                        }
+                        Answer::Exited { exit, moments } => {
+                            if !moments.is_empty() {
+                                course.moments = moments;
+                            }
+                            self.finish(signals).await?;
+                            return Ok(End::Exited(exit));
+                        }
+                        Answer::Failed { message, code, console } => {
+                            self.finish(signals).await?;
+                            return Err(AttachError::Refused { message, code, console });
+                        }
+                        _ => return Err(AttachError::Unexpected),
+                    }
+                }
+                number = signals.next() => self.hear(number).await?,
+                event = next_event(&mut self.pumps) => match event.map_err(AttachError::Output)? {
+                    Event::Drained(Drained::ReaderGone) => writer.send(&Request::OutputClosed).await?,
+                    Event::Drained(Drained::Whole) => {}
+                    Event::Detached => return Ok(End::Detached),
+                },
+                () = until(hung_up) => return Err(AttachError::Interrupted(libc::SIGHUP)),
+            }
+        }
+    }
+
+    fn join(&mut self, fds: Vec<std::os::fd::OwnedFd>, terminal: bool) -> Result<(), AttachError> {
+        self.terminal = terminal;
+        let takes_keys = terminal && self.wanted.stdin && terminal::stdin_is_terminal();
+        self.raw = takes_keys
+            .then(RawMode::enter)
+            .transpose()
+            .map_err(AttachError::Terminal)?;
+        self.pumps = Some(stdio::join(fds, terminal, self.wanted.stdin, self.wanted.keys.clone())?);
+        Ok(())
+    }
+
+    /// A signal of the user's.
+    async fn hear(&mut self, number: i32) -> Result<(), AttachError> {
+        if number == libc::SIGWINCH {
+            return self.resize().await;
+        }
+        let asks_to_end = matches!(number, libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT);
+        if asks_to_end && (!self.started || !self.wanted.signals) {
+            return Err(AttachError::Interrupted(number));
+        }
+        self.interruptions += u32::from(matches!(number, libc::SIGINT | libc::SIGTERM));
+        if self.interruptions >= INTERRUPTIONS_MAX {
+            return Err(AttachError::Interrupted(number));
+        }
+        if number == libc::SIGHUP {
+            self.hung_up.get_or_insert_with(|| Instant::now() + HANG_UP_GRACE);
+        }
+        Ok(self.connection.writer.send(&Request::Signal(number)).await?)
+    }
+
+    async fn resize(&mut self) -> Result<(), AttachError> {
+        let Some(size) = terminal::size().filter(|_| self.terminal) else {
+            return Ok(());
+        };
+        let resize = Request::Resize {
+            rows: size.rows,
+            columns: size.columns,
+        };
+        Ok(self.connection.writer.send(&resize).await?)
+    }
+
+    /// Waits until the output is written, then gives the terminal back.
+    async fn finish(&mut self, signals: &mut Signals) -> Result<(), AttachError> {
+        for output in self.pumps.take().into_iter().flat_map(|pumps| pumps.outputs) {
+            tokio::select! {
+                // A thread that ended without a word has nothing left to write.
+                written = output => written.unwrap_or(Ok(Drained::Whole)).map(drop).map_err(AttachError::Output)?,
+                number = signals.interruption() => return Err(AttachError::Interrupted(number)),
+            }
+        }
+        self.raw = None;
+        Ok(())
+    }
+
+    /// Ends what the user has interrupted, if it was theirs to end: an attachment without signals only leaves.
+    async fn kill(&mut self) {
+        if !self.wanted.signals {
+            return;
+        }
+        let asked = self.connection.writer.send(&Request::Signal(libc::SIGKILL)).await;
+        if asked.is_err() {
+            return;
+        }
+        let ended = async {
+            while let Ok((answer, _)) = self.connection.reader.receive::<Answer>().await {
+                if matches!(answer, Answer::Exited { .. } | Answer::Failed { .. }) {
+                    return;
+                }
+            }
+        };
+        let _ = timeout(KILL_PATIENCE, ended).await;
+    }
+}
+
+/// What happens between the user and a process.
+enum Event {
+    /// An output ended.
+    Drained(Drained),
+    /// The user typed the detach keys.
+    Detached,
+}
+
+/// The next event; never one without pumps.
+async fn next_event(pumps: &mut Option<Pumps>) -> std::io::Result<Event> {
+    std::future::poll_fn(|context| {
+        let Some(pumps) = pumps else { return Poll::Pending };
+        for at in 0..pumps.outputs.len() {
+            if let Poll::Ready(drained) = Pin::new(&mut pumps.outputs[at]).poll(context) {
+                drop(pumps.outputs.remove(at));
+                return Poll::Ready(drained.unwrap_or(Ok(Drained::Whole)).map(Event::Drained));
+            }
+        }
+        if !pumps.detached.is_terminated()
+            && let Poll::Ready(Ok(())) = Pin::new(&mut pumps.detached).poll(context)
+        {
+            return Poll::Ready(Ok(Event::Detached));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Waits for a moment that may never come.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,291 @@
+//! The verbs that change how containers are: start, stop, restart, kill, pause, unpause, wait, rm, rename, prune.
+//!
+//! As docker, each verb goes on after a container that it failed for, and its exit code says so.
+
+use std::io::{BufRead, Write};
+
+use anyhow::bail;
+
+use super::run::{await_start, report};
+use super::{Context, describe};
+use crate::attachment::{Course, Wanted};
+use crate::cli::{KillArgs, NamesArgs, PruneArgs, RenameArgs, RmArgs, StartArgs, StopArgs};
+use crate::control::{self, Answer, Connection, Request};
+use crate::folders::Folders;
+use crate::hold::{self, Hold};
+use crate::plan;
+use crate::signals::Signals;
+use crate::state::{Container, State, StateError, Status};
+use crate::{create, start};
+
+/// What these verbs work with.
+struct Scene {
+    folders: Folders,
+    state: State,
+}
+
+impl Scene {
+    fn set(context: Context) -> anyhow::Result<Self> {
+        let (folders, state) = context.state()?;
+        Ok(Self { folders, state })
+    }
+
+    /// The container as it is now, and a connection to its supervisor when it has one.
+    fn find(&self, name: &str) -> anyhow::Result<(Container, Option<Connection>)> {
+        let container = self.state.find(name)?;
+        let connection = self.connect(&container.id);
+        Ok((container, connection))
+    }
+
+    fn connect(&self, id: &str) -> Option<Connection> {
+        control::connect(&hold::folder(&self.folders.run, id)).ok()
+    }
+
+    /// A connection to the supervisor, which must be there.
+    fn running(&self, name: &str) -> anyhow::Result<(Container, Connection)> {
+        match self.find(name)? {
+            (container, Some(connection)) => Ok((container, connection)),
+            (container, None) => bail!("container {} is not running", container.name),
+        }
+    }
+
+    /// The lock of a container that does not run; `None` when it does.
+    fn hold(&self, id: &str) -> anyhow::Result<Option<Hold>> {
+        Ok(Hold::take(&self.folders.run, id, || self.connect(id).is_some())?)
+    }
+}
+
+/// Does something for each name; docker prints the name as the user wrote it.
+async fn each<'a>(
+    names: &'a [String],
+    mut act: impl AsyncFnMut(&'a str) -> anyhow::Result<Option<String>>,
+) -> anyhow::Result<u8> {
+    let mut code = 0;
+    for name in names {
+        match act(name).await {
+            Ok(Some(line)) => println!("{line}"),
+            Ok(None) => {}
+            Err(error) => {
+                eprintln!("capsid: {}", describe(&error));
+                code = 1;
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// Asks one thing and returns the answer, a refusal as an error.
+pub(super) async fn ask(connection: &mut Connection, request: &Request) -> anyhow::Result<Answer> {
+    connection.writer.send(request).await?;
+    match connection.reader.receive::<Answer>().await?.0 {
+        Answer::Failed { message, .. } => bail!("{message}"),
+        answer => Ok(answer),
+    }
+}
+
+/// `capsid start`.
+pub(crate) async fn start(context: Context, args: StartArgs) -> anyhow::Result<u8> {
+    let scene = Scene::set(context)?;
+    if !args.attach && !args.interactive {
+        return each(&args.containers, async |name| {
+            start_one(&scene, name).await?;
+            Ok(Some(name.into()))
+        })
+        .await;
+    }
+    let [name] = &args.containers[..] else {
+        bail!("only one container at a time can be attached to");
+    };
+    let container = scene.state.find(name)?;
+    let Some(hold) = scene.hold(&container.id)? else {
+        bail!("container {} is running already: use `capsid attach`", container.name);
+    };
+    let mut signals = Signals::listen()?;
+    let mut started = start::supervisor(&scene.folders, hold, &container.id)?;
+    let wanted = Wanted {
+        stdin: args.interactive,
+        keys: args.detach_keys.clone(),
+        signals: true,
+    };
+    let end = super::run::attach(&mut started.connection, wanted, &mut signals, &mut Course::default()).await;
+    if !matches!(end, Ok(crate::attachment::End::Detached)) {
+        started.gone().await;
+    }
+    report(end?)
+}
+
+/// Starts a container, unless it runs.
+async fn start_one(scene: &Scene, name: &str) -> anyhow::Result<()> {
+    let container = scene.state.find(name)?;
+    let Some(hold) = scene.hold(&container.id)? else {
+        return Ok(());
+    };
+    // It may have been removed while the lock was waited for.
+    let container = scene.state.container(&container.id)?;
+    let mut started = start::supervisor(&scene.folders, hold, &container.id)?;
+    Ok(await_start(&mut started.connection).await?)
+}
+
+/// `capsid stop`.
+pub(crate) async fn stop(context: Context, args: StopArgs) -> anyhow::Result<u8> {
+    let scene = Scene::set(context)?;
+    each(&args.containers, async |name| {
+        stop_one(&scene, name, args.timeout).await?;
+        Ok(Some(name.into()))
+    })
+    .await
+}
+
+/// Stops a container, if it runs, and waits until its supervisor has let go of it.
+async fn stop_one(scene: &Scene, name: &str, timeout_s: Option<u64>) -> anyhow::Result<()> {
+    let (container, Some(mut connection)) = scene.find(name)? else {
+        return Ok(());
+    };
+    connection.writer.send(&Request::Stop { timeout_s }).await?;
+    // However it ended: it has.
+    let _ = connection.reader.receive::<Answer>().await;
+    drop(connection);
+    // With `--rm` the lock's folder is gone, and taking it would make another.
+    if !container.config.remove {
+        drop(scene.hold(&container.id)?);
+    }
+    Ok(())
+}
+
+/// `capsid restart`.
+pub(crate) async fn restart(context: Context, args: StopArgs) -> anyhow::Result<u8> {
+    let scene = Scene::set(context)?;
+    each(&args.containers, async |name| {
+        stop_one(&scene, name, args.timeout).await?;
+        start_one(&scene, name).await?;
+        Ok(Some(name.into()))
+    })
+    .await
+}
+
+/// `capsid kill`.
+pub(crate) async fn kill(context: Context, args: KillArgs) -> anyhow::Result<u8> {
+    let number = i32::try_from(plan::parse_signal(&args.signal)?)?;
+    let scene = Scene::set(context)?;
+    each(&args.containers, async |name| {
+        let (_, mut connection) = scene.running(name)?;
+        ask(&mut connection, &Request::Signal(number)).await?;
+        Ok(Some(name.into()))
+    })
+    .await
+}
+
+/// `capsid pause` and `capsid unpause`.
+pub(crate) async fn pause(context: Context, args: NamesArgs, pause: bool) -> anyhow::Result<u8> {
+    let scene = Scene::set(context)?;
+    let request = if pause { Request::Pause } else { Request::Unpause };
+    each(&args.containers, async |name| {
+        let (_, mut connection) = scene.running(name)?;
+        ask(&mut connection, &request).await?;
+        Ok(Some(name.into()))
+    })
+    .await
+}
+
+/// `capsid wait`.
+pub(crate) async fn wait(context: Context, args: NamesArgs) -> anyhow::Result<u8> {
+    let scene = Scene::set(context)?;
+    each(&args.containers, async |name| {
+        let (container, connection) = scene.find(name)?;
+        let Some(mut connection) = connection else {
+            return Ok(Some(scene.state.container(&container.id)?.exit_code.to_string()));
+        };
+        connection.writer.send(&Request::Wait).await?;
+        let code = match connection.reader.receive::<Answer>().await {
+            Ok((Answer::Exited { exit, .. }, _)) => exit.code,
+            Ok((Answer::Failed { code, .. }, _)) => code,
+            Ok(_) => bail!("unexpected answer of the pod's supervisor"),
+            // The supervisor was killed: what it leaves is told by the row.
+            Err(_) => 137,
+        };
+        Ok(Some(code.to_string()))
+    })
+    .await
+}
+
+/// `capsid rm`.
+pub(crate) async fn rm(context: Context, args: RmArgs) -> anyhow::Result<u8> {
+    let scene = Scene::set(context)?;
+    each(&args.containers, async |name| {
+        match rm_one(&scene, name, args.force).await {
+            Err(error) if args.force && is_unknown(&error) => Ok(None),
+            Err(error) => Err(error),
+            Ok(()) => Ok(Some(name.into())),
+        }
+    })
+    .await
+}
+
+fn is_unknown(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<StateError>(), Some(StateError::Unknown(_)))
+}
+
+async fn rm_one(scene: &Scene, name: &str, force: bool) -> anyhow::Result<()> {
+    let container = scene.state.find(name)?;
+    if force && let Some(mut connection) = scene.connect(&container.id) {
+        connection.writer.send(&Request::Stop { timeout_s: Some(0) }).await?;
+        let _ = connection.reader.receive::<Answer>().await;
+        if container.config.remove {
+            return Ok(());
+        }
+    }
+    let Some(hold) = scene.hold(&container.id)? else {
+        bail!(
+            "container {} is running: stop it first, or use `capsid rm -f`",
+            container.name
+        );
+    };
+    // Gone meanwhile: by its own `--rm` or another command.
+    if let Err(StateError::Unknown(_)) = scene.state.container(&container.id) {
+        hold.remove()?;
+        return Ok(());
+    }
+    create::remove(&scene.state, &scene.folders, hold, &container.id)
+}
+
+/// `capsid rename`.
+pub(crate) fn rename(context: Context, args: &RenameArgs) -> anyhow::Result<u8> {
+    let scene = Scene::set(context)?;
+    plan::check_name(&args.name)?;
+    let container = scene.state.find(&args.container)?;
+    scene.state.rename(&container.id, &args.name)?;
+    Ok(0)
+}
+
+/// `capsid container prune`.
+pub(crate) async fn prune(context: Context, args: PruneArgs) -> anyhow::Result<u8> {
+    if !args.force && !confirm("WARNING! This will remove all stopped containers.")? {
+        return Ok(0);
+    }
+    let scene = Scene::set(context)?;
+    let ended: Vec<Container> = scene
+        .state
+        .containers()?
+        .into_iter()
+        .filter(|container| matches!(container.status, Status::Created | Status::Exited))
+        .collect();
+    if !ended.is_empty() {
+        println!("Deleted Containers:");
+    }
+    for container in ended {
+        // One that was started meanwhile stays.
+        if rm_one(&scene, &container.id, false).await.is_ok() {
+            println!("{}", container.id);
+        }
+    }
+    Ok(0)
+}
+
+/// docker's question.
+fn confirm(warning: &str) -> anyhow::Result<bool> {
+    print!("{warning}\nAre you sure you want to continue? [y/N] ");
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

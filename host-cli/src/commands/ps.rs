@@ -1,0 +1,211 @@
+//! `capsid ps`.
+
+use anyhow::bail;
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::cli::{AccelChoice, PsArgs};
+use crate::clock;
+use crate::format::Template;
+use crate::state::{Container, Status};
+
+/// docker's width of a command.
+const COMMAND_CHARS_MAX: usize = 20;
+
+/// Lists containers, the newest first.
+pub(crate) fn run(context: Context, args: &PsArgs) -> anyhow::Result<u8> {
+    let filters = args
+        .filter
+        .iter()
+        .map(|text| Filter::parse(text))
+        .collect::<Result<Vec<_>, _>>()?;
+    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let (_, state) = context.state()?;
+    let last = if args.latest { Some(1) } else { args.last };
+    // A filter by state asks for containers in that state.
+    let all = args.all || last.is_some() || filters.iter().any(Filter::is_about_state);
+    let containers: Vec<Container> = state
+        .containers()?
+        .into_iter()
+        .filter(|container| all || container.status.is_live())
+        .filter(|container| passes(&filters, container))
+        .take(last.unwrap_or(usize::MAX))
+        .collect();
+    let rows: Vec<Value> = containers
+        .iter()
+        .map(|container| describe(container, args.no_trunc))
+        .collect();
+    if args.quiet {
+        for row in &rows {
+            println!("{}", row["ID"].as_str().unwrap_or_default());
+        }
+        return Ok(0);
+    }
+    super::print_rows(&rows, template.as_ref(), || print_table(&rows))?;
+    Ok(0)
+}
+
+fn print_table(rows: &[Value]) {
+    let columns = ["ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"];
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header([
+        "CONTAINER ID",
+        "IMAGE",
+        "COMMAND",
+        "CREATED",
+        "STATUS",
+        "PORTS",
+        "NAMES",
+    ]);
+    for row in rows {
+        table.add_row(columns.map(|column| row[column].as_str().unwrap_or_default()));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 3));
+    }
+    println!("{}", table.trim_fmt());
+}
+
+/// docker's fields of `--format`.
+fn describe(container: &Container, whole: bool) -> Value {
+    let words: Vec<String> = container
+        .spec
+        .args
+        .iter()
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .collect();
+    let command = words.join(" ").replace(char::is_control, " ");
+    let shown = if !whole && command.chars().count() > COMMAND_CHARS_MAX {
+        format!("{}…", command.chars().take(COMMAND_CHARS_MAX - 1).collect::<String>())
+    } else {
+        command
+    };
+    let id: String = if whole {
+        container.id.clone()
+    } else {
+        container.id.chars().take(12).collect()
+    };
+    json!({
+        "ID": id,
+        "Image": container.image,
+        "Command": format!("\"{shown}\""),
+        "CreatedAt": clock::rfc3339(container.created_ns),
+        "RunningFor": format!("{} ago", clock::duration_words(seconds_since(container.created_ns))),
+        "Status": status(container),
+        "State": container.status.word(),
+        "Ports": "",
+        "Names": container.name,
+        "Labels": container.config.labels.join(","),
+        "Accelerator": container.config.accelerator.word(),
+    })
+}
+
+/// docker's words, and whether the pod is emulated.
+fn status(container: &Container) -> String {
+    let up = || format!("Up {}", clock::duration_words(seconds_since(container.started_ns)));
+    let ended = || {
+        format!(
+            "({}) {} ago",
+            container.exit_code,
+            clock::duration_words(seconds_since(container.finished_ns))
+        )
+    };
+    let emulated = if container.config.accelerator == AccelChoice::Emulate {
+        " (emulated)"
+    } else {
+        ""
+    };
+    match container.status {
+        Status::Created => "Created".into(),
+        Status::Running => format!("{}{emulated}", up()),
+        Status::Paused => format!("{} (Paused){emulated}", up()),
+        Status::Restarting => format!("Restarting {}", ended()),
+        Status::Exited => format!("Exited {}", ended()),
+    }
+}
+
+fn seconds_since(ns: i64) -> u64 {
+    u64::try_from((clock::now_ns() - ns) / 1_000_000_000).unwrap_or(0)
+}
+
+/// One `--filter`.
+#[derive(Debug, PartialEq)]
+enum Filter {
+    Name(String),
+    Id(String),
+    Status(Status),
+    Exited(u8),
+    Label(String),
+    Ancestor(String),
+}
+
+impl Filter {
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let Some((name, value)) = text.split_once('=') else {
+            bail!("invalid filter {text:?}: write name=value");
+        };
+        Ok(match name {
+            "name" => Self::Name(value.trim_start_matches('/').into()),
+            "id" => Self::Id(value.into()),
+            "status" => Self::Status(value.parse().map_err(anyhow::Error::msg)?),
+            "exited" => Self::Exited(value.parse()?),
+            "label" => Self::Label(value.into()),
+            "ancestor" => Self::Ancestor(value.into()),
+            other => bail!("there is no filter {other:?}: use name, id, status, exited, label or ancestor"),
+        })
+    }
+
+    fn is_about_state(&self) -> bool {
+        matches!(self, Self::Status(_) | Self::Exited(_))
+    }
+
+    /// What is being asked: filters of one kind are alternatives.
+    fn kind(&self) -> std::mem::Discriminant<Self> {
+        std::mem::discriminant(self)
+    }
+
+    fn takes(&self, container: &Container) -> bool {
+        match self {
+            Self::Name(part) => container.name.contains(part.as_str()),
+            Self::Id(start) => container.id.starts_with(start.as_str()),
+            Self::Status(status) => container.status == *status,
+            Self::Exited(code) => container.status == Status::Exited && container.exit_code == *code,
+            Self::Label(wanted) => container.config.labels.iter().any(|label| {
+                label == wanted || (!wanted.contains('=') && label.split('=').next() == Some(wanted.as_str()))
+            }),
+            Self::Ancestor(image) => {
+                let hex = container.image_id.trim_start_matches("sha256:");
+                container.image == *image
+                    || container.image.split(':').next() == Some(image.as_str())
+                    || (image.len() >= 4 && hex.starts_with(image.trim_start_matches("sha256:")))
+            }
+        }
+    }
+}
+
+/// Every kind of filter that was given is met by one of its kind; labels all.
+fn passes(filters: &[Filter], container: &Container) -> bool {
+    filters.iter().all(|filter| {
+        let alternatives = filters.iter().filter(|other| other.kind() == filter.kind());
+        match filter {
+            Filter::Label(_) => filter.takes(container),
+            _ => alternatives.into_iter().any(|other| other.takes(container)),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_read() {
+        assert_eq!(Filter::parse("name=/web").unwrap(), Filter::Name("web".into()));
+        assert_eq!(Filter::parse("status=exited").unwrap(), Filter::Status(Status::Exited));
+        assert!(Filter::parse("status=gone").is_err());
+        assert!(Filter::parse("color=red").is_err());
+    }
+}

@@ -1,0 +1,143 @@
+//! `capsid stats`.
+
+use std::collections::HashMap;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use serde_json::{Value, json};
+
+use super::Context;
+use super::lifecycle::ask;
+use crate::cli::StatsArgs;
+use crate::control::{self, Answer, Request, Usage};
+use crate::folders::Folders;
+use crate::format::Template;
+use crate::hold;
+use crate::plan::size;
+use crate::resident::{self, Resident};
+use crate::state::{Container, State};
+
+/// Between two looks: processor time is measured over it.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What one look saw of a container.
+struct Sample {
+    at: Instant,
+    usage: Usage,
+}
+
+/// Shows what containers use, again and again unless asked otherwise.
+pub(crate) async fn run(context: Context, args: StatsArgs) -> anyhow::Result<u8> {
+    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let (folders, state) = context.state()?;
+    let mut before: HashMap<String, Sample> = HashMap::new();
+    for container in chosen(&state, &args)? {
+        look(&folders, &container, &mut before).await;
+    }
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        let mut rows = Vec::new();
+        for container in chosen(&state, &args)? {
+            let last = before.remove(&container.id);
+            look(&folders, &container, &mut before).await;
+            rows.push(describe(&container, last.as_ref(), before.get(&container.id)));
+        }
+        if !args.no_stream && std::io::stdout().is_terminal() {
+            // Home, and clear below.
+            print!("\x1b[H\x1b[J");
+        }
+        super::print_rows(&rows, template.as_ref(), || print_table(&rows))?;
+        if args.no_stream {
+            return Ok(0);
+        }
+    }
+}
+
+fn chosen(state: &State, args: &StatsArgs) -> anyhow::Result<Vec<Container>> {
+    if args.containers.is_empty() {
+        let containers = state.containers()?;
+        return Ok(containers
+            .into_iter()
+            .filter(|c| args.all || c.status.is_live())
+            .collect());
+    }
+    Ok(args
+        .containers
+        .iter()
+        .map(|name| state.find(name))
+        .collect::<Result<_, _>>()?)
+}
+
+/// Measures a container that runs.
+async fn look(folders: &Folders, container: &Container, samples: &mut HashMap<String, Sample>) {
+    let Ok(mut connection) = control::connect(&hold::folder(&folders.run, &container.id)) else {
+        return;
+    };
+    // One that is ending has nothing to tell.
+    if let Ok(Answer::Measured(usage)) = ask(&mut connection, &Request::Measure).await {
+        let at = Instant::now();
+        samples.insert(container.id.clone(), Sample { at, usage });
+    }
+}
+
+/// docker's fields, and what the pod costs the host.
+fn describe(container: &Container, before: Option<&Sample>, now: Option<&Sample>) -> Value {
+    let usage = now.map_or_else(Usage::default, |sample| sample.usage.clone());
+    let percent = match (before, now) {
+        (Some(before), Some(now)) => {
+            let cpu_us = now.usage.cpu_us.saturating_sub(before.usage.cpu_us) as f64;
+            cpu_us / now.at.duration_since(before.at).as_micros().max(1) as f64 * 100.0
+        }
+        _ => 0.0,
+    };
+    let memory_percent = usage.memory_bytes as f64 / usage.memory_max_bytes.max(1) as f64 * 100.0;
+    let host = resident::of_pod(container.supervisor_pid).unwrap_or_default();
+    let Resident {
+        guest_bytes,
+        own_bytes,
+        shared_bytes,
+    } = host;
+    json!({
+        "ID": container.id.chars().take(12).collect::<String>(),
+        "Container": container.id,
+        "Name": container.name,
+        "CPUPerc": format!("{percent:.2}%"),
+        "MemUsage": format!("{} / {}", size::binary(usage.memory_bytes), size::binary(usage.memory_max_bytes)),
+        "MemPerc": format!("{memory_percent:.2}%"),
+        "NetIO": "-- / --",
+        "BlockIO": format!("{} / {}", size::human(usage.read_bytes), size::human(usage.write_bytes)),
+        "PIDs": usage.pids.to_string(),
+        "GuestUsed": size::binary(usage.guest_total_bytes.saturating_sub(usage.guest_available_bytes)),
+        "HostResident": size::binary(guest_bytes),
+        "HostOwn": size::binary(own_bytes),
+        "HostShared": size::binary(shared_bytes),
+    })
+}
+
+fn print_table(rows: &[Value]) {
+    let columns = [
+        ("ID", "CONTAINER ID"),
+        ("Name", "NAME"),
+        ("CPUPerc", "CPU %"),
+        ("MemUsage", "MEM USAGE / LIMIT"),
+        ("MemPerc", "MEM %"),
+        ("BlockIO", "BLOCK I/O"),
+        ("PIDs", "PIDS"),
+        ("GuestUsed", "GUEST USED"),
+        ("HostResident", "HOST RESIDENT"),
+        ("HostOwn", "HOST OWN"),
+        ("HostShared", "HOST SHARED"),
+    ];
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header(columns.map(|(_, header)| header));
+    for row in rows {
+        table.add_row(columns.map(|(field, _)| row[field].as_str().unwrap_or_default()));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 3));
+    }
+    println!("{}", table.trim_fmt());
+}

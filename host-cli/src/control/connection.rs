@@ -1,0 +1,216 @@
+//! A connection between a command and a supervisor: JSON frames, and descriptors beside them.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdStream;
+use std::rc::Rc;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+
+/// A frame's body, bytes: an exec's arguments and environment are the largest.
+const FRAME_BYTES_MAX: usize = 4 << 20;
+/// A frame begins with its body's length.
+const PREFIX_BYTES: usize = 4;
+/// Bytes read at a time.
+const CHUNK_BYTES: usize = 64 << 10;
+/// Descriptors that come with a frame: three streams.
+const FDS_MAX: usize = 3;
+
+/// Why a connection cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ControlError {
+    #[error("the pod's supervisor is gone")]
+    Closed,
+    #[error("the connection to the pod's supervisor failed")]
+    Io(#[source] io::Error),
+    #[error("the pod's supervisor is of another version of capsid: stop the container and start it again")]
+    Message(#[source] serde_json::Error),
+    #[error("a message of {0} bytes is over the limit of {FRAME_BYTES_MAX}")]
+    TooLong(usize),
+}
+
+/// Both directions.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub reader: Reader,
+    pub writer: Writer,
+}
+
+/// Receives frames. What has come of one is kept here, so that a wait for it can be given up and taken up again.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    stream: Rc<UnixStream>,
+    received: Vec<u8>,
+    fds: Vec<OwnedFd>,
+}
+
+/// Sends frames.
+#[derive(Debug, Clone)]
+pub(crate) struct Writer(Rc<UnixStream>);
+
+impl Connection {
+    pub(super) fn new(stream: StdStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self::from_tokio(UnixStream::from_std(stream)?))
+    }
+
+    pub(super) fn from_tokio(stream: UnixStream) -> Self {
+        let stream = Rc::new(stream);
+        Self {
+            reader: Reader {
+                stream: stream.clone(),
+                received: Vec::new(),
+                fds: Vec::new(),
+            },
+            writer: Writer(stream),
+        }
+    }
+
+    /// Both ends of a new one: for a command and the supervisor that it starts.
+    pub(crate) fn pair() -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) = StdStream::pair()?;
+        Ok((Self::new(ours)?, theirs.into()))
+    }
+
+    /// The end that a supervisor was handed.
+    pub(crate) fn inherited(fd: OwnedFd) -> io::Result<Self> {
+        Self::new(StdStream::from(fd))
+    }
+}
+
+impl Writer {
+    /// Sends one message.
+    pub(crate) async fn send(&self, message: &impl Serialize) -> Result<(), ControlError> {
+        self.send_with(message, &[]).await
+    }
+
+    /// Sends one message with descriptors.
+    pub(crate) async fn send_with(&self, message: &impl Serialize, fds: &[OwnedFd]) -> Result<(), ControlError> {
+        let body = serde_json::to_vec(message).map_err(ControlError::Message)?;
+        if body.len() > FRAME_BYTES_MAX {
+            return Err(ControlError::TooLong(body.len()));
+        }
+        let mut frame = (body.len() as u32).to_le_bytes().to_vec();
+        frame.extend_from_slice(&body);
+        let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        let mut sent = 0;
+        while sent < frame.len() {
+            // Descriptors go with the first byte.
+            let fds = if sent == 0 { &borrowed[..] } else { &[] };
+            let write = || send_some(self.0.as_fd(), &frame[sent..], fds);
+            sent += self
+                .0
+                .async_io(Interest::WRITABLE, write)
+                .await
+                .map_err(ControlError::Io)?;
+        }
+        Ok(())
+    }
+}
+
+impl Reader {
+    /// Receives one message and the descriptors that came with it.
+    pub(crate) async fn receive<T: DeserializeOwned>(&mut self) -> Result<(T, Vec<OwnedFd>), ControlError> {
+        self.fill(PREFIX_BYTES).await?;
+        let mut prefix = [0u8; PREFIX_BYTES];
+        prefix.copy_from_slice(&self.received[..PREFIX_BYTES]);
+        let length = u32::from_le_bytes(prefix) as usize;
+        if length > FRAME_BYTES_MAX {
+            return Err(ControlError::TooLong(length));
+        }
+        self.fill(PREFIX_BYTES + length).await?;
+        let frame = std::mem::take(&mut self.received);
+        let fds = std::mem::take(&mut self.fds);
+        let message = serde_json::from_slice(&frame[PREFIX_BYTES..]).map_err(ControlError::Message)?;
+        Ok((message, fds))
+    }
+
+    /// Reads until so many bytes of the frame are here, and none of the next one.
+    async fn fill(&mut self, wanted: usize) -> Result<(), ControlError> {
+        while self.received.len() < wanted {
+            let mut chunk = vec![0u8; (wanted - self.received.len()).min(CHUNK_BYTES)];
+            let stream = &self.stream;
+            let (count, fds) = stream
+                .async_io(Interest::READABLE, || receive_some(stream.as_fd(), &mut chunk))
+                .await
+                .map_err(ControlError::Io)?;
+            if count == 0 {
+                return Err(ControlError::Closed);
+            }
+            self.received.extend_from_slice(&chunk[..count]);
+            self.fds.extend(fds);
+        }
+        Ok(())
+    }
+}
+
+fn send_some(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(fds));
+    }
+    let sent = rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL);
+    Ok(sent?)
+}
+
+fn receive_some(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(bytes)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let mut fds = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    Ok((received.bytes, fds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{Answer, Request};
+
+    #[test]
+    fn messages_and_descriptors_arrive() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (mut ours, theirs) = Connection::pair().unwrap();
+            let mut theirs = Connection::inherited(theirs).unwrap();
+            ours.writer.send(&Request::Signal(15)).await.unwrap();
+            let (request, fds) = theirs.reader.receive::<Request>().await.unwrap();
+            assert!(matches!(request, Request::Signal(15)) && fds.is_empty());
+            let (one, _other) = StdStream::pair().unwrap();
+            let fds = [OwnedFd::from(one)];
+            theirs
+                .writer
+                .send_with(&Answer::Streams { terminal: true }, &fds)
+                .await
+                .unwrap();
+            let (answer, fds) = ours.reader.receive::<Answer>().await.unwrap();
+            assert!(matches!(answer, Answer::Streams { terminal: true }));
+            assert_eq!(fds.len(), 1);
+            drop(theirs);
+            assert!(matches!(
+                ours.reader.receive::<Answer>().await,
+                Err(ControlError::Closed)
+            ));
+        });
+    }
+}

@@ -1,0 +1,225 @@
+//! Making a container: its row, its folder, its lock. Nothing runs yet.
+
+use anyhow::Context as _;
+use capsid_image::{Image, Platform, Reference, Store};
+
+use crate::cli::{AccelChoice, PullPolicy, RunArgs};
+use crate::folders::Folders;
+use crate::hold::Hold;
+use crate::plan::{self, Plan, SeccompChoice, Surroundings};
+use crate::progress::Bars;
+use crate::settings::Settings;
+use crate::state::{Container, ContainerConfig, State, StateError, Status};
+use crate::timings::Timings;
+use crate::{accelerator, clock, names, parts, scratch, session, store_folder, terminal};
+
+/// Largest `--env-file` and seccomp profile, bytes: the spec that carries them is at most 4 MiB.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// How often a generated name is tried.
+const NAME_ATTEMPTS: u32 = 10;
+
+/// A container that was just made, held by this command.
+#[derive(Debug)]
+pub(crate) struct Created {
+    pub container: Container,
+    pub hold: Hold,
+}
+
+impl Created {
+    /// Takes it back: it is as if it had never been.
+    pub(crate) fn undo(self, state: &State, folders: &Folders) -> anyhow::Result<()> {
+        remove(state, folders, self.hold, &self.container.id)
+    }
+}
+
+/// Removes a held container. The row goes first: what is killed in between leaves files without a row, which the next
+/// command removes, and never a row without files.
+pub(crate) fn remove(state: &State, folders: &Folders, hold: Hold, id: &str) -> anyhow::Result<()> {
+    state.remove(id)?;
+    store_folder::remove(&folders.data, id).context("cannot remove the container's files")?;
+    hold.remove().context("cannot remove the container's run folder")
+}
+
+/// The recipe: image, accelerator and plan are at hand, then lock, folder, row.
+pub(crate) async fn create(
+    folders: &Folders,
+    state: &State,
+    store: &Store,
+    settings: &Settings,
+    args: &RunArgs,
+    timings: &mut Timings,
+) -> anyhow::Result<Created> {
+    let (name, command) = super::commands::run::image_and_command(args)?;
+    let image = obtain(store, &name, args, settings).await?;
+    check_platform(&name, &image)?;
+    timings.mark("image found");
+    let choice = args.accel.or(settings.accel).unwrap_or(AccelChoice::Auto);
+    let (accelerator, fallback) = accelerator::choose(choice, &folders.run)?;
+    if let Some(reason) = fallback {
+        eprintln!(
+            "capsid: warning: {reason}; this pod is emulated: slower, and no security boundary (see `capsid doctor`)"
+        );
+    }
+    timings.mark("accelerator chosen");
+    if let Some(kernel) = &args.kernel {
+        parts::open_kernel(kernel)?;
+    }
+    let around = surroundings(args)?;
+    let random = session::random(4)?;
+    let plan = plan::plan(args, &command, &image.config, around)?;
+    timings.mark("planned");
+    let mut container = container(args, &name, &image, plan, AccelChoice::named(accelerator.name()))?;
+    let hold = Hold::try_take(&folders.run, &container.id)?.context("another command makes this container")?;
+    store_folder::make(&folders.data, &container.id).context("cannot make the container's folder")?;
+    scratch::create(&folders.data, &store_folder::scratch(&folders.data, &container.id))?;
+    let added = add(state, &mut container, args.name.as_deref(), &random);
+    let created = Created { container, hold };
+    if let Err(error) = added {
+        created.undo(state, folders)?;
+        return Err(error.into());
+    }
+    timings.mark("container made");
+    Ok(created)
+}
+
+/// Adds the row, under the user's name or one that is free.
+fn add(state: &State, container: &mut Container, wanted: Option<&str>, random: &[u8]) -> Result<(), StateError> {
+    if let Some(name) = wanted {
+        container.name = name.into();
+        return state.add(container);
+    }
+    let mut attempt = 0;
+    loop {
+        container.name = names::generate(random, attempt);
+        match state.add(container) {
+            Err(StateError::NameTaken { .. }) if attempt < NAME_ATTEMPTS => attempt += 1,
+            Err(StateError::NameTaken { .. }) => {
+                container.name = container.id.chars().take(12).collect();
+                return state.add(container);
+            }
+            added => return added,
+        }
+    }
+}
+
+fn container(
+    args: &RunArgs,
+    image_name: &str,
+    image: &Image,
+    plan: Plan,
+    accelerator: AccelChoice,
+) -> anyhow::Result<Container> {
+    let kernel = args.kernel.as_ref().map(std::path::absolute).transpose()?;
+    Ok(Container {
+        id: plan.spec.id.clone(),
+        name: String::new(),
+        image: image_name.into(),
+        image_id: image.id.to_string(),
+        created_ns: clock::now_ns(),
+        config: ContainerConfig {
+            machine: plan.machine,
+            accelerator,
+            kernel,
+            labels: plan.labels,
+            stop_signal: plan.stop_signal,
+            stop_timeout_s: args.stop_timeout.unwrap_or(plan::STOP_TIMEOUT_S),
+            remove: args.rm,
+            stdin_once: args.interactive && !args.detach,
+            restart: args.restart,
+            log: plan.log,
+        },
+        spec: plan.spec,
+        status: Status::Created,
+        started_ns: 0,
+        finished_ns: 0,
+        exit_code: 0,
+        oom_killed: false,
+        error: String::new(),
+        restarts: 0,
+        supervisor_pid: 0,
+    })
+}
+
+/// The image from the store or a registry, as `--pull` says.
+async fn obtain(store: &Store, name: &str, args: &RunArgs, settings: &Settings) -> anyhow::Result<Image> {
+    let platform: Option<Platform> = args.platform.as_deref().map(str::parse).transpose()?;
+    let stored = if args.pull == PullPolicy::Always {
+        None
+    } else {
+        store.find(name)?
+    };
+    match (stored, &platform) {
+        (Some(image), None) => return Ok(image),
+        (Some(image), Some(wanted)) if wanted.accepts(&image.config.platform) => return Ok(image),
+        (Some(image), Some(wanted)) if args.pull == PullPolicy::Never => {
+            anyhow::bail!(
+                "image {name} is for {}, not for {wanted} (and --pull never)",
+                image.config.platform
+            )
+        }
+        (None, _) if args.pull == PullPolicy::Never => anyhow::bail!("no such image: {name} (and --pull never)"),
+        _ => {}
+    }
+    let reference: Reference = name.parse()?;
+    let options = crate::commands::pull_options(platform, &args.registry, settings);
+    // As the bars of the pull: for people who watch. A script gets an error's one line or none.
+    if !args.quiet && std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+        eprintln!("Unable to find image '{reference}' locally");
+    }
+    Ok(capsid_image::pull(store, &reference, &options, &Bars::new(args.quiet)).await?)
+}
+
+/// An image for another platform may be in the store, to look at or to copy, but not run.
+fn check_platform(name: &str, image: &Image) -> anyhow::Result<()> {
+    let (here, built) = (Platform::host(), &image.config.platform);
+    if !here.accepts(built) {
+        anyhow::bail!("image {name} is for {built}, and this machine runs {here}");
+    }
+    Ok(())
+}
+
+/// `--env-file` and `-e`, read and resolved: files first, as docker has it.
+pub(crate) fn user_env(files: &[std::path::PathBuf], flags: &[String]) -> anyhow::Result<Vec<String>> {
+    let own = |name: &str| std::env::var(name).ok();
+    let mut variables = Vec::new();
+    for path in files {
+        let text = read_text(path).context("cannot read --env-file")?;
+        variables.extend(plan::parse_file(&text, own)?);
+    }
+    for flag in flags {
+        variables.extend(plan::parse_flag(flag, own)?);
+    }
+    Ok(variables)
+}
+
+fn surroundings(args: &RunArgs) -> anyhow::Result<Surroundings> {
+    let user_env = user_env(&args.env_file, &args.env)?;
+    let seccomp_profile = match plan::security_options(args)?.seccomp {
+        SeccompChoice::File(path) => Some(
+            read_text(&path)
+                .context("cannot read the seccomp profile")?
+                .into_bytes(),
+        ),
+        SeccompChoice::Default | SeccompChoice::Unconfined => None,
+    };
+    Ok(Surroundings {
+        id: session::random(32)?.iter().map(|byte| format!("{byte:02x}")).collect(),
+        host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        user_env,
+        seccomp_profile,
+        terminal: terminal::size(),
+    })
+}
+
+fn read_text(path: &std::path::Path) -> anyhow::Result<String> {
+    let bytes = std::fs::metadata(path)
+        .with_context(|| path.display().to_string())?
+        .len();
+    if bytes > FILE_BYTES_MAX {
+        anyhow::bail!(
+            "{}: {bytes} bytes are over the limit of {FILE_BYTES_MAX}",
+            path.display()
+        );
+    }
+    std::fs::read_to_string(path).with_context(|| path.display().to_string())
+}

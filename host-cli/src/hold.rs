@@ -1,0 +1,159 @@
+//! Who may change a container: the holder of its lock. One command at a time holds it, or the supervisor for as long as
+//! the container runs.
+//!
+//! ```text
+//! run/pods/ID/lock      flock'ed by the holder; its folder is made by the first holder and removed with the container
+//! run/pods/ID/socket    bound by the supervisor
+//! ```
+//!
+//! A supervisor is handed the lock by the command that starts it: it is never free in between.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+
+/// How long a command waits for another one that holds the lock for a moment.
+const MOMENT: Duration = Duration::from_secs(10);
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// The held lock of one container.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    folder: PathBuf,
+    lock: File,
+}
+
+/// Why a container cannot be held.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HoldError {
+    #[error("cannot lock {path}")]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("another command is working on container {0}: try again")]
+    Busy(String),
+}
+
+impl Hold {
+    /// Takes the lock if it is free now.
+    pub(crate) fn try_take(run: &Path, id: &str) -> Result<Option<Self>, HoldError> {
+        let folder = folder(run, id);
+        let path = folder.join("lock");
+        take(&folder, &path).map_err(|source| HoldError::Io { path, source })
+    }
+
+    /// Takes the lock, waiting for other commands, but not for a supervisor: `is_running` is asked again and again.
+    pub(crate) fn take(run: &Path, id: &str, mut is_running: impl FnMut() -> bool) -> Result<Option<Self>, HoldError> {
+        let deadline = Instant::now() + MOMENT;
+        loop {
+            if let Some(hold) = Self::try_take(run, id)? {
+                return Ok(Some(hold));
+            }
+            if is_running() {
+                return Ok(None);
+            }
+            if Instant::now() > deadline {
+                return Err(HoldError::Busy(id.chars().take(12).collect()));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// The lock that the command which started this process holds for it.
+    pub(crate) fn inherited(run: &Path, id: &str, lock: OwnedFd) -> Self {
+        Self {
+            folder: folder(run, id),
+            lock: lock.into(),
+        }
+    }
+
+    /// Removes the folder: the container is gone.
+    pub(crate) fn remove(self) -> io::Result<()> {
+        match std::fs::remove_dir_all(&self.folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
+    /// Where the sockets go.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+impl AsFd for Hold {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
+    }
+}
+
+/// The run folder of a container.
+pub(crate) fn folder(run: &Path, id: &str) -> PathBuf {
+    run.join("pods").join(id)
+}
+
+fn take(folder: &Path, path: &Path) -> io::Result<Option<Hold>> {
+    loop {
+        DirBuilder::new().mode(0o700).recursive(true).create(folder)?;
+        let opened = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path);
+        let lock = match opened {
+            // Its last holder removed the folder in between.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+            locked => locked?,
+        }
+        // A lock on a file that has been removed meanwhile says nothing.
+        let is_current = std::fs::metadata(path).is_ok_and(|now| {
+            lock.metadata()
+                .is_ok_and(|ours| (ours.dev(), ours.ino()) == (now.dev(), now.ino()))
+        });
+        if is_current {
+            return Ok(Some(Hold {
+                folder: folder.into(),
+                lock,
+            }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_held_by_one() {
+        let run = tempfile::tempdir().unwrap();
+        let first = Hold::try_take(run.path(), "1").unwrap().unwrap();
+        assert!(Hold::try_take(run.path(), "1").unwrap().is_none());
+        assert!(Hold::try_take(run.path(), "2").unwrap().is_some());
+        drop(first);
+        assert!(Hold::try_take(run.path(), "1").unwrap().is_some());
+    }
+
+    #[test]
+    fn a_handed_over_lock_stays_held() {
+        let run = tempfile::tempdir().unwrap();
+        let first = Hold::try_take(run.path(), "1").unwrap().unwrap();
+        let handed = Hold::inherited(run.path(), "1", first.as_fd().try_clone_to_owned().unwrap());
+        drop(first);
+        assert!(Hold::try_take(run.path(), "1").unwrap().is_none());
+        handed.remove().unwrap();
+        assert!(Hold::try_take(run.path(), "1").unwrap().is_some());
+    }
+}

@@ -1,0 +1,88 @@
+//! A container's log, in docker's json-file format: one JSON object a line, with the text, its stream and its time.
+//!
+//! ```text
+//! log.json       {"log":"hello\n","stream":"stdout","time":"2026-02-03T04:05:06.000000007Z"}
+//! log.json.1     the file before that, and so on
+//! ```
+//!
+//! Text that is not UTF-8 is there twice: as docker has it, with replacement characters, and exactly, as `raw` in
+//! hexadecimal digits, which docker's tools pass over.
+
+mod reader;
+mod writer;
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use reader::{LogReader, Selection};
+pub(crate) use writer::LogWriter;
+
+/// Bytes of one line at most; a longer one goes on in the next object, as docker's does.
+pub(crate) const LINE_BYTES_MAX: usize = 16 << 10;
+
+/// Which output a line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogStream {
+    Stdout,
+    Stderr,
+}
+
+/// One line of the file.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    pub log: String,
+    pub stream: LogStream,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw: Option<String>,
+    pub time: String,
+}
+
+impl Entry {
+    /// An entry for bytes as they came.
+    pub(crate) fn new(bytes: &[u8], stream: LogStream, time: String) -> Self {
+        let (log, raw) = match std::str::from_utf8(bytes) {
+            Ok(text) => (text.to_owned(), None),
+            Err(_) => (String::from_utf8_lossy(bytes).into_owned(), Some(hex(bytes))),
+        };
+        Self { log, stream, raw, time }
+    }
+
+    /// The bytes as they came.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        match self.raw.as_deref().and_then(unhex) {
+            Some(bytes) => bytes,
+            None => self.log.clone().into_bytes(),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |value: u8| char::from(DIGITS[usize::from(value & 15)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let value = |byte: u8| char::from(byte).to_digit(16);
+    let pair = |pair: &[u8]| match pair {
+        [high, low] => Some((value(*high)? * 16 + value(*low)?) as u8),
+        _ => None,
+    };
+    text.as_bytes().chunks(2).map(pair).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn bytes_come_back(bytes: Vec<u8>) {
+            let entry = Entry::new(&bytes, LogStream::Stdout, String::new());
+            let line = serde_json::to_string(&entry).unwrap();
+            proptest::prop_assert!(!line.contains('\n'));
+            let again: Entry = serde_json::from_str(&line).unwrap();
+            proptest::prop_assert_eq!(again.bytes(), bytes);
+        }
+    }
+}

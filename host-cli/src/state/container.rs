@@ -1,0 +1,367 @@
+//! A container as the state knows it.
+
+use std::str::FromStr;
+
+use capsid_protocol::ContainerSpec;
+use prost::Message as _;
+use rusqlite::{ErrorCode, OptionalExtension, Row, params};
+use serde::{Deserialize, Serialize};
+
+use super::{State, StateError};
+use crate::cli::AccelChoice;
+use crate::plan::MachineSize;
+
+/// What a container is and how it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Container {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    pub name: String,
+    /// The image's name as the user wrote it.
+    pub image: String,
+    /// The image's id: a moved tag changes nothing.
+    pub image_id: String,
+    pub created_ns: i64,
+    pub spec: ContainerSpec,
+    pub config: ContainerConfig,
+    pub status: Status,
+    /// Nanoseconds since 1970 of the last start; 0 is never.
+    pub started_ns: i64,
+    /// Nanoseconds since 1970 of the last end; 0 is never.
+    pub finished_ns: i64,
+    pub exit_code: u8,
+    pub oom_killed: bool,
+    /// Why it did not run, or ended without an exit of its own; empty when there is nothing to say.
+    pub error: String,
+    /// How often the restart policy started it again.
+    pub restarts: u32,
+    /// 0 when there is none.
+    pub supervisor_pid: u32,
+}
+
+/// What was asked for that the spec, which the agent reads, does not say.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub(crate) struct ContainerConfig {
+    pub machine: MachineSize,
+    /// `kvm` or `emulate`, as chosen when the container was made.
+    pub accelerator: AccelChoice,
+    /// `--kernel`, when it was given.
+    pub kernel: Option<std::path::PathBuf>,
+    pub labels: Vec<String>,
+    /// Signal that asks the container to stop.
+    pub stop_signal: u32,
+    /// Seconds between that signal and SIGKILL.
+    pub stop_timeout_s: u64,
+    /// `--rm`.
+    pub remove: bool,
+    /// Stdin ends with the first client that was attached to it (`run -i` without `-d`).
+    pub stdin_once: bool,
+    pub restart: RestartPolicy,
+    pub log: LogOptions,
+}
+
+/// Whether a container that ended is started again.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub(crate) enum RestartPolicy {
+    #[default]
+    No,
+    /// After an exit code that is not 0, so many times; 0 is without limit.
+    OnFailure {
+        retries_max: u32,
+    },
+    Always,
+    /// As `Always`, but one that the user stopped stays stopped.
+    UnlessStopped,
+}
+
+impl RestartPolicy {
+    /// 0 is without limit, or none at all.
+    pub(crate) fn retries_max(self) -> u32 {
+        match self {
+            Self::OnFailure { retries_max } => retries_max,
+            _ => 0,
+        }
+    }
+}
+
+impl std::fmt::Display for RestartPolicy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::No => "no",
+            Self::OnFailure { .. } => "on-failure",
+            Self::Always => "always",
+            Self::UnlessStopped => "unless-stopped",
+        })
+    }
+}
+
+impl FromStr for RestartPolicy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "no" => Ok(Self::No),
+            None if text == "always" => Ok(Self::Always),
+            None if text == "unless-stopped" => Ok(Self::UnlessStopped),
+            None if text == "on-failure" => Ok(Self::OnFailure { retries_max: 0 }),
+            Some(("on-failure", count)) => count
+                .parse()
+                .map(|retries_max| Self::OnFailure { retries_max })
+                .map_err(|_| format!("{count:?} is not a number of retries")),
+            _ => Err("write no, on-failure[:RETRIES], always or unless-stopped".into()),
+        }
+    }
+}
+
+/// How much of a container's output is kept. The defaults are those of docker's `local` driver: a host's disk is not
+/// filled by a container that talks too much.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
+pub(crate) struct LogOptions {
+    /// `--log-driver none` keeps nothing.
+    pub keep: bool,
+    /// Bytes of one file.
+    pub max_size: u64,
+    /// Files, the current one included.
+    pub max_files: u32,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self {
+            keep: true,
+            max_size: 20 << 20,
+            max_files: 5,
+        }
+    }
+}
+
+/// How a container is; docker's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Status {
+    /// Never started.
+    Created,
+    Running,
+    Paused,
+    /// Ended, and will be started again in a moment.
+    Restarting,
+    Exited,
+}
+
+impl Status {
+    /// docker's word for it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Restarting => "restarting",
+            Self::Exited => "exited",
+        }
+    }
+
+    /// Whether a supervisor must be alive for it.
+    pub(crate) fn is_live(self) -> bool {
+        matches!(self, Self::Running | Self::Paused | Self::Restarting)
+    }
+}
+
+impl FromStr for Status {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        [
+            Self::Created,
+            Self::Running,
+            Self::Paused,
+            Self::Restarting,
+            Self::Exited,
+        ]
+        .into_iter()
+        .find(|status| status.word() == word)
+        .ok_or_else(|| format!("{word:?} is no status: created, running, paused, restarting or exited"))
+    }
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub(crate) struct Exit {
+    /// As the shell has it: 128 + n for a signal.
+    pub code: u8,
+    pub oom_killed: bool,
+    /// What ended it when it was not its own exit.
+    pub error: String,
+}
+
+const COLUMNS: &str = "id, name, image, image_id, created_ns, spec, config, status, started_ns, finished_ns, exit_code, \
+                       oom_killed, error, restarts, supervisor_pid";
+
+impl State {
+    /// Adds a container. Its name must be free.
+    pub(crate) fn add(&self, container: &Container) -> Result<(), StateError> {
+        let config = serde_json::to_string(&container.config).map_err(|e| damaged(&container.id, e))?;
+        let added = self.0.execute(
+            "INSERT INTO containers (id, name, image, image_id, created_ns, spec, config, status) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![
+                container.id,
+                container.name,
+                container.image,
+                container.image_id,
+                container.created_ns,
+                container.spec.encode_to_vec(),
+                config,
+                container.status.word(),
+            ],
+        );
+        self.name_error(added, &container.name)
+    }
+
+    /// Gives a container another name, which must be free.
+    pub(crate) fn rename(&self, id: &str, name: &str) -> Result<(), StateError> {
+        let renamed = self
+            .0
+            .execute("UPDATE containers SET name = ?2 WHERE id = ?1", params![id, name]);
+        self.name_error(renamed, name)
+    }
+
+    fn name_error(&self, result: rusqlite::Result<usize>, name: &str) -> Result<(), StateError> {
+        match result {
+            Ok(_) => Ok(()),
+            Err(rusqlite::Error::SqliteFailure(e, _)) if e.code == ErrorCode::ConstraintViolation => {
+                let id: Option<String> = self
+                    .0
+                    .query_row("SELECT id FROM containers WHERE name = ?1", [name], |row| row.get(0))
+                    .optional()
+                    .map_err(StateError::Query)?;
+                Err(StateError::NameTaken {
+                    name: name.into(),
+                    id: id.unwrap_or_default().chars().take(12).collect(),
+                })
+            }
+            Err(e) => Err(StateError::Query(e)),
+        }
+    }
+
+    /// All containers, the newest first.
+    pub(crate) fn containers(&self) -> Result<Vec<Container>, StateError> {
+        self.select("ORDER BY created_ns DESC, id", [])
+    }
+
+    /// A container by its whole id.
+    pub(crate) fn container(&self, id: &str) -> Result<Container, StateError> {
+        let found = self.select("WHERE id = ?1", [id])?;
+        found.into_iter().next().ok_or_else(|| StateError::Unknown(id.into()))
+    }
+
+    /// A container by name, id, or an id's beginning.
+    pub(crate) fn find(&self, word: &str) -> Result<Container, StateError> {
+        let named = self.select("WHERE name = ?1 OR id = ?1", [word])?;
+        if let Some(container) = named.into_iter().next() {
+            return Ok(container);
+        }
+        if word.is_empty() || !word.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(StateError::Unknown(word.into()));
+        }
+        let mut begun = self.select("WHERE substr(id, 1, length(?1)) = ?1 LIMIT 2", [word])?;
+        match (begun.pop(), begun.is_empty()) {
+            (Some(container), true) => Ok(container),
+            (Some(_), false) => Err(StateError::Ambiguous(word.into())),
+            (None, _) => Err(StateError::Unknown(word.into())),
+        }
+    }
+
+    /// Containers made from an image.
+    pub(crate) fn users_of_image(&self, image_id: &str) -> Result<Vec<Container>, StateError> {
+        self.select("WHERE image_id = ?1", [image_id])
+    }
+
+    fn select(&self, clause: &str, parameters: impl rusqlite::Params) -> Result<Vec<Container>, StateError> {
+        let text = format!("SELECT {COLUMNS} FROM containers {clause}");
+        let mut statement = self.0.prepare(&text).map_err(StateError::Query)?;
+        let rows = statement
+            .query_map(parameters, |row| Ok(read(row)))
+            .map_err(StateError::Query)?;
+        rows.map(|row| row.map_err(StateError::Query)?).collect()
+    }
+
+    /// It runs, under this supervisor.
+    pub(crate) fn set_running(&self, id: &str, now_ns: i64, supervisor_pid: u32) -> Result<(), StateError> {
+        self.update(
+            "UPDATE containers SET status = 'running', started_ns = ?2, supervisor_pid = ?3, exit_code = 0, \
+             oom_killed = 0, error = '' WHERE id = ?1",
+            params![id, now_ns, supervisor_pid],
+        )
+    }
+
+    /// Only its status changes.
+    pub(crate) fn set_status(&self, id: &str, status: Status) -> Result<(), StateError> {
+        self.update(
+            "UPDATE containers SET status = ?2 WHERE id = ?1",
+            params![id, status.word()],
+        )
+    }
+
+    /// It ended.
+    pub(crate) fn set_exited(&self, id: &str, now_ns: i64, exit: &Exit, next: Status) -> Result<(), StateError> {
+        self.update(
+            "UPDATE containers SET status = ?2, finished_ns = ?3, exit_code = ?4, oom_killed = ?5, error = ?6, \
+             supervisor_pid = 0 WHERE id = ?1",
+            params![id, next.word(), now_ns, exit.code, exit.oom_killed, exit.error],
+        )
+    }
+
+    /// The policy starts it once more.
+    pub(crate) fn count_restart(&self, id: &str) -> Result<(), StateError> {
+        self.update(
+            "UPDATE containers SET restarts = restarts + 1 WHERE id = ?1",
+            params![id],
+        )
+    }
+
+    /// Forgets it.
+    pub(crate) fn remove(&self, id: &str) -> Result<(), StateError> {
+        self.update("DELETE FROM containers WHERE id = ?1", params![id])
+    }
+
+    fn update(&self, statement: &str, parameters: impl rusqlite::Params) -> Result<(), StateError> {
+        self.0
+            .execute(statement, parameters)
+            .map(drop)
+            .map_err(StateError::Query)
+    }
+}
+
+fn damaged(id: &str, source: impl std::error::Error + Send + Sync + 'static) -> StateError {
+    StateError::Damaged {
+        id: id.into(),
+        source: Box::new(source),
+    }
+}
+
+fn read(row: &Row<'_>) -> Result<Container, StateError> {
+    let id: String = row.get("id").map_err(StateError::Query)?;
+    let fields = || -> Result<Container, Box<dyn std::error::Error + Send + Sync>> {
+        let spec: Vec<u8> = row.get("spec")?;
+        let config: String = row.get("config")?;
+        let status: String = row.get("status")?;
+        Ok(Container {
+            id: id.clone(),
+            name: row.get("name")?,
+            image: row.get("image")?,
+            image_id: row.get("image_id")?,
+            created_ns: row.get("created_ns")?,
+            spec: ContainerSpec::decode(spec.as_slice())?,
+            config: serde_json::from_str(&config)?,
+            status: status.parse()?,
+            started_ns: row.get("started_ns")?,
+            finished_ns: row.get("finished_ns")?,
+            exit_code: row.get("exit_code")?,
+            oom_killed: row.get("oom_killed")?,
+            error: row.get("error")?,
+            restarts: row.get("restarts")?,
+            supervisor_pid: row.get("supervisor_pid")?,
+        })
+    };
+    fields().map_err(|source| StateError::Damaged { id: id.clone(), source })
+}

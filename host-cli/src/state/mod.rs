@@ -1,0 +1,120 @@
+//! What is known of containers, in SQLite: one file in the data folder, many commands at once.
+//!
+//! ```text
+//! data/state.db              rows: what containers are, and how they ended
+//! data/containers/ID/        what a container keeps: scratch disk, logs
+//! run/pods/ID/lock           held by whoever changes or runs the container: see `hold`
+//! run/pods/ID/socket         its supervisor listens here: see `control`
+//! ```
+//!
+//! A row exists before the container is told of, and its folder is complete by then. A row that says a container runs
+//! while nobody holds its lock is of a supervisor that was killed: [`recover`] says so in the row.
+
+mod container;
+mod recovery;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+pub(crate) use container::{Container, ContainerConfig, Exit, LogOptions, RestartPolicy, Status};
+pub(crate) use recovery::recover;
+
+/// One step each from the version of its index to the next.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE containers (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        image TEXT NOT NULL,
+        image_id TEXT NOT NULL,
+        created_ns INTEGER NOT NULL,
+        spec BLOB NOT NULL,
+        config TEXT NOT NULL,
+        status TEXT NOT NULL,
+        started_ns INTEGER NOT NULL DEFAULT 0,
+        finished_ns INTEGER NOT NULL DEFAULT 0,
+        exit_code INTEGER NOT NULL DEFAULT 0,
+        oom_killed INTEGER NOT NULL DEFAULT 0,
+        error TEXT NOT NULL DEFAULT '',
+        restarts INTEGER NOT NULL DEFAULT 0,
+        supervisor_pid INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE INDEX containers_by_image ON containers (image_id);
+"];
+
+/// How long a command waits for another one's transaction, which takes milliseconds.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why the state cannot be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StateError {
+    #[error("cannot open {path}")]
+    Open {
+        path: PathBuf,
+        #[source]
+        source: rusqlite::Error,
+    },
+    #[error("{path} is of a newer version of capsid ({found}, this one knows {known}): upgrade capsid")]
+    Newer { path: PathBuf, found: i64, known: i64 },
+    #[error("the state cannot be read or written")]
+    Query(#[source] rusqlite::Error),
+    #[error("the state of container {id} is damaged")]
+    Damaged {
+        id: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("the name {name:?} is already in use by container {id}: remove or rename that container first")]
+    NameTaken { name: String, id: String },
+    #[error("no such container: {0}")]
+    Unknown(String),
+    #[error("{0} is the beginning of several containers' ids: say more of it")]
+    Ambiguous(String),
+    #[error("cannot clean up after a killed supervisor")]
+    Recover(#[source] std::io::Error),
+}
+
+/// The open state.
+#[derive(Debug)]
+pub(crate) struct State(Connection);
+
+impl State {
+    /// Opens `state.db` in the data folder, brought up to this version.
+    pub(crate) fn open(data: &Path) -> Result<Self, StateError> {
+        let path = data.join("state.db");
+        let failed = |source| StateError::Open {
+            path: path.clone(),
+            source,
+        };
+        let mut connection = Connection::open(&path).map_err(failed)?;
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+        let found = user_version(&connection).map_err(failed)?;
+        let known = MIGRATIONS.len() as i64;
+        if found > known {
+            return Err(StateError::Newer { path, found, known });
+        }
+        // FULL: what was acknowledged survives a power cut; NORMAL would lose the last transactions in WAL mode.
+        let pragmas = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;";
+        connection.execute_batch(pragmas).map_err(failed)?;
+        if found < known {
+            migrate(&mut connection).map_err(failed)?;
+        }
+        Ok(Self(connection))
+    }
+}
+
+fn user_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+/// Two commands may come here at once: the second finds the first one's work done.
+fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let from = usize::try_from(user_version(&transaction)?).unwrap_or(0);
+    for step in MIGRATIONS.iter().skip(from) {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
+    transaction.commit()
+}

@@ -1,0 +1,70 @@
+//! What killed processes left behind.
+
+use std::path::Path;
+
+use super::{Container, Exit, State, StateError, Status};
+use crate::folders::Folders;
+use crate::hold::Hold;
+use crate::{clock, store_folder};
+
+/// Brings rows and folders to what is true: a container whose supervisor is gone has exited, and what belongs to no
+/// row is removed. Cheap when there is nothing to do.
+pub(crate) fn recover(state: &State, folders: &Folders) -> Result<(), StateError> {
+    for container in state.containers()? {
+        if container.status.is_live() {
+            end_lost(state, folders, &container)?;
+        }
+    }
+    remove_orphans(state, &store_folder::all(&folders.data), folders)?;
+    remove_orphans(state, &folders.run.join("pods"), folders)
+}
+
+/// Says in the row that its supervisor is gone, if it is.
+fn end_lost(state: &State, folders: &Folders, container: &Container) -> Result<(), StateError> {
+    let Ok(Some(hold)) = Hold::try_take(&folders.run, &container.id) else {
+        return Ok(());
+    };
+    // Another command may have been here first, or the supervisor may have ended well since the row was read.
+    let Ok(now) = state.container(&container.id) else {
+        return Ok(());
+    };
+    if !now.status.is_live() {
+        return Ok(());
+    }
+    let exit = Exit {
+        code: 137,
+        oom_killed: false,
+        error: "the pod's supervisor was killed".into(),
+    };
+    state.set_exited(&container.id, clock::now_ns(), &exit, Status::Exited)?;
+    if container.config.remove {
+        store_folder::remove(&folders.data, &container.id).map_err(StateError::Recover)?;
+        state.remove(&container.id)?;
+        hold.remove().map_err(StateError::Recover)?;
+    }
+    Ok(())
+}
+
+/// Removes folders in `parent` that no row knows and nobody holds: of a command killed in the middle.
+fn remove_orphans(state: &State, parent: &Path, folders: &Folders) -> Result<(), StateError> {
+    let Ok(entries) = std::fs::read_dir(parent) else {
+        return Ok(());
+    };
+    for entry in entries.flatten() {
+        let Ok(id) = entry.file_name().into_string() else {
+            continue;
+        };
+        if state.container(&id).is_ok() {
+            continue;
+        }
+        let Ok(Some(hold)) = Hold::try_take(&folders.run, &id) else {
+            continue;
+        };
+        // Held now: a command that was making it has finished, or is dead.
+        if matches!(state.container(&id), Err(StateError::Unknown(_))) {
+            store_folder::remove(&folders.data, &id).map_err(StateError::Recover)?;
+            hold.remove().map_err(StateError::Recover)?;
+        }
+    }
+    Ok(())
+}

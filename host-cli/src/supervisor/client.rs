@@ -1,0 +1,496 @@
+//! One connection of a command.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdStream;
+use std::rc::Rc;
+use std::time::Duration;
+
+use capsid_protocol::message::{Freeze, List, Measure, Update, agent_message, host_message};
+use capsid_protocol::spec::Limits;
+use capsid_protocol::{ContainerSpec, Resize, Signal, Start};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::agent::Agent;
+use super::life::{exit_code, failed_code, sanitise};
+use super::pod::{Failure, Outcome, Phase, Pod};
+use crate::control::{
+    Answer, Connection, ControlError, ExecRequest, ProcessLine, Reader, Request, StreamsWanted, Usage, Writer,
+};
+use crate::log::LogStream;
+use crate::plan;
+use crate::session;
+use crate::state::{Exit, State, Status};
+
+/// How long a killed container may take to be gone before its machine is ended.
+const KILL_GRACE: Duration = Duration::from_secs(5);
+
+/// A request could not be served.
+type Refusal = Failure;
+
+/// Hears the request of the connection that this supervisor was started with, before anything is started: a client
+/// that attaches misses nothing. The rest of it is the returned future.
+pub(crate) async fn hear_first(pod: &Rc<Pod>, mut connection: Connection) -> impl Future<Output = ()> + use<> {
+    let heard = hear(&mut connection).await;
+    let pod = Rc::clone(pod);
+    let prepared = match heard {
+        Some(Request::Attach(wanted)) => Some(attach_streams(&pod, &connection.writer, wanted).await),
+        _ => None,
+    };
+    async move {
+        match (heard, prepared) {
+            (Some(Request::Attach(_)), Some(attached)) => {
+                conclude(
+                    &connection.writer.clone(),
+                    follow(&pod, connection, attached.err()).await,
+                )
+                .await;
+            }
+            (Some(request), _) => answer(pod, connection, request).await,
+            (None, _) => {}
+        }
+    }
+}
+
+/// Tells a client that nothing can be done for it.
+pub(crate) async fn refuse(connection: &Connection, why: &str) {
+    conclude(&connection.writer, Err(Failure::because(why))).await;
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(pod: Rc<Pod>, mut connection: Connection) {
+    if let Some(request) = hear(&mut connection).await {
+        answer(pod, connection, request).await;
+    }
+}
+
+async fn hear(connection: &mut Connection) -> Option<Request> {
+    match connection.reader.receive::<Request>().await {
+        Ok((request, _)) => Some(request),
+        Err(ControlError::Message(_)) => {
+            let failure =
+                Failure::because("this container's supervisor does not know that request: it is of another version");
+            conclude(&connection.writer, Err(failure)).await;
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+async fn answer(pod: Rc<Pod>, connection: Connection, request: Request) {
+    let writer = connection.writer.clone();
+    let answered = match request {
+        Request::Start => started(&pod).await,
+        Request::Attach(wanted) => {
+            let attached = attach_streams(&pod, &writer, wanted).await;
+            follow(&pod, connection, attached.err()).await
+        }
+        Request::Exec(request) => exec(&pod, connection, *request).await,
+        Request::Signal(number) => signal(&pod, number).await.map(|()| Answer::Done),
+        Request::Resize { rows, columns } => resize(&pod, &pod.id, rows, columns).await.map(|()| Answer::Done),
+        Request::Stop { timeout_s } => {
+            stop(&pod, timeout_s).await;
+            Ok(over(&*pod.over().await, &pod))
+        }
+        Request::Pause => freeze(&pod, true).await,
+        Request::Unpause => freeze(&pod, false).await,
+        Request::Wait => Ok(over(&*pod.over().await, &pod)),
+        Request::List => list(&pod).await,
+        Request::Measure => measure(&pod).await,
+        Request::Update(limits) => update(&pod, limits).await,
+        Request::OutputClosed => Ok(Answer::Done),
+    };
+    conclude(&writer, answered).await;
+}
+
+/// Sends the last word; a client that is gone needs none.
+async fn conclude(writer: &Writer, answered: Result<Answer, Refusal>) {
+    let answer = answered.unwrap_or_else(|failure| Answer::Failed {
+        message: failure.message,
+        code: failure.code,
+        console: failure.console,
+    });
+    let _ = writer.send(&answer).await;
+}
+
+async fn started(pod: &Pod) -> Result<Answer, Refusal> {
+    pod.started().await?;
+    Ok(start_answer(pod))
+}
+
+fn start_answer(pod: &Pod) -> Answer {
+    Answer::Started {
+        moments: pod.moments.borrow().clone(),
+        agent_start_ns: pod.agent_start_ns.get(),
+    }
+}
+
+/// How all of it ended.
+fn over(outcome: &Outcome, pod: &Pod) -> Answer {
+    let moments = pod.moments.borrow().clone();
+    match outcome {
+        Outcome::Exited(exit) => Answer::Exited {
+            exit: exit.clone(),
+            moments,
+        },
+        Outcome::Ended(failure) | Outcome::Failed(failure) => Answer::Failed {
+            message: failure.message.clone(),
+            code: failure.code,
+            console: failure.console.clone(),
+        },
+    }
+}
+
+/// Makes the streams of an attached client and sends it their other ends.
+async fn attach_streams(pod: &Rc<Pod>, writer: &Writer, wanted: StreamsWanted) -> Result<(), Refusal> {
+    let (terminal, has_stdin, ends_it) = {
+        let container = pod.container.borrow();
+        (
+            container.spec.terminal.is_some(),
+            container.spec.stdin,
+            container.config.stdin_once,
+        )
+    };
+    let cannot = |e: std::io::Error| Failure::because(format!("cannot make a stream: {e}"));
+    let mut theirs: Vec<OwnedFd> = Vec::new();
+    let mut pair = || {
+        let (ours, other) = StdStream::pair()?;
+        ours.set_nonblocking(true)?;
+        theirs.push(other.into());
+        Ok(UnixStream::from_std(ours)?.into_split())
+    };
+    if terminal {
+        let (read, write) = pair().map_err(cannot)?;
+        pod.output.add(LogStream::Stdout, write);
+        if has_stdin && wanted.stdin {
+            let pod = Rc::clone(pod);
+            tokio::task::spawn_local(async move { pod.output.feed(read, false).await });
+        }
+    } else {
+        let (read, _) = pair().map_err(cannot)?;
+        if has_stdin && wanted.stdin {
+            let pod = Rc::clone(pod);
+            tokio::task::spawn_local(async move { pod.output.feed(read, ends_it).await });
+        }
+        for stream in [LogStream::Stdout, LogStream::Stderr] {
+            let (_, write) = pair().map_err(cannot)?;
+            if wanted.output {
+                pod.output.add(stream, write);
+            }
+        }
+    }
+    let sent = writer.send_with(&Answer::Streams { terminal }, &theirs).await;
+    sent.map_err(|e| Failure::of(&e))
+}
+
+/// Tells an attached client of start and end, and does what it asks meanwhile.
+async fn follow(pod: &Rc<Pod>, connection: Connection, refused: Option<Refusal>) -> Result<Answer, Refusal> {
+    if let Some(refusal) = refused {
+        return Err(refusal);
+    }
+    let Connection { mut reader, writer } = connection;
+    let course = async {
+        pod.started().await?;
+        writer.send(&start_answer(pod)).await.map_err(|e| Failure::of(&e))?;
+        Ok(over(&*pod.over().await, pod))
+    };
+    let commands = obey(pod, &pod.id, &mut reader);
+    tokio::select! {
+        answer = course => answer,
+        // The client is gone, or has detached.
+        () = commands => Err(Failure::because("detached")),
+    }
+}
+
+/// Signals and sizes for a process, until the client hangs up.
+async fn obey(pod: &Rc<Pod>, process: &str, reader: &mut Reader) {
+    while let Ok((request, _)) = reader.receive::<Request>().await {
+        // What arrives too early or too late is lost, as it is with docker.
+        let _ = match request {
+            Request::Signal(number) if process == pod.id => signal(pod, number).await,
+            Request::Signal(number) => send_signal(pod, process, number).await,
+            Request::Resize { rows, columns } => resize(pod, process, rows, columns).await,
+            Request::OutputClosed => {
+                pod.output.closed.send_replace(true);
+                Ok(())
+            }
+            _ => return,
+        };
+    }
+}
+
+/// A signal to the container. SIGKILL ends it also while it starts.
+async fn signal(pod: &Rc<Pod>, number: i32) -> Result<(), Refusal> {
+    if number == libc::SIGKILL {
+        kill(pod).await;
+        return Ok(());
+    }
+    send_signal(pod, &pod.id, number).await
+}
+
+async fn send_signal(pod: &Pod, process: &str, number: i32) -> Result<(), Refusal> {
+    let signal = Signal {
+        container: process.into(),
+        number: u32::try_from(number).unwrap_or(0),
+    };
+    let sent = pod.guest()?.send(host_message::Kind::Signal(signal)).await;
+    sent.map_err(|e| Failure::of(&e))
+}
+
+async fn resize(pod: &Pod, process: &str, rows: u32, columns: u32) -> Result<(), Refusal> {
+    let resize = Resize {
+        container: process.into(),
+        rows,
+        columns,
+    };
+    let sent = pod.guest()?.send(host_message::Kind::Resize(resize)).await;
+    sent.map_err(|e| Failure::of(&e))
+}
+
+/// The stop signal, SIGKILL when it is not heard, and the machine's end when that is not either.
+pub(super) async fn stop(pod: &Rc<Pod>, timeout_s: Option<u64>) {
+    pod.ask_to_stop();
+    let (number, patience) = {
+        let config = &pod.container.borrow().config;
+        (config.stop_signal, timeout_s.unwrap_or(config.stop_timeout_s))
+    };
+    // Before the program runs there is nothing to ask politely.
+    if matches!(*pod.phase.borrow(), Phase::Running) {
+        let number = i32::try_from(number).unwrap_or(libc::SIGTERM);
+        // A paused container does not hear it until it goes on.
+        if pod.paused.get() {
+            let _ = freeze(pod, false).await;
+        }
+        let _ = send_signal(pod, &pod.id, number).await;
+        if timeout(Duration::from_secs(patience), pod.over()).await.is_ok() {
+            return;
+        }
+    }
+    kill(pod).await;
+}
+
+/// Ends the container without asking it.
+async fn kill(pod: &Rc<Pod>) {
+    pod.ask_to_stop();
+    if send_signal(pod, &pod.id, libc::SIGKILL).await.is_ok() && timeout(KILL_GRACE, pod.over()).await.is_ok() {
+        return;
+    }
+    pod.kill.notify_one();
+}
+
+/// Asks the guest something about the container.
+async fn ask(pod: &Pod, kind: host_message::Kind) -> Result<agent_message::Kind, Refusal> {
+    let guest: Rc<Agent> = pod.guest()?;
+    match guest.ask(&pod.id, kind).await {
+        Ok(agent_message::Kind::Failed(failed)) => Err(Failure::because(sanitise(&failed.message))),
+        Ok(answer) => Ok(answer),
+        Err(error) => Err(Failure::of(&error)),
+    }
+}
+
+fn unexpected() -> Refusal {
+    Failure::of(&session::SessionError::Unexpected)
+}
+
+async fn freeze(pod: &Rc<Pod>, frozen: bool) -> Result<Answer, Refusal> {
+    if pod.paused.get() == frozen {
+        let name = &pod.container.borrow().name;
+        let state = if frozen { "already" } else { "not" };
+        return Err(Failure::because(format!("container {name} is {state} paused")));
+    }
+    let freeze = Freeze {
+        container: pod.id.clone(),
+        frozen,
+    };
+    let agent_message::Kind::Frozen(_) = ask(pod, host_message::Kind::Freeze(freeze)).await? else {
+        return Err(unexpected());
+    };
+    pod.paused.set(frozen);
+    let status = if frozen { Status::Paused } else { Status::Running };
+    let written = State::open(&pod.data).and_then(|state| state.set_status(&pod.id, status));
+    written.map(|()| Answer::Done).map_err(|e| Failure::of(&e))
+}
+
+async fn list(pod: &Pod) -> Result<Answer, Refusal> {
+    let list = List {
+        container: pod.id.clone(),
+    };
+    let agent_message::Kind::Listed(listed) = ask(pod, host_message::Kind::List(list)).await? else {
+        return Err(unexpected());
+    };
+    let line = |process: capsid_protocol::message::Process| {
+        let words = if process.args.is_empty() {
+            format!("[{}]", String::from_utf8_lossy(&process.name))
+        } else {
+            let args = process.args.strip_suffix(b"\0").unwrap_or(&process.args);
+            String::from_utf8_lossy(args).replace('\0', " ")
+        };
+        ProcessLine {
+            pid: process.inner_pid,
+            ppid: process.inner_ppid,
+            uid: process.uid,
+            state: char::from_u32(process.state)
+                .filter(char::is_ascii_alphabetic)
+                .unwrap_or('?')
+                .to_string(),
+            cpu_ms: process.cpu_time_ms,
+            start_ms: process.start_time_ms,
+            args: sanitise(&words),
+        }
+    };
+    Ok(Answer::Listed(listed.processes.into_iter().map(line).collect()))
+}
+
+async fn measure(pod: &Pod) -> Result<Answer, Refusal> {
+    let measure = Measure {
+        container: pod.id.clone(),
+    };
+    let agent_message::Kind::Measured(measured) = ask(pod, host_message::Kind::Measure(measure)).await? else {
+        return Err(unexpected());
+    };
+    Ok(Answer::Measured(Usage {
+        memory_bytes: measured
+            .memory_current_bytes
+            .saturating_sub(measured.memory_inactive_file_bytes),
+        memory_max_bytes: measured.memory_max_bytes.unwrap_or(measured.guest_memory_total_bytes),
+        cpu_us: measured.cpu_usage_us,
+        pids: measured.pids_current,
+        read_bytes: measured.io_read_bytes,
+        write_bytes: measured.io_write_bytes,
+        guest_total_bytes: measured.guest_memory_total_bytes,
+        guest_available_bytes: measured.guest_memory_available_bytes,
+    }))
+}
+
+async fn update(pod: &Pod, limits: Limits) -> Result<Answer, Refusal> {
+    let update = Update {
+        container: pod.id.clone(),
+        limits,
+    };
+    match ask(pod, host_message::Kind::Update(update)).await? {
+        agent_message::Kind::Updated(_) => Ok(Answer::Done),
+        _ => Err(unexpected()),
+    }
+}
+
+/// Another process in the container; its streams go from the client to the guest, not through this process.
+async fn exec(pod: &Rc<Pod>, connection: Connection, request: ExecRequest) -> Result<Answer, Refusal> {
+    let Connection { mut reader, writer } = connection;
+    let guest = pod.guest()?;
+    let id: String = session::random(32)
+        .map_err(|e| Failure::of(&e))?
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let spec = exec_spec(pod, &id, &request);
+    let (terminal, stdin) = (spec.terminal.is_some(), spec.stdin);
+    let mut messages = guest.listen_to(&id);
+    let send = async {
+        guest.send(host_message::Kind::Create(Box::new(spec))).await?;
+        guest
+            .send(host_message::Kind::Start(Start { container: id.clone() }))
+            .await
+    };
+    send.await.map_err(|e| Failure::of(&e))?;
+    let streams = guest
+        .opener
+        .open_all(&id, terminal, stdin)
+        .map_err(|e| Failure::of(&e))?;
+    let course = async {
+        if request.detached {
+            streams.into_iter().for_each(discard);
+        } else {
+            let fds: Vec<OwnedFd> = streams.into_iter().map(OwnedFd::from).collect();
+            writer
+                .send_with(&Answer::Streams { terminal }, &fds)
+                .await
+                .map_err(|e| Failure::of(&e))?;
+        }
+        loop {
+            match messages.recv().await {
+                Some(agent_message::Kind::Created(_)) => {}
+                Some(agent_message::Kind::Started(_)) if request.detached => return Ok(start_answer(pod)),
+                Some(agent_message::Kind::Started(_)) => {
+                    writer.send(&start_answer(pod)).await.map_err(|e| Failure::of(&e))?;
+                }
+                Some(agent_message::Kind::Stopped(stopped)) => {
+                    return Ok(Answer::Exited {
+                        exit: Exit {
+                            code: exit_code(&stopped),
+                            oom_killed: false,
+                            error: String::new(),
+                        },
+                        moments: Vec::new(),
+                    });
+                }
+                Some(agent_message::Kind::Failed(failed)) => {
+                    return Err(Failure {
+                        message: sanitise(&failed.message),
+                        code: failed_code(&failed),
+                        console: String::new(),
+                    });
+                }
+                Some(_) => return Err(unexpected()),
+                // The container ended, and its machine with it.
+                None => {
+                    return Ok(Answer::Exited {
+                        exit: Exit {
+                            code: 137,
+                            ..Exit::default()
+                        },
+                        moments: Vec::new(),
+                    });
+                }
+            }
+        }
+    };
+    tokio::select! {
+        answer = course => answer,
+        // docker's exec goes on without its client, and so does this one.
+        () = obey(pod, &id, &mut reader) => Err(Failure::because("detached")),
+    }
+}
+
+/// Reads a stream that nobody wants, so that it does not block its writer.
+fn discard(stream: StdStream) {
+    if stream.set_nonblocking(true).is_err() {
+        return;
+    }
+    if let Ok(mut stream) = UnixStream::from_std(stream) {
+        tokio::task::spawn_local(async move { tokio::io::copy(&mut stream, &mut tokio::io::sink()).await });
+    }
+}
+
+/// As the container itself, but for what was asked for.
+fn exec_spec(pod: &Pod, id: &str, request: &ExecRequest) -> ContainerSpec {
+    let container = pod.container.borrow();
+    let spec = &container.spec;
+    let mut env = spec.env.clone();
+    for variable in &request.env {
+        let name = variable.split('=').next().unwrap_or_default();
+        env.retain(|known| known.split(|byte| *byte == b'=').next() != Some(name.as_bytes()));
+        env.push(variable.clone().into_bytes());
+    }
+    let (capabilities, seccomp) = if request.privileged {
+        (plan::all_capabilities(), Vec::new())
+    } else {
+        (spec.capabilities, spec.seccomp.clone())
+    };
+    ContainerSpec {
+        id: id.into(),
+        join: Some(pod.id.clone()),
+        args: request.args.clone(),
+        env,
+        cwd: request.cwd.clone().unwrap_or_else(|| spec.cwd.clone()),
+        user: request.user.clone().unwrap_or_else(|| spec.user.clone()),
+        additional_groups: spec.additional_groups.clone(),
+        terminal: request.size(),
+        stdin: request.stdin,
+        capabilities,
+        no_new_privs: spec.no_new_privs && !request.privileged,
+        seccomp,
+        rlimits: spec.rlimits.clone(),
+        all_devices: spec.all_devices || request.privileged,
+        ..ContainerSpec::default()
+    }
+}

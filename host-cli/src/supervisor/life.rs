@@ -1,0 +1,389 @@
+//! One life of a container: a machine, from its start to its end.
+//!
+//! ```text
+//! start machine ─► Hello ─► Create, streams, Start ─► Started ─► Stopped ─► output drained ─► machine ended
+//!        └──────────── whatever ends the machine, or `Pod::kill`, ends all of it ──────────┘
+//! ```
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use capsid_protocol::message::{agent_message, host_message};
+use capsid_protocol::{Failed, Stage, Start, Stopped};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::agent::Agent;
+use super::pod::{Failure, Outcome, Phase, Pod};
+use super::streams::{StreamError, StreamOpener};
+use crate::accelerator::{Disk, MachineEnd, MachineParts, RunningMachine, StartError};
+use crate::clock;
+use crate::folders::Folders;
+use crate::log::LogStream;
+use crate::plan::{ROOTFS_SERIAL, SCRATCH_SERIAL};
+use crate::session::{Session, SessionError};
+use crate::state::{Container, Exit, State};
+use crate::{console, initramfs, parts, store_folder};
+
+/// From process start to the agent's Hello. Hundreds of milliseconds usually; a host with many busy pods or an
+/// emulated one under load takes seconds.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+/// From Create to Started: disks mounted, program executed.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// From a session's break to the machine's own reason for it.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Lines of a guest's console that are shown.
+const CONSOLE_LINES_MAX: usize = 12;
+
+/// Why a container did not run to its end.
+#[derive(Debug, thiserror::Error)]
+enum LifeError {
+    #[error("cannot prepare the machine")]
+    Prepare(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("cannot make a socket for the session")]
+    Socket(#[source] std::io::Error),
+    #[error("cannot start the machine")]
+    Start(#[from] StartError),
+    #[error("the machine did not become ready within {} s", BOOT_TIMEOUT.as_secs())]
+    BootTimeout,
+    #[error("the container did not start within {} s", START_TIMEOUT.as_secs())]
+    StartTimeout,
+    #[error("the session with the guest failed")]
+    Session(#[from] SessionError),
+    #[error("cannot attach the container's streams")]
+    Streams(#[from] StreamError),
+    #[error("cannot write the container's output")]
+    Output(#[source] std::io::Error),
+    #[error("cannot write that the container runs")]
+    State(#[from] crate::state::StateError),
+    #[error("the machine ended: {}", .0.reason)]
+    MachineEnded(MachineEnd),
+    #[error("{}", sanitise(&.0.message))]
+    Failed(Failed),
+    #[error("the container was killed")]
+    Killed,
+}
+
+/// Runs the container once. Its machine is gone on return.
+pub(crate) async fn live(pod: &Rc<Pod>, state: &State, folders: &Folders) -> Outcome {
+    pod.phase.send_replace(Phase::Starting);
+    let outcome = match start(pod, folders) {
+        Err(error) => conclude(&error, false),
+        Ok((mut machine, sockets)) => {
+            let mut started = false;
+            let lived = live_in(pod, state, &mut machine, sockets, &mut started).await;
+            pod.agent.borrow_mut().take();
+            machine.stop().await;
+            pod.mark("machine ended");
+            match lived {
+                Ok(stopped) => Outcome::Exited(exit(&stopped)),
+                Err(error) => conclude(&error, started),
+            }
+        }
+    };
+    match pod.output.finish() {
+        Ok(()) => outcome,
+        Err(error) => Outcome::failed(&LifeError::Output(error)),
+    }
+}
+
+/// Starts the machine's processes.
+fn start(pod: &Pod, folders: &Folders) -> Result<(RunningMachine, Sockets), LifeError> {
+    let container = pod.container.borrow();
+    let (sockets, session, control) = Sockets::pair()?;
+    let accelerator = super::accelerator(&container, folders).map_err(|e| LifeError::Prepare(e.into()))?;
+    let parts = machine_parts(&container, folders, session, control).map_err(|e| LifeError::Prepare(e.into()))?;
+    pod.mark("disks and kernel opened");
+    let machine = accelerator.start(parts)?;
+    pod.mark("machine processes started");
+    Ok((machine, sockets))
+}
+
+fn machine_parts(
+    container: &Container,
+    folders: &Folders,
+    session: OwnedFd,
+    control: OwnedFd,
+) -> anyhow::Result<MachineParts> {
+    let kernel = match &container.config.kernel {
+        Some(path) => path.clone(),
+        None => parts::kernel()?,
+    };
+    Ok(MachineParts {
+        size: container.config.machine,
+        kernel: parts::open_kernel(&kernel)?,
+        initramfs: initramfs::build(&parts::agent()?).context("cannot make the initramfs")?,
+        disks: disks(container, folders)?,
+        session,
+        control,
+    })
+}
+
+fn disks(container: &Container, folders: &Folders) -> anyhow::Result<Vec<Disk>> {
+    let store = crate::commands::open_store(folders)?;
+    let image = store
+        .find(&container.image_id)?
+        .with_context(|| format!("the image {} of this container is gone", container.image))?;
+    let rootfs = store.rootfs(&image)?;
+    let path = store_folder::scratch(&folders.data, &container.id);
+    let scratch: File = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open the container's disk {}", path.display()))?;
+    Ok(vec![
+        Disk {
+            serial: ROOTFS_SERIAL,
+            readonly: true,
+            is_durable: false,
+            files: std::iter::once(rootfs.metadata).chain(rootfs.data).collect(),
+        },
+        Disk {
+            serial: SCRATCH_SERIAL,
+            readonly: false,
+            is_durable: !container.config.remove,
+            files: vec![scratch],
+        },
+    ])
+}
+
+/// The steps from a starting machine to a stopped container.
+async fn live_in(
+    pod: &Rc<Pod>,
+    state: &State,
+    machine: &mut RunningMachine,
+    sockets: Sockets,
+    started: &mut bool,
+) -> Result<Stopped, LifeError> {
+    let opened = while_machine_runs(pod, machine, async {
+        timeout(BOOT_TIMEOUT, Session::open(sockets.session))
+            .await
+            .map_err(|_| LifeError::BootTimeout)?
+            .map_err(Into::into)
+    });
+    let session = opened.await?;
+    pod.mark("agent ready");
+    pod.agent_start_ns.set(session.hello.agent_start_ns);
+    let opener = StreamOpener {
+        control: sockets.control,
+        nonce: session.nonce,
+    };
+    let agent = Rc::new(Agent::new(session.sender, opener));
+    let mut receiver = session.receiver;
+    let speaker = Rc::clone(&agent);
+    // Ends with the session, which ends with the machine.
+    let broken = async move { speaker.hand_out(&mut receiver).await };
+    tokio::pin!(broken);
+    let course = async {
+        let mut messages = agent.listen_to(&pod.id);
+        let mut outputs = begin(pod, &agent).await?;
+        timeout(START_TIMEOUT, wait_started(&mut messages))
+            .await
+            .map_err(|_| LifeError::StartTimeout)??;
+        state.set_running(&pod.id, clock::now_ns(), std::process::id())?;
+        *started = true;
+        *pod.agent.borrow_mut() = Some(Rc::clone(&agent));
+        pod.mark("container started");
+        pod.phase.send_replace(Phase::Running);
+        let stopped = wait_stopped(&mut messages).await?;
+        while let Some(drained) = outputs.join_next().await {
+            drained.unwrap_or(Ok(())).map_err(LifeError::Output)?;
+        }
+        pod.mark("container stopped");
+        Ok(stopped)
+    };
+    while_machine_runs(pod, machine, async {
+        tokio::select! {
+            biased;
+            result = course => result,
+            error = &mut broken => Err(error.into()),
+        }
+    })
+    .await
+}
+
+/// Sends Create, the streams and Start in one go: nothing is waited for in between.
+async fn begin(pod: &Rc<Pod>, agent: &Agent) -> Result<JoinSet<std::io::Result<()>>, LifeError> {
+    let spec = pod.container.borrow().spec.clone();
+    let (terminal, stdin) = (spec.terminal.is_some(), spec.stdin);
+    agent.send(host_message::Kind::Create(Box::new(spec))).await?;
+    let start = Start {
+        container: pod.id.clone(),
+    };
+    agent.send(host_message::Kind::Start(start)).await?;
+    let mut streams = agent.opener.open_all(&pod.id, terminal, stdin)?.into_iter();
+    let mut outputs = JoinSet::new();
+    let mut next = || streams.next().ok_or(LifeError::Session(SessionError::Unexpected));
+    if terminal {
+        // Kept also without input: a half that is dropped is a hang-up to the agent.
+        let (read, write) = tokio_stream(next()?)?.into_split();
+        pod.output.set_input(Some(write));
+        let pod = Rc::clone(pod);
+        outputs.spawn_local(async move { pod.output.drain_half(LogStream::Stdout, read).await });
+        return Ok(outputs);
+    }
+    if stdin {
+        let (_, write) = tokio_stream(next()?)?.into_split();
+        pod.output.set_input(Some(write));
+    }
+    for stream in [LogStream::Stdout, LogStream::Stderr] {
+        let (from, pod) = (next()?, Rc::clone(pod));
+        outputs.spawn_local(async move { pod.output.drain(stream, from).await });
+    }
+    Ok(outputs)
+}
+
+fn tokio_stream(stream: std::os::unix::net::UnixStream) -> Result<UnixStream, LifeError> {
+    stream.set_nonblocking(true).map_err(LifeError::Socket)?;
+    UnixStream::from_std(stream).map_err(LifeError::Socket)
+}
+
+async fn wait_started(messages: &mut mpsc::Receiver<agent_message::Kind>) -> Result<(), LifeError> {
+    loop {
+        match messages.recv().await.ok_or(SessionError::Closed)? {
+            agent_message::Kind::Created(_) => {}
+            agent_message::Kind::Started(_) => return Ok(()),
+            agent_message::Kind::Failed(failed) => return Err(LifeError::Failed(failed)),
+            _ => return Err(SessionError::Unexpected.into()),
+        }
+    }
+}
+
+async fn wait_stopped(messages: &mut mpsc::Receiver<agent_message::Kind>) -> Result<Stopped, LifeError> {
+    match messages.recv().await.ok_or(SessionError::Closed)? {
+        agent_message::Kind::Stopped(stopped) => Ok(stopped),
+        agent_message::Kind::Failed(failed) => Err(LifeError::Failed(failed)),
+        _ => Err(SessionError::Unexpected.into()),
+    }
+}
+
+/// Awaits `step`, unless the machine ends or somebody ends it first.
+async fn while_machine_runs<T>(
+    pod: &Pod,
+    machine: &mut RunningMachine,
+    step: impl Future<Output = Result<T, LifeError>>,
+) -> Result<T, LifeError> {
+    let result = tokio::select! {
+        result = step => result,
+        end = &mut machine.end => return Err(ended(end.ok())),
+        () = pod.kill.notified() => return Err(LifeError::Killed),
+    };
+    match result {
+        // A session that breaks mostly does so because the machine is ending: its reason is the better one.
+        Err(LifeError::Session(SessionError::Closed | SessionError::Io(_))) => {
+            match timeout(LAST_WORDS, &mut machine.end).await {
+                Ok(end) => Err(ended(end.ok())),
+                Err(_) => result,
+            }
+        }
+        result => result,
+    }
+}
+
+fn ended(end: Option<MachineEnd>) -> LifeError {
+    let unknown = || MachineEnd {
+        reason: "for an unknown reason".into(),
+        killed: false,
+        console: String::new(),
+    };
+    LifeError::MachineEnded(end.unwrap_or_else(unknown))
+}
+
+/// Our ends of the sockets that lead into a machine.
+#[derive(Debug)]
+struct Sockets {
+    session: UnixStream,
+    control: OwnedFd,
+}
+
+impl Sockets {
+    /// Makes both; the second and third value are the machine's ends.
+    fn pair() -> Result<(Self, OwnedFd, OwnedFd), LifeError> {
+        let (session, machine_session) = std::os::unix::net::UnixStream::pair().map_err(LifeError::Socket)?;
+        let session = tokio_stream(session)?;
+        let (control, machine_control) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|e| LifeError::Socket(e.into()))?;
+        Ok((Self { session, control }, machine_session.into(), machine_control))
+    }
+}
+
+/// The container's status, as a shell has it.
+fn exit(stopped: &Stopped) -> Exit {
+    Exit {
+        code: exit_code(stopped),
+        oom_killed: stopped.oom_killed,
+        error: String::new(),
+    }
+}
+
+/// A process's status, as a shell has it.
+pub(super) fn exit_code(stopped: &Stopped) -> u8 {
+    match stopped.signal {
+        0 => stopped.exit_code.min(255) as u8,
+        signal => 128u8.saturating_add(signal.min(127) as u8),
+    }
+}
+
+/// What an error means: a container that ran has ended by it, one that did not has failed to start.
+fn conclude(error: &LifeError, started: bool) -> Outcome {
+    let mut failure = Failure::of(error);
+    match error {
+        LifeError::Failed(failed) => failure.code = failed_code(failed),
+        LifeError::Killed => failure.code = 137,
+        LifeError::MachineEnded(end) => {
+            failure.console = last_lines(&end.console);
+            failure.code = match (started, end.killed) {
+                (true, true) => 137,
+                (true, false) => 255,
+                (false, _) => 125,
+            };
+        }
+        _ => {}
+    }
+    match (started, error) {
+        (true, LifeError::Killed) => Outcome::Exited(Exit {
+            code: 137,
+            ..Exit::default()
+        }),
+        (true, _) => Outcome::Ended(failure),
+        (false, _) => Outcome::Failed(failure),
+    }
+}
+
+/// docker's exit codes.
+pub(super) fn failed_code(failed: &Failed) -> u8 {
+    match failed.stage() {
+        Stage::ExecNotFound => 127,
+        Stage::ExecRefused => 126,
+        _ => 125,
+    }
+}
+
+/// What to show of a console: from the kernel's last words on when it said any, else the last lines.
+fn last_lines(console: &str) -> String {
+    let lines: Vec<&str> = console.lines().filter(|line| !line.trim().is_empty()).collect();
+    let panicked = lines.iter().position(|line| console::tells_panic(line));
+    let first = panicked.unwrap_or_else(|| lines.len().saturating_sub(CONSOLE_LINES_MAX));
+    let shown: Vec<String> = lines
+        .into_iter()
+        .skip(first)
+        .take(CONSOLE_LINES_MAX)
+        .map(sanitise)
+        .collect();
+    shown.join("\n")
+}
+
+/// Text of the guest's on one line, without control characters that could steer the user's terminal.
+pub(crate) fn sanitise(text: &str) -> String {
+    text.chars()
+        .take(1000)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}

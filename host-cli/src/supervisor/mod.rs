@@ -1,0 +1,184 @@
+//! The supervisor of one pod: a process of its own (`capsid supervise`), which outlives the command that started it.
+//!
+//! ```text
+//! lock and first connection handed over ─► rows read ─► first request heard ─► lives ─► row written ─► clients told ─► end
+//!                                                              │                 │
+//!                    socket: attach, exec, stop, signal ... ───┘     machine ─► session ─► container, once a life
+//! ```
+//!
+//! | file | noun |
+//! |---|---|
+//! | `pod` | what all of the following share |
+//! | `life` | one machine, from its start to its end |
+//! | `agent` | the session, shared by all who speak to the guest |
+//! | `output` | where the container's output goes: log and clients |
+//! | `client` | one connection of a command |
+//! | `streams` | stdio streams into the guest |
+//!
+//! Nothing here waits for a client for ever, except for the one that started the container in the foreground, whose
+//! output it is.
+
+mod agent;
+mod client;
+mod life;
+mod output;
+mod pod;
+mod streams;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::UnixListener;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::accelerator;
+use crate::clock;
+use crate::control::{self, Connection};
+use crate::folders::Folders;
+use crate::hold::Hold;
+use crate::signals::Signals;
+use crate::state::{Container, RestartPolicy, State, Status};
+use crate::store_folder;
+
+use pod::{Outcome, Phase, Pod};
+
+/// How long clients may take to hear the end.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// Pause before a first restart; it doubles with each one that follows soon, up to the limit: docker's numbers.
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// A container that ran for this long has its pause forgotten.
+const RESTART_FORGIVEN: Duration = Duration::from_secs(10);
+
+/// What the process is started with.
+#[derive(Debug)]
+pub(crate) struct Inheritance {
+    pub id: String,
+    pub hold: Hold,
+    pub first: Connection,
+}
+
+impl Inheritance {
+    /// Takes the descriptors that [`crate::start`] handed over.
+    pub(crate) fn take(folders: &Folders, id: String, lock_fd: i32, connection_fd: i32) -> anyhow::Result<Self> {
+        let lock = crate::sys::inherited(lock_fd).context("no lock was handed over")?;
+        let connection = crate::sys::inherited(connection_fd).context("no connection was handed over")?;
+        Ok(Self {
+            hold: Hold::inherited(&folders.run, &id, lock),
+            first: Connection::inherited(connection).context("the first connection cannot be used")?,
+            id,
+        })
+    }
+}
+
+/// The recipe.
+pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> anyhow::Result<()> {
+    let Inheritance { id, hold, first } = inheritance;
+    let (state, pod, listener, mut signals) = match prepare(&folders, &id, &hold) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            client::refuse(&first, &crate::commands::describe(&error)).await;
+            return Err(error);
+        }
+    };
+    let mut clients = JoinSet::new();
+    let heard = client::hear_first(&pod, first).await;
+    clients.spawn_local(heard);
+    let outcome = {
+        let lives = lives(&pod, &state, &folders);
+        tokio::pin!(lives);
+        loop {
+            tokio::select! {
+                outcome = &mut lives => break outcome,
+                accepted = listener.accept() => if let Ok((stream, _)) = accepted {
+                    clients.spawn_local(client::serve(Rc::clone(&pod), control::accepted(stream)));
+                },
+                Some(_) = clients.join_next() => {}
+                // The host shuts down, or somebody ends us: as `capsid stop`.
+                _ = signals.interruption() => pod.stop_in_background(None),
+            }
+        }
+    };
+    drop(listener);
+    if pod.container.borrow().config.remove {
+        store_folder::remove(&folders.data, &id).context("cannot remove the container's files")?;
+        state.remove(&id)?;
+    }
+    pod.phase.send_replace(Phase::Over(Rc::new(outcome)));
+    // A client that does not listen is left behind.
+    let _ = timeout(FAREWELL, async { while clients.join_next().await.is_some() {} }).await;
+    if pod.container.borrow().config.remove {
+        hold.remove().context("cannot remove the pod's run folder")?;
+    }
+    Ok(())
+}
+
+/// What must work before anything is started.
+fn prepare(folders: &Folders, id: &str, hold: &Hold) -> anyhow::Result<(State, Rc<Pod>, UnixListener, Signals)> {
+    let state = State::open(&folders.data)?;
+    let container = state.container(id)?;
+    let listener = control::listen(hold.folder()).context("cannot listen for commands")?;
+    let signals = Signals::listen_to_ending().context("cannot listen for signals")?;
+    let pod = Pod::new(container, folders).context("cannot open the container's log")?;
+    Ok((state, pod, listener, signals))
+}
+
+/// Lives, as many as the restart policy grants: how the last one ended. The row says the same.
+async fn lives(pod: &Rc<Pod>, state: &State, folders: &Folders) -> Outcome {
+    let mut pause = RESTART_PAUSE;
+    let mut restarts = 0;
+    loop {
+        let began = std::time::Instant::now();
+        let outcome = life::live(pod, state, folders).await;
+        let again = wants_restart(&pod.container.borrow(), &outcome, restarts) && !pod.is_stop_asked();
+        let next = if again { Status::Restarting } else { outcome.status() };
+        if let Err(e) = state.set_exited(&pod.id, clock::now_ns(), &outcome.exit(), next) {
+            return Outcome::failed(&e);
+        }
+        if !again {
+            return outcome;
+        }
+        if began.elapsed() >= RESTART_FORGIVEN {
+            pause = RESTART_PAUSE;
+        }
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = pod.stop_asked() => {
+                // Nothing runs: the row's exit stands.
+                return match state.set_status(&pod.id, Status::Exited) {
+                    Ok(()) => outcome,
+                    Err(e) => Outcome::failed(&e),
+                };
+            }
+        }
+        pause = (pause * 2).min(RESTART_PAUSE_MAX);
+        restarts += 1;
+        if let Err(e) = state.count_restart(&pod.id) {
+            return Outcome::failed(&e);
+        }
+    }
+}
+
+/// What the policy says of an end. A container that never started is not started again.
+fn wants_restart(container: &Container, outcome: &Outcome, restarts: u32) -> bool {
+    let code = match outcome {
+        Outcome::Exited(exit) => exit.code,
+        Outcome::Ended(failure) => failure.code,
+        Outcome::Failed(_) => return false,
+    };
+    match container.config.restart {
+        RestartPolicy::No => false,
+        RestartPolicy::OnFailure { retries_max } => code != 0 && (retries_max == 0 || restarts < retries_max),
+        RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
+    }
+}
+
+/// The accelerator that the container was made for.
+fn accelerator(
+    container: &Container,
+    folders: &Folders,
+) -> Result<Box<dyn accelerator::Accelerator>, accelerator::ChooseError> {
+    accelerator::choose(container.config.accelerator, &folders.run).map(|(accelerator, _)| accelerator)
+}

@@ -1,0 +1,220 @@
+//! A pod as its supervisor's tasks share it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use tokio::sync::{Notify, watch};
+
+use super::agent::Agent;
+use super::output::Output;
+use crate::control::Moment;
+use crate::folders::Folders;
+use crate::state::{Container, Exit, Status};
+use crate::store_folder;
+
+/// How far the pod is.
+#[derive(Debug, Clone)]
+pub(crate) enum Phase {
+    /// The machine boots, or a restart is near.
+    Starting,
+    /// The container's program runs.
+    Running,
+    /// Nothing runs any more, and nothing will.
+    Over(Rc<Outcome>),
+}
+
+/// How a life ended.
+#[derive(Debug, Clone)]
+pub(crate) enum Outcome {
+    /// The container ran, and ended somehow.
+    Exited(Exit),
+    /// It ran, and something else than its own exit ended it.
+    Ended(Failure),
+    /// It never ran.
+    Failed(Failure),
+}
+
+/// Why something could not be done.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Failure {
+    pub message: String,
+    /// docker's exit code for it.
+    pub code: u8,
+    /// Last lines of the guest's console, when the machine ended.
+    pub console: String,
+}
+
+impl Outcome {
+    /// An error of Capsid's own.
+    pub(crate) fn failed(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::Failed(Failure::of(error))
+    }
+
+    /// What the row says.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Exited(exit) => exit.clone(),
+            Self::Ended(failure) | Self::Failed(failure) => Exit {
+                code: failure.code,
+                oom_killed: false,
+                error: failure.message.clone(),
+            },
+        }
+    }
+
+    /// As docker has it, a container that could not be started is as it was made.
+    pub(crate) fn status(&self) -> Status {
+        match self {
+            Self::Exited(_) | Self::Ended(_) => Status::Exited,
+            Self::Failed(_) => Status::Created,
+        }
+    }
+}
+
+impl Failure {
+    /// With docker's code for its own errors.
+    pub(crate) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self {
+            message: chain(error),
+            code: 125,
+            console: String::new(),
+        }
+    }
+
+    /// In these words.
+    pub(crate) fn because(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            code: 125,
+            console: String::new(),
+        }
+    }
+}
+
+/// An error and its causes on one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut words = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if !words.contains(&text) {
+            words = format!("{words}: {text}");
+        }
+        next = cause.source();
+    }
+    words
+}
+
+/// What the tasks share.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    pub id: String,
+    pub container: RefCell<Container>,
+    /// The data folder.
+    pub data: std::path::PathBuf,
+    pub output: Output,
+    pub phase: watch::Sender<Phase>,
+    /// The guest, while there is one that answers.
+    pub agent: RefCell<Option<Rc<Agent>>>,
+    /// Where the time of the last start went.
+    pub moments: RefCell<Vec<Moment>>,
+    pub agent_start_ns: Cell<u64>,
+    /// Its processes are frozen.
+    pub paused: Cell<bool>,
+    stop_asked: watch::Sender<bool>,
+    /// Asks for the machine's end.
+    pub kill: Notify,
+}
+
+impl Pod {
+    /// A pod that nothing runs in yet.
+    pub(crate) fn new(container: Container, folders: &Folders) -> std::io::Result<Rc<Self>> {
+        let log = store_folder::log(&folders.data, &container.id);
+        Ok(Rc::new(Self {
+            id: container.id.clone(),
+            output: Output::open(&log, container.config.log)?,
+            container: RefCell::new(container),
+            data: folders.data.clone(),
+            phase: watch::Sender::new(Phase::Starting),
+            agent: RefCell::default(),
+            moments: RefCell::default(),
+            agent_start_ns: Cell::default(),
+            paused: Cell::default(),
+            stop_asked: watch::Sender::new(false),
+            kill: Notify::new(),
+        }))
+    }
+
+    /// Notes that a step of the start has ended.
+    pub(crate) fn mark(&self, step: &str) {
+        self.moments.borrow_mut().push(Moment {
+            step: step.into(),
+            at_ns: crate::timings::now_ns(),
+        });
+    }
+
+    /// The guest, or why nothing can be asked of it.
+    pub(crate) fn guest(&self) -> Result<Rc<Agent>, Failure> {
+        let running = matches!(*self.phase.borrow(), Phase::Running);
+        let guest = self.agent.borrow().clone().filter(|_| running);
+        guest.ok_or_else(|| {
+            let name = &self.container.borrow().name;
+            Failure::because(format!("container {name} is not running"))
+        })
+    }
+
+    /// No restart from here on.
+    pub(crate) fn ask_to_stop(&self) {
+        self.stop_asked.send_replace(true);
+    }
+
+    pub(crate) fn is_stop_asked(&self) -> bool {
+        *self.stop_asked.borrow()
+    }
+
+    /// Waits until somebody asks.
+    pub(crate) async fn stop_asked(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.stop_asked.subscribe().wait_for(|asked| *asked).await;
+    }
+
+    /// Waits for the end of everything.
+    pub(crate) async fn over(&self) -> Rc<Outcome> {
+        let mut phase = self.phase.subscribe();
+        loop {
+            if let Phase::Over(outcome) = &*phase.borrow_and_update() {
+                return Rc::clone(outcome);
+            }
+            if phase.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Waits until the container runs, or never will.
+    pub(crate) async fn started(&self) -> Result<(), Failure> {
+        let mut phase = self.phase.subscribe();
+        loop {
+            match &*phase.borrow_and_update() {
+                Phase::Running => return Ok(()),
+                Phase::Over(outcome) => {
+                    return match &**outcome {
+                        // Ended before anybody looked.
+                        Outcome::Exited(_) | Outcome::Ended(_) => Ok(()),
+                        Outcome::Failed(failure) => Err(failure.clone()),
+                    };
+                }
+                Phase::Starting => {}
+            }
+            if phase.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Stops the container as `capsid stop` does, without waiting for it.
+    pub(crate) fn stop_in_background(self: &Rc<Self>, timeout_s: Option<u64>) {
+        let pod = Rc::clone(self);
+        tokio::task::spawn_local(async move { super::client::stop(&pod, timeout_s).await });
+    }
+}
