@@ -1,6 +1,7 @@
 //! The life of one process that the host asked for, a container's first or one that joins it: what the threads of the
 //! session and its own thread know of it together, and the steps that both kinds share.
 
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -244,7 +245,12 @@ impl Life {
                 container: self.id.clone(),
             })),
         };
-        write_frame(&mut control, &start).map_err(LifeError::Control)?;
+        match write_frame(&mut control, &start) {
+            Ok(()) => {}
+            // Killed, and not yet reaped.
+            Err(FrameError::Io(e)) if e.kind() == ErrorKind::BrokenPipe => return Ok(()),
+            Err(e) => return Err(LifeError::Control(e)),
+        }
         match read_frame::<AgentMessage>(&mut control) {
             // The program's exec closed the socket.
             Err(FrameError::Closed) => {}
