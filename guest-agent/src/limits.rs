@@ -75,6 +75,21 @@ pub(crate) const CGROUP_DEPTH_MAX: usize = 32;
 /// Cgroups below a container's own. Each costs kernel memory that is charged to it, and one removal at its end.
 pub(crate) const CGROUP_DESCENDANTS_MAX: usize = 10_000;
 
+/// How long processes may take to stop: microseconds, unless one waits uninterruptibly for a disk.
+pub(crate) const FREEZE_WAIT: Duration = Duration::from_secs(2);
+
+/// Requests of the host that wait for their answers.
+pub(crate) const REQUESTS_MAX: usize = 256;
+
+/// Processes told of a container.
+pub(crate) const PROCESSES_MAX: usize = 4_096;
+
+/// Bytes told of the arguments of one process.
+pub(crate) const ARGUMENTS_BYTES_MAX: usize = 4_096;
+
+/// Bytes of all arguments told at once: half of a frame, the rest takes at most 100 bytes a process.
+pub(crate) const LISTED_BYTES_MAX: usize = 2 << 20;
+
 /// How long the last messages may take to reach the host before the machine is reset.
 pub(crate) const LINGER: Duration = Duration::from_millis(200);
 

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,10 @@ use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener, VsockStream};
 use crate::container::Container;
 use crate::joiner::Joiner;
 use crate::life::{Ground, Life, LifeError};
-use crate::limits::{CONTAINERS_MAX, DIAL_WAIT, JOINERS_MAX, LINGER, SHUTDOWN_WAIT, STREAM_WAIT, WAITING_STREAMS_MAX};
+use crate::limits::{
+    CONTAINERS_MAX, DIAL_WAIT, JOINERS_MAX, LINGER, REQUESTS_MAX, SHUTDOWN_WAIT, STREAM_WAIT, WAITING_STREAMS_MAX,
+};
+use crate::request::{self, RequestError};
 use crate::{log, stage, sys, threads};
 
 /// Why a session ended other than by `Shutdown`.
@@ -67,6 +71,8 @@ struct Session {
     /// A member came or went.
     changed: Condvar,
     waiting_streams: AtomicUsize,
+    /// To the thread that answers: one, so that answers keep the order of their requests.
+    requests: SyncSender<Intent>,
     ground: Arc<Ground>,
 }
 
@@ -100,8 +106,10 @@ pub(crate) fn run(ground: Arc<Ground>, agent_start_ns: u64) -> Result<(), Sessio
     let mut reader = dial()?;
     let nonce = greet(&mut reader, agent_start_ns)?;
     let writer = reader.try_clone().map_err(SessionError::Dial)?;
+    let (requests, waiting_requests) = sync_channel(REQUESTS_MAX);
     let session = Arc::new(Session {
         nonce,
+        requests,
         writer: Mutex::new(writer),
         members: Mutex::default(),
         changed: Condvar::new(),
@@ -110,6 +118,8 @@ pub(crate) fn run(ground: Arc<Ground>, agent_start_ns: u64) -> Result<(), Sessio
     });
     let acceptor = Arc::clone(&session);
     threads::spawn("accept", move || accept(&acceptor, &listener)).map_err(SessionError::Thread)?;
+    let answerer = Arc::clone(&session);
+    threads::spawn("requests", move || answerer.answer(&waiting_requests)).map_err(SessionError::Thread)?;
     let end = serve(&session, &mut reader);
     if session.end_members() && end.is_ok() {
         linger(&mut reader);
@@ -210,9 +220,11 @@ fn serve(session: &Arc<Session>, host: &mut VsockStream) -> Result<(), SessionEr
                 session.with(&resize.container, |c| c.resize(size));
             }
             Some(Intent::Shutdown(_)) => return Ok(()),
+            Some(intent @ (Intent::Freeze(_) | Intent::Measure(_) | Intent::List(_) | Intent::Update(_))) => {
+                session.ask(intent)
+            }
             // Versions are equal, so these are the host's mistakes; nothing in them can be wanted.
-            Some(Intent::Hello(_) | Intent::Freeze(_) | Intent::Measure(_) | Intent::List(_) | Intent::Update(_))
-            | None => log::warn("ignoring an unexpected message of the host"),
+            Some(Intent::Hello(_)) | None => log::warn("ignoring an unexpected message of the host"),
         }
     }
 }
@@ -292,6 +304,28 @@ impl Session {
         let member = self.members().get(id).cloned();
         if let Some(member) = member {
             act(member.life());
+        }
+    }
+
+    /// Has a request answered, after those before it. A container that keeps its answer waiting does not keep the session.
+    fn ask(&self, intent: Intent) {
+        if let Err(TrySendError::Full(intent) | TrySendError::Disconnected(intent)) = self.requests.try_send(intent)
+            && let Some(report) = request::failure(&intent, &RequestError::TooMany)
+        {
+            self.report(report);
+        }
+    }
+
+    /// Answers requests for ever.
+    fn answer(&self, requests: &Receiver<Intent>) {
+        for intent in requests {
+            let find = |id: &str| match self.members().get(id) {
+                Some(Member::Container(container)) => Some(Arc::clone(container)),
+                _ => None,
+            };
+            if let Some(report) = request::answer(&intent, find) {
+                self.report(report);
+            }
         }
     }
 

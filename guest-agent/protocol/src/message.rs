@@ -284,7 +284,7 @@ pub struct Measured {
     /// Container id; empty is the whole guest.
     #[prost(string, tag = "1")]
     pub container: String,
-    /// Memory charged to it, page cache included.
+    /// Memory charged to it, page cache included. For the whole guest: what new programs could not have.
     #[prost(uint64, tag = "2")]
     pub memory_current_bytes: u64,
     /// Its limit; absent is none. For the whole guest: its memory.

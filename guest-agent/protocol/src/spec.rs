@@ -231,7 +231,7 @@ pub enum DeviceType {
     Block = 1,
 }
 
-/// cgroup v2 limits; an absent one is not set.
+/// cgroup v2 limits; an absent one is not set. `u64::MAX` is unlimited, to take one away.
 #[derive(Clone, PartialEq, Message)]
 pub struct Limits {
     /// `memory.max`, bytes.

@@ -2,7 +2,7 @@
 
 use capsid_protocol::spec::Limits;
 
-use super::Setting;
+use super::{Setting, limit};
 
 /// Period of the quota in microseconds: the kernel's default, and the protocol's unit.
 const PERIOD_US: u64 = 100_000;
@@ -11,7 +11,7 @@ const PERIOD_US: u64 = 100_000;
 pub(super) fn settings(limits: &Limits) -> Vec<Setting> {
     let max = limits
         .cpu_quota_us
-        .map(|quota| ("cpu.max", format!("{quota} {PERIOD_US}")));
+        .map(|quota| ("cpu.max", format!("{} {PERIOD_US}", limit(quota))));
     let weight = limits.cpu_weight.map(|n| ("cpu.weight", n.to_string()));
     max.into_iter().chain(weight).collect()
 }

@@ -2,15 +2,15 @@
 
 use capsid_protocol::spec::Limits;
 
-use super::Setting;
+use super::{Setting, limit};
 
 /// The file that limits swap.
 pub(super) const SWAP_MAX: &str = "memory.swap.max";
 
 /// The limits as files and values.
 pub(super) fn settings(limits: &Limits) -> Vec<Setting> {
-    let max = limits.memory_max_bytes.map(|n| ("memory.max", n.to_string()));
-    let swap = limits.swap_max_bytes.map(|n| (SWAP_MAX, n.to_string()));
+    let max = limits.memory_max_bytes.map(|n| ("memory.max", limit(n)));
+    let swap = limits.swap_max_bytes.map(|n| (SWAP_MAX, limit(n)));
     max.into_iter().chain(swap).collect()
 }
 
@@ -37,6 +37,15 @@ mod tests {
             ("memory.swap.max", "0".to_owned()),
         ];
         assert_eq!(settings(&limits), expected);
+    }
+
+    #[test]
+    fn a_limit_can_be_taken_away() {
+        let limits = Limits {
+            memory_max_bytes: Some(u64::MAX),
+            ..Limits::default()
+        };
+        assert_eq!(settings(&limits), [("memory.max", "max".to_owned())]);
     }
 
     #[test]

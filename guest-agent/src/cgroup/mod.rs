@@ -3,20 +3,22 @@
 mod cpu;
 mod cpuset;
 mod devices;
+mod freezer;
 mod memory;
 mod pids;
+mod usage;
 
 use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use capsid_protocol::ContainerSpec;
 use capsid_protocol::spec::Limits;
+use capsid_protocol::{ContainerSpec, Measured};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::limits::{CGROUP_DEPTH_MAX, CGROUP_DESCENDANTS_MAX};
+use crate::limits::{CGROUP_DEPTH_MAX, CGROUP_DESCENDANTS_MAX, FREEZE_WAIT, PROCESSES_MAX};
 use crate::{reaper, sys};
 
 /// Where the hierarchy is mounted.
@@ -38,6 +40,12 @@ pub(crate) enum CgroupError {
         value: String,
         source: std::io::Error,
     },
+    /// It cannot be watched.
+    #[error("cannot read the state of the cgroup")]
+    Watch(#[source] Errno),
+    /// A process does not come to a stop, as one that waits in the kernel for something that does not happen.
+    #[error("not every process stopped or resumed within {FREEZE_WAIT:?}")]
+    Freeze,
     /// The device rules are refused.
     #[error("cannot restrict the devices")]
     Devices(#[source] Errno),
@@ -79,6 +87,11 @@ fn settings(limits: &Limits) -> Vec<Setting> {
     .concat()
 }
 
+/// A limit as the kernel reads it: `u64::MAX` is none.
+fn limit(n: u64) -> String {
+    if n == u64::MAX { "max".into() } else { n.to_string() }
+}
+
 fn write(folder: &Path, (file, value): Setting) -> Result<(), CgroupError> {
     fs::write(folder.join(file), &value).map_err(|source| CgroupError::Write { file, value, source })
 }
@@ -109,15 +122,21 @@ impl Cgroup {
         for (file, bound) in BOUNDS {
             write(&cgroup.path, (file, bound.to_string()))?;
         }
+        cgroup.update(limits)?;
+        Ok(cgroup)
+    }
+
+    /// Changes the limits that are present. What was written before one that is refused stays.
+    pub(crate) fn update(&self, limits: &Limits) -> Result<(), CgroupError> {
         for setting in settings(limits) {
             let is_swap = setting.0 == memory::SWAP_MAX;
-            match write(&cgroup.path, setting) {
+            match write(&self.path, setting) {
                 // A kernel without swap has no file to limit it.
                 Err(CgroupError::Write { source, .. }) if is_swap && source.kind() == ErrorKind::NotFound => {}
                 result => result?,
             }
         }
-        Ok(cgroup)
+        Ok(())
     }
 
     /// Its folder, for a process to be started in it.
@@ -151,9 +170,34 @@ impl Cgroup {
         rustix::fs::openat2(&self.folder, below, flags, Mode::empty(), ResolveFlags::BENEATH)
     }
 
+    /// Stops or resumes every process in it, and waits until they are. What cannot be stopped is resumed.
+    pub(crate) fn freeze(&self, frozen: bool) -> Result<(), CgroupError> {
+        write(&self.path, (freezer::FREEZE, freezer::value(frozen).into()))?;
+        if freezer::wait_until(&self.path, frozen).map_err(CgroupError::Watch)? {
+            return Ok(());
+        }
+        if frozen {
+            write(&self.path, (freezer::FREEZE, freezer::value(false).into()))?;
+        }
+        Err(CgroupError::Freeze)
+    }
+
     /// Whether its processes are stopped, or about to be.
     pub(crate) fn is_frozen(&self) -> bool {
-        fs::read_to_string(self.path.join("cgroup.freeze")).is_ok_and(|value| value.trim() == "1")
+        let value = fs::read_to_string(self.path.join(freezer::FREEZE));
+        value.is_ok_and(|value| value.trim() == freezer::value(true))
+    }
+
+    /// What it uses now.
+    pub(crate) fn measure(&self) -> Measured {
+        usage::of_cgroup(&self.path)
+    }
+
+    /// The pids in it and below: at most one more than [`PROCESSES_MAX`].
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        let mut pids = Vec::new();
+        collect_processes(&self.path, &mut pids);
+        pids
     }
 
     /// Kills every process in it.
@@ -175,6 +219,24 @@ impl Drop for Cgroup {
         // A container may have made cgroups below its own.
         if let Err(e) = remove_tree(&self.path) {
             crate::log::warn(&format!("cannot remove a cgroup: {e}"));
+        }
+    }
+}
+
+/// What the whole guest uses now.
+pub(crate) fn measure_guest() -> Measured {
+    usage::of_guest()
+}
+
+/// Adds the pids of a cgroup and those below it: [`BOUNDS`] keep the recursion shallow. What was removed meanwhile, or
+/// has threads only, has none.
+fn collect_processes(path: &Path, pids: &mut Vec<u32>) {
+    let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    let left = (PROCESSES_MAX + 1).saturating_sub(pids.len());
+    pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()).take(left));
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if pids.len() <= PROCESSES_MAX && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect_processes(&entry.path(), pids);
         }
     }
 }

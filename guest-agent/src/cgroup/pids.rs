@@ -2,11 +2,11 @@
 
 use capsid_protocol::spec::Limits;
 
-use super::Setting;
+use super::{Setting, limit};
 
 /// The limits as files and values.
 pub(super) fn settings(limits: &Limits) -> Vec<Setting> {
-    limits.pids_max.iter().map(|n| ("pids.max", n.to_string())).collect()
+    limits.pids_max.iter().map(|n| ("pids.max", limit(*n))).collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,142 @@
+//! The requests about a container that lives, each answered once: what it uses, what runs in it, limits, freezing.
+
+use std::sync::Arc;
+
+use capsid_protocol::message::agent_message::Kind as Report;
+use capsid_protocol::message::host_message::Kind as Intent;
+use capsid_protocol::{Frozen, Measured, Request, Stage, Updated};
+
+use crate::cgroup::{self, Cgroup, CgroupError};
+use crate::container::Container;
+use crate::{processes, stage};
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestError {
+    /// The container is unknown, has ended, or has not begun.
+    #[error("container {0} is not running")]
+    NotRunning(String),
+    /// Its cgroup refuses.
+    #[error(transparent)]
+    Cgroup(CgroupError),
+    /// The agent has too many to answer.
+    #[error("too many requests wait for their answers")]
+    TooMany,
+}
+
+impl RequestError {
+    fn stage(&self) -> Stage {
+        match self {
+            Self::NotRunning(_) => Stage::Spec,
+            Self::Cgroup(_) => Stage::Cgroup,
+            Self::TooMany => Stage::Unknown,
+        }
+    }
+}
+
+/// What kind of request an intent is, and the container it names; `None` for what is not answered.
+fn kind_of(intent: &Intent) -> Option<(Request, &str)> {
+    match intent {
+        Intent::Freeze(freeze) => Some((Request::Freeze, &freeze.container)),
+        Intent::Measure(measure) => Some((Request::Measure, &measure.container)),
+        Intent::List(list) => Some((Request::List, &list.container)),
+        Intent::Update(update) => Some((Request::Update, &update.container)),
+        _ => None,
+    }
+}
+
+/// Tells that a request failed.
+pub(crate) fn failure(intent: &Intent, error: &RequestError) -> Option<Report> {
+    let (request, id) = kind_of(intent)?;
+    let mut failed = stage::failed(id, error.stage(), error);
+    failed.request = request as i32;
+    Some(Report::Failed(failed))
+}
+
+/// Does what `intent` asks, with the containers that `find` knows: the answer.
+pub(crate) fn answer(intent: &Intent, find: impl FnOnce(&str) -> Option<Arc<Container>>) -> Option<Report> {
+    let (_, id) = kind_of(intent)?;
+    let result = match intent {
+        Intent::Measure(_) if id.is_empty() => Ok(Report::Measured(cgroup::measure_guest())),
+        _ => find(id)
+            .ok_or_else(|| RequestError::NotRunning(id.to_owned()))
+            .and_then(|container| act(intent, &container)),
+    };
+    match result {
+        Ok(report) => Some(report),
+        Err(error) => failure(intent, &error),
+    }
+}
+
+/// Does it with its container.
+fn act(intent: &Intent, container: &Container) -> Result<Report, RequestError> {
+    let id = &container.life.id;
+    let not_running = || RequestError::NotRunning(id.clone());
+    match intent {
+        Intent::Freeze(freeze) => {
+            container.life.running().ok_or_else(not_running)?;
+            let froze = container.with_cgroup(|cgroup| cgroup.freeze(freeze.frozen));
+            froze.ok_or_else(not_running)?.map_err(RequestError::Cgroup)?;
+            Ok(Report::Frozen(Frozen {
+                container: id.clone(),
+                frozen: freeze.frozen,
+            }))
+        }
+        Intent::Update(update) => {
+            let updated = container.with_cgroup(|cgroup| cgroup.update(&update.limits));
+            updated.ok_or_else(not_running)?.map_err(RequestError::Cgroup)?;
+            Ok(Report::Updated(Updated { container: id.clone() }))
+        }
+        Intent::List(_) => {
+            // Read without the lock: a process can make the reading of its arguments slow.
+            let pids = container.with_cgroup(Cgroup::processes).ok_or_else(not_running)?;
+            Ok(Report::Listed(processes::list(id, pids)))
+        }
+        _ => {
+            let measured = container.with_cgroup(Cgroup::measure).ok_or_else(not_running)?;
+            Ok(Report::Measured(Measured {
+                container: id.clone(),
+                ..measured
+            }))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use capsid_protocol::message::Shutdown;
+    use capsid_protocol::{Freeze, List};
+
+    use super::*;
+
+    #[test]
+    fn an_unknown_container_is_said_to_be_that() {
+        let intent = Intent::Freeze(Freeze {
+            container: "c".into(),
+            frozen: true,
+        });
+        let Some(Report::Failed(failed)) = answer(&intent, |_| None) else {
+            panic!("not failed");
+        };
+        assert_eq!((failed.request(), failed.stage()), (Request::Freeze, Stage::Spec));
+        assert_eq!(
+            (failed.container.as_str(), failed.message.as_str()),
+            ("c", "container c is not running")
+        );
+    }
+
+    #[test]
+    fn a_container_without_cgroup_is_not_running() {
+        let container = Arc::new(Container::new(capsid_protocol::ContainerSpec {
+            id: "c".into(),
+            ..Default::default()
+        }));
+        let intent = Intent::List(List { container: "c".into() });
+        assert!(matches!(answer(&intent, |_| Some(container)), Some(Report::Failed(_))));
+    }
+
+    #[test]
+    fn what_is_no_request_has_no_answer() {
+        assert_eq!(answer(&Intent::Shutdown(Shutdown {}), |_| None), None);
+    }
+}
