@@ -131,6 +131,19 @@ impl Capsid {
     }
 }
 
+impl Drop for Capsid {
+    /// Pods outlive the commands that started them, but not the test.
+    fn drop(&mut self) {
+        let is_empty = |folder: PathBuf| fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none());
+        if is_empty(self.folder("run/pods")) {
+            return;
+        }
+        let ids = self.call(["ps", "-aq"]).wait().text();
+        let words = ["rm", "-f"].into_iter().chain(ids.split_whitespace());
+        self.call(words).within(120).wait();
+    }
+}
+
 fn collect(folder: &Path, found: &mut Vec<String>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
