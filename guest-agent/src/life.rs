@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, WaitStatus};
 
 use crate::cgroup::CgroupError;
+use crate::claim::Claims;
 use crate::limits::{PENDING_SIGNALS_MAX, STREAM_WAIT};
 use crate::reaper::Reaper;
 use crate::spec::SpecError;
@@ -30,6 +31,8 @@ pub(crate) struct Ground {
     pub(crate) program: OwnedFd,
     /// Waits for all of them.
     pub(crate) reaper: Reaper,
+    /// Who uses which disk.
+    pub(crate) claims: Claims,
 }
 
 /// Why a container was not created or did not start.
@@ -254,6 +257,8 @@ impl Life {
         match read_frame::<AgentMessage>(&mut control) {
             // The program's exec closed the socket.
             Err(FrameError::Closed) => {}
+            // Killed before it read the word.
+            Err(FrameError::Io(e)) if e.kind() == ErrorKind::ConnectionReset => return Ok(()),
             Err(e) => return Err(LifeError::Control(e)),
             Ok(AgentMessage {
                 kind: Some(Report::Failed(failed)),
@@ -360,6 +365,7 @@ impl Life {
             exit_code: status.exit_status().unwrap_or(0) as u32,
             signal: status.terminating_signal().unwrap_or(0) as u32,
             oom_killed,
+            disks_busy: false,
         }
     }
 }
@@ -377,6 +383,8 @@ pub(crate) fn receive(control: &UnixStream) -> Result<(AgentMessage, Vec<OwnedFd
     match control::receive(control) {
         Ok((body, fds)) => Ok((frame::decode_body(&body).map_err(LifeError::Control)?, fds)),
         Err(FrameError::Closed) => Err(LifeError::Ended),
+        // Ended before it read all that was sent.
+        Err(FrameError::Io(e)) if e.kind() == ErrorKind::ConnectionReset => Err(LifeError::Ended),
         Err(e) => Err(LifeError::Control(e)),
     }
 }
