@@ -11,9 +11,9 @@ use rustix::process::{Pid, WaitStatus};
 use crate::cgroup::Cgroup;
 use crate::life::{Ground, Life, LifeError};
 use crate::limits::JOINERS_WAIT;
-use crate::log;
 use crate::stream::Copies;
 use crate::sys::{self, PidNamespace};
+use crate::{disk, log};
 
 /// A container, from its spec to its end.
 pub(crate) struct Container {
@@ -94,15 +94,26 @@ impl Container {
         }
     }
 
-    /// The life with what is around it; the cgroup is gone before the end is reported.
+    /// The life with what is around it; cgroup and mounts are gone before the end is reported.
     fn live_in_cgroup(&self, ground: &Ground, report: &impl Fn(Report)) -> Result<Stopped, LifeError> {
         crate::spec::check(&self.life.spec).map_err(LifeError::Spec)?;
         let cgroup = Cgroup::make(&self.life.id, &self.life.spec.limits).map_err(LifeError::Cgroup)?;
         *self.cgroup() = Some(cgroup);
+        let disks = disk::serials(&self.life.spec);
+        ground.claims.take(&disks);
         let outcome = self.run(ground, report);
         let cgroup = self.cgroup().take();
         let was_oom_killed = cgroup.is_some_and(|cgroup| cgroup.was_oom_killed());
-        outcome.map(|status| self.life.stopped(status, was_oom_killed))
+        // After the last process: the host may use them elsewhere as soon as it knows of the end.
+        let are_free = ground.claims.give_back(&disks);
+        if !are_free {
+            log::warn("a disk of a container is still mounted after its end");
+            rustix::fs::sync();
+        }
+        outcome.map(|status| Stopped {
+            disks_busy: !are_free,
+            ..self.life.stopped(status, was_oom_killed)
+        })
     }
 
     /// The recipe of a life: each step leaves the state as the next one needs it.

@@ -1,10 +1,13 @@
 //! The container's disks, found by virtio-blk serial and mounted as its root.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use capsid_protocol::ContainerSpec;
 use capsid_protocol::spec::Root;
-use rustix::fs::{CWD, Mode};
+use capsid_protocol::spec::mount::Source;
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::mount::{MountError, attach, filesystem};
@@ -39,13 +42,18 @@ pub(crate) fn mount_root(root: &Root) -> Result<PathBuf, DiskError> {
     }
     let rootfs_disk = find(&root.rootfs_serial)?;
     let failed = |disk| move |source| DiskError::Mount { disk, source };
-    filesystem("erofs", &[("source", rootfs_disk.as_str())], &["ro"], 0)
+    filesystem("erofs", &[("source", rootfs_disk.path.as_str())], &["ro"], 0)
         .and_then(|m| attach(&m, CWD, &lower))
         .map_err(failed("rootfs"))?;
     let scratch_disk = find(&root.scratch_serial)?;
-    filesystem("ext4", &[("source", scratch_disk.as_str())], &[], attribute::NOATIME)
-        .and_then(|m| attach(&m, CWD, &scratch))
-        .map_err(failed("scratch"))?;
+    filesystem(
+        "ext4",
+        &[("source", scratch_disk.path.as_str())],
+        &[],
+        attribute::NOATIME,
+    )
+    .and_then(|m| attach(&m, CWD, &scratch))
+    .map_err(failed("scratch"))?;
     let (upper, work) = (scratch.join("upper"), scratch.join("work"));
     for folder in [&upper, &work] {
         make_folder(folder)?;
@@ -78,8 +86,17 @@ fn make_folder(path: &Path) -> Result<(), DiskError> {
     }
 }
 
-/// The device node of the disk with `serial`.
-fn find(serial: &str) -> Result<String, DiskError> {
+/// A disk of the machine.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    /// Its device node.
+    pub(crate) path: String,
+    /// Whether it cannot be written.
+    pub(crate) is_readonly: bool,
+}
+
+/// The disk with `serial`.
+pub(crate) fn find(serial: &str) -> Result<Disk, DiskError> {
     for entry in fs::read_dir("/sys/block").map_err(DiskError::List)? {
         let entry = entry.map_err(DiskError::List)?;
         // Only virtio-blk disks have the attribute.
@@ -87,8 +104,66 @@ fn find(serial: &str) -> Result<String, DiskError> {
             continue;
         };
         if found.trim_end_matches(['\n', '\0']) == serial {
-            return Ok(format!("/dev/{}", entry.file_name().display()));
+            let readonly = fs::read_to_string(entry.path().join("ro"));
+            return Ok(Disk {
+                path: format!("/dev/{}", entry.file_name().display()),
+                is_readonly: readonly.is_ok_and(|value| value.trim() == "1"),
+            });
         }
     }
     Err(DiskError::Absent(serial.to_owned()))
+}
+
+/// Whether nothing has the disk mounted; one that is not there is free. A mount claims its device, which no other
+/// exclusive opening gets (`open(2)`, `O_EXCL` on block devices).
+pub(crate) fn is_free(serial: &str) -> bool {
+    let Ok(disk) = find(serial) else {
+        return true;
+    };
+    let flags = OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC;
+    !matches!(rustix::fs::open(&disk.path, flags, Mode::empty()), Err(Errno::BUSY))
+}
+
+/// The serials of the disks that `spec` mounts, each once.
+pub(crate) fn serials(spec: &ContainerSpec) -> Vec<String> {
+    let volumes = spec.mounts.iter().filter_map(|mount| match &mount.source {
+        Some(Source::Volume(volume)) => Some(&volume.serial),
+        _ => None,
+    });
+    let root = [&spec.root.rootfs_serial, &spec.root.scratch_serial];
+    let unique: BTreeSet<&String> = root.into_iter().chain(volumes).collect();
+    unique.into_iter().cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use capsid_protocol::spec::{Mount, Volume};
+
+    use super::*;
+
+    #[test]
+    fn a_spec_names_its_disks_once() {
+        let volume = |serial: &str| Mount {
+            source: Some(Source::Volume(Volume {
+                serial: serial.into(),
+                populate: false,
+            })),
+            ..Mount::default()
+        };
+        let spec = ContainerSpec {
+            root: Root {
+                rootfs_serial: "r".into(),
+                scratch_serial: "s".into(),
+                readonly: false,
+            },
+            mounts: vec![volume("v"), volume("v"), Mount::default()],
+            ..ContainerSpec::default()
+        };
+        assert_eq!(serials(&spec), ["r", "s", "v"]);
+    }
+
+    #[test]
+    fn a_disk_that_is_not_there_is_free() {
+        assert!(is_free("no such serial"));
+    }
 }

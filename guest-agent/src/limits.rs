@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::populate::Bounds;
+
 /// Containers of one pod at a time. Each costs the agent a few threads; pods of people hold fewer than twenty.
 pub(crate) const CONTAINERS_MAX: usize = 128;
 
@@ -37,11 +39,25 @@ pub(crate) const GROUPS_MAX: usize = 65_536;
 /// Symbolic links followed in one path (`MAXSYMLINKS` of Linux).
 pub(crate) const LINKS_MAX: usize = 40;
 
-/// Entries copied into a populated tmpfs, and how deep: what an image keeps under `/tmp` or `/run` is small.
-pub(crate) const POPULATE_ENTRIES_MAX: usize = 100_000;
+/// What is copied into a populated tmpfs: what an image keeps under `/tmp` or `/run` is small. One open descriptor a
+/// level.
+pub(crate) const TMPFS_BOUNDS: Bounds = Bounds {
+    entries: 100_000,
+    depth: 64,
+};
 
-/// Folder levels of the same copy: one open descriptor each.
-pub(crate) const POPULATE_DEPTH_MAX: usize = 64;
+/// What is copied into a fresh volume: at most what a whole image may hold.
+pub(crate) const VOLUME_BOUNDS: Bounds = Bounds {
+    entries: 1_000_000,
+    depth: 128,
+};
+
+/// Bytes of the names, or of one value, of a file's extended attributes (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX` of Linux).
+pub(crate) const XATTR_BYTES_MAX: usize = 64 << 10;
+
+/// How long the disks of an ended container may take to be free: its last process is gone, but io_uring and sockets that
+/// hold files are cleaned up behind it.
+pub(crate) const DISK_WAIT: Duration = Duration::from_secs(10);
 
 /// Size of the tmpfs that a container's staging folders and small files live in. A frame holds 4 MiB, so all files of
 /// a spec fit, and a container that fills its `/etc/hosts` stops here.

@@ -8,6 +8,7 @@
 mod beneath;
 mod capability;
 mod cgroup;
+mod claim;
 mod container;
 mod control;
 mod disk;
@@ -32,12 +33,14 @@ mod sys;
 mod terminal;
 mod threads;
 mod user;
+mod volume;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::time::ClockId;
 
+use crate::claim::Claims;
 use crate::life::Ground;
 use crate::reaper::Reaper;
 use crate::session::SessionError;
@@ -74,6 +77,7 @@ fn serve(program: OwnedFd, agent_start_ns: u64) -> Result<(), SessionError> {
     let ground = Arc::new(Ground {
         program,
         reaper: Reaper::default(),
+        claims: Claims::default(),
     });
     let reaped = Arc::clone(&ground);
     threads::spawn("reaper", move || reaped.reaper.run()).map_err(SessionError::Thread)?;

@@ -12,10 +12,12 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, O
 
 use crate::beneath::Root;
 use crate::disk::STAGING;
+use crate::limits::TMPFS_BOUNDS;
 use crate::plan::{Step, attribute};
 use crate::populate::{PopulateError, populate};
 use crate::sys;
 use crate::terminal::{Terminal, TerminalError};
+use crate::volume::{self, VolumeError};
 
 /// Why a filesystem cannot be mounted.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +84,9 @@ pub(crate) enum StepError {
     /// A filesystem could not be mounted.
     #[error("cannot mount {path}")]
     Mount { path: PathBuf, source: MountError },
+    /// A volume could not be mounted.
+    #[error("cannot mount the volume at {path}")]
+    Volume { path: PathBuf, source: VolumeError },
     /// The image's files could not be copied into a tmpfs.
     #[error("cannot copy the image's files into {path}")]
     Populate { path: PathBuf, source: PopulateError },
@@ -118,6 +123,19 @@ pub(crate) fn execute(root: &Root, steps: &[Step], spec: &ContainerSpec) -> Resu
                 populate,
             } => {
                 mount_one(root, target, (filesystem, options, *attributes), *populate)?;
+            }
+            Step::Volume {
+                target,
+                serial,
+                attributes,
+                populate,
+            } => {
+                let place = root.folder_at(target).map_err(target_failed(target))?;
+                let mounted = volume::mount(serial, &place, *attributes, *populate);
+                mounted.map_err(|source| StepError::Volume {
+                    path: target.clone(),
+                    source,
+                })?;
             }
             Step::Device {
                 path,
@@ -185,7 +203,7 @@ fn mount_one(
     };
     let mount = filesystem(kind, &options, &[], first).map_err(failed)?;
     if wants_copy {
-        populate(&place, &mount).map_err(|source| StepError::Populate {
+        populate(&place, &mount, TMPFS_BOUNDS).map_err(|source| StepError::Populate {
             path: target.to_owned(),
             source,
         })?;

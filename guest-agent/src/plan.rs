@@ -26,6 +26,14 @@ pub(crate) enum Step {
         attributes: u64,
         populate: bool,
     },
+    /// Mounts the ext4 disk with a serial; with `populate` and while it is empty, copies what the image has at `target`
+    /// into it first.
+    Volume {
+        target: PathBuf,
+        serial: String,
+        attributes: u64,
+        populate: bool,
+    },
     /// Makes a device node.
     Device {
         path: PathBuf,
@@ -96,6 +104,7 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 
 /// The step for one mount; a source newer than this build has none (validation refuses it before).
 fn mount_step(mount: &Mount) -> Option<Step> {
+    let attributes = attributes(mount);
     let (filesystem, options, populate) = match mount.source.as_ref()? {
         Source::Proc(_) => ("proc", vec![], false),
         Source::Sysfs(_) => ("sysfs", vec![], false),
@@ -112,8 +121,26 @@ fn mount_step(mount: &Mount) -> Option<Step> {
         ),
         Source::Mqueue(_) => ("mqueue", vec![], false),
         Source::Tmpfs(tmpfs) => ("tmpfs", tmpfs_options(tmpfs), tmpfs.populate),
-        Source::Volume(_) => return None,
+        Source::Volume(volume) => {
+            return Some(Step::Volume {
+                target: mount.target.clone().into(),
+                serial: volume.serial.clone(),
+                attributes: attributes | attribute::NODEV | attribute::NOATIME,
+                populate: volume.populate,
+            });
+        }
     };
+    Some(Step::Mount {
+        target: mount.target.clone().into(),
+        filesystem,
+        options,
+        attributes,
+        populate,
+    })
+}
+
+/// The attributes that a mount wants.
+fn attributes(mount: &Mount) -> u64 {
     let mut attributes = 0;
     for (wanted, bit) in [
         (mount.readonly, attribute::READONLY),
@@ -125,13 +152,7 @@ fn mount_step(mount: &Mount) -> Option<Step> {
             attributes |= bit;
         }
     }
-    Some(Step::Mount {
-        target: mount.target.clone().into(),
-        filesystem,
-        options,
-        attributes,
-        populate,
-    })
+    attributes
 }
 
 /// Mount options of a tmpfs.
@@ -149,7 +170,7 @@ fn tmpfs_options(tmpfs: &Tmpfs) -> Vec<(&'static str, String)> {
 
 #[cfg(test)]
 mod tests {
-    use capsid_protocol::spec::{Device, File, TerminalSize, Unit};
+    use capsid_protocol::spec::{Device, File, TerminalSize, Unit, Volume};
 
     use super::*;
 
@@ -217,6 +238,31 @@ WorkingDirectory { path: "/work" }
 ReadOnly { path: "/proc/sys" }
 Mask { path: "/proc/kcore" }"#;
         assert_eq!(lines.join("\n"), expected);
+    }
+
+    #[test]
+    fn a_volume_honours_set_user_id_but_no_devices() {
+        let spec = ContainerSpec {
+            cwd: "/".into(),
+            mounts: vec![Mount {
+                nosuid: false,
+                ..mount(
+                    "/data",
+                    Source::Volume(Volume {
+                        serial: "vol-1".into(),
+                        populate: true,
+                    }),
+                )
+            }],
+            ..ContainerSpec::default()
+        };
+        let expected = Step::Volume {
+            target: "/data".into(),
+            serial: "vol-1".into(),
+            attributes: attribute::NODEV | attribute::NOATIME,
+            populate: true,
+        };
+        assert_eq!(plan(&spec).first(), Some(&expected));
     }
 
     #[test]

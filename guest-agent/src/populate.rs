@@ -1,36 +1,56 @@
-//! Copies what an image has at a path into the tmpfs mounted over it.
+//! Copies what an image has at a path into the tmpfs or volume mounted over it.
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use crate::limits::{POPULATE_DEPTH_MAX, POPULATE_ENTRIES_MAX};
+use crate::limits::XATTR_BYTES_MAX;
 
 /// Why the copy failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PopulateError {
-    /// More files than [`POPULATE_ENTRIES_MAX`].
-    #[error("more than {POPULATE_ENTRIES_MAX} files")]
+    /// More files than the [`Bounds`] allow.
+    #[error("too many files")]
     TooMany,
-    /// Folders deeper than [`POPULATE_DEPTH_MAX`].
-    #[error("folders nested deeper than {POPULATE_DEPTH_MAX}")]
+    /// Folders deeper than the [`Bounds`] allow.
+    #[error("folders nested too deep")]
     TooDeep,
     /// One file could not be copied.
     #[error("cannot copy {name:?}")]
     Copy { name: OsString, source: Errno },
+    /// One file of an earlier copy could not be removed.
+    #[error("cannot remove {name:?}")]
+    Remove { name: OsString, source: Errno },
     /// The content of one file could not be copied.
     #[error("cannot copy the content of {name:?}")]
     Content { name: OsString, source: std::io::Error },
 }
 
-/// Copies the tree below the folder `from` to the folder `to`: content, modes, owners and times. No link is followed.
-pub(crate) fn populate(from: impl AsFd, to: impl AsFd) -> Result<(), PopulateError> {
-    let mut left = POPULATE_ENTRIES_MAX;
-    copy_folder(from, to, POPULATE_DEPTH_MAX, &mut left)
+/// What one copy may cost.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Files of every kind.
+    pub(crate) entries: usize,
+    /// Folder levels.
+    pub(crate) depth: usize,
+}
+
+/// Copies the tree below the folder `from` to the folder `to`: content, modes, owners, times and extended attributes. No
+/// link is followed; hard links become files of their own.
+pub(crate) fn populate(from: impl AsFd, to: impl AsFd, bounds: Bounds) -> Result<(), PopulateError> {
+    let mut left = bounds.entries;
+    copy_folder(from, to, bounds.depth, &mut left)
+}
+
+/// Gives the folder `to` the owner, mode and extended attributes of the folder `from`.
+pub(crate) fn copy_own_attributes(from: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {
+    let stat = rustix::fs::statat(from, "", AtFlags::EMPTY_PATH)?;
+    copy_attributes(from, to.as_fd(), &OsString::from("."), &stat)
 }
 
 fn copy_folder(from: impl AsFd, to: impl AsFd, depth: usize, left: &mut usize) -> Result<(), PopulateError> {
@@ -82,7 +102,7 @@ fn copy_entry(
         }
         kind => rustix::fs::mknodat(to, name, kind, mode, stat.st_rdev).map_err(failed)?,
     }
-    copy_attributes(to, name, &stat).map_err(failed)
+    copy_attributes(from, to, name, &stat).map_err(failed)
 }
 
 fn copy_content(from: &OwnedFd, to: impl AsFd, name: &OsString, mode: Mode) -> Result<(), PopulateError> {
@@ -102,13 +122,15 @@ fn copy_content(from: &OwnedFd, to: impl AsFd, name: &OsString, mode: Mode) -> R
         })
 }
 
-/// Owner first: a change of owner clears set-user-id bits.
-fn copy_attributes(to: impl AsFd, name: &OsString, stat: &Stat) -> Result<(), Errno> {
+/// Owner first: a change of owner clears set-user-id bits and capabilities. Access control lists after the mode, which
+/// would change them.
+fn copy_attributes(from: &OwnedFd, to: BorrowedFd<'_>, name: &OsString, stat: &Stat) -> Result<(), Errno> {
     let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-    rustix::fs::chownat(&to, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    rustix::fs::chownat(to, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
-        rustix::fs::chmodat(&to, name, Mode::from_raw_mode(stat.st_mode & 0o7777), AtFlags::empty())?;
+        rustix::fs::chmodat(to, name, Mode::from_raw_mode(stat.st_mode & 0o7777), AtFlags::empty())?;
     }
+    copy_xattrs(from.as_fd(), to, name)?;
     let time = |seconds: i64, nanoseconds: u64| Timespec {
         tv_sec: seconds,
         tv_nsec: nanoseconds as i64,
@@ -117,7 +139,33 @@ fn copy_attributes(to: impl AsFd, name: &OsString, stat: &Stat) -> Result<(), Er
         last_access: time(stat.st_atime, stat.st_atime_nsec),
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
     };
-    rustix::fs::utimensat(&to, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+    rustix::fs::utimensat(to, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// Copies extended attributes. A filesystem without them has none, or takes none: as on every Linux, they are lost there.
+fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsString) -> Result<(), Errno> {
+    // Calls by folder and name came with Linux 6.13; the agent's own /proc names the folders until then.
+    let path = |folder: BorrowedFd<'_>| {
+        Path::new("/proc/self/fd")
+            .join(folder.as_raw_fd().to_string())
+            .join(name)
+    };
+    let (from, to) = (path(from), path(to));
+    let mut names = vec![0; XATTR_BYTES_MAX];
+    let listed = match rustix::fs::llistxattr(&from, &mut names[..]) {
+        Ok(listed) => listed,
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let mut value = vec![0; if listed == 0 { 0 } else { XATTR_BYTES_MAX }];
+    for key in names[..listed].split(|b| *b == 0).filter(|key| !key.is_empty()) {
+        let bytes = rustix::fs::lgetxattr(&from, key, &mut value[..])?;
+        match rustix::fs::lsetxattr(&to, key, &value[..bytes], XattrFlags::empty()) {
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -126,6 +174,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
+    use crate::limits::TMPFS_BOUNDS;
 
     #[test]
     fn files_links_and_modes_are_copied() {
@@ -134,13 +183,41 @@ mod tests {
         fs::write(from.path().join("folder/file"), "content").unwrap();
         fs::set_permissions(from.path().join("folder/file"), fs::Permissions::from_mode(0o640)).unwrap();
         symlink("/nowhere", from.path().join("link")).unwrap();
-        populate(File::open(from.path()).unwrap(), File::open(to.path()).unwrap()).unwrap();
+        let file = from.path().join("folder/file");
+        let has_xattrs = rustix::fs::setxattr(&file, "user.capsid", b"value", XattrFlags::empty()).is_ok();
+        populate(
+            File::open(from.path()).unwrap(),
+            File::open(to.path()).unwrap(),
+            TMPFS_BOUNDS,
+        )
+        .unwrap();
         let copied = to.path().join("folder/file");
         assert_eq!(fs::read_to_string(&copied).unwrap(), "content");
         assert_eq!(fs::metadata(&copied).unwrap().permissions().mode() & 0o7777, 0o640);
+        if has_xattrs {
+            let mut value = [0; 16];
+            let n = rustix::fs::getxattr(&copied, "user.capsid", &mut value).unwrap();
+            assert_eq!(&value[..n], b"value");
+        }
         assert_eq!(
             fs::read_link(to.path().join("link")).unwrap(),
             std::path::Path::new("/nowhere")
         );
+    }
+    #[test]
+    fn bounds_end_a_copy() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::create_dir_all(from.path().join("a/b/c")).unwrap();
+        let copy = |entries, depth| {
+            let to = tempfile::tempdir_in(to.path()).unwrap();
+            populate(
+                File::open(from.path()).unwrap(),
+                File::open(to.path()).unwrap(),
+                Bounds { entries, depth },
+            )
+        };
+        assert!(matches!(copy(2, 9), Err(PopulateError::TooMany)));
+        assert!(matches!(copy(9, 3), Err(PopulateError::TooDeep)));
+        copy(3, 4).unwrap();
     }
 }

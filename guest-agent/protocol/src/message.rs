@@ -265,6 +265,10 @@ pub struct Stopped {
     /// The kernel killed a process of it for its memory limit.
     #[prost(bool, tag = "4")]
     pub oom_killed: bool,
+    /// A disk of it could not be unmounted, though no other container has it: nobody else may use that disk while this
+    /// machine runs.
+    #[prost(bool, tag = "5")]
+    pub disks_busy: bool,
 }
 
 /// The container's processes are all stopped, or none is.

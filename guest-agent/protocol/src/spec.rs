@@ -189,14 +189,15 @@ pub struct Tmpfs {
 }
 
 /// An ext4 disk that outlives the container. It is unmounted, with everything written, before the container is
-/// reported as stopped.
+/// reported as stopped, unless another container of the pod has it too. Its empty `lost+found` is removed: programs
+/// refuse data folders that are not empty. Device nodes do nothing in it, whatever [`Mount::nodev`] says.
 #[derive(Clone, PartialEq, Message)]
 pub struct Volume {
     /// The disk's virtio-blk serial.
     #[prost(string, tag = "1")]
     pub serial: String,
-    /// While the disk has nothing but `lost+found`, the image's files at the target are copied into it first, with the
-    /// target's own mode and owner.
+    /// While the disk is empty, the image's files at the target are copied into it first, with the target's own mode and
+    /// owner. A copy that was cut off is made again from the start.
     #[prost(bool, tag = "2")]
     pub populate: bool,
 }

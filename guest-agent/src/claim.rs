@@ -1,0 +1,79 @@
+//! Who uses which disk: containers of a pod may share one, and the host may have it back when nobody does.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::disk;
+use crate::limits::DISK_WAIT;
+
+/// How often a disk is looked at that is still being unmounted.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// The disks in use, by serial, with the number of their users.
+#[derive(Default)]
+pub(crate) struct Claims {
+    users: Mutex<HashMap<String, usize>>,
+}
+
+impl Claims {
+    fn users(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one more user of each disk.
+    pub(crate) fn take(&self, serials: &[String]) {
+        let mut users = self.users();
+        for serial in serials {
+            *users.entry(serial.clone()).or_default() += 1;
+        }
+    }
+
+    /// Counts one less, and waits until those that nobody uses are unmounted: `false` when one is not within
+    /// [`DISK_WAIT`].
+    pub(crate) fn give_back(&self, serials: &[String]) -> bool {
+        let mut users = self.users();
+        for serial in serials {
+            match users.get_mut(serial) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => drop(users.remove(serial)),
+            }
+        }
+        drop(users);
+        let deadline = Instant::now() + DISK_WAIT;
+        serials.iter().all(|serial| self.wait_until_free(serial, deadline))
+    }
+
+    /// Waits for one disk. One that has a user again is that user's concern.
+    fn wait_until_free(&self, serial: &str, deadline: Instant) -> bool {
+        loop {
+            // Held over the look, which for its moment keeps the disk from being mounted.
+            let users = self.users();
+            if users.contains_key(serial) || disk::is_free(serial) {
+                return true;
+            }
+            drop(users);
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shared_disk_is_in_use_until_its_last_user_is_gone() {
+        let claims = Claims::default();
+        let serials = ["a".to_owned()];
+        claims.take(&serials);
+        claims.take(&serials);
+        assert!(claims.give_back(&serials));
+        assert_eq!(claims.users().get("a"), Some(&1));
+        assert!(claims.give_back(&serials));
+        assert!(claims.users().is_empty());
+    }
+}
