@@ -57,7 +57,7 @@ pub(crate) fn mount(serial: &str, place: &OwnedFd, attributes: u64, fill: bool) 
         prepare(place, &mount, fill)?;
     }
     if attributes != writable {
-        sys::set_mount_attributes(mount.as_fd(), attributes, false).map_err(VolumeError::ReadOnly)?;
+        sys::set_mount_attributes(mount.as_fd(), attribute::READONLY, false).map_err(VolumeError::ReadOnly)?;
     }
     attach(&mount, place, "").map_err(VolumeError::Mount)
 }
