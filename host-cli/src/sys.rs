@@ -1,5 +1,8 @@
 //! The only unsafe code of this crate outside the KVM probe.
-#![allow(unsafe_code, reason = "system calls between fork and exec have no safe form")]
+#![allow(
+    unsafe_code,
+    reason = "system calls between fork and exec, and the cycle counter, have no safe form"
+)]
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -31,4 +34,10 @@ pub(crate) fn end_with_the_pipe() {
     let set =
         unsafe { nix::sys::signal::signal(nix::sys::signal::Signal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl) };
     debug_assert!(set.is_ok(), "SIGPIPE can be reset");
+}
+
+/// The processor's cycle counter. Any program may read it: the kernel never forbids it to those that did not ask.
+pub(crate) fn cycles() -> u64 {
+    // SAFETY: `rdtsc` exists on every x86-64 processor and touches no memory.
+    unsafe { std::arch::x86_64::_rdtsc() }
 }
