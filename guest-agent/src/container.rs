@@ -1,5 +1,6 @@
 //! One container: its state, and the thread that lives its life.
 
+use std::fs::File;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -188,20 +189,27 @@ impl Container {
 
     /// Lives the container's life, telling it by `report`.
     pub(crate) fn live(self: &Arc<Self>, ground: &Ground, report: impl Fn(Report)) {
-        match self.life(ground, &report) {
+        // Dropped last: to take the root's mounts apart takes longer than a short program runs.
+        let mut mounts = None;
+        match self.life(ground, &report, &mut mounts) {
             Ok(stopped) => report(Report::Stopped(stopped)),
             Err(error) => report(Report::Failed(error.report(&self.id))),
         }
     }
 
     /// The recipe of a life: each step leaves the state as the next one needs it.
-    fn life(self: &Arc<Self>, ground: &Ground, report: &impl Fn(Report)) -> Result<Stopped, LifeError> {
+    fn life(
+        self: &Arc<Self>,
+        ground: &Ground,
+        report: &impl Fn(Report),
+        mounts: &mut Option<File>,
+    ) -> Result<Stopped, LifeError> {
         crate::spec::check(&self.spec).map_err(LifeError::Spec)?;
         let cgroup = Cgroup::make(&self.id, &self.spec.limits).map_err(LifeError::Cgroup)?;
         let (control, stage_end) = UnixStream::pair().map_err(|e| LifeError::Control(FrameError::Io(e)))?;
         let pid = self.spawn(ground, &cgroup, stage_end)?;
         let mut copies = Copies::default();
-        let outcome = self.until_running(&cgroup, control, pid, &mut copies, report);
+        let outcome = self.until_running(&cgroup, control, pid, mounts, &mut copies, report);
         if outcome.is_err() {
             cgroup.kill();
         }
@@ -234,11 +242,14 @@ impl Container {
         cgroup: &Cgroup,
         mut control: UnixStream,
         pid: Pid,
+        mounts: &mut Option<File>,
         copies: &mut Copies,
         report: &impl Fn(Report),
     ) -> Result<(), LifeError> {
         write_frame(&mut control, &self.spec).map_err(LifeError::Control)?;
         let ends = self.receive_created(&mut control)?;
+        // Its mount namespace. Nothing depends on it: a process that is gone takes its mounts with it.
+        *mounts = File::open(format!("/proc/{}/ns/mnt", pid.as_raw_nonzero())).ok();
         // Only now: the stage itself opens disks.
         cgroup.restrict_devices(&self.spec).map_err(LifeError::Cgroup)?;
         report(Report::Created(Created {
