@@ -21,17 +21,29 @@ const LISTENED: [i32; 10] = [
     libc::SIGWINCH,
 ];
 
+/// What asks a process to end, and can be caught.
+const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+
 /// Signals that arrived, in order.
 #[derive(Debug)]
 pub(crate) struct Signals(mpsc::Receiver<i32>);
 
 impl Signals {
-    /// Takes over the signals; must run inside a `LocalSet`.
+    /// Takes over the signals that a container is told of; must run inside a `LocalSet`.
     pub(crate) fn listen() -> io::Result<Self> {
+        Self::listen_to(&LISTENED)
+    }
+
+    /// Takes over the signals that end this process, and no other: Ctrl-Z still stops it. Must run inside a `LocalSet`.
+    pub(crate) fn listen_to_ending() -> io::Result<Self> {
+        Self::listen_to(&ENDING)
+    }
+
+    fn listen_to(numbers: &[i32]) -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel(LISTENED.len());
         let ignored = ignored()?;
         // What our caller has us ignore stays ignored: `nohup` does that, and a script's shell for `capsid run ... &`.
-        for number in LISTENED.into_iter().filter(|number| ignored & bit(*number) == 0) {
+        for number in numbers.iter().copied().filter(|number| ignored & bit(*number) == 0) {
             let mut arrivals = signal(SignalKind::from_raw(number))?;
             let sender = sender.clone();
             tokio::task::spawn_local(async move {
@@ -53,7 +65,7 @@ impl Signals {
     pub(crate) async fn interruption(&mut self) -> i32 {
         loop {
             let number = self.next().await;
-            if matches!(number, libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT) {
+            if ENDING.contains(&number) {
                 return number;
             }
         }

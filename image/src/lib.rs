@@ -11,6 +11,7 @@
 
 pub mod limits;
 
+mod cancellation;
 mod config;
 mod confined;
 mod converter;

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use capsid_image::{Image, Platform, Reference, Store};
 use capsid_protocol::Stopped;
 
-use super::{Context, open_store, pull_options};
+use super::{Context, open_store, pull_options, unless_interrupted};
 use crate::accelerator::{self, Accelerator, Disk, MachineParts};
 use crate::cli::{AccelChoice, NOT_YET, PullPolicy, RunArgs};
 use crate::folders::Folders;
@@ -37,10 +37,11 @@ pub(crate) async fn run(context: Context, args: RunArgs) -> anyhow::Result<u8> {
     let folders = context.folders()?;
     let store = open_store(&folders)?;
     let mut signals = Signals::listen()?;
-    let image = tokio::select! {
-        image = obtain(&store, &name, &args, &settings) => image?,
-        number = signals.interruption() => return Err(PodError::Interrupted(number).into()),
-    };
+    let bars = Bars::new(args.quiet);
+    let obtaining = obtain(&store, &name, &args, &settings, &bars);
+    let image = unless_interrupted(&store, &mut signals, &bars, obtaining).await;
+    let image = image.map_err(PodError::Interrupted)??;
+    drop(bars);
     check_platform(&name, &image)?;
     timings.mark("image found");
     let choice = args.accel.or(settings.accel).unwrap_or(AccelChoice::Auto);
@@ -192,7 +193,7 @@ fn explain_flag(word: &str) -> Option<String> {
 }
 
 /// The image from the store or a registry, as `--pull` says.
-async fn obtain(store: &Store, name: &str, args: &RunArgs, settings: &Settings) -> anyhow::Result<Image> {
+async fn obtain(store: &Store, name: &str, args: &RunArgs, settings: &Settings, bars: &Bars) -> anyhow::Result<Image> {
     let platform: Option<Platform> = args.platform.as_deref().map(str::parse).transpose()?;
     let stored = if args.pull == PullPolicy::Always {
         None
@@ -217,7 +218,7 @@ async fn obtain(store: &Store, name: &str, args: &RunArgs, settings: &Settings) 
     if !args.quiet && std::io::stderr().is_terminal() {
         eprintln!("Unable to find image '{reference}' locally");
     }
-    Ok(capsid_image::pull(store, &reference, &options, &Bars::new(args.quiet)).await?)
+    Ok(capsid_image::pull(store, &reference, &options, bars).await?)
 }
 
 /// An image for another platform may be in the store, to look at or to copy, but not run.

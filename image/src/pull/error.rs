@@ -76,6 +76,9 @@ pub enum PullError {
     /// The image as a whole.
     #[error(transparent)]
     Commit(#[from] CommitImageError),
+    /// The user wanted no more of it.
+    #[error("cancelled")]
+    Cancelled,
     /// The runtime is shutting down.
     #[error("the pull was interrupted")]
     Aborted,

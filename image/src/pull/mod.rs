@@ -51,7 +51,8 @@ impl Default for PullOptions {
 
 /// Pulls the image that `reference` names, layers that are missing alone, and stores it under that name.
 ///
-/// Dropping the future stops the pull; layers under way are discarded by their own threads.
+/// [`Store::cancel`] ends it. Dropping the future stops it too, but then layers under way are discarded by their own
+/// threads, and what was done is removed when the store is opened next.
 ///
 /// # Errors
 /// [`PullError`]; nothing of the image stays.
@@ -62,7 +63,10 @@ pub async fn pull(
     progress: &dyn Progress,
 ) -> Result<Image, PullError> {
     let (alive, mut threads) = mpsc::channel(1);
-    let pulled = pull_image(store, reference, options, progress, &alive).await;
+    let pulled = tokio::select! {
+        pulled = pull_image(store, reference, options, progress, &alive) => pulled,
+        () = store.cancellation().cancelled() => Err(PullError::Cancelled),
+    };
     drop(alive);
     if pulled.is_err() {
         // Threads with other layers of the image hold what they make until they notice; then all of it can go.
@@ -134,8 +138,9 @@ async fn pull_image(
         Some(_) => vec![reference.clone(), reference.with_digest(top)],
         None => vec![reference.clone()],
     };
-    let store = store.clone();
+    let (store, alive) = (store.clone(), alive.clone());
     let commit = spawn_blocking(move || {
+        let _alive = alive;
         let layers: Vec<_> = held.iter().map(|held| held.layer).collect();
         let new = NewImage {
             manifest: &manifest_bytes,
