@@ -17,12 +17,12 @@ pub(crate) async fn run(context: Context, args: PullArgs) -> anyhow::Result<u8> 
     let options = pull_options(platform, &args.registry, &settings);
     let (mut signals, bars) = (Signals::listen_to_ending()?, Bars::new(args.quiet));
     let pulling = capsid_image::pull(&store, &reference, &options, &bars);
-    let image = match unless_interrupted(&store, &mut signals, &bars, pulling).await {
+    let pulled = match unless_interrupted(&store, &mut signals, &bars, pulling).await {
         Ok(pulled) => pulled?,
         Err(number) => return Ok(signal_exit_code(number)),
     };
     if !args.quiet {
-        eprintln!("Digest: {}", image.manifest);
+        eprintln!("Digest: {}", pulled.digest);
     }
     println!("{}", reference.canonical());
     Ok(0)

@@ -218,7 +218,7 @@ async fn obtain(store: &Store, name: &str, args: &RunArgs, settings: &Settings, 
     if !args.quiet && std::io::stderr().is_terminal() {
         eprintln!("Unable to find image '{reference}' locally");
     }
-    Ok(capsid_image::pull(store, &reference, &options, bars).await?)
+    Ok(capsid_image::pull(store, &reference, &options, bars).await?.image)
 }
 
 /// An image for another platform may be in the store, to look at or to copy, but not run.

@@ -49,6 +49,15 @@ impl Default for PullOptions {
     }
 }
 
+/// A pulled image.
+#[derive(Debug, Clone)]
+pub struct Pulled {
+    /// As it is stored.
+    pub image: Image,
+    /// Of what the registry has at the name: an index, or the manifest itself.
+    pub digest: Digest,
+}
+
 /// Pulls the image that `reference` names, layers that are missing alone, and stores it under that name.
 ///
 /// [`Store::cancel`] ends it. Dropping the future stops it too, but then layers under way are discarded by their own
@@ -61,7 +70,7 @@ pub async fn pull(
     reference: &Reference,
     options: &PullOptions,
     progress: &dyn Progress,
-) -> Result<Image, PullError> {
+) -> Result<Pulled, PullError> {
     let (alive, mut threads) = mpsc::channel(1);
     let pulled = tokio::select! {
         pulled = pull_image(store, reference, options, progress, &alive) => pulled,
@@ -88,7 +97,7 @@ async fn pull_image(
     options: &PullOptions,
     progress: &dyn Progress,
     alive: &mpsc::Sender<()>,
-) -> Result<Image, PullError> {
+) -> Result<Pulled, PullError> {
     let registry = Registry::connect(reference, options).await?;
     let version = match reference.version() {
         Version::Tag(tag) => tag.clone(),
@@ -150,7 +159,8 @@ async fn pull_image(
         };
         store.commit_image(&new)
     });
-    Ok(commit.await.map_err(|_| PullError::Aborted)??)
+    let image = commit.await.map_err(|_| PullError::Aborted)??;
+    Ok(Pulled { image, digest: top })
 }
 
 /// Follows indexes down to the manifest for the platform.
