@@ -42,7 +42,7 @@ pub use load::{LoadError, LoadSource, load};
 pub use manifest::ManifestError;
 pub use platform::{ParsePlatformError, Platform};
 pub use progress::{LayerState, Progress};
-pub use pull::{Credentials, PullError, PullOptions, Pulled, RegistryError, pull};
+pub use pull::{Credentials, CredentialsError, PullError, PullOptions, Pulled, RegistryError, pull};
 pub use reference::{ParseReferenceError, Reference, Version};
 pub use store::{
     AddLayerError, CommitImageError, FindImageError, Image, OpenStoreError, RemoveImageError, Removed, Rootfs,

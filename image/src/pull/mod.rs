@@ -2,9 +2,11 @@
 
 mod challenge;
 mod credentials;
+mod docker_config;
 mod download;
 mod endpoint;
 mod error;
+mod helper;
 mod registry;
 
 use std::sync::Mutex;
@@ -25,7 +27,7 @@ use crate::store::{HeldLayer, Image, LayerName, NewImage, Store};
 use registry::Registry;
 
 pub use credentials::Credentials;
-pub use error::{PullError, RegistryError};
+pub use error::{CredentialsError, PullError, RegistryError};
 
 /// How to pull.
 #[derive(Debug, Clone)]
