@@ -17,6 +17,8 @@ pub struct Fault {
     pub then: Then,
     /// Whether the registry hears of `Range`; if not, it answers with all of the blob.
     pub ranges: bool,
+    /// How many answers are spoilt; those after them arrive whole.
+    pub times: usize,
 }
 
 /// How a spoilt answer ends.
@@ -81,11 +83,18 @@ fn serve(
         .and_then(|text| text.parse().ok())
         .unwrap_or(0);
     let is_blob = request.target().contains("/blobs/");
-    if !is_blob || length <= fault.after {
+    let spoils = is_blob && length > fault.after && {
+        let mut spoilt = spoilt.lock().expect("no panic in a server");
+        let spoils = spoilt.len() < fault.times;
+        if spoils {
+            spoilt.push(range);
+        }
+        spoils
+    };
+    if !spoils {
         client.write_all(&answer.rest)?;
         return io::copy(&mut registry, &mut client).map(drop);
     }
-    spoilt.lock().expect("no panic in a server").push(range);
     let mut body = answer.rest.chain(registry).take(fault.after);
     io::copy(&mut body, &mut client)?;
     if fault.then == Then::Stall {

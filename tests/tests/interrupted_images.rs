@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use capsid_tests::flaky_proxy::{Fault, Then};
 use capsid_tests::invocation::wait_until;
+use capsid_tests::layer::noise;
 use capsid_tests::parts::{count, patience};
 use capsid_tests::resident::descendants;
 use capsid_tests::{Capsid, FlakyProxy, ImageBuilder, Invocation, Layer, Registry, Terminal};
@@ -28,18 +29,6 @@ fn image() -> ImageBuilder {
                 .finish(),
         )
     })
-}
-
-/// Bytes that no compression shortens (xorshift).
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15 ^ (seed + 1);
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    (0..length).map(|_| next()).collect()
 }
 
 /// A store that has been opened once.
@@ -154,6 +143,7 @@ fn stalling(capsid: &Capsid) -> (Registry, FlakyProxy) {
         after: 1 << 20,
         then: Then::Stall,
         ranges: true,
+        times: usize::MAX,
     };
     let proxy = FlakyProxy::start(&registry, fault);
     (registry, proxy)
