@@ -37,13 +37,14 @@ pub(crate) fn mount_root(root: &Root) -> Result<PathBuf, DiskError> {
     for folder in [&lower, &scratch, &merged] {
         make_folder(folder)?;
     }
-    let rootfs_disk = find(&root.rootfs_serial)?;
+    let disks = disks()?;
+    let rootfs_disk = find(&disks, &root.rootfs_serial)?;
     let failed = |disk| move |source| DiskError::Mount { disk, source };
-    filesystem("erofs", &[("source", rootfs_disk.as_str())], &["ro"], 0)
+    filesystem("erofs", &[("source", rootfs_disk)], &["ro"], 0)
         .and_then(|m| attach(&m, CWD, &lower))
         .map_err(failed("rootfs"))?;
-    let scratch_disk = find(&root.scratch_serial)?;
-    filesystem("ext4", &[("source", scratch_disk.as_str())], &[], attribute::NOATIME)
+    let scratch_disk = find(&disks, &root.scratch_serial)?;
+    filesystem("ext4", &[("source", scratch_disk)], &[], attribute::NOATIME)
         .and_then(|m| attach(&m, CWD, &scratch))
         .map_err(failed("scratch"))?;
     let (upper, work) = (scratch.join("upper"), scratch.join("work"));
@@ -78,17 +79,33 @@ fn make_folder(path: &Path) -> Result<(), DiskError> {
     }
 }
 
-/// The device node of the disk with `serial`.
-fn find(serial: &str) -> Result<String, DiskError> {
+/// A disk that can be told from others.
+struct Disk {
+    serial: String,
+    /// Its device node.
+    node: String,
+}
+
+/// All disks with a serial, read once: the kernel asks the device for it each time.
+fn disks() -> Result<Vec<Disk>, DiskError> {
+    let mut disks = Vec::new();
     for entry in fs::read_dir("/sys/block").map_err(DiskError::List)? {
         let entry = entry.map_err(DiskError::List)?;
         // Only virtio-blk disks have the attribute.
-        let Ok(found) = fs::read_to_string(entry.path().join("serial")) else {
-            continue;
-        };
-        if found.trim_end_matches(['\n', '\0']) == serial {
-            return Ok(format!("/dev/{}", entry.file_name().display()));
+        if let Ok(serial) = fs::read_to_string(entry.path().join("serial")) {
+            disks.push(Disk {
+                serial: serial.trim_end_matches(['\n', '\0']).to_owned(),
+                node: format!("/dev/{}", entry.file_name().display()),
+            });
         }
     }
-    Err(DiskError::Absent(serial.to_owned()))
+    Ok(disks)
+}
+
+/// The device node of the disk with `serial`.
+fn find<'a>(disks: &'a [Disk], serial: &str) -> Result<&'a str, DiskError> {
+    let found = disks.iter().find(|disk| disk.serial == serial);
+    found
+        .map(|disk| disk.node.as_str())
+        .ok_or_else(|| DiskError::Absent(serial.to_owned()))
 }
