@@ -50,7 +50,7 @@ fn main() {
 
 fn report(output: Option<&Path>) {
     let mut report = if has_kvm() { kvm_report() } else { report_from_lab() };
-    report.figures.insert(0, start_figure::whole_run("emulate"));
+    report.figures.splice(0..0, start_figure::whole_emulated_run());
     report.figures.push(image_figure::pull_against_umoci());
     report.starts.insert(0, start_figure::breakdown("emulate"));
     print_table(&report.figures);
@@ -65,7 +65,7 @@ fn report(output: Option<&Path>) {
 fn kvm_report() -> Report {
     Report {
         figures: vec![
-            start_figure::whole_run("kvm"),
+            start_figure::whole_run(),
             start_figure::until_ready(),
             memory_figure::beside_the_guest(),
         ],
