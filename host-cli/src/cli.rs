@@ -661,6 +661,9 @@ pub(crate) struct ImagesArgs {
     /// Whole ids
     #[arg(long)]
     pub no_trunc: bool,
+    /// With the digests that registries know them by
+    #[arg(long)]
+    pub digests: bool,
     /// As JSON
     #[arg(long)]
     pub json: bool,

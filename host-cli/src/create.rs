@@ -3,12 +3,15 @@
 use anyhow::Context as _;
 use capsid_image::{Image, Platform, Reference, Store};
 
+use crate::attachment::AttachError;
 use crate::cli::{AccelChoice, PullPolicy, RunArgs};
+use crate::commands::{open_store, pull_options, run, unless_interrupted};
 use crate::folders::Folders;
 use crate::hold::Hold;
 use crate::plan::{self, Plan, SeccompChoice, Surroundings};
 use crate::progress::Bars;
 use crate::settings::Settings;
+use crate::signals::Signals;
 use crate::state::{Container, ContainerConfig, State, StateError, Status};
 use crate::timings::Timings;
 use crate::{accelerator, clock, names, parts, scratch, session, store_folder, terminal};
@@ -44,13 +47,18 @@ pub(crate) fn remove(state: &State, folders: &Folders, hold: Hold, id: &str) -> 
 pub(crate) async fn create(
     folders: &Folders,
     state: &State,
-    store: &Store,
     settings: &Settings,
     args: &RunArgs,
+    signals: &mut Signals,
     timings: &mut Timings,
 ) -> anyhow::Result<Created> {
-    let (name, command) = super::commands::run::image_and_command(args)?;
-    let image = obtain(store, &name, args, settings).await?;
+    let (name, command) = run::image_and_command(args)?;
+    let store = open_store(folders)?;
+    let bars = Bars::new(args.quiet);
+    let obtaining = obtain(&store, &name, args, settings, &bars);
+    let image = unless_interrupted(&store, signals, &bars, obtaining).await;
+    let image = image.map_err(AttachError::Interrupted)??;
+    drop(bars);
     check_platform(&name, &image)?;
     timings.mark("image found");
     let choice = args.accel.or(settings.accel).unwrap_or(AccelChoice::Auto);
@@ -141,7 +149,7 @@ fn container(
 }
 
 /// The image from the store or a registry, as `--pull` says.
-async fn obtain(store: &Store, name: &str, args: &RunArgs, settings: &Settings) -> anyhow::Result<Image> {
+async fn obtain(store: &Store, name: &str, args: &RunArgs, settings: &Settings, bars: &Bars) -> anyhow::Result<Image> {
     let platform: Option<Platform> = args.platform.as_deref().map(str::parse).transpose()?;
     let stored = if args.pull == PullPolicy::Always {
         None
@@ -161,12 +169,12 @@ async fn obtain(store: &Store, name: &str, args: &RunArgs, settings: &Settings) 
         _ => {}
     }
     let reference: Reference = name.parse()?;
-    let options = crate::commands::pull_options(platform, &args.registry, settings);
+    let options = pull_options(platform, &args.registry, settings);
     // As the bars of the pull: for people who watch. A script gets an error's one line or none.
     if !args.quiet && std::io::IsTerminal::is_terminal(&std::io::stderr()) {
         eprintln!("Unable to find image '{reference}' locally");
     }
-    Ok(capsid_image::pull(store, &reference, &options, &Bars::new(args.quiet)).await?)
+    Ok(capsid_image::pull(store, &reference, &options, bars).await?.image)
 }
 
 /// An image for another platform may be in the store, to look at or to copy, but not run.

@@ -115,7 +115,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
             Command::Top(command) | Command::Container(command) => container(context, command).await,
             Command::Supervise(args) => commands::supervise::run(context, args).await,
             Command::Pull(args) | Command::Image(ImageCommand::Pull(args)) => commands::pull::run(context, args).await,
-            Command::Load(args) | Command::Image(ImageCommand::Load(args)) => commands::load::run(context, args),
+            Command::Load(args) | Command::Image(ImageCommand::Load(args)) => commands::load::run(context, args).await,
             Command::Images(args) | Command::Image(ImageCommand::Ls(args)) => commands::images::run(context, &args),
             Command::Image(ImageCommand::Inspect(args)) => commands::inspect::images(context, &args),
             Command::Rmi(args) | Command::Image(ImageCommand::Rm(args)) => commands::rmi::run(context, &args),

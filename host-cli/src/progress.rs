@@ -28,6 +28,12 @@ impl Bars {
         }
     }
 
+    /// Takes the bars away: what comes next on the terminal begins on a line of its own.
+    pub(crate) fn clear(&self) {
+        // A terminal that is gone shows nothing anyway.
+        let _ = self.all.clear();
+    }
+
     fn bar(&self, layer: Digest) -> ProgressBar {
         let mut bars = self.by_layer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         bars.entry(layer)

@@ -1,5 +1,8 @@
 //! The only unsafe code of this crate outside the KVM probe.
-#![allow(unsafe_code, reason = "system calls between fork and exec have no safe form")]
+#![allow(
+    unsafe_code,
+    reason = "system calls between fork and exec, and the cycle counter, have no safe form"
+)]
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -55,4 +58,10 @@ pub(crate) fn inherited(number: i32) -> io::Result<OwnedFd> {
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
     Ok(fd)
+}
+
+/// The processor's cycle counter. Any program may read it: the kernel never forbids it to those that did not ask.
+pub(crate) fn cycles() -> u64 {
+    // SAFETY: `rdtsc` exists on every x86-64 processor and touches no memory.
+    unsafe { std::arch::x86_64::_rdtsc() }
 }

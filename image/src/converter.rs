@@ -4,13 +4,17 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
+use crate::cancellation::{Cancellation, Waited, cancelled_error};
 use crate::job::{FailedStep, Reply, Request, receive_reply, send_request};
 use crate::layer::convert::ConvertedLayer;
 use crate::layer::fault::LayerFault;
@@ -85,6 +89,9 @@ pub enum ConvertError {
     /// No reply after the input's end.
     #[error("the converter did not answer within {CONVERTER_REPLY_SECONDS_MAX} s")]
     Silent,
+    /// The user wanted no more of it.
+    #[error("cancelled")]
+    Cancelled,
 }
 
 impl ConvertError {
@@ -111,8 +118,9 @@ impl Converter {
         source: &mut dyn Read,
         data: &File,
         index: &File,
+        cancellation: &Cancellation,
     ) -> Result<ConvertedLayer, ConvertError> {
-        match self.feed(&Request::Layer, source, &[data.as_fd(), index.as_fd()])? {
+        match self.feed(&Request::Layer, source, &[data.as_fd(), index.as_fd()], cancellation)? {
             Reply::Layer {
                 diff_id,
                 expanded_bytes,
@@ -127,54 +135,90 @@ impl Converter {
     }
 
     /// Expands the archive that `source` yields into the empty file `out`.
-    pub(crate) fn expand(&self, source: &mut dyn Read, out: &File) -> Result<u64, ConvertError> {
-        match self.feed(&Request::Expand, source, &[out.as_fd()])? {
+    pub(crate) fn expand(
+        &self,
+        source: &mut dyn Read,
+        out: &File,
+        cancellation: &Cancellation,
+    ) -> Result<u64, ConvertError> {
+        match self.feed(&Request::Expand, source, &[out.as_fd()], cancellation)? {
             Reply::Expanded { bytes } => Ok(bytes),
             other => Err(unexpected(other)),
         }
     }
 
     /// Writes the metadata image of a stack of layers into the empty file `out`.
-    pub(crate) fn merge(&self, stack: Stack, indexes: &[File], out: &File) -> Result<u64, ConvertError> {
+    pub(crate) fn merge(
+        &self,
+        stack: Stack,
+        indexes: &[File],
+        out: &File,
+        cancellation: &Cancellation,
+    ) -> Result<u64, ConvertError> {
         let mut process = Process::start(self)?;
         let mut files = vec![out.as_fd()];
         files.extend(indexes.iter().map(AsFd::as_fd));
         send_request(&process.socket, &Request::Merge(stack), &files).map_err(ConvertError::Talk)?;
-        match process.reply()? {
+        match process.reply(cancellation)? {
             Reply::Merged { bytes } => Ok(bytes),
             other => Err(unexpected(other)),
         }
     }
 
-    fn feed(&self, request: &Request, source: &mut dyn Read, files: &[BorrowedFd<'_>]) -> Result<Reply, ConvertError> {
+    fn feed(
+        &self,
+        request: &Request,
+        source: &mut dyn Read,
+        files: &[BorrowedFd<'_>],
+        cancellation: &Cancellation,
+    ) -> Result<Reply, ConvertError> {
         let mut process = Process::start(self)?;
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| ConvertError::Talk(errno.into()))?;
         // A smaller pipe only is slower.
         let _ = fcntl_setpipe_size(&writer, PIPE_BYTES);
+        // This end alone: a converter that reads no more must not hold up who cancels.
+        fcntl_setfl(&writer, OFlags::NONBLOCK).map_err(|errno| ConvertError::Talk(errno.into()))?;
         let all: Vec<_> = std::iter::once(reader.as_fd()).chain(files.iter().copied()).collect();
         send_request(&process.socket, request, &all).map_err(ConvertError::Talk)?;
         drop(reader);
-        pump(source, File::from(writer))?;
-        process.reply()
+        pump(source, File::from(writer), cancellation)?;
+        process.reply(cancellation)
     }
 }
 
 /// Writes all of `source` into the pipe and closes it. Ends early if the reader went away: its reply tells why.
-fn pump(source: &mut dyn Read, mut pipe: File) -> Result<(), ConvertError> {
+fn pump(source: &mut dyn Read, mut pipe: File, cancellation: &Cancellation) -> Result<(), ConvertError> {
     let mut buffer = vec![0; PIPE_BYTES / 4];
     loop {
         let count = match source.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) if cancellation.is_cancelled() => return Err(ConvertError::Cancelled),
             Err(error) => return Err(ConvertError::Source(error)),
         };
-        match pipe.write_all(&buffer[..count]) {
+        match write_all(&mut pipe, &buffer[..count], cancellation) {
             Ok(()) => {}
+            Err(_) if cancellation.is_cancelled() => return Err(ConvertError::Cancelled),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             Err(error) => return Err(ConvertError::Talk(error)),
         }
     }
+}
+
+/// Writes all of it into a pipe that does not block.
+fn write_all(pipe: &mut File, mut bytes: &[u8], cancellation: &Cancellation) -> io::Result<()> {
+    while !bytes.is_empty() {
+        if cancellation.wait(&*pipe, PollFlags::OUT, None)? == Waited::Cancelled {
+            return Err(cancelled_error());
+        }
+        match pipe.write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// A running converter; killed and reaped when dropped.
@@ -197,25 +241,20 @@ impl Process {
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
+            // Ctrl-C is for us to hear: we end it, in our own time.
+            .process_group(0)
             .spawn()
             .map_err(start_error)?;
         Ok(Self { child, socket: ours })
     }
 
-    fn reply(&mut self) -> Result<Reply, ConvertError> {
-        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
-        let timeout = Timespec {
-            tv_sec: CONVERTER_REPLY_SECONDS_MAX as i64,
-            tv_nsec: 0,
-        };
-        let ready = loop {
-            match poll(&mut fds, Some(&timeout)) {
-                Err(rustix::io::Errno::INTR) => {}
-                result => break result.map_err(|errno| ConvertError::Talk(errno.into()))?,
-            }
-        };
-        if ready == 0 {
-            return Err(ConvertError::Silent);
+    fn reply(&mut self, cancellation: &Cancellation) -> Result<Reply, ConvertError> {
+        let most = Duration::from_secs(CONVERTER_REPLY_SECONDS_MAX);
+        let waited = cancellation.wait(&self.socket, PollFlags::IN, Some(most));
+        match waited.map_err(ConvertError::Talk)? {
+            Waited::Ready => {}
+            Waited::Cancelled => return Err(ConvertError::Cancelled),
+            Waited::TimedOut => return Err(ConvertError::Silent),
         }
         match receive_reply(&self.socket).map_err(ConvertError::Talk)? {
             Some(reply) => Ok(reply),

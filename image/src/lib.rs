@@ -11,6 +11,7 @@
 
 pub mod limits;
 
+mod cancellation;
 mod config;
 mod confined;
 mod converter;
@@ -41,7 +42,7 @@ pub use load::{LoadError, LoadSource, load};
 pub use manifest::ManifestError;
 pub use platform::{ParsePlatformError, Platform};
 pub use progress::{LayerState, Progress};
-pub use pull::{Credentials, PullError, PullOptions, RegistryError, pull};
+pub use pull::{Credentials, CredentialsError, PullError, PullOptions, Pulled, RegistryError, pull};
 pub use reference::{ParseReferenceError, Reference, Version};
 pub use store::{
     AddLayerError, CommitImageError, FindImageError, Image, OpenStoreError, RemoveImageError, Removed, Rootfs,

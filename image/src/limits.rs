@@ -91,6 +91,15 @@ pub const REGISTRY_TEXT_BYTES_MAX: usize = 512;
 /// Longest token answer of a registry, bytes. Real tokens are below 10 KiB.
 pub const TOKEN_BYTES_MAX: u64 = 256 << 10;
 
+/// Longest of docker's config files that is believed, bytes. Real ones are below 10 KiB; a longer one is cut, and so no JSON.
+pub const DOCKER_CONFIG_BYTES_MAX: u64 = 4 << 20;
+
+/// Longest answer of a credential helper, bytes: a name and a token of at most [`TOKEN_BYTES_MAX`].
+pub const HELPER_BYTES_MAX: u64 = 512 << 10;
+
+/// Wall time of a credential helper, seconds: it may have to wait for its user to open a key ring.
+pub const HELPER_SECONDS_MAX: u64 = 120;
+
 /// Layers downloaded at once: docker's figure; more does not fill a line better and keeps more converters busy.
 pub const DOWNLOADS_AT_ONCE: usize = 3;
 

@@ -191,3 +191,15 @@ fn put(field: &mut [u8; 100], text: &str) {
     let kept = text.len().min(field.len());
     field[..kept].copy_from_slice(&text.as_bytes()[..kept]);
 }
+
+/// Bytes that no compression shortens (xorshift).
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15 ^ (seed + 1);
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..length).map(|_| next()).collect()
+}

@@ -5,7 +5,9 @@
 //! ```text
 //!   Capsid      folders of its own, images loaded   ── run([...]) ──►  Invocation ── wait ──►  Outcome
 //!   TestImage   busybox, probe, debian-python, ...  made once, cached under target/test-images by recipe
-//!   Registry    docker-registry on loopback: TLS, password
+//!   Registry    docker-registry on loopback: TLS and password, or plain HTTP, or tokens of a TokenServer
+//!   TokenServer gives tokens for a registry, honestly or not
+//!   FlakyProxy  cuts or holds up what a registry sends
 //!   Terminal    a pseudo terminal with `capsid` in it
 //!   Census      processes, mounts, sockets, cgroups, files: before and after
 //! ```
@@ -18,6 +20,8 @@
 
 pub mod capsid;
 pub mod census;
+pub mod flaky_proxy;
+pub mod http;
 pub mod image;
 pub mod invocation;
 pub mod layer;
@@ -25,17 +29,21 @@ pub mod parts;
 pub mod registry;
 pub mod requirement;
 pub mod resident;
+pub mod server;
 pub mod stream;
 pub mod sys;
 pub mod terminal;
 pub mod test_images;
+pub mod token_server;
 pub mod tree;
 
 pub use capsid::Capsid;
 pub use census::Census;
+pub use flaky_proxy::FlakyProxy;
 pub use image::ImageBuilder;
 pub use invocation::{Invocation, Outcome};
 pub use layer::Layer;
 pub use registry::Registry;
 pub use terminal::Terminal;
 pub use test_images::TestImage;
+pub use token_server::TokenServer;

@@ -1,4 +1,4 @@
-//! A real registry: Debian's `docker-registry` on loopback, with TLS and a password.
+//! A real registry: Debian's `docker-registry` on loopback, with TLS and a password, or as a test wants it.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use crate::capsid::Capsid;
 use crate::parts::patience;
 use crate::sys;
+use crate::token_server::{ISSUER, SERVICE, TokenServer};
 
 /// Who may pull.
 pub const USER: &str = "alice";
@@ -26,9 +27,34 @@ pub struct Registry {
     port: u16,
 }
 
+/// Whom a registry lets in, and how it is reached.
+#[derive(Debug, Clone, Copy)]
+enum Access<'a> {
+    /// TLS, and [`USER`] with [`PASSWORD`].
+    Password,
+    /// Plain HTTP, and everybody.
+    Plain,
+    /// Plain HTTP, and who brings a token of this server.
+    Token(&'a TokenServer),
+}
+
 impl Registry {
-    /// Starts an empty one.
+    /// Starts an empty one, with TLS and a password.
     pub fn start() -> Self {
+        Self::start_with(Access::Password)
+    }
+
+    /// Starts an empty one that serves everybody by plain HTTP.
+    pub fn start_plain() -> Self {
+        Self::start_with(Access::Plain)
+    }
+
+    /// Starts an empty one by plain HTTP that asks for a token of `server`'s.
+    pub fn start_with_tokens(server: &TokenServer) -> Self {
+        Self::start_with(Access::Token(server))
+    }
+
+    fn start_with(access: Access<'_>) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("capsid-registry-")
             .tempdir()
@@ -36,7 +62,7 @@ impl Registry {
         make_certificate(folder.path());
         make_password_file(folder.path());
         let port = free_port();
-        let config = configuration(folder.path(), port);
+        let config = configuration(folder.path(), port, access);
         fs::write(folder.path().join("config.yml"), config).expect("temporary folder");
         let log = fs::File::create(folder.path().join("log")).expect("temporary folder");
         let mut command = Command::new("docker-registry");
@@ -54,6 +80,11 @@ impl Registry {
     /// `localhost:PORT/NAME`.
     pub fn reference(&self, name: &str) -> String {
         format!("localhost:{}/{name}", self.port)
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The certificate that clients must trust.
@@ -117,12 +148,23 @@ impl Drop for Registry {
     }
 }
 
-fn configuration(folder: &Path, port: u16) -> String {
+fn configuration(folder: &Path, port: u16, access: Access<'_>) -> String {
     let folder = folder.display();
+    let access = match access {
+        Access::Password => format!(
+            "  tls: {{certificate: {folder}/cert.pem, key: {folder}/key.pem}}\n\
+             auth:\n  htpasswd: {{realm: capsid-tests, path: {folder}/htpasswd}}\n"
+        ),
+        Access::Plain => String::new(),
+        Access::Token(server) => format!(
+            "auth:\n  token: {{realm: \"{}\", service: {SERVICE}, issuer: {ISSUER}, rootcertbundle: {}}}\n",
+            server.realm(),
+            server.certificate().display()
+        ),
+    };
     format!(
         "version: 0.1\nlog: {{level: warn}}\nstorage:\n  filesystem: {{rootdirectory: {folder}/store}}\n  delete: {{enabled: true}}\n\
-         http:\n  addr: 127.0.0.1:{port}\n  tls: {{certificate: {folder}/cert.pem, key: {folder}/key.pem}}\n\
-         auth:\n  htpasswd: {{realm: capsid-tests, path: {folder}/htpasswd}}\n"
+         http:\n  addr: 127.0.0.1:{port}\n{access}"
     )
 }
 
@@ -190,7 +232,8 @@ fn await_port(server: &mut Child, port: u16, folder: &Path) {
     }
 }
 
-fn base64(bytes: &[u8]) -> String {
+/// RFC 4648, section 4.
+pub fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for chunk in bytes.chunks(3) {

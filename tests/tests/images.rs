@@ -150,6 +150,20 @@ fn an_archive_of_both_kinds_loads() {
     }
 }
 
+/// The registry's own digest for the name: what `pull` and the lists tell, and what pins the image.
+#[track_caller]
+fn assert_known_by(capsid: &Capsid, name: &str, digest: &str) {
+    let pulled = capsid.call(["pull", name]).wait().succeeds();
+    pulled.complains(&format!("Digest: {digest}"));
+    let listed = capsid.call(["images", "--digests"]).wait().succeeds().text();
+    assert!(listed.contains(digest), "{listed}");
+    assert_eq!(listed.lines().count(), 2, "a header and one name: {listed}");
+    let repository = name.rsplit_once(':').unwrap().0;
+    let pinned = format!("{repository}@{digest}");
+    let inspected = capsid.call(["image", "inspect", &pinned]).wait().succeeds().json();
+    assert_eq!(inspected[0]["RepoDigests"], serde_json::json!([pinned]));
+}
+
 #[test]
 fn an_index_in_a_registry_leads_to_the_image_for_a_platform() {
     let (capsid, registry) = (Capsid::empty(), Registry::start());
@@ -159,7 +173,7 @@ fn an_index_in_a_registry_leads_to_the_image_for_a_platform() {
         .architecture("arm64")
         .write_oci_layout(&folder.path().join("arm"), "unused:1");
     let layout = folder.path().join("both");
-    TestImage::Busybox
+    let both = TestImage::Busybox
         .build()
         .write_oci_layout(&layout, "unused:1")
         .join("amd64", &arm, "arm64", "both:1");
@@ -167,6 +181,7 @@ fn an_index_in_a_registry_leads_to_the_image_for_a_platform() {
     registry.introduce(&capsid);
     let name = registry.reference("both:1");
     capsid.run([&name, "echo", "ours"]).succeeds().prints("ours\n");
+    assert_known_by(&capsid, &name, &both.manifest_digest);
     let architecture = || {
         let inspected = capsid.call(["image", "inspect", &name]).wait().succeeds().json();
         inspected[0]["Architecture"].as_str().unwrap().to_owned()

@@ -60,6 +60,15 @@ pub(crate) fn set_up_agent() -> Result<(), CgroupError> {
         source,
     })?;
     write(&leaf, ("cgroup.procs", "1".into()))?;
+    // All at once: each change takes the whole hierarchy's locks.
+    if write(
+        root,
+        ("cgroup.subtree_control", "+cpu +memory +pids +cpuset +io".into()),
+    )
+    .is_ok()
+    {
+        return Ok(());
+    }
     // Each alone: a kernel without one controller still has the others, and a limit for it fails by name later.
     for controller in ["cpu", "memory", "pids", "cpuset", "io"] {
         if write(root, ("cgroup.subtree_control", format!("+{controller}"))).is_err() {

@@ -2,6 +2,7 @@
 //! for both: [`kvm`] is our own VMM, [`emulate`] is QEMU's TCG with our devices served to it over vhost-user.
 
 mod emulate;
+mod frequency;
 mod kvm;
 mod process;
 

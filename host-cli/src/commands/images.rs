@@ -21,12 +21,7 @@ pub(crate) fn run(context: Context, args: &ImagesArgs) -> anyhow::Result<u8> {
         .is_some_and(|name| name.rsplit('/').next().unwrap_or_default().contains(':'));
     let mut rows = Vec::new();
     for image in store.list()? {
-        let names: Vec<Option<&Reference>> = if image.references.is_empty() {
-            vec![None]
-        } else {
-            image.references.iter().map(Some).collect()
-        };
-        for name in names {
+        for name in shown_names(&image) {
             if matches(name, wanted.as_ref(), tagged) {
                 rows.push((name.cloned(), image.clone()));
             }
@@ -42,9 +37,36 @@ pub(crate) fn run(context: Context, args: &ImagesArgs) -> anyhow::Result<u8> {
         rows.iter()
             .for_each(|(_, image)| println!("{}", shown_id(image, args.no_trunc)));
     } else {
-        print_table(&rows, args.no_trunc);
+        print_table(&rows, args);
     }
     Ok(0)
+}
+
+/// The tags, and digests in repositories without a tag; `None` for an image without a name.
+fn shown_names(image: &Image) -> Vec<Option<&Reference>> {
+    let tags = || image.references.iter().filter(|name| name.tag().is_some());
+    let untagged = image
+        .references
+        .iter()
+        .filter(|name| name.digest().is_some() && !tags().any(|tag| same_repository(tag, name)));
+    let names: Vec<_> = tags().chain(untagged).map(Some).collect();
+    if names.is_empty() { vec![None] } else { names }
+}
+
+/// What registries know the image by in the repository of this name: an index's digest, or a manifest's.
+fn repository_digests(name: Option<&Reference>, image: &Image) -> Vec<String> {
+    let Some(name) = name else { return Vec::new() };
+    if let Some(digest) = name.digest() {
+        return vec![digest.to_string()];
+    }
+    let same = image.references.iter().filter(|other| same_repository(name, other));
+    same.filter_map(Reference::digest)
+        .map(|digest| digest.to_string())
+        .collect()
+}
+
+fn same_repository(one: &Reference, other: &Reference) -> bool {
+    (one.registry(), one.repository()) == (other.registry(), other.repository())
 }
 
 fn matches(name: Option<&Reference>, wanted: Option<&Reference>, tagged: bool) -> bool {
@@ -55,22 +77,38 @@ fn matches(name: Option<&Reference>, wanted: Option<&Reference>, tagged: bool) -
     }
 }
 
-fn print_table(rows: &[(Option<Reference>, Image)], whole_ids: bool) {
+fn print_table(rows: &[(Option<Reference>, Image)], args: &ImagesArgs) {
     let mut table = Table::new();
     table.load_style(NOTHING);
-    table.set_header(["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"]);
+    let mut header = vec!["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"];
+    if args.digests {
+        header.insert(2, "DIGEST");
+    }
+    table.set_header(header);
     for (name, image) in rows {
         let (repository, tag) = match name {
             Some(name) => (name.familiar_name(), name.tag().unwrap_or("<none>").to_string()),
             None => ("<none>".into(), "<none>".into()),
         };
-        table.add_row([
+        let mut cells = vec![
             repository,
             tag,
-            shown_id(image, whole_ids),
+            shown_id(image, args.no_trunc),
             age(image.config.created.as_deref()),
             size::human(image.size_bytes),
-        ]);
+        ];
+        if args.digests {
+            cells.insert(2, "<none>".into());
+        }
+        let digests = repository_digests(name.as_ref(), image);
+        if !args.digests || digests.is_empty() {
+            table.add_row(cells);
+            continue;
+        }
+        for digest in digests {
+            cells[2] = digest;
+            table.add_row(cells.clone());
+        }
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 3));
@@ -83,7 +121,7 @@ fn describe(name: Option<&Reference>, image: &Image) -> serde_json::Value {
         "Repository": name.map(Reference::familiar_name),
         "Tag": name.and_then(Reference::tag),
         "ID": image.id.to_string(),
-        "Digest": image.manifest.to_string(),
+        "Digest": repository_digests(name, image).first(),
         "Created": image.config.created,
         "Size": image.size_bytes,
     })

@@ -1,25 +1,37 @@
 //! `capsid load`.
 
+use std::fs::File;
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
+use std::sync::Arc;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use capsid_image::LoadSource;
 
-use super::Context;
+use super::{Context, signal_exit_code, unless_interrupted};
 use crate::cli::LoadArgs;
 use crate::progress::Bars;
+use crate::signals::Signals;
 
 /// Loads every image of an archive or folder and prints their names.
-pub(crate) fn run(context: Context, args: LoadArgs) -> anyhow::Result<u8> {
+pub(crate) async fn run(context: Context, args: LoadArgs) -> anyhow::Result<u8> {
     let source = match args.input {
         Some(path) => LoadSource::Path(path),
         None if std::io::stdin().is_terminal() => {
             bail!("stdin is a terminal: give the archive with -i FILE, or through a pipe")
         }
-        None => LoadSource::Reader(Box::new(std::io::stdin())),
+        None => LoadSource::Stream(File::from(std::io::stdin().as_fd().try_clone_to_owned()?)),
     };
     let (_, store) = context.store()?;
-    let images = capsid_image::load(&store, source, &Bars::new(args.quiet))?;
+    let (mut signals, bars) = (Signals::listen_to_ending()?, Arc::new(Bars::new(args.quiet)));
+    let loading = tokio::task::spawn_blocking({
+        let (store, bars) = (store.clone(), Arc::clone(&bars));
+        move || capsid_image::load(&store, source, &*bars)
+    });
+    let images = match unless_interrupted(&store, &mut signals, &bars, loading).await {
+        Ok(loaded) => loaded.context("the load broke off")??,
+        Err(number) => return Ok(signal_exit_code(number)),
+    };
     for image in images {
         match image.references.as_slice() {
             [] => println!("Loaded image ID: {}", image.id),

@@ -19,13 +19,16 @@ pub(crate) mod top;
 pub(crate) mod version;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use capsid_image::{Converter, Credentials, Platform, PullOptions, Store};
 
 use crate::cli::RegistryArgs;
 use crate::folders::Folders;
 use crate::format::Template;
+use crate::progress::Bars;
 use crate::settings::Settings;
+use crate::signals::Signals;
 use crate::state::{self, State};
 
 /// What every verb starts from.
@@ -73,6 +76,37 @@ pub(crate) fn pull_options(platform: Option<Platform>, registry: &RegistryArgs, 
         insecure_registries: [&registry.insecure_registry[..], &settings.insecure_registries].concat(),
         credentials: Credentials::DockerConfig,
     }
+}
+
+/// How long work that was told to end may take to give back what it holds. Only what the kernel does not interrupt, as
+/// the opening of a named pipe that nobody writes, takes longer, and leaves nothing.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Awaits work in the store. When the user interrupts, the work ends and cleans up first; then `Err` is the signal.
+pub(crate) async fn unless_interrupted<T>(
+    store: &Store,
+    signals: &mut Signals,
+    bars: &Bars,
+    work: impl Future<Output = T>,
+) -> Result<T, i32> {
+    tokio::pin!(work);
+    let number = tokio::select! {
+        done = &mut work => return Ok(done),
+        number = signals.interruption() => number,
+    };
+    store.cancel();
+    // Whoever interrupts again does not want to wait.
+    tokio::select! {
+        _ = tokio::time::timeout(CANCEL_PATIENCE, work) => {}
+        _ = signals.interruption() => {}
+    }
+    bars.clear();
+    Err(number)
+}
+
+/// The exit code that tells of a signal: a shell's, and docker's.
+fn signal_exit_code(number: i32) -> u8 {
+    128u8.saturating_add(number.clamp(0, 127) as u8)
 }
 
 /// Longest error that is told, bytes: a few lines of a terminal; what is cut off is the cause of causes.

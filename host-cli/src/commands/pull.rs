@@ -2,10 +2,11 @@
 
 use capsid_image::Reference;
 
-use super::{Context, pull_options};
+use super::{Context, pull_options, signal_exit_code, unless_interrupted};
 use crate::cli::PullArgs;
 use crate::progress::Bars;
 use crate::settings;
+use crate::signals::Signals;
 
 /// Pulls one image and prints its name.
 pub(crate) async fn run(context: Context, args: PullArgs) -> anyhow::Result<u8> {
@@ -14,9 +15,14 @@ pub(crate) async fn run(context: Context, args: PullArgs) -> anyhow::Result<u8> 
     let (_, store) = context.store()?;
     let platform = args.platform.as_deref().map(str::parse).transpose()?;
     let options = pull_options(platform, &args.registry, &settings);
-    let image = capsid_image::pull(&store, &reference, &options, &Bars::new(args.quiet)).await?;
+    let (mut signals, bars) = (Signals::listen_to_ending()?, Bars::new(args.quiet));
+    let pulling = capsid_image::pull(&store, &reference, &options, &bars);
+    let pulled = match unless_interrupted(&store, &mut signals, &bars, pulling).await {
+        Ok(pulled) => pulled?,
+        Err(number) => return Ok(signal_exit_code(number)),
+    };
     if !args.quiet {
-        eprintln!("Digest: {}", image.manifest);
+        eprintln!("Digest: {}", pulled.digest);
     }
     println!("{}", reference.canonical());
     Ok(0)

@@ -7,16 +7,15 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use anyhow::{Context as _, bail};
 
-use super::{Context, open_store};
+use super::Context;
 use crate::attachment::{self, AttachError, Course, End, Wanted};
 use crate::cli::{NOT_YET, RunArgs};
 use crate::control::{Answer, Connection, Request, StreamsWanted};
 use crate::create::{self, Created};
-use crate::folders::Folders;
 use crate::settings;
 use crate::signals::Signals;
 use crate::start;
-use crate::state::{Exit, State};
+use crate::state::Exit;
 use crate::terminal;
 use crate::timings::Timings;
 
@@ -26,12 +25,8 @@ pub(crate) async fn run(context: Context, args: RunArgs) -> anyhow::Result<u8> {
     check_terminal(&args)?;
     let settings = settings::read()?;
     let (folders, state) = context.state()?;
-    let store = open_store(&folders)?;
     let mut signals = Signals::listen()?;
-    let created = tokio::select! {
-        created = create::create(&folders, &state, &store, &settings, &args, &mut timings) => created?,
-        number = signals.interruption() => return Err(AttachError::Interrupted(number).into()),
-    };
+    let created = create::create(&folders, &state, &settings, &args, &mut signals, &mut timings).await?;
     let id = created.container.id.clone();
     if let Some(path) = &args.cidfile
         && let Err(error) = write_cidfile(path, &id)
@@ -183,9 +178,9 @@ fn explain_flag(word: &str) -> Option<String> {
 /// `capsid create`.
 pub(crate) async fn create(context: Context, args: RunArgs) -> anyhow::Result<u8> {
     let settings = settings::read()?;
-    let (folders, state): (Folders, State) = context.state()?;
-    let store = open_store(&folders)?;
-    let created = create::create(&folders, &state, &store, &settings, &args, &mut Timings::start()).await?;
+    let (folders, state) = context.state()?;
+    let mut signals = Signals::listen_to_ending()?;
+    let created = create::create(&folders, &state, &settings, &args, &mut signals, &mut Timings::start()).await?;
     let id = created.container.id.clone();
     if let Some(path) = &args.cidfile
         && let Err(error) = write_cidfile(path, &id)

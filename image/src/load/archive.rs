@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use super::{LoadError, LoadSource, open_file};
+use crate::cancellation::CancellableFile;
 use crate::digest::Digest;
 use crate::layer::path::LayerPath;
 use crate::layer::tar::TarReader;
@@ -58,16 +59,22 @@ impl Archive {
                     Self::spool(store, file)
                 }
             }
-            LoadSource::Reader(reader) => Self::spool(store, reader),
+            LoadSource::Stream(file) => Self::spool(store, file),
         }
     }
 
     /// Expands a compressed archive or a stream to a file of the store's `tmp`. A converter does it: compressed bytes are
     /// not for this process.
-    fn spool(store: &Store, mut source: impl Read) -> Result<Self, LoadError> {
+    fn spool(store: &Store, source: File) -> Result<Self, LoadError> {
         let workspace = store.workspace()?;
         let file = workspace.create("archive")?;
-        store.converter().expand(&mut source, &file).map_err(|error| {
+        let cancellation = store.cancellation();
+        let mut source = CancellableFile {
+            file: source,
+            cancellation: cancellation.clone(),
+        };
+        let expanded = store.converter().expand(&mut source, &file, cancellation);
+        expanded.map_err(|error| {
             if error.is_no_space() {
                 store.no_space(0).into()
             } else {

@@ -9,7 +9,6 @@ mod error;
 mod oci;
 
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::config::ImageConfig;
@@ -28,10 +27,11 @@ pub enum LoadSource {
     /// A file, or the folder of an OCI layout.
     Path(PathBuf),
     /// A stream: standard input.
-    Reader(Box<dyn Read + Send>),
+    Stream(File),
 }
 
 /// Loads all images of an archive that this machine can run, and tells them in the archive's order.
+/// [`Store::cancel`] ends it.
 ///
 /// # Errors
 /// [`LoadError`]; images that were loaded before the failing one stay.

@@ -1,10 +1,9 @@
-//! Who we are to a registry: docker's `config.json` and its credential helpers.
+//! Who we are to a registry.
 
 use std::fmt;
 
-use docker_credential::{CredentialRetrievalError, DockerCredential, get_credential};
-
-use crate::text::printable;
+use super::docker_config::DockerConfig;
+use super::{CredentialsError, helper};
 
 /// Where credentials come from.
 #[derive(Clone)]
@@ -46,8 +45,8 @@ pub(super) enum Secret {
 /// The key of docker's own registry in its config.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 
-/// Looks a registry up. Blocks: a helper is a program. The error text is free of what the helper printed.
-pub(super) fn look_up(credentials: &Credentials, registry: &str) -> Result<Option<Secret>, String> {
+/// Looks a registry up, in docker's order: a helper knows better than the file.
+pub(super) async fn look_up(credentials: &Credentials, registry: &str) -> Result<Option<Secret>, CredentialsError> {
     let server = if registry == "docker.io" { DOCKER_HUB } else { registry };
     match credentials {
         Credentials::Anonymous => Ok(None),
@@ -55,30 +54,14 @@ pub(super) fn look_up(credentials: &Credentials, registry: &str) -> Result<Optio
             username: username.clone(),
             password: password.clone(),
         })),
-        Credentials::DockerConfig => match get_credential(server) {
-            Ok(DockerCredential::UsernamePassword(username, password)) => {
-                Ok(Some(Secret::Password { username, password }))
+        Credentials::DockerConfig => {
+            let config = DockerConfig::read()?;
+            if let Some(name) = config.helper(server)
+                && let Some(secret) = helper::ask(name, server).await?
+            {
+                return Ok(Some(secret));
             }
-            Ok(DockerCredential::IdentityToken(token)) => Ok(Some(Secret::Identity(token))),
-            Err(error) => none_or_reason(&error),
-        },
-    }
-}
-
-fn none_or_reason(error: &CredentialRetrievalError) -> Result<Option<Secret>, String> {
-    match error {
-        CredentialRetrievalError::NoCredentialConfigured
-        | CredentialRetrievalError::ConfigNotFound
-        | CredentialRetrievalError::ConfigReadError => Ok(None),
-        // The words of every helper of docker's library when it has none.
-        CredentialRetrievalError::HelperFailure { stdout, .. } if stdout.contains("credentials not found") => Ok(None),
-        CredentialRetrievalError::HelperFailure { helper, .. } => {
-            Err(format!("{} failed", printable(helper.as_bytes(), 80)))
-        }
-        CredentialRetrievalError::HelperCommunicationError => Err("the credential helper cannot be started".into()),
-        CredentialRetrievalError::MalformedHelperResponse => Err("the credential helper gave no valid answer".into()),
-        CredentialRetrievalError::CredentialDecodingError | CredentialRetrievalError::CredentialMismatchError => {
-            Err("config.json holds an entry that cannot be decoded".into())
+            config.secret(server)
         }
     }
 }

@@ -1,8 +1,12 @@
 //! Why an image was not pulled. No text here ever holds a credential, a token or the query of an address.
 
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+
 use crate::config::ConfigError;
 use crate::digest::Digest;
-use crate::limits::{INDEX_DEPTH_MAX, NO_PROGRESS_SECONDS, REDIRECTS_MAX};
+use crate::limits::{HELPER_SECONDS_MAX, INDEX_DEPTH_MAX, NO_PROGRESS_SECONDS, REDIRECTS_MAX};
 use crate::manifest::ManifestError;
 use crate::store::{AddLayerError, CommitImageError};
 
@@ -35,13 +39,14 @@ pub enum PullError {
         #[source]
         source: RegistryError,
     },
-    /// A credential helper failed.
-    #[error("cannot get credentials for {registry} from docker's config: {reason}")]
+    /// Docker's config or a credential helper failed.
+    #[error("cannot get credentials for {registry}")]
     Credentials {
         /// For which registry.
         registry: String,
-        /// Which step, without what a helper printed.
-        reason: String,
+        /// Cause.
+        #[source]
+        source: CredentialsError,
     },
     /// Content that is not what its digest says.
     #[error("{what} has wrong content: its digest is {found} instead of {wanted}")]
@@ -76,9 +81,70 @@ pub enum PullError {
     /// The image as a whole.
     #[error(transparent)]
     Commit(#[from] CommitImageError),
+    /// The user wanted no more of it.
+    #[error("cancelled")]
+    Cancelled,
     /// The runtime is shutting down.
     #[error("the pull was interrupted")]
     Aborted,
+}
+
+/// Why it is not known who we are to a registry. No text here quotes a file or a helper.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CredentialsError {
+    /// Docker's config is there and cannot be read.
+    #[error("cannot read {}", path.display())]
+    ReadConfig {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// It is not what docker writes.
+    #[error("{} is not docker's config: line {line} is wrong", path.display())]
+    ParseConfig {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        line: usize,
+    },
+    /// Its entry for the registry is no user and password.
+    #[error("the entry in {} cannot be decoded", path.display())]
+    DecodeConfig {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A credential helper does not start or breaks off.
+    #[error("cannot use the credential helper {helper}")]
+    StartHelper {
+        /// Which program.
+        helper: String,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A credential helper failed.
+    #[error("the credential helper {helper} failed ({status})")]
+    HelperFailed {
+        /// Which program.
+        helper: String,
+        /// How it ended.
+        status: ExitStatus,
+    },
+    /// A credential helper said something else than credentials.
+    #[error("the credential helper {helper} gave no valid answer")]
+    HelperAnswer {
+        /// Which program.
+        helper: String,
+    },
+    /// A credential helper did not end.
+    #[error("the credential helper {helper} did not answer within {HELPER_SECONDS_MAX} s")]
+    HelperSilent {
+        /// Which program.
+        helper: String,
+    },
 }
 
 /// What went wrong between us and a registry.

@@ -2,9 +2,11 @@
 
 mod challenge;
 mod credentials;
+mod docker_config;
 mod download;
 mod endpoint;
 mod error;
+mod helper;
 mod registry;
 
 use std::sync::Mutex;
@@ -25,7 +27,7 @@ use crate::store::{HeldLayer, Image, LayerName, NewImage, Store};
 use registry::Registry;
 
 pub use credentials::Credentials;
-pub use error::{PullError, RegistryError};
+pub use error::{CredentialsError, PullError, RegistryError};
 
 /// How to pull.
 #[derive(Debug, Clone)]
@@ -49,9 +51,19 @@ impl Default for PullOptions {
     }
 }
 
+/// A pulled image.
+#[derive(Debug, Clone)]
+pub struct Pulled {
+    /// As it is stored.
+    pub image: Image,
+    /// Of what the registry has at the name: an index, or the manifest itself.
+    pub digest: Digest,
+}
+
 /// Pulls the image that `reference` names, layers that are missing alone, and stores it under that name.
 ///
-/// Dropping the future stops the pull; layers under way are discarded by their own threads.
+/// [`Store::cancel`] ends it. Dropping the future stops it too, but then layers under way are discarded by their own
+/// threads, and what was done is removed when the store is opened next.
 ///
 /// # Errors
 /// [`PullError`]; nothing of the image stays.
@@ -60,9 +72,12 @@ pub async fn pull(
     reference: &Reference,
     options: &PullOptions,
     progress: &dyn Progress,
-) -> Result<Image, PullError> {
+) -> Result<Pulled, PullError> {
     let (alive, mut threads) = mpsc::channel(1);
-    let pulled = pull_image(store, reference, options, progress, &alive).await;
+    let pulled = tokio::select! {
+        pulled = pull_image(store, reference, options, progress, &alive) => pulled,
+        () = store.cancellation().cancelled() => Err(PullError::Cancelled),
+    };
     drop(alive);
     if pulled.is_err() {
         // Threads with other layers of the image hold what they make until they notice; then all of it can go.
@@ -84,7 +99,7 @@ async fn pull_image(
     options: &PullOptions,
     progress: &dyn Progress,
     alive: &mpsc::Sender<()>,
-) -> Result<Image, PullError> {
+) -> Result<Pulled, PullError> {
     let registry = Registry::connect(reference, options).await?;
     let version = match reference.version() {
         Version::Tag(tag) => tag.clone(),
@@ -134,8 +149,9 @@ async fn pull_image(
         Some(_) => vec![reference.clone(), reference.with_digest(top)],
         None => vec![reference.clone()],
     };
-    let store = store.clone();
+    let (store, alive) = (store.clone(), alive.clone());
     let commit = spawn_blocking(move || {
+        let _alive = alive;
         let layers: Vec<_> = held.iter().map(|held| held.layer).collect();
         let new = NewImage {
             manifest: &manifest_bytes,
@@ -145,7 +161,8 @@ async fn pull_image(
         };
         store.commit_image(&new)
     });
-    Ok(commit.await.map_err(|_| PullError::Aborted)??)
+    let image = commit.await.map_err(|_| PullError::Aborted)??;
+    Ok(Pulled { image, digest: top })
 }
 
 /// Follows indexes down to the manifest for the platform.

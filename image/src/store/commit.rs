@@ -41,9 +41,9 @@ impl Store {
         }
         let key = rootfs_key(&layers);
         let _locks = [
-            ObjectLock::shared(&self.lock_path(&id.hex()))?,
-            ObjectLock::shared(&self.lock_path(&manifest.hex()))?,
-            ObjectLock::shared(&self.lock_path(&key.hex()))?,
+            self.lock_object(id)?,
+            self.lock_object(manifest)?,
+            self.lock_object(key)?,
         ];
         self.write_blob(id, new.config)?;
         self.write_blob(manifest, new.manifest)?;
@@ -82,7 +82,7 @@ impl Store {
     /// [`RootfsError::MissingLayer`] if the image was removed meanwhile.
     pub fn rootfs(&self, image: &Image) -> Result<Rootfs, RootfsError> {
         let key = rootfs_key(&image.layers);
-        let _lock = ObjectLock::shared(&self.lock_path(&key.hex()))?;
+        let _lock = self.lock_object(key)?;
         let _layers: Vec<_> = image
             .layers
             .iter()
@@ -132,7 +132,8 @@ impl Store {
             .collect::<Result<_, _>>()?;
         let workspace = self.workspace()?;
         let out = workspace.create("rootfs")?;
-        self.converter.merge(stack, &indexes, &out).map_err(|error| {
+        let merged = self.converter.merge(stack, &indexes, &out, &self.cancellation);
+        merged.map_err(|error| {
             if error.is_no_space() {
                 RootfsError::Store(self.no_space(0))
             } else {
@@ -154,6 +155,10 @@ impl Store {
     fn open_layer_file(&self, layer: LayerName, file: &str) -> Result<File, RootfsError> {
         let path = self.layer_path(layer).join(file);
         File::open(path).map_err(|_| RootfsError::MissingLayer { layer: layer.blob })
+    }
+
+    fn lock_object(&self, name: Digest) -> Result<ObjectLock, StoreError> {
+        ObjectLock::shared(&self.lock_path(&name.hex()), &self.cancellation)
     }
 
     fn write_blob(&self, digest: Digest, bytes: &[u8]) -> Result<(), StoreError> {

@@ -40,6 +40,9 @@ pub enum OpenStoreError {
         /// Ours.
         known: i64,
     },
+    /// No descriptor by which work in the store can be cancelled.
+    #[error("cannot make an event descriptor")]
+    Event(#[source] io::Error),
     /// Leftovers cannot be removed.
     #[error("cannot remove leftovers of an interrupted command")]
     Recover(#[from] StoreError),
@@ -103,6 +106,9 @@ pub enum StoreError {
         /// This much is free.
         have_bytes: u64,
     },
+    /// The user wanted no more of it.
+    #[error("cancelled")]
+    Cancelled,
 }
 
 /// Why an image was not found.

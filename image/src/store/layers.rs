@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::error::AddLayerError;
 use super::{ObjectLock, Store, StoreError};
+use crate::cancellation::{Cancellation, cancelled_error};
 use crate::converter::ConvertError;
 use crate::digest::{Digest, Hasher};
 use crate::erofs::BLOCK_BYTES;
@@ -56,7 +57,7 @@ impl Store {
     }
 
     pub(super) fn lock_layer(&self, name: LayerName) -> Result<ObjectLock, StoreError> {
-        ObjectLock::shared(&self.lock_path(&name.to_string()))
+        ObjectLock::shared(&self.lock_path(&name.to_string()), &self.cancellation)
     }
 
     /// The layer, if it is there.
@@ -77,16 +78,21 @@ impl Store {
         open: impl FnOnce() -> io::Result<R>,
     ) -> Result<HeldLayer, AddLayerError> {
         let path = self.lock_path(&name.to_string());
-        let lock = ObjectLock::shared(&path)?;
-        if let Some(layer) = self.stored_layer(name) {
-            return Ok(HeldLayer {
-                layer,
-                existed: true,
-                _lock: lock,
-            });
-        }
-        drop(lock);
-        let lock = ObjectLock::exclusive(&path)?;
+        let lock = loop {
+            let lock = ObjectLock::shared(&path, &self.cancellation)?;
+            if let Some(layer) = self.stored_layer(name) {
+                return Ok(HeldLayer {
+                    layer,
+                    existed: true,
+                    _lock: lock,
+                });
+            }
+            drop(lock);
+            // Never waited for: whoever made the layer meanwhile keeps it shared, maybe until we give another one free.
+            if let Some(lock) = ObjectLock::try_exclusive(&path)? {
+                break lock;
+            }
+        };
         let existed = self.stored_layer(name).is_some();
         if !existed {
             let made = open()
@@ -98,7 +104,7 @@ impl Store {
                 return Err(error);
             }
         }
-        let lock = lock.share()?;
+        let lock = lock.share(&self.cancellation)?;
         match self.stored_layer(name) {
             Some(layer) => Ok(HeldLayer {
                 layer,
@@ -123,8 +129,11 @@ impl Store {
             hasher: Hasher::default(),
             bytes: 0,
             bytes_max: size.unwrap_or(u64::MAX),
+            cancellation: &self.cancellation,
         };
-        let converted = self.converter.convert_layer(&mut source, &data, &index);
+        let converted = self
+            .converter
+            .convert_layer(&mut source, &data, &index, &self.cancellation);
         // The converter stops early at a fault. Only a fault in the right bytes is the image's, so the rest is looked at.
         if matches!(converted, Err(ConvertError::Fault(_) | ConvertError::Died { .. })) {
             // What stops this ends in the size or the digest being wrong.
@@ -181,16 +190,20 @@ impl Store {
     }
 }
 
-/// Digests and counts what is read, and ends with an error behind the size that was promised.
-struct Verified<R> {
+/// Digests and counts what is read, and ends with an error behind the size that was promised or when cancelled.
+struct Verified<'a, R> {
     source: R,
     hasher: Hasher,
     bytes: u64,
     bytes_max: u64,
+    cancellation: &'a Cancellation,
 }
 
-impl<R: Read> Read for Verified<R> {
+impl<R: Read> Read for Verified<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.cancellation.is_cancelled() {
+            return Err(cancelled_error());
+        }
         let count = self.source.read(buffer)?;
         self.hasher.update(&buffer[..count]);
         self.bytes += count as u64;

@@ -4,10 +4,15 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::StoreError;
+use crate::cancellation::Cancellation;
+
+/// How often a lock that another holds is tried: a blocking `flock` could not be cancelled.
+const TRY_EVERY: Duration = Duration::from_millis(5);
 
 /// Held on an object: shared by those who need it, exclusive by the one that makes or removes it.
 #[derive(Debug)]
@@ -17,14 +22,17 @@ pub(crate) struct ObjectLock {
 }
 
 impl ObjectLock {
-    /// Waits for the lock on `path`. The file is made if missing.
-    pub(crate) fn shared(path: &Path) -> Result<Self, StoreError> {
-        Self::acquire(path, FlockOperation::LockShared).map(|lock| lock.unwrap_or_else(|| unreachable!("waits")))
-    }
-
-    /// Waits for the lock on `path`. The file is made if missing.
-    pub(crate) fn exclusive(path: &Path) -> Result<Self, StoreError> {
-        Self::acquire(path, FlockOperation::LockExclusive).map(|lock| lock.unwrap_or_else(|| unreachable!("waits")))
+    /// Waits for the lock on `path`, unless cancelled. The file is made if missing.
+    pub(crate) fn shared(path: &Path, cancellation: &Cancellation) -> Result<Self, StoreError> {
+        loop {
+            if cancellation.is_cancelled() {
+                return Err(StoreError::Cancelled);
+            }
+            match Self::acquire(path, FlockOperation::NonBlockingLockShared)? {
+                Some(lock) => return Ok(lock),
+                None => std::thread::sleep(TRY_EVERY),
+            }
+        }
     }
 
     /// The lock on `path`, or `None` if somebody holds it.
@@ -70,7 +78,7 @@ impl ObjectLock {
     }
 
     /// Lets others share the lock. For a moment nobody holds it, so what it protects must be looked at again.
-    pub(crate) fn share(self) -> Result<Self, StoreError> {
+    pub(crate) fn share(self, cancellation: &Cancellation) -> Result<Self, StoreError> {
         flock(&self.file, FlockOperation::LockShared).map_err(|errno| StoreError::File {
             action: "lock",
             path: self.path.clone(),
@@ -83,7 +91,7 @@ impl ObjectLock {
         })? {
             return Ok(self);
         }
-        Self::shared(&self.path)
+        Self::shared(&self.path, cancellation)
     }
 }
 

@@ -32,6 +32,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::cancellation::Cancellation;
 use crate::config::ImageConfig;
 use crate::converter::Converter;
 use crate::digest::Digest;
@@ -90,6 +91,7 @@ pub struct Store {
     root: PathBuf,
     database: Arc<Mutex<Database>>,
     converter: Converter,
+    cancellation: Cancellation,
 }
 
 const DIRECTORIES: [&str; 5] = ["blobs", "layers", "rootfs", "locks", "tmp"];
@@ -114,6 +116,7 @@ impl Store {
             root,
             database: Arc::new(Mutex::new(database)),
             converter,
+            cancellation: Cancellation::new().map_err(OpenStoreError::Event)?,
         };
         store.recover()?;
         Ok(store)
@@ -170,6 +173,16 @@ impl Store {
     /// [`StoreError`] if they cannot be read or are not what they were.
     pub fn config(&self, image: &Image) -> Result<Vec<u8>, StoreError> {
         self.read_blob(image.id, CONFIG_BYTES_MAX)
+    }
+
+    /// Ends the pulls and loads that go on with this store or its clones, for good: each gives back what it holds,
+    /// removes what it has made, and returns an error.
+    pub fn cancel(&self) {
+        self.cancellation.cancel();
+    }
+
+    pub(crate) fn cancellation(&self) -> &Cancellation {
+        &self.cancellation
     }
 
     pub(crate) fn converter(&self) -> &Converter {

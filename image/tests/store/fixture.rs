@@ -1,7 +1,7 @@
 //! Stores, archives and disks for tests.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -28,7 +28,10 @@ impl Fixture {
 
     /// Loads an archive held in memory, as from standard input.
     pub(crate) fn load_bytes(&self, archive: Vec<u8>) -> Result<Vec<Image>, LoadError> {
-        load(&self.store, LoadSource::Reader(Box::new(io::Cursor::new(archive))), &())
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&archive).unwrap();
+        file.rewind().unwrap();
+        load(&self.store, LoadSource::Stream(file), &())
     }
 
     pub(crate) fn load_path(&self, path: &Path) -> Result<Vec<Image>, LoadError> {

@@ -72,7 +72,8 @@ fn pull_as(fixture: &Fixture, name: &Reference, credentials: Credentials) -> Res
         credentials,
         ..PullOptions::default()
     };
-    runtime.block_on(pull(&fixture.store, name, &options, &()))
+    let pulled = runtime.block_on(pull(&fixture.store, name, &options, &()))?;
+    Ok(pulled.image)
 }
 
 pub(crate) fn a_registry_gives_images_to_whom_it_should() {

@@ -17,15 +17,15 @@ pub(crate) struct Figure {
     pub unit: String,
     /// `ours / reference`.
     pub ratio: f64,
-    /// The ratio to reach.
-    pub goal: f64,
+    /// The ratio to reach; `None` for what is told beside.
+    pub goal: Option<f64>,
     /// Measurements of each.
     pub samples: usize,
 }
 
 impl Figure {
     /// From two values.
-    pub(crate) fn new(name: &str, unit: &str, ours: f64, reference: f64, goal: f64, samples: usize) -> Self {
+    pub(crate) fn new(name: &str, unit: &str, ours: f64, reference: f64, goal: Option<f64>, samples: usize) -> Self {
         Self {
             name: name.to_owned(),
             ours,
@@ -38,13 +38,13 @@ impl Figure {
     }
 
     /// From times taken in turns, by their medians.
-    pub(crate) fn of_times(name: &str, goal: f64, ours: &[Duration], reference: &[Duration]) -> Self {
+    pub(crate) fn of_times(name: &str, goal: Option<f64>, ours: &[Duration], reference: &[Duration]) -> Self {
         Self::new(name, "ms", median_ms(ours), median_ms(reference), goal, ours.len())
     }
 
     /// Whether the goal is reached.
     pub(crate) fn is_met(&self) -> bool {
-        self.ratio <= self.goal
+        self.goal.is_none_or(|goal| self.ratio <= goal)
     }
 }
 
@@ -61,10 +61,11 @@ pub(crate) fn print_table(figures: &[Figure]) {
         "FIGURE", "OURS", "REFERENCE", "", "RATIO", "GOAL"
     );
     for figure in figures {
+        let goal = figure.goal.map_or_else(String::new, |goal| format!("{goal:.2}"));
         let verdict = if figure.is_met() { "" } else { "  missed" };
         println!(
-            "{:<58} {:>10.1} {:>10.1} {:>4} {:>6.2} {:>6.2}{verdict}",
-            figure.name, figure.ours, figure.reference, figure.unit, figure.ratio, figure.goal
+            "{:<58} {:>10.1} {:>10.1} {:>4} {:>6.2} {goal:>6}{verdict}",
+            figure.name, figure.ours, figure.reference, figure.unit, figure.ratio
         );
     }
 }

@@ -1,4 +1,5 @@
-//! The floor under every start: QEMU's microvm booting the same kernel and an initramfs of one program that ends it.
+//! The floor under every start: QEMU's microvm booting the same kernel, with the same options and as much memory as a
+//! pod has, and an initramfs of one program that ends it.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,14 +14,28 @@ use capsid_tests::parts::{part, patience};
 pub(crate) struct Floor {
     initramfs: PathBuf,
     accelerator: &'static str,
+    /// What the kernel is told, without the word for its first process.
+    command_line: String,
 }
 
+/// A pod's memory unless its user says otherwise, MiB.
+const MEMORY_MIB: &str = "1024";
+
+/// What Capsid tells the kernel under KVM, but for `reboot`: this machine has no keyboard controller.
+pub(crate) const KVM_COMMAND_LINE: &str = "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable no_timer_check \
+                                           noreplace-smp 8250.nr_uarts=1 random.trust_cpu=on cryptomgr.notests \
+                                           rcupdate.rcu_expedited=1";
+
 impl Floor {
-    /// On this accelerator of QEMU's; files go into `folder`.
-    pub(crate) fn new(folder: &Path, accelerator: &'static str) -> Self {
+    /// On this accelerator of QEMU's, with these kernel options; files go into `folder`.
+    pub(crate) fn new(folder: &Path, accelerator: &'static str, command_line: String) -> Self {
         let initramfs = folder.join("floor.cpio");
         fs::write(&initramfs, archive_of_init(&fs::read(part("capsid-probe")).unwrap())).unwrap();
-        Self { initramfs, accelerator }
+        Self {
+            initramfs,
+            accelerator,
+            command_line,
+        }
     }
 
     /// From process start to process end.
@@ -51,14 +66,12 @@ impl Floor {
     }
 
     fn start(&self, word: &str, console: Stdio) -> Child {
-        let line = format!(
-            "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable no_timer_check 8250.nr_uarts=1 rdinit=/init -- {word}"
-        );
+        let line = format!("{} rdinit=/init -- {word}", self.command_line);
         let mut command = Command::new("qemu-system-x86_64");
         command
             .args([
                 "-M",
-                "microvm,pit=on,pic=on,rtc=on,isa-serial=on,acpi=off",
+                "microvm,x-option-roms=off,pit=on,pic=on,rtc=on,isa-serial=on,acpi=off",
                 "-no-user-config",
                 "-nodefaults",
             ])
@@ -67,7 +80,7 @@ impl Floor {
                 "none",
                 "-no-reboot",
                 "-m",
-                "256",
+                MEMORY_MIB,
                 "-smp",
                 "1",
                 "-serial",

@@ -37,7 +37,7 @@ pub(crate) fn beside_the_guest() -> Figure {
         "KiB",
         own as f64,
         GOAL_KIB,
-        1.0,
+        Some(1.0),
         1,
     )
 }

@@ -1,0 +1,123 @@
+//! The user's wish to stop, told to threads that wait for something else.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+use tokio::sync::watch;
+
+/// Told once, for good. Clones are the same wish.
+#[derive(Debug, Clone)]
+pub(crate) struct Cancellation(Arc<Wish>);
+
+#[derive(Debug)]
+struct Wish {
+    told: watch::Sender<bool>,
+    /// Readable once told, and never read: for `poll`.
+    event: OwnedFd,
+}
+
+/// Why a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waited {
+    Ready,
+    Cancelled,
+    TimedOut,
+}
+
+impl Cancellation {
+    pub(crate) fn new() -> io::Result<Self> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC)?;
+        let told = watch::Sender::new(false);
+        Ok(Self(Arc::new(Wish { told, event })))
+    }
+
+    pub(crate) fn cancel(&self) {
+        self.0.told.send_replace(true);
+        // Fails only when the counter is full, and then it is readable.
+        let _ = rustix::io::write(&self.0.event, &1u64.to_ne_bytes());
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        *self.0.told.borrow()
+    }
+
+    /// Completes when cancelled.
+    pub(crate) async fn cancelled(&self) {
+        // The sender lives in `self`, so the wait ends in no other way.
+        let _ = self.0.told.subscribe().wait_for(|told| *told).await;
+    }
+
+    /// Blocks until `fd` is ready for `events`, or in error, for as long as nobody cancels.
+    pub(crate) fn wait(&self, fd: impl AsFd, events: PollFlags, most: Option<Duration>) -> io::Result<Waited> {
+        let most = most.map(|most| Timespec {
+            tv_sec: most.as_secs() as i64,
+            tv_nsec: most.subsec_nanos().into(),
+        });
+        let mut fds = [PollFd::new(&fd, events), PollFd::new(&self.0.event, PollFlags::IN)];
+        loop {
+            match poll(&mut fds, most.as_ref()) {
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+                Ok(0) => return Ok(Waited::TimedOut),
+                Ok(_) if !fds[1].revents().is_empty() => return Ok(Waited::Cancelled),
+                Ok(_) => return Ok(Waited::Ready),
+            }
+        }
+    }
+}
+
+/// A file whose reads end with an error when cancelled, also one that gives nothing for ever: a pipe.
+#[derive(Debug)]
+pub(crate) struct CancellableFile {
+    pub file: std::fs::File,
+    pub cancellation: Cancellation,
+}
+
+impl io::Read for CancellableFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.cancellation.wait(&self.file, PollFlags::IN, None)? {
+            Waited::Cancelled => Err(cancelled_error()),
+            Waited::Ready | Waited::TimedOut => self.file.read(buffer),
+        }
+    }
+}
+
+/// What a read says that was cancelled.
+pub(crate) fn cancelled_error() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "cancelled")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::pipe::{PipeFlags, pipe_with};
+    use std::io::Read;
+
+    #[test]
+    fn a_read_of_a_silent_pipe_ends_when_cancelled() {
+        let (reader, _writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let cancellation = Cancellation::new().unwrap();
+        let mut file = CancellableFile {
+            file: reader.into(),
+            cancellation: cancellation.clone(),
+        };
+        let reading = std::thread::spawn(move || file.read(&mut [0; 1]));
+        cancellation.cancel();
+        assert!(reading.join().unwrap().is_err());
+        assert!(cancellation.is_cancelled());
+    }
+
+    #[test]
+    fn a_wait_that_nobody_cancels_times_out() {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let cancellation = Cancellation::new().unwrap();
+        let wait = || cancellation.wait(&reader, PollFlags::IN, Some(Duration::from_millis(10)));
+        assert_eq!(wait().unwrap(), Waited::TimedOut);
+        rustix::io::write(&writer, b"x").unwrap();
+        assert_eq!(wait().unwrap(), Waited::Ready);
+    }
+}
