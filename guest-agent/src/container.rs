@@ -1,5 +1,6 @@
 //! One container: its life, its cgroup, and who joined it.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,8 @@ pub(crate) struct Container {
     /// Processes that joined it and whose ends the host does not know yet.
     joiners: Mutex<usize>,
     joiners_changed: Condvar,
+    /// Its mount namespace, where its end is told before its mounts are gone.
+    mounts: Mutex<Option<File>>,
 }
 
 /// The right to start a process in a running container, and to have the container wait for its report.
@@ -47,6 +50,7 @@ impl Container {
             life: Arc::new(Life::new(spec)),
             cgroup: Mutex::default(),
             joiners: Mutex::default(),
+            mounts: Mutex::default(),
             joiners_changed: Condvar::new(),
         }
     }
@@ -92,14 +96,17 @@ impl Container {
             Ok(stopped) => report(Report::Stopped(stopped)),
             Err(error) => report(Report::Failed(error.report(&self.life.id))),
         }
+        self.mounts.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// The life with what is around it; cgroup and mounts are gone before the end is reported.
+    /// The life with what is around it; cgroup and mounts are gone before the end is reported, but for mounts of disks
+    /// that are thrown away.
     fn live_in_cgroup(&self, ground: &Ground, report: &impl Fn(Report)) -> Result<Stopped, LifeError> {
         crate::spec::check(&self.life.spec).map_err(LifeError::Spec)?;
         let cgroup = Cgroup::make(&self.life.id, &self.life.spec.limits).map_err(LifeError::Cgroup)?;
         *self.cgroup() = Some(cgroup);
-        let disks = disk::serials(&self.life.spec);
+        let discards = self.life.spec.discards_disks;
+        let disks = if discards { Vec::new() } else { disk::serials(&self.life.spec) };
         ground.claims.take(&disks);
         let outcome = self.run(ground, report);
         let cgroup = self.cgroup().take();
@@ -160,6 +167,12 @@ impl Container {
     ) -> Result<(), LifeError> {
         write_frame(&mut control, &self.life.spec).map_err(LifeError::Control)?;
         let ends = self.life.receive_created(&control)?;
+        if self.life.spec.discards_disks {
+            // To take the root's mounts apart takes longer than a short program runs. Nothing depends on this: a
+            // process that is gone takes its mounts with it.
+            let mounts = File::open(format!("/proc/{}/ns/mnt", pid.as_raw_nonzero())).ok();
+            *self.mounts.lock().unwrap_or_else(PoisonError::into_inner) = mounts;
+        }
         // Only now: the stage itself opens disks.
         self.with_cgroup(|cgroup| cgroup.restrict_devices(&self.life.spec))
             .unwrap_or(Ok(()))

@@ -40,12 +40,13 @@ pub(crate) fn mount_root(root: &Root) -> Result<PathBuf, DiskError> {
     for folder in [&lower, &scratch, &merged] {
         make_folder(folder)?;
     }
-    let rootfs_disk = find(&root.rootfs_serial)?;
+    let disks = disks()?;
+    let rootfs_disk = named(&disks, &root.rootfs_serial)?;
     let failed = |disk| move |source| DiskError::Mount { disk, source };
     filesystem("erofs", &[("source", rootfs_disk.path.as_str())], &["ro"], 0)
         .and_then(|m| attach(&m, CWD, &lower))
         .map_err(failed("rootfs"))?;
-    let scratch_disk = find(&root.scratch_serial)?;
+    let scratch_disk = named(&disks, &root.scratch_serial)?;
     filesystem(
         "ext4",
         &[("source", scratch_disk.path.as_str())],
@@ -86,32 +87,45 @@ fn make_folder(path: &Path) -> Result<(), DiskError> {
     }
 }
 
-/// A disk of the machine.
+/// A disk of the machine that can be told from others.
 #[derive(Debug)]
 pub(crate) struct Disk {
+    serial: String,
     /// Its device node.
     pub(crate) path: String,
     /// Whether it cannot be written.
     pub(crate) is_readonly: bool,
 }
 
-/// The disk with `serial`.
-pub(crate) fn find(serial: &str) -> Result<Disk, DiskError> {
+/// All disks with a serial, read once: the kernel asks the device for it each time.
+fn disks() -> Result<Vec<Disk>, DiskError> {
+    let mut disks = Vec::new();
     for entry in fs::read_dir("/sys/block").map_err(DiskError::List)? {
         let entry = entry.map_err(DiskError::List)?;
         // Only virtio-blk disks have the attribute.
-        let Ok(found) = fs::read_to_string(entry.path().join("serial")) else {
+        let Ok(serial) = fs::read_to_string(entry.path().join("serial")) else {
             continue;
         };
-        if found.trim_end_matches(['\n', '\0']) == serial {
-            let readonly = fs::read_to_string(entry.path().join("ro"));
-            return Ok(Disk {
-                path: format!("/dev/{}", entry.file_name().display()),
-                is_readonly: readonly.is_ok_and(|value| value.trim() == "1"),
-            });
-        }
+        let readonly = fs::read_to_string(entry.path().join("ro"));
+        disks.push(Disk {
+            serial: serial.trim_end_matches(['\n', '\0']).to_owned(),
+            path: format!("/dev/{}", entry.file_name().display()),
+            is_readonly: readonly.is_ok_and(|value| value.trim() == "1"),
+        });
     }
-    Err(DiskError::Absent(serial.to_owned()))
+    Ok(disks)
+}
+
+/// The disk with `serial` among `disks`.
+fn named<'a>(disks: &'a [Disk], serial: &str) -> Result<&'a Disk, DiskError> {
+    let found = disks.iter().find(|disk| disk.serial == serial);
+    found.ok_or_else(|| DiskError::Absent(serial.to_owned()))
+}
+
+/// The disk with `serial`.
+pub(crate) fn find(serial: &str) -> Result<Disk, DiskError> {
+    let found = disks()?.into_iter().find(|disk| disk.serial == serial);
+    found.ok_or_else(|| DiskError::Absent(serial.to_owned()))
 }
 
 /// Whether nothing has the disk mounted; one that is not there is free. A mount claims its device, which no other

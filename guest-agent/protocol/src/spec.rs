@@ -82,6 +82,9 @@ pub struct ContainerSpec {
     /// container's. Every message that names a container may name its id.
     #[prost(string, optional, tag = "24")]
     pub join: Option<String>,
+    /// The machine ends with this container and its disks are thrown away: its end is told before they are unmounted.
+    #[prost(bool, tag = "25")]
+    pub discards_disks: bool,
 }
 
 /// The disks a container's root is made of, by virtio-blk serial (`/sys/block/*/serial`): attach order is nobody's

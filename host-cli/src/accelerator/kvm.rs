@@ -23,7 +23,7 @@ pub(crate) const GUEST_CID: u32 = 3;
 /// What the kernel is told. `reboot=k panic=-1`: a panic resets at once, through the i8042 that the VMM watches.
 /// `rcu_expedited`: making and removing cgroups and mounts waits for grace periods, which last some ticks each unless the
 /// few vCPUs are simply asked.
-const COMMAND_LINE: &str = "console=ttyS0 quiet reboot=k panic=-1 tsc=reliable no_timer_check noreplace-smp \
+const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 reboot=k panic=-1 tsc=reliable no_timer_check noreplace-smp \
                             8250.nr_uarts=1 random.trust_cpu=on cryptomgr.notests \
                             rcupdate.rcu_expedited=1";
 

@@ -162,6 +162,7 @@ pub(crate) fn plan(
         all_devices: args.privileged,
         id: around.id,
         join: None,
+        discards_disks: args.rm,
     };
     let strings: usize = spec.args.iter().chain(&spec.env).map(Vec::len).sum();
     if strings > STRINGS_BYTES_MAX {

@@ -1,7 +1,7 @@
 //! What is known of containers, in SQLite: one file in the data folder, many commands at once.
 //!
 //! ```text
-//! data/state.db              rows: what containers are, and how they ended
+//! data/containers.db         rows: what containers are, and how they ended
 //! data/containers/ID/        what a container keeps: scratch disk, logs
 //! run/pods/ID/lock           held by whoever changes or runs the container: see `hold`
 //! run/pods/ID/socket         its supervisor listens here: see `control`
@@ -80,9 +80,9 @@ pub(crate) enum StateError {
 pub(crate) struct State(Connection);
 
 impl State {
-    /// Opens `state.db` in the data folder, brought up to this version.
+    /// Opens `containers.db` in the data folder, brought up to this version.
     pub(crate) fn open(data: &Path) -> Result<Self, StateError> {
-        let path = data.join("state.db");
+        let path = data.join("containers.db");
         let failed = |source| StateError::Open {
             path: path.clone(),
             source,
