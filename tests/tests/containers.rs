@@ -19,7 +19,13 @@ fn call(capsid: &Capsid, words: &[&str]) -> Outcome {
 /// A container in the background: its id.
 #[track_caller]
 fn detached(capsid: &Capsid, flags: &[&str], command: &[&str]) -> String {
-    let words: Vec<&str> = ["run", "-d"].iter().chain(flags).chain(&["busybox"]).chain(command).copied().collect();
+    let words: Vec<&str> = ["run", "-d"]
+        .iter()
+        .chain(flags)
+        .chain(&["busybox"])
+        .chain(command)
+        .copied()
+        .collect();
     let id = call(capsid, &words).succeeds().text().trim().to_owned();
     assert_eq!(id.len(), 64, "no id: {id:?}");
     id
@@ -29,7 +35,11 @@ fn detached(capsid: &Capsid, flags: &[&str], command: &[&str]) -> String {
 #[track_caller]
 fn field(capsid: &Capsid, name: &str, path: &str) -> String {
     let format = format!("{{{{{path}}}}}");
-    call(capsid, &["inspect", "-f", &format, name]).succeeds().text().trim().to_owned()
+    call(capsid, &["inspect", "-f", &format, name])
+        .succeeds()
+        .text()
+        .trim()
+        .to_owned()
 }
 
 /// Waits until `holds`.
@@ -45,11 +55,18 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 #[test]
 fn a_detached_container_outlives_its_command_and_stops() {
     let capsid = Capsid::with_busybox();
-    let id = detached(&capsid, &["--name", "web"], &["sh", "-c", "echo hello; exec sleep 1000"]);
+    let id = detached(
+        &capsid,
+        &["--name", "web"],
+        &["sh", "-c", "echo hello; exec sleep 1000"],
+    );
     assert_eq!(field(&capsid, "web", ".State.Status"), "running");
     assert_eq!(call(&capsid, &["ps", "-q", "--no-trunc"]).succeeds().text().trim(), id);
     let row = call(&capsid, &["ps"]).succeeds().text();
-    assert!(row.contains(&id[..12]) && row.contains("Up ") && row.contains("web"), "{row}");
+    assert!(
+        row.contains(&id[..12]) && row.contains("Up ") && row.contains("web"),
+        "{row}"
+    );
     call(&capsid, &["stop", "-t", "1", "web"]).succeeds().prints("web\n");
     assert_eq!(field(&capsid, "web", ".State.Status"), "exited");
     assert_eq!(field(&capsid, &id[..12], ".State.ExitCode"), "137");
@@ -62,23 +79,57 @@ fn a_detached_container_outlives_its_command_and_stops() {
 #[test]
 fn a_stopped_container_keeps_what_it_wrote() {
     let capsid = Capsid::with_busybox();
-    call(&capsid, &["run", "--name", "counter", "busybox", "sh", "-c", "echo x >>/count; cat /count"])
-        .succeeds()
-        .prints("x\n");
+    call(
+        &capsid,
+        &[
+            "run",
+            "--name",
+            "counter",
+            "busybox",
+            "sh",
+            "-c",
+            "echo x >>/count; cat /count",
+        ],
+    )
+    .succeeds()
+    .prints("x\n");
     call(&capsid, &["start", "-a", "counter"]).succeeds().prints("x\nx\n");
     call(&capsid, &["start", "counter"]).succeeds().prints("counter\n");
     call(&capsid, &["wait", "counter"]).succeeds().prints("0\n");
-    call(&capsid, &["logs", "counter"]).succeeds().prints("x\nx\nx\nx\nx\nx\n");
+    call(&capsid, &["logs", "counter"])
+        .succeeds()
+        .prints("x\nx\nx\nx\nx\nx\n");
 }
 
 #[test]
 fn exec_runs_beside_the_container() {
     let capsid = Capsid::with_busybox();
-    detached(&capsid, &["--name", "host", "-e", "GREETING=hi", "-w", "/tmp"], &["sleep", "1000"]);
-    call(&capsid, &["exec", "host", "sh", "-c", "echo $GREETING; pwd; hostname; echo $$ >&2"]).succeeds();
-    call(&capsid, &["exec", "-e", "GREETING=you", "-w", "/etc", "host", "sh", "-c", "echo $GREETING; pwd"])
-        .succeeds()
-        .prints("you\n/etc\n");
+    detached(
+        &capsid,
+        &["--name", "host", "-e", "GREETING=hi", "-w", "/tmp"],
+        &["sleep", "1000"],
+    );
+    call(
+        &capsid,
+        &["exec", "host", "sh", "-c", "echo $GREETING; pwd; hostname; echo $$ >&2"],
+    )
+    .succeeds();
+    call(
+        &capsid,
+        &[
+            "exec",
+            "-e",
+            "GREETING=you",
+            "-w",
+            "/etc",
+            "host",
+            "sh",
+            "-c",
+            "echo $GREETING; pwd",
+        ],
+    )
+    .succeeds()
+    .prints("you\n/etc\n");
     call(&capsid, &["exec", "host", "sh", "-c", "exit 7"]).exits(7);
     call(&capsid, &["exec", "host", "no-such-program"]).exits(127);
     call(&capsid, &["exec", "host", "/etc/passwd"]).exits(126);
@@ -91,7 +142,9 @@ fn exec_runs_beside_the_container() {
         .succeeds()
         .prints("through\n");
     // The first process of the container is the program, also as exec sees it.
-    let first = call(&capsid, &["exec", "host", "cat", "/proc/1/cmdline"]).succeeds().text();
+    let first = call(&capsid, &["exec", "host", "cat", "/proc/1/cmdline"])
+        .succeeds()
+        .text();
     assert_eq!(first.trim_end_matches('\0'), "sleep\u{0}1000");
     call(&capsid, &["exec", "-d", "host", "sh", "-c", "echo done >/tmp/flag"]).succeeds();
     eventually("the detached exec", || {
@@ -125,9 +178,12 @@ fn names_are_unique_and_removal_is_asked_for() {
 #[test]
 fn create_then_start_runs_what_was_asked_for() {
     let capsid = Capsid::with_busybox();
-    let id = call(&capsid, &["create", "--name", "later", "-i", "busybox", "sh", "-c", "cat; exit 3"])
-        .succeeds()
-        .text();
+    let id = call(
+        &capsid,
+        &["create", "--name", "later", "-i", "busybox", "sh", "-c", "cat; exit 3"],
+    )
+    .succeeds()
+    .text();
     assert_eq!(field(&capsid, "later", ".State.Status"), "created");
     assert_eq!(id.trim().len(), 64);
     capsid
@@ -143,7 +199,11 @@ fn create_then_start_runs_what_was_asked_for() {
 fn a_stop_signal_is_heard() {
     let capsid = Capsid::with_busybox();
     let script = "trap 'echo bye; exit 5' USR1; echo ready; while :; do sleep 0.1; done";
-    detached(&capsid, &["--name", "polite", "--stop-signal", "USR1"], &["sh", "-c", script]);
+    detached(
+        &capsid,
+        &["--name", "polite", "--stop-signal", "USR1"],
+        &["sh", "-c", script],
+    );
     eventually("ready", || call(&capsid, &["logs", "polite"]).text() == "ready");
     call(&capsid, &["stop", "polite"]).succeeds();
     assert_eq!(field(&capsid, "polite", ".State.ExitCode"), "5");
@@ -179,17 +239,27 @@ fn logs_are_exact_and_can_be_chosen_from() {
     assert_eq!(logs.stderr, "err\n");
     let tail = call(&capsid, &["logs", "--tail", "1", "talker"]).succeeds();
     assert!(tail.stdout == b"\xff\x00c" || tail.stderr == "err\n");
-    call(&capsid, &["logs", "--since", "1h", "--until", "1m", "talker"]).succeeds().prints("");
+    call(&capsid, &["logs", "--since", "1h", "--until", "1m", "talker"])
+        .succeeds()
+        .prints("");
     let stamped = call(&capsid, &["logs", "-t", "talker"]).succeeds();
     assert!(stamped.stdout.starts_with(b"20") && stamped.stdout[..40].contains(&b'Z'));
-    call(&capsid, &["run", "--name", "quiet", "--log-driver", "none", "busybox", "echo", "x"]).prints("x\n");
+    call(
+        &capsid,
+        &["run", "--name", "quiet", "--log-driver", "none", "busybox", "echo", "x"],
+    )
+    .prints("x\n");
     call(&capsid, &["logs", "quiet"]).exits(1);
 }
 
 #[test]
 fn a_followed_log_ends_with_the_container() {
     let capsid = Capsid::with_busybox();
-    detached(&capsid, &["--name", "slow"], &["sh", "-c", "for i in 1 2 3; do echo $i; sleep 0.5; done"]);
+    detached(
+        &capsid,
+        &["--name", "slow"],
+        &["sh", "-c", "for i in 1 2 3; do echo $i; sleep 0.5; done"],
+    );
     call(&capsid, &["logs", "-f", "slow"]).succeeds().prints("1\n2\n3\n");
 }
 
@@ -212,19 +282,29 @@ fn a_log_does_not_grow_over_its_limit() {
     assert_eq!(sizes.len(), 3);
     assert!(sizes.iter().all(|size| *size <= 1 << 20), "{sizes:?}");
     let kept = call(&capsid, &["logs", "loud"]).succeeds().stdout;
-    assert!(kept.len() > 256 << 10 && kept.chunks(33).all(|line| line == b"0123456789abcdef0123456789abcdef\n"));
+    assert!(kept.len() > 256 << 10, "{}", kept.len());
+    // The last one was cut off by `head`.
+    let line = b"0123456789abcdef0123456789abcdef\n";
+    assert!(kept.chunks(line.len()).all(|chunk| line.starts_with(chunk)));
 }
 
 fn spawn(capsid: &Capsid, words: &[&str]) -> Child {
     capsid.call(words).spawn_with(|command| {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
     })
 }
 
 #[test]
 fn attach_sees_what_comes_and_gets_the_exit_code() {
     let capsid = Capsid::with_busybox();
-    detached(&capsid, &["--name", "echo", "-i"], &["sh", "-c", "read line; echo got $line; exit 9"]);
+    detached(
+        &capsid,
+        &["--name", "echo", "-i"],
+        &["sh", "-c", "read line; echo got $line; exit 9"],
+    );
     let mut child = spawn(&capsid, &["attach", "echo"]);
     std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"word\n").unwrap();
     let mut output = String::new();
@@ -236,7 +316,10 @@ fn attach_sees_what_comes_and_gets_the_exit_code() {
 #[test]
 fn a_container_goes_on_without_the_command_that_ran_it() {
     let capsid = Capsid::with_busybox();
-    let mut child = spawn(&capsid, &["run", "--name", "orphan", "busybox", "sh", "-c", "echo up; sleep 1000"]);
+    let mut child = spawn(
+        &capsid,
+        &["run", "--name", "orphan", "busybox", "sh", "-c", "echo up; sleep 1000"],
+    );
     let mut first = [0u8; 3];
     child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
     child.kill().unwrap();
@@ -249,7 +332,11 @@ fn a_container_goes_on_without_the_command_that_ran_it() {
 #[test]
 fn a_killed_supervisor_is_told_and_the_container_starts_again() {
     let capsid = Capsid::with_busybox();
-    detached(&capsid, &["--name", "victim"], &["sh", "-c", "echo x >>/kept; cat /kept; sync; sleep 1000"]);
+    detached(
+        &capsid,
+        &["--name", "victim"],
+        &["sh", "-c", "echo x >>/kept; cat /kept; sync; sleep 1000"],
+    );
     eventually("the file", || !call(&capsid, &["logs", "victim"]).text().is_empty());
     let pid: i32 = field(&capsid, "victim", ".State.Pid").parse().unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
@@ -257,17 +344,27 @@ fn a_killed_supervisor_is_told_and_the_container_starts_again() {
     assert_eq!(field(&capsid, "victim", ".State.ExitCode"), "137");
     assert!(field(&capsid, "victim", ".State.Error").contains("supervisor was killed"));
     call(&capsid, &["start", "victim"]).succeeds();
-    eventually("the second life", || call(&capsid, &["logs", "victim"]).text() == "x\nx\nx");
+    eventually("the second life", || {
+        call(&capsid, &["logs", "victim"]).text() == "x\nx\nx"
+    });
 }
 
 #[test]
 fn a_restart_policy_starts_it_again() {
     let capsid = Capsid::with_busybox();
-    detached(&capsid, &["--name", "stubborn", "--restart", "on-failure:2"], &["sh", "-c", "echo try; exit 3"]);
+    detached(
+        &capsid,
+        &["--name", "stubborn", "--restart", "on-failure:2"],
+        &["sh", "-c", "echo try; exit 3"],
+    );
     call(&capsid, &["wait", "stubborn"]).succeeds().prints("3\n");
     call(&capsid, &["logs", "stubborn"]).prints("try\ntry\ntry\n");
     assert_eq!(field(&capsid, "stubborn", ".RestartCount"), "2");
-    detached(&capsid, &["--name", "always", "--restart", "always"], &["sh", "-c", "echo try; sleep 1"]);
+    detached(
+        &capsid,
+        &["--name", "always", "--restart", "always"],
+        &["sh", "-c", "echo try; sleep 1"],
+    );
     eventually("a restart", || field(&capsid, "always", ".RestartCount") != "0");
     call(&capsid, &["stop", "-t", "0", "always"]).succeeds();
     assert_eq!(field(&capsid, "always", ".State.Status"), "exited");
@@ -279,17 +376,40 @@ fn rm_at_the_end_leaves_nothing() {
     let capsid = Capsid::with_busybox();
     detached(&capsid, &["--rm", "--name", "brief"], &["sleep", "0.5"]);
     eventually("its removal", || call(&capsid, &["ps", "-aq"]).text().is_empty());
-    let left: Vec<String> = capsid.files().into_iter().filter(|path| path.contains("containers/")).collect();
+    let left: Vec<String> = capsid
+        .files()
+        .into_iter()
+        .filter(|path| path.contains("containers/"))
+        .collect();
     assert_eq!(left, Vec::<String>::new());
 }
 
 #[test]
 fn stats_and_formats() {
     let capsid = Capsid::with_busybox();
-    detached(&capsid, &["--name", "used", "-l", "tier=front", "-m", "64m"], &["sleep", "1000"]);
-    let stats = call(&capsid, &["stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}} {{.MemUsage}}"]).succeeds().text();
+    detached(
+        &capsid,
+        &["--name", "used", "-l", "tier=front", "-m", "64m"],
+        &["sleep", "1000"],
+    );
+    let stats = call(
+        &capsid,
+        &["stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}} {{.MemUsage}}"],
+    )
+    .succeeds()
+    .text();
     assert!(stats.starts_with("used 1 ") && stats.contains("/ 64.00MiB"), "{stats}");
-    let row = call(&capsid, &["ps", "--format", "{{.Names}}|{{.Labels}}|{{.State}}", "-f", "label=tier"]).succeeds();
+    let row = call(
+        &capsid,
+        &[
+            "ps",
+            "--format",
+            "{{.Names}}|{{.Labels}}|{{.State}}",
+            "-f",
+            "label=tier",
+        ],
+    )
+    .succeeds();
     row.prints("used|tier=front|running\n");
     call(&capsid, &["ps", "-q", "-f", "name=other"]).succeeds().prints("");
     call(&capsid, &["ps", "--format", "{{range .X}}"]).exits(1);

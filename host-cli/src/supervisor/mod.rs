@@ -133,7 +133,14 @@ async fn lives(pod: &Rc<Pod>, state: &State, folders: &Folders) -> Outcome {
         let began = std::time::Instant::now();
         let outcome = life::live(pod, state, folders).await;
         let again = wants_restart(&pod.container.borrow(), &outcome, restarts) && !pod.is_stop_asked();
-        let next = if again { Status::Restarting } else { outcome.status() };
+        // As docker has it, one that could not be started for the first time is as it was made.
+        let never_ran =
+            matches!(outcome, Outcome::Failed(_)) && restarts == 0 && pod.container.borrow().started_ns == 0;
+        let next = match (again, never_ran) {
+            (true, _) => Status::Restarting,
+            (false, true) => Status::Created,
+            (false, false) => Status::Exited,
+        };
         if let Err(e) = state.set_exited(&pod.id, clock::now_ns(), &outcome.exit(), next) {
             return Outcome::failed(&e);
         }

@@ -9,7 +9,7 @@ use super::agent::Agent;
 use super::output::Output;
 use crate::control::Moment;
 use crate::folders::Folders;
-use crate::state::{Container, Exit, Status};
+use crate::state::{Container, Exit};
 use crate::store_folder;
 
 /// How far the pod is.
@@ -59,14 +59,6 @@ impl Outcome {
                 oom_killed: false,
                 error: failure.message.clone(),
             },
-        }
-    }
-
-    /// As docker has it, a container that could not be started is as it was made.
-    pub(crate) fn status(&self) -> Status {
-        match self {
-            Self::Exited(_) | Self::Ended(_) => Status::Exited,
-            Self::Failed(_) => Status::Created,
         }
     }
 }
