@@ -43,8 +43,10 @@ impl LogWriter {
         pending.extend_from_slice(bytes);
         let mut lines = Vec::new();
         let mut rest = &pending[..];
+        // They came together.
+        let time = clock::rfc3339(clock::now_ns());
         while let Some(length) = complete_line(rest) {
-            append(&mut lines, &rest[..length], stream)?;
+            append(&mut lines, &rest[..length], stream, &time)?;
             rest = &rest[length..];
         }
         *self.pending(stream) = rest.to_vec();
@@ -57,7 +59,7 @@ impl LogWriter {
             let pending = std::mem::take(self.pending(stream));
             if !pending.is_empty() {
                 let mut line = Vec::new();
-                append(&mut line, &pending, stream)?;
+                append(&mut line, &pending, stream, &clock::rfc3339(clock::now_ns()))?;
                 self.put(&line)?;
             }
         }
@@ -136,8 +138,8 @@ fn complete_line(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-fn append(lines: &mut Vec<u8>, bytes: &[u8], stream: LogStream) -> io::Result<()> {
-    let entry = Entry::new(bytes, stream, clock::rfc3339(clock::now_ns()));
+fn append(lines: &mut Vec<u8>, bytes: &[u8], stream: LogStream, time: &str) -> io::Result<()> {
+    let entry = Entry::new(bytes, stream, time.into());
     serde_json::to_writer(&mut *lines, &entry)?;
     lines.push(b'\n');
     Ok(())
