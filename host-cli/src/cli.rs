@@ -40,6 +40,9 @@ pub(crate) enum Command {
     /// Manage containers
     #[command(subcommand)]
     Container(ContainerCommand),
+    /// Manage volumes: disks that outlive containers
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     /// Supervise a pod: started by `run` and `start`
     #[command(hide = true)]
     Supervise(SuperviseArgs),
@@ -91,6 +94,7 @@ impl Command {
             Self::Images(_) | Self::Image(ImageCommand::Inspect(_) | ImageCommand::Ls(_)) => true,
             Self::Doctor(_) | Self::Version(_) | Self::Completion(_) | Self::Man => true,
             Self::Top(command) | Self::Container(command) => command.only_prints(),
+            Self::Volume(command) => matches!(command, VolumeCommand::Ls(_) | VolumeCommand::Inspect(_)),
             Self::Run(_) | Self::Supervise(_) => false,
             Self::Pull(_) | Self::Load(_) | Self::Rmi(_) | Self::Image(_) => false,
         }
@@ -190,6 +194,83 @@ pub(crate) enum ImageCommand {
     Load(LoadArgs),
     /// Remove images
     Rm(RmiArgs),
+}
+
+/// The verbs of `capsid volume`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum VolumeCommand {
+    /// Make a volume
+    #[command(after_help = "Example:\n  capsid volume create data")]
+    Create(VolumeCreateArgs),
+    /// List volumes
+    #[command(alias = "list", after_help = "Example:\n  capsid volume ls -f dangling=true")]
+    Ls(VolumeLsArgs),
+    /// Show all that is known of volumes, as JSON
+    #[command(after_help = "Example:\n  capsid volume inspect data")]
+    Inspect(VolumeInspectArgs),
+    /// Remove volumes that no container has
+    #[command(alias = "remove", after_help = "Example:\n  capsid volume rm data")]
+    Rm(VolumeRmArgs),
+    /// Remove all volumes without a name that no container has
+    #[command(after_help = "Examples:\n  capsid volume prune -f\n  capsid volume prune -a    # named ones as well")]
+    Prune(VolumePruneArgs),
+}
+
+/// Flags of `capsid volume create`.
+#[derive(Debug, Args)]
+pub(crate) struct VolumeCreateArgs {
+    /// Its name [default: a new id]
+    pub name: Option<String>,
+    /// Label
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub label: Vec<String>,
+}
+
+/// Flags of `capsid volume ls`.
+#[derive(Debug, Args)]
+pub(crate) struct VolumeLsArgs {
+    /// Only names
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Only those with name=, dangling=true|false, label=
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub filter: Vec<String>,
+    /// A line each, as '{{.Name}} {{.Labels}}'; json; or 'table ' and columns
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+/// Flags of `capsid volume inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct VolumeInspectArgs {
+    /// Names
+    #[arg(required = true, value_name = "VOLUME")]
+    pub volumes: Vec<String>,
+    /// A line each, as '{{.CreatedAt}}'
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+/// Flags of `capsid volume rm`.
+#[derive(Debug, Args)]
+pub(crate) struct VolumeRmArgs {
+    /// Names
+    #[arg(required = true, value_name = "VOLUME")]
+    pub volumes: Vec<String>,
+    /// No error for those that are not there
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+/// Flags of `capsid volume prune`.
+#[derive(Debug, Args)]
+pub(crate) struct VolumePruneArgs {
+    /// Named ones as well
+    #[arg(short, long)]
+    pub all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
 }
 
 /// How guest instructions run.
@@ -300,6 +381,15 @@ pub(crate) struct RunArgs {
     /// Mount memory at a path
     #[arg(long, value_name = "PATH[:OPTIONS]")]
     pub tmpfs: Vec<String>,
+    /// Mount a volume, made when there is none of that name; /path alone mounts a new one
+    #[arg(short, long, value_name = "NAME:/PATH[:ro]")]
+    pub volume: Vec<String>,
+    /// As type=volume,source=NAME,target=/PATH[,readonly][,volume-nocopy] or type=tmpfs,target=/PATH
+    #[arg(long, value_name = "FIELDS")]
+    pub mount: Vec<String>,
+    /// Mount the volumes of another container
+    #[arg(long, value_name = "CONTAINER[:ro]")]
+    pub volumes_from: Vec<String>,
     /// Size of /dev/shm
     #[arg(long, value_name = "BYTES")]
     pub shm_size: Option<String>,
@@ -446,7 +536,7 @@ pub(crate) struct RmArgs {
     /// Also running ones, which are killed, and no error for those that are not there
     #[arg(short, long)]
     pub force: bool,
-    /// Anonymous volumes as well (there are none yet)
+    /// The volumes that were made for it without a name as well
     #[arg(short, long)]
     pub volumes: bool,
 }
@@ -766,7 +856,6 @@ pub(crate) const NOT_YET: &[&str] = &[
     "--mac-address",
     "--memory-reservation",
     "--memory-swappiness",
-    "--mount",
     "--net",
     "--net-alias",
     "--network",
@@ -784,8 +873,5 @@ pub(crate) const NOT_YET: &[&str] = &[
     "--storage-opt",
     "--userns",
     "--uts",
-    "--volume",
-    "-v",
     "--volume-driver",
-    "--volumes-from",
 ];

@@ -212,7 +212,7 @@ pub(crate) async fn wait(context: Context, args: NamesArgs) -> anyhow::Result<u8
 pub(crate) async fn rm(context: Context, args: RmArgs) -> anyhow::Result<u8> {
     let scene = Scene::set(context)?;
     each(&args.containers, async |name| {
-        match rm_one(&scene, name, args.force).await {
+        match rm_one(&scene, name, args.force, args.volumes).await {
             Err(error) if args.force && is_unknown(&error) => Ok(None),
             Err(error) => Err(error),
             Ok(()) => Ok(Some(name.into())),
@@ -225,7 +225,7 @@ fn is_unknown(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref::<StateError>(), Some(StateError::Unknown(_)))
 }
 
-async fn rm_one(scene: &Scene, name: &str, force: bool) -> anyhow::Result<()> {
+async fn rm_one(scene: &Scene, name: &str, force: bool, volumes: bool) -> anyhow::Result<()> {
     let container = scene.state.find(name)?;
     if force && let Some(mut connection) = scene.connect(&container.id) {
         connection.writer.send(&Request::Stop { timeout_s: Some(0) }).await?;
@@ -245,7 +245,7 @@ async fn rm_one(scene: &Scene, name: &str, force: bool) -> anyhow::Result<()> {
         hold.remove()?;
         return Ok(());
     }
-    create::remove(&scene.state, &scene.folders, hold, &container.id)
+    create::remove(&scene.state, &scene.folders, hold, &container, volumes)
 }
 
 /// `capsid rename`.
@@ -274,7 +274,7 @@ pub(crate) async fn prune(context: Context, args: PruneArgs) -> anyhow::Result<u
     }
     for container in ended {
         // One that was started meanwhile stays.
-        if rm_one(&scene, &container.id, false).await.is_ok() {
+        if rm_one(&scene, &container.id, false, false).await.is_ok() {
             println!("{}", container.id);
         }
     }
@@ -282,7 +282,7 @@ pub(crate) async fn prune(context: Context, args: PruneArgs) -> anyhow::Result<u
 }
 
 /// docker's question.
-fn confirm(warning: &str) -> anyhow::Result<bool> {
+pub(super) fn confirm(warning: &str) -> anyhow::Result<bool> {
     print!("{warning}\nAre you sure you want to continue? [y/N] ");
     std::io::stdout().flush()?;
     let mut answer = String::new();

@@ -41,6 +41,7 @@ use crate::hold::Hold;
 use crate::signals::Signals;
 use crate::state::{Container, RestartPolicy, State, Status};
 use crate::store_folder;
+use crate::volumes;
 
 use pod::{Outcome, Phase, Pod};
 
@@ -104,7 +105,7 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
     drop(listener);
     if pod.container.borrow().config.remove {
         store_folder::remove(&folders.data, &id).context("cannot remove the container's files")?;
-        state.remove(&id)?;
+        volumes::remove_container(&state, &folders.data, &pod.container.borrow(), true)?;
     }
     pod.phase.send_replace(Phase::Over(Rc::new(outcome)));
     // A client that does not listen is left behind.
