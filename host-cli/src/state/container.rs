@@ -303,6 +303,11 @@ impl State {
         )
     }
 
+    /// Something about it is not as it should be; how it is does not change.
+    pub(crate) fn set_error(&self, id: &str, error: &str) -> Result<(), StateError> {
+        self.update("UPDATE containers SET error = ?2 WHERE id = ?1", params![id, error])
+    }
+
     /// Only its status changes.
     pub(crate) fn set_status(&self, id: &str, status: Status) -> Result<(), StateError> {
         self.update(
