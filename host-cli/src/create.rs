@@ -86,17 +86,26 @@ pub(crate) async fn create(
     let plan = plan::plan(args, &command, &image.config, around)?;
     timings.mark("planned");
     let mut container = container(args, &name, &image, plan, AccelChoice::named(accelerator.name()))?;
-    let hold = Hold::try_take(&folders.run, &container.id)?.context("another command makes this container")?;
-    store_folder::make(&folders.data, &container.id).context("cannot make the container's folder")?;
-    scratch::create(&folders.data, &store_folder::scratch(&folders.data, &container.id))?;
-    let added = add_with_volumes(state, folders, &mut container, args.name.as_deref(), &random);
+    // Its id is new, but a command that cleans up may look at its lock for a moment.
+    let hold = Hold::take(&folders.run, &container.id, || false)?.context("another command makes this container")?;
+    let added = make_disk(folders, &container.id)
+        .and_then(|()| add_with_volumes(state, folders, &mut container, args.name.as_deref(), &random));
     let created = Created { container, hold };
     if let Err(error) = added {
-        created.undo(state, folders)?;
+        // Why it was not made matters more than what could not be cleaned up, which the next command does.
+        let _ = created.undo(state, folders);
         return Err(error);
     }
     timings.mark("container made");
     Ok(created)
+}
+
+fn make_disk(folders: &Folders, id: &str) -> anyhow::Result<()> {
+    store_folder::make(&folders.data, id).context("cannot make the container's folder")?;
+    Ok(scratch::create(
+        &folders.data,
+        &store_folder::scratch(&folders.data, id),
+    )?)
 }
 
 /// Makes the volumes that are not there yet, and adds their rows together with the container's.
