@@ -23,7 +23,7 @@ pub(crate) enum RecoverError {
 /// row is removed. Cheap when there is nothing to do.
 pub(crate) fn recover(state: &State, folders: &Folders) -> Result<(), RecoverError> {
     for container in state.containers()? {
-        if container.status.is_live() {
+        if is_unfinished(&container) {
             end_lost(state, folders, &container)?;
         }
     }
@@ -32,7 +32,12 @@ pub(crate) fn recover(state: &State, folders: &Folders) -> Result<(), RecoverErr
     Ok(volumes::sweep(state, &folders.data)?)
 }
 
-/// Says in the row that its supervisor is gone, if it is.
+/// A row that only a living supervisor leaves so: one that runs, or one that ended and is about to be removed.
+fn is_unfinished(container: &Container) -> bool {
+    container.status.is_live() || (container.config.remove && container.status == Status::Exited)
+}
+
+/// Does what a supervisor that is gone would have done.
 fn end_lost(state: &State, folders: &Folders, container: &Container) -> Result<(), RecoverError> {
     let Ok(Some(hold)) = Hold::try_take(&folders.run, &container.id) else {
         return Ok(());
@@ -41,21 +46,21 @@ fn end_lost(state: &State, folders: &Folders, container: &Container) -> Result<(
     let Ok(now) = state.container(&container.id) else {
         return Ok(());
     };
-    if !now.status.is_live() {
+    if !is_unfinished(&now) {
         return Ok(());
+    }
+    if now.config.remove {
+        // The row goes first: see `create::remove`.
+        volumes::remove_container(state, &folders.data, &now, true)?;
+        store_folder::remove(&folders.data, &now.id).map_err(RecoverError::Folder)?;
+        return hold.remove().map_err(RecoverError::Folder);
     }
     let exit = Exit {
         code: 137,
         oom_killed: false,
         error: "the pod's supervisor was killed".into(),
     };
-    state.set_exited(&container.id, clock::now_ns(), &exit, Status::Exited)?;
-    if container.config.remove {
-        store_folder::remove(&folders.data, &container.id).map_err(RecoverError::Folder)?;
-        volumes::remove_container(state, &folders.data, container, true)?;
-        hold.remove().map_err(RecoverError::Folder)?;
-    }
-    Ok(())
+    Ok(state.set_exited(&now.id, clock::now_ns(), &exit, Status::Exited)?)
 }
 
 /// Removes folders in `parent` that no row knows and nobody holds: of a command killed in the middle.
