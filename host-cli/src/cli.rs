@@ -1,11 +1,16 @@
 //! The command line as typed: words, flags, help. What they mean is decided in `plan`.
 
+mod volume;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::detach::DetachKeys;
 use crate::state::RestartPolicy;
+pub(crate) use volume::{
+    VolumeCommand, VolumeCreateArgs, VolumeInspectArgs, VolumeLsArgs, VolumePruneArgs, VolumeRmArgs,
+};
 
 /// Run untrusted container images, each pod inside a virtual machine of its own.
 #[derive(Debug, Parser)]
@@ -40,6 +45,9 @@ pub(crate) enum Command {
     /// Manage containers
     #[command(subcommand)]
     Container(ContainerCommand),
+    /// Manage volumes: disks that outlive containers
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     /// Supervise a pod: started by `run` and `start`
     #[command(hide = true)]
     Supervise(SuperviseArgs),
@@ -91,6 +99,7 @@ impl Command {
             Self::Images(_) | Self::Image(ImageCommand::Inspect(_) | ImageCommand::Ls(_)) => true,
             Self::Doctor(_) | Self::Version(_) | Self::Completion(_) | Self::Man => true,
             Self::Top(command) | Self::Container(command) => command.only_prints(),
+            Self::Volume(command) => matches!(command, VolumeCommand::Ls(_) | VolumeCommand::Inspect(_)),
             Self::Run(_) | Self::Supervise(_) => false,
             Self::Pull(_) | Self::Load(_) | Self::Rmi(_) | Self::Image(_) => false,
         }
@@ -300,6 +309,15 @@ pub(crate) struct RunArgs {
     /// Mount memory at a path
     #[arg(long, value_name = "PATH[:OPTIONS]")]
     pub tmpfs: Vec<String>,
+    /// Mount a volume, made when there is none of that name; /path alone mounts a new one
+    #[arg(short, long, value_name = "NAME:/PATH[:ro]")]
+    pub volume: Vec<String>,
+    /// As type=volume,source=NAME,target=/PATH[,readonly][,volume-nocopy] or type=tmpfs,target=/PATH
+    #[arg(long, value_name = "FIELDS")]
+    pub mount: Vec<String>,
+    /// Mount the volumes of another container
+    #[arg(long, value_name = "CONTAINER[:ro]")]
+    pub volumes_from: Vec<String>,
     /// Size of /dev/shm
     #[arg(long, value_name = "BYTES")]
     pub shm_size: Option<String>,
@@ -446,7 +464,7 @@ pub(crate) struct RmArgs {
     /// Also running ones, which are killed, and no error for those that are not there
     #[arg(short, long)]
     pub force: bool,
-    /// Anonymous volumes as well (there are none yet)
+    /// The volumes that were made for it without a name as well
     #[arg(short, long)]
     pub volumes: bool,
 }
@@ -766,7 +784,6 @@ pub(crate) const NOT_YET: &[&str] = &[
     "--mac-address",
     "--memory-reservation",
     "--memory-swappiness",
-    "--mount",
     "--net",
     "--net-alias",
     "--network",
@@ -784,8 +801,5 @@ pub(crate) const NOT_YET: &[&str] = &[
     "--storage-opt",
     "--userns",
     "--uts",
-    "--volume",
-    "-v",
     "--volume-driver",
-    "--volumes-from",
 ];

@@ -8,16 +8,19 @@ use crate::cli::{AccelChoice, PullPolicy, RunArgs};
 use crate::commands::{open_store, pull_options, run, unless_interrupted};
 use crate::folders::Folders;
 use crate::hold::Hold;
-use crate::plan::{self, Plan, SeccompChoice, Surroundings};
+use crate::plan::{self, Plan, SeccompChoice, Surroundings, VOLUMES_MAX, VolumeSources};
 use crate::progress::Bars;
 use crate::settings::Settings;
 use crate::signals::Signals;
-use crate::state::{Container, ContainerConfig, State, StateError, Status};
+use crate::state::{Container, ContainerConfig, State, StateError, Status, Volume, VolumeMount};
 use crate::timings::Timings;
+use crate::volumes::{self, VolumesLock};
 use crate::{accelerator, clock, names, parts, scratch, session, store_folder, terminal};
 
 /// Largest `--env-file` and seccomp profile, bytes: the spec that carries them is at most 4 MiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Root and scratch disk.
+const OWN_DISKS: usize = 2;
 /// How often a generated name is tried.
 const NAME_ATTEMPTS: u32 = 10;
 
@@ -31,15 +34,21 @@ pub(crate) struct Created {
 impl Created {
     /// Takes it back: it is as if it had never been.
     pub(crate) fn undo(self, state: &State, folders: &Folders) -> anyhow::Result<()> {
-        remove(state, folders, self.hold, &self.container.id)
+        remove(state, folders, self.hold, &self.container, true)
     }
 }
 
 /// Removes a held container. The row goes first: what is killed in between leaves files without a row, which the next
-/// command removes, and never a row without files.
-pub(crate) fn remove(state: &State, folders: &Folders, hold: Hold, id: &str) -> anyhow::Result<()> {
-    state.remove(id)?;
-    store_folder::remove(&folders.data, id).context("cannot remove the container's files")?;
+/// command removes, and never a row without files. With `anonymous`, the volumes that were made for it go as well.
+pub(crate) fn remove(
+    state: &State,
+    folders: &Folders,
+    hold: Hold,
+    container: &Container,
+    anonymous: bool,
+) -> anyhow::Result<()> {
+    volumes::remove_container(state, &folders.data, container, anonymous)?;
+    store_folder::remove(&folders.data, &container.id).context("cannot remove the container's files")?;
     hold.remove().context("cannot remove the container's run folder")
 }
 
@@ -72,38 +81,74 @@ pub(crate) async fn create(
     if let Some(kernel) = &args.kernel {
         parts::open_kernel(kernel)?;
     }
-    let around = surroundings(args)?;
+    let around = surroundings(args, state, accelerator.disks_max())?;
     let random = session::random(4)?;
     let plan = plan::plan(args, &command, &image.config, around)?;
     timings.mark("planned");
     let mut container = container(args, &name, &image, plan, AccelChoice::named(accelerator.name()))?;
-    let hold = Hold::try_take(&folders.run, &container.id)?.context("another command makes this container")?;
-    store_folder::make(&folders.data, &container.id).context("cannot make the container's folder")?;
-    scratch::create(&folders.data, &store_folder::scratch(&folders.data, &container.id))?;
-    let added = add(state, &mut container, args.name.as_deref(), &random);
+    // Its id is new, but a command that cleans up may look at its lock for a moment.
+    let hold = Hold::take(&folders.run, &container.id, || false)?.context("another command makes this container")?;
+    let added = make_disk(folders, &container.id)
+        .and_then(|()| add_with_volumes(state, folders, &mut container, args.name.as_deref(), &random));
     let created = Created { container, hold };
     if let Err(error) = added {
-        created.undo(state, folders)?;
-        return Err(error.into());
+        // Why it was not made matters more than what could not be cleaned up, which the next command does.
+        let _ = created.undo(state, folders);
+        return Err(error);
     }
     timings.mark("container made");
     Ok(created)
 }
 
+fn make_disk(folders: &Folders, id: &str) -> anyhow::Result<()> {
+    store_folder::make(&folders.data, id).context("cannot make the container's folder")?;
+    Ok(scratch::create(
+        &folders.data,
+        &store_folder::scratch(&folders.data, id),
+    )?)
+}
+
+/// Makes the volumes that are not there yet, and adds their rows together with the container's.
+fn add_with_volumes(
+    state: &State,
+    folders: &Folders,
+    container: &mut Container,
+    wanted: Option<&str>,
+    random: &[u8],
+) -> anyhow::Result<()> {
+    if container.config.mounts.is_empty() {
+        return Ok(add(state, container, &[], wanted, random)?);
+    }
+    let lock = VolumesLock::take(&folders.data)?;
+    let made = volumes::make_missing(&lock, state, &folders.data, &container.config.mounts)?;
+    let added = add(state, container, &made, wanted, random);
+    if added.is_err() {
+        made.iter()
+            .try_for_each(|volume| volumes::remove_disk(&folders.data, &volume.name))?;
+    }
+    Ok(added?)
+}
+
 /// Adds the row, under the user's name or one that is free.
-fn add(state: &State, container: &mut Container, wanted: Option<&str>, random: &[u8]) -> Result<(), StateError> {
+fn add(
+    state: &State,
+    container: &mut Container,
+    made: &[Volume],
+    wanted: Option<&str>,
+    random: &[u8],
+) -> Result<(), StateError> {
     if let Some(name) = wanted {
         container.name = name.into();
-        return state.add(container);
+        return state.add(container, made);
     }
     let mut attempt = 0;
     loop {
         container.name = names::generate(random, attempt);
-        match state.add(container) {
+        match state.add(container, made) {
             Err(StateError::NameTaken { .. }) if attempt < NAME_ATTEMPTS => attempt += 1,
             Err(StateError::NameTaken { .. }) => {
                 container.name = container.id.chars().take(12).collect();
-                return state.add(container);
+                return state.add(container, made);
             }
             added => return added,
         }
@@ -135,6 +180,7 @@ fn container(
             stdin_once: args.interactive && !args.detach,
             restart: args.restart,
             log: plan.log,
+            mounts: plan.volumes,
         },
         spec: plan.spec,
         status: Status::Created,
@@ -200,7 +246,7 @@ pub(crate) fn user_env(files: &[std::path::PathBuf], flags: &[String]) -> anyhow
     Ok(variables)
 }
 
-fn surroundings(args: &RunArgs) -> anyhow::Result<Surroundings> {
+fn surroundings(args: &RunArgs, state: &State, disks_max: usize) -> anyhow::Result<Surroundings> {
     let user_env = user_env(&args.env_file, &args.env)?;
     let seccomp_profile = match plan::security_options(args)?.seccomp {
         SeccompChoice::File(path) => Some(
@@ -216,7 +262,28 @@ fn surroundings(args: &RunArgs) -> anyhow::Result<Surroundings> {
         user_env,
         seccomp_profile,
         terminal: terminal::size(),
+        volumes: VolumeSources {
+            from: volumes_from(args, state)?,
+            new_names: (0..VOLUMES_MAX)
+                .map(|_| volumes::new_name())
+                .collect::<Result<_, _>>()?,
+            room: disks_max.saturating_sub(OWN_DISKS),
+        },
     })
+}
+
+/// What `--volumes-from` brings; as docker has it, the last one wins a place.
+fn volumes_from(args: &RunArgs, state: &State) -> anyhow::Result<Vec<VolumeMount>> {
+    let mut from: Vec<VolumeMount> = Vec::new();
+    for flag in &args.volumes_from {
+        let (name, readonly) = plan::parse_from(flag)?;
+        for mut mount in state.find(name)?.config.mounts {
+            mount.readonly |= readonly;
+            from.retain(|known| known.target != mount.target);
+            from.push(mount);
+        }
+    }
+    Ok(from)
 }
 
 fn read_text(path: &std::path::Path) -> anyhow::Result<String> {

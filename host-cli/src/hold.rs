@@ -78,7 +78,8 @@ impl Hold {
     /// Removes the folder: the container is gone.
     pub(crate) fn remove(self) -> io::Result<()> {
         match std::fs::remove_dir_all(&self.folder) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            // Or somebody has made the lock anew meanwhile, and removes it for the same reason.
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Ok(()),
             removed => removed,
         }
     }

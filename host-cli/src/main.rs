@@ -18,6 +18,7 @@
 //! | `attachment`, `stdio`, `detach`, `terminal`, `signals` | what flows between user and container |
 //! | `session` | what flows between supervisor and agent |
 //! | `state/`, `hold`, `store_folder` | which containers there are, who may change them, what they keep |
+//! | `volumes` | disks that outlive containers |
 //! | `log/` | what a container has printed |
 //! | `names`, `clock`, `format`, `resident` | words, times, templates and memory figures |
 //! | `scratch`, `initramfs` | what a machine is given beside the rootfs |
@@ -60,6 +61,7 @@ mod supervisor;
 mod sys;
 mod terminal;
 mod timings;
+mod volumes;
 
 use std::process::ExitCode;
 
@@ -113,6 +115,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         match cli.command {
             Command::Run(args) => commands::run::run(context, *args).await,
             Command::Top(command) | Command::Container(command) => container(context, command).await,
+            Command::Volume(command) => commands::volume::run(context, command),
             Command::Supervise(args) => commands::supervise::run(context, args).await,
             Command::Pull(args) | Command::Image(ImageCommand::Pull(args)) => commands::pull::run(context, args).await,
             Command::Load(args) | Command::Image(ImageCommand::Load(args)) => commands::load::run(context, args).await,

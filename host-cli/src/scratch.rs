@@ -1,7 +1,7 @@
-//! Scratch disks: the writable half of a container's root.
+//! Scratch disks, the writable half of a container's root, and the disks of volumes.
 //!
-//! A scratch disk is a sparse ext4 image copied from a template that `mkfs.ext4` formats once. It stays with its
-//! container, which starts again with what it had written.
+//! Either is a sparse ext4 image copied from a template that `mkfs.ext4` formats once. A scratch disk stays with its
+//! container, which starts again with what it had written; a volume stays until it is removed.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -18,13 +18,44 @@ pub(crate) const SCRATCH_BYTES: u64 = 10 << 30;
 /// Bytes copied at a time.
 const COPY_BYTES: usize = 1 << 20;
 
-/// Changes when the format options change, so that an old template is not used.
-const TEMPLATE: &str = "scratch-v1.ext4";
+/// What a volume can hold at most, bytes. It is sparse: only what is written takes space.
+const VOLUME_BYTES: u64 = 10 << 30;
 
-/// Why there is no scratch disk.
+/// A disk to copy, and how it is formatted.
+#[derive(Debug)]
+struct Template {
+    /// File name in the data folder. It changes when the options change, so that an old template is not used.
+    name: &'static str,
+    bytes: u64,
+    /// Bytes of the disk for each inode.
+    inode_ratio: &'static str,
+    features: &'static str,
+    more: &'static [&'static str],
+}
+
+/// No journal: the disk dies with its pod or is not trusted after a crash. Few inodes keep the first mount short.
+const SCRATCH: Template = Template {
+    name: "scratch-v1.ext4",
+    bytes: SCRATCH_BYTES,
+    inode_ratio: "65536",
+    features: "^has_journal,^resize_inode,sparse_super2,flex_bg,uninit_bg,metadata_csum",
+    more: &[],
+};
+
+/// With a journal: a machine that was killed leaves a disk that the next one mounts as it was at its last `sync`. The
+/// journal's blocks are written over and over, so a small one keeps the disk small on the host.
+const VOLUME: Template = Template {
+    name: "volume-v1.ext4",
+    bytes: VOLUME_BYTES,
+    inode_ratio: "16384",
+    features: "has_journal,^resize_inode,sparse_super2,flex_bg,uninit_bg,metadata_csum",
+    more: &["-J", "size=32", "-E", "lazy_journal_init=1"],
+};
+
+/// Why there is no disk.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ScratchError {
-    #[error("cannot prepare the scratch template {path}")]
+    #[error("cannot prepare the disk template {path}")]
     Template {
         path: PathBuf,
         #[source]
@@ -34,7 +65,7 @@ pub(crate) enum ScratchError {
     StartFormat(#[source] io::Error),
     #[error("mkfs.ext4 failed: {message}")]
     Format { message: String },
-    #[error("cannot make the scratch disk {path}")]
+    #[error("cannot make the disk {path}")]
     Make {
         path: PathBuf,
         #[source]
@@ -44,11 +75,25 @@ pub(crate) enum ScratchError {
 
 /// Makes a scratch disk at `path`.
 pub(crate) fn create(data: &Path, path: &Path) -> Result<(), ScratchError> {
-    let template = template(data)?;
+    copy(data, &SCRATCH, path).map(drop)
+}
+
+/// Makes a volume's disk at `path`, durable on return but for the folder's entry.
+pub(crate) fn create_volume(data: &Path, path: &Path) -> Result<(), ScratchError> {
+    let disk = copy(data, &VOLUME, path)?;
+    disk.sync_all().map_err(|source| ScratchError::Make {
+        path: path.into(),
+        source,
+    })
+}
+
+fn copy(data: &Path, template: &Template, path: &Path) -> Result<File, ScratchError> {
+    let template = prepared(data, template)?;
     let make = || {
         let mut options = OpenOptions::new();
         let disk = options.read(true).write(true).create_new(true).mode(0o600).open(path)?;
-        copy_sparse(&template, &disk)
+        copy_sparse(&template, &disk)?;
+        Ok(disk)
     };
     make().map_err(|source| ScratchError::Make {
         path: path.into(),
@@ -57,8 +102,8 @@ pub(crate) fn create(data: &Path, path: &Path) -> Result<(), ScratchError> {
 }
 
 /// The template, formatted when it is not there yet. Only one process formats; the rename makes it visible complete.
-fn template(data: &Path) -> Result<File, ScratchError> {
-    let path = data.join(TEMPLATE);
+fn prepared(data: &Path, template: &Template) -> Result<File, ScratchError> {
+    let path = data.join(template.name);
     let failed = |source| ScratchError::Template {
         path: path.clone(),
         source,
@@ -79,16 +124,15 @@ fn template(data: &Path) -> Result<File, ScratchError> {
         return Ok(made_meanwhile);
     }
     let temporary = data.join("scratch.tmp");
-    format(&temporary)?;
+    format(template, &temporary)?;
     let file = File::open(&temporary).map_err(failed)?;
     file.sync_all().map_err(failed)?;
     std::fs::rename(&temporary, &path).map_err(failed)?;
     Ok(file)
 }
 
-/// Formats `path`. No journal: the disk dies with its pod, nothing ever replays it. No reserved blocks, few inodes
-/// (one per 64 KiB) and zeroed-by-nature tables keep the template at a few hundred KiB and the first mount short.
-fn format(path: &Path) -> Result<(), ScratchError> {
+/// Formats `path`. No reserved blocks and zeroed-by-nature tables keep a template at a few hundred KiB.
+fn format(template: &Template, path: &Path) -> Result<(), ScratchError> {
     let failed = |source| ScratchError::Template {
         path: path.into(),
         source,
@@ -100,13 +144,11 @@ fn format(path: &Path) -> Result<(), ScratchError> {
         .mode(0o600)
         .open(path)
         .map_err(failed)?;
-    file.set_len(SCRATCH_BYTES).map_err(failed)?;
+    file.set_len(template.bytes).map_err(failed)?;
     let output = Command::new("mkfs.ext4")
-        .args(["-q", "-F", "-m", "0", "-i", "65536", "-I", "256", "-b", "4096"])
-        .args([
-            "-O",
-            "^has_journal,^resize_inode,sparse_super2,flex_bg,uninit_bg,metadata_csum",
-        ])
+        .args(["-q", "-F", "-m", "0", "-i", template.inode_ratio])
+        .args(["-I", "256", "-b", "4096", "-O", template.features])
+        .args(template.more)
         .args([
             "-E",
             "lazy_itable_init=1,assume_storage_prezeroed=1,packed_meta_blocks=1,root_owner=0:0,nodiscard",

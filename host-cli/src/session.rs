@@ -31,7 +31,7 @@ pub(crate) enum SessionError {
     WrongNonce,
     #[error("the agent sent an unexpected message")]
     Unexpected,
-    #[error("the agent did not answer within {} s", HELLO_TIMEOUT.as_secs())]
+    #[error("the agent did not answer in time")]
     Silent,
 }
 
@@ -112,9 +112,18 @@ impl Receiver {
 impl Sender {
     /// Sends one message.
     pub(crate) async fn send(&mut self, kind: host_message::Kind) -> Result<(), SessionError> {
-        let frame = encode_frame(&HostMessage { kind: Some(kind) }).map_err(SessionError::Frame)?;
-        self.0.write_all(&frame).await.map_err(SessionError::Io)
+        self.send_frame(&encode(kind)?).await
     }
+
+    /// Sends one that [`encode`] made. A session in which this was given up half-way is broken.
+    pub(crate) async fn send_frame(&mut self, frame: &[u8]) -> Result<(), SessionError> {
+        self.0.write_all(frame).await.map_err(SessionError::Io)
+    }
+}
+
+/// A message as it is sent.
+pub(crate) fn encode(kind: host_message::Kind) -> Result<Vec<u8>, SessionError> {
+    encode_frame(&HostMessage { kind: Some(kind) }).map_err(SessionError::Frame)
 }
 
 /// Random bytes from the kernel.

@@ -5,7 +5,7 @@ use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
-use capsid_vmm::config::{Config, DiskConfig, MachineConfig, VsockConfig};
+use capsid_vmm::config::{Config, DISKS_MAX, DiskConfig, MachineConfig, VsockConfig};
 use capsid_vmm::{MachineExit, Status};
 use rustix::fs::MemfdFlags;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -37,6 +37,10 @@ pub(crate) struct Kvm;
 impl Accelerator for Kvm {
     fn name(&self) -> &'static str {
         "kvm"
+    }
+
+    fn disks_max(&self) -> usize {
+        DISKS_MAX
     }
 
     fn start(&self, parts: MachineParts) -> Result<RunningMachine, StartError> {
@@ -81,7 +85,7 @@ impl Accelerator for Kvm {
 /// A disk's configuration; its files are added to those handed over.
 pub(super) fn disk_config(disk: Disk, files: &mut HandedFiles) -> DiskConfig {
     DiskConfig {
-        serial: disk.serial.into(),
+        serial: disk.serial,
         readonly: disk.readonly,
         ignore_flush: !disk.is_durable,
         extent_fds: disk.files.into_iter().map(|file| files.add(file)).collect(),

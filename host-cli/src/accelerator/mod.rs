@@ -24,7 +24,7 @@ pub(crate) use process::StartError;
 /// One disk of a machine: host files, one after the other.
 #[derive(Debug)]
 pub(crate) struct Disk {
-    pub serial: &'static str,
+    pub serial: String,
     pub readonly: bool,
     /// A flush of the guest's reaches the host's disk. What vanishes with its container need not.
     pub is_durable: bool,
@@ -79,6 +79,9 @@ pub(crate) struct MachineEnd {
 pub(crate) trait Accelerator {
     /// `kvm` or `emulate`.
     fn name(&self) -> &'static str;
+
+    /// Most disks of a machine.
+    fn disks_max(&self) -> usize;
 
     /// Starts the processes of a machine. They end with this process, whatever happens to it.
     fn start(&self, parts: MachineParts) -> Result<RunningMachine, StartError>;

@@ -9,8 +9,8 @@ use crate::cli::{ContainerInspectArgs, InspectArgs};
 use crate::clock;
 use crate::folders::Folders;
 use crate::format::Template;
-use crate::state::{Container, State, StateError, Status};
-use crate::store_folder;
+use crate::state::{Container, State, StateError, Status, VolumeMount};
+use crate::{store_folder, volumes};
 
 /// Prints what is known of the images, in docker's field names; those not found are told after the others.
 pub(crate) fn images(context: Context, args: &InspectArgs) -> anyhow::Result<u8> {
@@ -95,6 +95,20 @@ fn describe_image(image: &Image) -> Value {
     })
 }
 
+/// docker's fields of a volume in a container; its source is the disk's file.
+fn describe_mount(mount: &VolumeMount, folders: &Folders) -> Value {
+    json!({
+        "Type": "volume",
+        "Name": mount.volume,
+        "Source": volumes::disk(&folders.data, &mount.volume),
+        "Destination": mount.target,
+        "Driver": "local",
+        "Mode": if mount.readonly { "ro" } else { "rw" },
+        "RW": !mount.readonly,
+        "Propagation": "",
+    })
+}
+
 /// docker's fields, and what only Capsid has below `Capsid`.
 fn describe_container(container: &Container, folders: &Folders) -> Value {
     let (spec, config) = (&container.spec, &container.config);
@@ -167,7 +181,7 @@ fn describe_container(container: &Container, folders: &Folders) -> Value {
             "StopSignal": config.stop_signal.to_string(),
             "StopTimeout": config.stop_timeout_s,
         },
-        "Mounts": [],
+        "Mounts": config.mounts.iter().map(|mount| describe_mount(mount, folders)).collect::<Vec<_>>(),
         "Capsid": {
             "Accelerator": config.accelerator.word(),
             "Machine": { "Vcpus": config.machine.vcpus, "MemoryMiB": config.machine.memory_mib },

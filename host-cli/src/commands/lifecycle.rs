@@ -15,7 +15,7 @@ use crate::folders::Folders;
 use crate::hold::{self, Hold};
 use crate::plan;
 use crate::signals::Signals;
-use crate::state::{Container, State, StateError, Status};
+use crate::state::{self, Container, State, StateError, Status};
 use crate::{create, start};
 
 /// What these verbs work with.
@@ -49,9 +49,35 @@ impl Scene {
         }
     }
 
-    /// The lock of a container that does not run; `None` when it does.
+    /// The lock of a container that does not run; `None` when it does. One that was removed while the lock was waited
+    /// for is unknown.
     fn hold(&self, id: &str) -> anyhow::Result<Option<Hold>> {
-        Ok(Hold::take(&self.folders.run, id, || self.connect(id).is_some())?)
+        let Some(hold) = Hold::take(&self.folders.run, id, || self.connect(id).is_some())? else {
+            return Ok(None);
+        };
+        if let Err(error) = self.state.container(id) {
+            if matches!(error, StateError::Unknown(_)) {
+                hold.remove()?;
+            }
+            return Err(error.into());
+        }
+        Ok(Some(hold))
+    }
+
+    /// Stops the container, if it runs or is about to: nothing of it is left then, and its lock is the caller's.
+    async fn stop(&self, id: &str, timeout_s: Option<u64>) -> anyhow::Result<Hold> {
+        loop {
+            if let Some(mut connection) = self.connect(id) {
+                // However it ended, also by a hang-up in the middle: it has.
+                if connection.writer.send(&Request::Stop { timeout_s }).await.is_ok() {
+                    let _ = connection.reader.receive::<Answer>().await;
+                }
+            }
+            // Started again meanwhile, or by a command whose supervisor was not there yet: once more.
+            if let Some(hold) = self.hold(id)? {
+                return Ok(hold);
+            }
+        }
     }
 }
 
@@ -120,8 +146,6 @@ async fn start_one(scene: &Scene, name: &str) -> anyhow::Result<()> {
     let Some(hold) = scene.hold(&container.id)? else {
         return Ok(());
     };
-    // It may have been removed while the lock was waited for.
-    let container = scene.state.container(&container.id)?;
     let mut started = start::supervisor(&scene.folders, hold, &container.id)?;
     Ok(await_start(&mut started.connection).await?)
 }
@@ -138,18 +162,12 @@ pub(crate) async fn stop(context: Context, args: StopArgs) -> anyhow::Result<u8>
 
 /// Stops a container, if it runs, and waits until its supervisor has let go of it.
 async fn stop_one(scene: &Scene, name: &str, timeout_s: Option<u64>) -> anyhow::Result<()> {
-    let (container, Some(mut connection)) = scene.find(name)? else {
-        return Ok(());
-    };
-    connection.writer.send(&Request::Stop { timeout_s }).await?;
-    // However it ended: it has.
-    let _ = connection.reader.receive::<Answer>().await;
-    drop(connection);
-    // With `--rm` the lock's folder is gone, and taking it would make another.
-    if !container.config.remove {
-        drop(scene.hold(&container.id)?);
+    let container = scene.state.find(name)?;
+    match scene.stop(&container.id, timeout_s).await {
+        // With `--rm` it goes when it stops.
+        Err(error) if container.config.remove && is_unknown(&error) => Ok(()),
+        stopped => stopped.map(drop),
     }
-    Ok(())
 }
 
 /// `capsid restart`.
@@ -200,8 +218,12 @@ pub(crate) async fn wait(context: Context, args: NamesArgs) -> anyhow::Result<u8
             Ok((Answer::Exited { exit, .. }, _)) => exit.code,
             Ok((Answer::Failed { code, .. }, _)) => code,
             Ok(_) => bail!("unexpected answer of the pod's supervisor"),
-            // The supervisor was killed: what it leaves is told by the row.
-            Err(_) => 137,
+            // The supervisor was killed, or was about to end: the row tells which.
+            Err(_) => {
+                drop(scene.hold(&container.id)?);
+                state::recover(&scene.state, &scene.folders)?;
+                scene.state.container(&container.id)?.exit_code
+            }
         };
         Ok(Some(code.to_string()))
     })
@@ -212,7 +234,7 @@ pub(crate) async fn wait(context: Context, args: NamesArgs) -> anyhow::Result<u8
 pub(crate) async fn rm(context: Context, args: RmArgs) -> anyhow::Result<u8> {
     let scene = Scene::set(context)?;
     each(&args.containers, async |name| {
-        match rm_one(&scene, name, args.force).await {
+        match rm_one(&scene, name, args.force, args.volumes).await {
             Err(error) if args.force && is_unknown(&error) => Ok(None),
             Err(error) => Err(error),
             Ok(()) => Ok(Some(name.into())),
@@ -225,27 +247,24 @@ fn is_unknown(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref::<StateError>(), Some(StateError::Unknown(_)))
 }
 
-async fn rm_one(scene: &Scene, name: &str, force: bool) -> anyhow::Result<()> {
+async fn rm_one(scene: &Scene, name: &str, force: bool, volumes: bool) -> anyhow::Result<()> {
     let container = scene.state.find(name)?;
-    if force && let Some(mut connection) = scene.connect(&container.id) {
-        connection.writer.send(&Request::Stop { timeout_s: Some(0) }).await?;
-        let _ = connection.reader.receive::<Answer>().await;
-        if container.config.remove {
-            return Ok(());
-        }
-    }
-    let Some(hold) = scene.hold(&container.id)? else {
-        bail!(
+    let held = if force {
+        scene.stop(&container.id, Some(0)).await.map(Some)
+    } else {
+        scene.hold(&container.id)
+    };
+    let hold = match held {
+        Ok(Some(hold)) => hold,
+        Ok(None) => bail!(
             "container {} is running: stop it first, or use `capsid rm -f`",
             container.name
-        );
+        ),
+        // Gone meanwhile: by its own `--rm` or another command.
+        Err(error) if is_unknown(&error) => return Ok(()),
+        Err(error) => return Err(error),
     };
-    // Gone meanwhile: by its own `--rm` or another command.
-    if let Err(StateError::Unknown(_)) = scene.state.container(&container.id) {
-        hold.remove()?;
-        return Ok(());
-    }
-    create::remove(&scene.state, &scene.folders, hold, &container.id)
+    create::remove(&scene.state, &scene.folders, hold, &container, volumes)
 }
 
 /// `capsid rename`.
@@ -274,7 +293,7 @@ pub(crate) async fn prune(context: Context, args: PruneArgs) -> anyhow::Result<u
     }
     for container in ended {
         // One that was started meanwhile stays.
-        if rm_one(&scene, &container.id, false).await.is_ok() {
+        if rm_one(&scene, &container.id, false, false).await.is_ok() {
             println!("{}", container.id);
         }
     }
@@ -282,7 +301,7 @@ pub(crate) async fn prune(context: Context, args: PruneArgs) -> anyhow::Result<u
 }
 
 /// docker's question.
-fn confirm(warning: &str) -> anyhow::Result<bool> {
+pub(super) fn confirm(warning: &str) -> anyhow::Result<bool> {
     print!("{warning}\nAre you sure you want to continue? [y/N] ");
     std::io::stdout().flush()?;
     let mut answer = String::new();

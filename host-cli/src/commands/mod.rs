@@ -17,6 +17,7 @@ pub(crate) mod stats;
 pub(crate) mod supervise;
 pub(crate) mod top;
 pub(crate) mod version;
+pub(crate) mod volume;
 
 use std::path::PathBuf;
 use std::time::Duration;

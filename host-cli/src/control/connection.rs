@@ -105,13 +105,17 @@ impl Writer {
             // Descriptors go with the first byte.
             let fds = if sent == 0 { &borrowed[..] } else { &[] };
             let write = || send_some(self.0.as_fd(), &frame[sent..], fds);
-            sent += self
-                .0
-                .async_io(Interest::WRITABLE, write)
-                .await
-                .map_err(ControlError::Io)?;
+            sent += self.0.async_io(Interest::WRITABLE, write).await.map_err(failed)?;
         }
         Ok(())
+    }
+}
+
+/// Whoever hangs up in the middle has hung up.
+fn failed(error: io::Error) -> ControlError {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ControlError::Closed,
+        _ => ControlError::Io(error),
     }
 }
 
@@ -140,7 +144,7 @@ impl Reader {
             let (count, fds) = stream
                 .async_io(Interest::READABLE, || receive_some(stream.as_fd(), &mut chunk))
                 .await
-                .map_err(ControlError::Io)?;
+                .map_err(failed)?;
             if count == 0 {
                 return Err(ControlError::Closed);
             }

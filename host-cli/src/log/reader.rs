@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Seek};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -90,11 +90,22 @@ impl LogReader {
 
     /// What has come since, also over a rotation.
     pub(crate) fn more(&mut self, mut each: impl FnMut(Entry) -> io::Result<()>) -> io::Result<()> {
+        self.rewind_if_cut()?;
         self.drain(&mut each)?;
         while let Some(next) = self.successor()? {
             self.current = Some(BufReader::new(next));
             self.partial.clear();
             self.drain(&mut each)?;
+        }
+        Ok(())
+    }
+
+    /// With one file alone, a rotation empties it.
+    fn rewind_if_cut(&mut self) -> io::Result<()> {
+        let Some(file) = &mut self.current else { return Ok(()) };
+        if file.get_ref().metadata()?.len() < file.stream_position()? {
+            file.rewind()?;
+            self.partial.clear();
         }
         Ok(())
     }

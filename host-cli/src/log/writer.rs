@@ -2,12 +2,15 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{Entry, LINE_BYTES_MAX, LogStream};
 use crate::clock;
 use crate::state::LogOptions;
+
+/// Bytes of entries that are written in one go.
+const BATCH_BYTES: usize = 128 << 10;
 
 /// The log of a running container.
 #[derive(Debug)]
@@ -25,8 +28,13 @@ pub(crate) struct LogWriter {
 impl LogWriter {
     /// Goes on with the log at `path`, or begins it.
     pub(crate) fn open(path: &Path, options: LogOptions) -> io::Result<Self> {
-        let file = open(path)?;
-        let size = file.metadata()?.len();
+        let mut file = open(path)?;
+        let mut size = file.metadata()?.len();
+        if size > 0 && !ends_a_line(&file, size)? {
+            // Torn by a full disk or a power cut: what follows is whole again.
+            file.write_all(b"\n")?;
+            size += 1;
+        }
         Ok(Self {
             path: path.into(),
             options,
@@ -48,6 +56,11 @@ impl LogWriter {
         while let Some(length) = complete_line(rest) {
             append(&mut lines, &rest[..length], stream, &time)?;
             rest = &rest[length..];
+            // An entry is many times as long as an empty line.
+            if lines.len() >= BATCH_BYTES {
+                self.put(&lines)?;
+                lines.clear();
+            }
         }
         *self.pending(stream) = rest.to_vec();
         self.put(&lines)
@@ -118,7 +131,14 @@ pub(super) fn numbered(path: &Path, number: u32) -> PathBuf {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+    let mut options = OpenOptions::new();
+    options.create(true).read(true).append(true).mode(0o600).open(path)
+}
+
+fn ends_a_line(file: &File, size: u64) -> io::Result<bool> {
+    let mut last = [0];
+    file.read_exact_at(&mut last, size - 1)?;
+    Ok(last == *b"\n")
 }
 
 fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {

@@ -13,6 +13,7 @@ mod signal;
 pub(crate) mod size;
 #[cfg(test)]
 mod tests;
+mod volumes;
 
 use capsid_image::ImageConfig;
 use capsid_protocol::ContainerSpec;
@@ -23,10 +24,11 @@ pub(crate) use limits::MachineSize;
 pub(crate) use security::{SeccompChoice, SecurityOptions};
 
 pub(crate) use signal::parse as parse_signal;
+pub(crate) use volumes::{VOLUMES_MAX, VolumeSources, parse_from};
 
 use crate::cli::RunArgs;
 use crate::seccomp;
-use crate::state::{LogOptions, RestartPolicy};
+use crate::state::{LogOptions, RestartPolicy, VolumeMount};
 
 /// Serial of the rootfs disk.
 pub(crate) const ROOTFS_SERIAL: &str = "capsid-rootfs";
@@ -56,6 +58,8 @@ pub(crate) struct Surroundings {
     pub seccomp_profile: Option<Vec<u8>>,
     /// Size of the user's terminal, when stdin or stdout is one.
     pub terminal: Option<TerminalSize>,
+    /// Where volumes come from beside flags and image.
+    pub volumes: VolumeSources,
 }
 
 /// What to run, in which machine.
@@ -68,6 +72,7 @@ pub(crate) struct Plan {
     /// The image's, then the user's.
     pub labels: Vec<String>,
     pub log: LogOptions,
+    pub volumes: Vec<VolumeMount>,
 }
 
 /// Why there is no plan.
@@ -89,7 +94,7 @@ pub(crate) enum PlanError {
     TooLong(usize),
     #[error("invalid limit")]
     Limits(#[from] limits::LimitsError),
-    #[error("invalid mount")]
+    #[error("cannot mount what was asked for")]
     Mounts(#[from] mounts::MountError),
     #[error("invalid capability")]
     Capability(#[from] capability::CapabilityError),
@@ -126,6 +131,7 @@ pub(crate) fn plan(
     let capabilities = capability::resolve(args.privileged, &args.cap_add, &args.cap_drop)?;
     let (limits, machine) = limits::resolve(args, around.host_cpus)?;
     let (masked_paths, readonly_paths) = mounts::system_paths(options.open_system_paths);
+    let (mounts, volumes) = mounts::resolve(args, &image.volumes, around.volumes)?;
     let terminal = args
         .tty
         .then(|| around.terminal.unwrap_or(TerminalSize { rows: 24, columns: 80 }));
@@ -143,7 +149,7 @@ pub(crate) fn plan(
         },
         terminal,
         stdin: args.interactive,
-        mounts: mounts::resolve(args.privileged, args.shm_size.as_deref(), &args.tmpfs)?,
+        mounts,
         devices: mounts::devices(),
         masked_paths,
         readonly_paths,
@@ -162,7 +168,8 @@ pub(crate) fn plan(
         all_devices: args.privileged,
         id: around.id,
         join: None,
-        discards_disks: args.rm,
+        // What is written to a volume is kept: its end is told after that.
+        discards_disks: args.rm && volumes.is_empty(),
     };
     let strings: usize = spec.args.iter().chain(&spec.env).map(Vec::len).sum();
     if strings > STRINGS_BYTES_MAX {
@@ -179,6 +186,7 @@ pub(crate) fn plan(
         stop_signal: signal::parse(stop_signal)?,
         labels: args.label.clone(),
         log: logging::options(&args.log_driver, &args.log_opt)?,
+        volumes,
     })
 }
 
@@ -252,11 +260,12 @@ pub(crate) fn check_name(name: &str) -> Result<(), PlanError> {
 
 fn check_name_and_labels(args: &RunArgs) -> Result<(), PlanError> {
     args.name.as_deref().map_or(Ok(()), check_name)?;
-    match args
-        .label
-        .iter()
-        .find(|label| label.is_empty() || label.starts_with('='))
-    {
+    check_labels(&args.label)
+}
+
+/// What a label may be.
+pub(crate) fn check_labels(labels: &[String]) -> Result<(), PlanError> {
+    match labels.iter().find(|label| label.is_empty() || label.starts_with('=')) {
         Some(label) => Err(PlanError::Label(label.clone())),
         None => Ok(()),
     }

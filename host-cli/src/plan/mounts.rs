@@ -1,9 +1,12 @@
-//! What is mounted over a container's root: docker's defaults, `--shm-size` and `--tmpfs`.
+//! What is mounted over a container's root: docker's defaults, `--shm-size`, `--tmpfs`, and volumes.
 
 use capsid_protocol::spec::mount::Source;
 use capsid_protocol::spec::{Device, Mount, Tmpfs, Unit};
 
 use super::size::{self, SizeError};
+use super::volumes::{self, VolumeError, VolumeSources, Wanted};
+use crate::cli::RunArgs;
+use crate::state::VolumeMount;
 
 /// Why a mount is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub(crate) enum MountError {
     UnknownOption { path: String, option: String },
     #[error("invalid --tmpfs {path:?}: wrong value for option {option:?}")]
     OptionValue { path: String, option: String },
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
 }
 
 /// docker's default for `/dev/shm`.
@@ -25,22 +30,47 @@ const SHM_BYTES: u64 = 64 << 20;
 /// `/dev` holds nodes and links only.
 const DEV_BYTES: u64 = 64 << 10;
 
-/// Every mount, in order.
-pub(crate) fn resolve(privileged: bool, shm_size: Option<&str>, tmpfs: &[String]) -> Result<Vec<Mount>, MountError> {
-    let shm_bytes = match shm_size {
+/// Every mount, in order, and what the volumes among them are.
+pub(crate) fn resolve(
+    args: &RunArgs,
+    image_volumes: &[String],
+    sources: VolumeSources,
+) -> Result<(Vec<Mount>, Vec<VolumeMount>), MountError> {
+    let shm_bytes = match args.shm_size.as_deref() {
         None => SHM_BYTES,
         Some(text) => match size::parse(text).map_err(MountError::ShmSize)? {
             0 => return Err(MountError::ShmZero),
             bytes => bytes,
         },
     };
-    let mut mounts = defaults(privileged, shm_bytes);
-    for flag in tmpfs {
-        let mount = parse_tmpfs(flag)?;
-        mounts.retain(|known| known.target != mount.target);
-        mounts.push(mount);
+    let wanted = wanted(args)?;
+    let volumes = volumes::resolve(&wanted, image_volumes, sources)?;
+    let memory = wanted.into_iter().filter_map(|one| match one {
+        Wanted::Tmpfs(mount) => Some(mount),
+        Wanted::Volume { .. } => None,
+    });
+    let mut own: Vec<Mount> = memory.chain(volumes.iter().map(volumes::mount)).collect();
+    // What lies inside another comes after it.
+    own.sort_by_key(|mount| mount.target.matches('/').count());
+    let mut mounts = defaults(args.privileged, shm_bytes);
+    mounts.retain(|known| own.iter().all(|mount| mount.target != known.target));
+    mounts.extend(own);
+    Ok((mounts, volumes))
+}
+
+/// What the flags ask for.
+fn wanted(args: &RunArgs) -> Result<Vec<Wanted>, MountError> {
+    let mut wanted = Vec::new();
+    for flag in &args.tmpfs {
+        wanted.push(Wanted::Tmpfs(parse_tmpfs(flag)?));
     }
-    Ok(mounts)
+    for flag in &args.volume {
+        wanted.push(volumes::parse_volume(flag)?);
+    }
+    for flag in &args.mount {
+        wanted.push(volumes::parse_mount(flag)?);
+    }
+    Ok(wanted)
 }
 
 fn defaults(privileged: bool, shm_bytes: u64) -> Vec<Mount> {
@@ -204,12 +234,5 @@ mod tests {
         for wrong in ["run", "/", "/run:fly", "/run:size=x", "/run:mode=9"] {
             assert!(parse_tmpfs(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn a_tmpfs_replaces_a_default_at_its_path() {
-        let mounts = resolve(false, None, &["/dev/shm:size=1m".into()]).unwrap();
-        assert_eq!(mounts.iter().filter(|m| m.target == "/dev/shm").count(), 1);
-        assert!(resolve(false, Some("0"), &[]).is_err());
     }
 }

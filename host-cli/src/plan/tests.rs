@@ -23,6 +23,11 @@ fn around() -> Surroundings {
         user_env: vec!["LANG=de".into()],
         seccomp_profile: None,
         terminal: None,
+        volumes: VolumeSources {
+            from: Vec::new(),
+            new_names: vec!["a".repeat(64)],
+            room: 4,
+        },
     }
 }
 
@@ -142,4 +147,25 @@ fn wrong_flags_are_refused() {
     ] {
         assert!(planned(&flags, &[]).is_err(), "{flags:?}");
     }
+}
+
+#[test]
+fn mounts_replace_defaults_and_come_after_what_they_lie_in() {
+    let flags = [
+        "--tmpfs",
+        "/dev/shm:size=1m",
+        "-v",
+        "data:/srv/deep/er",
+        "--mount",
+        "target=/srv",
+        "--rm",
+    ];
+    let plan = planned(&flags, &[]).unwrap();
+    let targets: Vec<&str> = plan.spec.mounts.iter().map(|m| m.target.as_str()).collect();
+    assert_eq!(targets.iter().filter(|target| **target == "/dev/shm").count(), 1);
+    assert_eq!(targets[targets.len() - 3..], ["/srv", "/dev/shm", "/srv/deep/er"]);
+    assert_eq!(plan.volumes.len(), 2);
+    assert!(!plan.spec.discards_disks, "its volumes are kept");
+    assert!(planned(&["--rm"], &[]).unwrap().spec.discards_disks);
+    assert!(planned(&["--shm-size", "0"], &[]).is_err());
 }

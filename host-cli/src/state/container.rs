@@ -7,6 +7,7 @@ use prost::Message as _;
 use rusqlite::{ErrorCode, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
+use super::volume::{self, Volume, VolumeMount};
 use super::{State, StateError};
 use crate::cli::AccelChoice;
 use crate::plan::MachineSize;
@@ -58,6 +59,9 @@ pub(crate) struct ContainerConfig {
     pub stdin_once: bool,
     pub restart: RestartPolicy,
     pub log: LogOptions,
+    /// Its volumes; containers made before there were any have none.
+    #[serde(default)]
+    pub mounts: Vec<VolumeMount>,
 }
 
 /// Whether a container that ended is started again.
@@ -197,9 +201,13 @@ const COLUMNS: &str = "id, name, image, image_id, created_ns, spec, config, stat
                        oom_killed, error, restarts, supervisor_pid";
 
 impl State {
-    /// Adds a container. Its name must be free.
-    pub(crate) fn add(&self, container: &Container) -> Result<(), StateError> {
+    /// Adds a container and the volumes that were made for it, all or nothing. Its name must be free.
+    pub(crate) fn add(&self, container: &Container, volumes: &[Volume]) -> Result<(), StateError> {
         let config = serde_json::to_string(&container.config).map_err(|e| damaged(&container.id, e))?;
+        let transaction = self.0.unchecked_transaction().map_err(StateError::Query)?;
+        for made in volumes {
+            volume::insert(&transaction, made)?;
+        }
         let added = self.0.execute(
             "INSERT INTO containers (id, name, image, image_id, created_ns, spec, config, status) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
@@ -214,7 +222,8 @@ impl State {
                 container.status.word(),
             ],
         );
-        self.name_error(added, &container.name)
+        self.name_error(added, &container.name)?;
+        transaction.commit().map_err(StateError::Query)
     }
 
     /// Gives a container another name, which must be free.
@@ -292,6 +301,11 @@ impl State {
              oom_killed = 0, error = '' WHERE id = ?1",
             params![id, now_ns, supervisor_pid],
         )
+    }
+
+    /// Something about it is not as it should be; how it is does not change.
+    pub(crate) fn set_error(&self, id: &str, error: &str) -> Result<(), StateError> {
+        self.update("UPDATE containers SET error = ?2 WHERE id = ?1", params![id, error])
     }
 
     /// Only its status changes.

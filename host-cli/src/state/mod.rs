@@ -3,6 +3,7 @@
 //! ```text
 //! data/containers.db         rows: what containers are, and how they ended
 //! data/containers/ID/        what a container keeps: scratch disk, logs
+//! data/volumes/NAME/         a volume's disk: see `volumes`
 //! run/pods/ID/lock           held by whoever changes or runs the container: see `hold`
 //! run/pods/ID/socket         its supervisor listens here: see `control`
 //! ```
@@ -12,6 +13,7 @@
 
 mod container;
 mod recovery;
+mod volume;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,9 +22,11 @@ use rusqlite::{Connection, TransactionBehavior};
 
 pub(crate) use container::{Container, ContainerConfig, Exit, LogOptions, RestartPolicy, Status};
 pub(crate) use recovery::recover;
+pub(crate) use volume::{Volume, VolumeMount};
 
 /// One step each from the version of its index to the next.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE containers (
         id TEXT PRIMARY KEY,
         name TEXT NOT NULL UNIQUE,
@@ -41,7 +45,16 @@ const MIGRATIONS: [&str; 1] = ["
         supervisor_pid INTEGER NOT NULL DEFAULT 0
     ) STRICT;
     CREATE INDEX containers_by_image ON containers (image_id);
-"];
+",
+    "
+    CREATE TABLE volumes (
+        name TEXT PRIMARY KEY,
+        created_ns INTEGER NOT NULL,
+        labels TEXT NOT NULL,
+        anonymous INTEGER NOT NULL
+    ) STRICT;
+",
+];
 
 /// How long a command waits for another one's transaction, which takes milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -73,6 +86,8 @@ pub(crate) enum StateError {
     Ambiguous(String),
     #[error("cannot clean up after a killed supervisor")]
     Recover(#[source] std::io::Error),
+    #[error("cannot clean up volumes")]
+    Volumes(#[source] std::io::Error),
 }
 
 /// The open state.

@@ -5,22 +5,40 @@ use std::path::Path;
 use super::{Container, Exit, State, StateError, Status};
 use crate::folders::Folders;
 use crate::hold::Hold;
+use crate::volumes::{self, VolumeError};
 use crate::{clock, store_folder};
+
+/// Why there is no cleaning up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecoverError {
+    #[error("cannot clean up after killed commands")]
+    State(#[from] StateError),
+    #[error("cannot clean up after a killed supervisor")]
+    Folder(#[source] std::io::Error),
+    #[error("cannot remove the volumes of a container that was to be removed")]
+    Volumes(#[from] VolumeError),
+}
 
 /// Brings rows and folders to what is true: a container whose supervisor is gone has exited, and what belongs to no
 /// row is removed. Cheap when there is nothing to do.
-pub(crate) fn recover(state: &State, folders: &Folders) -> Result<(), StateError> {
+pub(crate) fn recover(state: &State, folders: &Folders) -> Result<(), RecoverError> {
     for container in state.containers()? {
-        if container.status.is_live() {
+        if is_unfinished(&container) {
             end_lost(state, folders, &container)?;
         }
     }
     remove_orphans(state, &store_folder::all(&folders.data), folders)?;
-    remove_orphans(state, &folders.run.join("pods"), folders)
+    remove_orphans(state, &folders.run.join("pods"), folders)?;
+    Ok(volumes::sweep(state, &folders.data)?)
 }
 
-/// Says in the row that its supervisor is gone, if it is.
-fn end_lost(state: &State, folders: &Folders, container: &Container) -> Result<(), StateError> {
+/// A row that only a living supervisor leaves so: one that runs, or one that ended and is about to be removed.
+fn is_unfinished(container: &Container) -> bool {
+    container.status.is_live() || (container.config.remove && container.status == Status::Exited)
+}
+
+/// Does what a supervisor that is gone would have done.
+fn end_lost(state: &State, folders: &Folders, container: &Container) -> Result<(), RecoverError> {
     let Ok(Some(hold)) = Hold::try_take(&folders.run, &container.id) else {
         return Ok(());
     };
@@ -28,21 +46,21 @@ fn end_lost(state: &State, folders: &Folders, container: &Container) -> Result<(
     let Ok(now) = state.container(&container.id) else {
         return Ok(());
     };
-    if !now.status.is_live() {
+    if !is_unfinished(&now) {
         return Ok(());
+    }
+    if now.config.remove {
+        // The row goes first: see `create::remove`.
+        volumes::remove_container(state, &folders.data, &now, true)?;
+        store_folder::remove(&folders.data, &now.id).map_err(RecoverError::Folder)?;
+        return hold.remove().map_err(RecoverError::Folder);
     }
     let exit = Exit {
         code: 137,
         oom_killed: false,
         error: "the pod's supervisor was killed".into(),
     };
-    state.set_exited(&container.id, clock::now_ns(), &exit, Status::Exited)?;
-    if container.config.remove {
-        store_folder::remove(&folders.data, &container.id).map_err(StateError::Recover)?;
-        state.remove(&container.id)?;
-        hold.remove().map_err(StateError::Recover)?;
-    }
-    Ok(())
+    Ok(state.set_exited(&now.id, clock::now_ns(), &exit, Status::Exited)?)
 }
 
 /// Removes folders in `parent` that no row knows and nobody holds: of a command killed in the middle.

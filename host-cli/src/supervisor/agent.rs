@@ -1,49 +1,101 @@
 //! The session with a pod's agent, shared by all who speak to the guest.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::time::Duration;
 
-use capsid_protocol::message::{agent_message, host_message};
+use capsid_protocol::message::{Request, agent_message, host_message};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::streams::StreamOpener;
-use crate::session::{Receiver, Sender, SessionError};
+use crate::session::{self, Receiver, Sender, SessionError};
 
 /// Messages that may wait for one process: Created, Started, Stopped. An agent that sends more is out of order.
 const WAITING_MAX: usize = 8;
 /// Processes that may be waited for at a time: the agent allows fewer.
 const ROUTES_MAX: usize = 4096;
 /// How long an answer to a request may take.
-const ANSWER_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the guest may leave us with what it does not read. Whoever ends the container does not wait for longer.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
+/// Frames that may wait to be sent. Each is 4 MiB at most.
+const FRAMES_MAX: usize = 4;
 
 /// Speaks to the agent.
 #[derive(Debug)]
 pub(crate) struct Agent {
-    sender: Mutex<Sender>,
+    /// To the [`Outbox`]: a client that leaves in the middle of a message does not leave half of it in the session.
+    frames: mpsc::Sender<Vec<u8>>,
     /// Opens streams into the guest.
     pub opener: StreamOpener,
     /// Who waits for messages of which process.
     routes: RefCell<HashMap<String, mpsc::Sender<agent_message::Kind>>>,
     /// One request at a time waits for its answer.
     asking: Mutex<()>,
-    asked: RefCell<Option<(String, oneshot::Sender<agent_message::Kind>)>>,
+    asked: RefCell<Option<Asked>>,
+    /// The session is over: nothing more will be said.
+    ended: Cell<bool>,
+}
+
+/// A request whose answer is waited for.
+#[derive(Debug)]
+struct Asked {
+    id: String,
+    what: Request,
+    answer: oneshot::Sender<agent_message::Kind>,
+}
+
+/// What is to be sent to the agent, in order.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    frames: mpsc::Receiver<Vec<u8>>,
+    sender: Sender,
+}
+
+impl Outbox {
+    /// Sends until the session ends: why it did.
+    pub(crate) async fn deliver(&mut self) -> SessionError {
+        while let Some(frame) = self.frames.recv().await {
+            if let Err(error) = self.sender.send_frame(&frame).await {
+                return error;
+            }
+        }
+        SessionError::Closed
+    }
 }
 
 impl Agent {
-    pub(crate) fn new(sender: Sender, opener: StreamOpener) -> Self {
-        Self {
-            sender: Mutex::new(sender),
+    /// The outbox must be driven.
+    pub(crate) fn new(sender: Sender, opener: StreamOpener) -> (Self, Outbox) {
+        let (frames, waiting) = mpsc::channel(FRAMES_MAX);
+        let agent = Self {
+            frames,
             opener,
             routes: RefCell::default(),
             asking: Mutex::default(),
             asked: RefCell::default(),
-        }
+            ended: Cell::default(),
+        };
+        let outbox = Outbox {
+            frames: waiting,
+            sender,
+        };
+        (agent, outbox)
     }
 
     /// Says something.
     pub(crate) async fn send(&self, kind: host_message::Kind) -> Result<(), SessionError> {
-        self.sender.lock().await.send(kind).await
+        let sent = timeout(SEND_TIMEOUT, self.frames.send(session::encode(kind)?)).await;
+        sent.map_err(|_| SessionError::Silent)?
+            .map_err(|_| SessionError::Closed)
+    }
+
+    /// Tells everybody who waits for the agent that it is gone.
+    pub(crate) fn end(&self) {
+        self.ended.set(true);
+        self.routes.borrow_mut().clear();
+        self.asked.borrow_mut().take();
     }
 
     /// What the agent will say of a process from now on.
@@ -51,17 +103,26 @@ impl Agent {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
         let mut routes = self.routes.borrow_mut();
         routes.retain(|_, route| !route.is_closed());
-        if routes.len() < ROUTES_MAX {
+        if routes.len() < ROUTES_MAX && !self.ended.get() {
             routes.insert(id.into(), sender);
         }
         receiver
     }
 
-    /// Says something about a container and waits for the answer.
-    pub(crate) async fn ask(&self, id: &str, kind: host_message::Kind) -> Result<agent_message::Kind, SessionError> {
+    /// Asks something about a container and waits for the answer.
+    pub(crate) async fn ask(
+        &self,
+        id: &str,
+        what: Request,
+        kind: host_message::Kind,
+    ) -> Result<agent_message::Kind, SessionError> {
         let _turn = self.asking.lock().await;
         let (sender, answer) = oneshot::channel();
-        *self.asked.borrow_mut() = Some((id.into(), sender));
+        *self.asked.borrow_mut() = Some(Asked {
+            id: id.into(),
+            what,
+            answer: sender,
+        });
         self.send(kind).await?;
         let answer = timeout(ANSWER_TIMEOUT, answer).await;
         self.asked.borrow_mut().take();
@@ -72,26 +133,25 @@ impl Agent {
 
     /// Hands out what the agent says until the session ends: why it did.
     pub(crate) async fn hand_out(&self, receiver: &mut Receiver) -> SessionError {
-        let end = loop {
+        loop {
             let message = match receiver.receive().await {
                 Ok(message) => message,
-                Err(error) => break error,
+                Err(error) => return error,
             };
             if let Err(error) = self.hand_out_one(message) {
-                break error;
+                return error;
             }
-        };
-        self.routes.borrow_mut().clear();
-        self.asked.borrow_mut().take();
-        end
+        }
     }
 
     fn hand_out_one(&self, message: agent_message::Kind) -> Result<(), SessionError> {
-        let (id, answers_request) = subject(&message).ok_or(SessionError::Unexpected)?;
-        if answers_request {
-            if let Some((_, answer)) = self.asked.borrow_mut().take_if(|(about, _)| *about == id) {
+        let (id, request) = subject(&message).ok_or(SessionError::Unexpected)?;
+        if request != Request::Run {
+            // A late answer, to a question that was given up, is passed over.
+            let is_for = |asked: &mut Asked| asked.id == id && asked.what == request;
+            if let Some(asked) = self.asked.borrow_mut().take_if(is_for) {
                 // Whoever asked may have gone.
-                let _ = answer.send(message);
+                let _ = asked.answer.send(message);
             }
             return Ok(());
         }
@@ -107,21 +167,18 @@ impl Agent {
     }
 }
 
-/// Which process a message is about, and whether it answers a request; `None` for one that has no place here.
-fn subject(message: &agent_message::Kind) -> Option<(String, bool)> {
+/// Which process a message is about, and what it answers; `None` for one that has no place here.
+fn subject(message: &agent_message::Kind) -> Option<(String, Request)> {
     use agent_message::Kind;
     match message {
         Kind::Hello(_) => None,
-        Kind::Created(m) => Some((m.container.clone(), false)),
-        Kind::Started(m) => Some((m.container.clone(), false)),
-        Kind::Failed(m) => Some((
-            m.container.clone(),
-            m.request() != capsid_protocol::message::Request::Run,
-        )),
-        Kind::Stopped(m) => Some((m.container.clone(), false)),
-        Kind::Frozen(m) => Some((m.container.clone(), true)),
-        Kind::Measured(m) => Some((m.container.clone(), true)),
-        Kind::Listed(m) => Some((m.container.clone(), true)),
-        Kind::Updated(m) => Some((m.container.clone(), true)),
+        Kind::Created(m) => Some((m.container.clone(), Request::Run)),
+        Kind::Started(m) => Some((m.container.clone(), Request::Run)),
+        Kind::Failed(m) => Some((m.container.clone(), m.request())),
+        Kind::Stopped(m) => Some((m.container.clone(), Request::Run)),
+        Kind::Frozen(m) => Some((m.container.clone(), Request::Freeze)),
+        Kind::Measured(m) => Some((m.container.clone(), Request::Measure)),
+        Kind::Listed(m) => Some((m.container.clone(), Request::List)),
+        Kind::Updated(m) => Some((m.container.clone(), Request::Update)),
     }
 }

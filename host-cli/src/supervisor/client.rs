@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::rc::Rc;
 use std::time::Duration;
 
-use capsid_protocol::message::{Freeze, List, Measure, Update, agent_message, host_message};
+use capsid_protocol::message::{Freeze, List, Measure, Request as Asked, Update, agent_message, host_message};
 use capsid_protocol::spec::Limits;
 use capsid_protocol::{ContainerSpec, Resize, Signal, Start};
 use tokio::net::UnixStream;
@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::agent::Agent;
 use super::life::{exit_code, failed_code, sanitise};
+use super::output::Sink;
 use super::pod::{Failure, Outcome, Phase, Pod};
 use crate::control::{
     Answer, Connection, ControlError, ExecRequest, ProcessLine, Reader, Request, StreamsWanted, Usage, Writer,
@@ -24,6 +25,8 @@ use crate::state::{Exit, State, Status};
 
 /// How long a killed container may take to be gone before its machine is ended.
 const KILL_GRACE: Duration = Duration::from_secs(5);
+/// How long the command that started this process may take to say what it wants.
+const FIRST_WORD: Duration = Duration::from_secs(10);
 
 /// A request could not be served.
 type Refusal = Failure;
@@ -31,20 +34,16 @@ type Refusal = Failure;
 /// Hears the request of the connection that this supervisor was started with, before anything is started: a client
 /// that attaches misses nothing. The rest of it is the returned future.
 pub(crate) async fn hear_first(pod: &Rc<Pod>, mut connection: Connection) -> impl Future<Output = ()> + use<> {
-    let heard = hear(&mut connection).await;
+    let heard = timeout(FIRST_WORD, hear(&mut connection)).await.unwrap_or(None);
     let pod = Rc::clone(pod);
     let prepared = match heard {
-        Some(Request::Attach(wanted)) => Some(attach_streams(&pod, &connection.writer, wanted).await),
+        Some(Request::Attach(wanted)) => Some(attach_streams(&pod, &connection.writer, wanted, true).await),
         _ => None,
     };
     async move {
         match (heard, prepared) {
             (Some(Request::Attach(_)), Some(attached)) => {
-                conclude(
-                    &connection.writer.clone(),
-                    follow(&pod, connection, attached.err()).await,
-                )
-                .await;
+                conclude(&connection.writer.clone(), follow(&pod, connection, attached).await).await;
             }
             (Some(request), _) => answer(pod, connection, request).await,
             (None, _) => {}
@@ -59,7 +58,13 @@ pub(crate) async fn refuse(connection: &Connection, why: &str) {
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(pod: Rc<Pod>, mut connection: Connection) {
-    if let Some(request) = hear(&mut connection).await {
+    let heard = tokio::select! {
+        biased;
+        heard = hear(&mut connection) => heard,
+        // A client that asks for nothing is not waited for.
+        _ = pod.over() => None,
+    };
+    if let Some(request) = heard {
         answer(pod, connection, request).await;
     }
 }
@@ -82,8 +87,8 @@ async fn answer(pod: Rc<Pod>, connection: Connection, request: Request) {
     let answered = match request {
         Request::Start => started(&pod).await,
         Request::Attach(wanted) => {
-            let attached = attach_streams(&pod, &writer, wanted).await;
-            follow(&pod, connection, attached.err()).await
+            let attached = attach_streams(&pod, &writer, wanted, false).await;
+            follow(&pod, connection, attached).await
         }
         Request::Exec(request) => exec(&pod, connection, *request).await,
         Request::Signal(number) => signal(&pod, number).await.map(|()| Answer::Done),
@@ -141,8 +146,13 @@ fn over(outcome: &Outcome, pod: &Pod) -> Answer {
     }
 }
 
-/// Makes the streams of an attached client and sends it their other ends.
-async fn attach_streams(pod: &Rc<Pod>, writer: &Writer, wanted: StreamsWanted) -> Result<(), Refusal> {
+/// Makes the streams of an attached client and sends it their other ends. `is_owner`: it started the container.
+async fn attach_streams(
+    pod: &Rc<Pod>,
+    writer: &Writer,
+    wanted: StreamsWanted,
+    is_owner: bool,
+) -> Result<Vec<Rc<Sink>>, Refusal> {
     let (terminal, has_stdin, ends_it) = {
         let container = pod.container.borrow();
         (
@@ -153,6 +163,7 @@ async fn attach_streams(pod: &Rc<Pod>, writer: &Writer, wanted: StreamsWanted) -
     };
     let cannot = |e: std::io::Error| Failure::because(format!("cannot make a stream: {e}"));
     let mut theirs: Vec<OwnedFd> = Vec::new();
+    let mut sinks = Vec::new();
     let mut pair = || {
         let (ours, other) = StdStream::pair()?;
         ours.set_nonblocking(true)?;
@@ -161,7 +172,7 @@ async fn attach_streams(pod: &Rc<Pod>, writer: &Writer, wanted: StreamsWanted) -
     };
     if terminal {
         let (read, write) = pair().map_err(cannot)?;
-        pod.output.add(LogStream::Stdout, write);
+        sinks.push(pod.output.add(LogStream::Stdout, write, is_owner));
         if has_stdin && wanted.stdin {
             let pod = Rc::clone(pod);
             tokio::task::spawn_local(async move { pod.output.feed(read, false).await });
@@ -175,35 +186,45 @@ async fn attach_streams(pod: &Rc<Pod>, writer: &Writer, wanted: StreamsWanted) -
         for stream in [LogStream::Stdout, LogStream::Stderr] {
             let (_, write) = pair().map_err(cannot)?;
             if wanted.output {
-                pod.output.add(stream, write);
+                sinks.push(pod.output.add(stream, write, is_owner));
             }
         }
     }
-    let sent = writer.send_with(&Answer::Streams { terminal }, &theirs).await;
-    sent.map_err(|e| Failure::of(&e))
+    match writer.send_with(&Answer::Streams { terminal }, &theirs).await {
+        Ok(()) => Ok(sinks),
+        Err(error) => {
+            pod.output.remove(&sinks);
+            Err(Failure::of(&error))
+        }
+    }
 }
 
 /// Tells an attached client of start and end, and does what it asks meanwhile.
-async fn follow(pod: &Rc<Pod>, connection: Connection, refused: Option<Refusal>) -> Result<Answer, Refusal> {
-    if let Some(refusal) = refused {
-        return Err(refusal);
-    }
+async fn follow(
+    pod: &Rc<Pod>,
+    connection: Connection,
+    attached: Result<Vec<Rc<Sink>>, Refusal>,
+) -> Result<Answer, Refusal> {
+    let sinks = attached?;
     let Connection { mut reader, writer } = connection;
     let course = async {
         pod.started().await?;
         writer.send(&start_answer(pod)).await.map_err(|e| Failure::of(&e))?;
         Ok(over(&*pod.over().await, pod))
     };
-    let commands = obey(pod, &pod.id, &mut reader);
+    let commands = obey(pod, &pod.id, &sinks, &mut reader);
     tokio::select! {
         answer = course => answer,
         // The client is gone, or has detached.
-        () = commands => Err(Failure::because("detached")),
+        () = commands => {
+            pod.output.remove(&sinks);
+            Err(Failure::because("detached"))
+        }
     }
 }
 
-/// Signals and sizes for a process, until the client hangs up.
-async fn obey(pod: &Rc<Pod>, process: &str, reader: &mut Reader) {
+/// Signals and sizes for a process, until the client hangs up. `sinks` are what it has of the container's output.
+async fn obey(pod: &Rc<Pod>, process: &str, sinks: &[Rc<Sink>], reader: &mut Reader) {
     while let Ok((request, _)) = reader.receive::<Request>().await {
         // What arrives too early or too late is lost, as it is with docker.
         let _ = match request {
@@ -211,7 +232,7 @@ async fn obey(pod: &Rc<Pod>, process: &str, reader: &mut Reader) {
             Request::Signal(number) => send_signal(pod, process, number).await,
             Request::Resize { rows, columns } => resize(pod, process, rows, columns).await,
             Request::OutputClosed => {
-                pod.output.closed.send_replace(true);
+                pod.output.close(sinks);
                 Ok(())
             }
             _ => return,
@@ -279,9 +300,9 @@ async fn kill(pod: &Rc<Pod>) {
 }
 
 /// Asks the guest something about the container.
-async fn ask(pod: &Pod, kind: host_message::Kind) -> Result<agent_message::Kind, Refusal> {
+async fn ask(pod: &Pod, what: Asked, kind: host_message::Kind) -> Result<agent_message::Kind, Refusal> {
     let guest: Rc<Agent> = pod.guest()?;
-    match guest.ask(&pod.id, kind).await {
+    match guest.ask(&pod.id, what, kind).await {
         Ok(agent_message::Kind::Failed(failed)) => Err(Failure::because(sanitise(&failed.message))),
         Ok(answer) => Ok(answer),
         Err(error) => Err(Failure::of(&error)),
@@ -302,9 +323,11 @@ async fn freeze(pod: &Rc<Pod>, frozen: bool) -> Result<Answer, Refusal> {
         container: pod.id.clone(),
         frozen,
     };
-    let agent_message::Kind::Frozen(_) = ask(pod, host_message::Kind::Freeze(freeze)).await? else {
+    let agent_message::Kind::Frozen(_) = ask(pod, Asked::Freeze, host_message::Kind::Freeze(freeze)).await? else {
         return Err(unexpected());
     };
+    // It may have ended since: its row says so, and keeps saying so.
+    pod.guest()?;
     pod.paused.set(frozen);
     let status = if frozen { Status::Paused } else { Status::Running };
     let written = State::open(&pod.data).and_then(|state| state.set_status(&pod.id, status));
@@ -315,7 +338,7 @@ async fn list(pod: &Pod) -> Result<Answer, Refusal> {
     let list = List {
         container: pod.id.clone(),
     };
-    let agent_message::Kind::Listed(listed) = ask(pod, host_message::Kind::List(list)).await? else {
+    let agent_message::Kind::Listed(listed) = ask(pod, Asked::List, host_message::Kind::List(list)).await? else {
         return Err(unexpected());
     };
     let line = |process: capsid_protocol::message::Process| {
@@ -345,7 +368,9 @@ async fn measure(pod: &Pod) -> Result<Answer, Refusal> {
     let measure = Measure {
         container: pod.id.clone(),
     };
-    let agent_message::Kind::Measured(measured) = ask(pod, host_message::Kind::Measure(measure)).await? else {
+    let agent_message::Kind::Measured(measured) =
+        ask(pod, Asked::Measure, host_message::Kind::Measure(measure)).await?
+    else {
         return Err(unexpected());
     };
     Ok(Answer::Measured(Usage {
@@ -367,7 +392,7 @@ async fn update(pod: &Pod, limits: Limits) -> Result<Answer, Refusal> {
         container: pod.id.clone(),
         limits,
     };
-    match ask(pod, host_message::Kind::Update(update)).await? {
+    match ask(pod, Asked::Update, host_message::Kind::Update(update)).await? {
         agent_message::Kind::Updated(_) => Ok(Answer::Done),
         _ => Err(unexpected()),
     }
@@ -447,7 +472,7 @@ async fn exec(pod: &Rc<Pod>, connection: Connection, request: ExecRequest) -> Re
     tokio::select! {
         answer = course => answer,
         // docker's exec goes on without its client, and so does this one.
-        () = obey(pod, &id, &mut reader) => Err(Failure::because("detached")),
+        () = obey(pod, &id, &[], &mut reader) => Err(Failure::because("detached")),
     }
 }
 

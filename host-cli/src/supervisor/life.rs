@@ -29,7 +29,7 @@ use crate::log::LogStream;
 use crate::plan::{ROOTFS_SERIAL, SCRATCH_SERIAL};
 use crate::session::{Session, SessionError};
 use crate::state::{Container, Exit, State};
-use crate::{console, initramfs, parts, store_folder};
+use crate::{console, initramfs, parts, store_folder, volumes};
 
 /// From process start to the agent's Hello. Hundreds of milliseconds usually; a host with many busy pods or an
 /// emulated one under load takes seconds.
@@ -73,12 +73,17 @@ enum LifeError {
 /// Runs the container once. Its machine is gone on return.
 pub(crate) async fn live(pod: &Rc<Pod>, state: &State, folders: &Folders) -> Outcome {
     pod.phase.send_replace(Phase::Starting);
-    let outcome = match start(pod, folders) {
+    pod.paused.set(false);
+    pod.output.begin();
+    let outcome = match start(pod, state, folders) {
         Err(error) => conclude(&error, false),
         Ok((mut machine, sockets)) => {
             let mut started = false;
             let lived = live_in(pod, state, &mut machine, sockets, &mut started).await;
-            pod.agent.borrow_mut().take();
+            if let Some(agent) = pod.agent.borrow_mut().take() {
+                // Who waits for another process of this container need not wait for us to end.
+                agent.end();
+            }
             machine.stop().await;
             pod.mark("machine ended");
             match lived {
@@ -87,18 +92,17 @@ pub(crate) async fn live(pod: &Rc<Pod>, state: &State, folders: &Folders) -> Out
             }
         }
     };
-    match pod.output.finish() {
-        Ok(()) => outcome,
-        Err(error) => Outcome::failed(&LifeError::Output(error)),
-    }
+    pod.output.finish();
+    outcome
 }
 
 /// Starts the machine's processes.
-fn start(pod: &Pod, folders: &Folders) -> Result<(RunningMachine, Sockets), LifeError> {
+fn start(pod: &Pod, state: &State, folders: &Folders) -> Result<(RunningMachine, Sockets), LifeError> {
     let container = pod.container.borrow();
     let (sockets, session, control) = Sockets::pair()?;
     let accelerator = super::accelerator(&container, folders).map_err(|e| LifeError::Prepare(e.into()))?;
-    let parts = machine_parts(&container, folders, session, control).map_err(|e| LifeError::Prepare(e.into()))?;
+    let disks = disks(&container, state, folders).map_err(|e| LifeError::Prepare(e.into()))?;
+    let parts = machine_parts(&container, disks, session, control).map_err(|e| LifeError::Prepare(e.into()))?;
     pod.mark("disks and kernel opened");
     let machine = accelerator.start(parts)?;
     pod.mark("machine processes started");
@@ -107,7 +111,7 @@ fn start(pod: &Pod, folders: &Folders) -> Result<(RunningMachine, Sockets), Life
 
 fn machine_parts(
     container: &Container,
-    folders: &Folders,
+    disks: Vec<Disk>,
     session: OwnedFd,
     control: OwnedFd,
 ) -> anyhow::Result<MachineParts> {
@@ -119,13 +123,13 @@ fn machine_parts(
         size: container.config.machine,
         kernel: parts::open_kernel(&kernel)?,
         initramfs: initramfs::build(&parts::agent()?).context("cannot make the initramfs")?,
-        disks: disks(container, folders)?,
+        disks,
         session,
         control,
     })
 }
 
-fn disks(container: &Container, folders: &Folders) -> anyhow::Result<Vec<Disk>> {
+fn disks(container: &Container, state: &State, folders: &Folders) -> anyhow::Result<Vec<Disk>> {
     let store = crate::commands::open_store(folders)?;
     let image = store
         .find(&container.image_id)?
@@ -137,20 +141,22 @@ fn disks(container: &Container, folders: &Folders) -> anyhow::Result<Vec<Disk>> 
         .write(true)
         .open(&path)
         .with_context(|| format!("cannot open the container's disk {}", path.display()))?;
-    Ok(vec![
+    let mut disks = vec![
         Disk {
-            serial: ROOTFS_SERIAL,
+            serial: ROOTFS_SERIAL.into(),
             readonly: true,
             is_durable: false,
             files: std::iter::once(rootfs.metadata).chain(rootfs.data).collect(),
         },
         Disk {
-            serial: SCRATCH_SERIAL,
+            serial: SCRATCH_SERIAL.into(),
             readonly: false,
             is_durable: !container.config.remove,
             files: vec![scratch],
         },
-    ])
+    ];
+    disks.extend(volumes::open(state, &folders.data, container)?);
+    Ok(disks)
 }
 
 /// The steps from a starting machine to a stopped container.
@@ -174,11 +180,17 @@ async fn live_in(
         control: sockets.control,
         nonce: session.nonce,
     };
-    let agent = Rc::new(Agent::new(session.sender, opener));
+    let (agent, mut outbox) = Agent::new(session.sender, opener);
+    let agent = Rc::new(agent);
     let mut receiver = session.receiver;
     let speaker = Rc::clone(&agent);
     // Ends with the session, which ends with the machine.
-    let broken = async move { speaker.hand_out(&mut receiver).await };
+    let broken = async move {
+        tokio::select! {
+            error = speaker.hand_out(&mut receiver) => error,
+            error = outbox.deliver() => error,
+        }
+    };
     tokio::pin!(broken);
     let course = async {
         let mut messages = agent.listen_to(&pod.id);
@@ -192,6 +204,7 @@ async fn live_in(
         pod.mark("container started");
         pod.phase.send_replace(Phase::Running);
         let stopped = wait_stopped(&mut messages).await?;
+        pod.output.end();
         while let Some(drained) = outputs.join_next().await {
             drained.unwrap_or(Ok(())).map_err(LifeError::Output)?;
         }

@@ -41,11 +41,16 @@ use crate::hold::Hold;
 use crate::signals::Signals;
 use crate::state::{Container, RestartPolicy, State, Status};
 use crate::store_folder;
+use crate::volumes;
 
 use pod::{Outcome, Phase, Pod};
 
 /// How long clients may take to hear the end.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// Clients at a time: each has three descriptors at most, and a process has 1024. More wait for their turn.
+const CLIENTS_MAX: usize = 200;
+/// Until the next try when a client could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Pause before a first restart; it doubles with each one that follows soon, up to the limit: docker's numbers.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -79,6 +84,8 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
     let (state, pod, listener, mut signals) = match prepare(&folders, &id, &hold) {
         Ok(prepared) => prepared,
         Err(error) => {
+            // What cannot be removed either is left to `capsid rm`.
+            let _ = discard(&folders, &id, hold);
             client::refuse(&first, &crate::commands::describe(&error)).await;
             return Err(error);
         }
@@ -86,15 +93,25 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
     let mut clients = JoinSet::new();
     let heard = client::hear_first(&pod, first).await;
     clients.spawn_local(heard);
+    let mut log_failed = false;
     let outcome = {
         let lives = lives(&pod, &state, &folders);
         tokio::pin!(lives);
         loop {
             tokio::select! {
                 outcome = &mut lives => break outcome,
-                accepted = listener.accept() => if let Ok((stream, _)) = accepted {
-                    clients.spawn_local(client::serve(Rc::clone(&pod), control::accepted(stream)));
+                accepted = listener.accept(), if clients.len() < CLIENTS_MAX => match accepted {
+                    Ok((stream, _)) => {
+                        clients.spawn_local(client::serve(Rc::clone(&pod), control::accepted(stream)));
+                    }
+                    // No descriptor is free: the client waits, and this process does not turn in circles.
+                    Err(_) => sleep(ACCEPT_PAUSE).await,
                 },
+                words = pod.output.log_failed(), if !log_failed => {
+                    log_failed = true;
+                    // A disk that is full for the log may be so for the row: its end is told again with the container's.
+                    let _ = state.set_error(&id, &words);
+                }
                 Some(_) = clients.join_next() => {}
                 // The host shuts down, or somebody ends us: as `capsid stop`.
                 _ = signals.interruption() => pod.stop_in_background(None),
@@ -102,15 +119,31 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
         }
     };
     drop(listener);
-    if pod.container.borrow().config.remove {
-        store_folder::remove(&folders.data, &id).context("cannot remove the container's files")?;
-        state.remove(&id)?;
-    }
+    let remove = pod.container.borrow().config.remove;
+    // The row goes first: see `create::remove`. What fails here is for the next command to do.
+    let removed = if remove { forget(&state, &pod, &folders) } else { Ok(()) };
     pod.phase.send_replace(Phase::Over(Rc::new(outcome)));
     // A client that does not listen is left behind.
     let _ = timeout(FAREWELL, async { while clients.join_next().await.is_some() {} }).await;
-    if pod.container.borrow().config.remove {
+    removed?;
+    if remove {
         hold.remove().context("cannot remove the pod's run folder")?;
+    }
+    Ok(())
+}
+
+/// Removes the container, all but its run folder.
+fn forget(state: &State, pod: &Pod, folders: &Folders) -> anyhow::Result<()> {
+    volumes::remove_container(state, &folders.data, &pod.container.borrow(), true)?;
+    store_folder::remove(&folders.data, &pod.id).context("cannot remove the container's files")
+}
+
+/// Removes a container with `--rm` that could not be supervised.
+fn discard(folders: &Folders, id: &str, hold: Hold) -> anyhow::Result<()> {
+    let state = State::open(&folders.data)?;
+    let container = state.container(id)?;
+    if container.config.remove {
+        crate::create::remove(&state, folders, hold, &container, true)?;
     }
     Ok(())
 }
@@ -141,7 +174,14 @@ async fn lives(pod: &Rc<Pod>, state: &State, folders: &Folders) -> Outcome {
             (false, true) => Status::Created,
             (false, false) => Status::Exited,
         };
-        if let Err(e) = state.set_exited(&pod.id, clock::now_ns(), &outcome.exit(), next) {
+        let mut exit = outcome.exit();
+        if let Some(words) = pod.output.log_failure() {
+            let both = [exit.error.as_str(), &words]
+                .into_iter()
+                .filter(|words| !words.is_empty());
+            exit.error = both.collect::<Vec<_>>().join("; ");
+        }
+        if let Err(e) = state.set_exited(&pod.id, clock::now_ns(), &exit, next) {
             return Outcome::failed(&e);
         }
         if !again {

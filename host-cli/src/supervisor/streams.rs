@@ -35,11 +35,12 @@ impl StreamOpener {
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+        // A machine that takes no requests must not stop this process: it has others to answer.
         rustix::net::sendmsg(
             &self.control,
             &[io::IoSlice::new(&port)],
             &mut ancillary,
-            SendFlags::NOSIGNAL,
+            SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
         )
         .map_err(|e| StreamError::Ask(e.into()))?;
         let hello = StreamHello {

@@ -1,0 +1,263 @@
+//! `capsid volume`.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+
+use anyhow::{anyhow, bail};
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use serde_json::{Value, json};
+
+use super::lifecycle::confirm;
+use super::{Context, describe};
+use crate::cli::{VolumeCommand, VolumeCreateArgs, VolumeInspectArgs, VolumeLsArgs, VolumePruneArgs, VolumeRmArgs};
+use crate::clock;
+use crate::folders::Folders;
+use crate::format::Template;
+use crate::plan::{self, size};
+use crate::state::{State, Volume};
+use crate::volumes::{self, VolumeError, VolumesLock};
+
+/// The recipe of each verb.
+pub(crate) fn run(context: Context, command: VolumeCommand) -> anyhow::Result<u8> {
+    match command {
+        VolumeCommand::Create(args) => create(context, args),
+        VolumeCommand::Ls(args) => list(context, &args),
+        VolumeCommand::Inspect(args) => inspect(context, &args),
+        VolumeCommand::Rm(args) => remove(context, &args),
+        VolumeCommand::Prune(args) => prune(context, &args),
+    }
+}
+
+/// As docker's, a volume that is there already is fine.
+fn create(context: Context, args: VolumeCreateArgs) -> anyhow::Result<u8> {
+    if let Some(name) = &args.name {
+        plan::check_name(name)?;
+    }
+    plan::check_labels(&args.label)?;
+    let (folders, state) = context.state()?;
+    let anonymous = args.name.is_none();
+    let name = args.name.map_or_else(volumes::new_name, Ok)?;
+    let lock = VolumesLock::take(&folders.data)?;
+    if state.volume(&name)?.is_none() {
+        volumes::make_disk(&lock, &folders.data, &name)?;
+        state.add_volume(&Volume {
+            name: name.clone(),
+            created_ns: clock::now_ns(),
+            labels: args.label,
+            anonymous,
+        })?;
+    }
+    println!("{name}");
+    Ok(0)
+}
+
+fn list(context: Context, args: &VolumeLsArgs) -> anyhow::Result<u8> {
+    let filters = args
+        .filter
+        .iter()
+        .map(|text| Filter::parse(text))
+        .collect::<Result<Vec<_>, _>>()?;
+    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let (folders, state) = context.state()?;
+    let used = used(&state)?;
+    let mut rows = Vec::new();
+    for volume in state.volumes()? {
+        if filters.iter().all(|filter| filter.takes(&volume, &used)) {
+            rows.push(row(&volume, &folders));
+        }
+    }
+    if args.quiet {
+        for row in &rows {
+            println!("{}", row["Name"].as_str().unwrap_or_default());
+        }
+        return Ok(0);
+    }
+    super::print_rows(&rows, template.as_ref(), || {
+        let mut table = Table::new();
+        table.load_style(NOTHING);
+        table.set_header(["DRIVER", "VOLUME NAME"]);
+        for row in &rows {
+            table.add_row(["Driver", "Name"].map(|column| row[column].as_str().unwrap_or_default()));
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 3));
+        }
+        println!("{}", table.trim_fmt());
+    })?;
+    Ok(0)
+}
+
+/// Names of volumes that containers have.
+fn used(state: &State) -> anyhow::Result<BTreeSet<String>> {
+    let containers = state.containers()?;
+    let mounts = containers.into_iter().flat_map(|container| container.config.mounts);
+    Ok(mounts.map(|mount| mount.volume).collect())
+}
+
+/// docker's fields of `--format`.
+fn row(volume: &Volume, folders: &Folders) -> Value {
+    json!({
+        "Driver": "local",
+        "Labels": volume.labels.join(","),
+        "Mountpoint": volumes::disk(&folders.data, &volume.name),
+        "Name": volume.name,
+        "Scope": "local",
+        "Size": size::human(used_bytes(volume, folders)),
+    })
+}
+
+/// What its disk takes on the host; nothing where it cannot be read.
+fn used_bytes(volume: &Volume, folders: &Folders) -> u64 {
+    std::fs::metadata(volumes::disk(&folders.data, &volume.name)).map_or(0, |disk| disk.blocks() * 512)
+}
+
+fn inspect(context: Context, args: &VolumeInspectArgs) -> anyhow::Result<u8> {
+    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let (folders, state) = context.state()?;
+    let mut found = Vec::new();
+    let mut code = 0;
+    for name in &args.volumes {
+        match state.volume(name)? {
+            Some(volume) => found.push(whole(&volume, &state, &folders)?),
+            None => {
+                eprintln!("capsid: {}", describe(&anyhow!("no such volume: {name}")));
+                code = 1;
+            }
+        }
+    }
+    match template {
+        None => println!("{}", serde_json::to_string_pretty(&found)?),
+        Some(template) => {
+            for object in &found {
+                println!("{}", template.render(object)?);
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// docker's fields, and what only Capsid has below `Capsid`.
+fn whole(volume: &Volume, state: &State, folders: &Folders) -> anyhow::Result<Value> {
+    let labels: serde_json::Map<String, Value> = volume
+        .labels
+        .iter()
+        .map(|label| label.split_once('=').unwrap_or((label, "")))
+        .map(|(key, value)| (key.to_owned(), value.into()))
+        .collect();
+    let users = state.users_of_volume(&volume.name)?;
+    Ok(json!({
+        "Name": volume.name,
+        "CreatedAt": clock::rfc3339(volume.created_ns),
+        "Driver": "local",
+        "Labels": labels,
+        "Mountpoint": volumes::disk(&folders.data, &volume.name),
+        "Options": null,
+        "Scope": "local",
+        "Capsid": {
+            "Anonymous": volume.anonymous,
+            "HostBytes": used_bytes(volume, folders),
+            "UsedBy": users.into_iter().map(|container| container.name).collect::<Vec<_>>(),
+        },
+    }))
+}
+
+fn remove(context: Context, args: &VolumeRmArgs) -> anyhow::Result<u8> {
+    let (folders, state) = context.state()?;
+    let mut code = 0;
+    for name in &args.volumes {
+        match volumes::remove(&state, &folders.data, name) {
+            Ok(()) => println!("{name}"),
+            Err(VolumeError::Unknown(_)) if args.force => {}
+            Err(error) => {
+                eprintln!("capsid: {}", describe(&error.into()));
+                code = 1;
+            }
+        }
+    }
+    Ok(code)
+}
+
+fn prune(context: Context, args: &VolumePruneArgs) -> anyhow::Result<u8> {
+    let which = if args.all { "all" } else { "anonymous" };
+    let warning = format!("WARNING! This will remove {which} volumes that no container has.");
+    if !args.force && !confirm(&warning)? {
+        return Ok(0);
+    }
+    let (folders, state) = context.state()?;
+    let used = used(&state)?;
+    let mut reclaimed_bytes = 0;
+    let mut removed = Vec::new();
+    for volume in state.volumes()? {
+        if used.contains(&volume.name) || (!args.all && !volume.anonymous) {
+            continue;
+        }
+        let bytes = used_bytes(&volume, &folders);
+        // One that a container got meanwhile stays.
+        if volumes::remove(&state, &folders.data, &volume.name).is_ok() {
+            reclaimed_bytes += bytes;
+            removed.push(volume.name);
+        }
+    }
+    if !removed.is_empty() {
+        println!("Deleted Volumes:\n{}\n", removed.join("\n"));
+    }
+    println!("Total reclaimed space: {}", size::human(reclaimed_bytes));
+    Ok(0)
+}
+
+/// One `--filter`.
+#[derive(Debug, PartialEq)]
+enum Filter {
+    Name(String),
+    Label(String),
+    Dangling(bool),
+}
+
+impl Filter {
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let Some((name, value)) = text.split_once('=') else {
+            bail!("invalid filter {text:?}: write name=value");
+        };
+        Ok(match (name, value) {
+            ("name", part) => Self::Name(part.into()),
+            ("label", label) => Self::Label(label.into()),
+            ("dangling", "true" | "1") => Self::Dangling(true),
+            ("dangling", "false" | "0") => Self::Dangling(false),
+            ("dangling", other) => bail!("invalid filter dangling={other:?}: write true or false"),
+            (other, _) => bail!("there is no filter {other:?}: use name, label or dangling"),
+        })
+    }
+
+    fn takes(&self, volume: &Volume, used: &BTreeSet<String>) -> bool {
+        match self {
+            Self::Name(part) => volume.name.contains(part.as_str()),
+            Self::Dangling(wanted) => used.contains(&volume.name) != *wanted,
+            Self::Label(wanted) => volume.labels.iter().any(|label| {
+                label == wanted || (!wanted.contains('=') && label.split('=').next() == Some(wanted.as_str()))
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_read_and_choose() {
+        let volume = Volume {
+            name: "data".into(),
+            created_ns: 0,
+            labels: vec!["tier=back".into()],
+            anonymous: false,
+        };
+        let used = BTreeSet::from(["data".to_owned()]);
+        let takes = |text: &str| Filter::parse(text).unwrap().takes(&volume, &used);
+        assert!(takes("name=at") && takes("label=tier") && takes("label=tier=back") && takes("dangling=false"));
+        assert!(!takes("name=x") && !takes("label=tier=front") && !takes("dangling=true"));
+        for wrong in ["name", "dangling=maybe", "color=red"] {
+            assert!(Filter::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

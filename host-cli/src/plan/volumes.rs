@@ -1,0 +1,476 @@
+//! `-v`, `--mount`, `--volumes-from` and the image's `VOLUME`s: which volumes a container has, and where.
+
+use std::collections::BTreeSet;
+
+use capsid_protocol::spec::mount::Source;
+use capsid_protocol::spec::{Mount, Tmpfs, Volume};
+
+use super::size;
+use crate::state::VolumeMount;
+
+/// Most volumes of one container: each is a device of the machine. The VMM has interrupt lines for 16 disks, root and
+/// scratch disk are two, and the rest is left to the other containers of a pod. An accelerator may have room for fewer.
+pub(crate) const VOLUMES_MAX: usize = 8;
+
+/// Begins the serial of each volume's disk; with a number behind it, it stays below virtio-blk's 20 bytes.
+const SERIAL: &str = "capsid-vol-";
+
+/// Why a volume is refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum VolumeError {
+    #[error("bind mounts are not honoured yet: use a named volume instead of {0:?}")]
+    Bind(String),
+    #[error("invalid volume {0:?}: write NAME:/path[:ro|rw|nocopy] or /path")]
+    Form(String),
+    #[error("invalid volume name {0:?}: use two or more letters, digits, and after the first one _ . -")]
+    Name(String),
+    #[error("invalid place {0:?} of a mount: it must be absolute, below / and without ..")]
+    Target(String),
+    #[error("invalid volume {flag:?}: unknown option {option:?}")]
+    Option { flag: String, option: String },
+    #[error("invalid --mount {flag:?}: unknown or wrong field {field:?}")]
+    Field { flag: String, field: String },
+    #[error("invalid --mount {flag:?}: there is no type {kind:?}, only volume and tmpfs")]
+    Type { flag: String, kind: String },
+    #[error("invalid --mount {0:?}: target=PATH is missing")]
+    NoTarget(String),
+    #[error("two mounts have the same place {0}")]
+    Duplicate(String),
+    #[error("the container has {count} volumes, and {max} are the most that it can have here")]
+    TooMany { count: usize, max: usize },
+    #[error("invalid --volumes-from {0:?}: write CONTAINER[:ro|rw]")]
+    From(String),
+}
+
+/// What one flag asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Wanted {
+    Volume {
+        /// An anonymous one has none.
+        name: Option<String>,
+        target: String,
+        readonly: bool,
+        populate: bool,
+    },
+    Tmpfs(Mount),
+}
+
+impl Wanted {
+    pub(super) fn target(&self) -> &str {
+        match self {
+            Self::Volume { target, .. } => target,
+            Self::Tmpfs(mount) => &mount.target,
+        }
+    }
+}
+
+/// A place in a container, without what says nothing in it.
+fn clean(path: &str) -> Result<String, VolumeError> {
+    let wrong = || VolumeError::Target(path.into());
+    let rest = path.strip_prefix('/').ok_or_else(wrong)?;
+    let names: Vec<&str> = rest.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
+    if names.is_empty() || names.contains(&"..") || path.contains('\0') {
+        return Err(wrong());
+    }
+    Ok(format!("/{}", names.join("/")))
+}
+
+fn check_name(name: &str) -> Result<(), VolumeError> {
+    super::check_name(name).map_err(|_| VolumeError::Name(name.into()))
+}
+
+/// Whether a source is a path of the host's.
+fn is_host_path(source: &str) -> bool {
+    source.starts_with(['/', '.', '~']) || source.contains('/')
+}
+
+/// `-v NAME:/path[:OPTION,...]` or `-v /path`.
+pub(super) fn parse_volume(flag: &str) -> Result<Wanted, VolumeError> {
+    let form = || VolumeError::Form(flag.into());
+    let parts: Vec<&str> = flag.split(':').collect();
+    let (name, target, options) = match parts[..] {
+        [target] if target.starts_with('/') => (None, target, ""),
+        [source, target] => (Some(source), target, ""),
+        [source, target, options] => (Some(source), target, options),
+        _ => return Err(form()),
+    };
+    if !target.starts_with('/') {
+        return Err(form());
+    }
+    match name {
+        Some(source) if is_host_path(source) => return Err(VolumeError::Bind(source.into())),
+        Some(name) => check_name(name)?,
+        None => {}
+    }
+    let (mut readonly, mut populate) = (false, true);
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option {
+            "ro" => readonly = true,
+            "rw" => readonly = false,
+            "nocopy" => populate = false,
+            _ => {
+                return Err(VolumeError::Option {
+                    flag: flag.into(),
+                    option: option.into(),
+                });
+            }
+        }
+    }
+    Ok(Wanted::Volume {
+        name: name.map(Into::into),
+        target: clean(target)?,
+        readonly,
+        populate,
+    })
+}
+
+/// `--mount type=volume|tmpfs,target=PATH,...`.
+pub(super) fn parse_mount(flag: &str) -> Result<Wanted, VolumeError> {
+    let (mut kind, mut source, mut target) = ("volume", None, None);
+    let (mut readonly, mut nocopy) = (None, None);
+    let mut memory = Tmpfs {
+        mode: 0o1777,
+        ..Tmpfs::default()
+    };
+    let mut fields_of_tmpfs = None;
+    for field in flag.split(',') {
+        let wrong = || VolumeError::Field {
+            flag: flag.into(),
+            field: field.into(),
+        };
+        let (name, value) = field.split_once('=').unwrap_or((field, ""));
+        match name {
+            "type" => kind = value,
+            "source" | "src" if !value.is_empty() => source = Some(value),
+            "target" | "dst" | "destination" => target = Some(value),
+            "readonly" | "ro" => readonly = Some(truth(value).ok_or_else(wrong)?),
+            "volume-nocopy" => nocopy = Some((truth(value).ok_or_else(wrong)?, field)),
+            "tmpfs-size" => {
+                memory.size_bytes = size::parse(value).map_err(|_| wrong())?;
+                fields_of_tmpfs = Some(field);
+            }
+            "tmpfs-mode" => {
+                let mode = u32::from_str_radix(value, 8).ok().filter(|mode| *mode <= 0o7777);
+                memory.mode = mode.ok_or_else(wrong)?;
+                fields_of_tmpfs = Some(field);
+            }
+            _ if kind == "bind" => {}
+            _ => return Err(wrong()),
+        }
+    }
+    let misplaced = |field: &str| VolumeError::Field {
+        flag: flag.into(),
+        field: field.into(),
+    };
+    if kind == "bind" {
+        return Err(VolumeError::Bind(source.unwrap_or_default().into()));
+    }
+    let target = clean(target.ok_or_else(|| VolumeError::NoTarget(flag.into()))?)?;
+    match (kind, source, fields_of_tmpfs, nocopy) {
+        ("volume", _, Some(field), _) => Err(misplaced(field)),
+        ("volume", Some(source), ..) if is_host_path(source) => Err(VolumeError::Bind(source.into())),
+        ("volume", source, None, nocopy) => {
+            source.map_or(Ok(()), check_name)?;
+            Ok(Wanted::Volume {
+                name: source.map(Into::into),
+                target,
+                readonly: readonly.unwrap_or(false),
+                populate: !nocopy.is_some_and(|(nocopy, _)| nocopy),
+            })
+        }
+        ("tmpfs", Some(source), ..) => Err(misplaced(&format!("source={source}"))),
+        ("tmpfs", None, _, Some((_, field))) => Err(misplaced(field)),
+        ("tmpfs", None, _, None) => Ok(Wanted::Tmpfs(Mount {
+            target,
+            source: Some(Source::Tmpfs(memory)),
+            readonly: readonly.unwrap_or(false),
+            noexec: true,
+            nosuid: true,
+            nodev: true,
+        })),
+        (kind, ..) => Err(VolumeError::Type {
+            flag: flag.into(),
+            kind: kind.into(),
+        }),
+    }
+}
+
+/// docker's booleans; a name alone is true.
+fn truth(value: &str) -> Option<bool> {
+    match value {
+        "" | "1" | "true" => Some(true),
+        "0" | "false" => Some(false),
+        _ => None,
+    }
+}
+
+/// `--volumes-from CONTAINER[:ro|rw]`: the container's name, and whether all of its volumes are read-only here.
+pub(crate) fn parse_from(flag: &str) -> Result<(&str, bool), VolumeError> {
+    let (name, readonly) = match flag.split_once(':') {
+        None | Some((_, "rw")) => (flag.split(':').next().unwrap_or_default(), false),
+        Some((name, "ro")) => (name, true),
+        Some(_) => return Err(VolumeError::From(flag.into())),
+    };
+    if name.is_empty() {
+        return Err(VolumeError::From(flag.into()));
+    }
+    Ok((name, readonly))
+}
+
+/// What there is to choose from beside the flags.
+#[derive(Debug, Default)]
+pub(crate) struct VolumeSources {
+    /// Volumes of the containers of `--volumes-from`.
+    pub from: Vec<VolumeMount>,
+    /// Names for anonymous volumes: as many as a container can have.
+    pub new_names: Vec<String>,
+    /// Most volumes that the machine has room for.
+    pub room: usize,
+}
+
+/// The container's volumes. docker's order of who wins a place: flags, then `--volumes-from`, then the image.
+pub(super) fn resolve(
+    wanted: &[Wanted],
+    image: &[String],
+    sources: VolumeSources,
+) -> Result<Vec<VolumeMount>, VolumeError> {
+    let mut taken = BTreeSet::new();
+    for one in wanted {
+        if !taken.insert(one.target().to_owned()) {
+            return Err(VolumeError::Duplicate(one.target().into()));
+        }
+    }
+    let mut new_names = sources.new_names.into_iter();
+    let mut volumes: Vec<VolumeMount> = Vec::new();
+    let mut add = |name: Option<String>, target: String, readonly, populate| {
+        let anonymous = name.is_none();
+        // Without a name left there are more than there is room for.
+        let volume = name.or_else(|| new_names.next()).unwrap_or_else(|| target.clone());
+        volumes.push(VolumeMount {
+            volume,
+            target,
+            readonly,
+            populate,
+            anonymous,
+            serial: String::new(),
+        });
+    };
+    for one in wanted {
+        if let Wanted::Volume {
+            name,
+            target,
+            readonly,
+            populate,
+        } = one
+        {
+            add(name.clone(), target.clone(), *readonly, *populate);
+        }
+    }
+    let inherited: Vec<VolumeMount> = sources
+        .from
+        .into_iter()
+        .filter(|mount| taken.insert(mount.target.clone()))
+        .collect();
+    for path in image {
+        let target = clean(path)?;
+        if taken.insert(target.clone()) {
+            add(None, target, false, true);
+        }
+    }
+    volumes.extend(inherited);
+    number(&mut volumes, sources.room.min(VOLUMES_MAX))?;
+    Ok(volumes)
+}
+
+/// Gives each volume a serial: one disk each, also for a volume that is mounted at several places.
+fn number(volumes: &mut [VolumeMount], max: usize) -> Result<(), VolumeError> {
+    let mut names: Vec<String> = Vec::new();
+    for mount in volumes {
+        let index = names.iter().position(|name| *name == mount.volume).unwrap_or_else(|| {
+            names.push(mount.volume.clone());
+            names.len() - 1
+        });
+        mount.serial = format!("{SERIAL}{index}");
+    }
+    if names.len() > max {
+        return Err(VolumeError::TooMany {
+            count: names.len(),
+            max,
+        });
+    }
+    Ok(())
+}
+
+/// A volume as the agent mounts it.
+pub(super) fn mount(volume: &VolumeMount) -> Mount {
+    Mount {
+        target: volume.target.clone(),
+        source: Some(Source::Volume(Volume {
+            serial: volume.serial.clone(),
+            populate: volume.populate,
+        })),
+        readonly: volume.readonly,
+        noexec: false,
+        nosuid: false,
+        nodev: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(name: Option<&str>, target: &str, readonly: bool, populate: bool) -> Wanted {
+        Wanted::Volume {
+            name: name.map(Into::into),
+            target: target.into(),
+            readonly,
+            populate,
+        }
+    }
+
+    fn sources() -> VolumeSources {
+        VolumeSources {
+            from: Vec::new(),
+            new_names: vec!["new0".into(), "new1".into()],
+            room: 3,
+        }
+    }
+
+    #[test]
+    fn a_volume_flag_is_read() {
+        assert_eq!(
+            parse_volume("data:/d").unwrap(),
+            volume(Some("data"), "/d", false, true)
+        );
+        assert_eq!(
+            parse_volume("data:/d//x/./y/:ro,nocopy").unwrap(),
+            volume(Some("data"), "/d/x/y", true, false)
+        );
+        assert_eq!(parse_volume("/d").unwrap(), volume(None, "/d", false, true));
+        for bind in ["/host:/d", "./here:/d:ro", "~/x:/d", "a/b:/d"] {
+            assert!(matches!(parse_volume(bind), Err(VolumeError::Bind(_))), "{bind}");
+        }
+        for wrong in [
+            "",
+            "data",
+            ":",
+            ":/d",
+            "data:",
+            "data:d",
+            "data:/",
+            "data:/d:fast",
+            "data:/a/../b",
+            "x:/d",
+            "a b:/d",
+            "data:/d:ro:rw",
+            "/d:ro",
+            "-a:/d",
+        ] {
+            assert!(parse_volume(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_mount_flag_is_read() {
+        assert_eq!(
+            parse_mount("type=volume,source=data,target=/d,readonly,volume-nocopy=true").unwrap(),
+            volume(Some("data"), "/d", true, false)
+        );
+        assert_eq!(parse_mount("dst=/d,ro=0").unwrap(), volume(None, "/d", false, true));
+        let Wanted::Tmpfs(mount) = parse_mount("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=700").unwrap() else {
+            panic!("no tmpfs")
+        };
+        let Some(Source::Tmpfs(memory)) = mount.source else {
+            panic!("no tmpfs")
+        };
+        assert_eq!((memory.size_bytes, memory.mode), (1 << 20, 0o700));
+        for bind in [
+            "type=bind,source=/h,target=/d",
+            "type=bind,src=/h,dst=/d,bind-propagation=shared",
+            "source=/h,target=/d",
+        ] {
+            assert!(matches!(parse_mount(bind), Err(VolumeError::Bind(_))), "{bind}");
+        }
+        for wrong in [
+            "",
+            "type=volume",
+            "type=volume,source=data",
+            "type=npipe,target=/d",
+            "target=d",
+            "target=/",
+            "target=/d,x=1",
+            "target=/d,readonly=maybe",
+            "target=/d,tmpfs-size=1m",
+            "type=tmpfs,target=/t,tmpfs-size=x",
+            "type=tmpfs,target=/t,tmpfs-mode=9",
+            "type=tmpfs,source=x,target=/t",
+            "type=tmpfs,target=/t,volume-nocopy",
+            "source=,target=/d",
+        ] {
+            assert!(parse_mount(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_container_to_take_volumes_from_is_read() {
+        assert_eq!(parse_from("web"), Ok(("web", false)));
+        assert_eq!(parse_from("web:ro"), Ok(("web", true)));
+        assert_eq!(parse_from("web:rw"), Ok(("web", false)));
+        for wrong in ["", ":ro", "web:", "web:fast"] {
+            assert!(parse_from(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn flags_win_over_other_containers_and_these_over_the_image() {
+        let inherited = |volume: &str, target: &str| VolumeMount {
+            volume: volume.into(),
+            target: target.into(),
+            readonly: true,
+            populate: true,
+            anonymous: false,
+            serial: "capsid-vol-7".into(),
+        };
+        let sources = VolumeSources {
+            from: vec![inherited("other", "/a"), inherited("other", "/b")],
+            ..sources()
+        };
+        let wanted = [volume(Some("data"), "/a", false, true)];
+        let image = ["/a", "/b/", "/c"].map(String::from);
+        let volumes = resolve(&wanted, &image, sources).unwrap();
+        let told: Vec<_> = volumes
+            .iter()
+            .map(|m| (m.volume.as_str(), m.target.as_str(), m.anonymous, m.serial.as_str()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("data", "/a", false, "capsid-vol-0"),
+                ("new0", "/c", true, "capsid-vol-1"),
+                ("other", "/b", false, "capsid-vol-2"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_volume_at_two_places_is_one_disk() {
+        let wanted = [
+            volume(Some("data"), "/a", false, true),
+            volume(Some("data"), "/b", true, true),
+        ];
+        let volumes = resolve(&wanted, &[], sources()).unwrap();
+        assert!(volumes.iter().all(|mount| mount.serial == "capsid-vol-0"));
+    }
+
+    #[test]
+    fn places_are_unique_and_volumes_are_bounded() {
+        let same = [volume(None, "/a", false, true), volume(Some("data"), "/a", false, true)];
+        assert_eq!(resolve(&same, &[], sources()), Err(VolumeError::Duplicate("/a".into())));
+        let many: Vec<Wanted> = (0..4).map(|i| volume(None, &format!("/{i}"), false, true)).collect();
+        assert_eq!(
+            resolve(&many, &[], sources()),
+            Err(VolumeError::TooMany { count: 4, max: 3 })
+        );
+    }
+}

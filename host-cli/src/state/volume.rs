@@ -1,0 +1,101 @@
+//! A volume as the state knows it.
+
+use rusqlite::{OptionalExtension, Row, params};
+use serde::{Deserialize, Serialize};
+
+use super::container::Container;
+use super::{State, StateError};
+
+/// A disk that outlives the containers that use it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Volume {
+    pub name: String,
+    /// Nanoseconds since 1970.
+    pub created_ns: i64,
+    /// `KEY[=VALUE]` each.
+    pub labels: Vec<String>,
+    /// Nobody named it: `volume prune` removes it when no container uses it.
+    pub anonymous: bool,
+}
+
+/// A volume in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VolumeMount {
+    pub volume: String,
+    /// Where in the container.
+    pub target: String,
+    pub readonly: bool,
+    /// Filled from the image's folder while it is empty.
+    pub populate: bool,
+    /// Made for the container: `rm -v` and `--rm` remove it.
+    pub anonymous: bool,
+    /// Serial of its disk; the same for the same volume at another place.
+    pub serial: String,
+}
+
+const COLUMNS: &str = "name, created_ns, labels, anonymous";
+
+impl State {
+    /// Adds a volume, unless there is one of that name.
+    pub(crate) fn add_volume(&self, volume: &Volume) -> Result<(), StateError> {
+        insert(&self.0, volume)
+    }
+
+    /// All volumes, by name.
+    pub(crate) fn volumes(&self) -> Result<Vec<Volume>, StateError> {
+        let text = format!("SELECT {COLUMNS} FROM volumes ORDER BY name");
+        let mut statement = self.0.prepare(&text).map_err(StateError::Query)?;
+        let rows = statement.query_map([], read).map_err(StateError::Query)?;
+        rows.collect::<Result<_, _>>().map_err(StateError::Query)
+    }
+
+    /// A volume by its name.
+    pub(crate) fn volume(&self, name: &str) -> Result<Option<Volume>, StateError> {
+        let text = format!("SELECT {COLUMNS} FROM volumes WHERE name = ?1");
+        let found = self.0.query_row(&text, [name], read).optional();
+        found.map_err(StateError::Query)
+    }
+
+    /// Containers that have the volume, running or not.
+    pub(crate) fn users_of_volume(&self, name: &str) -> Result<Vec<Container>, StateError> {
+        let mut containers = self.containers()?;
+        containers.retain(|container| container.config.mounts.iter().any(|mount| mount.volume == name));
+        Ok(containers)
+    }
+
+    /// Forgets a volume.
+    pub(crate) fn remove_volume(&self, name: &str) -> Result<(), StateError> {
+        let removed = self.0.execute("DELETE FROM volumes WHERE name = ?1", [name]);
+        removed.map(drop).map_err(StateError::Query)
+    }
+
+    /// Forgets a container and volumes, all or nothing.
+    pub(crate) fn remove_with_volumes(&self, id: &str, volumes: &[String]) -> Result<(), StateError> {
+        let transaction = self.0.unchecked_transaction().map_err(StateError::Query)?;
+        self.remove(id)?;
+        for name in volumes {
+            self.remove_volume(name)?;
+        }
+        transaction.commit().map_err(StateError::Query)
+    }
+}
+
+/// Adds the row, also within somebody else's transaction.
+pub(super) fn insert(connection: &rusqlite::Connection, volume: &Volume) -> Result<(), StateError> {
+    let statement = "INSERT OR IGNORE INTO volumes (name, created_ns, labels, anonymous) VALUES (?1, ?2, ?3, ?4)";
+    // Strings alone always have a JSON form.
+    let labels = serde_json::json!(volume.labels).to_string();
+    let row = params![volume.name, volume.created_ns, labels, volume.anonymous];
+    connection.execute(statement, row).map(drop).map_err(StateError::Query)
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Volume> {
+    let labels: String = row.get("labels")?;
+    Ok(Volume {
+        name: row.get("name")?,
+        created_ns: row.get("created_ns")?,
+        // Only this module writes them.
+        labels: serde_json::from_str(&labels).unwrap_or_default(),
+        anonymous: row.get("anonymous")?,
+    })
+}

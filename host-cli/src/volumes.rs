@@ -1,0 +1,372 @@
+//! Volumes: disks that outlive the containers that use them.
+//!
+//! ```text
+//! data/volumes/NAME/disk.ext4    the disk; flock'ed by the pods that have it: one that writes, or several that read
+//! data/volumes.lock              held while volumes are made or removed, and while a container gets its volumes
+//! ```
+//!
+//! A row exists once the disk is complete, and is gone before the disk is: what is killed in between leaves a disk
+//! without a row, which the next command removes. ext4 is no cluster filesystem: two machines that have it, one of them
+//! writing, destroy it. The lock belongs to the open file, which the machine's processes have too: it is free when the
+//! last of them is gone, however they ended.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+
+use crate::accelerator::Disk;
+use crate::scratch::{self, ScratchError};
+use crate::state::{Container, State, StateError, Volume, VolumeMount};
+use crate::{clock, session};
+
+/// How long a pod waits for a volume whose last one was killed: its processes are about to be gone.
+const LAST_POD_WAIT: Duration = Duration::from_secs(5);
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Where ext4's incompatible features are: 0x60 bytes into the superblock, which begins at 1024 (fs/ext4/ext4.h).
+const FEATURES_OFFSET: u64 = 1024 + 0x60;
+/// `EXT4_FEATURE_INCOMPAT_RECOVER`: the journal must be replayed before anything is read.
+const NEEDS_RECOVERY: u32 = 0x4;
+
+/// Why a volume cannot be made, removed or used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VolumeError {
+    #[error("cannot lock the volumes")]
+    Lock(#[source] io::Error),
+    #[error("cannot make the folder of volume {name}")]
+    Folder {
+        name: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot make the disk of volume {name}")]
+    Disk {
+        name: String,
+        #[source]
+        source: ScratchError,
+    },
+    #[error("cannot remove the disk of volume {name}")]
+    Remove {
+        name: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("no such volume: {0}")]
+    Unknown(String),
+    #[error("volume {name} is used by container {container}: remove that container first")]
+    Used { name: String, container: String },
+    #[error("cannot open the disk of volume {name}")]
+    Open {
+        name: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "volume {name} is in use by {holder}: a volume is one disk, and only one running pod at a time can have it, \
+         or several that all have it read-only"
+    )]
+    InUse { name: String, holder: String },
+    #[error("volume {0} was in use when its pod was killed: let a container have it that may write to it first")]
+    NeedsRecovery(String),
+    #[error("cannot read or change what is known of volumes")]
+    State(#[from] StateError),
+}
+
+/// Held while volumes are made or removed.
+#[derive(Debug)]
+pub(crate) struct VolumesLock {
+    _file: File,
+}
+
+impl VolumesLock {
+    /// Waits for other commands, which hold it for milliseconds.
+    pub(crate) fn take(data: &Path) -> Result<Self, VolumeError> {
+        Self::open(data, FlockOperation::LockExclusive).map_err(VolumeError::Lock)
+    }
+
+    fn open(data: &Path, operation: FlockOperation) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true).mode(0o600);
+        let file = options.open(data.join("volumes.lock"))?;
+        rustix::fs::flock(&file, operation)?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// The folder of all volumes.
+fn all(data: &Path) -> PathBuf {
+    data.join("volumes")
+}
+
+/// A volume's disk.
+pub(crate) fn disk(data: &Path, name: &str) -> PathBuf {
+    all(data).join(name).join("disk.ext4")
+}
+
+/// Makes the disk of a new volume, durably; the row is the caller's to add while it holds the lock.
+pub(crate) fn make_disk(_lock: &VolumesLock, data: &Path, name: &str) -> Result<(), VolumeError> {
+    let folder = all(data).join(name);
+    let failed = |source| VolumeError::Folder {
+        name: name.into(),
+        source,
+    };
+    // Without a row, what is there is of a command that was killed.
+    remove_disk(data, name)?;
+    let mut builder = DirBuilder::new();
+    builder.mode(0o700).recursive(true).create(&folder).map_err(failed)?;
+    let made = scratch::create_volume(data, &disk(data, name)).map_err(|source| VolumeError::Disk {
+        name: name.into(),
+        source,
+    });
+    let synced = made.and_then(|()| {
+        let sync = |path: &Path| File::open(path)?.sync_all();
+        sync(&folder)
+            .and_then(|()| sync(&all(data)))
+            .and_then(|()| sync(data))
+            .map_err(failed)
+    });
+    if synced.is_err() {
+        // The first error is the one to tell, and the next command tries again.
+        let _ = remove_disk(data, name);
+    }
+    synced
+}
+
+/// Removes a volume's disk, if there is one.
+pub(crate) fn remove_disk(data: &Path, name: &str) -> Result<(), VolumeError> {
+    match std::fs::remove_dir_all(all(data).join(name)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(|source| VolumeError::Remove {
+            name: name.into(),
+            source,
+        }),
+    }
+}
+
+/// Makes the disks of those volumes that are not there yet: the rows to add. On an error there are none.
+pub(crate) fn make_missing(
+    lock: &VolumesLock,
+    state: &State,
+    data: &Path,
+    mounts: &[VolumeMount],
+) -> Result<Vec<Volume>, VolumeError> {
+    let mut made: Vec<Volume> = Vec::new();
+    for mount in mounts {
+        if made.iter().any(|volume| volume.name == mount.volume) || state.volume(&mount.volume)?.is_some() {
+            continue;
+        }
+        if let Err(error) = make_disk(lock, data, &mount.volume) {
+            for volume in &made {
+                // As above: the first error is the one to tell.
+                let _ = remove_disk(data, &volume.name);
+            }
+            return Err(error);
+        }
+        made.push(Volume {
+            name: mount.volume.clone(),
+            created_ns: clock::now_ns(),
+            labels: Vec::new(),
+            anonymous: mount.anonymous,
+        });
+    }
+    Ok(made)
+}
+
+/// A name for a volume that was given none.
+pub(crate) fn new_name() -> Result<String, session::SessionError> {
+    Ok(session::random(32)?.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Forgets a container, and with `anonymous` the volumes that were made for it and that no other container has.
+pub(crate) fn remove_container(
+    state: &State,
+    data: &Path,
+    container: &Container,
+    anonymous: bool,
+) -> Result<(), VolumeError> {
+    let own = || container.config.mounts.iter().filter(|mount| mount.anonymous);
+    if !anonymous || own().next().is_none() {
+        return Ok(state.remove(&container.id)?);
+    }
+    let _lock = VolumesLock::take(data)?;
+    let mut names: Vec<String> = Vec::new();
+    for mount in own() {
+        let users = state.users_of_volume(&mount.volume)?;
+        if users.iter().all(|user| user.id == container.id) && !names.contains(&mount.volume) {
+            names.push(mount.volume.clone());
+        }
+    }
+    state.remove_with_volumes(&container.id, &names)?;
+    names.iter().try_for_each(|name| remove_disk(data, name))
+}
+
+/// Removes a volume that no container has.
+pub(crate) fn remove(state: &State, data: &Path, name: &str) -> Result<(), VolumeError> {
+    let _lock = VolumesLock::take(data)?;
+    if state.volume(name)?.is_none() {
+        return Err(VolumeError::Unknown(name.into()));
+    }
+    if let Some(user) = state.users_of_volume(name)?.first() {
+        return Err(VolumeError::Used {
+            name: name.into(),
+            container: user.name.clone(),
+        });
+    }
+    state.remove_volume(name)?;
+    remove_disk(data, name)
+}
+
+/// Removes disks without a row, unless somebody is making one right now.
+pub(crate) fn sweep(state: &State, data: &Path) -> Result<(), StateError> {
+    let orphans = || -> Result<Vec<String>, StateError> {
+        let mut orphans = Vec::new();
+        for entry in std::fs::read_dir(all(data)).into_iter().flatten().flatten() {
+            if let Ok(name) = entry.file_name().into_string()
+                && state.volume(&name)?.is_none()
+            {
+                orphans.push(name);
+            }
+        }
+        Ok(orphans)
+    };
+    if orphans()?.is_empty() {
+        return Ok(());
+    }
+    let Ok(_lock) = VolumesLock::open(data, FlockOperation::NonBlockingLockExclusive) else {
+        return Ok(());
+    };
+    for name in orphans()? {
+        std::fs::remove_dir_all(all(data).join(name)).map_err(StateError::Volumes)?;
+    }
+    Ok(())
+}
+
+/// The disks of a container's volumes, opened and locked for a pod.
+pub(crate) fn open(state: &State, data: &Path, container: &Container) -> Result<Vec<Disk>, VolumeError> {
+    let mounts = &container.config.mounts;
+    let mut disks: Vec<Disk> = Vec::new();
+    for mount in mounts {
+        if disks.iter().any(|disk| disk.serial == mount.serial) {
+            continue;
+        }
+        let readonly = mounts
+            .iter()
+            .filter(|other| other.serial == mount.serial)
+            .all(|other| other.readonly);
+        disks.push(Disk {
+            serial: mount.serial.clone(),
+            readonly,
+            is_durable: true,
+            files: vec![open_one(state, data, container, &mount.volume, readonly)?],
+        });
+    }
+    Ok(disks)
+}
+
+fn open_one(
+    state: &State,
+    data: &Path,
+    container: &Container,
+    name: &str,
+    readonly: bool,
+) -> Result<File, VolumeError> {
+    let failed = |source| VolumeError::Open {
+        name: name.into(),
+        source,
+    };
+    let mut options = OpenOptions::new();
+    let file = options
+        .read(true)
+        .write(!readonly)
+        .open(disk(data, name))
+        .map_err(failed)?;
+    let operation = if readonly {
+        FlockOperation::NonBlockingLockShared
+    } else {
+        FlockOperation::NonBlockingLockExclusive
+    };
+    let deadline = Instant::now() + LAST_POD_WAIT;
+    loop {
+        match rustix::fs::flock(&file, operation) {
+            Ok(()) => break,
+            Err(rustix::io::Errno::WOULDBLOCK) => {}
+            Err(e) => return Err(failed(e.into())),
+        }
+        let holder = state
+            .users_of_volume(name)?
+            .into_iter()
+            .find(|user| user.id != container.id && user.status.is_live());
+        if holder.is_some() || Instant::now() > deadline {
+            return Err(VolumeError::InUse {
+                name: name.into(),
+                holder: holder.map_or_else(|| "another pod".into(), |user| format!("container {}", user.name)),
+            });
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    if readonly && needs_recovery(&file).map_err(failed)? {
+        return Err(VolumeError::NeedsRecovery(name.into()));
+    }
+    Ok(file)
+}
+
+/// Whether ext4 would have to write to the disk before it can be read.
+fn needs_recovery(disk: &File) -> io::Result<bool> {
+    let mut features = [0u8; 4];
+    disk.read_exact_at(&mut features, FEATURES_OFFSET)?;
+    Ok(u32::from_le_bytes(features) & NEEDS_RECOVERY != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_without_a_row_is_swept_and_one_with_a_row_is_kept() {
+        let data = tempfile::tempdir().unwrap();
+        let state = State::open(data.path()).unwrap();
+        for name in ["kept", "lost"] {
+            DirBuilder::new()
+                .recursive(true)
+                .create(all(data.path()).join(name))
+                .unwrap();
+            std::fs::write(disk(data.path(), name), "").unwrap();
+        }
+        state
+            .add_volume(&Volume {
+                name: "kept".into(),
+                created_ns: 1,
+                labels: vec!["a=b".into()],
+                anonymous: false,
+            })
+            .unwrap();
+        {
+            let _lock = VolumesLock::take(data.path()).unwrap();
+            sweep(&state, data.path()).unwrap();
+            assert!(disk(data.path(), "lost").exists(), "it may be in the making");
+        }
+        sweep(&state, data.path()).unwrap();
+        assert!(disk(data.path(), "kept").exists() && !disk(data.path(), "lost").exists());
+        assert_eq!(state.volume("kept").unwrap().unwrap().labels, ["a=b"]);
+        remove(&state, data.path(), "kept").unwrap();
+        assert!(!disk(data.path(), "kept").exists());
+        assert!(matches!(
+            remove(&state, data.path(), "kept"),
+            Err(VolumeError::Unknown(_))
+        ));
+    }
+
+    #[test]
+    fn a_disk_that_was_not_unmounted_is_told() {
+        let disk = tempfile::tempfile().unwrap();
+        disk.set_len(4096).unwrap();
+        assert!(!needs_recovery(&disk).unwrap());
+        disk.write_all_at(&[0x46, 2, 0, 0], FEATURES_OFFSET).unwrap();
+        assert!(needs_recovery(&disk).unwrap());
+    }
+}
