@@ -106,7 +106,11 @@ impl Container {
         let cgroup = Cgroup::make(&self.life.id, &self.life.spec.limits).map_err(LifeError::Cgroup)?;
         *self.cgroup() = Some(cgroup);
         let discards = self.life.spec.discards_disks;
-        let disks = if discards { Vec::new() } else { disk::serials(&self.life.spec) };
+        let disks = if discards {
+            Vec::new()
+        } else {
+            disk::serials(&self.life.spec)
+        };
         ground.claims.take(&disks);
         let outcome = self.run(ground, report);
         let cgroup = self.cgroup().take();
