@@ -103,7 +103,7 @@ impl fmt::Display for KvmVerdict {
     }
 }
 
-/// Probes the device at `path`. Takes a few milliseconds; a guest that gets nowhere is stopped within a second.
+/// Probes the device at `path`. Takes a few milliseconds; a guest that gets nowhere is stopped within two seconds.
 pub(crate) fn probe_kvm(path: &Path) -> KvmVerdict {
     let kvm = match open(path) {
         Ok(kvm) => kvm,

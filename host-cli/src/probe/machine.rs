@@ -17,7 +17,7 @@ use super::sys::{Alarm, Machine, MachineError};
 const TIME_LIMITS: [Duration; 3] = [
     Duration::from_millis(100),
     Duration::from_millis(200),
-    Duration::from_millis(400),
+    Duration::from_millis(1_600),
 ];
 /// The last of them.
 pub(super) const LONGEST: Duration = TIME_LIMITS[TIME_LIMITS.len() - 1];
