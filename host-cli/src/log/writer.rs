@@ -98,7 +98,11 @@ impl LogWriter {
             }
             // A line larger than a file gets a file of its own.
             let count = if fitting == 0 { first_line(rest) } else { fitting };
-            self.file.write_all(&rest[..count])?;
+            if let Err(error) = self.file.write_all(&rest[..count]) {
+                // Whole lines stay. On a full disk this is also the room for the word that the log has ended.
+                self.file.set_len(self.size)?;
+                return Err(error);
+            }
             self.size += count as u64;
             rest = &rest[count..];
         }

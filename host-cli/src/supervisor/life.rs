@@ -5,19 +5,20 @@
 //!        └──────────── whatever ends the machine, or `Pod::kill`, ends all of it ──────────┘
 //! ```
 
+use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use capsid_protocol::message::{agent_message, host_message};
+use capsid_protocol::message::{List, Request, agent_message, host_message};
 use capsid_protocol::{Failed, Stage, Start, Stopped};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::agent::Agent;
 use super::pod::{Failure, Outcome, Phase, Pod};
@@ -38,6 +39,8 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// From a session's break to the machine's own reason for it.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How often it is looked whether a client that does not read is all that is left of a container.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Lines of a guest's console that are shown.
 const CONSOLE_LINES_MAX: usize = 12;
 
@@ -203,7 +206,10 @@ async fn live_in(
         *pod.agent.borrow_mut() = Some(Rc::clone(&agent));
         pod.mark("container started");
         pod.phase.send_replace(Phase::Running);
-        let stopped = wait_stopped(&mut messages).await?;
+        let stopped = tokio::select! {
+            stopped = wait_stopped(&mut messages) => stopped?,
+            never = notice_end(pod, &agent) => match never {},
+        };
         pod.output.end();
         while let Some(drained) = outputs.join_next().await {
             drained.unwrap_or(Ok(())).map_err(LifeError::Output)?;
@@ -273,6 +279,25 @@ async fn wait_stopped(messages: &mut mpsc::Receiver<agent_message::Kind>) -> Res
         agent_message::Kind::Stopped(stopped) => Ok(stopped),
         agent_message::Kind::Failed(failed) => Err(LifeError::Failed(failed)),
         _ => Err(SessionError::Unexpected.into()),
+    }
+}
+
+/// Tells the output that the container has ended while a client that does not read keeps the agent from saying so: it
+/// speaks after the last of the output is with us.
+async fn notice_end(pod: &Pod, agent: &Agent) -> Infallible {
+    loop {
+        sleep(LOOK_EVERY).await;
+        if !pod.output.is_stalled() {
+            continue;
+        }
+        let list = List {
+            container: pod.id.clone(),
+        };
+        let listed = agent.ask(&pod.id, Request::List, host_message::Kind::List(list)).await;
+        if matches!(listed, Ok(agent_message::Kind::Listed(listed)) if listed.processes.is_empty()) {
+            pod.output.end();
+            std::future::pending::<()>().await;
+        }
     }
 }
 

@@ -39,7 +39,7 @@ use crate::control::{self, Connection};
 use crate::folders::Folders;
 use crate::hold::Hold;
 use crate::signals::Signals;
-use crate::state::{Container, RestartPolicy, State, Status};
+use crate::state::{Container, Exit, RestartPolicy, State, StateError, Status};
 use crate::store_folder;
 use crate::volumes;
 
@@ -49,6 +49,9 @@ use pod::{Outcome, Phase, Pod};
 const FAREWELL: Duration = Duration::from_secs(5);
 /// Clients at a time: each has three descriptors at most, and a process has 1024. More wait for their turn.
 const CLIENTS_MAX: usize = 200;
+/// How long an end is tried to be written on a full disk, and how often.
+const WRITE_PATIENCE: Duration = Duration::from_secs(60);
+const WRITE_PAUSE: Duration = Duration::from_millis(250);
 /// Until the next try when a client could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Pause before a first restart; it doubles with each one that follows soon, up to the limit: docker's numbers.
@@ -94,12 +97,12 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
     let heard = client::hear_first(&pod, first).await;
     clients.spawn_local(heard);
     let mut log_failed = false;
-    let outcome = {
+    let (outcome, unwritten) = {
         let lives = lives(&pod, &state, &folders);
         tokio::pin!(lives);
         loop {
             tokio::select! {
-                outcome = &mut lives => break outcome,
+                ended = &mut lives => break ended,
                 accepted = listener.accept(), if clients.len() < CLIENTS_MAX => match accepted {
                     Ok((stream, _)) => {
                         clients.spawn_local(client::serve(Rc::clone(&pod), control::accepted(stream)));
@@ -125,6 +128,9 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
     pod.phase.send_replace(Phase::Over(Rc::new(outcome)));
     // A client that does not listen is left behind.
     let _ = timeout(FAREWELL, async { while clients.join_next().await.is_some() {} }).await;
+    if let Some(end) = unwritten.filter(|_| !remove) {
+        end.write_at_last(&state, &id).await?;
+    }
     removed?;
     if remove {
         hold.remove().context("cannot remove the pod's run folder")?;
@@ -158,8 +164,9 @@ fn prepare(folders: &Folders, id: &str, hold: &Hold) -> anyhow::Result<(State, R
     Ok((state, pod, listener, signals))
 }
 
-/// Lives, as many as the restart policy grants: how the last one ended. The row says the same.
-async fn lives(pod: &Rc<Pod>, state: &State, folders: &Folders) -> Outcome {
+/// Lives, as many as the restart policy grants: how the last one ended. The row says the same, unless it could not be
+/// written.
+async fn lives(pod: &Rc<Pod>, state: &State, folders: &Folders) -> (Outcome, Option<End>) {
     let mut pause = RESTART_PAUSE;
     let mut restarts = 0;
     loop {
@@ -181,11 +188,14 @@ async fn lives(pod: &Rc<Pod>, state: &State, folders: &Folders) -> Outcome {
                 .filter(|words| !words.is_empty());
             exit.error = both.collect::<Vec<_>>().join("; ");
         }
-        if let Err(e) = state.set_exited(&pod.id, clock::now_ns(), &exit, next) {
-            return Outcome::failed(&e);
-        }
+        let end = End {
+            at_ns: clock::now_ns(),
+            exit,
+            next,
+        };
+        let unwritten = end.write(state, &pod.id).err().map(|_| end);
         if !again {
-            return outcome;
+            return (outcome, unwritten);
         }
         if began.elapsed() >= RESTART_FORGIVEN {
             pause = RESTART_PAUSE;
@@ -195,15 +205,41 @@ async fn lives(pod: &Rc<Pod>, state: &State, folders: &Folders) -> Outcome {
             () = pod.stop_asked() => {
                 // Nothing runs: the row's exit stands.
                 return match state.set_status(&pod.id, Status::Exited) {
-                    Ok(()) => outcome,
-                    Err(e) => Outcome::failed(&e),
+                    Ok(()) => (outcome, None),
+                    Err(e) => (Outcome::failed(&e), None),
                 };
             }
         }
         pause = (pause * 2).min(RESTART_PAUSE_MAX);
         restarts += 1;
         if let Err(e) = state.count_restart(&pod.id) {
-            return Outcome::failed(&e);
+            return (Outcome::failed(&e), None);
+        }
+    }
+}
+
+/// What the row is to say of an end.
+#[derive(Debug)]
+struct End {
+    at_ns: i64,
+    exit: Exit,
+    next: Status,
+}
+
+impl End {
+    fn write(&self, state: &State, id: &str) -> Result<(), StateError> {
+        state.set_exited(id, self.at_ns, &self.exit, self.next)
+    }
+
+    /// Tries again: a disk that is full may not be so in a moment. When it stays full, the next command that can write
+    /// says that the supervisor is gone.
+    async fn write_at_last(&self, state: &State, id: &str) -> Result<(), StateError> {
+        let deadline = std::time::Instant::now() + WRITE_PATIENCE;
+        loop {
+            match self.write(state, id) {
+                Err(_) if std::time::Instant::now() < deadline => sleep(WRITE_PAUSE).await,
+                written => return written,
+            }
         }
     }
 }

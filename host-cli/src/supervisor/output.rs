@@ -2,7 +2,7 @@
 //! does not read holds the container back, and nothing is buffered without bound. A log that cannot be written ends,
 //! and the reason is told as the container's error.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Mutex, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::log::{LogStream, LogWriter};
 use crate::state::LogOptions;
@@ -24,6 +24,8 @@ const CHUNK_BYTES: usize = 64 << 10;
 /// How long a client that did not start the container may stop reading after the container's end: what it has not
 /// read by then it does not get. Before the end, nobody's output is dropped.
 const STALLED_MAX: Duration = Duration::from_secs(10);
+/// A client that takes nothing for so long is looked after.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// The outputs of a container.
 #[derive(Debug)]
@@ -56,6 +58,8 @@ pub(crate) struct Sink {
     gone: watch::Sender<bool>,
     /// Its client started the container in the foreground: the output is its own, and waits for it.
     is_owner: bool,
+    /// Since when it has been waited for.
+    waited_for: Cell<Option<Instant>>,
 }
 
 impl Sink {
@@ -63,6 +67,7 @@ impl Sink {
     async fn take(&self, mut bytes: &[u8], ended: &watch::Sender<bool>) -> bool {
         let mut half = self.half.lock().await;
         while !bytes.is_empty() {
+            self.waited_for.set(Some(Instant::now()));
             tokio::select! {
                 written = half.write(bytes) => match written {
                     Ok(0) | Err(_) => return false,
@@ -71,6 +76,7 @@ impl Sink {
                 () = self.given_up(ended) => return false,
             }
         }
+        self.waited_for.set(None);
         true
     }
 
@@ -131,9 +137,18 @@ impl Output {
             half: Mutex::new(client),
             gone: watch::Sender::new(false),
             is_owner,
+            waited_for: Cell::default(),
         });
         self.sinks(stream).0.borrow_mut().push(Rc::clone(&sink));
         sink
+    }
+
+    /// A client has not read for a while.
+    pub(crate) fn is_stalled(&self) -> bool {
+        let is_slow = |since: Instant| since.elapsed() > SLOW;
+        let is_stalled = |sink: &Rc<Sink>| !sink.is_owner && sink.waited_for.get().is_some_and(is_slow);
+        let mut all = [&self.stdout, &self.stderr].into_iter();
+        all.any(|sinks| sinks.0.borrow().iter().any(is_stalled))
     }
 
     /// A client has left.
