@@ -9,6 +9,7 @@
 //!   TokenServer gives tokens for a registry, honestly or not
 //!   FlakyProxy  cuts or holds up what a registry sends
 //!   Terminal    a pseudo terminal with `capsid` in it
+//!   SmallDisk   a data folder that fills up; Dice: chance that is the same each time
 //!   Census      processes, mounts, sockets, cgroups, files: before and after
 //! ```
 //!
@@ -20,6 +21,7 @@
 
 pub mod capsid;
 pub mod census;
+pub mod dice;
 pub mod flaky_proxy;
 pub mod http;
 pub mod image;
@@ -30,6 +32,7 @@ pub mod registry;
 pub mod requirement;
 pub mod resident;
 pub mod server;
+pub mod small_disk;
 pub mod stream;
 pub mod sys;
 pub mod terminal;

@@ -12,15 +12,16 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use capsid_tests::dice::Dice;
 use capsid_tests::invocation::wait_until;
 use capsid_tests::parts::{bin_dir, count, patience};
 use capsid_tests::resident::descendants;
+use capsid_tests::small_disk::SmallDisk;
 use capsid_tests::{Capsid, Census, Outcome, Terminal};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -116,18 +117,6 @@ fn send(pid: u32, signal: Signal) {
 /// An orphan that has ended and waits for its parent, this test, has no command line any more.
 fn is_gone(pid: u32) -> bool {
     fs::read(format!("/proc/{pid}/cmdline")).map_or(true, |line| line.is_empty())
-}
-
-/// Numbers that look random and are the same each time (xorshift).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).unwrap() % sides
-    }
 }
 
 /// What a command may say when others are faster.
@@ -469,45 +458,6 @@ fn a_terminal_can_be_left_and_another_process_resized() {
     user.wait();
     assert!(user.is_cooked());
     assert_eq!(field(&capsid, "shell", ".State.Status"), "running");
-}
-
-/// A data folder of its own size, as long as the value lives.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// `None` where this process may not mount.
-    fn mount(capsid: &Capsid, bytes: u64) -> Option<Self> {
-        let folder = capsid.folder("data");
-        let options = format!("size={bytes},mode=0700");
-        let flags = nix::mount::MsFlags::empty();
-        nix::mount::mount(Some("none"), &folder, Some("tmpfs"), flags, Some(options.as_str())).ok()?;
-        Some(Self(folder))
-    }
-
-    /// Leaves only so many bytes.
-    fn fill(&self, left: u64) {
-        self.empty();
-        let free = nix::sys::statvfs::statvfs(&self.0).unwrap();
-        let bytes = (free.blocks_available() * free.fragment_size()).saturating_sub(left);
-        let file = fs::File::create(self.filler()).unwrap();
-        // Less than asked for, where the last page does not fit.
-        let _ = nix::fcntl::posix_fallocate(&file, 0, i64::try_from(bytes).unwrap());
-    }
-
-    fn empty(&self) {
-        let _ = fs::remove_file(self.filler());
-    }
-
-    fn filler(&self) -> PathBuf {
-        self.0.join("filler")
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Pods that a failed test leaves may use it.
-        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
-    }
 }
 
 #[test]

@@ -1,0 +1,47 @@
+//! A data folder that fills up.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::capsid::Capsid;
+
+/// A data folder of its own size, as long as the value lives.
+#[derive(Debug)]
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None` where this process may not mount.
+    pub fn mount(capsid: &Capsid, bytes: u64) -> Option<Self> {
+        let folder = capsid.folder("data");
+        let options = format!("size={bytes},mode=0700");
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("none"), &folder, Some("tmpfs"), flags, Some(options.as_str())).ok()?;
+        Some(Self(folder))
+    }
+
+    /// Leaves only so many bytes.
+    pub fn fill(&self, left: u64) {
+        self.empty();
+        let free = nix::sys::statvfs::statvfs(&self.0).expect("a small disk");
+        let bytes = (free.blocks_available() * free.fragment_size()).saturating_sub(left);
+        let file = fs::File::create(self.filler()).expect("a small disk");
+        // Less than asked for, where the last page does not fit.
+        let _ = nix::fcntl::posix_fallocate(&file, 0, i64::try_from(bytes).expect("a small disk"));
+    }
+
+    /// Gives all of it back.
+    pub fn empty(&self) {
+        let _ = fs::remove_file(self.filler());
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Pods that a failed test leaves may use it.
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
