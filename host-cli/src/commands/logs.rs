@@ -40,7 +40,10 @@ pub(crate) fn run(context: Context, args: &LogsArgs) -> anyhow::Result<u8> {
         .context("cannot read the log")?;
     printer.flush()?;
     let run_folder = hold::folder(&folders.run, &container.id);
-    while args.follow {
+    if !args.follow {
+        return Ok(0);
+    }
+    loop {
         // Asked before the last look: what was written until then is seen.
         let runs = control::connect(&run_folder).is_ok();
         let past = selection.until_ns.is_some_and(|until| clock::now_ns() > until);
@@ -49,11 +52,10 @@ pub(crate) fn run(context: Context, args: &LogsArgs) -> anyhow::Result<u8> {
             .context("cannot read the log")?;
         printer.flush()?;
         if !runs || past {
-            break;
+            return Ok(0);
         }
         std::thread::sleep(LOOK_EVERY);
     }
-    Ok(0)
 }
 
 struct Printer {
