@@ -335,7 +335,7 @@ fn a_killed_supervisor_is_told_and_the_container_starts_again() {
     detached(
         &capsid,
         &["--name", "victim"],
-        &["sh", "-c", "echo x >>/kept; cat /kept; sync; sleep 1000"],
+        &["sh", "-c", "echo x >>/kept; sync; cat /kept; sleep 1000"],
     );
     eventually("the file", || !call(&capsid, &["logs", "victim"]).text().is_empty());
     let pid: i32 = field(&capsid, "victim", ".State.Pid").parse().unwrap();
