@@ -9,6 +9,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, SeekFrom};
 
@@ -52,6 +53,11 @@ const VOLUME: Template = Template {
     more: &["-J", "size=32", "-E", "lazy_journal_init=1"],
 };
 
+/// How long the processes of a machine whose supervisor was killed may take to be gone.
+const LAST_MACHINE_WAIT: Duration = Duration::from_secs(5);
+/// How often that is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
 /// Why there is no disk.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ScratchError {
@@ -61,6 +67,14 @@ pub(crate) enum ScratchError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot open the container's disk {path}")]
+    Open {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the container's disk {path} is still in use by a machine whose supervisor was killed")]
+    InUse { path: PathBuf },
     #[error("cannot start mkfs.ext4 (install e2fsprogs)")]
     StartFormat(#[source] io::Error),
     #[error("mkfs.ext4 failed: {message}")]
@@ -99,6 +113,25 @@ fn copy(data: &Path, template: &Template, path: &Path) -> Result<File, ScratchEr
         path: path.into(),
         source,
     })
+}
+
+/// Opens a scratch disk for a machine. Its lock belongs to the open file, which the machine's processes have too: a
+/// machine whose supervisor was killed a moment ago still writes until it is gone, and two that write destroy a disk.
+pub(crate) fn open(path: &Path) -> Result<File, ScratchError> {
+    let failed = |source| ScratchError::Open {
+        path: path.into(),
+        source,
+    };
+    let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
+    let deadline = Instant::now() + LAST_MACHINE_WAIT;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(LOOK_EVERY),
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(ScratchError::InUse { path: path.into() }),
+            Err(e) => return Err(failed(e.into())),
+        }
+    }
 }
 
 /// The template, formatted when it is not there yet. Only one process formats; the rename makes it visible complete.

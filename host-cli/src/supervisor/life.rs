@@ -6,7 +6,6 @@
 //! ```
 
 use std::convert::Infallible;
-use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -30,7 +29,7 @@ use crate::log::LogStream;
 use crate::plan::{ROOTFS_SERIAL, SCRATCH_SERIAL};
 use crate::session::{Session, SessionError};
 use crate::state::{Container, Exit, State};
-use crate::{console, initramfs, parts, store_folder, volumes};
+use crate::{console, initramfs, parts, scratch, store_folder, volumes};
 
 /// From process start to the agent's Hello. Hundreds of milliseconds usually; a host with many busy pods or an
 /// emulated one under load takes seconds.
@@ -139,11 +138,7 @@ fn disks(container: &Container, state: &State, folders: &Folders) -> anyhow::Res
         .with_context(|| format!("the image {} of this container is gone", container.image))?;
     let rootfs = store.rootfs(&image)?;
     let path = store_folder::scratch(&folders.data, &container.id);
-    let scratch: File = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("cannot open the container's disk {}", path.display()))?;
+    let scratch = scratch::open(&path)?;
     let mut disks = vec![
         Disk {
             serial: ROOTFS_SERIAL.into(),
