@@ -65,3 +65,51 @@ pub(crate) fn cycles() -> u64 {
     // SAFETY: `rdtsc` exists on every x86-64 processor and touches no memory.
     unsafe { std::arch::x86_64::_rdtsc() }
 }
+
+/// Gives back the pages of this program's code, most of which only a start needs. They stay in the page cache, which all
+/// pods share, and come back when they are executed.
+pub(crate) fn forget_code() {
+    let (Ok(maps), Ok(program)) = (std::fs::read_to_string("/proc/self/maps"), std::env::current_exe()) else {
+        return;
+    };
+    for (start, end) in code_ranges(&maps, &program.display().to_string()) {
+        // SAFETY: the range is a private mapping of a file that is executable and was never writable, so that every page
+        // of it is as the file has it and is read from there again.
+        let advised = unsafe {
+            rustix::mm::madvise(
+                std::ptr::with_exposed_provenance_mut(start),
+                end - start,
+                rustix::mm::Advice::LinuxDontNeed,
+            )
+        };
+        debug_assert!(advised.is_ok(), "a mapping of our own");
+    }
+}
+
+/// The mappings of `program`'s code in `/proc/PID/maps`.
+fn code_ranges(maps: &str, program: &str) -> Vec<(usize, usize)> {
+    let range = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (addresses, permissions) = (words.next()?, words.next()?);
+        let (start, end) = addresses.split_once('-')?;
+        let is_code = permissions == "r-xp" && line.ends_with(program);
+        is_code.then_some((
+            usize::from_str_radix(start, 16).ok()?,
+            usize::from_str_radix(end, 16).ok()?,
+        ))
+    };
+    maps.lines().filter_map(range).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_code_is_given_back() {
+        let maps = "55d0c0000000-55d0c0001000 r--p 00000000 fe:00 1 /bin/x\n55d0c0001000-55d0c0003000 r-xp 00001000 fe:00 1 \
+                    /bin/x\n55d0c0003000-55d0c0004000 rw-p 00003000 fe:00 1 /bin/x\n7f00-7f01 r-xp 0 fe:00 2 /lib/y\n";
+        assert_eq!(code_ranges(maps, "/bin/x"), [(0x55d0_c000_1000, 0x55d0_c000_3000)]);
+        forget_code();
+    }
+}

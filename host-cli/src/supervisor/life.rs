@@ -29,7 +29,7 @@ use crate::log::LogStream;
 use crate::plan::{ROOTFS_SERIAL, SCRATCH_SERIAL};
 use crate::session::{Session, SessionError};
 use crate::state::{Container, Exit, State};
-use crate::{console, initramfs, parts, scratch, store_folder, volumes};
+use crate::{console, initramfs, parts, scratch, store_folder, sys, volumes};
 
 /// From process start to the agent's Hello. Hundreds of milliseconds usually; a host with many busy pods or an
 /// emulated one under load takes seconds.
@@ -201,6 +201,7 @@ async fn live_in(
         *pod.agent.borrow_mut() = Some(Rc::clone(&agent));
         pod.mark("container started");
         pod.phase.send_replace(Phase::Running);
+        sys::forget_code();
         let stopped = tokio::select! {
             stopped = wait_stopped(&mut messages) => stopped?,
             never = notice_end(pod, &agent) => match never {},
