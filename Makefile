@@ -90,9 +90,10 @@ bench: deps-test build build-tests kernel ## Figures as ratios within one run: a
 	$(RELEASE)/capsid-bench --output $(TARGET)/bench.json
 
 .PHONY: soak
-soak: deps-test build build-tests kernel ## Leak and stream tests at full size: RUNS sequential runs
+soak: deps-test build build-tests kernel ## Leak, stream and crash tests at full size (hours): RUNS sequential runs
 	CAPSID_SOAK_RUNS=$(or $(RUNS),200) CAPSID_STREAM_MIB=1024 CAPSID_CONCURRENT_RUNS=20 CAPSID_KILL_MOMENTS=40 \
-		$(CARGO) test --locked -p capsid-tests --test leaks --test streams -- --nocapture
+	CAPSID_STORM_SECONDS=60 CAPSID_CRASH_ROUNDS=10 CAPSID_EXECS=10000 CAPSID_CYCLES=500 \
+		$(CARGO) test --locked -p capsid-tests --test leaks --test streams --test crash -- --nocapture
 
 .PHONY: fuzz
 fuzz: build-tests ## Random input against the parsers of hostile bytes, SECONDS_EACH seconds each
