@@ -114,15 +114,15 @@ impl Capsid {
         self.root.path().join(name)
     }
 
-    /// The files of its folders, sorted, with sizes: what is compared to say "nothing left behind". The database's
-    /// own files come and go with its checkpoints, and the probe's verdict is kept on purpose.
+    /// The files of its folders, sorted, with sizes: what is compared to say "nothing left behind". The databases
+    /// are there from the first command that asks them, and the probe's verdict is kept on purpose.
     pub fn files(&self) -> Vec<String> {
         let mut found = Vec::new();
         for name in ["data", "run", "tmp"] {
             collect(&self.folder(name), &mut found);
         }
         found.retain(|path| {
-            ![".db-wal", ".db-shm", "-wal", "-shm", "-journal", "kvm-verdict.json"]
+            ![".db", "-wal", "-shm", "-journal", "kvm-verdict.json"]
                 .iter()
                 .any(|end| path.ends_with(end))
         });
