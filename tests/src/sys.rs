@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use nix::sys::signal::{SigHandler, Signal};
+
 /// Makes the child lead a session of its own whose controlling terminal is its stdin.
 pub fn take_controlling_terminal(command: &mut Command) -> &mut Command {
     // SAFETY: the closure runs between fork and exec and makes two system calls, both async-signal-safe; it
@@ -26,15 +28,24 @@ fn set_controlling_terminal() -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the child lead a process group of its own, killed by the kernel when the test dies.
+/// Makes the child die with the test, and hear what a user's shell lets it hear: a test that was started in the background
+/// of a script ignores SIGINT, and so would all that it starts.
 pub fn die_with_parent(command: &mut Command) -> &mut Command {
-    // SAFETY: the closure runs between fork and exec and makes one system call, which reads no memory.
+    // SAFETY: the closure runs between fork and exec and makes system calls only, which read no memory of the parent's.
     unsafe {
         command.pre_exec(|| {
-            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGTERM] {
+                hear(signal)?;
+            }
             Ok(())
         })
     }
+}
+
+fn hear(signal: Signal) -> nix::Result<()> {
+    // SAFETY: the default disposition runs no code of ours.
+    unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }.map(drop)
 }
 
 /// Sets the terminal's size, as a terminal emulator does when its window changes.
