@@ -269,7 +269,9 @@ fn one_pod_writes_or_several_read() {
     assert!(refused.stderr.contains("in use by container reader"), "{refused}");
     call(&capsid, &["rm", "-f", "reader"]).succeeds();
     call(&capsid, &["start", "writer"]).succeeds();
-    call(&capsid, &["exec", "writer", "cat", "/d/file"])
+    // It writes its file anew, beside us.
+    let wait_and_show = "until grep -q text /d/file; do sleep 0.1; done; cat /d/file";
+    call(&capsid, &["exec", "writer", "sh", "-c", wait_and_show])
         .succeeds()
         .prints("text\n");
 }
