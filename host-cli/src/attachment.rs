@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::control::{Answer, Connection, ControlError, Moment, Request};
+use crate::control::{Answer, Connection, ControlError, Failure, Moment, Request};
 use crate::detach::DetachKeys;
 use crate::signals::Signals;
 use crate::state::Exit;
@@ -40,8 +40,8 @@ pub(crate) enum AttachError {
     Output(#[source] std::io::Error),
     #[error("cannot set the terminal to raw mode")]
     Terminal(#[source] std::io::Error),
-    #[error("{message}")]
-    Refused { message: String, code: u8, console: String },
+    #[error(transparent)]
+    Refused(Failure),
     #[error("interrupted by signal {0}")]
     Interrupted(i32),
     #[error("unexpected answer of the pod's supervisor")]
@@ -52,7 +52,7 @@ impl AttachError {
     /// docker's exit code for it.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Refused { code, .. } => *code,
+            Self::Refused(failure) => failure.code,
             Self::Interrupted(number) => 128u8.saturating_add(*number as u8),
             // The supervisor, and with it the machine, was killed.
             Self::Control(ControlError::Closed) => 137,
@@ -136,9 +136,9 @@ impl Attachment<'_> {
                             self.finish(signals).await?;
                             return Ok(End::Exited(exit));
                         }
-                        Answer::Failed { message, code, console } => {
+                        Answer::Failed(failure) => {
                             self.finish(signals).await?;
-                            return Err(AttachError::Refused { message, code, console });
+                            return Err(AttachError::Refused(failure));
                         }
                         _ => return Err(AttachError::Unexpected),
                     }
@@ -219,7 +219,7 @@ impl Attachment<'_> {
         }
         let ended = async {
             while let Ok((answer, _)) = self.connection.reader.receive::<Answer>().await {
-                if matches!(answer, Answer::Exited { .. } | Answer::Failed { .. }) {
+                if matches!(answer, Answer::Exited { .. } | Answer::Failed(_)) {
                     return;
                 }
             }

@@ -15,7 +15,7 @@ use crate::signals::Signals;
 use crate::state::{Container, ContainerConfig, State, StateError, Status, Volume, VolumeMount};
 use crate::timings::Timings;
 use crate::volumes::{self, VolumesLock};
-use crate::{accelerator, clock, names, parts, scratch, session, store_folder, terminal};
+use crate::{accelerator, clock, id, names, parts, scratch, session, store_folder, terminal};
 
 /// Largest `--env-file` and seccomp profile, bytes: the spec that carries them is at most 4 MiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -257,16 +257,14 @@ fn surroundings(args: &RunArgs, state: &State, disks_max: usize) -> anyhow::Resu
         SeccompChoice::Default | SeccompChoice::Unconfined => None,
     };
     Ok(Surroundings {
-        id: session::random(32)?.iter().map(|byte| format!("{byte:02x}")).collect(),
+        id: id::new()?,
         host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
         user_env,
         seccomp_profile,
         terminal: terminal::size(),
         volumes: VolumeSources {
             from: volumes_from(args, state)?,
-            new_names: (0..VOLUMES_MAX)
-                .map(|_| volumes::new_name())
-                .collect::<Result<_, _>>()?,
+            new_names: (0..VOLUMES_MAX).map(|_| id::new()).collect::<Result<_, _>>()?,
             room: disks_max.saturating_sub(OWN_DISKS),
         },
     })

@@ -37,10 +37,13 @@ mod control;
 mod create;
 mod detach;
 mod doctor;
+mod error_text;
 mod folders;
 mod format;
 mod hold;
+mod id;
 mod initramfs;
+mod labels;
 mod log;
 mod names;
 mod parts;
@@ -90,7 +93,7 @@ fn main() -> ExitCode {
     match dispatch(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("capsid: {}", commands::describe(&error));
+            error_text::tell(error.as_ref());
             if let Some(console) = commands::run::console(&error) {
                 eprintln!("capsid: last lines of the guest's console:");
                 console.lines().for_each(|line| eprintln!("  {line}"));

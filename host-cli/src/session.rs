@@ -1,7 +1,7 @@
 //! The host's end of a session: frames to and from the agent. Whatever the agent says is hostile.
 
 use std::io;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use capsid_protocol::frame::{FrameError, body_len, decode_body, encode_frame};
 use capsid_protocol::message::{agent_message, host_message};
@@ -10,6 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
+
+use crate::clock;
 
 /// From a connected session to the agent's Hello. The connection is the readiness signal, so this is one round trip.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -65,7 +67,7 @@ impl Session {
             version: VERSION,
             build: env!("CARGO_PKG_VERSION").into(),
             nonce: nonce.clone(),
-            wall_clock_ns: wall_clock_ns(),
+            wall_clock_ns: u64::try_from(clock::now_ns()).unwrap_or(0),
             agent_start_ns: 0,
             entropy: random(32)?,
         };
@@ -132,9 +134,4 @@ pub(crate) fn random(count: usize) -> Result<Vec<u8>, SessionError> {
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .map_err(|e| SessionError::Nonce(e.into()))?;
     Ok(bytes)
-}
-
-fn wall_clock_ns() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 use rustix::fs::FlockOperation;
 
 use crate::accelerator::Disk;
+use crate::clock;
 use crate::scratch::{self, ScratchError};
 use crate::state::{Container, State, StateError, Volume, VolumeMount};
-use crate::{clock, session};
 
 /// How long a pod waits for a volume whose last one was killed: its processes are about to be gone.
 const LAST_POD_WAIT: Duration = Duration::from_secs(5);
@@ -175,11 +175,6 @@ pub(crate) fn make_missing(
         });
     }
     Ok(made)
-}
-
-/// A name for a volume that was given none.
-pub(crate) fn new_name() -> Result<String, session::SessionError> {
-    Ok(session::random(32)?.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Forgets a container, and with `anonymous` the volumes that were made for it and that no other container has.

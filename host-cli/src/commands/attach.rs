@@ -54,9 +54,7 @@ pub(crate) async fn exec(context: Context, args: ExecArgs) -> anyhow::Result<u8>
     if args.detach {
         return match connection.reader.receive::<Answer>().await?.0 {
             Answer::Started { .. } => Ok(0),
-            Answer::Failed { message, code, console } => {
-                Err(attachment::AttachError::Refused { message, code, console }.into())
-            }
+            Answer::Failed(failure) => Err(attachment::AttachError::Refused(failure).into()),
             _ => bail!("unexpected answer of the pod's supervisor"),
         };
     }

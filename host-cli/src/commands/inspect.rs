@@ -4,13 +4,12 @@ use anyhow::anyhow;
 use capsid_image::{Image, Store};
 use serde_json::{Value, json};
 
-use super::{Context, open_store};
+use super::{Context, open_store, table};
 use crate::cli::{ContainerInspectArgs, InspectArgs};
-use crate::clock;
 use crate::folders::Folders;
 use crate::format::Template;
 use crate::state::{Container, State, StateError, Status, VolumeMount};
-use crate::{store_folder, volumes};
+use crate::{clock, error_text, labels, store_folder, volumes};
 
 /// Prints what is known of the images, in docker's field names; those not found are told after the others.
 pub(crate) fn images(context: Context, args: &InspectArgs) -> anyhow::Result<u8> {
@@ -21,12 +20,12 @@ pub(crate) fn images(context: Context, args: &InspectArgs) -> anyhow::Result<u8>
         match find_image(&store, name)? {
             Some(image) => found.push(image),
             None => {
-                eprintln!("capsid: {}", super::describe(&anyhow!("no such image: {name}")));
+                error_text::tell(anyhow!("no such image: {name}").as_ref());
                 code = 1;
             }
         }
     }
-    println!("{}", serde_json::to_string_pretty(&found)?);
+    table::print_objects(&found, None)?;
     Ok(code)
 }
 
@@ -41,19 +40,12 @@ pub(crate) fn containers(context: Context, args: &ContainerInspectArgs) -> anyho
         match find(&state, &store, &folders, name)? {
             Some(object) => found.push(object),
             None => {
-                eprintln!("capsid: no such object: {name}");
+                error_text::tell(anyhow!("no such object: {name}").as_ref());
                 code = 1;
             }
         }
     }
-    match template {
-        None => println!("{}", serde_json::to_string_pretty(&found)?),
-        Some(template) => {
-            for object in &found {
-                println!("{}", template.render(object)?);
-            }
-        }
-    }
+    table::print_objects(&found, template.as_ref())?;
     Ok(code)
 }
 
@@ -114,12 +106,6 @@ fn describe_container(container: &Container, folders: &Folders) -> Value {
     let (spec, config) = (&container.spec, &container.config);
     let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
     let words: Vec<String> = spec.args.iter().map(text).collect();
-    let labels: serde_json::Map<String, Value> = config
-        .labels
-        .iter()
-        .map(|label| label.split_once('=').unwrap_or((label, "")))
-        .map(|(key, value)| (key.to_owned(), value.into()))
-        .collect();
     let time = |ns: i64| {
         if ns == 0 {
             "0001-01-01T00:00:00Z".into()
@@ -177,7 +163,7 @@ fn describe_container(container: &Container, folders: &Folders) -> Value {
             "Cmd": words,
             "Image": container.image,
             "WorkingDir": spec.cwd,
-            "Labels": labels,
+            "Labels": labels::object(&config.labels),
             "StopSignal": config.stop_signal.to_string(),
             "StopTimeout": config.stop_timeout_s,
         },

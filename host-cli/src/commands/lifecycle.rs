@@ -6,8 +6,8 @@ use std::io::{BufRead, Write};
 
 use anyhow::bail;
 
+use super::Context;
 use super::run::{await_start, report};
-use super::{Context, describe};
 use crate::attachment::{Course, Wanted};
 use crate::cli::{KillArgs, NamesArgs, PruneArgs, RenameArgs, RmArgs, StartArgs, StopArgs};
 use crate::control::{self, Answer, Connection, Request};
@@ -16,7 +16,7 @@ use crate::hold::{self, Hold};
 use crate::plan;
 use crate::signals::Signals;
 use crate::state::{self, Container, State, StateError, Status};
-use crate::{create, start};
+use crate::{create, error_text, start};
 
 /// What these verbs work with.
 struct Scene {
@@ -92,7 +92,7 @@ async fn each<'a>(
             Ok(Some(line)) => println!("{line}"),
             Ok(None) => {}
             Err(error) => {
-                eprintln!("capsid: {}", describe(&error));
+                error_text::tell(error.as_ref());
                 code = 1;
             }
         }
@@ -104,7 +104,7 @@ async fn each<'a>(
 pub(super) async fn ask(connection: &mut Connection, request: &Request) -> anyhow::Result<Answer> {
     connection.writer.send(request).await?;
     match connection.reader.receive::<Answer>().await?.0 {
-        Answer::Failed { message, .. } => bail!("{message}"),
+        Answer::Failed(failure) => Err(failure.into()),
         answer => Ok(answer),
     }
 }
@@ -216,7 +216,7 @@ pub(crate) async fn wait(context: Context, args: NamesArgs) -> anyhow::Result<u8
         connection.writer.send(&Request::Wait).await?;
         let code = match connection.reader.receive::<Answer>().await {
             Ok((Answer::Exited { exit, .. }, _)) => exit.code,
-            Ok((Answer::Failed { code, .. }, _)) => code,
+            Ok((Answer::Failed(failure), _)) => failure.code,
             Ok(_) => bail!("unexpected answer of the pod's supervisor"),
             // The supervisor was killed, or was about to end: the row tells which.
             Err(_) => {

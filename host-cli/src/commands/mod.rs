@@ -15,6 +15,7 @@ pub(crate) mod rmi;
 pub(crate) mod run;
 pub(crate) mod stats;
 pub(crate) mod supervise;
+mod table;
 pub(crate) mod top;
 pub(crate) mod version;
 pub(crate) mod volume;
@@ -26,7 +27,6 @@ use capsid_image::{Converter, Credentials, Platform, PullOptions, Store};
 
 use crate::cli::RegistryArgs;
 use crate::folders::Folders;
-use crate::format::Template;
 use crate::progress::Bars;
 use crate::settings::Settings;
 use crate::signals::Signals;
@@ -108,47 +108,4 @@ pub(crate) async fn unless_interrupted<T>(
 /// The exit code that tells of a signal: a shell's, and docker's.
 fn signal_exit_code(number: i32) -> u8 {
     128u8.saturating_add(number.clamp(0, 127) as u8)
-}
-
-/// Longest error that is told, bytes: a few lines of a terminal; what is cut off is the cause of causes.
-const ERROR_BYTES_MAX: usize = 4096;
-
-/// An error and its causes on one line, each said once. They may quote an image, a registry or the user: nothing in them
-/// reaches the terminal raw.
-pub(crate) fn describe(error: &anyhow::Error) -> String {
-    let mut words: Vec<String> = Vec::new();
-    for cause in error.chain() {
-        let text = cause.to_string();
-        if words.last().is_none_or(|before| !before.contains(&text)) {
-            words.push(text);
-        }
-    }
-    capsid_image::printable(words.join(": ").as_bytes(), ERROR_BYTES_MAX)
-}
-
-/// Prints objects as `--format` says, or as `otherwise` does.
-fn print_rows(rows: &[serde_json::Value], template: Option<&Template>, otherwise: impl FnOnce()) -> anyhow::Result<()> {
-    let Some(template) = template else {
-        otherwise();
-        return Ok(());
-    };
-    let lines = rows
-        .iter()
-        .map(|row| template.render(row))
-        .collect::<Result<Vec<_>, _>>()?;
-    if !template.table {
-        lines.iter().for_each(|line| println!("{line}"));
-        return Ok(());
-    }
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(template.header().split('\t'));
-    for line in &lines {
-        table.add_row(line.split('\t'));
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 3));
-    }
-    println!("{}", table.trim_fmt());
-    Ok(())
 }

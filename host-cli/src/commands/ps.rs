@@ -1,18 +1,25 @@
 //! `capsid ps`.
 
 use anyhow::bail;
-use comfy_table::Table;
-use comfy_table::presets::NOTHING;
 use serde_json::{Value, json};
 
-use super::Context;
+use super::{Context, table};
 use crate::cli::{AccelChoice, PsArgs};
-use crate::clock;
 use crate::format::Template;
 use crate::state::{Container, Status};
+use crate::{clock, labels};
 
 /// docker's width of a command.
 const COMMAND_CHARS_MAX: usize = 20;
+const COLUMNS: [(&str, &str); 7] = [
+    ("ID", "CONTAINER ID"),
+    ("Image", "IMAGE"),
+    ("Command", "COMMAND"),
+    ("RunningFor", "CREATED"),
+    ("Status", "STATUS"),
+    ("Ports", "PORTS"),
+    ("Names", "NAMES"),
+];
 
 /// Lists containers, the newest first.
 pub(crate) fn run(context: Context, args: &PsArgs) -> anyhow::Result<u8> {
@@ -43,30 +50,8 @@ pub(crate) fn run(context: Context, args: &PsArgs) -> anyhow::Result<u8> {
         }
         return Ok(0);
     }
-    super::print_rows(&rows, template.as_ref(), || print_table(&rows))?;
+    table::print_rows(&rows, template.as_ref(), &COLUMNS)?;
     Ok(0)
-}
-
-fn print_table(rows: &[Value]) {
-    let columns = ["ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"];
-    let mut table = Table::new();
-    table.load_style(NOTHING);
-    table.set_header([
-        "CONTAINER ID",
-        "IMAGE",
-        "COMMAND",
-        "CREATED",
-        "STATUS",
-        "PORTS",
-        "NAMES",
-    ]);
-    for row in rows {
-        table.add_row(columns.map(|column| row[column].as_str().unwrap_or_default()));
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 3));
-    }
-    println!("{}", table.trim_fmt());
 }
 
 /// docker's fields of `--format`.
@@ -93,7 +78,7 @@ fn describe(container: &Container, whole: bool) -> Value {
         "Image": container.image,
         "Command": format!("\"{shown}\""),
         "CreatedAt": clock::rfc3339(container.created_ns),
-        "RunningFor": format!("{} ago", clock::duration_words(seconds_since(container.created_ns))),
+        "RunningFor": clock::ago(container.created_ns),
         "Status": status(container),
         "State": container.status.word(),
         "Ports": "",
@@ -105,14 +90,13 @@ fn describe(container: &Container, whole: bool) -> Value {
 
 /// docker's words, and whether the pod is emulated.
 fn status(container: &Container) -> String {
-    let up = || format!("Up {}", clock::duration_words(seconds_since(container.started_ns)));
-    let ended = || {
+    let up = || {
         format!(
-            "({}) {} ago",
-            container.exit_code,
-            clock::duration_words(seconds_since(container.finished_ns))
+            "Up {}",
+            clock::duration_words(clock::seconds_since(container.started_ns))
         )
     };
+    let ended = || format!("({}) {}", container.exit_code, clock::ago(container.finished_ns));
     let emulated = if container.config.accelerator == AccelChoice::Emulate {
         " (emulated)"
     } else {
@@ -125,10 +109,6 @@ fn status(container: &Container) -> String {
         Status::Restarting => format!("Restarting {}", ended()),
         Status::Exited => format!("Exited {}", ended()),
     }
-}
-
-fn seconds_since(ns: i64) -> u64 {
-    u64::try_from((clock::now_ns() - ns) / 1_000_000_000).unwrap_or(0)
 }
 
 /// One `--filter`.
@@ -173,9 +153,7 @@ impl Filter {
             Self::Id(start) => container.id.starts_with(start.as_str()),
             Self::Status(status) => container.status == *status,
             Self::Exited(code) => container.status == Status::Exited && container.exit_code == *code,
-            Self::Label(wanted) => container.config.labels.iter().any(|label| {
-                label == wanted || (!wanted.contains('=') && label.split('=').next() == Some(wanted.as_str()))
-            }),
+            Self::Label(wanted) => labels::are_chosen(&container.config.labels, wanted),
             Self::Ancestor(image) => {
                 let hex = container.image_id.trim_start_matches("sha256:");
                 container.image == *image

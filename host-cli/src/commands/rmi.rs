@@ -3,8 +3,9 @@
 use anyhow::bail;
 use capsid_image::{Removed, Store};
 
-use super::{Context, describe, open_store};
+use super::{Context, open_store};
 use crate::cli::RmiArgs;
+use crate::error_text;
 use crate::state::State;
 
 /// Removes each image; goes on after one that fails, and says so at the end.
@@ -16,7 +17,7 @@ pub(crate) fn run(context: Context, args: &RmiArgs) -> anyhow::Result<u8> {
         match remove(&state, &store, name, args.force) {
             Ok(removed) => removed.iter().for_each(print),
             Err(error) => {
-                eprintln!("capsid: {}", describe(&error));
+                error_text::tell(error.as_ref());
                 code = 1;
             }
         }

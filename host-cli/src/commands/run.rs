@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use super::Context;
 use crate::attachment::{self, AttachError, Course, End, Wanted};
 use crate::cli::{NOT_YET, RunArgs};
-use crate::control::{Answer, Connection, Request, StreamsWanted};
+use crate::control::{Answer, Connection, Request};
 use crate::create::{self, Created};
 use crate::settings;
 use crate::signals::Signals;
@@ -68,11 +68,8 @@ pub(super) async fn attach(
     signals: &mut Signals,
     course: &mut Course,
 ) -> Result<End, AttachError> {
-    let streams = StreamsWanted {
-        stdin: wanted.stdin,
-        output: true,
-    };
-    connection.writer.send(&Request::Attach(streams)).await?;
+    let stdin = wanted.stdin;
+    connection.writer.send(&Request::Attach { stdin }).await?;
     attachment::follow(connection, wanted, signals, course).await
 }
 
@@ -81,7 +78,7 @@ pub(super) async fn await_start(connection: &mut Connection) -> Result<(), Attac
     connection.writer.send(&Request::Start).await?;
     match connection.reader.receive::<Answer>().await?.0 {
         Answer::Started { .. } => Ok(()),
-        Answer::Failed { message, code, console } => Err(AttachError::Refused { message, code, console }),
+        Answer::Failed(failure) => Err(AttachError::Refused(failure)),
         _ => Err(AttachError::Unexpected),
     }
 }
@@ -127,7 +124,7 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
 /// The last lines of a guest's console that explain an error.
 pub(crate) fn console(error: &anyhow::Error) -> Option<&str> {
     match error.downcast_ref::<AttachError>() {
-        Some(AttachError::Refused { console, .. }) if !console.is_empty() => Some(console),
+        Some(AttachError::Refused(failure)) if !failure.console.is_empty() => Some(&failure.console),
         _ => None,
     }
 }

@@ -4,12 +4,10 @@ use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use comfy_table::Table;
-use comfy_table::presets::NOTHING;
 use serde_json::{Value, json};
 
-use super::Context;
 use super::lifecycle::ask;
+use super::{Context, table};
 use crate::cli::StatsArgs;
 use crate::control::{self, Answer, Request, Usage};
 use crate::folders::Folders;
@@ -21,6 +19,20 @@ use crate::state::{Container, State};
 
 /// Between two looks: processor time is measured over it.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+const COLUMNS: [(&str, &str); 11] = [
+    ("ID", "CONTAINER ID"),
+    ("Name", "NAME"),
+    ("CPUPerc", "CPU %"),
+    ("MemUsage", "MEM USAGE / LIMIT"),
+    ("MemPerc", "MEM %"),
+    ("BlockIO", "BLOCK I/O"),
+    ("PIDs", "PIDS"),
+    ("GuestUsed", "GUEST USED"),
+    ("HostResident", "HOST RESIDENT"),
+    ("HostOwn", "HOST OWN"),
+    ("HostShared", "HOST SHARED"),
+];
 
 /// What one look saw of a container.
 struct Sample {
@@ -48,7 +60,7 @@ pub(crate) async fn run(context: Context, args: StatsArgs) -> anyhow::Result<u8>
             // Home, and clear below.
             print!("\x1b[H\x1b[J");
         }
-        super::print_rows(&rows, template.as_ref(), || print_table(&rows))?;
+        table::print_rows(&rows, template.as_ref(), &COLUMNS)?;
         if args.no_stream {
             return Ok(0);
         }
@@ -114,30 +126,4 @@ fn describe(container: &Container, before: Option<&Sample>, now: Option<&Sample>
         "HostOwn": size::binary(own_bytes),
         "HostShared": size::binary(shared_bytes),
     })
-}
-
-fn print_table(rows: &[Value]) {
-    let columns = [
-        ("ID", "CONTAINER ID"),
-        ("Name", "NAME"),
-        ("CPUPerc", "CPU %"),
-        ("MemUsage", "MEM USAGE / LIMIT"),
-        ("MemPerc", "MEM %"),
-        ("BlockIO", "BLOCK I/O"),
-        ("PIDs", "PIDS"),
-        ("GuestUsed", "GUEST USED"),
-        ("HostResident", "HOST RESIDENT"),
-        ("HostOwn", "HOST OWN"),
-        ("HostShared", "HOST SHARED"),
-    ];
-    let mut table = Table::new();
-    table.load_style(NOTHING);
-    table.set_header(columns.map(|(_, header)| header));
-    for row in rows {
-        table.add_row(columns.map(|(field, _)| row[field].as_str().unwrap_or_default()));
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 3));
-    }
-    println!("{}", table.trim_fmt());
 }

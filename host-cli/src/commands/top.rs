@@ -1,14 +1,12 @@
 //! `capsid top`.
 
 use anyhow::bail;
-use comfy_table::Table;
-use comfy_table::presets::NOTHING;
 
-use super::Context;
 use super::lifecycle::ask;
+use super::{Context, table};
 use crate::cli::NameArgs;
 use crate::clock;
-use crate::control::{self, Answer, Request};
+use crate::control::{self, Answer, ProcessLine, Request};
 use crate::hold;
 
 /// Shows a container's processes, with pids as the container sees them.
@@ -21,25 +19,23 @@ pub(crate) async fn run(context: Context, args: NameArgs) -> anyhow::Result<u8> 
     let Answer::Listed(processes) = ask(&mut connection, &Request::List).await? else {
         bail!("unexpected answer of the pod's supervisor");
     };
-    let mut table = Table::new();
-    table.load_style(NOTHING);
-    table.set_header(["UID", "PID", "PPID", "STAT", "STARTED", "TIME", "COMMAND"]);
-    for process in processes {
-        let started = clock::rfc3339(i64::try_from(process.start_ms).unwrap_or(0).saturating_mul(1_000_000));
-        let seconds = process.cpu_ms / 1000;
-        table.add_row([
-            process.uid.to_string(),
-            process.pid.to_string(),
-            process.ppid.to_string(),
-            process.state,
-            started.get(11..19).unwrap_or_default().to_string(),
-            format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60),
-            process.args,
-        ]);
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 3));
-    }
-    println!("{}", table.trim_fmt());
+    table::print(
+        ["UID", "PID", "PPID", "STAT", "STARTED", "TIME", "COMMAND"],
+        processes.into_iter().map(row),
+    );
     Ok(0)
+}
+
+fn row(process: ProcessLine) -> [String; 7] {
+    let started = clock::rfc3339(i64::try_from(process.start_ms).unwrap_or(0).saturating_mul(1_000_000));
+    let seconds = process.cpu_ms / 1000;
+    [
+        process.uid.to_string(),
+        process.pid.to_string(),
+        process.ppid.to_string(),
+        process.state,
+        started.get(11..19).unwrap_or_default().to_string(),
+        format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60),
+        process.args,
+    ]
 }

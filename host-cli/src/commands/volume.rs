@@ -3,20 +3,18 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 
-use anyhow::{anyhow, bail};
-use comfy_table::Table;
-use comfy_table::presets::NOTHING;
+use anyhow::bail;
 use serde_json::{Value, json};
 
 use super::lifecycle::confirm;
-use super::{Context, describe};
+use super::{Context, table};
 use crate::cli::{VolumeCommand, VolumeCreateArgs, VolumeInspectArgs, VolumeLsArgs, VolumePruneArgs, VolumeRmArgs};
-use crate::clock;
 use crate::folders::Folders;
 use crate::format::Template;
 use crate::plan::{self, size};
 use crate::state::{State, Volume};
 use crate::volumes::{self, VolumeError, VolumesLock};
+use crate::{clock, error_text, id, labels};
 
 /// The recipe of each verb.
 pub(crate) fn run(context: Context, command: VolumeCommand) -> anyhow::Result<u8> {
@@ -37,7 +35,7 @@ fn create(context: Context, args: VolumeCreateArgs) -> anyhow::Result<u8> {
     plan::check_labels(&args.label)?;
     let (folders, state) = context.state()?;
     let anonymous = args.name.is_none();
-    let name = args.name.map_or_else(volumes::new_name, Ok)?;
+    let name = args.name.map_or_else(id::new, Ok)?;
     let lock = VolumesLock::take(&folders.data)?;
     if state.volume(&name)?.is_none() {
         volumes::make_disk(&lock, &folders.data, &name)?;
@@ -73,18 +71,11 @@ fn list(context: Context, args: &VolumeLsArgs) -> anyhow::Result<u8> {
         }
         return Ok(0);
     }
-    super::print_rows(&rows, template.as_ref(), || {
-        let mut table = Table::new();
-        table.load_style(NOTHING);
-        table.set_header(["DRIVER", "VOLUME NAME"]);
-        for row in &rows {
-            table.add_row(["Driver", "Name"].map(|column| row[column].as_str().unwrap_or_default()));
-        }
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 3));
-        }
-        println!("{}", table.trim_fmt());
-    })?;
+    table::print_rows(
+        &rows,
+        template.as_ref(),
+        &[("Driver", "DRIVER"), ("Name", "VOLUME NAME")],
+    )?;
     Ok(0)
 }
 
@@ -121,36 +112,23 @@ fn inspect(context: Context, args: &VolumeInspectArgs) -> anyhow::Result<u8> {
         match state.volume(name)? {
             Some(volume) => found.push(whole(&volume, &state, &folders)?),
             None => {
-                eprintln!("capsid: {}", describe(&anyhow!("no such volume: {name}")));
+                error_text::tell(&VolumeError::Unknown(name.clone()));
                 code = 1;
             }
         }
     }
-    match template {
-        None => println!("{}", serde_json::to_string_pretty(&found)?),
-        Some(template) => {
-            for object in &found {
-                println!("{}", template.render(object)?);
-            }
-        }
-    }
+    table::print_objects(&found, template.as_ref())?;
     Ok(code)
 }
 
 /// docker's fields, and what only Capsid has below `Capsid`.
 fn whole(volume: &Volume, state: &State, folders: &Folders) -> anyhow::Result<Value> {
-    let labels: serde_json::Map<String, Value> = volume
-        .labels
-        .iter()
-        .map(|label| label.split_once('=').unwrap_or((label, "")))
-        .map(|(key, value)| (key.to_owned(), value.into()))
-        .collect();
     let users = state.users_of_volume(&volume.name)?;
     Ok(json!({
         "Name": volume.name,
         "CreatedAt": clock::rfc3339(volume.created_ns),
         "Driver": "local",
-        "Labels": labels,
+        "Labels": labels::object(&volume.labels),
         "Mountpoint": volumes::disk(&folders.data, &volume.name),
         "Options": null,
         "Scope": "local",
@@ -170,7 +148,7 @@ fn remove(context: Context, args: &VolumeRmArgs) -> anyhow::Result<u8> {
             Ok(()) => println!("{name}"),
             Err(VolumeError::Unknown(_)) if args.force => {}
             Err(error) => {
-                eprintln!("capsid: {}", describe(&error.into()));
+                error_text::tell(&error);
                 code = 1;
             }
         }
@@ -233,9 +211,7 @@ impl Filter {
         match self {
             Self::Name(part) => volume.name.contains(part.as_str()),
             Self::Dangling(wanted) => used.contains(&volume.name) != *wanted,
-            Self::Label(wanted) => volume.labels.iter().any(|label| {
-                label == wanted || (!wanted.contains('=') && label.split('=').next() == Some(wanted.as_str()))
-            }),
+            Self::Label(wanted) => labels::are_chosen(&volume.labels, wanted),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The messages themselves.
 
-use capsid_protocol::spec::{Limits, TerminalSize};
+use capsid_protocol::spec::TerminalSize;
 use serde::{Deserialize, Serialize};
 
+use crate::error_text;
 use crate::state::Exit;
 
 /// What a command wants. `Signal` and `Resize` may follow an `Attach` or `Exec` on the same connection.
@@ -10,8 +11,8 @@ use crate::state::Exit;
 pub(crate) enum Request {
     /// Nothing but to be told: `Started` or `Failed`.
     Start,
-    /// The container's streams, then its end.
-    Attach(StreamsWanted),
+    /// The container's streams, then its end. `stdin`: the client's is the container's.
+    Attach { stdin: bool },
     /// Another process in the container.
     Exec(Box<ExecRequest>),
     /// To the container, or on a connection of an exec to that.
@@ -32,15 +33,6 @@ pub(crate) enum Request {
     Measure,
     /// The client's own reader has gone: the container is told by broken streams.
     OutputClosed,
-    /// Other limits from now on.
-    Update(#[serde(with = "limits")] Limits),
-}
-
-/// Which streams a client of `Attach` takes.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct StreamsWanted {
-    pub stdin: bool,
-    pub output: bool,
 }
 
 /// A process to be run in a container beside its own.
@@ -79,17 +71,38 @@ pub(crate) enum Answer {
     /// What was asked for was done.
     Done,
     /// It could not be done.
-    Failed {
-        message: String,
-        /// What `run` and `exec` exit with.
-        code: u8,
-        /// Last lines of the guest's console, when the machine ended.
-        console: String,
-    },
+    Failed(Failure),
     /// Processes.
     Listed(Vec<ProcessLine>),
     /// Usage.
     Measured(Usage),
+}
+
+/// Why something could not be done.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Failure {
+    pub message: String,
+    /// docker's exit code for it: what `run` and `exec` exit with.
+    pub code: u8,
+    /// Last lines of the guest's console, when the machine ended.
+    pub console: String,
+}
+
+impl Failure {
+    /// With docker's code for its own errors.
+    pub(crate) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::because(error_text::describe(error))
+    }
+
+    /// In these words.
+    pub(crate) fn because(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            code: 125,
+            console: String::new(),
+        }
+    }
 }
 
 /// A process of a container.
@@ -122,45 +135,4 @@ pub(crate) struct Usage {
 pub(crate) struct Moment {
     pub step: String,
     pub at_ns: u64,
-}
-
-/// Limits as JSON.
-mod limits {
-    use capsid_protocol::spec::Limits;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    #[derive(Serialize, Deserialize)]
-    struct Fields {
-        memory_max_bytes: Option<u64>,
-        swap_max_bytes: Option<u64>,
-        cpu_quota_us: Option<u64>,
-        cpuset_cpus: Option<String>,
-        pids_max: Option<u64>,
-        cpu_weight: Option<u64>,
-    }
-
-    pub(super) fn serialize<S: Serializer>(limits: &Limits, serializer: S) -> Result<S::Ok, S::Error> {
-        let limits = limits.clone();
-        Fields {
-            memory_max_bytes: limits.memory_max_bytes,
-            swap_max_bytes: limits.swap_max_bytes,
-            cpu_quota_us: limits.cpu_quota_us,
-            cpuset_cpus: limits.cpuset_cpus,
-            pids_max: limits.pids_max,
-            cpu_weight: limits.cpu_weight,
-        }
-        .serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Limits, D::Error> {
-        let fields = Fields::deserialize(deserializer)?;
-        Ok(Limits {
-            memory_max_bytes: fields.memory_max_bytes,
-            swap_max_bytes: fields.swap_max_bytes,
-            cpu_quota_us: fields.cpu_quota_us,
-            cpuset_cpus: fields.cpuset_cpus,
-            pids_max: fields.pids_max,
-            cpu_weight: fields.cpu_weight,
-        })
-    }
 }

@@ -42,33 +42,18 @@ impl Entry {
     pub(crate) fn new(bytes: &[u8], stream: LogStream, time: String) -> Self {
         let (log, raw) = match std::str::from_utf8(bytes) {
             Ok(text) => (text.to_owned(), None),
-            Err(_) => (String::from_utf8_lossy(bytes).into_owned(), Some(hex(bytes))),
+            Err(_) => (String::from_utf8_lossy(bytes).into_owned(), Some(hex::encode(bytes))),
         };
         Self { log, stream, raw, time }
     }
 
     /// The bytes as they came.
     pub(crate) fn bytes(&self) -> Vec<u8> {
-        match self.raw.as_deref().and_then(unhex) {
-            Some(bytes) => bytes,
-            None => self.log.clone().into_bytes(),
+        match self.raw.as_deref().map(hex::decode) {
+            Some(Ok(bytes)) => bytes,
+            _ => self.log.clone().into_bytes(),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |value: u8| char::from(DIGITS[usize::from(value & 15)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let value = |byte: u8| char::from(byte).to_digit(16);
-    let pair = |pair: &[u8]| match pair {
-        [high, low] => Some((value(*high)? * 16 + value(*low)?) as u8),
-        _ => None,
-    };
-    text.as_bytes().chunks(2).map(pair).collect()
 }
 
 #[cfg(test)]

@@ -5,31 +5,27 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::rc::Rc;
 use std::time::Duration;
 
-use capsid_protocol::message::{Freeze, List, Measure, Request as Asked, Update, agent_message, host_message};
-use capsid_protocol::spec::Limits;
+use capsid_protocol::message::{Freeze, List, Measure, Request as Asked, agent_message, host_message};
 use capsid_protocol::{ContainerSpec, Resize, Signal, Start};
 use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
 use tokio::time::timeout;
 
 use super::agent::Agent;
 use super::life::{exit_code, failed_code, sanitise};
 use super::output::Sink;
-use super::pod::{Failure, Outcome, Phase, Pod};
+use super::pod::{Outcome, Phase, Pod};
 use crate::control::{
-    Answer, Connection, ControlError, ExecRequest, ProcessLine, Reader, Request, StreamsWanted, Usage, Writer,
+    Answer, Connection, ControlError, ExecRequest, Failure, ProcessLine, Reader, Request, Usage, Writer,
 };
 use crate::log::LogStream;
-use crate::plan;
-use crate::session;
 use crate::state::{Exit, State, Status};
+use crate::{id, plan, session};
 
 /// How long a killed container may take to be gone before its machine is ended.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 /// How long the command that started this process may take to say what it wants.
 const FIRST_WORD: Duration = Duration::from_secs(10);
-
-/// A request could not be served.
-type Refusal = Failure;
 
 /// Hears the request of the connection that this supervisor was started with, before anything is started: a client
 /// that attaches misses nothing. The rest of it is the returned future.
@@ -37,12 +33,12 @@ pub(crate) async fn hear_first(pod: &Rc<Pod>, mut connection: Connection) -> imp
     let heard = timeout(FIRST_WORD, hear(&mut connection)).await.unwrap_or(None);
     let pod = Rc::clone(pod);
     let prepared = match heard {
-        Some(Request::Attach(wanted)) => Some(attach_streams(&pod, &connection.writer, wanted, true).await),
+        Some(Request::Attach { stdin }) => Some(attach_streams(&pod, &connection.writer, stdin, true).await),
         _ => None,
     };
     async move {
         match (heard, prepared) {
-            (Some(Request::Attach(_)), Some(attached)) => {
+            (Some(Request::Attach { .. }), Some(attached)) => {
                 conclude(&connection.writer.clone(), follow(&pod, connection, attached).await).await;
             }
             (Some(request), _) => answer(pod, connection, request).await,
@@ -86,8 +82,8 @@ async fn answer(pod: Rc<Pod>, connection: Connection, request: Request) {
     let writer = connection.writer.clone();
     let answered = match request {
         Request::Start => started(&pod).await,
-        Request::Attach(wanted) => {
-            let attached = attach_streams(&pod, &writer, wanted, false).await;
+        Request::Attach { stdin } => {
+            let attached = attach_streams(&pod, &writer, stdin, false).await;
             follow(&pod, connection, attached).await
         }
         Request::Exec(request) => exec(&pod, connection, *request).await,
@@ -102,23 +98,18 @@ async fn answer(pod: Rc<Pod>, connection: Connection, request: Request) {
         Request::Wait => Ok(over(&*pod.over().await, &pod)),
         Request::List => list(&pod).await,
         Request::Measure => measure(&pod).await,
-        Request::Update(limits) => update(&pod, limits).await,
         Request::OutputClosed => Ok(Answer::Done),
     };
     conclude(&writer, answered).await;
 }
 
 /// Sends the last word; a client that is gone needs none.
-async fn conclude(writer: &Writer, answered: Result<Answer, Refusal>) {
-    let answer = answered.unwrap_or_else(|failure| Answer::Failed {
-        message: failure.message,
-        code: failure.code,
-        console: failure.console,
-    });
+async fn conclude(writer: &Writer, answered: Result<Answer, Failure>) {
+    let answer = answered.unwrap_or_else(Answer::Failed);
     let _ = writer.send(&answer).await;
 }
 
-async fn started(pod: &Pod) -> Result<Answer, Refusal> {
+async fn started(pod: &Pod) -> Result<Answer, Failure> {
     pod.started().await?;
     Ok(start_answer(pod))
 }
@@ -138,21 +129,12 @@ fn over(outcome: &Outcome, pod: &Pod) -> Answer {
             exit: exit.clone(),
             moments,
         },
-        Outcome::Ended(failure) | Outcome::Failed(failure) => Answer::Failed {
-            message: failure.message.clone(),
-            code: failure.code,
-            console: failure.console.clone(),
-        },
+        Outcome::Ended(failure) | Outcome::Failed(failure) => Answer::Failed(failure.clone()),
     }
 }
 
 /// Makes the streams of an attached client and sends it their other ends. `is_owner`: it started the container.
-async fn attach_streams(
-    pod: &Rc<Pod>,
-    writer: &Writer,
-    wanted: StreamsWanted,
-    is_owner: bool,
-) -> Result<Vec<Rc<Sink>>, Refusal> {
+async fn attach_streams(pod: &Rc<Pod>, writer: &Writer, stdin: bool, is_owner: bool) -> Result<Vec<Rc<Sink>>, Failure> {
     let (terminal, has_stdin, ends_it) = {
         let container = pod.container.borrow();
         (
@@ -170,24 +152,22 @@ async fn attach_streams(
         theirs.push(other.into());
         Ok(UnixStream::from_std(ours)?.into_split())
     };
+    let feed = |from: OwnedReadHalf, ends_it: bool| {
+        if has_stdin && stdin {
+            let pod = Rc::clone(pod);
+            tokio::task::spawn_local(async move { pod.output.feed(from, ends_it).await });
+        }
+    };
     if terminal {
         let (read, write) = pair().map_err(cannot)?;
         sinks.push(pod.output.add(LogStream::Stdout, write, is_owner));
-        if has_stdin && wanted.stdin {
-            let pod = Rc::clone(pod);
-            tokio::task::spawn_local(async move { pod.output.feed(read, false).await });
-        }
+        feed(read, false);
     } else {
         let (read, _) = pair().map_err(cannot)?;
-        if has_stdin && wanted.stdin {
-            let pod = Rc::clone(pod);
-            tokio::task::spawn_local(async move { pod.output.feed(read, ends_it).await });
-        }
+        feed(read, ends_it);
         for stream in [LogStream::Stdout, LogStream::Stderr] {
             let (_, write) = pair().map_err(cannot)?;
-            if wanted.output {
-                sinks.push(pod.output.add(stream, write, is_owner));
-            }
+            sinks.push(pod.output.add(stream, write, is_owner));
         }
     }
     match writer.send_with(&Answer::Streams { terminal }, &theirs).await {
@@ -203,8 +183,8 @@ async fn attach_streams(
 async fn follow(
     pod: &Rc<Pod>,
     connection: Connection,
-    attached: Result<Vec<Rc<Sink>>, Refusal>,
-) -> Result<Answer, Refusal> {
+    attached: Result<Vec<Rc<Sink>>, Failure>,
+) -> Result<Answer, Failure> {
     let sinks = attached?;
     let Connection { mut reader, writer } = connection;
     let course = async {
@@ -241,7 +221,7 @@ async fn obey(pod: &Rc<Pod>, process: &str, sinks: &[Rc<Sink>], reader: &mut Rea
 }
 
 /// A signal to the container. SIGKILL ends it also while it starts.
-async fn signal(pod: &Rc<Pod>, number: i32) -> Result<(), Refusal> {
+async fn signal(pod: &Rc<Pod>, number: i32) -> Result<(), Failure> {
     if number == libc::SIGKILL {
         kill(pod).await;
         return Ok(());
@@ -249,7 +229,7 @@ async fn signal(pod: &Rc<Pod>, number: i32) -> Result<(), Refusal> {
     send_signal(pod, &pod.id, number).await
 }
 
-async fn send_signal(pod: &Pod, process: &str, number: i32) -> Result<(), Refusal> {
+async fn send_signal(pod: &Pod, process: &str, number: i32) -> Result<(), Failure> {
     let signal = Signal {
         container: process.into(),
         number: u32::try_from(number).unwrap_or(0),
@@ -258,7 +238,7 @@ async fn send_signal(pod: &Pod, process: &str, number: i32) -> Result<(), Refusa
     sent.map_err(|e| Failure::of(&e))
 }
 
-async fn resize(pod: &Pod, process: &str, rows: u32, columns: u32) -> Result<(), Refusal> {
+async fn resize(pod: &Pod, process: &str, rows: u32, columns: u32) -> Result<(), Failure> {
     let resize = Resize {
         container: process.into(),
         rows,
@@ -300,7 +280,7 @@ async fn kill(pod: &Rc<Pod>) {
 }
 
 /// Asks the guest something about the container.
-async fn ask(pod: &Pod, what: Asked, kind: host_message::Kind) -> Result<agent_message::Kind, Refusal> {
+async fn ask(pod: &Pod, what: Asked, kind: host_message::Kind) -> Result<agent_message::Kind, Failure> {
     let guest: Rc<Agent> = pod.guest()?;
     match guest.ask(&pod.id, what, kind).await {
         Ok(agent_message::Kind::Failed(failed)) => Err(Failure::because(sanitise(&failed.message))),
@@ -309,11 +289,11 @@ async fn ask(pod: &Pod, what: Asked, kind: host_message::Kind) -> Result<agent_m
     }
 }
 
-fn unexpected() -> Refusal {
+fn unexpected() -> Failure {
     Failure::of(&session::SessionError::Unexpected)
 }
 
-async fn freeze(pod: &Rc<Pod>, frozen: bool) -> Result<Answer, Refusal> {
+async fn freeze(pod: &Rc<Pod>, frozen: bool) -> Result<Answer, Failure> {
     if pod.paused.get() == frozen {
         let name = &pod.container.borrow().name;
         let state = if frozen { "already" } else { "not" };
@@ -334,7 +314,7 @@ async fn freeze(pod: &Rc<Pod>, frozen: bool) -> Result<Answer, Refusal> {
     written.map(|()| Answer::Done).map_err(|e| Failure::of(&e))
 }
 
-async fn list(pod: &Pod) -> Result<Answer, Refusal> {
+async fn list(pod: &Pod) -> Result<Answer, Failure> {
     let list = List {
         container: pod.id.clone(),
     };
@@ -364,7 +344,7 @@ async fn list(pod: &Pod) -> Result<Answer, Refusal> {
     Ok(Answer::Listed(listed.processes.into_iter().map(line).collect()))
 }
 
-async fn measure(pod: &Pod) -> Result<Answer, Refusal> {
+async fn measure(pod: &Pod) -> Result<Answer, Failure> {
     let measure = Measure {
         container: pod.id.clone(),
     };
@@ -387,26 +367,11 @@ async fn measure(pod: &Pod) -> Result<Answer, Refusal> {
     }))
 }
 
-async fn update(pod: &Pod, limits: Limits) -> Result<Answer, Refusal> {
-    let update = Update {
-        container: pod.id.clone(),
-        limits,
-    };
-    match ask(pod, Asked::Update, host_message::Kind::Update(update)).await? {
-        agent_message::Kind::Updated(_) => Ok(Answer::Done),
-        _ => Err(unexpected()),
-    }
-}
-
 /// Another process in the container; its streams go from the client to the guest, not through this process.
-async fn exec(pod: &Rc<Pod>, connection: Connection, request: ExecRequest) -> Result<Answer, Refusal> {
+async fn exec(pod: &Rc<Pod>, connection: Connection, request: ExecRequest) -> Result<Answer, Failure> {
     let Connection { mut reader, writer } = connection;
     let guest = pod.guest()?;
-    let id: String = session::random(32)
-        .map_err(|e| Failure::of(&e))?
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let id = id::new().map_err(|e| Failure::of(&e))?;
     let spec = exec_spec(pod, &id, &request);
     let (terminal, stdin) = (spec.terminal.is_some(), spec.stdin);
     let mut messages = guest.listen_to(&id);

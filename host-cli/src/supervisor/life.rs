@@ -20,16 +20,17 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::agent::Agent;
-use super::pod::{Failure, Outcome, Phase, Pod};
+use super::pod::{Outcome, Phase, Pod};
 use super::streams::{StreamError, StreamOpener};
 use crate::accelerator::{Disk, MachineEnd, MachineParts, RunningMachine, StartError};
 use crate::clock;
+use crate::control::Failure;
 use crate::folders::Folders;
 use crate::log::LogStream;
 use crate::plan::{ROOTFS_SERIAL, SCRATCH_SERIAL};
 use crate::session::{Session, SessionError};
 use crate::state::{Container, Exit, State};
-use crate::{console, initramfs, parts, scratch, store_folder, sys, volumes};
+use crate::{initramfs, parts, scratch, store_folder, sys, volumes};
 
 /// From process start to the agent's Hello. Hundreds of milliseconds usually; a host with many busy pods or an
 /// emulated one under load takes seconds.
@@ -40,8 +41,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How often it is looked whether a client that does not read is all that is left of a container.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Lines of a guest's console that are shown.
-const CONSOLE_LINES_MAX: usize = 12;
+/// Lines of a guest's console that are shown: an oops with its registers and trace, and the panic that follows.
+const CONSOLE_LINES_MAX: usize = 60;
 
 /// Why a container did not run to its end.
 #[derive(Debug, thiserror::Error)]
@@ -400,17 +401,11 @@ pub(super) fn failed_code(failed: &Failed) -> u8 {
     }
 }
 
-/// What to show of a console: from the kernel's last words on when it said any, else the last lines.
+/// The last lines of a console: the kernel's oops with its panic, or what was said before the end.
 fn last_lines(console: &str) -> String {
     let lines: Vec<&str> = console.lines().filter(|line| !line.trim().is_empty()).collect();
-    let panicked = lines.iter().position(|line| console::tells_panic(line));
-    let first = panicked.unwrap_or_else(|| lines.len().saturating_sub(CONSOLE_LINES_MAX));
-    let shown: Vec<String> = lines
-        .into_iter()
-        .skip(first)
-        .take(CONSOLE_LINES_MAX)
-        .map(sanitise)
-        .collect();
+    let first = lines.len().saturating_sub(CONSOLE_LINES_MAX);
+    let shown: Vec<String> = lines.into_iter().skip(first).map(sanitise).collect();
     shown.join("\n")
 }
 

@@ -33,15 +33,12 @@ use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::accelerator;
-use crate::clock;
 use crate::control::{self, Connection};
 use crate::folders::Folders;
 use crate::hold::Hold;
 use crate::signals::Signals;
 use crate::state::{Container, Exit, RestartPolicy, State, StateError, Status};
-use crate::store_folder;
-use crate::volumes;
+use crate::{accelerator, clock, error_text, store_folder, volumes};
 
 use pod::{Outcome, Phase, Pod};
 
@@ -89,7 +86,7 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
         Err(error) => {
             // What cannot be removed either is left to `capsid rm`.
             let _ = discard(&folders, &id, hold);
-            client::refuse(&first, &crate::commands::describe(&error)).await;
+            client::refuse(&first, &error_text::describe(error.as_ref())).await;
             return Err(error);
         }
     };

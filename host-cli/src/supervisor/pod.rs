@@ -7,7 +7,7 @@ use tokio::sync::{Notify, watch};
 
 use super::agent::Agent;
 use super::output::Output;
-use crate::control::Moment;
+use crate::control::{Failure, Moment};
 use crate::folders::Folders;
 use crate::state::{Container, Exit};
 use crate::store_folder;
@@ -34,16 +34,6 @@ pub(crate) enum Outcome {
     Failed(Failure),
 }
 
-/// Why something could not be done.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Failure {
-    pub message: String,
-    /// docker's exit code for it.
-    pub code: u8,
-    /// Last lines of the guest's console, when the machine ended.
-    pub console: String,
-}
-
 impl Outcome {
     /// An error of Capsid's own.
     pub(crate) fn failed(error: &(dyn std::error::Error + 'static)) -> Self {
@@ -61,40 +51,6 @@ impl Outcome {
             },
         }
     }
-}
-
-impl Failure {
-    /// With docker's code for its own errors.
-    pub(crate) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
-        Self {
-            message: chain(error),
-            code: 125,
-            console: String::new(),
-        }
-    }
-
-    /// In these words.
-    pub(crate) fn because(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            code: 125,
-            console: String::new(),
-        }
-    }
-}
-
-/// An error and its causes on one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut words = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        if !words.contains(&text) {
-            words = format!("{words}: {text}");
-        }
-        next = cause.source();
-    }
-    words
 }
 
 /// What the tasks share.

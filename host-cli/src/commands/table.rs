@@ -1,0 +1,63 @@
+//! Output in columns, and objects as `--format` says.
+
+use comfy_table::{Table, presets};
+use serde_json::Value;
+
+use crate::format::Template;
+
+/// Prints objects as `--format` says, else these fields of them below these headers.
+pub(super) fn print_rows(rows: &[Value], template: Option<&Template>, columns: &[(&str, &str)]) -> anyhow::Result<()> {
+    let Some(template) = template else {
+        let headers = columns.iter().map(|(_, header)| *header);
+        print(
+            headers,
+            rows.iter().map(|row| columns.iter().map(|(field, _)| text(row, field))),
+        );
+        return Ok(());
+    };
+    let lines = render(rows, template)?;
+    if template.table {
+        print(template.header().split('\t'), lines.iter().map(|line| line.split('\t')));
+    } else {
+        lines.iter().for_each(|line| println!("{line}"));
+    }
+    Ok(())
+}
+
+/// Prints whole objects as `--format` says, else as a JSON array.
+pub(super) fn print_objects(objects: &[Value], template: Option<&Template>) -> anyhow::Result<()> {
+    match template {
+        None => println!("{}", serde_json::to_string_pretty(objects)?),
+        Some(template) => render(objects, template)?.iter().for_each(|line| println!("{line}")),
+    }
+    Ok(())
+}
+
+/// Prints a header line and the rows below it, with docker's three spaces between columns.
+pub(super) fn print<H, R>(headers: H, rows: R)
+where
+    H: IntoIterator<Item: Into<comfy_table::Cell>>,
+    R: IntoIterator<Item: IntoIterator<Item: Into<comfy_table::Cell>>>,
+{
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(headers.into_iter().map(Into::into).collect::<Vec<comfy_table::Cell>>());
+    for row in rows {
+        table.add_row(row.into_iter().map(Into::into).collect::<Vec<comfy_table::Cell>>());
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 3));
+    }
+    println!("{}", table.trim_fmt());
+}
+
+fn text<'a>(row: &'a Value, field: &str) -> &'a str {
+    row[field].as_str().unwrap_or_default()
+}
+
+fn render(objects: &[Value], template: &Template) -> anyhow::Result<Vec<String>> {
+    Ok(objects
+        .iter()
+        .map(|object| template.render(object))
+        .collect::<Result<_, _>>()?)
+}

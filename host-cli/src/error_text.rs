@@ -1,0 +1,24 @@
+//! An error as its reader sees it.
+
+use std::error::Error;
+
+/// Longest error that is told, bytes: a few lines of a terminal; what is cut off is the cause of causes.
+const BYTES_MAX: usize = 4096;
+
+/// Tells the user of an error.
+pub(crate) fn tell(error: &(dyn Error + 'static)) {
+    eprintln!("capsid: {}", describe(error));
+}
+
+/// An error and its causes on one line, each said once. They may quote an image, a registry or the user: nothing in them
+/// reaches the terminal raw.
+pub(crate) fn describe(error: &(dyn Error + 'static)) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for cause in anyhow::Chain::new(error) {
+        let text = cause.to_string();
+        if words.last().is_none_or(|before| !before.contains(&text)) {
+            words.push(text);
+        }
+    }
+    capsid_image::printable(words.join(": ").as_bytes(), BYTES_MAX)
+}
