@@ -12,9 +12,9 @@ use tokio::net::unix::OwnedReadHalf;
 use tokio::time::timeout;
 
 use super::agent::Agent;
+use super::charge::{Charge, Outcome, Phase};
 use super::life::{exit_code, failed_code, sanitise};
 use super::output::Sink;
-use super::pod::{Outcome, Phase, Pod};
 use crate::control::{
     Answer, Connection, ControlError, ExecRequest, Failure, ProcessLine, Reader, Request, Usage, Writer,
 };
@@ -29,19 +29,19 @@ const FIRST_WORD: Duration = Duration::from_secs(10);
 
 /// Hears the request of the connection that this supervisor was started with, before anything is started: a client
 /// that attaches misses nothing. The rest of it is the returned future.
-pub(crate) async fn hear_first(pod: &Rc<Pod>, mut connection: Connection) -> impl Future<Output = ()> + use<> {
+pub(crate) async fn hear_first(charge: &Rc<Charge>, mut connection: Connection) -> impl Future<Output = ()> + use<> {
     let heard = timeout(FIRST_WORD, hear(&mut connection)).await.unwrap_or(None);
-    let pod = Rc::clone(pod);
+    let charge = Rc::clone(charge);
     let prepared = match heard {
-        Some(Request::Attach { stdin }) => Some(attach_streams(&pod, &connection.writer, stdin, true).await),
+        Some(Request::Attach { stdin }) => Some(attach_streams(&charge, &connection.writer, stdin, true).await),
         _ => None,
     };
     async move {
         match (heard, prepared) {
             (Some(Request::Attach { .. }), Some(attached)) => {
-                conclude(&connection.writer.clone(), follow(&pod, connection, attached).await).await;
+                conclude(&connection.writer.clone(), follow(&charge, connection, attached).await).await;
             }
-            (Some(request), _) => answer(pod, connection, request).await,
+            (Some(request), _) => answer(charge, connection, request).await,
             (None, _) => {}
         }
     }
@@ -53,15 +53,15 @@ pub(crate) async fn refuse(connection: &Connection, why: &str) {
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(pod: Rc<Pod>, mut connection: Connection) {
+pub(crate) async fn serve(charge: Rc<Charge>, mut connection: Connection) {
     let heard = tokio::select! {
         biased;
         heard = hear(&mut connection) => heard,
         // A client that asks for nothing is not waited for.
-        _ = pod.over() => None,
+        _ = charge.over() => None,
     };
     if let Some(request) = heard {
-        answer(pod, connection, request).await;
+        answer(charge, connection, request).await;
     }
 }
 
@@ -78,26 +78,26 @@ async fn hear(connection: &mut Connection) -> Option<Request> {
     }
 }
 
-async fn answer(pod: Rc<Pod>, connection: Connection, request: Request) {
+async fn answer(charge: Rc<Charge>, connection: Connection, request: Request) {
     let writer = connection.writer.clone();
     let answered = match request {
-        Request::Start => started(&pod).await,
+        Request::Start => started(&charge).await,
         Request::Attach { stdin } => {
-            let attached = attach_streams(&pod, &writer, stdin, false).await;
-            follow(&pod, connection, attached).await
+            let attached = attach_streams(&charge, &writer, stdin, false).await;
+            follow(&charge, connection, attached).await
         }
-        Request::Exec(request) => exec(&pod, connection, *request).await,
-        Request::Signal(number) => signal(&pod, number).await.map(|()| Answer::Done),
-        Request::Resize { rows, columns } => resize(&pod, &pod.id, rows, columns).await.map(|()| Answer::Done),
+        Request::Exec(request) => exec(&charge, connection, *request).await,
+        Request::Signal(number) => signal(&charge, number).await.map(|()| Answer::Done),
+        Request::Resize { rows, columns } => resize(&charge, &charge.id, rows, columns).await.map(|()| Answer::Done),
         Request::Stop { timeout_s } => {
-            stop(&pod, timeout_s).await;
-            Ok(over(&*pod.over().await, &pod))
+            stop(&charge, timeout_s).await;
+            Ok(over(&*charge.over().await, &charge))
         }
-        Request::Pause => freeze(&pod, true).await,
-        Request::Unpause => freeze(&pod, false).await,
-        Request::Wait => Ok(over(&*pod.over().await, &pod)),
-        Request::List => list(&pod).await,
-        Request::Measure => measure(&pod).await,
+        Request::Pause => freeze(&charge, true).await,
+        Request::Unpause => freeze(&charge, false).await,
+        Request::Wait => Ok(over(&*charge.over().await, &charge)),
+        Request::List => list(&charge).await,
+        Request::Measure => measure(&charge).await,
         Request::OutputClosed => Ok(Answer::Done),
     };
     conclude(&writer, answered).await;
@@ -109,21 +109,21 @@ async fn conclude(writer: &Writer, answered: Result<Answer, Failure>) {
     let _ = writer.send(&answer).await;
 }
 
-async fn started(pod: &Pod) -> Result<Answer, Failure> {
-    pod.started().await?;
-    Ok(start_answer(pod))
+async fn started(charge: &Charge) -> Result<Answer, Failure> {
+    charge.started().await?;
+    Ok(start_answer(charge))
 }
 
-fn start_answer(pod: &Pod) -> Answer {
+fn start_answer(charge: &Charge) -> Answer {
     Answer::Started {
-        moments: pod.moments.borrow().clone(),
-        agent_start_ns: pod.agent_start_ns.get(),
+        moments: charge.moments.borrow().clone(),
+        agent_start_ns: charge.agent_start_ns.get(),
     }
 }
 
 /// How all of it ended.
-fn over(outcome: &Outcome, pod: &Pod) -> Answer {
-    let moments = pod.moments.borrow().clone();
+fn over(outcome: &Outcome, charge: &Charge) -> Answer {
+    let moments = charge.moments.borrow().clone();
     match outcome {
         Outcome::Exited(exit) => Answer::Exited {
             exit: exit.clone(),
@@ -134,9 +134,14 @@ fn over(outcome: &Outcome, pod: &Pod) -> Answer {
 }
 
 /// Makes the streams of an attached client and sends it their other ends. `is_owner`: it started the container.
-async fn attach_streams(pod: &Rc<Pod>, writer: &Writer, stdin: bool, is_owner: bool) -> Result<Vec<Rc<Sink>>, Failure> {
+async fn attach_streams(
+    charge: &Rc<Charge>,
+    writer: &Writer,
+    stdin: bool,
+    is_owner: bool,
+) -> Result<Vec<Rc<Sink>>, Failure> {
     let (terminal, has_stdin, ends_it) = {
-        let container = pod.container.borrow();
+        let container = charge.container.borrow();
         (
             container.spec.terminal.is_some(),
             container.spec.stdin,
@@ -154,26 +159,26 @@ async fn attach_streams(pod: &Rc<Pod>, writer: &Writer, stdin: bool, is_owner: b
     };
     let feed = |from: OwnedReadHalf, ends_it: bool| {
         if has_stdin && stdin {
-            let pod = Rc::clone(pod);
-            tokio::task::spawn_local(async move { pod.output.feed(from, ends_it).await });
+            let charge = Rc::clone(charge);
+            tokio::task::spawn_local(async move { charge.output.feed(from, ends_it).await });
         }
     };
     if terminal {
         let (read, write) = pair().map_err(cannot)?;
-        sinks.push(pod.output.add(LogStream::Stdout, write, is_owner));
+        sinks.push(charge.output.add(LogStream::Stdout, write, is_owner));
         feed(read, false);
     } else {
         let (read, _) = pair().map_err(cannot)?;
         feed(read, ends_it);
         for stream in [LogStream::Stdout, LogStream::Stderr] {
             let (_, write) = pair().map_err(cannot)?;
-            sinks.push(pod.output.add(stream, write, is_owner));
+            sinks.push(charge.output.add(stream, write, is_owner));
         }
     }
     match writer.send_with(&Answer::Streams { terminal }, &theirs).await {
         Ok(()) => Ok(sinks),
         Err(error) => {
-            pod.output.remove(&sinks);
+            charge.output.remove(&sinks);
             Err(Failure::of(&error))
         }
     }
@@ -181,38 +186,38 @@ async fn attach_streams(pod: &Rc<Pod>, writer: &Writer, stdin: bool, is_owner: b
 
 /// Tells an attached client of start and end, and does what it asks meanwhile.
 async fn follow(
-    pod: &Rc<Pod>,
+    charge: &Rc<Charge>,
     connection: Connection,
     attached: Result<Vec<Rc<Sink>>, Failure>,
 ) -> Result<Answer, Failure> {
     let sinks = attached?;
     let Connection { mut reader, writer } = connection;
     let course = async {
-        pod.started().await?;
-        writer.send(&start_answer(pod)).await.map_err(|e| Failure::of(&e))?;
-        Ok(over(&*pod.over().await, pod))
+        charge.started().await?;
+        writer.send(&start_answer(charge)).await.map_err(|e| Failure::of(&e))?;
+        Ok(over(&*charge.over().await, charge))
     };
-    let commands = obey(pod, &pod.id, &sinks, &mut reader);
+    let commands = obey(charge, &charge.id, &sinks, &mut reader);
     tokio::select! {
         answer = course => answer,
         // The client is gone, or has detached.
         () = commands => {
-            pod.output.remove(&sinks);
+            charge.output.remove(&sinks);
             Err(Failure::because("detached"))
         }
     }
 }
 
 /// Signals and sizes for a process, until the client hangs up. `sinks` are what it has of the container's output.
-async fn obey(pod: &Rc<Pod>, process: &str, sinks: &[Rc<Sink>], reader: &mut Reader) {
+async fn obey(charge: &Rc<Charge>, process: &str, sinks: &[Rc<Sink>], reader: &mut Reader) {
     while let Ok((request, _)) = reader.receive::<Request>().await {
         // What arrives too early or too late is lost, as it is with docker.
         let _ = match request {
-            Request::Signal(number) if process == pod.id => signal(pod, number).await,
-            Request::Signal(number) => send_signal(pod, process, number).await,
-            Request::Resize { rows, columns } => resize(pod, process, rows, columns).await,
+            Request::Signal(number) if process == charge.id => signal(charge, number).await,
+            Request::Signal(number) => send_signal(charge, process, number).await,
+            Request::Resize { rows, columns } => resize(charge, process, rows, columns).await,
             Request::OutputClosed => {
-                pod.output.close(sinks);
+                charge.output.close(sinks);
                 Ok(())
             }
             _ => return,
@@ -221,68 +226,69 @@ async fn obey(pod: &Rc<Pod>, process: &str, sinks: &[Rc<Sink>], reader: &mut Rea
 }
 
 /// A signal to the container. SIGKILL ends it also while it starts.
-async fn signal(pod: &Rc<Pod>, number: i32) -> Result<(), Failure> {
+async fn signal(charge: &Rc<Charge>, number: i32) -> Result<(), Failure> {
     if number == libc::SIGKILL {
-        kill(pod).await;
+        kill(charge).await;
         return Ok(());
     }
-    send_signal(pod, &pod.id, number).await
+    send_signal(charge, &charge.id, number).await
 }
 
-async fn send_signal(pod: &Pod, process: &str, number: i32) -> Result<(), Failure> {
+async fn send_signal(charge: &Charge, process: &str, number: i32) -> Result<(), Failure> {
     let signal = Signal {
         container: process.into(),
         number: u32::try_from(number).unwrap_or(0),
     };
-    let sent = pod.guest()?.send(host_message::Kind::Signal(signal)).await;
+    let sent = charge.guest()?.send(host_message::Kind::Signal(signal)).await;
     sent.map_err(|e| Failure::of(&e))
 }
 
-async fn resize(pod: &Pod, process: &str, rows: u32, columns: u32) -> Result<(), Failure> {
+async fn resize(charge: &Charge, process: &str, rows: u32, columns: u32) -> Result<(), Failure> {
     let resize = Resize {
         container: process.into(),
         rows,
         columns,
     };
-    let sent = pod.guest()?.send(host_message::Kind::Resize(resize)).await;
+    let sent = charge.guest()?.send(host_message::Kind::Resize(resize)).await;
     sent.map_err(|e| Failure::of(&e))
 }
 
 /// The stop signal, SIGKILL when it is not heard, and the machine's end when that is not either.
-pub(super) async fn stop(pod: &Rc<Pod>, timeout_s: Option<u64>) {
-    pod.ask_to_stop();
+pub(super) async fn stop(charge: &Rc<Charge>, timeout_s: Option<u64>) {
+    charge.ask_to_stop();
     let (number, patience) = {
-        let config = &pod.container.borrow().config;
+        let config = &charge.container.borrow().config;
         (config.stop_signal, timeout_s.unwrap_or(config.stop_timeout_s))
     };
     // Before the program runs there is nothing to ask politely.
-    if matches!(*pod.phase.borrow(), Phase::Running) {
+    if matches!(*charge.phase.borrow(), Phase::Running) {
         let number = i32::try_from(number).unwrap_or(libc::SIGTERM);
         // A paused container does not hear it until it goes on.
-        if pod.paused.get() {
-            let _ = freeze(pod, false).await;
+        if charge.paused.get() {
+            let _ = freeze(charge, false).await;
         }
-        let _ = send_signal(pod, &pod.id, number).await;
-        if timeout(Duration::from_secs(patience), pod.over()).await.is_ok() {
+        let _ = send_signal(charge, &charge.id, number).await;
+        if timeout(Duration::from_secs(patience), charge.over()).await.is_ok() {
             return;
         }
     }
-    kill(pod).await;
+    kill(charge).await;
 }
 
 /// Ends the container without asking it.
-async fn kill(pod: &Rc<Pod>) {
-    pod.ask_to_stop();
-    if send_signal(pod, &pod.id, libc::SIGKILL).await.is_ok() && timeout(KILL_GRACE, pod.over()).await.is_ok() {
+async fn kill(charge: &Rc<Charge>) {
+    charge.ask_to_stop();
+    if send_signal(charge, &charge.id, libc::SIGKILL).await.is_ok() && timeout(KILL_GRACE, charge.over()).await.is_ok()
+    {
         return;
     }
-    pod.kill.notify_one();
+    charge.kill.notify_one();
 }
 
 /// Asks the guest something about the container.
-async fn ask(pod: &Pod, what: Asked, kind: host_message::Kind) -> Result<agent_message::Kind, Failure> {
-    let guest: Rc<Agent> = pod.guest()?;
-    match guest.ask(&pod.id, what, kind).await {
+async fn ask(charge: &Charge, what: Asked, kind: host_message::Kind) -> Result<agent_message::Kind, Failure> {
+    let guest: Rc<Agent> = charge.guest()?;
+    match guest.ask(&charge.id, what, kind).await {
         Ok(agent_message::Kind::Failed(failed)) => Err(Failure::because(sanitise(&failed.message))),
         Ok(answer) => Ok(answer),
         Err(error) => Err(Failure::of(&error)),
@@ -293,32 +299,32 @@ fn unexpected() -> Failure {
     Failure::of(&session::SessionError::Unexpected)
 }
 
-async fn freeze(pod: &Rc<Pod>, frozen: bool) -> Result<Answer, Failure> {
-    if pod.paused.get() == frozen {
-        let name = &pod.container.borrow().name;
+async fn freeze(charge: &Rc<Charge>, frozen: bool) -> Result<Answer, Failure> {
+    if charge.paused.get() == frozen {
+        let name = &charge.container.borrow().name;
         let state = if frozen { "already" } else { "not" };
         return Err(Failure::because(format!("container {name} is {state} paused")));
     }
     let freeze = Freeze {
-        container: pod.id.clone(),
+        container: charge.id.clone(),
         frozen,
     };
-    let agent_message::Kind::Frozen(_) = ask(pod, Asked::Freeze, host_message::Kind::Freeze(freeze)).await? else {
+    let agent_message::Kind::Frozen(_) = ask(charge, Asked::Freeze, host_message::Kind::Freeze(freeze)).await? else {
         return Err(unexpected());
     };
     // It may have ended since: its row says so, and keeps saying so.
-    pod.guest()?;
-    pod.paused.set(frozen);
+    charge.guest()?;
+    charge.paused.set(frozen);
     let status = if frozen { Status::Paused } else { Status::Running };
-    let written = State::open(&pod.data).and_then(|state| state.set_status(&pod.id, status));
+    let written = State::open(&charge.data).and_then(|state| state.set_status(&charge.id, status));
     written.map(|()| Answer::Done).map_err(|e| Failure::of(&e))
 }
 
-async fn list(pod: &Pod) -> Result<Answer, Failure> {
+async fn list(charge: &Charge) -> Result<Answer, Failure> {
     let list = List {
-        container: pod.id.clone(),
+        container: charge.id.clone(),
     };
-    let agent_message::Kind::Listed(listed) = ask(pod, Asked::List, host_message::Kind::List(list)).await? else {
+    let agent_message::Kind::Listed(listed) = ask(charge, Asked::List, host_message::Kind::List(list)).await? else {
         return Err(unexpected());
     };
     let line = |process: capsid_protocol::message::Process| {
@@ -344,12 +350,12 @@ async fn list(pod: &Pod) -> Result<Answer, Failure> {
     Ok(Answer::Listed(listed.processes.into_iter().map(line).collect()))
 }
 
-async fn measure(pod: &Pod) -> Result<Answer, Failure> {
+async fn measure(charge: &Charge) -> Result<Answer, Failure> {
     let measure = Measure {
-        container: pod.id.clone(),
+        container: charge.id.clone(),
     };
     let agent_message::Kind::Measured(measured) =
-        ask(pod, Asked::Measure, host_message::Kind::Measure(measure)).await?
+        ask(charge, Asked::Measure, host_message::Kind::Measure(measure)).await?
     else {
         return Err(unexpected());
     };
@@ -368,11 +374,11 @@ async fn measure(pod: &Pod) -> Result<Answer, Failure> {
 }
 
 /// Another process in the container; its streams go from the client to the guest, not through this process.
-async fn exec(pod: &Rc<Pod>, connection: Connection, request: ExecRequest) -> Result<Answer, Failure> {
+async fn exec(charge: &Rc<Charge>, connection: Connection, request: ExecRequest) -> Result<Answer, Failure> {
     let Connection { mut reader, writer } = connection;
-    let guest = pod.guest()?;
+    let guest = charge.guest()?;
     let id = id::new().map_err(|e| Failure::of(&e))?;
-    let spec = exec_spec(pod, &id, &request);
+    let spec = exec_spec(charge, &id, &request);
     let (terminal, stdin) = (spec.terminal.is_some(), spec.stdin);
     let mut messages = guest.listen_to(&id);
     let send = async {
@@ -399,9 +405,9 @@ async fn exec(pod: &Rc<Pod>, connection: Connection, request: ExecRequest) -> Re
         loop {
             match messages.recv().await {
                 Some(agent_message::Kind::Created(_)) => {}
-                Some(agent_message::Kind::Started(_)) if request.detached => return Ok(start_answer(pod)),
+                Some(agent_message::Kind::Started(_)) if request.detached => return Ok(start_answer(charge)),
                 Some(agent_message::Kind::Started(_)) => {
-                    writer.send(&start_answer(pod)).await.map_err(|e| Failure::of(&e))?;
+                    writer.send(&start_answer(charge)).await.map_err(|e| Failure::of(&e))?;
                 }
                 Some(agent_message::Kind::Stopped(stopped)) => {
                     return Ok(Answer::Exited {
@@ -437,7 +443,7 @@ async fn exec(pod: &Rc<Pod>, connection: Connection, request: ExecRequest) -> Re
     tokio::select! {
         answer = course => answer,
         // docker's exec goes on without its client, and so does this one.
-        () = obey(pod, &id, &[], &mut reader) => Err(Failure::because("detached")),
+        () = obey(charge, &id, &[], &mut reader) => Err(Failure::because("detached")),
     }
 }
 
@@ -452,8 +458,8 @@ fn discard(stream: StdStream) {
 }
 
 /// As the container itself, but for what was asked for.
-fn exec_spec(pod: &Pod, id: &str, request: &ExecRequest) -> ContainerSpec {
-    let container = pod.container.borrow();
+fn exec_spec(charge: &Charge, id: &str, request: &ExecRequest) -> ContainerSpec {
+    let container = charge.container.borrow();
     let spec = &container.spec;
     let mut env = spec.env.clone();
     for variable in &request.env {
@@ -468,7 +474,7 @@ fn exec_spec(pod: &Pod, id: &str, request: &ExecRequest) -> ContainerSpec {
     };
     ContainerSpec {
         id: id.into(),
-        join: Some(pod.id.clone()),
+        join: Some(charge.id.clone()),
         args: request.args.clone(),
         env,
         cwd: request.cwd.clone().unwrap_or_else(|| spec.cwd.clone()),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! start machine ─► Hello ─► Create, streams, Start ─► Started ─► Stopped ─► output drained ─► machine ended
-//!        └──────────── whatever ends the machine, or `Pod::kill`, ends all of it ──────────┘
+//!        └──────────── whatever ends the machine, or `Charge::kill`, ends all of it ──────────┘
 //! ```
 
 use std::convert::Infallible;
@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::agent::Agent;
-use super::pod::{Outcome, Phase, Pod};
+use super::charge::{Charge, Outcome, Phase};
 use super::streams::{StreamError, StreamOpener};
 use crate::accelerator::{Disk, MachineEnd, MachineParts, RunningMachine, StartError};
 use crate::clock;
@@ -74,41 +74,41 @@ enum LifeError {
 }
 
 /// Runs the container once. Its machine is gone on return.
-pub(crate) async fn live(pod: &Rc<Pod>, state: &State, folders: &Folders) -> Outcome {
-    pod.phase.send_replace(Phase::Starting);
-    pod.paused.set(false);
-    pod.output.begin();
-    let outcome = match start(pod, state, folders) {
+pub(crate) async fn live(charge: &Rc<Charge>, state: &State, folders: &Folders) -> Outcome {
+    charge.phase.send_replace(Phase::Starting);
+    charge.paused.set(false);
+    charge.output.begin();
+    let outcome = match start(charge, state, folders) {
         Err(error) => conclude(&error, false),
         Ok((mut machine, sockets)) => {
             let mut started = false;
-            let lived = live_in(pod, state, &mut machine, sockets, &mut started).await;
-            if let Some(agent) = pod.agent.borrow_mut().take() {
+            let lived = live_in(charge, state, &mut machine, sockets, &mut started).await;
+            if let Some(agent) = charge.agent.borrow_mut().take() {
                 // Who waits for another process of this container need not wait for us to end.
                 agent.end();
             }
             machine.stop().await;
-            pod.mark("machine ended");
+            charge.mark("machine ended");
             match lived {
                 Ok(stopped) => Outcome::Exited(exit(&stopped)),
                 Err(error) => conclude(&error, started),
             }
         }
     };
-    pod.output.finish();
+    charge.output.finish();
     outcome
 }
 
 /// Starts the machine's processes.
-fn start(pod: &Pod, state: &State, folders: &Folders) -> Result<(RunningMachine, Sockets), LifeError> {
-    let container = pod.container.borrow();
+fn start(charge: &Charge, state: &State, folders: &Folders) -> Result<(RunningMachine, Sockets), LifeError> {
+    let container = charge.container.borrow();
     let (sockets, session, control) = Sockets::pair()?;
     let accelerator = super::accelerator(&container, folders).map_err(|e| LifeError::Prepare(e.into()))?;
     let disks = disks(&container, state, folders).map_err(|e| LifeError::Prepare(e.into()))?;
     let parts = machine_parts(&container, disks, session, control).map_err(|e| LifeError::Prepare(e.into()))?;
-    pod.mark("disks and kernel opened");
+    charge.mark("disks and kernel opened");
     let machine = accelerator.start(parts)?;
-    pod.mark("machine processes started");
+    charge.mark("machine processes started");
     Ok((machine, sockets))
 }
 
@@ -160,21 +160,21 @@ fn disks(container: &Container, state: &State, folders: &Folders) -> anyhow::Res
 
 /// The steps from a starting machine to a stopped container.
 async fn live_in(
-    pod: &Rc<Pod>,
+    charge: &Rc<Charge>,
     state: &State,
     machine: &mut RunningMachine,
     sockets: Sockets,
     started: &mut bool,
 ) -> Result<Stopped, LifeError> {
-    let opened = while_machine_runs(pod, machine, async {
+    let opened = while_machine_runs(charge, machine, async {
         timeout(BOOT_TIMEOUT, Session::open(sockets.session))
             .await
             .map_err(|_| LifeError::BootTimeout)?
             .map_err(Into::into)
     });
     let session = opened.await?;
-    pod.mark("agent ready");
-    pod.agent_start_ns.set(session.hello.agent_start_ns);
+    charge.mark("agent ready");
+    charge.agent_start_ns.set(session.hello.agent_start_ns);
     let opener = StreamOpener {
         control: sockets.control,
         nonce: session.nonce,
@@ -192,29 +192,29 @@ async fn live_in(
     };
     tokio::pin!(broken);
     let course = async {
-        let mut messages = agent.listen_to(&pod.id);
-        let mut outputs = begin(pod, &agent).await?;
+        let mut messages = agent.listen_to(&charge.id);
+        let mut outputs = begin(charge, &agent).await?;
         timeout(START_TIMEOUT, wait_started(&mut messages))
             .await
             .map_err(|_| LifeError::StartTimeout)??;
-        state.set_running(&pod.id, clock::now_ns(), std::process::id())?;
+        state.set_running(&charge.id, clock::now_ns(), std::process::id())?;
         *started = true;
-        *pod.agent.borrow_mut() = Some(Rc::clone(&agent));
-        pod.mark("container started");
-        pod.phase.send_replace(Phase::Running);
+        *charge.agent.borrow_mut() = Some(Rc::clone(&agent));
+        charge.mark("container started");
+        charge.phase.send_replace(Phase::Running);
         sys::forget_code();
         let stopped = tokio::select! {
             stopped = wait_stopped(&mut messages) => stopped?,
-            never = notice_end(pod, &agent) => match never {},
+            never = notice_end(charge, &agent) => match never {},
         };
-        pod.output.end();
+        charge.output.end();
         while let Some(drained) = outputs.join_next().await {
             drained.unwrap_or(Ok(())).map_err(LifeError::Output)?;
         }
-        pod.mark("container stopped");
+        charge.mark("container stopped");
         Ok(stopped)
     };
-    while_machine_runs(pod, machine, async {
+    while_machine_runs(charge, machine, async {
         tokio::select! {
             biased;
             result = course => result,
@@ -225,32 +225,32 @@ async fn live_in(
 }
 
 /// Sends Create, the streams and Start in one go: nothing is waited for in between.
-async fn begin(pod: &Rc<Pod>, agent: &Agent) -> Result<JoinSet<std::io::Result<()>>, LifeError> {
-    let spec = pod.container.borrow().spec.clone();
+async fn begin(charge: &Rc<Charge>, agent: &Agent) -> Result<JoinSet<std::io::Result<()>>, LifeError> {
+    let spec = charge.container.borrow().spec.clone();
     let (terminal, stdin) = (spec.terminal.is_some(), spec.stdin);
     agent.send(host_message::Kind::Create(Box::new(spec))).await?;
     let start = Start {
-        container: pod.id.clone(),
+        container: charge.id.clone(),
     };
     agent.send(host_message::Kind::Start(start)).await?;
-    let mut streams = agent.opener.open_all(&pod.id, terminal, stdin)?.into_iter();
+    let mut streams = agent.opener.open_all(&charge.id, terminal, stdin)?.into_iter();
     let mut outputs = JoinSet::new();
     let mut next = || streams.next().ok_or(LifeError::Session(SessionError::Unexpected));
     if terminal {
         // Kept also without input: a half that is dropped is a hang-up to the agent.
         let (read, write) = tokio_stream(next()?)?.into_split();
-        pod.output.set_input(Some(write));
-        let pod = Rc::clone(pod);
-        outputs.spawn_local(async move { pod.output.drain_half(LogStream::Stdout, read).await });
+        charge.output.set_input(Some(write));
+        let charge = Rc::clone(charge);
+        outputs.spawn_local(async move { charge.output.drain_half(LogStream::Stdout, read).await });
         return Ok(outputs);
     }
     if stdin {
         let (_, write) = tokio_stream(next()?)?.into_split();
-        pod.output.set_input(Some(write));
+        charge.output.set_input(Some(write));
     }
     for stream in [LogStream::Stdout, LogStream::Stderr] {
-        let (from, pod) = (next()?, Rc::clone(pod));
-        outputs.spawn_local(async move { pod.output.drain(stream, from).await });
+        let (from, charge) = (next()?, Rc::clone(charge));
+        outputs.spawn_local(async move { charge.output.drain(stream, from).await });
     }
     Ok(outputs)
 }
@@ -281,18 +281,20 @@ async fn wait_stopped(messages: &mut mpsc::Receiver<agent_message::Kind>) -> Res
 
 /// Tells the output that the container has ended while a client that does not read keeps the agent from saying so: it
 /// speaks after the last of the output is with us.
-async fn notice_end(pod: &Pod, agent: &Agent) -> Infallible {
+async fn notice_end(charge: &Charge, agent: &Agent) -> Infallible {
     loop {
         sleep(LOOK_EVERY).await;
-        if !pod.output.is_stalled() {
+        if !charge.output.is_stalled() {
             continue;
         }
         let list = List {
-            container: pod.id.clone(),
+            container: charge.id.clone(),
         };
-        let listed = agent.ask(&pod.id, Request::List, host_message::Kind::List(list)).await;
+        let listed = agent
+            .ask(&charge.id, Request::List, host_message::Kind::List(list))
+            .await;
         if matches!(listed, Ok(agent_message::Kind::Listed(listed)) if listed.processes.is_empty()) {
-            pod.output.end();
+            charge.output.end();
             std::future::pending::<()>().await;
         }
     }
@@ -300,14 +302,14 @@ async fn notice_end(pod: &Pod, agent: &Agent) -> Infallible {
 
 /// Awaits `step`, unless the machine ends or somebody ends it first.
 async fn while_machine_runs<T>(
-    pod: &Pod,
+    charge: &Charge,
     machine: &mut RunningMachine,
     step: impl Future<Output = Result<T, LifeError>>,
 ) -> Result<T, LifeError> {
     let result = tokio::select! {
         result = step => result,
         end = &mut machine.end => return Err(ended(end.ok())),
-        () = pod.kill.notified() => return Err(LifeError::Killed),
+        () = charge.kill.notified() => return Err(LifeError::Killed),
     };
     match result {
         // A session that breaks mostly does so because the machine is ending: its reason is the better one.

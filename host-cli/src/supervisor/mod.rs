@@ -8,7 +8,7 @@
 //!
 //! | file | noun |
 //! |---|---|
-//! | `pod` | what all of the following share |
+//! | `charge` | the container, as all of the following share it |
 //! | `life` | one machine, from its start to its end |
 //! | `agent` | the session, shared by all who speak to the guest |
 //! | `output` | where the container's output goes: log and clients |
@@ -19,10 +19,10 @@
 //! output it is.
 
 mod agent;
+mod charge;
 mod client;
 mod life;
 mod output;
-mod pod;
 mod streams;
 
 use std::rc::Rc;
@@ -40,7 +40,7 @@ use crate::signals::Signals;
 use crate::state::{Container, Exit, RestartPolicy, State, StateError, Status};
 use crate::{accelerator, clock, error_text, store_folder, volumes};
 
-use pod::{Outcome, Phase, Pod};
+use charge::{Charge, Outcome, Phase};
 
 /// How long clients may take to hear the end.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -81,7 +81,7 @@ impl Inheritance {
 /// The recipe.
 pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> anyhow::Result<()> {
     let Inheritance { id, hold, first } = inheritance;
-    let (state, pod, listener, mut signals) = match prepare(&folders, &id, &hold) {
+    let (state, charge, listener, mut signals) = match prepare(&folders, &id, &hold) {
         Ok(prepared) => prepared,
         Err(error) => {
             // What cannot be removed either is left to `capsid rm`.
@@ -91,38 +91,42 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
         }
     };
     let mut clients = JoinSet::new();
-    let heard = client::hear_first(&pod, first).await;
+    let heard = client::hear_first(&charge, first).await;
     clients.spawn_local(heard);
     let mut log_failed = false;
     let (outcome, unwritten) = {
-        let lives = lives(&pod, &state, &folders);
+        let lives = lives(&charge, &state, &folders);
         tokio::pin!(lives);
         loop {
             tokio::select! {
                 ended = &mut lives => break ended,
                 accepted = listener.accept(), if clients.len() < CLIENTS_MAX => match accepted {
                     Ok((stream, _)) => {
-                        clients.spawn_local(client::serve(Rc::clone(&pod), control::accepted(stream)));
+                        clients.spawn_local(client::serve(Rc::clone(&charge), control::accepted(stream)));
                     }
                     // No descriptor is free: the client waits, and this process does not turn in circles.
                     Err(_) => sleep(ACCEPT_PAUSE).await,
                 },
-                words = pod.output.log_failed(), if !log_failed => {
+                words = charge.output.log_failed(), if !log_failed => {
                     log_failed = true;
                     // A disk that is full for the log may be so for the row: its end is told again with the container's.
                     let _ = state.set_error(&id, &words);
                 }
                 Some(_) = clients.join_next() => {}
                 // The host shuts down, or somebody ends us: as `capsid stop`.
-                _ = signals.interruption() => pod.stop_in_background(None),
+                _ = signals.interruption() => charge.stop_in_background(None),
             }
         }
     };
     drop(listener);
-    let remove = pod.container.borrow().config.remove;
+    let remove = charge.container.borrow().config.remove;
     // The row goes first: see `create::remove`. What fails here is for the next command to do.
-    let removed = if remove { forget(&state, &pod, &folders) } else { Ok(()) };
-    pod.phase.send_replace(Phase::Over(Rc::new(outcome)));
+    let removed = if remove {
+        forget(&state, &charge, &folders)
+    } else {
+        Ok(())
+    };
+    charge.phase.send_replace(Phase::Over(Rc::new(outcome)));
     // A client that does not listen is left behind.
     let _ = timeout(FAREWELL, async { while clients.join_next().await.is_some() {} }).await;
     if let Some(end) = unwritten.filter(|_| !remove) {
@@ -136,9 +140,9 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
 }
 
 /// Removes the container, all but its run folder.
-fn forget(state: &State, pod: &Pod, folders: &Folders) -> anyhow::Result<()> {
-    volumes::remove_container(state, &folders.data, &pod.container.borrow(), true)?;
-    store_folder::remove(&folders.data, &pod.id).context("cannot remove the container's files")
+fn forget(state: &State, charge: &Charge, folders: &Folders) -> anyhow::Result<()> {
+    volumes::remove_container(state, &folders.data, &charge.container.borrow(), true)?;
+    store_folder::remove(&folders.data, &charge.id).context("cannot remove the container's files")
 }
 
 /// Removes a container with `--rm` that could not be supervised.
@@ -152,34 +156,34 @@ fn discard(folders: &Folders, id: &str, hold: Hold) -> anyhow::Result<()> {
 }
 
 /// What must work before anything is started.
-fn prepare(folders: &Folders, id: &str, hold: &Hold) -> anyhow::Result<(State, Rc<Pod>, UnixListener, Signals)> {
+fn prepare(folders: &Folders, id: &str, hold: &Hold) -> anyhow::Result<(State, Rc<Charge>, UnixListener, Signals)> {
     let state = State::open(&folders.data)?;
     let container = state.container(id)?;
     let listener = control::listen(hold.folder()).context("cannot listen for commands")?;
     let signals = Signals::listen_to_ending().context("cannot listen for signals")?;
-    let pod = Pod::new(container, folders).context("cannot open the container's log")?;
-    Ok((state, pod, listener, signals))
+    let charge = Charge::new(container, folders).context("cannot open the container's log")?;
+    Ok((state, charge, listener, signals))
 }
 
 /// Lives, as many as the restart policy grants: how the last one ended. The row says the same, unless it could not be
 /// written.
-async fn lives(pod: &Rc<Pod>, state: &State, folders: &Folders) -> (Outcome, Option<End>) {
+async fn lives(charge: &Rc<Charge>, state: &State, folders: &Folders) -> (Outcome, Option<End>) {
     let mut pause = RESTART_PAUSE;
     let mut restarts = 0;
     loop {
         let began = std::time::Instant::now();
-        let outcome = life::live(pod, state, folders).await;
-        let again = wants_restart(&pod.container.borrow(), &outcome, restarts) && !pod.is_stop_asked();
+        let outcome = life::live(charge, state, folders).await;
+        let again = wants_restart(&charge.container.borrow(), &outcome, restarts) && !charge.is_stop_asked();
         // As docker has it, one that could not be started for the first time is as it was made.
         let never_ran =
-            matches!(outcome, Outcome::Failed(_)) && restarts == 0 && pod.container.borrow().started_ns == 0;
+            matches!(outcome, Outcome::Failed(_)) && restarts == 0 && charge.container.borrow().started_ns == 0;
         let next = match (again, never_ran) {
             (true, _) => Status::Restarting,
             (false, true) => Status::Created,
             (false, false) => Status::Exited,
         };
         let mut exit = outcome.exit();
-        if let Some(words) = pod.output.log_failure() {
+        if let Some(words) = charge.output.log_failure() {
             let both = [exit.error.as_str(), &words]
                 .into_iter()
                 .filter(|words| !words.is_empty());
@@ -190,7 +194,7 @@ async fn lives(pod: &Rc<Pod>, state: &State, folders: &Folders) -> (Outcome, Opt
             exit,
             next,
         };
-        let unwritten = end.write(state, &pod.id).err().map(|_| end);
+        let unwritten = end.write(state, &charge.id).err().map(|_| end);
         if !again {
             return (outcome, unwritten);
         }
@@ -199,9 +203,9 @@ async fn lives(pod: &Rc<Pod>, state: &State, folders: &Folders) -> (Outcome, Opt
         }
         tokio::select! {
             () = sleep(pause) => {}
-            () = pod.stop_asked() => {
+            () = charge.stop_asked() => {
                 // Nothing runs: the row's exit stands.
-                return match state.set_status(&pod.id, Status::Exited) {
+                return match state.set_status(&charge.id, Status::Exited) {
                     Ok(()) => (outcome, None),
                     Err(e) => (Outcome::failed(&e), None),
                 };
@@ -209,7 +213,7 @@ async fn lives(pod: &Rc<Pod>, state: &State, folders: &Folders) -> (Outcome, Opt
         }
         pause = (pause * 2).min(RESTART_PAUSE_MAX);
         restarts += 1;
-        if let Err(e) = state.count_restart(&pod.id) {
+        if let Err(e) = state.count_restart(&charge.id) {
             return (Outcome::failed(&e), None);
         }
     }

@@ -1,4 +1,4 @@
-//! A pod as its supervisor's tasks share it.
+//! A container in this supervisor's charge, as the tasks that serve it share it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -12,7 +12,7 @@ use crate::folders::Folders;
 use crate::state::{Container, Exit};
 use crate::store_folder;
 
-/// How far the pod is.
+/// How far it is.
 #[derive(Debug, Clone)]
 pub(crate) enum Phase {
     /// The machine boots, or a restart is near.
@@ -55,7 +55,7 @@ impl Outcome {
 
 /// What the tasks share.
 #[derive(Debug)]
-pub(crate) struct Pod {
+pub(crate) struct Charge {
     pub id: String,
     pub container: RefCell<Container>,
     /// The data folder.
@@ -74,8 +74,8 @@ pub(crate) struct Pod {
     pub kill: Notify,
 }
 
-impl Pod {
-    /// A pod that nothing runs in yet.
+impl Charge {
+    /// One that does not run yet.
     pub(crate) fn new(container: Container, folders: &Folders) -> std::io::Result<Rc<Self>> {
         let log = store_folder::log(&folders.data, &container.id);
         Ok(Rc::new(Self {
@@ -162,7 +162,7 @@ impl Pod {
 
     /// Stops the container as `capsid stop` does, without waiting for it.
     pub(crate) fn stop_in_background(self: &Rc<Self>, timeout_s: Option<u64>) {
-        let pod = Rc::clone(self);
-        tokio::task::spawn_local(async move { super::client::stop(&pod, timeout_s).await });
+        let charge = Rc::clone(self);
+        tokio::task::spawn_local(async move { super::client::stop(&charge, timeout_s).await });
     }
 }
