@@ -58,6 +58,11 @@ pub fn private_kib(pid: u32) -> u64 {
     field_kib(pid, "smaps_rollup", "Private_Dirty:").saturating_sub(field_kib(pid, "status", "RssShmem:"))
 }
 
+/// `Pss` of a process in KiB: its private memory, and its share of what it shares.
+pub fn proportional_kib(pid: u32) -> u64 {
+    field_kib(pid, "smaps_rollup", "Pss:")
+}
+
 /// `RssAnon` of a process in KiB.
 pub fn anonymous_kib(pid: u32) -> u64 {
     field_kib(pid, "status", "RssAnon:")

@@ -2,6 +2,7 @@
 
 use crate::config::{DiskConfig, FdNumber, MachineConfig, VsockConfig};
 use crate::inherited::{Inherited, InheritedError};
+use crate::virtio::balloon::BalloonDevice;
 use crate::virtio::block::{BlockDevice, Disk, DiskError};
 use crate::virtio::device::Device;
 use crate::virtio::rng::RngDevice;
@@ -39,12 +40,12 @@ pub(crate) struct Attachment {
     pub(crate) device: Box<dyn Device>,
 }
 
-/// Disks first, so that the guest names them in this order; then sockets, then entropy.
+/// Disks first, so that the guest names them in this order; then sockets, entropy, and the balloon.
 pub(crate) fn of_machine(
     config: &MachineConfig,
     inherited: &mut Inherited,
 ) -> Result<Vec<Attachment>, AttachmentError> {
-    let mut attachments = Vec::with_capacity(config.disks.len() + 2);
+    let mut attachments = Vec::with_capacity(config.disks.len() + 3);
     for (index, disk) in config.disks.iter().enumerate() {
         let name = format!("disk {index}");
         let device = Box::new(block(&name, disk, inherited)?);
@@ -58,6 +59,10 @@ pub(crate) fn of_machine(
     attachments.push(Attachment {
         name: "rng".to_owned(),
         device: Box::new(RngDevice::new()),
+    });
+    attachments.push(Attachment {
+        name: "balloon".to_owned(),
+        device: Box::new(BalloonDevice::new()),
     });
     Ok(attachments)
 }

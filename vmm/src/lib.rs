@@ -9,7 +9,7 @@
 //!                                                              │ build        machine.rs: the recipe
 //!   vCPU threads ── exits ──► bus ──► virtio-mmio transport    │ filter       filters.rs: each thread
 //!        │ ioeventfd                        │                  ▼ run
-//!        └──────────► event loop ──► Device::process ──► disk extents, vsock streams, rng
+//!        └──────────► event loop ──► Device::process ──► disk extents, vsock streams, rng, free pages
 //! ```
 //!
 //! KVM binds a VM to the process that made it, so the fork into the pid namespace comes first. What follows is

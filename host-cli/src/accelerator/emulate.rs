@@ -34,7 +34,7 @@ const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 reboot=t panic=-1 tsc=relia
 /// virtio-mmio transports of the microvm machine: 8 without ACPI, which alone tells a guest of the second IO-APIC that
 /// more would need (hw/i386/microvm.c, 7.2 to 10).
 const TRANSPORTS: usize = 8;
-/// Sockets and entropy.
+/// Sockets and the balloon.
 const OTHER_DEVICES: usize = 2;
 
 /// How long the device process may take to say why, after QEMU has ended.
@@ -192,7 +192,9 @@ fn machine_arguments(
         ("-display", "none".into()),
         ("-chardev", format!("socket,id=console,fd={console_fd}")),
         ("-serial", "chardev:console".into()),
-        ("-device", "virtio-rng-device".into()),
+        // Pages that the guest has freed go back to the host. There is no entropy device as under KVM, which would take
+        // another transport: the emulated processor's RDRAND gives the host's random bytes.
+        ("-device", "virtio-balloon-device,free-page-reporting=on".into()),
     ];
     let mut words: Vec<String> = ["-nodefaults", "-no-user-config", "-no-reboot"]
         .map(String::from)

@@ -4,6 +4,8 @@
 use capsid_jail::{Condition, Rule};
 use rustix::fs::FallocateFlags;
 
+use super::sys::Backing;
+
 /// A disk.
 pub(crate) fn block_rules() -> Vec<Rule> {
     let punch_hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -22,6 +24,15 @@ pub(crate) fn block_rules() -> Vec<Rule> {
         fallocate(punch_hole, "block: discard"),
         fallocate(zero_range, "block: write zeroes"),
     ]
+}
+
+/// The balloon.
+pub(crate) fn balloon_rules() -> Vec<Rule> {
+    let advice = |backing: Backing| {
+        let condition = Condition::equals(2, backing.advice() as u64);
+        Rule::when(libc::SYS_madvise, vec![condition], "balloon: free pages go back")
+    };
+    vec![advice(Backing::Private), advice(Backing::Shared)]
 }
 
 /// The entropy device.

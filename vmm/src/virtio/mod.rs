@@ -1,5 +1,6 @@
 //! Virtio devices and what carries them to a guest.
 
+pub mod balloon;
 pub mod block;
 pub(crate) mod chain;
 pub mod device;

@@ -1,4 +1,4 @@
-//! Calls that move bytes between fds and guest memory without a copy. The only unsafe code of the devices.
+//! Calls on guest memory itself: moving bytes between fds and it without a copy, and giving pages back. The only unsafe code of the devices.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -73,6 +73,46 @@ fn message(vectors: &mut [libc::iovec]) -> libc::msghdr {
     message.msg_iov = vectors.as_mut_ptr();
     message.msg_iovlen = vectors.len();
     message
+}
+
+/// What guest memory is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Backing {
+    /// Anonymous pages of this process alone.
+    Private,
+    /// A file in memory that other processes map too.
+    Shared,
+}
+
+impl Backing {
+    /// The advice that frees its pages (madvise(2)): of a shared file the pages must leave the file.
+    pub(super) fn advice(self) -> libc::c_int {
+        match self {
+            Self::Private => libc::MADV_DONTNEED,
+            Self::Shared => libc::MADV_REMOVE,
+        }
+    }
+}
+
+/// Gives the whole pages within `slice` back to the host; their bytes. They read as zeros from now on.
+pub(super) fn discard(slice: &VolatileSlice<'_>, backing: Backing) -> io::Result<usize> {
+    const PAGE_BYTES: usize = 4096;
+    let start = slice.ptr_guard_mut().as_ptr() as usize;
+    let (first, last) = (
+        start.next_multiple_of(PAGE_BYTES),
+        (start + slice.len()) / PAGE_BYTES * PAGE_BYTES,
+    );
+    if first >= last {
+        return Ok(0);
+    }
+    // SAFETY: the pages lie within a mapped piece of guest memory that `slice` borrows; nothing in this process holds
+    // references to guest bytes, so that their becoming zeros is to it as if the guest had written them.
+    let result = unsafe { libc::madvise(first as *mut libc::c_void, last - first, backing.advice()) };
+    if result == 0 {
+        Ok(last - first)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// The fd of an epoll instance, which does not lend it itself.
