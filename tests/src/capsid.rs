@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use crate::invocation::{Invocation, Outcome};
 use crate::parts::{accelerator, part};
+use crate::resident::{Process, descendants};
 use crate::test_images::TestImage;
 
 /// An installation with its own store, sockets, home and temporary files, gone with the value.
@@ -81,6 +82,29 @@ impl Capsid {
     pub fn probe_call(&self, flags: &[&str], words: &[&str]) -> Outcome {
         let arguments = flags.iter().chain(&["probe", "/probe"]).chain(words);
         self.run_call(arguments).within(120).wait()
+    }
+
+    /// `capsid run -d --name NAME WORDS...`: its id.
+    #[track_caller]
+    pub fn detached(&self, name: &str, words: &[&str]) -> String {
+        let words = [&["run", "-d", "--name", name], words].concat();
+        self.call(words).wait().succeeds().text()
+    }
+
+    /// One field of `capsid inspect`.
+    #[track_caller]
+    pub fn field(&self, name: &str, path: &str) -> String {
+        let format = format!("{{{{{path}}}}}");
+        self.call(["inspect", "-f", &format, name]).wait().succeeds().text()
+    }
+
+    /// The machine of a running container: its process on the host.
+    #[track_caller]
+    pub fn machine(&self, name: &str) -> u32 {
+        let supervisor = self.field(name, ".State.Pid").parse().expect("a pid");
+        let is_machine = |process: &Process| process.name == "capsid-vmm" || process.name.starts_with("qemu");
+        let machine = descendants(supervisor).into_iter().find(is_machine);
+        machine.expect("a running machine").pid
     }
 
     /// `capsid load -i PATH`.

@@ -131,6 +131,16 @@ pub fn wait_until(child: &mut Child, deadline: Instant) -> Option<ExitStatus> {
     None
 }
 
+/// Waits until `holds`, some seconds of an ordinary machine.
+#[track_caller]
+pub fn eventually(what: &str, seconds: u64, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience(seconds);
+    while !holds() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
 fn drain(mut stream: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
     thread::spawn(move || {
         let mut bytes = Vec::new();

@@ -17,6 +17,17 @@ const BUSYBOX: &str = "/bin/busybox";
 /// The suite of Debian that the tests' tools come from.
 const SUITE: &str = "bookworm";
 
+const PYTHON: &[&str] = &["python3", "ncurses-base"];
+const SERVICES: &[&str] = &[
+    "redis-server",
+    "redis-tools",
+    "postgresql-15",
+    "nginx-light",
+    "python3",
+    "busybox",
+    "git",
+];
+
 /// A named image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TestImage {
@@ -26,6 +37,8 @@ pub enum TestImage {
     Probe,
     /// `debian-python:latest`: Debian slim with python3, made by mmdebstrap.
     DebianPython,
+    /// `services:latest`: Debian slim with redis, PostgreSQL, nginx, python3 and git.
+    Services,
     /// `layers:latest`: 40 layers over busybox that write, overwrite and remove.
     FortyLayers,
     /// `files:latest`: 100 000 small files over busybox.
@@ -34,10 +47,11 @@ pub enum TestImage {
 
 impl TestImage {
     /// Every one.
-    pub const ALL: [TestImage; 5] = [
+    pub const ALL: [TestImage; 6] = [
         Self::Busybox,
         Self::Probe,
         Self::DebianPython,
+        Self::Services,
         Self::FortyLayers,
         Self::ManyFiles,
     ];
@@ -48,6 +62,7 @@ impl TestImage {
             Self::Busybox => "busybox",
             Self::Probe => "probe",
             Self::DebianPython => "debian-python",
+            Self::Services => "services",
             Self::FortyLayers => "layers",
             Self::ManyFiles => "files",
         }
@@ -82,7 +97,8 @@ impl TestImage {
         match self {
             Self::Busybox => builder.layer(busybox_layer()),
             Self::Probe => builder.layer(busybox_layer()).layer(probe_layer()),
-            Self::DebianPython => builder.config("Cmd", json!(["bash"])).layer(debian_python_layer()),
+            Self::DebianPython => builder.config("Cmd", json!(["bash"])).layer(debian_layer(PYTHON)),
+            Self::Services => builder.layer(debian_layer(SERVICES)).layer(services_layer()),
             Self::FortyLayers => (0..39).fold(builder.layer(busybox_layer()), |image, index| {
                 image.layer(stacked_layer(index))
             }),
@@ -92,11 +108,14 @@ impl TestImage {
 
     fn cache_key(self) -> String {
         let mut inputs = RECIPE.as_bytes().to_vec();
-        if self == Self::DebianPython {
-            // The archive moves every day; a test image need not.
-            inputs.extend(SUITE.bytes());
-        } else {
-            inputs.extend(fs::read(BUSYBOX).expect("busybox-static is installed"));
+        // The archive moves every day; a test image need not.
+        match self {
+            Self::DebianPython => inputs.extend(SUITE.bytes()),
+            Self::Services => {
+                inputs.extend([SUITE, &SERVICES.join(" ")].concat().bytes());
+                inputs.extend(services_layer());
+            }
+            _ => inputs.extend(fs::read(BUSYBOX).expect("busybox-static is installed")),
         }
         if self == Self::Probe {
             inputs.extend(fs::read(parts::part("capsid-probe")).expect("a readable probe"));
@@ -214,16 +233,24 @@ pub fn many_files_layer(count: u32) -> Vec<u8> {
     layer.finish()
 }
 
-/// The one image that needs the network (or a cache of Debian's archive in apt's configuration).
-fn debian_python_layer() -> Vec<u8> {
+/// Debian slim with packages: needs the network (or a cache of Debian's archive in apt's configuration).
+fn debian_layer(packages: &[&str]) -> Vec<u8> {
     let folder = tempfile::tempdir().expect("temporary folder");
     let path = folder.path().join("root.tar");
+    // PostgreSQL compiles queries with libLLVM when it is there: as large as all the rest.
+    let left_out = [
+        "/usr/share/doc/*",
+        "/usr/share/man/*",
+        "/usr/share/locale/*",
+        "/usr/share/i18n/*",
+        "/usr/lib/x86_64-linux-gnu/libLLVM*",
+        "/usr/lib/x86_64-linux-gnu/libz3*",
+        "/usr/lib/postgresql/*/lib/bitcode/*",
+    ];
     let status = Command::new("mmdebstrap")
-        .args(["--quiet", "--variant=minbase", "--include=python3,ncurses-base"])
-        .args([
-            "--dpkgopt=path-exclude=/usr/share/doc/*",
-            "--dpkgopt=path-exclude=/usr/share/man/*",
-        ])
+        .args(["--quiet", "--variant=minbase"])
+        .arg(format!("--include={}", packages.join(",")))
+        .args(left_out.map(|pattern| format!("--dpkgopt=path-exclude={pattern}")))
         .args(["--aptopt=APT::Sandbox::User \"root\"", SUITE])
         .arg(&path)
         .args(mirror())
@@ -232,6 +259,23 @@ fn debian_python_layer() -> Vec<u8> {
         .expect("mmdebstrap is installed");
     assert!(status.success(), "mmdebstrap failed: {status}");
     fs::read(&path).expect("the archive")
+}
+
+/// What the services serve, logs where a container's belong, and no database but the tests' own.
+fn services_layer() -> Vec<u8> {
+    Layer::new()
+        .file("var/www/html/index.html", "served by nginx\n")
+        .symlink("var/log/nginx/access.log", "/dev/stdout")
+        .symlink("var/log/nginx/error.log", "/dev/stderr")
+        .file("var/lib/postgresql/.wh.15", "")
+        .entry(&Entry {
+            name: "run/postgresql/",
+            kind: tar::EntryType::Directory,
+            mode: 0o1777,
+            ..Entry::default()
+        })
+        .file("srv/service.py", include_str!("service.py"))
+        .finish()
 }
 
 /// The mirror that this host's apt uses for Debian itself.
