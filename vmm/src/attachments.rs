@@ -1,6 +1,6 @@
 //! The devices of a machine, made from its config and inherited fds, in the order of their windows.
 
-use crate::config::{DiskConfig, FdNumber, MachineConfig, VsockConfig};
+use crate::config::{BayConfig, DiskConfig, FdNumber, MachineConfig, VsockConfig};
 use crate::inherited::{Inherited, InheritedError};
 use crate::virtio::balloon::BalloonDevice;
 use crate::virtio::block::{BlockDevice, Disk, DiskError};
@@ -40,16 +40,23 @@ pub(crate) struct Attachment {
     pub(crate) device: Box<dyn Device>,
 }
 
-/// Disks first, so that the guest names them in this order; then sockets, entropy, and the balloon.
+/// Disks first, so that the guest names them in this order; then the bay, sockets, entropy, and the balloon.
 pub(crate) fn of_machine(
     config: &MachineConfig,
     inherited: &mut Inherited,
 ) -> Result<Vec<Attachment>, AttachmentError> {
-    let mut attachments = Vec::with_capacity(config.disks.len() + 3);
+    let mut attachments = Vec::with_capacity(config.disks.len() + 4);
     for (index, disk) in config.disks.iter().enumerate() {
         let name = format!("disk {index}");
         let device = Box::new(block(&name, disk, inherited)?);
         attachments.push(Attachment { name, device });
+    }
+    if let Some(config) = &config.bay {
+        let device = Box::new(bay(config, inherited)?);
+        attachments.push(Attachment {
+            name: "bay".to_owned(),
+            device,
+        });
     }
     let device = Box::new(vsock(&config.vsock, inherited)?);
     attachments.push(Attachment {
@@ -80,6 +87,15 @@ fn block(name: &str, config: &DiskConfig, inherited: &mut Inherited) -> Result<B
         source,
     })?;
     Ok(BlockDevice::new(disk, &config.serial, config.ignore_flush))
+}
+
+fn bay(config: &BayConfig, inherited: &mut Inherited) -> Result<BlockDevice, AttachmentError> {
+    let control = inherited.take(config.control_fd);
+    let control = control.map_err(|source| AttachmentError::Inherited {
+        device: "the bay".to_owned(),
+        source,
+    })?;
+    Ok(BlockDevice::with_bay(control, &config.serial))
 }
 
 fn vsock(config: &VsockConfig, inherited: &mut Inherited) -> Result<VsockDevice, AttachmentError> {

@@ -42,6 +42,8 @@ pub struct MachineConfig {
     pub command_line: String,
     /// Disks, in attach order.
     pub disks: Vec<DiskConfig>,
+    /// Room for disks that come while the machine runs.
+    pub bay: Option<BayConfig>,
     /// The socket device.
     pub vsock: VsockConfig,
     /// Where [`crate::Status`] is written, one JSON object a line.
@@ -54,6 +56,8 @@ pub struct MachineConfig {
 pub struct VhostUserConfig {
     /// Disks, each served on a connected socket of its own.
     pub disks: Vec<VhostUserDisk>,
+    /// Room for disks that come while the machine runs.
+    pub bay: Option<VhostUserBay>,
     /// The socket device and the connected socket it is served on.
     pub vsock: VhostUserVsock,
     /// Where [`crate::Status`] is written, one JSON object a line.
@@ -68,6 +72,16 @@ pub struct VhostUserDisk {
     pub socket_fd: FdNumber,
     /// The disk.
     pub disk: DiskConfig,
+}
+
+/// A bay and the socket it is served on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VhostUserBay {
+    /// A connected UNIX stream socket; the other end is QEMU's (`-chardev socket,fd=`).
+    pub socket_fd: FdNumber,
+    /// The bay.
+    pub device: BayConfig,
 }
 
 /// The socket device and the socket it is served on.
@@ -93,6 +107,17 @@ pub struct DiskConfig {
     /// The files, in disk order. A file's length is rounded up to 4096 bytes; bytes past its end read as zero.
     /// A writable disk has exactly one.
     pub extent_fds: Vec<FdNumber>,
+}
+
+/// A block device whose disks come and go: see [`crate::bay`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BayConfig {
+    /// What the guest reads from `/sys/block/*/serial`; at most 20 bytes of ASCII.
+    pub serial: String,
+    /// Where the supervisor puts disks in and takes them out, a `SOCK_SEQPACKET` UNIX socket. It stays open for as long
+    /// as the machine runs.
+    pub control_fd: FdNumber,
 }
 
 /// The socket device.
@@ -152,10 +177,9 @@ impl MachineConfig {
         if !(MEMORY_MIB_MIN..=MEMORY_MIB_MAX).contains(&self.memory_mib) {
             return Err(ConfigError::Memory { mib: self.memory_mib });
         }
-        if self.disks.len() > DISKS_MAX {
-            return Err(ConfigError::Disks {
-                count: self.disks.len(),
-            });
+        let count = self.disks.len() + usize::from(self.bay.is_some());
+        if count > DISKS_MAX {
+            return Err(ConfigError::Disks { count });
         }
         if !self.command_line.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
             return Err(ConfigError::CommandLine);
@@ -169,6 +193,7 @@ impl MachineConfig {
         let mut fds = vec![self.kvm_fd, self.kernel_fd, self.initramfs_fd, self.status_fd];
         fds.extend([self.vsock.session_fd, self.vsock.control_fd]);
         fds.extend(self.disks.iter().flat_map(|disk| &disk.extent_fds));
+        fds.extend(self.bay.iter().map(|bay| bay.control_fd));
         fds
     }
 }
@@ -182,6 +207,9 @@ impl VhostUserConfig {
         for disk in &self.disks {
             fds.push(disk.socket_fd);
             fds.extend(&disk.disk.extent_fds);
+        }
+        if let Some(bay) = &self.bay {
+            fds.extend([bay.socket_fd, bay.device.control_fd]);
         }
         fds
     }
@@ -205,6 +233,10 @@ mod tests {
                 ignore_flush: false,
                 extent_fds: vec![9, 10],
             }],
+            bay: Some(BayConfig {
+                serial: "bay".to_owned(),
+                control_fd: 11,
+            }),
             vsock: VsockConfig {
                 guest_cid: 3,
                 session_port: 1,
@@ -219,7 +251,7 @@ mod tests {
     fn every_fd_is_listed() {
         let mut fds = config().fds();
         fds.sort_unstable();
-        assert_eq!(fds, [3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(fds, [3, 4, 5, 6, 7, 8, 9, 10, 11]);
     }
 
     #[test]

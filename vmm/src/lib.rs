@@ -18,6 +18,7 @@
 //! The same devices serve QEMU over vhost-user when there is no usable KVM ([`Config::VhostUser`]).
 
 pub mod attachments;
+pub mod bay;
 mod bus;
 pub mod config;
 mod console;

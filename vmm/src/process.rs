@@ -6,9 +6,10 @@ use std::os::fd::AsRawFd;
 
 use capsid_jail::{Jail, JailError, Resource, Rlimit};
 
+use crate::bay::SLOT_BYTES;
 use crate::config::{Config, FdNumber, MachineConfig, VhostUserConfig};
 use crate::inherited::{Inherited, InheritedError};
-use crate::limits::CONFIG_BYTES;
+use crate::limits::{BAY_FDS_MAX, CONFIG_BYTES};
 use crate::machine::{BuildError, Machine};
 use crate::status::{MachineExit, Status};
 use crate::sys;
@@ -173,7 +174,7 @@ fn machine_jail(config: &MachineConfig) -> Jail {
     let rlimits = vec![
         Rlimit {
             resource: Resource::RLIMIT_NOFILE,
-            most: FDS_MAX,
+            most: FDS_MAX + if config.bay.is_some() { BAY_FDS_MAX } else { 0 },
         },
         Rlimit {
             resource: Resource::RLIMIT_NPROC,
@@ -193,6 +194,9 @@ fn machine_jail(config: &MachineConfig) -> Jail {
 
 /// Length of the longest file that the guest may write to.
 fn largest_disk_bytes(config: &MachineConfig) -> u64 {
+    if config.bay.is_some() {
+        return SLOT_BYTES;
+    }
     let writable = config
         .disks
         .iter()

@@ -85,6 +85,55 @@ pub struct ContainerSpec {
     /// The machine ends with this container and its disks are thrown away: its end is told before they are unmounted.
     #[prost(bool, tag = "25")]
     pub discards_disks: bool,
+    /// Disks of the machine's bay that the rest of the spec names by [`slot_serial`]: they were put there before.
+    #[prost(message, repeated, tag = "30")]
+    pub slots: Vec<Slot>,
+    /// Shares namespaces with the other containers that say so.
+    #[prost(message, optional, tag = "31")]
+    pub pod: Option<Pod>,
+}
+
+/// Serial of the one disk whose parts are slots: the machine's bay.
+pub const BAY_SERIAL: &str = "capsid-bay";
+
+/// Bytes of a slot; slot n begins at n times that.
+pub const SLOT_BYTES: u64 = 1 << 40;
+
+/// The serial that a spec names the disk in a slot by.
+#[must_use]
+pub fn slot_serial(slot: u32) -> String {
+    format!("capsid-slot-{slot}")
+}
+
+/// A disk in the machine's bay. The agent makes a partition of it and removes that when no container uses it any more:
+/// then the host may take it out.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Slot {
+    /// 1 to 255.
+    #[prost(uint32, tag = "1")]
+    pub slot: u32,
+    /// Its length: whole sectors.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// It cannot be written.
+    #[prost(bool, tag = "3")]
+    pub readonly: bool,
+}
+
+/// What the containers of a pod have together: the namespaces of network, ipc (with `/dev/shm`) and uts. The first
+/// container makes them, with its host name and kernel parameters; the others' are not used. They stay until the machine
+/// ends.
+#[derive(Clone, PartialEq, Message)]
+pub struct Pod {
+    /// The pid namespace as well.
+    #[prost(bool, tag = "1")]
+    pub shares_pids: bool,
+    /// Size of `/dev/shm`.
+    #[prost(uint64, tag = "2")]
+    pub shm_bytes: u64,
+    /// Of all containers together.
+    #[prost(message, required, tag = "3")]
+    pub limits: Limits,
 }
 
 /// The disks a container's root is made of, by virtio-blk serial (`/sys/block/*/serial`): attach order is nobody's
@@ -120,7 +169,7 @@ pub struct Mount {
     #[prost(string, tag = "1")]
     pub target: String,
     /// What is mounted there.
-    #[prost(oneof = "mount::Source", tags = "2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "mount::Source", tags = "2, 3, 4, 5, 6, 7, 8, 20")]
     pub source: Option<mount::Source>,
     /// No writing.
     #[prost(bool, tag = "10")]
@@ -164,6 +213,9 @@ pub mod mount {
         /// A disk of its own.
         #[prost(message, tag = "8")]
         Volume(super::Volume),
+        /// The memory that the containers of a pod share: [`super::Pod`].
+        #[prost(message, tag = "20")]
+        PodShm(super::Unit),
     }
 }
 

@@ -9,7 +9,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use capsid_vmm::Status;
-use capsid_vmm::config::{Config, VhostUserConfig, VhostUserDisk, VhostUserVsock};
+use capsid_vmm::config::{Config, VhostUserBay, VhostUserConfig, VhostUserDisk, VhostUserVsock};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, ChildStderr};
@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::frequency::Reading;
-use super::kvm::{config_file, disk_config, last_status, vsock_config};
+use super::kvm::{bay_config, config_file, disk_config, last_status, vsock_config};
 use super::process::{HandedFiles, StartError, ended, spawn};
 use super::{Accelerator, Disk, MachineEnd, MachineParts, RunningMachine};
 use crate::console;
@@ -82,8 +82,8 @@ impl Accelerator for Emulate {
             files.add(qemu_console),
             &command_line(self.counter.khz_since()),
         );
-        let sockets = Sockets::connect(parts.disks.len(), &mut files, &mut arguments)?;
-        let (devices, status) = start_devices(parts.disks, parts.session, parts.control, sockets)?;
+        let sockets = Sockets::connect(parts.disks.len(), parts.bay.is_some(), &mut files, &mut arguments)?;
+        let (devices, status) = start_devices(parts.disks, parts.bay, (parts.session, parts.control), sockets)?;
         let mut qemu = spawn(&self.qemu, &arguments, files, Stdio::piped())?;
         // What QEMU says is a cause and not the user's output: it is told with the machine's end, or not at all.
         let complaints = tokio::task::spawn_local(collect_complaints(qemu.stderr.take()));
@@ -102,11 +102,17 @@ impl Accelerator for Emulate {
 struct Sockets {
     vsock: StdStream,
     disks: Vec<StdStream>,
+    bay: Option<StdStream>,
 }
 
 impl Sockets {
     /// Makes a connected pair for each device and tells QEMU of its ends.
-    fn connect(disks: usize, files: &mut HandedFiles, arguments: &mut Vec<String>) -> Result<Self, StartError> {
+    fn connect(
+        disks: usize,
+        has_bay: bool,
+        files: &mut HandedFiles,
+        arguments: &mut Vec<String>,
+    ) -> Result<Self, StartError> {
         let mut connect = |name: &str, device: &str| {
             let (ours, theirs) = StdStream::pair().map_err(StartError::Socket)?;
             let fd = files.add(theirs);
@@ -119,6 +125,7 @@ impl Sockets {
             disks: (0..disks)
                 .map(|index| connect(&format!("disk{index}"), "vhost-user-blk"))
                 .collect::<Result<_, _>>()?,
+            bay: has_bay.then(|| connect("bay", "vhost-user-blk")).transpose()?,
         })
     }
 }
@@ -134,8 +141,8 @@ fn command_line(tsc_khz: Option<u64>) -> String {
 /// Starts the process that serves our devices.
 fn start_devices(
     disks: Vec<Disk>,
-    session: OwnedFd,
-    control: OwnedFd,
+    bay: Option<OwnedFd>,
+    (session, control): (OwnedFd, OwnedFd),
     sockets: Sockets,
 ) -> Result<(Child, pipe::Receiver), StartError> {
     let (status_sender, status) = pipe::pipe().map_err(StartError::Socket)?;
@@ -149,6 +156,10 @@ fn start_devices(
                 disk: disk_config(disk, &mut files),
             })
             .collect(),
+        bay: bay.zip(sockets.bay).map(|(control, socket)| VhostUserBay {
+            socket_fd: files.add(socket),
+            device: bay_config(control, &mut files),
+        }),
         vsock: VhostUserVsock {
             socket_fd: files.add(sockets.vsock),
             device: vsock_config(session, control, &mut files),

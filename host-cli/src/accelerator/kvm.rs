@@ -5,7 +5,7 @@ use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
-use capsid_vmm::config::{Config, DISKS_MAX, DiskConfig, MachineConfig, VsockConfig};
+use capsid_vmm::config::{BayConfig, Config, DISKS_MAX, DiskConfig, MachineConfig, VsockConfig};
 use capsid_vmm::{MachineExit, Status};
 use rustix::fs::MemfdFlags;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -66,6 +66,7 @@ impl Accelerator for Kvm {
                 .into_iter()
                 .map(|disk| disk_config(disk, &mut files))
                 .collect(),
+            bay: parts.bay.map(|control| bay_config(control, &mut files)),
             vsock: vsock_config(parts.session, parts.control, &mut files),
             status_fd: files.add(status_sender.into_blocking_fd().map_err(StartError::Socket)?),
         });
@@ -89,6 +90,14 @@ pub(super) fn disk_config(disk: Disk, files: &mut HandedFiles) -> DiskConfig {
         readonly: disk.readonly,
         ignore_flush: !disk.is_durable,
         extent_fds: disk.files.into_iter().map(|file| files.add(file)).collect(),
+    }
+}
+
+/// The bay's configuration.
+pub(super) fn bay_config(control: OwnedFd, files: &mut HandedFiles) -> BayConfig {
+    BayConfig {
+        serial: capsid_protocol::spec::BAY_SERIAL.into(),
+        control_fd: files.add(control),
     }
 }
 

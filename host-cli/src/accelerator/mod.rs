@@ -38,6 +38,8 @@ pub(crate) struct MachineParts {
     pub kernel: File,
     pub initramfs: File,
     pub disks: Vec<Disk>,
+    /// The machine's end of the socket on which disks are put into its bay, if it is to have one.
+    pub bay: Option<OwnedFd>,
     /// The machine's end of the session.
     pub session: OwnedFd,
     /// The machine's end of the socket that streams are asked for on.

@@ -127,6 +127,7 @@ fn machine_parts(
         kernel: parts::open_kernel(&kernel)?,
         initramfs: initramfs::build(&parts::agent()?).context("cannot make the initramfs")?,
         disks,
+        bay: None,
         session,
         control,
     })

@@ -22,7 +22,7 @@ use capsid_jail::{FilterError, Jail, JailError, Resource, Rlimit, Rule, SyscallF
 
 use crate::config::{DiskConfig, VhostUserConfig, VsockConfig};
 use crate::inherited::{Inherited, InheritedError};
-use crate::limits::{DISK_EXTENTS_MAX, VSOCK_CONNECTIONS_MAX};
+use crate::limits::{BAY_FDS_MAX, DISK_EXTENTS_MAX, VSOCK_CONNECTIONS_MAX};
 use crate::virtio::block::{BlockDevice, Disk, DiskError};
 use crate::virtio::device::Device;
 use crate::virtio::vsock::{VsockDevice, VsockError};
@@ -78,6 +78,17 @@ pub fn serve(config: &VhostUserConfig, inherited: &mut Inherited, ready: impl Fn
         let socket = UnixStream::from(inherited.take(served.socket_fd)?);
         threads.push(DeviceThread::start(
             format!("disk-{index}"),
+            device,
+            socket,
+            filters::block_rules,
+        )?);
+    }
+    if let Some(bay) = &config.bay {
+        let control = inherited.take(bay.device.control_fd)?;
+        let device = Box::new(BlockDevice::with_bay(control, &bay.device.serial));
+        let socket = UnixStream::from(inherited.take(bay.socket_fd)?);
+        threads.push(DeviceThread::start(
+            "bay".to_owned(),
             device,
             socket,
             filters::block_rules,
@@ -154,10 +165,11 @@ fn vsock_device(config: &VsockConfig, inherited: &mut Inherited) -> Result<Vsock
 
 fn jail(config: &VhostUserConfig) -> Jail {
     let mut keep_fds = config.fds();
-    let fds_max = keep_fds.len() as u64 + VSOCK_CONNECTIONS_MAX as u64 + OTHER_FDS;
+    let bay_fds = if config.bay.is_some() { BAY_FDS_MAX } else { 0 };
+    let fds_max = keep_fds.len() as u64 + VSOCK_CONNECTIONS_MAX as u64 + OTHER_FDS + bay_fds;
     keep_fds.push(2);
-    // Relay, main and the socket device's thread, and one for each disk.
-    let threads = 3 + config.disks.len() as u64;
+    // Relay, main and the socket device's thread, and one for each disk and the bay.
+    let threads = 3 + config.disks.len() as u64 + u64::from(config.bay.is_some());
     let rlimit = |resource, most| Rlimit { resource, most };
     Jail {
         keep_fds,

@@ -1,7 +1,6 @@
 //! What the driver learns of the disk (`struct virtio_blk_config`, virtio 1.3, section 5.2.4).
 
-use super::disk::Disk;
-use super::request::SECTOR_BYTES;
+use super::request::{Geometry, SECTOR_BYTES};
 use crate::limits::{
     BLOCK_DISCARD_SECTORS_MAX, BLOCK_DISCARD_SEGMENTS_MAX, BLOCK_SEGMENT_BYTES_MAX, BLOCK_SEGMENTS_MAX,
 };
@@ -18,15 +17,15 @@ const PHYSICAL_BLOCK_EXPONENT: u8 = 3;
 /// Discards are useful in whole pages of the host's file system only.
 const DISCARD_ALIGNMENT_SECTORS: u32 = 8;
 
-pub(super) fn encode(disk: &Disk) -> [u8; BYTES] {
+pub(super) fn encode(geometry: Geometry) -> [u8; BYTES] {
     let mut config = [0; BYTES];
     let mut put = |offset: usize, bytes: &[u8]| config[offset..offset + bytes.len()].copy_from_slice(bytes);
-    put(0, &(disk.capacity_bytes() / SECTOR_BYTES).to_le_bytes());
+    put(0, &(geometry.capacity_bytes / SECTOR_BYTES).to_le_bytes());
     put(8, &BLOCK_SEGMENT_BYTES_MAX.to_le_bytes());
     put(12, &BLOCK_SEGMENTS_MAX.to_le_bytes());
     put(20, &LOGICAL_BLOCK_BYTES.to_le_bytes());
     put(24, &[PHYSICAL_BLOCK_EXPONENT]);
-    if !disk.is_readonly() {
+    if !geometry.readonly {
         put(36, &BLOCK_DISCARD_SECTORS_MAX.to_le_bytes());
         put(40, &BLOCK_DISCARD_SEGMENTS_MAX.to_le_bytes());
         put(44, &DISCARD_ALIGNMENT_SECTORS.to_le_bytes());

@@ -78,6 +78,22 @@ impl Disk {
     /// # Errors
     /// [`DiskError`].
     pub fn new(files: Vec<File>, readonly: bool) -> Result<Self, DiskError> {
+        let mut measured = Vec::with_capacity(files.len());
+        for (index, file) in files.into_iter().enumerate() {
+            let metadata = file.metadata().map_err(|source| DiskError::Length { index, source })?;
+            if !metadata.is_file() {
+                return Err(DiskError::NotRegular { index });
+            }
+            measured.push((file, metadata.len()));
+        }
+        Self::of_lengths(measured.into_iter(), readonly)
+    }
+
+    /// As [`Self::new`], with the length of each file: it need not be asked for, which a filtered thread cannot.
+    pub(super) fn of_lengths(
+        files: impl ExactSizeIterator<Item = (File, u64)>,
+        readonly: bool,
+    ) -> Result<Self, DiskError> {
         let count = files.len();
         if count == 0 || count > DISK_EXTENTS_MAX {
             return Err(DiskError::ExtentCount { count });
@@ -87,12 +103,7 @@ impl Disk {
         }
         let mut extents = Vec::with_capacity(count);
         let mut start: u64 = 0;
-        for (index, file) in files.into_iter().enumerate() {
-            let metadata = file.metadata().map_err(|source| DiskError::Length { index, source })?;
-            if !metadata.is_file() {
-                return Err(DiskError::NotRegular { index });
-            }
-            let bytes = metadata.len();
+        for (file, bytes) in files {
             let alignment = if readonly { EXTENT_ALIGNMENT } else { SECTOR_BYTES };
             let padded = bytes.checked_next_multiple_of(alignment).ok_or(DiskError::TooLarge)?;
             if !readonly && padded != bytes {

@@ -1,12 +1,16 @@
 //! The block device (virtio 1.3, section 5.2): one queue, synchronous, straight between host files and guest memory.
 
+mod bay;
+#[cfg(test)]
+mod bay_tests;
 mod config_space;
 mod disk;
+mod medium;
 mod request;
 #[cfg(test)]
 mod tests;
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_bindings::virtio_blk::{
@@ -20,7 +24,9 @@ use vm_memory::GuestMemoryMmap;
 
 use super::chain;
 use super::device::{Cause, Device, QueueFault, Signals};
-use request::{Command, Geometry, Range, Request, SERIAL_BYTES, STATUS_IOERR, STATUS_OK};
+use bay::Bay;
+use medium::Medium;
+use request::{Command, Range, Request, SERIAL_BYTES, STATUS_IOERR, STATUS_OK};
 
 pub use disk::{Disk, DiskError};
 pub use request::SECTOR_BYTES;
@@ -41,9 +47,8 @@ pub struct BlockCounters {
 /// The device.
 #[derive(Debug)]
 pub struct BlockDevice {
-    disk: Disk,
+    medium: Medium,
     serial: [u8; SERIAL_BYTES],
-    ignore_flush: bool,
     config: [u8; config_space::BYTES],
     counters: BlockCounters,
 }
@@ -52,15 +57,24 @@ impl BlockDevice {
     /// A device for `disk`. Of `serial`, the first 20 bytes count.
     #[must_use]
     pub fn new(disk: Disk, serial: &str, ignore_flush: bool) -> Self {
+        Self::of(Medium::Disk { disk, ignore_flush }, serial)
+    }
+
+    /// A device for an empty bay, which the supervisor fills through `control`: see [`crate::bay`].
+    #[must_use]
+    pub fn with_bay(control: OwnedFd, serial: &str) -> Self {
+        Self::of(Medium::Bay(Bay::new(control)), serial)
+    }
+
+    fn of(medium: Medium, serial: &str) -> Self {
         let mut padded = [0; SERIAL_BYTES];
         for (target, source) in padded.iter_mut().zip(serial.bytes()) {
             *target = source;
         }
-        let config = config_space::encode(&disk);
+        let config = config_space::encode(medium.geometry());
         Self {
-            disk,
+            medium,
             serial: padded,
-            ignore_flush,
             config,
             counters: BlockCounters::default(),
         }
@@ -77,7 +91,7 @@ impl BlockDevice {
         loop {
             queue.disable_notification(memory)?;
             while let Some((head, chain)) = chain::pop(queue, memory)? {
-                let written = match chain.map(|chain| Request::parse(chain, self.geometry())) {
+                let written = match chain.map(|chain| Request::parse(chain, self.medium.geometry())) {
                     Ok(Ok(request)) => self.serve(request),
                     Ok(Err(_)) | Err(_) => {
                         self.counters.malformed += 1;
@@ -93,33 +107,25 @@ impl BlockDevice {
         }
     }
 
-    fn geometry(&self) -> Geometry {
-        Geometry {
-            capacity_bytes: self.disk.capacity_bytes(),
-            readonly: self.disk.is_readonly(),
-        }
-    }
-
     /// Does it and answers; the bytes written to the guest, with the status.
     fn serve(&mut self, request: Request<'_>) -> u32 {
         let (result, data_bytes) = match request.command {
             Command::Read { offset, target } => {
                 let bytes = target.len();
-                (self.disk.read(offset, target), bytes)
+                (self.medium.read(offset, target), bytes)
             }
-            Command::Write { offset, source } => (self.disk.write(offset, source), 0),
-            Command::Flush if self.ignore_flush => (Ok(()), 0),
-            Command::Flush => (self.disk.flush(), 0),
+            Command::Write { offset, source } => (self.medium.write(offset, source), 0),
+            Command::Flush => (self.medium.flush(), 0),
             Command::Serial { target } => (Ok(()), target.copy_from(&self.serial)),
             Command::Discard(ranges) => {
                 let mut ranges = ranges.into_iter();
-                (ranges.try_for_each(|range| self.disk.punch_hole(range)), 0)
+                (ranges.try_for_each(|range| self.medium.punch_hole(range)), 0)
             }
             Command::WriteZeroes(ranges) => {
                 let mut ranges = ranges.into_iter();
                 let zero = |(range, unmap): (Range, bool)| match unmap {
-                    true => self.disk.punch_hole(range),
-                    false => self.disk.zero(range),
+                    true => self.medium.punch_hole(range),
+                    false => self.medium.zero(range),
                 };
                 (ranges.try_for_each(zero), 0)
             }
@@ -131,8 +137,11 @@ impl BlockDevice {
         };
         let status = match result {
             Ok(()) => STATUS_OK,
-            Err(_) => {
-                self.counters.failed += 1;
+            Err(error) => {
+                match bay::is_guests(&error) {
+                    true => self.counters.refused += 1,
+                    false => self.counters.failed += 1,
+                }
                 STATUS_IOERR
             }
         };
@@ -160,7 +169,7 @@ impl Device for BlockDevice {
             VIRTIO_BLK_F_BLK_SIZE,
             VIRTIO_BLK_F_TOPOLOGY,
         ];
-        match self.disk.is_readonly() {
+        match self.medium.geometry().readonly {
             true => bits.push(VIRTIO_BLK_F_RO),
             false => bits.extend([VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES]),
         }
@@ -176,16 +185,20 @@ impl Device for BlockDevice {
     fn reset(&mut self) {}
 
     fn backend_fd(&self) -> Option<BorrowedFd<'_>> {
-        None
+        self.medium.control()
     }
 
     fn process(
         &mut self,
-        _cause: Cause,
+        cause: Cause,
         memory: &GuestMemoryMmap,
         queues: &mut [&mut Queue],
     ) -> Result<Signals, QueueFault> {
         let mut signals = Signals::default();
+        if cause == Cause::Backend {
+            self.medium.obey();
+            return Ok(signals);
+        }
         let Some(queue) = queues.first_mut().filter(|queue| queue.ready()) else {
             return Ok(signals);
         };

@@ -12,18 +12,18 @@ use crate::virtio::test_driver::{Part, TestQueue, memory, process};
 
 const HEADER: u64 = TestQueue::FREE;
 const STATUS: u64 = TestQueue::FREE + 0x100;
-const DATA: u64 = TestQueue::FREE + 0x1000;
+pub(super) const DATA: u64 = TestQueue::FREE + 0x1000;
 /// The border between the two regions of memory.
 const BORDER: u64 = crate::virtio::test_driver::MEMORY_BYTES / 2;
 
-const IN: u32 = 0;
-const OUT: u32 = 1;
-const FLUSH: u32 = 4;
+pub(super) const IN: u32 = 0;
+pub(super) const OUT: u32 = 1;
+pub(super) const FLUSH: u32 = 4;
 const GET_ID: u32 = 8;
 const DISCARD: u32 = 11;
 const WRITE_ZEROES: u32 = 13;
 
-struct Fixture {
+pub(super) struct Fixture {
     device: BlockDevice,
     memory: GuestMemoryMmap,
     queue: TestQueue,
@@ -42,15 +42,36 @@ impl Fixture {
             .collect();
         let handed = files.iter().map(|file| file.try_clone().expect("an fd")).collect();
         Self {
-            device: BlockDevice::new(Disk::new(handed, readonly).expect("a disk"), "serial", false),
-            memory: memory(),
-            queue: TestQueue::new(0),
             files,
+            ..Self::of(BlockDevice::new(
+                Disk::new(handed, readonly).expect("a disk"),
+                "serial",
+                false,
+            ))
         }
     }
 
+    pub(super) fn of(device: BlockDevice) -> Self {
+        Self {
+            device,
+            memory: memory(),
+            queue: TestQueue::new(0),
+            files: Vec::new(),
+        }
+    }
+
+    /// Lets the device hear its supervisor.
+    pub(super) fn poke(&mut self) {
+        let queues = &mut [&mut self.queue];
+        process(&mut self.device, Cause::Backend, &self.memory, queues).expect("no queue is touched");
+    }
+
+    pub(super) fn counters(&self) -> BlockCounters {
+        self.device.counters()
+    }
+
     /// Sends a request whose data are `parts`; the bytes used and the status.
-    fn request(&mut self, kind: u32, sector: u64, parts: &[Part]) -> (u32, u8) {
+    pub(super) fn request(&mut self, kind: u32, sector: u64, parts: &[Part]) -> (u32, u8) {
         let mut header = [0; 16];
         header[..4].copy_from_slice(&kind.to_le_bytes());
         header[8..].copy_from_slice(&sector.to_le_bytes());
@@ -77,7 +98,7 @@ impl Fixture {
         process(&mut self.device, Cause::Queue(0), &self.memory, &mut [&mut self.queue]).expect("a good queue")
     }
 
-    fn bytes(&self, address: u64, count: usize) -> Vec<u8> {
+    pub(super) fn bytes(&self, address: u64, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         self.memory
             .read_slice(&mut bytes, GuestAddress(address))

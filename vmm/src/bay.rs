@@ -1,0 +1,137 @@
+//! A bay: one block device whose disks come and go while the machine runs, and what a supervisor says to it.
+//!
+//! The guest sees one huge disk. It is divided into slots of [`SLOT_BYTES`]; slot n begins at n times that. Slot 0 stays
+//! empty, so that a slot's number may be that of a partition of the guest's. The supervisor puts a disk into a slot and
+//! takes it out again; the guest is told by other means how long that disk is (`BLKPG_ADD_PARTITION` of Linux makes a
+//! device of it). What is not a disk's bytes cannot be read or written. A change of capacity, the other way to add disks
+//! to a machine, does not reach the guest of every VMM; and a machine has few windows for devices.
+//!
+//! One message a change, on a `SOCK_SEQPACKET` UNIX socket, answered by one byte: [`DONE`] or [`REFUSED`].
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0 | 1: a disk comes; 2: it goes |
+//! | 1 | bit 0: read-only; bit 1: flushes are not synced |
+//! | 2-3 | slot, little endian |
+//! | 4-7 | zero |
+//! | 8.. | length of each of its files, 8 bytes, little endian; the files are descriptors beside the message |
+
+/// Bytes of a slot: 1 TiB.
+pub const SLOT_BYTES: u64 = 1 << 40;
+/// Slots, the empty slot 0 included: Linux numbers partitions up to 255 (`DISK_MAX_PARTS`).
+pub const SLOTS: u16 = 256;
+/// Files of one disk that can be handed over at once: `SCM_MAX_FD` of Linux.
+pub const FILES_MAX: usize = 253;
+/// Answer: it was done.
+pub const DONE: u8 = 0;
+/// Answer: it was not, and nothing has changed.
+pub const REFUSED: u8 = 1;
+
+/// Longest message.
+pub(crate) const MESSAGE_BYTES_MAX: usize = HEADER_BYTES + FILES_MAX * LENGTH_BYTES;
+
+const HEADER_BYTES: usize = 8;
+const LENGTH_BYTES: usize = 8;
+const INSERT: u8 = 1;
+const REMOVE: u8 = 2;
+const READONLY: u8 = 1;
+const IGNORE_FLUSH: u8 = 2;
+
+/// A change of what is in a bay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A disk comes into an empty slot.
+    Insert {
+        /// 1 to 255.
+        slot: u16,
+        /// Refuses writes, discards and write-zeroes.
+        readonly: bool,
+        /// Answers flushes without syncing.
+        ignore_flush: bool,
+        /// Length of each of its files, which come beside the message, in disk order.
+        lengths: Vec<u64>,
+    },
+    /// The disk of a slot goes.
+    Remove {
+        /// 1 to 255.
+        slot: u16,
+    },
+}
+
+impl Change {
+    /// As it is sent.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let (kind, flags, slot, lengths) = match self {
+            Self::Insert {
+                slot,
+                readonly,
+                ignore_flush,
+                lengths,
+            } => {
+                let flags = if *readonly { READONLY } else { 0 } | if *ignore_flush { IGNORE_FLUSH } else { 0 };
+                (INSERT, flags, *slot, lengths.as_slice())
+            }
+            Self::Remove { slot } => (REMOVE, 0, *slot, &[][..]),
+        };
+        let [low, high] = slot.to_le_bytes();
+        let mut bytes = vec![kind, flags, low, high, 0, 0, 0, 0];
+        bytes.extend(lengths.iter().flat_map(|length| length.to_le_bytes()));
+        bytes
+    }
+
+    /// What was sent; `None` for bytes that are no change, or name a slot that is not there.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (&[kind, flags, low, high, 0, 0, 0, 0], rest) = bytes.split_first_chunk::<HEADER_BYTES>()? else {
+            return None;
+        };
+        let slot = Some(u16::from_le_bytes([low, high])).filter(|slot| (1..SLOTS).contains(slot))?;
+        let (lengths, []) = rest.as_chunks::<LENGTH_BYTES>() else {
+            return None;
+        };
+        match kind {
+            INSERT if flags & !(READONLY | IGNORE_FLUSH) == 0 => Some(Self::Insert {
+                slot,
+                readonly: flags & READONLY != 0,
+                ignore_flush: flags & IGNORE_FLUSH != 0,
+                lengths: lengths.iter().map(|length| u64::from_le_bytes(*length)).collect(),
+            }),
+            REMOVE if flags == 0 && lengths.is_empty() => Some(Self::Remove { slot }),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_survive_the_socket() {
+        let changes = [
+            Change::Insert {
+                slot: 255,
+                readonly: true,
+                ignore_flush: false,
+                lengths: vec![4096, 1 << 40],
+            },
+            Change::Remove { slot: 1 },
+        ];
+        for change in changes {
+            assert_eq!(Change::decode(&change.encode()), Some(change));
+        }
+    }
+
+    #[test]
+    fn other_bytes_are_no_change() {
+        let good = Change::Remove { slot: 1 }.encode();
+        for (at, byte) in [(0, 3), (1, 1), (2, 0), (3, 1), (4, 1)] {
+            let mut bad = good.clone();
+            bad[at] = byte;
+            assert_eq!(Change::decode(&bad), None, "{bad:?}");
+        }
+        assert_eq!(Change::decode(&good[..7]), None);
+        assert_eq!(Change::decode(&[&good[..], &[0; 8]].concat()), None);
+        assert_eq!(Change::decode(&[&good[..], &[0; 3]].concat()), None);
+    }
+}

@@ -1,0 +1,132 @@
+//! A bay as its guest and its supervisor see it.
+
+use std::fs::File;
+use std::io::{IoSlice, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, socketpair,
+};
+
+use super::tests::{DATA, FLUSH, Fixture, IN, OUT};
+use super::*;
+use crate::bay::{Change, DONE, REFUSED, SLOT_BYTES};
+
+struct Bench {
+    fixture: Fixture,
+    control: File,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a socket");
+        Self {
+            fixture: Fixture::of(BlockDevice::with_bay(theirs, "bay")),
+            control: File::from(ours),
+        }
+    }
+
+    fn send(&mut self, change: &Change, files: &[&File]) -> u8 {
+        let fds: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
+        let bytes = change.encode();
+        rustix::net::sendmsg(
+            &self.control,
+            &[IoSlice::new(&bytes)],
+            &mut ancillary,
+            SendFlags::empty(),
+        )
+        .expect("a reader");
+        self.fixture.poke();
+        let mut word = [0];
+        self.control.read_exact(&mut word).expect("an answer");
+        word[0]
+    }
+
+    fn insert(&mut self, slot: u16, readonly: bool, files: &[&File]) -> u8 {
+        let lengths = files
+            .iter()
+            .map(|file| file.metadata().expect("a file").len())
+            .collect();
+        let change = Change::Insert {
+            slot,
+            readonly,
+            ignore_flush: false,
+            lengths,
+        };
+        self.send(&change, files)
+    }
+
+    fn status(&mut self, kind: u32, slot: u64, sector: u64) -> u8 {
+        let sector = slot * (SLOT_BYTES / SECTOR_BYTES) + sector;
+        let writes = kind == IN;
+        let parts: &[_] = if kind == FLUSH { &[] } else { &[(DATA, 512, writes)] };
+        self.fixture.request(kind, sector, parts).1
+    }
+}
+
+fn file(content: u8) -> File {
+    let file = tempfile::tempfile().expect("a file");
+    file.write_all_at(&[content; 4096], 0).expect("space");
+    file
+}
+
+#[test]
+fn disks_come_and_go() {
+    let mut bench = Bench::new();
+    let (one, two) = (file(1), file(2));
+    assert_eq!(bench.status(IN, 1, 0), STATUS_IOERR);
+    assert_eq!(bench.insert(1, false, &[&one]), DONE);
+    assert_eq!(bench.insert(255, true, &[&one, &two]), DONE);
+    assert_eq!(bench.status(IN, 255, 15), STATUS_OK);
+    assert_eq!(bench.fixture.bytes(DATA, 512), [2; 512]);
+    assert_eq!(bench.status(OUT, 1, 7), STATUS_OK);
+    assert_eq!(bench.status(FLUSH, 0, 0), STATUS_OK);
+    let mut written = [0; 512];
+    one.read_exact_at(&mut written, 4096 - 512).expect("readable");
+    assert_eq!(written, [2; 512]);
+    assert_eq!(bench.send(&Change::Remove { slot: 1 }, &[]), DONE);
+    assert_eq!(bench.status(IN, 1, 0), STATUS_IOERR);
+    assert_eq!(bench.insert(1, false, &[&two]), DONE);
+    assert_eq!(bench.status(IN, 1, 0), STATUS_OK);
+}
+
+#[test]
+fn nothing_beside_a_disk_is_reached() {
+    let mut bench = Bench::new();
+    let one = file(1);
+    assert_eq!(bench.insert(1, true, &[&one]), DONE);
+    // Behind its end, before its beginning, where it is read-only.
+    for (kind, slot, sector) in [(IN, 1, 8), (IN, 0, 0), (IN, 2, 0), (OUT, 1, 0), (OUT, 3, 0)] {
+        assert_eq!(bench.status(kind, slot, sector), STATUS_IOERR, "{kind} {slot} {sector}");
+    }
+    let counters = bench.fixture.counters();
+    assert_eq!((counters.refused, counters.failed), (5, 0));
+    let mut content = [0; 4096];
+    one.read_exact_at(&mut content, 0).expect("readable");
+    assert_eq!(content, [1; 4096]);
+}
+
+#[test]
+fn a_change_that_cannot_be_is_refused() {
+    let mut bench = Bench::new();
+    let (one, two) = (file(1), file(2));
+    assert_eq!(bench.send(&Change::Remove { slot: 1 }, &[]), REFUSED);
+    assert_eq!(bench.insert(1, false, &[&one]), DONE);
+    assert_eq!(bench.insert(1, false, &[&two]), REFUSED);
+    assert_eq!(bench.insert(2, false, &[&one, &two]), REFUSED);
+    let missing = Change::Insert {
+        slot: 3,
+        readonly: true,
+        ignore_flush: false,
+        lengths: vec![4096, 4096],
+    };
+    assert_eq!(bench.send(&missing, &[&one]), REFUSED);
+    one.set_len(SLOT_BYTES + 512).expect("sparse");
+    assert_eq!(bench.insert(4, false, &[&one]), REFUSED);
+}
