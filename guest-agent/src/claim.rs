@@ -49,7 +49,11 @@ impl Claims {
         loop {
             // Held over the look, which for its moment keeps the disk from being mounted.
             let users = self.users();
-            if users.contains_key(serial) || disk::is_free(serial) {
+            if users.contains_key(serial) {
+                return true;
+            }
+            // A slot's device goes with its last user: what the host puts there next is another disk.
+            if disk::is_free(serial) && disk::remove_slot(serial).is_ok() {
                 return true;
             }
             drop(users);

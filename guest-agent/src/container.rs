@@ -6,12 +6,13 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use capsid_protocol::message::agent_message::Kind as Report;
-use capsid_protocol::{ContainerSpec, FrameError, Stopped, write_frame};
+use capsid_protocol::{ContainerSpec, FrameError, Stopped, frame, write_frame};
 use rustix::process::{Pid, WaitStatus};
 
 use crate::cgroup::Cgroup;
 use crate::life::{Ground, Life, LifeError};
 use crate::limits::JOINERS_WAIT;
+use crate::pod::Pod;
 use crate::stream::Copies;
 use crate::sys::{self, PidNamespace};
 use crate::{disk, log};
@@ -103,7 +104,9 @@ impl Container {
     /// that are thrown away.
     fn live_in_cgroup(&self, ground: &Ground, report: &impl Fn(Report)) -> Result<Stopped, LifeError> {
         crate::spec::check(&self.life.spec).map_err(LifeError::Spec)?;
-        let cgroup = Cgroup::make(&self.life.id, &self.life.spec.limits).map_err(LifeError::Cgroup)?;
+        let pod = ground.pod_of(&self.life.spec)?;
+        let above = pod.as_deref().map(Pod::cgroup);
+        let cgroup = Cgroup::make(above, &self.life.id, &self.life.spec.limits).map_err(LifeError::Cgroup)?;
         *self.cgroup() = Some(cgroup);
         let discards = self.life.spec.discards_disks;
         let disks = if discards {
@@ -112,7 +115,7 @@ impl Container {
             disk::serials(&self.life.spec)
         };
         ground.claims.take(&disks);
-        let outcome = self.run(ground, report);
+        let outcome = self.run(ground, pod.as_deref(), report);
         let cgroup = self.cgroup().take();
         let was_oom_killed = cgroup.is_some_and(|cgroup| cgroup.was_oom_killed());
         // After the last process: the host may use them elsewhere as soon as it knows of the end.
@@ -128,11 +131,13 @@ impl Container {
     }
 
     /// The recipe of a life: each step leaves the state as the next one needs it.
-    fn run(&self, ground: &Ground, report: &impl Fn(Report)) -> Result<WaitStatus, LifeError> {
-        let (control, stage_end) = UnixStream::pair().map_err(|e| LifeError::Control(FrameError::Io(e)))?;
-        let pid = self.spawn(ground, stage_end)?;
+    fn run(&self, ground: &Ground, pod: Option<&Pod>, report: &impl Fn(Report)) -> Result<WaitStatus, LifeError> {
+        let (mut control, stage_end) = UnixStream::pair().map_err(|e| LifeError::Control(FrameError::Io(e)))?;
+        let pid = self.spawn(ground, pod, stage_end)?;
         let mut copies = Copies::new().map_err(LifeError::Copy)?;
-        let outcome = self.until_running(control, pid, &mut copies, report);
+        let outcome = self
+            .tell(&mut control, pod)
+            .and_then(|()| self.until_running(control, pid, &mut copies, report));
         if outcome.is_err() {
             self.kill();
         }
@@ -150,10 +155,13 @@ impl Container {
     }
 
     /// Starts the stage in the cgroup.
-    fn spawn(&self, ground: &Ground, stage_end: UnixStream) -> Result<Pid, LifeError> {
+    fn spawn(&self, ground: &Ground, pod: Option<&Pod>, stage_end: UnixStream) -> Result<Pid, LifeError> {
         let spawned = self.with_cgroup(|cgroup| {
             let (program, folder) = (ground.program.as_fd(), cgroup.folder().as_fd());
-            let spawn = || sys::spawn_stage(program, folder, stage_end.as_fd(), PidNamespace::New);
+            let spawn = || match pod {
+                None => sys::spawn_stage(program, folder, stage_end.as_fd(), PidNamespace::New),
+                Some(pod) => pod.spawn(program, folder, stage_end.as_fd()),
+            };
             ground.reaper.spawn(spawn, self.life.on_exit())
         });
         let spawned = spawned.ok_or(LifeError::Ended)?.map_err(LifeError::Spawn)?;
@@ -161,15 +169,24 @@ impl Container {
         Ok(spawned.pid)
     }
 
+    /// Tells the stage what to become, and hands over what it shares.
+    fn tell(&self, control: &mut UnixStream, pod: Option<&Pod>) -> Result<(), LifeError> {
+        let told = match pod {
+            None => write_frame(control, &self.life.spec),
+            Some(pod) => frame::encode_frame(&self.life.spec)
+                .and_then(|spec| crate::control::send(control, &spec, &pod.namespaces())),
+        };
+        told.map_err(LifeError::Control)
+    }
+
     /// Has the stage make everything but the program, and then run it.
     fn until_running(
         &self,
-        mut control: UnixStream,
+        control: UnixStream,
         pid: Pid,
         copies: &mut Copies,
         report: &impl Fn(Report),
     ) -> Result<(), LifeError> {
-        write_frame(&mut control, &self.life.spec).map_err(LifeError::Control)?;
         let ends = self.life.receive_created(&control)?;
         if self.life.spec.discards_disks {
             // To take the root's mounts apart takes longer than a short program runs. Nothing depends on this: a

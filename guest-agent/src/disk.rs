@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use capsid_protocol::ContainerSpec;
-use capsid_protocol::spec::Root;
 use capsid_protocol::spec::mount::Source;
+use capsid_protocol::spec::{BAY_SERIAL, Root, Slot, slot_serial};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::bay::{self, BayError};
 use crate::mount::{MountError, attach, filesystem};
 use crate::plan::attribute;
 
@@ -28,6 +29,9 @@ pub(crate) enum DiskError {
     /// A folder for a mount cannot be made.
     #[error("cannot make the folder {path}")]
     Folder { path: PathBuf, source: Errno },
+    /// A disk in the machine's bay.
+    #[error("cannot use the machine's bay")]
+    Bay(#[source] BayError),
     /// A mount failed.
     #[error("cannot mount the {disk} disk")]
     Mount { disk: &'static str, source: MountError },
@@ -97,6 +101,23 @@ pub(crate) struct Disk {
     pub(crate) is_readonly: bool,
 }
 
+impl Disk {
+    /// A device whose attributes lie in `folder`.
+    fn new(serial: String, name: &str, folder: &Path) -> Self {
+        let readonly = fs::read_to_string(folder.join("ro"));
+        Self {
+            serial,
+            path: format!("/dev/{name}"),
+            is_readonly: readonly.is_ok_and(|value| value.trim() == "1"),
+        }
+    }
+
+    /// Its device's name.
+    fn name(&self) -> &str {
+        self.path.trim_start_matches("/dev/")
+    }
+}
+
 /// All disks with a serial, read once: the kernel asks the device for it each time.
 fn disks() -> Result<Vec<Disk>, DiskError> {
     let mut disks = Vec::new();
@@ -106,14 +127,38 @@ fn disks() -> Result<Vec<Disk>, DiskError> {
         let Ok(serial) = fs::read_to_string(entry.path().join("serial")) else {
             continue;
         };
-        let readonly = fs::read_to_string(entry.path().join("ro"));
-        disks.push(Disk {
-            serial: serial.trim_end_matches(['\n', '\0']).to_owned(),
-            path: format!("/dev/{}", entry.file_name().display()),
-            is_readonly: readonly.is_ok_and(|value| value.trim() == "1"),
-        });
+        let serial = serial.trim_end_matches(['\n', '\0']).to_owned();
+        let name = entry.file_name().display().to_string();
+        if serial == BAY_SERIAL {
+            for slot in bay::slots(&name) {
+                let partition = format!("{name}{slot}");
+                disks.push(Disk::new(slot_serial(slot), &partition, &entry.path().join(&partition)));
+            }
+        }
+        disks.push(Disk::new(serial, &name, &entry.path()));
     }
     Ok(disks)
+}
+
+/// Makes devices of the disks in the machine's bay.
+pub(crate) fn add_slots(slots: &[Slot]) -> Result<(), DiskError> {
+    if slots.is_empty() {
+        return Ok(());
+    }
+    let bay = find(BAY_SERIAL)?;
+    slots
+        .iter()
+        .try_for_each(|slot| bay::add(bay.name(), slot))
+        .map_err(DiskError::Bay)
+}
+
+/// Takes the device of a slot away, if that is what the serial names and nobody uses it.
+pub(crate) fn remove_slot(serial: &str) -> Result<(), Errno> {
+    let slot = serial.strip_prefix(slot_serial(0).trim_end_matches('0'));
+    match slot.and_then(|number| number.parse().ok()) {
+        Some(slot) => bay::remove(find(BAY_SERIAL).map_err(|_| Errno::NODEV)?.name(), slot),
+        None => Ok(()),
+    }
 }
 
 /// The disk with `serial` among `disks`.

@@ -23,6 +23,15 @@ pub(crate) fn supervise(program: Pid) -> i32 {
     }
 }
 
+/// Runs as PID 1 of a pid namespace that several containers have; every signal is blocked.
+pub(crate) fn reap_for_ever() -> ! {
+    loop {
+        while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+        // An interrupted wait is as good as a signal.
+        let _ = sys::wait_for_signal();
+    }
+}
+
 /// Reaps every ended child: the exit code, when the program is among them.
 fn reap(program: Pid) -> Option<i32> {
     let mut code = None;

@@ -20,6 +20,7 @@ use rustix::process::{Pid, WaitStatus};
 use crate::cgroup::CgroupError;
 use crate::claim::Claims;
 use crate::limits::{PENDING_SIGNALS_MAX, STREAM_WAIT};
+use crate::pod::{Pod, PodError};
 use crate::reaper::Reaper;
 use crate::spec::SpecError;
 use crate::stream::{self, Copies};
@@ -33,6 +34,20 @@ pub(crate) struct Ground {
     pub(crate) reaper: Reaper,
     /// Who uses which disk.
     pub(crate) claims: Claims,
+    /// What the containers of a pod share, once there is one.
+    pub(crate) pod: Mutex<Option<Arc<Pod>>>,
+}
+
+impl Ground {
+    /// What the container of this spec shares with others: made for the first one.
+    pub(crate) fn pod_of(&self, spec: &ContainerSpec) -> Result<Option<Arc<Pod>>, LifeError> {
+        let Some(wanted) = &spec.pod else { return Ok(None) };
+        let mut pod = self.pod.lock().unwrap_or_else(PoisonError::into_inner);
+        if pod.is_none() {
+            *pod = Some(Arc::new(Pod::make(spec, wanted, self).map_err(LifeError::Pod)?));
+        }
+        Ok(pod.clone())
+    }
 }
 
 /// Why a container was not created or did not start.
@@ -50,6 +65,9 @@ pub(crate) enum LifeError {
     /// Its cgroup.
     #[error("cannot make the cgroup")]
     Cgroup(#[source] CgroupError),
+    /// What the containers of the pod share.
+    #[error("cannot make what the containers of the pod share")]
+    Pod(#[source] PodError),
     /// The stage could not be started.
     #[error("cannot start a process")]
     Spawn(#[source] Errno),
@@ -80,7 +98,7 @@ impl LifeError {
             Self::Failed(_) => Stage::Unknown,
             Self::Spec(_) | Self::NotRunning(_) | Self::Paused(_) => Stage::Spec,
             Self::Cgroup(_) | Self::Ended => Stage::Cgroup,
-            Self::Spawn(_) => Stage::Namespace,
+            Self::Spawn(_) | Self::Pod(_) => Stage::Namespace,
             Self::Control(_) | Self::Unexpected => Stage::Unknown,
             Self::Stream(_) | Self::Copy(_) => Stage::Stream,
         };

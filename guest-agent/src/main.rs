@@ -5,6 +5,7 @@
 #![cfg_attr(not(test), no_main)]
 #![cfg_attr(test, allow(dead_code, reason = "tests have an entry of their own"))]
 
+mod bay;
 mod beneath;
 mod capability;
 mod cgroup;
@@ -21,6 +22,7 @@ mod limits;
 mod log;
 mod mount;
 mod plan;
+mod pod;
 mod populate;
 mod processes;
 mod reaper;
@@ -36,7 +38,7 @@ mod user;
 mod volume;
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rustix::time::ClockId;
 
@@ -78,6 +80,7 @@ fn serve(program: OwnedFd, agent_start_ns: u64) -> Result<(), SessionError> {
         program,
         reaper: Reaper::default(),
         claims: Claims::default(),
+        pod: Mutex::default(),
     });
     let reaped = Arc::clone(&ground);
     threads::spawn("reaper", move || reaped.reaper.run()).map_err(SessionError::Thread)?;

@@ -14,6 +14,7 @@ use crate::beneath::Root;
 use crate::disk::STAGING;
 use crate::limits::TMPFS_BOUNDS;
 use crate::plan::{Step, attribute};
+use crate::pod;
 use crate::populate::{PopulateError, populate};
 use crate::sys;
 use crate::terminal::{Terminal, TerminalError};
@@ -137,6 +138,7 @@ pub(crate) fn execute(root: &Root, steps: &[Step], spec: &ContainerSpec) -> Resu
                     source,
                 })?;
             }
+            Step::Shm { target, attributes } => bind_shm(root, target, *attributes)?,
             Step::Device {
                 path,
                 block,
@@ -262,6 +264,14 @@ fn bind(from: &OwnedFd, place: &OwnedFd, attributes: u64, recursive: bool) -> Re
     }
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(&copy, "", place, "", flags)
+}
+
+/// Binds the pod's shared memory.
+fn bind_shm(root: &Root, target: &Path, attributes: u64) -> Result<(), StepError> {
+    let place = root.folder_at(target).map_err(target_failed(target))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let shm = rustix::fs::open(pod::SHM, flags, Mode::empty()).map_err(bind_failed(target))?;
+    bind(&shm, &place, attributes, false).map_err(bind_failed(target))
 }
 
 /// Writes a small file to the staging tmpfs and binds it.

@@ -34,6 +34,8 @@ pub(crate) enum Step {
         attributes: u64,
         populate: bool,
     },
+    /// Binds the memory that the containers of the pod share.
+    Shm { target: PathBuf, attributes: u64 },
     /// Makes a device node.
     Device {
         path: PathBuf,
@@ -121,6 +123,12 @@ fn mount_step(mount: &Mount) -> Option<Step> {
         ),
         Source::Mqueue(_) => ("mqueue", vec![], false),
         Source::Tmpfs(tmpfs) => ("tmpfs", tmpfs_options(tmpfs), tmpfs.populate),
+        Source::PodShm(_) => {
+            return Some(Step::Shm {
+                target: mount.target.clone().into(),
+                attributes,
+            });
+        }
         Source::Volume(volume) => {
             return Some(Step::Volume {
                 target: mount.target.clone().into(),

@@ -100,6 +100,7 @@ fn check_lists(spec: &ContainerSpec) -> Result<(), SpecError> {
         ("masked paths", spec.masked_paths.len(), ENTRIES_MAX),
         ("read-only paths", spec.readonly_paths.len(), ENTRIES_MAX),
         ("files", spec.files.len(), ENTRIES_MAX),
+        ("slots", spec.slots.len(), ENTRIES_MAX),
         ("kernel parameters", spec.sysctls.len(), ENTRIES_MAX),
         ("resource limits", spec.rlimits.len(), ENTRIES_MAX),
         ("additional groups", spec.additional_groups.len(), GROUPS_MAX),

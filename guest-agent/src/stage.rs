@@ -26,13 +26,13 @@ use rustix::process::{DumpableBehavior, Pid};
 
 use crate::beneath::Root;
 use crate::capability::{PrivilegeError, become_user};
-use crate::disk::{DiskError, STAGING, mount_root};
+use crate::disk::{DiskError, STAGING, add_slots, mount_root};
 use crate::exec::{self, ExecError};
 use crate::limits::STAGING_TMPFS;
 use crate::mount::{self, MountError, StepError};
 use crate::plan::plan;
 use crate::user::{Identity, UserError, resolve};
-use crate::{control, init, log, sys};
+use crate::{control, init, log, pod, sys};
 use streams::{Streams, find_null, make_streams, take_streams};
 
 /// The step that failed.
@@ -155,10 +155,12 @@ pub(crate) fn run() -> i32 {
     };
     let id = spec.id.clone();
     // The program's process, when it is a child of this one or of the agent, reports and ends by itself.
-    let outcome = if spec.join.is_some() {
+    let outcome = if pod::is_first(&spec) {
+        pod::be_first()
+    } else if spec.join.is_some() {
         join::become_joiner(spec, fds, &mut control)
     } else {
-        become_program(spec, &mut control)
+        become_program(spec, fds, &mut control)
     };
     let failure = match outcome {
         Ok(exit_code) => return exit_code,
@@ -204,8 +206,8 @@ pub(crate) fn failed(id: &str, stage: Stage, error: &(dyn std::error::Error + 's
 }
 
 /// The recipe. Returns the exit code of an init, or what failed; a program that runs does not return.
-fn become_program(spec: ContainerSpec, control: &mut UnixStream) -> Result<i32, StageError> {
-    leave_agent(&spec)?;
+fn become_program(spec: ContainerSpec, fds: Vec<OwnedFd>, control: &mut UnixStream) -> Result<i32, StageError> {
+    leave_agent(&spec, fds)?;
     let (root, streams, identity) = make_root(&spec)?;
     mount::enter(&root).map_err(StageError::Root)?;
     rustix::process::chdir(spec.cwd.as_str()).map_err(|source| StageError::WorkingDirectory {
@@ -236,13 +238,28 @@ fn become_program(spec: ContainerSpec, control: &mut UnixStream) -> Result<i32, 
 }
 
 /// New namespaces, with what belongs to them, while the agent's `/proc` is still there.
-fn leave_agent(spec: &ContainerSpec) -> Result<(), StageError> {
+fn leave_agent(spec: &ContainerSpec, pod: Vec<OwnedFd>) -> Result<(), StageError> {
     // A failure leaves only the default, which the pid namespace makes harmless.
     let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
     rustix::process::umask(Mode::empty());
-    sys::unshare_namespaces().map_err(StageError::Namespaces)?;
+    match &spec.pod {
+        None => sys::unshare_namespaces().map_err(StageError::Namespaces)?,
+        Some(_) => {
+            pod::enter(&pod).map_err(StageError::Join)?;
+            sys::unshare_own_namespaces().map_err(StageError::Namespaces)?;
+        }
+    }
+    drop(pod);
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(StageError::Private)?;
+    if spec.pod.is_none() {
+        furnish_namespaces(spec)?;
+    }
+    fs::write("/proc/self/oom_score_adj", "0").map_err(StageError::OomScore)
+}
+
+/// Makes new namespaces of the calling thread what a container expects.
+pub(crate) fn furnish_namespaces(spec: &ContainerSpec) -> Result<(), StageError> {
     rustix::system::sethostname(spec.hostname.as_bytes()).map_err(StageError::Hostname)?;
     loopback_up().map_err(StageError::Loopback)?;
     for sysctl in &spec.sysctls {
@@ -252,7 +269,7 @@ fn leave_agent(spec: &ContainerSpec) -> Result<(), StageError> {
             source,
         })?;
     }
-    fs::write("/proc/self/oom_score_adj", "0").map_err(StageError::OomScore)
+    Ok(())
 }
 
 fn loopback_up() -> Result<(), Errno> {
@@ -266,6 +283,7 @@ fn make_root(spec: &ContainerSpec) -> Result<(std::path::PathBuf, Streams, Ident
     mount::filesystem("tmpfs", &[("size", STAGING_TMPFS), ("mode", "0755")], &[], 0)
         .and_then(|m| mount::attach(&m, CWD, STAGING))
         .map_err(StageError::Staging)?;
+    add_slots(&spec.slots).map_err(StageError::Disk)?;
     let path = mount_root(&spec.root).map_err(StageError::Disk)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = Root::new(rustix::fs::open(&path, flags, Mode::empty()).map_err(StageError::Root)?);

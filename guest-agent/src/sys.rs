@@ -147,10 +147,27 @@ pub(crate) fn join_namespaces(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Namespaces that the containers of a pod have together.
+const SHARED_NAMESPACES: libc::c_int = libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWNET;
+/// Those that each container has for itself, beside that of pids.
+const OWN_NAMESPACES: libc::c_int = libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP;
+
 /// Leaves the parent's namespaces for new ones.
 pub(crate) fn unshare_namespaces() -> Result<(), Errno> {
-    let flags =
-        libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWNET | libc::CLONE_NEWCGROUP;
+    unshare(OWN_NAMESPACES | SHARED_NAMESPACES)
+}
+
+/// Leaves those that a container of a pod has for itself.
+pub(crate) fn unshare_own_namespaces() -> Result<(), Errno> {
+    unshare(OWN_NAMESPACES)
+}
+
+/// Makes those of a pod for the calling thread.
+pub(crate) fn unshare_pod_namespaces() -> Result<(), Errno> {
+    unshare(SHARED_NAMESPACES)
+}
+
+fn unshare(flags: libc::c_int) -> Result<(), Errno> {
     // SAFETY: none of the flags shares or splits memory or descriptors.
     check(libc::c_long::from(unsafe { libc::unshare(flags) }))?;
     Ok(())
@@ -338,6 +355,76 @@ pub(crate) fn bring_loopback_up(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: `request` is a whole `ifreq` and outlives the call.
     check(libc::c_long::from(unsafe {
         libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
+    }))?;
+    Ok(())
+}
+
+/// `struct blkpg_partition` (`linux/blkpg.h`).
+#[repr(C)]
+struct BlkpgPartition {
+    start: i64,
+    length: i64,
+    number: libc::c_int,
+    device_name: [u8; 64],
+    volume_name: [u8; 64],
+}
+
+/// `struct blkpg_ioctl_arg`.
+#[repr(C)]
+struct BlkpgArgument {
+    operation: libc::c_int,
+    flags: libc::c_int,
+    bytes: libc::c_int,
+    data: *mut BlkpgPartition,
+}
+
+/// Makes partition `number` of a block device, in bytes.
+pub(crate) fn add_partition(device: BorrowedFd<'_>, number: i32, start: u64, bytes: u64) -> Result<(), Errno> {
+    const BLKPG_ADD_PARTITION: libc::c_int = 1;
+    change_partition(device, BLKPG_ADD_PARTITION, number, start, bytes)
+}
+
+/// Removes partition `number` of a block device.
+pub(crate) fn remove_partition(device: BorrowedFd<'_>, number: i32) -> Result<(), Errno> {
+    const BLKPG_DEL_PARTITION: libc::c_int = 2;
+    change_partition(device, BLKPG_DEL_PARTITION, number, 0, 0)
+}
+
+fn change_partition(
+    device: BorrowedFd<'_>,
+    operation: libc::c_int,
+    number: i32,
+    start: u64,
+    bytes: u64,
+) -> Result<(), Errno> {
+    const BLKPG: libc::c_ulong = 0x1269;
+    let mut partition = BlkpgPartition {
+        start: i64::try_from(start).map_err(|_| Errno::INVAL)?,
+        length: i64::try_from(bytes).map_err(|_| Errno::INVAL)?,
+        number,
+        device_name: [0; 64],
+        volume_name: [0; 64],
+    };
+    let argument = BlkpgArgument {
+        operation,
+        flags: 0,
+        bytes: mem::size_of::<BlkpgPartition>() as libc::c_int,
+        data: &raw mut partition,
+    };
+    // SAFETY: both structures are laid out as the ioctl reads them and outlive the call.
+    check(libc::c_long::from(unsafe {
+        libc::ioctl(device.as_raw_fd(), BLKPG, &raw const argument)
+    }))?;
+    Ok(())
+}
+
+/// Makes a block device read-only (`BLKROSET`).
+pub(crate) fn set_block_device_readonly(device: BorrowedFd<'_>) -> Result<(), Errno> {
+    const BLKROSET: libc::c_ulong = 0x125d;
+    let readonly: libc::c_int = 1;
+    // SAFETY: the ioctl reads one int, which outlives the call.
+    check(libc::c_long::from(unsafe {
+        libc::ioctl(device.as_raw_fd(), BLKROSET, &raw const readonly)
     }))?;
     Ok(())
 }

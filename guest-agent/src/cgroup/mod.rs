@@ -12,6 +12,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use capsid_protocol::spec::Limits;
 use capsid_protocol::{ContainerSpec, Measured};
@@ -23,6 +24,14 @@ use crate::{reaper, sys};
 
 /// Where the hierarchy is mounted.
 pub(crate) const MOUNT_POINT: &str = "/sys/fs/cgroup";
+
+/// The agent's own leaf.
+pub(crate) const AGENT: &str = "/sys/fs/cgroup/agent";
+
+/// How long killed processes may take to be gone that another container's PID 1 reaps.
+const EMPTY_WAIT: Duration = Duration::from_secs(2);
+/// How often that is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// A file of a cgroup and what is written to it.
 type Setting = (&'static str, String);
@@ -54,28 +63,29 @@ pub(crate) enum CgroupError {
 /// Moves the agent to a leaf of its own, and lets the root's children have controllers.
 pub(crate) fn set_up_agent() -> Result<(), CgroupError> {
     let root = Path::new(MOUNT_POINT);
-    let leaf = root.join("agent");
+    let leaf = PathBuf::from(AGENT);
     fs::create_dir(&leaf).map_err(|source| CgroupError::Make {
         path: leaf.clone(),
         source,
     })?;
     write(&leaf, ("cgroup.procs", "1".into()))?;
+    share_out(root);
+    Ok(())
+}
+
+/// Lets the children of a cgroup have controllers.
+fn share_out(folder: &Path) {
     // All at once: each change takes the whole hierarchy's locks.
-    if write(
-        root,
-        ("cgroup.subtree_control", "+cpu +memory +pids +cpuset +io".into()),
-    )
-    .is_ok()
-    {
-        return Ok(());
+    let all = "+cpu +memory +pids +cpuset +io";
+    if write(folder, ("cgroup.subtree_control", all.into())).is_ok() {
+        return;
     }
     // Each alone: a kernel without one controller still has the others, and a limit for it fails by name later.
     for controller in ["cpu", "memory", "pids", "cpuset", "io"] {
-        if write(root, ("cgroup.subtree_control", format!("+{controller}"))).is_err() {
+        if write(folder, ("cgroup.subtree_control", format!("+{controller}"))).is_err() {
             crate::log::warn(&format!("the kernel has no {controller} controller"));
         }
     }
-    Ok(())
 }
 
 /// Bounds of the tree that a container may make below its cgroup, so that removing it is bounded too. They lie outside
@@ -113,9 +123,10 @@ pub(crate) struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes the cgroup of the container `id` with its limits.
-    pub(crate) fn make(id: &str, limits: &Limits) -> Result<Self, CgroupError> {
-        let path = Path::new(MOUNT_POINT).join(id);
+    /// Makes the cgroup of the container `id` with its limits, below that of its pod if it is of one.
+    pub(crate) fn make(above: Option<&Self>, id: &str, limits: &Limits) -> Result<Self, CgroupError> {
+        let parent = above.map_or(Path::new(MOUNT_POINT), |above| &above.path);
+        let path = parent.join(id);
         let failed = |source| CgroupError::Make {
             path: path.clone(),
             source,
@@ -133,6 +144,11 @@ impl Cgroup {
         }
         cgroup.update(limits)?;
         Ok(cgroup)
+    }
+
+    /// Lets the cgroups below have limits of their own.
+    pub(crate) fn share_out(&self) {
+        share_out(&self.path);
     }
 
     /// Changes the limits that are present. What was written before one that is refused stays.
@@ -225,9 +241,14 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         self.kill();
+        let deadline = Instant::now() + EMPTY_WAIT;
         // A container may have made cgroups below its own.
-        if let Err(e) = remove_tree(&self.path) {
-            crate::log::warn(&format!("cannot remove a cgroup: {e}"));
+        while let Err(e) = remove_tree(&self.path) {
+            // In a pid namespace that goes on, killed processes take a moment to be gone.
+            if e.kind() != ErrorKind::ResourceBusy || Instant::now() > deadline {
+                return crate::log::warn(&format!("cannot remove a cgroup: {e}"));
+            }
+            std::thread::sleep(LOOK_AGAIN);
         }
     }
 }

@@ -170,6 +170,8 @@ pub(crate) fn plan(
         join: None,
         // What is written to a volume is kept: its end is told after that.
         discards_disks: args.rm && volumes.is_empty(),
+        slots: Vec::new(),
+        pod: None,
     };
     let strings: usize = spec.args.iter().chain(&spec.env).map(Vec::len).sum();
     if strings > STRINGS_BYTES_MAX {

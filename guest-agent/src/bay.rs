@@ -1,0 +1,107 @@
+//! The disks of the machine's bay: parts of one huge block device, each made a device of its own by a partition that no
+//! table on the disk knows of (`BLKPG`, `include/uapi/linux/blkpg.h`).
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+
+use capsid_protocol::spec::{SLOT_BYTES, Slot};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::sys;
+
+/// `/sys/block/*/size` and `start` count in these, whatever the disk's own blocks are.
+const SECTOR_BYTES: u64 = 512;
+/// Slots have the numbers of partitions, of which 0 is the disk itself and Linux has 255 (`DISK_MAX_PARTS`).
+const SLOT_MAX: u32 = 255;
+
+/// Why a slot cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BayError {
+    /// The number is none, or the length does not fit.
+    #[error("slot {slot} with {bytes} bytes is none")]
+    Slot { slot: u32, bytes: u64 },
+    /// The bay's device.
+    #[error("cannot open {path}")]
+    Open { path: String, source: Errno },
+    /// The kernel refuses the partition.
+    #[error("cannot make a partition of slot {slot}")]
+    Add { slot: u32, source: Errno },
+    /// It cannot be made read-only.
+    #[error("cannot make slot {slot} read-only")]
+    ReadOnly { slot: u32, source: Errno },
+}
+
+/// Makes a device of the disk in a slot, if there is none yet. `bay` is the name of the bay's device, as `vda`.
+pub(crate) fn add(bay: &str, slot: &Slot) -> Result<(), BayError> {
+    let Slot { slot, bytes, readonly } = *slot;
+    let is_whole = bytes.is_multiple_of(SECTOR_BYTES);
+    if !(1..=SLOT_MAX).contains(&slot) || bytes == 0 || bytes > SLOT_BYTES || !is_whole {
+        return Err(BayError::Slot { slot, bytes });
+    }
+    let device = open(bay)?;
+    let start = u64::from(slot) * SLOT_BYTES;
+    match sys::add_partition(device.as_fd(), slot as i32, start, bytes) {
+        Ok(()) => {}
+        // Another container has the same disk.
+        Err(Errno::BUSY) if is_there(bay, slot, start, bytes) => {}
+        Err(source) => return Err(BayError::Add { slot, source }),
+    }
+    if readonly {
+        let partition = open(&format!("{bay}{slot}"))?;
+        sys::set_block_device_readonly(partition.as_fd()).map_err(|source| BayError::ReadOnly { slot, source })?;
+    }
+    Ok(())
+}
+
+/// Takes the device of a slot away, which nobody uses. Nothing of it stays in the kernel's caches.
+pub(crate) fn remove(bay: &str, slot: u32) -> Result<(), Errno> {
+    let device = open(bay).map_err(|_| Errno::NODEV)?;
+    match sys::remove_partition(device.as_fd(), slot as i32) {
+        // It was never made.
+        Ok(()) | Err(Errno::NXIO) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// The slots that have a device.
+pub(crate) fn slots(bay: &str) -> Vec<u32> {
+    let entries = fs::read_dir(format!("/sys/block/{bay}"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let numbers = entries.map(|entry| fs::read_to_string(entry.path().join("partition")));
+    numbers.filter_map(|text| text.ok()?.trim().parse().ok()).collect()
+}
+
+fn open(name: &str) -> Result<OwnedFd, BayError> {
+    let path = format!("/dev/{name}");
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open(&path, flags, Mode::empty()).map_err(|source| BayError::Open { path, source })
+}
+
+/// Whether the partition that is there is the one that is wanted.
+fn is_there(bay: &str, slot: u32, start: u64, bytes: u64) -> bool {
+    let sectors = |file: &str| -> Option<u64> {
+        let text = fs::read_to_string(format!("/sys/block/{bay}/{bay}{slot}/{file}")).ok()?;
+        text.trim().parse().ok()
+    };
+    sectors("start") == Some(start / SECTOR_BYTES) && sectors("size") == Some(bytes / SECTOR_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_slot_is_refused() {
+        for (slot, bytes) in [(0, 512), (256, 512), (1, 0), (1, 513), (1, SLOT_BYTES + 512)] {
+            let slot = Slot {
+                slot,
+                bytes,
+                readonly: false,
+            };
+            assert!(matches!(add("nothing", &slot), Err(BayError::Slot { .. })));
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! What the containers of a pod have together: namespaces of network, ipc and uts, `/dev/shm`, a cgroup above their own,
+//! and the pid namespace when that is asked for. The first container makes it, and it stays until the machine ends:
+//! containers come and go, and what is shared does not.
+//!
+//! The namespaces are held by descriptors; only one of pids needs a process, its PID 1, which does nothing but reap.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use capsid_protocol::{ContainerSpec, FrameError, spec, write_frame};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::MountPropagationFlags;
+use rustix::process::DumpableBehavior;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::cgroup::{self, Cgroup, CgroupError};
+use crate::disk::STAGING;
+use crate::life::Ground;
+use crate::mount::{self, MountError};
+use crate::plan::attribute;
+use crate::stage::{self, StageError};
+use crate::sys::{self, PidNamespace, Spawned};
+use crate::{init, log};
+
+/// Where the shared memory is mounted, in the agent's mount namespace, of which each stage has a copy at first.
+pub(crate) const SHM: &str = "/shm";
+
+/// Name of the cgroup above those of the containers; theirs are ids.
+const CGROUP: &str = "pod";
+
+/// Why there is nothing to share.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PodError {
+    /// The thread that makes the namespaces.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+    /// That thread has panicked.
+    #[error("the thread that makes the namespaces has ended")]
+    Ended,
+    /// The namespaces.
+    #[error("cannot make the namespaces")]
+    Namespaces(#[source] Errno),
+    /// Host name, loopback interface, kernel parameters.
+    #[error("cannot furnish the namespaces")]
+    Furnish(#[source] StageError),
+    /// One cannot be held.
+    #[error("cannot open the namespace {path}")]
+    Open { path: String, source: std::io::Error },
+    /// The cgroup above the containers'.
+    #[error("cannot make the cgroup")]
+    Cgroup(#[source] CgroupError),
+    /// The place of the shared memory.
+    #[error("cannot make {SHM}")]
+    ShmFolder(#[source] Errno),
+    /// The shared memory.
+    #[error("cannot mount the shared memory")]
+    Shm(#[source] MountError),
+    /// The first process of the pid namespace.
+    #[error("cannot start the pod's first process")]
+    First(#[source] Errno),
+    /// It does not listen.
+    #[error("cannot speak to the pod's first process")]
+    Control(#[source] FrameError),
+}
+
+/// It, while the machine runs.
+pub(crate) struct Pod {
+    namespaces: Vec<OwnedFd>,
+    cgroup: Cgroup,
+    pids: Option<Pids>,
+}
+
+/// The pid namespace.
+struct Pids {
+    namespace: OwnedFd,
+    /// The agent's own, to come back to.
+    own: OwnedFd,
+    /// Its PID 1, which is there as long as the machine.
+    _first: Spawned,
+    _control: UnixStream,
+}
+
+impl Pod {
+    /// Makes all of it for the first container.
+    pub(crate) fn make(first: &ContainerSpec, pod: &spec::Pod, ground: &Ground) -> Result<Self, PodError> {
+        let cgroup = Cgroup::make(None, CGROUP, &pod.limits).map_err(PodError::Cgroup)?;
+        cgroup.share_out();
+        mount_shm(pod.shm_bytes)?;
+        Ok(Self {
+            namespaces: make_namespaces(first.clone())?,
+            cgroup,
+            pids: pod
+                .shares_pids
+                .then(|| Pids::make(&first.id, pod, ground))
+                .transpose()?,
+        })
+    }
+
+    /// The cgroup above the containers'.
+    pub(crate) fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// What a stage needs to [`enter`].
+    pub(crate) fn namespaces(&self) -> Vec<BorrowedFd<'_>> {
+        self.namespaces.iter().map(AsFd::as_fd).collect()
+    }
+
+    /// Starts a stage in the pid namespace that a container of this pod has.
+    pub(crate) fn spawn(
+        &self,
+        program: BorrowedFd<'_>,
+        cgroup: BorrowedFd<'_>,
+        control: BorrowedFd<'_>,
+    ) -> Result<Spawned, Errno> {
+        let Some(pids) = &self.pids else {
+            return sys::spawn_stage(program, cgroup, control, PidNamespace::New);
+        };
+        // Of this thread alone, and of its children to come: it makes one, and is back before it starts a thread, which
+        // the kernel refuses in between.
+        let kind = Some(LinkNameSpaceType::ProcessID);
+        move_into_link_name_space(pids.namespace.as_fd(), kind)?;
+        let spawned = sys::spawn_stage(program, cgroup, control, PidNamespace::Inherited);
+        if let Err(e) = move_into_link_name_space(pids.own.as_fd(), kind) {
+            log::warn(&format!("cannot leave a pid namespace: {e}"));
+        }
+        spawned
+    }
+}
+
+/// Joins the namespaces of a pod, as a stage.
+pub(crate) fn enter(namespaces: &[OwnedFd]) -> Result<(), Errno> {
+    namespaces
+        .iter()
+        .try_for_each(|namespace| move_into_link_name_space(namespace.as_fd(), None))
+}
+
+/// Makes the namespaces in a thread of their own, which leaves them in the descriptors.
+fn make_namespaces(first: ContainerSpec) -> Result<Vec<OwnedFd>, PodError> {
+    let make = move || {
+        sys::unshare_pod_namespaces().map_err(PodError::Namespaces)?;
+        stage::furnish_namespaces(&first).map_err(PodError::Furnish)?;
+        ["net", "ipc", "uts"]
+            .into_iter()
+            .map(|kind| open_namespace(&format!("/proc/thread-self/ns/{kind}")))
+            .collect()
+    };
+    let thread = std::thread::Builder::new().name("namespaces".into()).spawn(make);
+    thread.map_err(PodError::Thread)?.join().map_err(|_| PodError::Ended)?
+}
+
+fn open_namespace(path: &str) -> Result<OwnedFd, PodError> {
+    File::open(path).map(OwnedFd::from).map_err(|source| PodError::Open {
+        path: path.into(),
+        source,
+    })
+}
+
+fn mount_shm(bytes: u64) -> Result<(), PodError> {
+    match rustix::fs::mkdir(SHM, Mode::from_raw_mode(0o755)) {
+        Ok(()) => {}
+        // Of a pod that could not be made to the end.
+        Err(Errno::EXIST) => return Ok(()),
+        Err(e) => return Err(PodError::ShmFolder(e)),
+    }
+    let size = bytes.to_string();
+    let attributes = attribute::NOSUID | attribute::NODEV | attribute::NOEXEC;
+    let options = [("source", "shm"), ("size", size.as_str()), ("mode", "1777")];
+    mount::filesystem("tmpfs", &options, &[], attributes)
+        .and_then(|m| mount::attach(&m, CWD, SHM))
+        .map_err(PodError::Shm)
+}
+
+impl Pids {
+    fn make(id: &str, pod: &spec::Pod, ground: &Ground) -> Result<Self, PodError> {
+        let (mut control, stage_end) = UnixStream::pair().map_err(|e| PodError::Control(FrameError::Io(e)))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let cgroup = rustix::fs::open(cgroup::AGENT, flags, Mode::empty()).map_err(PodError::First)?;
+        let (program, folder) = (ground.program.as_fd(), cgroup.as_fd());
+        let spawn = || sys::spawn_stage(program, folder, stage_end.as_fd(), PidNamespace::New);
+        let first = ground.reaper.spawn(spawn, Box::new(|_| {})).map_err(PodError::First)?;
+        let namespace = open_namespace(&format!("/proc/{}/ns/pid", first.pid.as_raw_nonzero()))?;
+        let own = open_namespace("/proc/self/ns/pid")?;
+        // Nothing to run: see `be_first`.
+        let nothing = ContainerSpec {
+            id: id.into(),
+            pod: Some(pod.clone()),
+            ..ContainerSpec::default()
+        };
+        write_frame(&mut control, &nothing).map_err(PodError::Control)?;
+        Ok(Self {
+            namespace,
+            own,
+            _first: first,
+            _control: control,
+        })
+    }
+}
+
+/// Whether a stage is to be the first process of a pod's pid namespace.
+pub(crate) fn is_first(spec: &ContainerSpec) -> bool {
+    spec.pod.is_some() && spec.args.is_empty()
+}
+
+/// The life of that process: it sees nothing of the guest, and reaps whom containers leave behind.
+pub(crate) fn be_first() -> Result<i32, StageError> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(StageError::Dumpable)?;
+    sys::unshare_own_namespaces().map_err(StageError::Namespaces)?;
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(StageError::Private)?;
+    let nothing = attribute::READONLY | attribute::NOSUID | attribute::NODEV | attribute::NOEXEC;
+    mount::filesystem("tmpfs", &[("size", "0")], &[], nothing)
+        .and_then(|m| mount::attach(&m, CWD, STAGING))
+        .map_err(StageError::Staging)?;
+    mount::enter(STAGING.as_ref()).map_err(StageError::Root)?;
+    init::reap_for_ever()
+}
