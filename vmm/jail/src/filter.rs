@@ -154,6 +154,14 @@ impl SyscallFilter {
     pub fn apply_to_thread(&self) -> Result<(), FilterError> {
         seccompiler::apply_filter(&self.0).map_err(FilterError::Install)
     }
+
+    /// The same to all threads of the process: for threads that a library has started.
+    ///
+    /// # Errors
+    /// [`FilterError::Install`].
+    pub fn apply_to_process(&self) -> Result<(), FilterError> {
+        seccompiler::apply_filter_all_threads(&self.0).map_err(FilterError::Install)
+    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use rustix::thread::{
     set_thread_res_gid, set_thread_res_uid,
 };
 
-use crate::{JailError, sys};
+use crate::{JailError, privileges, sys};
 
 /// `nobody` and `nogroup`: the kernel's overflow ids, which own nothing.
 const NOBODY: u32 = 65534;
@@ -48,6 +48,51 @@ pub(crate) fn leave_namespaces(pid_namespace: bool) -> Result<Namespaces, JailEr
     sys::unshare(UnshareFlags::NEWUSER).map_err(|errno| JailError::UserNamespace(errno.into()))?;
     sys::unshare(flags).map_err(|errno| JailError::Namespaces(errno.into()))?;
     Ok(Namespaces::InUserNamespace)
+}
+
+/// Whose files a process that serves files can make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owners {
+    /// Anybody's: it is root, with the capabilities that files need.
+    Anybody,
+    /// One user's, whom its user namespace knows as 0. It has no capabilities.
+    OneUser,
+}
+
+/// Names this process's user and group 0 in its new user namespace; others have no name there.
+pub(crate) fn map_own_ids(outside: (Uid, Gid)) -> Result<(), JailError> {
+    let write = |path: &'static str, text: String| {
+        std::fs::write(path, text).map_err(|source| JailError::User { step: path, source })
+    };
+    // An unprivileged process may map its group only after it has given up changing its groups (user_namespaces(7)).
+    write("/proc/self/setgroups", "deny".into())?;
+    write("/proc/self/uid_map", format!("0 {} 1", outside.0.as_raw()))?;
+    write("/proc/self/gid_map", format!("0 {} 1", outside.1.as_raw()))
+}
+
+/// Keeps the user and what it takes to serve files as that user; drops every other capability.
+pub(crate) fn keep_for_files(namespaces: Namespaces) -> Result<Owners, JailError> {
+    match namespaces {
+        Namespaces::AsRoot => {
+            tolerate_unmapped(set_thread_groups(&[])).map_err(fail("leave groups"))?;
+            // No MKNOD: no device nodes. No FSETID: the kernel takes set-user-id bits away when a file is written.
+            // DAC_READ_SEARCH is for hard links (linkat(2), AT_EMPTY_PATH); what else it would permit,
+            // open_by_handle_at(2), is for the system call filter to refuse.
+            privileges::keep_only(
+                CapabilitySet::CHOWN
+                    | CapabilitySet::DAC_OVERRIDE
+                    | CapabilitySet::DAC_READ_SEARCH
+                    | CapabilitySet::FOWNER
+                    | CapabilitySet::SETUID
+                    | CapabilitySet::SETGID,
+            )?;
+            Ok(Owners::Anybody)
+        }
+        Namespaces::InUserNamespace => {
+            privileges::drop_all()?;
+            Ok(Owners::OneUser)
+        }
+    }
 }
 
 /// Becomes `nobody` in a user namespace, keeping just enough capabilities to drop the rest of them.

@@ -24,6 +24,21 @@ pub(crate) fn restrict_where_available() -> Result<(), JailError> {
     sys::landlock_restrict(&ruleset).map_err(|errno| JailError::Landlock(errno.into()))
 }
 
+/// The same, but files: for a process whose root holds only what it serves.
+pub(crate) fn restrict_all_but_files_where_available() -> Result<(), JailError> {
+    let version = match sys::landlock_version() {
+        // Without anything to deny a ruleset is refused.
+        Ok(version) if version >= 4 => version,
+        Ok(_) | Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => return Ok(()),
+        Err(errno) => return Err(JailError::Landlock(errno.into())),
+    };
+    let ruleset = sys::LandlockRuleset {
+        handled_access_fs: 0,
+        ..ruleset(version)
+    };
+    sys::landlock_restrict(&ruleset).map_err(|errno| JailError::Landlock(errno.into()))
+}
+
 fn ruleset(version: u32) -> sys::LandlockRuleset {
     let step = (version as usize).clamp(1, FILE_RIGHTS.len()) - 1;
     sys::LandlockRuleset {

@@ -22,14 +22,20 @@ mod privileges;
 mod relay;
 mod rlimits;
 mod root;
+mod share;
 mod sys;
 
+use std::io;
 use std::os::fd::RawFd;
+
+use rustix::process::Pid;
 
 pub use error::JailError;
 pub use filter::{Condition, FilterError, Rule, SyscallFilter};
+pub use identity::Owners;
 pub use panic::{ABORTED_STATUS, abort_on_panic, panic_rules};
 pub use rlimits::{Resource, Rlimit};
+pub use share::Share;
 
 /// What stays when everything else is taken away.
 #[derive(Debug, Clone)]
@@ -53,6 +59,44 @@ impl Jail {
     /// [`JailError`] names the step that failed; the process is then half confined and should end.
     pub fn enter(&self) -> Result<(), JailError> {
         let parent = rustix::process::getppid();
+        let (namespaces, lifeline) = self.leave(parent)?;
+        root::empty()?;
+        identity::drop_user(namespaces)?;
+        // Limits that count per user count per user namespace only inside one of our own (Linux 5.14).
+        rlimits::lower(&self.rlimits)?;
+        privileges::drop_all()?;
+        privileges::forbid_new()?;
+        landlock::restrict_where_available()?;
+        hide(lifeline, parent)
+    }
+
+    /// Confines the calling process as [`Jail::enter`] does, but for what it takes to serve `share`: that becomes its
+    /// root, and it keeps its user. `prepare` runs in the confined process while `/proc/self/fd` can still be opened.
+    ///
+    /// # Errors
+    /// As [`Jail::enter`]; `prepare`'s own.
+    pub fn enter_to_serve<T>(
+        &self,
+        share: &Share,
+        prepare: impl FnOnce() -> io::Result<T>,
+    ) -> Result<(T, Owners), JailError> {
+        let parent = rustix::process::getppid();
+        let outside = (rustix::process::geteuid(), rustix::process::getegid());
+        let (namespaces, lifeline) = self.leave(parent)?;
+        if namespaces == identity::Namespaces::InUserNamespace {
+            identity::map_own_ids(outside)?;
+        }
+        let prepared = share::enter(share, prepare)?;
+        rlimits::lower(&self.rlimits)?;
+        let owners = identity::keep_for_files(namespaces)?;
+        privileges::forbid_new()?;
+        landlock::restrict_all_but_files_where_available()?;
+        hide(lifeline, parent)?;
+        Ok((prepared, owners))
+    }
+
+    /// Up to the fork into the pid namespace.
+    fn leave(&self, parent: Option<Pid>) -> Result<(identity::Namespaces, Option<relay::Lifeline>), JailError> {
         descriptors::close_all_but(&self.keep_fds)?;
         sys::wipe_environment().map_err(JailError::Environment)?;
         rlimits::lower(rlimits::ALWAYS)?;
@@ -64,18 +108,15 @@ impl Jail {
         } else {
             None
         };
-        root::empty()?;
-        identity::drop_user(namespaces)?;
-        // Limits that count per user count per user namespace only inside one of our own (Linux 5.14).
-        rlimits::lower(&self.rlimits)?;
-        privileges::drop_all()?;
-        privileges::forbid_new()?;
-        landlock::restrict_where_available()?;
-        // Last: every change of credentials above clears the parent-death signal and may set dumpable again.
-        privileges::hide_memory()?;
-        match lifeline {
-            Some(lifeline) => lifeline.die_with_relay(),
-            None => relay::die_with_parent(parent),
-        }
+        Ok((namespaces, lifeline))
+    }
+}
+
+/// Last: every change of credentials clears the parent-death signal and may set dumpable again.
+fn hide(lifeline: Option<relay::Lifeline>, parent: Option<Pid>) -> Result<(), JailError> {
+    privileges::hide_memory()?;
+    match lifeline {
+        Some(lifeline) => lifeline.die_with_relay(),
+        None => relay::die_with_parent(parent),
     }
 }

@@ -11,6 +11,11 @@ use crate::JailError;
 
 /// Empties all five capability sets and locks them empty.
 pub(crate) fn drop_all() -> Result<(), JailError> {
+    keep_only(CapabilitySet::empty())
+}
+
+/// Leaves `kept` of what the process has, and no way to more, not even by a change of user.
+pub(crate) fn keep_only(kept: CapabilitySet) -> Result<(), JailError> {
     for number in 0..64 {
         match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
             Ok(()) => {}
@@ -28,12 +33,12 @@ pub(crate) fn drop_all() -> Result<(), JailError> {
         | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
         | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
     set_capabilities_secure_bits(locked).map_err(fail("lock the secure bits"))?;
-    let none = CapabilitySets {
-        effective: CapabilitySet::empty(),
-        permitted: CapabilitySet::empty(),
+    let left = CapabilitySets {
+        effective: kept,
+        permitted: kept,
         inheritable: CapabilitySet::empty(),
     };
-    set_capabilities(None, none).map_err(fail("empty the capability sets"))
+    set_capabilities(None, left).map_err(fail("empty the capability sets"))
 }
 
 /// No program started from here on gains anything; the filters need it as well.

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::signal::Signal;
 use nix::unistd::{ForkResult, Pid};
@@ -105,6 +105,46 @@ pub(crate) struct LandlockRuleset {
     pub(crate) handled_access_net: u64,
     /// Denied towards processes outside; since ABI 6.
     pub(crate) scoped: u64,
+}
+
+/// `MOUNT_ATTR_*` (`include/uapi/linux/mount.h`).
+pub(crate) const MOUNT_ATTR_RDONLY: u64 = 0x1;
+/// See [`MOUNT_ATTR_RDONLY`].
+pub(crate) const MOUNT_ATTR_NOSUID: u64 = 0x2;
+/// See [`MOUNT_ATTR_RDONLY`].
+pub(crate) const MOUNT_ATTR_NODEV: u64 = 0x4;
+/// See [`MOUNT_ATTR_RDONLY`].
+pub(crate) const MOUNT_ATTR_NOEXEC: u64 = 0x8;
+
+/// Adds attributes to the mount `tree` and all mounts below it.
+pub(crate) fn set_mount_attributes(tree: BorrowedFd<'_>, attributes: u64) -> rustix::io::Result<()> {
+    mount_setattr(tree, attributes, libc::AT_RECURSIVE)
+}
+
+/// Adds attributes to one mount, not to those below it.
+pub(crate) fn set_mount_attribute_of_one(mount: BorrowedFd<'_>, attributes: u64) -> rustix::io::Result<()> {
+    mount_setattr(mount, attributes, 0)
+}
+
+fn mount_setattr(mount: BorrowedFd<'_>, attributes: u64, flags: i32) -> rustix::io::Result<()> {
+    let change = libc::mount_attr {
+        attr_set: attributes,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: the path is an empty C string and the attribute a live structure of the stated size.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            std::os::fd::AsRawFd::as_raw_fd(&mount),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | flags,
+            std::ptr::from_ref(&change),
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
 /// `LANDLOCK_CREATE_RULESET_VERSION`.
