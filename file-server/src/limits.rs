@@ -1,0 +1,14 @@
+//! Bounds on what a guest can make this process hold.
+
+/// Largest queue: what QEMU's virtio-mmio offers to a guest (`VIRTQUEUE_MAX_SIZE`), whatever the device says.
+pub(crate) const QUEUE_SIZE: usize = 1024;
+
+/// Most bytes of one answer to a listing of a folder: the guest's kernel asks for at most `max_pages` (256 pages), and
+/// the library allocates what it is asked for.
+pub(crate) const LISTING_BYTES: u32 = 1 << 20;
+
+/// Most files that are open or known to the guest at a time, where the host permits as many: each is an fd.
+pub(crate) const FDS: u64 = 1 << 20;
+
+/// Threads: main, requests, rings; and the relay outside the pid namespace, which counts for the same user.
+pub(crate) const THREADS: u64 = 4;

@@ -1,0 +1,89 @@
+//! The life of the process: take the socket, confine, serve until the machine is gone.
+
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+
+use capsid_jail::{FilterError, Jail, JailError, Resource, Rlimit, SyscallFilter};
+use rustix::process::{Rlimit as Limits, getrlimit, setrlimit};
+use vhost::vhost_user::{Error as ProtocolError, Listener};
+use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
+use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+
+use crate::arguments::Arguments;
+use crate::device::FileDevice;
+use crate::files::Files;
+use crate::{filters, limits, sys};
+
+/// Why the machine is not served any more. Variant = step that failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    #[error("cannot confine this process")]
+    Confine(#[source] JailError),
+    #[error("cannot filter this process's system calls")]
+    Filter(#[source] FilterError),
+    #[error("cannot wait for requests")]
+    Daemon(#[source] Reason),
+    #[error("the machine breaks the vhost-user protocol")]
+    Protocol(#[source] Reason),
+}
+
+/// What the library says: its errors are no `std::error::Error`s.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Reason(String);
+
+/// Serves until the machine is gone.
+pub(crate) fn serve(arguments: &Arguments) -> Result<(), ServeError> {
+    let listener = sys::inherited_listener(arguments.socket_fd);
+    permit_many_files();
+    let jail = jail(&listener);
+    let entered = jail.enter_to_serve(&arguments.share, Files::new);
+    let (files, owners) = entered.map_err(ServeError::Confine)?;
+    let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
+    let device = Arc::new(FileDevice::new(files.owned_by(owners), memory.clone()));
+    let daemon = |error: DaemonError| ServeError::Daemon(Reason(error.to_string()));
+    let mut server = VhostUserDaemon::new("requests".into(), Arc::clone(&device), memory).map_err(daemon)?;
+    server.start(&mut Listener::from(listener)).map_err(daemon)?;
+    let filter = SyscallFilter::new(&filters::rules()).map_err(ServeError::Filter)?;
+    filter.apply_to_process().map_err(ServeError::Filter)?;
+    // INVARIANT: no answer has been given to the machine before this line, so no guest runs yet.
+    device.open_gate();
+    match server.wait() {
+        Ok(()) => Ok(()),
+        // Closed before or within a message: the machine has ended, one way or another.
+        Err(DaemonError::HandleRequest(
+            ProtocolError::Disconnected | ProtocolError::PartialMessage | ProtocolError::SocketBroken(_),
+        )) => Ok(()),
+        Err(error) => Err(ServeError::Protocol(Reason(error.to_string()))),
+    }
+}
+
+/// Each file that a guest knows is an fd: as many as this process may have. A host that refuses keeps its own limit.
+fn permit_many_files() {
+    let limit = getrlimit(rustix::process::Resource::Nofile);
+    let most = limit.maximum.map_or(limits::FDS, |most| most.min(limits::FDS));
+    let raised = Limits {
+        current: Some(most),
+        maximum: limit.maximum,
+    };
+    // What is left then is the soft limit, with which fewer files can be known at a time.
+    let _ = setrlimit(rustix::process::Resource::Nofile, raised);
+}
+
+fn jail(listener: &UnixListener) -> Jail {
+    Jail {
+        keep_fds: vec![2, listener.as_raw_fd()],
+        rlimits: vec![
+            Rlimit {
+                resource: Resource::RLIMIT_NOFILE,
+                most: limits::FDS,
+            },
+            Rlimit {
+                resource: Resource::RLIMIT_NPROC,
+                most: limits::THREADS,
+            },
+        ],
+        pid_namespace: true,
+    }
+}
