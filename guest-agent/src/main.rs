@@ -28,6 +28,7 @@ mod processes;
 mod reaper;
 mod request;
 mod session;
+mod share;
 mod spec;
 mod stage;
 mod stream;

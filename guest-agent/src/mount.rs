@@ -16,6 +16,7 @@ use crate::limits::TMPFS_BOUNDS;
 use crate::plan::{Step, attribute};
 use crate::pod;
 use crate::populate::{PopulateError, populate};
+use crate::share::{self, ShareError};
 use crate::sys;
 use crate::terminal::{Terminal, TerminalError};
 use crate::volume::{self, VolumeError};
@@ -88,6 +89,9 @@ pub(crate) enum StepError {
     /// A volume could not be mounted.
     #[error("cannot mount the volume at {path}")]
     Volume { path: PathBuf, source: VolumeError },
+    /// A folder or file of the host's could not be mounted.
+    #[error("cannot mount what the host shares at {path}")]
+    Share { path: PathBuf, source: ShareError },
     /// The image's files could not be copied into a tmpfs.
     #[error("cannot copy the image's files into {path}")]
     Populate { path: PathBuf, source: PopulateError },
@@ -139,6 +143,24 @@ pub(crate) fn execute(root: &Root, steps: &[Step], spec: &ContainerSpec) -> Resu
                 })?;
             }
             Step::Shm { target, attributes } => bind_shm(root, target, *attributes)?,
+            Step::Share {
+                target,
+                tag,
+                is_file,
+                attributes,
+            } => {
+                let place = if *is_file {
+                    root.file_at(target)
+                } else {
+                    root.folder_at(target)
+                };
+                let place = place.map_err(target_failed(target))?;
+                let mounted = share::mount(tag, &place, *is_file, *attributes);
+                mounted.map_err(|source| StepError::Share {
+                    path: target.clone(),
+                    source,
+                })?;
+            }
             Step::Device {
                 path,
                 block,
@@ -257,7 +279,7 @@ fn clone_mount(from: &OwnedFd, recursive: bool) -> Result<OwnedFd, Errno> {
 }
 
 /// Binds `from` over `place`.
-fn bind(from: &OwnedFd, place: &OwnedFd, attributes: u64, recursive: bool) -> Result<(), Errno> {
+pub(crate) fn bind(from: &OwnedFd, place: &OwnedFd, attributes: u64, recursive: bool) -> Result<(), Errno> {
     let copy = clone_mount(from, recursive)?;
     if attributes != 0 {
         sys::set_mount_attributes(copy.as_fd(), attributes, recursive)?;

@@ -36,6 +36,13 @@ pub(crate) enum Step {
     },
     /// Binds the memory that the containers of the pod share.
     Shm { target: PathBuf, attributes: u64 },
+    /// Mounts a folder or file of the host's.
+    Share {
+        target: PathBuf,
+        tag: String,
+        is_file: bool,
+        attributes: u64,
+    },
     /// Makes a device node.
     Device {
         path: PathBuf,
@@ -135,6 +142,14 @@ fn mount_step(mount: &Mount) -> Option<Step> {
                 serial: volume.serial.clone(),
                 attributes: attributes | attribute::NODEV | attribute::NOATIME,
                 populate: volume.populate,
+            });
+        }
+        Source::Share(share) => {
+            return Some(Step::Share {
+                target: mount.target.clone().into(),
+                tag: share.tag.clone(),
+                is_file: share.is_file,
+                attributes,
             });
         }
     };

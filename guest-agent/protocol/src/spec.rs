@@ -169,7 +169,7 @@ pub struct Mount {
     #[prost(string, tag = "1")]
     pub target: String,
     /// What is mounted there.
-    #[prost(oneof = "mount::Source", tags = "2, 3, 4, 5, 6, 7, 8, 20")]
+    #[prost(oneof = "mount::Source", tags = "2, 3, 4, 5, 6, 7, 8, 9, 20")]
     pub source: Option<mount::Source>,
     /// No writing.
     #[prost(bool, tag = "10")]
@@ -216,6 +216,9 @@ pub mod mount {
         /// The memory that the containers of a pod share: [`super::Pod`].
         #[prost(message, tag = "20")]
         PodShm(super::Unit),
+        /// A folder or file of the host's.
+        #[prost(message, tag = "9")]
+        Share(super::Share),
     }
 }
 
@@ -255,6 +258,20 @@ pub struct Volume {
     /// owner. A copy that was cut off is made again from the start.
     #[prost(bool, tag = "2")]
     pub populate: bool,
+}
+
+/// The name of a shared file in the root folder of its virtio-fs device: such a device has nothing else.
+pub const SHARED_FILE: &str = "file";
+
+/// A folder or file of the host's, served by a virtio-fs device.
+#[derive(Clone, PartialEq, Message)]
+pub struct Share {
+    /// The device's tag: at most 36 bytes (virtio 1.3, section 5.11.4).
+    #[prost(string, tag = "1")]
+    pub tag: String,
+    /// It is one file, [`SHARED_FILE`]; the mount's target is a file then.
+    #[prost(bool, tag = "2")]
+    pub is_file: bool,
 }
 
 /// A device node.
