@@ -1,11 +1,14 @@
 //! The devices of a machine, made from its config and inherited fds, in the order of their windows.
 
-use crate::config::{BayConfig, DiskConfig, FdNumber, MachineConfig, VsockConfig};
+use vm_memory::GuestMemoryMmap;
+
+use crate::config::{BayConfig, DiskConfig, FdNumber, MachineConfig, ShareConfig, VsockConfig};
 use crate::inherited::{Inherited, InheritedError};
 use crate::virtio::balloon::BalloonDevice;
 use crate::virtio::block::{BlockDevice, Disk, DiskError};
 use crate::virtio::device::Device;
 use crate::virtio::rng::RngDevice;
+use crate::virtio::share::{ShareDevice, ShareError};
 use crate::virtio::vsock::{VsockDevice, VsockError};
 
 /// Why a device cannot be made.
@@ -29,6 +32,15 @@ pub enum AttachmentError {
         #[source]
         source: DiskError,
     },
+    /// A file system device.
+    #[error("cannot make {device} of its socket")]
+    Share {
+        /// Which device.
+        device: String,
+        /// Cause.
+        #[source]
+        source: ShareError,
+    },
     /// The socket device.
     #[error("cannot make the socket device")]
     Vsock(#[source] VsockError),
@@ -40,12 +52,13 @@ pub(crate) struct Attachment {
     pub(crate) device: Box<dyn Device>,
 }
 
-/// Disks first, so that the guest names them in this order; then the bay, sockets, entropy, and the balloon.
+/// Disks first, so that the guest names them in this order; then the bay, shares, sockets, entropy, and the balloon.
 pub(crate) fn of_machine(
     config: &MachineConfig,
     inherited: &mut Inherited,
+    memory: &GuestMemoryMmap,
 ) -> Result<Vec<Attachment>, AttachmentError> {
-    let mut attachments = Vec::with_capacity(config.disks.len() + 4);
+    let mut attachments = Vec::with_capacity(config.disks.len() + config.shares.len() + 4);
     for (index, disk) in config.disks.iter().enumerate() {
         let name = format!("disk {index}");
         let device = Box::new(block(&name, disk, inherited)?);
@@ -57,6 +70,11 @@ pub(crate) fn of_machine(
             name: "bay".to_owned(),
             device,
         });
+    }
+    for (index, config) in config.shares.iter().enumerate() {
+        let name = format!("share {index}");
+        let device = Box::new(share(&name, config, inherited, memory)?);
+        attachments.push(Attachment { name, device });
     }
     let device = Box::new(vsock(&config.vsock, inherited)?);
     attachments.push(Attachment {
@@ -96,6 +114,23 @@ fn bay(config: &BayConfig, inherited: &mut Inherited) -> Result<BlockDevice, Att
         source,
     })?;
     Ok(BlockDevice::with_bay(control, &config.serial))
+}
+
+fn share(
+    name: &str,
+    config: &ShareConfig,
+    inherited: &mut Inherited,
+    memory: &GuestMemoryMmap,
+) -> Result<ShareDevice, AttachmentError> {
+    let socket = inherited.take(config.socket_fd);
+    let socket = socket.map_err(|source| AttachmentError::Inherited {
+        device: name.to_owned(),
+        source,
+    })?;
+    ShareDevice::connect(&config.tag, socket.into(), memory).map_err(|source| AttachmentError::Share {
+        device: name.to_owned(),
+        source,
+    })
 }
 
 fn vsock(config: &VsockConfig, inherited: &mut Inherited) -> Result<VsockDevice, AttachmentError> {

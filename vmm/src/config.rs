@@ -21,7 +21,7 @@ pub const VCPUS_MAX: u8 = 32;
 pub const MEMORY_MIB_MIN: u32 = 32;
 /// Most memory: 1 TiB.
 pub const MEMORY_MIB_MAX: u32 = 1 << 20;
-/// Most disks: each device needs an interrupt line of its own, and the socket device and the entropy device have two.
+/// Most disks and shares: each device needs an interrupt line of its own, and the socket device and the entropy device have two.
 pub const DISKS_MAX: usize = 16;
 
 /// A machine on KVM.
@@ -44,10 +44,23 @@ pub struct MachineConfig {
     pub disks: Vec<DiskConfig>,
     /// Room for disks that come while the machine runs.
     pub bay: Option<BayConfig>,
+    /// Folders that file servers serve, in attach order.
+    #[serde(default)]
+    pub shares: Vec<ShareConfig>,
     /// The socket device.
     pub vsock: VsockConfig,
     /// Where [`crate::Status`] is written, one JSON object a line.
     pub status_fd: FdNumber,
+}
+
+/// A file system device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShareConfig {
+    /// What the guest mounts it by: 1 to 36 bytes.
+    pub tag: String,
+    /// A connected UNIX stream socket; the other end is a file server's, which speaks vhost-user.
+    pub socket_fd: FdNumber,
 }
 
 /// Devices for another VMM.
@@ -155,7 +168,7 @@ pub enum ConfigError {
         mib: u32,
     },
     /// More than [`DISKS_MAX`].
-    #[error("{count} disks: a machine has at most {DISKS_MAX}")]
+    #[error("{count} disks and shares: a machine has at most {DISKS_MAX}")]
     Disks {
         /// What was asked for.
         count: usize,
@@ -177,7 +190,7 @@ impl MachineConfig {
         if !(MEMORY_MIB_MIN..=MEMORY_MIB_MAX).contains(&self.memory_mib) {
             return Err(ConfigError::Memory { mib: self.memory_mib });
         }
-        let count = self.disks.len() + usize::from(self.bay.is_some());
+        let count = self.disks.len() + usize::from(self.bay.is_some()) + self.shares.len();
         if count > DISKS_MAX {
             return Err(ConfigError::Disks { count });
         }
@@ -194,6 +207,7 @@ impl MachineConfig {
         fds.extend([self.vsock.session_fd, self.vsock.control_fd]);
         fds.extend(self.disks.iter().flat_map(|disk| &disk.extent_fds));
         fds.extend(self.bay.iter().map(|bay| bay.control_fd));
+        fds.extend(self.shares.iter().map(|share| share.socket_fd));
         fds
     }
 }
@@ -237,6 +251,7 @@ mod tests {
                 serial: "bay".to_owned(),
                 control_fd: 11,
             }),
+            shares: Vec::new(),
             vsock: VsockConfig {
                 guest_cid: 3,
                 session_port: 1,

@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_memory_map_covers_all_but_the_legacy_area() {
-        let memory = memory::allocate(4096).expect("memory");
+        let memory = memory::allocate(4096, false).expect("memory");
         let map: Vec<_> = memory_map(&memory)
             .iter()
             .map(|entry| (entry.addr, entry.size))
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn an_initramfs_ends_below_the_hole() {
-        let memory = memory::allocate(64).expect("memory");
+        let memory = memory::allocate(64, false).expect("memory");
         let mut file = tempfile::tempfile().expect("a file");
         file.write_all(&[7; 5000]).expect("room");
         std::io::Seek::rewind(&mut file).expect("a file");
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn too_large_an_initramfs_is_an_error() {
-        let memory = memory::allocate(32).expect("memory");
+        let memory = memory::allocate(32, false).expect("memory");
         let mut file = tempfile::tempfile().expect("a file");
         file.set_len(31 << 20).expect("room");
         let error = load_initramfs(&memory, &mut file, 0x20_0000).expect_err("no room");
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_long_command_line_is_an_error() {
-        let memory = memory::allocate(32).expect("memory");
+        let memory = memory::allocate(32, false).expect("memory");
         let line = "x".repeat(layout::COMMAND_LINE_BYTES);
         let error = write_structures(&memory, &line, Default::default()).expect_err("too long");
         assert!(matches!(error, KernelError::CommandLineTooLong { .. }));

@@ -135,7 +135,7 @@ impl Machine {
             return Err(BuildError::KvmVersion { version });
         }
         let vm = kvm.create_vm().map_err(calls("create a VM"))?;
-        let memory = memory::allocate(config.memory_mib).map_err(BuildError::Memory)?;
+        let memory = memory::allocate(config.memory_mib, !config.shares.is_empty()).map_err(BuildError::Memory)?;
         memory::register(&vm, &memory).map_err(BuildError::Memory)?;
         create_interrupt_controllers(&vm)?;
 
@@ -147,7 +147,7 @@ impl Machine {
 
         let mut command_line = config.command_line.clone();
         let mut transports = Vec::new();
-        for attachment in attachments::of_machine(config, inherited).map_err(BuildError::Attachments)? {
+        for attachment in attachments::of_machine(config, inherited, &memory).map_err(BuildError::Attachments)? {
             let transport = attach(
                 &vm,
                 &mut event_loop,

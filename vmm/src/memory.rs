@@ -1,9 +1,20 @@
-//! Guest memory: anonymous, private, empty until touched. One of the two places with unsafe code.
+//! Guest memory: empty until touched. One of the two places with unsafe code.
+//!
+//! It is anonymous and private, unless file servers are to work in it: then it is a file in memory, which they map as
+//! well. Not always, because such memory is the dearer one: it gets huge pages only where the host's administrator
+//! permits them for shared memory (`/sys/kernel/mm/transparent_hugepage/shmem_enabled`), and what the guest gives back
+//! must be punched out of the file (`MADV_REMOVE`; `MADV_DONTNEED` frees nothing of it).
 #![allow(unsafe_code)]
+
+use std::fs::File;
+use std::sync::Arc;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
-use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
+use rustix::fs::{MemfdFlags, SealFlags};
+use vm_memory::{
+    Address, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress,
+};
 
 use crate::layout;
 
@@ -19,6 +30,15 @@ pub enum MemoryError {
         #[source]
         source: vm_memory::mmap::FromRangesError,
     },
+    /// No file in memory.
+    #[error("cannot make a file of {mib} MiB in memory")]
+    File {
+        /// How much.
+        mib: u32,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
     /// A region has no host address.
     #[error("a memory region has no address")]
     Address(#[source] vm_memory::GuestMemoryError),
@@ -33,13 +53,28 @@ pub enum MemoryError {
     },
 }
 
-/// Reserves the memory of a machine. No page exists before it is touched, so this costs nothing.
-pub(crate) fn allocate(mib: u32) -> Result<GuestMemoryMmap, MemoryError> {
-    let ranges: Vec<_> = layout::memory_ranges(u64::from(mib) << 20)
-        .into_iter()
-        .map(|(start, bytes)| (GuestAddress(start), bytes as usize))
-        .collect();
-    GuestMemoryMmap::from_ranges(&ranges).map_err(|source| MemoryError::Map { mib, source })
+/// Reserves the memory of a machine. No page exists before it is touched, so this costs nothing. Other processes can be
+/// given it where it `is_shared`.
+pub(crate) fn allocate(mib: u32, is_shared: bool) -> Result<GuestMemoryMmap, MemoryError> {
+    let bytes = u64::from(mib) << 20;
+    let file = is_shared.then(|| file(bytes)).transpose();
+    let file = file.map_err(|source| MemoryError::File { mib, source })?;
+    let mut offset = 0;
+    let ranges = layout::memory_ranges(bytes).into_iter().map(|(start, bytes)| {
+        let place = file.clone().map(|file| FileOffset::from_arc(file, offset));
+        offset += bytes;
+        (GuestAddress(start), bytes as usize, place)
+    });
+    GuestMemoryMmap::from_ranges_with_files(ranges).map_err(|source| MemoryError::Map { mib, source })
+}
+
+/// A file in memory, whose length is final: who is given it cannot take pages from under us.
+fn file(bytes: u64) -> std::io::Result<Arc<File>> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = File::from(rustix::fs::memfd_create("guest-memory", flags)?);
+    file.set_len(bytes)?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(Arc::new(file))
 }
 
 /// Gives `memory` to `vm`, which must be dropped no later than `memory`.

@@ -182,7 +182,7 @@ fn machine_jail(config: &MachineConfig) -> Jail {
         },
         Rlimit {
             resource: Resource::RLIMIT_FSIZE,
-            most: largest_disk_bytes(config) + FILE_SLACK_BYTES,
+            most: largest_disk_bytes(config).max(memory_file_bytes(config)) + FILE_SLACK_BYTES,
         },
     ];
     Jail {
@@ -203,6 +203,15 @@ fn largest_disk_bytes(config: &MachineConfig) -> u64 {
         .filter(|disk| !disk.readonly)
         .flat_map(|disk| &disk.extent_fds);
     writable.filter_map(|&fd| sys::file_bytes(fd)).max().unwrap_or(0)
+}
+
+/// Length of the file that guest memory is, where it is one.
+fn memory_file_bytes(config: &MachineConfig) -> u64 {
+    if config.shares.is_empty() {
+        0
+    } else {
+        u64::from(config.memory_mib) << 20
+    }
 }
 
 /// The supervisor's ear.

@@ -7,6 +7,7 @@ pub mod device;
 pub(crate) mod filters;
 pub(crate) mod mmio;
 pub mod rng;
+pub mod share;
 pub(crate) mod status;
 mod sys;
 #[cfg(test)]

@@ -101,7 +101,7 @@ impl Bench {
         Self {
             transport: transport.expect("sound sizes"),
             told,
-            memory: memory::allocate(32).expect("memory"),
+            memory: memory::allocate(32, false).expect("memory"),
         }
     }
 
