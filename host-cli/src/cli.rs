@@ -235,10 +235,12 @@ pub(crate) struct RunArgs {
     /// Mount memory at a path
     #[arg(long, value_name = "PATH[:OPTIONS]")]
     pub tmpfs: Vec<String>,
-    /// Mount a volume, made when there is none of that name; /path alone mounts a new one
-    #[arg(short, long, value_name = "NAME:/PATH[:ro]")]
+    /// Mount a volume, made when there is none of that name, or a folder or file of the host's; /path alone mounts a
+    /// new volume
+    #[arg(short, long, value_name = "NAME|/HOST/PATH:/PATH[:ro]")]
     pub volume: Vec<String>,
-    /// As type=volume,source=NAME,target=/PATH[,readonly][,volume-nocopy] or type=tmpfs,target=/PATH
+    /// As type=bind,source=/PATH,target=/PATH[,readonly], type=volume,source=NAME,target=/PATH[,readonly]
+    /// [,volume-nocopy] or type=tmpfs,target=/PATH
     #[arg(long, value_name = "FIELDS")]
     pub mount: Vec<String>,
     /// Mount the volumes of another container

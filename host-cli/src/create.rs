@@ -12,10 +12,10 @@ use crate::plan::{self, Plan, SeccompChoice, Surroundings, VOLUMES_MAX, VolumeSo
 use crate::progress::Bars;
 use crate::settings::Settings;
 use crate::signals::Signals;
-use crate::state::{Container, ContainerConfig, State, StateError, Status, Volume, VolumeMount};
+use crate::state::{Container, ContainerConfig, ShareMount, State, StateError, Status, Volume, VolumeMount};
 use crate::timings::Timings;
 use crate::volumes::{self, VolumesLock};
-use crate::{accelerator, clock, id, names, parts, scratch, session, store_folder, terminal};
+use crate::{accelerator, clock, id, names, parts, scratch, session, shares, store_folder, terminal};
 
 /// Largest `--env-file` and seccomp profile, bytes: the spec that carries them is at most 4 MiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -81,7 +81,7 @@ pub(crate) async fn create(
     if let Some(kernel) = &args.kernel {
         parts::open_kernel(kernel)?;
     }
-    let around = surroundings(args, state, accelerator.disks_max())?;
+    let around = surroundings(args, state, folders, accelerator.disks_max())?;
     let random = session::random(4)?;
     let plan = plan::plan(args, &command, &image.config, around)?;
     timings.mark("planned");
@@ -181,6 +181,7 @@ fn container(
             restart: args.restart,
             log: plan.log,
             mounts: plan.volumes,
+            shares: plan.shares,
         },
         spec: plan.spec,
         status: Status::Created,
@@ -246,7 +247,7 @@ pub(crate) fn user_env(files: &[std::path::PathBuf], flags: &[String]) -> anyhow
     Ok(variables)
 }
 
-fn surroundings(args: &RunArgs, state: &State, disks_max: usize) -> anyhow::Result<Surroundings> {
+fn surroundings(args: &RunArgs, state: &State, folders: &Folders, disks_max: usize) -> anyhow::Result<Surroundings> {
     let user_env = user_env(&args.env_file, &args.env)?;
     let seccomp_profile = match plan::security_options(args)?.seccomp {
         SeccompChoice::File(path) => Some(
@@ -256,32 +257,46 @@ fn surroundings(args: &RunArgs, state: &State, disks_max: usize) -> anyhow::Resu
         ),
         SeccompChoice::Default | SeccompChoice::Unconfined => None,
     };
+    let (from, shares_from) = volumes_from(args, state)?;
+    let id = id::new()?;
     Ok(Surroundings {
-        id: id::new()?,
         host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
         user_env,
         seccomp_profile,
         terminal: terminal::size(),
         volumes: VolumeSources {
-            from: volumes_from(args, state)?,
+            from,
+            shares_from,
+            found: shares::find(&plan::wanted_binds(args)?, folders)?,
+            container: id.clone(),
             new_names: (0..VOLUMES_MAX).map(|_| id::new()).collect::<Result<_, _>>()?,
             room: disks_max.saturating_sub(OWN_DISKS),
         },
+        id,
     })
 }
 
 /// What `--volumes-from` brings; as docker has it, the last one wins a place.
-fn volumes_from(args: &RunArgs, state: &State) -> anyhow::Result<Vec<VolumeMount>> {
-    let mut from: Vec<VolumeMount> = Vec::new();
+fn volumes_from(args: &RunArgs, state: &State) -> anyhow::Result<(Vec<VolumeMount>, Vec<ShareMount>)> {
+    let mut volumes: Vec<VolumeMount> = Vec::new();
+    let mut shares: Vec<ShareMount> = Vec::new();
     for flag in &args.volumes_from {
         let (name, readonly) = plan::parse_from(flag)?;
-        for mut mount in state.find(name)?.config.mounts {
+        let config = state.find(name)?.config;
+        for mut mount in config.mounts {
             mount.readonly |= readonly;
-            from.retain(|known| known.target != mount.target);
-            from.push(mount);
+            volumes.retain(|known| known.target != mount.target);
+            shares.retain(|known| known.target != mount.target);
+            volumes.push(mount);
+        }
+        for mut share in config.shares {
+            share.readonly |= readonly;
+            volumes.retain(|known| known.target != share.target);
+            shares.retain(|known| known.target != share.target);
+            shares.push(share);
         }
     }
-    Ok(from)
+    Ok((volumes, shares))
 }
 
 fn read_text(path: &std::path::Path) -> anyhow::Result<String> {

@@ -28,6 +28,8 @@ pub(crate) struct Environment {
     pub agent: Option<PathBuf>,
     /// `capsid-vmm`.
     pub vmm: Option<PathBuf>,
+    /// `capsid-fs`.
+    pub file_server: Option<PathBuf>,
     /// `qemu-system-x86_64`.
     pub qemu: Option<PathBuf>,
     /// `passt`.
@@ -110,6 +112,7 @@ pub(crate) fn examine(environment: &Environment) -> Vec<Check> {
         kernel,
         agent,
         vmm,
+        file_server,
         qemu,
         passt,
         data,
@@ -121,6 +124,7 @@ pub(crate) fn examine(environment: &Environment) -> Vec<Check> {
         checks::kernel(kernel.as_deref(), kernel.as_deref().map(elf::entry)),
         checks::part("agent", "capsid-agent", agent.as_deref()),
         checks::part("vmm", "capsid-vmm", vmm.as_deref()),
+        checks::part("file-server", "capsid-fs", file_server.as_deref()),
         checks::qemu(
             *accelerator,
             kvm,
@@ -228,6 +232,7 @@ mod tests {
             kernel: None,
             agent: None,
             vmm: None,
+            file_server: None,
             qemu: None,
             passt: None,
             data: folder.path().join("not/yet/there"),

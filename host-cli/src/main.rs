@@ -55,6 +55,7 @@ mod scratch;
 mod seccomp;
 mod session;
 mod settings;
+mod shares;
 mod signals;
 mod start;
 mod state;

@@ -1,4 +1,4 @@
-//! The parts of an installation: guest kernel, agent, VMM, QEMU. Each is looked for beside the running binary (a
+//! The parts of an installation: guest kernel, agent, VMM, file server, QEMU. Each is looked for beside the running binary (a
 //! build folder) and in `../libexec/capsid` and `../share/capsid` (an installation).
 
 use std::fs::File;
@@ -32,6 +32,11 @@ pub(crate) fn agent() -> Result<PathBuf, PartError> {
 /// The VMM.
 pub(crate) fn vmm() -> Result<PathBuf, PartError> {
     find("capsid-vmm", &["", "../libexec/capsid"])
+}
+
+/// The file server, for bind mounts.
+pub(crate) fn file_server() -> Result<PathBuf, PartError> {
+    find("capsid-fs", &["", "../libexec/capsid"])
 }
 
 /// QEMU, for `--accel emulate`.

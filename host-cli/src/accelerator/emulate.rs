@@ -12,14 +12,14 @@ use capsid_vmm::Status;
 use capsid_vmm::config::{Config, VhostUserBay, VhostUserConfig, VhostUserDisk, VhostUserVsock};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
-use tokio::process::{Child, ChildStderr};
+use tokio::process::Child;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::frequency::Reading;
 use super::kvm::{bay_config, config_file, disk_config, last_status, vsock_config};
-use super::process::{HandedFiles, StartError, ended, spawn};
-use super::{Accelerator, Disk, MachineEnd, MachineParts, RunningMachine};
+use super::process::{HandedFiles, StartError, collect_complaints, ended, spawn};
+use super::{Accelerator, Disk, MachineEnd, MachineParts, RunningMachine, Share};
 use crate::console;
 use crate::parts::{self, PartError};
 use crate::plan::MachineSize;
@@ -83,6 +83,7 @@ impl Accelerator for Emulate {
             &command_line(self.counter.khz_since()),
         );
         let sockets = Sockets::connect(parts.disks.len(), parts.bay.is_some(), &mut files, &mut arguments)?;
+        connect_shares(parts.shares, &mut files, &mut arguments);
         let (devices, status) = start_devices(parts.disks, parts.bay, (parts.session, parts.control), sockets)?;
         let mut qemu = spawn(&self.qemu, &arguments, files, Stdio::piped())?;
         // What QEMU says is a cause and not the user's output: it is told with the machine's end, or not at all.
@@ -127,6 +128,19 @@ impl Sockets {
                 .collect::<Result<_, _>>()?,
             bay: has_bay.then(|| connect("bay", "vhost-user-blk")).transpose()?,
         })
+    }
+}
+
+/// Tells QEMU of the sockets that lead to file servers.
+fn connect_shares(shares: Vec<Share>, files: &mut HandedFiles, arguments: &mut Vec<String>) {
+    for (index, share) in shares.into_iter().enumerate() {
+        let fd = files.add(share.socket);
+        let tag = share.tag;
+        arguments.extend(["-chardev".into(), format!("socket,id=share{index},fd={fd}")]);
+        arguments.extend([
+            "-device".into(),
+            format!("vhost-user-fs-device,chardev=share{index},tag={tag},queue-size=1024"),
+        ]);
     }
 }
 
@@ -280,11 +294,4 @@ async fn watch(
         end.reason = format!("{}: {}", end.reason, line.trim());
     }
     end
-}
-
-async fn collect_complaints(stderr: Option<ChildStderr>) -> String {
-    match stderr {
-        Some(stderr) => console::collect(stderr).await,
-        None => String::new(),
-    }
 }

@@ -5,7 +5,7 @@ use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
-use capsid_vmm::config::{BayConfig, Config, DISKS_MAX, DiskConfig, MachineConfig, VsockConfig};
+use capsid_vmm::config::{BayConfig, Config, DISKS_MAX, DiskConfig, MachineConfig, ShareConfig, VsockConfig};
 use capsid_vmm::{MachineExit, Status};
 use rustix::fs::MemfdFlags;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -67,6 +67,14 @@ impl Accelerator for Kvm {
                 .map(|disk| disk_config(disk, &mut files))
                 .collect(),
             bay: parts.bay.map(|control| bay_config(control, &mut files)),
+            shares: parts
+                .shares
+                .into_iter()
+                .map(|share| ShareConfig {
+                    tag: share.tag,
+                    socket_fd: files.add(share.socket),
+                })
+                .collect(),
             vsock: vsock_config(parts.session, parts.control, &mut files),
             status_fd: files.add(status_sender.into_blocking_fd().map_err(StartError::Socket)?),
         });

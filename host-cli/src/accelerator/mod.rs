@@ -2,6 +2,7 @@
 //! for both: [`kvm`] is our own VMM, [`emulate`] is QEMU's TCG with our devices served to it over vhost-user.
 
 mod emulate;
+mod file_server;
 mod frequency;
 mod kvm;
 mod process;
@@ -18,6 +19,7 @@ use crate::plan::MachineSize;
 use crate::probe::{self, KvmVerdict};
 
 pub(crate) use emulate::Emulate;
+pub(crate) use file_server::{FileServer, Share, guard};
 pub(crate) use kvm::Kvm;
 pub(crate) use process::StartError;
 
@@ -40,6 +42,7 @@ pub(crate) struct MachineParts {
     pub disks: Vec<Disk>,
     /// The machine's end of the socket on which disks are put into its bay, if it is to have one.
     pub bay: Option<OwnedFd>,
+    pub shares: Vec<Share>,
     /// The machine's end of the session.
     pub session: OwnedFd,
     /// The machine's end of the socket that streams are asked for on.
@@ -82,7 +85,7 @@ pub(crate) trait Accelerator {
     /// `kvm` or `emulate`.
     fn name(&self) -> &'static str;
 
-    /// Most disks of a machine.
+    /// Most disks and shares of a machine.
     fn disks_max(&self) -> usize;
 
     /// Starts the processes of a machine. They end with this process, whatever happens to it.

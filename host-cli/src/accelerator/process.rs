@@ -7,9 +7,10 @@ use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
 use command_fds::{CommandFdExt, FdMapping};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, Command};
 
 use super::MachineEnd;
+use crate::console;
 use crate::parts::PartError;
 use crate::sys;
 
@@ -106,5 +107,13 @@ pub(super) fn ended(program: &str, status: io::Result<ExitStatus>, console: Stri
         reason,
         killed,
         console,
+    }
+}
+
+/// What a process says on stderr.
+pub(super) async fn collect_complaints(stderr: Option<ChildStderr>) -> String {
+    match stderr {
+        Some(stderr) => console::collect(stderr).await,
+        None => String::new(),
     }
 }

@@ -17,6 +17,7 @@ pub(crate) fn run(context: Context, args: &DoctorArgs) -> anyhow::Result<u8> {
         kernel: args.kernel.clone().or_else(|| parts::kernel().ok()),
         agent: parts::agent().ok(),
         vmm: parts::vmm().ok(),
+        file_server: parts::file_server().ok(),
         qemu: parts::qemu().ok(),
         passt: parts::in_path("passt"),
         data: folders.data,

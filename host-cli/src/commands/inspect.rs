@@ -8,7 +8,7 @@ use super::{Context, open_store, table};
 use crate::cli::{ContainerInspectArgs, InspectArgs};
 use crate::folders::Folders;
 use crate::format::Template;
-use crate::state::{Container, State, StateError, Status, VolumeMount};
+use crate::state::{Container, ShareMount, State, StateError, Status, VolumeMount};
 use crate::{clock, error_text, labels, store_folder, volumes};
 
 /// Prints what is known of the images, in docker's field names; those not found are told after the others.
@@ -101,6 +101,18 @@ fn describe_mount(mount: &VolumeMount, folders: &Folders) -> Value {
     })
 }
 
+/// docker's fields of a bind mount.
+fn describe_share(share: &ShareMount) -> Value {
+    json!({
+        "Type": "bind",
+        "Source": share.source,
+        "Destination": share.target,
+        "Mode": if share.readonly { "ro" } else { "" },
+        "RW": !share.readonly,
+        "Propagation": "rprivate",
+    })
+}
+
 /// docker's fields, and what only Capsid has below `Capsid`.
 fn describe_container(container: &Container, folders: &Folders) -> Value {
     let (spec, config) = (&container.spec, &container.config);
@@ -114,6 +126,7 @@ fn describe_container(container: &Container, folders: &Folders) -> Value {
         }
     };
     let limits = &spec.limits;
+    let mounts = config.mounts.iter().map(|mount| describe_mount(mount, folders));
     json!({
         "Id": container.id,
         "Created": clock::rfc3339(container.created_ns),
@@ -167,7 +180,7 @@ fn describe_container(container: &Container, folders: &Folders) -> Value {
             "StopSignal": config.stop_signal.to_string(),
             "StopTimeout": config.stop_timeout_s,
         },
-        "Mounts": config.mounts.iter().map(|mount| describe_mount(mount, folders)).collect::<Vec<_>>(),
+        "Mounts": mounts.chain(config.shares.iter().map(describe_share)).collect::<Vec<_>>(),
         "Capsid": {
             "Accelerator": config.accelerator.word(),
             "Machine": { "Vcpus": config.machine.vcpus, "MemoryMiB": config.machine.memory_mib },

@@ -34,23 +34,24 @@ pub(crate) fn listen(folder: &Path) -> io::Result<UnixListener> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let listener = with_short_path(folder, |short| StdListener::bind(short))?;
+    let listener = with_short_path(folder, SOCKET, |short| StdListener::bind(short))?;
     listener.set_nonblocking(true)?;
     UnixListener::from_std(listener)
 }
 
 /// Connects to the supervisor of a container. `NotFound` or `ConnectionRefused`: there is none.
 pub(crate) fn connect(folder: &Path) -> io::Result<Connection> {
-    let stream = with_short_path(folder, |short| StdStream::connect(short))?;
+    let stream = with_short_path(folder, SOCKET, |short| StdStream::connect(short))?;
     Connection::new(stream)
 }
 
-/// The address of a socket has 108 bytes at most (`unix(7)`), and users' folders have no such limit.
-fn with_short_path<T>(folder: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+/// Acts on the socket `name` in a folder. The address of a socket has 108 bytes at most (`unix(7)`), and users' folders
+/// have no such limit.
+pub(crate) fn with_short_path<T>(folder: &Path, name: &str, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     use std::os::fd::AsRawFd;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = rustix::fs::open(folder, flags, Mode::empty())?;
-    act(Path::new(&format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd())))
+    act(Path::new(&format!("/proc/self/fd/{}/{name}", folder.as_raw_fd())))
 }
 
 /// A connection that a supervisor was started with, or accepted.

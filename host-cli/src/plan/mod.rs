@@ -3,6 +3,7 @@
 //! A pure function: whatever it needs of the outside (files, variables, the terminal) is in [`Surroundings`]. It is
 //! the only place that knows both an image config and a machine.
 
+mod binds;
 mod capability;
 mod environment;
 mod limits;
@@ -19,6 +20,7 @@ use capsid_image::ImageConfig;
 use capsid_protocol::ContainerSpec;
 use capsid_protocol::spec::{File, Root, Sysctl, TerminalSize};
 
+pub(crate) use binds::{Bind, FoundSource};
 pub(crate) use environment::{parse_file, parse_flag};
 pub(crate) use limits::MachineSize;
 pub(crate) use security::{SeccompChoice, SecurityOptions};
@@ -28,7 +30,9 @@ pub(crate) use volumes::{VOLUMES_MAX, VolumeSources, parse_from};
 
 use crate::cli::RunArgs;
 use crate::seccomp;
-use crate::state::{LogOptions, RestartPolicy, VolumeMount};
+use crate::state::{LogOptions, RestartPolicy, ShareMount, VolumeMount};
+
+use mounts::Mounts;
 
 /// Serial of the rootfs disk.
 pub(crate) const ROOTFS_SERIAL: &str = "capsid-rootfs";
@@ -73,6 +77,7 @@ pub(crate) struct Plan {
     pub labels: Vec<String>,
     pub log: LogOptions,
     pub volumes: Vec<VolumeMount>,
+    pub shares: Vec<ShareMount>,
 }
 
 /// Why there is no plan.
@@ -110,6 +115,11 @@ pub(crate) enum PlanError {
     Seccomp(#[from] seccomp::SeccompError),
 }
 
+/// Reads the bind mounts, so that the caller knows which sources to look for.
+pub(crate) fn wanted_binds(args: &RunArgs) -> Result<Vec<Bind>, PlanError> {
+    Ok(mounts::wanted_binds(args)?)
+}
+
 /// Reads `--security-opt`, so that the caller knows which profile to load.
 pub(crate) fn security_options(args: &RunArgs) -> Result<SecurityOptions, PlanError> {
     Ok(security::parse(&args.security_opt, args.privileged)?)
@@ -131,7 +141,14 @@ pub(crate) fn plan(
     let capabilities = capability::resolve(args.privileged, &args.cap_add, &args.cap_drop)?;
     let (limits, machine) = limits::resolve(args, around.host_cpus)?;
     let (masked_paths, readonly_paths) = mounts::system_paths(options.open_system_paths);
-    let (mounts, volumes) = mounts::resolve(args, &image.volumes, around.volumes)?;
+    let Mounts {
+        mounts,
+        volumes,
+        shares,
+    } = mounts::resolve(args, &image.volumes, around.volumes)?;
+    let mut own_files = files(&hostname);
+    // A file of the user's at the same place is the one that is wanted.
+    own_files.retain(|file| mounts.iter().all(|mount| mount.target != file.path));
     let terminal = args
         .tty
         .then(|| around.terminal.unwrap_or(TerminalSize { rows: 24, columns: 80 }));
@@ -140,7 +157,7 @@ pub(crate) fn plan(
         env: environment::compose(&hostname, args.tty, &image.env, &around.user_env),
         cwd: working_directory(args, image)?,
         user: args.user.clone().unwrap_or_else(|| image.user.clone()),
-        files: files(&hostname),
+        files: own_files,
         hostname,
         root: Root {
             rootfs_serial: ROOTFS_SERIAL.into(),
@@ -168,8 +185,8 @@ pub(crate) fn plan(
         all_devices: args.privileged,
         id: around.id,
         join: None,
-        // What is written to a volume is kept: its end is told after that.
-        discards_disks: args.rm && volumes.is_empty(),
+        // What is written to a volume or to the host is kept: its end is told after that.
+        discards_disks: args.rm && volumes.is_empty() && shares.is_empty(),
         slots: Vec::new(),
         pod: None,
     };
@@ -189,6 +206,7 @@ pub(crate) fn plan(
         labels: args.label.clone(),
         log: logging::options(&args.log_driver, &args.log_opt)?,
         volumes,
+        shares,
     })
 }
 

@@ -3,10 +3,11 @@
 use capsid_protocol::spec::mount::Source;
 use capsid_protocol::spec::{Device, Mount, Tmpfs, Unit};
 
+use super::binds::{self, Bind};
 use super::size::{self, SizeError};
 use super::volumes::{self, VolumeError, VolumeSources, Wanted};
 use crate::cli::RunArgs;
-use crate::state::VolumeMount;
+use crate::state::{ShareMount, VolumeMount};
 
 /// Why a mount is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -30,12 +31,27 @@ const SHM_BYTES: u64 = 64 << 20;
 /// `/dev` holds nodes and links only.
 const DEV_BYTES: u64 = 64 << 10;
 
-/// Every mount, in order, and what the volumes among them are.
-pub(crate) fn resolve(
-    args: &RunArgs,
-    image_volumes: &[String],
-    sources: VolumeSources,
-) -> Result<(Vec<Mount>, Vec<VolumeMount>), MountError> {
+/// What is mounted, and what the host keeps or serves for it.
+pub(crate) struct Mounts {
+    /// Every mount, in order.
+    pub mounts: Vec<Mount>,
+    /// What the volumes among them are.
+    pub volumes: Vec<VolumeMount>,
+    /// What the shares among them are.
+    pub shares: Vec<ShareMount>,
+}
+
+/// The bind mounts that the flags ask for.
+pub(crate) fn wanted_binds(args: &RunArgs) -> Result<Vec<Bind>, MountError> {
+    let binds = wanted(args)?.into_iter().filter_map(|one| match one {
+        Wanted::Bind(bind) => Some(bind),
+        Wanted::Volume { .. } | Wanted::Tmpfs(_) => None,
+    });
+    Ok(binds.collect())
+}
+
+/// Decides what is mounted.
+pub(crate) fn resolve(args: &RunArgs, image_volumes: &[String], sources: VolumeSources) -> Result<Mounts, MountError> {
     let shm_bytes = match args.shm_size.as_deref() {
         None => SHM_BYTES,
         Some(text) => match size::parse(text).map_err(MountError::ShmSize)? {
@@ -44,18 +60,25 @@ pub(crate) fn resolve(
         },
     };
     let wanted = wanted(args)?;
-    let volumes = volumes::resolve(&wanted, image_volumes, sources)?;
+    let (volumes, shares) = volumes::resolve(&wanted, image_volumes, sources)?;
     let memory = wanted.into_iter().filter_map(|one| match one {
         Wanted::Tmpfs(mount) => Some(mount),
-        Wanted::Volume { .. } => None,
+        Wanted::Volume { .. } | Wanted::Bind(_) => None,
     });
-    let mut own: Vec<Mount> = memory.chain(volumes.iter().map(volumes::mount)).collect();
+    let mut own: Vec<Mount> = memory
+        .chain(volumes.iter().map(volumes::mount))
+        .chain(shares.iter().map(binds::mount))
+        .collect();
     // What lies inside another comes after it.
     own.sort_by_key(|mount| mount.target.matches('/').count());
     let mut mounts = defaults(args.privileged, shm_bytes);
     mounts.retain(|known| own.iter().all(|mount| mount.target != known.target));
     mounts.extend(own);
-    Ok((mounts, volumes))
+    Ok(Mounts {
+        mounts,
+        volumes,
+        shares,
+    })
 }
 
 /// What the flags ask for.

@@ -1,12 +1,13 @@
-//! `-v`, `--mount`, `--volumes-from` and the image's `VOLUME`s: which volumes a container has, and where.
+//! `-v`, `--mount`, `--volumes-from` and the image's `VOLUME`s: which volumes and shares a container has, and where.
 
 use std::collections::BTreeSet;
 
 use capsid_protocol::spec::mount::Source;
 use capsid_protocol::spec::{Mount, Tmpfs, Volume};
 
+use super::binds::{self, Bind, FoundSource};
 use super::size;
-use crate::state::VolumeMount;
+use crate::state::{ShareMount, VolumeMount};
 
 /// Most volumes of one container: each is a device of the machine. The VMM has interrupt lines for 16 disks, root and
 /// scratch disk are two, and the rest is left to the other containers of a pod. An accelerator may have room for fewer.
@@ -18,9 +19,9 @@ const SERIAL: &str = "capsid-vol-";
 /// Why a volume is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum VolumeError {
-    #[error("bind mounts are not honoured yet: use a named volume instead of {0:?}")]
-    Bind(String),
-    #[error("invalid volume {0:?}: write NAME:/path[:ro|rw|nocopy] or /path")]
+    #[error("invalid source {0:?}: write a path of the host's as /path or ./path, or a volume's name without a slash")]
+    Path(String),
+    #[error("invalid volume {0:?}: write NAME:/path[:ro|rw|nocopy], /host/path:/path[:ro|rw] or /path")]
     Form(String),
     #[error("invalid volume name {0:?}: use two or more letters, digits, and after the first one _ . -")]
     Name(String),
@@ -30,13 +31,15 @@ pub(crate) enum VolumeError {
     Option { flag: String, option: String },
     #[error("invalid --mount {flag:?}: unknown or wrong field {field:?}")]
     Field { flag: String, field: String },
-    #[error("invalid --mount {flag:?}: there is no type {kind:?}, only volume and tmpfs")]
+    #[error("invalid --mount {flag:?}: there is no type {kind:?}, only bind, volume and tmpfs")]
     Type { flag: String, kind: String },
+    #[error("invalid --mount {0:?}: source=/PATH is missing")]
+    NoSource(String),
     #[error("invalid --mount {0:?}: target=PATH is missing")]
     NoTarget(String),
     #[error("two mounts have the same place {0}")]
     Duplicate(String),
-    #[error("the container has {count} volumes, and {max} are the most that it can have here")]
+    #[error("the container has {count} volumes and bind mounts, and {max} are the most that it can have here")]
     TooMany { count: usize, max: usize },
     #[error("invalid --volumes-from {0:?}: write CONTAINER[:ro|rw]")]
     From(String),
@@ -52,6 +55,7 @@ pub(super) enum Wanted {
         readonly: bool,
         populate: bool,
     },
+    Bind(Bind),
     Tmpfs(Mount),
 }
 
@@ -59,13 +63,14 @@ impl Wanted {
     pub(super) fn target(&self) -> &str {
         match self {
             Self::Volume { target, .. } => target,
+            Self::Bind(bind) => &bind.target,
             Self::Tmpfs(mount) => &mount.target,
         }
     }
 }
 
 /// A place in a container, without what says nothing in it.
-fn clean(path: &str) -> Result<String, VolumeError> {
+pub(super) fn clean(path: &str) -> Result<String, VolumeError> {
     let wrong = || VolumeError::Target(path.into());
     let rest = path.strip_prefix('/').ok_or_else(wrong)?;
     let names: Vec<&str> = rest.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
@@ -79,12 +84,12 @@ fn check_name(name: &str) -> Result<(), VolumeError> {
     super::check_name(name).map_err(|_| VolumeError::Name(name.into()))
 }
 
-/// Whether a source is a path of the host's.
-fn is_host_path(source: &str) -> bool {
-    source.starts_with(['/', '.', '~']) || source.contains('/')
+/// Whether a source is meant to be a path of the host's, but is not written as one.
+fn is_odd_path(source: &str) -> bool {
+    source.starts_with(['.', '~']) || source.contains('/')
 }
 
-/// `-v NAME:/path[:OPTION,...]` or `-v /path`.
+/// `-v NAME:/path[:OPTION,...]`, `-v /host/path:/path[:OPTION,...]` or `-v /path`.
 pub(super) fn parse_volume(flag: &str) -> Result<Wanted, VolumeError> {
     let form = || VolumeError::Form(flag.into());
     let parts: Vec<&str> = flag.split(':').collect();
@@ -98,7 +103,10 @@ pub(super) fn parse_volume(flag: &str) -> Result<Wanted, VolumeError> {
         return Err(form());
     }
     match name {
-        Some(source) if is_host_path(source) => return Err(VolumeError::Bind(source.into())),
+        Some(source) if binds::is_path(source) => {
+            return binds::parse_volume(flag, source, target, options).map(Wanted::Bind);
+        }
+        Some(source) if is_odd_path(source) => return Err(VolumeError::Path(source.into())),
         Some(name) => check_name(name)?,
         None => {}
     }
@@ -124,8 +132,11 @@ pub(super) fn parse_volume(flag: &str) -> Result<Wanted, VolumeError> {
     })
 }
 
-/// `--mount type=volume|tmpfs,target=PATH,...`.
+/// `--mount type=bind|volume|tmpfs,target=PATH,...`.
 pub(super) fn parse_mount(flag: &str) -> Result<Wanted, VolumeError> {
+    if flag.split(',').any(|field| field == "type=bind") {
+        return binds::parse_mount(flag).map(Wanted::Bind);
+    }
     let (mut kind, mut source, mut target) = ("volume", None, None);
     let (mut readonly, mut nocopy) = (None, None);
     let mut memory = Tmpfs {
@@ -154,7 +165,6 @@ pub(super) fn parse_mount(flag: &str) -> Result<Wanted, VolumeError> {
                 memory.mode = mode.ok_or_else(wrong)?;
                 fields_of_tmpfs = Some(field);
             }
-            _ if kind == "bind" => {}
             _ => return Err(wrong()),
         }
     }
@@ -162,13 +172,10 @@ pub(super) fn parse_mount(flag: &str) -> Result<Wanted, VolumeError> {
         flag: flag.into(),
         field: field.into(),
     };
-    if kind == "bind" {
-        return Err(VolumeError::Bind(source.unwrap_or_default().into()));
-    }
     let target = clean(target.ok_or_else(|| VolumeError::NoTarget(flag.into()))?)?;
     match (kind, source, fields_of_tmpfs, nocopy) {
         ("volume", _, Some(field), _) => Err(misplaced(field)),
-        ("volume", Some(source), ..) if is_host_path(source) => Err(VolumeError::Bind(source.into())),
+        ("volume", Some(source), ..) if is_odd_path(source) => Err(VolumeError::Path(source.into())),
         ("volume", source, None, nocopy) => {
             source.map_or(Ok(()), check_name)?;
             Ok(Wanted::Volume {
@@ -196,7 +203,7 @@ pub(super) fn parse_mount(flag: &str) -> Result<Wanted, VolumeError> {
 }
 
 /// docker's booleans; a name alone is true.
-fn truth(value: &str) -> Option<bool> {
+pub(super) fn truth(value: &str) -> Option<bool> {
     match value {
         "" | "1" | "true" => Some(true),
         "0" | "false" => Some(false),
@@ -224,7 +231,13 @@ pub(crate) struct VolumeSources {
     pub from: Vec<VolumeMount>,
     /// Names for anonymous volumes: as many as a container can have.
     pub new_names: Vec<String>,
-    /// Most volumes that the machine has room for.
+    /// Shares of the containers of `--volumes-from`.
+    pub shares_from: Vec<ShareMount>,
+    /// The sources of the bind mounts, one for each in the order of [`wanted_binds`](super::wanted_binds).
+    pub found: Vec<FoundSource>,
+    /// The container's id.
+    pub container: String,
+    /// Most volumes and shares that the machine has room for.
     pub room: usize,
 }
 
@@ -233,7 +246,7 @@ pub(super) fn resolve(
     wanted: &[Wanted],
     image: &[String],
     sources: VolumeSources,
-) -> Result<Vec<VolumeMount>, VolumeError> {
+) -> Result<(Vec<VolumeMount>, Vec<ShareMount>), VolumeError> {
     let mut taken = BTreeSet::new();
     for one in wanted {
         if !taken.insert(one.target().to_owned()) {
@@ -266,11 +279,35 @@ pub(super) fn resolve(
             add(name.clone(), target.clone(), *readonly, *populate);
         }
     }
+    let mut found = sources.found.into_iter();
+    let mut shares: Vec<ShareMount> = Vec::new();
+    for one in wanted {
+        // As many were found as are wanted.
+        if let Wanted::Bind(bind) = one
+            && let Some(source) = found.next()
+        {
+            shares.push(ShareMount {
+                source: source.path,
+                target: bind.target.clone(),
+                readonly: bind.readonly,
+                is_file: source.is_file,
+                tag: String::new(),
+            });
+        }
+    }
     let inherited: Vec<VolumeMount> = sources
         .from
         .into_iter()
         .filter(|mount| taken.insert(mount.target.clone()))
         .collect();
+    for share in sources.shares_from {
+        if taken.insert(share.target.clone()) {
+            shares.push(share);
+        }
+    }
+    for (index, share) in shares.iter_mut().enumerate() {
+        share.tag = binds::tag(&sources.container, index);
+    }
     for path in image {
         let target = clean(path)?;
         if taken.insert(target.clone()) {
@@ -278,12 +315,16 @@ pub(super) fn resolve(
         }
     }
     volumes.extend(inherited);
-    number(&mut volumes, sources.room.min(VOLUMES_MAX))?;
-    Ok(volumes)
+    let disks = number(&mut volumes);
+    let (count, max) = (disks + shares.len(), sources.room.min(VOLUMES_MAX));
+    if count > max {
+        return Err(VolumeError::TooMany { count, max });
+    }
+    Ok((volumes, shares))
 }
 
-/// Gives each volume a serial: one disk each, also for a volume that is mounted at several places.
-fn number(volumes: &mut [VolumeMount], max: usize) -> Result<(), VolumeError> {
+/// Gives each volume a serial: one disk each, also for a volume that is mounted at several places. How many there are.
+fn number(volumes: &mut [VolumeMount]) -> usize {
     let mut names: Vec<String> = Vec::new();
     for mount in volumes {
         let index = names.iter().position(|name| *name == mount.volume).unwrap_or_else(|| {
@@ -292,13 +333,7 @@ fn number(volumes: &mut [VolumeMount], max: usize) -> Result<(), VolumeError> {
         });
         mount.serial = format!("{SERIAL}{index}");
     }
-    if names.len() > max {
-        return Err(VolumeError::TooMany {
-            count: names.len(),
-            max,
-        });
-    }
-    Ok(())
+    names.len()
 }
 
 /// A volume as the agent mounts it.
@@ -334,6 +369,7 @@ mod tests {
             from: Vec::new(),
             new_names: vec!["new0".into(), "new1".into()],
             room: 3,
+            ..VolumeSources::default()
         }
     }
 
@@ -348,8 +384,21 @@ mod tests {
             volume(Some("data"), "/d/x/y", true, false)
         );
         assert_eq!(parse_volume("/d").unwrap(), volume(None, "/d", false, true));
-        for bind in ["/host:/d", "./here:/d:ro", "~/x:/d", "a/b:/d"] {
-            assert!(matches!(parse_volume(bind), Err(VolumeError::Bind(_))), "{bind}");
+        for odd in ["~/x:/d", "a/b:/d", ".x:/d"] {
+            assert!(matches!(parse_volume(odd), Err(VolumeError::Path(_))), "{odd}");
+        }
+        for (flag, source, readonly) in [
+            ("/host:/d", "/host", false),
+            ("./here:/d:ro", "./here", true),
+            (".:/d:rw,z", ".", false),
+        ] {
+            let bind = Bind {
+                source: source.into(),
+                target: "/d".into(),
+                readonly,
+                create: true,
+            };
+            assert_eq!(parse_volume(flag).unwrap(), Wanted::Bind(bind));
         }
         for wrong in [
             "",
@@ -364,6 +413,8 @@ mod tests {
             "x:/d",
             "a b:/d",
             "data:/d:ro:rw",
+            "/h:/d:slow",
+            "/h:d",
             "/d:ro",
             "-a:/d",
         ] {
@@ -385,13 +436,11 @@ mod tests {
             panic!("no tmpfs")
         };
         assert_eq!((memory.size_bytes, memory.mode), (1 << 20, 0o700));
-        for bind in [
-            "type=bind,source=/h,target=/d",
-            "type=bind,src=/h,dst=/d,bind-propagation=shared",
-            "source=/h,target=/d",
-        ] {
-            assert!(matches!(parse_mount(bind), Err(VolumeError::Bind(_))), "{bind}");
-        }
+        assert!(matches!(parse_mount("source=/h,target=/d"), Err(VolumeError::Path(_))));
+        assert!(matches!(
+            parse_mount("target=/d,source=/h,type=bind").unwrap(),
+            Wanted::Bind(_)
+        ));
         for wrong in [
             "",
             "type=volume",
@@ -438,7 +487,7 @@ mod tests {
         };
         let wanted = [volume(Some("data"), "/a", false, true)];
         let image = ["/a", "/b/", "/c"].map(String::from);
-        let volumes = resolve(&wanted, &image, sources).unwrap();
+        let (volumes, _) = resolve(&wanted, &image, sources).unwrap();
         let told: Vec<_> = volumes
             .iter()
             .map(|m| (m.volume.as_str(), m.target.as_str(), m.anonymous, m.serial.as_str()))
@@ -459,8 +508,48 @@ mod tests {
             volume(Some("data"), "/a", false, true),
             volume(Some("data"), "/b", true, true),
         ];
-        let volumes = resolve(&wanted, &[], sources()).unwrap();
+        let (volumes, _) = resolve(&wanted, &[], sources()).unwrap();
         assert!(volumes.iter().all(|mount| mount.serial == "capsid-vol-0"));
+    }
+
+    #[test]
+    fn shares_have_tags_and_take_room() {
+        let bind = |target: &str| Wanted::Bind(binds::parse_volume("", "/h", target, "ro").unwrap());
+        let found = FoundSource {
+            path: "/real".into(),
+            is_file: true,
+        };
+        let inherited = ShareMount {
+            source: "/other".into(),
+            target: "/c".into(),
+            readonly: false,
+            is_file: false,
+            tag: "share-of-another".into(),
+        };
+        let with = |room| VolumeSources {
+            found: vec![found.clone(), found.clone()],
+            shares_from: vec![inherited.clone()],
+            container: "0123456789abcdef".into(),
+            room,
+            ..VolumeSources::default()
+        };
+        let (_, shares) = resolve(&[bind("/a"), bind("/b")], &[], with(3)).unwrap();
+        let told: Vec<_> = shares
+            .iter()
+            .map(|share| (share.source.as_str(), share.tag.as_str()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("/real", "share-0123456789ab-0"),
+                ("/real", "share-0123456789ab-1"),
+                ("/other", "share-0123456789ab-2")
+            ]
+        );
+        assert_eq!(
+            resolve(&[bind("/a"), bind("/b")], &[], with(2)),
+            Err(VolumeError::TooMany { count: 3, max: 2 })
+        );
     }
 
     #[test]

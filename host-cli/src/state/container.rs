@@ -7,7 +7,7 @@ use prost::Message as _;
 use rusqlite::{ErrorCode, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::volume::{self, Volume, VolumeMount};
+use super::volume::{self, ShareMount, Volume, VolumeMount};
 use super::{State, StateError};
 use crate::cli::AccelChoice;
 use crate::plan::MachineSize;
@@ -62,6 +62,9 @@ pub(crate) struct ContainerConfig {
     /// Its volumes; containers made before there were any have none.
     #[serde(default)]
     pub mounts: Vec<VolumeMount>,
+    /// Its folders and files of the host's; containers made before there were any have none.
+    #[serde(default)]
+    pub shares: Vec<ShareMount>,
 }
 
 /// Whether a container that ended is started again.

@@ -22,7 +22,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 pub(crate) use container::{Container, ContainerConfig, Exit, LogOptions, RestartPolicy, Status};
 pub(crate) use recovery::recover;
-pub(crate) use volume::{Volume, VolumeMount};
+pub(crate) use volume::{ShareMount, Volume, VolumeMount};
 
 /// One step each from the version of its index to the next.
 const MIGRATIONS: [&str; 2] = [

@@ -33,6 +33,19 @@ pub(crate) struct VolumeMount {
     pub serial: String,
 }
 
+/// A folder or file of the host's in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ShareMount {
+    /// Absolute, and without links when the container was made.
+    pub source: String,
+    /// Where in the container.
+    pub target: String,
+    pub readonly: bool,
+    pub is_file: bool,
+    /// Tag of its virtio-fs device.
+    pub tag: String,
+}
+
 const COLUMNS: &str = "name, created_ns, labels, anonymous";
 
 impl State {

@@ -22,7 +22,7 @@ use tokio::time::{sleep, timeout};
 use super::agent::Agent;
 use super::charge::{Charge, Outcome, Phase};
 use super::streams::{StreamError, StreamOpener};
-use crate::accelerator::{Disk, MachineEnd, MachineParts, RunningMachine, StartError};
+use crate::accelerator::{self, Disk, MachineEnd, MachineParts, RunningMachine, Share, StartError};
 use crate::clock;
 use crate::control::Failure;
 use crate::folders::Folders;
@@ -30,7 +30,7 @@ use crate::log::LogStream;
 use crate::plan::{ROOTFS_SERIAL, SCRATCH_SERIAL};
 use crate::session::{Session, SessionError};
 use crate::state::{Container, Exit, State};
-use crate::{initramfs, parts, scratch, store_folder, sys, volumes};
+use crate::{initramfs, parts, scratch, shares, store_folder, sys, volumes};
 
 /// From process start to the agent's Hello. Hundreds of milliseconds usually; a host with many busy pods or an
 /// emulated one under load takes seconds.
@@ -105,9 +105,10 @@ fn start(charge: &Charge, state: &State, folders: &Folders) -> Result<(RunningMa
     let (sockets, session, control) = Sockets::pair()?;
     let accelerator = super::accelerator(&container, folders).map_err(|e| LifeError::Prepare(e.into()))?;
     let disks = disks(&container, state, folders).map_err(|e| LifeError::Prepare(e.into()))?;
-    let parts = machine_parts(&container, disks, session, control).map_err(|e| LifeError::Prepare(e.into()))?;
+    let (shares, servers) = shares::serve(&container, folders).map_err(|e| LifeError::Prepare(e.into()))?;
+    let parts = machine_parts(&container, disks, shares, session, control).map_err(|e| LifeError::Prepare(e.into()))?;
     charge.mark("disks and kernel opened");
-    let machine = accelerator.start(parts)?;
+    let machine = accelerator::guard(accelerator.start(parts)?, servers);
     charge.mark("machine processes started");
     Ok((machine, sockets))
 }
@@ -115,6 +116,7 @@ fn start(charge: &Charge, state: &State, folders: &Folders) -> Result<(RunningMa
 fn machine_parts(
     container: &Container,
     disks: Vec<Disk>,
+    shares: Vec<Share>,
     session: OwnedFd,
     control: OwnedFd,
 ) -> anyhow::Result<MachineParts> {
@@ -128,6 +130,7 @@ fn machine_parts(
         initramfs: initramfs::build(&parts::agent()?).context("cannot make the initramfs")?,
         disks,
         bay: None,
+        shares,
         session,
         control,
     })

@@ -1,0 +1,148 @@
+//! `-v /host:/path` and `--mount type=bind`: which folders and files of the host's a container has, and where.
+
+use capsid_protocol::spec::mount::Source;
+use capsid_protocol::spec::{Mount, Share};
+
+use super::volumes::{VolumeError, clean, truth};
+use crate::state::ShareMount;
+
+/// A folder or file of the host's that a flag asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Bind {
+    /// As the user wrote it.
+    pub source: String,
+    pub target: String,
+    pub readonly: bool,
+    /// A source that is not there becomes an empty folder (`-v`, as docker does).
+    pub create: bool,
+}
+
+/// A source as it was found on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FoundSource {
+    /// Absolute, and without links.
+    pub path: String,
+    pub is_file: bool,
+}
+
+/// Whether the source of `-v` is a path of the host's, and not a volume's name.
+pub(super) fn is_path(source: &str) -> bool {
+    source.starts_with('/') || matches!(source, "." | "..") || source.starts_with("./") || source.starts_with("../")
+}
+
+/// `-v SOURCE:/path[:OPTION,...]`, taken apart.
+pub(super) fn parse_volume(flag: &str, source: &str, target: &str, options: &str) -> Result<Bind, VolumeError> {
+    let mut readonly = false;
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option {
+            "ro" => readonly = true,
+            "rw" => readonly = false,
+            // Labels, caches and propagation of docker's other platforms and of mounts in one kernel: there is nothing
+            // to do for them here.
+            "z" | "Z" | "cached" | "consistent" | "delegated" | "private" | "rprivate" => {}
+            _ => {
+                return Err(VolumeError::Option {
+                    flag: flag.into(),
+                    option: option.into(),
+                });
+            }
+        }
+    }
+    Ok(Bind {
+        source: source.into(),
+        target: clean(target)?,
+        readonly,
+        create: true,
+    })
+}
+
+/// `--mount type=bind,source=PATH,target=PATH[,readonly]`.
+pub(super) fn parse_mount(flag: &str) -> Result<Bind, VolumeError> {
+    let (mut source, mut target, mut readonly) = (None, None, false);
+    for field in flag.split(',') {
+        let wrong = || VolumeError::Field {
+            flag: flag.into(),
+            field: field.into(),
+        };
+        let (name, value) = field.split_once('=').unwrap_or((field, ""));
+        match name {
+            "type" => {}
+            "source" | "src" if is_path(value) => source = Some(value),
+            "target" | "dst" | "destination" => target = Some(value),
+            "readonly" | "ro" => readonly = truth(value).ok_or_else(wrong)?,
+            "bind-propagation" if matches!(value, "private" | "rprivate") => {}
+            "consistency" => {}
+            _ => return Err(wrong()),
+        }
+    }
+    Ok(Bind {
+        source: source.ok_or_else(|| VolumeError::NoSource(flag.into()))?.into(),
+        target: clean(target.ok_or_else(|| VolumeError::NoTarget(flag.into()))?)?,
+        readonly,
+        create: false,
+    })
+}
+
+/// The tag of a container's `index`th share: containers of one machine have different ones.
+pub(super) fn tag(container: &str, index: usize) -> String {
+    let short = container.get(..12).unwrap_or(container);
+    format!("share-{short}-{index}")
+}
+
+/// A share as the agent mounts it. Set-user-id bits and device nodes of the host's files mean nothing in the guest:
+/// who may write to the share on the host would otherwise be root in the container.
+pub(super) fn mount(share: &ShareMount) -> Mount {
+    Mount {
+        target: share.target.clone(),
+        source: Some(Source::Share(Share {
+            tag: share.tag.clone(),
+            is_file: share.is_file,
+        })),
+        readonly: share.readonly,
+        noexec: false,
+        nosuid: true,
+        nodev: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bind_mount_flag_is_read() {
+        let expected = |source: &str, readonly, create| Bind {
+            source: source.into(),
+            target: "/d".into(),
+            readonly,
+            create,
+        };
+        let parsed = parse_mount("type=bind,source=/h,target=/d/,readonly,bind-propagation=rprivate").unwrap();
+        assert_eq!(parsed, expected("/h", true, false));
+        assert_eq!(
+            parse_mount("type=bind,src=.,dst=/d,ro=false").unwrap(),
+            expected(".", false, false)
+        );
+        for wrong in [
+            "type=bind",
+            "type=bind,source=/h",
+            "type=bind,target=/d",
+            "type=bind,source=h,target=/d",
+            "type=bind,source=,target=/d",
+            "type=bind,source=/h,target=d",
+            "type=bind,source=/h,target=/",
+            "type=bind,source=/h,target=/d,readonly=maybe",
+            "type=bind,source=/h,target=/d,bind-propagation=shared",
+            "type=bind,source=/h,target=/d,volume-nocopy",
+        ] {
+            assert!(parse_mount(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn tags_fit_the_device() {
+        let tag = tag(&"f".repeat(64), 15);
+        assert_eq!(tag, "share-ffffffffffff-15");
+        assert!(tag.len() <= 36);
+    }
+}

@@ -1,0 +1,305 @@
+//! Folders and files of the host's that containers have: which may be shared, and what is served to a machine.
+//!
+//! What a machine gets, its guest's root may read and, unless it is read-only, change. So nothing is shared that others
+//! than this container rely on: not the whole host, not Capsid's own folders, not the kernel's.
+
+use std::fs::{self, DirBuilder, FileType};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use crate::accelerator::{FileServer, Share, StartError};
+use crate::control;
+use crate::folders::Folders;
+use crate::hold;
+use crate::plan::{Bind, FoundSource};
+use crate::state::{Container, ShareMount};
+
+/// The kernel's own folders.
+const KERNELS: [&str; 3] = ["/proc", "/sys", "/dev"];
+/// Name of the socket that a file server is connected by, in the container's run folder, for a moment.
+const SOCKET: &str = "share";
+
+/// Why a folder or file cannot be shared.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ShareError {
+    #[error("cannot share {path}: it does not exist (only -v makes missing folders)")]
+    Absent { path: String },
+    #[error("cannot make the folder {path} to share")]
+    Make {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot look at {path} to share it")]
+    Look {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot share {path}: its name is not UTF-8")]
+    Name { path: PathBuf },
+    #[error("cannot share {path}: it is neither a folder nor a regular file")]
+    Kind { path: String },
+    #[error("cannot share {path}: {holds} {what}, which no container may have")]
+    Refused {
+        path: String,
+        /// `it is` or `it holds` or `it is in`.
+        holds: &'static str,
+        what: String,
+    },
+    #[error("cannot share {path}: it was a {was} when the container was made, and is none now")]
+    Changed { path: String, was: &'static str },
+    #[error("cannot make a socket for the file server of {path}")]
+    Socket {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot start the file server of {path}")]
+    Start {
+        path: String,
+        #[source]
+        source: StartError,
+    },
+}
+
+/// Finds the sources of a new container's bind mounts, and makes those that `-v` makes.
+pub(crate) fn find(binds: &[Bind], folders: &Folders) -> Result<Vec<FoundSource>, ShareError> {
+    binds.iter().map(|bind| find_one(bind, folders)).collect()
+}
+
+fn find_one(bind: &Bind, folders: &Folders) -> Result<FoundSource, ShareError> {
+    let path = &bind.source;
+    if let Err(source) = fs::metadata(path) {
+        match source.kind() {
+            io::ErrorKind::NotFound if bind.create => make(path, folders)?,
+            io::ErrorKind::NotFound => return Err(ShareError::Absent { path: path.clone() }),
+            _ => {
+                return Err(ShareError::Look {
+                    path: path.clone(),
+                    source,
+                });
+            }
+        }
+    }
+    let (real, metadata) = look(Path::new(path), folders)?;
+    let path = real
+        .into_os_string()
+        .into_string()
+        .map_err(|path| ShareError::Name { path: path.into() })?;
+    Ok(FoundSource {
+        path,
+        is_file: metadata.is_file(),
+    })
+}
+
+/// Makes a folder and its parents, unless it would lie where nothing is shared from.
+fn make(path: &str, folders: &Folders) -> Result<(), ShareError> {
+    let failed = |source| ShareError::Make {
+        path: path.into(),
+        source,
+    };
+    let absolute = std::path::absolute(path).map_err(failed)?;
+    refuse(&absolute, folders)?;
+    let mut builder = DirBuilder::new();
+    builder.mode(0o755).recursive(true).create(&absolute).map_err(failed)
+}
+
+/// A source without links, when it may be shared.
+fn look(path: &Path, folders: &Folders) -> Result<(PathBuf, fs::Metadata), ShareError> {
+    let failed = |source| ShareError::Look {
+        path: path.display().to_string(),
+        source,
+    };
+    let real = fs::canonicalize(path).map_err(failed)?;
+    refuse(&real, folders)?;
+    let metadata = fs::symlink_metadata(&real).map_err(failed)?;
+    if !metadata.is_dir() && !metadata.is_file() {
+        return Err(ShareError::Kind {
+            path: path.display().to_string(),
+        });
+    }
+    Ok((real, metadata))
+}
+
+/// Refuses the host's root, the kernel's and Capsid's own folders, and what holds one or lies in one.
+fn refuse(path: &Path, folders: &Folders) -> Result<(), ShareError> {
+    let own = [
+        (&folders.data, "Capsid's data"),
+        (&folders.run, "the run folders of Capsid's pods"),
+    ];
+    // Both may have links in them.
+    let own = own.map(|(folder, what)| {
+        (
+            fs::canonicalize(folder).unwrap_or_else(|_| folder.clone()),
+            what.to_owned(),
+        )
+    });
+    let kernels = KERNELS.map(|folder| (PathBuf::from(folder), folder.to_owned()));
+    for (folder, what) in own.into_iter().chain(kernels) {
+        let holds = if path == folder {
+            "it is"
+        } else if folder.starts_with(path) {
+            "it holds"
+        } else if path.starts_with(&folder) {
+            "it is in"
+        } else {
+            continue;
+        };
+        return Err(ShareError::Refused {
+            path: path.display().to_string(),
+            holds,
+            what,
+        });
+    }
+    Ok(())
+}
+
+/// Starts a file server for each of a container's shares. Whatever is at the source now must be permitted now.
+pub(crate) fn serve(container: &Container, folders: &Folders) -> Result<(Vec<Share>, Vec<FileServer>), ShareError> {
+    let mut shares = Vec::new();
+    let mut servers = Vec::new();
+    for mount in &container.config.shares {
+        let (socket, server) = serve_one(mount, container, folders)?;
+        shares.push(Share {
+            tag: mount.tag.clone(),
+            socket,
+        });
+        servers.push(server);
+    }
+    Ok((shares, servers))
+}
+
+fn serve_one(
+    mount: &ShareMount,
+    container: &Container,
+    folders: &Folders,
+) -> Result<(UnixStream, FileServer), ShareError> {
+    let path = || mount.source.clone();
+    let (real, metadata) = look(Path::new(&mount.source), folders)?;
+    if is_expected(metadata.file_type(), mount.is_file) {
+        let (listener, socket) = connect(&hold::folder(&folders.run, &container.id))
+            .map_err(|source| ShareError::Socket { path: path(), source })?;
+        let identity = (metadata.dev(), metadata.ino());
+        let server = FileServer::start(mount, &real, identity, listener)
+            .map_err(|source| ShareError::Start { path: path(), source })?;
+        return Ok((socket, server));
+    }
+    Err(ShareError::Changed {
+        path: path(),
+        was: if mount.is_file { "file" } else { "folder" },
+    })
+}
+
+fn is_expected(kind: FileType, is_file: bool) -> bool {
+    if is_file { kind.is_file() } else { kind.is_dir() }
+}
+
+/// A listening socket and the one connection to it: what serves the library wants to accept. No name is left.
+fn connect(folder: &Path) -> io::Result<(UnixListener, UnixStream)> {
+    control::with_short_path(folder, SOCKET, |path| {
+        // One of a supervisor that was killed in between.
+        let _ = fs::remove_file(path);
+        let listener = UnixListener::bind(path)?;
+        let connected = UnixStream::connect(path);
+        fs::remove_file(path)?;
+        Ok((listener, connected?))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bind(source: &Path, create: bool) -> Bind {
+        Bind {
+            source: source.to_str().unwrap().into(),
+            target: "/d".into(),
+            readonly: false,
+            create,
+        }
+    }
+
+    /// Capsid's folders, below a folder of the test's own.
+    fn folders(parent: &Path) -> Folders {
+        let folders = Folders {
+            data: parent.join("own/data"),
+            run: parent.join("own/run"),
+        };
+        for folder in [&folders.data, &folders.run] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        folders
+    }
+
+    #[test]
+    fn what_others_rely_on_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let folders = folders(parent.path());
+        let inside = folders.data.join("volumes");
+        fs::create_dir(&inside).unwrap();
+        let link = parent.path().join("link");
+        std::os::unix::fs::symlink("/proc/self", &link).unwrap();
+        let refused = [
+            Path::new("/"),
+            Path::new("/proc"),
+            Path::new("/proc/self/fd"),
+            Path::new("/sys/kernel"),
+            Path::new("/dev/shm"),
+            Path::new("/dev/null"),
+            Path::new("/usr/.."),
+            parent.path(),
+            &folders.data,
+            &folders.run,
+            &inside,
+            &link,
+        ];
+        for path in refused {
+            let error = find(&[bind(path, true)], &folders).unwrap_err();
+            assert!(
+                matches!(error, ShareError::Refused { .. }),
+                "{}: {error}",
+                path.display()
+            );
+        }
+        // Not made before it is refused.
+        let absent = folders.data.join("absent");
+        assert!(find(&[bind(&absent, true)], &folders).is_err());
+        assert!(!absent.exists());
+    }
+
+    #[test]
+    fn a_source_is_found_or_made() {
+        let parent = tempfile::tempdir().unwrap();
+        let folders = folders(parent.path());
+        let absent = parent.path().join("absent/deep");
+        assert!(matches!(
+            find(&[bind(&absent, false)], &folders),
+            Err(ShareError::Absent { .. })
+        ));
+        let found = find(&[bind(&absent, true)], &folders).unwrap();
+        assert!(absent.is_dir() && !found[0].is_file);
+        let file = absent.join("file");
+        fs::write(&file, "").unwrap();
+        let link = parent.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let found = find(&[bind(&link, false)], &folders).unwrap();
+        assert!(found[0].is_file && found[0].path.ends_with("absent/deep/file"));
+        let socket = parent.path().join("socket");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        assert!(matches!(
+            find(&[bind(&socket, false)], &folders),
+            Err(ShareError::Kind { .. })
+        ));
+    }
+
+    #[test]
+    fn a_connection_leaves_no_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (listener, _socket) = connect(folder.path()).unwrap();
+        assert!(listener.accept().is_ok());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
