@@ -43,9 +43,9 @@ deps-test: deps ## Installs the missing Debian packages for the tests
 	@tests/scripts/require-packages $(TEST_PACKAGES)
 
 .PHONY: build
-build: deps ## Builds capsid, capsid-vmm and capsid-agent into target/release
+build: deps ## Builds capsid, capsid-vmm, capsid-fs and capsid-agent into target/release
 	@command -v $(CARGO) >/dev/null || { echo "make: cargo is not installed: see https://rustup.rs" >&2; exit 1; }
-	$(CARGO) build --release --locked -p capsid -p capsid-vmm
+	$(CARGO) build --release --locked -p capsid -p capsid-vmm -p capsid-fs
 	$(CARGO) rustc --profile agent --locked -p capsid-agent --bin capsid-agent -- -C target-feature=+crt-static
 	@cmp -s $(TARGET)/agent/capsid-agent $(RELEASE)/capsid-agent || install -m 755 $(TARGET)/agent/capsid-agent $(RELEASE)/capsid-agent
 
@@ -104,6 +104,7 @@ install: ## Installs under PREFIX (after `make build kernel`)
 	@test -x $(RELEASE)/capsid -a -e $(KERNEL) || { echo "make: run 'make build kernel' first" >&2; exit 1; }
 	install -D -m 755 $(RELEASE)/capsid $(DESTDIR)$(PREFIX)/bin/capsid
 	install -D -m 755 $(RELEASE)/capsid-vmm $(DESTDIR)$(PREFIX)/libexec/capsid/capsid-vmm
+	install -D -m 755 $(RELEASE)/capsid-fs $(DESTDIR)$(PREFIX)/libexec/capsid/capsid-fs
 	install -D -m 755 $(RELEASE)/capsid-agent $(DESTDIR)$(PREFIX)/libexec/capsid/capsid-agent
 	install -D -m 644 $(KERNEL) $(DESTDIR)$(PREFIX)/share/capsid/vmlinux
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions \

@@ -24,9 +24,9 @@ fn around() -> Surroundings {
         seccomp_profile: None,
         terminal: None,
         volumes: VolumeSources {
-            from: Vec::new(),
             new_names: vec!["a".repeat(64)],
             room: 4,
+            ..VolumeSources::default()
         },
     }
 }

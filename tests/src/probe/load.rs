@@ -40,6 +40,12 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
             io::stdout().write_all(&fs::read(path).unwrap()).unwrap();
             ExitCode::SUCCESS
         }
+        ["map", path, offset, text] => {
+            let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+            let old = sys::replace_mapped(&file, offset.parse().unwrap(), text.as_bytes()).unwrap();
+            println!("{}", String::from_utf8_lossy(&old));
+            ExitCode::SUCCESS
+        }
         ["winsize"] => {
             let (rows, columns) = sys::window_size().unwrap();
             println!("{rows} {columns}");

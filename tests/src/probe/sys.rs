@@ -79,3 +79,35 @@ pub(crate) fn adopt(descriptor: i32) -> std::os::fd::OwnedFd {
     // SAFETY: the caller was just given the descriptor by the kernel and hands it over; nobody else knows it.
     unsafe { std::os::fd::OwnedFd::from_raw_fd(descriptor) }
 }
+
+/// Writes `bytes` at `offset` of a file through a shared mapping of it; what was there.
+pub(crate) fn replace_mapped(file: &std::fs::File, offset: usize, bytes: &[u8]) -> io::Result<Vec<u8>> {
+    use std::os::fd::AsRawFd;
+    let length = file.metadata()?.len() as usize;
+    assert!(offset + bytes.len() <= length, "the file is too short");
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the kernel chooses a place where nothing is.
+    let address = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            length,
+            protection,
+            libc::MAP_SHARED,
+            file.as_raw_fd(),
+            0,
+        )
+    };
+    if address == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the mapping is `length` bytes long and this process's only use of it; the test changes nothing meanwhile.
+    let mapped = unsafe { std::slice::from_raw_parts_mut(address.cast::<u8>(), length) };
+    let old = mapped[offset..offset + bytes.len()].to_vec();
+    mapped[offset..offset + bytes.len()].copy_from_slice(bytes);
+    // SAFETY: the mapping that was just made.
+    if unsafe { libc::msync(address, length, libc::MS_SYNC) } == 0 {
+        Ok(old)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

@@ -1,0 +1,450 @@
+//! Bind mounts: what a container does to a folder or file of the host's is done to that folder or file, and to nothing
+//! else on the host.
+
+// A surprise in a test is a failed test.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use capsid_tests::census::Census;
+use capsid_tests::layer::noise;
+use capsid_tests::parts::patience;
+use capsid_tests::resident::descendants;
+use capsid_tests::{Capsid, Outcome};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+use tempfile::TempDir;
+
+/// `capsid WORDS...` to its end.
+fn call(capsid: &Capsid, words: &[&str]) -> Outcome {
+    capsid.call(words).wait()
+}
+
+/// `capsid run --rm FLAGS busybox sh -c SCRIPT`.
+fn shell(capsid: &Capsid, flags: &[&str], script: &str) -> Outcome {
+    let words = flags.iter().copied().chain(["busybox", "sh", "-c", script]);
+    capsid.run_call(words).within(180).wait()
+}
+
+/// A flag's value that mounts `source` at `target`.
+fn bind(source: &Path, target: &str) -> String {
+    format!("{}:{target}", source.display())
+}
+
+/// Everything below a folder: names, kinds, modes, owners, sizes, contents, links, times of change.
+fn listing(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut next = vec![folder.to_owned()];
+    while let Some(path) = next.pop() {
+        let about = fs::symlink_metadata(&path).unwrap();
+        let (content, link) = (fs::read(&path).ok(), fs::read_link(&path).ok());
+        let content = content.filter(|_| about.is_file());
+        found.push(format!(
+            "{} {:o} {}:{} {:?} {:?} {}.{}",
+            path.display(),
+            about.mode(),
+            about.uid(),
+            about.gid(),
+            content,
+            link,
+            about.ctime(),
+            about.ctime_nsec()
+        ));
+        if about.is_dir() {
+            next.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Waits until `holds`.
+#[track_caller]
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A folder to share, beside one that is not: `(parent, shared, secret)`.
+fn folders() -> (TempDir, std::path::PathBuf, std::path::PathBuf) {
+    let parent = tempfile::tempdir().unwrap();
+    let (shared, secret) = (parent.path().join("shared"), parent.path().join("secret"));
+    for folder in [&shared, &secret] {
+        fs::create_dir(folder).unwrap();
+    }
+    fs::write(secret.join("file"), "of-the-host\n").unwrap();
+    (parent, shared, secret)
+}
+
+#[test]
+fn files_go_both_ways() {
+    let (_parent, shared, _) = folders();
+    let capsid = Capsid::with_busybox();
+    fs::write(shared.join("given"), "by the host\n").unwrap();
+    fs::create_dir(shared.join("folder")).unwrap();
+    // Bigger than one request, and not a whole number of pages.
+    fs::write(shared.join("large"), noise(7, (5 << 20) + 13)).unwrap();
+    for index in 0..400 {
+        fs::write(shared.join(format!("folder/{index}")), "").unwrap();
+    }
+    let script = "set -e; cd /d
+        cat given
+        ls folder | wc -l
+        cp large copy && cmp large copy && cat copy copy >twice && truncate -s 10485760 copy
+        mkdir -p a/b && echo made >a/b/c && mv a/b a/d && ln -s d/c a/link && cat a/link && ln a/d/c a/hard
+        chmod 640 a/d/c && touch -d '2001-02-03 04:05:06' a/d/c && rm given
+        for i in $(seq 200); do echo $i >a/$i; done; rm -r folder
+        echo one >appended; echo two >>appended
+        cp /bin/busybox busybox && ./busybox echo executed
+        sync; df . | tail -n 1 | awk '{print $6}'";
+    shell(&capsid, &["-v", &bind(&shared, "/d")], script)
+        .succeeds()
+        .prints("by the host\n400\nmade\nexecuted\n/d\n");
+    let large = noise(7, (5 << 20) + 13);
+    assert_eq!(
+        fs::read(shared.join("twice")).unwrap(),
+        [large.clone(), large.clone()].concat()
+    );
+    let copy = fs::read(shared.join("copy")).unwrap();
+    assert!(copy.len() == 10 << 20 && copy.starts_with(&large) && copy[large.len()..].iter().all(|byte| *byte == 0));
+    let made = fs::metadata(shared.join("a/d/c")).unwrap();
+    assert_eq!(
+        (made.mode() & 0o7777, made.nlink(), made.mtime()),
+        (0o640, 2, 981_173_106)
+    );
+    assert_eq!(fs::read_link(shared.join("a/link")).unwrap(), Path::new("d/c"));
+    assert_eq!(fs::read_to_string(shared.join("appended")).unwrap(), "one\ntwo\n");
+    assert_eq!(fs::read_dir(shared.join("a")).unwrap().count(), 203);
+    assert!(!shared.join("given").exists() && !shared.join("folder").exists());
+}
+
+#[test]
+fn a_mapped_file_is_the_hosts() {
+    let (_parent, shared, _) = folders();
+    let capsid = Capsid::with_probe();
+    fs::write(shared.join("file"), vec![b'a'; 20_000]).unwrap();
+    capsid
+        .probe_call(&["-v", &bind(&shared, "/d")], &["map", "/d/file", "9000", "changed"])
+        .succeeds()
+        .prints("aaaaaaa\n");
+    let content = fs::read(shared.join("file")).unwrap();
+    assert_eq!(&content[9000..9007], b"changed");
+    assert_eq!(content.len(), 20_000);
+}
+
+/// As root of the guest with every capability: not even a mount of its own changes anything.
+#[test]
+fn a_read_only_share_cannot_be_changed() {
+    let (_parent, shared, _) = folders();
+    let capsid = Capsid::with_busybox();
+    fs::create_dir(shared.join("folder")).unwrap();
+    for name in ["file", "folder/file"] {
+        fs::write(shared.join(name), "kept\n").unwrap();
+    }
+    symlink("file", shared.join("link")).unwrap();
+    let before = listing(&shared);
+    let attempts = "
+        try() { \"$@\" 2>/dev/null && echo \"worked: $*\"; }
+        attack() {
+            cd \"$1\" || exit 1
+            try sh -c 'echo x >file'; try sh -c 'echo x >>folder/file'; try sh -c 'echo x >new'
+            try mkdir new; try rm file; try rmdir folder; try mv file new; try ln file new; try ln -s a new
+            try chmod 777 file; try chown 5 file; try touch file; try truncate -s 0 file; try mknod new c 1 3
+            try mkfifo new; try mv folder/file other; try cp /bin/busybox file
+            cat file link
+        }
+        cd /d; tag=$(awk '$2 == \"/d\" { print $1 }' /proc/mounts)
+        attack /d
+        mount -o remount,rw /d 2>/dev/null; attack /d
+        mkdir /again; mount -t virtiofs $tag /again && attack /again
+        echo done";
+    let flags = ["--privileged", "-v", &bind(&shared, "/d:ro")];
+    shell(&capsid, &flags, attempts)
+        .succeeds()
+        .prints("kept\nkept\nkept\nkept\nkept\nkept\ndone\n");
+    let mount = format!("type=bind,source={},target=/d,readonly", shared.display());
+    shell(&capsid, &["--mount", &mount], "touch /d/x; cat /d/file")
+        .prints("kept\n")
+        .complains("Read-only file system");
+    assert_eq!(listing(&shared), before);
+}
+
+/// Links lead where the container has them lead, `..` of the share is the container's, and a folder that the host, or
+/// another machine, makes a link while it is walked through does not lead out either.
+#[test]
+fn nothing_outside_of_a_share_is_reached() {
+    let (_parent, shared, secret) = folders();
+    let capsid = Capsid::with_busybox();
+    symlink(&secret, shared.join("link")).unwrap();
+    symlink(secret.join("file"), shared.join("file-link")).unwrap();
+    symlink("../secret", shared.join("up")).unwrap();
+    fs::create_dir(shared.join("real")).unwrap();
+    fs::write(shared.join("real/file"), "of-the-share\n").unwrap();
+    symlink("../secret", shared.join("swapped")).unwrap();
+    let before = listing(&secret);
+    let attempts = "cd /d
+        cat link/file file-link up/file ../secret/file /d/../secret/file link/../secret/file 2>/dev/null
+        echo x >up/new 2>/dev/null; echo x >link/new 2>/dev/null; echo x >file-link 2>/dev/null
+        ls /d/..|grep -c secret
+        ln -s / root; ls root/etc >/dev/null; ln -s /proc/1/root/etc self; cat self/hostname >/dev/null 2>&1
+        mknod disk b 254 0 2>/dev/null && echo 'a block device'; mknod null c 1 3 2>/dev/null && echo 'a device'
+        cp /bin/busybox tool; chmod 6755 tool; stat -c %a tool
+        echo start >started
+        end=$(($(date +%s) + 4))
+        while [ $(date +%s) -lt $end ]; do
+            for i in 1 2 3 4 5 6 7 8; do cat real/file 2>/dev/null; echo x >real/made 2>/dev/null; done
+        done | sort | uniq -c | awk '{ print $2 }'";
+    let stop = AtomicBool::new(false);
+    let swaps = thread::scope(|scope| {
+        let swapping = scope.spawn(|| {
+            // What the guest walks through is a folder, then a link that leads out, then a folder...
+            let (real, swapped) = (shared.join("real"), shared.join("swapped"));
+            let mut swaps = 0_u32;
+            while !stop.load(Ordering::SeqCst) {
+                exchange(&real, &swapped);
+                swaps += 1;
+            }
+            swaps
+        });
+        let outcome = shell(&capsid, &["--privileged", "-v", &bind(&shared, "/d")], attempts);
+        stop.store(true, Ordering::SeqCst);
+        let told = outcome.succeeds().text();
+        assert_eq!(told, "0\n755\nof-the-share", "of {:?}", shared);
+        swapping.join().unwrap()
+    });
+    assert!(swaps > 100, "{swaps} swaps");
+    assert_eq!(listing(&secret), before);
+    assert_eq!(fs::metadata(shared.join("tool")).unwrap().mode() & 0o7777, 0o755);
+    assert!(!shared.join("disk").exists() && !shared.join("null").exists());
+}
+
+/// Gives each of two files the other's name.
+fn exchange(one: &Path, other: &Path) {
+    nix::fcntl::renameat2(
+        nix::fcntl::AT_FDCWD,
+        one,
+        nix::fcntl::AT_FDCWD,
+        other,
+        nix::fcntl::RenameFlags::RENAME_EXCHANGE,
+    )
+    .unwrap();
+}
+
+/// Set-user-id files and device nodes that the host has in a share are ordinary files and nothing in the container.
+#[test]
+fn owners_are_kept_and_special_files_are_not_special() {
+    let (_parent, shared, _) = folders();
+    let capsid = Capsid::with_busybox();
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
+    let file = shared.join("file");
+    fs::write(&file, "x\n").unwrap();
+    std::os::unix::fs::chown(&file, Some(1234), Some(5678)).unwrap();
+    let tool = shared.join("tool");
+    fs::copy(capsid_tests::parts::part("capsid-probe"), &tool).unwrap();
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o4755)).unwrap();
+    nix::sys::stat::mknod(
+        &shared.join("null"),
+        nix::sys::stat::SFlag::S_IFCHR,
+        nix::sys::stat::Mode::from_bits_truncate(0o666),
+        nix::sys::stat::makedev(1, 3),
+    )
+    .unwrap();
+    let script = "cd /d; stat -c %u:%g file; echo x >mine; mkdir below; stat -c %u:%g mine below
+        cat null 2>/dev/null || echo 'no device'
+        grep -q nosuid.*nodev /proc/mounts && ./tool report | grep -o '\"uid\":[0-9]*' | head -n 1; id -u";
+    let flags = ["-u", "33:34", "-v", &bind(&shared, "/d")];
+    let told = shell(&capsid, &flags, script).succeeds().text();
+    assert!(told.starts_with("1234:5678\n33:34\n33:34\nno device\n"), "{told}");
+    let mine = fs::metadata(shared.join("mine")).unwrap();
+    assert_eq!((mine.uid(), mine.gid()), (33, 34));
+    shell(
+        &capsid,
+        &["-v", &bind(&shared, "/d")],
+        "chown 7:8 /d/file; echo y >>/d/tool",
+    )
+    .succeeds();
+    let file = fs::metadata(&file).unwrap();
+    assert_eq!((file.uid(), file.gid()), (7, 8));
+    // Whoever writes to it has no right to keep the bit.
+    assert_eq!(fs::metadata(&tool).unwrap().mode() & 0o7000, 0);
+}
+
+#[test]
+fn a_single_file_is_shared_alone() {
+    let (_parent, shared, _) = folders();
+    let capsid = Capsid::with_busybox();
+    let (file, other) = (shared.join("file"), shared.join("other"));
+    fs::write(&file, "one\n").unwrap();
+    fs::write(&other, "of-the-host\n").unwrap();
+    let before = listing(&shared);
+    let flags = [
+        "-v",
+        &bind(&file, "/etc/config:ro"),
+        "-v",
+        &bind(&file, "/etc/hosts:ro"),
+    ];
+    shell(
+        &capsid,
+        &flags,
+        "cat /etc/config /etc/hosts; echo x >/etc/config; echo x >/etc/hosts; rm /etc/config",
+    )
+    .prints("one\none\n")
+    .complains("Read-only file system");
+    assert_eq!(listing(&shared), before);
+    // Its folder has nothing else, and takes nothing else.
+    let script = "echo two >>/f; tag=$(awk '$2 == \"/f\" { print $1 }' /proc/mounts)
+        mkdir /m; mount -t virtiofs $tag /m; ls -A /m; touch /m/new; mv /m/file /m/new; rm /m/file; cat /m/file";
+    shell(&capsid, &["--privileged", "-v", &bind(&file, "/f")], script)
+        .succeeds()
+        .prints("file\none\ntwo\n");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "one\ntwo\n");
+    assert_eq!(fs::read_to_string(&other).unwrap(), "of-the-host\n");
+}
+
+#[test]
+fn sources_are_made_found_or_refused() {
+    let (parent, shared, _) = folders();
+    let capsid = Capsid::with_busybox();
+    let before = capsid.files();
+    let absent = shared.join("made/by/v");
+    let mount = format!("type=bind,source={},target=/d", absent.display());
+    capsid
+        .run(["--mount", &mount, "busybox", "true"])
+        .exits(125)
+        .complains("does not exist")
+        .complains_in_one_line();
+    let (data, run) = (capsid.folder("data"), capsid.folder("run"));
+    let socket = parent.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let link = parent.path().join("link");
+    symlink("/proc", &link).unwrap();
+    let refused = [
+        ("/", "which no container may have"),
+        ("/proc", "which no container may have"),
+        ("/proc/1/root", "which no container may have"),
+        ("/sys/fs", "which no container may have"),
+        ("/dev", "which no container may have"),
+        ("/dev/sda", "which no container may have"),
+        ("/tmp/..", "which no container may have"),
+        (link.to_str().unwrap(), "which no container may have"),
+        (data.to_str().unwrap(), "which no container may have"),
+        (run.to_str().unwrap(), "which no container may have"),
+        (data.parent().unwrap().to_str().unwrap(), "which no container may have"),
+        (socket.to_str().unwrap(), "neither a folder nor a regular file"),
+        ("~/x", "write a path of the host's"),
+        ("a/b", "write a path of the host's"),
+    ];
+    for (source, words) in refused {
+        capsid
+            .run(["-v", &format!("{source}:/d"), "busybox", "true"])
+            .exits(125)
+            .complains(words)
+            .complains_in_one_line();
+    }
+    let many: Vec<String> = (0..9)
+        .flat_map(|i| ["-v".to_owned(), bind(&shared, &format!("/{i}"))])
+        .collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    shell(&capsid, &many, "true")
+        .exits(125)
+        .complains("9 volumes and bind mounts");
+    assert_eq!(capsid.files(), before);
+    assert!(!absent.exists());
+    shell(&capsid, &["-v", &bind(&absent, "/d")], "echo x >/d/file").succeeds();
+    assert_eq!(fs::read_to_string(absent.join("file")).unwrap(), "x\n");
+    call(
+        &capsid,
+        &["create", "--name", "one", "-v", &bind(&absent, "/d:ro"), "busybox"],
+    )
+    .succeeds();
+    let told = call(&capsid, &["inspect", "one"]).succeeds().json();
+    let mount = &told[0]["Mounts"][0];
+    assert_eq!(
+        (&mount["Type"], &mount["Source"], &mount["Destination"], &mount["RW"]),
+        (
+            &json!("bind"),
+            &json!(fs::canonicalize(&absent).unwrap()),
+            &json!("/d"),
+            &json!(false)
+        )
+    );
+    // Another file by the same name is another file.
+    fs::remove_dir_all(&absent).unwrap();
+    symlink("/proc", &absent).unwrap();
+    call(&capsid, &["start", "-a", "one"]).complains("which no container may have");
+}
+
+/// Two machines and the host see each other's changes at once.
+#[test]
+fn a_folder_has_several_users() {
+    let (_parent, shared, _) = folders();
+    let capsid = Capsid::with_busybox();
+    fs::write(shared.join("turn"), "0\n").unwrap();
+    // Each waits for its turn and gives it to the next.
+    let player = |name: &'static str, mine: u32, next: u32| {
+        let script = format!("until [ $(cat /d/turn) = {mine} ]; do sleep 0.05; done; echo {next} >/d/turn; ls /d");
+        let volume = bind(&shared, "/d");
+        let words = [
+            "run", "-d", "--name", name, "-v", &volume, "busybox", "sh", "-c", &script,
+        ];
+        capsid.call(words).wait().succeeds();
+    };
+    player("first", 1, 2);
+    player("second", 2, 3);
+    thread::sleep(Duration::from_millis(500));
+    fs::write(shared.join("of-the-host"), "").unwrap();
+    fs::write(shared.join("turn"), "1\n").unwrap();
+    eventually("the last turn", || {
+        fs::read_to_string(shared.join("turn")).unwrap() == "3\n"
+    });
+    for name in ["first", "second"] {
+        call(&capsid, &["wait", name]).succeeds().prints("0\n");
+        call(&capsid, &["logs", name]).succeeds().prints("of-the-host\nturn\n");
+        call(&capsid, &["rm", name]).succeeds();
+    }
+}
+
+/// The pod says why it ended, nothing waits for what will not come, and nothing is left.
+#[test]
+fn a_killed_file_server_ends_its_pod() {
+    Census::adopt_orphans();
+    let (_parent, shared, _) = folders();
+    let capsid = Capsid::with_busybox();
+    shell(&capsid, &["-v", &bind(&shared, "/d")], "true").succeeds();
+    let before = Census::take(&capsid);
+    let volume = bind(&shared, "/d");
+    let script = "while true; do echo x >/d/file; done";
+    let words = [
+        "run", "-d", "--name", "one", "-v", &volume, "busybox", "sh", "-c", script,
+    ];
+    capsid.call(words).wait().succeeds();
+    eventually("a file", || shared.join("file").exists());
+    let servers: Vec<_> = descendants(process::id())
+        .into_iter()
+        .filter(|process| process.name == "capsid-fs")
+        .collect();
+    // The one inside of its pid namespace is the last one.
+    let server = servers.iter().map(|process| process.pid).max().unwrap();
+    let killed_at = Instant::now();
+    kill(Pid::from_raw(server as i32), Signal::SIGKILL).unwrap();
+    call(&capsid, &["wait", "one"]).succeeds().prints("137\n");
+    assert!(killed_at.elapsed() < patience(10), "{:?}", killed_at.elapsed());
+    let error = call(&capsid, &["inspect", "-f", "{{.State.Error}}", "one"]).text();
+    assert!(
+        error.contains("the file server of") && error.contains("was killed"),
+        "{error}"
+    );
+    call(&capsid, &["start", "one"]).succeeds();
+    call(&capsid, &["rm", "-f", "one"]).succeeds();
+    before.assert_nothing_new(&capsid);
+}
