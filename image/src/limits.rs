@@ -60,11 +60,7 @@ pub const LINKS_FOLLOWED_MAX: usize = 255;
 /// Extended attributes of one inode, bytes: Linux's `XATTR_LIST_MAX` and `XATTR_SIZE_MAX`.
 pub const XATTR_BYTES_MAX: usize = 64 << 10;
 
-/// One PAX header or GNU long name of a tar, bytes: Go's reader, and so docker's, has the same bound.
-pub const TAR_HEADER_BYTES_MAX: u64 = 1 << 20;
-
-/// Fragments of one sparse file of a tar. GNU tar writes one per hole; its own map must fit a header's bound too.
-pub const SPARSE_FRAGMENTS_MAX: usize = 64 << 10;
+pub use capsid_archive::limits::{SPARSE_FRAGMENTS_MAX, TAR_HEADER_BYTES_MAX};
 
 /// Window that a zstd frame may ask for, as a power of two: 128 MiB, what `zstd -d` allows without `--long`.
 pub const ZSTD_WINDOW_LOG_MAX: u32 = 27;

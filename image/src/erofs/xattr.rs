@@ -1,6 +1,6 @@
 //! Extended attributes, all of them beside their inode.
 
-use crate::layer::entry::Xattr;
+use capsid_archive::Xattr;
 
 /// Name filter, count of shared attributes, reserved.
 const HEADER_BYTES: usize = 12;

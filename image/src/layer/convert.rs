@@ -4,17 +4,17 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read};
 
 use super::data::{AppendError, DataWriter};
-use super::entry::{Action, Attributes, Entry, Node, Xattr};
+use super::entry::{Action, Attributes, Entry, Node};
 use super::expand::{Expanded, Watch};
 use super::fault::LayerFault;
 use super::index::IndexWriter;
 use super::path::{LayerPath, NameFault};
-use super::tar::{Member, ReadTarError, TarReader};
 use crate::digest::Digest;
 use crate::limits::{
     COMPONENT_BYTES_MAX, LAYER_ENTRIES_MAX, LAYER_EXPANDED_BYTES_MAX, PATH_BYTES_MAX, XATTR_BYTES_MAX,
 };
 use crate::text::printable;
+use capsid_archive::{Member, ReadTarError, TarReader, Xattr};
 
 /// What a conversion made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! What one entry of a layer does to the tree below it.
 
+use capsid_archive::Xattr;
+
 use super::path::LayerPath;
 
 /// Permission bits, owner, time and extended attributes: what an inode carries besides its content.
@@ -13,13 +15,6 @@ pub(crate) struct Attributes {
     pub mtime: i64,
     pub mtime_nsec: u32,
     pub xattrs: Vec<Xattr>,
-}
-
-/// An extended attribute. The namespace is part of the name, as `security.capability`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Xattr {
-    pub name: Vec<u8>,
-    pub value: Vec<u8>,
 }
 
 /// One line of a layer's index.

@@ -9,9 +9,10 @@
 
 use std::io::{self, Read, Write};
 
-use super::entry::{Action, Attributes, Entry, Node, Xattr};
+use super::entry::{Action, Attributes, Entry, Node};
 use super::path::LayerPath;
 use crate::limits::{LAYER_ENTRIES_MAX, PATH_BYTES_MAX, XATTR_BYTES_MAX};
+use capsid_archive::Xattr;
 
 const MAGIC: [u8; 12] = *b"CAPSIDLX\x01\0\0\0";
 

@@ -7,6 +7,3 @@ pub(crate) mod expand;
 pub(crate) mod fault;
 pub(crate) mod index;
 pub(crate) mod path;
-pub(crate) mod pax;
-pub(crate) mod sparse;
-pub(crate) mod tar;

@@ -12,10 +12,10 @@ use super::{LoadError, LoadSource, open_file};
 use crate::cancellation::CancellableFile;
 use crate::digest::Digest;
 use crate::layer::path::LayerPath;
-use crate::layer::tar::TarReader;
 use crate::limits::ARCHIVE_MEMBERS_MAX;
 use crate::store::{Store, Workspace};
 use crate::text::printable;
+use capsid_archive::TarReader;
 
 /// Links of an archive followed to a member: docker's old archives link a repeated layer to its first copy.
 const MEMBER_LINKS_MAX: usize = 8;

@@ -3,8 +3,8 @@
 //! Records are delimited by their length and by nothing else: the value of `SCHILY.xattr.security.capability` is binary
 //! and may hold newlines. A reader that splits lines instead can be shown other names and sizes than docker sees.
 
-use super::entry::Xattr;
-use super::sparse::SparseFormat;
+use crate::reader::Xattr;
+use crate::sparse::SparseFormat;
 
 /// What the records of one extended header say. Later records win; an empty value takes a record back.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -5,53 +5,74 @@
 
 use std::io::{self, Read};
 
-use super::entry::Xattr;
-use super::pax::{Pax, decimal};
-use super::sparse::{Fragment, SparseMap, SparseSource, pairs};
 use crate::limits::{SPARSE_FRAGMENTS_MAX, TAR_HEADER_BYTES_MAX};
+use crate::pax::{Pax, decimal};
+use crate::sparse::{Fragment, SparseMap, SparseSource, pairs};
 
-const BLOCK: usize = 512;
+pub(crate) const BLOCK: usize = 512;
+
+/// An extended attribute. The namespace is part of the name, as `security.capability`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Xattr {
+    /// Name with its namespace.
+    pub name: Vec<u8>,
+    /// Any bytes.
+    pub value: Vec<u8>,
+}
 
 /// An entry of an archive. Its content is read from the [`TarReader`].
-#[derive(Debug)]
-pub(crate) struct Member {
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Member {
     /// Name as in the archive.
     pub path: Vec<u8>,
     /// Type letter: `0` file, `1` hard link, `2` symbolic link, `3` and `4` devices, `5` directory, `6` FIFO.
     pub kind: u8,
     /// Target of a link.
     pub link: Vec<u8>,
+    /// Permission bits with setuid, setgid and sticky.
     pub mode: u32,
+    /// Owner.
     pub uid: u32,
+    /// Group.
     pub gid: u32,
+    /// Modification time: seconds since 1970 and nanoseconds.
     pub mtime: (i64, u32),
+    /// Major and minor number of a device.
     pub device: (u32, u32),
     /// Length of the content.
     pub size: u64,
+    /// Extended attributes, namespaces in their names.
     pub xattrs: Vec<Xattr>,
 }
 
 /// Why an archive cannot be read on.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ReadTarError {
+pub enum ReadTarError {
+    /// The input failed.
     #[error("cannot read the archive")]
     Read(#[source] io::Error),
+    /// The input ends early.
     #[error("archive ends within an entry")]
     Truncated,
+    /// A header is not one.
     #[error("bad header checksum")]
     Checksum,
+    /// A header is over its limit.
     #[error("header is longer than {} MiB", TAR_HEADER_BYTES_MAX >> 20)]
     LongHeader,
+    /// A PAX header is none.
     #[error("malformed PAX header")]
     Pax,
+    /// A sparse file's map is wrong.
     #[error("malformed sparse file map")]
     Sparse,
+    /// A field of a header is wrong.
     #[error("invalid {0}")]
     Field(&'static str),
 }
 
 /// Reads an archive member by member.
-pub(crate) struct TarReader<R> {
+pub struct TarReader<R> {
     input: R,
     /// Stored bytes of the current member that were not read yet.
     stored_left: u64,
@@ -76,7 +97,8 @@ struct Extensions {
 }
 
 impl<R: Read> TarReader<R> {
-    pub(crate) fn new(input: R) -> Self {
+    /// Reads from the archive's first byte.
+    pub fn new(input: R) -> Self {
         Self {
             input,
             stored_left: 0,
@@ -89,24 +111,25 @@ impl<R: Read> TarReader<R> {
         }
     }
 
-    pub(crate) fn into_inner(self) -> R {
+    /// The input, wherever it is.
+    pub fn into_inner(self) -> R {
         self.input
     }
 
     /// The input, for somebody who moves it by what [`TarReader::take_rest`] told.
-    pub(crate) fn input_mut(&mut self) -> &mut R {
+    pub fn input_mut(&mut self) -> &mut R {
         &mut self.input
     }
 
     /// How far the next header is; the caller skips that much of the input himself. `None` is a hostile size.
-    pub(crate) fn take_rest(&mut self) -> Option<u64> {
+    pub fn take_rest(&mut self) -> Option<u64> {
         let rest = self.stored_left.checked_add(self.padding)?;
         (self.stored_left, self.padding) = (0, 0);
         Some(rest)
     }
 
     /// The next member, skipping what was not read of the last one. `None` at the end marker or the end of the input.
-    pub(crate) fn next(&mut self) -> Result<Option<Member>, ReadTarError> {
+    pub fn next(&mut self) -> Result<Option<Member>, ReadTarError> {
         let mut extensions = Extensions::default();
         let mut extended = false;
         loop {

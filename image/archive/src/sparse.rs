@@ -2,8 +2,8 @@
 //!
 //! Four encodings (tar manual, "Storing Sparse Files"): the old GNU header `S`, and 0.0, 0.1 and 1.0 in PAX records.
 
-use super::pax::decimal;
 use crate::limits::SPARSE_FRAGMENTS_MAX;
+use crate::pax::decimal;
 
 /// A stretch of data; what lies between fragments is zeros.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,26 @@
+//! Tar archives: read and written with docker's meaning, and trees of files packed into and unpacked from them.
+//!
+//! | file | noun |
+//! |---|---|
+//! | `reader` | an archive as a stream of members; every header bounded before it is read |
+//! | `writer` | the same the other way: ustar, with PAX records where they are needed |
+//! | `pack` | a tree of files becomes an archive |
+//! | `unpack` | an archive becomes a tree of files |
+//!
+//! The last two are used on both sides of `cp`, and one side is hostile each time: whoever changes the tree while it is
+//! read, and whoever made the archive. So every file is reached from an open folder, a name at a time, and no link is
+//! ever followed; a name that climbs is refused, and what is made is made beneath the folder that the caller opened.
+
+pub mod limits;
+
+mod pack;
+mod pax;
+mod reader;
+mod sparse;
+mod unpack;
+mod writer;
+
+pub use pack::{PackError, Packer};
+pub use reader::{Member, ReadTarError, TarReader, Xattr};
+pub use unpack::{Placing, UnpackError, Unpacked, Unpacking};
+pub use writer::TarWriter;

@@ -1,0 +1,232 @@
+//! A tree of files as an archive. Whoever owns the tree may change it meanwhile: what is read is what was found at some
+//! moment, and it lies in the tree.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use crate::limits::{DEPTH_MAX, ENTRIES_MAX, XATTR_BYTES_MAX};
+use crate::reader::{Member, Xattr};
+use crate::writer::TarWriter;
+
+/// Names of files with several that are remembered; the further ones become files of their own.
+const LINKS_MAX: usize = 100_000;
+
+/// Why a tree cannot be packed.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// A file cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// In the archive.
+        path: String,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// The content of one file, or the archive.
+    #[error("cannot copy {path}")]
+    Copy {
+        /// In the archive.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// More levels than the limit.
+    #[error("{0}: more than {DEPTH_MAX} folders within folders")]
+    Deep(String),
+    /// More files than the limit.
+    #[error("more than {ENTRIES_MAX} files")]
+    Many,
+    /// The end of the archive.
+    #[error("cannot write the archive")]
+    Finish(#[source] io::Error),
+}
+
+/// Packs trees into one archive.
+#[derive(Debug)]
+pub struct Packer<W> {
+    tar: TarWriter<W>,
+    entries: usize,
+    /// Device and inode of files with several names, and the first of them in the archive.
+    links: HashMap<(u64, u64), Vec<u8>>,
+}
+
+fn shown(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
+}
+
+fn failed(path: &[u8]) -> impl Fn(Errno) -> PackError {
+    move |source| PackError::Read {
+        path: shown(path),
+        source,
+    }
+}
+
+impl<W: Write> Packer<W> {
+    /// An archive that begins.
+    pub fn new(output: W) -> Self {
+        Self {
+            tar: TarWriter::new(output),
+            entries: 0,
+            links: HashMap::new(),
+        }
+    }
+
+    /// Adds what `folder` has under `name`, a link as such, with all that is below it. `path` is its name in the archive.
+    pub fn add(&mut self, folder: impl AsFd, name: &OsStr, path: &[u8]) -> Result<(), PackError> {
+        self.add_entry(folder.as_fd(), name, path, DEPTH_MAX)
+    }
+
+    /// Adds an open file or folder, with all that is below it.
+    pub fn add_opened(&mut self, file: OwnedFd, path: &[u8]) -> Result<(), PackError> {
+        let stat = rustix::fs::fstat(&file).map_err(failed(path))?;
+        self.add_file(file, &stat, path, DEPTH_MAX)
+    }
+
+    /// Ends the archive.
+    pub fn finish(self) -> Result<W, PackError> {
+        self.tar.finish().map_err(PackError::Finish)
+    }
+
+    fn add_entry(&mut self, folder: impl AsFd, name: &OsStr, path: &[u8], depth: usize) -> Result<(), PackError> {
+        let stat = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed(path))?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        match kind {
+            FileType::RegularFile | FileType::Directory => {
+                // NONBLOCK: what is a FIFO by now must not hang us.
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+                let file = rustix::fs::openat(&folder, name, flags, Mode::empty()).map_err(failed(path))?;
+                let stat = rustix::fs::fstat(&file).map_err(failed(path))?;
+                self.add_file(file, &stat, path, depth)
+            }
+            FileType::Symlink => {
+                let link = rustix::fs::readlinkat(&folder, name, Vec::new()).map_err(failed(path))?;
+                let mut member = self.member(&stat, b'2', path)?;
+                member.link = link.into_bytes();
+                self.append(&member, io::empty())
+            }
+            FileType::CharacterDevice | FileType::BlockDevice | FileType::Fifo => self.add_special(&stat, kind, path),
+            // Sockets are nothing without whoever listens: docker leaves them out too.
+            _ => Ok(()),
+        }
+    }
+
+    fn add_special(&mut self, stat: &Stat, kind: FileType, path: &[u8]) -> Result<(), PackError> {
+        let letter = match kind {
+            FileType::CharacterDevice => b'3',
+            FileType::BlockDevice => b'4',
+            _ => b'6',
+        };
+        let mut member = self.member(stat, letter, path)?;
+        if letter != b'6' {
+            member.device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+        }
+        self.append(&member, io::empty())
+    }
+
+    /// An open regular file or folder.
+    fn add_file(&mut self, file: OwnedFd, stat: &Stat, path: &[u8], depth: usize) -> Result<(), PackError> {
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => self.add_folder(&file, stat, path, depth),
+            FileType::RegularFile => {
+                let key = (stat.st_dev, stat.st_ino);
+                if let Some(first) = self.links.get(&key).cloned() {
+                    let mut member = self.member(stat, b'1', path)?;
+                    member.link = first;
+                    return self.append(&member, io::empty());
+                }
+                if stat.st_nlink > 1 && self.links.len() < LINKS_MAX {
+                    self.links.insert(key, path.to_vec());
+                }
+                let mut member = self.member(stat, b'0', path)?;
+                member.size = u64::try_from(stat.st_size).unwrap_or(0);
+                member.xattrs = xattrs(&file);
+                self.append(&member, File::from(file))
+            }
+            // It is something else by now.
+            kind => self.add_special(stat, kind, path),
+        }
+    }
+
+    fn add_folder(&mut self, folder: &OwnedFd, stat: &Stat, path: &[u8], depth: usize) -> Result<(), PackError> {
+        let depth = depth.checked_sub(1).ok_or_else(|| PackError::Deep(shown(path)))?;
+        let mut member = self.member(stat, b'5', &[path, b"/"].concat())?;
+        member.xattrs = xattrs(folder);
+        self.append(&member, io::empty())?;
+        let mut names = Vec::new();
+        for entry in Dir::read_from(folder).map_err(failed(path))? {
+            let name = entry.map_err(failed(path))?.file_name().to_bytes().to_vec();
+            if name != b"." && name != b".." {
+                names.push(name);
+            }
+            if names.len() > ENTRIES_MAX {
+                return Err(PackError::Many);
+            }
+        }
+        names.sort_unstable();
+        for name in names {
+            let inner = [path, b"/", name.as_slice()].concat();
+            match self.add_entry(folder, OsStr::from_bytes(&name), &inner, depth) {
+                // Gone since the folder was read.
+                Err(PackError::Read {
+                    source: Errno::NOENT, ..
+                }) => {}
+                added => added?,
+            }
+        }
+        Ok(())
+    }
+
+    fn member(&mut self, stat: &Stat, kind: u8, path: &[u8]) -> Result<Member, PackError> {
+        self.entries += 1;
+        if self.entries > ENTRIES_MAX {
+            return Err(PackError::Many);
+        }
+        Ok(Member {
+            path: path.to_vec(),
+            kind,
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime: (stat.st_mtime, 0),
+            ..Member::default()
+        })
+    }
+
+    fn append(&mut self, member: &Member, content: impl io::Read) -> Result<(), PackError> {
+        self.tar.append(member, content).map_err(|source| PackError::Copy {
+            path: shown(&member.path),
+            source,
+        })
+    }
+}
+
+/// File capabilities and users' own attributes: what docker's archives carry. Others (labels, access control lists) mean
+/// something to one system only. One that cannot be read is left out.
+fn xattrs(file: impl AsFd) -> Vec<Xattr> {
+    let mut names = vec![0; XATTR_BYTES_MAX];
+    let Ok(listed) = rustix::fs::flistxattr(&file, &mut names[..]) else {
+        return Vec::new();
+    };
+    let is_told = |name: &[u8]| name == b"security.capability" || name.starts_with(b"user.");
+    let mut xattrs = Vec::new();
+    for name in names[..listed].split(|byte| *byte == 0).filter(|name| is_told(name)) {
+        let mut value = vec![0; XATTR_BYTES_MAX];
+        if let Ok(bytes) = rustix::fs::fgetxattr(&file, name, &mut value[..]) {
+            value.truncate(bytes);
+            xattrs.push(Xattr {
+                name: name.to_vec(),
+                value,
+            });
+        }
+    }
+    xattrs
+}

@@ -1,0 +1,446 @@
+//! An archive as a tree of files beneath one folder. The archive is hostile, and so may be whoever shares the folder:
+//! every name is opened from the folder before it, and a link on the way is an error.
+
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use crate::limits::{DEPTH_MAX, ENTRIES_MAX, PATH_BYTES_MAX};
+use crate::reader::{Member, ReadTarError, TarReader};
+
+/// Bytes written at a time; as many zeros become a hole.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// Why an archive cannot be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    /// The archive itself.
+    #[error("the archive is damaged")]
+    Archive(#[from] ReadTarError),
+    /// A name with `..`, a zero byte, or over a limit.
+    #[error("refused the name {0:?}")]
+    Name(String),
+    /// A member that is not beneath the one that was asked for.
+    #[error("{0:?} is not part of what was asked for")]
+    Foreign(String),
+    /// More members than the limit.
+    #[error("more than {ENTRIES_MAX} files")]
+    Many,
+    /// A folder is to be where something else is.
+    #[error("cannot overwrite non-directory {0:?} with directory")]
+    NotFolder(String),
+    /// Something else is to be where a folder is.
+    #[error("cannot overwrite directory {0:?} with non-directory")]
+    IsFolder(String),
+    /// A link to a file that is not of this archive.
+    #[error("refused the link {path:?} to {target:?}: that file is not of the archive")]
+    Link {
+        /// The link.
+        path: String,
+        /// What it is to be another name of.
+        target: String,
+    },
+    /// A file cannot be made.
+    #[error("cannot make {path}")]
+    Make {
+        /// In the archive.
+        path: String,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// The content of a file cannot be written.
+    #[error("cannot write {path}")]
+    Write {
+        /// In the archive.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Where the members of an archive go.
+#[derive(Debug, Clone, Default)]
+pub struct Placing {
+    /// The first component that each name has, and that is taken off it; empty takes none off.
+    pub strip: Vec<u8>,
+    /// What comes in its place; `None` is the folder itself.
+    pub name: Option<OsString>,
+}
+
+/// How an archive is unpacked.
+#[derive(Debug, Clone, Default)]
+pub struct Unpacking {
+    /// Where to.
+    pub placing: Placing,
+    /// Owners as the archive says; else the caller's.
+    pub keep_owners: bool,
+    /// Set-user-id and set-group-id bits and file capabilities are kept.
+    pub keep_privileges: bool,
+    /// Device nodes are made; else they are left out and counted.
+    pub make_devices: bool,
+}
+
+/// What was unpacked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unpacked {
+    /// Members of all kinds.
+    pub entries: usize,
+    /// Bytes of files.
+    pub bytes: u64,
+    /// Device nodes that were left out.
+    pub devices_left_out: usize,
+}
+
+/// A folder that was made, and what it gets when all is in it.
+struct Made {
+    path: Vec<OsString>,
+    member: Member,
+}
+
+struct Unpacker<'a> {
+    base: OwnedFd,
+    how: &'a Unpacking,
+    done: Unpacked,
+    folders: Vec<Made>,
+    /// Device and inode of the files of this archive: what hard links may name.
+    files: HashSet<(u64, u64)>,
+    /// The folder of the last member.
+    recent: Option<(Vec<OsString>, OwnedFd)>,
+}
+
+impl Unpacking {
+    /// Unpacks `input` beneath the folder `base`.
+    pub fn unpack(&self, input: impl Read, base: OwnedFd) -> Result<Unpacked, UnpackError> {
+        let mut unpacker = Unpacker {
+            base,
+            how: self,
+            done: Unpacked::default(),
+            folders: Vec::new(),
+            files: HashSet::new(),
+            recent: None,
+        };
+        let mut tar = TarReader::new(input);
+        while let Some(member) = tar.next()? {
+            unpacker.make(member, &mut tar)?;
+        }
+        unpacker.finish()
+    }
+
+    /// Where a name of the archive leads, a component each; empty is the folder itself.
+    fn place(&self, name: &[u8]) -> Result<Vec<OsString>, UnpackError> {
+        let refused = || UnpackError::Name(shown_name(name));
+        if name.len() > PATH_BYTES_MAX || name.contains(&0) {
+            return Err(refused());
+        }
+        let mut parts = name
+            .split(|byte| *byte == b'/')
+            .filter(|part| !matches!(*part, b"" | b"."));
+        let mut path: Vec<OsString> = Vec::new();
+        if !self.placing.strip.is_empty() {
+            match parts.next() {
+                Some(first) if first == self.placing.strip => {}
+                _ => return Err(UnpackError::Foreign(shown_name(name))),
+            }
+        }
+        path.extend(self.placing.name.clone());
+        for part in parts {
+            if part == b".." {
+                return Err(refused());
+            }
+            path.push(OsStr::from_bytes(part).into());
+        }
+        if path.len() > DEPTH_MAX {
+            return Err(refused());
+        }
+        Ok(path)
+    }
+}
+
+fn shown_name(name: &[u8]) -> String {
+    String::from_utf8_lossy(&name[..name.len().min(PATH_BYTES_MAX)]).into_owned()
+}
+
+fn shown(path: &[OsString]) -> String {
+    let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
+    parts.join("/")
+}
+
+fn failed(path: &[OsString]) -> impl Fn(Errno) -> UnpackError {
+    move |source| UnpackError::Make {
+        path: shown(path),
+        source,
+    }
+}
+
+impl Unpacker<'_> {
+    fn make(&mut self, member: Member, content: &mut impl Read) -> Result<(), UnpackError> {
+        self.done.entries += 1;
+        if self.done.entries > ENTRIES_MAX {
+            return Err(UnpackError::Many);
+        }
+        let path = self.how.place(&member.path)?;
+        let Some((name, parent)) = path.split_last() else {
+            return if member.kind == b'5' {
+                Ok(())
+            } else {
+                Err(UnpackError::IsFolder(".".into()))
+            };
+        };
+        let folder = self.folder(parent)?;
+        if member.kind == b'5' {
+            return self.make_folder(&folder, name, path.clone(), member);
+        }
+        match member.kind {
+            b'0' => self.make_file(&folder, name, &path, &member, content)?,
+            b'1' => return self.make_link(&folder, name, &path, &member),
+            b'2' => {
+                self.clear(&folder, name, &path)?;
+                rustix::fs::symlinkat(member.link.as_slice(), &folder, name).map_err(failed(&path))?;
+            }
+            b'3' | b'4' if !self.how.make_devices => {
+                self.done.devices_left_out += 1;
+                return Ok(());
+            }
+            b'3' | b'4' | b'6' => self.make_node(&folder, name, &path, &member)?,
+            // Kinds that nobody writes: docker passes over them as well.
+            _ => return Ok(()),
+        }
+        if member.kind != b'0' {
+            self.set_owner(&folder, name, &member).map_err(failed(&path))?;
+            set_times(&folder, name, &member).map_err(failed(&path))?;
+        }
+        Ok(())
+    }
+
+    /// The folder at `path`, made where missing.
+    fn folder(&mut self, path: &[OsString]) -> Result<OwnedFd, UnpackError> {
+        if let Some((recent, folder)) = &self.recent
+            && recent == path
+        {
+            return folder
+                .try_clone()
+                .map_err(|e| failed(path)(Errno::from_io_error(&e).unwrap_or(Errno::IO)));
+        }
+        let mut folder = self
+            .base
+            .try_clone()
+            .map_err(|e| failed(path)(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
+        for (at, name) in path.iter().enumerate() {
+            let so_far = &path[..=at];
+            folder = match open_folder(&folder, name) {
+                Err(Errno::NOENT) => {
+                    rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(0o755)).map_err(failed(so_far))?;
+                    open_folder(&folder, name)
+                }
+                opened => opened,
+            }
+            .map_err(|errno| match errno {
+                Errno::NOTDIR | Errno::LOOP => UnpackError::NotFolder(shown(so_far)),
+                errno => failed(so_far)(errno),
+            })?;
+        }
+        self.recent = folder.try_clone().ok().map(|folder| (path.to_vec(), folder));
+        Ok(folder)
+    }
+
+    fn make_folder(
+        &mut self,
+        parent: &OwnedFd,
+        name: &OsStr,
+        path: Vec<OsString>,
+        member: Member,
+    ) -> Result<(), UnpackError> {
+        // Ours alone, and writable, until all is in it.
+        match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)) {
+            Ok(()) => {
+                self.folders.push(Made { path, member });
+                Ok(())
+            }
+            Err(Errno::EXIST) => match open_folder(parent, name) {
+                Ok(_) => Ok(()),
+                Err(Errno::NOTDIR | Errno::LOOP) => Err(UnpackError::NotFolder(shown(&path))),
+                Err(e) => Err(failed(&path)(e)),
+            },
+            Err(e) => Err(failed(&path)(e)),
+        }
+    }
+
+    /// Removes what is in the way of something that is no folder.
+    fn clear(&self, folder: &OwnedFd, name: &OsStr, path: &[OsString]) -> Result<(), UnpackError> {
+        match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(Errno::ISDIR) => Err(UnpackError::IsFolder(shown(path))),
+            Err(e) => Err(failed(path)(e)),
+        }
+    }
+
+    fn make_file(
+        &mut self,
+        folder: &OwnedFd,
+        name: &OsStr,
+        path: &[OsString],
+        member: &Member,
+        content: &mut impl Read,
+    ) -> Result<(), UnpackError> {
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = match self.clear(folder, name, path) {
+            Ok(()) => {
+                let flags = flags | OFlags::CREATE | OFlags::EXCL;
+                rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o600)).map_err(failed(path))?
+            }
+            // Something is mounted on it, as on a container's /etc/hosts: the file stays, its content changes.
+            Err(UnpackError::Make {
+                source: Errno::BUSY, ..
+            }) => {
+                let file = rustix::fs::openat(folder, name, flags, Mode::empty()).map_err(failed(path))?;
+                let stat = rustix::fs::fstat(&file).map_err(failed(path))?;
+                if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+                    return Err(failed(path)(Errno::BUSY));
+                }
+                rustix::fs::ftruncate(&file, 0).map_err(failed(path))?;
+                file
+            }
+            Err(error) => return Err(error),
+        };
+        let mut file = File::from(file);
+        write_content(&mut file, member.size, content).map_err(|source| UnpackError::Write {
+            path: shown(path),
+            source,
+        })?;
+        self.done.bytes += member.size;
+        let stat = rustix::fs::fstat(&file).map_err(failed(path))?;
+        self.files.insert((stat.st_dev, stat.st_ino));
+        self.set_attributes(&file, member).map_err(failed(path))
+    }
+
+    fn make_link(
+        &mut self,
+        folder: &OwnedFd,
+        name: &OsStr,
+        path: &[OsString],
+        member: &Member,
+    ) -> Result<(), UnpackError> {
+        let target = self.how.place(&member.link)?;
+        let refused = || UnpackError::Link {
+            path: shown(path),
+            target: shown(&target),
+        };
+        let (target_name, parent) = target.split_last().ok_or_else(refused)?;
+        let target_folder = self.folder(parent)?;
+        let stat = rustix::fs::statat(&target_folder, target_name, AtFlags::SYMLINK_NOFOLLOW).map_err(|_| refused())?;
+        if !self.files.contains(&(stat.st_dev, stat.st_ino)) {
+            return Err(refused());
+        }
+        if target == path {
+            return Ok(());
+        }
+        self.clear(folder, name, path)?;
+        rustix::fs::linkat(&target_folder, target_name, folder, name, AtFlags::empty()).map_err(failed(path))
+    }
+
+    fn make_node(&self, folder: &OwnedFd, name: &OsStr, path: &[OsString], member: &Member) -> Result<(), UnpackError> {
+        self.clear(folder, name, path)?;
+        let kind = match member.kind {
+            b'3' => FileType::CharacterDevice,
+            b'4' => FileType::BlockDevice,
+            _ => FileType::Fifo,
+        };
+        let device = rustix::fs::makedev(member.device.0, member.device.1);
+        let mode = Mode::from_raw_mode(self.mode(member));
+        rustix::fs::mknodat(folder, name, kind, mode, device).map_err(failed(path))
+    }
+
+    fn mode(&self, member: &Member) -> u32 {
+        member.mode & if self.how.keep_privileges { 0o7777 } else { 0o1777 }
+    }
+
+    fn set_owner(&self, folder: &OwnedFd, name: &OsStr, member: &Member) -> Result<(), Errno> {
+        if !self.how.keep_owners {
+            return Ok(());
+        }
+        let (uid, gid) = (Uid::from_raw(member.uid), Gid::from_raw(member.gid));
+        rustix::fs::chownat(folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// Owner first: a change of owner clears set-user-id bits and capabilities.
+    fn set_attributes(&self, file: impl AsFd, member: &Member) -> Result<(), Errno> {
+        if self.how.keep_owners {
+            rustix::fs::fchown(&file, Some(Uid::from_raw(member.uid)), Some(Gid::from_raw(member.gid)))?;
+        }
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(self.mode(member)))?;
+        for xattr in &member.xattrs {
+            let is_taken =
+                xattr.name.starts_with(b"user.") || (self.how.keep_privileges && xattr.name == b"security.capability");
+            if is_taken {
+                // A filesystem that has none loses them, as everywhere on Linux.
+                let _ = rustix::fs::fsetxattr(&file, xattr.name.as_slice(), &xattr.value, XattrFlags::empty());
+            }
+        }
+        rustix::fs::futimens(&file, &times(member))
+    }
+
+    /// Folders get what they are to have, the innermost first: a time is not changed by what is made in them later.
+    fn finish(mut self) -> Result<Unpacked, UnpackError> {
+        self.recent = None;
+        for made in std::mem::take(&mut self.folders).into_iter().rev() {
+            let Some((name, parent)) = made.path.split_last() else {
+                continue;
+            };
+            let parent = self.folder(parent)?;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let set = rustix::fs::openat(&parent, name, flags, Mode::empty())
+                .and_then(|folder| self.set_attributes(folder, &made.member));
+            set.map_err(failed(&made.path))?;
+        }
+        Ok(self.done)
+    }
+}
+
+fn open_folder(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
+}
+
+fn times(member: &Member) -> Timestamps {
+    let time = Timespec {
+        tv_sec: member.mtime.0,
+        tv_nsec: i64::from(member.mtime.1),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}
+
+fn set_times(folder: &OwnedFd, name: &OsStr, member: &Member) -> Result<(), Errno> {
+    rustix::fs::utimensat(folder, name, &times(member), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// Writes `size` bytes; stretches of zeros become holes, so that a sparse file does not fill the disk.
+fn write_content(file: &mut File, size: u64, content: &mut impl Read) -> io::Result<()> {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut left = size;
+    while left > 0 {
+        let wanted = chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let part = &mut chunk[..wanted];
+        content.read_exact(part)?;
+        if part.iter().all(|byte| *byte == 0) {
+            file.seek(SeekFrom::Current(part.len() as i64))?;
+        } else {
+            file.write_all(part)?;
+        }
+        left -= part.len() as u64;
+    }
+    file.set_len(size)
+}
+
+#[cfg(test)]
+mod tests;
