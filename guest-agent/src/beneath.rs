@@ -30,6 +30,7 @@ pub(crate) struct Root {
 enum Missing {
     Folder,
     File,
+    Nothing,
 }
 
 impl Root {
@@ -91,6 +92,16 @@ impl Root {
         Ok((folder, name))
     }
 
+    /// Refers to the folder that what `path` leads to lies in, and its name in there: links are followed. Nothing is made.
+    pub(crate) fn parent_of_existing(&self, path: &Path) -> Result<(OwnedFd, OsString), Errno> {
+        let real = self.make(path, Missing::Nothing)?;
+        let name = real.file_name().ok_or(Errno::ISDIR)?.to_owned();
+        let parent = real.parent().unwrap_or(Path::new("/"));
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // Without links by now: who puts one there meanwhile is not followed out of the root either.
+        self.open(parent, flags).map(|folder| (folder, name))
+    }
+
     /// Reads a regular file of at most `bytes_max` bytes; `None` when there is nothing. `EFBIG` over the limit.
     pub(crate) fn read(&self, path: &Path, bytes_max: usize) -> Result<Option<Vec<u8>>, Errno> {
         // NONBLOCK: a FIFO in its place must not hang us.
@@ -140,7 +151,7 @@ impl Root {
                     }
                 }
                 Ok(_) => real.push(&name),
-                Err(Errno::NOENT) => {
+                Err(Errno::NOENT) if last != Missing::Nothing => {
                     let is_file = todo.is_empty() && last == Missing::File;
                     make_one(&parent, &name, is_file)?;
                     real.push(&name);

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use capsid_protocol::ContainerSpec;
 use capsid_protocol::spec::mount::Source;
 use capsid_protocol::spec::{BAY_SERIAL, Root, Slot, slot_serial};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::bay::{self, BayError};
@@ -73,6 +74,31 @@ pub(crate) fn mount_root(root: &Root) -> Result<PathBuf, DiskError> {
         .and_then(|m| attach(&m, CWD, &merged))
         .map_err(failed("overlay"))?;
     Ok(merged)
+}
+
+/// The image's root and the scratch disk's upper folder, in mounts of their own that nobody else sees and that cannot
+/// write. Where they are mounted already, this is the same filesystem once more.
+pub(crate) fn layers(root: &Root) -> Result<(OwnedFd, OwnedFd), DiskError> {
+    let disks = disks()?;
+    let mount = |disk: &'static str, kind, serial: &str, flags: &[&str]| {
+        let found = named(&disks, serial)?;
+        let mount = filesystem(kind, &[("source", found.path.as_str())], flags, attribute::READONLY);
+        mount.map_err(|source| DiskError::Mount { disk, source })
+    };
+    let rootfs = mount("rootfs", "erofs", &root.rootfs_serial, &["ro"])?;
+    let scratch = mount("scratch", "ext4", &root.scratch_serial, &[])?;
+    let open = |mount: &OwnedFd, path: &str| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(mount, path, flags, Mode::empty()).map_err(|source| DiskError::Folder {
+            path: path.into(),
+            source,
+        })
+    };
+    // A container that never ran has none yet.
+    match rustix::fs::statat(&scratch, "upper", AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok((open(&rootfs, ".")?, open(&scratch, "upper")?)),
+        Err(_) => Ok((open(&rootfs, ".")?, open(&scratch, "lost+found")?)),
+    }
 }
 
 /// A path of ours as text: all are built from ASCII constants.

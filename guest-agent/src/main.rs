@@ -33,6 +33,7 @@ mod spec;
 mod stage;
 mod stream;
 mod sys;
+mod task;
 mod terminal;
 mod threads;
 mod user;

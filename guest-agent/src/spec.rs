@@ -12,6 +12,9 @@ pub(crate) enum SpecError {
     /// Not 64 lower-case hexadecimal digits.
     #[error("the container id is not 64 lower-case hexadecimal digits")]
     Id,
+    /// A task that this build does not know.
+    #[error("the spec has an unknown task")]
+    Task,
     /// Nothing to run.
     #[error("the spec has no program")]
     NoProgram,
@@ -56,8 +59,11 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<(), SpecError> {
         check_id(container)?;
     }
     check_lists(spec)?;
-    if spec.args.first().is_none_or(Vec::is_empty) {
+    if spec.task.is_none() && spec.args.first().is_none_or(Vec::is_empty) {
         return Err(SpecError::NoProgram);
+    }
+    if spec.task.as_ref().is_some_and(|task| task.kind.is_none()) {
+        return Err(SpecError::Task);
     }
     if spec.args.iter().chain(&spec.env).any(|s| s.contains(&0)) {
         return Err(SpecError::ZeroByte);

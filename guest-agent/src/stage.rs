@@ -31,6 +31,7 @@ use crate::exec::{self, ExecError};
 use crate::limits::STAGING_TMPFS;
 use crate::mount::{self, MountError, StepError};
 use crate::plan::plan;
+use crate::task::{self, Prepared};
 use crate::user::{Identity, UserError, resolve};
 use crate::{control, init, log, pod, sys};
 use streams::{Streams, find_null, make_streams, take_streams};
@@ -208,8 +209,12 @@ pub(crate) fn failed(id: &str, stage: Stage, error: &(dyn std::error::Error + 's
 /// The recipe. Returns the exit code of an init, or what failed; a program that runs does not return.
 fn become_program(spec: ContainerSpec, fds: Vec<OwnedFd>, control: &mut UnixStream) -> Result<i32, StageError> {
     leave_agent(&spec, fds)?;
+    let task = prepare_task(&spec)?;
     let (root, streams, identity) = make_root(&spec)?;
     mount::enter(&root).map_err(StageError::Root)?;
+    if let Some(task) = task {
+        return do_task(&spec, task, streams, control);
+    }
     rustix::process::chdir(spec.cwd.as_str()).map_err(|source| StageError::WorkingDirectory {
         path: spec.cwd.clone(),
         source,
@@ -235,6 +240,32 @@ fn become_program(spec: ContainerSpec, fds: Vec<OwnedFd>, control: &mut UnixStre
             Ok(init::supervise(program))
         }
     }
+}
+
+/// What the spec's task needs of the agent's own folders, while they are there.
+fn prepare_task(spec: &ContainerSpec) -> Result<Option<Prepared>, StageError> {
+    let task = spec.task.as_ref().and_then(|task| task.kind.clone());
+    let prepared = task.map(|kind| task::prepare(kind, spec)).transpose();
+    prepared.map_err(StageError::Disk)
+}
+
+/// Does the task in place of a program: its exit code.
+fn do_task(
+    spec: &ContainerSpec,
+    task: Prepared,
+    streams: Streams,
+    control: &mut UnixStream,
+) -> Result<i32, StageError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = Root::new(rustix::fs::open("/", flags, Mode::empty()).map_err(StageError::Root)?);
+    let own = hand_over(spec, streams, control)?;
+    wait_for_start(control)?;
+    take_streams(spec, &own)?;
+    drop(own);
+    let (unconnected, _) = UnixStream::pair().map_err(|e| StageError::Control(FrameError::Io(e)))?;
+    // Its closing tells the agent that the task is being done.
+    *control = unconnected;
+    Ok(task::execute(&root, task))
 }
 
 /// New namespaces, with what belongs to them, while the agent's `/proc` is still there.

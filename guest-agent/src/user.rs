@@ -46,6 +46,18 @@ pub(crate) struct Identity {
     pub(crate) home: Vec<u8>,
 }
 
+impl Identity {
+    /// The guest's own root.
+    pub(crate) fn root() -> Self {
+        Self {
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+            home: b"/root".to_vec(),
+        }
+    }
+}
+
 /// Resolves `user` and the groups `additional` with the account files beneath `root`.
 pub(crate) fn resolve(root: &Root, user: &str, additional: &[String]) -> Result<Identity, UserError> {
     let read = |file: &'static str| {

@@ -91,6 +91,11 @@ pub struct ContainerSpec {
     /// Shares namespaces with the other containers that say so.
     #[prost(message, optional, tag = "31")]
     pub pod: Option<Pod>,
+    /// What the agent itself does in the container, in place of a program: `args`, `env`, `cwd`, `user` and what confines
+    /// a program are not used then. It reads from its stdin and writes to its stdout what its kind says; its stderr is
+    /// words for people, and its exit code is 0 when it was done.
+    #[prost(message, optional, tag = "40")]
+    pub task: Option<Task>,
 }
 
 /// Serial of the one disk whose parts are slots: the machine's bay.
@@ -134,6 +139,70 @@ pub struct Pod {
     /// Of all containers together.
     #[prost(message, required, tag = "3")]
     pub limits: Limits,
+}
+
+/// Work of the agent's own, with the container's folders as the container sees them.
+#[derive(Clone, PartialEq, Message)]
+pub struct Task {
+    /// Which; absent is newer than this build.
+    #[prost(oneof = "task::Kind", tags = "1, 2, 3, 4")]
+    pub kind: Option<task::Kind>,
+}
+
+/// The kinds of [`Task`].
+pub mod task {
+    use super::*;
+
+    /// What is done.
+    #[derive(Clone, PartialEq, Oneof)]
+    pub enum Kind {
+        /// Files of the container become a tar archive on stdout.
+        #[prost(message, tag = "1")]
+        Pack(super::Pack),
+        /// A tar archive on stdin becomes files of the container.
+        #[prost(message, tag = "2")]
+        Unpack(super::Unpack),
+        /// The whole root, without what is mounted over it, becomes a tar archive on stdout.
+        #[prost(message, tag = "3")]
+        Export(super::Unit),
+        /// What differs from the image, on stdout: `A`, `C` or `D`, then the path, then a zero byte, each. The paths of
+        /// `root`'s disks alone are looked at.
+        #[prost(message, tag = "4")]
+        Compare(super::Unit),
+    }
+}
+
+/// Packs files of a container.
+#[derive(Clone, PartialEq, Message)]
+pub struct Pack {
+    /// Path in the container. With a trailing `/` or `/.` it must be a folder, and the archive's names begin with `.`;
+    /// else they begin with the path's last component.
+    #[prost(bytes = "vec", tag = "1")]
+    pub path: Vec<u8>,
+    /// A link at the path itself is followed.
+    #[prost(bool, tag = "2")]
+    pub follow: bool,
+}
+
+/// Unpacks files into a container.
+#[derive(Clone, PartialEq, Message)]
+pub struct Unpack {
+    /// Path in the container: docker's rules for what is there, and for a trailing `/`, hold.
+    #[prost(bytes = "vec", tag = "1")]
+    pub path: Vec<u8>,
+    /// First component of every name in the archive, which is the name of what is copied; empty: the archive is somebody
+    /// else's, its names are taken as they are, and the path must be a folder.
+    #[prost(bytes = "vec", tag = "2")]
+    pub top: Vec<u8>,
+    /// What is copied is a folder.
+    #[prost(bool, tag = "3")]
+    pub is_folder: bool,
+    /// Only what is in that folder is copied.
+    #[prost(bool, tag = "4")]
+    pub content_only: bool,
+    /// Owners as the archive says; else root.
+    #[prost(bool, tag = "5")]
+    pub keep_owners: bool,
 }
 
 /// The disks a container's root is made of, by virtio-blk serial (`/sys/block/*/serial`): attach order is nobody's

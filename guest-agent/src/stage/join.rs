@@ -17,13 +17,14 @@ use rustix::io::Errno;
 use rustix::process::DumpableBehavior;
 
 use super::streams::{empty_input, find_null, make_streams, take_streams};
-use super::{StageError, confine, execute, hand_over, wait_for_start, with_home};
+use super::{StageError, confine, do_task, execute, hand_over, prepare_task, wait_for_start, with_home};
 use crate::beneath::Root;
 use crate::control;
 use crate::mount::StepError;
 use crate::sys::{self, Spawned};
+use crate::task::Prepared;
 use crate::terminal::Terminal;
-use crate::user::resolve;
+use crate::user::{Identity, resolve};
 
 /// The recipe. Returns the stage's exit code, or what failed; `control` is then the socket of whoever failed.
 pub(super) fn become_joiner(
@@ -36,6 +37,7 @@ pub(super) fn become_joiner(
     rustix::process::umask(Mode::empty());
     // The agent's own /proc: the container's may be anything.
     fs::write("/proc/self/oom_score_adj", "0").map_err(StageError::OomScore)?;
+    let task = prepare_task(&spec)?;
     let [container, child_control] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| StageError::Unexpected)?;
     sys::join_namespaces(container.as_fd()).map_err(StageError::Join)?;
     drop(container);
@@ -43,7 +45,10 @@ pub(super) fn become_joiner(
         Some(child) => announce(&spec, &child, control).map(|()| 0),
         None => {
             *control = UnixStream::from(child_control);
-            Err(run(spec, control))
+            match task {
+                Some(task) => run_task(&spec, task, control),
+                None => Err(run(spec, control)),
+            }
         }
     }
 }
@@ -58,6 +63,16 @@ fn announce(spec: &ContainerSpec, child: &Spawned, control: &UnixStream) -> Resu
     };
     let bytes = frame::encode_frame(&message).map_err(StageError::Control)?;
     control::send(control, &bytes, &[child.pidfd.as_fd()]).map_err(StageError::HandOver)
+}
+
+/// The child: does the task, as root and with every right that the guest can give: what keeps it in the container is
+/// that it opens nothing but what lies beneath the container's root.
+fn run_task(spec: &ContainerSpec, task: Prepared, control: &mut UnixStream) -> Result<i32, StageError> {
+    for number in 0..3 {
+        sys::set_standard_stream(number, control.as_fd()).map_err(StageError::Streams)?;
+    }
+    let streams = make_streams(spec, empty_input, None, &Identity::root()).map_err(StageError::Streams)?;
+    do_task(spec, task, streams, control)
 }
 
 /// The child: runs the program, or says why it could not.
