@@ -1,6 +1,7 @@
 //! The command line as typed: words, flags, help. What they mean is decided in `plan`.
 
 mod container;
+mod files;
 mod volume;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ pub(crate) use container::{
     AttachArgs, ContainerCommand, ContainerInspectArgs, ExecArgs, KillArgs, LogsArgs, NameArgs, NamesArgs, PruneArgs,
     PsArgs, RenameArgs, RmArgs, StartArgs, StatsArgs, StopArgs, SuperviseArgs,
 };
+pub(crate) use files::{CpArgs, ExportArgs};
 pub(crate) use volume::{
     VolumeCommand, VolumeCreateArgs, VolumeInspectArgs, VolumeLsArgs, VolumePruneArgs, VolumeRmArgs,
 };

@@ -17,6 +17,7 @@
 //! | `control/` | what commands and supervisors say to each other |
 //! | `attachment`, `stdio`, `detach`, `terminal`, `signals` | what flows between user and container |
 //! | `session` | what flows between supervisor and agent |
+//! | `work` | what the agent does with a container's files for a command |
 //! | `state/`, `hold`, `store_folder` | which containers there are, who may change them, what they keep |
 //! | `volumes` | disks that outlive containers |
 //! | `log/` | what a container has printed |
@@ -66,6 +67,7 @@ mod sys;
 mod terminal;
 mod timings;
 mod volumes;
+mod work;
 
 use std::process::ExitCode;
 
@@ -157,6 +159,9 @@ async fn container(context: Context, command: ContainerCommand) -> anyhow::Resul
         ContainerCommand::Logs(args) => commands::logs::run(context, &args),
         ContainerCommand::Attach(args) => commands::attach::attach(context, args).await,
         ContainerCommand::Exec(args) => commands::attach::exec(context, args).await,
+        ContainerCommand::Cp(args) => commands::cp::run(context, args).await,
+        ContainerCommand::Diff(args) => commands::diff::run(context, args).await,
+        ContainerCommand::Export(args) => commands::export::run(context, args).await,
         ContainerCommand::Top(args) => commands::top::run(context, args).await,
         ContainerCommand::Stats(args) => commands::stats::run(context, args).await,
     }

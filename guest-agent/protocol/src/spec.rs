@@ -190,16 +190,16 @@ pub struct Unpack {
     /// Path in the container: docker's rules for what is there, and for a trailing `/`, hold.
     #[prost(bytes = "vec", tag = "1")]
     pub path: Vec<u8>,
-    /// First component of every name in the archive, which is the name of what is copied; empty: the archive is somebody
-    /// else's, its names are taken as they are, and the path must be a folder.
+    /// First component of every name in the archive, which is the name of what is copied; empty where only the content of
+    /// a folder is copied.
     #[prost(bytes = "vec", tag = "2")]
     pub top: Vec<u8>,
     /// What is copied is a folder.
     #[prost(bool, tag = "3")]
     pub is_folder: bool,
-    /// Only what is in that folder is copied.
+    /// The archive is somebody else's: its names are taken as they are, and the path must be a folder.
     #[prost(bool, tag = "4")]
-    pub content_only: bool,
+    pub is_foreign: bool,
     /// Owners as the archive says; else root.
     #[prost(bool, tag = "5")]
     pub keep_owners: bool,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::RunArgs;
+use super::{CpArgs, ExportArgs, RunArgs};
 use crate::detach::DetachKeys;
 
 /// The verbs of containers, at the top and below `capsid container`.
@@ -66,6 +66,18 @@ pub(crate) enum ContainerCommand {
         after_help = "Examples:\n  capsid exec -it web sh\n  capsid exec -u www-data web id"
     )]
     Exec(ExecArgs),
+    /// Copy files between a container and this machine
+    #[command(
+        after_help = "Examples:\n  capsid cp web:/etc/nginx ./conf\n  capsid cp app.tar.gz web:/tmp/\n  \
+                      capsid cp web:/var/log - | tar t"
+    )]
+    Cp(CpArgs),
+    /// Show what a container has changed of its image's files
+    #[command(after_help = "Example:\n  capsid diff web    # A added, C changed, D deleted")]
+    Diff(NameArgs),
+    /// Write a container's files as a tar archive
+    #[command(after_help = "Example:\n  capsid export -o web.tar web")]
+    Export(ExportArgs),
     /// Show the processes of a container
     #[command(after_help = "Example:\n  capsid top web")]
     Top(NameArgs),

@@ -6,80 +6,15 @@ use std::io::{BufRead, Write};
 
 use anyhow::bail;
 
-use super::Context;
 use super::run::{await_start, report};
+use super::{Context, Scene};
 use crate::attachment::{Course, Wanted};
 use crate::cli::{KillArgs, NamesArgs, PruneArgs, RenameArgs, RmArgs, StartArgs, StopArgs};
-use crate::control::{self, Answer, Connection, Request};
-use crate::folders::Folders;
-use crate::hold::{self, Hold};
+use crate::control::{Answer, Connection, Request};
 use crate::plan;
 use crate::signals::Signals;
-use crate::state::{self, Container, State, StateError, Status};
+use crate::state::{self, Container, StateError, Status};
 use crate::{create, error_text, start};
-
-/// What these verbs work with.
-struct Scene {
-    folders: Folders,
-    state: State,
-}
-
-impl Scene {
-    fn set(context: Context) -> anyhow::Result<Self> {
-        let (folders, state) = context.state()?;
-        Ok(Self { folders, state })
-    }
-
-    /// The container as it is now, and a connection to its supervisor when it has one.
-    fn find(&self, name: &str) -> anyhow::Result<(Container, Option<Connection>)> {
-        let container = self.state.find(name)?;
-        let connection = self.connect(&container.id);
-        Ok((container, connection))
-    }
-
-    fn connect(&self, id: &str) -> Option<Connection> {
-        control::connect(&hold::folder(&self.folders.run, id)).ok()
-    }
-
-    /// A connection to the supervisor, which must be there.
-    fn running(&self, name: &str) -> anyhow::Result<(Container, Connection)> {
-        match self.find(name)? {
-            (container, Some(connection)) => Ok((container, connection)),
-            (container, None) => bail!("container {} is not running", container.name),
-        }
-    }
-
-    /// The lock of a container that does not run; `None` when it does. One that was removed while the lock was waited
-    /// for is unknown.
-    fn hold(&self, id: &str) -> anyhow::Result<Option<Hold>> {
-        let Some(hold) = Hold::take(&self.folders.run, id, || self.connect(id).is_some())? else {
-            return Ok(None);
-        };
-        if let Err(error) = self.state.container(id) {
-            if matches!(error, StateError::Unknown(_)) {
-                hold.remove()?;
-            }
-            return Err(error.into());
-        }
-        Ok(Some(hold))
-    }
-
-    /// Stops the container, if it runs or is about to: nothing of it is left then, and its lock is the caller's.
-    async fn stop(&self, id: &str, timeout_s: Option<u64>) -> anyhow::Result<Hold> {
-        loop {
-            if let Some(mut connection) = self.connect(id) {
-                // However it ended, also by a hang-up in the middle: it has.
-                if connection.writer.send(&Request::Stop { timeout_s }).await.is_ok() {
-                    let _ = connection.reader.receive::<Answer>().await;
-                }
-            }
-            // Started again meanwhile, or by a command whose supervisor was not there yet: once more.
-            if let Some(hold) = self.hold(id)? {
-                return Ok(hold);
-            }
-        }
-    }
-}
 
 /// Does something for each name; docker prints the name as the user wrote it.
 async fn each<'a>(

@@ -2,7 +2,10 @@
 
 pub(crate) mod attach;
 pub(crate) mod completion;
+pub(crate) mod cp;
+pub(crate) mod diff;
 pub(crate) mod doctor;
+pub(crate) mod export;
 pub(crate) mod images;
 pub(crate) mod inspect;
 pub(crate) mod lifecycle;
@@ -13,6 +16,7 @@ pub(crate) mod ps;
 pub(crate) mod pull;
 pub(crate) mod rmi;
 pub(crate) mod run;
+mod scene;
 pub(crate) mod stats;
 pub(crate) mod supervise;
 mod table;
@@ -24,6 +28,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use capsid_image::{Converter, Credentials, Platform, PullOptions, Store};
+
+pub(crate) use scene::Scene;
 
 use crate::cli::RegistryArgs;
 use crate::folders::Folders;

@@ -15,6 +15,9 @@ pub(crate) enum Request {
     Attach { stdin: bool },
     /// Another process in the container.
     Exec(Box<ExecRequest>),
+    /// Work of the agent's own in the container, a [`capsid_protocol::spec::Task`] as the agent reads it. Answered as an
+    /// `Exec` is.
+    Task(Vec<u8>),
     /// To the container, or on a connection of an exec to that.
     Signal(i32),
     /// The user's terminal has a new size.

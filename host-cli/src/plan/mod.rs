@@ -153,6 +153,7 @@ pub(crate) fn plan(
         .tty
         .then(|| around.terminal.unwrap_or(TerminalSize { rows: 24, columns: 80 }));
     let spec = ContainerSpec {
+        task: None,
         args: arguments(args, command, image)?,
         env: environment::compose(&hostname, args.tty, &image.env, &around.user_env),
         cwd: working_directory(args, image)?,

@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use capsid_protocol::message::{Freeze, List, Measure, Request as Asked, agent_message, host_message};
+use capsid_protocol::spec::Task;
 use capsid_protocol::{ContainerSpec, Resize, Signal, Start};
+use prost::Message as _;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::time::timeout;
@@ -87,6 +89,7 @@ async fn answer(charge: Rc<Charge>, connection: Connection, request: Request) {
             follow(&charge, connection, attached).await
         }
         Request::Exec(request) => exec(&charge, connection, *request).await,
+        Request::Task(bytes) => task(&charge, connection, &bytes).await,
         Request::Signal(number) => signal(&charge, number).await.map(|()| Answer::Done),
         Request::Resize { rows, columns } => resize(&charge, &charge.id, rows, columns).await.map(|()| Answer::Done),
         Request::Stop { timeout_s } => {
@@ -375,10 +378,29 @@ async fn measure(charge: &Charge) -> Result<Answer, Failure> {
 
 /// Another process in the container; its streams go from the client to the guest, not through this process.
 async fn exec(charge: &Rc<Charge>, connection: Connection, request: ExecRequest) -> Result<Answer, Failure> {
-    let Connection { mut reader, writer } = connection;
-    let guest = charge.guest()?;
     let id = id::new().map_err(|e| Failure::of(&e))?;
     let spec = exec_spec(charge, &id, &request);
+    run_beside(charge, connection, spec, request.detached).await
+}
+
+/// Work of the agent's own in the container.
+async fn task(charge: &Rc<Charge>, connection: Connection, task: &[u8]) -> Result<Answer, Failure> {
+    let task = Task::decode(task).map_err(|e| Failure::of(&e))?;
+    let id = id::new().map_err(|e| Failure::of(&e))?;
+    let spec = super::errand::beside(&charge.container.borrow().spec, id, task);
+    run_beside(charge, connection, spec, false).await
+}
+
+/// A process that joins the container, from its start to its end.
+async fn run_beside(
+    charge: &Rc<Charge>,
+    connection: Connection,
+    spec: ContainerSpec,
+    detached: bool,
+) -> Result<Answer, Failure> {
+    let Connection { mut reader, writer } = connection;
+    let guest = charge.guest()?;
+    let id = spec.id.clone();
     let (terminal, stdin) = (spec.terminal.is_some(), spec.stdin);
     let mut messages = guest.listen_to(&id);
     let send = async {
@@ -393,7 +415,7 @@ async fn exec(charge: &Rc<Charge>, connection: Connection, request: ExecRequest)
         .open_all(&id, terminal, stdin)
         .map_err(|e| Failure::of(&e))?;
     let course = async {
-        if request.detached {
+        if detached {
             streams.into_iter().for_each(discard);
         } else {
             let fds: Vec<OwnedFd> = streams.into_iter().map(OwnedFd::from).collect();
@@ -405,7 +427,7 @@ async fn exec(charge: &Rc<Charge>, connection: Connection, request: ExecRequest)
         loop {
             match messages.recv().await {
                 Some(agent_message::Kind::Created(_)) => {}
-                Some(agent_message::Kind::Started(_)) if request.detached => return Ok(start_answer(charge)),
+                Some(agent_message::Kind::Started(_)) if detached => return Ok(start_answer(charge)),
                 Some(agent_message::Kind::Started(_)) => {
                     writer.send(&start_answer(charge)).await.map_err(|e| Failure::of(&e))?;
                 }

@@ -34,7 +34,7 @@ use crate::{initramfs, parts, scratch, shares, store_folder, sys, volumes};
 
 /// From process start to the agent's Hello. Hundreds of milliseconds usually; a host with many busy pods or an
 /// emulated one under load takes seconds.
-const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// From Create to Started: disks mounted, program executed.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// From a session's break to the machine's own reason for it.
@@ -46,7 +46,7 @@ const CONSOLE_LINES_MAX: usize = 60;
 
 /// Why a container did not run to its end.
 #[derive(Debug, thiserror::Error)]
-enum LifeError {
+pub(super) enum LifeError {
     #[error("cannot prepare the machine")]
     Prepare(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("cannot make a socket for the session")]
@@ -113,7 +113,7 @@ fn start(charge: &Charge, state: &State, folders: &Folders) -> Result<(RunningMa
     Ok((machine, sockets))
 }
 
-fn machine_parts(
+pub(super) fn machine_parts(
     container: &Container,
     disks: Vec<Disk>,
     shares: Vec<Share>,
@@ -136,7 +136,7 @@ fn machine_parts(
     })
 }
 
-fn disks(container: &Container, state: &State, folders: &Folders) -> anyhow::Result<Vec<Disk>> {
+pub(super) fn disks(container: &Container, state: &State, folders: &Folders) -> anyhow::Result<Vec<Disk>> {
     let store = crate::commands::open_store(folders)?;
     let image = store
         .find(&container.image_id)?
@@ -338,14 +338,14 @@ fn ended(end: Option<MachineEnd>) -> LifeError {
 
 /// Our ends of the sockets that lead into a machine.
 #[derive(Debug)]
-struct Sockets {
-    session: UnixStream,
-    control: OwnedFd,
+pub(super) struct Sockets {
+    pub(super) session: UnixStream,
+    pub(super) control: OwnedFd,
 }
 
 impl Sockets {
     /// Makes both; the second and third value are the machine's ends.
-    fn pair() -> Result<(Self, OwnedFd, OwnedFd), LifeError> {
+    pub(super) fn pair() -> Result<(Self, OwnedFd, OwnedFd), LifeError> {
         let (session, machine_session) = std::os::unix::net::UnixStream::pair().map_err(LifeError::Socket)?;
         let session = tokio_stream(session)?;
         let (control, machine_control) =

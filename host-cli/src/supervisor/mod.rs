@@ -14,6 +14,7 @@
 //! | `output` | where the container's output goes: log and clients |
 //! | `client` | one connection of a command |
 //! | `streams` | stdio streams into the guest |
+//! | `errand` | a machine for a moment, to work on the disks of a container that does not run |
 //!
 //! Nothing here waits for a client for ever, except for the one that started the container in the foreground, whose
 //! output it is.
@@ -21,6 +22,7 @@
 mod agent;
 mod charge;
 mod client;
+pub(crate) mod errand;
 mod life;
 mod output;
 mod streams;
@@ -39,6 +41,8 @@ use crate::hold::Hold;
 use crate::signals::Signals;
 use crate::state::{Container, Exit, RestartPolicy, State, StateError, Status};
 use crate::{accelerator, clock, error_text, store_folder, volumes};
+
+pub(crate) use life::sanitise;
 
 use charge::{Charge, Outcome, Phase};
 

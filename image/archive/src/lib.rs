@@ -6,6 +6,7 @@
 //! | `writer` | the same the other way: ustar, with PAX records where they are needed |
 //! | `pack` | a tree of files becomes an archive |
 //! | `unpack` | an archive becomes a tree of files |
+//! | `destination` | where it goes, as docker has it |
 //!
 //! The last two are used on both sides of `cp`, and one side is hostile each time: whoever changes the tree while it is
 //! read, and whoever made the archive. So every file is reached from an open folder, a name at a time, and no link is
@@ -13,6 +14,7 @@
 
 pub mod limits;
 
+mod destination;
 mod pack;
 mod pax;
 mod reader;
@@ -20,6 +22,7 @@ mod sparse;
 mod unpack;
 mod writer;
 
+pub use destination::{Copied, Destination, DestinationError, Found, destination};
 pub use pack::{PackError, Packer};
 pub use reader::{Member, ReadTarError, TarReader, Xattr};
 pub use unpack::{Placing, UnpackError, Unpacked, Unpacking};

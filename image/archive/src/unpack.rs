@@ -67,7 +67,7 @@ pub enum UnpackError {
 }
 
 /// Where the members of an archive go.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Placing {
     /// The first component that each name has, and that is taken off it; empty takes none off.
     pub strip: Vec<u8>,

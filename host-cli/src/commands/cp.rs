@@ -1,0 +1,410 @@
+//! `capsid cp`: files between this machine and a container, as tar archives that the agent makes and reads.
+//!
+//! What comes from a container is hostile, whoever asked for it: it is unpacked by `capsid_archive`, beneath the folder
+//! that the user named, without following links. The container may run, stopped ones get a machine for the moment.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Cursor, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use capsid_archive::{
+    Copied, Destination, Found, Packer, ReadTarError, TarReader, UnpackError, Unpacked, Unpacking, destination,
+};
+use capsid_protocol::spec::task::Kind;
+use capsid_protocol::spec::{Pack, Unpack};
+use rustix::fs::{CWD, Mode, OFlags};
+
+use super::{Context, Scene};
+use crate::cli::CpArgs;
+use crate::plan::size;
+use crate::work::{Rest, Work};
+
+/// One end of a copy.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Container {
+        name: String,
+        path: Vec<u8>,
+    },
+    Local(PathBuf),
+    /// An archive on a standard stream.
+    Stream,
+}
+
+impl End {
+    /// As docker splits it: a path that begins with `/` or `.` is local, whatever colons it has.
+    fn parse(word: &OsStr) -> anyhow::Result<Self> {
+        let bytes = word.as_bytes();
+        if bytes == b"-" {
+            return Ok(Self::Stream);
+        }
+        let colon = bytes.iter().position(|byte| *byte == b':');
+        let Some(colon) = colon.filter(|_| !bytes.starts_with(b"/") && !bytes.starts_with(b".")) else {
+            return Ok(Self::Local(word.into()));
+        };
+        let (name, path) = (&bytes[..colon], &bytes[colon + 1..]);
+        let Ok(name) = std::str::from_utf8(name) else {
+            bail!("the container's name is not text");
+        };
+        if path.is_empty() {
+            bail!("no path is given: write CONTAINER:/PATH");
+        }
+        // Relative ones are docker's relative to the root.
+        let path = if path.starts_with(b"/") {
+            path.to_vec()
+        } else {
+            [b"/", path].concat()
+        };
+        Ok(Self::Container {
+            name: name.into(),
+            path,
+        })
+    }
+}
+
+/// Copies.
+pub(crate) async fn run(context: Context, args: CpArgs) -> anyhow::Result<u8> {
+    let (source, target) = (End::parse(&args.source)?, End::parse(&args.destination)?);
+    let scene = Scene::set(context)?;
+    let (copied, to) = match (source, target) {
+        (End::Container { name, path }, End::Stream) => {
+            if rustix::termios::isatty(io::stdout()) {
+                bail!("cowardly refusing to write an archive to a terminal: redirect it, or name a file");
+            }
+            stream_out(&scene, &name, Kind::Pack(pack(path, &args)), io::stdout()).await?;
+            return Ok(0);
+        }
+        (End::Container { name, path }, End::Local(to)) => {
+            let shown = to.display().to_string();
+            (
+                copy_out(&scene, &name, pack(path, &args), to, args.archive).await?,
+                shown,
+            )
+        }
+        (End::Local(from), End::Container { name, path }) => {
+            let shown = format!("{name}:{}", String::from_utf8_lossy(&path));
+            (copy_in(&scene, &name, from, path, &args).await?, shown)
+        }
+        (End::Stream, End::Container { name, path }) => {
+            stream_in(&scene, &name, path).await?;
+            return Ok(0);
+        }
+        (End::Container { .. }, End::Container { .. }) => bail!("copying between containers is not supported"),
+        _ => bail!("must specify at least one container source"),
+    };
+    if !args.quiet {
+        eprintln!("Successfully copied {} to {to}", size::human(copied));
+    }
+    Ok(0)
+}
+
+fn pack(path: Vec<u8>, args: &CpArgs) -> Pack {
+    Pack {
+        path,
+        follow: args.follow_link,
+    }
+}
+
+/// An archive of the agent's, byte for byte.
+pub(super) async fn stream_out(
+    scene: &Scene,
+    name: &str,
+    kind: Kind,
+    mut to: impl Write + Send + 'static,
+) -> anyhow::Result<()> {
+    let (_, mut stdout, rest) = Work::start(scene, name, kind).await?.split();
+    let copied = tokio::task::spawn_blocking(move || io::copy(&mut stdout, &mut to).and_then(|_| to.flush()));
+    let copied = copied.await?.context("cannot write the archive");
+    // A reader that left is not the agent's fault.
+    let ended = rest.finish().await;
+    copied?;
+    ended
+}
+
+/// From a container into a folder of the host's.
+async fn copy_out(scene: &Scene, name: &str, pack: Pack, to: PathBuf, archive: bool) -> anyhow::Result<u64> {
+    let asked = Asked::of(&pack.path);
+    let (_, stdout, rest) = Work::start(scene, name, Kind::Pack(pack)).await?.split();
+    let unpacked = tokio::task::spawn_blocking(move || unpack(stdout, &asked, &to, archive)).await?;
+    let done = conclude(unpacked, rest).await?;
+    if done.devices_left_out > 0 {
+        eprintln!(
+            "capsid: warning: {} device nodes were left out: nothing of a container becomes a device here",
+            done.devices_left_out
+        );
+    }
+    Ok(done.bytes)
+}
+
+/// The agent's own words explain an archive that ends early.
+async fn conclude(unpacked: anyhow::Result<Unpacked>, rest: Rest) -> anyhow::Result<Unpacked> {
+    let is_cut_off = |error: &anyhow::Error| {
+        let truncated = |cause: &UnpackError| matches!(cause, UnpackError::Archive(ReadTarError::Truncated));
+        error.downcast_ref::<UnpackError>().is_some_and(truncated) || error.downcast_ref::<NothingCame>().is_some()
+    };
+    match unpacked {
+        Err(error) if !is_cut_off(&error) => Err(error),
+        unpacked => {
+            rest.finish().await?;
+            unpacked
+        }
+    }
+}
+
+/// What was asked of a container.
+struct Asked {
+    /// First component of the archive's names; empty is `.`.
+    top: Vec<u8>,
+}
+
+impl Asked {
+    fn of(path: &[u8]) -> Self {
+        let is_content = path.ends_with(b"/") || path.ends_with(b"/.");
+        let name = Path::new(OsStr::from_bytes(path)).file_name().filter(|_| !is_content);
+        Self {
+            top: name.map(|name| name.as_bytes().to_vec()).unwrap_or_default(),
+        }
+    }
+}
+
+/// The container sent an empty archive.
+#[derive(Debug, thiserror::Error)]
+#[error("the container sent nothing")]
+struct NothingCame;
+
+fn unpack(input: UnixStream, asked: &Asked, to: &Path, archive: bool) -> anyhow::Result<Unpacked> {
+    let is_root = rustix::process::geteuid().is_root();
+    // The first member tells whether a folder comes, which decides where it goes.
+    let mut recorder = Recorder {
+        input,
+        bytes: Vec::new(),
+    };
+    let first = TarReader::new(&mut recorder).next().map_err(UnpackError::Archive)?;
+    let is_folder = first.ok_or(NothingCame)?.kind == b'5';
+    let Recorder { input, bytes } = recorder;
+    let copied = Copied {
+        top: &asked.top,
+        is_folder,
+        is_foreign: false,
+    };
+    let (folder, placing) = local_target(to, copied)?;
+    let unpacking = Unpacking {
+        placing,
+        keep_owners: archive && is_root,
+        keep_privileges: archive && is_root,
+        make_devices: false,
+    };
+    Ok(unpacking.unpack(Cursor::new(bytes).chain(input), folder)?)
+}
+
+/// Keeps what is read.
+struct Recorder<R> {
+    input: R,
+    bytes: Vec<u8>,
+}
+
+impl<R: Read> Read for Recorder<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.bytes.extend_from_slice(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+fn ends_as_folder(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_bytes();
+    bytes.ends_with(b"/") || bytes.ends_with(b"/.") || bytes == b"."
+}
+
+fn open_folder(path: &Path) -> anyhow::Result<OwnedFd> {
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, path, flags, Mode::empty()).with_context(|| path.display().to_string())
+}
+
+/// The folder of the host's that a copy goes to. Links of the user's own in the path are followed.
+fn local_target(to: &Path, copied: Copied<'_>) -> anyhow::Result<(OwnedFd, capsid_archive::Placing)> {
+    let found = match std::fs::metadata(to) {
+        Ok(metadata) if metadata.is_dir() => Found::Folder,
+        Ok(_) => Found::File,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Found::Nothing,
+        Err(e) => return Err(e).with_context(|| to.display().to_string()),
+    };
+    // What a link leads to is overwritten, not the link.
+    let real = if found == Found::File {
+        to.canonicalize()?
+    } else {
+        to.to_owned()
+    };
+    let decided = destination(found, ends_as_folder(to), real.file_name(), copied);
+    match decided.with_context(|| to.display().to_string())? {
+        Destination::Inside(placing) => Ok((open_folder(to)?, placing)),
+        Destination::Beside(placing) => Ok((open_folder(real.parent().unwrap_or(Path::new("/")))?, placing)),
+    }
+}
+
+/// A file or folder of the host's that is about to be packed.
+struct Source {
+    top: Vec<u8>,
+    what: What,
+    is_folder: bool,
+}
+
+enum What {
+    /// An open file or folder.
+    Opened(OwnedFd),
+    /// A name in a folder: a link as such.
+    Named(OwnedFd, OsString),
+}
+
+/// As docker: a link is copied as a link, unless it is to be followed or the path ends in `/`.
+fn local_source(path: &Path, follow: bool) -> anyhow::Result<Source> {
+    let shown = || path.display().to_string();
+    let bytes = path.as_os_str().as_bytes();
+    let content_only = bytes.ends_with(b"/.") || bytes == b".";
+    let through_links = follow || ends_as_folder(path);
+    let metadata = if through_links {
+        path.metadata()
+    } else {
+        path.symlink_metadata()
+    };
+    let metadata = metadata.with_context(shown)?;
+    if ends_as_folder(path) && !metadata.is_dir() {
+        bail!("{}: not a directory", shown());
+    }
+    if content_only {
+        return Ok(Source {
+            top: Vec::new(),
+            what: What::Opened(open_folder(path)?),
+            is_folder: true,
+        });
+    }
+    // `..` has a name once it is resolved.
+    let named = if path.file_name().is_some() {
+        path.to_owned()
+    } else {
+        path.canonicalize()?
+    };
+    let top = named.file_name().map(|name| name.as_bytes().to_vec());
+    let top = top.unwrap_or_else(|| b"root".to_vec());
+    let what = if metadata.is_file() || metadata.is_dir() {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        What::Opened(rustix::fs::openat(CWD, path, flags, Mode::empty()).with_context(shown)?)
+    } else {
+        let parent = named.parent().unwrap_or(Path::new("/"));
+        What::Named(open_folder(parent)?, OsString::from_vec(top.clone()))
+    };
+    Ok(Source {
+        top,
+        what,
+        is_folder: metadata.is_dir(),
+    })
+}
+
+/// From the host into a container.
+async fn copy_in(scene: &Scene, name: &str, from: PathBuf, path: Vec<u8>, args: &CpArgs) -> anyhow::Result<u64> {
+    let source = local_source(&from, args.follow_link)?;
+    let unpack = Unpack {
+        path,
+        top: source.top.clone(),
+        is_folder: source.is_folder,
+        is_foreign: false,
+        keep_owners: args.archive,
+    };
+    feed(scene, name, unpack, move |to| {
+        let mut packer = Packer::new(io::BufWriter::new(Counted { to, bytes: 0 }));
+        let top = if source.top.is_empty() { b"." } else { &source.top[..] };
+        match source.what {
+            What::Opened(file) => packer.add_opened(file, top)?,
+            What::Named(folder, name) => packer.add(folder, &name, top)?,
+        }
+        let counted = packer.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+        Ok(counted.bytes)
+    })
+    .await
+}
+
+/// An archive on stdin into a container.
+async fn stream_in(scene: &Scene, name: &str, path: Vec<u8>) -> anyhow::Result<()> {
+    let unpack = Unpack {
+        path,
+        is_folder: true,
+        is_foreign: true,
+        keep_owners: true,
+        ..Unpack::default()
+    };
+    let copied = feed(scene, name, unpack, |mut to| {
+        Ok(io::copy(&mut io::stdin().lock(), &mut to).context("cannot pass the archive on")?)
+    });
+    copied.await.map(drop)
+}
+
+/// Has the agent unpack what `write` writes.
+async fn feed(
+    scene: &Scene,
+    name: &str,
+    unpack: Unpack,
+    write: impl FnOnce(UnixStream) -> anyhow::Result<u64> + Send + 'static,
+) -> anyhow::Result<u64> {
+    let (stdin, _stdout, rest) = Work::start(scene, name, Kind::Unpack(unpack)).await?.split();
+    let stdin = stdin.context("the pod's supervisor handed over no input")?;
+    let end = stdin.try_clone()?;
+    let written = tokio::task::spawn_blocking(move || {
+        let written = write(stdin);
+        // Fails when the agent has closed it already.
+        let _ = end.shutdown(Shutdown::Write);
+        written
+    });
+    let (written, ended) = tokio::join!(written, rest.finish());
+    // A stream that the agent broke off is explained by its words.
+    ended?;
+    written?
+}
+
+/// Counts what goes through.
+struct Counted<W> {
+    to: W,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.to.write(bytes)?;
+        self.bytes += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_split_as_docker_splits_them() {
+        let parse = |word: &str| End::parse(OsStr::new(word));
+        let container = |name: &str, path: &str| End::Container {
+            name: name.into(),
+            path: path.into(),
+        };
+        assert_eq!(parse("web:/etc").unwrap(), container("web", "/etc"));
+        assert_eq!(parse("web:etc/").unwrap(), container("web", "/etc/"));
+        assert_eq!(parse("./web:/etc").unwrap(), End::Local("./web:/etc".into()));
+        assert_eq!(parse("/a:b").unwrap(), End::Local("/a:b".into()));
+        assert_eq!(parse("file").unwrap(), End::Local("file".into()));
+        assert_eq!(parse("-").unwrap(), End::Stream);
+        assert!(parse("web:").is_err());
+    }
+}

@@ -1,0 +1,136 @@
+//! Errands: work of the agent's own on a container's files. Where the container runs, its own machine does it, in a
+//! process that joins the container; where it does not, a machine is started on its disks for the time that the work
+//! takes, with no program of the container's in it. That machine belongs to the command, which holds the container's lock
+//! meanwhile, and ends with it.
+
+use std::os::unix::net::UnixStream as StdStream;
+use std::rc::Rc;
+
+use anyhow::{Context as _, bail};
+use capsid_protocol::message::{agent_message, host_message};
+use capsid_protocol::spec::Task;
+use capsid_protocol::spec::task::Kind;
+use capsid_protocol::{ContainerSpec, Start};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::agent::Agent;
+use super::life::{BOOT_TIMEOUT, Sockets, disks, exit_code, machine_parts, sanitise};
+use super::streams::StreamOpener;
+use crate::accelerator::{self, RunningMachine};
+use crate::folders::Folders;
+use crate::hold::Hold;
+use crate::session::Session;
+use crate::shares;
+use crate::state::{Container, State};
+
+/// A machine at work.
+pub(crate) struct Errand {
+    machine: RunningMachine,
+    messages: mpsc::Receiver<agent_message::Kind>,
+    /// Nobody starts or removes the container meanwhile.
+    _hold: Hold,
+}
+
+fn takes_input(task: &Task) -> bool {
+    matches!(task.kind, Some(Kind::Unpack(_)))
+}
+
+/// The spec of a process that does `task` in the running container of `spec`.
+pub(super) fn beside(spec: &ContainerSpec, id: String, task: Task) -> ContainerSpec {
+    ContainerSpec {
+        join: Some(spec.id.clone()),
+        id,
+        stdin: takes_input(&task),
+        cwd: "/".into(),
+        // For a comparison: where its files are, and what was made to mount something there.
+        root: spec.root.clone(),
+        mounts: spec.mounts.clone(),
+        files: spec.files.clone(),
+        devices: spec.devices.clone(),
+        task: Some(task),
+        ..ContainerSpec::default()
+    }
+}
+
+/// As the container, but for its program.
+fn in_place(spec: &ContainerSpec, task: Task) -> ContainerSpec {
+    ContainerSpec {
+        terminal: None,
+        stdin: takes_input(&task),
+        init: false,
+        discards_disks: false,
+        task: Some(task),
+        ..spec.clone()
+    }
+}
+
+/// Starts a machine that does `task` on the disks of a held container: the work's streams, and the rest of it.
+pub(crate) async fn start(
+    folders: &Folders,
+    state: &State,
+    container: &Container,
+    hold: Hold,
+    task: Task,
+) -> anyhow::Result<(Vec<StdStream>, Errand)> {
+    let (sockets, session, control) = Sockets::pair()?;
+    let accelerator = super::accelerator(container, folders)?;
+    let disks = disks(container, state, folders)?;
+    let (shares, servers) = shares::serve(container, folders)?;
+    let parts = machine_parts(container, disks, shares, session, control)?;
+    let started = accelerator.start(parts).context("cannot start the machine")?;
+    let mut machine = accelerator::guard(started, servers);
+    let session = tokio::select! {
+        opened = timeout(BOOT_TIMEOUT, Session::open(sockets.session)) => {
+            opened.context("the machine did not become ready in time")?.context("the session with the guest failed")?
+        }
+        end = &mut machine.end => bail!("the machine ended: {}", end.map_or_else(|_| String::new(), |end| end.reason)),
+    };
+    let opener = StreamOpener {
+        control: sockets.control,
+        nonce: session.nonce,
+    };
+    let (agent, mut outbox) = Agent::new(session.sender, opener);
+    let agent = Rc::new(agent);
+    let messages = agent.listen_to(&container.id);
+    let (speaker, mut receiver) = (Rc::clone(&agent), session.receiver);
+    // Ends with the session, which ends with the machine.
+    tokio::task::spawn_local(async move {
+        tokio::select! {
+            _ = speaker.hand_out(&mut receiver) => {}
+            _ = outbox.deliver() => {}
+        }
+        speaker.end();
+    });
+    let spec = in_place(&container.spec, task);
+    let stdin = spec.stdin;
+    agent.send(host_message::Kind::Create(Box::new(spec))).await?;
+    let start = Start {
+        container: container.id.clone(),
+    };
+    agent.send(host_message::Kind::Start(start)).await?;
+    let streams = agent.opener.open_all(&container.id, false, stdin)?;
+    let errand = Errand {
+        machine,
+        messages,
+        _hold: hold,
+    };
+    Ok((streams, errand))
+}
+
+impl Errand {
+    /// Waits until the work is done and the disks are free: its exit code.
+    pub(crate) async fn finish(mut self) -> anyhow::Result<u8> {
+        let ended = loop {
+            match self.messages.recv().await {
+                Some(agent_message::Kind::Created(_) | agent_message::Kind::Started(_)) => {}
+                Some(agent_message::Kind::Stopped(stopped)) => break Ok(exit_code(&stopped)),
+                Some(agent_message::Kind::Failed(failed)) => break Err(anyhow::anyhow!(sanitise(&failed.message))),
+                Some(_) => break Err(anyhow::anyhow!("the agent sent an unexpected message")),
+                None => break Err(anyhow::anyhow!("the machine ended before its work was done")),
+            }
+        };
+        self.machine.stop().await;
+        ended
+    }
+}

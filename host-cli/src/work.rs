@@ -1,0 +1,120 @@
+//! Work of the agent's own on a container's files, as a command sees it: streams, and an end.
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+
+use anyhow::bail;
+use capsid_protocol::spec::Task;
+use capsid_protocol::spec::task::Kind;
+use prost::Message as _;
+
+use crate::commands::Scene;
+use crate::control::{Answer, Connection, Request};
+use crate::supervisor::errand::{self, Errand};
+
+/// Bytes of the agent's words that are shown.
+const WORDS_BYTES_MAX: u64 = 4 << 10;
+
+/// Work in progress.
+pub(crate) struct Work {
+    /// There when the work takes an archive.
+    pub stdin: Option<UnixStream>,
+    pub stdout: UnixStream,
+    rest: Rest,
+}
+
+/// What is to be waited for.
+pub(crate) struct Rest {
+    stderr: UnixStream,
+    place: Place,
+}
+
+/// Who does it.
+enum Place {
+    /// The container's own machine.
+    Supervisor(Connection),
+    /// One that was started for it.
+    Machine(Box<Errand>),
+}
+
+impl Work {
+    /// Begins it in the container `name`, which may run or not.
+    pub(crate) async fn start(scene: &Scene, name: &str, kind: Kind) -> anyhow::Result<Self> {
+        let container = scene.state.find(name)?;
+        let task = Task { kind: Some(kind) };
+        let (streams, place) = loop {
+            if let Some(mut connection) = scene.connect(&container.id) {
+                connection.writer.send(&Request::Task(task.encode_to_vec())).await?;
+                let (answer, fds) = connection.reader.receive::<Answer>().await?;
+                match answer {
+                    Answer::Streams { .. } => {
+                        let streams = fds.into_iter().map(UnixStream::from).collect();
+                        break (streams, Place::Supervisor(connection));
+                    }
+                    Answer::Failed(failure) => return Err(failure.into()),
+                    _ => bail!("unexpected answer of the pod's supervisor"),
+                }
+            }
+            // Started meanwhile: once more.
+            if let Some(hold) = scene.hold(&container.id)? {
+                let started = errand::start(&scene.folders, &scene.state, &container, hold, task).await?;
+                break (started.0, Place::Machine(Box::new(started.1)));
+            }
+        };
+        Self::of(streams, place)
+    }
+
+    fn of(mut streams: Vec<UnixStream>, place: Place) -> anyhow::Result<Self> {
+        for stream in &streams {
+            stream.set_nonblocking(false)?;
+        }
+        let (Some(stderr), Some(stdout)) = (streams.pop(), streams.pop()) else {
+            bail!("the pod's supervisor handed over too few streams");
+        };
+        Ok(Self {
+            stdin: streams.pop(),
+            stdout,
+            rest: Rest { stderr, place },
+        })
+    }
+
+    /// Its streams, and the rest of it.
+    pub(crate) fn split(self) -> (Option<UnixStream>, UnixStream, Rest) {
+        (self.stdin, self.stdout, self.rest)
+    }
+}
+
+impl Rest {
+    /// Waits for the end: an error in the agent's words, when there is one.
+    pub(crate) async fn finish(self) -> anyhow::Result<()> {
+        let Self { stderr, place } = self;
+        let words = tokio::task::spawn_blocking(move || read_words(stderr));
+        let code = match place {
+            Place::Machine(errand) => errand.finish().await?,
+            Place::Supervisor(mut connection) => loop {
+                match connection.reader.receive::<Answer>().await?.0 {
+                    Answer::Started { .. } => {}
+                    Answer::Exited { exit, .. } => break exit.code,
+                    Answer::Failed(failure) => return Err(failure.into()),
+                    _ => bail!("unexpected answer of the pod's supervisor"),
+                }
+            },
+        };
+        let words = words.await?;
+        match (code, words.is_empty()) {
+            (0, _) => Ok(()),
+            (137, true) => bail!("the container ended before it was done"),
+            (code, true) => bail!("the agent ended with exit code {code}"),
+            (_, false) => bail!("{words}"),
+        }
+    }
+}
+
+/// The agent's words: hostile text, on one line.
+fn read_words(mut stderr: UnixStream) -> String {
+    let mut bytes = Vec::new();
+    // What cannot be read was not said.
+    let _ = stderr.by_ref().take(WORDS_BYTES_MAX).read_to_end(&mut bytes);
+    let _ = std::io::copy(&mut stderr, &mut std::io::sink());
+    crate::supervisor::sanitise(String::from_utf8_lossy(&bytes).trim())
+}
