@@ -110,7 +110,7 @@ fn run(root: &Root, task: Prepared) -> Result<(), TaskError> {
         }
         Prepared::Export => {
             let mut packer = Packer::new(io::BufWriter::new(stream(1)?));
-            packer.add_opened(bare_root(root)?, b".").map_err(TaskError::Pack)?;
+            packer.add_opened(bare_root(root)?, b"").map_err(TaskError::Pack)?;
             packer.finish().map(drop).map_err(TaskError::Pack)
         }
         Prepared::Unpack(unpack) => {

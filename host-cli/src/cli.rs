@@ -1,5 +1,6 @@
 //! The command line as typed: words, flags, help. What they mean is decided in `plan`.
 
+mod changes;
 mod container;
 mod files;
 mod volume;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::detach::DetachKeys;
 use crate::state::RestartPolicy;
+pub(crate) use changes::{EventsArgs, PortArgs, UpdateArgs};
 pub(crate) use container::{
     AttachArgs, ContainerCommand, ContainerInspectArgs, ExecArgs, KillArgs, LogsArgs, NameArgs, NamesArgs, PruneArgs,
     PsArgs, RenameArgs, RmArgs, StartArgs, StatsArgs, StopArgs, SuperviseArgs,

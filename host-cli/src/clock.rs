@@ -32,6 +32,42 @@ pub(crate) fn parse(text: &str) -> Option<i64> {
     i64::try_from(time.ok()?.as_nanosecond()).ok()
 }
 
+/// What is no time.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no time: write 2026-02-03T04:05:06, seconds since 1970, or 10m (ago)")]
+pub(crate) struct NoTime(String);
+
+/// A time, or how long ago, as users write it: nanoseconds since 1970.
+pub(crate) fn moment(text: &str) -> Result<i64, NoTime> {
+    match duration(text) {
+        Some(ago) => Ok(now_ns().saturating_sub(ago)),
+        None => parse(text).ok_or_else(|| NoTime(text.into())),
+    }
+}
+
+/// Go's durations, as `1h30m`: nanoseconds.
+pub(crate) fn duration(text: &str) -> Option<i64> {
+    let mut total = 0.0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest.get(..digits)?.parse().ok()?;
+        rest = rest.get(digits..)?;
+        let units = [
+            ("ms", 1e6),
+            ("us", 1e3),
+            ("ns", 1.0),
+            ("h", 3.6e12),
+            ("m", 6e10),
+            ("s", 1e9),
+        ];
+        let (unit, factor) = units.into_iter().find(|(unit, _)| rest.starts_with(unit))?;
+        total += number * factor;
+        rest = rest.get(unit.len()..)?;
+    }
+    (!text.is_empty()).then_some(total as i64)
+}
+
 /// How long ago that was, in docker's words: `2 hours ago`.
 pub(crate) fn ago(ns: i64) -> String {
     format!("{} ago", duration_words(seconds_since(ns)))
@@ -98,5 +134,14 @@ mod tests {
         for wrong in ["", "yesterday", "1970-13-01", "1970-01-01T25:00:00Z"] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn durations_are_gos() {
+        assert_eq!(duration("1h30m"), Some(5_400_000_000_000));
+        assert_eq!(duration("1.5s"), Some(1_500_000_000));
+        assert_eq!(duration("200ms"), Some(200_000_000));
+        assert_eq!(duration("10"), None);
+        assert_eq!(duration("2026-01-01"), None);
     }
 }

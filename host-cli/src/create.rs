@@ -15,7 +15,7 @@ use crate::signals::Signals;
 use crate::state::{Container, ContainerConfig, ShareMount, State, StateError, Status, Volume, VolumeMount};
 use crate::timings::Timings;
 use crate::volumes::{self, VolumesLock};
-use crate::{accelerator, clock, id, names, parts, scratch, session, shares, store_folder, terminal};
+use crate::{accelerator, clock, events, id, names, parts, scratch, session, shares, store_folder, terminal};
 
 /// Largest `--env-file` and seccomp profile, bytes: the spec that carries them is at most 4 MiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -48,6 +48,7 @@ pub(crate) fn remove(
     anonymous: bool,
 ) -> anyhow::Result<()> {
     volumes::remove_container(state, &folders.data, container, anonymous)?;
+    events::tell(&folders.data, container, "destroy", &[]);
     store_folder::remove(&folders.data, &container.id).context("cannot remove the container's files")?;
     hold.remove().context("cannot remove the container's run folder")
 }
@@ -96,6 +97,7 @@ pub(crate) async fn create(
         let _ = created.undo(state, folders);
         return Err(error);
     }
+    events::tell(&folders.data, &created.container, "create", &[]);
     timings.mark("container made");
     Ok(created)
 }

@@ -20,6 +20,7 @@
 //! | `work` | what the agent does with a container's files for a command |
 //! | `state/`, `hold`, `store_folder` | which containers there are, who may change them, what they keep |
 //! | `volumes` | disks that outlive containers |
+//! | `events` | what happened to containers |
 //! | `log/` | what a container has printed |
 //! | `names`, `clock`, `format`, `resident` | words, times, templates and memory figures |
 //! | `scratch`, `initramfs` | what a machine is given beside the rootfs |
@@ -39,6 +40,7 @@ mod create;
 mod detach;
 mod doctor;
 mod error_text;
+mod events;
 mod folders;
 mod format;
 mod hold;
@@ -159,6 +161,9 @@ async fn container(context: Context, command: ContainerCommand) -> anyhow::Resul
         ContainerCommand::Logs(args) => commands::logs::run(context, &args),
         ContainerCommand::Attach(args) => commands::attach::attach(context, args).await,
         ContainerCommand::Exec(args) => commands::attach::exec(context, args).await,
+        ContainerCommand::Events(args) => commands::events::run(context, &args),
+        ContainerCommand::Port(args) => commands::port::run(context, &args),
+        ContainerCommand::Update(args) => commands::update::run(context, args).await,
         ContainerCommand::Cp(args) => commands::cp::run(context, args).await,
         ContainerCommand::Diff(args) => commands::diff::run(context, args).await,
         ContainerCommand::Export(args) => commands::export::run(context, args).await,

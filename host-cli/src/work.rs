@@ -10,6 +10,7 @@ use prost::Message as _;
 
 use crate::commands::Scene;
 use crate::control::{Answer, Connection, Request};
+use crate::state::Status;
 use crate::supervisor::errand::{self, Errand};
 
 /// Bytes of the agent's words that are shown.
@@ -41,6 +42,9 @@ impl Work {
     /// Begins it in the container `name`, which may run or not.
     pub(crate) async fn start(scene: &Scene, name: &str, kind: Kind) -> anyhow::Result<Self> {
         let container = scene.state.find(name)?;
+        if container.status == Status::Paused {
+            bail!("container {} is paused: unpause it first", container.name);
+        }
         let task = Task { kind: Some(kind) };
         let (streams, place) = loop {
             if let Some(mut connection) = scene.connect(&container.id) {

@@ -146,7 +146,7 @@ impl Capsid {
             collect(&self.folder(name), &mut found);
         }
         found.retain(|path| {
-            ![".db", "-wal", "-shm", "-journal", "kvm-verdict.json"]
+            ![".db", "-wal", "-shm", "-journal", "kvm-verdict.json", "events.json"]
                 .iter()
                 .any(|end| path.ends_with(end))
         });

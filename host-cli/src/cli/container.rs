@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{CpArgs, ExportArgs, RunArgs};
+use super::{CpArgs, EventsArgs, ExportArgs, PortArgs, RunArgs, UpdateArgs};
 use crate::detach::DetachKeys;
 
 /// The verbs of containers, at the top and below `capsid container`.
@@ -66,6 +66,19 @@ pub(crate) enum ContainerCommand {
         after_help = "Examples:\n  capsid exec -it web sh\n  capsid exec -u www-data web id"
     )]
     Exec(ExecArgs),
+    /// Show what happens to containers, as it happens
+    #[command(
+        after_help = "Examples:\n  capsid events --filter event=die\n  capsid events --since 1h --until 0s --json"
+    )]
+    Events(EventsArgs),
+    /// Show which ports of a container are published
+    #[command(after_help = "Example:\n  capsid port web")]
+    Port(PortArgs),
+    /// Change the limits or the restart policy of containers
+    #[command(
+        after_help = "Examples:\n  capsid update -m 256m --cpus 0.5 web\n  capsid update --restart unless-stopped web"
+    )]
+    Update(UpdateArgs),
     /// Copy files between a container and this machine
     #[command(
         after_help = "Examples:\n  capsid cp web:/etc/nginx ./conf\n  capsid cp app.tar.gz web:/tmp/\n  \
@@ -93,7 +106,7 @@ impl ContainerCommand {
     pub(super) fn only_prints(&self) -> bool {
         matches!(
             self,
-            Self::Ps(_) | Self::Inspect(_) | Self::Logs(_) | Self::Top(_) | Self::Stats(_)
+            Self::Ps(_) | Self::Inspect(_) | Self::Logs(_) | Self::Events(_) | Self::Top(_) | Self::Stats(_)
         )
     }
 }

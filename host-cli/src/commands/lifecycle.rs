@@ -14,10 +14,10 @@ use crate::control::{Answer, Connection, Request};
 use crate::plan;
 use crate::signals::Signals;
 use crate::state::{self, Container, StateError, Status};
-use crate::{create, error_text, start};
+use crate::{create, error_text, events, start};
 
 /// Does something for each name; docker prints the name as the user wrote it.
-async fn each<'a>(
+pub(super) async fn each<'a>(
     names: &'a [String],
     mut act: impl AsyncFnMut(&'a str) -> anyhow::Result<Option<String>>,
 ) -> anyhow::Result<u8> {
@@ -111,6 +111,7 @@ pub(crate) async fn restart(context: Context, args: StopArgs) -> anyhow::Result<
     each(&args.containers, async |name| {
         stop_one(&scene, name, args.timeout).await?;
         start_one(&scene, name).await?;
+        events::tell(&scene.folders.data, &scene.state.find(name)?, "restart", &[]);
         Ok(Some(name.into()))
     })
     .await
@@ -208,6 +209,9 @@ pub(crate) fn rename(context: Context, args: &RenameArgs) -> anyhow::Result<u8> 
     plan::check_name(&args.name)?;
     let container = scene.state.find(&args.container)?;
     scene.state.rename(&container.id, &args.name)?;
+    let old = format!("/{}", container.name);
+    let renamed = scene.state.container(&container.id)?;
+    events::tell(&scene.folders.data, &renamed, "rename", &[("oldName", &old)]);
     Ok(0)
 }
 

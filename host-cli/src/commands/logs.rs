@@ -26,8 +26,8 @@ pub(crate) fn run(context: Context, args: &LogsArgs) -> anyhow::Result<u8> {
         );
     }
     let selection = Selection {
-        since_ns: args.since.as_deref().map(moment).transpose()?,
-        until_ns: args.until.as_deref().map(moment).transpose()?,
+        since_ns: args.since.as_deref().map(clock::moment).transpose()?,
+        until_ns: args.until.as_deref().map(clock::moment).transpose()?,
         tail: tail(&args.tail)?,
     };
     let path = store_folder::log(&folders.data, &container.id);
@@ -91,51 +91,5 @@ fn tail(text: &str) -> anyhow::Result<Option<usize>> {
                 format!("--tail {number:?} is not a number or all")
             })?))
         }
-    }
-}
-
-/// A time, or how long ago.
-fn moment(text: &str) -> anyhow::Result<i64> {
-    if let Some(ago) = duration(text) {
-        return Ok(clock::now_ns() - ago);
-    }
-    clock::parse(text)
-        .with_context(|| format!("{text:?} is no time: write 2026-02-03T04:05:06, seconds since 1970, or 10m (ago)"))
-}
-
-/// Go's durations, as `1h30m`: nanoseconds.
-fn duration(text: &str) -> Option<i64> {
-    let mut total = 0.0;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest.get(..digits)?.parse().ok()?;
-        rest = rest.get(digits..)?;
-        let units = [
-            ("ms", 1e6),
-            ("us", 1e3),
-            ("ns", 1.0),
-            ("h", 3.6e12),
-            ("m", 6e10),
-            ("s", 1e9),
-        ];
-        let (unit, factor) = units.into_iter().find(|(unit, _)| rest.starts_with(unit))?;
-        total += number * factor;
-        rest = rest.get(unit.len()..)?;
-    }
-    (!text.is_empty()).then_some(total as i64)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_gos() {
-        assert_eq!(duration("1h30m"), Some(5_400_000_000_000));
-        assert_eq!(duration("1.5s"), Some(1_500_000_000));
-        assert_eq!(duration("200ms"), Some(200_000_000));
-        assert_eq!(duration("10"), None);
-        assert_eq!(duration("2026-01-01"), None);
     }
 }

@@ -4,7 +4,7 @@ use capsid_protocol::spec::TerminalSize;
 use serde::{Deserialize, Serialize};
 
 use crate::error_text;
-use crate::state::Exit;
+use crate::state::{Exit, RestartPolicy};
 
 /// What a command wants. `Signal` and `Resize` may follow an `Attach` or `Exec` on the same connection.
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,6 +30,8 @@ pub(crate) enum Request {
     Unpause,
     /// Its end, whenever that is.
     Wait,
+    /// Limits and restart policy.
+    Update(UpdateRequest),
     /// Its processes.
     List,
     /// What it uses.
@@ -60,6 +62,16 @@ impl ExecRequest {
     pub(crate) fn size(&self) -> Option<TerminalSize> {
         self.terminal.map(|(rows, columns)| TerminalSize { rows, columns })
     }
+}
+
+/// What changes of a running container.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct UpdateRequest {
+    /// What the agent is told, [`capsid_protocol::spec::Limits`] as it reads them.
+    pub changes: Vec<u8>,
+    /// The limits afterwards, in the same form.
+    pub limits: Vec<u8>,
+    pub restart: Option<RestartPolicy>,
 }
 
 /// What a supervisor says.

@@ -22,7 +22,7 @@ use rustix::fs::{Mode, OFlags};
 use tokio::net::{UnixListener, UnixStream};
 
 pub(crate) use connection::{Connection, ControlError, Reader, Writer};
-pub(crate) use message::{Answer, ExecRequest, Failure, Moment, ProcessLine, Request, Usage};
+pub(crate) use message::{Answer, ExecRequest, Failure, Moment, ProcessLine, Request, UpdateRequest, Usage};
 
 /// Name of the socket in a container's run folder.
 const SOCKET: &str = "socket";

@@ -12,11 +12,11 @@ const MEMORY_MIN_BYTES: u64 = 6 << 20;
 /// What the guest kernel, the agent and page tables need beside the containers, MiB (measured: 60 to 80).
 const MACHINE_OVERHEAD_MIB: u64 = 128;
 /// Memory of a machine whose container has no limit, MiB. The host gives only what the guest touches.
-const MACHINE_MEMORY_DEFAULT_MIB: u64 = 1024;
+const MACHINE_MEMORY_DEFAULT_MIB: u32 = 1024;
 /// 1 TiB: more than any host this runs on; keeps arithmetic far from overflow.
 const MACHINE_MEMORY_MAX_MIB: u64 = 1 << 20;
 /// `MachineConfig::vcpus`.
-const VCPUS_MAX: u32 = 32;
+pub(super) const VCPUS_MAX: u32 = 32;
 
 /// Why limits are refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -62,36 +62,41 @@ pub(crate) struct MachineSize {
 
 /// Resolves every limit flag. `host_cpus` is how many CPUs the host has.
 pub(crate) fn resolve(args: &RunArgs, host_cpus: usize) -> Result<(Limits, MachineSize), LimitsError> {
-    let memory = memory(args)?;
-    let swap = swap(args, memory)?;
+    let memory = memory(args.memory.as_deref())?;
+    let swap = swap(args.memory_swap.as_deref(), memory)?;
     let cpus = args.cpus.as_deref().map(parse_cpus).transpose()?.flatten();
     let vcpus = vcpus(args, cpus, host_cpus)?;
     let limits = Limits {
         memory_max_bytes: memory,
         swap_max_bytes: swap,
-        cpu_quota_us: cpus.map(|cpus| (cpus * CPU_PERIOD_US) as u64),
+        cpu_quota_us: cpus.map(quota),
         cpuset_cpus: args.cpuset_cpus.clone(),
         pids_max: pids(args.pids_limit)?,
         cpu_weight: None,
     };
     let memory_mib = match memory {
-        Some(bytes) => bytes.div_ceil(1 << 20) + MACHINE_OVERHEAD_MIB,
+        Some(bytes) => machine_mib(bytes)?,
         None => MACHINE_MEMORY_DEFAULT_MIB,
     };
-    if memory_mib > MACHINE_MEMORY_MAX_MIB {
-        return Err(LimitsError::MemoryTooLarge(memory.unwrap_or_default()));
-    }
-    Ok((
-        limits,
-        MachineSize {
-            vcpus,
-            memory_mib: memory_mib as u32,
-        },
-    ))
+    Ok((limits, MachineSize { vcpus, memory_mib }))
 }
 
-fn memory(args: &RunArgs) -> Result<Option<u64>, LimitsError> {
-    let Some(text) = &args.memory else { return Ok(None) };
+/// Memory of a machine whose container may have so much, MiB.
+pub(super) fn machine_mib(bytes: u64) -> Result<u32, LimitsError> {
+    let mib = bytes.div_ceil(1 << 20) + MACHINE_OVERHEAD_MIB;
+    if mib > MACHINE_MEMORY_MAX_MIB {
+        return Err(LimitsError::MemoryTooLarge(bytes));
+    }
+    Ok(mib as u32)
+}
+
+/// `cpu.max` of a number of CPUs.
+pub(super) fn quota(cpus: f64) -> u64 {
+    (cpus * CPU_PERIOD_US) as u64
+}
+
+pub(super) fn memory(text: Option<&str>) -> Result<Option<u64>, LimitsError> {
+    let Some(text) = text else { return Ok(None) };
     let bytes = size::parse(text).map_err(|source| LimitsError::Size { flag: "memory", source })?;
     match bytes {
         0 => Ok(None),
@@ -101,8 +106,8 @@ fn memory(args: &RunArgs) -> Result<Option<u64>, LimitsError> {
 }
 
 /// As docker: -1 is unlimited, 0 is unset, unset is as much swap as memory; the value is memory plus swap.
-fn swap(args: &RunArgs, memory: Option<u64>) -> Result<Option<u64>, LimitsError> {
-    let total = match args.memory_swap.as_deref() {
+pub(super) fn swap(text: Option<&str>, memory: Option<u64>) -> Result<Option<u64>, LimitsError> {
+    let total = match text {
         None => return Ok(memory),
         Some("-1") => return Ok(None),
         Some(text) => size::parse(text).map_err(|source| LimitsError::Size {
@@ -118,7 +123,7 @@ fn swap(args: &RunArgs, memory: Option<u64>) -> Result<Option<u64>, LimitsError>
 }
 
 /// `None` for 0, which is docker's "no limit".
-fn parse_cpus(text: &str) -> Result<Option<f64>, LimitsError> {
+pub(super) fn parse_cpus(text: &str) -> Result<Option<f64>, LimitsError> {
     let wrong = || LimitsError::Cpus(text.into());
     let cpus: f64 = text.parse().map_err(|_| wrong())?;
     if cpus == 0.0 {
@@ -162,7 +167,7 @@ fn vcpus(args: &RunArgs, cpus: Option<f64>, host_cpus: usize) -> Result<u8, Limi
 }
 
 /// The highest CPU of a list as `0-2,4`.
-fn parse_cpuset(list: &str) -> Result<u32, LimitsError> {
+pub(super) fn parse_cpuset(list: &str) -> Result<u32, LimitsError> {
     let wrong = || LimitsError::Cpuset(list.into());
     let mut highest = 0;
     for part in list.split(',') {
@@ -177,7 +182,7 @@ fn parse_cpuset(list: &str) -> Result<u32, LimitsError> {
     Ok(highest)
 }
 
-fn pids(limit: Option<i64>) -> Result<Option<u64>, LimitsError> {
+pub(super) fn pids(limit: Option<i64>) -> Result<Option<u64>, LimitsError> {
     match limit {
         None | Some(0 | -1) => Ok(None),
         Some(n) => u64::try_from(n).map(Some).map_err(|_| LimitsError::Pids(n)),

@@ -14,6 +14,7 @@ mod signal;
 pub(crate) mod size;
 #[cfg(test)]
 mod tests;
+mod update;
 mod volumes;
 
 use capsid_image::ImageConfig;
@@ -26,6 +27,7 @@ pub(crate) use limits::MachineSize;
 pub(crate) use security::{SeccompChoice, SecurityOptions};
 
 pub(crate) use signal::parse as parse_signal;
+pub(crate) use update::update;
 pub(crate) use volumes::{VOLUMES_MAX, VolumeSources, parse_from};
 
 use crate::cli::RunArgs;

@@ -311,6 +311,15 @@ impl State {
         self.update("UPDATE containers SET error = ?2 WHERE id = ?1", params![id, error])
     }
 
+    /// What it is changes: its spec and what was asked for.
+    pub(crate) fn set_plan(&self, container: &Container) -> Result<(), StateError> {
+        let config = serde_json::to_string(&container.config).map_err(|e| damaged(&container.id, e))?;
+        self.update(
+            "UPDATE containers SET spec = ?2, config = ?3 WHERE id = ?1",
+            params![container.id, container.spec.encode_to_vec(), config],
+        )
+    }
+
     /// Only its status changes.
     pub(crate) fn set_status(&self, id: &str, status: Status) -> Result<(), StateError> {
         self.update(

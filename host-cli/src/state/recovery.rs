@@ -6,7 +6,7 @@ use super::{Container, Exit, State, StateError, Status};
 use crate::folders::Folders;
 use crate::hold::Hold;
 use crate::volumes::{self, VolumeError};
-use crate::{clock, store_folder};
+use crate::{clock, events, store_folder};
 
 /// Why there is no cleaning up.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,7 @@ fn end_lost(state: &State, folders: &Folders, container: &Container) -> Result<(
     if now.config.remove {
         // The row goes first: see `create::remove`.
         volumes::remove_container(state, &folders.data, &now, true)?;
+        events::tell(&folders.data, &now, "destroy", &[]);
         store_folder::remove(&folders.data, &now.id).map_err(RecoverError::Folder)?;
         return hold.remove().map_err(RecoverError::Folder);
     }
@@ -60,7 +61,9 @@ fn end_lost(state: &State, folders: &Folders, container: &Container) -> Result<(
         oom_killed: false,
         error: "the pod's supervisor was killed".into(),
     };
-    Ok(state.set_exited(&now.id, clock::now_ns(), &exit, Status::Exited)?)
+    state.set_exited(&now.id, clock::now_ns(), &exit, Status::Exited)?;
+    events::tell(&folders.data, &now, "die", &[("exitCode", "137")]);
+    Ok(())
 }
 
 /// Removes folders in `parent` that no row knows and nobody holds: of a command killed in the middle.

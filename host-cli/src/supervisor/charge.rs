@@ -93,6 +93,11 @@ impl Charge {
         }))
     }
 
+    /// Tells that something happened to it.
+    pub(crate) fn tell(&self, action: &str, attributes: &[(&str, &str)]) {
+        crate::events::tell(&self.data, &self.container.borrow(), action, attributes);
+    }
+
     /// Notes that a step of the start has ended.
     pub(crate) fn mark(&self, step: &str) {
         self.moments.borrow_mut().push(Moment {

@@ -5,8 +5,8 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::rc::Rc;
 use std::time::Duration;
 
-use capsid_protocol::message::{Freeze, List, Measure, Request as Asked, agent_message, host_message};
-use capsid_protocol::spec::Task;
+use capsid_protocol::message::{Freeze, List, Measure, Request as Asked, Update, agent_message, host_message};
+use capsid_protocol::spec::{Limits, Task};
 use capsid_protocol::{ContainerSpec, Resize, Signal, Start};
 use prost::Message as _;
 use tokio::net::UnixStream;
@@ -18,11 +18,11 @@ use super::charge::{Charge, Outcome, Phase};
 use super::life::{exit_code, failed_code, sanitise};
 use super::output::Sink;
 use crate::control::{
-    Answer, Connection, ControlError, ExecRequest, Failure, ProcessLine, Reader, Request, Usage, Writer,
+    Answer, Connection, ControlError, ExecRequest, Failure, ProcessLine, Reader, Request, UpdateRequest, Usage, Writer,
 };
 use crate::log::LogStream;
 use crate::state::{Exit, State, Status};
-use crate::{id, plan, session};
+use crate::{events, id, plan, session};
 
 /// How long a killed container may take to be gone before its machine is ended.
 const KILL_GRACE: Duration = Duration::from_secs(5);
@@ -94,11 +94,14 @@ async fn answer(charge: Rc<Charge>, connection: Connection, request: Request) {
         Request::Resize { rows, columns } => resize(&charge, &charge.id, rows, columns).await.map(|()| Answer::Done),
         Request::Stop { timeout_s } => {
             stop(&charge, timeout_s).await;
-            Ok(over(&*charge.over().await, &charge))
+            let end = charge.over().await;
+            charge.tell("stop", &[]);
+            Ok(over(&end, &charge))
         }
         Request::Pause => freeze(&charge, true).await,
         Request::Unpause => freeze(&charge, false).await,
         Request::Wait => Ok(over(&*charge.over().await, &charge)),
+        Request::Update(request) => update(&charge, &request).await,
         Request::List => list(&charge).await,
         Request::Measure => measure(&charge).await,
         Request::OutputClosed => Ok(Answer::Done),
@@ -230,6 +233,7 @@ async fn obey(charge: &Rc<Charge>, process: &str, sinks: &[Rc<Sink>], reader: &m
 
 /// A signal to the container. SIGKILL ends it also while it starts.
 async fn signal(charge: &Rc<Charge>, number: i32) -> Result<(), Failure> {
+    charge.tell("kill", &[("signal", &number.to_string())]);
     if number == libc::SIGKILL {
         kill(charge).await;
         return Ok(());
@@ -270,6 +274,7 @@ pub(super) async fn stop(charge: &Rc<Charge>, timeout_s: Option<u64>) {
         if charge.paused.get() {
             let _ = freeze(charge, false).await;
         }
+        charge.tell("kill", &[("signal", &number.to_string())]);
         let _ = send_signal(charge, &charge.id, number).await;
         if timeout(Duration::from_secs(patience), charge.over()).await.is_ok() {
             return;
@@ -318,8 +323,31 @@ async fn freeze(charge: &Rc<Charge>, frozen: bool) -> Result<Answer, Failure> {
     // It may have ended since: its row says so, and keeps saying so.
     charge.guest()?;
     charge.paused.set(frozen);
+    charge.tell(if frozen { "pause" } else { "unpause" }, &[]);
     let status = if frozen { Status::Paused } else { Status::Running };
     let written = State::open(&charge.data).and_then(|state| state.set_status(&charge.id, status));
+    written.map(|()| Answer::Done).map_err(|e| Failure::of(&e))
+}
+
+/// Changes the guest's limits first: what it refuses is not written.
+async fn update(charge: &Rc<Charge>, request: &UpdateRequest) -> Result<Answer, Failure> {
+    let decode = |bytes: &[u8]| Limits::decode(bytes).map_err(|e| Failure::of(&e));
+    let (changes, limits) = (decode(&request.changes)?, decode(&request.limits)?);
+    if changes != Limits::default() {
+        let update = Update {
+            container: charge.id.clone(),
+            limits: changes,
+        };
+        let answer = ask(charge, Asked::Update, host_message::Kind::Update(update)).await?;
+        let agent_message::Kind::Updated(_) = answer else {
+            return Err(unexpected());
+        };
+    }
+    let mut container = charge.container.borrow_mut();
+    container.spec.limits = limits;
+    container.config.restart = request.restart.unwrap_or(container.config.restart);
+    let written = State::open(&charge.data).and_then(|state| state.set_plan(&container));
+    events::tell(&charge.data, &container, "update", &[]);
     written.map(|()| Answer::Done).map_err(|e| Failure::of(&e))
 }
 
@@ -380,7 +408,15 @@ async fn measure(charge: &Charge) -> Result<Answer, Failure> {
 async fn exec(charge: &Rc<Charge>, connection: Connection, request: ExecRequest) -> Result<Answer, Failure> {
     let id = id::new().map_err(|e| Failure::of(&e))?;
     let spec = exec_spec(charge, &id, &request);
-    run_beside(charge, connection, spec, request.detached).await
+    let words: Vec<_> = request.args.iter().map(|word| String::from_utf8_lossy(word)).collect();
+    let words = sanitise(&words.join(" "));
+    charge.tell(&format!("exec_create: {words}"), &[("execID", &id)]);
+    charge.tell(&format!("exec_start: {words}"), &[("execID", &id)]);
+    let ended = run_beside(charge, connection, spec, request.detached).await;
+    if let Ok(Answer::Exited { exit, .. }) = &ended {
+        charge.tell("exec_die", &[("execID", &id), ("exitCode", &exit.code.to_string())]);
+    }
+    ended
 }
 
 /// Work of the agent's own in the container.

@@ -205,6 +205,7 @@ async fn live_in(
         *started = true;
         *charge.agent.borrow_mut() = Some(Rc::clone(&agent));
         charge.mark("container started");
+        charge.tell("start", &[]);
         charge.phase.send_replace(Phase::Running);
         sys::forget_code();
         let stopped = tokio::select! {

@@ -146,6 +146,7 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
 /// Removes the container, all but its run folder.
 fn forget(state: &State, charge: &Charge, folders: &Folders) -> anyhow::Result<()> {
     volumes::remove_container(state, &folders.data, &charge.container.borrow(), true)?;
+    charge.tell("destroy", &[]);
     store_folder::remove(&folders.data, &charge.id).context("cannot remove the container's files")
 }
 
@@ -198,6 +199,13 @@ async fn lives(charge: &Rc<Charge>, state: &State, folders: &Folders) -> (Outcom
             exit,
             next,
         };
+        let ran = !matches!(outcome, Outcome::Failed(_));
+        if end.exit.oom_killed {
+            charge.tell("oom", &[]);
+        }
+        if ran {
+            charge.tell("die", &[("exitCode", &end.exit.code.to_string())]);
+        }
         let unwritten = end.write(state, &charge.id).err().map(|_| end);
         if !again {
             return (outcome, unwritten);

@@ -85,7 +85,7 @@ impl<W: Write> Packer<W> {
         self.add_entry(folder.as_fd(), name, path, DEPTH_MAX)
     }
 
-    /// Adds an open file or folder, with all that is below it.
+    /// Adds an open file or folder, with all that is below it; with an empty path, what is in the folder alone.
     pub fn add_opened(&mut self, file: OwnedFd, path: &[u8]) -> Result<(), PackError> {
         let stat = rustix::fs::fstat(&file).map_err(failed(path))?;
         self.add_file(file, &stat, path, DEPTH_MAX)
@@ -158,9 +158,16 @@ impl<W: Write> Packer<W> {
 
     fn add_folder(&mut self, folder: &OwnedFd, stat: &Stat, path: &[u8], depth: usize) -> Result<(), PackError> {
         let depth = depth.checked_sub(1).ok_or_else(|| PackError::Deep(shown(path)))?;
-        let mut member = self.member(stat, b'5', &[path, b"/"].concat())?;
-        member.xattrs = xattrs(folder);
-        self.append(&member, io::empty())?;
+        let prefix = if path.is_empty() {
+            Vec::new()
+        } else {
+            [path, b"/"].concat()
+        };
+        if !path.is_empty() {
+            let mut member = self.member(stat, b'5', &prefix)?;
+            member.xattrs = xattrs(folder);
+            self.append(&member, io::empty())?;
+        }
         let mut names = Vec::new();
         for entry in Dir::read_from(folder).map_err(failed(path))? {
             let name = entry.map_err(failed(path))?.file_name().to_bytes().to_vec();
@@ -173,7 +180,7 @@ impl<W: Write> Packer<W> {
         }
         names.sort_unstable();
         for name in names {
-            let inner = [path, b"/", name.as_slice()].concat();
+            let inner = [&prefix[..], &name].concat();
             match self.add_entry(folder, OsStr::from_bytes(&name), &inner, depth) {
                 // Gone since the folder was read.
                 Err(PackError::Read {

@@ -1,0 +1,178 @@
+//! `capsid events`.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use anyhow::bail;
+use serde_json::Value;
+
+use super::Context;
+use crate::cli::EventsArgs;
+use crate::clock;
+use crate::events::EventReader;
+use crate::format::Template;
+
+/// How often it is looked for more: quick to the eye, nothing to the processor.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Prints what happens, and what has happened since a time, until a time or for ever.
+pub(crate) fn run(context: Context, args: &EventsArgs) -> anyhow::Result<u8> {
+    let filters = args
+        .filter
+        .iter()
+        .map(|text| Filter::parse(text))
+        .collect::<Result<Vec<_>, _>>()?;
+    let format = match (&args.format, args.json) {
+        (Some(text), _) => Some(Template::parse(text)?),
+        (None, true) => Some(Template::parse("json")?),
+        (None, false) => None,
+    };
+    let until = args.until.as_deref().map(clock::moment).transpose()?;
+    let since = args.since.as_deref().map(clock::moment).transpose()?;
+    // As docker: without --since only what comes; with --until alone, all that was.
+    let since = since.unwrap_or_else(|| if until.is_some() { i64::MIN } else { clock::now_ns() });
+    let folders = context.folders()?;
+    let mut reader = EventReader::open(&folders.data);
+    loop {
+        // Asked before the look: what happened until then is seen.
+        let is_over = until.is_some_and(|until| clock::now_ns() > until);
+        let mut output = io::stdout().lock();
+        for event in reader.more()? {
+            let at = event["timeNano"].as_i64().unwrap_or(0);
+            let is_wanted = at >= since && until.is_none_or(|until| at <= until);
+            if is_wanted && passes(&filters, &event) {
+                match &format {
+                    Some(template) => writeln!(output, "{}", template.render(&event)?)?,
+                    None => writeln!(output, "{}", line(&event))?,
+                }
+            }
+        }
+        output.flush()?;
+        if is_over {
+            return Ok(0);
+        }
+        drop(output);
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn text<'a>(event: &'a Value, field: &str) -> &'a str {
+    event[field].as_str().unwrap_or_default()
+}
+
+/// docker's line: time, type, action, id and attributes.
+fn line(event: &Value) -> String {
+    let attributes: Vec<String> = event["Actor"]["Attributes"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
+        .collect();
+    format!(
+        "{} {} {} {} ({})",
+        clock::rfc3339(event["timeNano"].as_i64().unwrap_or(0)),
+        text(event, "Type"),
+        text(event, "Action"),
+        text(event, "id"),
+        attributes.join(", ")
+    )
+}
+
+/// One `--filter`.
+#[derive(Debug, PartialEq)]
+struct Filter {
+    kind: Kind,
+    value: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    Container,
+    Event,
+    Image,
+    Label,
+    Type,
+}
+
+impl Filter {
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let Some((name, value)) = text.split_once('=') else {
+            bail!("invalid filter {text:?}: write name=value");
+        };
+        let kind = match name {
+            "container" => Kind::Container,
+            "event" => Kind::Event,
+            "image" => Kind::Image,
+            "label" => Kind::Label,
+            "type" => Kind::Type,
+            other => bail!("there is no filter {other:?}: use container, event, image, label or type"),
+        };
+        Ok(Self {
+            kind,
+            value: value.into(),
+        })
+    }
+
+    fn takes(&self, event: &Value) -> bool {
+        let attributes = &event["Actor"]["Attributes"];
+        let value = self.value.as_str();
+        match self.kind {
+            Kind::Container => {
+                text(attributes, "name") == value || (!value.is_empty() && text(event, "id").starts_with(value))
+            }
+            // `exec_create: sh` and `health_status: healthy` are meant by their first word too.
+            Kind::Event => {
+                let action = text(event, "Action");
+                action == value || action.split(':').next() == Some(value)
+            }
+            Kind::Image => {
+                let image = text(event, "from");
+                image == value || image.split(':').next() == Some(value)
+            }
+            Kind::Label => match value.split_once('=') {
+                Some((name, wanted)) => attributes[name].as_str() == Some(wanted),
+                None => attributes.get(value).is_some(),
+            },
+            Kind::Type => text(event, "Type") == value,
+        }
+    }
+}
+
+/// Every kind of filter that was given is met by one of its kind; labels all.
+fn passes(filters: &[Filter], event: &Value) -> bool {
+    filters.iter().all(|filter| {
+        let mut alternatives = filters.iter().filter(|other| other.kind == filter.kind);
+        match filter.kind {
+            Kind::Label => filter.takes(event),
+            _ => alternatives.any(|other| other.takes(event)),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn filters_choose_as_dockers_do() {
+        let event = json!({
+            "Type": "container", "Action": "health_status: healthy", "id": "abc", "from": "nginx:1", "timeNano": 1,
+            "Actor": { "Attributes": { "name": "web", "tier": "front" } },
+        });
+        let passes = |texts: &[&str]| {
+            let filters: Vec<Filter> = texts.iter().map(|text| Filter::parse(text).unwrap()).collect();
+            super::passes(&filters, &event)
+        };
+        assert!(passes(&[]) && passes(&["event=health_status", "container=web"]));
+        assert!(passes(&["event=start", "event=health_status"]) && passes(&["image=nginx"]));
+        assert!(passes(&["label=tier", "label=tier=front"]) && !passes(&["label=tier", "label=x"]));
+        assert!(!passes(&["event=start"]) && !passes(&["container=webx"]) && !passes(&["type=image"]));
+        assert!(Filter::parse("color=red").is_err());
+        assert_eq!(
+            line(&event),
+            "1970-01-01T00:00:00.000000001Z container health_status: healthy abc (name=web, tier=front)"
+        );
+    }
+}

@@ -1,0 +1,52 @@
+//! `capsid update`.
+
+use anyhow::bail;
+use prost::Message as _;
+
+use super::lifecycle::{ask, each};
+use super::{Context, Scene};
+use crate::cli::UpdateArgs;
+use crate::control::{Answer, Request, UpdateRequest};
+use crate::plan;
+
+/// Changes limits and restart policy, of running containers at once.
+pub(crate) async fn run(context: Context, args: UpdateArgs) -> anyhow::Result<u8> {
+    let scene = Scene::set(context)?;
+    each(&args.containers, async |name| {
+        update(&scene, name, &args).await?;
+        Ok(Some(name.into()))
+    })
+    .await
+}
+
+async fn update(scene: &Scene, name: &str, args: &UpdateArgs) -> anyhow::Result<()> {
+    loop {
+        let (container, connection) = scene.find(name)?;
+        let is_running = connection.is_some();
+        let (limits, machine) = (&container.spec.limits, container.config.machine);
+        let changed = plan::update(args, limits, machine, is_running)?;
+        if let Some(mut connection) = connection {
+            // The row is the supervisor's to change: it has a copy of its own.
+            let request = Request::Update(UpdateRequest {
+                changes: changed.changes.encode_to_vec(),
+                limits: changed.limits.encode_to_vec(),
+                restart: args.restart,
+            });
+            return match ask(&mut connection, &request).await? {
+                Answer::Done => Ok(()),
+                _ => bail!("unexpected answer of the pod's supervisor"),
+            };
+        }
+        // Started meanwhile: once more.
+        let Some(_hold) = scene.hold(&container.id)? else {
+            continue;
+        };
+        let mut now = scene.state.container(&container.id)?;
+        now.spec.limits = changed.limits;
+        now.config.machine = changed.machine;
+        now.config.restart = args.restart.unwrap_or(now.config.restart);
+        scene.state.set_plan(&now)?;
+        crate::events::tell(&scene.folders.data, &now, "update", &[]);
+        return Ok(());
+    }
+}

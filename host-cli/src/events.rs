@@ -1,0 +1,161 @@
+//! What happened to containers, in docker's words: `data/events.json`, a JSON object a line.
+//!
+//! A file and not a table: an event is a report about a change that has its own row, so it needs no sync to disk and no
+//! transaction with it, and a start does not wait for one; a line that a crash has cut harms no other. Writers are many
+//! short commands and supervisors: each appends whole lines under the file's lock. A follower looks at the file's length
+//! ten times a second, which costs one system call and needs nobody to be told.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use serde_json::{Value, json};
+
+use crate::clock;
+use crate::state::Container;
+
+/// Bytes of the file before it becomes the old one, whose predecessor goes: some 10 000 events each.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+/// Bytes of a line: names and labels are bounded where they are made.
+const LINE_BYTES_MAX: u64 = 1 << 20;
+
+fn current(data: &Path) -> PathBuf {
+    data.join("events.json")
+}
+
+fn previous(data: &Path) -> PathBuf {
+    data.join("events.json.1")
+}
+
+/// Tells that something happened to a container. One that cannot be written is lost: the change itself stands.
+pub(crate) fn tell(data: &Path, container: &Container, action: &str, attributes: &[(&str, &str)]) {
+    let line = format!("{}\n", describe(container, action, attributes, clock::now_ns()));
+    let _ = append(data, line.as_bytes());
+}
+
+/// docker's object.
+fn describe(container: &Container, action: &str, attributes: &[(&str, &str)], at_ns: i64) -> Value {
+    let mut all = crate::labels::object(&container.config.labels);
+    for (name, value) in attributes {
+        all.insert((*name).into(), json!(value));
+    }
+    all.insert("image".into(), json!(container.image));
+    all.insert("name".into(), json!(container.name));
+    json!({
+        "status": action,
+        "id": container.id,
+        "from": container.image,
+        "Type": "container",
+        "Action": action,
+        "Actor": { "ID": container.id, "Attributes": all },
+        "scope": "local",
+        "time": at_ns / 1_000_000_000,
+        "timeNano": at_ns,
+    })
+}
+
+fn append(data: &Path, line: &[u8]) -> io::Result<()> {
+    let path = current(data);
+    loop {
+        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+        rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+        let ours = file.metadata()?;
+        // Another writer may have made it the old one meanwhile.
+        if !std::fs::metadata(&path).is_ok_and(|now| now.ino() == ours.ino()) {
+            continue;
+        }
+        if ours.len() >= FILE_BYTES_MAX {
+            std::fs::rename(&path, previous(data))?;
+            continue;
+        }
+        return file.write_all(line);
+    }
+}
+
+/// Reads events, first those that are there, then those that come.
+#[derive(Debug)]
+pub(crate) struct EventReader {
+    data: PathBuf,
+    file: Option<File>,
+    position: u64,
+}
+
+impl EventReader {
+    /// From the oldest on.
+    pub(crate) fn open(data: &Path) -> Self {
+        Self {
+            data: data.into(),
+            file: File::open(previous(data)).ok(),
+            position: 0,
+        }
+    }
+
+    /// The events since the last time.
+    pub(crate) fn more(&mut self) -> io::Result<Vec<Value>> {
+        let mut events = Vec::new();
+        loop {
+            if let Some(file) = &mut self.file {
+                self.position = read_from(file, self.position, &mut events)?;
+            }
+            let next = match File::open(current(&self.data)) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(events),
+                opened => opened?,
+            };
+            let is_same = match &self.file {
+                None => false,
+                Some(file) => file.metadata()?.ino() == next.metadata()?.ino(),
+            };
+            if is_same {
+                return Ok(events);
+            }
+            // What was written between the look and the change; nobody writes to it now.
+            if let Some(file) = &mut self.file {
+                read_from(file, self.position, &mut events)?;
+            }
+            (self.file, self.position) = (Some(next), 0);
+        }
+    }
+}
+
+/// Whole lines from `position` on: where the next one begins. A line that is no event is passed over.
+fn read_from(file: &mut File, mut position: u64, events: &mut Vec<Value>) -> io::Result<u64> {
+    if file.metadata()?.len() <= position {
+        return Ok(position);
+    }
+    file.seek(SeekFrom::Start(position))?;
+    let mut lines = BufReader::new(file);
+    loop {
+        let mut line = Vec::new();
+        let count = lines.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)? as u64;
+        if count == 0 || (!line.ends_with(b"\n") && count < LINE_BYTES_MAX) {
+            return Ok(position);
+        }
+        position += count;
+        events.extend(serde_json::from_slice::<Value>(&line).ok().filter(Value::is_object));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_whole_and_once_also_over_a_change_of_files() {
+        let data = tempfile::tempdir().unwrap();
+        let mut reader = EventReader::open(data.path());
+        assert!(reader.more().unwrap().is_empty());
+        append(data.path(), b"{\"n\":1}\n{\"n\":").unwrap();
+        assert_eq!(reader.more().unwrap(), [json!({"n": 1})]);
+        append(data.path(), b"2}\nnothing\n").unwrap();
+        assert_eq!(reader.more().unwrap(), [json!({"n": 2})]);
+        let filler = vec![b'x'; FILE_BYTES_MAX as usize];
+        append(data.path(), &[&filler[..], b"\n"].concat()).unwrap();
+        append(data.path(), b"{\"n\":3}\n").unwrap();
+        assert!(previous(data.path()).exists());
+        assert_eq!(reader.more().unwrap(), [json!({"n": 3})]);
+        let all = EventReader::open(data.path()).more().unwrap();
+        assert_eq!(all, [json!({"n": 1}), json!({"n": 2}), json!({"n": 3})]);
+    }
+}

@@ -1,0 +1,189 @@
+//! `update`: what flags make of the limits that a container has.
+
+use capsid_protocol::spec::Limits;
+
+use super::limits::{self, LimitsError, MachineSize};
+use crate::cli::UpdateArgs;
+
+/// docker's `--cpu-shares` of a container that has none, and their range.
+const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
+
+/// Why limits are not changed.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum UpdateError {
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
+    #[error("--cpu-shares {0} is not a number from 2 to 262144")]
+    Shares(u64),
+    #[error("nothing to change: name a limit or --restart")]
+    Nothing,
+    #[error("{flag} is more than the running machine has ({has}): stop the container, update it, and start it again")]
+    OverMachine { flag: String, has: String },
+}
+
+/// Limits after a change.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Changed {
+    /// What is to be told to the agent: only what changes; `u64::MAX` takes a limit away.
+    pub changes: Limits,
+    /// What the container has from now on.
+    pub limits: Limits,
+    /// The machine that has room for it: larger than it was only when nothing runs.
+    pub machine: MachineSize,
+}
+
+/// Works out what the flags ask for.
+pub(crate) fn update(
+    args: &UpdateArgs,
+    before: &Limits,
+    machine: MachineSize,
+    is_running: bool,
+) -> Result<Changed, UpdateError> {
+    let mut changes = Limits::default();
+    if args.memory.is_some() || args.memory_swap.is_some() {
+        let memory = limits::memory(args.memory.as_deref())?.or(before.memory_max_bytes);
+        let swap = limits::swap(args.memory_swap.as_deref(), memory)?;
+        changes.memory_max_bytes = args.memory.as_ref().and(memory);
+        changes.swap_max_bytes = Some(swap.unwrap_or(u64::MAX));
+    }
+    let cpus = args.cpus.as_deref().map(limits::parse_cpus).transpose()?;
+    changes.cpu_quota_us = cpus.map(|cpus| cpus.map_or(u64::MAX, limits::quota));
+    let last_cpu = args.cpuset_cpus.as_deref().map(limits::parse_cpuset).transpose()?;
+    changes.cpuset_cpus = args.cpuset_cpus.clone();
+    let pids = args.pids_limit.map(|limit| limits::pids(Some(limit))).transpose()?;
+    changes.pids_max = pids.map(|limit| limit.unwrap_or(u64::MAX));
+    changes.cpu_weight = args.cpu_shares.map(weight).transpose()?;
+    if changes == Limits::default() && args.restart.is_none() {
+        return Err(UpdateError::Nothing);
+    }
+    let wanted_vcpus = [
+        cpus.flatten().map(|cpus| cpus.ceil() as u32),
+        last_cpu.map(|cpu| cpu + 1),
+    ];
+    let vcpus = wanted_vcpus.into_iter().flatten().max().unwrap_or(0);
+    let machine = grow(args, &changes, machine, vcpus, is_running)?;
+    Ok(Changed {
+        limits: merge(before, &changes),
+        changes,
+        machine,
+    })
+}
+
+/// The machine, larger where it must be and may.
+fn grow(
+    args: &UpdateArgs,
+    changes: &Limits,
+    machine: MachineSize,
+    vcpus: u32,
+    is_running: bool,
+) -> Result<MachineSize, UpdateError> {
+    let over = |flag: &str, value: &Option<String>, has: String| UpdateError::OverMachine {
+        flag: format!("--{flag} {}", value.clone().unwrap_or_default()),
+        has,
+    };
+    let needed_mib = changes
+        .memory_max_bytes
+        .map(limits::machine_mib)
+        .transpose()?
+        .unwrap_or(0);
+    if needed_mib > machine.memory_mib && is_running {
+        let has = format!("{} MiB, the guest's kernel included", machine.memory_mib);
+        return Err(over("memory", &args.memory, has));
+    }
+    if vcpus > u32::from(machine.vcpus) && is_running {
+        let (flag, value) = match &args.cpus {
+            Some(_) => ("cpus", &args.cpus),
+            None => ("cpuset-cpus", &args.cpuset_cpus),
+        };
+        return Err(over(flag, value, format!("{} vCPUs", machine.vcpus)));
+    }
+    if vcpus > limits::VCPUS_MAX {
+        return Err(LimitsError::Cpuset(args.cpuset_cpus.clone().unwrap_or_default()).into());
+    }
+    Ok(MachineSize {
+        vcpus: machine.vcpus.max(vcpus as u8),
+        memory_mib: machine.memory_mib.max(needed_mib),
+    })
+}
+
+/// The kernel's weight for docker's shares, as runc converts them.
+fn weight(shares: u64) -> Result<u64, UpdateError> {
+    if SHARES.contains(&shares) {
+        Ok(1 + (shares - 2) * 9_999 / 262_142)
+    } else {
+        Err(UpdateError::Shares(shares))
+    }
+}
+
+fn merge(before: &Limits, changes: &Limits) -> Limits {
+    let pick = |new: Option<u64>, old: Option<u64>| match new {
+        None => old,
+        Some(u64::MAX) => None,
+        limit => limit,
+    };
+    Limits {
+        memory_max_bytes: pick(changes.memory_max_bytes, before.memory_max_bytes),
+        swap_max_bytes: pick(changes.swap_max_bytes, before.swap_max_bytes),
+        cpu_quota_us: pick(changes.cpu_quota_us, before.cpu_quota_us),
+        cpuset_cpus: changes.cpuset_cpus.clone().or_else(|| before.cpuset_cpus.clone()),
+        pids_max: pick(changes.pids_max, before.pids_max),
+        cpu_weight: pick(changes.cpu_weight, before.cpu_weight),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command, ContainerCommand};
+
+    fn changed(flags: &[&str], is_running: bool) -> Result<Changed, UpdateError> {
+        let words = ["capsid", "update"].iter().chain(flags).chain(&["web"]);
+        let Command::Top(ContainerCommand::Update(args)) = Cli::try_parse_from(words).unwrap().command else {
+            unreachable!()
+        };
+        let before = Limits {
+            memory_max_bytes: Some(64 << 20),
+            swap_max_bytes: Some(64 << 20),
+            pids_max: Some(10),
+            ..Limits::default()
+        };
+        let machine = MachineSize {
+            vcpus: 1,
+            memory_mib: 192,
+        };
+        update(&args, &before, machine, is_running)
+    }
+
+    #[test]
+    fn flags_change_what_they_name_and_nothing_else() {
+        let done = changed(&["-m", "32m", "--pids-limit", "-1", "--cpu-shares", "1024"], true).unwrap();
+        assert_eq!(done.changes.memory_max_bytes, Some(32 << 20));
+        assert_eq!((done.changes.pids_max, done.limits.pids_max), (Some(u64::MAX), None));
+        assert_eq!(done.limits.cpu_weight, Some(39));
+        let done = changed(&["--cpus", "0.5"], true).unwrap();
+        assert_eq!(
+            (done.limits.cpu_quota_us, done.limits.memory_max_bytes),
+            (Some(50_000), Some(64 << 20))
+        );
+        assert_eq!(done.changes.memory_max_bytes, None);
+        assert_eq!(changed(&[], true), Err(UpdateError::Nothing));
+        assert!(changed(&["--restart", "always"], true).is_ok());
+        assert!(matches!(changed(&["-c", "1"], true), Err(UpdateError::Shares(1))));
+    }
+
+    #[test]
+    fn a_machine_grows_only_while_it_does_not_run() {
+        assert!(matches!(
+            changed(&["-m", "1g"], true),
+            Err(UpdateError::OverMachine { .. })
+        ));
+        assert!(matches!(
+            changed(&["--cpus", "2"], true),
+            Err(UpdateError::OverMachine { .. })
+        ));
+        let done = changed(&["-m", "1g", "--cpus", "2"], false).unwrap();
+        assert_eq!((done.machine.vcpus, done.machine.memory_mib), (2, 1152));
+    }
+}

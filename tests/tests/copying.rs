@@ -1,0 +1,220 @@
+//! `cp`, `diff` and `export`: files come and go as docker has it, and nothing of a container's is written anywhere else.
+
+// A surprise in a test is a failed test.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use capsid_tests::{Capsid, Outcome};
+
+/// `capsid WORDS...` to its end.
+fn call(capsid: &Capsid, words: &[&str]) -> Outcome {
+    capsid.call(words).wait()
+}
+
+fn copy(capsid: &Capsid, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Outcome {
+    let (from, to) = (from.as_ref().to_str().unwrap(), to.as_ref().to_str().unwrap());
+    call(capsid, &["cp", "-q", from, to])
+}
+
+/// Output of a script in the container.
+#[track_caller]
+fn shell(capsid: &Capsid, name: &str, script: &str) -> String {
+    call(capsid, &["exec", name, "sh", "-c", script]).succeeds().text()
+}
+
+/// A folder with a file, a link and a folder with a file.
+fn tree() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir_all(tree.join("sub")).unwrap();
+    fs::write(tree.join("file"), "content").unwrap();
+    fs::write(tree.join("sub/below"), vec![7; 300_000]).unwrap();
+    fs::set_permissions(tree.join("file"), fs::Permissions::from_mode(0o640)).unwrap();
+    symlink("file", tree.join("link")).unwrap();
+    dir
+}
+
+#[track_caller]
+fn assert_tree(tree: &Path) {
+    assert_eq!(fs::read_to_string(tree.join("file")).unwrap(), "content");
+    assert_eq!(fs::read(tree.join("sub/below")).unwrap(), vec![7; 300_000]);
+    assert_eq!(fs::read_link(tree.join("link")).unwrap(), Path::new("file"));
+    assert_eq!(fs::metadata(tree.join("file")).unwrap().mode() & 0o7777, 0o640);
+}
+
+#[test]
+fn trees_go_in_and_come_back() {
+    let capsid = Capsid::with_busybox();
+    capsid.detached("web", &["busybox", "sleep", "1000"]);
+    let dir = tree();
+    let path = |name: &str| dir.path().join(name);
+    // Into a folder that is there, under a new name, and the content alone.
+    copy(&capsid, path("tree"), "web:/tmp").succeeds();
+    copy(&capsid, path("tree"), "web:/tmp/new").succeeds();
+    shell(&capsid, "web", "mkdir /tmp/flat");
+    copy(&capsid, path("tree/."), "web:/tmp/flat").succeeds();
+    let list = shell(
+        &capsid,
+        "web",
+        "cd /tmp; find . -type f | sort; stat -c %u:%g:%a tree/file",
+    );
+    assert_eq!(
+        list,
+        "./flat/file\n./flat/sub/below\n./new/file\n./new/sub/below\n./tree/file\n./tree/sub/below\n0:0:640"
+    );
+    // And back, by the same rules.
+    copy(&capsid, "web:/tmp/tree", path("back")).succeeds();
+    assert_tree(&path("back"));
+    fs::create_dir(path("into")).unwrap();
+    copy(&capsid, "web:/tmp/tree", path("into")).succeeds();
+    assert_tree(&path("into/tree"));
+    copy(&capsid, "web:/tmp/tree/.", path("into")).succeeds();
+    assert_tree(&path("into"));
+    // A link is a link, unless it is followed.
+    copy(&capsid, "web:/tmp/tree/link", path("as-link")).succeeds();
+    assert_eq!(fs::read_link(path("as-link")).unwrap(), Path::new("file"));
+    let followed = path("followed");
+    call(
+        &capsid,
+        &["cp", "-qL", "web:/tmp/tree/link", followed.to_str().unwrap()],
+    )
+    .succeeds();
+    assert_eq!(fs::read_to_string(&followed).unwrap(), "content");
+    // What cannot be is said, and makes nothing.
+    copy(&capsid, "web:/nope", path("nope"))
+        .exits(1)
+        .complains("/nope: no such file or directory");
+    assert!(!path("nope").exists());
+    copy(&capsid, path("tree/file"), "web:/none/file")
+        .exits(1)
+        .complains("no such directory");
+    copy(&capsid, path("tree"), "web:/tmp/tree/file")
+        .exits(1)
+        .complains("cannot copy a directory to a file");
+    copy(&capsid, path("tree"), path("tree"))
+        .exits(1)
+        .complains("must specify at least one container source");
+    // Mounted small files are written through.
+    copy(&capsid, path("tree/file"), "web:/etc/hosts").succeeds();
+    assert_eq!(shell(&capsid, "web", "cat /etc/hosts"), "content");
+}
+
+#[test]
+fn containers_that_do_not_run_are_copied_to_and_compared() {
+    let capsid = Capsid::with_busybox();
+    let dir = tree();
+    let script = "echo new > /etc/new; rm /bin/vi; mkdir /made; sleep 1000";
+    capsid.detached("web", &["busybox", "sh", "-c", script]);
+    let changes = "C /bin\nD /bin/vi\nC /etc\nA /etc/new\nA /made";
+    let seen = || call(&capsid, &["diff", "web"]).succeeds().text();
+    capsid_tests::invocation::eventually("its changes", 20, || seen() == changes);
+    call(&capsid, &["stop", "-t", "0", "web"]).succeeds();
+    assert_eq!(seen(), changes);
+    copy(&capsid, dir.path().join("tree"), "web:/made").succeeds();
+    copy(&capsid, "web:/made/tree", dir.path().join("back")).succeeds();
+    assert_tree(&dir.path().join("back"));
+    assert_eq!(
+        call(&capsid, &["inspect", "-f", "{{.State.Status}}", "web"])
+            .succeeds()
+            .text(),
+        "exited"
+    );
+    call(&capsid, &["start", "web"]).succeeds();
+    assert_eq!(shell(&capsid, "web", "cat /made/tree/file"), "content");
+}
+
+#[test]
+fn archives_flow_through_the_standard_streams() {
+    let capsid = Capsid::with_busybox();
+    capsid.detached("web", &["busybox", "sleep", "1000"]);
+    let dir = tree();
+    let tar = Command::new("tar")
+        .args(["c", "tree"])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    capsid.call(["cp", "-", "web:/tmp"]).input(tar.stdout).wait().succeeds();
+    capsid
+        .call(["cp", "-", "web:/none"])
+        .input([0; 1024])
+        .wait()
+        .exits(1)
+        .complains("no such directory");
+    let names = |archive: &[u8]| {
+        let mut archive = tar::Archive::new(archive);
+        let entries = archive.entries().unwrap();
+        let mut names: Vec<String> = entries
+            .map(|e| e.unwrap().path().unwrap().display().to_string())
+            .collect();
+        names.sort();
+        names
+    };
+    let packed = call(&capsid, &["cp", "web:/tmp/tree", "-"]).succeeds();
+    assert_eq!(
+        names(&packed.stdout),
+        ["tree/", "tree/file", "tree/link", "tree/sub/", "tree/sub/below"]
+    );
+    // The root alone: neither what is mounted over it nor the volumes.
+    let exported = names(&call(&capsid, &["export", "web"]).succeeds().stdout);
+    assert!(exported.contains(&"tmp/tree/sub/below".to_owned()), "{exported:?}");
+    assert!(
+        !exported.iter().any(|name| name.starts_with("proc/") && name != "proc/"),
+        "{exported:?}"
+    );
+    let file = dir.path().join("web.tar");
+    call(&capsid, &["export", "-o", file.to_str().unwrap(), "web"]).succeeds();
+    assert_eq!(names(&fs::read(&file).unwrap()), exported);
+}
+
+/// A container that is in the way: links to the host's paths, folders that become links while they are copied, names with
+/// line ends, set-user-id files, devices, and a file of a terabyte.
+#[test]
+fn a_hostile_container_writes_nothing_outside() {
+    let capsid = Capsid::with_busybox();
+    let dir = tempfile::tempdir().unwrap();
+    let outside = dir.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("file"), "untouched").unwrap();
+    let target = outside.display();
+    let script = format!(
+        "mkdir -p /h/d /h/keep; echo in > /h/d/file; ln -s {target} /h/link; ln -s {target}/file /h/f; \
+         touch \"$(printf '/h/a\\nb')\" '/h/..x'; cp /bin/busybox /h/suid; chmod 6755 /h/suid; \
+         truncate -s 1T /h/keep/huge; mknod /h/null c 1 3; mkfifo /h/fifo; \
+         while :; do mv /h/d /h/e; ln -s {target} /h/d; rm /h/d; mv /h/e /h/d; done"
+    );
+    capsid.detached("bad", &["--cap-add", "MKNOD", "busybox", "sh", "-c", &script]);
+    capsid_tests::invocation::eventually("fifo", 20, || {
+        call(&capsid, &["exec", "bad", "test", "-p", "/h/fifo"]).code() == 0
+    });
+    for round in 0..3 {
+        let to = dir.path().join(format!("to{round}"));
+        fs::create_dir(&to).unwrap();
+        // Links of the user's own place are not followed either.
+        symlink(&outside, to.join("d")).unwrap();
+        symlink(outside.join("file"), to.join("suid")).unwrap();
+        // The folder in the link's way may be an error, the rest is copied or not, but nothing is outside. The huge file
+        // would take the day.
+        for path in [
+            "/h/d", "/h/link", "/h/f", "/h/suid", "/h/null", "/h/a\nb", "/h/..x", "/h/fifo",
+        ] {
+            copy(&capsid, format!("bad:{path}"), &to);
+        }
+        let suid = fs::symlink_metadata(to.join("suid")).unwrap();
+        assert_eq!((suid.is_file(), suid.mode() & 0o7777), (true, 0o755));
+        assert!(fs::read_link(to.join("link")).is_ok() && to.join("a\nb").exists());
+        assert!(!to.join("null").exists());
+    }
+    // Into a folder that is a link half of the time: the container's own, or an error.
+    let source = dir.path().join("evil");
+    fs::write(&source, "evil").unwrap();
+    for _ in 0..5 {
+        copy(&capsid, &source, "bad:/h/d/");
+        copy(&capsid, &source, "bad:/h/link/");
+    }
+    assert_eq!(fs::read_to_string(outside.join("file")).unwrap(), "untouched");
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+}
