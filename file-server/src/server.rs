@@ -59,16 +59,20 @@ pub(crate) fn serve(arguments: &Arguments) -> Result<(), ServeError> {
     }
 }
 
-/// Each file that a guest knows is an fd: as many as this process may have. A host that refuses keeps its own limit.
+/// Each file that a guest knows is an fd: as many as this process may have. Root may have more than its own limit says.
 fn permit_many_files() {
-    let limit = getrlimit(rustix::process::Resource::Nofile);
-    let most = limit.maximum.map_or(limits::FDS, |most| most.min(limits::FDS));
-    let raised = Limits {
-        current: Some(most),
-        maximum: limit.maximum,
-    };
-    // What is left then is the soft limit, with which fewer files can be known at a time.
-    let _ = setrlimit(rustix::process::Resource::Nofile, raised);
+    let own = getrlimit(rustix::process::Resource::Nofile).maximum;
+    let allowed = own.map_or(limits::FDS, |own| own.min(limits::FDS));
+    for most in [limits::FDS, allowed] {
+        let raised = Limits {
+            current: Some(most),
+            maximum: Some(own.map_or(most, |own| own.max(most))),
+        };
+        if setrlimit(rustix::process::Resource::Nofile, raised).is_ok() {
+            return;
+        }
+    }
+    // What is left is the soft limit, with which fewer files can be known at a time.
 }
 
 fn jail(listener: &UnixListener) -> Jail {
