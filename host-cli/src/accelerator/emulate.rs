@@ -26,12 +26,10 @@ use crate::plan::MachineSize;
 
 /// What the kernel is told. `reboot=t`: QEMU's microvm has no i8042; a triple fault ends it (`-no-reboot`).
 /// `noapictimer`: emulated, the APIC's timer is calibrated for a quarter of a second and then mostly found unfit, since
-/// the emulator does not run evenly; the PIT serves from the beginning instead. `mitigations=off`: they are made for a
-/// processor that executes what the kernel says; translated code speculates otherwise, and only gets slower by them.
-/// The rest as under KVM.
+/// the emulator does not run evenly; the PIT serves from the beginning instead. The rest as under KVM.
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 reboot=t panic=-1 tsc=reliable no_timer_check noapictimer \
                             noreplace-smp 8250.nr_uarts=1 random.trust_cpu=on cryptomgr.notests \
-                            rcupdate.rcu_expedited=1 mitigations=off";
+                            rcupdate.rcu_expedited=1";
 
 /// virtio-mmio transports of the microvm machine: 8 without ACPI, which alone tells a guest of the second IO-APIC that
 /// more would need (hw/i386/microvm.c, 7.2 to 10).
