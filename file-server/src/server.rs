@@ -49,7 +49,10 @@ pub(crate) fn serve(arguments: &Arguments) -> Result<(), ServeError> {
     filter.apply_to_process().map_err(ServeError::Filter)?;
     // INVARIANT: no answer has been given to the machine before this line, so no guest runs yet.
     device.open_gate();
-    match server.wait() {
+    let ended = server.wait();
+    // To drop it would be to wait for its rings, which end with the process.
+    std::mem::forget(server);
+    match ended {
         Ok(()) => Ok(()),
         // Closed before or within a message: the machine has ended, one way or another.
         Err(DaemonError::HandleRequest(

@@ -6,7 +6,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use capsid_tests::Capsid;
+use capsid_tests::{Capsid, Layer};
 use serde_json::json;
 
 #[test]
@@ -333,4 +333,51 @@ fn an_image_without_a_command_says_so() {
         .exits(125)
         .complains("command")
         .complains_in_one_line();
+}
+
+fn words<const N: usize>(words: [u64; N]) -> Vec<u8> {
+    words.into_iter().flat_map(u64::to_le_bytes).collect()
+}
+
+/// An x86-64 program of one page that exits with `code`; all of them have their code at the same place of the page.
+fn exiting_program(code: u8) -> Vec<u8> {
+    const CODE_AT: u64 = 64 + 56;
+    const BASE: u64 = 0x40_0000;
+    // mov edi, code; mov eax, SYS_exit; syscall
+    let text = [0xbf, code, 0, 0, 0, 0xb8, 60, 0, 0, 0, 0x0f, 0x05];
+    let mut program = b"\x7fELF\x02\x01\x01".to_vec();
+    program.resize(16, 0);
+    let mut put = |bytes: &[u8]| program.extend_from_slice(bytes);
+    // e_type, e_machine, e_version
+    put(&[2, 0, 62, 0, 1, 0, 0, 0]);
+    // e_entry, e_phoff, e_shoff
+    put(&words([BASE + CODE_AT, 64, 0]));
+    // e_flags, e_ehsize, e_phentsize, e_phnum, e_shentsize, e_shnum, e_shstrndx
+    put(&[0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    // p_type, p_flags
+    put(&[1, 0, 0, 0, 5, 0, 0, 0]);
+    // p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_align
+    let bytes = CODE_AT + text.len() as u64;
+    put(&words([0, BASE, BASE, bytes, bytes, 0x1000]));
+    put(&text);
+    program.resize(4096, 0);
+    program
+}
+
+#[test]
+fn programs_that_are_read_anew_run_as_they_are() {
+    let programs = (0..60).fold(Layer::new(), |layer, code| {
+        layer.program(&format!("x/{code}"), exiting_program(code))
+    });
+    // Each round reads them into pages that held the code of others.
+    let script = "tar x; sync; for round in 1 2 3; do echo 3 > /proc/sys/vm/drop_caches; code=0; \
+                  while [ $code -lt 60 ]; do /x/$code; ended=$?; [ $ended = $code ] || echo $code ended with $ended; \
+                  code=$((code + 1)); done; done; echo done";
+    let capsid = Capsid::with_busybox();
+    let call = capsid.run_call(["-i", "--privileged", "-w", "/", "busybox", "sh", "-c", script]);
+    call.input(programs.finish())
+        .within(120)
+        .wait()
+        .succeeds()
+        .prints("done\n");
 }

@@ -26,10 +26,17 @@ use crate::plan::MachineSize;
 
 /// What the kernel is told. `reboot=t`: QEMU's microvm has no i8042; a triple fault ends it (`-no-reboot`).
 /// `noapictimer`: emulated, the APIC's timer is calibrated for a quarter of a second and then mostly found unfit, since
-/// the emulator does not run evenly; the PIT serves from the beginning instead. The rest as under KVM.
+/// the emulator does not run evenly; the PIT serves from the beginning instead. `swiotlb`: see [`BOUNCED`];
+/// 2048 slots are 4 MiB, room for what a disk reads ahead. The rest as under KVM.
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 reboot=t panic=-1 tsc=reliable no_timer_check noapictimer \
                             noreplace-smp 8250.nr_uarts=1 random.trust_cpu=on cryptomgr.notests \
-                            rcupdate.rcu_expedited=1";
+                            rcupdate.rcu_expedited=1 swiotlb=2048,force";
+
+/// For devices whose bytes may become programs: disks and shares. What another process writes to guest memory does not
+/// reach QEMU's translations of code: a page that held one program's code and is read anew with another's would go on
+/// running the first. With this the guest has them write to bounce buffers (`swiotlb`) and copies from there itself,
+/// which QEMU sees.
+const BOUNCED: &str = "iommu_platform=on";
 
 /// virtio-mmio transports of the microvm machine: 8 without ACPI, which alone tells a guest of the second IO-APIC that
 /// more would need (hw/i386/microvm.c, 7.2 to 10).
@@ -119,12 +126,13 @@ impl Sockets {
             arguments.extend(["-device".into(), format!("{device},chardev={name}")]);
             Ok::<_, StartError>(ours)
         };
+        let disk = format!("vhost-user-blk,{BOUNCED}");
         Ok(Self {
             vsock: connect("vsock", "vhost-user-vsock-device")?,
             disks: (0..disks)
-                .map(|index| connect(&format!("disk{index}"), "vhost-user-blk"))
+                .map(|index| connect(&format!("disk{index}"), &disk))
                 .collect::<Result<_, _>>()?,
-            bay: has_bay.then(|| connect("bay", "vhost-user-blk")).transpose()?,
+            bay: has_bay.then(|| connect("bay", &disk)).transpose()?,
         })
     }
 }
@@ -137,7 +145,7 @@ fn connect_shares(shares: Vec<Share>, files: &mut HandedFiles, arguments: &mut V
         arguments.extend(["-chardev".into(), format!("socket,id=share{index},fd={fd}")]);
         arguments.extend([
             "-device".into(),
-            format!("vhost-user-fs-device,chardev=share{index},tag={tag},queue-size=1024"),
+            format!("vhost-user-fs-device,{BOUNCED},chardev=share{index},tag={tag},queue-size=1024"),
         ]);
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use virtio_bindings::virtio_config::VIRTIO_F_ACCESS_PLATFORM;
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
@@ -188,7 +189,9 @@ fn agree(server: &mut Frontend, memory: &GuestMemoryMmap) -> Result<u64, ShareEr
     let regions: Result<Vec<_>, _> = memory.iter().map(region).collect();
     let regions = regions.map_err(ShareError::Memory)?;
     server.set_mem_table(&regions).map_err(fail("guest memory"))?;
-    Ok(features & !VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits())
+    // Bounce buffers are for emulated machines: here, the server's bytes are in guest memory like the processor's own.
+    let not_for_guests = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() | 1 << VIRTIO_F_ACCESS_PLATFORM;
+    Ok(features & !not_for_guests)
 }
 
 /// A piece of guest memory, at its guest address: the file server need not know ours.
