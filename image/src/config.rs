@@ -32,14 +32,29 @@ pub struct ImageConfig {
     pub exposed_ports: Vec<String>,
     /// `SHELL`.
     pub shell: Vec<String>,
-    /// `HEALTHCHECK`, the test alone.
-    pub healthcheck: Vec<String>,
+    /// `HEALTHCHECK`; without one its test is empty.
+    pub healthcheck: Healthcheck,
     /// What it was built for.
     pub platform: Platform,
     /// When, in RFC 3339 as the author wrote it.
     pub created: Option<String>,
     /// Digests of the layers' tars, bottom first.
     pub diff_ids: Vec<Digest>,
+}
+
+/// How an image wants its containers to be checked. A number of 0 was not said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Healthcheck {
+    /// `NONE`, or `CMD` or `CMD-SHELL` and what follows them.
+    pub test: Vec<String>,
+    /// Between two checks, nanoseconds.
+    pub interval_ns: u64,
+    /// The longest a check may take, nanoseconds.
+    pub timeout_ns: u64,
+    /// While failures do not count, nanoseconds.
+    pub start_period_ns: u64,
+    /// Failures in a row that are too many.
+    pub retries: u32,
 }
 
 /// Why a config is refused.
@@ -123,6 +138,28 @@ struct RawRun {
 struct RawHealthcheck {
     #[serde(default, deserialize_with = "null_is_default")]
     test: Vec<String>,
+    #[serde(default)]
+    interval: i64,
+    #[serde(default)]
+    timeout: i64,
+    #[serde(default)]
+    start_period: i64,
+    #[serde(default)]
+    retries: i64,
+}
+
+impl RawHealthcheck {
+    /// What is negative or too large was not said.
+    fn read(self) -> Healthcheck {
+        let time = |ns| u64::try_from(ns).unwrap_or(0);
+        Healthcheck {
+            test: self.test,
+            interval_ns: time(self.interval),
+            timeout_ns: time(self.timeout),
+            start_period_ns: time(self.start_period),
+            retries: u32::try_from(self.retries).unwrap_or(0),
+        }
+    }
 }
 
 /// Go writes `null` for an empty list.
@@ -160,7 +197,7 @@ impl ImageConfig {
             labels: run.labels,
             exposed_ports: run.exposed_ports.into_keys().collect(),
             shell: run.shell,
-            healthcheck: run.healthcheck.map(|check| check.test).unwrap_or_default(),
+            healthcheck: run.healthcheck.map(RawHealthcheck::read).unwrap_or_default(),
             platform,
             created: raw.created,
             diff_ids: raw.rootfs.diff_ids,
@@ -176,6 +213,7 @@ impl ImageConfig {
             ("Env", &self.env),
             ("Volumes", &self.volumes),
             ("Shell", &self.shell),
+            ("Healthcheck", &self.healthcheck.test),
         ];
         for (field, list) in lists {
             if list.iter().any(|text| text.contains('\0')) {
@@ -198,6 +236,7 @@ mod tests {
     #[test]
     fn nulls_of_go_are_empty() {
         let text = r#"{"architecture":"amd64","os":"linux","config":{"Env":["A=b"],"Cmd":["sh"],"Entrypoint":null,
+            "Healthcheck":{"Test":["CMD","true"],"Interval":5000000000,"Retries":-1},
             "Volumes":{"/data":{}},"Labels":null,"ExposedPorts":{"80/tcp":{}},"User":"1000:1000","StopSignal":""},
             "rootfs":{"type":"layers","diff_ids":[]},"history":[{}]}"#;
         let config = ImageConfig::parse(text.as_bytes()).unwrap();
@@ -206,6 +245,12 @@ mod tests {
             (config.volumes, config.exposed_ports),
             (vec!["/data".to_owned()], vec!["80/tcp".to_owned()])
         );
+        let check = Healthcheck {
+            test: vec!["CMD".into(), "true".into()],
+            interval_ns: 5_000_000_000,
+            ..Healthcheck::default()
+        };
+        assert_eq!(config.healthcheck, check);
         assert_eq!((config.user.as_str(), config.stop_signal), ("1000:1000", None));
         assert_eq!(config.platform.to_string(), "linux/amd64");
     }

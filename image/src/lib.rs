@@ -31,7 +31,7 @@ mod store;
 mod text;
 mod tree;
 
-pub use config::{ConfigError, ImageConfig};
+pub use config::{ConfigError, Healthcheck, ImageConfig};
 pub use confined::convert_main;
 pub use converter::{CONVERTER_COMMAND, ConvertError, Converter};
 pub use digest::{Digest, ParseDigestError};
