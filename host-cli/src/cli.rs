@@ -3,6 +3,7 @@
 mod changes;
 mod container;
 mod files;
+mod system;
 mod volume;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ pub(crate) use container::{
     PsArgs, RenameArgs, RmArgs, StartArgs, StatsArgs, StopArgs, SuperviseArgs,
 };
 pub(crate) use files::{CpArgs, ExportArgs};
+pub(crate) use system::{DfArgs, InfoArgs, SystemCommand, SystemPruneArgs};
 pub(crate) use volume::{
     VolumeCommand, VolumeCreateArgs, VolumeInspectArgs, VolumeLsArgs, VolumePruneArgs, VolumeRmArgs,
 };
@@ -57,6 +59,12 @@ pub(crate) enum Command {
     /// Manage volumes: disks that outlive containers
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Look at and clean up all containers, images and volumes together
+    #[command(subcommand)]
+    System(SystemCommand),
+    /// Show what there is on this machine
+    #[command(after_help = "Example:\n  capsid info --format '{{.ContainersRunning}}'")]
+    Info(InfoArgs),
     /// Supervise a pod: started by `run` and `start`
     #[command(hide = true)]
     Supervise(SuperviseArgs),
@@ -109,6 +117,8 @@ impl Command {
             Self::Doctor(_) | Self::Version(_) | Self::Completion(_) | Self::Man => true,
             Self::Top(command) | Self::Container(command) => command.only_prints(),
             Self::Volume(command) => matches!(command, VolumeCommand::Ls(_) | VolumeCommand::Inspect(_)),
+            Self::System(command) => matches!(command, SystemCommand::Df(_) | SystemCommand::Info(_)),
+            Self::Info(_) => true,
             Self::Run(_) | Self::Supervise(_) => false,
             Self::Pull(_) | Self::Load(_) | Self::Rmi(_) | Self::Image(_) => false,
         }
@@ -313,6 +323,24 @@ pub(crate) struct RunArgs {
     /// Start the container again when it exits: no, on-failure[:RETRIES], always, unless-stopped
     #[arg(long, value_name = "POLICY", default_value = "no")]
     pub restart: RestartPolicy,
+    /// Command that says by its exit code how healthy the container is
+    #[arg(long, value_name = "COMMAND")]
+    pub health_cmd: Option<String>,
+    /// Time between two checks [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    pub health_interval: Option<String>,
+    /// The longest a check may take [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    pub health_timeout: Option<String>,
+    /// Time from the start in which failures do not count [default: 0s]
+    #[arg(long, value_name = "TIME")]
+    pub health_start_period: Option<String>,
+    /// Failures in a row until the container is unhealthy [default: 3]
+    #[arg(long, value_name = "NUMBER")]
+    pub health_retries: Option<u32>,
+    /// No check, whatever the image says
+    #[arg(long)]
+    pub no_healthcheck: bool,
     /// Seconds between the stop signal and SIGKILL
     #[arg(long, value_name = "SECONDS")]
     pub stop_timeout: Option<u64>,
@@ -470,11 +498,6 @@ pub(crate) const NOT_YET: &[&str] = &[
     "--domainname",
     "--expose",
     "--gpus",
-    "--health-cmd",
-    "--health-interval",
-    "--health-retries",
-    "--health-start-period",
-    "--health-timeout",
     "--io-maxbandwidth",
     "--ip",
     "--ip6",
@@ -491,7 +514,6 @@ pub(crate) const NOT_YET: &[&str] = &[
     "--net-alias",
     "--network",
     "--network-alias",
-    "--no-healthcheck",
     "--oom-kill-disable",
     "--oom-score-adj",
     "--pid",

@@ -8,14 +8,14 @@ use crate::cli::{AccelChoice, PullPolicy, RunArgs};
 use crate::commands::{open_store, pull_options, run, unless_interrupted};
 use crate::folders::Folders;
 use crate::hold::Hold;
-use crate::plan::{self, Plan, SeccompChoice, Surroundings, VOLUMES_MAX, VolumeSources};
+use crate::plan::{self, Plan, SeccompChoice, Surroundings, VOLUMES_MAX, VolumeSources, size};
 use crate::progress::Bars;
 use crate::settings::Settings;
 use crate::signals::Signals;
 use crate::state::{Container, ContainerConfig, ShareMount, State, StateError, Status, Volume, VolumeMount};
 use crate::timings::Timings;
 use crate::volumes::{self, VolumesLock};
-use crate::{accelerator, clock, events, id, names, parts, scratch, session, shares, store_folder, terminal};
+use crate::{accelerator, clock, doctor, events, id, names, parts, scratch, session, shares, store_folder, terminal};
 
 /// Largest `--env-file` and seccomp profile, bytes: the spec that carries them is at most 4 MiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -86,6 +86,7 @@ pub(crate) async fn create(
     let random = session::random(4)?;
     let plan = plan::plan(args, &command, &image.config, around)?;
     timings.mark("planned");
+    warn_of_memory(&plan);
     let mut container = container(args, &name, &image, plan, AccelChoice::named(accelerator.name()))?;
     // Its id is new, but a command that cleans up may look at its lock for a moment.
     let hold = Hold::take(&folders.run, &container.id, || false)?.context("another command makes this container")?;
@@ -100,6 +101,22 @@ pub(crate) async fn create(
     events::tell(&folders.data, &created.container, "create", &[]);
     timings.mark("container made");
     Ok(created)
+}
+
+/// A machine gets its memory as it touches it, so one that may have more than there is starts, and is ended when it takes
+/// that: the user should know before.
+fn warn_of_memory(plan: &Plan) {
+    let Some(limit) = plan.spec.limits.memory_max_bytes else {
+        return;
+    };
+    if let Some(free) = doctor::free_memory_bytes().filter(|free| limit > *free) {
+        eprintln!(
+            "capsid: warning: --memory {} is more than the {} that this host has free: a container that uses it all may \
+             be ended by the host",
+            size::binary(limit),
+            size::binary(free)
+        );
+    }
 }
 
 fn make_disk(folders: &Folders, id: &str) -> anyhow::Result<()> {
@@ -181,7 +198,9 @@ fn container(
             remove: args.rm,
             stdin_once: args.interactive && !args.detach,
             restart: args.restart,
+            was_stopped: false,
             log: plan.log,
+            health: plan::health(args, &image.config)?,
             mounts: plan.volumes,
             shares: plan.shares,
         },

@@ -15,6 +15,16 @@ use serde::Serialize;
 use crate::cli::AccelChoice;
 use crate::probe::KvmVerdict;
 
+/// Bytes of this machine's memory.
+pub(crate) fn memory_bytes() -> Option<u64> {
+    host::total_memory()
+}
+
+/// Bytes of it that new programs can have without swapping.
+pub(crate) fn free_memory_bytes() -> Option<u64> {
+    host::available_memory()
+}
+
 /// What to examine: where the parts of Capsid are (`None`: not found), and what is known already.
 #[derive(Debug)]
 pub(crate) struct Environment {

@@ -20,6 +20,7 @@
 //! | `work` | what the agent does with a container's files for a command |
 //! | `state/`, `hold`, `store_folder` | which containers there are, who may change them, what they keep |
 //! | `volumes` | disks that outlive containers |
+//! | `health` | how healthy containers were last found |
 //! | `events` | what happened to containers |
 //! | `log/` | what a container has printed |
 //! | `names`, `clock`, `format`, `resident` | words, times, templates and memory figures |
@@ -43,6 +44,7 @@ mod error_text;
 mod events;
 mod folders;
 mod format;
+mod health;
 mod hold;
 mod id;
 mod initramfs;
@@ -76,7 +78,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use cli::{Cli, Command, ContainerCommand, ImageCommand};
+use cli::{Cli, Command, ContainerCommand, ImageCommand, SystemCommand};
 use commands::Context;
 
 fn main() -> ExitCode {
@@ -124,6 +126,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
             Command::Run(args) => commands::run::run(context, *args).await,
             Command::Top(command) | Command::Container(command) => container(context, command).await,
             Command::Volume(command) => commands::volume::run(context, command),
+            Command::System(command) => commands::system::run(context, command).await,
+            Command::Info(args) => commands::system::run(context, SystemCommand::Info(args)).await,
             Command::Supervise(args) => commands::supervise::run(context, args).await,
             Command::Pull(args) | Command::Image(ImageCommand::Pull(args)) => commands::pull::run(context, args).await,
             Command::Load(args) | Command::Image(ImageCommand::Load(args)) => commands::load::run(context, args).await,
@@ -158,7 +162,7 @@ async fn container(context: Context, command: ContainerCommand) -> anyhow::Resul
         ContainerCommand::Prune(args) => lifecycle::prune(context, args).await,
         ContainerCommand::Ps(args) => commands::ps::run(context, &args),
         ContainerCommand::Inspect(args) => commands::inspect::containers(context, &args),
-        ContainerCommand::Logs(args) => commands::logs::run(context, &args),
+        ContainerCommand::Logs(args) => commands::logs::run(context, &args).await,
         ContainerCommand::Attach(args) => commands::attach::attach(context, args).await,
         ContainerCommand::Exec(args) => commands::attach::exec(context, args).await,
         ContainerCommand::Events(args) => commands::events::run(context, &args),

@@ -3,6 +3,7 @@
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
 
+use capsid_tests::invocation::eventually;
 use capsid_tests::{Capsid, Outcome};
 
 /// `capsid WORDS...` to its end.
@@ -117,4 +118,134 @@ fn limits_change_while_the_container_runs() {
     call(&capsid, &["port", "web", "80"])
         .exits(1)
         .complains("no public port '80/tcp' published for web");
+}
+
+#[test]
+fn a_rebooted_host_starts_what_its_policies_ask_for() {
+    let capsid = Capsid::with_busybox();
+    for (name, policy) in [
+        ("always", "always"),
+        ("kept", "unless-stopped"),
+        ("left", "unless-stopped"),
+        ("once", "no"),
+    ] {
+        capsid.detached(name, &["--restart", policy, "busybox", "sleep", "1000"]);
+    }
+    call(&capsid, &["stop", "-t", "0", "left"]).succeeds();
+    // As a host that goes down in order.
+    capsid.call(["system", "stop"]).within(120).wait().succeeds();
+    assert!(call(&capsid, &["ps", "-q"]).succeeds().text().is_empty());
+    let started = capsid.call(["system", "start"]).within(120).wait().succeeds().text();
+    assert_eq!(started, "always\nkept");
+    let running = call(&capsid, &["ps", "--format", "{{.Names}}"]).succeeds().text();
+    assert_eq!(running, "kept\nalways");
+    assert_eq!(capsid.call(["system", "start"]).wait().succeeds().text(), "");
+    // What is there, and what goes.
+    let told = call(
+        &capsid,
+        &["system", "df", "--format", "{{.Type}}:{{.TotalCount}}:{{.Active}}"],
+    )
+    .succeeds()
+    .text();
+    assert_eq!(told, "Images:1:1\nContainers:4:2\nLocal Volumes:0:0");
+    assert!(
+        call(&capsid, &["system", "df", "-v"])
+            .succeeds()
+            .text()
+            .contains("Containers space usage:")
+    );
+    assert_eq!(
+        call(&capsid, &["info", "--format", "{{.ContainersRunning}}"])
+            .succeeds()
+            .text(),
+        "2"
+    );
+    call(&capsid, &["volume", "create", "data"]).succeeds();
+    let pruned = call(&capsid, &["system", "prune", "-af", "--volumes"])
+        .succeeds()
+        .text();
+    assert!(
+        pruned.contains("Deleted Containers:") && pruned.contains("Total reclaimed space:"),
+        "{pruned}"
+    );
+    assert_eq!(
+        call(&capsid, &["ps", "-a", "--format", "{{.Names}}"]).succeeds().text(),
+        "kept\nalways"
+    );
+    assert_eq!(call(&capsid, &["volume", "ls", "-q"]).succeeds().text(), "data");
+    assert!(call(&capsid, &["images", "-q"]).succeeds().text().lines().count() == 1);
+}
+
+/// One container's row cannot be read: the others' users are told, and go on.
+#[test]
+fn a_damaged_row_does_not_keep_the_others() {
+    let capsid = Capsid::with_busybox();
+    call(&capsid, &["create", "--name", "good", "busybox", "true"]).succeeds();
+    call(&capsid, &["create", "--name", "bad", "busybox", "true"]).succeeds();
+    let database = rusqlite::Connection::open(capsid.folder("data").join("containers.db")).unwrap();
+    database
+        .execute("UPDATE containers SET config = '{' WHERE name = 'bad'", [])
+        .unwrap();
+    let listed = call(&capsid, &["ps", "-a", "--format", "{{.Names}}"]).succeeds();
+    assert_eq!(listed.text(), "good");
+    assert!(listed.stderr.contains("is damaged"), "{}", listed.stderr);
+    call(&capsid, &["start", "good"]).succeeds();
+    call(&capsid, &["rm", "bad"]).exits(1).complains("is damaged");
+}
+
+#[test]
+fn health_checks_are_run_and_shown() {
+    let capsid = Capsid::with_busybox();
+    let check = [
+        "--health-cmd",
+        "echo checked; test -e /tmp/well",
+        "--health-interval",
+        "300ms",
+        "--health-retries",
+        "2",
+    ];
+    capsid.detached("web", &[&check[..], &["busybox", "sleep", "1000"]].concat());
+    let status = || capsid.field("web", ".State.Health.Status");
+    eventually("unhealthy", 30, || status() == "unhealthy");
+    call(&capsid, &["exec", "web", "touch", "/tmp/well"]).succeeds();
+    eventually("healthy", 30, || status() == "healthy");
+    assert!(
+        call(&capsid, &["ps", "--format", "{{.Status}}"])
+            .succeeds()
+            .text()
+            .contains("(healthy)")
+    );
+    let health = call(&capsid, &["inspect", "-f", "{{json .State.Health}}", "web"])
+        .succeeds()
+        .json();
+    assert_eq!(
+        (&health["FailingStreak"], &health["Log"][0]["Output"]),
+        (&0.into(), &"checked\n".into())
+    );
+    assert!(health["Log"].as_array().unwrap().len() <= 5);
+    let told = actions(&capsid, &["--filter", "event=health_status"]);
+    assert_eq!(told, ["health_status: unhealthy", "health_status: healthy"]);
+    // A check that hangs is ended, and none is left behind.
+    let slow = [
+        "--health-cmd",
+        "sleep 100",
+        "--health-interval",
+        "200ms",
+        "--health-timeout",
+        "300ms",
+        "--health-retries",
+        "1",
+    ];
+    capsid.detached("slow", &[&slow[..], &["busybox", "sleep", "1000"]].concat());
+    eventually("its end", 30, || {
+        capsid.field("slow", ".State.Health.Status") == "unhealthy"
+    });
+    let log = call(&capsid, &["inspect", "-f", "{{json .State.Health.Log}}", "slow"])
+        .succeeds()
+        .text();
+    assert!(log.contains("Health check exceeded timeout (0.3s)"), "{log}");
+    let none = ["create", "--no-healthcheck", "--health-retries", "1", "busybox"];
+    call(&capsid, &none)
+        .exits(125)
+        .complains("--no-healthcheck conflicts with --health-* options");
 }

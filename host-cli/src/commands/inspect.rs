@@ -8,6 +8,7 @@ use super::{Context, open_store, table};
 use crate::cli::{ContainerInspectArgs, InspectArgs};
 use crate::folders::Folders;
 use crate::format::Template;
+use crate::health::Health;
 use crate::state::{Container, ShareMount, State, StateError, Status, VolumeMount};
 use crate::{clock, error_text, labels, store_folder, volumes};
 
@@ -144,6 +145,7 @@ fn describe_container(container: &Container, folders: &Folders) -> Value {
             "Error": container.error,
             "StartedAt": time(container.started_ns),
             "FinishedAt": time(container.finished_ns),
+            "Health": config.health.is_some().then(|| Health::read(&folders.data, &container.id)),
         },
         "Image": container.image_id,
         "LogPath": config.log.keep.then(|| store_folder::log(&folders.data, &container.id)),

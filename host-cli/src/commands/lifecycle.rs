@@ -76,7 +76,7 @@ pub(crate) async fn start(context: Context, args: StartArgs) -> anyhow::Result<u
 }
 
 /// Starts a container, unless it runs.
-async fn start_one(scene: &Scene, name: &str) -> anyhow::Result<()> {
+pub(super) async fn start_one(scene: &Scene, name: &str) -> anyhow::Result<()> {
     let container = scene.state.find(name)?;
     let Some(hold) = scene.hold(&container.id)? else {
         return Ok(());
@@ -220,23 +220,27 @@ pub(crate) async fn prune(context: Context, args: PruneArgs) -> anyhow::Result<u
     if !args.force && !confirm("WARNING! This will remove all stopped containers.")? {
         return Ok(0);
     }
-    let scene = Scene::set(context)?;
-    let ended: Vec<Container> = scene
-        .state
-        .containers()?
-        .into_iter()
-        .filter(|container| matches!(container.status, Status::Created | Status::Exited))
-        .collect();
+    remove_ended(&Scene::set(context)?, |_| 0).await?;
+    Ok(0)
+}
+
+/// Removes all containers that do not run: what `measure` says of those that went, in all.
+pub(super) async fn remove_ended(scene: &Scene, measure: impl Fn(&Container) -> u64) -> anyhow::Result<u64> {
+    let mut ended = scene.state.containers()?;
+    ended.retain(|container| matches!(container.status, Status::Created | Status::Exited));
     if !ended.is_empty() {
         println!("Deleted Containers:");
     }
+    let mut measured = 0;
     for container in ended {
+        let bytes = measure(&container);
         // One that was started meanwhile stays.
-        if rm_one(&scene, &container.id, false, false).await.is_ok() {
+        if rm_one(scene, &container.id, false, false).await.is_ok() {
+            measured += bytes;
             println!("{}", container.id);
         }
     }
-    Ok(0)
+    Ok(measured)
 }
 
 /// docker's question.

@@ -4,11 +4,12 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use tokio::time::timeout;
 
 use super::Context;
 use crate::cli::LogsArgs;
 use crate::clock;
-use crate::control;
+use crate::control::{self, Answer, Request};
 use crate::log::{Entry, LogReader, LogStream, Selection};
 use crate::{hold, store_folder};
 
@@ -16,7 +17,7 @@ use crate::{hold, store_folder};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Prints what a container has printed: its stdout on ours, its stderr on ours.
-pub(crate) fn run(context: Context, args: &LogsArgs) -> anyhow::Result<u8> {
+pub(crate) async fn run(context: Context, args: &LogsArgs) -> anyhow::Result<u8> {
     let (folders, state) = context.state()?;
     let container = state.find(&args.container)?;
     if !container.config.log.keep {
@@ -42,19 +43,27 @@ pub(crate) fn run(context: Context, args: &LogsArgs) -> anyhow::Result<u8> {
     if !args.follow {
         return Ok(0);
     }
-    let run_folder = hold::folder(&folders.run, &container.id);
+    // Held until the container's end, which it tells: nobody is asked again and again.
+    let mut connection = control::connect(&hold::folder(&folders.run, &container.id)).ok();
+    if let Some(supervisor) = &connection
+        && supervisor.writer.send(&Request::Wait).await.is_err()
+    {
+        connection = None;
+    }
     loop {
-        // Asked before the last look: what was written until then is seen.
-        let runs = control::connect(&run_folder).is_ok();
+        let ended = match &mut connection {
+            None => true,
+            Some(supervisor) => timeout(LOOK_EVERY, supervisor.reader.receive::<Answer>()).await.is_ok(),
+        };
+        // Known before the last look: what was written until then is seen.
         let past = selection.until_ns.is_some_and(|until| clock::now_ns() > until);
         reader
             .more(|entry| printer.print(&entry))
             .context("cannot read the log")?;
         printer.flush()?;
-        if !runs || past {
+        if ended || past {
             return Ok(0);
         }
-        std::thread::sleep(LOOK_EVERY);
     }
 }
 

@@ -21,6 +21,7 @@ pub(crate) mod run;
 mod scene;
 pub(crate) mod stats;
 pub(crate) mod supervise;
+pub(crate) mod system;
 mod table;
 pub(crate) mod top;
 pub(crate) mod update;

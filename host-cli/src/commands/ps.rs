@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 
 use super::{Context, table};
 use crate::cli::{AccelChoice, PsArgs};
+use crate::folders::Folders;
 use crate::format::Template;
+use crate::health::{Health, Verdict};
 use crate::state::{Container, Status};
 use crate::{clock, labels};
 
@@ -29,7 +31,7 @@ pub(crate) fn run(context: Context, args: &PsArgs) -> anyhow::Result<u8> {
         .map(|text| Filter::parse(text))
         .collect::<Result<Vec<_>, _>>()?;
     let template = args.format.as_deref().map(Template::parse).transpose()?;
-    let (_, state) = context.state()?;
+    let (folders, state) = context.state()?;
     let last = if args.latest { Some(1) } else { args.last };
     // A filter by state asks for containers in that state.
     let all = args.all || last.is_some() || filters.iter().any(Filter::is_about_state);
@@ -42,7 +44,7 @@ pub(crate) fn run(context: Context, args: &PsArgs) -> anyhow::Result<u8> {
         .collect();
     let rows: Vec<Value> = containers
         .iter()
-        .map(|container| describe(container, args.no_trunc))
+        .map(|container| describe(container, args.no_trunc, &folders))
         .collect();
     if args.quiet {
         for row in &rows {
@@ -55,7 +57,7 @@ pub(crate) fn run(context: Context, args: &PsArgs) -> anyhow::Result<u8> {
 }
 
 /// docker's fields of `--format`.
-fn describe(container: &Container, whole: bool) -> Value {
+fn describe(container: &Container, whole: bool, folders: &Folders) -> Value {
     let words: Vec<String> = container
         .spec
         .args
@@ -79,7 +81,7 @@ fn describe(container: &Container, whole: bool) -> Value {
         "Command": format!("\"{shown}\""),
         "CreatedAt": clock::rfc3339(container.created_ns),
         "RunningFor": clock::ago(container.created_ns),
-        "Status": status(container),
+        "Status": status(container, folders),
         "State": container.status.word(),
         "Ports": "",
         "Names": container.name,
@@ -89,7 +91,7 @@ fn describe(container: &Container, whole: bool) -> Value {
 }
 
 /// docker's words, and whether the pod is emulated.
-fn status(container: &Container) -> String {
+fn status(container: &Container, folders: &Folders) -> String {
     let up = || {
         format!(
             "Up {}",
@@ -104,6 +106,13 @@ fn status(container: &Container) -> String {
     };
     match container.status {
         Status::Created => "Created".into(),
+        Status::Running if container.config.health.is_some() => {
+            let health = match Health::read(&folders.data, &container.id).status {
+                Verdict::Starting => "health: starting",
+                verdict => verdict.word(),
+            };
+            format!("{} ({health}){emulated}", up())
+        }
         Status::Running => format!("{}{emulated}", up()),
         Status::Paused => format!("{} (Paused){emulated}", up()),
         Status::Restarting => format!("Restarting {}", ended()),

@@ -80,8 +80,8 @@ fn list(context: Context, args: &VolumeLsArgs) -> anyhow::Result<u8> {
 }
 
 /// Names of volumes that containers have.
-fn used(state: &State) -> anyhow::Result<BTreeSet<String>> {
-    let containers = state.containers()?;
+pub(super) fn used(state: &State) -> anyhow::Result<BTreeSet<String>> {
+    let containers = state.all_containers()?;
     let mounts = containers.into_iter().flat_map(|container| container.config.mounts);
     Ok(mounts.map(|mount| mount.volume).collect())
 }
@@ -99,7 +99,7 @@ fn row(volume: &Volume, folders: &Folders) -> Value {
 }
 
 /// What its disk takes on the host; nothing where it cannot be read.
-fn used_bytes(volume: &Volume, folders: &Folders) -> u64 {
+pub(super) fn used_bytes(volume: &Volume, folders: &Folders) -> u64 {
     std::fs::metadata(volumes::disk(&folders.data, &volume.name)).map_or(0, |disk| disk.blocks() * 512)
 }
 
@@ -163,16 +163,24 @@ fn prune(context: Context, args: &VolumePruneArgs) -> anyhow::Result<u8> {
         return Ok(0);
     }
     let (folders, state) = context.state()?;
-    let used = used(&state)?;
+    let reclaimed_bytes = remove_unused(&state, &folders, args.all)?;
+    println!("Total reclaimed space: {}", size::human(reclaimed_bytes));
+    Ok(0)
+}
+
+/// Removes the volumes that no container has, those with a name of their own only when `all` are meant: the bytes of
+/// them.
+pub(super) fn remove_unused(state: &State, folders: &Folders, all: bool) -> anyhow::Result<u64> {
+    let used = used(state)?;
     let mut reclaimed_bytes = 0;
     let mut removed = Vec::new();
     for volume in state.volumes()? {
-        if used.contains(&volume.name) || (!args.all && !volume.anonymous) {
+        if used.contains(&volume.name) || (!all && !volume.anonymous) {
             continue;
         }
-        let bytes = used_bytes(&volume, &folders);
+        let bytes = used_bytes(&volume, folders);
         // One that a container got meanwhile stays.
-        if volumes::remove(&state, &folders.data, &volume.name).is_ok() {
+        if volumes::remove(state, &folders.data, &volume.name).is_ok() {
             reclaimed_bytes += bytes;
             removed.push(volume.name);
         }
@@ -180,8 +188,7 @@ fn prune(context: Context, args: &VolumePruneArgs) -> anyhow::Result<u8> {
     if !removed.is_empty() {
         println!("Deleted Volumes:\n{}\n", removed.join("\n"));
     }
-    println!("Total reclaimed space: {}", size::human(reclaimed_bytes));
-    Ok(0)
+    Ok(reclaimed_bytes)
 }
 
 /// One `--filter`.

@@ -24,6 +24,8 @@ pub(crate) enum Request {
     Resize { rows: u32, columns: u32 },
     /// The stop signal, then SIGKILL after so many seconds (the container's own number when absent).
     Stop { timeout_s: Option<u64> },
+    /// As `Stop`, but it is the host that stops: the restart policy starts the container afterwards.
+    HostStops,
     /// No cgroup of the container runs.
     Pause,
     /// It runs again.

@@ -148,9 +148,18 @@ pub(super) fn available_memory() -> Option<u64> {
     mem_available(&fs::read_to_string("/proc/meminfo").ok()?)
 }
 
+/// Bytes of all memory.
+pub(super) fn total_memory() -> Option<u64> {
+    field(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
+}
+
 /// The line `MemAvailable:  123 kB` of proc_meminfo(5), in bytes.
 fn mem_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    field(meminfo, "MemAvailable:")
+}
+
+fn field(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim()
         .strip_suffix(" kB")?
         .trim()

@@ -6,6 +6,7 @@
 mod binds;
 mod capability;
 mod environment;
+mod health;
 mod limits;
 mod logging;
 mod mounts;
@@ -23,6 +24,7 @@ use capsid_protocol::spec::{File, Root, Sysctl, TerminalSize};
 
 pub(crate) use binds::{Bind, FoundSource};
 pub(crate) use environment::{parse_file, parse_flag};
+pub(crate) use health::health;
 pub(crate) use limits::MachineSize;
 pub(crate) use security::{SeccompChoice, SecurityOptions};
 

@@ -1,6 +1,7 @@
 //! A container as the state knows it.
 
 use std::str::FromStr;
+use std::sync::Once;
 
 use capsid_protocol::ContainerSpec;
 use prost::Message as _;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::volume::{self, ShareMount, Volume, VolumeMount};
 use super::{State, StateError};
 use crate::cli::AccelChoice;
+use crate::error_text;
 use crate::plan::MachineSize;
 
 /// What a container is and how it is.
@@ -58,13 +60,31 @@ pub(crate) struct ContainerConfig {
     /// Stdin ends with the first client that was attached to it (`run -i` without `-d`).
     pub stdin_once: bool,
     pub restart: RestartPolicy,
+    /// The user stopped it, and has not started it since: `unless-stopped` leaves it alone then.
+    #[serde(default)]
+    pub was_stopped: bool,
     pub log: LogOptions,
+    #[serde(default)]
+    pub health: Option<HealthCheck>,
     /// Its volumes; containers made before there were any have none.
     #[serde(default)]
     pub mounts: Vec<VolumeMount>,
     /// Its folders and files of the host's; containers made before there were any have none.
     #[serde(default)]
     pub shares: Vec<ShareMount>,
+}
+
+/// A command that is run in the container again and again.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub(crate) struct HealthCheck {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    pub interval_ns: u64,
+    pub timeout_ns: u64,
+    /// While failures do not count.
+    pub start_period_ns: u64,
+    /// Failures in a row that make the container unhealthy.
+    pub retries: u32,
 }
 
 /// Whether a container that ended is started again.
@@ -255,9 +275,31 @@ impl State {
         }
     }
 
-    /// All containers, the newest first.
+    /// All containers that can be read, the newest first. A damaged row is told of, once, and does not keep the others
+    /// from their users.
     pub(crate) fn containers(&self) -> Result<Vec<Container>, StateError> {
+        let mut readable = Vec::new();
+        for row in self.rows("ORDER BY created_ns DESC, id", [])? {
+            match row {
+                Err(error @ StateError::Damaged { .. }) => tell_damage(&error),
+                row => readable.push(row?),
+            }
+        }
+        Ok(readable)
+    }
+
+    /// All containers, or an error when one cannot be read: for who removes what no container has.
+    pub(crate) fn all_containers(&self) -> Result<Vec<Container>, StateError> {
         self.select("ORDER BY created_ns DESC, id", [])
+    }
+
+    /// Those whose supervisor must be alive, or that one was about to remove.
+    pub(super) fn unfinished(&self) -> Result<Vec<Container>, StateError> {
+        let clause = "WHERE status IN ('running', 'paused', 'restarting') \
+                      OR (status = 'exited' AND config LIKE '%\"remove\":true%')";
+        let rows = self.rows(clause, [])?;
+        // One that cannot be read cannot be brought to an end either.
+        Ok(rows.into_iter().filter_map(Result::ok).collect())
     }
 
     /// A container by its whole id.
@@ -289,12 +331,21 @@ impl State {
     }
 
     fn select(&self, clause: &str, parameters: impl rusqlite::Params) -> Result<Vec<Container>, StateError> {
+        self.rows(clause, parameters)?.into_iter().collect()
+    }
+
+    /// Rows, each readable or damaged.
+    fn rows(
+        &self,
+        clause: &str,
+        parameters: impl rusqlite::Params,
+    ) -> Result<Vec<Result<Container, StateError>>, StateError> {
         let text = format!("SELECT {COLUMNS} FROM containers {clause}");
         let mut statement = self.0.prepare(&text).map_err(StateError::Query)?;
         let rows = statement
             .query_map(parameters, |row| Ok(read(row)))
             .map_err(StateError::Query)?;
-        rows.map(|row| row.map_err(StateError::Query)?).collect()
+        rows.collect::<Result<_, _>>().map_err(StateError::Query)
     }
 
     /// It runs, under this supervisor.
@@ -356,6 +407,12 @@ impl State {
             .map(drop)
             .map_err(StateError::Query)
     }
+}
+
+/// Tells of a damaged row: once a process, however often it is met.
+fn tell_damage(error: &StateError) {
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| error_text::tell(error));
 }
 
 fn damaged(id: &str, source: impl std::error::Error + Send + Sync + 'static) -> StateError {

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, TransactionBehavior};
 
-pub(crate) use container::{Container, ContainerConfig, Exit, LogOptions, RestartPolicy, Status};
+pub(crate) use container::{Container, ContainerConfig, Exit, HealthCheck, LogOptions, RestartPolicy, Status};
 pub(crate) use recovery::recover;
 pub(crate) use volume::{ShareMount, Volume, VolumeMount};
 

@@ -22,10 +22,8 @@ pub(crate) enum RecoverError {
 /// Brings rows and folders to what is true: a container whose supervisor is gone has exited, and what belongs to no
 /// row is removed. Cheap when there is nothing to do.
 pub(crate) fn recover(state: &State, folders: &Folders) -> Result<(), RecoverError> {
-    for container in state.containers()? {
-        if is_unfinished(&container) {
-            end_lost(state, folders, &container)?;
-        }
+    for container in state.unfinished()? {
+        end_lost(state, folders, &container)?;
     }
     remove_orphans(state, &store_folder::all(&folders.data), folders)?;
     remove_orphans(state, &folders.run.join("pods"), folders)?;

@@ -71,7 +71,7 @@ impl State {
 
     /// Containers that have the volume, running or not.
     pub(crate) fn users_of_volume(&self, name: &str) -> Result<Vec<Container>, StateError> {
-        let mut containers = self.containers()?;
+        let mut containers = self.all_containers()?;
         containers.retain(|container| container.config.mounts.iter().any(|mount| mount.volume == name));
         Ok(containers)
     }

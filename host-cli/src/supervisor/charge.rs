@@ -9,7 +9,7 @@ use super::agent::Agent;
 use super::output::Output;
 use crate::control::{Failure, Moment};
 use crate::folders::Folders;
-use crate::state::{Container, Exit};
+use crate::state::{Container, Exit, State};
 use crate::store_folder;
 
 /// How far it is.
@@ -91,6 +91,15 @@ impl Charge {
             stop_asked: watch::Sender::new(false),
             kill: Notify::new(),
         }))
+    }
+
+    /// Notes whether the user wants it stopped. A row that cannot be written costs a start after the next reboot.
+    pub(crate) fn note_stopped(&self, was_stopped: bool) {
+        let mut container = self.container.borrow_mut();
+        if container.config.was_stopped != was_stopped {
+            container.config.was_stopped = was_stopped;
+            let _ = State::open(&self.data).and_then(|state| state.set_plan(&container));
+        }
     }
 
     /// Tells that something happened to it.

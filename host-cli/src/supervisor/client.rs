@@ -92,7 +92,12 @@ async fn answer(charge: Rc<Charge>, connection: Connection, request: Request) {
         Request::Task(bytes) => task(&charge, connection, &bytes).await,
         Request::Signal(number) => signal(&charge, number).await.map(|()| Answer::Done),
         Request::Resize { rows, columns } => resize(&charge, &charge.id, rows, columns).await.map(|()| Answer::Done),
+        Request::HostStops => {
+            stop(&charge, None).await;
+            Ok(over(&*charge.over().await, &charge))
+        }
         Request::Stop { timeout_s } => {
+            charge.note_stopped(true);
             stop(&charge, timeout_s).await;
             let end = charge.over().await;
             charge.tell("stop", &[]);
@@ -235,6 +240,7 @@ async fn obey(charge: &Rc<Charge>, process: &str, sinks: &[Rc<Sink>], reader: &m
 async fn signal(charge: &Rc<Charge>, number: i32) -> Result<(), Failure> {
     charge.tell("kill", &[("signal", &number.to_string())]);
     if number == libc::SIGKILL {
+        charge.note_stopped(true);
         kill(charge).await;
         return Ok(());
     }
@@ -516,7 +522,7 @@ fn discard(stream: StdStream) {
 }
 
 /// As the container itself, but for what was asked for.
-fn exec_spec(charge: &Charge, id: &str, request: &ExecRequest) -> ContainerSpec {
+pub(super) fn exec_spec(charge: &Charge, id: &str, request: &ExecRequest) -> ContainerSpec {
     let container = charge.container.borrow();
     let spec = &container.spec;
     let mut env = spec.env.clone();

@@ -21,6 +21,7 @@ use tokio::time::{sleep, timeout};
 
 use super::agent::Agent;
 use super::charge::{Charge, Outcome, Phase};
+use super::health;
 use super::streams::{StreamError, StreamOpener};
 use crate::accelerator::{self, Disk, MachineEnd, MachineParts, RunningMachine, Share, StartError};
 use crate::clock;
@@ -206,11 +207,13 @@ async fn live_in(
         *charge.agent.borrow_mut() = Some(Rc::clone(&agent));
         charge.mark("container started");
         charge.tell("start", &[]);
+        charge.note_stopped(false);
         charge.phase.send_replace(Phase::Running);
         sys::forget_code();
         let stopped = tokio::select! {
             stopped = wait_stopped(&mut messages) => stopped?,
             never = notice_end(charge, &agent) => match never {},
+            never = health::watch(charge, &agent) => match never {},
         };
         charge.output.end();
         while let Some(drained) = outputs.join_next().await {

@@ -14,6 +14,7 @@
 //! | `output` | where the container's output goes: log and clients |
 //! | `client` | one connection of a command |
 //! | `streams` | stdio streams into the guest |
+//! | `health` | checks, again and again |
 //! | `errand` | a machine for a moment, to work on the disks of a container that does not run |
 //!
 //! Nothing here waits for a client for ever, except for the one that started the container in the foreground, whose
@@ -23,6 +24,7 @@ mod agent;
 mod charge;
 mod client;
 pub(crate) mod errand;
+mod health;
 mod life;
 mod output;
 mod streams;

@@ -1,0 +1,59 @@
+//! The verbs of `capsid system`.
+
+use clap::{Args, Subcommand};
+
+/// What concerns all containers, images and volumes together.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SystemCommand {
+    /// Show the disk space that images, containers and volumes take
+    #[command(after_help = "Examples:\n  capsid system df\n  capsid system df -v")]
+    Df(DfArgs),
+    /// Remove what is not used: stopped containers and images without a name
+    #[command(after_help = "Example:\n  capsid system prune -a --volumes")]
+    Prune(SystemPruneArgs),
+    /// Start the containers whose restart policy asks for it, as after a reboot of this machine
+    #[command(after_help = "Example:\n  capsid system start    # contrib/capsid.service does this at login")]
+    Start,
+    /// Stop all containers, as for a reboot: those with a restart policy are started by `system start`
+    #[command(after_help = "Example:\n  capsid system stop")]
+    Stop,
+    /// Show what there is on this machine
+    #[command(after_help = "Example:\n  capsid system info --json")]
+    Info(InfoArgs),
+}
+
+/// Flags of `capsid system df`.
+#[derive(Debug, Args)]
+pub(crate) struct DfArgs {
+    /// Each of them
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// A line each, as '{{.Type}} {{.Size}}'; json
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+/// Flags of `capsid system prune`.
+#[derive(Debug, Args)]
+pub(crate) struct SystemPruneArgs {
+    /// All images that no container uses, not only those without a name
+    #[arg(short, long)]
+    pub all: bool,
+    /// Also volumes that were made without a name and that no container has
+    #[arg(long)]
+    pub volumes: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+/// Flags of `capsid system info`.
+#[derive(Debug, Args)]
+pub(crate) struct InfoArgs {
+    /// As '{{.ContainersRunning}}'; json
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,289 @@
+//! `capsid system`: all containers, images and volumes together.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use capsid_image::{Image, Removed, Store};
+use serde_json::{Value, json};
+
+use super::lifecycle::{confirm, remove_ended, start_one};
+use super::{Context, Scene, open_store, table, volume};
+use crate::cli::{DfArgs, InfoArgs, SystemCommand, SystemPruneArgs};
+use crate::control::{Answer, Request};
+use crate::error_text;
+use crate::format::Template;
+use crate::plan::size;
+use crate::state::{Container, RestartPolicy, Status};
+use crate::{clock, store_folder};
+
+/// Runs one of them.
+pub(crate) async fn run(context: Context, command: SystemCommand) -> anyhow::Result<u8> {
+    let scene = Scene::set(context)?;
+    match command {
+        SystemCommand::Df(args) => df(&scene, &args),
+        SystemCommand::Prune(args) => prune(&scene, &args).await,
+        SystemCommand::Start => start(&scene).await,
+        SystemCommand::Stop => stop(&scene).await,
+        SystemCommand::Info(args) => info(&scene, &args),
+    }
+}
+
+/// Bytes that a file takes on disk: a scratch disk is mostly a hole.
+fn disk_bytes(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |metadata| metadata.blocks() * 512)
+}
+
+fn container_bytes(scene: &Scene, container: &Container) -> u64 {
+    let folder = store_folder::all(&scene.folders.data).join(&container.id);
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    files.map(|file| disk_bytes(&file.path())).sum()
+}
+
+/// One thing that takes space.
+struct Item {
+    name: String,
+    detail: String,
+    bytes: u64,
+    in_use: bool,
+}
+
+/// What there is of one kind.
+struct Kind {
+    name: &'static str,
+    /// Headers of a list: its name, and what else is told of one.
+    columns: [&'static str; 2],
+    items: Vec<Item>,
+}
+
+impl Kind {
+    fn row(&self) -> Value {
+        let all: u64 = self.items.iter().map(|item| item.bytes).sum();
+        let unused: u64 = self
+            .items
+            .iter()
+            .filter(|item| !item.in_use)
+            .map(|item| item.bytes)
+            .sum();
+        let percent = (unused * 100).checked_div(all);
+        let reclaimable = match percent {
+            Some(percent) => format!("{} ({percent}%)", size::human(unused)),
+            None => size::human(unused),
+        };
+        json!({
+            "Type": self.name,
+            "TotalCount": self.items.len().to_string(),
+            "Active": self.items.iter().filter(|item| item.in_use).count().to_string(),
+            "Size": size::human(all),
+            "Reclaimable": reclaimable,
+        })
+    }
+}
+
+fn kinds(scene: &Scene) -> anyhow::Result<[Kind; 3]> {
+    let store = open_store(&scene.folders)?;
+    let containers = scene.state.containers()?;
+    let has_users = |image: &Image| containers.iter().any(|user| user.image_id == image.id.to_string());
+    let images = store.list()?.into_iter().map(|image| Item {
+        name: image
+            .references
+            .first()
+            .map_or_else(|| "<none>".into(), ToString::to_string),
+        detail: image
+            .id
+            .to_string()
+            .trim_start_matches("sha256:")
+            .chars()
+            .take(12)
+            .collect(),
+        bytes: image.size_bytes,
+        in_use: has_users(&image),
+    });
+    let used = volume::used(&scene.state)?;
+    let volumes = scene.state.volumes()?.into_iter().map(|volume| Item {
+        bytes: volume::used_bytes(&volume, &scene.folders),
+        in_use: used.contains(&volume.name),
+        detail: clock::ago(volume.created_ns),
+        name: volume.name,
+    });
+    let held = containers.iter().map(|container| Item {
+        name: container.name.clone(),
+        detail: container.status.word().into(),
+        bytes: container_bytes(scene, container),
+        in_use: container.status.is_live(),
+    });
+    Ok([
+        Kind {
+            name: "Images",
+            columns: ["IMAGE", "IMAGE ID"],
+            items: images.collect(),
+        },
+        Kind {
+            name: "Containers",
+            columns: ["NAMES", "STATUS"],
+            items: held.collect(),
+        },
+        Kind {
+            name: "Local Volumes",
+            columns: ["VOLUME NAME", "CREATED"],
+            items: volumes.collect(),
+        },
+    ])
+}
+
+fn df(scene: &Scene, args: &DfArgs) -> anyhow::Result<u8> {
+    const COLUMNS: [(&str, &str); 5] = [
+        ("Type", "TYPE"),
+        ("TotalCount", "TOTAL"),
+        ("Active", "ACTIVE"),
+        ("Size", "SIZE"),
+        ("Reclaimable", "RECLAIMABLE"),
+    ];
+    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let kinds = kinds(scene)?;
+    if !args.verbose || template.is_some() {
+        let rows: Vec<Value> = kinds.iter().map(Kind::row).collect();
+        table::print_rows(&rows, template.as_ref(), &COLUMNS)?;
+        return Ok(0);
+    }
+    for kind in kinds {
+        println!("{} space usage:\n", kind.name);
+        let rows = kind.items.into_iter().map(|item| {
+            let in_use = if item.in_use { "yes" } else { "no" };
+            [item.name, item.detail, size::human(item.bytes), in_use.into()]
+        });
+        table::print([kind.columns[0], kind.columns[1], "SIZE", "IN USE"], rows);
+        println!();
+    }
+    Ok(0)
+}
+
+async fn prune(scene: &Scene, args: &SystemPruneArgs) -> anyhow::Result<u8> {
+    let mut warning = String::from("WARNING! This will remove:\n  - all stopped containers\n");
+    if args.volumes {
+        warning.push_str("  - all anonymous volumes not used by at least one container\n");
+    }
+    warning.push_str(if args.all {
+        "  - all images without at least one container associated to them\n"
+    } else {
+        "  - all dangling images\n"
+    });
+    if !args.force && !confirm(&warning)? {
+        return Ok(0);
+    }
+    let mut reclaimed = remove_ended(scene, |container| container_bytes(scene, container)).await?;
+    if args.volumes {
+        reclaimed += volume::remove_unused(&scene.state, &scene.folders, false)?;
+    }
+    reclaimed += remove_images(scene, &open_store(&scene.folders)?, args.all)?;
+    println!("Total reclaimed space: {}", size::human(reclaimed));
+    Ok(0)
+}
+
+/// Removes images that no container was made from: the bytes of them.
+fn remove_images(scene: &Scene, store: &Store, all: bool) -> anyhow::Result<u64> {
+    let mut reclaimed = 0;
+    let mut lines = Vec::new();
+    for image in store.list()? {
+        let id = image.id.to_string();
+        if (!all && !image.references.is_empty()) || !scene.state.users_of_image(&id)?.is_empty() {
+            continue;
+        }
+        match store.remove(&id, true) {
+            Ok(removed) => {
+                reclaimed += image.size_bytes;
+                lines.extend(removed.iter().map(|removed| match removed {
+                    Removed::Untagged(reference) => format!("untagged: {reference}"),
+                    Removed::Deleted(digest) => format!("deleted: {digest}"),
+                }));
+            }
+            // Pulled again or used meanwhile: it stays.
+            Err(error) => error_text::tell(&error),
+        }
+    }
+    if !lines.is_empty() {
+        println!("Deleted Images:\n{}\n", lines.join("\n"));
+    }
+    Ok(reclaimed)
+}
+
+/// As docker's daemon at its start.
+fn is_to_start(container: &Container) -> bool {
+    if container.status != Status::Exited || container.started_ns == 0 {
+        return false;
+    }
+    match container.config.restart {
+        RestartPolicy::No => false,
+        RestartPolicy::Always => true,
+        RestartPolicy::UnlessStopped => !container.config.was_stopped,
+        RestartPolicy::OnFailure { .. } => container.exit_code != 0 && !container.config.was_stopped,
+    }
+}
+
+async fn start(scene: &Scene) -> anyhow::Result<u8> {
+    let mut code = 0;
+    // The oldest first: the newer ones may need it.
+    for container in scene.state.containers()?.into_iter().rev().filter(is_to_start) {
+        match start_one(scene, &container.id).await {
+            Ok(()) => println!("{}", container.name),
+            Err(error) => {
+                error_text::tell(error.context(format!("cannot start {}", container.name)).as_ref());
+                code = 1;
+            }
+        }
+    }
+    Ok(code)
+}
+
+async fn stop(scene: &Scene) -> anyhow::Result<u8> {
+    let mut asked = Vec::new();
+    for container in scene.state.containers()? {
+        if let Some(connection) = scene.connect(&container.id)
+            && connection.writer.send(&Request::HostStops).await.is_ok()
+        {
+            asked.push((container, connection));
+        }
+    }
+    // All at once, and each waited for: also by a hang-up it has ended.
+    for (container, mut connection) in asked {
+        let _ = connection.reader.receive::<Answer>().await;
+        println!("{}", container.name);
+    }
+    Ok(0)
+}
+
+fn info(scene: &Scene, args: &InfoArgs) -> anyhow::Result<u8> {
+    let containers = scene.state.containers()?;
+    let count = |wanted: &[Status]| containers.iter().filter(|c| wanted.contains(&c.status)).count();
+    let info = json!({
+        "Containers": containers.len(),
+        "ContainersRunning": count(&[Status::Running, Status::Restarting]),
+        "ContainersPaused": count(&[Status::Paused]),
+        "ContainersStopped": count(&[Status::Created, Status::Exited]),
+        "Images": open_store(&scene.folders)?.list()?.len(),
+        "Volumes": scene.state.volumes()?.len(),
+        "ServerVersion": env!("CARGO_PKG_VERSION"),
+        "OSType": "linux",
+        "Architecture": std::env::consts::ARCH,
+        "NCPU": std::thread::available_parallelism().map_or(1, usize::from),
+        "MemTotal": crate::doctor::memory_bytes(),
+        "CapsidRootDir": scene.folders.data,
+        "CapsidRunDir": scene.folders.run,
+    });
+    let template = match (&args.format, args.json) {
+        (Some(text), _) => Some(Template::parse(text)?),
+        (None, true) => Some(Template::parse("json")?),
+        (None, false) => None,
+    };
+    if let Some(template) = template {
+        println!("{}", template.render(&info)?);
+        return Ok(0);
+    }
+    let Some(fields) = info.as_object() else { return Ok(0) };
+    for (name, value) in fields {
+        println!(
+            "{name}: {}",
+            value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+        );
+    }
+    Ok(0)
+}
