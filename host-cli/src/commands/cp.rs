@@ -184,7 +184,9 @@ fn unpack(input: UnixStream, asked: &Asked, to: &Path, archive: bool) -> anyhow:
         input,
         bytes: Vec::new(),
     };
-    let first = TarReader::new(&mut recorder).next().map_err(UnpackError::Archive)?;
+    let first = TarReader::new(&mut recorder)
+        .next_member()
+        .map_err(UnpackError::Archive)?;
     let is_folder = first.ok_or(NothingCame)?.kind == b'5';
     let Recorder { input, bytes } = recorder;
     let copied = Copied {
@@ -343,7 +345,7 @@ async fn stream_in(scene: &Scene, name: &str, path: Vec<u8>) -> anyhow::Result<(
         ..Unpack::default()
     };
     let copied = feed(scene, name, unpack, |mut to| {
-        Ok(io::copy(&mut io::stdin().lock(), &mut to).context("cannot pass the archive on")?)
+        io::copy(&mut io::stdin().lock(), &mut to).context("cannot pass the archive on")
     });
     copied.await.map(drop)
 }

@@ -129,7 +129,7 @@ impl<R: Read> TarReader<R> {
     }
 
     /// The next member, skipping what was not read of the last one. `None` at the end marker or the end of the input.
-    pub fn next(&mut self) -> Result<Option<Member>, ReadTarError> {
+    pub fn next_member(&mut self) -> Result<Option<Member>, ReadTarError> {
         let mut extensions = Extensions::default();
         let mut extended = false;
         loop {

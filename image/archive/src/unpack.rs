@@ -128,7 +128,7 @@ impl Unpacking {
             recent: None,
         };
         let mut tar = TarReader::new(input);
-        while let Some(member) = tar.next()? {
+        while let Some(member) = tar.next_member()? {
             unpacker.make(member, &mut tar)?;
         }
         unpacker.finish()

@@ -180,12 +180,12 @@ mod tests {
             let bytes = tar.finish().unwrap();
             let mut tar = TarReader::new(bytes.as_slice());
             for (member, content) in &all {
-                let read = tar.next().unwrap().unwrap();
+                let read = tar.next_member().unwrap().unwrap();
                 let mut got = Vec::new();
                 tar.read_to_end(&mut got).unwrap();
                 prop_assert_eq!((&read, &got), (member, content));
             }
-            prop_assert!(tar.next().unwrap().is_none());
+            prop_assert!(tar.next_member().unwrap().is_none());
         }
     }
 
@@ -201,7 +201,7 @@ mod tests {
         tar.append(&member, &b"abc"[..]).unwrap();
         let bytes = tar.finish().unwrap();
         let mut tar = TarReader::new(bytes.as_slice());
-        tar.next().unwrap().unwrap();
+        tar.next_member().unwrap().unwrap();
         let mut got = Vec::new();
         tar.read_to_end(&mut got).unwrap();
         assert_eq!((got.len(), &got[..3], got[999]), (1000, &b"abc"[..], 0));

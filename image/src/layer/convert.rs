@@ -47,7 +47,7 @@ pub(crate) fn convert_layer(input: impl Read, data: File, index: File) -> Result
     let mut index =
         IndexWriter::new(BufWriter::with_capacity(1 << 20, index)).map_err(ConvertLayerError::WriteIndex)?;
     let mut entries = 0;
-    while let Some(member) = tar.next().map_err(|error| read_fault(error, &watch))? {
+    while let Some(member) = tar.next_member().map_err(|error| read_fault(error, &watch))? {
         entries += 1;
         if entries > LAYER_ENTRIES_MAX {
             return Err(LayerFault::TooManyEntries.into());

@@ -93,7 +93,7 @@ impl Archive {
         let length = file.metadata().map_err(|error| refuse(&error))?.len();
         let mut members = HashMap::new();
         let mut tar = TarReader::new(BufReader::with_capacity(8 << 10, &file));
-        while let Some(member) = tar.next().map_err(|error| refuse(&error))? {
+        while let Some(member) = tar.next_member().map_err(|error| refuse(&error))? {
             let offset = tar.input_mut().stream_position().map_err(|error| refuse(&error))?;
             let rest = tar.take_rest().unwrap_or(u64::MAX);
             if offset.saturating_add(rest.min(member.size)) > length {

@@ -25,7 +25,7 @@ type Listed = (Vec<u8>, u8, Vec<u8>);
 fn members(archive: &[u8]) -> Result<Vec<Listed>, ReadTarError> {
     let mut tar = TarReader::new(archive);
     let mut all = Vec::new();
-    while let Some(member) = tar.next()? {
+    while let Some(member) = tar.next_member()? {
         let mut content = Vec::new();
         tar.read_to_end(&mut content).unwrap();
         assert_eq!(content.len() as u64, member.size);
@@ -131,7 +131,7 @@ proptest::proptest! {
             block[148..154].copy_from_slice(format!("{sum:06o}").as_bytes());
         }
         let mut tar = TarReader::new(&block[..]);
-        while let Ok(Some(_)) = tar.next() {
+        while let Ok(Some(_)) = tar.next_member() {
             let _ = std::io::copy(&mut tar, &mut std::io::sink());
         }
     }
