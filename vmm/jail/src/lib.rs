@@ -30,6 +30,8 @@ use std::os::fd::RawFd;
 
 use rustix::process::Pid;
 
+use relay::RelayUser;
+
 pub use error::JailError;
 pub use filter::{Condition, FilterError, Rule, SyscallFilter};
 pub use identity::Owners;
@@ -59,7 +61,7 @@ impl Jail {
     /// [`JailError`] names the step that failed; the process is then half confined and should end.
     pub fn enter(&self) -> Result<(), JailError> {
         let parent = rustix::process::getppid();
-        let (namespaces, lifeline) = self.leave(parent)?;
+        let (namespaces, lifeline) = self.leave(RelayUser::Nobody, parent)?;
         root::empty()?;
         identity::drop_user(namespaces)?;
         // Limits that count per user count per user namespace only inside one of our own (Linux 5.14).
@@ -82,7 +84,7 @@ impl Jail {
     ) -> Result<(T, Owners), JailError> {
         let parent = rustix::process::getppid();
         let outside = (rustix::process::geteuid(), rustix::process::getegid());
-        let (namespaces, lifeline) = self.leave(parent)?;
+        let (namespaces, lifeline) = self.leave(RelayUser::Kept, parent)?;
         if namespaces == identity::Namespaces::InUserNamespace {
             identity::map_own_ids(outside)?;
         }
@@ -96,7 +98,11 @@ impl Jail {
     }
 
     /// Up to the fork into the pid namespace.
-    fn leave(&self, parent: Option<Pid>) -> Result<(identity::Namespaces, Option<relay::Lifeline>), JailError> {
+    fn leave(
+        &self,
+        user: RelayUser,
+        parent: Option<Pid>,
+    ) -> Result<(identity::Namespaces, Option<relay::Lifeline>), JailError> {
         descriptors::close_all_but(&self.keep_fds)?;
         sys::wipe_environment().map_err(JailError::Environment)?;
         rlimits::lower(rlimits::ALWAYS)?;
@@ -104,7 +110,7 @@ impl Jail {
         // The fork makes the pid namespace; whatever belongs to one process only (parent-death signal, filters)
         // follows after it, in both.
         let lifeline = if self.pid_namespace {
-            Some(relay::split(namespaces, parent)?)
+            Some(relay::split(namespaces, user, parent)?)
         } else {
             None
         };

@@ -15,16 +15,31 @@ use crate::{Condition, JailError, Rule, SyscallFilter, descriptors, privileges, 
 /// The read end of a pipe whose only write end the relay holds.
 pub(crate) struct Lifeline(OwnedFd);
 
-/// Forks. Returns in the child, which is pid 1 of the new namespace; the parent never returns.
-pub(crate) fn split(namespaces: Namespaces, parent: Option<rustix::process::Pid>) -> Result<Lifeline, JailError> {
+/// Forks. Returns in the child, which is pid 1 of the new namespace; the parent never returns. It becomes the user that
+/// the child becomes: the signal by which the kernel ends the child when the relay dies is sent in the relay's name
+/// (`reparent_leader` in the kernel's `kernel/exit.c`), and one user may not signal another.
+pub(crate) fn split(
+    namespaces: Namespaces,
+    user: RelayUser,
+    parent: Option<rustix::process::Pid>,
+) -> Result<Lifeline, JailError> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| JailError::Lifeline(errno.into()))?;
     match sys::fork().map_err(JailError::Fork)? {
         sys::Fork::Child => {
             drop(writer);
             Ok(Lifeline(reader))
         }
-        sys::Fork::Parent(child) => relay(child, &writer, namespaces, parent),
+        sys::Fork::Parent(child) => relay(child, &writer, (namespaces, user), parent),
     }
+}
+
+/// Who the relay is while it waits; in both cases it has no capabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RelayUser {
+    /// As the child is.
+    Nobody,
+    /// The user who started it, as the child is.
+    Kept,
 }
 
 impl Lifeline {
@@ -52,9 +67,9 @@ pub(crate) fn die_with_parent(parent: Option<rustix::process::Pid>) -> Result<()
 }
 
 /// The life of the relay: confined itself, it waits for `child` and ends as it ended.
-fn relay(child: Pid, writer: &OwnedFd, namespaces: Namespaces, parent: Option<rustix::process::Pid>) -> ! {
+fn relay(child: Pid, writer: &OwnedFd, identity: (Namespaces, RelayUser), parent: Option<rustix::process::Pid>) -> ! {
     // Unconfined, the relay must not wait: the child dies with it.
-    if seal(writer, namespaces, parent).is_err() || rustix::io::write(writer, &[1]).is_err() {
+    if seal(writer, identity, parent).is_err() || rustix::io::write(writer, &[1]).is_err() {
         sys::exit_now(1);
     }
     let status = loop {
@@ -78,10 +93,16 @@ fn die_of(signal: Signal) -> ! {
     sys::exit_now(128 + signal as i32)
 }
 
-fn seal(writer: &OwnedFd, namespaces: Namespaces, parent: Option<rustix::process::Pid>) -> Result<(), JailError> {
+fn seal(
+    writer: &OwnedFd,
+    (namespaces, user): (Namespaces, RelayUser),
+    parent: Option<rustix::process::Pid>,
+) -> Result<(), JailError> {
     // The child shares the mount namespace and empties the root meanwhile, so no path can be relied on here.
     descriptors::close_all_but_one(writer.as_raw_fd())?;
-    identity::drop_user(namespaces)?;
+    if user == RelayUser::Nobody {
+        identity::drop_user(namespaces)?;
+    }
     privileges::drop_all()?;
     privileges::forbid_new()?;
     // No Landlock: its signal scope would also stop the signal that the child gets when this process dies. The filter
