@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Entry;
 use super::writer::numbered;
@@ -71,16 +72,7 @@ impl LogReader {
     }
 
     fn read_all(&mut self, mut each: impl FnMut(Entry) -> io::Result<()>) -> io::Result<()> {
-        // Opened all before the first is read: a rotation in between moves names, not open files.
-        let mut files = Vec::new();
-        for number in (1..).take_while(|number| numbered(&self.path, *number).exists()) {
-            files.push(File::open(numbered(&self.path, number))?);
-        }
-        files.reverse();
-        match File::open(&self.path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            opened => files.push(opened?),
-        }
+        let files = opened_at_once(&self.path)?;
         for file in files {
             self.current = Some(BufReader::new(file));
             self.drain(&mut each)?;
@@ -93,6 +85,8 @@ impl LogReader {
         self.rewind_if_cut()?;
         self.drain(&mut each)?;
         while let Some(next) = self.successor()? {
+            // What was written between the last look at ours and its rotation.
+            self.drain(&mut each)?;
             self.current = Some(BufReader::new(next));
             self.partial.clear();
             self.drain(&mut each)?;
@@ -110,31 +104,22 @@ impl LogReader {
         Ok(())
     }
 
-    /// The file after the one that is being read, when there is one: the current file, or the one that was rotated
-    /// just after ours.
+    /// The file after the one that is being read, when there is one: the oldest, when ours has gone meanwhile.
     fn successor(&self) -> io::Result<Option<File>> {
-        let newest = match File::open(&self.path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => opened?,
-        };
         let Some(current) = &self.current else {
-            return Ok(Some(newest));
+            return Ok(opened_at_once(&self.path)?.into_iter().next());
         };
         let ours = current.get_ref().metadata()?.ino();
-        let mut after = newest;
-        for number in 0.. {
-            if after.metadata()?.ino() == ours {
-                return Ok(None);
-            }
-            let Ok(older) = File::open(numbered(&self.path, number + 1)) else {
-                return Ok(Some(after));
-            };
-            if older.metadata()?.ino() == ours {
-                return Ok(Some(after));
-            }
-            after = older;
+        if inode(&self.path)?.is_none_or(|newest| newest == ours) {
+            return Ok(None);
         }
-        Ok(None)
+        let (mut files, mut after) = (opened_at_once(&self.path)?, 0);
+        for (at, file) in files.iter().enumerate() {
+            if file.metadata()?.ino() == ours {
+                after = at + 1;
+            }
+        }
+        Ok((after < files.len()).then(|| files.swap_remove(after)))
     }
 
     fn drain(&mut self, each: &mut impl FnMut(Entry) -> io::Result<()>) -> io::Result<()> {
@@ -151,6 +136,59 @@ impl LogReader {
                 each(entry)?;
             }
         }
+    }
+}
+
+/// How often a rotation that is under way is waited for, and how long each time. One that was cut short by a kill leaves
+/// a missing number until the next.
+const TRIES: u32 = 50;
+const ROTATION: Duration = Duration::from_millis(1);
+
+/// All files of a log as they are between two rotations, the oldest first: renames move names, not open files.
+fn opened_at_once(path: &Path) -> io::Result<Vec<File>> {
+    let mut tries = 0;
+    loop {
+        let (found, is_whole) = opened_now(path)?;
+        tries += 1;
+        if is_whole || tries == TRIES {
+            return Ok(found);
+        }
+        std::thread::sleep(ROTATION);
+    }
+}
+
+/// The files that are found now, and whether no rotation came in between.
+fn opened_now(path: &Path) -> io::Result<(Vec<File>, bool)> {
+    let (mut found, mut names) = (Vec::new(), Vec::new());
+    // A rotation leaves one number out at a time.
+    let mut missing = 0;
+    for number in 0.. {
+        let name = if number == 0 {
+            path.to_owned()
+        } else {
+            numbered(path, number)
+        };
+        match File::open(&name) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && missing == 1 => break,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => missing += 1,
+            opened => {
+                names.push((number as usize, name));
+                found.push(opened?);
+            }
+        }
+    }
+    let mut is_whole = true;
+    for (at, (number, name)) in names.iter().enumerate() {
+        is_whole &= at == *number && inode(name)? == Some(found[at].metadata()?.ino());
+    }
+    found.reverse();
+    Ok((found, is_whole))
+}
+
+fn inode(path: &Path) -> io::Result<Option<u64>> {
+    match std::fs::metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(|metadata| Some(metadata.ino())),
     }
 }
 
@@ -200,5 +238,44 @@ mod tests {
             },
         );
         assert_eq!(texts(|each| tail.existing(each).unwrap()), ["48\n", "49\n"]);
+    }
+
+    #[test]
+    fn readers_beside_a_writer_that_rotates_miss_and_repeat_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.json");
+        let options = LogOptions {
+            keep: true,
+            max_size: 20_000,
+            max_files: 1000,
+        };
+        let mut writer = LogWriter::open(&path, options).unwrap();
+        let numbers = 0..5000_u32;
+        let lines: Vec<String> = numbers.map(|number| format!("{number}\n")).collect();
+        std::thread::scope(|scope| {
+            let follower = scope.spawn(|| {
+                let mut reader = LogReader::open(&path, Selection::default());
+                let mut found = texts(|each| reader.existing(each).unwrap());
+                while found.last() != lines.last() {
+                    found.extend(texts(|each| reader.more(each).unwrap()));
+                }
+                found
+            });
+            let looker = scope.spawn(|| {
+                loop {
+                    let mut reader = LogReader::open(&path, Selection::default());
+                    let found = texts(|each| reader.existing(each).unwrap());
+                    assert!(lines.starts_with(&found), "{:?}", found.last());
+                    if found.len() == lines.len() {
+                        break;
+                    }
+                }
+            });
+            for line in &lines {
+                writer.write(LogStream::Stdout, line.as_bytes()).unwrap();
+            }
+            assert!(follower.join().unwrap() == lines);
+            looker.join().unwrap();
+        });
     }
 }
