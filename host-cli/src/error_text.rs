@@ -15,10 +15,22 @@ pub(crate) fn tell(error: &(dyn Error + 'static)) {
 pub(crate) fn describe(error: &(dyn Error + 'static)) -> String {
     let mut words: Vec<String> = Vec::new();
     for cause in anyhow::Chain::new(error) {
-        let text = cause.to_string();
+        let text = match cause.downcast_ref::<rusqlite::Error>() {
+            Some(error) if lacks_room(error) => "the disk is full".to_owned(),
+            _ => cause.to_string(),
+        };
         if words.last().is_none_or(|before| !before.contains(&text)) {
             words.push(text);
         }
     }
     capsid_image::printable(words.join(": ").as_bytes(), BYTES_MAX)
+}
+
+/// On a full disk SQLite fails first at the memory that connections share, and calls it an I/O error with a number.
+fn lacks_room(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error().map(|error| error.extended_code);
+    matches!(
+        code,
+        Some(rusqlite::ffi::SQLITE_FULL | rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
+    )
 }

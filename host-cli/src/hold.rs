@@ -38,7 +38,7 @@ pub(crate) enum HoldError {
         #[source]
         source: io::Error,
     },
-    #[error("another command is working on container {0}: try again")]
+    #[error("another command is working on container {0}, or its supervisor waits for space on a full disk: try again")]
     Busy(String),
 }
 
