@@ -92,8 +92,10 @@ bench: deps-test build build-tests kernel ## Figures as ratios within one run: a
 .PHONY: soak
 soak: deps-test build build-tests kernel ## Leak, stream and crash tests at full size (hours): RUNS sequential runs
 	CAPSID_SOAK_RUNS=$(or $(RUNS),200) CAPSID_STREAM_MIB=1024 CAPSID_CONCURRENT_RUNS=20 CAPSID_KILL_MOMENTS=40 \
-	CAPSID_STORM_SECONDS=60 CAPSID_CRASH_ROUNDS=10 CAPSID_EXECS=10000 CAPSID_CYCLES=500 CAPSID_FREED_MIB=1024 \
-		$(CARGO) test --locked -p capsid-tests --test memory --test leaks --test streams --test crash -- --nocapture
+	CAPSID_STORM_SECONDS=60 CAPSID_CRASH_ROUNDS=10 CAPSID_EXECS=10000 CAPSID_CYCLES=500 CAPSID_LOG_MIB=10240 \
+	CAPSID_DISK_LEVELS=7 CAPSID_FAULT_POINTS=40 \
+		$(CARGO) test --locked --no-fail-fast -p capsid-tests --test leaks --test streams --test crash --test storm \
+			--test endurance --test full_disk --test killed_pods -- --nocapture --test-threads 1
 
 .PHONY: fuzz
 fuzz: build-tests ## Random input against the parsers of hostile bytes, SECONDS_EACH seconds each

@@ -98,10 +98,16 @@ impl Capsid {
         self.call(["inspect", "-f", &format, name]).wait().succeeds().text()
     }
 
+    /// The supervisor of a running container: its process on the host.
+    #[track_caller]
+    pub fn supervisor(&self, name: &str) -> u32 {
+        self.field(name, ".State.Pid").parse().expect("a pid")
+    }
+
     /// The machine of a running container: its process on the host.
     #[track_caller]
     pub fn machine(&self, name: &str) -> u32 {
-        let supervisor = self.field(name, ".State.Pid").parse().expect("a pid");
+        let supervisor = self.supervisor(name);
         let is_machine = |process: &Process| process.name == "capsid-vmm" || process.name.starts_with("qemu");
         let machine = descendants(supervisor).into_iter().find(is_machine);
         machine.expect("a running machine").pid

@@ -10,6 +10,7 @@
 //!   FlakyProxy  cuts or holds up what a registry sends
 //!   Terminal    a pseudo terminal with `capsid` in it
 //!   SmallDisk   a data folder that fills up; Dice: chance that is the same each time
+//!   live        containers in the background: started, asked, killed
 //!   Census      processes, mounts, sockets, cgroups, files: before and after
 //! ```
 //!
@@ -27,6 +28,7 @@ pub mod http;
 pub mod image;
 pub mod invocation;
 pub mod layer;
+pub mod live;
 pub mod parts;
 pub mod registry;
 pub mod requirement;

@@ -74,3 +74,26 @@ fn field_kib(pid: u32, file: &str, field: &str) -> u64 {
     line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
         .unwrap_or(0)
 }
+
+/// What a process holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Held {
+    /// Open descriptors.
+    pub fds: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Resident memory.
+    pub resident_kib: u64,
+}
+
+impl Held {
+    /// Of a living process, now.
+    pub fn of(pid: u32) -> Self {
+        let entries = |folder: &str| fs::read_dir(format!("/proc/{pid}/{folder}")).expect("procfs").count();
+        Self {
+            fds: entries("fd"),
+            threads: entries("task"),
+            resident_kib: field_kib(pid, "status", "VmRSS:"),
+        }
+    }
+}

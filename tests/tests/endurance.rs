@@ -1,0 +1,268 @@
+//! Long lives: thousands of execs and starts, gigabytes of log, and all is as it was after the first.
+//!
+//! Counts are small here and large in a soak: `CAPSID_EXECS`, `CAPSID_CYCLES`, `CAPSID_LOG_MIB`.
+
+// A surprise in a test is a failed test.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, ChildStdout};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use capsid_tests::invocation::{eventually, wait_until};
+use capsid_tests::live::{alone, call, detached, spawn, warmed_up};
+use capsid_tests::parts::{bin_dir, count, patience, workload};
+use capsid_tests::resident::Held;
+use capsid_tests::{Capsid, Census};
+
+#[test]
+fn many_execs_leave_no_trace_in_the_supervisor() {
+    let _alone = alone();
+    let capsid = warmed_up();
+    detached(&capsid, "host", "sleep 100000");
+    let pid = capsid.supervisor("host");
+    let exec = || {
+        let started = Instant::now();
+        call(&capsid, &["exec", "host", "true"]).succeeds();
+        started.elapsed()
+    };
+    for _ in 0..5 {
+        exec();
+    }
+    let before = Held::of(pid);
+    let times: Vec<Duration> = (0..count("CAPSID_EXECS", 30)).map(|_| exec()).collect();
+    eventually("the last exec's descriptors", 20, || Held::of(pid).fds <= before.fds);
+    let after = Held::of(pid);
+    println!("{} execs: {before:?} -> {after:?}", times.len());
+    assert_last_as_quick_as_first(&times);
+    assert!(after.fds <= before.fds && after.threads <= before.threads);
+    assert!(
+        after.resident_kib <= before.resident_kib + 512,
+        "{before:?} -> {after:?}"
+    );
+    // An unoptimised binary with all its debug information is another one.
+    if bin_dir().ends_with("release") {
+        assert!(after.resident_kib <= 8 << 10, "{after:?}");
+    }
+}
+
+/// By the medians of a hundred at each end; of fewer, when there are not as many.
+#[track_caller]
+fn assert_last_as_quick_as_first(times: &[Duration]) {
+    let some = times.len().div_ceil(3).min(100);
+    let median = |times: &[Duration]| {
+        let mut sorted = times.to_vec();
+        sorted.sort();
+        sorted[sorted.len() / 2].as_secs_f64()
+    };
+    let ratio = median(&times[times.len() - some..]) / median(&times[..some]);
+    println!("the last {some} against the first {some}: {ratio:.2}");
+    // What else the host does shows as well, the more the fewer are compared.
+    assert!(
+        ratio < if some == 100 { 1.5 } else { 3.0 },
+        "the last take {ratio:.2} times as long as the first"
+    );
+}
+
+#[test]
+fn many_starts_leave_files_and_disk_as_they_are() {
+    let _alone = alone();
+    let capsid = warmed_up();
+    let script = "echo x >>/count; wc -l </count; exec sleep 100000";
+    call(&capsid, &["create", "--name", "phoenix", "busybox", "sh", "-c", script]).succeeds();
+    let cycle = |number: usize| {
+        let started = Instant::now();
+        call(&capsid, &["start", "phoenix"]).succeeds();
+        eventually("its count", 20, || {
+            call(&capsid, &["logs", "--tail", "1", "phoenix"]).text() == number.to_string()
+        });
+        let held = Held::of(capsid.supervisor("phoenix"));
+        call(&capsid, &["stop", "-t", "0", "phoenix"]).succeeds();
+        (started.elapsed(), held)
+    };
+    let (_, held_first) = cycle(1);
+    let (before, disk_before) = (Census::take(&capsid), disk_kib(&capsid.folder("data")));
+    let cycles = count("CAPSID_CYCLES", 5);
+    let (times, held): (Vec<Duration>, Vec<Held>) = (2..=cycles + 1).map(cycle).unzip();
+    before.assert_nothing_new(&capsid);
+    let (held_last, disk) = (held[held.len() - 1], disk_kib(&capsid.folder("data")));
+    println!("{cycles} cycles: {held_first:?} -> {held_last:?}; {disk_before} -> {disk} KiB of disk");
+    assert_last_as_quick_as_first(&times);
+    assert!(held_last.fds <= held_first.fds && held_last.threads <= held_first.threads);
+    assert!(held_last.resident_kib <= held_first.resident_kib + 512);
+    // The filesystem in the scratch disk spreads what little it writes, to a bound; the log has a line for each.
+    assert!(
+        disk <= disk_before + (8 << 10),
+        "{disk_before} KiB of disk, then {disk}"
+    );
+}
+
+/// What a folder takes of the disk.
+fn disk_kib(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = fs::read_dir(folder).unwrap().flatten();
+    let sizes = entries.map(|entry| {
+        let own = entry.metadata().unwrap();
+        let below = if own.is_dir() { disk_kib(&entry.path()) } else { 0 };
+        own.blocks() / 2 + below
+    });
+    sizes.sum()
+}
+
+/// Lines of a round after its title.
+const ROWS: u64 = 8192;
+
+fn row(index: u64) -> String {
+    format!("{index:06} {index:0120}")
+}
+
+/// Writes rounds of 1 MiB each, and ends.
+fn torrent(rounds: u64) -> String {
+    format!(
+        r#"awk 'BEGIN {{ for (i = 0; i < {ROWS}; i++) printf "%06d %0120d\n", i, i }}' >/rows
+        n=0; while [ $n -lt {rounds} ]; do echo round $n; cat /rows; n=$((n + 1)); done"#
+    )
+}
+
+/// What was read of a torrent.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    /// Lines without one that follows on the one before.
+    gaps: u64,
+    first_round: Option<u64>,
+    last_round: Option<u64>,
+    /// Rows after the last title.
+    rows: u64,
+}
+
+/// Reads to the end; every line is one of the torrent's, whole, and in its order.
+fn read_torrent(output: impl Read, mut now_and_then: impl FnMut()) -> Seen {
+    let mut seen = Seen::default();
+    let mut expected = None;
+    for (number, line) in BufReader::new(output).lines().enumerate() {
+        let line = line.unwrap();
+        if let Some(round) = line.strip_prefix("round ") {
+            let round = round.parse().unwrap();
+            assert!(
+                seen.last_round.is_none_or(|last| round > last),
+                "round {round} in {seen:?}"
+            );
+            seen.gaps += u64::from(
+                expected.is_some_and(|row| row != ROWS) || seen.last_round.is_some_and(|last| round != last + 1),
+            );
+            seen.first_round = seen.first_round.or(Some(round));
+            seen.last_round = Some(round);
+            seen.rows = 0;
+            expected = Some(0);
+        } else {
+            let index: u64 = line[..6].parse().unwrap();
+            assert_eq!(line, row(index));
+            seen.gaps += u64::from(expected.is_some_and(|row| row != index));
+            seen.rows += 1;
+            expected = Some(index + 1);
+        }
+        if number % (ROWS as usize / 4) == 0 {
+            now_and_then();
+        }
+    }
+    seen
+}
+
+/// A reader that follows, slowly until told to hurry.
+fn slow_reader<'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    child: &mut Child,
+    hurry: &'scope AtomicBool,
+) -> thread::ScopedJoinHandle<'scope, Seen> {
+    let output: ChildStdout = child.stdout.take().unwrap();
+    scope.spawn(move || {
+        read_torrent(output, || {
+            if !hurry.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(500));
+            }
+        })
+    })
+}
+
+/// Output that two readers follow, one of them slow, while others die.
+fn follow_torrent(capsid: &Capsid, flags: &[&str], rounds: u64, mut meanwhile: impl FnMut()) -> Seen {
+    let script = torrent(rounds);
+    capsid.detached("torrent", &[flags, &["busybox", "sh", "-c", &script]].concat());
+    let hurry = AtomicBool::new(false);
+    let mut slow = spawn(capsid, &["logs", "-f", "torrent"]);
+    let mut dead = spawn(capsid, &["logs", "-f", "torrent"]);
+    let mut deaf = spawn(capsid, &["logs", "-f", "torrent"]);
+    drop(deaf.stdout.take());
+    let started = Instant::now();
+    let seen = thread::scope(|scope| {
+        let reader = slow_reader(scope, &mut slow, &hurry);
+        let mut ends = capsid.call(["wait", "torrent"]).spawn_with(|command| {
+            command.stdout(std::process::Stdio::null());
+        });
+        thread::sleep(Duration::from_millis(500));
+        dead.kill().unwrap();
+        let limit = patience(120 + rounds);
+        while ends.try_wait().unwrap().is_none() {
+            assert!(started.elapsed() < limit, "output stands still");
+            meanwhile();
+            thread::sleep(Duration::from_millis(100));
+        }
+        println!("{rounds} MiB in {:?}", started.elapsed());
+        assert_eq!(capsid.field("torrent", ".State.ExitCode"), "0");
+        hurry.store(true, Ordering::Relaxed);
+        reader.join().unwrap()
+    });
+    for mut reader in [slow, dead, deaf] {
+        wait_until(&mut reader, Instant::now() + patience(30)).expect("a reader that ends");
+    }
+    seen
+}
+
+fn logged(capsid: &Capsid) -> Seen {
+    let mut logs = spawn(capsid, &["logs", "torrent"]);
+    let seen = read_torrent(logs.stdout.take().unwrap(), || {});
+    assert!(logs.wait().unwrap().success());
+    seen
+}
+
+#[test]
+fn a_torrent_is_in_the_log_to_the_byte() {
+    let _alone = alone();
+    let capsid = warmed_up();
+    let rounds = workload(50);
+    let whole = Seen {
+        gaps: 0,
+        first_round: Some(0),
+        last_round: Some(rounds - 1),
+        rows: ROWS,
+    };
+    assert_eq!(follow_torrent(&capsid, &[], rounds, || {}), whole);
+    assert_eq!(logged(&capsid), whole);
+}
+
+#[test]
+fn a_torrent_fills_no_disk_when_its_log_rotates() {
+    let _alone = alone();
+    let capsid = warmed_up();
+    let rounds = workload(count("CAPSID_LOG_MIB", 50) as u64);
+    let flags = ["--log-opt", "max-size=4m", "--log-opt", "max-file=3"];
+    let before = disk_kib(&capsid.folder("data"));
+    let mut most = 0;
+    let containers = capsid.folder("data");
+    let followed = follow_torrent(&capsid, &flags, rounds, || most = most.max(disk_kib(&containers)));
+    println!("{followed:?}; at most {} KiB of disk", most - before);
+    // 12 MiB of log, what the guest wrote, and its rows.
+    assert!(most < before + (24 << 10), "{before} KiB of disk, then {most}");
+    // What a slow reader had not read of a file that has gone, it misses; nothing else.
+    assert_eq!((followed.last_round, followed.rows), (Some(rounds - 1), ROWS));
+    let seen = logged(&capsid);
+    println!("{seen:?} in the log");
+    assert_eq!((seen.gaps, seen.last_round, seen.rows), (0, Some(rounds - 1), ROWS));
+    // Eight to twelve MiB of entries, each half as long again as its line.
+    let kept = rounds - seen.first_round.unwrap();
+    assert!((4..=9).contains(&kept) || kept == rounds, "{kept} rounds are kept");
+}

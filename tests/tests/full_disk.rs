@@ -1,0 +1,153 @@
+//! A disk that is full at any moment: each command says so, nothing acknowledged is lost, and the next one works when there
+//! is room again.
+//!
+//! `CAPSID_DISK_LEVELS`: how much room each command finds, of seven levels; one here, all in a soak.
+
+// A surprise in a test is a failed test.
+#![allow(clippy::unwrap_used)]
+
+use std::thread;
+
+use capsid_tests::invocation::eventually;
+use capsid_tests::live::{alone, call, detached, remove_all, spawn};
+use capsid_tests::parts::count;
+use capsid_tests::small_disk::SmallDisk;
+use capsid_tests::{Capsid, Census, Outcome, TestImage};
+
+/// Room that is left, in KiB: from nothing to what the template of a scratch disk takes.
+const LEVELS_KIB: [u64; 7] = [0, 200, 4, 64, 16, 600, 2000];
+
+const CREATE: &[&str] = &["create", "--name", "it", "busybox", "true"];
+const RUN: &[&str] = &["run", "-d", "--name", "it", "busybox", "sleep", "1000"];
+const VOLUME: &[&str] = &["volume", "create", "box"];
+
+/// What is there before the disk is full, and what is tried then.
+const TRIALS: [(&[&str], &[&str]); 17] = [
+    (&[], CREATE),
+    (&[], RUN),
+    (&[], &["run", "--rm", "--name", "it", "busybox", "true"]),
+    (&[], &["run", "-d", "--name", "it", "-v", "box:/box", "busybox", "true"]),
+    (&[], VOLUME),
+    (VOLUME, &["volume", "rm", "box"]),
+    (CREATE, &["start", "it"]),
+    (CREATE, &["rename", "it", "that"]),
+    (CREATE, &["rm", "it"]),
+    (RUN, &["exec", "it", "true"]),
+    (RUN, &["logs", "it"]),
+    (RUN, &["pause", "it"]),
+    (RUN, &["stop", "-t", "0", "it"]),
+    (RUN, &["kill", "it"]),
+    (RUN, &["restart", "-t", "0", "it"]),
+    (RUN, &["ps", "-a"]),
+    (RUN, &["rm", "-f", "it"]),
+];
+
+/// A store on a disk of 64 MiB; `None`, with a word, where none can be mounted.
+fn on_small_disk(test: &str) -> Option<(Capsid, SmallDisk)> {
+    let capsid = Capsid::empty();
+    let Some(disk) = SmallDisk::mount(&capsid, 64 << 20) else {
+        capsid_tests::requirement::skip(test, "no permission to mount a small filesystem");
+        return None;
+    };
+    capsid.load(&TestImage::Busybox.docker_archive()).succeeds();
+    capsid.run(["busybox", "true"]).succeeds();
+    Some((capsid, disk))
+}
+
+#[test]
+fn every_verb_says_that_the_disk_is_full_and_loses_nothing() {
+    let _alone = alone();
+    let Some((capsid, disk)) = on_small_disk("every_verb") else {
+        return;
+    };
+    // The first volume makes the lock of all.
+    call(&capsid, VOLUME).succeeds();
+    call(&capsid, &["volume", "rm", "box"]).succeeds();
+    call(&capsid, &["create", "--name", "kept", "busybox", "echo", "kept"]).succeeds();
+    let before = Census::take(&capsid);
+    let levels = count("CAPSID_DISK_LEVELS", 1);
+    let mut refused = 0;
+    for (number, (first, words)) in TRIALS.iter().enumerate() {
+        for level in 0..levels {
+            let left_kib = LEVELS_KIB[(number + level) % LEVELS_KIB.len()];
+            if !first.is_empty() {
+                call(&capsid, first).succeeds();
+            }
+            disk.fill(left_kib << 10);
+            let outcome = call(&capsid, words);
+            disk.empty();
+            refused += usize::from(outcome.code() != 0);
+            assert_kept(&capsid, first, words, &outcome);
+            call(&capsid, &["rm", "-f", "it", "that"]).succeeds();
+            call(&capsid, &["volume", "rm", "-f", "box"]).succeeds();
+            before.assert_nothing_new(&capsid);
+        }
+    }
+    println!("{refused} of {} commands refused", TRIALS.len() * levels);
+    assert!(refused >= 3, "the disk was never full");
+    call(&capsid, &["start", "-a", "kept"]).succeeds().prints("kept\n");
+}
+
+/// A command that fails says why in a line; what it or those before it acknowledged is there.
+#[track_caller]
+fn assert_kept(capsid: &Capsid, first: &[&str], words: &[&str], outcome: &Outcome) {
+    if outcome.code() != 0 {
+        let complaint = outcome.stderr.to_lowercase();
+        assert!(complaint.contains("space") || complaint.contains("full"), "{outcome}");
+        assert_eq!(outcome.complaints().len(), 1, "{outcome}");
+    }
+    let there = call(capsid, &["ps", "-a", "--format", "{{.Names}}"]).succeeds().text();
+    let is_there = |name: &str| there.lines().any(|line| line == name);
+    assert!(is_there("kept"), "{outcome}");
+    let acknowledged = outcome.code() == 0;
+    let expected = match words[0] {
+        "rm" => !acknowledged,
+        "create" => acknowledged,
+        "run" => acknowledged && words[1] == "-d",
+        _ => !first.is_empty() && first[0] != "volume",
+    };
+    if expected {
+        assert!(is_there("it") || is_there("that"), "lost: {outcome}");
+    }
+    assert!(
+        !(words[0] == "rm" && acknowledged && is_there("it")),
+        "still there: {outcome}"
+    );
+    let volumes = call(capsid, &["volume", "ls", "-q"]).succeeds().text();
+    let has_box = volumes.lines().any(|line| line == "box");
+    match words {
+        ["volume", "rm", ..] => assert_eq!(has_box, !acknowledged, "{outcome}"),
+        ["volume", "create", ..] => assert!(has_box || !acknowledged, "{outcome}"),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_log_ends_early_and_its_container_does_not() {
+    let _alone = alone();
+    let Some((capsid, disk)) = on_small_disk("the_log_ends_early") else {
+        return;
+    };
+    let before = Census::take(&capsid);
+    detached(
+        &capsid,
+        "loud",
+        "sleep 1; head -c 20000000 /dev/zero | tr '\\0' x; echo; echo survived; exit 5",
+    );
+    disk.fill(1 << 20);
+    let client = spawn(&capsid, &["attach", "loud"]);
+    let output = thread::spawn(move || client.wait_with_output().unwrap());
+    capsid.call(["wait", "loud"]).within(60).wait().prints("5\n");
+    let output = output.join().unwrap();
+    assert!(output.stdout.ends_with(b"survived\n"), "{} bytes", output.stdout.len());
+    disk.empty();
+    eventually("the word of its end", 20, || {
+        capsid.field("loud", ".State.Status") == "exited"
+    });
+    assert_eq!(capsid.field("loud", ".State.ExitCode"), "5");
+    let error = capsid.field("loud", ".State.Error");
+    assert!(error.contains("the log ends early"), "{error:?}");
+    assert!(!call(&capsid, &["logs", "loud"]).stdout.is_empty());
+    remove_all(&capsid);
+    before.assert_nothing_new(&capsid);
+}
