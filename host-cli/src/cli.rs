@@ -54,13 +54,13 @@ pub(crate) enum Command {
     #[command(flatten)]
     Top(ContainerCommand),
     /// Manage containers
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  capsid container ls -a")]
     Container(ContainerCommand),
     /// Manage volumes: disks that outlive containers
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  capsid volume ls")]
     Volume(VolumeCommand),
     /// Look at and clean up all containers, images and volumes together
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  capsid system df")]
     System(SystemCommand),
     /// Show what there is on this machine
     #[command(after_help = "Example:\n  capsid info --format '{{.ContainersRunning}}'")]
@@ -78,7 +78,7 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  capsid images --json")]
     Images(ImagesArgs),
     /// Manage images
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  capsid image ls")]
     Image(ImageCommand),
     /// Remove images
     #[command(after_help = "Example:\n  capsid rmi busybox")]
@@ -132,12 +132,16 @@ pub(crate) enum ImageCommand {
     #[command(after_help = "Example:\n  capsid image inspect busybox")]
     Inspect(InspectArgs),
     /// List images
+    #[command(after_help = "Example:\n  capsid image ls --digests")]
     Ls(ImagesArgs),
     /// Download an image from a registry
+    #[command(after_help = "Example:\n  capsid image pull debian:12")]
     Pull(PullArgs),
     /// Load images from an archive or an OCI layout folder
+    #[command(after_help = "Example:\n  capsid image load -i app.tar")]
     Load(LoadArgs),
     /// Remove images
+    #[command(after_help = "Example:\n  capsid image rm busybox")]
     Rm(RmiArgs),
 }
 
@@ -528,3 +532,28 @@ pub(crate) const NOT_YET: &[&str] = &[
     "--uts",
     "--volume-driver",
 ];
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn without_example(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+        let path = format!("{path} {}", command.get_name());
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        if !command.is_hide_set() && !help.starts_with("Example") {
+            found.push(path.clone());
+        }
+        command
+            .get_subcommands()
+            .for_each(|below| without_example(below, &path, found));
+    }
+
+    #[test]
+    fn every_verb_has_an_example() {
+        let mut found = Vec::new();
+        without_example(&Cli::command(), "", &mut found);
+        assert!(found.is_empty(), "no example: {found:?}");
+    }
+}
