@@ -3,6 +3,7 @@
 mod changes;
 mod container;
 mod files;
+mod pod;
 mod system;
 mod volume;
 
@@ -18,6 +19,9 @@ pub(crate) use container::{
     PsArgs, RenameArgs, RmArgs, StartArgs, StatsArgs, StopArgs, SuperviseArgs,
 };
 pub(crate) use files::{CpArgs, ExportArgs};
+pub(crate) use pod::{
+    PodCommand, PodCreateArgs, PodInspectArgs, PodLsArgs, PodNamesArgs, PodRmArgs, PodStatsArgs, PodStopArgs,
+};
 pub(crate) use system::{DfArgs, InfoArgs, SystemCommand, SystemPruneArgs};
 pub(crate) use volume::{
     VolumeCommand, VolumeCreateArgs, VolumeInspectArgs, VolumeLsArgs, VolumePruneArgs, VolumeRmArgs,
@@ -56,6 +60,9 @@ pub(crate) enum Command {
     /// Manage containers
     #[command(subcommand, after_help = "Example:\n  capsid container ls -a")]
     Container(ContainerCommand),
+    /// Manage pods of several containers, each pod in one microVM
+    #[command(subcommand)]
+    Pod(PodCommand),
     /// Manage volumes: disks that outlive containers
     #[command(subcommand, after_help = "Example:\n  capsid volume ls")]
     Volume(VolumeCommand),
@@ -119,6 +126,7 @@ impl Command {
             Self::Volume(command) => matches!(command, VolumeCommand::Ls(_) | VolumeCommand::Inspect(_)),
             Self::System(command) => matches!(command, SystemCommand::Df(_) | SystemCommand::Info(_)),
             Self::Info(_) => true,
+            Self::Pod(command) => command.only_prints(),
             Self::Run(_) | Self::Supervise(_) => false,
             Self::Pull(_) | Self::Load(_) | Self::Rmi(_) | Self::Image(_) => false,
         }
@@ -211,6 +219,9 @@ pub(crate) struct RunArgs {
     /// Name of the container
     #[arg(long)]
     pub name: Option<String>,
+    /// Put the container into a pod, which is started if it does not run
+    #[arg(long, value_name = "POD")]
+    pub pod: Option<String>,
     /// Set an environment variable; without a value it is taken from the caller's
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
@@ -521,7 +532,6 @@ pub(crate) const NOT_YET: &[&str] = &[
     "--oom-kill-disable",
     "--oom-score-adj",
     "--pid",
-    "--pod",
     "--publish",
     "-p",
     "--publish-all",

@@ -14,6 +14,15 @@ pub(crate) fn now_ns() -> i64 {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
+/// As [`rfc3339`], and docker's word for a moment that has not come yet.
+pub(crate) fn rfc3339_or_never(ns: i64) -> String {
+    if ns == 0 {
+        "0001-01-01T00:00:00Z".into()
+    } else {
+        rfc3339(ns)
+    }
+}
+
 /// RFC 3339 with nanoseconds, in UTC: `2026-02-03T04:05:06.000000007Z`.
 pub(crate) fn rfc3339(ns: i64) -> String {
     format!("{:.9}", Timestamp::from_nanosecond(ns.into()).unwrap_or_default())

@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use capsid_image::{Image, Platform, Reference, Store};
 
+use crate::accelerator::{self, Accelerator};
 use crate::attachment::AttachError;
 use crate::cli::{AccelChoice, PullPolicy, RunArgs};
 use crate::commands::{open_store, pull_options, run, unless_interrupted};
@@ -12,10 +13,10 @@ use crate::plan::{self, Plan, SeccompChoice, Surroundings, VOLUMES_MAX, VolumeSo
 use crate::progress::Bars;
 use crate::settings::Settings;
 use crate::signals::Signals;
-use crate::state::{Container, ContainerConfig, ShareMount, State, StateError, Status, Volume, VolumeMount};
+use crate::state::{Container, ContainerConfig, Pod, ShareMount, State, StateError, Status, Volume, VolumeMount};
 use crate::timings::Timings;
 use crate::volumes::{self, VolumesLock};
-use crate::{accelerator, clock, doctor, events, id, names, parts, scratch, session, shares, store_folder, terminal};
+use crate::{clock, doctor, events, id, names, parts, scratch, session, shares, store_folder, terminal};
 
 /// Largest `--env-file` and seccomp profile, bytes: the spec that carries them is at most 4 MiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -72,22 +73,29 @@ pub(crate) async fn create(
     check_platform(&name, &image)?;
     timings.mark("image found");
     let choice = args.accel.or(settings.accel).unwrap_or(AccelChoice::Auto);
-    let (accelerator, fallback) = accelerator::choose(choice, &folders.run)?;
-    if let Some(reason) = fallback {
-        eprintln!(
-            "capsid: warning: {reason}; this pod is emulated: slower, and no security boundary (see `capsid doctor`)"
-        );
-    }
+    let pod = args.pod.as_deref().map(|name| state.find_pod(name)).transpose()?;
+    let (accelerator, disks_max) = match &pod {
+        // Its disks go into the pod's bay, which has room for many.
+        Some(pod) => (pods_accelerator(pod, choice)?, usize::MAX),
+        None => {
+            let accelerator = choose_accelerator(choice, folders)?;
+            (AccelChoice::named(accelerator.name()), accelerator.disks_max())
+        }
+    };
     timings.mark("accelerator chosen");
     if let Some(kernel) = &args.kernel {
         parts::open_kernel(kernel)?;
     }
-    let around = surroundings(args, state, folders, accelerator.disks_max())?;
+    let around = surroundings(args, state, folders, disks_max, pod.as_ref())?;
     let random = session::random(4)?;
     let plan = plan::plan(args, &command, &image.config, around)?;
     timings.mark("planned");
     warn_of_memory(&plan);
-    let mut container = container(args, &name, &image, plan, AccelChoice::named(accelerator.name()))?;
+    let mut container = container(args, &name, &image, plan, accelerator)?;
+    if let Some(pod) = pod {
+        container.config.kernel = pod.config.kernel;
+        container.pod = Some(pod.id);
+    }
     // Its id is new, but a command that cleans up may look at its lock for a moment.
     let hold = Hold::take(&folders.run, &container.id, || false)?.context("another command makes this container")?;
     let added = make_disk(folders, &container.id)
@@ -117,6 +125,26 @@ fn warn_of_memory(plan: &Plan) {
             size::binary(free)
         );
     }
+}
+
+/// The accelerator for a pod to be made; a fallback is told.
+pub(crate) fn choose_accelerator(choice: AccelChoice, folders: &Folders) -> anyhow::Result<Box<dyn Accelerator>> {
+    let (accelerator, fallback) = accelerator::choose(choice, &folders.run)?;
+    if let Some(reason) = fallback {
+        eprintln!(
+            "capsid: warning: {reason}; this pod is emulated: slower, and no security boundary (see `capsid doctor`)"
+        );
+    }
+    Ok(accelerator)
+}
+
+/// A pod has one accelerator; nobody who asks for a boundary gets none.
+fn pods_accelerator(pod: &Pod, choice: AccelChoice) -> anyhow::Result<AccelChoice> {
+    let accelerator = pod.config.accelerator;
+    if choice == AccelChoice::Kvm && accelerator != AccelChoice::Kvm {
+        anyhow::bail!("pod {} is emulated, which --accel kvm forbids", pod.name);
+    }
+    Ok(accelerator)
 }
 
 fn make_disk(folders: &Folders, id: &str) -> anyhow::Result<()> {
@@ -185,6 +213,7 @@ fn container(
     Ok(Container {
         id: plan.spec.id.clone(),
         name: String::new(),
+        pod: None,
         image: image_name.into(),
         image_id: image.id.to_string(),
         created_ns: clock::now_ns(),
@@ -268,7 +297,13 @@ pub(crate) fn user_env(files: &[std::path::PathBuf], flags: &[String]) -> anyhow
     Ok(variables)
 }
 
-fn surroundings(args: &RunArgs, state: &State, folders: &Folders, disks_max: usize) -> anyhow::Result<Surroundings> {
+fn surroundings(
+    args: &RunArgs,
+    state: &State,
+    folders: &Folders,
+    disks_max: usize,
+    pod: Option<&Pod>,
+) -> anyhow::Result<Surroundings> {
     let user_env = user_env(&args.env_file, &args.env)?;
     let seccomp_profile = match plan::security_options(args)?.seccomp {
         SeccompChoice::File(path) => Some(
@@ -293,6 +328,7 @@ fn surroundings(args: &RunArgs, state: &State, folders: &Folders, disks_max: usi
             new_names: (0..VOLUMES_MAX).map(|_| id::new()).collect::<Result<_, _>>()?,
             room: disks_max.saturating_sub(OWN_DISKS),
         },
+        pod: pod.map(|pod| pod.config.clone()),
         id,
     })
 }

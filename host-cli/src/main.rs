@@ -125,6 +125,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         match cli.command {
             Command::Run(args) => commands::run::run(context, *args).await,
             Command::Top(command) | Command::Container(command) => container(context, command).await,
+            Command::Pod(command) => commands::pod::run(context, command).await,
             Command::Volume(command) => commands::volume::run(context, command),
             Command::System(command) => commands::system::run(context, command).await,
             Command::Info(args) => commands::system::run(context, SystemCommand::Info(args)).await,

@@ -1,4 +1,5 @@
-//! Starting a container's supervisor, as a process that outlives this one.
+//! Starting a container: a supervisor of its own, as a process that outlives this one, or its pod's, which may have to
+//! be started first.
 
 use std::io;
 use std::process::Stdio;
@@ -6,9 +7,10 @@ use std::process::Stdio;
 use command_fds::{CommandFdExt, FdMapping};
 use tokio::process::{Child, Command};
 
-use crate::control::Connection;
+use crate::control::{self, Connection, ControlError, PodRequest};
 use crate::folders::Folders;
-use crate::hold::Hold;
+use crate::hold::{self, Hold, HoldError};
+use crate::state::Container;
 use crate::sys;
 
 /// Descriptors as the supervisor finds them.
@@ -35,26 +37,87 @@ pub(crate) enum StartError {
     Fds(#[source] command_fds::FdMappingCollision),
     #[error("cannot start the pod's supervisor")]
     Spawn(#[source] io::Error),
+    #[error(transparent)]
+    Hold(#[from] HoldError),
+    #[error("cannot hand the container over to its pod")]
+    Adopt(#[source] ControlError),
 }
 
-/// A supervisor that was just started, and the first connection to it.
+/// A container whose supervisor has been told of it, and the first connection to that.
 #[derive(Debug)]
 pub(crate) struct Started {
     pub connection: Connection,
-    child: Child,
+    care: Care,
+}
+
+/// What ends when the container is not supervised any more.
+#[derive(Debug)]
+enum Care {
+    Process(Child),
+    Connection(Connection),
 }
 
 impl Started {
-    /// Waits until its process is gone: all of its pod is, and its lock is free.
-    pub(crate) async fn gone(mut self) {
+    /// Waits until nobody supervises it: all of it is gone, and its lock is free.
+    pub(crate) async fn gone(self) {
         drop(self.connection);
-        // Nobody else can have waited for it.
-        let _ = self.child.wait().await;
+        match self.care {
+            // Nobody else can have waited for it.
+            Care::Process(mut child) => drop(child.wait().await),
+            // Nothing is ever said on it.
+            Care::Connection(mut connection) => drop(connection.reader.receive::<()>().await),
+        }
     }
 }
 
-/// Starts the supervisor of a held container. It begins with the first request on the connection.
-pub(crate) fn supervisor(folders: &Folders, hold: Hold, id: &str) -> Result<Started, StartError> {
+/// Starts a held container. It begins with the first request on the connection.
+pub(crate) async fn container(folders: &Folders, hold: Hold, container: &Container) -> Result<Started, StartError> {
+    let Some(pod) = &container.pod else {
+        let (connection, child) = supervisor(folders, hold, &container.id, Kind::Container)?;
+        let care = Care::Process(child);
+        return Ok(Started { connection, care });
+    };
+    let care = self::pod(folders, pod)?;
+    let (connection, theirs) = Connection::pair().map_err(StartError::Connection)?;
+    let lock = std::os::fd::AsFd::as_fd(&hold)
+        .try_clone_to_owned()
+        .map_err(StartError::Lock)?;
+    let adopt = PodRequest::Adopt {
+        container: container.id.clone(),
+    };
+    care.writer
+        .send_with(&adopt, &[lock, theirs])
+        .await
+        .map_err(StartError::Adopt)?;
+    Ok(Started {
+        connection,
+        care: Care::Connection(care),
+    })
+}
+
+/// A connection to the supervisor of a pod of several containers, which is started when there is none.
+pub(crate) fn pod(folders: &Folders, id: &str) -> Result<Connection, StartError> {
+    let folder = hold::folder(&folders.run, id);
+    loop {
+        if let Ok(connection) = control::connect(&folder) {
+            return Ok(connection);
+        }
+        let is_running = || control::connect(&folder).is_ok();
+        if let Some(hold) = Hold::take(&folders.run, id, is_running)? {
+            return supervisor(folders, hold, id, Kind::Pod).map(|(connection, _)| connection);
+        }
+    }
+}
+
+/// What a supervisor is started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Container,
+    Pod,
+}
+
+/// Starts a supervisor.
+fn supervisor(folders: &Folders, hold: Hold, id: &str, kind: Kind) -> Result<(Connection, Child), StartError> {
     let (connection, theirs) = Connection::pair().map_err(StartError::Connection)?;
     let lock = std::os::fd::AsFd::as_fd(&hold)
         .try_clone_to_owned()
@@ -80,6 +143,7 @@ pub(crate) fn supervisor(folders: &Folders, hold: Hold, id: &str) -> Result<Star
             &CONNECTION_FD.to_string(),
             id,
         ])
+        .args((kind == Kind::Pod).then_some("--pod"))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -97,5 +161,5 @@ pub(crate) fn supervisor(folders: &Folders, hold: Hold, id: &str) -> Result<Star
     ];
     command.as_std_mut().fd_mappings(mappings).map_err(StartError::Fds)?;
     let child = command.spawn().map_err(StartError::Spawn)?;
-    Ok(Started { connection, child })
+    Ok((connection, child))
 }

@@ -66,6 +66,18 @@ pub(crate) fn cycles() -> u64 {
     unsafe { std::arch::x86_64::_rdtsc() }
 }
 
+/// Lets this process have as many descriptors as it may.
+pub(crate) fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    // A process may always do that.
+    let _ = setrlimit(Resource::Nofile, raised);
+}
+
 /// Gives back the pages of this program's code, most of which only a start needs. They stay in the page cache, which all
 /// pods share, and come back when they are executed.
 pub(crate) fn forget_code() {

@@ -241,26 +241,54 @@ pub(crate) fn sweep(state: &State, data: &Path) -> Result<(), StateError> {
     Ok(())
 }
 
-/// The disks of a container's volumes, opened and locked for a pod.
-pub(crate) fn open(state: &State, data: &Path, container: &Container) -> Result<Vec<Disk>, VolumeError> {
-    let mounts = &container.config.mounts;
-    let mut disks: Vec<Disk> = Vec::new();
-    for mount in mounts {
-        if disks.iter().any(|disk| disk.serial == mount.serial) {
+/// A volume that a container has, however often.
+#[derive(Debug)]
+pub(crate) struct Needed {
+    pub name: String,
+    pub serial: String,
+    /// Nobody who has it with this container may write to it.
+    pub readonly: bool,
+}
+
+/// The volumes of a container, each once. `siblings` are the containers of its pod.
+pub(crate) fn needed(container: &Container, siblings: &[Container]) -> Vec<Needed> {
+    let mut needed: Vec<Needed> = Vec::new();
+    for mount in &container.config.mounts {
+        if needed.iter().any(|known| known.serial == mount.serial) {
             continue;
         }
-        let readonly = mounts
-            .iter()
-            .filter(|other| other.serial == mount.serial)
-            .all(|other| other.readonly);
-        disks.push(Disk {
+        let mut all = siblings.iter().chain([container]).flat_map(|one| &one.config.mounts);
+        needed.push(Needed {
+            name: mount.volume.clone(),
             serial: mount.serial.clone(),
-            readonly,
-            is_durable: true,
-            files: vec![open_one(state, data, container, &mount.volume, readonly)?],
+            readonly: all.all(|other| other.volume != mount.volume || other.readonly),
         });
     }
-    Ok(disks)
+    needed
+}
+
+/// The disks of a container's volumes, opened and locked for a pod.
+pub(crate) fn open(state: &State, data: &Path, container: &Container) -> Result<Vec<Disk>, VolumeError> {
+    let needed = needed(container, &[]);
+    needed
+        .iter()
+        .map(|volume| open_disk(state, data, container, volume))
+        .collect()
+}
+
+/// The disk of one of them.
+pub(crate) fn open_disk(
+    state: &State,
+    data: &Path,
+    container: &Container,
+    volume: &Needed,
+) -> Result<Disk, VolumeError> {
+    Ok(Disk {
+        serial: volume.serial.clone(),
+        readonly: volume.readonly,
+        is_durable: true,
+        files: vec![open_one(state, data, container, &volume.name, volume.readonly)?],
+    })
 }
 
 fn open_one(

@@ -168,9 +168,16 @@ impl Drop for Capsid {
         if is_empty(self.folder("run/pods")) {
             return;
         }
-        let ids = self.call(["ps", "-aq"]).wait().text();
-        let words = ["rm", "-f"].into_iter().chain(ids.split_whitespace());
-        self.call(words).within(120).wait();
+        for (list, remove) in [
+            (&["pod", "ls", "-q"][..], &["pod", "rm", "-f"][..]),
+            (&["ps", "-aq"], &["rm", "-f"]),
+        ] {
+            let ids = self.call(list).wait().text();
+            let words: Vec<&str> = remove.iter().copied().chain(ids.split_whitespace()).collect();
+            if words.len() > remove.len() {
+                self.call(words).within(120).wait();
+            }
+        }
     }
 }
 

@@ -201,13 +201,16 @@ pub(crate) struct PsArgs {
     /// Whole ids and commands
     #[arg(long)]
     pub no_trunc: bool,
+    /// With the pods that they are in
+    #[arg(short, long)]
+    pub pod: bool,
     /// The last so many, whatever their state
     #[arg(short = 'n', long, value_name = "NUMBER")]
     pub last: Option<usize>,
     /// The last one, whatever its state
     #[arg(short, long)]
     pub latest: bool,
-    /// Only those with name=, id=, status=, exited=, label=, ancestor=
+    /// Only those with name=, id=, status=, exited=, label=, ancestor=, pod=
     #[arg(short, long, value_name = "NAME=VALUE")]
     pub filter: Vec<String>,
     /// A line each, as '{{.ID}} {{.Names}}'; json; or 'table ' and columns
@@ -334,6 +337,9 @@ pub(crate) struct PruneArgs {
 #[derive(Debug, Args)]
 pub(crate) struct SuperviseArgs {
     pub id: String,
+    /// The id is a pod's.
+    #[arg(long)]
+    pub pod: bool,
     #[arg(long)]
     pub lock_fd: i32,
     #[arg(long)]

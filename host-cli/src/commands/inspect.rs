@@ -119,13 +119,6 @@ fn describe_container(container: &Container, folders: &Folders) -> Value {
     let (spec, config) = (&container.spec, &container.config);
     let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
     let words: Vec<String> = spec.args.iter().map(text).collect();
-    let time = |ns: i64| {
-        if ns == 0 {
-            "0001-01-01T00:00:00Z".into()
-        } else {
-            clock::rfc3339(ns)
-        }
-    };
     let limits = &spec.limits;
     let mounts = config.mounts.iter().map(|mount| describe_mount(mount, folders));
     json!({
@@ -143,8 +136,8 @@ fn describe_container(container: &Container, folders: &Folders) -> Value {
             "Pid": container.supervisor_pid,
             "ExitCode": container.exit_code,
             "Error": container.error,
-            "StartedAt": time(container.started_ns),
-            "FinishedAt": time(container.finished_ns),
+            "StartedAt": clock::rfc3339_or_never(container.started_ns),
+            "FinishedAt": clock::rfc3339_or_never(container.finished_ns),
             "Health": config.health.is_some().then(|| Health::read(&folders.data, &container.id)),
         },
         "Image": container.image_id,
@@ -188,5 +181,7 @@ fn describe_container(container: &Container, folders: &Folders) -> Value {
             "Machine": { "Vcpus": config.machine.vcpus, "MemoryMiB": config.machine.memory_mib },
             "Kernel": config.kernel,
         },
+        // podman's field: without a pod it is empty.
+        "Pod": container.pod.as_deref().unwrap_or_default(),
     })
 }

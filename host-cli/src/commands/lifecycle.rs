@@ -62,7 +62,7 @@ pub(crate) async fn start(context: Context, args: StartArgs) -> anyhow::Result<u
         bail!("container {} is running already: use `capsid attach`", container.name);
     };
     let mut signals = Signals::listen()?;
-    let mut started = start::supervisor(&scene.folders, hold, &container.id)?;
+    let mut started = start::container(&scene.folders, hold, &container).await?;
     let wanted = Wanted {
         stdin: args.interactive,
         keys: args.detach_keys.clone(),
@@ -81,7 +81,7 @@ pub(super) async fn start_one(scene: &Scene, name: &str) -> anyhow::Result<()> {
     let Some(hold) = scene.hold(&container.id)? else {
         return Ok(());
     };
-    let mut started = start::supervisor(&scene.folders, hold, &container.id)?;
+    let mut started = start::container(&scene.folders, hold, &container).await?;
     Ok(await_start(&mut started.connection).await?)
 }
 
@@ -183,7 +183,7 @@ fn is_unknown(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref::<StateError>(), Some(StateError::Unknown(_)))
 }
 
-async fn rm_one(scene: &Scene, name: &str, force: bool, volumes: bool) -> anyhow::Result<()> {
+pub(super) async fn rm_one(scene: &Scene, name: &str, force: bool, volumes: bool) -> anyhow::Result<()> {
     let container = scene.state.find(name)?;
     let held = if force {
         scene.stop(&container.id, Some(0)).await.map(Some)

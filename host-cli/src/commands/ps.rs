@@ -1,5 +1,7 @@
 //! `capsid ps`.
 
+use std::collections::HashMap;
+
 use anyhow::bail;
 use serde_json::{Value, json};
 
@@ -22,6 +24,8 @@ const COLUMNS: [(&str, &str); 7] = [
     ("Ports", "PORTS"),
     ("Names", "NAMES"),
 ];
+/// podman's, behind them with `--pod`.
+const POD_COLUMNS: [(&str, &str); 2] = [("Pod", "POD ID"), ("PodName", "PODNAME")];
 
 /// Lists containers, the newest first.
 pub(crate) fn run(context: Context, args: &PsArgs) -> anyhow::Result<u8> {
@@ -32,6 +36,7 @@ pub(crate) fn run(context: Context, args: &PsArgs) -> anyhow::Result<u8> {
         .collect::<Result<Vec<_>, _>>()?;
     let template = args.format.as_deref().map(Template::parse).transpose()?;
     let (folders, state) = context.state()?;
+    let pods: HashMap<String, String> = state.pods()?.into_iter().map(|pod| (pod.id, pod.name)).collect();
     let last = if args.latest { Some(1) } else { args.last };
     // A filter by state asks for containers in that state.
     let all = args.all || last.is_some() || filters.iter().any(Filter::is_about_state);
@@ -39,12 +44,12 @@ pub(crate) fn run(context: Context, args: &PsArgs) -> anyhow::Result<u8> {
         .containers()?
         .into_iter()
         .filter(|container| all || container.status.is_live())
-        .filter(|container| passes(&filters, container))
+        .filter(|container| passes(&filters, container, &pods))
         .take(last.unwrap_or(usize::MAX))
         .collect();
     let rows: Vec<Value> = containers
         .iter()
-        .map(|container| describe(container, args.no_trunc, &folders))
+        .map(|container| describe(container, &pods, args.no_trunc, &folders))
         .collect();
     if args.quiet {
         for row in &rows {
@@ -52,12 +57,13 @@ pub(crate) fn run(context: Context, args: &PsArgs) -> anyhow::Result<u8> {
         }
         return Ok(0);
     }
-    table::print_rows(&rows, template.as_ref(), &COLUMNS)?;
+    let more = if args.pod { &POD_COLUMNS[..] } else { &[] };
+    table::print_rows(&rows, template.as_ref(), &[&COLUMNS[..], more].concat())?;
     Ok(0)
 }
 
 /// docker's fields of `--format`.
-fn describe(container: &Container, whole: bool, folders: &Folders) -> Value {
+fn describe(container: &Container, pods: &HashMap<String, String>, whole: bool, folders: &Folders) -> Value {
     let words: Vec<String> = container
         .spec
         .args
@@ -70,13 +76,16 @@ fn describe(container: &Container, whole: bool, folders: &Folders) -> Value {
     } else {
         command
     };
-    let id: String = if whole {
-        container.id.clone()
-    } else {
-        container.id.chars().take(12).collect()
+    let short = |id: &str| -> String {
+        if whole {
+            id.into()
+        } else {
+            id.chars().take(12).collect()
+        }
     };
+    let pod = container.pod.as_deref();
     json!({
-        "ID": id,
+        "ID": short(&container.id),
         "Image": container.image,
         "Command": format!("\"{shown}\""),
         "CreatedAt": clock::rfc3339(container.created_ns),
@@ -87,6 +96,8 @@ fn describe(container: &Container, whole: bool, folders: &Folders) -> Value {
         "Names": container.name,
         "Labels": container.config.labels.join(","),
         "Accelerator": container.config.accelerator.word(),
+        "Pod": pod.map(short).unwrap_or_default(),
+        "PodName": pod.and_then(|id| pods.get(id)).cloned().unwrap_or_default(),
     })
 }
 
@@ -129,6 +140,7 @@ enum Filter {
     Exited(u8),
     Label(String),
     Ancestor(String),
+    Pod(String),
 }
 
 impl Filter {
@@ -143,7 +155,8 @@ impl Filter {
             "exited" => Self::Exited(value.parse()?),
             "label" => Self::Label(value.into()),
             "ancestor" => Self::Ancestor(value.into()),
-            other => bail!("there is no filter {other:?}: use name, id, status, exited, label or ancestor"),
+            "pod" => Self::Pod(value.into()),
+            other => bail!("there is no filter {other:?}: use name, id, status, exited, label, ancestor or pod"),
         })
     }
 
@@ -156,13 +169,17 @@ impl Filter {
         std::mem::discriminant(self)
     }
 
-    fn takes(&self, container: &Container) -> bool {
+    fn takes(&self, container: &Container, pods: &HashMap<String, String>) -> bool {
         match self {
             Self::Name(part) => container.name.contains(part.as_str()),
             Self::Id(start) => container.id.starts_with(start.as_str()),
             Self::Status(status) => container.status == *status,
             Self::Exited(code) => container.status == Status::Exited && container.exit_code == *code,
             Self::Label(wanted) => labels::are_chosen(&container.config.labels, wanted),
+            Self::Pod(wanted) => container
+                .pod
+                .as_ref()
+                .is_some_and(|id| id.starts_with(wanted.as_str()) || pods.get(id).is_some_and(|name| name == wanted)),
             Self::Ancestor(image) => {
                 let hex = container.image_id.trim_start_matches("sha256:");
                 container.image == *image
@@ -174,12 +191,12 @@ impl Filter {
 }
 
 /// Every kind of filter that was given is met by one of its kind; labels all.
-fn passes(filters: &[Filter], container: &Container) -> bool {
+fn passes(filters: &[Filter], container: &Container, pods: &HashMap<String, String>) -> bool {
     filters.iter().all(|filter| {
         let alternatives = filters.iter().filter(|other| other.kind() == filter.kind());
         match filter {
-            Filter::Label(_) => filter.takes(container),
-            _ => alternatives.into_iter().any(|other| other.takes(container)),
+            Filter::Label(_) => filter.takes(container, pods),
+            _ => alternatives.into_iter().any(|other| other.takes(container, pods)),
         }
     })
 }

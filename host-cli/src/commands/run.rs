@@ -29,13 +29,13 @@ pub(crate) async fn run(context: Context, args: RunArgs) -> anyhow::Result<u8> {
     let created = create::create(&folders, &state, &settings, &args, &mut signals, &mut timings).await?;
     let id = created.container.id.clone();
     if let Some(path) = &args.cidfile
-        && let Err(error) = write_cidfile(path, &id)
+        && let Err(error) = write_id_file(path, &id)
     {
         created.undo(&state, &folders)?;
         return Err(error);
     }
-    let Created { hold, .. } = created;
-    let mut started = start::supervisor(&folders, hold, &id)?;
+    let Created { hold, container } = created;
+    let mut started = start::container(&folders, hold, &container).await?;
     timings.mark("supervisor started");
     if args.detach {
         await_start(&mut started.connection).await?;
@@ -107,13 +107,13 @@ pub(super) fn check_terminal(args: &RunArgs) -> anyhow::Result<()> {
 }
 
 /// Writes the id into a file that must not be there yet, as docker has it.
-pub(super) fn write_cidfile(path: &std::path::Path, id: &str) -> anyhow::Result<()> {
+pub(super) fn write_id_file(path: &std::path::Path, id: &str) -> anyhow::Result<()> {
     let write = || {
         let mut options = std::fs::OpenOptions::new();
         let mut file = options.write(true).create_new(true).mode(0o644).open(path)?;
         file.write_all(id.as_bytes())
     };
-    write().with_context(|| format!("cannot write the container's id to {}", path.display()))
+    write().with_context(|| format!("cannot write the id to {}", path.display()))
 }
 
 /// The exit code for an error of `run`, `create`, `start` or `exec`.
@@ -180,7 +180,7 @@ pub(crate) async fn create(context: Context, args: RunArgs) -> anyhow::Result<u8
     let created = create::create(&folders, &state, &settings, &args, &mut signals, &mut Timings::start()).await?;
     let id = created.container.id.clone();
     if let Some(path) = &args.cidfile
-        && let Err(error) = write_cidfile(path, &id)
+        && let Err(error) = write_id_file(path, &id)
     {
         created.undo(&state, &folders)?;
         return Err(error);

@@ -42,26 +42,46 @@ struct Sample {
 
 /// Shows what containers use, again and again unless asked otherwise.
 pub(crate) async fn run(context: Context, args: StatsArgs) -> anyhow::Result<u8> {
-    let template = args.format.as_deref().map(Template::parse).transpose()?;
     let (folders, state) = context.state()?;
+    let shown = Shown {
+        template: args.format.as_deref().map(Template::parse).transpose()?,
+        columns: &COLUMNS,
+        once: args.no_stream,
+    };
+    show(&folders, &shown, || chosen(&state, &args)).await
+}
+
+/// How it is shown.
+pub(super) struct Shown<'a> {
+    pub template: Option<Template>,
+    pub columns: &'a [(&'a str, &'a str)],
+    pub once: bool,
+}
+
+/// Shows what the containers use that `choose` gives.
+pub(super) async fn show(
+    folders: &Folders,
+    shown: &Shown<'_>,
+    mut choose: impl FnMut() -> anyhow::Result<Vec<Container>>,
+) -> anyhow::Result<u8> {
     let mut before: HashMap<String, Sample> = HashMap::new();
-    for container in chosen(&state, &args)? {
-        look(&folders, &container, &mut before).await;
+    for container in choose()? {
+        look(folders, &container, &mut before).await;
     }
     loop {
         tokio::time::sleep(INTERVAL).await;
         let mut rows = Vec::new();
-        for container in chosen(&state, &args)? {
+        for container in choose()? {
             let last = before.remove(&container.id);
-            look(&folders, &container, &mut before).await;
+            look(folders, &container, &mut before).await;
             rows.push(describe(&container, last.as_ref(), before.get(&container.id)));
         }
-        if !args.no_stream && std::io::stdout().is_terminal() {
+        if !shown.once && std::io::stdout().is_terminal() {
             // Home, and clear below.
             print!("\x1b[H\x1b[J");
         }
-        table::print_rows(&rows, template.as_ref(), &COLUMNS)?;
-        if args.no_stream {
+        table::print_rows(&rows, shown.template.as_ref(), shown.columns)?;
+        if shown.once {
             return Ok(0);
         }
     }
@@ -125,5 +145,6 @@ fn describe(container: &Container, before: Option<&Sample>, now: Option<&Sample>
         "HostResident": size::binary(guest_bytes),
         "HostOwn": size::binary(own_bytes),
         "HostShared": size::binary(shared_bytes),
+        "Pod": container.pod.as_deref().unwrap_or_default().chars().take(12).collect::<String>(),
     })
 }

@@ -2,12 +2,16 @@
 
 use super::Context;
 use crate::cli::SuperviseArgs;
-use crate::supervisor::{self, Inheritance};
+use crate::supervisor::{self, Inheritance, pod};
 
 /// Supervises a pod to its end.
 pub(crate) async fn run(context: Context, args: SuperviseArgs) -> anyhow::Result<u8> {
     let folders = context.folders()?;
     let inheritance = Inheritance::take(&folders, args.id, args.lock_fd, args.connection_fd)?;
-    supervisor::supervise(folders, inheritance).await?;
+    if args.pod {
+        pod::supervise(folders, inheritance).await?;
+    } else {
+        supervisor::supervise(folders, inheritance).await?;
+    }
     Ok(0)
 }

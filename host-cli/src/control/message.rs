@@ -42,6 +42,20 @@ pub(crate) enum Request {
     OutputClosed,
 }
 
+/// What a command wants of the supervisor of a pod of several containers, on the pod's own socket.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum PodRequest {
+    /// Its machine runs: `Done`, or `Failed`.
+    Start,
+    /// Comes with a container's lock and the connection that its supervisor would be started with. This one stays open
+    /// for as long as the container is attended.
+    Adopt { container: String },
+    /// All its containers stopped as with `Request::Stop`, and then its machine.
+    Stop { timeout_s: Option<u64> },
+    /// What all of it uses.
+    Measure,
+}
+
 /// A process to be run in a container beside its own.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ExecRequest {

@@ -1,6 +1,6 @@
 //! What commands and a pod's supervisor say to each other: one connection an operation, a [`Request`] first, then
 //! [`Answer`]s until the operation is over. Both are this binary, run by the same user; the folder of the socket is
-//! closed to others.
+//! closed to others. A pod of several containers has a socket of its own beside theirs, on which [`PodRequest`]s come.
 //!
 //! ```text
 //! command                                   supervisor
@@ -22,7 +22,9 @@ use rustix::fs::{Mode, OFlags};
 use tokio::net::{UnixListener, UnixStream};
 
 pub(crate) use connection::{Connection, ControlError, Reader, Writer};
-pub(crate) use message::{Answer, ExecRequest, Failure, Moment, ProcessLine, Request, UpdateRequest, Usage};
+pub(crate) use message::{
+    Answer, ExecRequest, Failure, Moment, PodRequest, ProcessLine, Request, UpdateRequest, Usage,
+};
 
 /// Name of the socket in a container's run folder.
 const SOCKET: &str = "socket";

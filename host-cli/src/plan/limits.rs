@@ -3,7 +3,8 @@
 use capsid_protocol::spec::{Limits, Rlimit};
 
 use super::size::{self, SizeError};
-use crate::cli::RunArgs;
+use crate::cli::{PodCreateArgs, RunArgs};
+use crate::state::PodLimits;
 
 /// `cpu.max` period in microseconds: the kernel's and docker's default.
 const CPU_PERIOD_US: f64 = 100_000.0;
@@ -60,12 +61,22 @@ pub(crate) struct MachineSize {
     pub memory_mib: u32,
 }
 
-/// Resolves every limit flag. `host_cpus` is how many CPUs the host has.
-pub(crate) fn resolve(args: &RunArgs, host_cpus: usize) -> Result<(Limits, MachineSize), LimitsError> {
+/// Resolves every limit flag. `host_cpus` is how many CPUs the host has; the machine is given when the container is to be
+/// in one that is there.
+pub(crate) fn resolve(
+    args: &RunArgs,
+    host_cpus: usize,
+    machine: Option<MachineSize>,
+) -> Result<(Limits, MachineSize), LimitsError> {
     let memory = memory(args.memory.as_deref())?;
     let swap = swap(args.memory_swap.as_deref(), memory)?;
-    let cpus = args.cpus.as_deref().map(parse_cpus).transpose()?.flatten();
-    let vcpus = vcpus(args, cpus, host_cpus)?;
+    let asked = Asked {
+        cpus: args.cpus.as_deref(),
+        cpuset: args.cpuset_cpus.as_deref(),
+        vcpus: machine.map(|machine| machine.vcpus).or(args.vcpus),
+    };
+    let cpus = asked.cpus.map(parse_cpus).transpose()?.flatten();
+    let vcpus = vcpus(&asked, cpus, host_cpus)?;
     let limits = Limits {
         memory_max_bytes: memory,
         swap_max_bytes: swap,
@@ -74,11 +85,37 @@ pub(crate) fn resolve(args: &RunArgs, host_cpus: usize) -> Result<(Limits, Machi
         pids_max: pids(args.pids_limit)?,
         cpu_weight: None,
     };
+    match machine {
+        Some(machine) => Ok((limits, machine)),
+        None => Ok((limits, machine_of(memory, vcpus)?)),
+    }
+}
+
+/// Resolves the limit flags of a pod.
+pub(super) fn resolve_pod(args: &PodCreateArgs, host_cpus: usize) -> Result<(PodLimits, MachineSize), LimitsError> {
+    let memory = memory(args.memory.as_deref())?;
+    let asked = Asked {
+        cpus: args.cpus.as_deref(),
+        cpuset: None,
+        vcpus: args.vcpus,
+    };
+    let cpus = asked.cpus.map(parse_cpus).transpose()?.flatten();
+    let machine = machine_of(memory, vcpus(&asked, cpus, host_cpus)?)?;
+    let limits = PodLimits {
+        memory_max_bytes: memory,
+        cpu_quota_us: cpus.map(quota),
+        pids_max: pids(args.pids_limit)?,
+    };
+    Ok((limits, machine))
+}
+
+/// The machine that holds so much.
+fn machine_of(memory: Option<u64>, vcpus: u8) -> Result<MachineSize, LimitsError> {
     let memory_mib = match memory {
         Some(bytes) => machine_mib(bytes)?,
         None => MACHINE_MEMORY_DEFAULT_MIB,
     };
-    Ok((limits, MachineSize { vcpus, memory_mib }))
+    Ok(MachineSize { vcpus, memory_mib })
 }
 
 /// Memory of a machine whose container may have so much, MiB.
@@ -95,6 +132,7 @@ pub(super) fn quota(cpus: f64) -> u64 {
     (cpus * CPU_PERIOD_US) as u64
 }
 
+/// `--memory`; 0 is no limit.
 pub(super) fn memory(text: Option<&str>) -> Result<Option<u64>, LimitsError> {
     let Some(text) = text else { return Ok(None) };
     let bytes = size::parse(text).map_err(|source| LimitsError::Size { flag: "memory", source })?;
@@ -137,29 +175,36 @@ pub(super) fn parse_cpus(text: &str) -> Result<Option<f64>, LimitsError> {
     }
 }
 
+/// What is asked for of processors, as typed.
+struct Asked<'a> {
+    cpus: Option<&'a str>,
+    cpuset: Option<&'a str>,
+    vcpus: Option<u8>,
+}
+
 /// As many as asked for, else enough for `--cpus` and `--cpuset-cpus`, else one: a second vCPU costs start time in
 /// every pod and helps few.
-fn vcpus(args: &RunArgs, cpus: Option<f64>, host_cpus: usize) -> Result<u8, LimitsError> {
-    let list_max = args.cpuset_cpus.as_deref().map(parse_cpuset).transpose()?;
+fn vcpus(asked: &Asked<'_>, cpus: Option<f64>, host_cpus: usize) -> Result<u8, LimitsError> {
+    let list_max = asked.cpuset.map(parse_cpuset).transpose()?;
     let wanted_by_cpus = cpus.map_or(1, |cpus| cpus.ceil() as u32);
     let wanted = wanted_by_cpus.max(list_max.map_or(1, |cpu| cpu + 1));
-    let vcpus = match args.vcpus {
+    let vcpus = match asked.vcpus {
         Some(vcpus) => vcpus,
         None => wanted.min(VCPUS_MAX).min(host_cpus.max(1) as u32) as u8,
     };
-    match (list_max, &args.cpuset_cpus) {
+    match (list_max, asked.cpuset) {
         (Some(cpu), Some(list)) if cpu >= u32::from(vcpus) => {
             return Err(LimitsError::CpusetOverVcpus {
-                list: list.clone(),
+                list: list.into(),
                 cpu,
                 vcpus,
             });
         }
         _ => {}
     }
-    match &args.cpus {
+    match asked.cpus {
         Some(text) if wanted_by_cpus > u32::from(vcpus) => Err(LimitsError::CpusOverVcpus {
-            cpus: text.clone(),
+            cpus: text.into(),
             vcpus,
         }),
         _ => Ok(vcpus),
@@ -266,7 +311,7 @@ mod tests {
 
     #[test]
     fn memory_and_swap_are_dockers() {
-        let (limits, machine) = resolve(&args(&["-m", "64m"]), 4).unwrap();
+        let (limits, machine) = resolve(&args(&["-m", "64m"]), 4, None).unwrap();
         assert_eq!(
             (limits.memory_max_bytes, limits.swap_max_bytes),
             (Some(64 << 20), Some(64 << 20))
@@ -278,24 +323,24 @@ mod tests {
                 memory_mib: 192
             }
         );
-        let (limits, _) = resolve(&args(&["-m", "64m", "--memory-swap", "100m"]), 4).unwrap();
+        let (limits, _) = resolve(&args(&["-m", "64m", "--memory-swap", "100m"]), 4, None).unwrap();
         assert_eq!(limits.swap_max_bytes, Some(36 << 20));
-        let (limits, _) = resolve(&args(&["-m", "64m", "--memory-swap", "-1"]), 4).unwrap();
+        let (limits, _) = resolve(&args(&["-m", "64m", "--memory-swap", "-1"]), 4, None).unwrap();
         assert_eq!(limits.swap_max_bytes, None);
-        assert_eq!(resolve(&args(&["-m", "1m"]), 4), Err(LimitsError::MemoryTooSmall));
+        assert_eq!(resolve(&args(&["-m", "1m"]), 4, None), Err(LimitsError::MemoryTooSmall));
         assert_eq!(
-            resolve(&args(&["--memory-swap", "1g"]), 4),
+            resolve(&args(&["--memory-swap", "1g"]), 4, None),
             Err(LimitsError::SwapWithoutMemory)
         );
         assert_eq!(
-            resolve(&args(&["-m", "1g", "--memory-swap", "64m"]), 4),
+            resolve(&args(&["-m", "1g", "--memory-swap", "64m"]), 4, None),
             Err(LimitsError::SwapBelowMemory)
         );
     }
 
     #[test]
     fn vcpus_follow_cpus_and_cpuset() {
-        let vcpus = |flags: &[&str]| resolve(&args(flags), 4).map(|(_, m)| m.vcpus);
+        let vcpus = |flags: &[&str]| resolve(&args(flags), 4, None).map(|(_, m)| m.vcpus);
         assert_eq!(vcpus(&["--cpus", "0.5"]), Ok(1));
         assert_eq!(vcpus(&["--cpus", "2.5"]), Ok(3));
         assert_eq!(vcpus(&["--cpuset-cpus", "0,2"]), Ok(3));

@@ -10,6 +10,7 @@ mod health;
 mod limits;
 mod logging;
 mod mounts;
+mod pod;
 mod security;
 mod signal;
 pub(crate) mod size;
@@ -26,6 +27,7 @@ pub(crate) use binds::{Bind, FoundSource};
 pub(crate) use environment::{parse_file, parse_flag};
 pub(crate) use health::health;
 pub(crate) use limits::MachineSize;
+pub(crate) use pod::pod;
 pub(crate) use security::{SeccompChoice, SecurityOptions};
 
 pub(crate) use signal::parse as parse_signal;
@@ -34,7 +36,7 @@ pub(crate) use volumes::{VOLUMES_MAX, VolumeSources, parse_from};
 
 use crate::cli::RunArgs;
 use crate::seccomp;
-use crate::state::{LogOptions, RestartPolicy, ShareMount, VolumeMount};
+use crate::state::{LogOptions, PodConfig, RestartPolicy, ShareMount, VolumeMount};
 
 use mounts::Mounts;
 
@@ -68,6 +70,8 @@ pub(crate) struct Surroundings {
     pub terminal: Option<TerminalSize>,
     /// Where volumes come from beside flags and image.
     pub volumes: VolumeSources,
+    /// The pod that the container is to be in.
+    pub pod: Option<PodConfig>,
 }
 
 /// What to run, in which machine.
@@ -115,6 +119,8 @@ pub(crate) enum PlanError {
     Log(#[from] logging::LogError),
     #[error("--rm and --restart together: a container that is removed cannot be started again")]
     RemovedAndRestarted,
+    #[error(transparent)]
+    Pod(#[from] pod::PodError),
     #[error("invalid seccomp profile")]
     Seccomp(#[from] seccomp::SeccompError),
 }
@@ -140,16 +146,27 @@ pub(crate) fn plan(
     if args.rm && args.restart != RestartPolicy::No {
         return Err(PlanError::RemovedAndRestarted);
     }
+    let pod = around.pod.as_ref();
+    pod.map_or(Ok(()), |pod| pod::check(args, pod))?;
     let options = security_options(args)?;
-    let hostname = hostname(args.hostname.as_deref(), &around.id)?;
+    let hostname = match pod {
+        Some(pod) => pod.hostname.clone(),
+        None => hostname(
+            args.hostname.as_deref(),
+            &around.id.chars().take(12).collect::<String>(),
+        )?,
+    };
     let capabilities = capability::resolve(args.privileged, &args.cap_add, &args.cap_drop)?;
-    let (limits, machine) = limits::resolve(args, around.host_cpus)?;
+    let (limits, machine) = limits::resolve(args, around.host_cpus, pod.map(|pod| pod.machine))?;
     let (masked_paths, readonly_paths) = mounts::system_paths(options.open_system_paths);
     let Mounts {
         mounts,
         volumes,
         shares,
-    } = mounts::resolve(args, &image.volumes, around.volumes)?;
+    } = mounts::resolve(args, &image.volumes, around.volumes, pod.is_some())?;
+    if pod.is_some() && !shares.is_empty() {
+        return Err(pod::PodError::Binds.into());
+    }
     let mut own_files = files(&hostname);
     // A file of the user's at the same place is the one that is wanted.
     own_files.retain(|file| mounts.iter().all(|mount| mount.target != file.path));
@@ -184,16 +201,17 @@ pub(crate) fn plan(
             (_, None) => seccomp::compile_default(capabilities),
         },
         rlimits: limits::ulimits(&args.ulimit)?,
-        sysctls: sysctls(&args.sysctl)?,
+        sysctls: sysctls(pod.map_or(&args.sysctl, |pod| &pod.sysctls))?,
         init: args.init,
         additional_groups: args.group_add.clone(),
         all_devices: args.privileged,
         id: around.id,
         join: None,
         // What is written to a volume or to the host is kept: its end is told after that.
-        discards_disks: args.rm && volumes.is_empty() && shares.is_empty(),
+        discards_disks: args.rm && volumes.is_empty() && shares.is_empty() && pod.is_none(),
+        // Known when they are put there.
         slots: Vec::new(),
-        pod: None,
+        pod: pod.map(pod::spec),
     };
     let strings: usize = spec.args.iter().chain(&spec.env).map(Vec::len).sum();
     if strings > STRINGS_BYTES_MAX {
@@ -235,9 +253,10 @@ fn arguments(args: &RunArgs, command: &[Vec<u8>], image: &ImageConfig) -> Result
     }
 }
 
-fn hostname(flag: Option<&str>, id: &str) -> Result<String, PlanError> {
+/// The host name that is wanted, else one that is surely legal but for its length.
+fn hostname(flag: Option<&str>, default: &str) -> Result<String, PlanError> {
     let Some(name) = flag else {
-        return Ok(id.chars().take(12).collect());
+        return Ok(default.chars().take(63).collect());
     };
     let legal = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.' || c == '_';
     if name.is_empty() || name.len() > 63 || !name.chars().all(legal) {

@@ -51,33 +51,57 @@ pub(crate) fn wanted_binds(args: &RunArgs) -> Result<Vec<Bind>, MountError> {
 }
 
 /// Decides what is mounted.
-pub(crate) fn resolve(args: &RunArgs, image_volumes: &[String], sources: VolumeSources) -> Result<Mounts, MountError> {
-    let shm_bytes = match args.shm_size.as_deref() {
-        None => SHM_BYTES,
-        Some(text) => match size::parse(text).map_err(MountError::ShmSize)? {
-            0 => return Err(MountError::ShmZero),
-            bytes => bytes,
-        },
+pub(crate) fn resolve(
+    args: &RunArgs,
+    image_volumes: &[String],
+    sources: VolumeSources,
+    in_pod: bool,
+) -> Result<Mounts, MountError> {
+    let shm = if in_pod {
+        Source::PodShm(Unit {})
+    } else {
+        memory(shm_bytes(args.shm_size.as_deref())?, 0o1777)
     };
     let wanted = wanted(args)?;
     let (volumes, shares) = volumes::resolve(&wanted, image_volumes, sources)?;
-    let memory = wanted.into_iter().filter_map(|one| match one {
+    let tmpfs = wanted.into_iter().filter_map(|one| match one {
         Wanted::Tmpfs(mount) => Some(mount),
         Wanted::Volume { .. } | Wanted::Bind(_) => None,
     });
-    let mut own: Vec<Mount> = memory
+    let mut own: Vec<Mount> = tmpfs
         .chain(volumes.iter().map(volumes::mount))
         .chain(shares.iter().map(binds::mount))
         .collect();
     // What lies inside another comes after it.
     own.sort_by_key(|mount| mount.target.matches('/').count());
-    let mut mounts = defaults(args.privileged, shm_bytes);
+    let mut mounts = defaults(args.privileged, shm);
     mounts.retain(|known| own.iter().all(|mount| mount.target != known.target));
     mounts.extend(own);
     Ok(Mounts {
         mounts,
         volumes,
         shares,
+    })
+}
+
+/// `--shm-size`.
+pub(super) fn shm_bytes(flag: Option<&str>) -> Result<u64, MountError> {
+    match flag {
+        None => Ok(SHM_BYTES),
+        Some(text) => match size::parse(text).map_err(MountError::ShmSize)? {
+            0 => Err(MountError::ShmZero),
+            bytes => Ok(bytes),
+        },
+    }
+}
+
+fn memory(size_bytes: u64, mode: u32) -> Source {
+    Source::Tmpfs(Tmpfs {
+        size_bytes,
+        mode,
+        uid: 0,
+        gid: 0,
+        populate: false,
     })
 }
 
@@ -96,7 +120,7 @@ fn wanted(args: &RunArgs) -> Result<Vec<Wanted>, MountError> {
     Ok(wanted)
 }
 
-fn defaults(privileged: bool, shm_bytes: u64) -> Vec<Mount> {
+fn defaults(privileged: bool, shm: Source) -> Vec<Mount> {
     let closed = |target: &str, source| Mount {
         target: target.into(),
         source: Some(source),
@@ -104,15 +128,6 @@ fn defaults(privileged: bool, shm_bytes: u64) -> Vec<Mount> {
         noexec: true,
         nosuid: true,
         nodev: true,
-    };
-    let memory = |size_bytes, mode| {
-        Source::Tmpfs(Tmpfs {
-            size_bytes,
-            mode,
-            uid: 0,
-            gid: 0,
-            populate: false,
-        })
     };
     vec![
         closed("/proc", Source::Proc(Unit {})),
@@ -133,7 +148,7 @@ fn defaults(privileged: bool, shm_bytes: u64) -> Vec<Mount> {
             ..closed("/sys/fs/cgroup", Source::Cgroup(Unit {}))
         },
         closed("/dev/mqueue", Source::Mqueue(Unit {})),
-        closed("/dev/shm", memory(shm_bytes, 0o1777)),
+        closed("/dev/shm", shm),
     ]
 }
 

@@ -28,6 +28,7 @@ fn around() -> Surroundings {
             room: 4,
             ..VolumeSources::default()
         },
+        pod: None,
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Once;
 
 use capsid_protocol::ContainerSpec;
 use prost::Message as _;
+use rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY;
 use rusqlite::{ErrorCode, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,8 @@ pub(crate) struct Container {
     /// 64 hexadecimal digits.
     pub id: String,
     pub name: String,
+    /// Id of the pod that it is in; without one it is a pod of its own.
+    pub pod: Option<String>,
     /// The image's name as the user wrote it.
     pub image: String,
     /// The image's id: a moved tag changes nothing.
@@ -220,7 +223,7 @@ pub(crate) struct Exit {
     pub error: String,
 }
 
-const COLUMNS: &str = "id, name, image, image_id, created_ns, spec, config, status, started_ns, finished_ns, exit_code, \
+const COLUMNS: &str = "id, name, pod, image, image_id, created_ns, spec, config, status, started_ns, finished_ns, exit_code, \
                        oom_killed, error, restarts, supervisor_pid";
 
 impl State {
@@ -232,8 +235,8 @@ impl State {
             volume::insert(&transaction, made)?;
         }
         let added = self.0.execute(
-            "INSERT INTO containers (id, name, image, image_id, created_ns, spec, config, status) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            "INSERT INTO containers (id, name, image, image_id, created_ns, spec, config, status, pod) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             params![
                 container.id,
                 container.name,
@@ -243,6 +246,7 @@ impl State {
                 container.spec.encode_to_vec(),
                 config,
                 container.status.word(),
+                container.pod,
             ],
         );
         self.name_error(added, &container.name)?;
@@ -260,6 +264,10 @@ impl State {
     fn name_error(&self, result: rusqlite::Result<usize>, name: &str) -> Result<(), StateError> {
         match result {
             Ok(_) => Ok(()),
+            // The pod that it was to be in.
+            Err(rusqlite::Error::SqliteFailure(e, _)) if e.extended_code == SQLITE_CONSTRAINT_FOREIGNKEY => {
+                Err(StateError::PodGone)
+            }
             Err(rusqlite::Error::SqliteFailure(e, _)) if e.code == ErrorCode::ConstraintViolation => {
                 let id: Option<String> = self
                     .0
@@ -330,7 +338,7 @@ impl State {
         self.select("WHERE image_id = ?1", [image_id])
     }
 
-    fn select(&self, clause: &str, parameters: impl rusqlite::Params) -> Result<Vec<Container>, StateError> {
+    pub(super) fn select(&self, clause: &str, parameters: impl rusqlite::Params) -> Result<Vec<Container>, StateError> {
         self.rows(clause, parameters)?.into_iter().collect()
     }
 
@@ -401,7 +409,7 @@ impl State {
         self.update("DELETE FROM containers WHERE id = ?1", params![id])
     }
 
-    fn update(&self, statement: &str, parameters: impl rusqlite::Params) -> Result<(), StateError> {
+    pub(super) fn update(&self, statement: &str, parameters: impl rusqlite::Params) -> Result<(), StateError> {
         self.0
             .execute(statement, parameters)
             .map(drop)
@@ -431,6 +439,7 @@ fn read(row: &Row<'_>) -> Result<Container, StateError> {
         Ok(Container {
             id: id.clone(),
             name: row.get("name")?,
+            pod: row.get("pod")?,
             image: row.get("image")?,
             image_id: row.get("image_id")?,
             created_ns: row.get("created_ns")?,

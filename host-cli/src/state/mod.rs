@@ -5,13 +5,14 @@
 //! data/containers/ID/        what a container keeps: scratch disk, logs
 //! data/volumes/NAME/         a volume's disk: see `volumes`
 //! run/pods/ID/lock           held by whoever changes or runs the container: see `hold`
-//! run/pods/ID/socket         its supervisor listens here: see `control`
+//! run/pods/ID/socket         its supervisor listens here: see `control`; both also for a pod of several containers
 //! ```
 //!
 //! A row exists before the container is told of, and its folder is complete by then. A row that says a container runs
 //! while nobody holds its lock is of a supervisor that was killed: [`recover`] says so in the row.
 
 mod container;
+mod pod;
 mod recovery;
 mod volume;
 
@@ -21,11 +22,12 @@ use std::time::Duration;
 use rusqlite::{Connection, TransactionBehavior};
 
 pub(crate) use container::{Container, ContainerConfig, Exit, HealthCheck, LogOptions, RestartPolicy, Status};
+pub(crate) use pod::{Pod, PodConfig, PodLimits, PodStatus};
 pub(crate) use recovery::recover;
 pub(crate) use volume::{ShareMount, Volume, VolumeMount};
 
 /// One step each from the version of its index to the next.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE containers (
         id TEXT PRIMARY KEY,
@@ -53,6 +55,21 @@ const MIGRATIONS: [&str; 2] = [
         labels TEXT NOT NULL,
         anonymous INTEGER NOT NULL
     ) STRICT;
+",
+    "
+    CREATE TABLE pods (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        created_ns INTEGER NOT NULL,
+        config TEXT NOT NULL,
+        status TEXT NOT NULL,
+        started_ns INTEGER NOT NULL DEFAULT 0,
+        finished_ns INTEGER NOT NULL DEFAULT 0,
+        error TEXT NOT NULL DEFAULT '',
+        supervisor_pid INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    ALTER TABLE containers ADD COLUMN pod TEXT REFERENCES pods (id);
+    CREATE INDEX containers_by_pod ON containers (pod);
 ",
 ];
 
@@ -84,6 +101,14 @@ pub(crate) enum StateError {
     Unknown(String),
     #[error("{0} is the beginning of several containers' ids: say more of it")]
     Ambiguous(String),
+    #[error("the name {0:?} is already in use by another pod: remove that pod first")]
+    PodNameTaken(String),
+    #[error("the pod was removed meanwhile")]
+    PodGone,
+    #[error("no such pod: {0}")]
+    UnknownPod(String),
+    #[error("{0} is the beginning of several pods' ids: say more of it")]
+    AmbiguousPod(String),
     #[error("cannot clean up after a killed supervisor")]
     Recover(#[source] std::io::Error),
     #[error("cannot clean up volumes")]

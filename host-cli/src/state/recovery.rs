@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
-use super::{Container, Exit, State, StateError, Status};
+use super::{Container, Exit, PodStatus, State, StateError, Status};
 use crate::folders::Folders;
 use crate::hold::Hold;
 use crate::volumes::{self, VolumeError};
 use crate::{clock, events, store_folder};
+
+/// The error of what ended without a word.
+const SUPERVISOR_KILLED: &str = "the pod's supervisor was killed";
 
 /// Why there is no cleaning up.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +27,11 @@ pub(crate) enum RecoverError {
 pub(crate) fn recover(state: &State, folders: &Folders) -> Result<(), RecoverError> {
     for container in state.unfinished()? {
         end_lost(state, folders, &container)?;
+    }
+    for pod in state.pods()? {
+        if pod.status == PodStatus::Running {
+            end_lost_pod(state, folders, &pod.id)?;
+        }
     }
     remove_orphans(state, &store_folder::all(&folders.data), folders)?;
     remove_orphans(state, &folders.run.join("pods"), folders)?;
@@ -57,11 +65,24 @@ fn end_lost(state: &State, folders: &Folders, container: &Container) -> Result<(
     let exit = Exit {
         code: 137,
         oom_killed: false,
-        error: "the pod's supervisor was killed".into(),
+        error: SUPERVISOR_KILLED.into(),
     };
     state.set_exited(&now.id, clock::now_ns(), &exit, Status::Exited)?;
     events::tell(&folders.data, &now, "die", &[("exitCode", "137")]);
     Ok(())
+}
+
+/// Says that a pod's supervisor was killed, if it was. Its containers are told of one by one.
+fn end_lost_pod(state: &State, folders: &Folders, id: &str) -> Result<(), RecoverError> {
+    let Ok(Some(_hold)) = Hold::try_take(&folders.run, id) else {
+        return Ok(());
+    };
+    match state.pod(id) {
+        Ok(now) if now.status == PodStatus::Running => {
+            Ok(state.set_pod_exited(id, clock::now_ns(), SUPERVISOR_KILLED)?)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes folders in `parent` that no row knows and nobody holds: of a command killed in the middle.
@@ -73,14 +94,16 @@ fn remove_orphans(state: &State, parent: &Path, folders: &Folders) -> Result<(),
         let Ok(id) = entry.file_name().into_string() else {
             continue;
         };
-        if state.container(&id).is_ok() {
+        if state.container(&id).is_ok() || state.pod(&id).is_ok() {
             continue;
         }
         let Ok(Some(hold)) = Hold::try_take(&folders.run, &id) else {
             continue;
         };
         // Held now: a command that was making it has finished, or is dead.
-        if matches!(state.container(&id), Err(StateError::Unknown(_))) {
+        let is_unknown = matches!(state.container(&id), Err(StateError::Unknown(_)))
+            && matches!(state.pod(&id), Err(StateError::UnknownPod(_)));
+        if is_unknown {
             store_folder::remove(&folders.data, &id).map_err(StateError::Recover)?;
             hold.remove().map_err(StateError::Recover)?;
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use capsid_protocol::message::{Freeze, List, Measure, Request as Asked, Update, agent_message, host_message};
 use capsid_protocol::spec::{Limits, Task};
-use capsid_protocol::{ContainerSpec, Resize, Signal, Start};
+use capsid_protocol::{ContainerSpec, Measured, Resize, Signal, Start};
 use prost::Message as _;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
@@ -396,7 +396,12 @@ async fn measure(charge: &Charge) -> Result<Answer, Failure> {
     else {
         return Err(unexpected());
     };
-    Ok(Answer::Measured(Usage {
+    Ok(Answer::Measured(usage(&measured)))
+}
+
+/// What the guest says of a container, or of itself.
+pub(super) fn usage(measured: &Measured) -> Usage {
+    Usage {
         memory_bytes: measured
             .memory_current_bytes
             .saturating_sub(measured.memory_inactive_file_bytes),
@@ -407,7 +412,7 @@ async fn measure(charge: &Charge) -> Result<Answer, Failure> {
         write_bytes: measured.io_write_bytes,
         guest_total_bytes: measured.guest_memory_total_bytes,
         guest_available_bytes: measured.guest_memory_available_bytes,
-    }))
+    }
 }
 
 /// Another process in the container; its streams go from the client to the guest, not through this process.

@@ -8,20 +8,21 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, bail};
 use capsid_protocol::message::{agent_message, host_message};
-use capsid_protocol::spec::Task;
+use capsid_protocol::spec::mount::Source;
 use capsid_protocol::spec::task::Kind;
+use capsid_protocol::spec::{Mount, Task};
 use capsid_protocol::{ContainerSpec, Start};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::BOOT_TIMEOUT;
 use super::agent::Agent;
-use super::life::{BOOT_TIMEOUT, Sockets, disks, exit_code, machine_parts, sanitise};
+use super::life::{exit_code, sanitise, start_machine};
 use super::streams::StreamOpener;
-use crate::accelerator::{self, RunningMachine};
+use crate::accelerator::RunningMachine;
 use crate::folders::Folders;
 use crate::hold::Hold;
 use crate::session::Session;
-use crate::shares;
 use crate::state::{Container, State};
 
 /// A machine at work.
@@ -53,9 +54,12 @@ pub(super) fn beside(spec: &ContainerSpec, id: String, task: Task) -> ContainerS
     }
 }
 
-/// As the container, but for its program.
+/// As the container, but for its program, and alone in its machine whatever pod it is of.
 fn in_place(spec: &ContainerSpec, task: Task) -> ContainerSpec {
+    let is_own = |mount: &&Mount| !matches!(mount.source, Some(Source::PodShm(_)));
     ContainerSpec {
+        pod: None,
+        mounts: spec.mounts.iter().filter(is_own).cloned().collect(),
         terminal: None,
         stdin: takes_input(&task),
         init: false,
@@ -73,13 +77,7 @@ pub(crate) async fn start(
     hold: Hold,
     task: Task,
 ) -> anyhow::Result<(Vec<StdStream>, Errand)> {
-    let (sockets, session, control) = Sockets::pair()?;
-    let accelerator = super::accelerator(container, folders)?;
-    let disks = disks(container, state, folders)?;
-    let (shares, servers) = shares::serve(container, folders)?;
-    let parts = machine_parts(container, disks, shares, session, control)?;
-    let started = accelerator.start(parts).context("cannot start the machine")?;
-    let mut machine = accelerator::guard(started, servers);
+    let (mut machine, sockets) = start_machine(container, state, folders)?;
     let session = tokio::select! {
         opened = timeout(BOOT_TIMEOUT, Session::open(sockets.session)) => {
             opened.context("the machine did not become ready in time")?.context("the session with the guest failed")?

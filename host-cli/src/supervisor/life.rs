@@ -1,4 +1,4 @@
-//! One life of a container: a machine, from its start to its end.
+//! One life of a container: a machine, from its start to its end, or a stay in that of its pod.
 //!
 //! ```text
 //! start machine ─► Hello ─► Create, streams, Start ─► Started ─► Stopped ─► output drained ─► machine ended
@@ -6,24 +6,26 @@
 //! ```
 
 use std::convert::Infallible;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use capsid_protocol::message::{List, Request, agent_message, host_message};
-use capsid_protocol::{Failed, Stage, Start, Stopped};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use capsid_protocol::{ContainerSpec, Failed, Signal, Stage, Start, Stopped};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::agent::Agent;
+use super::bay::{self, BayError, DiskKey, Needed};
 use super::charge::{Charge, Outcome, Phase};
 use super::health;
+use super::machine::{self, MachineError, Sockets, Wanted};
+use super::pod::Pod;
 use super::streams::{StreamError, StreamOpener};
-use crate::accelerator::{self, Disk, MachineEnd, MachineParts, RunningMachine, Share, StartError};
+use super::{BOOT_TIMEOUT, LAST_WORDS};
+use crate::accelerator::{self, Disk, MachineEnd, RunningMachine};
 use crate::clock;
 use crate::control::Failure;
 use crate::folders::Folders;
@@ -31,15 +33,12 @@ use crate::log::LogStream;
 use crate::plan::{ROOTFS_SERIAL, SCRATCH_SERIAL};
 use crate::session::{Session, SessionError};
 use crate::state::{Container, Exit, State};
-use crate::{initramfs, parts, scratch, shares, store_folder, sys, volumes};
+use crate::{scratch, shares, store_folder, sys, volumes};
 
-/// From process start to the agent's Hello. Hundreds of milliseconds usually; a host with many busy pods or an
-/// emulated one under load takes seconds.
-pub(super) const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// From Create to Started: disks mounted, program executed.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// From a session's break to the machine's own reason for it.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long a container of a pod may take to be gone that is killed: then the pod goes on without it.
+const KILL_GRACE: Duration = Duration::from_secs(5);
 /// How often it is looked whether a client that does not read is all that is left of a container.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Lines of a guest's console that are shown: an oops with its registers and trace, and the panic that follows.
@@ -50,10 +49,14 @@ const CONSOLE_LINES_MAX: usize = 60;
 pub(super) enum LifeError {
     #[error("cannot prepare the machine")]
     Prepare(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("cannot make a socket for the session")]
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    #[error(transparent)]
+    Pod(Failure),
+    #[error("cannot give the container its disks")]
+    Bay(#[from] BayError),
+    #[error("cannot use a stream of the guest's")]
     Socket(#[source] std::io::Error),
-    #[error("cannot start the machine")]
-    Start(#[from] StartError),
     #[error("the machine did not become ready within {} s", BOOT_TIMEOUT.as_secs())]
     BootTimeout,
     #[error("the container did not start within {} s", START_TIMEOUT.as_secs())]
@@ -74,93 +77,187 @@ pub(super) enum LifeError {
     Killed,
 }
 
-/// Runs the container once. Its machine is gone on return.
-pub(crate) async fn live(charge: &Rc<Charge>, state: &State, folders: &Folders) -> Outcome {
+/// Runs the container once: in a machine of its own, which is gone on return, or in its pod's.
+pub(crate) async fn live(charge: &Rc<Charge>, state: &State, folders: &Folders, pod: Option<&Rc<Pod>>) -> Outcome {
     charge.phase.send_replace(Phase::Starting);
     charge.paused.set(false);
     charge.output.begin();
-    let outcome = match start(charge, state, folders) {
-        Err(error) => conclude(&error, false),
-        Ok((mut machine, sockets)) => {
-            let mut started = false;
-            let lived = live_in(charge, state, &mut machine, sockets, &mut started).await;
-            if let Some(agent) = charge.agent.borrow_mut().take() {
-                // Who waits for another process of this container need not wait for us to end.
-                agent.end();
-            }
-            machine.stop().await;
-            charge.mark("machine ended");
-            match lived {
-                Ok(stopped) => Outcome::Exited(exit(&stopped)),
-                Err(error) => conclude(&error, started),
-            }
-        }
+    let mut started = false;
+    let lived = match pod {
+        None => live_alone(charge, state, folders, &mut started).await,
+        Some(pod) => live_in_pod(charge, state, folders, pod, &mut started).await,
     };
     charge.output.finish();
-    outcome
+    match lived {
+        Ok(stopped) => Outcome::Exited(exit(&stopped)),
+        Err(error) => conclude(&error, started),
+    }
 }
 
-/// Starts the machine's processes.
-fn start(charge: &Charge, state: &State, folders: &Folders) -> Result<(RunningMachine, Sockets), LifeError> {
-    let container = charge.container.borrow();
-    let (sockets, session, control) = Sockets::pair()?;
-    let accelerator = super::accelerator(&container, folders).map_err(|e| LifeError::Prepare(e.into()))?;
-    let disks = disks(&container, state, folders).map_err(|e| LifeError::Prepare(e.into()))?;
-    let (shares, servers) = shares::serve(&container, folders).map_err(|e| LifeError::Prepare(e.into()))?;
-    let parts = machine_parts(&container, disks, shares, session, control).map_err(|e| LifeError::Prepare(e.into()))?;
-    charge.mark("disks and kernel opened");
-    let machine = accelerator::guard(accelerator.start(parts)?, servers);
-    charge.mark("machine processes started");
-    Ok((machine, sockets))
+/// In a machine of its own.
+async fn live_alone(
+    charge: &Rc<Charge>,
+    state: &State,
+    folders: &Folders,
+    started: &mut bool,
+) -> Result<Stopped, LifeError> {
+    let (mut machine, sockets) = start(charge, state, folders)?;
+    let lived = live_in(charge, state, &mut machine, sockets, started).await;
+    if let Some(agent) = charge.agent.borrow_mut().take() {
+        // Who waits for another process of this container need not wait for us to end.
+        agent.end();
+    }
+    machine.stop().await;
+    charge.mark("machine ended");
+    lived
 }
 
-pub(super) fn machine_parts(
-    container: &Container,
-    disks: Vec<Disk>,
-    shares: Vec<Share>,
-    session: OwnedFd,
-    control: OwnedFd,
-) -> anyhow::Result<MachineParts> {
-    let kernel = match &container.config.kernel {
-        Some(path) => path.clone(),
-        None => parts::kernel()?,
+/// In the machine of a pod, which goes on.
+async fn live_in_pod(
+    charge: &Rc<Charge>,
+    state: &State,
+    folders: &Folders,
+    pod: &Rc<Pod>,
+    started: &mut bool,
+) -> Result<Stopped, LifeError> {
+    let agent = tokio::select! {
+        up = pod.up() => up.map_err(LifeError::Pod)?,
+        () = charge.kill.notified() => return Err(LifeError::Killed),
     };
-    Ok(MachineParts {
+    charge.mark("machine ready");
+    let needed = needed(&charge.container.borrow(), state, folders, pod);
+    let placed = pod.bay.put(needed.map_err(|e| LifeError::Prepare(e.into()))?).await?;
+    charge.mark("disks in the machine");
+    // What joins the container finds its disks by their names in this machine as well.
+    let original = charge.container.borrow().spec.clone();
+    bay::name_slots(&mut charge.container.borrow_mut().spec, &placed);
+    let lived = live_among_others(charge, state, pod, &agent, started).await;
+    charge.container.borrow_mut().spec = original;
+    charge.agent.borrow_mut().take();
+    match &lived {
+        Ok(Stopped { disks_busy: false, .. }) | Err(LifeError::Failed(_)) => pod.bay.take_out(&placed).await,
+        _ => pod.bay.leave(&placed),
+    }
+    lived
+}
+
+async fn live_among_others(
+    charge: &Rc<Charge>,
+    state: &State,
+    pod: &Rc<Pod>,
+    agent: &Rc<Agent>,
+    started: &mut bool,
+) -> Result<Stopped, LifeError> {
+    let spec = charge.container.borrow().spec.clone();
+    let course = run_in(charge, state, agent, spec, started);
+    tokio::pin!(course);
+    let lived = tokio::select! {
+        lived = &mut course => lived,
+        end = pod.down() => return Err(LifeError::MachineEnded(end)),
+        // The machine is not this container's to end.
+        () = charge.kill.notified() => {
+            let kill = Signal { container: charge.id.clone(), number: libc::SIGKILL as u32 };
+            let _ = agent.send(host_message::Kind::Signal(kill)).await;
+            timeout(KILL_GRACE, &mut course).await.unwrap_or(Err(LifeError::Killed))
+        }
+    };
+    match lived {
+        // As in `while_machine_runs`.
+        Err(LifeError::Session(SessionError::Closed | SessionError::Io(_))) => {
+            match timeout(LAST_WORDS, pod.down()).await {
+                Ok(end) => Err(LifeError::MachineEnded(end)),
+                Err(_) => lived,
+            }
+        }
+        lived => lived,
+    }
+}
+
+/// The disks of a container in a pod, but for those that are there already.
+fn needed(container: &Container, state: &State, folders: &Folders, pod: &Pod) -> anyhow::Result<Vec<Needed>> {
+    let need = |key: DiskKey, serial: &str, readonly: bool, open: &dyn Fn() -> anyhow::Result<Disk>| {
+        let disk = if pod.bay.has(&key) { None } else { Some(open()?) };
+        Ok::<_, anyhow::Error>(Needed {
+            key,
+            serial: serial.into(),
+            readonly,
+            disk,
+        })
+    };
+    let root = DiskKey::Rootfs(container.image_id.clone());
+    let own = DiskKey::Scratch(container.id.clone());
+    let mut needed = vec![
+        need(root, ROOTFS_SERIAL, true, &|| rootfs_disk(container, folders))?,
+        need(own, SCRATCH_SERIAL, false, &|| scratch_disk(container, folders))?,
+    ];
+    let siblings = container
+        .pod
+        .as_deref()
+        .map(|pod| state.containers_of(pod))
+        .transpose()?;
+    for volume in volumes::needed(container, siblings.as_deref().unwrap_or_default()) {
+        let open = || Ok(volumes::open_disk(state, &folders.data, container, &volume)?);
+        let key = DiskKey::Volume(volume.name.clone());
+        needed.push(need(key, &volume.serial, volume.readonly, &open)?);
+    }
+    Ok(needed)
+}
+
+/// Starts the container's own machine.
+fn start(charge: &Charge, state: &State, folders: &Folders) -> Result<(RunningMachine, Sockets), LifeError> {
+    let started = start_machine(&charge.container.borrow(), state, folders)?;
+    charge.mark("machine processes started");
+    Ok(started)
+}
+
+/// Starts a machine with a container's disks and shares.
+pub(super) fn start_machine(
+    container: &Container,
+    state: &State,
+    folders: &Folders,
+) -> Result<(RunningMachine, Sockets), LifeError> {
+    let disks = disks(container, state, folders).map_err(|e| LifeError::Prepare(e.into()))?;
+    let (shares, servers) = shares::serve(container, folders).map_err(|e| LifeError::Prepare(e.into()))?;
+    let wanted = Wanted {
+        accelerator: container.config.accelerator,
         size: container.config.machine,
-        kernel: parts::open_kernel(&kernel)?,
-        initramfs: initramfs::build(&parts::agent()?).context("cannot make the initramfs")?,
+        kernel: container.config.kernel.as_deref(),
         disks,
         bay: None,
         shares,
-        session,
-        control,
-    })
+    };
+    let (machine, sockets) = machine::start(folders, wanted)?;
+    Ok((accelerator::guard(machine, servers), sockets))
 }
 
-pub(super) fn disks(container: &Container, state: &State, folders: &Folders) -> anyhow::Result<Vec<Disk>> {
+fn disks(container: &Container, state: &State, folders: &Folders) -> anyhow::Result<Vec<Disk>> {
+    let mut disks = vec![rootfs_disk(container, folders)?, scratch_disk(container, folders)?];
+    disks.extend(volumes::open(state, &folders.data, container)?);
+    Ok(disks)
+}
+
+fn rootfs_disk(container: &Container, folders: &Folders) -> anyhow::Result<Disk> {
     let store = crate::commands::open_store(folders)?;
     let image = store
         .find(&container.image_id)?
         .with_context(|| format!("the image {} of this container is gone", container.image))?;
     let rootfs = store.rootfs(&image)?;
+    Ok(Disk {
+        serial: ROOTFS_SERIAL.into(),
+        readonly: true,
+        is_durable: false,
+        files: std::iter::once(rootfs.metadata).chain(rootfs.data).collect(),
+    })
+}
+
+fn scratch_disk(container: &Container, folders: &Folders) -> anyhow::Result<Disk> {
     let path = store_folder::scratch(&folders.data, &container.id);
-    let scratch = scratch::open(&path)?;
-    let mut disks = vec![
-        Disk {
-            serial: ROOTFS_SERIAL.into(),
-            readonly: true,
-            is_durable: false,
-            files: std::iter::once(rootfs.metadata).chain(rootfs.data).collect(),
-        },
-        Disk {
-            serial: SCRATCH_SERIAL.into(),
-            readonly: false,
-            is_durable: !container.config.remove,
-            files: vec![scratch],
-        },
-    ];
-    disks.extend(volumes::open(state, &folders.data, container)?);
-    Ok(disks)
+    Ok(Disk {
+        serial: SCRATCH_SERIAL.into(),
+        readonly: false,
+        is_durable: !container.config.remove,
+        files: vec![scratch::open(&path)?],
+    })
 }
 
 /// The steps from a starting machine to a stopped container.
@@ -196,32 +293,8 @@ async fn live_in(
         }
     };
     tokio::pin!(broken);
-    let course = async {
-        let mut messages = agent.listen_to(&charge.id);
-        let mut outputs = begin(charge, &agent).await?;
-        timeout(START_TIMEOUT, wait_started(&mut messages))
-            .await
-            .map_err(|_| LifeError::StartTimeout)??;
-        state.set_running(&charge.id, clock::now_ns(), std::process::id())?;
-        *started = true;
-        *charge.agent.borrow_mut() = Some(Rc::clone(&agent));
-        charge.mark("container started");
-        charge.tell("start", &[]);
-        charge.note_stopped(false);
-        charge.phase.send_replace(Phase::Running);
-        sys::forget_code();
-        let stopped = tokio::select! {
-            stopped = wait_stopped(&mut messages) => stopped?,
-            never = notice_end(charge, &agent) => match never {},
-            never = health::watch(charge, &agent) => match never {},
-        };
-        charge.output.end();
-        while let Some(drained) = outputs.join_next().await {
-            drained.unwrap_or(Ok(())).map_err(LifeError::Output)?;
-        }
-        charge.mark("container stopped");
-        Ok(stopped)
-    };
+    let spec = charge.container.borrow().spec.clone();
+    let course = run_in(charge, state, &agent, spec, started);
     while_machine_runs(charge, machine, async {
         tokio::select! {
             biased;
@@ -232,9 +305,46 @@ async fn live_in(
     .await
 }
 
+/// The container's course in a guest that is there.
+async fn run_in(
+    charge: &Rc<Charge>,
+    state: &State,
+    agent: &Rc<Agent>,
+    spec: ContainerSpec,
+    started: &mut bool,
+) -> Result<Stopped, LifeError> {
+    let mut messages = agent.listen_to(&charge.id);
+    let mut outputs = begin(charge, agent, spec).await?;
+    timeout(START_TIMEOUT, wait_started(&mut messages))
+        .await
+        .map_err(|_| LifeError::StartTimeout)??;
+    state.set_running(&charge.id, clock::now_ns(), std::process::id())?;
+    *started = true;
+    *charge.agent.borrow_mut() = Some(Rc::clone(agent));
+    charge.mark("container started");
+    charge.tell("start", &[]);
+    charge.note_stopped(false);
+    charge.phase.send_replace(Phase::Running);
+    sys::forget_code();
+    let stopped = tokio::select! {
+        stopped = wait_stopped(&mut messages) => stopped?,
+        never = notice_end(charge, agent) => match never {},
+        never = health::watch(charge, agent) => match never {},
+    };
+    charge.output.end();
+    while let Some(drained) = outputs.join_next().await {
+        drained.unwrap_or(Ok(())).map_err(LifeError::Output)?;
+    }
+    charge.mark("container stopped");
+    Ok(stopped)
+}
+
 /// Sends Create, the streams and Start in one go: nothing is waited for in between.
-async fn begin(charge: &Rc<Charge>, agent: &Agent) -> Result<JoinSet<std::io::Result<()>>, LifeError> {
-    let spec = charge.container.borrow().spec.clone();
+async fn begin(
+    charge: &Rc<Charge>,
+    agent: &Agent,
+    spec: ContainerSpec,
+) -> Result<JoinSet<std::io::Result<()>>, LifeError> {
     let (terminal, stdin) = (spec.terminal.is_some(), spec.stdin);
     agent.send(host_message::Kind::Create(Box::new(spec))).await?;
     let start = Start {
@@ -316,46 +426,18 @@ async fn while_machine_runs<T>(
 ) -> Result<T, LifeError> {
     let result = tokio::select! {
         result = step => result,
-        end = &mut machine.end => return Err(ended(end.ok())),
+        end = &mut machine.end => return Err(LifeError::MachineEnded(machine::ended(end.ok()))),
         () = charge.kill.notified() => return Err(LifeError::Killed),
     };
     match result {
         // A session that breaks mostly does so because the machine is ending: its reason is the better one.
         Err(LifeError::Session(SessionError::Closed | SessionError::Io(_))) => {
             match timeout(LAST_WORDS, &mut machine.end).await {
-                Ok(end) => Err(ended(end.ok())),
+                Ok(end) => Err(LifeError::MachineEnded(machine::ended(end.ok()))),
                 Err(_) => result,
             }
         }
         result => result,
-    }
-}
-
-fn ended(end: Option<MachineEnd>) -> LifeError {
-    let unknown = || MachineEnd {
-        reason: "for an unknown reason".into(),
-        killed: false,
-        console: String::new(),
-    };
-    LifeError::MachineEnded(end.unwrap_or_else(unknown))
-}
-
-/// Our ends of the sockets that lead into a machine.
-#[derive(Debug)]
-pub(super) struct Sockets {
-    pub(super) session: UnixStream,
-    pub(super) control: OwnedFd,
-}
-
-impl Sockets {
-    /// Makes both; the second and third value are the machine's ends.
-    pub(super) fn pair() -> Result<(Self, OwnedFd, OwnedFd), LifeError> {
-        let (session, machine_session) = std::os::unix::net::UnixStream::pair().map_err(LifeError::Socket)?;
-        let session = tokio_stream(session)?;
-        let (control, machine_control) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(|e| LifeError::Socket(e.into()))?;
-        Ok((Self { session, control }, machine_session.into(), machine_control))
     }
 }
 

@@ -1,4 +1,6 @@
-//! The supervisor of one pod: a process of its own (`capsid supervise`), which outlives the command that started it.
+//! The supervisor of one pod: a process of its own (`capsid supervise`), which outlives the command that started it. A
+//! container without a pod is one of its own, with a machine of its own; the supervisor of a [`pod`] of several attends
+//! each of them as it would that one.
 //!
 //! ```text
 //! lock and first connection handed over ─► rows read ─► first request heard ─► lives ─► row written ─► clients told ─► end
@@ -9,7 +11,10 @@
 //! | file | noun |
 //! |---|---|
 //! | `charge` | the container, as all of the following share it |
-//! | `life` | one machine, from its start to its end |
+//! | `pod` | what several containers have in common: the machine |
+//! | `life` | one life of a container, in a machine of its own or its pod's |
+//! | `machine` | a machine that was just started |
+//! | `bay` | disks that come to a running machine and go |
 //! | `agent` | the session, shared by all who speak to the guest |
 //! | `output` | where the container's output goes: log and clients |
 //! | `client` | one connection of a command |
@@ -21,12 +26,15 @@
 //! output it is.
 
 mod agent;
+mod bay;
 mod charge;
 mod client;
 pub(crate) mod errand;
 mod health;
 mod life;
+mod machine;
 mod output;
+pub(crate) mod pod;
 mod streams;
 
 use std::rc::Rc;
@@ -42,12 +50,18 @@ use crate::folders::Folders;
 use crate::hold::Hold;
 use crate::signals::Signals;
 use crate::state::{Container, Exit, RestartPolicy, State, StateError, Status};
-use crate::{accelerator, clock, error_text, store_folder, volumes};
+use crate::{clock, error_text, store_folder, volumes};
 
 pub(crate) use life::sanitise;
 
 use charge::{Charge, Outcome, Phase};
+use pod::Pod;
 
+/// From process start to the agent's Hello. Hundreds of milliseconds usually; a host with many busy pods or an
+/// emulated one under load takes seconds.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+/// From a session's break to the machine's own reason for it.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long clients may take to hear the end.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// Clients at a time: each has three descriptors at most, and a process has 1024. More wait for their turn.
@@ -84,14 +98,19 @@ impl Inheritance {
     }
 }
 
-/// The recipe.
+/// Supervises a container without a pod.
 pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> anyhow::Result<()> {
+    attend(&folders, inheritance, None).await
+}
+
+/// The recipe, from a container's first start to its last end.
+async fn attend(folders: &Folders, inheritance: Inheritance, pod: Option<Rc<Pod>>) -> anyhow::Result<()> {
     let Inheritance { id, hold, first } = inheritance;
-    let (state, charge, listener, mut signals) = match prepare(&folders, &id, &hold) {
+    let (state, charge, listener, mut signals) = match prepare(folders, &id, &hold, pod.as_ref()) {
         Ok(prepared) => prepared,
         Err(error) => {
             // What cannot be removed either is left to `capsid rm`.
-            let _ = discard(&folders, &id, hold);
+            let _ = discard(folders, &id, hold);
             client::refuse(&first, &error_text::describe(error.as_ref())).await;
             return Err(error);
         }
@@ -101,7 +120,7 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
     clients.spawn_local(heard);
     let mut log_failed = false;
     let (outcome, unwritten) = {
-        let lives = lives(&charge, &state, &folders);
+        let lives = lives(&charge, &state, folders, pod.as_ref());
         tokio::pin!(lives);
         loop {
             tokio::select! {
@@ -120,7 +139,7 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
                 }
                 Some(_) = clients.join_next() => {}
                 // The host shuts down, or somebody ends us: as `capsid stop`.
-                _ = signals.interruption() => charge.stop_in_background(None),
+                () = interruption(&mut signals) => charge.stop_in_background(None),
             }
         }
     };
@@ -128,7 +147,7 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
     let remove = charge.container.borrow().config.remove;
     // The row goes first: see `create::remove`. What fails here is for the next command to do.
     let removed = if remove {
-        forget(&state, &charge, &folders)
+        forget(&state, &charge, folders)
     } else {
         Ok(())
     };
@@ -163,24 +182,44 @@ fn discard(folders: &Folders, id: &str, hold: Hold) -> anyhow::Result<()> {
 }
 
 /// What must work before anything is started.
-fn prepare(folders: &Folders, id: &str, hold: &Hold) -> anyhow::Result<(State, Rc<Charge>, UnixListener, Signals)> {
+fn prepare(
+    folders: &Folders,
+    id: &str,
+    hold: &Hold,
+    pod: Option<&Rc<Pod>>,
+) -> anyhow::Result<(State, Rc<Charge>, UnixListener, Option<Signals>)> {
     let state = State::open(&folders.data)?;
     let container = state.container(id)?;
     let listener = control::listen(hold.folder()).context("cannot listen for commands")?;
-    let signals = Signals::listen_to_ending().context("cannot listen for signals")?;
+    // Those of a pod's process are the pod's.
+    let signals = pod.is_none().then(Signals::listen_to_ending).transpose();
+    let signals = signals.context("cannot listen for signals")?;
     let charge = Charge::new(container, folders).context("cannot open the container's log")?;
+    if let Some(pod) = pod {
+        pod.add(&charge);
+    }
     Ok((state, charge, listener, signals))
+}
+
+/// Waits for a signal that ends this process, if it is ours to hear.
+async fn interruption(signals: &mut Option<Signals>) {
+    match signals {
+        Some(signals) => drop(signals.interruption().await),
+        None => std::future::pending().await,
+    }
 }
 
 /// Lives, as many as the restart policy grants: how the last one ended. The row says the same, unless it could not be
 /// written.
-async fn lives(charge: &Rc<Charge>, state: &State, folders: &Folders) -> (Outcome, Option<End>) {
+async fn lives(charge: &Rc<Charge>, state: &State, folders: &Folders, pod: Option<&Rc<Pod>>) -> (Outcome, Option<End>) {
     let mut pause = RESTART_PAUSE;
     let mut restarts = 0;
     loop {
         let began = std::time::Instant::now();
-        let outcome = life::live(charge, state, folders).await;
-        let again = wants_restart(&charge.container.borrow(), &outcome, restarts) && !charge.is_stop_asked();
+        let outcome = life::live(charge, state, folders, pod).await;
+        let has_ground = pod.is_none_or(|pod| !pod.is_ending());
+        let again =
+            wants_restart(&charge.container.borrow(), &outcome, restarts) && !charge.is_stop_asked() && has_ground;
         // As docker has it, one that could not be started for the first time is as it was made.
         let never_ran =
             matches!(outcome, Outcome::Failed(_)) && restarts == 0 && charge.container.borrow().started_ns == 0;
@@ -271,12 +310,4 @@ fn wants_restart(container: &Container, outcome: &Outcome, restarts: u32) -> boo
         RestartPolicy::OnFailure { retries_max } => code != 0 && (retries_max == 0 || restarts < retries_max),
         RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
     }
-}
-
-/// The accelerator that the container was made for.
-fn accelerator(
-    container: &Container,
-    folders: &Folders,
-) -> Result<Box<dyn accelerator::Accelerator>, accelerator::ChooseError> {
-    accelerator::choose(container.config.accelerator, &folders.run).map(|(accelerator, _)| accelerator)
 }

@@ -1,0 +1,168 @@
+//! The words of `capsid pod`: podman's.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::AccelChoice;
+
+/// The verbs of `capsid pod`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PodCommand {
+    /// Make a pod: containers in it share a microVM, its network, ipc and host name
+    #[command(
+        after_help = "Examples:\n  capsid pod create --name web\n  capsid run -d --pod web --name db postgres\n  \
+                            capsid run -d --pod web --name app app"
+    )]
+    Create(Box<PodCreateArgs>),
+    /// List pods
+    #[command(
+        visible_alias = "ps",
+        alias = "list",
+        after_help = "Example:\n  capsid pod ls --format '{{.Name}} {{.Status}}'"
+    )]
+    Ls(PodLsArgs),
+    /// Show all that is known of pods, as JSON
+    #[command(after_help = "Example:\n  capsid pod inspect web")]
+    Inspect(PodInspectArgs),
+    /// Start pods and all containers in them
+    #[command(after_help = "Example:\n  capsid pod start web")]
+    Start(PodNamesArgs),
+    /// Stop pods: all containers in them, then their microVMs
+    #[command(after_help = "Example:\n  capsid pod stop -t 3 web")]
+    Stop(PodStopArgs),
+    /// Remove pods that do not run, with all containers in them
+    #[command(
+        alias = "remove",
+        after_help = "Examples:\n  capsid pod rm web\n  capsid pod rm -f web"
+    )]
+    Rm(PodRmArgs),
+    /// Show what the containers of running pods use
+    #[command(after_help = "Example:\n  capsid pod stats --no-stream web")]
+    Stats(PodStatsArgs),
+}
+
+impl PodCommand {
+    pub(super) fn only_prints(&self) -> bool {
+        matches!(self, Self::Ls(_) | Self::Inspect(_) | Self::Stats(_))
+    }
+}
+
+/// Flags of `capsid pod create`.
+#[derive(Debug, Args)]
+pub(crate) struct PodCreateArgs {
+    /// Its name, as with --name
+    #[arg(value_name = "NAME", conflicts_with = "name")]
+    pub plain_name: Option<String>,
+    /// Its name [default: one is made up]
+    #[arg(short, long)]
+    pub name: Option<String>,
+    /// Host name of its containers [default: the pod's name]
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// What its containers share: net, ipc and uts always; also pid
+    #[arg(long, value_name = "LIST", default_value = "ipc,net,uts")]
+    pub share: String,
+    /// Memory limit of all containers together; the microVM has a little more
+    #[arg(short, long, value_name = "BYTES")]
+    pub memory: Option<String>,
+    /// Number of CPUs' worth of time of all containers together
+    #[arg(long, value_name = "NUMBER")]
+    pub cpus: Option<String>,
+    /// Virtual CPUs of the microVM, 1 to 32
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub vcpus: Option<u8>,
+    /// Limit of processes and threads of all containers together; -1 is unlimited
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub pids_limit: Option<i64>,
+    /// Size of /dev/shm, which its containers share
+    #[arg(long, value_name = "BYTES")]
+    pub shm_size: Option<String>,
+    /// Namespaced kernel parameter
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub sysctl: Vec<String>,
+    /// Label
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub label: Vec<String>,
+    /// Write the pod's id to a file
+    #[arg(long, value_name = "FILE")]
+    pub pod_id_file: Option<PathBuf>,
+    /// How guest instructions run
+    #[arg(long, value_enum, env = "CAPSID_ACCEL")]
+    pub accel: Option<AccelChoice>,
+    /// Guest kernel: an ELF file with a PVH note
+    #[arg(long, value_name = "FILE", env = "CAPSID_KERNEL")]
+    pub kernel: Option<PathBuf>,
+}
+
+/// Flags of `capsid pod ls`.
+#[derive(Debug, Args)]
+pub(crate) struct PodLsArgs {
+    /// Only ids
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Whole ids
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Only those with name=, id=, status=, label=
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub filter: Vec<String>,
+    /// A line each, as '{{.Name}} {{.Status}}'; json; or 'table ' and columns
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+/// Flags of `capsid pod inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct PodInspectArgs {
+    /// Names or ids
+    #[arg(required = true, value_name = "POD")]
+    pub pods: Vec<String>,
+    /// A line each, as '{{.State}}'
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+/// Names of several pods.
+#[derive(Debug, Args)]
+pub(crate) struct PodNamesArgs {
+    /// Names or ids
+    #[arg(required = true, value_name = "POD")]
+    pub pods: Vec<String>,
+}
+
+/// Flags of `capsid pod stop`.
+#[derive(Debug, Args)]
+pub(crate) struct PodStopArgs {
+    /// Names or ids
+    #[arg(required = true, value_name = "POD")]
+    pub pods: Vec<String>,
+    /// Seconds between a container's stop signal and SIGKILL
+    #[arg(short = 't', long = "time", alias = "timeout", value_name = "SECONDS")]
+    pub timeout: Option<u64>,
+}
+
+/// Flags of `capsid pod rm`.
+#[derive(Debug, Args)]
+pub(crate) struct PodRmArgs {
+    /// Names or ids
+    #[arg(required = true, value_name = "POD")]
+    pub pods: Vec<String>,
+    /// Also running ones, which are killed, and no error for those that are not there
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+/// Flags of `capsid pod stats`.
+#[derive(Debug, Args)]
+pub(crate) struct PodStatsArgs {
+    /// Names or ids [default: all that run]
+    #[arg(value_name = "POD")]
+    pub pods: Vec<String>,
+    /// Once, not again and again
+    #[arg(long)]
+    pub no_stream: bool,
+    /// A line each, as '{{.Name}} {{.MemUsage}}'; json
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}

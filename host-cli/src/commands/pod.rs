@@ -1,0 +1,342 @@
+//! `capsid pod`: podman's words for pods of several containers.
+
+use anyhow::{Context as _, bail};
+use serde_json::{Value, json};
+
+use super::lifecycle::{each, rm_one, start_one};
+use super::stats::{self, Shown};
+use super::{Context, Scene, run, table};
+use crate::cli::{
+    AccelChoice, PodCommand, PodCreateArgs, PodInspectArgs, PodLsArgs, PodNamesArgs, PodRmArgs, PodStatsArgs,
+    PodStopArgs,
+};
+use crate::control::{Answer, PodRequest};
+use crate::format::Template;
+use crate::hold::Hold;
+use crate::state::{Container, Pod, PodStatus, State, StateError};
+use crate::{clock, create, error_text, id, labels, names, parts, plan, session, settings, start};
+
+/// How often a generated name is tried.
+const NAME_ATTEMPTS: u32 = 10;
+
+const COLUMNS: [(&str, &str); 5] = [
+    ("ID", "POD ID"),
+    ("Name", "NAME"),
+    ("Status", "STATUS"),
+    ("Created", "CREATED"),
+    ("NumberOfContainers", "# OF CONTAINERS"),
+];
+
+const STATS_COLUMNS: [(&str, &str); 9] = [
+    ("Pod", "POD"),
+    ("ID", "CID"),
+    ("Name", "NAME"),
+    ("CPUPerc", "CPU %"),
+    ("MemUsage", "MEM USAGE / LIMIT"),
+    ("MemPerc", "MEM %"),
+    ("NetIO", "NET IO"),
+    ("BlockIO", "BLOCK IO"),
+    ("PIDs", "PIDS"),
+];
+
+/// One of the verbs.
+pub(crate) async fn run(context: Context, command: PodCommand) -> anyhow::Result<u8> {
+    match command {
+        PodCommand::Create(args) => create(context, &args),
+        PodCommand::Ls(args) => list(context, &args),
+        PodCommand::Inspect(args) => inspect(context, &args),
+        PodCommand::Start(args) => start_all(context, args).await,
+        PodCommand::Stop(args) => stop(context, args).await,
+        PodCommand::Rm(args) => remove(context, args).await,
+        PodCommand::Stats(args) => stats(context, args).await,
+    }
+}
+
+fn create(context: Context, args: &PodCreateArgs) -> anyhow::Result<u8> {
+    let settings = settings::read()?;
+    let (folders, state) = context.state()?;
+    let choice = args.accel.or(settings.accel).unwrap_or(AccelChoice::Auto);
+    let accelerator = create::choose_accelerator(choice, &folders)?;
+    if let Some(kernel) = &args.kernel {
+        parts::open_kernel(kernel)?;
+    }
+    let wanted = args.name.as_deref().or(args.plain_name.as_deref());
+    let random = session::random(4)?;
+    let host_cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let id = id::new()?;
+    let mut attempt = 0;
+    loop {
+        let name = wanted.map_or_else(|| names::generate(&random, attempt), Into::into);
+        let mut config = plan::pod(args, &name, AccelChoice::named(accelerator.name()), host_cpus)?;
+        config.kernel = config.kernel.map(std::path::absolute).transpose()?;
+        let pod = Pod {
+            id: id.clone(),
+            name,
+            created_ns: clock::now_ns(),
+            config,
+            status: PodStatus::Created,
+            started_ns: 0,
+            finished_ns: 0,
+            error: String::new(),
+            supervisor_pid: 0,
+        };
+        match state.add_pod(&pod) {
+            Err(StateError::PodNameTaken(_)) if wanted.is_none() && attempt < NAME_ATTEMPTS => attempt += 1,
+            Err(error) => return Err(error.into()),
+            Ok(()) => break,
+        }
+    }
+    if let Some(path) = &args.pod_id_file
+        && let Err(error) = run::write_id_file(path, &id)
+    {
+        state.remove_pod(&id)?;
+        return Err(error);
+    }
+    println!("{id}");
+    Ok(0)
+}
+
+/// podman's word for how a pod is: its machine's, and whether all its containers run.
+fn status(pod: &Pod, containers: &[Container]) -> &'static str {
+    match pod.status {
+        PodStatus::Running if containers.iter().any(|container| !container.status.is_live()) => "Degraded",
+        status => status.word(),
+    }
+}
+
+fn list(context: Context, args: &PodLsArgs) -> anyhow::Result<u8> {
+    let filters = args
+        .filter
+        .iter()
+        .map(|text| Filter::parse(text))
+        .collect::<Result<Vec<_>, _>>()?;
+    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let (_, state) = context.state()?;
+    let mut rows = Vec::new();
+    for pod in state.pods()? {
+        let containers = state.containers_of(&pod.id)?;
+        if filters.iter().all(|filter| filter.takes(&pod, &containers)) {
+            rows.push(row(&pod, &containers, args.no_trunc));
+        }
+    }
+    if args.quiet {
+        for row in &rows {
+            println!("{}", row["ID"].as_str().unwrap_or_default());
+        }
+        return Ok(0);
+    }
+    table::print_rows(&rows, template.as_ref(), &COLUMNS)?;
+    Ok(0)
+}
+
+/// podman's fields of `--format`, but for an infra container's: there is none.
+fn row(pod: &Pod, containers: &[Container], whole: bool) -> Value {
+    let chars = if whole { usize::MAX } else { 12 };
+    let short = |id: &String| id.chars().take(chars).collect::<String>();
+    json!({
+        "ID": short(&pod.id),
+        "Id": short(&pod.id),
+        "Name": pod.name,
+        "Status": status(pod, containers),
+        "Created": clock::ago(pod.created_ns),
+        "CreatedAt": clock::rfc3339(pod.created_ns),
+        "NumberOfContainers": containers.len().to_string(),
+        "ContainerIds": containers.iter().map(|container| short(&container.id)).collect::<Vec<_>>().join(","),
+        "ContainerNames": containers.iter().map(|container| container.name.clone()).collect::<Vec<_>>().join(","),
+        "Labels": pod.config.labels.join(","),
+        "Accelerator": pod.config.accelerator.word(),
+    })
+}
+
+fn inspect(context: Context, args: &PodInspectArgs) -> anyhow::Result<u8> {
+    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let (_, state) = context.state()?;
+    let mut found = Vec::new();
+    let mut code = 0;
+    for name in &args.pods {
+        match state.find_pod(name) {
+            Ok(pod) => found.push(whole(&pod, &state)?),
+            Err(error) => {
+                error_text::tell(&error);
+                code = 1;
+            }
+        }
+    }
+    table::print_objects(&found, template.as_ref())?;
+    Ok(code)
+}
+
+/// podman's fields, and what only Capsid has below `Capsid`.
+fn whole(pod: &Pod, state: &State) -> anyhow::Result<Value> {
+    let containers = state.containers_of(&pod.id)?;
+    let config = &pod.config;
+    let mut shared = vec!["ipc", "net", "uts"];
+    shared.extend(config.shares_pids.then_some("pid"));
+    let describe = |container: &Container| {
+        json!({
+            "Id": container.id,
+            "Name": container.name,
+            "State": container.status.word(),
+        })
+    };
+    Ok(json!({
+        "Id": pod.id,
+        "Name": pod.name,
+        "Created": clock::rfc3339(pod.created_ns),
+        "State": status(pod, &containers),
+        "Hostname": config.hostname,
+        "Labels": labels::object(&config.labels),
+        "SharedNamespaces": shared,
+        "NumContainers": containers.len(),
+        "Containers": containers.iter().map(describe).collect::<Vec<_>>(),
+        "memory_limit": config.limits.memory_max_bytes.unwrap_or(0),
+        "cpu_quota": config.limits.cpu_quota_us.unwrap_or(0),
+        "Capsid": {
+            "Accelerator": config.accelerator.word(),
+            "Machine": { "Vcpus": config.machine.vcpus, "MemoryMiB": config.machine.memory_mib },
+            "Kernel": config.kernel,
+            "PidsLimit": config.limits.pids_max,
+            "ShmSize": config.shm_bytes,
+            "StartedAt": clock::rfc3339_or_never(pod.started_ns),
+            "FinishedAt": clock::rfc3339_or_never(pod.finished_ns),
+            "Error": pod.error,
+            "SupervisorPid": pod.supervisor_pid,
+        },
+    }))
+}
+
+/// Starts each pod, and then its containers; docker's and podman's way: one that fails does not keep the next ones.
+async fn start_all(context: Context, args: PodNamesArgs) -> anyhow::Result<u8> {
+    let scene = Scene::set(context)?;
+    each(&args.pods, async |name| {
+        let pod = scene.state.find_pod(name)?;
+        let mut connection = start::pod(&scene.folders, &pod.id)?;
+        connection.writer.send(&PodRequest::Start).await?;
+        if let (Answer::Failed(failure), _) = connection.reader.receive::<Answer>().await? {
+            return Err(failure.into());
+        }
+        let mut failed = Vec::new();
+        for container in scene.state.containers_of(&pod.id)? {
+            if let Err(error) = start_one(&scene, &container.id).await {
+                error_text::tell(error.as_ref());
+                failed.push(container.name);
+            }
+        }
+        if !failed.is_empty() {
+            bail!("not started in pod {}: {}", pod.name, failed.join(", "));
+        }
+        Ok(Some(name.into()))
+    })
+    .await
+}
+
+async fn stop(context: Context, args: PodStopArgs) -> anyhow::Result<u8> {
+    let scene = Scene::set(context)?;
+    each(&args.pods, async |name| {
+        let pod = scene.state.find_pod(name)?;
+        stop_one(&scene, &pod, args.timeout).await?;
+        Ok(Some(name.into()))
+    })
+    .await
+}
+
+/// Stops a pod, if it runs: nothing of it is left then, and its lock is the caller's.
+async fn stop_one(scene: &Scene, pod: &Pod, timeout_s: Option<u64>) -> anyhow::Result<Hold> {
+    loop {
+        if let Some(mut connection) = scene.connect(&pod.id) {
+            // However it ended, also by a hang-up in the middle: it has.
+            if connection.writer.send(&PodRequest::Stop { timeout_s }).await.is_ok() {
+                let _ = connection.reader.receive::<Answer>().await;
+            }
+        }
+        let is_running = || scene.connect(&pod.id).is_some();
+        // Started again meanwhile: once more.
+        if let Some(hold) = Hold::take(&scene.folders.run, &pod.id, is_running)? {
+            return Ok(hold);
+        }
+    }
+}
+
+async fn remove(context: Context, args: PodRmArgs) -> anyhow::Result<u8> {
+    let scene = Scene::set(context)?;
+    each(&args.pods, async |name| {
+        let pod = match scene.state.find_pod(name) {
+            Err(StateError::UnknownPod(_)) if args.force => return Ok(None),
+            found => found?,
+        };
+        let hold = if args.force {
+            stop_one(&scene, &pod, Some(0)).await?
+        } else {
+            let is_running = || scene.connect(&pod.id).is_some();
+            let hold = Hold::take(&scene.folders.run, &pod.id, is_running)?;
+            hold.with_context(|| format!("pod {} is running: stop it first, or use `capsid pod rm -f`", pod.name))?
+        };
+        // Held: none of its containers can be started.
+        for container in scene.state.containers_of(&pod.id)? {
+            rm_one(&scene, &container.id, true, true).await?;
+        }
+        scene.state.remove_pod(&pod.id)?;
+        hold.remove().context("cannot remove the pod's run folder")?;
+        Ok(Some(name.into()))
+    })
+    .await
+}
+
+async fn stats(context: Context, args: PodStatsArgs) -> anyhow::Result<u8> {
+    let (folders, state) = context.state()?;
+    let shown = Shown {
+        template: args.format.as_deref().map(Template::parse).transpose()?,
+        columns: &STATS_COLUMNS,
+        once: args.no_stream,
+    };
+    let choose = || {
+        let pods = if args.pods.is_empty() {
+            state.pods()?
+        } else {
+            args.pods
+                .iter()
+                .map(|name| state.find_pod(name))
+                .collect::<Result<_, _>>()?
+        };
+        let mut containers = Vec::new();
+        for pod in pods {
+            let of_pod = state.containers_of(&pod.id)?;
+            containers.extend(of_pod.into_iter().filter(|container| container.status.is_live()));
+        }
+        Ok(containers)
+    };
+    stats::show(&folders, &shown, choose).await
+}
+
+/// One `--filter`.
+#[derive(Debug, PartialEq)]
+enum Filter {
+    Name(String),
+    Id(String),
+    Status(String),
+    Label(String),
+}
+
+impl Filter {
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let Some((name, value)) = text.split_once('=') else {
+            bail!("invalid filter {text:?}: write name=value");
+        };
+        Ok(match name {
+            "name" => Self::Name(value.into()),
+            "id" => Self::Id(value.into()),
+            "status" => Self::Status(value.into()),
+            "label" => Self::Label(value.into()),
+            other => bail!("there is no filter {other:?}: use name, id, status or label"),
+        })
+    }
+
+    fn takes(&self, pod: &Pod, containers: &[Container]) -> bool {
+        match self {
+            Self::Name(part) => pod.name.contains(part.as_str()),
+            Self::Id(start) => pod.id.starts_with(start.as_str()),
+            Self::Status(word) => status(pod, containers).eq_ignore_ascii_case(word),
+            Self::Label(wanted) => labels::are_chosen(&pod.config.labels, wanted),
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! A pod of several containers as the state knows it. A container without one is a pod of its own, and has no such row.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use rusqlite::{ErrorCode, Row, params};
+use serde::{Deserialize, Serialize};
+
+use super::{Container, State, StateError};
+use crate::cli::AccelChoice;
+use crate::plan::MachineSize;
+
+/// What a pod is and how it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Pod {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    pub name: String,
+    pub created_ns: i64,
+    pub config: PodConfig,
+    pub status: PodStatus,
+    /// Nanoseconds since 1970 of the last start; 0 is never.
+    pub started_ns: i64,
+    /// Nanoseconds since 1970 of the last end; 0 is never.
+    pub finished_ns: i64,
+    /// Why its machine did not run, or ended without being asked to; empty when there is nothing to say.
+    pub error: String,
+    /// 0 when there is none.
+    pub supervisor_pid: u32,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub(crate) struct PodConfig {
+    pub machine: MachineSize,
+    /// `kvm` or `emulate`, as chosen when the pod was made.
+    pub accelerator: AccelChoice,
+    /// `--kernel`, when it was given.
+    pub kernel: Option<PathBuf>,
+    pub labels: Vec<String>,
+    /// Of all its containers.
+    pub hostname: String,
+    /// Its containers see each other's processes.
+    pub shares_pids: bool,
+    pub shm_bytes: u64,
+    /// `NAME=VALUE` each.
+    pub sysctls: Vec<String>,
+    pub limits: PodLimits,
+}
+
+/// Limits of all containers together.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub(crate) struct PodLimits {
+    pub memory_max_bytes: Option<u64>,
+    /// Microseconds of each 100 000.
+    pub cpu_quota_us: Option<u64>,
+    pub pids_max: Option<u64>,
+}
+
+/// How a pod's machine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PodStatus {
+    /// Never started.
+    Created,
+    /// A supervisor must be alive for it.
+    Running,
+    Exited,
+}
+
+impl PodStatus {
+    /// podman's word for it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Created => "Created",
+            Self::Running => "Running",
+            Self::Exited => "Exited",
+        }
+    }
+}
+
+impl FromStr for PodStatus {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        [Self::Created, Self::Running, Self::Exited]
+            .into_iter()
+            .find(|status| status.word().eq_ignore_ascii_case(word))
+            .ok_or_else(|| format!("{word:?} is no status of a pod: created, running or exited"))
+    }
+}
+
+const COLUMNS: &str = "id, name, created_ns, config, status, started_ns, finished_ns, error, supervisor_pid";
+
+impl State {
+    /// Adds a pod. Its name must be free among pods.
+    pub(crate) fn add_pod(&self, pod: &Pod) -> Result<(), StateError> {
+        let config = serde_json::to_string(&pod.config).map_err(|e| damaged(&pod.id, e))?;
+        let added = self.0.execute(
+            "INSERT INTO pods (id, name, created_ns, config, status) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![pod.id, pod.name, pod.created_ns, config, pod.status.word()],
+        );
+        match added {
+            Ok(_) => Ok(()),
+            Err(rusqlite::Error::SqliteFailure(e, _)) if e.code == ErrorCode::ConstraintViolation => {
+                Err(StateError::PodNameTaken(pod.name.clone()))
+            }
+            Err(e) => Err(StateError::Query(e)),
+        }
+    }
+
+    /// All pods, the newest first.
+    pub(crate) fn pods(&self) -> Result<Vec<Pod>, StateError> {
+        self.select_pods("ORDER BY created_ns DESC, id", [])
+    }
+
+    /// A pod by its whole id.
+    pub(crate) fn pod(&self, id: &str) -> Result<Pod, StateError> {
+        let found = self.select_pods("WHERE id = ?1", [id])?;
+        found
+            .into_iter()
+            .next()
+            .ok_or_else(|| StateError::UnknownPod(id.into()))
+    }
+
+    /// A pod by name, id, or an id's beginning.
+    pub(crate) fn find_pod(&self, word: &str) -> Result<Pod, StateError> {
+        let named = self.select_pods("WHERE name = ?1 OR id = ?1", [word])?;
+        if let Some(pod) = named.into_iter().next() {
+            return Ok(pod);
+        }
+        let mut begun = self.select_pods("WHERE ?1 != '' AND substr(id, 1, length(?1)) = ?1 LIMIT 2", [word])?;
+        match (begun.pop(), begun.is_empty()) {
+            (Some(pod), true) => Ok(pod),
+            (Some(_), false) => Err(StateError::AmbiguousPod(word.into())),
+            (None, _) => Err(StateError::UnknownPod(word.into())),
+        }
+    }
+
+    /// The containers of a pod, the oldest first.
+    pub(crate) fn containers_of(&self, pod: &str) -> Result<Vec<Container>, StateError> {
+        self.select("WHERE pod = ?1 ORDER BY created_ns, id", [pod])
+    }
+
+    /// Its machine is started by this supervisor.
+    pub(crate) fn set_pod_running(&self, id: &str, now_ns: i64, supervisor_pid: u32) -> Result<(), StateError> {
+        self.update(
+            "UPDATE pods SET status = 'Running', started_ns = ?2, supervisor_pid = ?3, error = '' WHERE id = ?1",
+            params![id, now_ns, supervisor_pid],
+        )
+    }
+
+    /// Its machine is gone.
+    pub(crate) fn set_pod_exited(&self, id: &str, now_ns: i64, error: &str) -> Result<(), StateError> {
+        self.update(
+            "UPDATE pods SET status = 'Exited', finished_ns = ?2, error = ?3, supervisor_pid = 0 WHERE id = ?1",
+            params![id, now_ns, error],
+        )
+    }
+
+    /// Forgets a pod without containers.
+    pub(crate) fn remove_pod(&self, id: &str) -> Result<(), StateError> {
+        self.update("DELETE FROM pods WHERE id = ?1", params![id])
+    }
+
+    fn select_pods(&self, clause: &str, parameters: impl rusqlite::Params) -> Result<Vec<Pod>, StateError> {
+        let text = format!("SELECT {COLUMNS} FROM pods {clause}");
+        let mut statement = self.0.prepare(&text).map_err(StateError::Query)?;
+        let rows = statement
+            .query_map(parameters, |row| Ok(read(row)))
+            .map_err(StateError::Query)?;
+        rows.map(|row| row.map_err(StateError::Query)?).collect()
+    }
+}
+
+fn damaged(id: &str, source: impl std::error::Error + Send + Sync + 'static) -> StateError {
+    StateError::Damaged {
+        id: id.into(),
+        source: Box::new(source),
+    }
+}
+
+fn read(row: &Row<'_>) -> Result<Pod, StateError> {
+    let id: String = row.get("id").map_err(StateError::Query)?;
+    let fields = || -> Result<Pod, Box<dyn std::error::Error + Send + Sync>> {
+        let config: String = row.get("config")?;
+        let status: String = row.get("status")?;
+        Ok(Pod {
+            id: id.clone(),
+            name: row.get("name")?,
+            created_ns: row.get("created_ns")?,
+            config: serde_json::from_str(&config)?,
+            status: status.parse()?,
+            started_ns: row.get("started_ns")?,
+            finished_ns: row.get("finished_ns")?,
+            error: row.get("error")?,
+            supervisor_pid: row.get("supervisor_pid")?,
+        })
+    };
+    fields().map_err(|source| StateError::Damaged { id: id.clone(), source })
+}

@@ -1,0 +1,300 @@
+//! The disks of a pod's containers, put into the machine's bay and taken out of it: see `capsid_vmm::bay`.
+//!
+//! Containers of one image have one root disk in common, and those that have the same volume that one. A disk goes with
+//! its last container, unless the guest says that it could not unmount it: then it stays until the machine ends, and a
+//! container that has it once more finds it there.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram as StdDatagram;
+use std::time::Duration;
+
+use capsid_protocol::ContainerSpec;
+use capsid_protocol::spec::mount::Source;
+use capsid_protocol::spec::{Slot, slot_serial};
+use capsid_vmm::bay::{Change, DONE, FILES_MAX, SLOT_BYTES, SLOTS};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use tokio::io::Interest;
+use tokio::net::UnixDatagram;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use crate::accelerator::Disk;
+
+/// How long the machine may take to do what it is told: it does it at once, unless the host is very busy.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Files of a read-only disk are rounded up to this by the machine.
+const EXTENT_ALIGNMENT: u64 = 4096;
+
+/// Why a disk is not in the bay.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BayError {
+    #[error("the pod has no room for another disk: {} are the most", SLOTS - 1)]
+    Full,
+    #[error("volume {0} is read-only in this pod, where a container has it: stop that container first")]
+    Readonly(String),
+    #[error("a disk of {0} files is more than a running machine can be given")]
+    TooManyFiles(usize),
+    #[error("a disk of {0} bytes is larger than the {SLOT_BYTES} of a slot")]
+    TooLarge(u64),
+    #[error("cannot read the size of a disk's file")]
+    Size(#[source] io::Error),
+    #[error("cannot speak to the machine")]
+    Speak(#[source] io::Error),
+    #[error("the machine does not answer")]
+    Silent,
+    #[error("the machine refuses the disk: it may have too many open files")]
+    Refused,
+}
+
+/// What a disk is, in this pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum DiskKey {
+    /// The root of containers of this image.
+    Rootfs(String),
+    /// The scratch disk of this container.
+    Scratch(String),
+    /// The volume of this name.
+    Volume(String),
+}
+
+/// A disk that a container needs, opened when it is not in the bay yet.
+#[derive(Debug)]
+pub(crate) struct Needed {
+    pub key: DiskKey,
+    /// What the container's spec calls it.
+    pub serial: String,
+    pub readonly: bool,
+    pub disk: Option<Disk>,
+}
+
+/// A disk that a container has.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    serial: String,
+    slot: Slot,
+}
+
+#[derive(Debug)]
+struct Occupied {
+    key: DiskKey,
+    slot: Slot,
+    users: usize,
+}
+
+/// The bay of a pod's machine.
+#[derive(Debug)]
+pub(crate) struct Bay {
+    /// A message socket, whatever its type here says: only its readiness is asked of that.
+    control: UnixDatagram,
+    occupied: RefCell<Vec<Occupied>>,
+    /// One change at a time waits for its answer.
+    changing: Mutex<()>,
+}
+
+impl Bay {
+    /// An empty one; `control` is our end of its socket.
+    pub(crate) fn new(control: OwnedFd) -> io::Result<Self> {
+        let control = StdDatagram::from(control);
+        control.set_nonblocking(true)?;
+        Ok(Self {
+            control: UnixDatagram::from_std(control)?,
+            occupied: RefCell::default(),
+            changing: Mutex::default(),
+        })
+    }
+
+    /// Whether a disk is there: it need not, and mostly cannot, be opened again.
+    pub(crate) fn has(&self, key: &DiskKey) -> bool {
+        self.occupied.borrow().iter().any(|one| one.key == *key)
+    }
+
+    /// Puts a container's disks in: all, or none.
+    pub(crate) async fn put(&self, needed: Vec<Needed>) -> Result<Vec<Placed>, BayError> {
+        let mut placed = Vec::new();
+        for one in needed {
+            match self.put_one(one).await {
+                Ok(disk) => placed.push(disk),
+                Err(error) => {
+                    self.take_out(&placed).await;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(placed)
+    }
+
+    async fn put_one(&self, needed: Needed) -> Result<Placed, BayError> {
+        let _turn = self.changing.lock().await;
+        let Needed {
+            key,
+            serial,
+            readonly,
+            disk,
+        } = needed;
+        if let Some(there) = self.occupied.borrow_mut().iter_mut().find(|one| one.key == key) {
+            if there.slot.readonly && !readonly {
+                return Err(BayError::Readonly(match key {
+                    DiskKey::Volume(name) | DiskKey::Rootfs(name) | DiskKey::Scratch(name) => name,
+                }));
+            }
+            there.users += 1;
+            return Ok(Placed {
+                serial,
+                slot: there.slot,
+            });
+        }
+        // Taken out between the look and this turn.
+        let disk = disk.ok_or(BayError::Refused)?;
+        let lengths = lengths(&disk)?;
+        let slot = Slot {
+            slot: u32::from(self.free_slot().ok_or(BayError::Full)?),
+            bytes: capacity(&lengths, disk.readonly),
+            readonly: disk.readonly,
+        };
+        if slot.bytes > SLOT_BYTES {
+            return Err(BayError::TooLarge(slot.bytes));
+        }
+        let change = Change::Insert {
+            slot: slot.slot as u16,
+            readonly: disk.readonly,
+            ignore_flush: !disk.is_durable,
+            lengths,
+        };
+        self.change(&change, &disk.files).await?;
+        let occupied = Occupied { key, slot, users: 1 };
+        self.occupied.borrow_mut().push(occupied);
+        Ok(Placed { serial, slot })
+    }
+
+    /// Takes a container's disks out that no other has. A machine that does not answer is about to end.
+    pub(crate) async fn take_out(&self, placed: &[Placed]) {
+        for Placed { slot, .. } in placed {
+            let _turn = self.changing.lock().await;
+            let is_last = self.occupied.borrow_mut().iter_mut().any(|one| {
+                let is_it = one.slot.slot == slot.slot;
+                one.users -= usize::from(is_it);
+                is_it && one.users == 0
+            });
+            let change = Change::Remove { slot: slot.slot as u16 };
+            if is_last && self.change(&change, &[]).await.is_ok() {
+                self.occupied.borrow_mut().retain(|one| one.slot.slot != slot.slot);
+            }
+        }
+    }
+
+    /// A container is gone whose disks the guest may still have: they stay.
+    pub(crate) fn leave(&self, placed: &[Placed]) {
+        for one in self.occupied.borrow_mut().iter_mut() {
+            one.users -= usize::from(placed.iter().any(|disk| disk.slot.slot == one.slot.slot));
+        }
+    }
+
+    fn free_slot(&self) -> Option<u16> {
+        let occupied = self.occupied.borrow();
+        (1..SLOTS).find(|slot| occupied.iter().all(|one| one.slot.slot != u32::from(*slot)))
+    }
+
+    /// Tells the machine of a change, and waits until it is done.
+    async fn change(&self, change: &Change, files: &[std::fs::File]) -> Result<(), BayError> {
+        let told = async {
+            let (bytes, control) = (change.encode(), &self.control);
+            let write = || send(control, &bytes, files);
+            control.async_io(Interest::WRITABLE, write).await?;
+            control.async_io(Interest::READABLE, || receive(control)).await
+        };
+        match timeout(ANSWER_TIMEOUT, told).await {
+            Err(_) => Err(BayError::Silent),
+            Ok(Err(error)) => Err(BayError::Speak(error)),
+            Ok(Ok(DONE)) => Ok(()),
+            Ok(Ok(_)) => Err(BayError::Refused),
+        }
+    }
+}
+
+/// A container's spec with its disks named by their slots.
+pub(crate) fn name_slots(spec: &mut ContainerSpec, placed: &[Placed]) {
+    let rename = |serial: &mut String| {
+        if let Some(disk) = placed.iter().find(|disk| disk.serial == *serial) {
+            *serial = slot_serial(disk.slot.slot);
+        }
+    };
+    rename(&mut spec.root.rootfs_serial);
+    rename(&mut spec.root.scratch_serial);
+    for mount in &mut spec.mounts {
+        if let Some(Source::Volume(volume)) = &mut mount.source {
+            rename(&mut volume.serial);
+        }
+    }
+    spec.slots = placed.iter().map(|disk| disk.slot).collect();
+}
+
+fn lengths(disk: &Disk) -> Result<Vec<u64>, BayError> {
+    if disk.files.len() > FILES_MAX {
+        return Err(BayError::TooManyFiles(disk.files.len()));
+    }
+    let lengths = disk.files.iter().map(|file| Ok(file.metadata()?.len()));
+    lengths.collect::<io::Result<_>>().map_err(BayError::Size)
+}
+
+/// What the machine makes of files of these lengths.
+fn capacity(lengths: &[u64], readonly: bool) -> u64 {
+    let alignment = if readonly { EXTENT_ALIGNMENT } else { 1 };
+    let rounded = lengths.iter().map(|length| length.next_multiple_of(alignment));
+    rounded.fold(0, u64::saturating_add)
+}
+
+fn send(control: &UnixDatagram, bytes: &[u8], files: &[std::fs::File]) -> io::Result<()> {
+    let fds: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    rustix::net::sendmsg(control, &[IoSlice::new(bytes)], &mut ancillary, flags)?;
+    Ok(())
+}
+
+/// The machine's word; its end is an error.
+fn receive(control: &UnixDatagram) -> io::Result<u8> {
+    let mut word = [0];
+    match rustix::net::recv(control, &mut word, RecvFlags::DONTWAIT)? {
+        (0, _) => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(word[0]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capacity_is_what_the_machine_makes_of_it() {
+        assert_eq!(capacity(&[4096, 5000], true), 4096 + 8192);
+        assert_eq!(capacity(&[512], false), 512);
+    }
+
+    #[test]
+    fn a_spec_names_its_slots() {
+        let mut spec = ContainerSpec::default();
+        spec.root.rootfs_serial = "r".into();
+        spec.root.scratch_serial = "s".into();
+        let place = |serial: &str, slot| Placed {
+            serial: serial.into(),
+            slot: Slot {
+                slot,
+                bytes: 512,
+                readonly: false,
+            },
+        };
+        name_slots(&mut spec, &[place("s", 3), place("r", 7)]);
+        assert_eq!(
+            (spec.root.rootfs_serial.as_str(), spec.root.scratch_serial.as_str()),
+            ("capsid-slot-7", "capsid-slot-3")
+        );
+        assert_eq!(spec.slots.len(), 2);
+    }
+}

@@ -1,0 +1,325 @@
+//! A pod of several containers: one machine, and one process that owns it. Containers come with their lock and their
+//! first connection, as a supervisor of their own would be started with, and are attended until they end; the machine
+//! goes on without any, until the pod is stopped.
+//!
+//! ```text
+//!  row read ─► machine ─► session ─► up ──────────────── stop, or its end ─► all containers' ends ─► row written
+//!     socket: adopt a container, stop, measure ──────────────┘
+//! ```
+
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+
+use anyhow::Context as _;
+use capsid_protocol::message::{Measure, Request as Asked, agent_message, host_message};
+use tokio::net::UnixListener;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::agent::Agent;
+use super::bay::Bay;
+use super::charge::Charge;
+use super::life::sanitise;
+use super::machine::{self, MachineError, Sockets, Wanted};
+use super::streams::StreamOpener;
+use super::{ACCEPT_PAUSE, BOOT_TIMEOUT, CLIENTS_MAX, Inheritance, LAST_WORDS, client};
+use crate::accelerator::{MachineEnd, RunningMachine};
+use crate::control::{self, Answer, Connection, Failure, PodRequest};
+use crate::folders::Folders;
+use crate::hold::Hold;
+use crate::session::{Session, SessionError};
+use crate::signals::Signals;
+use crate::state::{self, State};
+use crate::{clock, error_text};
+
+/// How far the machine is.
+#[derive(Debug, Clone)]
+enum Phase {
+    Booting,
+    Up(Rc<Agent>),
+    Down(MachineEnd),
+}
+
+/// Why the machine did not come up, or went down.
+#[derive(Debug, thiserror::Error)]
+enum PodError {
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    #[error("the machine did not become ready within {} s", BOOT_TIMEOUT.as_secs())]
+    BootTimeout,
+    #[error("the session with the guest failed")]
+    Session(#[from] SessionError),
+    #[error("{}", .0.reason)]
+    Ended(MachineEnd),
+    #[error("the pod was stopped")]
+    Stopped,
+}
+
+/// What the tasks of a pod share.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    pub name: String,
+    pub bay: Bay,
+    phase: watch::Sender<Phase>,
+    /// Set once: no container comes any more.
+    stopping: watch::Sender<bool>,
+    /// Ends the machine.
+    halt: Notify,
+    charges: RefCell<Vec<Weak<Charge>>>,
+}
+
+impl Pod {
+    fn new(row: &state::Pod, bay: Bay) -> Rc<Self> {
+        Rc::new(Self {
+            name: row.name.clone(),
+
+            bay,
+            phase: watch::Sender::new(Phase::Booting),
+            stopping: watch::Sender::new(false),
+            halt: Notify::new(),
+            charges: RefCell::default(),
+        })
+    }
+
+    /// Waits for the guest, or for why there will be none.
+    pub(crate) async fn up(&self) -> Result<Rc<Agent>, Failure> {
+        let mut phase = self.phase.subscribe();
+        loop {
+            match &*phase.borrow_and_update() {
+                Phase::Up(agent) => return Ok(Rc::clone(agent)),
+                Phase::Down(end) => return Err(Failure::because(format!("the pod's machine ended: {}", end.reason))),
+                Phase::Booting => {}
+            }
+            if phase.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Waits for the machine's end.
+    pub(crate) async fn down(&self) -> MachineEnd {
+        let mut phase = self.phase.subscribe();
+        loop {
+            if let Phase::Down(end) = &*phase.borrow_and_update() {
+                return end.clone();
+            }
+            if phase.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Whether no container is started in it any more.
+    pub(crate) fn is_ending(&self) -> bool {
+        *self.stopping.borrow() || matches!(*self.phase.borrow(), Phase::Down(_))
+    }
+
+    /// Takes a container into the pod's care.
+    pub(crate) fn add(&self, charge: &Rc<Charge>) {
+        let mut charges = self.charges.borrow_mut();
+        charges.retain(|known| known.strong_count() > 0);
+        charges.push(Rc::downgrade(charge));
+    }
+
+    /// Stops every container as `capsid stop` does, all at once, and then the machine.
+    async fn stop(&self, timeout_s: Option<u64>) {
+        self.stopping.send_replace(true);
+        let charges: Vec<Rc<Charge>> = self.charges.borrow().iter().filter_map(Weak::upgrade).collect();
+        let mut stops = JoinSet::new();
+        for charge in charges {
+            stops.spawn_local(async move { client::stop(&charge, timeout_s).await });
+        }
+        while stops.join_next().await.is_some() {}
+        self.halt.notify_one();
+    }
+}
+
+/// The recipe.
+pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> anyhow::Result<()> {
+    let Inheritance { id, hold, first } = inheritance;
+    let (state, row, listener, mut signals) = match prepare(&folders, &id, &hold) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            client::refuse(&first, &error_text::describe(error.as_ref())).await;
+            return Err(error);
+        }
+    };
+    let (bay, machine_bay) = machine::message_sockets()?;
+    let pod = Pod::new(&row, Bay::new(bay).context("cannot speak to the machine's bay")?);
+    state.set_pod_running(&id, clock::now_ns(), std::process::id())?;
+    let folders = Rc::new(folders);
+    let mut clients = JoinSet::new();
+    clients.spawn_local(serve(Rc::clone(&pod), Rc::clone(&folders), first));
+    let error = {
+        let wanted = Wanted {
+            accelerator: row.config.accelerator,
+            size: row.config.machine,
+            kernel: row.config.kernel.as_deref(),
+            disks: Vec::new(),
+            bay: Some(machine_bay),
+            shares: Vec::new(),
+        };
+        let course = run(&pod, &folders, wanted);
+        tokio::pin!(course);
+        loop {
+            tokio::select! {
+                error = &mut course => break error,
+                accepted = listener.accept(), if clients.len() < CLIENTS_MAX => match accepted {
+                    Ok((stream, _)) => {
+                        let connection = control::accepted(stream);
+                        clients.spawn_local(serve(Rc::clone(&pod), Rc::clone(&folders), connection));
+                    }
+                    Err(_) => sleep(ACCEPT_PAUSE).await,
+                },
+                Some(_) = clients.join_next() => {}
+                // The host shuts down, or somebody ends us: as `capsid pod stop`.
+                _ = signals.interruption() => {
+                    let pod = Rc::clone(&pod);
+                    tokio::task::spawn_local(async move { pod.stop(None).await });
+                }
+            }
+        }
+    };
+    drop(listener);
+    // Every container writes its own row, and tells its own clients.
+    while clients.join_next().await.is_some() {}
+    let words = match &error {
+        PodError::Stopped => String::new(),
+        error => error_text::describe(error),
+    };
+    state.set_pod_exited(&id, clock::now_ns(), &words)?;
+    drop(hold);
+    Ok(())
+}
+
+/// What must work before anything is started.
+fn prepare(folders: &Folders, id: &str, hold: &Hold) -> anyhow::Result<(State, state::Pod, UnixListener, Signals)> {
+    let state = State::open(&folders.data)?;
+    let row = state.pod(id)?;
+    // Each container takes a dozen descriptors; one that may have no more is refused where it comes.
+    crate::sys::raise_descriptors();
+    let listener = control::listen(hold.folder()).context("cannot listen for commands")?;
+    let signals = Signals::listen_to_ending().context("cannot listen for signals")?;
+    Ok((state, row, listener, signals))
+}
+
+/// The machine, from its start to its end: why it ended.
+async fn run(pod: &Rc<Pod>, folders: &Folders, wanted: Wanted<'_>) -> PodError {
+    let error = match machine::start(folders, wanted) {
+        Err(error) => error.into(),
+        Ok((mut machine, sockets)) => {
+            let error = run_started(pod, &mut machine, sockets).await;
+            if let Phase::Up(agent) = &*pod.phase.borrow() {
+                agent.end();
+            }
+            machine.stop().await;
+            error
+        }
+    };
+    let end = match &error {
+        PodError::Ended(end) => end.clone(),
+        error => MachineEnd {
+            reason: error_text::describe(error),
+            killed: matches!(error, PodError::Stopped),
+            console: String::new(),
+        },
+    };
+    pod.phase.send_replace(Phase::Down(end));
+    error
+}
+
+async fn run_started(pod: &Rc<Pod>, machine: &mut RunningMachine, sockets: Sockets) -> PodError {
+    let booted = tokio::select! {
+        opened = timeout(BOOT_TIMEOUT, Session::open(sockets.session)) => opened,
+        end = &mut machine.end => return PodError::Ended(machine::ended(end.ok())),
+        () = pod.halt.notified() => return PodError::Stopped,
+    };
+    let session = match booted {
+        Err(_) => return PodError::BootTimeout,
+        Ok(Err(error)) => return reason(error, machine).await,
+        Ok(Ok(session)) => session,
+    };
+    let opener = StreamOpener {
+        control: sockets.control,
+        nonce: session.nonce,
+    };
+    let (agent, mut outbox) = Agent::new(session.sender, opener);
+    let agent = Rc::new(agent);
+    let mut receiver = session.receiver;
+    pod.phase.send_replace(Phase::Up(Rc::clone(&agent)));
+    let error = tokio::select! {
+        error = agent.hand_out(&mut receiver) => error,
+        error = outbox.deliver() => error,
+        end = &mut machine.end => return PodError::Ended(machine::ended(end.ok())),
+        () = pod.halt.notified() => return PodError::Stopped,
+    };
+    reason(error, machine).await
+}
+
+/// A session that breaks mostly does so because the machine is ending: its reason is the better one.
+async fn reason(error: SessionError, machine: &mut RunningMachine) -> PodError {
+    match timeout(LAST_WORDS, &mut machine.end).await {
+        Ok(end) => PodError::Ended(machine::ended(end.ok())),
+        Err(_) => error.into(),
+    }
+}
+
+/// Serves a connection to its end.
+async fn serve(pod: Rc<Pod>, folders: Rc<Folders>, mut connection: Connection) {
+    let heard = tokio::select! {
+        biased;
+        heard = connection.reader.receive::<PodRequest>() => heard,
+        // A client that asks for nothing is not waited for.
+        _ = pod.down() => return,
+    };
+    let answered = match heard {
+        Err(_) => return,
+        // The connection stays open for as long as the container is in our care.
+        Ok((PodRequest::Adopt { container }, fds)) => return adopt(&pod, &folders, container, fds).await,
+        Ok((PodRequest::Start, _)) => pod.up().await.map(|_| Answer::Done),
+        Ok((PodRequest::Stop { timeout_s }, _)) => {
+            pod.stop(timeout_s).await;
+            pod.down().await;
+            Ok(Answer::Done)
+        }
+        Ok((PodRequest::Measure, _)) => measure(&pod).await,
+    };
+    let answer = answered.unwrap_or_else(Answer::Failed);
+    // A client that is gone needs no answer.
+    let _ = connection.writer.send(&answer).await;
+}
+
+/// Attends a container until its end.
+async fn adopt(pod: &Rc<Pod>, folders: &Rc<Folders>, id: String, fds: Vec<std::os::fd::OwnedFd>) {
+    let Ok([lock, connection]) = <[std::os::fd::OwnedFd; 2]>::try_from(fds) else {
+        return;
+    };
+    let Ok(first) = Connection::inherited(connection) else {
+        return;
+    };
+    if pod.is_ending() {
+        return client::refuse(&first, &format!("pod {} is stopping: try again", pod.name)).await;
+    }
+    let inheritance = Inheritance {
+        hold: Hold::inherited(&folders.run, &id, lock),
+        first,
+        id,
+    };
+    // Its row and its clients know of the error.
+    let _ = super::attend(folders, inheritance, Some(Rc::clone(pod))).await;
+}
+
+/// What the whole guest uses.
+async fn measure(pod: &Pod) -> Result<Answer, Failure> {
+    let agent = pod.up().await?;
+    let measure = host_message::Kind::Measure(Measure {
+        container: String::new(),
+    });
+    match agent.ask("", Asked::Measure, measure).await {
+        Ok(agent_message::Kind::Measured(measured)) => Ok(Answer::Measured(client::usage(&measured))),
+        Ok(agent_message::Kind::Failed(failed)) => Err(Failure::because(sanitise(&failed.message))),
+        Ok(_) => Err(Failure::of(&SessionError::Unexpected)),
+        Err(error) => Err(Failure::of(&error)),
+    }
+}
