@@ -77,7 +77,7 @@ pub struct ShareDevice {
     /// Readable when one of the rings' `call`s is.
     calls: Epoll,
     /// What the driver has chosen.
-    features: u64,
+    acknowledged: u64,
     /// The file server does not answer: the supervisor knows why it is gone, and ends the machine.
     is_lost: bool,
 }
@@ -105,7 +105,7 @@ impl ShareDevice {
             config,
             rings,
             calls,
-            features: 0,
+            acknowledged: 0,
             is_lost: false,
         })
     }
@@ -123,7 +123,7 @@ impl ShareDevice {
             avail_ring_addr: queue.avail_ring(),
             log_addr: None,
         };
-        server.set_features(self.features | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits())?;
+        server.set_features(self.acknowledged | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits())?;
         server.set_vring_num(index, queue.size())?;
         server.set_vring_base(index, 0)?;
         server.set_vring_addr(index, &addresses)?;
@@ -219,7 +219,7 @@ impl Device for ShareDevice {
     }
 
     fn activate(&mut self, features: u64) {
-        self.features = features;
+        self.acknowledged = features;
     }
 
     fn reset(&mut self) {
