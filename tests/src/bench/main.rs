@@ -14,6 +14,7 @@ mod breakdown;
 mod figure;
 mod floor;
 mod image_figure;
+mod live_figure;
 mod memory_figure;
 mod start_figure;
 
@@ -52,6 +53,7 @@ fn report(output: Option<&Path>) {
     let mut report = if has_kvm() { kvm_report() } else { report_from_lab() };
     report.figures.splice(0..0, start_figure::whole_emulated_run());
     report.figures.push(image_figure::pull_against_umoci());
+    report.figures.push(live_figure::exec_against_run("emulate"));
     report.starts.insert(0, start_figure::breakdown("emulate"));
     print_table(&report.figures);
     report.starts.iter().for_each(Breakdown::print);
@@ -68,6 +70,7 @@ fn kvm_report() -> Report {
             start_figure::whole_run(),
             start_figure::until_ready(),
             memory_figure::beside_the_guest(),
+            live_figure::exec_against_run("kvm"),
         ],
         starts: vec![start_figure::breakdown("kvm")],
     }

@@ -111,7 +111,10 @@ pub(crate) fn until_ready() -> Figure {
 const MACHINE_STEPS: [&str; 2] = ["machine processes started", "agent ready"];
 
 /// One of each, again and again: what slows the host down slows both down. The first pair warms caches.
-fn in_turns<T>(mut ours: impl FnMut() -> Duration, mut reference: impl FnMut() -> T) -> (Vec<Duration>, Vec<T>) {
+pub(crate) fn in_turns<T>(
+    mut ours: impl FnMut() -> Duration,
+    mut reference: impl FnMut() -> T,
+) -> (Vec<Duration>, Vec<T>) {
     ours();
     reference();
     (0..samples()).map(|_| (ours(), reference())).unzip()
