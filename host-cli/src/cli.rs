@@ -61,7 +61,7 @@ pub(crate) enum Command {
     #[command(subcommand, after_help = "Example:\n  capsid container ls -a")]
     Container(ContainerCommand),
     /// Manage pods of several containers, each pod in one microVM
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  capsid pod create --name web")]
     Pod(PodCommand),
     /// Manage volumes: disks that outlive containers
     #[command(subcommand, after_help = "Example:\n  capsid volume ls")]
