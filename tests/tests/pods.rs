@@ -204,6 +204,28 @@ fn a_pod_is_stopped_and_started_with_its_containers() {
 }
 
 #[test]
+fn a_stopped_container_gets_its_own_disk_back() {
+    let capsid = Capsid::with_busybox();
+    call(&capsid, &["pod", "create", "--name", "web"]).succeeds();
+    for name in ["one", "two"] {
+        sleeper(&capsid, "web", name, &[], "busybox");
+        call(&capsid, &["exec", name, "sh", "-c", &format!("echo {name} >/{name}")]).succeeds();
+    }
+    call(&capsid, &["stop", "-t", "0", "one", "two"]).succeeds();
+    call(&capsid, &["diff", "one"]).succeeds().prints("A /one\n");
+    // The other way round, so that each meets the other's slots.
+    call(&capsid, &["start", "two", "one"]).succeeds();
+    for name in ["one", "two"] {
+        call(&capsid, &["exec", name, "cat", &format!("/{name}")])
+            .succeeds()
+            .prints(&format!("{name}\n"));
+        call(&capsid, &["diff", name])
+            .succeeds()
+            .prints(&format!("A /{name}\n"));
+    }
+}
+
+#[test]
 fn containers_come_and_go_in_a_running_pod_and_nothing_grows() {
     let capsid = Capsid::with_busybox();
     call(&capsid, &["pod", "create", "web"]).succeeds();

@@ -215,7 +215,8 @@ impl Bay {
 }
 
 /// A container's spec with its disks named by their slots.
-pub(crate) fn name_slots(spec: &mut ContainerSpec, placed: &[Placed]) {
+pub(crate) fn with_slots(spec: &ContainerSpec, placed: &[Placed]) -> ContainerSpec {
+    let mut spec = spec.clone();
     let rename = |serial: &mut String| {
         if let Some(disk) = placed.iter().find(|disk| disk.serial == *serial) {
             *serial = slot_serial(disk.slot.slot);
@@ -229,6 +230,7 @@ pub(crate) fn name_slots(spec: &mut ContainerSpec, placed: &[Placed]) {
         }
     }
     spec.slots = placed.iter().map(|disk| disk.slot).collect();
+    spec
 }
 
 fn lengths(disk: &Disk) -> Result<Vec<u64>, BayError> {
@@ -290,7 +292,7 @@ mod tests {
                 readonly: false,
             },
         };
-        name_slots(&mut spec, &[place("s", 3), place("r", 7)]);
+        let spec = with_slots(&spec, &[place("s", 3), place("r", 7)]);
         assert_eq!(
             (spec.root.rootfs_serial.as_str(), spec.root.scratch_serial.as_str()),
             ("capsid-slot-7", "capsid-slot-3")

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use capsid_protocol::ContainerSpec;
 use tokio::sync::{Notify, watch};
 
 use super::agent::Agent;
@@ -64,6 +65,9 @@ pub(crate) struct Charge {
     pub phase: watch::Sender<Phase>,
     /// The guest, while there is one that answers.
     pub agent: RefCell<Option<Rc<Agent>>>,
+    /// The spec as a pod's machine has it, with this life's slots for disks: never written to the row, since the next
+    /// life has others.
+    pub guest_spec: RefCell<Option<ContainerSpec>>,
     /// Where the time of the last start went.
     pub moments: RefCell<Vec<Moment>>,
     pub agent_start_ns: Cell<u64>,
@@ -85,12 +89,19 @@ impl Charge {
             data: folders.data.clone(),
             phase: watch::Sender::new(Phase::Starting),
             agent: RefCell::default(),
+            guest_spec: RefCell::default(),
             moments: RefCell::default(),
             agent_start_ns: Cell::default(),
             paused: Cell::default(),
             stop_asked: watch::Sender::new(false),
             kill: Notify::new(),
         }))
+    }
+
+    /// Its spec as the guest knows it.
+    pub(crate) fn spec_in_guest(&self) -> ContainerSpec {
+        let guest_spec = self.guest_spec.borrow();
+        guest_spec.as_ref().unwrap_or(&self.container.borrow().spec).clone()
     }
 
     /// Notes whether the user wants it stopped. A row that cannot be written costs a start after the next reboot.

@@ -434,7 +434,7 @@ async fn exec(charge: &Rc<Charge>, connection: Connection, request: ExecRequest)
 async fn task(charge: &Rc<Charge>, connection: Connection, task: &[u8]) -> Result<Answer, Failure> {
     let task = Task::decode(task).map_err(|e| Failure::of(&e))?;
     let id = id::new().map_err(|e| Failure::of(&e))?;
-    let spec = super::errand::beside(&charge.container.borrow().spec, id, task);
+    let spec = super::errand::beside(&charge.spec_in_guest(), id, task);
     run_beside(charge, connection, spec, false).await
 }
 

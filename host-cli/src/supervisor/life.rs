@@ -128,11 +128,10 @@ async fn live_in_pod(
     let needed = needed(&charge.container.borrow(), state, folders, pod);
     let placed = pod.bay.put(needed.map_err(|e| LifeError::Prepare(e.into()))?).await?;
     charge.mark("disks in the machine");
-    // What joins the container finds its disks by their names in this machine as well.
-    let original = charge.container.borrow().spec.clone();
-    bay::name_slots(&mut charge.container.borrow_mut().spec, &placed);
-    let lived = live_among_others(charge, state, pod, &agent, started).await;
-    charge.container.borrow_mut().spec = original;
+    let spec = bay::with_slots(&charge.container.borrow().spec, &placed);
+    charge.guest_spec.replace(Some(spec.clone()));
+    let lived = live_among_others(charge, state, pod, &agent, spec, started).await;
+    charge.guest_spec.take();
     charge.agent.borrow_mut().take();
     match &lived {
         Ok(Stopped { disks_busy: false, .. }) | Err(LifeError::Failed(_)) => pod.bay.take_out(&placed).await,
@@ -146,9 +145,9 @@ async fn live_among_others(
     state: &State,
     pod: &Rc<Pod>,
     agent: &Rc<Agent>,
+    spec: ContainerSpec,
     started: &mut bool,
 ) -> Result<Stopped, LifeError> {
-    let spec = charge.container.borrow().spec.clone();
     let course = run_in(charge, state, agent, spec, started);
     tokio::pin!(course);
     let lived = tokio::select! {
