@@ -218,10 +218,8 @@ fn a_stopped_container_gets_its_own_disk_back() {
     for name in ["one", "two"] {
         call(&capsid, &["exec", name, "cat", &format!("/{name}")])
             .succeeds()
-            .prints(&format!("{name}\n"));
-        call(&capsid, &["diff", name])
-            .succeeds()
-            .prints(&format!("A /{name}\n"));
+            .prints(format!("{name}\n"));
+        call(&capsid, &["diff", name]).succeeds().prints(format!("A /{name}\n"));
     }
 }
 
