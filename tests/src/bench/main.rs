@@ -54,6 +54,7 @@ fn report(output: Option<&Path>) {
     report.figures.splice(0..0, start_figure::whole_emulated_run());
     report.figures.push(image_figure::pull_against_umoci());
     report.figures.push(live_figure::exec_against_run("emulate"));
+    report.figures.extend(live_figure::small_files("emulate"));
     report.starts.insert(0, start_figure::breakdown("emulate"));
     print_table(&report.figures);
     report.starts.iter().for_each(Breakdown::print);
@@ -71,6 +72,7 @@ fn kvm_report() -> Report {
             start_figure::until_ready(),
             memory_figure::beside_the_guest(),
             live_figure::exec_against_run("kvm"),
+            live_figure::idle_pod(),
         ],
         starts: vec![start_figure::breakdown("kvm")],
     }

@@ -43,7 +43,7 @@ pub(crate) fn beside_the_guest() -> Figure {
 }
 
 /// `/proc/PID/smaps`: for each mapping a line of addresses, then fields.
-fn own_kib(pid: u32) -> u64 {
+pub(crate) fn own_kib(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
     let (mut total, mut size) = (0, 0);
     for line in text.lines() {
