@@ -252,6 +252,9 @@ pub(crate) struct RunArgs {
     /// Number of CPUs' worth of time
     #[arg(long, value_name = "NUMBER")]
     pub cpus: Option<String>,
+    /// Weight among the containers of a pod, 2 to 262144; 1024 is the ordinary one
+    #[arg(short, long, value_name = "NUMBER")]
+    pub cpu_shares: Option<u64>,
     /// CPUs of the machine to use, as 0-2 or 0,1
     #[arg(long, value_name = "LIST")]
     pub cpuset_cpus: Option<String>,
@@ -497,8 +500,6 @@ pub(crate) const NOT_YET: &[&str] = &[
     "--cpu-quota",
     "--cpu-rt-period",
     "--cpu-rt-runtime",
-    "--cpu-shares",
-    "-c",
     "--cpuset-mems",
     "--device",
     "--device-cgroup-rule",

@@ -41,6 +41,8 @@ fn limits_are_what_the_flags_say() {
         "64m",
         "--cpus",
         "0.5",
+        "--cpu-shares",
+        "512",
         "--pids-limit",
         "99",
         "--cpuset-cpus",
@@ -51,6 +53,7 @@ fn limits_are_what_the_flags_say() {
     assert_eq!(cgroup["memory.max"], "67108864");
     assert_eq!(cgroup["memory.swap.max"], "0");
     assert_eq!(cgroup["cpu.max"], "50000 100000");
+    assert_eq!(cgroup["cpu.weight"], "20");
     assert_eq!(cgroup["pids.max"], "99");
     assert_eq!(cgroup["cpuset.cpus"], "0");
 }

@@ -197,7 +197,7 @@ mod tests {
     fn dockers_flags_that_are_not_honoured_are_named() {
         assert!(explain_flag("--publish=80:80").unwrap().starts_with("--publish "));
         assert!(explain_flag("-p80:80").unwrap().starts_with("-p "));
-        assert!(explain_flag("-c").is_some());
+        assert!(explain_flag("-a").is_some());
         assert!(explain_flag("--fly").is_none());
         assert!(explain_unknown_flag(&["run".into(), "-it".into(), "--network".into()]).is_some());
     }

@@ -50,6 +50,8 @@ pub(crate) enum LimitsError {
     UlimitName(String),
     #[error("--ulimit {0}: the soft limit is over the hard limit")]
     UlimitOrder(String),
+    #[error("--cpu-shares {0} is not a number from 2 to 262144")]
+    Shares(u64),
     #[error("invalid value {0} for --pids-limit")]
     Pids(i64),
 }
@@ -83,7 +85,7 @@ pub(crate) fn resolve(
         cpu_quota_us: cpus.map(quota),
         cpuset_cpus: args.cpuset_cpus.clone(),
         pids_max: pids(args.pids_limit)?,
-        cpu_weight: None,
+        cpu_weight: args.cpu_shares.map(weight).transpose()?,
     };
     match machine {
         Some(machine) => Ok((limits, machine)),
@@ -130,6 +132,16 @@ pub(super) fn machine_mib(bytes: u64) -> Result<u32, LimitsError> {
 /// `cpu.max` of a number of CPUs.
 pub(super) fn quota(cpus: f64) -> u64 {
     (cpus * CPU_PERIOD_US) as u64
+}
+
+/// The kernel's weight for docker's shares, as runc converts them.
+pub(super) fn weight(shares: u64) -> Result<u64, LimitsError> {
+    const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
+    if SHARES.contains(&shares) {
+        Ok(1 + (shares - 2) * 9_999 / 262_142)
+    } else {
+        Err(LimitsError::Shares(shares))
+    }
 }
 
 /// `--memory`; 0 is no limit.

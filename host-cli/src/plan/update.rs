@@ -5,16 +5,11 @@ use capsid_protocol::spec::Limits;
 use super::limits::{self, LimitsError, MachineSize};
 use crate::cli::UpdateArgs;
 
-/// docker's `--cpu-shares` of a container that has none, and their range.
-const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
-
 /// Why limits are not changed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum UpdateError {
     #[error(transparent)]
     Limits(#[from] LimitsError),
-    #[error("--cpu-shares {0} is not a number from 2 to 262144")]
-    Shares(u64),
     #[error("nothing to change: name a limit or --restart")]
     Nothing,
     #[error("{flag} is more than the running machine has ({has}): stop the container, update it, and start it again")]
@@ -52,7 +47,7 @@ pub(crate) fn update(
     changes.cpuset_cpus = args.cpuset_cpus.clone();
     let pids = args.pids_limit.map(|limit| limits::pids(Some(limit))).transpose()?;
     changes.pids_max = pids.map(|limit| limit.unwrap_or(u64::MAX));
-    changes.cpu_weight = args.cpu_shares.map(weight).transpose()?;
+    changes.cpu_weight = args.cpu_shares.map(limits::weight).transpose()?;
     if changes == Limits::default() && args.restart.is_none() {
         return Err(UpdateError::Nothing);
     }
@@ -104,15 +99,6 @@ fn grow(
         vcpus: machine.vcpus.max(vcpus as u8),
         memory_mib: machine.memory_mib.max(needed_mib),
     })
-}
-
-/// The kernel's weight for docker's shares, as runc converts them.
-fn weight(shares: u64) -> Result<u64, UpdateError> {
-    if SHARES.contains(&shares) {
-        Ok(1 + (shares - 2) * 9_999 / 262_142)
-    } else {
-        Err(UpdateError::Shares(shares))
-    }
 }
 
 fn merge(before: &Limits, changes: &Limits) -> Limits {
@@ -170,7 +156,7 @@ mod tests {
         assert_eq!(done.changes.memory_max_bytes, None);
         assert_eq!(changed(&[], true), Err(UpdateError::Nothing));
         assert!(changed(&["--restart", "always"], true).is_ok());
-        assert!(matches!(changed(&["-c", "1"], true), Err(UpdateError::Shares(1))));
+        assert!(matches!(changed(&["-c", "1"], true), Err(UpdateError::Limits(LimitsError::Shares(1)))));
     }
 
     #[test]

@@ -123,6 +123,7 @@ fn cgroup() -> Map<String, Value> {
     let files = [
         "cpu.max",
         "cpu.weight",
+        "cpu.weight",
         "cpu.stat",
         "cpuset.cpus",
         "cpuset.cpus.effective",
