@@ -159,7 +159,7 @@ async fn container(context: Context, command: ContainerCommand) -> anyhow::Resul
         ContainerCommand::Unpause(args) => lifecycle::pause(context, args, false).await,
         ContainerCommand::Wait(args) => lifecycle::wait(context, args).await,
         ContainerCommand::Rm(args) => lifecycle::rm(context, args).await,
-        ContainerCommand::Rename(args) => lifecycle::rename(context, &args),
+        ContainerCommand::Rename(args) => lifecycle::rename(context, &args).await,
         ContainerCommand::Prune(args) => lifecycle::prune(context, args).await,
         ContainerCommand::Ps(args) => commands::ps::run(context, &args),
         ContainerCommand::Inspect(args) => commands::inspect::containers(context, &args),

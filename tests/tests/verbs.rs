@@ -29,8 +29,8 @@ fn what_happens_is_told_in_dockers_words() {
     call(&capsid, &["exec", "web", "true"]).succeeds();
     call(&capsid, &["pause", "web"]).succeeds();
     call(&capsid, &["unpause", "web"]).succeeds();
-    call(&capsid, &["stop", "-t", "0", "web"]).succeeds();
     call(&capsid, &["rename", "web", "old"]).succeeds();
+    call(&capsid, &["stop", "-t", "0", "old"]).succeeds();
     call(
         &capsid,
         &["run", "--rm", "--name", "job", "busybox", "sh", "-c", "exit 3"],
@@ -46,13 +46,17 @@ fn what_happens_is_told_in_dockers_words() {
         "exec_die",
         "pause",
         "unpause",
+        "rename",
         "kill",
         "die",
         "stop",
-        "rename",
         "destroy",
     ];
     assert_eq!(all, expected);
+    assert_eq!(
+        actions(&capsid, &["--filter", "container=old"]),
+        ["rename", "kill", "die", "stop", "destroy"]
+    );
     assert_eq!(
         actions(&capsid, &["--filter", "container=job"]),
         ["create", "start", "die", "destroy"]

@@ -204,11 +204,15 @@ pub(super) async fn rm_one(scene: &Scene, name: &str, force: bool, volumes: bool
 }
 
 /// `capsid rename`.
-pub(crate) fn rename(context: Context, args: &RenameArgs) -> anyhow::Result<u8> {
+pub(crate) async fn rename(context: Context, args: &RenameArgs) -> anyhow::Result<u8> {
     let scene = Scene::set(context)?;
     plan::check_name(&args.name)?;
     let container = scene.state.find(&args.container)?;
     scene.state.rename(&container.id, &args.name)?;
+    if let Some(mut connection) = scene.connect(&container.id) {
+        // One that ends just now has nothing more to tell.
+        let _ = ask(&mut connection, &Request::Renamed(args.name.clone())).await;
+    }
     let old = format!("/{}", container.name);
     let renamed = scene.state.container(&container.id)?;
     events::tell(&scene.folders.data, &renamed, "rename", &[("oldName", &old)]);

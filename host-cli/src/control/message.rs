@@ -32,6 +32,8 @@ pub(crate) enum Request {
     Unpause,
     /// Its end, whenever that is.
     Wait,
+    /// The row has another name now.
+    Renamed(String),
     /// Limits and restart policy.
     Update(UpdateRequest),
     /// Its processes.

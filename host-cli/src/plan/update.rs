@@ -156,7 +156,10 @@ mod tests {
         assert_eq!(done.changes.memory_max_bytes, None);
         assert_eq!(changed(&[], true), Err(UpdateError::Nothing));
         assert!(changed(&["--restart", "always"], true).is_ok());
-        assert!(matches!(changed(&["-c", "1"], true), Err(UpdateError::Limits(LimitsError::Shares(1)))));
+        assert!(matches!(
+            changed(&["-c", "1"], true),
+            Err(UpdateError::Limits(LimitsError::Shares(1)))
+        ));
     }
 
     #[test]

@@ -106,6 +106,10 @@ async fn answer(charge: Rc<Charge>, connection: Connection, request: Request) {
         Request::Pause => freeze(&charge, true).await,
         Request::Unpause => freeze(&charge, false).await,
         Request::Wait => Ok(over(&*charge.over().await, &charge)),
+        Request::Renamed(name) => {
+            charge.container.borrow_mut().name = name;
+            Ok(Answer::Done)
+        }
         Request::Update(request) => update(&charge, &request).await,
         Request::List => list(&charge).await,
         Request::Measure => measure(&charge).await,
