@@ -3,29 +3,17 @@
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
 
+use std::fs;
 use std::process::{Child, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use capsid_tests::invocation::eventually;
+use capsid_tests::live::{alone, remove_all, send, warmed_up};
 use capsid_tests::parts::{count, patience};
 use capsid_tests::resident::{Process, descendants};
 use capsid_tests::{Capsid, Census};
-
-/// The census counts all processes below this test's: one test at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    Census::adopt_orphans();
-    guard
-}
-
-/// A first run makes what is kept on purpose: caches, the template of scratch disks, the probe's verdict.
-fn warmed_up() -> Capsid {
-    let capsid = Capsid::with_busybox();
-    capsid.run(["busybox", "true"]).succeeds();
-    capsid
-}
+use nix::sys::signal::Signal;
 
 #[test]
 fn sequential_runs_leak_nothing() {
@@ -94,18 +82,7 @@ fn await_ready(child: &mut Child) {
 }
 
 fn kill(pid: u32) {
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid"));
-    // It may have ended by itself a moment ago.
-    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-}
-
-/// Removes every container there is. A pod outlives the command that started it, whatever becomes of that.
-fn remove_all(capsid: &Capsid) {
-    let ids = capsid.call(["ps", "-aq"]).wait().succeeds().text();
-    let words = ["rm", "-f"].into_iter().chain(ids.split_whitespace());
-    if !ids.is_empty() {
-        capsid.call(words).within(120).wait().succeeds();
-    }
+    send(pid, Signal::SIGKILL);
 }
 
 /// The next commands clean up what a killed one left.
@@ -230,5 +207,36 @@ fn a_killed_load_leaves_no_half_image() {
     capsid.load(&archive).succeeds();
     capsid.run(["layers", "cat", "/stack/last"]).succeeds().prints("38\n");
     capsid.call(["rmi", "layers"]).wait().succeeds();
+    before.assert_nothing_new(&capsid);
+}
+
+/// The pod says why it ended, nothing waits for what will not come, and nothing is left.
+#[test]
+fn a_killed_file_server_ends_its_pod() {
+    let _alone = alone();
+    let capsid = warmed_up();
+    let shared = capsid.folder("shared");
+    fs::create_dir(&shared).unwrap();
+    let before = Census::take(&capsid);
+    let volume = format!("{}:/d", shared.display());
+    let script = "while true; do echo x >/d/file; done";
+    capsid.detached("one", &["-v", &volume, "busybox", "sh", "-c", script]);
+    eventually("a file", 20, || shared.join("file").exists());
+    let servers = descendants(capsid.supervisor("one")).into_iter();
+    let servers = servers.filter(|process| process.name == "capsid-fs");
+    // The one inside of its pid namespace is the last one.
+    let server = servers.map(|process| process.pid).max().unwrap();
+    let killed_at = Instant::now();
+    kill(server);
+    capsid.call(["wait", "one"]).wait().succeeds().prints("137\n");
+    assert!(killed_at.elapsed() < patience(10), "{:?}", killed_at.elapsed());
+    let error = capsid.field("one", ".State.Error");
+    assert!(
+        error.contains("the file server of") && error.contains("was killed"),
+        "{error}"
+    );
+    capsid.call(["start", "one"]).wait().succeeds();
+    capsid.call(["rm", "-f", "one"]).wait().succeeds();
+    fs::remove_file(shared.join("file")).unwrap();
     before.assert_nothing_new(&capsid);
 }

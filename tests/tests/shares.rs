@@ -7,18 +7,13 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use capsid_tests::census::Census;
+use capsid_tests::invocation::eventually;
 use capsid_tests::layer::noise;
-use capsid_tests::parts::patience;
-use capsid_tests::resident::descendants;
 use capsid_tests::{Capsid, Outcome};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -63,16 +58,6 @@ fn listing(folder: &Path) -> Vec<String> {
     }
     found.sort();
     found
-}
-
-/// Waits until `holds`.
-#[track_caller]
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + patience(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        thread::sleep(Duration::from_millis(50));
-    }
 }
 
 /// A folder to share, beside one that is not: `(parent, shared, secret)`.
@@ -404,7 +389,7 @@ fn a_folder_has_several_users() {
     thread::sleep(Duration::from_millis(500));
     fs::write(shared.join("of-the-host"), "").unwrap();
     fs::write(shared.join("turn"), "1\n").unwrap();
-    eventually("the last turn", || {
+    eventually("the last turn", 20, || {
         fs::read_to_string(shared.join("turn")).unwrap() == "3\n"
     });
     for name in ["first", "second"] {
@@ -412,44 +397,4 @@ fn a_folder_has_several_users() {
         call(&capsid, &["logs", name]).succeeds().prints("of-the-host\nturn\n");
         call(&capsid, &["rm", name]).succeeds();
     }
-}
-
-/// The pod says why it ended, nothing waits for what will not come, and nothing is left.
-#[test]
-fn a_killed_file_server_ends_its_pod() {
-    Census::adopt_orphans();
-    let (_parent, shared, _) = folders();
-    let capsid = Capsid::with_busybox();
-    shell(&capsid, &["-v", &bind(&shared, "/d")], "true").succeeds();
-    let before = Census::take(&capsid);
-    let volume = bind(&shared, "/d");
-    let script = "while true; do echo x >/d/file; done";
-    let words = [
-        "run", "-d", "--name", "one", "-v", &volume, "busybox", "sh", "-c", script,
-    ];
-    capsid.call(words).wait().succeeds();
-    eventually("a file", || shared.join("file").exists());
-    // Other tests have servers of their own.
-    let serves_this = |pid: u32| {
-        let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        words.contains(shared.to_str().unwrap())
-    };
-    let servers: Vec<_> = descendants(process::id())
-        .into_iter()
-        .filter(|process| process.name == "capsid-fs" && serves_this(process.pid))
-        .collect();
-    // The one inside of its pid namespace is the last one.
-    let server = servers.iter().map(|process| process.pid).max().unwrap();
-    let killed_at = Instant::now();
-    kill(Pid::from_raw(server as i32), Signal::SIGKILL).unwrap();
-    call(&capsid, &["wait", "one"]).succeeds().prints("137\n");
-    assert!(killed_at.elapsed() < patience(10), "{:?}", killed_at.elapsed());
-    let error = call(&capsid, &["inspect", "-f", "{{.State.Error}}", "one"]).text();
-    assert!(
-        error.contains("the file server of") && error.contains("was killed"),
-        "{error}"
-    );
-    call(&capsid, &["start", "one"]).succeeds();
-    call(&capsid, &["rm", "-f", "one"]).succeeds();
-    before.assert_nothing_new(&capsid);
 }
