@@ -84,10 +84,13 @@ fn many_starts_leave_files_and_disk_as_they_are() {
         call(&capsid, &["stop", "-t", "0", "phoenix"]).succeeds();
         (started.elapsed(), held)
     };
-    let (_, held_first) = cycle(1);
+    // From the second start on the row is written once more, and SQLite keeps a closed database's descriptor for its next
+    // use while another connection of the process has locks (os_unix.c, "pUnused"): one for all that follow.
+    cycle(1);
+    let (_, held_first) = cycle(2);
     let (before, disk_before) = (Census::take(&capsid), disk_kib(&capsid.folder("data")));
     let cycles = count("CAPSID_CYCLES", 5);
-    let (times, held): (Vec<Duration>, Vec<Held>) = (2..=cycles + 1).map(cycle).unzip();
+    let (times, held): (Vec<Duration>, Vec<Held>) = (3..=cycles + 2).map(cycle).unzip();
     before.assert_nothing_new(&capsid);
     let (held_last, disk) = (held[held.len() - 1], disk_kib(&capsid.folder("data")));
     println!("{cycles} cycles: {held_first:?} -> {held_last:?}; {disk_before} -> {disk} KiB of disk");
