@@ -13,7 +13,7 @@ pub(crate) struct Resident {
     pub shared_bytes: u64,
 }
 
-/// A mapping this large is the guest's RAM: no pod has less, and no program of ours maps as much of anything else.
+/// Mappings this large are the guest's RAM: no pod has less, and no program of ours maps as much of anything else.
 const GUEST_MAPPING_MIN_KIB: u64 = 32 << 10;
 
 /// Adds up a supervisor and its children.
@@ -36,27 +36,72 @@ pub(crate) fn of_pod(supervisor_pid: u32) -> Option<Resident> {
 
 /// Adds the mappings of one process. Guest RAM that two processes share is counted for each by its share.
 fn add(smaps: &str, total: &mut Resident) {
-    let mut size_kib = 0;
+    for area in areas(smaps) {
+        if area.kib() >= GUEST_MAPPING_MIN_KIB {
+            total.guest_bytes += area.pss_kib << 10;
+        } else {
+            total.own_bytes += area.private_kib << 10;
+            total.shared_bytes += area.shared_kib << 10;
+        }
+    }
+}
+
+/// Mappings of one thing, one directly after the other: advice about a part of a mapping has split it.
+#[derive(Debug, Default)]
+struct Area<'a> {
+    name: &'a str,
+    start: u64,
+    end: u64,
+    pss_kib: u64,
+    private_kib: u64,
+    shared_kib: u64,
+}
+
+impl Area<'_> {
+    fn kib(&self) -> u64 {
+        self.end.saturating_sub(self.start) >> 10
+    }
+}
+
+fn areas(smaps: &str) -> Vec<Area<'_>> {
+    let mut areas: Vec<Area<'_>> = Vec::new();
     for line in smaps.lines() {
-        let Some((name, rest)) = line.split_once(':') else {
+        if let Some((start, end, name)) = mapping(line) {
+            match areas.last_mut() {
+                Some(before) if before.end == start && before.name == name => before.end = end,
+                _ => areas.push(Area {
+                    name,
+                    start,
+                    end,
+                    ..Area::default()
+                }),
+            }
+            continue;
+        }
+        let Some((field, rest)) = line.split_once(':') else {
             continue;
         };
-        let Some(kib) = rest
-            .trim()
-            .strip_suffix(" kB")
-            .and_then(|number| number.trim().parse::<u64>().ok())
-        else {
+        let number = rest.trim().strip_suffix(" kB").map(str::trim);
+        let kib: u64 = number.and_then(|number| number.parse().ok()).unwrap_or(0);
+        let Some(area) = areas.last_mut() else {
             continue;
         };
-        let is_guest = size_kib >= GUEST_MAPPING_MIN_KIB;
-        match name {
-            "Size" => size_kib = kib,
-            "Pss" if is_guest => total.guest_bytes += kib << 10,
-            "Private_Clean" | "Private_Dirty" if !is_guest => total.own_bytes += kib << 10,
-            "Shared_Clean" | "Shared_Dirty" if !is_guest => total.shared_bytes += kib << 10,
+        match field {
+            "Pss" => area.pss_kib += kib,
+            "Private_Clean" | "Private_Dirty" => area.private_kib += kib,
+            "Shared_Clean" | "Shared_Dirty" => area.shared_kib += kib,
             _ => {}
         }
     }
+    areas
+}
+
+/// The first line of a mapping: addresses, rights, offset, device, inode, and a name where it has one (proc(5)).
+fn mapping(line: &str) -> Option<(u64, u64, &str)> {
+    let mut words = line.split_ascii_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
+    let address = |text| u64::from_str_radix(text, 16).ok();
+    Some((address(start)?, address(end)?, words.nth(4).unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -65,8 +110,10 @@ mod tests {
 
     #[test]
     fn mappings_are_told_apart() {
-        let smaps = "7f00-7f01 rw-s 0 0:1 5 /memfd:memory\nSize:  1048576 kB\nPss:  2048 kB\nPrivate_Dirty:  4096 kB\n\
-                     55d0-55d1 r-xp 0 0:1 6 /usr/bin/x\nSize:  100 kB\nPss:  10 kB\nShared_Clean:  80 kB\nPrivate_Dirty:  20 kB\n";
+        let smaps = "7f0000000000-7f0001000000 rw-p 00000000 00:00 0\nSize:  16384 kB\nPss:  1024 kB\nPrivate_Dirty:  1024 kB\n\
+                     7f0001000000-7f0040000000 rw-p 00000000 00:00 0\nSize:  1032192 kB\nPss:  1024 kB\nPrivate_Dirty:  3072 kB\n\
+                     7f0040000000-7f0040064000 r-xp 00000000 00:01 6 /usr/bin/x\nSize:  400 kB\nPss:  10 kB\nShared_Clean:  80 kB\n\
+                     Private_Dirty:  20 kB\n";
         let mut total = Resident::default();
         add(smaps, &mut total);
         let expected = Resident {
