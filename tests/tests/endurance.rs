@@ -113,12 +113,12 @@ fn settled(pid: u32) -> Held {
     looks.min_by_key(|held| held.fds).unwrap()
 }
 
-/// What a folder takes of the disk.
+/// What a folder takes of the disk. What goes away while it is counted, a log that rotates, takes nothing.
 fn disk_kib(folder: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let entries = fs::read_dir(folder).unwrap().flatten();
-    let sizes = entries.map(|entry| {
-        let own = entry.metadata().unwrap();
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    let sizes = entries.flatten().map(|entry| {
+        let Ok(own) = entry.metadata() else { return 0 };
         let below = if own.is_dir() { disk_kib(&entry.path()) } else { 0 };
         own.blocks() / 2 + below
     });
