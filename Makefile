@@ -45,7 +45,9 @@ deps-test: deps ## Installs the missing Debian packages for the tests
 .PHONY: build
 build: deps ## Builds capsid, capsid-vmm, capsid-fs and capsid-agent into target/release
 	@command -v $(CARGO) >/dev/null || { echo "make: cargo is not installed: see https://rustup.rs" >&2; exit 1; }
-	$(CARGO) build --release --locked -p capsid -p capsid-vmm -p capsid-fs
+	$(CARGO) build --release --locked -p capsid
+	$(CARGO) rustc --release --locked -p capsid-vmm --bin capsid-vmm -- -C target-feature=+crt-static
+	$(CARGO) rustc --release --locked -p capsid-fs --bin capsid-fs -- -C target-feature=+crt-static
 	$(CARGO) rustc --profile agent --locked -p capsid-agent --bin capsid-agent -- -C target-feature=+crt-static
 	@cmp -s $(TARGET)/agent/capsid-agent $(RELEASE)/capsid-agent || install -m 755 $(TARGET)/agent/capsid-agent $(RELEASE)/capsid-agent
 
