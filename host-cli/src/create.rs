@@ -323,6 +323,9 @@ fn surroundings(
         volumes: VolumeSources {
             from,
             shares_from,
+            of_pod: pod.map_or_else(Default::default, |pod| {
+                (pod.config.volumes.clone(), pod.config.shares.clone())
+            }),
             found: shares::find(&plan::wanted_binds(args)?, folders)?,
             container: id.clone(),
             new_names: (0..VOLUMES_MAX).map(|_| id::new()).collect::<Result<_, _>>()?,

@@ -14,11 +14,11 @@ use crate::control;
 use crate::folders::Folders;
 use crate::hold;
 use crate::plan::{Bind, FoundSource};
-use crate::state::{Container, ShareMount};
+use crate::state::ShareMount;
 
 /// The kernel's own folders.
 const KERNELS: [&str; 3] = ["/proc", "/sys", "/dev"];
-/// Name of the socket that a file server is connected by, in the container's run folder, for a moment.
+/// Name of the socket that a file server is connected by, in the run folder of the machine's owner, for a moment.
 const SOCKET: &str = "share";
 
 /// Why a folder or file cannot be shared.
@@ -49,7 +49,7 @@ pub(crate) enum ShareError {
         holds: &'static str,
         what: String,
     },
-    #[error("cannot share {path}: it was a {was} when the container was made, and is none now")]
+    #[error("cannot share {path}: it was a {was} when the mount was asked for, and is none now")]
     Changed { path: String, was: &'static str },
     #[error("cannot make a socket for the file server of {path}")]
     Socket {
@@ -157,12 +157,17 @@ fn refuse(path: &Path, folders: &Folders) -> Result<(), ShareError> {
     Ok(())
 }
 
-/// Starts a file server for each of a container's shares. Whatever is at the source now must be permitted now.
-pub(crate) fn serve(container: &Container, folders: &Folders) -> Result<(Vec<Share>, Vec<FileServer>), ShareError> {
+/// Starts a file server for each of the shares of a machine, which is that of the container or pod `id`. Whatever is at
+/// the source now must be permitted now.
+pub(crate) fn serve(
+    mounts: &[ShareMount],
+    id: &str,
+    folders: &Folders,
+) -> Result<(Vec<Share>, Vec<FileServer>), ShareError> {
     let mut shares = Vec::new();
     let mut servers = Vec::new();
-    for mount in &container.config.shares {
-        let (socket, server) = serve_one(mount, container, folders)?;
+    for mount in mounts {
+        let (socket, server) = serve_one(mount, id, folders)?;
         shares.push(Share {
             tag: mount.tag.clone(),
             socket,
@@ -172,16 +177,12 @@ pub(crate) fn serve(container: &Container, folders: &Folders) -> Result<(Vec<Sha
     Ok((shares, servers))
 }
 
-fn serve_one(
-    mount: &ShareMount,
-    container: &Container,
-    folders: &Folders,
-) -> Result<(UnixStream, FileServer), ShareError> {
+fn serve_one(mount: &ShareMount, id: &str, folders: &Folders) -> Result<(UnixStream, FileServer), ShareError> {
     let path = || mount.source.clone();
     let (real, metadata) = look(Path::new(&mount.source), folders)?;
     if is_expected(metadata.file_type(), mount.is_file) {
-        let (listener, socket) = connect(&hold::folder(&folders.run, &container.id))
-            .map_err(|source| ShareError::Socket { path: path(), source })?;
+        let (listener, socket) =
+            connect(&hold::folder(&folders.run, id)).map_err(|source| ShareError::Socket { path: path(), source })?;
         let identity = (metadata.dev(), metadata.ino());
         let server = FileServer::start(mount, &real, identity, listener)
             .map_err(|source| ShareError::Start { path: path(), source })?;

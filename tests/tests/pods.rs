@@ -4,6 +4,8 @@
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
 
+use std::fs;
+
 use capsid_tests::invocation::eventually;
 use capsid_tests::parts::{count, in_lab};
 use capsid_tests::resident::descendants;
@@ -320,6 +322,56 @@ fn the_limits_of_a_pod_hold_for_all_its_containers() {
 }
 
 #[test]
+fn every_container_has_the_pods_mounts() {
+    let capsid = Capsid::with_busybox();
+    let (shared, fixed) = (capsid.folder("shared"), capsid.folder("fixed"));
+    fs::create_dir(&shared).unwrap();
+    fs::write(&fixed, "of the host\n").unwrap();
+    let bind = format!("{}:/d", shared.display());
+    let file = format!("type=bind,source={},target=/etc/fixed,readonly", fixed.display());
+    let flags = ["-v", &bind, "-v", "words:/w", "--mount", &file];
+    call(&capsid, &[&["pod", "create", "web"], &flags[..]].concat()).succeeds();
+    let inspected = call(&capsid, &["pod", "inspect", "web"]).succeeds().json();
+    assert_eq!(inspected[0]["Mounts"].as_array().map(Vec::len), Some(3), "{inspected}");
+    sleeper(&capsid, "web", "one", &[], "busybox");
+    // Its own flag wins the place.
+    sleeper(&capsid, "web", "two", &["--tmpfs", "/w"], "busybox");
+    let shell = |name: &str, line: &str| call(&capsid, &["exec", name, "sh", "-c", line]);
+    shell("one", "echo from one >/d/one; echo kept >/w/word; cat /etc/fixed")
+        .succeeds()
+        .prints("of the host\n");
+    shell("two", "cat /d/one; ls /w; echo from two >>/d/one")
+        .succeeds()
+        .prints("from one\n");
+    assert_eq!(fs::read_to_string(shared.join("one")).unwrap(), "from one\nfrom two\n");
+    // Read-only by the host, whatever root in the machine does.
+    let privileged = ["run", "--rm", "--privileged", "--pod", "web", "busybox", "sh", "-c"];
+    let script = "mount -o remount,rw /etc/fixed; echo changed >/etc/fixed";
+    call(&capsid, &[&privileged[..], &[script]].concat()).exits(1);
+    assert_eq!(fs::read_to_string(&fixed).unwrap(), "of the host\n");
+    // They are there after a stop, and for containers that come later.
+    call(&capsid, &["pod", "stop", "-t", "0", "web"]).succeeds();
+    call(&capsid, &["pod", "start", "web"]).succeeds();
+    call(
+        &capsid,
+        &["run", "--rm", "--pod", "web", "busybox", "cat", "/d/one", "/w/word"],
+    )
+    .succeeds()
+    .prints("from one\nfrom two\nkept\n");
+    // A file server's end is the machine's: with its reason.
+    let server = descendants(supervisor(&capsid, "web"))
+        .into_iter()
+        .find(|process| process.name == "capsid-fs")
+        .unwrap();
+    kill(Pid::from_raw(server.pid as i32), Signal::SIGKILL).unwrap();
+    eventually("the machine's end", 20, || {
+        pod_field(&capsid, "web", ".State") == "Exited"
+    });
+    assert!(pod_field(&capsid, "web", ".Capsid.Error").contains("file server"));
+    call(&capsid, &["pod", "rm", "-f", "web"]).succeeds();
+}
+
+#[test]
 fn what_cannot_be_is_said_clearly() {
     let capsid = Capsid::with_busybox();
     call(&capsid, &["pod", "create", "web"]).succeeds();
@@ -342,6 +394,22 @@ fn what_cannot_be_is_said_clearly() {
         &["run", "--pod", "web", "--vcpus", "2", "busybox"],
         125,
         "--vcpus is the pod's to say",
+    );
+    one_line(
+        &["run", "--pod", "web", "-v", "/srv:/d", "busybox"],
+        125,
+        "give it to `capsid pod create -v`",
+    );
+    one_line(&["pod", "create", "-v", "/d", "other"], 1, "without a name at /d");
+    one_line(
+        &["pod", "create", "--mount", "type=tmpfs,target=/d", "other"],
+        1,
+        "a pod cannot have the tmpfs at /d",
+    );
+    one_line(
+        &["pod", "create", "-v", "/proc:/d", "other"],
+        1,
+        "which no container may have",
     );
     one_line(&["pod", "start", "nowhere"], 1, "no such pod");
     call(&capsid, &["pod", "rm", "-f", "nowhere"]).succeeds();

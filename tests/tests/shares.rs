@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use capsid_tests::invocation::eventually;
 use capsid_tests::layer::noise;
+use capsid_tests::resident::{anonymous_kib, descendants};
 use capsid_tests::{Capsid, Outcome};
 use serde_json::json;
 use tempfile::TempDir;
@@ -111,6 +112,42 @@ fn files_go_both_ways() {
     assert_eq!(fs::read_to_string(shared.join("appended")).unwrap(), "one\ntwo\n");
     assert_eq!(fs::read_dir(shared.join("a")).unwrap().count(), 203);
     assert!(!shared.join("given").exists() && !shared.join("folder").exists());
+}
+
+#[test]
+fn a_huge_folder_is_listed_whole_and_its_server_stays_small() {
+    // An emulated guest takes a millisecond for each.
+    const FILES: usize = 5_000;
+    const MADE: usize = 300;
+    let (_parent, shared, _) = folders();
+    let capsid = Capsid::with_busybox();
+    for index in 0..FILES {
+        // Long names: a listing of more than one request.
+        fs::write(shared.join(format!("{index:0200}")), "").unwrap();
+    }
+    capsid.detached("host", &["-v", &bind(&shared, "/d"), "busybox", "sleep", "1000"]);
+    let exec = |script: &str| {
+        let words = ["exec", "host", "sh", "-c", script];
+        capsid.call(words).within(300).wait().succeeds().text()
+    };
+    assert_eq!(exec("ls /d | sort -u | wc -l"), FILES.to_string());
+    // Every one is looked at, and so known to the server.
+    assert_eq!(exec("find /d -type f -size 0 | wc -l"), FILES.to_string());
+    exec(&format!("cd /d; for i in $(seq {MADE}); do : >made$i; done"));
+    assert_eq!(fs::read_dir(&shared).unwrap().count(), FILES + MADE);
+    let resident_kib: Vec<u64> = descendants(capsid.supervisor("host"))
+        .iter()
+        .filter(|process| process.name == "capsid-fs")
+        .map(|process| anonymous_kib(process.pid))
+        .collect();
+    // What it remembers of a file is some hundred bytes.
+    assert!(
+        !resident_kib.is_empty() && resident_kib.iter().all(|kib| *kib < 48 << 10),
+        "{resident_kib:?}"
+    );
+    exec("cd /d; rm made*");
+    assert_eq!(fs::read_dir(&shared).unwrap().count(), FILES);
+    call(&capsid, &["rm", "-f", "host"]).succeeds();
 }
 
 #[test]

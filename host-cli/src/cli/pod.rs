@@ -12,7 +12,8 @@ pub(crate) enum PodCommand {
     /// Make a pod: containers in it share a microVM, its network, ipc and host name
     #[command(
         after_help = "Examples:\n  capsid pod create --name web\n  capsid run -d --pod web --name db postgres\n  \
-                            capsid run -d --pod web --name app app"
+                            capsid run -d --pod web --name app app\n  \
+                            capsid pod create --name site -v ./pages:/srv:ro"
     )]
     Create(Box<PodCreateArgs>),
     /// List pods
@@ -75,6 +76,12 @@ pub(crate) struct PodCreateArgs {
     /// Limit of processes and threads of all containers together; -1 is unlimited
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     pub pids_limit: Option<i64>,
+    /// Give all its containers a volume, or a folder or file of the host's
+    #[arg(short, long, value_name = "NAME|/HOST/PATH:/PATH[:ro]")]
+    pub volume: Vec<String>,
+    /// The same, as type=bind,source=/PATH,target=/PATH[,readonly] or type=volume,source=NAME,target=/PATH[,readonly]
+    #[arg(long, value_name = "FIELDS")]
+    pub mount: Vec<String>,
     /// Size of /dev/shm, which its containers share
     #[arg(long, value_name = "BYTES")]
     pub shm_size: Option<String>,

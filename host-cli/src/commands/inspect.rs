@@ -88,6 +88,12 @@ fn describe_image(image: &Image) -> Value {
     })
 }
 
+/// docker's fields of volumes and bind mounts.
+pub(super) fn mounts(volumes: &[VolumeMount], shares: &[ShareMount], folders: &Folders) -> Vec<Value> {
+    let volumes = volumes.iter().map(|mount| describe_mount(mount, folders));
+    volumes.chain(shares.iter().map(describe_share)).collect()
+}
+
 /// docker's fields of a volume in a container; its source is the disk's file.
 fn describe_mount(mount: &VolumeMount, folders: &Folders) -> Value {
     json!({
@@ -120,7 +126,6 @@ fn describe_container(container: &Container, folders: &Folders) -> Value {
     let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
     let words: Vec<String> = spec.args.iter().map(text).collect();
     let limits = &spec.limits;
-    let mounts = config.mounts.iter().map(|mount| describe_mount(mount, folders));
     json!({
         "Id": container.id,
         "Created": clock::rfc3339(container.created_ns),
@@ -175,7 +180,7 @@ fn describe_container(container: &Container, folders: &Folders) -> Value {
             "StopSignal": config.stop_signal.to_string(),
             "StopTimeout": config.stop_timeout_s,
         },
-        "Mounts": mounts.chain(config.shares.iter().map(describe_share)).collect::<Vec<_>>(),
+        "Mounts": mounts(&config.mounts, &config.shares, folders),
         "Capsid": {
             "Accelerator": config.accelerator.word(),
             "Machine": { "Vcpus": config.machine.vcpus, "MemoryMiB": config.machine.memory_mib },

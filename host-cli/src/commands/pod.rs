@@ -11,13 +11,17 @@ use crate::cli::{
     PodStopArgs,
 };
 use crate::control::{Answer, PodRequest};
+use crate::folders::Folders;
 use crate::format::Template;
 use crate::hold::Hold;
+use crate::plan::PodSurroundings;
 use crate::state::{Container, Pod, PodStatus, State, StateError};
-use crate::{clock, create, error_text, id, labels, names, parts, plan, session, settings, start};
+use crate::{clock, create, error_text, id, labels, names, parts, plan, session, settings, shares, start};
 
 /// How often a generated name is tried.
 const NAME_ATTEMPTS: u32 = 10;
+/// Where the disks of its containers are: one device of its machine.
+const BAYS: usize = 1;
 
 const COLUMNS: [(&str, &str); 5] = [
     ("ID", "POD ID"),
@@ -62,12 +66,20 @@ fn create(context: Context, args: &PodCreateArgs) -> anyhow::Result<u8> {
     }
     let wanted = args.name.as_deref().or(args.plain_name.as_deref());
     let random = session::random(4)?;
-    let host_cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let id = id::new()?;
+    let around = || -> anyhow::Result<_> {
+        Ok(PodSurroundings {
+            id: id.clone(),
+            accelerator: AccelChoice::named(accelerator.name()),
+            host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            found: shares::find(&plan::wanted_pod_binds(args)?, &folders)?,
+            room: accelerator.disks_max() - BAYS,
+        })
+    };
     let mut attempt = 0;
     loop {
         let name = wanted.map_or_else(|| names::generate(&random, attempt), Into::into);
-        let mut config = plan::pod(args, &name, AccelChoice::named(accelerator.name()), host_cpus)?;
+        let mut config = plan::pod(args, &name, around()?)?;
         config.kernel = config.kernel.map(std::path::absolute).transpose()?;
         let pod = Pod {
             id: id.clone(),
@@ -150,12 +162,12 @@ fn row(pod: &Pod, containers: &[Container], whole: bool) -> Value {
 
 fn inspect(context: Context, args: &PodInspectArgs) -> anyhow::Result<u8> {
     let template = args.format.as_deref().map(Template::parse).transpose()?;
-    let (_, state) = context.state()?;
+    let (folders, state) = context.state()?;
     let mut found = Vec::new();
     let mut code = 0;
     for name in &args.pods {
         match state.find_pod(name) {
-            Ok(pod) => found.push(whole(&pod, &state)?),
+            Ok(pod) => found.push(whole(&pod, &state, &folders)?),
             Err(error) => {
                 error_text::tell(&error);
                 code = 1;
@@ -167,7 +179,7 @@ fn inspect(context: Context, args: &PodInspectArgs) -> anyhow::Result<u8> {
 }
 
 /// podman's fields, and what only Capsid has below `Capsid`.
-fn whole(pod: &Pod, state: &State) -> anyhow::Result<Value> {
+fn whole(pod: &Pod, state: &State, folders: &Folders) -> anyhow::Result<Value> {
     let containers = state.containers_of(&pod.id)?;
     let config = &pod.config;
     let mut shared = vec!["ipc", "net", "uts"];
@@ -191,6 +203,7 @@ fn whole(pod: &Pod, state: &State) -> anyhow::Result<Value> {
         "Containers": containers.iter().map(describe).collect::<Vec<_>>(),
         "memory_limit": config.limits.memory_max_bytes.unwrap_or(0),
         "cpu_quota": config.limits.cpu_quota_us.unwrap_or(0),
+        "Mounts": super::inspect::mounts(&config.volumes, &config.shares, folders),
         "Capsid": {
             "Accelerator": config.accelerator.word(),
             "Machine": { "Vcpus": config.machine.vcpus, "MemoryMiB": config.machine.memory_mib },

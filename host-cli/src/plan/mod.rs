@@ -27,7 +27,7 @@ pub(crate) use binds::{Bind, FoundSource};
 pub(crate) use environment::{parse_file, parse_flag};
 pub(crate) use health::health;
 pub(crate) use limits::MachineSize;
-pub(crate) use pod::pod;
+pub(crate) use pod::{PodSurroundings, pod, wanted_binds as wanted_pod_binds};
 pub(crate) use security::{SeccompChoice, SecurityOptions};
 
 pub(crate) use signal::parse as parse_signal;
@@ -127,7 +127,7 @@ pub(crate) enum PlanError {
 
 /// Reads the bind mounts, so that the caller knows which sources to look for.
 pub(crate) fn wanted_binds(args: &RunArgs) -> Result<Vec<Bind>, PlanError> {
-    Ok(mounts::wanted_binds(args)?)
+    Ok(mounts::binds(&mounts::wanted(&args.tmpfs, &args.volume, &args.mount)?))
 }
 
 /// Reads `--security-opt`, so that the caller knows which profile to load.
@@ -164,9 +164,7 @@ pub(crate) fn plan(
         volumes,
         shares,
     } = mounts::resolve(args, &image.volumes, around.volumes, pod.is_some())?;
-    if pod.is_some() && !shares.is_empty() {
-        return Err(pod::PodError::Binds.into());
-    }
+    pod.map_or(Ok(()), |pod| pod::check_shares(&shares, pod))?;
     let mut own_files = files(&hostname);
     // A file of the user's at the same place is the one that is wanted.
     own_files.retain(|file| mounts.iter().all(|mount| mount.target != file.path));

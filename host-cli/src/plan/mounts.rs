@@ -41,13 +41,13 @@ pub(crate) struct Mounts {
     pub shares: Vec<ShareMount>,
 }
 
-/// The bind mounts that the flags ask for.
-pub(crate) fn wanted_binds(args: &RunArgs) -> Result<Vec<Bind>, MountError> {
-    let binds = wanted(args)?.into_iter().filter_map(|one| match one {
-        Wanted::Bind(bind) => Some(bind),
+/// The bind mounts among what is wanted.
+pub(super) fn binds(wanted: &[Wanted]) -> Vec<Bind> {
+    let binds = wanted.iter().filter_map(|one| match one {
+        Wanted::Bind(bind) => Some(bind.clone()),
         Wanted::Volume { .. } | Wanted::Tmpfs(_) => None,
     });
-    Ok(binds.collect())
+    binds.collect()
 }
 
 /// Decides what is mounted.
@@ -62,7 +62,7 @@ pub(crate) fn resolve(
     } else {
         memory(shm_bytes(args.shm_size.as_deref())?, 0o1777)
     };
-    let wanted = wanted(args)?;
+    let wanted = wanted(&args.tmpfs, &args.volume, &args.mount)?;
     let (volumes, shares) = volumes::resolve(&wanted, image_volumes, sources)?;
     let tmpfs = wanted.into_iter().filter_map(|one| match one {
         Wanted::Tmpfs(mount) => Some(mount),
@@ -105,16 +105,16 @@ fn memory(size_bytes: u64, mode: u32) -> Source {
     })
 }
 
-/// What the flags ask for.
-fn wanted(args: &RunArgs) -> Result<Vec<Wanted>, MountError> {
+/// What `--tmpfs`, `-v` and `--mount` ask for.
+pub(super) fn wanted(tmpfs: &[String], volumes: &[String], mounts: &[String]) -> Result<Vec<Wanted>, MountError> {
     let mut wanted = Vec::new();
-    for flag in &args.tmpfs {
+    for flag in tmpfs {
         wanted.push(Wanted::Tmpfs(parse_tmpfs(flag)?));
     }
-    for flag in &args.volume {
+    for flag in volumes {
         wanted.push(volumes::parse_volume(flag)?);
     }
-    for flag in &args.mount {
+    for flag in mounts {
         wanted.push(volumes::parse_mount(flag)?);
     }
     Ok(wanted)

@@ -2,11 +2,13 @@
 
 use capsid_protocol::spec::{Limits, Pod as PodSpec};
 
+use super::binds::{Bind, FoundSource};
 use super::limits::{self, LimitsError};
 use super::mounts::{self, MountError};
+use super::volumes::{self, VolumeSources, Wanted};
 use super::{PlanError, check_labels, check_name, sysctls};
 use crate::cli::{AccelChoice, PodCreateArgs, RunArgs};
-use crate::state::{PodConfig, PodLimits};
+use crate::state::{PodConfig, PodLimits, ShareMount};
 
 /// Namespaces that are always shared: a machine has one network, and the rest goes with it.
 const ALWAYS: [&str; 3] = ["ipc", "net", "uts"];
@@ -22,29 +24,66 @@ pub(crate) enum PodError {
     InPod(&'static str),
     #[error("--memory of {wanted} bytes is more than the {limit} bytes of the pod")]
     MemoryOverPod { wanted: u64, limit: u64 },
-    #[error("bind mounts are not honoured yet in a pod: use a named volume")]
-    Binds,
+    #[error(
+        "a pod's machine cannot be given {0} once it is there: give it to `capsid pod create -v`, for all its containers"
+    )]
+    Bind(String),
+    #[error("a pod cannot have {0}: only named volumes and bind mounts, which all its containers have")]
+    Mount(String),
+    #[error("cannot mount what was asked for")]
+    Mounts(#[from] MountError),
     #[error("invalid limit")]
     Limits(#[from] LimitsError),
     #[error("invalid shared memory")]
     Shm(#[source] MountError),
 }
 
+/// What the plan of a pod is made from beside its flags.
+#[derive(Debug)]
+pub(crate) struct PodSurroundings {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    pub accelerator: AccelChoice,
+    /// CPUs of the host.
+    pub host_cpus: usize,
+    /// The sources of its bind mounts, one for each in the order of [`wanted_binds`].
+    pub found: Vec<FoundSource>,
+    /// Most bind mounts that its machine has room for.
+    pub room: usize,
+}
+
+/// Reads the pod's bind mounts, so that the caller knows which sources to look for.
+pub(crate) fn wanted_binds(args: &PodCreateArgs) -> Result<Vec<Bind>, PlanError> {
+    Ok(mounts::binds(&wanted(args)?))
+}
+
+fn wanted(args: &PodCreateArgs) -> Result<Vec<Wanted>, PodError> {
+    let wanted = mounts::wanted(&[], &args.volume, &args.mount)?;
+    let refused = wanted.iter().find_map(|one| match one {
+        Wanted::Volume { name: None, target, .. } => Some(format!("the volume without a name at {target}")),
+        Wanted::Tmpfs(mount) => Some(format!("the tmpfs at {}", mount.target)),
+        Wanted::Volume { .. } | Wanted::Bind(_) => None,
+    });
+    refused.map_or(Ok(wanted), |what| Err(PodError::Mount(what)))
+}
+
 /// Makes the plan of a pod of that name.
-pub(crate) fn pod(
-    args: &PodCreateArgs,
-    name: &str,
-    accelerator: AccelChoice,
-    host_cpus: usize,
-) -> Result<PodConfig, PlanError> {
+pub(crate) fn pod(args: &PodCreateArgs, name: &str, around: PodSurroundings) -> Result<PodConfig, PlanError> {
     check_name(name)?;
     check_labels(&args.label)?;
     // Said now, not by the first container.
     sysctls(&args.sysctl)?;
-    let (limits, machine) = limits::resolve_pod(args, host_cpus).map_err(PodError::Limits)?;
+    let (limits, machine) = limits::resolve_pod(args, around.host_cpus).map_err(PodError::Limits)?;
+    let sources = VolumeSources {
+        found: around.found,
+        container: around.id,
+        room: around.room,
+        ..VolumeSources::default()
+    };
+    let (volumes, shares) = volumes::resolve(&wanted(args)?, &[], sources).map_err(|e| PodError::Mounts(e.into()))?;
     Ok(PodConfig {
         machine,
-        accelerator,
+        accelerator: around.accelerator,
         kernel: args.kernel.clone(),
         labels: args.label.clone(),
         hostname: super::hostname(args.hostname.as_deref(), name)?,
@@ -52,6 +91,8 @@ pub(crate) fn pod(
         shm_bytes: mounts::shm_bytes(args.shm_size.as_deref()).map_err(PodError::Shm)?,
         sysctls: args.sysctl.clone(),
         limits,
+        volumes,
+        shares,
     })
 }
 
@@ -93,6 +134,15 @@ pub(super) fn check(args: &RunArgs, pod: &PodConfig) -> Result<(), PodError> {
     match (memory, pod.limits.memory_max_bytes) {
         (Some(wanted), Some(limit)) if wanted > limit => Err(PodError::MemoryOverPod { wanted, limit }),
         _ => Ok(()),
+    }
+}
+
+/// Refuses shares that the pod's machine was not given.
+pub(super) fn check_shares(shares: &[ShareMount], pod: &PodConfig) -> Result<(), PodError> {
+    let is_pods = |share: &&ShareMount| pod.shares.iter().any(|own| own.tag == share.tag);
+    match shares.iter().find(|share| !is_pods(share)) {
+        Some(share) => Err(PodError::Bind(share.source.clone())),
+        None => Ok(()),
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) enum VolumeError {
     NoTarget(String),
     #[error("two mounts have the same place {0}")]
     Duplicate(String),
-    #[error("the container has {count} volumes and bind mounts, and {max} are the most that it can have here")]
+    #[error("{count} volumes and bind mounts are wanted, and there can be {max} here at the most")]
     TooMany { count: usize, max: usize },
     #[error("invalid --volumes-from {0:?}: write CONTAINER[:ro|rw]")]
     From(String),
@@ -233,6 +233,8 @@ pub(crate) struct VolumeSources {
     pub new_names: Vec<String>,
     /// Shares of the containers of `--volumes-from`.
     pub shares_from: Vec<ShareMount>,
+    /// What the pod gives all its containers.
+    pub of_pod: (Vec<VolumeMount>, Vec<ShareMount>),
     /// The sources of the bind mounts, one for each in the order of [`wanted_binds`](super::wanted_binds).
     pub found: Vec<FoundSource>,
     /// The container's id.
@@ -241,7 +243,8 @@ pub(crate) struct VolumeSources {
     pub room: usize,
 }
 
-/// The container's volumes. docker's order of who wins a place: flags, then `--volumes-from`, then the image.
+/// The container's volumes. docker's order of who wins a place: flags, then `--volumes-from`, then the image; a pod's come
+/// after the flags.
 pub(super) fn resolve(
     wanted: &[Wanted],
     image: &[String],
@@ -295,9 +298,11 @@ pub(super) fn resolve(
             });
         }
     }
-    let inherited: Vec<VolumeMount> = sources
-        .from
+    let (volumes_of_pod, mut shares_of_pod) = sources.of_pod;
+    shares_of_pod.retain(|share| taken.insert(share.target.clone()));
+    let inherited: Vec<VolumeMount> = volumes_of_pod
         .into_iter()
+        .chain(sources.from)
         .filter(|mount| taken.insert(mount.target.clone()))
         .collect();
     for share in sources.shares_from {
@@ -320,6 +325,8 @@ pub(super) fn resolve(
     if count > max {
         return Err(VolumeError::TooMany { count, max });
     }
+    // Their devices are the pod's, and there already.
+    shares.extend(shares_of_pod);
     Ok((volumes, shares))
 }
 
@@ -510,6 +517,37 @@ mod tests {
         ];
         let (volumes, _) = resolve(&wanted, &[], sources()).unwrap();
         assert!(volumes.iter().all(|mount| mount.serial == "capsid-vol-0"));
+    }
+
+    #[test]
+    fn a_pods_mounts_come_after_the_flags() {
+        let share = |target: &str| ShareMount {
+            source: "/of/pod".into(),
+            target: target.into(),
+            readonly: false,
+            is_file: false,
+            tag: "share-pod-0".into(),
+        };
+        let volume = |name: &str| VolumeMount {
+            volume: name.into(),
+            target: "/w".into(),
+            readonly: false,
+            populate: true,
+            anonymous: false,
+            serial: String::new(),
+        };
+        let sources = VolumeSources {
+            of_pod: (vec![volume("pods")], vec![share("/d"), share("/e")]),
+            from: vec![volume("another's")],
+            // Two disks: the devices of its shares are there already.
+            room: 2,
+            ..VolumeSources::default()
+        };
+        let own = parse_volume("own:/e").unwrap();
+        let (volumes, shares) = resolve(&[own], &[], sources).unwrap();
+        let names: Vec<_> = volumes.iter().map(|mount| mount.volume.as_str()).collect();
+        assert_eq!(names, ["own", "pods"]);
+        assert_eq!(shares, [share("/d")]);
     }
 
     #[test]

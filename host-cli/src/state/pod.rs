@@ -6,7 +6,7 @@ use std::str::FromStr;
 use rusqlite::{ErrorCode, Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Container, State, StateError};
+use super::{Container, ShareMount, State, StateError, VolumeMount};
 use crate::cli::AccelChoice;
 use crate::plan::MachineSize;
 
@@ -46,6 +46,12 @@ pub(crate) struct PodConfig {
     /// `NAME=VALUE` each.
     pub sysctls: Vec<String>,
     pub limits: PodLimits,
+    /// Named volumes that all its containers have; without serials, which each container numbers for itself.
+    #[serde(default)]
+    pub volumes: Vec<VolumeMount>,
+    /// Folders and files of the host's that its machine is given, and all its containers have.
+    #[serde(default)]
+    pub shares: Vec<ShareMount>,
 }
 
 /// Limits of all containers together.

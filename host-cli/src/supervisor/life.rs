@@ -21,11 +21,11 @@ use super::agent::Agent;
 use super::bay::{self, BayError, DiskKey, Needed};
 use super::charge::{Charge, Outcome, Phase};
 use super::health;
-use super::machine::{self, MachineError, Sockets, Wanted};
+use super::machine::{self, MachineError, Prepared, Sockets, Wanted};
 use super::pod::Pod;
 use super::streams::{StreamError, StreamOpener};
 use super::{BOOT_TIMEOUT, LAST_WORDS};
-use crate::accelerator::{self, Disk, MachineEnd, RunningMachine};
+use crate::accelerator::{self, Disk, FileServer, MachineEnd, RunningMachine};
 use crate::clock;
 use crate::control::Failure;
 use crate::folders::Folders;
@@ -204,9 +204,11 @@ fn needed(container: &Container, state: &State, folders: &Folders, pod: &Pod) ->
 
 /// Starts the container's own machine.
 fn start(charge: &Charge, state: &State, folders: &Folders) -> Result<(RunningMachine, Sockets), LifeError> {
-    let started = start_machine(&charge.container.borrow(), state, folders)?;
+    let (machine, servers) = prepare(&charge.container.borrow(), state, folders)?;
+    charge.mark("machine prepared");
+    let (machine, sockets) = machine.start()?;
     charge.mark("machine processes started");
-    Ok(started)
+    Ok((accelerator::guard(machine, servers), sockets))
 }
 
 /// Starts a machine with a container's disks and shares.
@@ -215,8 +217,16 @@ pub(super) fn start_machine(
     state: &State,
     folders: &Folders,
 ) -> Result<(RunningMachine, Sockets), LifeError> {
+    let (machine, servers) = prepare(container, state, folders)?;
+    let (machine, sockets) = machine.start()?;
+    Ok((accelerator::guard(machine, servers), sockets))
+}
+
+/// Opens what a container's machine needs, and starts what serves its shares.
+fn prepare(container: &Container, state: &State, folders: &Folders) -> Result<(Prepared, Vec<FileServer>), LifeError> {
     let disks = disks(container, state, folders).map_err(|e| LifeError::Prepare(e.into()))?;
-    let (shares, servers) = shares::serve(container, folders).map_err(|e| LifeError::Prepare(e.into()))?;
+    let served = shares::serve(&container.config.shares, &container.id, folders);
+    let (shares, servers) = served.map_err(|e| LifeError::Prepare(e.into()))?;
     let wanted = Wanted {
         accelerator: container.config.accelerator,
         size: container.config.machine,
@@ -225,8 +235,7 @@ pub(super) fn start_machine(
         bay: None,
         shares,
     };
-    let (machine, sockets) = machine::start(folders, wanted)?;
-    Ok((accelerator::guard(machine, servers), sockets))
+    Ok((machine::prepare(folders, wanted)?, servers))
 }
 
 fn disks(container: &Container, state: &State, folders: &Folders) -> anyhow::Result<Vec<Disk>> {

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::UnixStream;
 
-use crate::accelerator::{self, Disk, MachineEnd, MachineParts, RunningMachine, Share};
+use crate::accelerator::{self, Accelerator, Disk, MachineEnd, MachineParts, RunningMachine, Share};
 use crate::cli::AccelChoice;
 use crate::folders::Folders;
 use crate::plan::MachineSize;
@@ -44,8 +44,22 @@ pub(super) struct Sockets {
     pub control: OwnedFd,
 }
 
-/// Starts the machine's processes.
-pub(super) fn start(folders: &Folders, wanted: Wanted<'_>) -> Result<(RunningMachine, Sockets), MachineError> {
+/// Everything that a machine's processes are started with, opened.
+pub(super) struct Prepared {
+    accelerator: Box<dyn Accelerator>,
+    parts: MachineParts,
+    sockets: Sockets,
+}
+
+impl Prepared {
+    /// Starts the machine's processes.
+    pub(super) fn start(self) -> Result<(RunningMachine, Sockets), MachineError> {
+        Ok((self.accelerator.start(self.parts)?, self.sockets))
+    }
+}
+
+/// Opens what the machine needs.
+pub(super) fn prepare(folders: &Folders, wanted: Wanted<'_>) -> Result<Prepared, MachineError> {
     let (sockets, session, control) = Sockets::pair()?;
     let (accelerator, _) =
         accelerator::choose(wanted.accelerator, &folders.run).map_err(|e| MachineError::Prepare(e.into()))?;
@@ -63,7 +77,11 @@ pub(super) fn start(folders: &Folders, wanted: Wanted<'_>) -> Result<(RunningMac
         })
     };
     let parts = open().map_err(|e| MachineError::Prepare(e.into()))?;
-    Ok((accelerator.start(parts)?, sockets))
+    Ok(Prepared {
+        accelerator,
+        parts,
+        sockets,
+    })
 }
 
 /// A machine's end that was told, or was not.

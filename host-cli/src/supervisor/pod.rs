@@ -8,6 +8,7 @@
 //! ```
 
 use std::cell::RefCell;
+use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 
 use anyhow::Context as _;
@@ -24,14 +25,14 @@ use super::life::sanitise;
 use super::machine::{self, MachineError, Sockets, Wanted};
 use super::streams::StreamOpener;
 use super::{ACCEPT_PAUSE, BOOT_TIMEOUT, CLIENTS_MAX, Inheritance, LAST_WORDS, client};
-use crate::accelerator::{MachineEnd, RunningMachine};
+use crate::accelerator::{self, MachineEnd, RunningMachine};
 use crate::control::{self, Answer, Connection, Failure, PodRequest};
 use crate::folders::Folders;
 use crate::hold::Hold;
 use crate::session::{Session, SessionError};
 use crate::signals::Signals;
 use crate::state::{self, State};
-use crate::{clock, error_text};
+use crate::{clock, error_text, shares};
 
 /// How far the machine is.
 #[derive(Debug, Clone)]
@@ -152,15 +153,7 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
     let mut clients = JoinSet::new();
     clients.spawn_local(serve(Rc::clone(&pod), Rc::clone(&folders), first));
     let error = {
-        let wanted = Wanted {
-            accelerator: row.config.accelerator,
-            size: row.config.machine,
-            kernel: row.config.kernel.as_deref(),
-            disks: Vec::new(),
-            bay: Some(machine_bay),
-            shares: Vec::new(),
-        };
-        let course = run(&pod, &folders, wanted);
+        let course = run(&pod, &folders, &row, machine_bay);
         tokio::pin!(course);
         loop {
             tokio::select! {
@@ -205,8 +198,8 @@ fn prepare(folders: &Folders, id: &str, hold: &Hold) -> anyhow::Result<(State, s
 }
 
 /// The machine, from its start to its end: why it ended.
-async fn run(pod: &Rc<Pod>, folders: &Folders, wanted: Wanted<'_>) -> PodError {
-    let error = match machine::start(folders, wanted) {
+async fn run(pod: &Rc<Pod>, folders: &Folders, row: &state::Pod, bay: OwnedFd) -> PodError {
+    let error = match start(folders, row, bay) {
         Err(error) => error.into(),
         Ok((mut machine, sockets)) => {
             let error = run_started(pod, &mut machine, sockets).await;
@@ -227,6 +220,23 @@ async fn run(pod: &Rc<Pod>, folders: &Folders, wanted: Wanted<'_>) -> PodError {
     };
     pod.phase.send_replace(Phase::Down(end));
     error
+}
+
+/// Starts the pod's machine; it ends with each of the processes that serve its shares.
+fn start(folders: &Folders, row: &state::Pod, bay: OwnedFd) -> Result<(RunningMachine, Sockets), MachineError> {
+    let config = &row.config;
+    let served = shares::serve(&config.shares, &row.id, folders);
+    let (shares, servers) = served.map_err(|e| MachineError::Prepare(e.into()))?;
+    let wanted = Wanted {
+        accelerator: config.accelerator,
+        size: config.machine,
+        kernel: config.kernel.as_deref(),
+        disks: Vec::new(),
+        bay: Some(bay),
+        shares,
+    };
+    let (machine, sockets) = machine::prepare(folders, wanted)?.start()?;
+    Ok((accelerator::guard(machine, servers), sockets))
 }
 
 async fn run_started(pod: &Rc<Pod>, machine: &mut RunningMachine, sockets: Sockets) -> PodError {
@@ -291,8 +301,8 @@ async fn serve(pod: Rc<Pod>, folders: Rc<Folders>, mut connection: Connection) {
 }
 
 /// Attends a container until its end.
-async fn adopt(pod: &Rc<Pod>, folders: &Rc<Folders>, id: String, fds: Vec<std::os::fd::OwnedFd>) {
-    let Ok([lock, connection]) = <[std::os::fd::OwnedFd; 2]>::try_from(fds) else {
+async fn adopt(pod: &Rc<Pod>, folders: &Rc<Folders>, id: String, fds: Vec<OwnedFd>) {
+    let Ok([lock, connection]) = <[OwnedFd; 2]>::try_from(fds) else {
         return;
     };
     let Ok(first) = Connection::inherited(connection) else {
