@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use capsid_tests::invocation::{eventually, wait_until};
 use capsid_tests::live::{alone, call, detached, end_of, remove_all, send, spawn, warmed_up};
-use capsid_tests::parts::{count, patience};
+use capsid_tests::parts::{count, part, patience};
 use capsid_tests::resident::{Held, descendants};
 use capsid_tests::{Capsid, Census, Terminal};
 use nix::sys::signal::Signal;
@@ -52,11 +52,17 @@ fn a_process_killed_at_any_moment_leaves_nothing_and_loses_nothing() {
     detached(&capsid, "first", "sleep 1000");
     let whole = started.elapsed();
     call(&capsid, &["rm", "-f", "first"]).succeeds();
+    // The first volume makes the lock of all.
+    call(&capsid, &["volume", "create", "box"]).succeeds();
+    call(&capsid, &["volume", "rm", "box"]).succeeds();
+    fs::create_dir(capsid.folder("shared")).unwrap();
     let before = Census::take(&capsid);
-    let verbs = ["run", "start", "stop", "rm", "exec"];
-    let victims = ["cli", "supervisor", "capsid-vmm", "qemu"];
+    let verbs = ["run", "start", "stop", "rm", "exec", "cp", "volume"];
+    let victims = ["cli", "supervisor", "capsid-vmm", "qemu", "capsid-fs", "agent"];
+    let all = verbs.iter().flat_map(|verb| victims.map(|victim| (*verb, victim)));
+    let pairs: Vec<_> = all.filter(|(verb, victim)| is_there(victim, verb)).collect();
     for round in 0..count("CAPSID_CRASH_ROUNDS", 1) {
-        for (number, (verb, victim)) in verbs.iter().flat_map(|v| victims.map(|w| (*v, w))).enumerate() {
+        for (number, (verb, victim)) in pairs.iter().copied().enumerate() {
             // Spread over the whole of it, at other places in each round.
             let tenth = u32::try_from((number * 7 + round * 3) % 10).unwrap();
             let moment = match verb {
@@ -71,33 +77,69 @@ fn a_process_killed_at_any_moment_leaves_nothing_and_loses_nothing() {
     before.assert_nothing_new(&capsid);
 }
 
+/// Whether there is such a process while the verb does its work. The agent is there once its container runs.
+fn is_there(victim: &str, verb: &str) -> bool {
+    match verb {
+        "volume" => victim == "cli",
+        "run" | "start" => victim != "agent",
+        _ => true,
+    }
+}
+
+/// Ends the agent. No process in a guest can kill its first one; its kernel can be told to panic in its stead.
+const PANIC: [&str; 5] = [
+    "exec",
+    "it",
+    "sh",
+    "-c",
+    "echo 2 >/proc/sys/vm/panic_on_oom; exec tail /dev/zero",
+];
+
 fn kill_one(capsid: &Capsid, verb: &str, victim: &str, moment: Duration) {
     let what = format!("{verb}, {victim} killed after {moment:?}");
-    match verb {
-        "run" => {}
-        "start" => drop(call(capsid, &["create", "--name", "it", "busybox", "sleep", "1000"]).succeeds()),
-        _ => drop(detached(capsid, "it", "sleep 1000")),
+    let bind = format!("{}:/d", capsid.folder("shared").display());
+    let copied = part("capsid-probe").display().to_string();
+    let mut flags = vec!["--name", "it"];
+    match victim {
+        "capsid-fs" => flags.extend(["-v", &bind]),
+        "agent" => flags.extend(["--privileged", "-m", "24m"]),
+        _ => {}
     }
-    let words: &[&str] = match verb {
-        "run" => &["run", "-d", "--name", "it", "busybox", "sleep", "1000"],
-        "start" => &["start", "it"],
-        "stop" => &["stop", "-t", "0", "it"],
-        "rm" => &["rm", "-f", "it"],
-        _ => &["exec", "it", "sleep", "0.2"],
+    let container = [&flags[..], &["busybox", "sleep", "1000"]].concat();
+    match verb {
+        "run" | "volume" => {}
+        "start" => drop(call(capsid, &[&["create"], &container[..]].concat()).succeeds()),
+        _ => drop(call(capsid, &[&["run", "-d"], &container[..]].concat()).succeeds()),
+    }
+    let words = match verb {
+        "run" => [&["run", "-d"], &container[..]].concat(),
+        "start" => vec!["start", "it"],
+        "stop" => vec!["stop", "-t", "0", "it"],
+        "rm" => vec!["rm", "-f", "it"],
+        "cp" => vec!["cp", &copied, "it:/copied"],
+        "volume" => vec!["volume", "create", "box"],
+        _ => vec!["exec", "it", "sleep", "0.2"],
     };
-    let cli = spawn(capsid, words);
+    let panic = (victim == "agent").then(|| spawn(capsid, &PANIC));
+    let cli = spawn(capsid, &words);
     thread::sleep(moment);
     if let Some(pid) = find_victim(&cli, victim) {
         send(pid, Signal::SIGKILL);
     }
-    let (_, output) = end_of(cli, &what);
+    let (code, output) = end_of(cli, &what);
+    panic.map(|panic| end_of(panic, &what));
+    if verb == "volume" {
+        let there = call(capsid, &["volume", "ls", "-q"]).succeeds().text();
+        assert!(code != Some(0) || there == "box", "{what}: acknowledged and lost");
+        return drop(call(capsid, &["volume", "rm", "-f", "box"]).succeeds());
+    }
     let known = call(capsid, &["ps", "-aq", "--no-trunc"]).succeeds().text();
     if verb == "run" && output.trim().len() == 64 {
         assert!(known.contains(output.trim()), "{what}: acknowledged and lost");
     }
-    // `start` and `exec` lose no container, whoever is killed.
+    // These lose no container, whoever is killed.
     assert!(
-        !matches!(verb, "start" | "stop" | "exec") || !known.is_empty(),
+        !matches!(verb, "start" | "stop" | "exec" | "cp") || !known.is_empty(),
         "{what}: lost"
     );
     call(capsid, &["rm", "-f", "it"]).succeeds();

@@ -41,7 +41,7 @@ const RUN: &[&str] = &["run", "-d", "--name", "it", "busybox", "sleep", "1000"];
 const VOLUME: &[&str] = &["volume", "create", "box"];
 
 /// What is there before, and what is killed.
-const TRIALS: [(&[&str], &[&str]); 9] = [
+const TRIALS: [(&[&str], &[&str]); 11] = [
     (&[], CREATE),
     (
         &[],
@@ -52,6 +52,8 @@ const TRIALS: [(&[&str], &[&str]); 9] = [
     (CREATE, &["start", "it"]),
     (CREATE, &["rm", "it"]),
     (RUN, &["exec", "it", "true"]),
+    (RUN, &["cp", "/etc/passwd", "it:/tmp"]),
+    (CREATE, &["cp", "it:/etc", "-"]),
     (RUN, &["stop", "-t", "0", "it"]),
     (RUN, &["rm", "-f", "it"]),
 ];
