@@ -100,8 +100,9 @@ soak: deps-test build build-tests kernel ## Leak, stream and crash tests at full
 			--test endurance --test full_disk --test killed_pods -- --nocapture --test-threads 1
 
 .PHONY: fuzz
-fuzz: build-tests ## Random input against the parsers of hostile bytes, SECONDS_EACH seconds each
-	PROPTEST_CASES=$$(( $(or $(SECONDS_EACH),60) * 2000 )) $(CARGO) test --locked --release --workspace --exclude capsid-tests -- propert
+fuzz: deps ## Coverage-guided fuzzing of what reads hostile bytes, SECONDS_EACH seconds each; TARGETS=... for some
+	@tests/scripts/require-packages g++ zstd attr
+	tests/scripts/fuzz $(or $(SECONDS_EACH),60) $(TARGETS)
 
 .PHONY: install
 install: ## Installs under PREFIX (after `make build kernel`)

@@ -17,6 +17,8 @@ mod confined;
 mod converter;
 mod digest;
 mod erofs;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod job;
 mod json;
 mod layer;

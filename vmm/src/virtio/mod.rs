@@ -10,6 +10,6 @@ pub mod rng;
 pub mod share;
 pub(crate) mod status;
 mod sys;
-#[cfg(test)]
-pub(crate) mod test_driver;
+#[cfg(any(test, fuzzing))]
+pub mod test_driver;
 pub mod vsock;

@@ -1,5 +1,5 @@
-//! The driver's side of a queue, for tests: it writes to guest memory what a guest's kernel, or an attacker in its
-//! place, would.
+//! The driver's side of a queue, for tests and fuzz targets: it writes to guest memory what a guest's kernel, or an
+//! attacker in its place, would.
 
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -7,34 +7,49 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use super::device::{Cause, Device, QueueFault, Signals};
 
 /// Bytes of guest memory; two regions, so that buffers can lie across their border.
-pub(crate) const MEMORY_BYTES: u64 = 4 << 20;
+pub const MEMORY_BYTES: u64 = 4 << 20;
 const SIZE: u16 = 64;
 const QUEUE_BYTES: u64 = 0x2000;
 
 /// One descriptor: address, length, whether the device writes.
-pub(crate) type Part = (u64, u32, bool);
+pub type Part = (u64, u32, bool);
 
 /// Memory of a guest.
-pub(crate) fn memory() -> GuestMemoryMmap {
+pub fn memory() -> GuestMemoryMmap {
     let half = MEMORY_BYTES / 2;
     let ranges = [(GuestAddress(0), half as usize), (GuestAddress(half), half as usize)];
     GuestMemoryMmap::from_ranges(&ranges).expect("address space")
 }
 
+/// Writes to guest memory.
+///
+/// # Panics
+/// When the place is not in memory.
+#[cfg(fuzzing)]
+pub fn write(memory: &GuestMemoryMmap, bytes: &[u8], address: u64) {
+    memory.write_slice(bytes, GuestAddress(address)).expect("in memory");
+}
+
 /// A queue of the driver. Queue n lies at n * 8 KiB; the rest is free from [`TestQueue::FREE`] on.
-pub(crate) struct TestQueue {
+pub struct TestQueue {
     base: u64,
     next_descriptor: u16,
     available: u16,
     used_seen: u16,
-    pub(crate) queue: Queue,
+    /// As the device has it.
+    pub queue: Queue,
 }
 
 impl TestQueue {
     /// Where no queue lies.
-    pub(crate) const FREE: u64 = 0x10000;
+    pub const FREE: u64 = 0x10000;
 
-    pub(crate) fn new(index: u64) -> Self {
+    /// Queue `index`, empty.
+    ///
+    /// # Panics
+    /// Never: its addresses are aligned.
+    #[must_use]
+    pub fn new(index: u64) -> Self {
         let base = index * QUEUE_BYTES + 0x1000;
         let mut queue = Queue::new(SIZE).expect("a power of two");
         queue.try_set_desc_table_address(GuestAddress(base)).expect("aligned");
@@ -55,7 +70,7 @@ impl TestQueue {
     }
 
     /// Makes a chain available; its head.
-    pub(crate) fn add(&mut self, memory: &GuestMemoryMmap, parts: &[Part]) -> u16 {
+    pub fn add(&mut self, memory: &GuestMemoryMmap, parts: &[Part]) -> u16 {
         let head = self.next_descriptor % SIZE;
         for (index, &(address, bytes, writable)) in parts.iter().enumerate() {
             let slot = self.next_descriptor % SIZE;
@@ -75,7 +90,7 @@ impl TestQueue {
     }
 
     /// Makes `head` available, whatever its descriptors are.
-    pub(crate) fn offer(&mut self, memory: &GuestMemoryMmap, head: u16) {
+    pub fn offer(&mut self, memory: &GuestMemoryMmap, head: u16) {
         let ring = self.base + 0x800;
         let entry = GuestAddress(ring + 4 + u64::from(self.available % SIZE) * 2);
         memory.write_obj(head, entry).expect("in memory");
@@ -86,7 +101,7 @@ impl TestQueue {
     }
 
     /// Chains used since the last call: head and bytes written.
-    pub(crate) fn used(&mut self, memory: &GuestMemoryMmap) -> Vec<(u16, u32)> {
+    pub fn used(&mut self, memory: &GuestMemoryMmap) -> Vec<(u16, u32)> {
         let ring = self.base + 0x1000;
         let index: u16 = memory.read_obj(GuestAddress(ring + 2)).expect("in memory");
         let mut used = Vec::new();
@@ -102,7 +117,7 @@ impl TestQueue {
 }
 
 /// Lets `device` work on `queues`.
-pub(crate) fn process(
+pub fn process(
     device: &mut dyn Device,
     cause: Cause,
     memory: &GuestMemoryMmap,

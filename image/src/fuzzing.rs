@@ -1,0 +1,31 @@
+//! Doors for the fuzz targets (`tests/fuzz`) into what is nobody else's to call.
+
+use std::fs::File;
+use std::io::Seek;
+
+use crate::layer::convert::convert_layer;
+use crate::manifest::Document;
+use crate::rootfs::{Stack, merge};
+
+/// Reads a manifest or an index of images.
+pub fn manifest(bytes: &[u8]) {
+    let _ = Document::parse(bytes, None);
+}
+
+/// Converts a layer, and makes a rootfs of what came of it, twice over itself.
+///
+/// # Panics
+/// When a layer that was accepted cannot be made into a rootfs for another reason than what it holds.
+pub fn layer(bytes: &[u8], data: File, mut index: File, out: &File) {
+    let handed = index.try_clone().expect("an fd");
+    if convert_layer(bytes, data, handed).is_err() {
+        return;
+    }
+    index.rewind().expect("a file");
+    let again = index.try_clone().expect("an fd");
+    let stack = Stack {
+        blobs: vec![0, 1],
+        blob_blocks: vec![1 << 20, 1 << 20],
+    };
+    let _ = merge(&stack, vec![index, again], out);
+}

@@ -1,0 +1,63 @@
+//! What the targets share: a guest that is played by the fuzzer's bytes.
+//!
+//! | target | reads | must reach |
+//! |---|---|---|
+//! | `frames` | what an agent or a host says | the codec of every message |
+//! | `documents` | manifests, configs and references of images | the parsers |
+//! | `layer` | a layer, packed or not | index, tree and EROFS writer |
+//! | `block` | the requests of a guest | every kind of request |
+//! | `vsock` | the packets of a guest | every operation |
+//!
+//! Devices are given well-formed rings, whose chains are the fuzzer's: a ring that is refused at once would leave what is
+//! behind it untouched. `tests/scripts/fuzz` ends with an error when a target does not reach what it is for.
+
+use capsid_vmm::virtio::test_driver::Part;
+
+/// The fuzzer's bytes, taken from the front. When they are used up, zeros follow.
+#[derive(Debug)]
+pub struct Bytes<'a>(pub &'a [u8]);
+
+impl<'a> Bytes<'a> {
+    /// Whether all are used up.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// As many as are left, of `count`.
+    pub fn take(&mut self, count: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(count.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+
+    /// One of them.
+    pub fn byte(&mut self) -> u8 {
+        self.take(1).first().copied().unwrap_or(0)
+    }
+
+    /// A little-endian number of `N` bytes.
+    pub fn number<const N: usize>(&mut self) -> u64 {
+        self.take(N)
+            .iter()
+            .rev()
+            .fold(0, |value, byte| value << 8 | u64::from(*byte))
+    }
+
+    /// A chain of descriptors: mostly of buffers that are in memory, now and then of any.
+    pub fn parts(&mut self) -> Vec<Part> {
+        let count = 1 + self.byte() % 6;
+        (0..count).map(|_| self.part()).collect()
+    }
+
+    fn part(&mut self) -> Part {
+        let kind = self.byte();
+        let (address, bytes) = if kind & 0x0e == 0 {
+            (self.number::<8>(), self.number::<4>() as u32)
+        } else {
+            // Anywhere from the free memory on, in units that keep alignments likely.
+            (0x10000 + (self.number::<2>() << 4), self.number::<2>() as u32)
+        };
+        (address, bytes, kind & 1 == 1)
+    }
+}
