@@ -50,7 +50,7 @@ use crate::folders::Folders;
 use crate::hold::Hold;
 use crate::signals::Signals;
 use crate::state::{Container, Exit, RestartPolicy, State, StateError, Status};
-use crate::{clock, error_text, store_folder, volumes};
+use crate::{clock, error_text, store_folder, sys, volumes};
 
 pub(crate) use life::sanitise;
 
@@ -137,7 +137,8 @@ async fn attend(folders: &Folders, inheritance: Inheritance, pod: Option<Rc<Pod>
                     // A disk that is full for the log may be so for the row: its end is told again with the container's.
                     let _ = state.set_error(&id, &words);
                 }
-                Some(_) = clients.join_next() => {}
+                // What a command needed, the next minutes mostly do not.
+                Some(_) = clients.join_next() => sys::forget_code(),
                 // The host shuts down, or somebody ends us: as `capsid stop`.
                 () = interruption(&mut signals) => charge.stop_in_background(None),
             }
