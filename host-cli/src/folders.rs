@@ -14,6 +14,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::reserve;
+
 /// The folders of one invocation. They exist, belong to the caller, and nobody else can enter them.
 #[derive(Debug, Clone)]
 pub(crate) struct Folders {
@@ -46,6 +48,7 @@ impl Folders {
         let run = run.unwrap_or_else(default_run);
         make_private(&data)?;
         make_private(&run)?;
+        reserve::keep(&data);
         Ok(Self { data, run })
     }
 }

@@ -28,6 +28,7 @@
 //! | `seccomp/` | profiles to filters |
 //! | `probe`, `doctor` | what this host can do |
 //! | `folders`, `parts`, `settings` | where things are |
+//! | `reserve` | room for commands on a full disk |
 
 mod accelerator;
 mod attachment;
@@ -55,6 +56,7 @@ mod parts;
 mod plan;
 mod probe;
 mod progress;
+mod reserve;
 mod resident;
 mod scratch;
 mod seccomp;

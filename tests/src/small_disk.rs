@@ -29,6 +29,12 @@ impl SmallDisk {
         let _ = nix::fcntl::posix_fallocate(&file, 0, i64::try_from(bytes).expect("a small disk"));
     }
 
+    /// The same, when the room that Capsid holds back for that is used up as well.
+    pub fn exhaust(&self, left: u64) {
+        let _ = fs::remove_file(self.0.join("reserve"));
+        self.fill(left);
+    }
+
     /// Gives all of it back.
     pub fn empty(&self) {
         let _ = fs::remove_file(self.filler());

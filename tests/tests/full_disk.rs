@@ -73,7 +73,7 @@ fn every_verb_says_that_the_disk_is_full_and_loses_nothing() {
             if !first.is_empty() {
                 call(&capsid, first).succeeds();
             }
-            disk.fill(left_kib << 10);
+            disk.exhaust(left_kib << 10);
             let outcome = call(&capsid, words);
             disk.empty();
             refused += usize::from(outcome.code() != 0);
@@ -120,6 +120,28 @@ fn assert_kept(capsid: &Capsid, first: &[&str], words: &[&str], outcome: &Outcom
         ["volume", "create", ..] => assert!(has_box || !acknowledged, "{outcome}"),
         _ => {}
     }
+}
+
+#[test]
+fn a_disk_without_a_byte_free_is_emptied_by_the_usual_verbs() {
+    let _alone = alone();
+    let Some((capsid, disk)) = on_small_disk("a_disk_without_a_byte_free") else {
+        return;
+    };
+    for name in ["stopped", "running"] {
+        call(&capsid, &["run", "-d", "--name", name, "busybox", "sleep", "1000"]).succeeds();
+    }
+    call(&capsid, &["stop", "-t", "0", "stopped"]).succeeds();
+    call(&capsid, VOLUME).succeeds();
+    disk.fill(0);
+    call(&capsid, &["ps", "-a", "-q"]).succeeds();
+    call(&capsid, &["stop", "-t", "0", "running"]).succeeds();
+    call(&capsid, &["ps", "-a", "-q"]).succeeds();
+    call(&capsid, &["rm", "stopped", "running"]).succeeds();
+    call(&capsid, &["volume", "rm", "box"]).succeeds();
+    call(&capsid, &["rmi", "busybox"]).succeeds();
+    disk.empty();
+    call(&capsid, &["ps", "-aq"]).succeeds().prints("");
 }
 
 #[test]

@@ -1,0 +1,79 @@
+//! A little of the disk that is held back for when there is nothing else: the commands that free it again need some.
+//!
+//! SQLite takes 32 KiB of shared memory to open the state, and some pages to change it; on a disk without a byte free not
+//! even `capsid ps` could work, let alone `capsid rm`. So a file takes up some room while there is enough, and gives it up
+//! when there is none.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+
+/// In the data folder.
+const NAME: &str = "reserve";
+/// What some commands take: shared memory, journal and pages of two databases.
+const RESERVE_BYTES: u64 = 1 << 20;
+/// With less than this free, a command may fail.
+const SCARCE_BYTES: u64 = RESERVE_BYTES / 2;
+/// With less than this free, there are better uses for it.
+const PLENTY_BYTES: u64 = 8 * RESERVE_BYTES;
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Make,
+    GiveUp,
+    Nothing,
+}
+
+/// Holds room back, or gives it up, as the disk of the data folder is now. What cannot be done is not: commands work
+/// without it, but on a full disk.
+pub(crate) fn keep(data: &Path) {
+    let path = data.join(NAME);
+    let Ok(disk) = statvfs(data) else { return };
+    let held_bytes = fs::symlink_metadata(&path).map_or(0, |file| file.blocks() * 512);
+    match step(disk.f_bavail.saturating_mul(disk.f_frsize), held_bytes) {
+        Step::Make => drop(make(&path)),
+        Step::GiveUp => drop(fs::remove_file(&path)),
+        Step::Nothing => {}
+    }
+}
+
+fn step(free_bytes: u64, held_bytes: u64) -> Step {
+    match (free_bytes, held_bytes) {
+        (..SCARCE_BYTES, 1..) => Step::GiveUp,
+        (PLENTY_BYTES.., ..RESERVE_BYTES) => Step::Make,
+        _ => Step::Nothing,
+    }
+}
+
+fn make(path: &Path) -> std::io::Result<()> {
+    let file = File::create(path)?;
+    let made = fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES);
+    // Half of it would be taken for none, and made anew each time.
+    made.or_else(|_| fs::remove_file(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_held_back_while_there_is_enough() {
+        assert_eq!(step(PLENTY_BYTES, 0), Step::Make);
+        assert_eq!(step(PLENTY_BYTES, RESERVE_BYTES / 4), Step::Make);
+        assert_eq!(step(PLENTY_BYTES, RESERVE_BYTES), Step::Nothing);
+        assert_eq!(step(SCARCE_BYTES, RESERVE_BYTES), Step::Nothing);
+        assert_eq!(step(SCARCE_BYTES - 1, RESERVE_BYTES), Step::GiveUp);
+        assert_eq!(step(0, 0), Step::Nothing);
+    }
+
+    #[test]
+    fn the_reserve_takes_room() {
+        let folder = tempfile::tempdir().unwrap();
+        keep(folder.path());
+        let file = fs::metadata(folder.path().join(NAME)).unwrap();
+        assert!(file.blocks() * 512 >= RESERVE_BYTES);
+    }
+}
