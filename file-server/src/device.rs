@@ -9,7 +9,7 @@ use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatu
 use vhost_user_backend::{VhostUserBackend, VringRwLock, VringT};
 use virtio_bindings::virtio_config::{VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_VERSION_1};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
-use virtio_queue::{DescriptorChain, QueueT};
+use virtio_queue::{DescriptorChain, QueueOwnedT};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 
@@ -65,8 +65,13 @@ impl FileDevice {
     fn work_off(&self, vring: &VringRwLock) -> io::Result<()> {
         let memory = self.memory.memory();
         loop {
-            // The ring's lock is not held while a request is carried out.
-            let next = vring.get_mut().get_queue_mut().pop_descriptor_chain(memory.clone());
+            // The ring's lock is not held while a request is carried out. `pop_descriptor_chain` would take an index
+            // that no ring can have for an empty ring, and this loop would never end.
+            let next = {
+                let mut ring = vring.get_mut();
+                let mut chains = ring.get_queue_mut().iter(memory.clone()).map_err(io::Error::other)?;
+                chains.next()
+            };
             let Some(chain) = next else {
                 return Ok(());
             };
@@ -88,6 +93,11 @@ impl FileDevice {
         let Ok(writer) = VirtioFsWriter::new(memory, chain) else {
             return 0;
         };
+        // What the chain holds, and not what its first words claim: parts that lie over one another can make a chain
+        // far larger than the guest, and some requests are copied whole before they are refused (CVE-2016-5403's kind).
+        if reader.available_bytes() > limits::MESSAGE_BYTES || writer.available_bytes() > limits::MESSAGE_BYTES {
+            return 0;
+        }
         let answered = self.server.handle_message(reader, Writer::VirtioFs(writer), None, None);
         answered.map_or(0, |bytes| u32::try_from(bytes).unwrap_or(0))
     }

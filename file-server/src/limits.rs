@@ -7,6 +7,9 @@ pub(crate) const QUEUE_SIZE: usize = 1024;
 /// the library allocates what it is asked for.
 pub(crate) const LISTING_BYTES: u32 = 1 << 20;
 
+/// Most bytes of a request, and of the room for its answer: `max_pages` of data, and a page for what stands before them.
+pub(crate) const MESSAGE_BYTES: usize = (1 << 20) + 4096;
+
 /// Most files that are open or known to the guest at a time, where the host permits as many: each is an fd.
 pub(crate) const FDS: u64 = 1 << 20;
 
