@@ -3,6 +3,7 @@
 //! Records are delimited by their length and by nothing else: the value of `SCHILY.xattr.security.capability` is binary
 //! and may hold newlines. A reader that splits lines instead can be shown other names and sizes than docker sees.
 
+use crate::limits::XATTRS_MAX;
 use crate::reader::Xattr;
 use crate::sparse::SparseFormat;
 
@@ -52,7 +53,7 @@ impl Pax {
             }
             b"GNU.sparse.name" => self.path = text(),
             key => match (key.strip_prefix(b"SCHILY.xattr."), key.strip_prefix(b"GNU.sparse.")) {
-                (Some(name), _) => self.set_xattr(name, value),
+                (Some(name), _) => self.set_xattr(name, value)?,
                 (_, Some(field)) => self.sparse.set(field, value).ok_or(MalformedPax)?,
                 _ => {}
             },
@@ -60,12 +61,16 @@ impl Pax {
         Ok(())
     }
 
-    fn set_xattr(&mut self, name: &[u8], value: &[u8]) {
+    fn set_xattr(&mut self, name: &[u8], value: &[u8]) -> Result<(), MalformedPax> {
         self.xattrs.retain(|xattr| xattr.name != name);
+        if self.xattrs.len() == XATTRS_MAX {
+            return Err(MalformedPax);
+        }
         self.xattrs.push(Xattr {
             name: name.to_vec(),
             value: value.to_vec(),
         });
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::io::{self, Read};
 
-use crate::limits::{SPARSE_FRAGMENTS_MAX, TAR_HEADER_BYTES_MAX};
+use crate::limits::{SPARSE_FRAGMENTS_MAX, TAR_HEADER_BYTES_MAX, TAR_HEADERS_BYTES_MAX};
 use crate::pax::{Pax, decimal};
 use crate::sparse::{Fragment, SparseMap, SparseSource, pairs};
 
@@ -57,8 +57,8 @@ pub enum ReadTarError {
     /// A header is not one.
     #[error("bad header checksum")]
     Checksum,
-    /// A header is over its limit.
-    #[error("header is longer than {} MiB", TAR_HEADER_BYTES_MAX >> 20)]
+    /// A header is over its limit, or all that come before a member are over theirs.
+    #[error("header is longer than {} MiB, or those of one file together than {} MiB", TAR_HEADER_BYTES_MAX >> 20, TAR_HEADERS_BYTES_MAX >> 20)]
     LongHeader,
     /// A PAX header is none.
     #[error("malformed PAX header")]
@@ -70,6 +70,9 @@ pub enum ReadTarError {
     #[error("invalid {0}")]
     Field(&'static str),
 }
+
+/// Digits of the largest number of a sparse map.
+const DECIMAL_DIGITS_MAX: usize = 20;
 
 /// Reads an archive member by member.
 pub struct TarReader<R> {
@@ -132,6 +135,7 @@ impl<R: Read> TarReader<R> {
     pub fn next_member(&mut self) -> Result<Option<Member>, ReadTarError> {
         let mut extensions = Extensions::default();
         let mut extended = false;
+        let mut headers_bytes = 0;
         loop {
             self.skip_rest()?;
             let Some(header) = self.header()? else {
@@ -147,7 +151,13 @@ impl<R: Read> TarReader<R> {
             }
             extended = kind != b'g';
             let size = number(&header[124..136]).and_then(|n| u64::try_from(n).ok());
-            let bytes = self.extension(size.ok_or(ReadTarError::Field("size"))?)?;
+            let size = size.ok_or(ReadTarError::Field("size"))?;
+            // An archive of nothing else would be read for ever, and kept by whoever keeps what stands before a member.
+            headers_bytes = size.saturating_add(headers_bytes).saturating_add(BLOCK as u64);
+            if headers_bytes > TAR_HEADERS_BYTES_MAX {
+                return Err(ReadTarError::LongHeader);
+            }
+            let bytes = self.extension(size)?;
             match kind {
                 b'x' => extensions.pax = Pax::parse(&bytes).map_err(|_| ReadTarError::Pax)?,
                 b'L' => extensions.long_name = Some(until_nul(&bytes).to_vec()),
@@ -237,31 +247,35 @@ impl<R: Read> TarReader<R> {
 
     /// Format 1.0: decimal lines (how many fragments, then offset and length of each) padded to a block.
     fn sparse_map_in_data(&mut self, size: u64) -> Result<SparseMap, ReadTarError> {
-        let mut lines = Vec::new();
-        let mut numbers_left = None;
-        while numbers_left != Some(0) {
+        let mut numbers: Vec<u64> = Vec::new();
+        let mut digits = Vec::with_capacity(DECIMAL_DIGITS_MAX);
+        loop {
             if self.stored_left < BLOCK as u64 {
                 return Err(ReadTarError::Sparse);
             }
             let block = self.block()?.ok_or(ReadTarError::Truncated)?;
             self.stored_left -= BLOCK as u64;
-            lines.extend_from_slice(&block);
-            let mut complete: Vec<&[u8]> = lines.split(|&b| b == b'\n').collect();
-            complete.pop();
-            let Some(first) = complete.first() else {
-                return Err(ReadTarError::Sparse);
-            };
-            let count: usize = decimal(first)
-                .filter(|&n| n <= SPARSE_FRAGMENTS_MAX)
-                .ok_or(ReadTarError::Sparse)?;
-            numbers_left = Some((2 * count).saturating_sub(complete.len() - 1));
-            if numbers_left == Some(0) {
-                let numbers: Option<Vec<u64>> = complete[1..=2 * count].iter().map(|line| decimal(line)).collect();
-                let fragments = numbers.as_deref().and_then(pairs).ok_or(ReadTarError::Sparse)?;
-                return SparseMap::new(fragments, size, self.stored_left).ok_or(ReadTarError::Sparse);
+            for byte in block {
+                if byte != b'\n' {
+                    // A line without an end would be kept whole (CVE-2025-58183 is that of Go's reader).
+                    if digits.len() == DECIMAL_DIGITS_MAX {
+                        return Err(ReadTarError::Sparse);
+                    }
+                    digits.push(byte);
+                    continue;
+                }
+                numbers.push(decimal(&digits).ok_or(ReadTarError::Sparse)?);
+                digits.clear();
+                let count = numbers[0];
+                if count > SPARSE_FRAGMENTS_MAX as u64 {
+                    return Err(ReadTarError::Sparse);
+                }
+                if numbers.len() as u64 == 1 + 2 * count {
+                    let fragments = pairs(&numbers[1..]).ok_or(ReadTarError::Sparse)?;
+                    return SparseMap::new(fragments, size, self.stored_left).ok_or(ReadTarError::Sparse);
+                }
             }
         }
-        Err(ReadTarError::Sparse)
     }
 
     /// The next header, or `None` at the end of the archive.
@@ -336,6 +350,24 @@ impl<R: Read> TarReader<R> {
             io::ErrorKind::UnexpectedEof => ReadTarError::Truncated,
             _ => ReadTarError::Read(error),
         })
+    }
+}
+
+impl<R: Read> TarReader<R> {
+    /// Passes over the hole that comes next in the content, if one does: its length.
+    pub fn skip_hole(&mut self) -> u64 {
+        let content = &mut self.content;
+        let hole = match &content.sparse {
+            Some(map) if content.position < content.size => map.stretch(content.position),
+            _ => return 0,
+        };
+        match hole {
+            (length, false) => {
+                content.position += length;
+                length
+            }
+            (_, true) => 0,
+        }
     }
 }
 

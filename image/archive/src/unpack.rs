@@ -7,11 +7,12 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use crate::limits::{DEPTH_MAX, ENTRIES_MAX, PATH_BYTES_MAX};
+use crate::limits::{DEPTH_MAX, ENTRIES_MAX, FOLDER_NAMES_BYTES_MAX, PATH_BYTES_MAX};
 use crate::reader::{Member, ReadTarError, TarReader};
 
 /// Bytes written at a time; as many zeros become a hole.
@@ -32,6 +33,9 @@ pub enum UnpackError {
     /// More members than the limit.
     #[error("more than {ENTRIES_MAX} files")]
     Many,
+    /// More names of folders than the limit.
+    #[error("more than {} MiB of names of folders", FOLDER_NAMES_BYTES_MAX >> 20)]
+    ManyFolders,
     /// A folder is to be where something else is.
     #[error("cannot overwrite non-directory {0:?} with directory")]
     NotFolder(String),
@@ -99,10 +103,31 @@ pub struct Unpacked {
     pub devices_left_out: usize,
 }
 
-/// A folder that was made, and what it gets when all is in it.
+/// A folder that was made, and what it gets when all is in it. There may be millions: nothing of its member stays that
+/// is not needed then.
 struct Made {
-    path: Vec<OsString>,
-    member: Member,
+    path: PathBuf,
+    attributes: Attributes,
+}
+
+/// What a file or folder gets from its member.
+#[derive(Clone, Copy)]
+struct Attributes {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    mtime: (i64, u32),
+}
+
+impl Attributes {
+    fn of(member: &Member) -> Self {
+        Self {
+            mode: member.mode,
+            uid: member.uid,
+            gid: member.gid,
+            mtime: member.mtime,
+        }
+    }
 }
 
 struct Unpacker<'a> {
@@ -110,6 +135,8 @@ struct Unpacker<'a> {
     how: &'a Unpacking,
     done: Unpacked,
     folders: Vec<Made>,
+    /// Bytes of their names.
+    folder_names_bytes: usize,
     /// Device and inode of the files of this archive: what hard links may name.
     files: HashSet<(u64, u64)>,
     /// The folder of the last member.
@@ -124,6 +151,7 @@ impl Unpacking {
             how: self,
             done: Unpacked::default(),
             folders: Vec::new(),
+            folder_names_bytes: 0,
             files: HashSet::new(),
             recent: None,
         };
@@ -181,7 +209,7 @@ fn failed(path: &[OsString]) -> impl Fn(Errno) -> UnpackError {
 }
 
 impl Unpacker<'_> {
-    fn make(&mut self, member: Member, content: &mut impl Read) -> Result<(), UnpackError> {
+    fn make(&mut self, member: Member, content: &mut TarReader<impl Read>) -> Result<(), UnpackError> {
         self.done.entries += 1;
         if self.done.entries > ENTRIES_MAX {
             return Err(UnpackError::Many);
@@ -196,7 +224,7 @@ impl Unpacker<'_> {
         };
         let folder = self.folder(parent)?;
         if member.kind == b'5' {
-            return self.make_folder(&folder, name, path.clone(), member);
+            return self.make_folder(&folder, name, &path, &member);
         }
         match member.kind {
             b'0' => self.make_file(&folder, name, &path, &member, content)?,
@@ -215,7 +243,7 @@ impl Unpacker<'_> {
         }
         if member.kind != b'0' {
             self.set_owner(&folder, name, &member).map_err(failed(&path))?;
-            set_times(&folder, name, &member).map_err(failed(&path))?;
+            set_times(&folder, name, Attributes::of(&member)).map_err(failed(&path))?;
         }
         Ok(())
     }
@@ -255,21 +283,34 @@ impl Unpacker<'_> {
         &mut self,
         parent: &OwnedFd,
         name: &OsStr,
-        path: Vec<OsString>,
-        member: Member,
+        path: &[OsString],
+        member: &Member,
     ) -> Result<(), UnpackError> {
         // Ours alone, and writable, until all is in it.
         match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)) {
             Ok(()) => {
-                self.folders.push(Made { path, member });
+                let whole: PathBuf = path.iter().collect();
+                self.folder_names_bytes += whole.as_os_str().len();
+                if self.folder_names_bytes > FOLDER_NAMES_BYTES_MAX {
+                    return Err(UnpackError::ManyFolders);
+                }
+                if !member.xattrs.is_empty() {
+                    let folder = open_to_change(parent, name).map_err(failed(path))?;
+                    self.set_xattrs(folder, member);
+                }
+                let attributes = Attributes::of(member);
+                self.folders.push(Made {
+                    path: whole,
+                    attributes,
+                });
                 Ok(())
             }
             Err(Errno::EXIST) => match open_folder(parent, name) {
                 Ok(_) => Ok(()),
-                Err(Errno::NOTDIR | Errno::LOOP) => Err(UnpackError::NotFolder(shown(&path))),
-                Err(e) => Err(failed(&path)(e)),
+                Err(Errno::NOTDIR | Errno::LOOP) => Err(UnpackError::NotFolder(shown(path))),
+                Err(e) => Err(failed(path)(e)),
             },
-            Err(e) => Err(failed(&path)(e)),
+            Err(e) => Err(failed(path)(e)),
         }
     }
 
@@ -288,7 +329,7 @@ impl Unpacker<'_> {
         name: &OsStr,
         path: &[OsString],
         member: &Member,
-        content: &mut impl Read,
+        content: &mut TarReader<impl Read>,
     ) -> Result<(), UnpackError> {
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = match self.clear(folder, name, path) {
@@ -318,7 +359,10 @@ impl Unpacker<'_> {
         self.done.bytes += member.size;
         let stat = rustix::fs::fstat(&file).map_err(failed(path))?;
         self.files.insert((stat.st_dev, stat.st_ino));
-        self.set_attributes(&file, member).map_err(failed(path))
+        self.set_owner_and_mode(&file, Attributes::of(member))
+            .map_err(failed(path))?;
+        self.set_xattrs(&file, member);
+        rustix::fs::futimens(&file, &times(member.mtime)).map_err(failed(path))
     }
 
     fn make_link(
@@ -354,12 +398,12 @@ impl Unpacker<'_> {
             _ => FileType::Fifo,
         };
         let device = rustix::fs::makedev(member.device.0, member.device.1);
-        let mode = Mode::from_raw_mode(self.mode(member));
+        let mode = Mode::from_raw_mode(self.mode(member.mode));
         rustix::fs::mknodat(folder, name, kind, mode, device).map_err(failed(path))
     }
 
-    fn mode(&self, member: &Member) -> u32 {
-        member.mode & if self.how.keep_privileges { 0o7777 } else { 0o1777 }
+    fn mode(&self, mode: u32) -> u32 {
+        mode & if self.how.keep_privileges { 0o7777 } else { 0o1777 }
     }
 
     fn set_owner(&self, folder: &OwnedFd, name: &OsStr, member: &Member) -> Result<(), Errno> {
@@ -371,11 +415,15 @@ impl Unpacker<'_> {
     }
 
     /// Owner first: a change of owner clears set-user-id bits and capabilities.
-    fn set_attributes(&self, file: impl AsFd, member: &Member) -> Result<(), Errno> {
+    fn set_owner_and_mode(&self, file: impl AsFd, attributes: Attributes) -> Result<(), Errno> {
         if self.how.keep_owners {
-            rustix::fs::fchown(&file, Some(Uid::from_raw(member.uid)), Some(Gid::from_raw(member.gid)))?;
+            let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
+            rustix::fs::fchown(&file, Some(uid), Some(gid))?;
         }
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(self.mode(member)))?;
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(self.mode(attributes.mode)))
+    }
+
+    fn set_xattrs(&self, file: impl AsFd, member: &Member) {
         for xattr in &member.xattrs {
             let is_taken =
                 xattr.name.starts_with(b"user.") || (self.how.keep_privileges && xattr.name == b"security.capability");
@@ -384,21 +432,22 @@ impl Unpacker<'_> {
                 let _ = rustix::fs::fsetxattr(&file, xattr.name.as_slice(), &xattr.value, XattrFlags::empty());
             }
         }
-        rustix::fs::futimens(&file, &times(member))
     }
 
     /// Folders get what they are to have, the innermost first: a time is not changed by what is made in them later.
     fn finish(mut self) -> Result<Unpacked, UnpackError> {
         self.recent = None;
         for made in std::mem::take(&mut self.folders).into_iter().rev() {
-            let Some((name, parent)) = made.path.split_last() else {
+            let path: Vec<OsString> = made.path.iter().map(Into::into).collect();
+            let Some((name, parent)) = path.split_last() else {
                 continue;
             };
             let parent = self.folder(parent)?;
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let set = rustix::fs::openat(&parent, name, flags, Mode::empty())
-                .and_then(|folder| self.set_attributes(folder, &made.member));
-            set.map_err(failed(&made.path))?;
+            let set = open_to_change(&parent, name).and_then(|folder| {
+                self.set_owner_and_mode(&folder, made.attributes)?;
+                rustix::fs::futimens(&folder, &times(made.attributes.mtime))
+            });
+            set.map_err(failed(&path))?;
         }
         Ok(self.done)
     }
@@ -409,10 +458,16 @@ fn open_folder(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
-fn times(member: &Member) -> Timestamps {
+/// A folder whose attributes are to change.
+fn open_to_change(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
+}
+
+fn times(mtime: (i64, u32)) -> Timestamps {
     let time = Timespec {
-        tv_sec: member.mtime.0,
-        tv_nsec: i64::from(member.mtime.1),
+        tv_sec: mtime.0,
+        tv_nsec: i64::from(mtime.1),
     };
     Timestamps {
         last_access: time,
@@ -420,15 +475,23 @@ fn times(member: &Member) -> Timestamps {
     }
 }
 
-fn set_times(folder: &OwnedFd, name: &OsStr, member: &Member) -> Result<(), Errno> {
-    rustix::fs::utimensat(folder, name, &times(member), AtFlags::SYMLINK_NOFOLLOW)
+fn set_times(folder: &OwnedFd, name: &OsStr, attributes: Attributes) -> Result<(), Errno> {
+    rustix::fs::utimensat(folder, name, &times(attributes.mtime), AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// Writes `size` bytes; stretches of zeros become holes, so that a sparse file does not fill the disk.
-fn write_content(file: &mut File, size: u64, content: &mut impl Read) -> io::Result<()> {
+fn write_content(file: &mut File, size: u64, content: &mut TarReader<impl Read>) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut left = size;
     while left > 0 {
+        // A hole of exabytes takes a few bytes of an archive, and hours to be read as zeros.
+        let hole = content.skip_hole();
+        if hole > 0 {
+            let step = i64::try_from(hole).map_err(|_| io::ErrorKind::FileTooLarge)?;
+            file.seek(SeekFrom::Current(step))?;
+            left -= hole;
+            continue;
+        }
         let wanted = chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let part = &mut chunk[..wanted];
         content.read_exact(part)?;

@@ -111,6 +111,61 @@ fn damage_is_told() {
 }
 
 #[test]
+fn what_stands_before_a_member_is_bounded() {
+    // Global headers for ever: empty ones, and large ones.
+    let empty = header(b'g', b"pax", b"0");
+    let large = [header(b'g', b"pax", b"4000000"), vec![0; 0o4_000_000]].concat();
+    for (one, most) in [(empty, 9000), (large, 6)] {
+        let mut tar = TarReader::new(io::repeat(0).take(0).chain(Repeated { one, at: 0, read: 0 }));
+        assert!(matches!(tar.next_member(), Err(ReadTarError::LongHeader)));
+        let Repeated { one, read, .. } = tar.into_inner().into_inner().1;
+        assert!(read < one.len() * most, "{read} bytes were read");
+    }
+    let many: String = (0..300).map(|n| format!("25 SCHILY.xattr.user.{n:03}=\n")).collect();
+    let size = format!("{:o}", many.len());
+    let archive = [header(b'x', b"pax", size.as_bytes()), padded(many.as_bytes())].concat();
+    assert!(matches!(members(&archive), Err(ReadTarError::Pax)));
+}
+
+/// The same bytes, again and again.
+struct Repeated {
+    one: Vec<u8>,
+    at: usize,
+    read: usize,
+}
+
+impl Read for Repeated {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = buffer.len().min(self.one.len() - self.at);
+        buffer[..count].copy_from_slice(&self.one[self.at..self.at + count]);
+        self.at = (self.at + count) % self.one.len();
+        self.read += count;
+        Ok(count)
+    }
+}
+
+#[test]
+fn a_line_of_a_sparse_map_ends() {
+    let records = b"22 GNU.sparse.major=1\n26 GNU.sparse.realsize=10\n";
+    let size = format!("{:o}", records.len());
+    let archive = [
+        header(b'x', b"pax", size.as_bytes()),
+        padded(records),
+        header(b'0', b"file", b"77777777777"),
+        b"1\n".to_vec(),
+    ]
+    .concat();
+    let endless = Repeated {
+        one: b"0".to_vec(),
+        at: 0,
+        read: 0,
+    };
+    let mut tar = TarReader::new(archive.as_slice().chain(endless));
+    assert!(matches!(tar.next_member(), Err(ReadTarError::Sparse)));
+    assert!(tar.into_inner().into_inner().1.read <= BLOCK);
+}
+
+#[test]
 fn numbers_in_both_writings() {
     assert_eq!(number(b"0000644\0"), Some(0o644));
     assert_eq!(number(b"  644 \0\0"), Some(0o644));

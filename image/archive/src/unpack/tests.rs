@@ -133,6 +133,53 @@ fn a_huge_empty_file_is_a_hole() {
 }
 
 #[test]
+fn a_hole_of_exabytes_is_not_read() {
+    // A sparse file of one byte's data, or none, that claims to be of 2^62 bytes.
+    let records = b"22 GNU.sparse.major=0\n39 GNU.sparse.size=4611686018427387904\n";
+    let mut archive = Vec::new();
+    for (kind, name, content) in [(b'x', "pax", &records[..]), (b'0', "huge", &b""[..])] {
+        let mut block = [0; 512];
+        block[..name.len()].copy_from_slice(name.as_bytes());
+        block[124..124 + 11].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
+        block[156] = kind;
+        block[148..156].fill(b' ');
+        let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
+        block[148..154].copy_from_slice(format!("{sum:06o}").as_bytes());
+        archive.extend(block);
+        archive.extend(content);
+        archive.resize(archive.len().next_multiple_of(512), 0);
+    }
+    let dir = folder();
+    let started = std::time::Instant::now();
+    let unpacked = Unpacking::default().unpack(archive.as_slice(), open(&dir.path().join("to")));
+    // A filesystem that has such files makes one, another refuses it: at once.
+    assert!(
+        matches!(unpacked, Ok(_) | Err(UnpackError::Write { .. })),
+        "{unpacked:?}"
+    );
+    assert!(started.elapsed().as_secs() < 5);
+}
+
+#[test]
+fn names_of_folders_are_bounded() {
+    let name = "n".repeat(200);
+    let deep = std::iter::repeat_n(name.as_str(), 19).collect::<Vec<_>>().join("/");
+    let dir = folder();
+    let mut unpacker = Unpacker {
+        base: open(&dir.path().join("to")),
+        how: &Unpacking::default(),
+        done: Unpacked::default(),
+        folders: Vec::new(),
+        folder_names_bytes: FOLDER_NAMES_BYTES_MAX - 3000,
+        files: HashSet::new(),
+        recent: None,
+    };
+    let mut nothing = TarReader::new(io::empty());
+    let made = unpacker.make(member(b'5', &deep, "", 0), &mut nothing);
+    assert!(matches!(made, Err(UnpackError::ManyFolders)), "{made:?}");
+}
+
+#[test]
 fn a_tree_comes_back_as_it_was_under_another_name() {
     let from = tempfile::tempdir().unwrap();
     let path = from.path().join("tree");
