@@ -97,9 +97,6 @@ pub(crate) const FREEZE_WAIT: Duration = Duration::from_secs(2);
 /// Requests of the host that wait for their answers.
 pub(crate) const REQUESTS_MAX: usize = 256;
 
-/// Processes told of a container.
-pub(crate) const PROCESSES_MAX: usize = 4_096;
-
 /// Bytes told of the arguments of one process.
 pub(crate) const ARGUMENTS_BYTES_MAX: usize = 4_096;
 

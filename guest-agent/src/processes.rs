@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
 
+use capsid_protocol::message::PROCESSES_MAX;
 use capsid_protocol::{Listed, Process};
 use rustix::time::ClockId;
 
-use crate::limits::{ARGUMENTS_BYTES_MAX, LISTED_BYTES_MAX, PROCESSES_MAX};
+use crate::limits::{ARGUMENTS_BYTES_MAX, LISTED_BYTES_MAX};
 
 /// Ticks of a second in `/proc` (`USER_HZ`): 100 on every architecture Linux has today but alpha and ia64.
 const TICK_MS: u64 = 10;
@@ -27,7 +28,7 @@ pub(crate) fn list(container: &str, mut pids: Vec<u32>) -> Listed {
     name_parents(&mut processes);
     Listed {
         container: container.to_owned(),
-        processes,
+        packed: Listed::pack(&processes),
         truncated,
     }
 }
@@ -141,8 +142,9 @@ mod tests {
     fn this_process_is_told() {
         let own = std::process::id();
         let listed = list("c", vec![own, u32::MAX]);
-        assert_eq!(listed.processes.len(), 1);
-        let process = &listed.processes[0];
+        let listed = listed.processes().unwrap();
+        assert_eq!(listed.len(), 1);
+        let process = &listed[0];
         assert_eq!((process.pid, process.uid), (own, rustix::process::geteuid().as_raw()));
         assert!(!process.args.is_empty() && process.start_time_ms > 1_000_000_000_000);
         assert_eq!(process.inner_ppid, 0);

@@ -326,18 +326,47 @@ pub struct Measured {
     pub guest_memory_available_bytes: u64,
 }
 
+/// Most processes that are told of: all that a container has, unless its limit was raised far.
+pub const PROCESSES_MAX: usize = 4_096;
+
 /// The processes of a container.
 #[derive(Clone, PartialEq, Message)]
 pub struct Listed {
     /// Container id.
     #[prost(string, tag = "1")]
     pub container: String,
-    /// In the order of their pids in the guest.
-    #[prost(message, repeated, tag = "2")]
-    pub processes: Vec<Process>,
     /// There are more than are told.
     #[prost(bool, tag = "3")]
     pub truncated: bool,
+    /// [`Process`]es, each behind its length, in the order of their pids in the guest. They are taken out one by one, by
+    /// [`Listed::processes`]: as a repeated field, two bytes of a frame would become a hundred of memory, however many
+    /// there are.
+    #[prost(bytes = "vec", tag = "4")]
+    pub packed: Vec<u8>,
+}
+
+impl Listed {
+    /// Packs processes.
+    #[must_use]
+    pub fn pack(processes: &[Process]) -> Vec<u8> {
+        processes
+            .iter()
+            .flat_map(Message::encode_length_delimited_to_vec)
+            .collect()
+    }
+
+    /// The processes, [`PROCESSES_MAX`] at most.
+    ///
+    /// # Errors
+    /// When one of them is malformed.
+    pub fn processes(&self) -> Result<Vec<Process>, prost::DecodeError> {
+        let mut packed = self.packed.as_slice();
+        let mut processes = Vec::new();
+        while !packed.is_empty() && processes.len() < PROCESSES_MAX {
+            processes.push(Process::decode_length_delimited(&mut packed)?);
+        }
+        Ok(processes)
+    }
 }
 
 /// One process. Text in it is what the process says of itself: hostile.
@@ -445,4 +474,28 @@ pub enum StreamKind {
     Stderr = 3,
     /// Both ways: the container's terminal.
     Terminal = 4,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_come_back_and_are_bounded() {
+        let process = |pid| Process {
+            pid,
+            args: b"a\0b".to_vec(),
+            ..Process::default()
+        };
+        let listed = |packed| Listed {
+            packed,
+            ..Listed::default()
+        };
+        let some = [process(1), process(7)];
+        assert_eq!(listed(Listed::pack(&some)).processes().unwrap(), some);
+        // Millions of empty ones fit into a frame.
+        let many = listed(vec![0; 4 << 20]);
+        assert_eq!(many.processes().unwrap().len(), PROCESSES_MAX);
+        assert!(listed(vec![9, 1]).processes().is_err());
+    }
 }

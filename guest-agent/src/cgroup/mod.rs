@@ -14,12 +14,13 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use capsid_protocol::message::PROCESSES_MAX;
 use capsid_protocol::spec::Limits;
 use capsid_protocol::{ContainerSpec, Measured};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::limits::{CGROUP_DEPTH_MAX, CGROUP_DESCENDANTS_MAX, FREEZE_WAIT, PROCESSES_MAX};
+use crate::limits::{CGROUP_DEPTH_MAX, CGROUP_DESCENDANTS_MAX, FREEZE_WAIT};
 use crate::{reaper, sys};
 
 /// Where the hierarchy is mounted.

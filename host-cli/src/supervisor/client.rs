@@ -388,7 +388,8 @@ async fn list(charge: &Charge) -> Result<Answer, Failure> {
             args: sanitise(&words),
         }
     };
-    Ok(Answer::Listed(listed.processes.into_iter().map(line).collect()))
+    let processes = listed.processes().map_err(|_| unexpected())?;
+    Ok(Answer::Listed(processes.into_iter().map(line).collect()))
 }
 
 async fn measure(charge: &Charge) -> Result<Answer, Failure> {

@@ -419,7 +419,7 @@ async fn notice_end(charge: &Charge, agent: &Agent) -> Infallible {
         let listed = agent
             .ask(&charge.id, Request::List, host_message::Kind::List(list))
             .await;
-        if matches!(listed, Ok(agent_message::Kind::Listed(listed)) if listed.processes.is_empty()) {
+        if matches!(listed, Ok(agent_message::Kind::Listed(listed)) if listed.packed.is_empty()) {
             charge.output.end();
             std::future::pending::<()>().await;
         }
