@@ -4,7 +4,7 @@
 //! its last container, unless the guest says that it could not unmount it: then it stays until the machine ends, and a
 //! container that has it once more finds it there.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -45,6 +45,10 @@ pub(crate) enum BayError {
     Speak(#[source] io::Error),
     #[error("the machine does not answer")]
     Silent,
+    #[error(
+        "the machine has not answered before, so that nobody knows which disks it has: stop the pod and start it again"
+    )]
+    Unknown,
     #[error("the machine refuses the disk: it may have too many open files")]
     Refused,
 }
@@ -92,6 +96,9 @@ pub(crate) struct Bay {
     occupied: RefCell<Vec<Occupied>>,
     /// One change at a time waits for its answer.
     changing: Mutex<()>,
+    /// An answer is owed: whatever came next would be taken for the answer to something else, and a container would be
+    /// given another one's disk.
+    is_unknown: Cell<bool>,
 }
 
 impl Bay {
@@ -103,6 +110,7 @@ impl Bay {
             control: UnixDatagram::from_std(control)?,
             occupied: RefCell::default(),
             changing: Mutex::default(),
+            is_unknown: Cell::new(false),
         })
     }
 
@@ -199,18 +207,23 @@ impl Bay {
 
     /// Tells the machine of a change, and waits until it is done.
     async fn change(&self, change: &Change, files: &[std::fs::File]) -> Result<(), BayError> {
+        // Also when this is given up in the middle.
+        if self.is_unknown.replace(true) {
+            return Err(BayError::Unknown);
+        }
         let told = async {
             let (bytes, control) = (change.encode(), &self.control);
             let write = || send(control, &bytes, files);
             control.async_io(Interest::WRITABLE, write).await?;
             control.async_io(Interest::READABLE, || receive(control)).await
         };
-        match timeout(ANSWER_TIMEOUT, told).await {
-            Err(_) => Err(BayError::Silent),
-            Ok(Err(error)) => Err(BayError::Speak(error)),
-            Ok(Ok(DONE)) => Ok(()),
-            Ok(Ok(_)) => Err(BayError::Refused),
-        }
+        let answer = match timeout(ANSWER_TIMEOUT, told).await {
+            Err(_) => return Err(BayError::Silent),
+            Ok(Err(error)) => return Err(BayError::Speak(error)),
+            Ok(Ok(answer)) => answer,
+        };
+        self.is_unknown.set(false);
+        if answer == DONE { Ok(()) } else { Err(BayError::Refused) }
     }
 }
 
@@ -277,6 +290,24 @@ mod tests {
     fn capacity_is_what_the_machine_makes_of_it() {
         assert_eq!(capacity(&[4096, 5000], true), 4096 + 8192);
         assert_eq!(capacity(&[512], false), 512);
+    }
+
+    #[test]
+    fn an_answer_that_is_owed_is_not_taken_for_another() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (ours, machine) = super::super::machine::message_sockets().unwrap();
+            let bay = Bay::new(ours).unwrap();
+            let remove = Change::Remove { slot: 1 };
+            let patience = Duration::from_millis(50);
+            assert!(timeout(patience, bay.change(&remove, &[])).await.is_err());
+            // It comes at last, when nobody waits for it.
+            rustix::net::send(&machine, &[DONE], SendFlags::empty()).unwrap();
+            assert!(matches!(bay.change(&remove, &[]).await, Err(BayError::Unknown)));
+        });
     }
 
     #[test]
