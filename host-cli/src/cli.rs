@@ -29,7 +29,13 @@ pub(crate) use volume::{
 
 /// Run untrusted container images, each pod inside a virtual machine of its own.
 #[derive(Debug, Parser)]
-#[command(name = "capsid", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "capsid",
+    version,
+    propagate_version = true,
+    args_override_self = true,
+    max_term_width = 100
+)]
 #[command(after_help = "Example:\n  capsid run --rm busybox echo hello")]
 pub(crate) struct Cli {
     /// Folder of images and state [default: $XDG_DATA_HOME/capsid, as root /var/lib/capsid]
@@ -281,6 +287,9 @@ pub(crate) struct RunArgs {
     /// Size of /dev/shm
     #[arg(long, value_name = "BYTES")]
     pub shm_size: Option<String>,
+    /// Only none yet: a loopback and nothing else, which is what every pod has
+    #[arg(long, visible_alias = "net", value_name = "none")]
+    pub network: Option<String>,
     /// Add a capability
     #[arg(long, value_name = "CAP")]
     pub cap_add: Vec<String>,
@@ -526,9 +535,7 @@ pub(crate) const NOT_YET: &[&str] = &[
     "--mac-address",
     "--memory-reservation",
     "--memory-swappiness",
-    "--net",
     "--net-alias",
-    "--network",
     "--network-alias",
     "--oom-kill-disable",
     "--oom-score-adj",

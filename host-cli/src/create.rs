@@ -271,7 +271,10 @@ async fn obtain(store: &Store, name: &str, args: &RunArgs, settings: &Settings, 
     if !args.quiet && std::io::IsTerminal::is_terminal(&std::io::stderr()) {
         eprintln!("Unable to find image '{reference}' locally");
     }
-    Ok(capsid_image::pull(store, &reference, &options, bars).await?.image)
+    let pulled = capsid_image::pull(store, &reference, &options, bars).await;
+    Ok(pulled
+        .with_context(|| format!("cannot pull {reference}, which is not here"))?
+        .image)
 }
 
 /// An image for another platform may be in the store, to look at or to copy, but not run.

@@ -78,7 +78,7 @@ mod work;
 use std::process::ExitCode;
 
 use clap::Parser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use cli::{Cli, Command, ContainerCommand, ImageCommand, SystemCommand};
 use commands::Context;
@@ -190,7 +190,10 @@ fn usage_error(error: &clap::Error) -> ExitCode {
         .iter()
         .find(|word| !word.to_string_lossy().starts_with('-'))
         .is_some_and(|word| word == "run");
-    if is_run && let Some(message) = commands::run::explain_unknown_flag(&words) {
+    if let (true, Some(ContextValue::String(flag))) = (is_run, error.get(ContextKind::InvalidArg))
+        && error.kind() == ErrorKind::UnknownArgument
+        && let Some(message) = commands::run::explain_flag(flag)
+    {
         eprintln!("capsid: {message}");
         return ExitCode::from(125);
     }

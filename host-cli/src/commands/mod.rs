@@ -13,6 +13,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod load;
 pub(crate) mod logs;
 pub(crate) mod man;
+mod name_pattern;
 pub(crate) mod pod;
 pub(crate) mod port;
 pub(crate) mod ps;

@@ -4,6 +4,7 @@ use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
 use super::lifecycle::{each, rm_one, start_one};
+use super::name_pattern::NamePattern;
 use super::stats::{self, Shown};
 use super::{Context, Scene, run, table};
 use crate::cli::{
@@ -322,9 +323,9 @@ async fn stats(context: Context, args: PodStatsArgs) -> anyhow::Result<u8> {
 }
 
 /// One `--filter`.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 enum Filter {
-    Name(String),
+    Name(NamePattern),
     Id(String),
     Status(String),
     Label(String),
@@ -336,7 +337,7 @@ impl Filter {
             bail!("invalid filter {text:?}: write name=value");
         };
         Ok(match name {
-            "name" => Self::Name(value.into()),
+            "name" => Self::Name(NamePattern::parse(value)?),
             "id" => Self::Id(value.into()),
             "status" => Self::Status(value.into()),
             "label" => Self::Label(value.into()),
@@ -346,7 +347,7 @@ impl Filter {
 
     fn takes(&self, pod: &Pod, containers: &[Container]) -> bool {
         match self {
-            Self::Name(part) => pod.name.contains(part.as_str()),
+            Self::Name(pattern) => pattern.takes(&pod.name),
             Self::Id(start) => pod.id.starts_with(start.as_str()),
             Self::Status(word) => status(pod, containers).eq_ignore_ascii_case(word),
             Self::Label(wanted) => labels::are_chosen(&pod.config.labels, wanted),

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use anyhow::bail;
 use serde_json::{Value, json};
 
+use super::name_pattern::NamePattern;
 use super::{Context, table};
 use crate::cli::{AccelChoice, PsArgs};
 use crate::folders::Folders;
@@ -132,9 +133,9 @@ fn status(container: &Container, folders: &Folders) -> String {
 }
 
 /// One `--filter`.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 enum Filter {
-    Name(String),
+    Name(NamePattern),
     Id(String),
     Status(Status),
     Exited(u8),
@@ -149,7 +150,7 @@ impl Filter {
             bail!("invalid filter {text:?}: write name=value");
         };
         Ok(match name {
-            "name" => Self::Name(value.trim_start_matches('/').into()),
+            "name" => Self::Name(NamePattern::parse(value)?),
             "id" => Self::Id(value.into()),
             "status" => Self::Status(value.parse().map_err(anyhow::Error::msg)?),
             "exited" => Self::Exited(value.parse()?),
@@ -171,7 +172,7 @@ impl Filter {
 
     fn takes(&self, container: &Container, pods: &HashMap<String, String>) -> bool {
         match self {
-            Self::Name(part) => container.name.contains(part.as_str()),
+            Self::Name(pattern) => pattern.takes(&container.name),
             Self::Id(start) => container.id.starts_with(start.as_str()),
             Self::Status(status) => container.status == *status,
             Self::Exited(code) => container.status == Status::Exited && container.exit_code == *code,
@@ -207,8 +208,11 @@ mod tests {
 
     #[test]
     fn filters_are_read() {
-        assert_eq!(Filter::parse("name=/web").unwrap(), Filter::Name("web".into()));
-        assert_eq!(Filter::parse("status=exited").unwrap(), Filter::Status(Status::Exited));
+        assert!(matches!(Filter::parse("name=/web"), Ok(Filter::Name(_))));
+        assert!(matches!(
+            Filter::parse("status=exited"),
+            Ok(Filter::Status(Status::Exited))
+        ));
         assert!(Filter::parse("status=gone").is_err());
         assert!(Filter::parse("color=red").is_err());
     }

@@ -1,6 +1,5 @@
 //! `capsid run`.
 
-use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -10,8 +9,10 @@ use anyhow::{Context as _, bail};
 use super::Context;
 use crate::attachment::{self, AttachError, Course, End, Wanted};
 use crate::cli::{NOT_YET, RunArgs};
-use crate::control::{Answer, Connection, Request};
+use crate::control::{self, Answer, Connection, Request};
 use crate::create::{self, Created};
+use crate::folders::Folders;
+use crate::hold;
 use crate::settings;
 use crate::signals::Signals;
 use crate::start;
@@ -38,7 +39,15 @@ pub(crate) async fn run(context: Context, args: RunArgs) -> anyhow::Result<u8> {
     let mut started = start::container(&folders, hold, &container).await?;
     timings.mark("supervisor started");
     if args.detach {
-        await_start(&mut started.connection).await?;
+        let interrupted = tokio::select! {
+            waited = await_start(&mut started.connection) => { waited?; None }
+            number = signals.interruption() => Some(number),
+        };
+        if let Some(number) = interrupted {
+            end(&folders, &id).await;
+            started.gone().await;
+            return Err(AttachError::Interrupted(number).into());
+        }
         println!("{id}");
         return Ok(0);
     }
@@ -80,6 +89,15 @@ pub(super) async fn await_start(connection: &mut Connection) -> Result<(), Attac
         Answer::Started { .. } => Ok(()),
         Answer::Failed(failure) => Err(AttachError::Refused(failure)),
         _ => Err(AttachError::Unexpected),
+    }
+}
+
+/// Ends a container whose start is not waited for any more. One that has ended needs no word.
+async fn end(folders: &Folders, id: &str) {
+    if let Ok(mut connection) = control::connect(&hold::folder(&folders.run, id))
+        && connection.writer.send(&Request::Signal(libc::SIGKILL)).await.is_ok()
+    {
+        let _ = connection.reader.receive::<Answer>().await;
     }
 }
 
@@ -147,29 +165,21 @@ pub(crate) fn image_and_command(args: &RunArgs) -> anyhow::Result<(String, Vec<V
     ))
 }
 
-/// For a line that clap did not understand: the flag of docker's that is not honoured yet, if that is the reason.
-pub(crate) fn explain_unknown_flag(words: &[OsString]) -> Option<String> {
-    words
-        .iter()
-        .skip(1)
-        .find_map(|word| explain_flag(&word.to_string_lossy()))
-}
-
-fn explain_flag(word: &str) -> Option<String> {
+/// The flag of docker's that is not honoured yet in a word that is not understood: alone, or among others (`-dp`).
+pub(crate) fn explain_flag(word: &str) -> Option<String> {
     let name = word.split_once('=').map_or(word, |(name, _)| name);
-    let known = |flag: &&&str| {
-        if flag.starts_with("--") {
-            **flag == name
-        } else {
-            name.starts_with(**flag)
-        }
+    let is_meant = |flag: &&&str| match (flag.strip_prefix("--"), name.strip_prefix("--")) {
+        (Some(_), Some(_)) => **flag == name,
+        // What follows the first one that takes a value is its value.
+        (None, None) => name
+            .chars()
+            .skip(1)
+            .take_while(char::is_ascii_alphabetic)
+            .any(|c| flag.ends_with(c)),
+        _ => false,
     };
-    let long = name.starts_with("--");
-    NOT_YET
-        .iter()
-        .filter(|flag| flag.starts_with("--") == long)
-        .find(known)
-        .map(|flag| format!("{flag} is not honoured yet: the container was not started"))
+    let flag = NOT_YET.iter().find(is_meant)?;
+    Some(format!("{flag} is not honoured yet: the container was not started"))
 }
 
 /// `capsid create`.
@@ -199,6 +209,7 @@ mod tests {
         assert!(explain_flag("-p80:80").unwrap().starts_with("-p "));
         assert!(explain_flag("-a").is_some());
         assert!(explain_flag("--fly").is_none());
-        assert!(explain_unknown_flag(&["run".into(), "-it".into(), "--network".into()]).is_some());
+        assert!(explain_flag("-dp").unwrap().starts_with("-p "));
+        assert!(explain_flag("-itP").unwrap().starts_with("-P "));
     }
 }

@@ -99,7 +99,7 @@ pub(crate) enum PlanError {
     WorkingDirectory(String),
     #[error("invalid --sysctl {0:?}: write name=value")]
     Sysctl(String),
-    #[error("invalid name {0:?}: use letters, digits, and after the first one _ . -")]
+    #[error("invalid name {0:?}: use two or more letters, digits, and after the first one _ . -")]
     Name(String),
     #[error("invalid --label {0:?}: the key is empty")]
     Label(String),
@@ -117,6 +117,8 @@ pub(crate) enum PlanError {
     Signal(#[from] signal::SignalError),
     #[error("invalid log option")]
     Log(#[from] logging::LogError),
+    #[error("--network {0} is not honoured yet: the container was not started (only none is)")]
+    Network(String),
     #[error("--rm and --restart together: a container that is removed cannot be started again")]
     RemovedAndRestarted,
     #[error(transparent)]
@@ -143,6 +145,9 @@ pub(crate) fn plan(
     around: Surroundings,
 ) -> Result<Plan, PlanError> {
     check_name_and_labels(args)?;
+    if let Some(network) = args.network.as_deref().filter(|network| *network != "none") {
+        return Err(PlanError::Network(network.into()));
+    }
     if args.rm && args.restart != RestartPolicy::No {
         return Err(PlanError::RemovedAndRestarted);
     }
