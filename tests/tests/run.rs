@@ -4,9 +4,15 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use capsid_tests::invocation::{eventually, wait_until};
+use capsid_tests::parts::patience;
+use capsid_tests::resident::descendants;
 use capsid_tests::{Capsid, Layer};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 #[test]
@@ -380,4 +386,24 @@ fn programs_that_are_read_anew_run_as_they_are() {
         .wait()
         .succeeds()
         .prints("done\n");
+}
+
+#[test]
+fn an_interrupted_start_in_the_background_leaves_nothing_running() {
+    let capsid = Capsid::with_busybox();
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let mut child = capsid
+            .call(["run", "-d", "--name", "early", "busybox", "sleep", "1000"])
+            .spawn_with(|command| {
+                command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            });
+        eventually("its supervisor", 20, || {
+            descendants(child.id()).iter().any(|process| process.pid != child.id())
+        });
+        kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+        let status = wait_until(&mut child, Instant::now() + patience(30)).expect("an end");
+        assert_eq!(status.code(), Some(code));
+        assert_eq!(capsid.call(["ps", "-q"]).wait().succeeds().text(), "");
+        capsid.call(["rm", "-f", "early"]).wait().succeeds();
+    }
 }
