@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
@@ -19,6 +20,9 @@ use crate::start;
 use crate::state::Exit;
 use crate::terminal;
 use crate::timings::Timings;
+
+/// How often it is looked whether a supervisor that has just started listens.
+const KNOCK_EVERY: Duration = Duration::from_millis(20);
 
 /// The recipe: container, supervisor, and what the user sees of it.
 pub(crate) async fn run(context: Context, args: RunArgs) -> anyhow::Result<u8> {
@@ -44,8 +48,12 @@ pub(crate) async fn run(context: Context, args: RunArgs) -> anyhow::Result<u8> {
             number = signals.interruption() => Some(number),
         };
         if let Some(number) = interrupted {
-            end(&folders, &id).await;
-            started.gone().await;
+            let gone = started.gone();
+            tokio::pin!(gone);
+            tokio::select! {
+                () = &mut gone => {}
+                () = end(&folders, &id) => gone.await,
+            }
             return Err(AttachError::Interrupted(number).into());
         }
         println!("{id}");
@@ -92,12 +100,17 @@ pub(super) async fn await_start(connection: &mut Connection) -> Result<(), Attac
     }
 }
 
-/// Ends a container whose start is not waited for any more. One that has ended needs no word.
+/// Ends a container whose start is not waited for any more. Its supervisor may not listen yet; for one that is gone this
+/// waits for ever.
 async fn end(folders: &Folders, id: &str) {
-    if let Ok(mut connection) = control::connect(&hold::folder(&folders.run, id))
-        && connection.writer.send(&Request::Signal(libc::SIGKILL)).await.is_ok()
-    {
-        let _ = connection.reader.receive::<Answer>().await;
+    loop {
+        if let Ok(mut connection) = control::connect(&hold::folder(&folders.run, id))
+            && connection.writer.send(&Request::Signal(libc::SIGKILL)).await.is_ok()
+            && connection.reader.receive::<Answer>().await.is_ok()
+        {
+            return;
+        }
+        tokio::time::sleep(KNOCK_EVERY).await;
     }
 }
 
