@@ -48,6 +48,9 @@ fn control_d_ends_a_shell() {
     terminal.expect("#");
     terminal.send("echo $((40+2))\n");
     terminal.expect("42");
+    // Before its prompt the shell has the terminal in its usual mode, where the kernel makes an end of file of the key;
+    // when the shell then takes keys one by one, what it reads in its place is a zero byte (n_tty.c).
+    terminal.expect("#");
     terminal.send([4]);
     assert!(terminal.wait().success());
 }
