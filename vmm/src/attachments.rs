@@ -2,11 +2,12 @@
 
 use vm_memory::GuestMemoryMmap;
 
-use crate::config::{BayConfig, DiskConfig, FdNumber, MachineConfig, ShareConfig, VsockConfig};
+use crate::config::{BayConfig, DiskConfig, FdNumber, MachineConfig, NetConfig, ShareConfig, VsockConfig};
 use crate::inherited::{Inherited, InheritedError};
 use crate::virtio::balloon::BalloonDevice;
 use crate::virtio::block::{BlockDevice, Disk, DiskError};
 use crate::virtio::device::Device;
+use crate::virtio::net::{NetDevice, NetError};
 use crate::virtio::rng::RngDevice;
 use crate::virtio::share::{ShareDevice, ShareError};
 use crate::virtio::vsock::{VsockDevice, VsockError};
@@ -41,6 +42,9 @@ pub enum AttachmentError {
         #[source]
         source: ShareError,
     },
+    /// The network device.
+    #[error("cannot make the network device")]
+    Net(#[source] NetError),
     /// The socket device.
     #[error("cannot make the socket device")]
     Vsock(#[source] VsockError),
@@ -52,13 +56,14 @@ pub(crate) struct Attachment {
     pub(crate) device: Box<dyn Device>,
 }
 
-/// Disks first, so that the guest names them in this order; then the bay, shares, sockets, entropy, and the balloon.
+/// Disks first, so that the guest names them in this order; then the bay, shares, network, sockets, entropy, and the
+/// balloon.
 pub(crate) fn of_machine(
     config: &MachineConfig,
     inherited: &mut Inherited,
     memory: &GuestMemoryMmap,
 ) -> Result<Vec<Attachment>, AttachmentError> {
-    let mut attachments = Vec::with_capacity(config.disks.len() + config.shares.len() + 4);
+    let mut attachments = Vec::with_capacity(config.disks.len() + config.shares.len() + 5);
     for (index, disk) in config.disks.iter().enumerate() {
         let name = format!("disk {index}");
         let device = Box::new(block(&name, disk, inherited)?);
@@ -75,6 +80,13 @@ pub(crate) fn of_machine(
         let name = format!("share {index}");
         let device = Box::new(share(&name, config, inherited, memory)?);
         attachments.push(Attachment { name, device });
+    }
+    if let Some(config) = &config.net {
+        let device = Box::new(net(config, inherited)?);
+        attachments.push(Attachment {
+            name: "net".to_owned(),
+            device,
+        });
     }
     let device = Box::new(vsock(&config.vsock, inherited)?);
     attachments.push(Attachment {
@@ -131,6 +143,15 @@ fn share(
         device: name.to_owned(),
         source,
     })
+}
+
+fn net(config: &NetConfig, inherited: &mut Inherited) -> Result<NetDevice, AttachmentError> {
+    let socket = inherited.take(config.socket_fd);
+    let socket = socket.map_err(|source| AttachmentError::Inherited {
+        device: "the network device".to_owned(),
+        source,
+    })?;
+    NetDevice::new(config.mac, config.addresses.clone(), config.egress.clone(), socket).map_err(AttachmentError::Net)
 }
 
 fn vsock(config: &VsockConfig, inherited: &mut Inherited) -> Result<VsockDevice, AttachmentError> {

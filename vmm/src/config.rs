@@ -1,6 +1,10 @@
 //! What a supervisor hands to `capsid-vmm`: numbers and already open file descriptors, never paths.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
+
+use crate::egress::Egress;
 
 /// Number of an inherited file descriptor.
 pub type FdNumber = i32;
@@ -21,8 +25,9 @@ pub const VCPUS_MAX: u8 = 32;
 pub const MEMORY_MIB_MIN: u32 = 32;
 /// Most memory: 1 TiB.
 pub const MEMORY_MIB_MAX: u32 = 1 << 20;
-/// Most disks and shares: each device needs an interrupt line of its own, and the socket device and the entropy device have two.
-pub const DISKS_MAX: usize = 16;
+/// Most disks and shares: each device needs an interrupt line of its own, of which sockets, entropy, balloon and network
+/// have one each.
+pub const DISKS_MAX: usize = 15;
 
 /// A machine on KVM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +52,9 @@ pub struct MachineConfig {
     /// Folders that file servers serve, in attach order.
     #[serde(default)]
     pub shares: Vec<ShareConfig>,
+    /// The network device, if it has one.
+    #[serde(default)]
+    pub net: Option<NetConfig>,
     /// The socket device.
     pub vsock: VsockConfig,
     /// Where [`crate::Status`] is written, one JSON object a line.
@@ -63,6 +71,20 @@ pub struct ShareConfig {
     pub socket_fd: FdNumber,
 }
 
+/// The network device: see [`crate::virtio::net`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetConfig {
+    /// The guest's hardware address; no frame leaves with another.
+    pub mac: [u8; 6],
+    /// The guest's network addresses; no packet leaves with another.
+    pub addresses: Vec<IpAddr>,
+    /// Where the guest may go to.
+    pub egress: Egress,
+    /// A connected UNIX stream socket; the other end is what carries frames, each after its length (passt).
+    pub socket_fd: FdNumber,
+}
+
 /// Devices for another VMM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -71,6 +93,9 @@ pub struct VhostUserConfig {
     pub disks: Vec<VhostUserDisk>,
     /// Room for disks that come while the machine runs.
     pub bay: Option<VhostUserBay>,
+    /// The network device, if there is one, and the socket it is served on.
+    #[serde(default)]
+    pub net: Option<VhostUserNet>,
     /// The socket device and the connected socket it is served on.
     pub vsock: VhostUserVsock,
     /// Where [`crate::Status`] is written, one JSON object a line.
@@ -95,6 +120,16 @@ pub struct VhostUserBay {
     pub socket_fd: FdNumber,
     /// The bay.
     pub device: BayConfig,
+}
+
+/// The network device and the socket it is served on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VhostUserNet {
+    /// A listening UNIX stream socket, to which QEMU connects: for its network it takes no connection.
+    pub listener_fd: FdNumber,
+    /// The device.
+    pub device: NetConfig,
 }
 
 /// The socket device and the socket it is served on.
@@ -208,6 +243,7 @@ impl MachineConfig {
         fds.extend(self.disks.iter().flat_map(|disk| &disk.extent_fds));
         fds.extend(self.bay.iter().map(|bay| bay.control_fd));
         fds.extend(self.shares.iter().map(|share| share.socket_fd));
+        fds.extend(self.net.iter().map(|net| net.socket_fd));
         fds
     }
 }
@@ -224,6 +260,9 @@ impl VhostUserConfig {
         }
         if let Some(bay) = &self.bay {
             fds.extend([bay.socket_fd, bay.device.control_fd]);
+        }
+        if let Some(net) = &self.net {
+            fds.extend([net.listener_fd, net.device.socket_fd]);
         }
         fds
     }
@@ -252,6 +291,12 @@ mod tests {
                 control_fd: 11,
             }),
             shares: Vec::new(),
+            net: Some(NetConfig {
+                mac: [2, 0, 0, 0, 0, 1],
+                addresses: Vec::new(),
+                egress: Egress::default(),
+                socket_fd: 12,
+            }),
             vsock: VsockConfig {
                 guest_cid: 3,
                 session_port: 1,
@@ -266,7 +311,7 @@ mod tests {
     fn every_fd_is_listed() {
         let mut fds = config().fds();
         fds.sort_unstable();
-        assert_eq!(fds, [3, 4, 5, 6, 7, 8, 9, 10, 11]);
+        assert_eq!(fds, [3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
     }
 
     #[test]

@@ -48,6 +48,7 @@ pub(crate) fn event_loop_rules() -> Vec<Rule> {
     rules.extend(devices::block_rules());
     rules.extend(devices::balloon_rules());
     rules.extend(devices::rng_rules());
+    rules.extend(devices::net_rules());
     rules.extend(devices::vsock_rules());
     rules
 }

@@ -42,8 +42,8 @@ pub(crate) const FIRST_IRQ: u32 = 5;
 const LAST_IRQ: u32 = 23;
 /// One window and one interrupt for each.
 const DEVICES_MAX: usize = (LAST_IRQ - FIRST_IRQ + 1) as usize;
-/// Disks, sockets, entropy.
-const _: () = assert!(DISKS_MAX + 2 <= DEVICES_MAX);
+/// Disks and shares; network, sockets, entropy, balloon.
+const _: () = assert!(DISKS_MAX + 4 <= DEVICES_MAX);
 
 /// Interrupt of the first serial port.
 pub(crate) const SERIAL_IRQ: u32 = 4;

@@ -22,6 +22,7 @@ pub mod bay;
 mod bus;
 pub mod config;
 mod console;
+pub mod egress;
 pub mod event_loop;
 mod filters;
 pub mod inherited;

@@ -50,6 +50,24 @@ pub(crate) const VSOCK_ANSWER_TIMEOUT_MS: u64 = 2000;
 /// Packets handled for one notification before the other devices get their turn. The device comes back by itself.
 pub(crate) const VSOCK_PACKETS_PER_TURN: usize = 1024;
 
+/// Frames handled for one notification, each way, before the other devices get their turn.
+pub(crate) const NET_FRAMES_PER_TURN: usize = 256;
+
+/// Chains that one received frame may fill: the longest fills 45 of those that Linux offers at first, of 1.5 KiB.
+pub(crate) const NET_CHAINS_PER_FRAME_MAX: usize = 64;
+
+/// Answers in the network's place that wait for room in the guest's receive queue; more are dropped.
+pub(crate) const NET_ANSWERS_MAX: usize = 64;
+
+/// Conversations that others began, or names opened, kept at once: some 100 bytes each.
+pub(crate) const NET_FLOWS_MAX: usize = 8192;
+
+/// Addresses of names kept at once.
+pub(crate) const NET_NAME_ADDRESSES_MAX: usize = 1024;
+
+/// Questions for names that wait for their answer.
+pub(crate) const NET_NAMES_ASKED_MAX: usize = 256;
+
 /// Bytes of serial output that are kept: enough for a whole boot log and an oops.
 pub(crate) const CONSOLE_BYTES: usize = 64 << 10;
 

@@ -89,6 +89,12 @@ impl Backend {
         }
     }
 
+    /// Enables all rings.
+    pub(super) fn enable(&mut self) {
+        self.vrings.iter_mut().for_each(|vring| vring.enabled = true);
+        self.settle();
+    }
+
     /// Lets the device look at queues that were started since the last call.
     pub(super) fn process_fresh(&mut self) {
         for index in 0..self.vrings.len() {

@@ -26,6 +26,13 @@ pub(super) fn block_rules() -> Vec<Rule> {
     rules
 }
 
+/// The thread that serves the network.
+pub(super) fn net_rules() -> Vec<Rule> {
+    let mut rules = server_rules();
+    rules.extend(filters::net_rules());
+    rules
+}
+
 /// The thread that serves the socket device.
 pub(super) fn vsock_rules() -> Vec<Rule> {
     let mut rules = server_rules();

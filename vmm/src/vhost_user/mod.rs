@@ -14,17 +14,18 @@ mod tests;
 mod vring;
 
 use std::io;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use capsid_jail::{FilterError, Jail, JailError, Resource, Rlimit, Rule, SyscallFilter};
 
-use crate::config::{DiskConfig, VhostUserConfig, VsockConfig};
+use crate::config::{DiskConfig, NetConfig, VhostUserConfig, VsockConfig};
 use crate::inherited::{Inherited, InheritedError};
 use crate::limits::{BAY_FDS_MAX, DISK_EXTENTS_MAX, VSOCK_CONNECTIONS_MAX};
 use crate::virtio::block::{BlockDevice, Disk, DiskError};
 use crate::virtio::device::Device;
+use crate::virtio::net::{NetDevice, NetError};
 use crate::virtio::vsock::{VsockDevice, VsockError};
 use server::Server;
 
@@ -51,9 +52,15 @@ pub enum ServeError {
         #[source]
         source: DiskError,
     },
+    /// The network device.
+    #[error("cannot make the network device")]
+    Net(#[source] NetError),
     /// The socket device.
     #[error("cannot make the socket device")]
     Vsock(#[source] VsockError),
+    /// QEMU does not connect to its network.
+    #[error("cannot accept a connection")]
+    Accept(#[source] io::Error),
     /// A thread.
     #[error("cannot start a thread for a device")]
     Thread(#[source] io::Error),
@@ -102,6 +109,18 @@ pub fn serve(config: &VhostUserConfig, inherited: &mut Inherited, ready: impl Fn
         socket,
         filters::vsock_rules,
     )?);
+    if let Some(net) = &config.net {
+        let device = Box::new(net_device(&net.device, inherited)?);
+        let listener = UnixListener::from(inherited.take(net.listener_fd)?);
+        // The last one: the others can be asked meanwhile.
+        let (socket, _) = listener.accept().map_err(ServeError::Accept)?;
+        threads.push(DeviceThread::start(
+            "net".to_owned(),
+            device,
+            socket,
+            filters::net_rules,
+        )?);
+    }
     let filter = SyscallFilter::new(&filters::main_rules(config.status_fd)).map_err(ServeError::Filter)?;
     filter.apply_to_thread().map_err(ServeError::Filter)?;
     for thread in &threads {
@@ -157,6 +176,11 @@ fn block_device(index: usize, config: &DiskConfig, inherited: &mut Inherited) ->
     Ok(BlockDevice::new(disk, &config.serial, config.ignore_flush))
 }
 
+fn net_device(config: &NetConfig, inherited: &mut Inherited) -> Result<NetDevice, ServeError> {
+    let socket = inherited.take(config.socket_fd)?;
+    NetDevice::new(config.mac, config.addresses.clone(), config.egress.clone(), socket).map_err(ServeError::Net)
+}
+
 fn vsock_device(config: &VsockConfig, inherited: &mut Inherited) -> Result<VsockDevice, ServeError> {
     let session = inherited.take(config.session_fd)?;
     let control = inherited.take(config.control_fd)?;
@@ -168,8 +192,9 @@ fn jail(config: &VhostUserConfig) -> Jail {
     let bay_fds = if config.bay.is_some() { BAY_FDS_MAX } else { 0 };
     let fds_max = keep_fds.len() as u64 + VSOCK_CONNECTIONS_MAX as u64 + OTHER_FDS + bay_fds;
     keep_fds.push(2);
-    // Relay, main and the socket device's thread, and one for each disk and the bay.
-    let threads = 3 + config.disks.len() as u64 + u64::from(config.bay.is_some());
+    // Relay, main and the socket device's thread, and one for each disk, the bay and the network.
+    let more = [config.bay.is_some(), config.net.is_some()].map(u64::from);
+    let threads = 3 + config.disks.len() as u64 + more.into_iter().sum::<u64>();
     let rlimit = |resource, most| Rlimit { resource, most };
     Jail {
         keep_fds,

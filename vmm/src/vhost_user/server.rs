@@ -55,6 +55,9 @@ impl Server {
                 match event.data() {
                     REQUEST_EVENT => match self.requests.handle_request() {
                         Ok(()) => self.backend().process_fresh(),
+                        // QEMU enables the rings of a network before it tells of any feature (`vhost_net_start` in
+                        // hw/net/vhost_net.c), which the protocol crate does not take.
+                        Err(Error::InactiveFeature(_)) => self.backend().enable(),
                         // Closed before or within a message: QEMU has ended, one way or another.
                         Err(Error::Disconnected | Error::PartialMessage | Error::SocketBroken(_)) => return Ok(()),
                         Err(error) => return Err(ServerError::Request(error)),

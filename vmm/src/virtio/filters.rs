@@ -44,6 +44,18 @@ pub(crate) fn rng_rules() -> Vec<Rule> {
     )]
 }
 
+/// The network device.
+pub(crate) fn net_rules() -> Vec<Rule> {
+    vec![
+        Rule::always(libc::SYS_epoll_ctl, "net: the network has room, or frames"),
+        Rule::always(libc::SYS_sendto, "net: frames from the guest"),
+        Rule::always(libc::SYS_recvfrom, "net: frames for the guest"),
+        Rule::always(libc::SYS_read, "net: own eventfd"),
+        Rule::always(libc::SYS_write, "net: own eventfd"),
+        Rule::always(libc::SYS_clock_gettime, "net: ages, where the vDSO has no clock"),
+    ]
+}
+
 /// The socket device.
 pub(crate) fn vsock_rules() -> Vec<Rule> {
     vec![

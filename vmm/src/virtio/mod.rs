@@ -6,6 +6,7 @@ pub(crate) mod chain;
 pub mod device;
 pub(crate) mod filters;
 pub(crate) mod mmio;
+pub mod net;
 pub mod rng;
 pub mod share;
 pub(crate) mod status;

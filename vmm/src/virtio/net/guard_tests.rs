@@ -1,0 +1,296 @@
+//! What a guest that is hostile sends, and what becomes of it.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv6Type, PacketBuilder, VlanId};
+
+use super::guard::{Guard, NetCounters, Verdict};
+use crate::egress::{Egress, Rule, Target};
+
+const OWN: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const OWN_V4: [u8; 4] = [100, 96, 0, 2];
+const PUBLIC_V4: [u8; 4] = [203, 0, 113, 5];
+const PRIVATE_V4: [u8; 4] = [192, 168, 1, 1];
+const RESOLVER_V4: [u8; 4] = [100, 96, 0, 1];
+const OWN_V6: [u8; 16] = [0xfd, 0x63, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
+const PUBLIC_V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5];
+/// `link_local(OWN)`.
+const LINK_V6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, 2];
+
+fn guard(targets: &[Target]) -> Guard {
+    let rule = |target: &Target| Rule {
+        target: target.clone(),
+        ports: None,
+        protocol: None,
+    };
+    let egress = Egress {
+        rules: targets.iter().map(rule).collect(),
+        host: Vec::new(),
+        resolver: Some(IpAddr::from(RESOLVER_V4)),
+    };
+    Guard::new(OWN, vec![IpAddr::from(OWN_V4), IpAddr::from(OWN_V6)], egress)
+}
+
+fn public() -> Guard {
+    guard(&[Target::Public])
+}
+
+type Ethernet = etherparse::PacketBuilderStep<etherparse::Ethernet2Header>;
+
+fn out() -> Ethernet {
+    PacketBuilder::ethernet2(OWN, GATEWAY)
+}
+
+fn back() -> Ethernet {
+    PacketBuilder::ethernet2(GATEWAY, OWN)
+}
+
+macro_rules! frame {
+    ($builder:expr, $payload:expr) => {{
+        let mut bytes = Vec::new();
+        $builder.write_to_vec(&mut bytes, $payload).expect("a frame");
+        bytes
+    }};
+}
+
+fn udp(from: [u8; 4], to: [u8; 4], port: u16, payload: &[u8]) -> Vec<u8> {
+    frame!(out().ipv4(from, to, 64).udp(4000, port), payload)
+}
+
+fn is_answered(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Answer(_))
+}
+
+#[test]
+fn a_guest_speaks_in_its_own_name_only() {
+    let (mut guard, now) = (public(), Instant::now());
+    let mut pass = |frame: Vec<u8>| guard.examine(&frame, now) == Verdict::Pass;
+    assert!(pass(udp(OWN_V4, PUBLIC_V4, 443, b"x")));
+    assert!(pass(frame!(out().ipv6(OWN_V6, PUBLIC_V6, 64).udp(4000, 443), b"x")));
+    assert!(!pass(udp([100, 96, 0, 3], PUBLIC_V4, 443, b"x")));
+    assert!(!pass(udp([0; 4], PUBLIC_V4, 443, b"x")));
+    assert!(!pass(frame!(out().ipv6(PUBLIC_V6, PUBLIC_V6, 64).udp(4000, 443), b"x")));
+    assert!(!pass(frame!(out().ipv6(LINK_V6, PUBLIC_V6, 64).udp(4000, 443), b"x")));
+    let foreign = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], GATEWAY);
+    assert!(!pass(frame!(foreign.ipv4(OWN_V4, PUBLIC_V4, 64).udp(4000, 443), b"x")));
+    assert_eq!(
+        guard.counters,
+        NetCounters {
+            spoofed: 5,
+            ..NetCounters::default()
+        }
+    );
+}
+
+#[test]
+fn tags_fragments_and_other_kinds_end_here() {
+    let (mut guard, now) = (public(), Instant::now());
+    let tagged = out()
+        .single_vlan(VlanId::ZERO)
+        .ipv4(OWN_V4, PUBLIC_V4, 64)
+        .udp(4000, 443);
+    assert_eq!(guard.examine(&frame!(tagged, b"x"), now), Verdict::Drop);
+    let mut other = udp(OWN_V4, PUBLIC_V4, 443, b"x");
+    // 802.1X, and what is no kind but a length.
+    for kind in [[0x88, 0x8e], [0, 40]] {
+        other[12..14].copy_from_slice(&kind);
+        assert_eq!(guard.examine(&other, now), Verdict::Drop);
+    }
+    let whole = udp(OWN_V4, PUBLIC_V4, 443, &[0; 64]);
+    for cut in [0, 13, 14, 20, 33, 40, whole.len() - 1] {
+        assert_eq!(guard.examine(&whole[..cut], now), Verdict::Drop, "{cut} bytes");
+    }
+    assert_eq!(guard.counters.malformed, 10);
+    // More fragments; an offset.
+    for flags in [[0x20, 0], [0, 1]] {
+        let mut fragment = whole.clone();
+        fragment[20..22].copy_from_slice(&flags);
+        assert_eq!(guard.examine(&fragment, now), Verdict::Drop);
+    }
+    // A header of extension says the same over IPv6.
+    let mut fragment = frame!(out().ipv6(OWN_V6, PUBLIC_V6, 64).udp(4000, 443), &[0; 64]);
+    fragment[20] = 44;
+    fragment[54..62].copy_from_slice(&[17, 0, 0, 1, 0, 0, 0, 7]);
+    assert_eq!(guard.examine(&fragment, now), Verdict::Drop);
+    assert_eq!(guard.counters.fragments, 3);
+}
+
+#[test]
+fn arp_tells_of_nobody_else() {
+    let now = Instant::now();
+    let arp = |operation, mac: [u8; 6], address: [u8; 4]| {
+        let packet = ArpPacket::new(
+            ArpHardwareId::ETHERNET,
+            EtherType::IPV4,
+            operation,
+            &mac,
+            &address,
+            &[0; 6],
+            &RESOLVER_V4,
+        );
+        let mut frame = Vec::new();
+        let builder = out().arp(packet.expect("sizes that fit"));
+        builder.write_to_vec(&mut frame).expect("a frame");
+        public().examine(&frame, now)
+    };
+    assert_eq!(arp(ArpOperation::REQUEST, OWN, OWN_V4), Verdict::Pass);
+    assert_eq!(arp(ArpOperation::REPLY, OWN, OWN_V4), Verdict::Pass);
+    assert_eq!(arp(ArpOperation::REQUEST, OWN, [0; 4]), Verdict::Pass);
+    assert_eq!(arp(ArpOperation::REPLY, OWN, RESOLVER_V4), Verdict::Drop);
+    assert_eq!(arp(ArpOperation::REPLY, GATEWAY, OWN_V4), Verdict::Drop);
+    assert_eq!(arp(ArpOperation(3), OWN, OWN_V4), Verdict::Drop);
+}
+
+#[test]
+fn discovery_is_a_hosts_and_its_own() {
+    const EVERYBODY: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let now = Instant::now();
+    let say = |kind: u8, from: [u8; 16], hops: u8, option: [u8; 6]| {
+        let body: &[u8] = if kind == 133 { &[] } else { &OWN_V6 };
+        let payload = [body, &[1, 1], &option].concat();
+        let icmp = Icmpv6Type::Unknown {
+            type_u8: kind,
+            code_u8: 0,
+            bytes5to8: [0; 4],
+        };
+        public().examine(&frame!(out().ipv6(from, EVERYBODY, hops).icmpv6(icmp), &payload), now)
+    };
+    for kind in [133, 135, 136] {
+        for from in [OWN_V6, LINK_V6, [0; 16]] {
+            assert_eq!(say(kind, from, 255, OWN), Verdict::Pass, "{kind}");
+        }
+        assert_eq!(say(kind, PUBLIC_V6, 255, OWN), Verdict::Drop);
+        assert_eq!(say(kind, OWN_V6, 255, GATEWAY), Verdict::Drop);
+        assert_eq!(say(kind, OWN_V6, 64, OWN), Verdict::Drop);
+    }
+    // A router's advertisement, a redirect, a report of multicast groups.
+    for kind in [134, 137, 143] {
+        assert_eq!(say(kind, OWN_V6, 255, OWN), Verdict::Drop, "{kind}");
+    }
+}
+
+#[test]
+fn what_is_denied_is_told_so() {
+    let (mut guard, now) = (public(), Instant::now());
+    let denied = udp(OWN_V4, PRIVATE_V4, 443, b"x");
+    let Verdict::Answer(answer) = guard.examine(&denied, now) else {
+        panic!("no answer");
+    };
+    assert_eq!((&answer[..6], &answer[6..12]), (&OWN[..], &GATEWAY[..]));
+    assert_eq!((&answer[26..30], &answer[30..34]), (&PRIVATE_V4[..], &OWN_V4[..]));
+    assert_eq!(answer[34..36], [3, 13]);
+    assert_eq!(answer[42..], denied[14..]);
+    let v6 = frame!(out().ipv6(OWN_V6, OWN_V6, 64).tcp(4000, 80, 1, 1000).syn(), &[]);
+    assert!(is_answered(&guard.examine(&v6, now)));
+    // Not in the middle of a conversation that is none, and not to many.
+    let middle = frame!(out().ipv4(OWN_V4, PRIVATE_V4, 64).tcp(4000, 80, 1, 1000).ack(1), b"x");
+    assert_eq!(guard.examine(&middle, now), Verdict::Drop);
+    for to in [[224, 0, 0, 251], [255; 4]] {
+        assert_eq!(guard.examine(&udp(OWN_V4, to, 5353, b"x"), now), Verdict::Drop);
+    }
+    assert_eq!(guard.counters.denied, 5);
+}
+
+#[test]
+fn dhcp_and_its_answers_go_nowhere() {
+    let (mut guard, now) = (public(), Instant::now());
+    for (from, to) in [(68, 67), (67, 68), (546, 547), (547, 546)] {
+        let v4 = frame!(out().ipv4(OWN_V4, [255; 4], 64).udp(from, to), b"x");
+        let v6 = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2];
+        let v6 = frame!(out().ipv6(OWN_V6, v6, 64).udp(from, to), b"x");
+        assert_eq!(guard.examine(&v4, now), Verdict::Drop);
+        assert_eq!(guard.examine(&v6, now), Verdict::Drop);
+    }
+    let nobody = frame!(out().ipv4([0; 4], [255; 4], 64).udp(68, 67), b"x");
+    assert_eq!(guard.examine(&nobody, now), Verdict::Drop);
+}
+
+#[test]
+fn whom_a_stranger_asks_may_answer_and_nobody_else() {
+    let (mut guard, now) = (guard(&[]), Instant::now());
+    let answer = |to: [u8; 4], port| frame!(out().ipv4(OWN_V4, to, 64).tcp(80, port, 1, 1000).syn().ack(1), &[]);
+    assert_eq!(guard.examine(&answer(PRIVATE_V4, 999), now), Verdict::Drop);
+    guard.note(
+        &frame!(back().ipv4(PRIVATE_V4, OWN_V4, 64).tcp(999, 80, 1, 1000).syn(), &[]),
+        now,
+    );
+    assert_eq!(guard.examine(&answer(PRIVATE_V4, 999), now), Verdict::Pass);
+    assert_eq!(guard.examine(&answer(PRIVATE_V4, 998), now), Verdict::Drop);
+    assert_eq!(guard.examine(&answer(PUBLIC_V4, 999), now), Verdict::Drop);
+    // The other way round, from the same ports, is a connection of the guest's own.
+    let begin = frame!(out().ipv4(OWN_V4, PRIVATE_V4, 64).tcp(80, 999, 1, 1000).syn(), &[]);
+    assert!(is_answered(&guard.examine(&begin, now)));
+    let reply = |to| frame!(out().ipv4(OWN_V4, to, 64).udp(53, 999), b"x");
+    assert!(is_answered(&guard.examine(&reply(PRIVATE_V4), now)));
+    guard.note(&frame!(back().ipv4(PRIVATE_V4, OWN_V4, 64).udp(999, 53), b"x"), now);
+    assert_eq!(guard.examine(&reply(PRIVATE_V4), now), Verdict::Pass);
+    let later = now + Duration::from_secs(600);
+    assert!(is_answered(&guard.examine(&reply(PRIVATE_V4), later)));
+}
+
+#[test]
+fn echoes_are_asked_for_where_the_guest_may_go_and_answered_to_who_asks() {
+    let (mut guard, now) = (public(), Instant::now());
+    let request = |to| frame!(out().ipv4(OWN_V4, to, 64).icmpv4_echo_request(7, 1), b"x");
+    let reply = |to| frame!(out().ipv4(OWN_V4, to, 64).icmpv4_echo_reply(7, 1), b"x");
+    assert_eq!(guard.examine(&request(PUBLIC_V4), now), Verdict::Pass);
+    assert!(is_answered(&guard.examine(&request(PRIVATE_V4), now)));
+    assert_eq!(guard.examine(&reply(PUBLIC_V4), now), Verdict::Drop);
+    guard.note(
+        &frame!(back().ipv4(PRIVATE_V4, OWN_V4, 64).icmpv4_echo_request(7, 1), b"x"),
+        now,
+    );
+    assert_eq!(guard.examine(&reply(PRIVATE_V4), now), Verdict::Pass);
+    let v6 = frame!(out().ipv6(OWN_V6, PUBLIC_V6, 64).icmpv6_echo_request(7, 1), b"x");
+    assert_eq!(guard.examine(&v6, now), Verdict::Pass);
+    // A tunnel is no echo.
+    let mut tunnel = request(PUBLIC_V4);
+    tunnel[23] = 47;
+    assert!(is_answered(&guard.examine(&tunnel, now)));
+}
+
+/// A question for `a.test`, or an answer that it is [`PUBLIC_V4`].
+fn dns(name: &[u8; 1], is_answer: bool) -> Vec<u8> {
+    let counts: &[u8] = if is_answer {
+        &[0x81, 0, 0, 1, 0, 1, 0, 0, 0, 0]
+    } else {
+        &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]
+    };
+    let mut bytes = [&[0, 7], counts, &[1], name, b"\x04test\0\0\x01\0\x01"].concat();
+    if is_answer {
+        bytes.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        bytes.extend(PUBLIC_V4);
+    }
+    bytes
+}
+
+#[test]
+fn names_are_asked_for_as_the_rules_say() {
+    let now = Instant::now();
+    let ask = |guard: &mut Guard, name| guard.examine(&udp(OWN_V4, RESOLVER_V4, 53, &dns(name, false)), now);
+    assert_eq!(ask(&mut public(), b"b"), Verdict::Pass);
+    assert!(is_answered(&ask(&mut guard(&[]), b"a")));
+    let other_port = udp(OWN_V4, RESOLVER_V4, 54, &dns(b"a", false));
+    assert!(
+        is_answered(&public().examine(&other_port, now)),
+        "only questions go to the resolver"
+    );
+    let mut named = guard(&[Target::Name("a.test".into())]);
+    let open = udp(OWN_V4, PUBLIC_V4, 443, b"x");
+    let Verdict::Answer(refused) = ask(&mut named, b"b") else {
+        panic!("not answered");
+    };
+    assert_eq!(refused[36..38], 4000_u16.to_be_bytes());
+    assert_eq!(refused[45] & 0x0f, 5, "REFUSED");
+    assert!(is_answered(&named.examine(&open, now)));
+    assert_eq!(ask(&mut named, b"a"), Verdict::Pass);
+    named.note(
+        &frame!(back().ipv4(RESOLVER_V4, OWN_V4, 64).udp(53, 4000), &dns(b"a", true)),
+        now,
+    );
+    assert_eq!(named.examine(&open, now), Verdict::Pass);
+    named.reset();
+    assert!(is_answered(&named.examine(&open, now)));
+}

@@ -1,0 +1,171 @@
+//! What carries frames further: a stream socket to a process like passt, on which each frame follows its length (`u32`,
+//! big endian; passt(1), and QEMU's `-netdev stream`).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+use super::{ETHERNET_BYTES, FRAME_BYTES_MAX};
+
+/// Bytes of a length.
+const LENGTH_BYTES: usize = 4;
+/// Bytes collected for one call: two of the longest frames.
+const BATCH_BYTES: usize = 2 * (LENGTH_BYTES + FRAME_BYTES_MAX);
+
+/// One end of it.
+#[derive(Debug)]
+pub(super) struct Stream {
+    socket: OwnedFd,
+    /// Waits for the socket, among others.
+    interest: EventSet,
+    /// Bytes for the other end, `sent` of which it has; at most a batch, for which there is room from the beginning.
+    outbox: Vec<u8>,
+    sent: usize,
+    /// Bytes of the other end, from `taken` to `filled`. Pages that were never needed are none of memory.
+    inbox: Box<[u8]>,
+    taken: usize,
+    filled: usize,
+    /// The other end is gone, or says what makes no sense: the supervisor knows why, and ends the machine.
+    is_lost: bool,
+}
+
+impl Stream {
+    /// Waits on `epoll` with `event`.
+    pub(super) fn new(socket: OwnedFd, epoll: &Epoll, event: u64) -> io::Result<Self> {
+        let interest = EventSet::IN;
+        epoll.ctl(
+            ControlOperation::Add,
+            socket.as_raw_fd(),
+            EpollEvent::new(interest, event),
+        )?;
+        Ok(Self {
+            socket,
+            interest,
+            outbox: Vec::with_capacity(BATCH_BYTES),
+            sent: 0,
+            inbox: vec![0; BATCH_BYTES].into_boxed_slice(),
+            taken: 0,
+            filled: 0,
+            is_lost: false,
+        })
+    }
+
+    /// Whether the other end has to take something first.
+    pub(super) fn is_full(&self) -> bool {
+        self.outbox.len() >= BATCH_BYTES / 2
+    }
+
+    /// Appends a frame, which `write` puts at the end of its argument; it is forgotten again when `write` says `false`.
+    pub(super) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>, usize) -> bool) {
+        let start = self.outbox.len();
+        self.outbox.extend([0; LENGTH_BYTES]);
+        let frame = self.outbox.len();
+        let is_wanted = write(&mut self.outbox, frame) && !self.is_lost;
+        let bytes = (self.outbox.len() - frame) as u32;
+        match self.outbox.get_mut(start..frame) {
+            Some(length) if is_wanted => length.copy_from_slice(&bytes.to_be_bytes()),
+            _ => self.outbox.truncate(start),
+        }
+    }
+
+    /// Sends what was appended, as much as the other end takes.
+    pub(super) fn flush(&mut self) {
+        while self.sent < self.outbox.len() && !self.is_lost {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match send(&self.socket, &self.outbox[self.sent..], flags) {
+                Ok(count) => self.sent += count,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(_) => self.lose(),
+            }
+        }
+        self.outbox.drain(..self.sent);
+        self.sent = 0;
+    }
+
+    /// The next frame of the other end, if it is whole.
+    pub(super) fn next(&mut self) -> Option<&[u8]> {
+        if !self.has_next() && !self.is_lost {
+            self.receive();
+        }
+        if !self.has_next() {
+            return None;
+        }
+        let (start, bytes) = (self.taken + LENGTH_BYTES, self.next_bytes()?);
+        self.inbox.get(start..start + bytes)
+    }
+
+    /// The frame last given is done with.
+    pub(super) fn skip(&mut self) {
+        if let Some(bytes) = self.next_bytes() {
+            self.taken += LENGTH_BYTES + bytes;
+        }
+    }
+
+    /// Waits for what matters now: bytes only when `wants_frames`.
+    pub(super) fn watch(&mut self, epoll: &Epoll, event: u64, wants_frames: bool) {
+        let mut interest = EventSet::empty();
+        if wants_frames && !self.is_lost {
+            interest |= EventSet::IN;
+        }
+        if !self.outbox.is_empty() && !self.is_lost {
+            interest |= EventSet::OUT;
+        }
+        if interest == self.interest {
+            return;
+        }
+        // Hang-ups are reported without being asked for, again and again: a lost end is not waited for at all.
+        let operation = match (self.interest.is_empty(), interest.is_empty()) {
+            (true, _) => ControlOperation::Add,
+            (false, true) => ControlOperation::Delete,
+            (false, false) => ControlOperation::Modify,
+        };
+        let changed = epoll.ctl(operation, self.socket.as_raw_fd(), EpollEvent::new(interest, event));
+        if changed.is_ok() {
+            self.interest = interest;
+        }
+    }
+
+    fn has_next(&self) -> bool {
+        self.next_bytes()
+            .is_some_and(|bytes| self.filled - self.taken >= LENGTH_BYTES + bytes)
+    }
+
+    fn next_bytes(&self) -> Option<usize> {
+        let length = self.inbox.get(self.taken..self.filled)?.first_chunk::<LENGTH_BYTES>()?;
+        Some(u32::from_be_bytes(*length) as usize)
+    }
+
+    /// Takes in what is there, up to a batch of it.
+    fn receive(&mut self) {
+        self.inbox.copy_within(self.taken..self.filled, 0);
+        self.filled -= self.taken;
+        self.taken = 0;
+        match recv(&self.socket, &mut self.inbox[self.filled..], RecvFlags::DONTWAIT) {
+            Ok((count @ 1.., _)) => self.filled += count,
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Ok(_) | Err(_) => self.lose(),
+        }
+        let is_frame = |bytes: usize| (ETHERNET_BYTES..=FRAME_BYTES_MAX).contains(&bytes);
+        if self.next_bytes().is_some_and(|bytes| !is_frame(bytes)) {
+            self.lose();
+        }
+    }
+
+    fn lose(&mut self) {
+        self.is_lost = true;
+        self.outbox.clear();
+        self.sent = 0;
+        self.taken = 0;
+        self.filled = 0;
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
