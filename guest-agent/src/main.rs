@@ -21,6 +21,7 @@ mod life;
 mod limits;
 mod log;
 mod mount;
+mod network;
 mod plan;
 mod pod;
 mod populate;

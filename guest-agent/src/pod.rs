@@ -19,6 +19,7 @@ use crate::cgroup::{self, Cgroup, CgroupError};
 use crate::disk::STAGING;
 use crate::life::Ground;
 use crate::mount::{self, MountError};
+use crate::network::Device;
 use crate::plan::attribute;
 use crate::stage::{self, StageError};
 use crate::sys::{self, PidNamespace, Spawned};
@@ -140,8 +141,10 @@ pub(crate) fn enter(namespaces: &[OwnedFd]) -> Result<(), Errno> {
 /// Makes the namespaces in a thread of their own, which leaves them in the descriptors.
 fn make_namespaces(first: ContainerSpec) -> Result<Vec<OwnedFd>, PodError> {
     let make = move || {
+        let device = first.network.as_ref().map(|_| Device::here()).transpose();
+        let device = device.map_err(|e| PodError::Furnish(StageError::Network(e)))?;
         sys::unshare_pod_namespaces().map_err(PodError::Namespaces)?;
-        stage::furnish_namespaces(&first).map_err(PodError::Furnish)?;
+        stage::furnish_namespaces(&first, device).map_err(PodError::Furnish)?;
         ["net", "ipc", "uts"]
             .into_iter()
             .map(|kind| open_namespace(&format!("/proc/thread-self/ns/{kind}")))

@@ -30,6 +30,7 @@ use crate::disk::{DiskError, STAGING, add_slots, mount_root};
 use crate::exec::{self, ExecError};
 use crate::limits::STAGING_TMPFS;
 use crate::mount::{self, MountError, StepError};
+use crate::network::{Device, NetworkError};
 use crate::plan::plan;
 use crate::task::{self, Prepared};
 use crate::user::{Identity, UserError, resolve};
@@ -63,6 +64,9 @@ pub(crate) enum StageError {
     /// Loopback interface.
     #[error("cannot bring the loopback interface up")]
     Loopback(#[source] Errno),
+    /// The network.
+    #[error("cannot give the container its network")]
+    Network(#[source] NetworkError),
     /// A kernel parameter.
     #[error("cannot set the kernel parameter {name}")]
     Sysctl { name: String, source: std::io::Error },
@@ -127,7 +131,7 @@ impl StageError {
             Self::Join(_) | Self::Namespaces(_) | Self::Private(_) | Self::Hostname(_) | Self::Loopback(_) => {
                 Stage::Namespace
             }
-            Self::Sysctl { .. } => Stage::Namespace,
+            Self::Sysctl { .. } | Self::Network(_) => Stage::Namespace,
             Self::WorkingDirectory { .. } | Self::Step(StepError::WorkingDirectory { .. }) => Stage::WorkingDirectory,
             Self::Staging(_) | Self::Disk(_) | Self::Root(_) | Self::Step(_) => Stage::Mount,
             Self::User(_) => Stage::User,
@@ -273,6 +277,10 @@ fn leave_agent(spec: &ContainerSpec, pod: Vec<OwnedFd>) -> Result<(), StageError
     // A failure leaves only the default, which the pid namespace makes harmless.
     let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
     rustix::process::umask(Mode::empty());
+    let device = match (&spec.network, &spec.pod) {
+        (Some(_), None) => Some(Device::here().map_err(StageError::Network)?),
+        _ => None,
+    };
     match &spec.pod {
         None => sys::unshare_namespaces().map_err(StageError::Namespaces)?,
         Some(_) => {
@@ -284,15 +292,18 @@ fn leave_agent(spec: &ContainerSpec, pod: Vec<OwnedFd>) -> Result<(), StageError
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(StageError::Private)?;
     if spec.pod.is_none() {
-        furnish_namespaces(spec)?;
+        furnish_namespaces(spec, device)?;
     }
     fs::write("/proc/self/oom_score_adj", "0").map_err(StageError::OomScore)
 }
 
-/// Makes new namespaces of the calling thread what a container expects.
-pub(crate) fn furnish_namespaces(spec: &ContainerSpec) -> Result<(), StageError> {
+/// Makes new namespaces of the calling thread what a container expects; `device` is of those that it had before.
+pub(crate) fn furnish_namespaces(spec: &ContainerSpec, device: Option<Device>) -> Result<(), StageError> {
     rustix::system::sethostname(spec.hostname.as_bytes()).map_err(StageError::Hostname)?;
     loopback_up().map_err(StageError::Loopback)?;
+    if let (Some(device), Some(network)) = (device, &spec.network) {
+        device.bring(network).map_err(StageError::Network)?;
+    }
     for sysctl in &spec.sysctls {
         let path = Path::new("/proc/sys").join(sysctl.name.replace('.', "/"));
         fs::write(path, &sysctl.value).map_err(|source| StageError::Sysctl {

@@ -91,6 +91,10 @@ pub struct ContainerSpec {
     /// Shares namespaces with the other containers that say so.
     #[prost(message, optional, tag = "31")]
     pub pod: Option<Pod>,
+    /// The network device's addresses; without it the container has its loopback alone. Of a pod's containers it is the
+    /// first one's that counts, as with [`ContainerSpec::pod`].
+    #[prost(message, optional, tag = "32")]
+    pub network: Option<Network>,
     /// What the agent itself does in the container, in place of a program: `args`, `env`, `cwd`, `user` and what confines
     /// a program are not used then. It reads from its stdin and writes to its stdout what its kind says; its stderr is
     /// words for people, and its exit code is 0 when it was done.
@@ -139,6 +143,32 @@ pub struct Pod {
     /// Of all containers together.
     #[prost(message, required, tag = "3")]
     pub limits: Limits,
+}
+
+/// How the machine's one network device is set up: it is named `eth0`, and is in the container's, or the pod's, network
+/// namespace from then on.
+#[derive(Clone, PartialEq, Message)]
+pub struct Network {
+    /// Its addresses, at most one of each kind.
+    #[prost(message, repeated, tag = "1")]
+    pub addresses: Vec<Address>,
+    /// Bytes of the longest packet, 1280 to 65535.
+    #[prost(uint32, tag = "2")]
+    pub mtu: u32,
+}
+
+/// An address, and the way from its link to everywhere.
+#[derive(Clone, PartialEq, Message)]
+pub struct Address {
+    /// 4 or 16 bytes, in network order.
+    #[prost(bytes = "vec", tag = "1")]
+    pub address: Vec<u8>,
+    /// Length of the link's prefix.
+    #[prost(uint32, tag = "2")]
+    pub prefix_bits: u32,
+    /// On the link; as long as the address.
+    #[prost(bytes = "vec", tag = "3")]
+    pub gateway: Vec<u8>,
 }
 
 /// Work of the agent's own, with the container's folders as the container sees them.
