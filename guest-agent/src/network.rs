@@ -21,6 +21,12 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 /// The kernel's name for its first network device.
 const NAME: &str = "eth0";
+/// The least, usual and largest buffer of what a TCP connection received: see [`RECEIVE_BUFFERS`].
+const TCP_RMEM: &str = "/proc/sys/net/ipv4/tcp_rmem";
+/// The other end of the device is on the same machine and ends connections itself, so that a window of 256 KiB is wide
+/// for any distance; one of megabytes is more than the socket between holds, and what that does not hold is sent again
+/// after seconds.
+const RECEIVE_BUFFERS: &str = "4096 131072 524288";
 /// Where the kernel is told not to speak IPv6.
 const DISABLE_V6: &str = "/proc/sys/net/ipv6/conf/eth0/disable_ipv6";
 
@@ -73,6 +79,10 @@ fn set_up(network: &Network) -> Result<(), NetworkError> {
         // Nobody would answer. A kernel without IPv6 has no such file.
         let _ = std::fs::write(DISABLE_V6, "1");
     }
+    std::fs::write(TCP_RMEM, RECEIVE_BUFFERS).map_err(|source| NetworkError::Step {
+        step: "set the size of receive buffers",
+        source,
+    })?;
     let mut link = named();
     link.attributes.push(LinkAttribute::Mtu(network.mtu));
     link.header.flags = LinkFlags::Up;

@@ -3,6 +3,7 @@
 mod changes;
 mod container;
 mod files;
+mod network;
 mod pod;
 mod system;
 mod volume;
@@ -19,6 +20,7 @@ pub(crate) use container::{
     PsArgs, RenameArgs, RmArgs, StartArgs, StatsArgs, StopArgs, SuperviseArgs,
 };
 pub(crate) use files::{CpArgs, ExportArgs};
+pub(crate) use network::NetworkArgs;
 pub(crate) use pod::{
     PodCommand, PodCreateArgs, PodInspectArgs, PodLsArgs, PodNamesArgs, PodRmArgs, PodStatsArgs, PodStopArgs,
 };
@@ -287,9 +289,8 @@ pub(crate) struct RunArgs {
     /// Size of /dev/shm
     #[arg(long, value_name = "BYTES")]
     pub shm_size: Option<String>,
-    /// Only none yet: a loopback and nothing else, which is what every pod has
-    #[arg(long, visible_alias = "net", value_name = "none")]
-    pub network: Option<String>,
+    #[command(flatten)]
+    pub network: NetworkArgs,
     /// Add a capability
     #[arg(long, value_name = "CAP")]
     pub cap_add: Vec<String>,
@@ -495,7 +496,6 @@ pub(crate) struct CompletionArgs {
 
 /// Flags of `docker run` that Capsid does not honour yet: refused by name, never ignored.
 pub(crate) const NOT_YET: &[&str] = &[
-    "--add-host",
     "--annotation",
     "--attach",
     "-a",
@@ -517,11 +517,7 @@ pub(crate) const NOT_YET: &[&str] = &[
     "--device-write-bps",
     "--device-write-iops",
     "--disable-content-trust",
-    "--dns",
-    "--dns-option",
-    "--dns-search",
     "--domainname",
-    "--expose",
     "--gpus",
     "--io-maxbandwidth",
     "--ip",
@@ -532,7 +528,6 @@ pub(crate) const NOT_YET: &[&str] = &[
     "--label-file",
     "--link",
     "--link-local-ip",
-    "--mac-address",
     "--memory-reservation",
     "--memory-swappiness",
     "--net-alias",
@@ -540,10 +535,6 @@ pub(crate) const NOT_YET: &[&str] = &[
     "--oom-kill-disable",
     "--oom-score-adj",
     "--pid",
-    "--publish",
-    "-p",
-    "--publish-all",
-    "-P",
     "--runtime",
     "--storage-opt",
     "--userns",

@@ -16,7 +16,7 @@ use crate::signals::Signals;
 use crate::state::{Container, ContainerConfig, Pod, ShareMount, State, StateError, Status, Volume, VolumeMount};
 use crate::timings::Timings;
 use crate::volumes::{self, VolumesLock};
-use crate::{clock, doctor, events, id, names, parts, scratch, session, shares, store_folder, terminal};
+use crate::{clock, doctor, events, id, names, network, parts, scratch, session, shares, store_folder, terminal};
 
 /// Largest `--env-file` and seccomp profile, bytes: the spec that carries them is at most 4 MiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -79,7 +79,8 @@ pub(crate) async fn create(
         Some(pod) => (pods_accelerator(pod, choice)?, usize::MAX),
         None => {
             let accelerator = choose_accelerator(choice, folders)?;
-            (AccelChoice::named(accelerator.name()), accelerator.disks_max())
+            let disks_max = accelerator.disks_max(args.network.is_wanted());
+            (AccelChoice::named(accelerator.name()), disks_max)
         }
     };
     timings.mark("accelerator chosen");
@@ -88,9 +89,12 @@ pub(crate) async fn create(
     }
     let around = surroundings(args, state, folders, disks_max, pod.as_ref())?;
     let random = session::random(4)?;
-    let plan = plan::plan(args, &command, &image.config, around)?;
+    let mut plan = plan::plan(args, &command, &image.config, around)?;
     timings.mark("planned");
     warn_of_memory(&plan);
+    if let Some(network) = &mut plan.network {
+        network::choose_ports(&mut network.ports)?;
+    }
     let mut container = container(args, &name, &image, plan, accelerator)?;
     if let Some(pod) = pod {
         container.config.kernel = pod.config.kernel;
@@ -232,6 +236,7 @@ fn container(
             health: plan::health(args, &image.config)?,
             mounts: plan.volumes,
             shares: plan.shares,
+            network: plan.network,
         },
         spec: plan.spec,
         status: Status::Created,

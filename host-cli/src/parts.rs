@@ -1,4 +1,4 @@
-//! The parts of an installation: guest kernel, agent, VMM, file server, QEMU. Each is looked for beside the running binary (a
+//! The parts of an installation: guest kernel, agent, VMM, file server, QEMU, passt. Each is looked for beside the running binary (a
 //! build folder) and in `../libexec/capsid` and `../share/capsid` (an installation).
 
 use std::fs::File;
@@ -15,6 +15,8 @@ pub(crate) enum PartError {
     OwnPath(#[source] io::Error),
     #[error("{name} not found (looked in {looked}): build it with `make build`, or reinstall")]
     Missing { name: &'static str, looked: String },
+    #[error("passt not found in PATH: install passt")]
+    NoPasst,
     #[error("qemu-system-x86_64 not found in PATH: install qemu-system-x86, or use --accel kvm")]
     NoQemu,
 }
@@ -42,6 +44,11 @@ pub(crate) fn file_server() -> Result<PathBuf, PartError> {
 /// QEMU, for `--accel emulate`.
 pub(crate) fn qemu() -> Result<PathBuf, PartError> {
     in_path("qemu-system-x86_64").ok_or(PartError::NoQemu)
+}
+
+/// passt, which carries the frames of pods with a network.
+pub(crate) fn passt() -> Result<PathBuf, PartError> {
+    in_path("passt").ok_or(PartError::NoPasst)
 }
 
 /// The first file of that name in `PATH`.

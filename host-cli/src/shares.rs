@@ -6,20 +6,18 @@
 use std::fs::{self, DirBuilder, FileType};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use crate::accelerator::{FileServer, Share, StartError};
-use crate::control;
+use crate::accelerator::{Helper, Share, StartError, serve_files};
 use crate::folders::Folders;
 use crate::hold;
+use crate::passing_name;
 use crate::plan::{Bind, FoundSource};
 use crate::state::ShareMount;
 
 /// The kernel's own folders.
 const KERNELS: [&str; 3] = ["/proc", "/sys", "/dev"];
-/// Name of the socket that a file server is connected by, in the run folder of the machine's owner, for a moment.
-const SOCKET: &str = "share";
 
 /// Why a folder or file cannot be shared.
 #[derive(Debug, thiserror::Error)]
@@ -163,7 +161,7 @@ pub(crate) fn serve(
     mounts: &[ShareMount],
     id: &str,
     folders: &Folders,
-) -> Result<(Vec<Share>, Vec<FileServer>), ShareError> {
+) -> Result<(Vec<Share>, Vec<Helper>), ShareError> {
     let mut shares = Vec::new();
     let mut servers = Vec::new();
     for mount in mounts {
@@ -177,14 +175,14 @@ pub(crate) fn serve(
     Ok((shares, servers))
 }
 
-fn serve_one(mount: &ShareMount, id: &str, folders: &Folders) -> Result<(UnixStream, FileServer), ShareError> {
+fn serve_one(mount: &ShareMount, id: &str, folders: &Folders) -> Result<(UnixStream, Helper), ShareError> {
     let path = || mount.source.clone();
     let (real, metadata) = look(Path::new(&mount.source), folders)?;
     if is_expected(metadata.file_type(), mount.is_file) {
-        let (listener, socket) =
-            connect(&hold::folder(&folders.run, id)).map_err(|source| ShareError::Socket { path: path(), source })?;
+        let (listener, socket) = passing_name::connection(&hold::folder(&folders.run, id))
+            .map_err(|source| ShareError::Socket { path: path(), source })?;
         let identity = (metadata.dev(), metadata.ino());
-        let server = FileServer::start(mount, &real, identity, listener)
+        let server = serve_files(mount, &real, identity, listener)
             .map_err(|source| ShareError::Start { path: path(), source })?;
         return Ok((socket, server));
     }
@@ -198,20 +196,10 @@ fn is_expected(kind: FileType, is_file: bool) -> bool {
     if is_file { kind.is_file() } else { kind.is_dir() }
 }
 
-/// A listening socket and the one connection to it: what serves the library wants to accept. No name is left.
-fn connect(folder: &Path) -> io::Result<(UnixListener, UnixStream)> {
-    control::with_short_path(folder, SOCKET, |path| {
-        // One of a supervisor that was killed in between.
-        let _ = fs::remove_file(path);
-        let listener = UnixListener::bind(path)?;
-        let connected = UnixStream::connect(path);
-        fs::remove_file(path)?;
-        Ok((listener, connected?))
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
     use super::*;
 
     fn bind(source: &Path, create: bool) -> Bind {
@@ -294,13 +282,5 @@ mod tests {
             find(&[bind(&socket, false)], &folders),
             Err(ShareError::Kind { .. })
         ));
-    }
-
-    #[test]
-    fn a_connection_leaves_no_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let (listener, _socket) = connect(folder.path()).unwrap();
-        assert!(listener.accept().is_ok());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

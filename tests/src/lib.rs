@@ -11,6 +11,7 @@
 //!   Terminal    a pseudo terminal with `capsid` in it
 //!   SmallDisk   a data folder that fills up; Dice: chance that is the same each time
 //!   live        containers in the background: started, asked, killed
+//!   World       a network of its own: a host in one namespace, the world in another
 //!   Census      processes, mounts, sockets, cgroups, files: before and after
 //! ```
 //!
@@ -41,6 +42,7 @@ pub mod terminal;
 pub mod test_images;
 pub mod token_server;
 pub mod tree;
+pub mod world;
 
 pub use capsid::Capsid;
 pub use census::Census;
@@ -52,3 +54,4 @@ pub use registry::Registry;
 pub use terminal::Terminal;
 pub use test_images::TestImage;
 pub use token_server::TokenServer;
+pub use world::World;

@@ -15,6 +15,8 @@ pub struct Egress {
     pub rules: Vec<Rule>,
     /// Addresses of the host's own: [`Target::Public`] and names do not reach them.
     pub host: Vec<IpAddr>,
+    /// Addresses that no rule opens: what carries the frames takes them for the host's loopback.
+    pub closed: Vec<IpAddr>,
     /// Where the guest asks for names, at UDP port 53; what is asked is looked at when only names are opened.
     pub resolver: Option<IpAddr>,
 }
@@ -81,7 +83,7 @@ impl Egress {
     /// name.
     pub fn permits(&self, destination: Destination, is_named: impl Fn(&str) -> bool) -> bool {
         let address = destination.address.to_canonical();
-        if is_closed(address) {
+        if is_closed(address) || self.closed.contains(&address) {
             return false;
         }
         let is_public = || !is_special(address) && !self.host.contains(&address);
@@ -239,6 +241,7 @@ mod tests {
         Egress {
             rules,
             host: vec!["198.51.100.7".parse().expect("an address")],
+            closed: vec!["198.51.100.8".parse().expect("an address")],
             resolver: None,
         }
     }
@@ -312,6 +315,7 @@ mod tests {
             "fe80::1",
             "::1",
             "::ffff:127.0.0.1",
+            "198.51.100.8",
         ] {
             assert!(!permits(&all, address), "{address}");
         }

@@ -3,13 +3,13 @@
 //! call TCG a security boundary (docs/system/security.rst): the caller warns.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream as StdStream;
-use std::path::PathBuf;
+use std::os::unix::net::{UnixListener, UnixStream as StdStream};
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use capsid_vmm::Status;
-use capsid_vmm::config::{Config, VhostUserBay, VhostUserConfig, VhostUserDisk, VhostUserVsock};
+use capsid_vmm::config::{Config, VhostUserBay, VhostUserConfig, VhostUserDisk, VhostUserNet, VhostUserVsock};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::process::Child;
@@ -17,12 +17,14 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::frequency::Reading;
-use super::kvm::{bay_config, config_file, disk_config, last_status, vsock_config};
+use super::kvm::{bay_config, config_file, disk_config, last_status, net_config, vsock_config};
 use super::process::{HandedFiles, StartError, collect_complaints, ended, spawn};
-use super::{Accelerator, Disk, MachineEnd, MachineParts, RunningMachine, Share};
+use super::{Accelerator, Disk, MachineEnd, MachineParts, Nic, RunningMachine, Share};
 use crate::console;
 use crate::parts::{self, PartError};
+use crate::passing_name;
 use crate::plan::MachineSize;
+use crate::state::mac_words;
 
 /// What the kernel is told. `reboot=t`: QEMU's microvm has no i8042; a triple fault ends it (`-no-reboot`).
 /// `noapictimer`: emulated, the APIC's timer is calibrated for a quarter of a second and then mostly found unfit, since
@@ -70,8 +72,8 @@ impl Accelerator for Emulate {
         "emulate"
     }
 
-    fn disks_max(&self) -> usize {
-        TRANSPORTS - OTHER_DEVICES
+    fn disks_max(&self, has_network: bool) -> usize {
+        TRANSPORTS - OTHER_DEVICES - usize::from(has_network)
     }
 
     fn start(&self, parts: MachineParts) -> Result<RunningMachine, StartError> {
@@ -87,9 +89,18 @@ impl Accelerator for Emulate {
             files.add(qemu_console),
             &command_line(self.counter.khz_since()),
         );
-        let sockets = Sockets::connect(parts.disks.len(), parts.bay.is_some(), &mut files, &mut arguments)?;
+        let mut sockets = Sockets::connect(parts.disks.len(), parts.bay.is_some(), &mut files, &mut arguments)?;
+        if let Some(nic) = &parts.nic {
+            sockets.net = Some(connect_nic(nic, &parts.folder, &mut files, &mut arguments)?);
+        }
         connect_shares(parts.shares, &mut files, &mut arguments);
-        let (devices, status) = start_devices(parts.disks, parts.bay, (parts.session, parts.control), sockets)?;
+        let (devices, status) = start_devices(
+            parts.disks,
+            parts.bay,
+            parts.nic,
+            (parts.session, parts.control),
+            sockets,
+        )?;
         let mut qemu = spawn(&self.qemu, &arguments, files, Stdio::piped())?;
         // What QEMU says is a cause and not the user's output: it is told with the machine's end, or not at all.
         let complaints = tokio::task::spawn_local(collect_complaints(qemu.stderr.take()));
@@ -109,6 +120,8 @@ struct Sockets {
     vsock: StdStream,
     disks: Vec<StdStream>,
     bay: Option<StdStream>,
+    /// Which QEMU connects to.
+    net: Option<UnixListener>,
 }
 
 impl Sockets {
@@ -133,8 +146,28 @@ impl Sockets {
                 .map(|index| connect(&format!("disk{index}"), &disk))
                 .collect::<Result<_, _>>()?,
             bay: has_bay.then(|| connect("bay", &disk)).transpose()?,
+            net: None,
         })
     }
+}
+
+/// Tells QEMU of the network device, which is ours but for its hardware address; its other end. Not [`BOUNCED`]: what it
+/// writes are frames, whose bytes the guest's kernel copies before they are anybody's code.
+/// For this kind of device alone QEMU takes no connection, but wants to make one itself (net/vhost-user.c asks for a
+/// socket that can pass descriptors, and of one that was passed to it char-socket.c does not know that it can).
+fn connect_nic(
+    nic: &Nic,
+    folder: &Path,
+    files: &mut HandedFiles,
+    arguments: &mut Vec<String>,
+) -> Result<UnixListener, StartError> {
+    let (listener, file) = passing_name::listener(folder).map_err(StartError::Socket)?;
+    let fd = files.add(file);
+    let mac = mac_words(nic.mac);
+    arguments.extend(["-chardev".into(), format!("socket,id=nic,path=/proc/self/fd/{fd}")]);
+    arguments.extend(["-netdev".into(), "vhost-user,id=net,chardev=nic".into()]);
+    arguments.extend(["-device".into(), format!("virtio-net-device,netdev=net,mac={mac}")]);
+    Ok(listener)
 }
 
 /// Tells QEMU of the sockets that lead to file servers.
@@ -162,6 +195,7 @@ fn command_line(tsc_khz: Option<u64>) -> String {
 fn start_devices(
     disks: Vec<Disk>,
     bay: Option<OwnedFd>,
+    nic: Option<Nic>,
     (session, control): (OwnedFd, OwnedFd),
     sockets: Sockets,
 ) -> Result<(Child, pipe::Receiver), StartError> {
@@ -179,6 +213,10 @@ fn start_devices(
         bay: bay.zip(sockets.bay).map(|(control, socket)| VhostUserBay {
             socket_fd: files.add(socket),
             device: bay_config(control, &mut files),
+        }),
+        net: nic.zip(sockets.net).map(|(nic, listener)| VhostUserNet {
+            listener_fd: files.add(listener),
+            device: net_config(nic, &mut files),
         }),
         vsock: VhostUserVsock {
             socket_fd: files.add(sockets.vsock),

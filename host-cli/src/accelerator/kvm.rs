@@ -5,7 +5,9 @@ use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
-use capsid_vmm::config::{BayConfig, Config, DISKS_MAX, DiskConfig, MachineConfig, ShareConfig, VsockConfig};
+use capsid_vmm::config::{
+    BayConfig, Config, DISKS_MAX, DiskConfig, MachineConfig, NetConfig, ShareConfig, VsockConfig,
+};
 use capsid_vmm::{MachineExit, Status};
 use rustix::fs::MemfdFlags;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -14,7 +16,7 @@ use tokio::process::Child;
 use tokio::sync::oneshot;
 
 use super::process::{HandedFiles, StartError, ended, spawn};
-use super::{Accelerator, Disk, MachineEnd, MachineParts, RunningMachine};
+use super::{Accelerator, Disk, MachineEnd, MachineParts, Nic, RunningMachine};
 use crate::parts;
 
 /// The guest's context id; every pod has a VMM of its own, so all can use the first free one.
@@ -39,7 +41,7 @@ impl Accelerator for Kvm {
         "kvm"
     }
 
-    fn disks_max(&self) -> usize {
+    fn disks_max(&self, _has_network: bool) -> usize {
         DISKS_MAX
     }
 
@@ -75,6 +77,7 @@ impl Accelerator for Kvm {
                     socket_fd: files.add(share.socket),
                 })
                 .collect(),
+            net: parts.nic.map(|nic| net_config(nic, &mut files)),
             vsock: vsock_config(parts.session, parts.control, &mut files),
             status_fd: files.add(status_sender.into_blocking_fd().map_err(StartError::Socket)?),
         });
@@ -106,6 +109,16 @@ pub(super) fn bay_config(control: OwnedFd, files: &mut HandedFiles) -> BayConfig
     BayConfig {
         serial: capsid_protocol::spec::BAY_SERIAL.into(),
         control_fd: files.add(control),
+    }
+}
+
+/// The network device's configuration.
+pub(super) fn net_config(nic: Nic, files: &mut HandedFiles) -> NetConfig {
+    NetConfig {
+        mac: nic.mac,
+        addresses: nic.addresses,
+        egress: nic.egress,
+        socket_fd: files.add(nic.socket),
     }
 }
 

@@ -4,13 +4,16 @@
 mod emulate;
 mod file_server;
 mod frequency;
+mod helper;
 mod kvm;
 mod process;
 
 use std::fs::File;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use capsid_vmm::egress::Egress;
 use tokio::sync::oneshot;
 
 use crate::cli::AccelChoice;
@@ -19,9 +22,10 @@ use crate::plan::MachineSize;
 use crate::probe::{self, KvmVerdict};
 
 pub(crate) use emulate::Emulate;
-pub(crate) use file_server::{FileServer, Share, guard};
+pub(crate) use file_server::{Share, serve_files};
+pub(crate) use helper::{Helper, guard};
 pub(crate) use kvm::Kvm;
-pub(crate) use process::StartError;
+pub(crate) use process::{HandedFiles, StartError};
 
 /// One disk of a machine: host files, one after the other.
 #[derive(Debug)]
@@ -33,9 +37,22 @@ pub(crate) struct Disk {
     pub files: Vec<File>,
 }
 
+/// The network device of a machine.
+#[derive(Debug)]
+pub(crate) struct Nic {
+    pub mac: [u8; 6],
+    /// The guest's.
+    pub addresses: Vec<IpAddr>,
+    pub egress: Egress,
+    /// Connected to what carries its frames, each after its length.
+    pub socket: OwnedFd,
+}
+
 /// Everything a machine is made of, already open.
 #[derive(Debug)]
 pub(crate) struct MachineParts {
+    /// Where sockets may have a name for a moment.
+    pub folder: PathBuf,
     pub size: MachineSize,
     pub kernel: File,
     pub initramfs: File,
@@ -43,6 +60,7 @@ pub(crate) struct MachineParts {
     /// The machine's end of the socket on which disks are put into its bay, if it is to have one.
     pub bay: Option<OwnedFd>,
     pub shares: Vec<Share>,
+    pub nic: Option<Nic>,
     /// The machine's end of the session.
     pub session: OwnedFd,
     /// The machine's end of the socket that streams are asked for on.
@@ -85,8 +103,8 @@ pub(crate) trait Accelerator {
     /// `kvm` or `emulate`.
     fn name(&self) -> &'static str;
 
-    /// Most disks and shares of a machine.
-    fn disks_max(&self) -> usize;
+    /// Most disks and shares of a machine, with a network device or without.
+    fn disks_max(&self, has_network: bool) -> usize;
 
     /// Starts the processes of a machine. They end with this process, whatever happens to it.
     fn start(&self, parts: MachineParts) -> Result<RunningMachine, StartError>;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::AccelChoice;
+use super::{AccelChoice, NetworkArgs};
 
 /// The verbs of `capsid pod`.
 #[derive(Debug, Subcommand)]
@@ -82,6 +82,8 @@ pub(crate) struct PodCreateArgs {
     /// The same, as type=bind,source=/PATH,target=/PATH[,readonly] or type=volume,source=NAME,target=/PATH[,readonly]
     #[arg(long, value_name = "FIELDS")]
     pub mount: Vec<String>,
+    #[command(flatten)]
+    pub network: NetworkArgs,
     /// Size of /dev/shm, which its containers share
     #[arg(long, value_name = "BYTES")]
     pub shm_size: Option<String>,

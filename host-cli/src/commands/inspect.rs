@@ -4,7 +4,7 @@ use anyhow::anyhow;
 use capsid_image::{Image, Store};
 use serde_json::{Value, json};
 
-use super::{Context, open_store, table};
+use super::{Context, network, open_store, table};
 use crate::cli::{ContainerInspectArgs, InspectArgs};
 use crate::folders::Folders;
 use crate::format::Template;
@@ -164,6 +164,12 @@ fn describe_container(container: &Container, folders: &Folders) -> Value {
             "ReadonlyRootfs": spec.root.readonly,
             "Privileged": spec.all_devices,
             "Init": spec.init,
+            "NetworkMode": match &container.pod {
+                Some(pod) => format!("container:{pod}"),
+                None => network::mode(config.network.as_ref()).into(),
+            },
+            "PortBindings": network::bindings(config.network.as_ref()),
+            "Dns": config.network.iter().flat_map(|network| &network.dns).collect::<Vec<_>>(),
         },
         "Config": {
             "Hostname": spec.hostname,
@@ -181,6 +187,7 @@ fn describe_container(container: &Container, folders: &Folders) -> Value {
             "StopTimeout": config.stop_timeout_s,
         },
         "Mounts": mounts(&config.mounts, &config.shares, folders),
+        "NetworkSettings": network::settings(config.network.as_ref()),
         "Capsid": {
             "Accelerator": config.accelerator.word(),
             "Machine": { "Vcpus": config.machine.vcpus, "MemoryMiB": config.machine.memory_mib },

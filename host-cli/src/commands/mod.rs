@@ -14,6 +14,7 @@ pub(crate) mod load;
 pub(crate) mod logs;
 pub(crate) mod man;
 mod name_pattern;
+mod network;
 pub(crate) mod pod;
 pub(crate) mod port;
 pub(crate) mod ps;

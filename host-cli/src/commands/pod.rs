@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::lifecycle::{each, rm_one, start_one};
 use super::name_pattern::NamePattern;
 use super::stats::{self, Shown};
-use super::{Context, Scene, run, table};
+use super::{Context, Scene, network as network_fields, run, table};
 use crate::cli::{
     AccelChoice, PodCommand, PodCreateArgs, PodInspectArgs, PodLsArgs, PodNamesArgs, PodRmArgs, PodStatsArgs,
     PodStopArgs,
@@ -17,7 +17,7 @@ use crate::format::Template;
 use crate::hold::Hold;
 use crate::plan::PodSurroundings;
 use crate::state::{Container, Pod, PodStatus, State, StateError};
-use crate::{clock, create, error_text, id, labels, names, parts, plan, session, settings, shares, start};
+use crate::{clock, create, error_text, id, labels, names, network, parts, plan, session, settings, shares, start};
 
 /// How often a generated name is tried.
 const NAME_ATTEMPTS: u32 = 10;
@@ -68,19 +68,20 @@ fn create(context: Context, args: &PodCreateArgs) -> anyhow::Result<u8> {
     let wanted = args.name.as_deref().or(args.plain_name.as_deref());
     let random = session::random(4)?;
     let id = id::new()?;
-    let around = || -> anyhow::Result<_> {
-        Ok(PodSurroundings {
-            id: id.clone(),
-            accelerator: AccelChoice::named(accelerator.name()),
-            host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
-            found: shares::find(&plan::wanted_pod_binds(args)?, &folders)?,
-            room: accelerator.disks_max() - BAYS,
-        })
+    let around = PodSurroundings {
+        id: id.clone(),
+        accelerator: AccelChoice::named(accelerator.name()),
+        host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        found: shares::find(&plan::wanted_pod_binds(args)?, &folders)?,
+        room: accelerator.disks_max(args.network.is_wanted()) - BAYS,
     };
     let mut attempt = 0;
     loop {
         let name = wanted.map_or_else(|| names::generate(&random, attempt), Into::into);
-        let mut config = plan::pod(args, &name, around()?)?;
+        let mut config = plan::pod(args, &name, around.clone())?;
+        if let Some(network) = &mut config.network {
+            network::choose_ports(&mut network.ports)?;
+        }
         config.kernel = config.kernel.map(std::path::absolute).transpose()?;
         let pod = Pod {
             id: id.clone(),
@@ -205,6 +206,7 @@ fn whole(pod: &Pod, state: &State, folders: &Folders) -> anyhow::Result<Value> {
         "memory_limit": config.limits.memory_max_bytes.unwrap_or(0),
         "cpu_quota": config.limits.cpu_quota_us.unwrap_or(0),
         "Mounts": super::inspect::mounts(&config.volumes, &config.shares, folders),
+        "NetworkSettings": network_fields::settings(config.network.as_ref()),
         "Capsid": {
             "Accelerator": config.accelerator.word(),
             "Machine": { "Vcpus": config.machine.vcpus, "MemoryMiB": config.machine.memory_mib },

@@ -4,20 +4,37 @@ use anyhow::bail;
 
 use super::Context;
 use crate::cli::PortArgs;
+use crate::state::{PublishedPort, protocol_word};
 
-/// Shows what is published: nothing, as long as containers have no network of their own to publish from. docker prints
-/// nothing for such a container too, and complains about a port that is asked for by number.
+/// Shows what is published: all of it, or where one port of the container's is.
 pub(crate) fn run(context: Context, args: &PortArgs) -> anyhow::Result<u8> {
     let (_, state) = context.state()?;
     let container = state.find(&args.container)?;
-    if let Some(port) = &args.port {
-        let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
-        match number.parse::<u16>() {
-            Ok(number) if number > 0 && matches!(protocol, "tcp" | "udp" | "sctp") => {
-                bail!("no public port '{number}/{protocol}' published for {}", container.name)
-            }
-            _ => bail!("{port:?} is no port: write 80 or 80/udp"),
+    let network = match &container.pod {
+        Some(pod) => state.pod(pod)?.config.network,
+        None => container.config.network,
+    };
+    let ports = network.map(|network| network.ports).unwrap_or_default();
+    let Some(wanted) = &args.port else {
+        for port in &ports {
+            println!("{} -> {}", port.container_words(), port.host);
         }
+        return Ok(0);
+    };
+    let (number, protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
+    let Some(number) = number.parse::<u16>().ok().filter(|number| *number > 0) else {
+        bail!("{wanted:?} is no port: write 80 or 80/udp");
+    };
+    if !matches!(protocol, "tcp" | "udp" | "sctp") {
+        bail!("{wanted:?} is no port: write 80 or 80/udp");
+    }
+    let is_wanted = |port: &&PublishedPort| port.container == number && protocol_word(port.protocol) == protocol;
+    let found: Vec<&PublishedPort> = ports.iter().filter(is_wanted).collect();
+    if found.is_empty() {
+        bail!("no public port '{number}/{protocol}' published for {}", container.name);
+    }
+    for port in found {
+        println!("{}", port.host);
     }
     Ok(0)
 }

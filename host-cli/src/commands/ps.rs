@@ -6,12 +6,12 @@ use anyhow::bail;
 use serde_json::{Value, json};
 
 use super::name_pattern::NamePattern;
-use super::{Context, table};
+use super::{Context, network, table};
 use crate::cli::{AccelChoice, PsArgs};
 use crate::folders::Folders;
 use crate::format::Template;
 use crate::health::{Health, Verdict};
-use crate::state::{Container, Status};
+use crate::state::{Container, Pod, Status};
 use crate::{clock, labels};
 
 /// docker's width of a command.
@@ -37,7 +37,7 @@ pub(crate) fn run(context: Context, args: &PsArgs) -> anyhow::Result<u8> {
         .collect::<Result<Vec<_>, _>>()?;
     let template = args.format.as_deref().map(Template::parse).transpose()?;
     let (folders, state) = context.state()?;
-    let pods: HashMap<String, String> = state.pods()?.into_iter().map(|pod| (pod.id, pod.name)).collect();
+    let pods: HashMap<String, Pod> = state.pods()?.into_iter().map(|pod| (pod.id.clone(), pod)).collect();
     let last = if args.latest { Some(1) } else { args.last };
     // A filter by state asks for containers in that state.
     let all = args.all || last.is_some() || filters.iter().any(Filter::is_about_state);
@@ -64,7 +64,7 @@ pub(crate) fn run(context: Context, args: &PsArgs) -> anyhow::Result<u8> {
 }
 
 /// docker's fields of `--format`.
-fn describe(container: &Container, pods: &HashMap<String, String>, whole: bool, folders: &Folders) -> Value {
+fn describe(container: &Container, pods: &HashMap<String, Pod>, whole: bool, folders: &Folders) -> Value {
     let words: Vec<String> = container
         .spec
         .args
@@ -84,7 +84,9 @@ fn describe(container: &Container, pods: &HashMap<String, String>, whole: bool, 
             id.chars().take(12).collect()
         }
     };
-    let pod = container.pod.as_deref();
+    let pod = container.pod.as_deref().and_then(|id| pods.get(id));
+    let network = pod.map_or(container.config.network.as_ref(), |pod| pod.config.network.as_ref());
+    let ports = network.filter(|_| container.status.is_live());
     json!({
         "ID": short(&container.id),
         "Image": container.image,
@@ -93,12 +95,12 @@ fn describe(container: &Container, pods: &HashMap<String, String>, whole: bool, 
         "RunningFor": clock::ago(container.created_ns),
         "Status": status(container, folders),
         "State": container.status.word(),
-        "Ports": "",
+        "Ports": network::ports(ports),
         "Names": container.name,
         "Labels": container.config.labels.join(","),
         "Accelerator": container.config.accelerator.word(),
-        "Pod": pod.map(short).unwrap_or_default(),
-        "PodName": pod.and_then(|id| pods.get(id)).cloned().unwrap_or_default(),
+        "Pod": pod.map(|pod| short(&pod.id)).unwrap_or_default(),
+        "PodName": pod.map(|pod| pod.name.as_str()).unwrap_or_default(),
     })
 }
 
@@ -170,17 +172,16 @@ impl Filter {
         std::mem::discriminant(self)
     }
 
-    fn takes(&self, container: &Container, pods: &HashMap<String, String>) -> bool {
+    fn takes(&self, container: &Container, pods: &HashMap<String, Pod>) -> bool {
         match self {
             Self::Name(pattern) => pattern.takes(&container.name),
             Self::Id(start) => container.id.starts_with(start.as_str()),
             Self::Status(status) => container.status == *status,
             Self::Exited(code) => container.status == Status::Exited && container.exit_code == *code,
             Self::Label(wanted) => labels::are_chosen(&container.config.labels, wanted),
-            Self::Pod(wanted) => container
-                .pod
-                .as_ref()
-                .is_some_and(|id| id.starts_with(wanted.as_str()) || pods.get(id).is_some_and(|name| name == wanted)),
+            Self::Pod(wanted) => container.pod.as_ref().is_some_and(|id| {
+                id.starts_with(wanted.as_str()) || pods.get(id).is_some_and(|pod| pod.name == *wanted)
+            }),
             Self::Ancestor(image) => {
                 let hex = container.image_id.trim_start_matches("sha256:");
                 container.image == *image
@@ -192,7 +193,7 @@ impl Filter {
 }
 
 /// Every kind of filter that was given is met by one of its kind; labels all.
-fn passes(filters: &[Filter], container: &Container, pods: &HashMap<String, String>) -> bool {
+fn passes(filters: &[Filter], container: &Container, pods: &HashMap<String, Pod>) -> bool {
     filters.iter().all(|filter| {
         let alternatives = filters.iter().filter(|other| other.kind() == filter.kind());
         match filter {

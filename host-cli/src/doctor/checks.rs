@@ -134,7 +134,11 @@ pub(super) fn qemu(wanted: AccelChoice, kvm: &KvmVerdict, path: Option<&Path>, v
 pub(super) fn network(passt: Option<&Path>) -> Check {
     match passt {
         Some(path) => Check::ok("network", path.display().to_string()),
-        None => Check::warning("network", "no passt: containers have no network", "install passt"),
+        None => Check::problem(
+            "network",
+            "no passt, which carries the traffic of containers with a network",
+            "install passt, or run with --network none",
+        ),
     }
 }
 

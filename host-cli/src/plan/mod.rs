@@ -5,12 +5,15 @@
 
 mod binds;
 mod capability;
+mod egress;
 mod environment;
 mod health;
 mod limits;
 mod logging;
 mod mounts;
+mod network;
 mod pod;
+mod ports;
 mod security;
 mod signal;
 pub(crate) mod size;
@@ -18,6 +21,8 @@ pub(crate) mod size;
 mod tests;
 mod update;
 mod volumes;
+
+use std::net::IpAddr;
 
 use capsid_image::ImageConfig;
 use capsid_protocol::ContainerSpec;
@@ -36,7 +41,7 @@ pub(crate) use volumes::{VOLUMES_MAX, VolumeSources, parse_from};
 
 use crate::cli::RunArgs;
 use crate::seccomp;
-use crate::state::{LogOptions, PodConfig, RestartPolicy, ShareMount, VolumeMount};
+use crate::state::{LogOptions, NetworkConfig, PodConfig, RestartPolicy, ShareMount, VolumeMount};
 
 use mounts::Mounts;
 
@@ -86,6 +91,8 @@ pub(crate) struct Plan {
     pub log: LogOptions,
     pub volumes: Vec<VolumeMount>,
     pub shares: Vec<ShareMount>,
+    /// Of the container's own machine.
+    pub network: Option<NetworkConfig>,
 }
 
 /// Why there is no plan.
@@ -117,8 +124,8 @@ pub(crate) enum PlanError {
     Signal(#[from] signal::SignalError),
     #[error("invalid log option")]
     Log(#[from] logging::LogError),
-    #[error("--network {0} is not honoured yet: the container was not started (only none is)")]
-    Network(String),
+    #[error(transparent)]
+    Network(#[from] network::NetworkError),
     #[error("--rm and --restart together: a container that is removed cannot be started again")]
     RemovedAndRestarted,
     #[error(transparent)]
@@ -145,9 +152,6 @@ pub(crate) fn plan(
     around: Surroundings,
 ) -> Result<Plan, PlanError> {
     check_name_and_labels(args)?;
-    if let Some(network) = args.network.as_deref().filter(|network| *network != "none") {
-        return Err(PlanError::Network(network.into()));
-    }
     if args.rm && args.restart != RestartPolicy::No {
         return Err(PlanError::RemovedAndRestarted);
     }
@@ -170,7 +174,15 @@ pub(crate) fn plan(
         shares,
     } = mounts::resolve(args, &image.volumes, around.volumes, pod.is_some())?;
     pod.map_or(Ok(()), |pod| pod::check_shares(&shares, pod))?;
-    let mut own_files = files(&hostname);
+    let (network, hosts) = match pod {
+        Some(pod) => (None, pod.hosts.clone()),
+        None => (
+            network::resolve(&args.network, &around.id, &image.exposed_ports)?,
+            network::hosts(&args.network)?,
+        ),
+    };
+    let has_network = network.is_some() || pod.is_some_and(|pod| pod.network.is_some());
+    let mut own_files = files(&hostname, &hosts, has_network);
     // A file of the user's at the same place is the one that is wanted.
     own_files.retain(|file| mounts.iter().all(|mount| mount.target != file.path));
     let terminal = args
@@ -215,6 +227,8 @@ pub(crate) fn plan(
         // Known when they are put there.
         slots: Vec::new(),
         pod: pod.map(pod::spec),
+        // Known when the machine is started.
+        network: None,
     };
     let strings: usize = spec.args.iter().chain(&spec.env).map(Vec::len).sum();
     if strings > STRINGS_BYTES_MAX {
@@ -233,6 +247,7 @@ pub(crate) fn plan(
         log: logging::options(&args.log_driver, &args.log_opt)?,
         volumes,
         shares,
+        network,
     })
 }
 
@@ -318,12 +333,19 @@ pub(crate) fn check_labels(labels: &[String]) -> Result<(), PlanError> {
     }
 }
 
-/// The files docker writes into every container. The pod has no network but its loopback.
-fn files(hostname: &str) -> Vec<File> {
-    let hosts = format!(
+/// The files docker writes into every container. What is to be said of its network is added when that is there; without
+/// one, a container is its loopback.
+fn files(hostname: &str, added: &[(IpAddr, String)], has_network: bool) -> Vec<File> {
+    let mut hosts = String::from(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\n\
-         ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n127.0.0.1\t{hostname}\n"
+         ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
     );
+    for (address, name) in added {
+        hosts += &format!("{address}\t{name}\n");
+    }
+    if !has_network {
+        hosts += &format!("127.0.0.1\t{hostname}\n");
+    }
     let file = |path: &str, text: String| File {
         path: path.into(),
         content: text.into_bytes(),

@@ -5,6 +5,7 @@ use capsid_protocol::spec::{Limits, Pod as PodSpec};
 use super::binds::{Bind, FoundSource};
 use super::limits::{self, LimitsError};
 use super::mounts::{self, MountError};
+use super::network;
 use super::volumes::{self, VolumeSources, Wanted};
 use super::{PlanError, check_labels, check_name, sysctls};
 use crate::cli::{AccelChoice, PodCreateArgs, RunArgs};
@@ -39,7 +40,7 @@ pub(crate) enum PodError {
 }
 
 /// What the plan of a pod is made from beside its flags.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct PodSurroundings {
     /// 64 hexadecimal digits.
     pub id: String,
@@ -74,6 +75,7 @@ pub(crate) fn pod(args: &PodCreateArgs, name: &str, around: PodSurroundings) -> 
     // Said now, not by the first container.
     sysctls(&args.sysctl)?;
     let (limits, machine) = limits::resolve_pod(args, around.host_cpus).map_err(PodError::Limits)?;
+    let id = around.id.clone();
     let sources = VolumeSources {
         found: around.found,
         container: around.id,
@@ -93,6 +95,8 @@ pub(crate) fn pod(args: &PodCreateArgs, name: &str, around: PodSurroundings) -> 
         limits,
         volumes,
         shares,
+        network: network::resolve(&args.network, &id, &[])?,
+        hosts: network::hosts(&args.network)?,
     })
 }
 
@@ -126,7 +130,12 @@ pub(super) fn check(args: &RunArgs, pod: &PodConfig) -> Result<(), PodError> {
         ("--sysctl", !args.sysctl.is_empty()),
         ("--shm-size", args.shm_size.is_some()),
         ("--vcpus", args.vcpus.is_some()),
+        ("--network", args.network.network.is_some()),
+        ("--add-host", !args.network.add_host.is_empty()),
     ];
+    if let Some(flag) = network::given(&args.network) {
+        return Err(PodError::InPod(flag));
+    }
     if let Some((flag, _)) = refused.into_iter().find(|(_, given)| *given) {
         return Err(PodError::InPod(flag));
     }

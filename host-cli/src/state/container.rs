@@ -9,6 +9,7 @@ use rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY;
 use rusqlite::{ErrorCode, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
+use super::network::NetworkConfig;
 use super::volume::{self, ShareMount, Volume, VolumeMount};
 use super::{State, StateError};
 use crate::cli::AccelChoice;
@@ -75,6 +76,10 @@ pub(crate) struct ContainerConfig {
     /// Its folders and files of the host's; containers made before there were any have none.
     #[serde(default)]
     pub shares: Vec<ShareMount>,
+    /// The network of its machine; of a container in a pod it is the pod's. Containers made before there were any have
+    /// none.
+    #[serde(default)]
+    pub network: Option<NetworkConfig>,
 }
 
 /// A command that is run in the container again and again.

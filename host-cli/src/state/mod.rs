@@ -12,6 +12,7 @@
 //! while nobody holds its lock is of a supervisor that was killed: [`recover`] says so in the row.
 
 mod container;
+mod network;
 mod pod;
 mod recovery;
 mod volume;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use rusqlite::{Connection, TransactionBehavior};
 
 pub(crate) use container::{Container, ContainerConfig, Exit, HealthCheck, LogOptions, RestartPolicy, Status};
+pub(crate) use network::{NetworkConfig, PublishedPort, mac_words, word as protocol_word};
 pub(crate) use pod::{Pod, PodConfig, PodLimits, PodStatus};
 pub(crate) use recovery::recover;
 pub(crate) use volume::{ShareMount, Volume, VolumeMount};

@@ -1,11 +1,13 @@
 //! A pod of several containers as the state knows it. A container without one is a pod of its own, and has no such row.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use rusqlite::{ErrorCode, Row, params};
 use serde::{Deserialize, Serialize};
 
+use super::network::NetworkConfig;
 use super::{Container, ShareMount, State, StateError, VolumeMount};
 use crate::cli::AccelChoice;
 use crate::plan::MachineSize;
@@ -52,6 +54,12 @@ pub(crate) struct PodConfig {
     /// Folders and files of the host's that its machine is given, and all its containers have.
     #[serde(default)]
     pub shares: Vec<ShareMount>,
+    /// The network of its machine; pods made before there were any have none.
+    #[serde(default)]
+    pub network: Option<NetworkConfig>,
+    /// Lines of `/etc/hosts` of all its containers: an address and a name each.
+    #[serde(default)]
+    pub hosts: Vec<(IpAddr, String)>,
 }
 
 /// Limits of all containers together.

@@ -25,15 +25,15 @@ use super::machine::{self, MachineError, Prepared, Sockets, Wanted};
 use super::pod::Pod;
 use super::streams::{StreamError, StreamOpener};
 use super::{BOOT_TIMEOUT, LAST_WORDS};
-use crate::accelerator::{self, Disk, FileServer, MachineEnd, RunningMachine};
+use crate::accelerator::{Disk, MachineEnd, RunningMachine};
 use crate::clock;
 use crate::control::Failure;
 use crate::folders::Folders;
 use crate::log::LogStream;
 use crate::plan::{ROOTFS_SERIAL, SCRATCH_SERIAL};
 use crate::session::{Session, SessionError};
-use crate::state::{Container, Exit, State};
-use crate::{scratch, shares, store_folder, sys, volumes};
+use crate::state::{Container, Exit, NetworkConfig, State};
+use crate::{scratch, store_folder, sys, volumes};
 
 /// From Create to Started: disks mounted, program executed.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -128,7 +128,8 @@ async fn live_in_pod(
     let needed = needed(&charge.container.borrow(), state, folders, pod);
     let placed = pod.bay.put(needed.map_err(|e| LifeError::Prepare(e.into()))?).await?;
     charge.mark("disks in the machine");
-    let spec = bay::with_slots(&charge.container.borrow().spec, &placed);
+    let mut spec = bay::with_slots(&charge.container.borrow().spec, &placed);
+    pod.furnish(&mut spec);
     charge.guest_spec.replace(Some(spec.clone()));
     let lived = live_among_others(charge, state, pod, &agent, spec, started).await;
     charge.guest_spec.take();
@@ -204,38 +205,42 @@ fn needed(container: &Container, state: &State, folders: &Folders, pod: &Pod) ->
 
 /// Starts the container's own machine.
 fn start(charge: &Charge, state: &State, folders: &Folders) -> Result<(RunningMachine, Sockets), LifeError> {
-    let (machine, servers) = prepare(&charge.container.borrow(), state, folders)?;
+    let container = charge.container.borrow();
+    let machine = prepare(&container, container.config.network.as_ref(), state, folders)?;
     charge.mark("machine prepared");
-    let (machine, sockets) = machine.start()?;
+    let started = machine.start()?;
     charge.mark("machine processes started");
-    Ok((accelerator::guard(machine, servers), sockets))
+    Ok(started)
 }
 
-/// Starts a machine with a container's disks and shares.
+/// Starts a machine with a container's disks and shares, and no network.
 pub(super) fn start_machine(
     container: &Container,
     state: &State,
     folders: &Folders,
 ) -> Result<(RunningMachine, Sockets), LifeError> {
-    let (machine, servers) = prepare(container, state, folders)?;
-    let (machine, sockets) = machine.start()?;
-    Ok((accelerator::guard(machine, servers), sockets))
+    Ok(prepare(container, None, state, folders)?.start()?)
 }
 
-/// Opens what a container's machine needs, and starts what serves its shares.
-fn prepare(container: &Container, state: &State, folders: &Folders) -> Result<(Prepared, Vec<FileServer>), LifeError> {
+/// Opens what a container's machine needs.
+fn prepare(
+    container: &Container,
+    network: Option<&NetworkConfig>,
+    state: &State,
+    folders: &Folders,
+) -> Result<Prepared, LifeError> {
     let disks = disks(container, state, folders).map_err(|e| LifeError::Prepare(e.into()))?;
-    let served = shares::serve(&container.config.shares, &container.id, folders);
-    let (shares, servers) = served.map_err(|e| LifeError::Prepare(e.into()))?;
     let wanted = Wanted {
+        id: &container.id,
         accelerator: container.config.accelerator,
         size: container.config.machine,
         kernel: container.config.kernel.as_deref(),
         disks,
         bay: None,
-        shares,
+        shares: &container.config.shares,
+        network,
     };
-    Ok((machine::prepare(folders, wanted)?, servers))
+    Ok(machine::prepare(folders, wanted)?)
 }
 
 fn disks(container: &Container, state: &State, folders: &Folders) -> anyhow::Result<Vec<Disk>> {
@@ -301,7 +306,10 @@ async fn live_in(
         }
     };
     tokio::pin!(broken);
-    let spec = charge.container.borrow().spec.clone();
+    let mut spec = charge.container.borrow().spec.clone();
+    if let Some(network) = &sockets.network {
+        network.furnish(&mut spec);
+    }
     let course = run_in(charge, state, &agent, spec, started);
     while_machine_runs(charge, machine, async {
         tokio::select! {

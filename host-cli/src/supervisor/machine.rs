@@ -7,11 +7,13 @@ use anyhow::Context as _;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::UnixStream;
 
-use crate::accelerator::{self, Accelerator, Disk, MachineEnd, MachineParts, RunningMachine, Share};
+use crate::accelerator::{self, Accelerator, Disk, Helper, MachineEnd, MachineParts, RunningMachine};
 use crate::cli::AccelChoice;
 use crate::folders::Folders;
+use crate::network::{self, GuestNetwork};
 use crate::plan::MachineSize;
-use crate::{initramfs, parts};
+use crate::state::{NetworkConfig, ShareMount};
+use crate::{hold, initramfs, parts, shares};
 
 /// Why there is no machine.
 #[derive(Debug, thiserror::Error)]
@@ -24,9 +26,10 @@ pub(crate) enum MachineError {
     Start(#[from] accelerator::StartError),
 }
 
-/// What a machine is to be.
+/// What a machine is to be; `id` is that of its container or pod.
 #[derive(Debug)]
 pub(super) struct Wanted<'a> {
+    pub id: &'a str,
     pub accelerator: AccelChoice,
     pub size: MachineSize,
     /// The installed one when absent.
@@ -34,52 +37,70 @@ pub(super) struct Wanted<'a> {
     pub disks: Vec<Disk>,
     /// The machine's end of its bay's socket.
     pub bay: Option<OwnedFd>,
-    pub shares: Vec<Share>,
+    pub shares: &'a [ShareMount],
+    pub network: Option<&'a NetworkConfig>,
 }
 
-/// Our ends of the sockets that lead into a machine.
+/// Our ends of the sockets that lead into a machine, and what is to be said through them of its network.
 #[derive(Debug)]
 pub(super) struct Sockets {
     pub session: UnixStream,
     pub control: OwnedFd,
+    pub network: Option<GuestNetwork>,
 }
 
 /// Everything that a machine's processes are started with, opened.
 pub(super) struct Prepared {
     accelerator: Box<dyn Accelerator>,
     parts: MachineParts,
+    /// The machine ends with each of them.
+    helpers: Vec<Helper>,
     sockets: Sockets,
 }
 
 impl Prepared {
     /// Starts the machine's processes.
     pub(super) fn start(self) -> Result<(RunningMachine, Sockets), MachineError> {
-        Ok((self.accelerator.start(self.parts)?, self.sockets))
+        let machine = self.accelerator.start(self.parts)?;
+        Ok((accelerator::guard(machine, self.helpers), self.sockets))
     }
 }
 
-/// Opens what the machine needs.
+/// Opens what the machine needs, and starts what serves it.
 pub(super) fn prepare(folders: &Folders, wanted: Wanted<'_>) -> Result<Prepared, MachineError> {
-    let (sockets, session, control) = Sockets::pair()?;
-    let (accelerator, _) =
-        accelerator::choose(wanted.accelerator, &folders.run).map_err(|e| MachineError::Prepare(e.into()))?;
-    let open = || -> anyhow::Result<MachineParts> {
+    let (mut sockets, session, control) = Sockets::pair()?;
+    let mut helpers = Vec::new();
+    let open = || -> anyhow::Result<_> {
+        let (accelerator, _) = accelerator::choose(wanted.accelerator, &folders.run)?;
         let kernel = wanted.kernel.map_or_else(parts::kernel, |path| Ok(path.into()))?;
-        Ok(MachineParts {
+        let (shares, servers) = shares::serve(wanted.shares, wanted.id, folders)?;
+        helpers.extend(servers);
+        let mut nic = None;
+        if let Some(network) = wanted.network {
+            let attached = network::attach(network)?;
+            nic = Some(attached.nic);
+            helpers.push(attached.helper);
+            sockets.network = Some(attached.guest);
+        }
+        let parts = MachineParts {
+            folder: hold::folder(&folders.run, wanted.id),
             size: wanted.size,
             kernel: parts::open_kernel(&kernel)?,
             initramfs: initramfs::build(&parts::agent()?).context("cannot make the initramfs")?,
             disks: wanted.disks,
             bay: wanted.bay,
-            shares: wanted.shares,
+            shares,
+            nic,
             session,
             control,
-        })
+        };
+        Ok((accelerator, parts))
     };
-    let parts = open().map_err(|e| MachineError::Prepare(e.into()))?;
+    let (accelerator, parts) = open().map_err(|e| MachineError::Prepare(e.into()))?;
     Ok(Prepared {
         accelerator,
         parts,
+        helpers,
         sockets,
     })
 }
@@ -106,6 +127,11 @@ impl Sockets {
         session.set_nonblocking(true).map_err(MachineError::Socket)?;
         let session = UnixStream::from_std(session).map_err(MachineError::Socket)?;
         let (control, machine_control) = message_sockets()?;
-        Ok((Self { session, control }, machine_session.into(), machine_control))
+        let sockets = Self {
+            session,
+            control,
+            network: None,
+        };
+        Ok((sockets, machine_session.into(), machine_control))
     }
 }

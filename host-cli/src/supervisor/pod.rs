@@ -7,11 +7,12 @@
 //!     socket: adopt a container, stop, measure ──────────────┘
 //! ```
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 
 use anyhow::Context as _;
+use capsid_protocol::ContainerSpec;
 use capsid_protocol::message::{Measure, Request as Asked, agent_message, host_message};
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, watch};
@@ -25,14 +26,15 @@ use super::life::sanitise;
 use super::machine::{self, MachineError, Sockets, Wanted};
 use super::streams::StreamOpener;
 use super::{ACCEPT_PAUSE, BOOT_TIMEOUT, CLIENTS_MAX, Inheritance, LAST_WORDS, client};
-use crate::accelerator::{self, MachineEnd, RunningMachine};
+use crate::accelerator::{MachineEnd, RunningMachine};
 use crate::control::{self, Answer, Connection, Failure, PodRequest};
 use crate::folders::Folders;
 use crate::hold::Hold;
+use crate::network::GuestNetwork;
 use crate::session::{Session, SessionError};
 use crate::signals::Signals;
 use crate::state::{self, State};
-use crate::{clock, error_text, shares};
+use crate::{clock, error_text};
 
 /// How far the machine is.
 #[derive(Debug, Clone)]
@@ -68,18 +70,20 @@ pub(crate) struct Pod {
     /// Ends the machine.
     halt: Notify,
     charges: RefCell<Vec<Weak<Charge>>>,
+    /// Known when the machine was started.
+    network: OnceCell<GuestNetwork>,
 }
 
 impl Pod {
     fn new(row: &state::Pod, bay: Bay) -> Rc<Self> {
         Rc::new(Self {
             name: row.name.clone(),
-
             bay,
             phase: watch::Sender::new(Phase::Booting),
             stopping: watch::Sender::new(false),
             halt: Notify::new(),
             charges: RefCell::default(),
+            network: OnceCell::new(),
         })
     }
 
@@ -114,6 +118,13 @@ impl Pod {
     /// Whether no container is started in it any more.
     pub(crate) fn is_ending(&self) -> bool {
         *self.stopping.borrow() || matches!(*self.phase.borrow(), Phase::Down(_))
+    }
+
+    /// Tells a container of the pod's network.
+    pub(crate) fn furnish(&self, spec: &mut ContainerSpec) {
+        if let Some(network) = self.network.get() {
+            network.furnish(spec);
+        }
     }
 
     /// Takes a container into the pod's care.
@@ -201,7 +212,11 @@ fn prepare(folders: &Folders, id: &str, hold: &Hold) -> anyhow::Result<(State, s
 async fn run(pod: &Rc<Pod>, folders: &Folders, row: &state::Pod, bay: OwnedFd) -> PodError {
     let error = match start(folders, row, bay) {
         Err(error) => error.into(),
-        Ok((mut machine, sockets)) => {
+        Ok((mut machine, mut sockets)) => {
+            if let Some(network) = sockets.network.take() {
+                // A pod has one machine in its life.
+                let _ = pod.network.set(network);
+            }
             let error = run_started(pod, &mut machine, sockets).await;
             if let Phase::Up(agent) = &*pod.phase.borrow() {
                 agent.end();
@@ -225,18 +240,17 @@ async fn run(pod: &Rc<Pod>, folders: &Folders, row: &state::Pod, bay: OwnedFd) -
 /// Starts the pod's machine; it ends with each of the processes that serve its shares.
 fn start(folders: &Folders, row: &state::Pod, bay: OwnedFd) -> Result<(RunningMachine, Sockets), MachineError> {
     let config = &row.config;
-    let served = shares::serve(&config.shares, &row.id, folders);
-    let (shares, servers) = served.map_err(|e| MachineError::Prepare(e.into()))?;
     let wanted = Wanted {
+        id: &row.id,
         accelerator: config.accelerator,
         size: config.machine,
         kernel: config.kernel.as_deref(),
         disks: Vec::new(),
         bay: Some(bay),
-        shares,
+        shares: &config.shares,
+        network: config.network.as_ref(),
     };
-    let (machine, sockets) = machine::prepare(folders, wanted)?.start()?;
-    Ok((accelerator::guard(machine, servers), sockets))
+    machine::prepare(folders, wanted)?.start()
 }
 
 async fn run_started(pod: &Rc<Pod>, machine: &mut RunningMachine, sockets: Sockets) -> PodError {

@@ -65,8 +65,6 @@ pub struct NetDevice {
     /// Answers in the network's place.
     answers: VecDeque<Vec<u8>>,
     manner: Manner,
-    /// The guest has room for frames, as far as is known.
-    has_room: bool,
 }
 
 impl NetDevice {
@@ -98,7 +96,6 @@ impl NetDevice {
             guard: Guard::new(mac, addresses, egress),
             answers: VecDeque::new(),
             manner: Manner::default(),
-            has_room: true,
         })
     }
 
@@ -159,11 +156,15 @@ impl NetDevice {
             }
             match guard.examine(frame, Instant::now()) {
                 Verdict::Pass => true,
-                Verdict::Answer(answer) if answers.len() < NET_ANSWERS_MAX => {
-                    answers.push_back(answer);
+                Verdict::PassAndAnswer(answer) => {
+                    push(answers, answer);
+                    true
+                }
+                Verdict::Answer(answer) => {
+                    push(answers, answer);
                     false
                 }
-                Verdict::Answer(_) | Verdict::Drop => false,
+                Verdict::Drop => false,
             }
         });
     }
@@ -172,7 +173,6 @@ impl NetDevice {
     fn fill_receive(&mut self, memory: &GuestMemoryMmap, queue: &mut Queue) -> Result<bool, virtio_queue::Error> {
         let mut ring = ReceiveRing::new(queue, memory, self.manner);
         ring.expect_nothing()?;
-        self.has_room = true;
         let mut frames = 0;
         while frames < NET_FRAMES_PER_TURN {
             let (frame, is_answer) = match self.answers.front() {
@@ -184,10 +184,7 @@ impl NetDevice {
             };
             match ring.deliver(frame)? {
                 Delivery::NoRoom { chains } if ring.wait_for_more(chains)? => ring.expect_nothing()?,
-                Delivery::NoRoom { .. } => {
-                    self.has_room = false;
-                    return ring.needs_interrupt();
-                }
+                Delivery::NoRoom { .. } => return ring.needs_interrupt(),
                 delivery => {
                     frames += 1;
                     if delivery == Delivery::Impossible {
@@ -214,6 +211,13 @@ impl NetDevice {
 
     fn clear_again(&self) {
         let _ = rustix::io::read(&self.again, &mut [0; 8]);
+    }
+}
+
+/// One more for the guest, or none where there are too many.
+fn push(answers: &mut VecDeque<Vec<u8>>, answer: Vec<u8>) {
+    if answers.len() < NET_ANSWERS_MAX {
+        answers.push_back(answer);
     }
 }
 
@@ -252,12 +256,18 @@ impl Device for NetDevice {
             merges: features & 1 << VIRTIO_NET_F_MRG_RXBUF != 0,
             trusts: features & 1 << VIRTIO_NET_F_GUEST_CSUM != 0,
         };
+        // Until a frame tells who is here, what comes is sent to everybody, and such a packet is none for Linux' TCP.
+        let announcement = self.guard.announcement();
+        self.stream.append(|outbox, _| {
+            outbox.extend(announcement);
+            true
+        });
+        self.stream.flush();
     }
 
     fn reset(&mut self) {
         self.guard.reset();
         self.answers.clear();
-        self.has_room = true;
     }
 
     fn backend_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -273,6 +283,7 @@ impl Device for NetDevice {
         let mut signals = Signals::default();
         if cause == Cause::Backend {
             self.clear_again();
+            self.stream.receive();
         }
         // The receive queue goes last: what the guest has sent may call for answers.
         for index in [TRANSMIT, RECEIVE] {
@@ -291,7 +302,7 @@ impl Device for NetDevice {
                 signals.mark(index);
             }
         }
-        self.stream.watch(&self.epoll, STREAM_EVENT, self.has_room);
+        self.stream.watch(&self.epoll, STREAM_EVENT);
         Ok(signals)
     }
 }

@@ -4,15 +4,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 use etherparse::{
-    ArpOperation, ArpPacketSlice, Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, Ipv4Slice, Ipv6Slice, LinkSlice,
-    NetSlice, SlicedPacket, TransportSlice,
+    ArpHardwareId, ArpOperation, ArpPacket, ArpPacketSlice, EtherType, Icmpv4Slice, Icmpv4Type, Icmpv6Slice,
+    Icmpv6Type, Ipv4Slice, Ipv6Slice, LinkSlice, NetSlice, PacketBuilder, SlicedPacket, TransportSlice,
 };
 
 use super::Mac;
 use super::flows::{Flow, Flows};
 use super::names::{Names, Question};
 use super::refusal::{self, Ends};
-use crate::egress::{Destination, Egress, Protocol};
+use crate::egress::{Destination, Egress, Protocol, is_closed};
 
 /// Where names are asked for.
 const DNS_PORT: u16 = 53;
@@ -49,6 +49,8 @@ impl NetCounters {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Pass,
+    /// And this, to the guest.
+    PassAndAnswer(Vec<u8>),
     /// Nothing but this, to the guest.
     Answer(Vec<u8>),
     Drop,
@@ -88,6 +90,8 @@ enum Transport<'a> {
         from: u16,
         to: u16,
         begins: bool,
+        /// Sequence number and acknowledgement of a consent: SYN and ACK.
+        consents: Option<(u32, u32)>,
     },
     Udp {
         from: u16,
@@ -118,6 +122,25 @@ impl Guard {
     pub(super) fn reset(&mut self) {
         self.flows.clear();
         self.names.clear();
+    }
+
+    /// The frame that tells the guest's link of its addresses: a gratuitous ARP request (RFC 5227, section 3).
+    pub(super) fn announcement(&self) -> Vec<u8> {
+        let own = self.addresses.iter().find_map(|address| match address {
+            IpAddr::V4(address) => Some(address.octets()),
+            IpAddr::V6(_) => None,
+        });
+        let own = own.unwrap_or_default();
+        let (hardware, kind) = (ArpHardwareId::ETHERNET, EtherType::IPV4);
+        let packet = ArpPacket::new(hardware, kind, ArpOperation::REQUEST, &self.mac, &own, &[0; 6], &own);
+        let mut frame = Vec::new();
+        if let Ok(packet) = packet {
+            // Writing to memory does not fail.
+            let _ = PacketBuilder::ethernet2(self.mac, [0xff; 6])
+                .arp(packet)
+                .write_to_vec(&mut frame);
+        }
+        frame
     }
 
     /// Looks at a frame of the guest's.
@@ -250,7 +273,9 @@ impl Guard {
                 (true, true) => Ok(None),
             };
         }
-        if !self.is_own(from) {
+        // What is sent on the link comes from the address there, and is refused with a word.
+        let is_for_link = from == link_local(self.mac) && is_closed(IpAddr::V6(to));
+        if !self.is_own(from) && !is_for_link {
             return Err(Fault::Spoofed);
         }
         Ok(Some(Packet {
@@ -273,7 +298,7 @@ impl Guard {
             Transport::Udp { from, to, payload } if to == DNS_PORT && self.egress.resolver == Some(packet.to) => {
                 return self.judge_question(frame, packet, from, payload);
             }
-            Transport::Tcp { from, to, begins } => (Protocol::Tcp, from, to, begins),
+            Transport::Tcp { from, to, begins, .. } => (Protocol::Tcp, from, to, begins),
             Transport::Udp { from, to, .. } => (Protocol::Udp, from, to, true),
             Transport::Echo { id, begins } => (Protocol::Icmp, id, 0, begins),
             Transport::Other => return self.refuse(frame, packet),
@@ -287,7 +312,16 @@ impl Guard {
         // Of TCP, what begins a connection is known by its look; an answered echo does not begin one.
         let goes_on = !(begins && protocol == Protocol::Tcp);
         if goes_on && self.flows.has(flow, now) {
-            return Verdict::Pass;
+            // Debian 12's passt takes a guest's consent to a connection without a word, until the other end has said
+            // something: where the guest is to speak first, both would wait.
+            let acknowledgement = match packet.transport {
+                Transport::Tcp {
+                    consents: Some((sequence, acknowledged)),
+                    ..
+                } => refusal::acknowledgement(frame, packet.ends, (port, peer_port), (acknowledged, sequence)),
+                _ => None,
+            };
+            return acknowledgement.map_or(Verdict::Pass, Verdict::PassAndAnswer);
         }
         let destination = Destination {
             protocol,
@@ -358,6 +392,7 @@ fn carried<'a>(transport: &TransportSlice<'a>) -> Transport<'a> {
             from: tcp.source_port(),
             to: tcp.destination_port(),
             begins: tcp.syn() && !tcp.ack(),
+            consents: (tcp.syn() && tcp.ack()).then(|| (tcp.sequence_number(), tcp.acknowledgment_number())),
         },
         TransportSlice::Udp(udp) => Transport::Udp {
             from: udp.source_port(),

@@ -28,6 +28,7 @@ fn guard(targets: &[Target]) -> Guard {
     let egress = Egress {
         rules: targets.iter().map(rule).collect(),
         host: Vec::new(),
+        closed: Vec::new(),
         resolver: Some(IpAddr::from(RESOLVER_V4)),
     };
     Guard::new(OWN, vec![IpAddr::from(OWN_V4), IpAddr::from(OWN_V6)], egress)
@@ -216,7 +217,13 @@ fn whom_a_stranger_asks_may_answer_and_nobody_else() {
         &frame!(back().ipv4(PRIVATE_V4, OWN_V4, 64).tcp(999, 80, 1, 1000).syn(), &[]),
         now,
     );
-    assert_eq!(guard.examine(&answer(PRIVATE_V4, 999), now), Verdict::Pass);
+    let Verdict::PassAndAnswer(acknowledgement) = guard.examine(&answer(PRIVATE_V4, 999), now) else {
+        panic!("it did not pass, or nobody acknowledged it");
+    };
+    assert_eq!(
+        acknowledgement[34..46],
+        [[3, 231], [0, 80], [0, 0], [0, 1], [0, 0], [0, 2]].concat()
+    );
     assert_eq!(guard.examine(&answer(PRIVATE_V4, 998), now), Verdict::Drop);
     assert_eq!(guard.examine(&answer(PUBLIC_V4, 999), now), Verdict::Drop);
     // The other way round, from the same ports, is a connection of the guest's own.

@@ -12,8 +12,13 @@ use super::{ETHERNET_BYTES, FRAME_BYTES_MAX};
 
 /// Bytes of a length.
 const LENGTH_BYTES: usize = 4;
-/// Bytes collected for one call: two of the longest frames.
-const BATCH_BYTES: usize = 2 * (LENGTH_BYTES + FRAME_BYTES_MAX);
+/// Bytes of the longest frame and its length.
+const MESSAGE_BYTES_MAX: usize = LENGTH_BYTES + FRAME_BYTES_MAX;
+/// Bytes for the other end that are collected before it must take some.
+const OUTBOX_BYTES: usize = 2 * MESSAGE_BYTES_MAX;
+/// Bytes of the other end's that wait for room in the guest. passt drops what its socket has no room for, and a
+/// connection then pauses for two seconds; so what comes is taken off the socket also while the guest is slow.
+const INBOX_BYTES: usize = 16 * MESSAGE_BYTES_MAX;
 
 /// One end of it.
 #[derive(Debug)]
@@ -44,9 +49,9 @@ impl Stream {
         Ok(Self {
             socket,
             interest,
-            outbox: Vec::with_capacity(BATCH_BYTES),
+            outbox: Vec::with_capacity(OUTBOX_BYTES),
             sent: 0,
-            inbox: vec![0; BATCH_BYTES].into_boxed_slice(),
+            inbox: vec![0; INBOX_BYTES].into_boxed_slice(),
             taken: 0,
             filled: 0,
             is_lost: false,
@@ -55,7 +60,7 @@ impl Stream {
 
     /// Whether the other end has to take something first.
     pub(super) fn is_full(&self) -> bool {
-        self.outbox.len() >= BATCH_BYTES / 2
+        self.outbox.len() >= OUTBOX_BYTES - MESSAGE_BYTES_MAX
     }
 
     /// Appends a frame, which `write` puts at the end of its argument; it is forgotten again when `write` says `false`.
@@ -88,7 +93,7 @@ impl Stream {
 
     /// The next frame of the other end, if it is whole.
     pub(super) fn next(&mut self) -> Option<&[u8]> {
-        if !self.has_next() && !self.is_lost {
+        if !self.has_next() {
             self.receive();
         }
         if !self.has_next() {
@@ -105,10 +110,10 @@ impl Stream {
         }
     }
 
-    /// Waits for what matters now: bytes only when `wants_frames`.
-    pub(super) fn watch(&mut self, epoll: &Epoll, event: u64, wants_frames: bool) {
+    /// Waits for what matters now.
+    pub(super) fn watch(&mut self, epoll: &Epoll, event: u64) {
         let mut interest = EventSet::empty();
-        if wants_frames && !self.is_lost {
+        if self.has_space() && !self.is_lost {
             interest |= EventSet::IN;
         }
         if !self.outbox.is_empty() && !self.is_lost {
@@ -139,20 +144,38 @@ impl Stream {
         Some(u32::from_be_bytes(*length) as usize)
     }
 
-    /// Takes in what is there, up to a batch of it.
-    fn receive(&mut self) {
-        self.inbox.copy_within(self.taken..self.filled, 0);
-        self.filled -= self.taken;
-        self.taken = 0;
-        match recv(&self.socket, &mut self.inbox[self.filled..], RecvFlags::DONTWAIT) {
-            Ok((count @ 1.., _)) => self.filled += count,
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            Ok(_) | Err(_) => self.lose(),
-        }
+    /// Whether the longest frame fits into the inbox.
+    fn has_space(&self) -> bool {
+        self.filled - self.taken <= INBOX_BYTES - MESSAGE_BYTES_MAX
+    }
+
+    /// Takes in what is there, as far as there is space.
+    pub(super) fn receive(&mut self) {
+        while self.has_space() && !self.is_lost && self.receive_once() {}
         let is_frame = |bytes: usize| (ETHERNET_BYTES..=FRAME_BYTES_MAX).contains(&bytes);
         if self.next_bytes().is_some_and(|bytes| !is_frame(bytes)) {
             self.lose();
         }
+    }
+
+    /// Whether there may be more.
+    fn receive_once(&mut self) -> bool {
+        if self.taken == self.filled || self.inbox.len() - self.filled < MESSAGE_BYTES_MAX {
+            self.inbox.copy_within(self.taken..self.filled, 0);
+            self.filled -= self.taken;
+            self.taken = 0;
+        }
+        match recv(&self.socket, &mut self.inbox[self.filled..], RecvFlags::DONTWAIT) {
+            Ok((count @ 1.., _)) => {
+                self.filled += count;
+                return true;
+            }
+            Err(Errno::INTR) => return true,
+            Err(Errno::AGAIN) => {}
+            // What came before the end of it is still the guest's.
+            Ok(_) | Err(_) => self.is_lost = true,
+        }
+        false
     }
 
     fn lose(&mut self) {

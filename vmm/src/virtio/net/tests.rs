@@ -43,13 +43,19 @@ impl Bench {
         };
         let mut device = NetDevice::new(OWN, vec![OWN_V4.into()], egress, ours.into()).expect("a device");
         device.activate(MERGES);
-        Self {
+        let mut bench = Self {
             device,
             network,
             memory: memory(),
             receive: TestQueue::new(0),
             transmit: TestQueue::new(1),
-        }
+        };
+        let announcement = bench.sent();
+        assert_eq!(
+            (&announcement[..6], &announcement[28..32]),
+            (&[0xff; 6][..], &OWN_V4[..])
+        );
+        bench
     }
 
     fn process(&mut self, cause: Cause) -> Signals {

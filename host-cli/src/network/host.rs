@@ -1,0 +1,89 @@
+//! What network this host has.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+
+use nix::ifaddrs::getifaddrs;
+
+/// `RTF_REJECT` of linux/route.h: no route at all.
+const REJECT: u32 = 0x200;
+
+/// It.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Host {
+    /// Its own addresses.
+    pub(super) addresses: Vec<IpAddr>,
+    /// It has a way to everywhere over IPv4, over IPv6.
+    pub(super) has_v4: bool,
+    pub(super) has_v6: bool,
+}
+
+impl Host {
+    /// Looks at it as it is now.
+    pub(super) fn look() -> io::Result<Self> {
+        let mut addresses: Vec<IpAddr> = getifaddrs()?
+            .filter_map(|interface| {
+                let address = interface.address?;
+                let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+                v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+            })
+            .collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        // A kernel without IPv6 has no such file.
+        let routes = |path| fs::read_to_string(path).unwrap_or_default();
+        Ok(Self {
+            addresses,
+            has_v4: has_default_v4(&routes("/proc/net/route")),
+            has_v6: has_default_v6(&routes("/proc/net/ipv6_route")),
+        })
+    }
+}
+
+/// `fib_route_seq_show` of net/ipv4/fib_trie.c: interface, destination, gateway, flags, three numbers, mask.
+fn has_default_v4(table: &str) -> bool {
+    table.lines().skip(1).any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let flags = fields.get(3).and_then(|flags| u32::from_str_radix(flags, 16).ok());
+        fields.get(1) == Some(&"00000000")
+            && fields.get(7) == Some(&"00000000")
+            && flags.is_some_and(|flags| flags & REJECT == 0)
+    })
+}
+
+/// `rt6_info_route` of net/ipv6/route.c: destination and its length, source and its length, next hop, three numbers,
+/// flags, interface.
+fn has_default_v6(table: &str) -> bool {
+    table.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let flags = fields.get(8).and_then(|flags| u32::from_str_radix(flags, 16).ok());
+        let is_default = fields.first().is_some_and(|to| to.bytes().all(|b| b == b'0')) && fields.get(1) == Some(&"00");
+        is_default && fields.last() != Some(&"lo") && flags.is_some_and(|flags| flags & REJECT == 0)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_routes_are_found() {
+        let head = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n";
+        let link = "eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
+        let default = "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
+        assert!(has_default_v4(&format!("{head}{link}{default}")));
+        assert!(!has_default_v4(&format!("{head}{link}")) && !has_default_v4(""));
+        let zero = "0".repeat(32);
+        let line = |flags, interface| format!("{zero} 00 {zero} 00 {zero} 00000400 1 0 {flags} {interface}\n");
+        assert!(has_default_v6(&line("00000003", "eth0")));
+        assert!(!has_default_v6(&line("00200200", "lo")) && !has_default_v6(&line("00000203", "eth0")));
+        assert!(!has_default_v6(&line("00000003", "eth0").replace(" 00 ", " 40 ")));
+    }
+
+    #[test]
+    fn loopback_is_an_address_of_every_host() {
+        let host = Host::look().unwrap();
+        assert!(host.addresses.contains(&IpAddr::from([127, 0, 0, 1])));
+    }
+}

@@ -1,0 +1,142 @@
+//! passt's command line. Its rights are none of ours: as root it becomes nobody, and it confines itself.
+//!
+//! It takes the gateway's address for this host's loopback. The machine's network device lets no guest begin to speak to
+//! it, but to the resolver; with `--no-map-gw` passt would drop what a guest answers over UDP to who asks from loopback.
+
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+
+use capsid_vmm::egress::Protocol;
+
+use super::host::Host;
+use super::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, GUEST_V4, GUEST_V6, NetworkError, PREFIX_V4};
+use crate::accelerator::{HandedFiles, Helper};
+use crate::parts;
+use crate::state::{NetworkConfig, PublishedPort, mac_words};
+
+/// Starts it; the socket is the machine's, and it ends when that is closed.
+pub(super) fn start(config: &NetworkConfig, host: &Host) -> Result<(UnixStream, Helper), NetworkError> {
+    let program = parts::passt()?;
+    let (machine, ours) = UnixStream::pair().map_err(NetworkError::Socket)?;
+    let mut files = HandedFiles::default();
+    let socket = files.add(ours);
+    let arguments = arguments(config, host, socket);
+    let helper = Helper::start("the network helper passt", &program, &arguments, files)?;
+    Ok((machine, helper))
+}
+
+fn arguments(config: &NetworkConfig, host: &Host, socket: i32) -> Vec<String> {
+    let mut words: Vec<String> = [
+        "--foreground",
+        "--quiet",
+        "--stderr",
+        // The agent says what there is to say.
+        "--no-dhcp",
+        "--no-dhcpv6",
+        "--no-ra",
+    ]
+    .map(String::from)
+    .to_vec();
+    let mut add = |flag: &str, value: String| words.extend([flag.into(), value]);
+    add("--fd", socket.to_string());
+    add("--mac-addr", mac_words(GATEWAY_MAC));
+    if !host.has_v6 || host.has_v4 {
+        add("--address", GUEST_V4.to_string());
+        add("--netmask", PREFIX_V4.to_string());
+        add("--gateway", GATEWAY_V4.to_string());
+        add("--dns-forward", GATEWAY_V4.to_string());
+    }
+    if host.has_v6 {
+        add("--address", GUEST_V6.to_string());
+        add("--gateway", GATEWAY_V6.to_string());
+        add("--dns-forward", GATEWAY_V6.to_string());
+    }
+    for resolver in &config.dns {
+        add("--dns", resolver.to_string());
+    }
+    for (flag, protocol) in [("--tcp-ports", Protocol::Tcp), ("--udp-ports", Protocol::Udp)] {
+        let of = |port: &&PublishedPort| port.protocol == protocol;
+        let ports: Vec<&PublishedPort> = config.ports.iter().filter(of).collect();
+        if ports.is_empty() {
+            // Unless it is said, UDP follows TCP.
+            add(flag, "none".into());
+        }
+        for run in runs(&ports) {
+            add(flag, run);
+        }
+    }
+    let family = match (host.has_v4, host.has_v6) {
+        (true, true) => return words,
+        (true, false) => vec!["--ipv4-only"],
+        (false, true) => vec!["--ipv6-only"],
+        // Nowhere to go: what is published works all the same.
+        (false, false) => vec!["--ipv4-only", "--interface", "lo"],
+    };
+    words.extend(family.into_iter().map(String::from));
+    words
+}
+
+/// passt's words for published ports, those that follow each other as one.
+fn runs(ports: &[&PublishedPort]) -> Vec<String> {
+    let mut ports: Vec<PublishedPort> = ports.iter().map(|port| **port).collect();
+    ports.sort_unstable_by_key(|port| (port.host, port.container));
+    let range = |first: u16, last: u16| {
+        if first == last {
+            first.to_string()
+        } else {
+            format!("{first}-{last}")
+        }
+    };
+    ports
+        .chunk_by(PublishedPort::is_followed_by)
+        .filter_map(|run| {
+            let (first, last) = (run.first()?, run.last()?);
+            let host = range(first.host.port(), last.host.port());
+            let container = range(first.container, last.container);
+            Some(format!("{}{host}:{container}", place(first.host)))
+        })
+        .collect()
+}
+
+/// Where it listens; everywhere is said by saying nothing.
+fn place(host: SocketAddr) -> String {
+    match host.ip() {
+        ip if ip.is_unspecified() && ip.is_ipv6() => String::new(),
+        ip => format!("{ip}/"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_that_follow_each_other_are_one_word() {
+        let port = |host: &str, container| PublishedPort {
+            container,
+            protocol: Protocol::Tcp,
+            host: host.parse().unwrap(),
+        };
+        let ports = [
+            port("127.0.0.1:8001", 81),
+            port("127.0.0.1:8000", 80),
+            port("127.0.0.1:8003", 83),
+            port("127.0.0.1:8004", 90),
+            port("0.0.0.0:53", 53),
+            port("[::1]:8002", 82),
+            port("[::]:99", 99),
+        ];
+        let ports: Vec<&PublishedPort> = ports.iter().collect();
+        assert_eq!(
+            runs(&ports),
+            [
+                "0.0.0.0/53:53",
+                "127.0.0.1/8000-8001:80-81",
+                "127.0.0.1/8003:83",
+                "127.0.0.1/8004:90",
+                "99:99",
+                "::1/8002:82"
+            ]
+        );
+    }
+}

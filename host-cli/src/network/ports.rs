@@ -1,0 +1,120 @@
+//! Ports of the host's: chosen when a container is made, looked at again at each start. passt binds them itself; whether
+//! it can is asked here, where there are words for it.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+
+use capsid_vmm::egress::Protocol;
+
+use crate::state::PublishedPort;
+
+/// Why a port cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PortError {
+    #[error("port {0} is in use on this host")]
+    InUse(String),
+    #[error(
+        "port {0} needs more rights than this user has: use one from 1024 on, or lower net.ipv4.ip_unprivileged_port_start"
+    )]
+    Privileged(String),
+    #[error("cannot publish at {0}: this host has no such address")]
+    Address(String),
+    #[error("cannot publish at {name}")]
+    Other {
+        name: String,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A port that is taken while this is kept.
+#[derive(Debug)]
+enum Taken {
+    Tcp(TcpListener),
+    Udp(UdpSocket),
+}
+
+impl Taken {
+    fn port(&self) -> io::Result<u16> {
+        let address = match self {
+            Self::Tcp(listener) => listener.local_addr(),
+            Self::Udp(socket) => socket.local_addr(),
+        };
+        address.map(|address| address.port())
+    }
+}
+
+/// Chooses a port for each that has none: of all at once, so that none is chosen twice.
+pub(crate) fn choose(ports: &mut [PublishedPort]) -> Result<(), PortError> {
+    let mut taken = Vec::new();
+    for port in ports.iter_mut().filter(|port| port.host.port() == 0) {
+        let one = take(port)?;
+        let number = one.port().map_err(|source| PortError::Other {
+            name: port.host.to_string(),
+            source,
+        })?;
+        port.host.set_port(number);
+        taken.push(one);
+    }
+    Ok(())
+}
+
+/// Whether all of them can be had.
+pub(super) fn check(ports: &[PublishedPort]) -> Result<(), PortError> {
+    ports.iter().try_for_each(|port| take(port).map(drop))
+}
+
+fn take(port: &PublishedPort) -> Result<Taken, PortError> {
+    let address: SocketAddr = port.host;
+    let taken = match port.protocol {
+        Protocol::Udp => UdpSocket::bind(address).map(Taken::Udp),
+        _ => TcpListener::bind(address).map(Taken::Tcp),
+    };
+    taken.map_err(|source| {
+        let name = format!("{address}/{}", crate::state::protocol_word(port.protocol));
+        match source.kind() {
+            io::ErrorKind::AddrInUse => PortError::InUse(name),
+            io::ErrorKind::PermissionDenied => PortError::Privileged(name),
+            io::ErrorKind::AddrNotAvailable => PortError::Address(address.ip().to_string()),
+            _ => PortError::Other { name, source },
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(host: &str, protocol: Protocol) -> PublishedPort {
+        PublishedPort {
+            container: 80,
+            protocol,
+            host: host.parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn ports_are_chosen_all_different_and_are_free() {
+        let mut ports = vec![port("127.0.0.1:0", Protocol::Tcp); 20];
+        ports.push(port("127.0.0.1:0", Protocol::Udp));
+        choose(&mut ports).unwrap();
+        check(&ports).unwrap();
+        let mut numbers: Vec<u16> = ports[..20].iter().map(|port| port.host.port()).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), 20);
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let error = check(&[port(&address, Protocol::Tcp)]).unwrap_err().to_string();
+        assert_eq!(error, format!("port {address}/tcp is in use on this host"));
+        check(&[port(&address, Protocol::Udp)]).unwrap();
+        assert!(matches!(
+            check(&[port("203.0.113.77:1", Protocol::Tcp)]),
+            Err(PortError::Address(_) | PortError::Privileged(_))
+        ));
+    }
+}

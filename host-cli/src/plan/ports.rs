@@ -1,0 +1,201 @@
+//! `-p`, `-P` and `--expose`: ports of the host's that lead to a container's.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+
+use capsid_vmm::egress::Protocol;
+
+use crate::state::PublishedPort;
+
+/// Most ports of a pod: the helper waits at each with a socket of its own.
+const PORTS_MAX: usize = 1024;
+/// Where the host listens unless it is told: for others on its own network, somebody has to say so.
+const DEFAULT_HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// Why a port cannot be published.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PortError {
+    #[error("invalid port {0:?}: write [IP:][HOST_PORT:]PORT[/tcp|udp], or ranges of ports of the same length")]
+    Port(String),
+    #[error("invalid port {0:?}: SCTP is not carried")]
+    Sctp(String),
+    #[error("{0} is published twice")]
+    Twice(String),
+    #[error("{0} ports: a pod has at most {PORTS_MAX}")]
+    TooMany(usize),
+}
+
+/// The ports that the flags publish. With `all`, those that `exposed` names as well, each at a port that is free.
+pub(crate) fn published(publish: &[String], all: bool, exposed: &[&String]) -> Result<Vec<PublishedPort>, PortError> {
+    let mut ports = Vec::new();
+    for flag in publish {
+        ports.extend(one(flag)?);
+    }
+    let mut wanted = BTreeSet::new();
+    for flag in exposed {
+        let (range, protocol) = split_protocol(flag)?;
+        let range = parse_range(range).ok_or_else(|| PortError::Port((*flag).clone()))?;
+        wanted.extend(range.map(|port| (port, protocol)));
+    }
+    if all {
+        let has: BTreeSet<_> = ports
+            .iter()
+            .map(|port: &PublishedPort| (port.container, port.protocol))
+            .collect();
+        ports.extend(wanted.difference(&has).map(|&(container, protocol)| PublishedPort {
+            container,
+            protocol,
+            host: SocketAddr::new(DEFAULT_HOST, 0),
+        }));
+    }
+    if ports.len() > PORTS_MAX {
+        return Err(PortError::TooMany(ports.len()));
+    }
+    let mut seen = BTreeSet::new();
+    let twice = ports
+        .iter()
+        .find(|port| port.host.port() != 0 && !seen.insert((port.host, port.protocol)));
+    match twice {
+        Some(port) => Err(PortError::Twice(format!(
+            "{}/{}",
+            port.host,
+            crate::state::protocol_word(port.protocol)
+        ))),
+        None => Ok(ports),
+    }
+}
+
+/// The ports of one `-p`.
+fn one(flag: &str) -> Result<Vec<PublishedPort>, PortError> {
+    let wrong = || PortError::Port(flag.into());
+    let (text, protocol) = split_protocol(flag)?;
+    let (host, container) = text
+        .rsplit_once(':')
+        .map_or((None, text), |(host, container)| (Some(host), container));
+    let container = parse_range(container).ok_or_else(wrong)?;
+    let (address, ports) = match host {
+        None => (DEFAULT_HOST, None),
+        Some(host) => split_host(host).ok_or_else(wrong)?,
+    };
+    let hosts: Vec<u16> = match ports {
+        None => container.clone().map(|_| 0).collect(),
+        Some(ports) if ports.len() == container.len() => ports.collect(),
+        Some(_) => return Err(wrong()),
+    };
+    let publish = |(container, host)| PublishedPort {
+        container,
+        protocol,
+        host: SocketAddr::new(address, host),
+    };
+    Ok(container.zip(hosts).map(publish).collect())
+}
+
+/// An address and the ports behind it, of which either may be left out.
+fn split_host(text: &str) -> Option<(IpAddr, Option<RangeInclusive<u16>>)> {
+    let (address, ports) = match text.rsplit_once(':') {
+        None if text.is_empty() => return Some((DEFAULT_HOST, None)),
+        None if text.contains('.') => (text, ""),
+        None => return Some((DEFAULT_HOST, Some(parse_range(text)?))),
+        Some(split) => split,
+    };
+    let address = address
+        .strip_prefix('[')
+        .and_then(|a| a.strip_suffix(']'))
+        .unwrap_or(address);
+    let ports = if ports.is_empty() {
+        None
+    } else {
+        Some(parse_range(ports)?)
+    };
+    Some((address.parse().ok()?, ports))
+}
+
+fn split_protocol(text: &str) -> Result<(&str, Protocol), PortError> {
+    match text.split_once('/') {
+        None => Ok((text, Protocol::Tcp)),
+        Some((rest, "tcp")) => Ok((rest, Protocol::Tcp)),
+        Some((rest, "udp")) => Ok((rest, Protocol::Udp)),
+        Some((_, "sctp")) => Err(PortError::Sctp(text.into())),
+        Some(_) => Err(PortError::Port(text.into())),
+    }
+}
+
+fn parse_range(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+    (first > 0 && first <= last).then_some(first..=last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(publish: &[&str]) -> String {
+        let flags: Vec<String> = publish.iter().map(|&flag| flag.into()).collect();
+        match published(&flags, false, &[]) {
+            Ok(ports) => ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn ports_are_dockers() {
+        for (flag, expected) in [
+            ("80", "127.0.0.1:0->80/tcp"),
+            ("8080:80", "127.0.0.1:8080->80/tcp"),
+            (":80", "127.0.0.1:0->80/tcp"),
+            ("53:53/udp", "127.0.0.1:53->53/udp"),
+            ("0.0.0.0:8080:80", "0.0.0.0:8080->80/tcp"),
+            ("192.0.2.1::80", "192.0.2.1:0->80/tcp"),
+            ("[::1]:8080:80/tcp", "[::1]:8080->80/tcp"),
+            ("[::]::80", "[::]:0->80/tcp"),
+            ("8000-8001:80-81", "127.0.0.1:8000->80/tcp 127.0.0.1:8001->81/tcp"),
+            ("80-81", "127.0.0.1:0->80/tcp 127.0.0.1:0->81/tcp"),
+        ] {
+            assert_eq!(shown(&[flag]), expected, "{flag}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for flag in [
+            "",
+            "0",
+            "65536",
+            "80:0",
+            "a:80",
+            "8000-8002:80-81",
+            "81-80",
+            "80/x",
+            "1.2.3:80:80",
+            "host:80:80",
+            "::1:80:80:",
+        ] {
+            assert!(shown(&[flag]).starts_with("invalid port"), "{flag}: {}", shown(&[flag]));
+        }
+        assert!(shown(&["80/sctp"]).contains("SCTP"));
+        assert!(shown(&["80:80", "80:81"]).contains("127.0.0.1:80/tcp is published twice"));
+        assert_eq!(
+            shown(&["80:80", "80:80/udp"]),
+            "127.0.0.1:80->80/tcp 127.0.0.1:80->80/udp"
+        );
+        assert!(shown(&["1-2000"]).contains("at most"));
+    }
+
+    #[test]
+    fn what_an_image_exposes_is_published_when_asked_for() {
+        let exposed: Vec<String> = ["80/tcp", "53/udp", "9000-9001"].map(Into::into).to_vec();
+        let exposed: Vec<&String> = exposed.iter().collect();
+        let ports = |all| {
+            let ports = published(&["8080:80".into()], all, &exposed).unwrap();
+            ports
+                .iter()
+                .map(PublishedPort::container_words)
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(ports(false), "80/tcp");
+        assert_eq!(ports(true), "80/tcp 53/udp 9000/tcp 9001/tcp");
+    }
+}

@@ -1,0 +1,615 @@
+//! What pods reach, and what reaches them: between network namespaces of the tests' own.
+
+// A surprise in a test is a failed test.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use capsid_tests::resident::descendants;
+use capsid_tests::world::{HOST_V4, HOST_V6, METADATA, PRIVATE_V4, PRIVATE_V6, PUBLIC_V4, PUBLIC_V6};
+use capsid_tests::{Capsid, Census, TestImage, World, live};
+use nix::sys::signal::Signal;
+
+const REACH: &str = include_str!("../src/reach.py");
+const PORT: u16 = 7000;
+const OTHER_PORT: u16 = 7001;
+
+/// Namespaces have names that all tests see, and each test a world: not too many at once.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A world with servers at all its addresses.
+fn world() -> World {
+    let world = World::make();
+    for address in [PUBLIC_V4, PUBLIC_V6, PRIVATE_V4, PRIVATE_V6, METADATA] {
+        world.serve(address, PORT);
+        world.serve(address, OTHER_PORT);
+    }
+    for address in ["127.0.0.1", "::1", HOST_V4, HOST_V6] {
+        world.serve_on_host(address, PORT);
+    }
+    world
+}
+
+/// What a container that was started with these flags reaches of `attempts`, lines of `PROTOCOL ADDRESS PORT`.
+fn reach(world: &World, capsid: &Capsid, flags: &[&str], attempts: &[String]) -> Vec<(String, String)> {
+    let words = ["run", "--rm", "-i"].iter().chain(flags);
+    let words: Vec<&str> = words
+        .copied()
+        .chain(["debian-python", "python3", "-c", REACH])
+        .collect();
+    let call = world.call(capsid, &words).input(attempts.join("\n")).within(120);
+    let said = call.wait().succeeds().text();
+    said.lines()
+        .map(|line| line.split_once(": ").unwrap_or((line, "")))
+        .map(|(attempt, said)| (attempt.into(), said.into()))
+        .collect()
+}
+
+fn attempt(protocol: &str, address: &str, port: u16) -> String {
+    format!("{protocol} {address} {port}")
+}
+
+/// Every protocol to each address.
+fn table(addresses: &[&str]) -> Vec<String> {
+    let protocols = ["tcp", "udp", "icmp"];
+    let cell = |address| protocols.map(|protocol| attempt(protocol, address, PORT));
+    addresses.iter().flat_map(|address| cell(*address)).collect()
+}
+
+#[track_caller]
+fn assert_reach(found: &[(String, String)], opened: &[String]) {
+    for (attempt, said) in found {
+        let expected = opened.contains(attempt);
+        assert_eq!(said == "yes", expected, "{attempt}: {said}");
+        // Refusals are told: nobody waits.
+        assert!(
+            expected || said != "TimeoutError" || is_for_itself(attempt),
+            "{attempt}: {said}"
+        );
+    }
+    for attempt in opened {
+        assert!(
+            found.iter().any(|(found, _)| found == attempt),
+            "{attempt} was not tried"
+        );
+    }
+}
+
+/// The container's own loopback does not leave it.
+fn is_for_itself(attempt: &str) -> bool {
+    attempt.contains(" 127.0.0.1 ") || attempt.contains(" ::1 ")
+}
+
+const ADDRESSES: [&str; 11] = [
+    PUBLIC_V4,
+    PUBLIC_V6,
+    PRIVATE_V4,
+    PRIVATE_V6,
+    METADATA,
+    HOST_V4,
+    HOST_V6,
+    // The gateway, a neighbour of the host, everybody, a mapped address.
+    "100.96.0.1",
+    "192.168.77.2",
+    "fe80::1%eth0",
+    "::ffff:127.0.0.1",
+];
+
+#[test]
+fn by_default_a_pod_reaches_the_public_internet_and_nothing_else() {
+    let _alone = alone();
+    let (world, capsid) = (world(), Capsid::with(&[TestImage::DebianPython]));
+    let found = reach(&world, &capsid, &[], &table(&ADDRESSES));
+    assert_reach(&found, &table(&[PUBLIC_V4, PUBLIC_V6]));
+}
+
+#[test]
+fn rules_open_what_they_name_for_every_protocol_alike() {
+    let _alone = alone();
+    let (world, capsid) = (world(), Capsid::with(&[TestImage::DebianPython]));
+    let found = reach(&world, &capsid, &["--egress", "none"], &table(&ADDRESSES));
+    assert_reach(&found, &[]);
+    let rules = ["--egress", "10.9.0.0/16,fd99::/16", "--egress", HOST_V4];
+    let found = reach(&world, &capsid, &rules, &table(&ADDRESSES));
+    assert_reach(&found, &table(&[PRIVATE_V4, PRIVATE_V6, HOST_V4]));
+    // Not even all of it opens what is never opened.
+    let found = reach(&world, &capsid, &["--egress", "0.0.0.0/0,::/0"], &table(&ADDRESSES));
+    let opened = [
+        PUBLIC_V4,
+        PUBLIC_V6,
+        PRIVATE_V4,
+        PRIVATE_V6,
+        HOST_V4,
+        HOST_V6,
+        "192.168.77.2",
+    ];
+    for (attempt, said) in &found {
+        let address = attempt.split(' ').nth(1).unwrap();
+        let is_closed = [METADATA, "fe80::1%eth0", "::ffff:127.0.0.1"].contains(&address);
+        assert!(!is_closed || said != "yes", "{attempt}: {said}");
+        let is_served = opened[..6].contains(&address);
+        assert!(!is_served || said == "yes", "{attempt}: {said}");
+    }
+    let narrow = ["--egress", "203.0.113.5:7000/tcp"];
+    let attempts = [table(&[PUBLIC_V4]), vec![attempt("tcp", PUBLIC_V4, OTHER_PORT)]].concat();
+    let found = reach(&world, &capsid, &narrow, &attempts);
+    assert_reach(&found, &[attempt("tcp", PUBLIC_V4, PORT)]);
+}
+
+#[test]
+fn names_are_resolved_and_rules_can_name_them() {
+    let _alone = alone();
+    let (world, capsid) = (world(), Capsid::with(&[TestImage::DebianPython]));
+    let ask = |name: &str| format!("dns {name} 0");
+    let all = ["public.test", "private.test", "other.test", "alias.test"].map(ask);
+    let found = reach(&world, &capsid, &[], &all);
+    assert_reach(&found, &all);
+    let found = reach(&world, &capsid, &["--egress", "none"], &all);
+    assert!(found.iter().all(|(_, said)| said != "yes"), "{found:?}");
+    let tcp = |name: &str| attempt("tcp", name, PORT);
+    let attempts = [
+        ask("public.test"),
+        tcp("public.test"),
+        ask("other.test"),
+        tcp("private.test"),
+        tcp("rebound.test"),
+    ];
+    let rules = ["--egress", "*.test:7000", "--egress", "none.example"];
+    let found = reach(&world, &capsid, &rules, &attempts);
+    // A name that means a private address, or the host, opens nothing.
+    assert_reach_of_names(&found, &[ask("public.test"), tcp("public.test"), ask("other.test")]);
+    let found = reach(&world, &capsid, &["--egress", "public.test"], &attempts);
+    assert_reach_of_names(&found, &[ask("public.test"), tcp("public.test")]);
+    // The address without its name is not opened.
+    let found = reach(&world, &capsid, &["--egress", "public.test"], &table(&[PUBLIC_V4]));
+    assert_reach(&found, &[]);
+}
+
+#[track_caller]
+fn assert_reach_of_names(found: &[(String, String)], opened: &[String]) {
+    for (attempt, said) in found {
+        assert_eq!(said == "yes", opened.contains(attempt), "{attempt}: {said}");
+    }
+}
+
+/// A server in a container: answers each connection with its peer's address, and echoes datagrams.
+const SERVICE: &str = "\
+import socket, threading
+def tcp(s):
+    while True:
+        c, a = s.accept()
+        threading.Thread(target=one, args=(c, a), daemon=True).start()
+def one(c, a):
+    c.sendall(b'from ' + a[0].encode() + b'\\n')
+    while b := c.recv(65536):
+        c.sendall(b)
+    c.shutdown(socket.SHUT_WR)
+def udp(s):
+    while True:
+        b, a = s.recvfrom(65536)
+        s.sendto(b, a)
+for kind, serve in (socket.SOCK_STREAM, tcp), (socket.SOCK_DGRAM, udp):
+    s = socket.socket(socket.AF_INET, kind)
+    s.bind(('0.0.0.0', 80))
+    if serve is tcp: s.listen(512)
+    threading.Thread(target=serve, args=(s,)).start()
+print('serves', flush=True)
+";
+
+#[track_caller]
+fn start_service(world: &World, capsid: &Capsid, name: &str, flags: &[&str]) {
+    let words = [
+        &["run", "-d", "--name", name],
+        flags,
+        &["debian-python", "python3", "-c", SERVICE],
+    ]
+    .concat();
+    world.call(capsid, &words).wait().succeeds();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !capsid.call(["logs", name]).wait().text().contains("serves") {
+        assert!(Instant::now() < deadline, "the service does not start");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn published_ports_are_reached_from_where_they_are_published() {
+    let _alone = alone();
+    let (world, capsid) = (world(), Capsid::with(&[TestImage::DebianPython]));
+    let ports = [
+        "-p",
+        "8080:80",
+        "-p",
+        "192.168.77.1:8081:80",
+        "-p",
+        "8082:80/udp",
+        "-p",
+        "[::1]:8083:80",
+    ];
+    start_service(&world, &capsid, "web", &[&ports[..], &["--egress", "none"]].concat());
+    let greeting = |stream: std::io::Result<std::net::TcpStream>| {
+        let mut line = [0; 64];
+        let count = stream.unwrap().read(&mut line).unwrap();
+        String::from_utf8_lossy(&line[..count]).into_owned()
+    };
+    assert_eq!(greeting(world.connect_on_host("127.0.0.1:8080")), "from 100.96.0.1\n");
+    assert_eq!(greeting(world.connect("192.168.77.1:8081")), "from 192.168.77.2\n");
+    assert!(
+        world.connect("192.168.77.1:8080").is_err(),
+        "loopback is the host's own"
+    );
+    assert!(world.connect_on_host("[::1]:8080").is_err());
+    world.on_host_do(|| {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket.send_to(b"datagram", "127.0.0.1:8082").unwrap();
+        let mut bytes = [0; 64];
+        let (count, _) = socket.recv_from(&mut bytes).unwrap();
+        assert_eq!(&bytes[..count], b"datagram");
+    });
+    let shown = capsid.call(["port", "web"]).wait().succeeds().text();
+    for line in [
+        "80/tcp -> 127.0.0.1:8080",
+        "80/tcp -> 192.168.77.1:8081",
+        "80/udp -> 127.0.0.1:8082",
+        "80/tcp -> [::1]:8083",
+    ] {
+        assert!(shown.contains(line), "{shown}");
+    }
+    capsid
+        .call(["port", "web", "80/udp"])
+        .wait()
+        .succeeds()
+        .prints("127.0.0.1:8082\n");
+    let listed = capsid.call(["ps", "--format", "{{.Ports}}"]).wait().succeeds().text();
+    assert!(listed.contains("127.0.0.1:8080->80/tcp"), "{listed}");
+    let bindings = capsid.field("web", "json .NetworkSettings.Ports");
+    assert!(bindings.contains(r#""HostPort":"8080""#), "{bindings}");
+    assert_eq!(capsid.field("web", "json .NetworkSettings.Egress"), "[]");
+    // Taken as long as it is there, and then no more.
+    let refusal = world
+        .call(&capsid, ["run", "--rm", "-p", "8080:80", "debian-python", "true"])
+        .wait();
+    refusal
+        .exits(125)
+        .complains("port 127.0.0.1:8080/tcp is in use")
+        .complains_in_one_line();
+    capsid.call(["rm", "-f", "web"]).wait().succeeds();
+    assert!(world.connect_on_host("127.0.0.1:8080").is_err());
+    world
+        .call(&capsid, ["run", "--rm", "-p", "8080:80", "debian-python", "true"])
+        .wait()
+        .succeeds();
+}
+
+/// Bytes that differ everywhere.
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let next = |state: &mut u64| {
+        *state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (*state >> 33) as u8
+    };
+    (0..bytes).map(|_| next(&mut state)).collect()
+}
+
+#[test]
+fn streams_are_whole_both_ways_and_end_half_by_half() {
+    let _alone = alone();
+    let (world, capsid) = (world(), Capsid::with(&[TestImage::DebianPython]));
+    start_service(&world, &capsid, "web", &["-p", "8080:80"]);
+    let stream = world.connect_on_host("127.0.0.1:8080").unwrap();
+    let sent = noise(16 << 20);
+    let mut reader = stream.try_clone().unwrap();
+    let mut writer = stream;
+    let received = thread::scope(|scope| {
+        let received = scope.spawn(|| {
+            let mut received = Vec::new();
+            reader.read_to_end(&mut received).map(|_| received)
+        });
+        writer.write_all(&sent).unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+        received.join().unwrap().unwrap()
+    });
+    let start = received.iter().position(|&byte| byte == b'\n').unwrap() + 1;
+    assert!(
+        received[start..] == sent[..],
+        "{} of {} bytes",
+        received.len() - start,
+        sent.len()
+    );
+    // Out of the container, and back, through a server of the world's. The container hangs up last: Debian 12's passt
+    // forgets what is still to come when it hangs up first.
+    let script = "\
+import socket, os, threading
+s = socket.create_connection(('203.0.113.5', 7000)); f = s.makefile('rb')
+assert f.readline() == b'hello\\n'
+b = os.urandom(16 << 20)
+t = threading.Thread(target=s.sendall, args=(b,)); t.start()
+assert f.read(len(b)) == b
+s.shutdown(socket.SHUT_WR)
+assert f.read() == b''
+print(True)
+";
+    let call = world
+        .call(&capsid, ["run", "--rm", "debian-python", "python3", "-c", script])
+        .within(120);
+    call.wait().succeeds().prints("True\n");
+}
+
+#[test]
+fn a_thousand_connections_at_once_are_all_served() {
+    let _alone = alone();
+    let (world, capsid) = (world(), Capsid::with(&[TestImage::DebianPython]));
+    start_service(&world, &capsid, "web", &["-p", "8080:80", "--ulimit", "nofile=4096"]);
+    let mut streams = Vec::new();
+    // Each is greeted before the next one comes: what is tried is how many there can be, not how quickly.
+    for _ in 0..1000 {
+        let mut stream = world.connect_on_host("127.0.0.1:8080").unwrap();
+        let mut greeting = [0; "from 100.96.0.1\n".len()];
+        stream.read_exact(&mut greeting).unwrap();
+        streams.push(stream);
+    }
+    for (index, stream) in streams.iter_mut().enumerate() {
+        stream.write_all(format!("{index:06}").as_bytes()).unwrap();
+    }
+    for (index, stream) in streams.iter_mut().enumerate() {
+        let mut answer = [0; 6];
+        stream.read_exact(&mut answer).unwrap();
+        assert!(
+            answer == format!("{index:06}").as_bytes(),
+            "{}",
+            String::from_utf8_lossy(&answer)
+        );
+    }
+}
+
+#[test]
+fn a_hostile_guest_is_nobody_else() {
+    // Raw frames, each with its own mark: the true one first and last, between them what must not arrive.
+    const FRAMES: &str = "\
+import socket, struct, time
+own = open('/sys/class/net/eth0/address').read().strip()
+mac = bytes.fromhex(own.replace(':', ''))
+gateway = bytes([2, 0xca, 0, 0, 0, 1])
+raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+raw.bind(('eth0', 0))
+def sum16(b):
+    s = sum(struct.unpack('!%dH' % (len(b) // 2), b))
+    while s >> 16: s = (s & 0xffff) + (s >> 16)
+    return ~s & 0xffff
+def packet(mark, source='100.96.0.2', target='203.0.113.5', fragment=0):
+    data = struct.pack('!HHHH', 4000, 7777, 8 + len(mark), 0) + mark
+    head = struct.pack('!BBHHHBBH4s4s', 0x45, 0, 20 + len(data), 1, fragment, 64, 17, 0,
+                       socket.inet_aton(source), socket.inet_aton(target))
+    return head[:10] + struct.pack('!H', sum16(head)) + head[12:] + data
+def send(body, source=mac, kind=b'\\x08\\x00'):
+    raw.send(gateway + source + kind + body)
+    time.sleep(0.02)
+send(packet(b'first'))
+send(packet(b'foreign-mac'), source=bytes([2, 0xca, 9, 9, 9, 9]))
+send(packet(b'foreign-ip', source='100.96.0.1'))
+send(packet(b'foreign-ip', source='203.0.113.9'))
+send(packet(b'tagged'), kind=b'\\x81\\x00\\x00\\x05\\x08\\x00')
+send(packet(b'fragment', fragment=0x2000))
+send(packet(b'fragment', fragment=1))
+send(packet(b'private', target='10.9.0.5'))
+arp = struct.pack('!HHBBH6s4s6s4s', 1, 0x800, 6, 4, 2, mac, socket.inet_aton('100.96.0.1'), gateway, bytes(4))
+send(arp, kind=b'\\x08\\x06')
+for size in 0, 1, 19, 20, 27: send(packet(b'cut')[:size])
+send(bytes([0xff] * 60000))
+send(packet(b'last!'))
+";
+    let _alone = alone();
+    let (world, capsid) = (world(), Capsid::with(&[TestImage::DebianPython]));
+    let listeners = [world.udp("203.0.113.5:7777"), world.udp("10.9.0.5:7777")];
+    let words = [
+        "run",
+        "--rm",
+        "--cap-add",
+        "NET_RAW",
+        "debian-python",
+        "python3",
+        "-c",
+        FRAMES,
+    ];
+    world.call(&capsid, words).within(120).wait().succeeds();
+    let mut heard = Vec::new();
+    let mut bytes = [0; 256];
+    while heard.last().is_none_or(|last| last != "last!") {
+        let (count, _) = listeners[0].recv_from(&mut bytes).unwrap();
+        heard.push(String::from_utf8_lossy(&bytes[..count]).into_owned());
+    }
+    assert_eq!(heard, ["first", "last!"]);
+    listeners[1].set_nonblocking(true).unwrap();
+    assert!(
+        listeners[1].recv_from(&mut bytes).is_err(),
+        "a private network was reached"
+    );
+}
+
+#[test]
+fn a_pods_containers_share_its_network() {
+    let _alone = alone();
+    let (world, capsid) = (world(), Capsid::with(&[TestImage::DebianPython]));
+    let create = [
+        "pod",
+        "create",
+        "--name",
+        "site",
+        "-p",
+        "8090:80",
+        "--add-host",
+        "db:10.1.2.3",
+        "--egress",
+        "none",
+    ];
+    world.call(&capsid, create).wait().succeeds();
+    start_service(&world, &capsid, "web", &["--pod", "site"]);
+    let read =
+        |from: &str, port: u16| format!("import socket; print(socket.create_connection(('{from}', {port})).recv(5))");
+    let beside = ["run", "--rm", "--pod", "site", "debian-python", "python3", "-c"];
+    let mut words: Vec<&str> = beside.to_vec();
+    let script = read("127.0.0.1", 80);
+    words.push(&script);
+    world.call(&capsid, &words).wait().succeeds().prints("b'from '\n");
+    assert!(world.connect_on_host("127.0.0.1:8090").is_ok());
+    let files = world
+        .call(&capsid, ["exec", "web", "cat", "/etc/hosts", "/etc/resolv.conf"])
+        .wait()
+        .succeeds()
+        .text();
+    assert!(
+        files.contains("10.1.2.3\tdb\n") && files.contains("100.96.0.2\tsite\n"),
+        "{files}"
+    );
+    assert!(files.contains("nameserver 100.96.0.1"), "{files}");
+    let refusal = world
+        .call(
+            &capsid,
+            ["run", "--rm", "--pod", "site", "-p", "80:80", "debian-python", "true"],
+        )
+        .wait();
+    refusal.exits(125).complains("--publish is the pod's to say");
+    world.call(&capsid, ["pod", "rm", "-f", "site"]).wait().succeeds();
+    assert!(world.connect_on_host("127.0.0.1:8090").is_err());
+}
+
+#[test]
+fn flags_are_dockers_and_what_makes_no_sense_is_refused() {
+    let _alone = alone();
+    let (world, capsid) = (World::make(), Capsid::with_busybox());
+    let flags = [
+        "--dns-search",
+        "example.test",
+        "--dns-option",
+        "ndots:2",
+        "--add-host",
+        "db:10.0.0.5",
+        "--mac-address",
+        "02:42:00:00:00:07",
+        "--hostname",
+        "here",
+    ];
+    let words: Vec<&str> = ["run", "--rm"].into_iter().chain(flags).collect();
+    let script = "cat /etc/resolv.conf /etc/hosts /sys/class/net/eth0/address /sys/class/net/eth0/mtu";
+    let said = world
+        .call(&capsid, [&words[..], &["busybox", "sh", "-c", script]].concat())
+        .wait()
+        .succeeds()
+        .text();
+    for line in [
+        "nameserver 100.96.0.1",
+        "search example.test",
+        "options ndots:2",
+        "10.0.0.5\tdb",
+        "100.96.0.2\there",
+        "02:42:00:00:00:07",
+        "65520",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    let none = world
+        .call(
+            &capsid,
+            ["run", "--rm", "--network", "none", "busybox", "ls", "/sys/class/net"],
+        )
+        .wait();
+    none.succeeds().prints("lo\n");
+    for (words, reason) in [
+        (&["-p", "80:80:80:80"][..], "invalid port"),
+        (&["-p", "80/sctp"], "SCTP"),
+        (&["-p", "198.51.100.1:8080:80"], "no such address"),
+        (&["-p", "9090:80", "-p", "9090:81"], "published twice"),
+        (&["--egress", "10.0.0.0/99"], "invalid --egress"),
+        (&["--egress", "127.0.0.1"], "no rule opens"),
+        (&["--network", "host"], "not honoured yet"),
+        (&["--network", "none", "-p", "80"], "--publish without a network"),
+        (&["--dns", "here"], "invalid --dns"),
+        (&["--add-host", "db"], "invalid --add-host"),
+        (&["--mac-address", "ff:ff:ff:ff:ff:ff"], "invalid --mac-address"),
+    ] {
+        let words = [&["run", "--rm"], words, &["busybox", "true"]].concat();
+        world
+            .call(&capsid, &words)
+            .wait()
+            .exits(125)
+            .complains(reason)
+            .complains_in_one_line();
+    }
+    let nowhere = capsid.folder("tmp").display().to_string();
+    let missing = world
+        .call(&capsid, ["run", "--rm", "busybox", "true"])
+        .env("PATH", &nowhere)
+        .wait();
+    // Without QEMU either, but that is the machine's, and said first where it is needed.
+    missing.exits(125);
+    capsid.call(["ps", "-aq"]).wait().succeeds().prints("");
+}
+
+#[test]
+fn a_killed_helper_ends_its_pod_with_a_word_and_leaves_nothing() {
+    let _alone = (alone(), live::alone());
+    let (world, capsid) = (World::make(), Capsid::with_busybox());
+    world
+        .call(&capsid, ["run", "--rm", "busybox", "true"])
+        .wait()
+        .succeeds();
+    let before = Census::take(&capsid);
+    world
+        .call(
+            &capsid,
+            ["run", "-d", "--name", "web", "-p", "8080:80", "busybox", "sleep", "600"],
+        )
+        .wait()
+        .succeeds();
+    let helper = descendants(capsid.supervisor("web"))
+        .into_iter()
+        .find(|p| p.name.starts_with("passt"))
+        .unwrap();
+    live::send(helper.pid, Signal::SIGKILL);
+    let killed = Instant::now();
+    capsid.call(["wait", "web"]).wait().succeeds();
+    assert!(
+        killed.elapsed() < Duration::from_secs(2),
+        "told after {:?}",
+        killed.elapsed()
+    );
+    let reason = capsid.field("web", ".State.Error");
+    assert!(reason.contains("passt was killed"), "{reason}");
+    capsid.call(["rm", "-f", "web"]).wait().succeeds();
+    before.assert_nothing_new(&capsid);
+}
+
+#[test]
+fn starts_and_ends_leave_nothing() {
+    let _alone = (alone(), live::alone());
+    let (world, capsid) = (World::make(), Capsid::with_busybox());
+    let cycle = || {
+        world
+            .call(
+                &capsid,
+                [
+                    "run", "-d", "--rm", "--name", "web", "-p", "8080:80", "busybox", "sleep", "600",
+                ],
+            )
+            .wait()
+            .succeeds();
+        capsid.call(["rm", "-f", "web"]).wait().succeeds();
+    };
+    cycle();
+    let before = Census::take(&capsid);
+    let cycles = std::env::var("CAPSID_NETWORK_CYCLES").map_or(5, |count| count.parse().unwrap());
+    for _ in 0..cycles {
+        cycle();
+    }
+    before.assert_nothing_new(&capsid);
+}
