@@ -37,6 +37,10 @@ pub const METADATA: &str = "169.254.169.254";
 pub const HOST_V4: &str = "192.168.77.1";
 /// The same.
 pub const HOST_V6: &str = "2001:db8:77::1";
+/// Where the servers listen.
+pub const PORT: u16 = 7000;
+/// The same, of the world's.
+pub const OTHER_PORT: u16 = 7001;
 const RESOLVER: &str = "203.0.113.53";
 
 /// Both namespaces, gone with the value.
@@ -95,6 +99,19 @@ impl World {
         fs::create_dir_all(world.etc()).expect("/etc/netns");
         fs::write(world.etc().join("resolv.conf"), format!("nameserver {RESOLVER}\n")).expect("a file");
         world.resolver = Some(world.serve_names());
+        world
+    }
+
+    /// It, with servers at [`PORT`] and [`OTHER_PORT`] of all its addresses, and at [`PORT`] of the host's.
+    pub fn with_servers() -> Self {
+        let world = Self::make();
+        for address in [PUBLIC_V4, PUBLIC_V6, PRIVATE_V4, PRIVATE_V6, METADATA] {
+            world.serve(address, PORT);
+            world.serve(address, OTHER_PORT);
+        }
+        for address in ["127.0.0.1", "::1", HOST_V4, HOST_V6] {
+            world.serve_on_host(address, PORT);
+        }
         world
     }
 

@@ -78,7 +78,7 @@ fn every_namespace_differs_from_the_agents() {
         targets.contains(&"/") && !targets.iter().any(|target| target.contains("capsid")),
         "{targets:?}"
     );
-    assert_eq!(report()["interfaces"], serde_json::json!(["lo"]));
+    assert_eq!(report()["interfaces"], serde_json::json!(["eth0", "lo"]));
     assert_eq!(report()["pid"], 1);
 }
 

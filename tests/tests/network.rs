@@ -10,173 +10,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use capsid_tests::resident::descendants;
-use capsid_tests::world::{HOST_V4, HOST_V6, METADATA, PRIVATE_V4, PRIVATE_V6, PUBLIC_V4, PUBLIC_V6};
 use capsid_tests::{Capsid, Census, TestImage, World, live};
 use nix::sys::signal::Signal;
-
-const REACH: &str = include_str!("../src/reach.py");
-const PORT: u16 = 7000;
-const OTHER_PORT: u16 = 7001;
 
 /// Namespaces have names that all tests see, and each test a world: not too many at once.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A world with servers at all its addresses.
-fn world() -> World {
-    let world = World::make();
-    for address in [PUBLIC_V4, PUBLIC_V6, PRIVATE_V4, PRIVATE_V6, METADATA] {
-        world.serve(address, PORT);
-        world.serve(address, OTHER_PORT);
-    }
-    for address in ["127.0.0.1", "::1", HOST_V4, HOST_V6] {
-        world.serve_on_host(address, PORT);
-    }
-    world
-}
-
-/// What a container that was started with these flags reaches of `attempts`, lines of `PROTOCOL ADDRESS PORT`.
-fn reach(world: &World, capsid: &Capsid, flags: &[&str], attempts: &[String]) -> Vec<(String, String)> {
-    let words = ["run", "--rm", "-i"].iter().chain(flags);
-    let words: Vec<&str> = words
-        .copied()
-        .chain(["debian-python", "python3", "-c", REACH])
-        .collect();
-    let call = world.call(capsid, &words).input(attempts.join("\n")).within(120);
-    let said = call.wait().succeeds().text();
-    said.lines()
-        .map(|line| line.split_once(": ").unwrap_or((line, "")))
-        .map(|(attempt, said)| (attempt.into(), said.into()))
-        .collect()
-}
-
-fn attempt(protocol: &str, address: &str, port: u16) -> String {
-    format!("{protocol} {address} {port}")
-}
-
-/// Every protocol to each address.
-fn table(addresses: &[&str]) -> Vec<String> {
-    let protocols = ["tcp", "udp", "icmp"];
-    let cell = |address| protocols.map(|protocol| attempt(protocol, address, PORT));
-    addresses.iter().flat_map(|address| cell(*address)).collect()
-}
-
-#[track_caller]
-fn assert_reach(found: &[(String, String)], opened: &[String]) {
-    for (attempt, said) in found {
-        let expected = opened.contains(attempt);
-        assert_eq!(said == "yes", expected, "{attempt}: {said}");
-        // Refusals are told: nobody waits.
-        assert!(
-            expected || said != "TimeoutError" || is_for_itself(attempt),
-            "{attempt}: {said}"
-        );
-    }
-    for attempt in opened {
-        assert!(
-            found.iter().any(|(found, _)| found == attempt),
-            "{attempt} was not tried"
-        );
-    }
-}
-
-/// The container's own loopback does not leave it.
-fn is_for_itself(attempt: &str) -> bool {
-    attempt.contains(" 127.0.0.1 ") || attempt.contains(" ::1 ")
-}
-
-const ADDRESSES: [&str; 11] = [
-    PUBLIC_V4,
-    PUBLIC_V6,
-    PRIVATE_V4,
-    PRIVATE_V6,
-    METADATA,
-    HOST_V4,
-    HOST_V6,
-    // The gateway, a neighbour of the host, everybody, a mapped address.
-    "100.96.0.1",
-    "192.168.77.2",
-    "fe80::1%eth0",
-    "::ffff:127.0.0.1",
-];
-
-#[test]
-fn by_default_a_pod_reaches_the_public_internet_and_nothing_else() {
-    let _alone = alone();
-    let (world, capsid) = (world(), Capsid::with(&[TestImage::DebianPython]));
-    let found = reach(&world, &capsid, &[], &table(&ADDRESSES));
-    assert_reach(&found, &table(&[PUBLIC_V4, PUBLIC_V6]));
-}
-
-#[test]
-fn rules_open_what_they_name_for_every_protocol_alike() {
-    let _alone = alone();
-    let (world, capsid) = (world(), Capsid::with(&[TestImage::DebianPython]));
-    let found = reach(&world, &capsid, &["--egress", "none"], &table(&ADDRESSES));
-    assert_reach(&found, &[]);
-    let rules = ["--egress", "10.9.0.0/16,fd99::/16", "--egress", HOST_V4];
-    let found = reach(&world, &capsid, &rules, &table(&ADDRESSES));
-    assert_reach(&found, &table(&[PRIVATE_V4, PRIVATE_V6, HOST_V4]));
-    // Not even all of it opens what is never opened.
-    let found = reach(&world, &capsid, &["--egress", "0.0.0.0/0,::/0"], &table(&ADDRESSES));
-    let opened = [
-        PUBLIC_V4,
-        PUBLIC_V6,
-        PRIVATE_V4,
-        PRIVATE_V6,
-        HOST_V4,
-        HOST_V6,
-        "192.168.77.2",
-    ];
-    for (attempt, said) in &found {
-        let address = attempt.split(' ').nth(1).unwrap();
-        let is_closed = [METADATA, "fe80::1%eth0", "::ffff:127.0.0.1"].contains(&address);
-        assert!(!is_closed || said != "yes", "{attempt}: {said}");
-        let is_served = opened[..6].contains(&address);
-        assert!(!is_served || said == "yes", "{attempt}: {said}");
-    }
-    let narrow = ["--egress", "203.0.113.5:7000/tcp"];
-    let attempts = [table(&[PUBLIC_V4]), vec![attempt("tcp", PUBLIC_V4, OTHER_PORT)]].concat();
-    let found = reach(&world, &capsid, &narrow, &attempts);
-    assert_reach(&found, &[attempt("tcp", PUBLIC_V4, PORT)]);
-}
-
-#[test]
-fn names_are_resolved_and_rules_can_name_them() {
-    let _alone = alone();
-    let (world, capsid) = (world(), Capsid::with(&[TestImage::DebianPython]));
-    let ask = |name: &str| format!("dns {name} 0");
-    let all = ["public.test", "private.test", "other.test", "alias.test"].map(ask);
-    let found = reach(&world, &capsid, &[], &all);
-    assert_reach(&found, &all);
-    let found = reach(&world, &capsid, &["--egress", "none"], &all);
-    assert!(found.iter().all(|(_, said)| said != "yes"), "{found:?}");
-    let tcp = |name: &str| attempt("tcp", name, PORT);
-    let attempts = [
-        ask("public.test"),
-        tcp("public.test"),
-        ask("other.test"),
-        tcp("private.test"),
-        tcp("rebound.test"),
-    ];
-    let rules = ["--egress", "*.test:7000", "--egress", "none.example"];
-    let found = reach(&world, &capsid, &rules, &attempts);
-    // A name that means a private address, or the host, opens nothing.
-    assert_reach_of_names(&found, &[ask("public.test"), tcp("public.test"), ask("other.test")]);
-    let found = reach(&world, &capsid, &["--egress", "public.test"], &attempts);
-    assert_reach_of_names(&found, &[ask("public.test"), tcp("public.test")]);
-    // The address without its name is not opened.
-    let found = reach(&world, &capsid, &["--egress", "public.test"], &table(&[PUBLIC_V4]));
-    assert_reach(&found, &[]);
-}
-
-#[track_caller]
-fn assert_reach_of_names(found: &[(String, String)], opened: &[String]) {
-    for (attempt, said) in found {
-        assert_eq!(said == "yes", opened.contains(attempt), "{attempt}: {said}");
-    }
 }
 
 /// A server in a container: answers each connection with its peer's address, and echoes datagrams.
@@ -222,7 +62,7 @@ fn start_service(world: &World, capsid: &Capsid, name: &str, flags: &[&str]) {
 #[test]
 fn published_ports_are_reached_from_where_they_are_published() {
     let _alone = alone();
-    let (world, capsid) = (world(), Capsid::with(&[TestImage::DebianPython]));
+    let (world, capsid) = (World::with_servers(), Capsid::with(&[TestImage::DebianPython]));
     let ports = [
         "-p",
         "8080:80",
@@ -304,7 +144,7 @@ fn noise(bytes: usize) -> Vec<u8> {
 #[test]
 fn streams_are_whole_both_ways_and_end_half_by_half() {
     let _alone = alone();
-    let (world, capsid) = (world(), Capsid::with(&[TestImage::DebianPython]));
+    let (world, capsid) = (World::with_servers(), Capsid::with(&[TestImage::DebianPython]));
     start_service(&world, &capsid, "web", &["-p", "8080:80"]);
     let stream = world.connect_on_host("127.0.0.1:8080").unwrap();
     let sent = noise(16 << 20);
@@ -348,7 +188,7 @@ print(True)
 #[test]
 fn a_thousand_connections_at_once_are_all_served() {
     let _alone = alone();
-    let (world, capsid) = (world(), Capsid::with(&[TestImage::DebianPython]));
+    let (world, capsid) = (World::with_servers(), Capsid::with(&[TestImage::DebianPython]));
     start_service(&world, &capsid, "web", &["-p", "8080:80", "--ulimit", "nofile=4096"]);
     let mut streams = Vec::new();
     // Each is greeted before the next one comes: what is tried is how many there can be, not how quickly.
@@ -409,7 +249,7 @@ send(bytes([0xff] * 60000))
 send(packet(b'last!'))
 ";
     let _alone = alone();
-    let (world, capsid) = (world(), Capsid::with(&[TestImage::DebianPython]));
+    let (world, capsid) = (World::with_servers(), Capsid::with(&[TestImage::DebianPython]));
     let listeners = [world.udp("203.0.113.5:7777"), world.udp("10.9.0.5:7777")];
     let words = [
         "run",
@@ -439,7 +279,7 @@ send(packet(b'last!'))
 #[test]
 fn a_pods_containers_share_its_network() {
     let _alone = alone();
-    let (world, capsid) = (world(), Capsid::with(&[TestImage::DebianPython]));
+    let (world, capsid) = (World::with_servers(), Capsid::with(&[TestImage::DebianPython]));
     let create = [
         "pod",
         "create",

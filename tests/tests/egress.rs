@@ -1,0 +1,159 @@
+//! What pods may begin to speak to: a table of rules, addresses and protocols, tried between network namespaces.
+
+// A surprise in a test is a failed test.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use capsid_tests::world::{HOST_V4, HOST_V6, METADATA, OTHER_PORT, PORT, PRIVATE_V4, PRIVATE_V6, PUBLIC_V4, PUBLIC_V6};
+use capsid_tests::{Capsid, TestImage, World};
+
+const REACH: &str = include_str!("../src/reach.py");
+
+/// Namespaces have names that all tests see, and each test a world: not too many at once.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a container that was started with these flags reaches of `attempts`, lines of `PROTOCOL ADDRESS PORT`.
+fn reach(world: &World, capsid: &Capsid, flags: &[&str], attempts: &[String]) -> Vec<(String, String)> {
+    let words = ["run", "--rm", "-i"].iter().chain(flags);
+    let words: Vec<&str> = words
+        .copied()
+        .chain(["debian-python", "python3", "-c", REACH])
+        .collect();
+    let call = world.call(capsid, &words).input(attempts.join("\n")).within(120);
+    let said = call.wait().succeeds().text();
+    said.lines()
+        .map(|line| line.split_once(": ").unwrap_or((line, "")))
+        .map(|(attempt, said)| (attempt.into(), said.into()))
+        .collect()
+}
+
+fn attempt(protocol: &str, address: &str, port: u16) -> String {
+    format!("{protocol} {address} {port}")
+}
+
+/// Every protocol to each address.
+fn table(addresses: &[&str]) -> Vec<String> {
+    let protocols = ["tcp", "udp", "icmp"];
+    let cell = |address| protocols.map(|protocol| attempt(protocol, address, PORT));
+    addresses.iter().flat_map(|address| cell(*address)).collect()
+}
+
+#[track_caller]
+fn assert_reach(found: &[(String, String)], opened: &[String]) {
+    for (attempt, said) in found {
+        let expected = opened.contains(attempt);
+        assert_eq!(said == "yes", expected, "{attempt}: {said}");
+        // Refusals are told: nobody waits.
+        assert!(
+            expected || said != "TimeoutError" || is_for_itself(attempt),
+            "{attempt}: {said}"
+        );
+    }
+    for attempt in opened {
+        assert!(
+            found.iter().any(|(found, _)| found == attempt),
+            "{attempt} was not tried"
+        );
+    }
+}
+
+/// The container's own loopback does not leave it.
+fn is_for_itself(attempt: &str) -> bool {
+    attempt.contains(" 127.0.0.1 ") || attempt.contains(" ::1 ")
+}
+
+const ADDRESSES: [&str; 11] = [
+    PUBLIC_V4,
+    PUBLIC_V6,
+    PRIVATE_V4,
+    PRIVATE_V6,
+    METADATA,
+    HOST_V4,
+    HOST_V6,
+    // The gateway, a neighbour of the host, everybody, a mapped address.
+    "100.96.0.1",
+    "192.168.77.2",
+    "fe80::1%eth0",
+    "::ffff:127.0.0.1",
+];
+
+#[test]
+fn by_default_a_pod_reaches_the_public_internet_and_nothing_else() {
+    let _alone = alone();
+    let (world, capsid) = (World::with_servers(), Capsid::with(&[TestImage::DebianPython]));
+    let found = reach(&world, &capsid, &[], &table(&ADDRESSES));
+    assert_reach(&found, &table(&[PUBLIC_V4, PUBLIC_V6]));
+}
+
+#[test]
+fn rules_open_what_they_name_for_every_protocol_alike() {
+    let _alone = alone();
+    let (world, capsid) = (World::with_servers(), Capsid::with(&[TestImage::DebianPython]));
+    let found = reach(&world, &capsid, &["--egress", "none"], &table(&ADDRESSES));
+    assert_reach(&found, &[]);
+    let rules = ["--egress", "10.9.0.0/16,fd99::/16", "--egress", HOST_V4];
+    let found = reach(&world, &capsid, &rules, &table(&ADDRESSES));
+    assert_reach(&found, &table(&[PRIVATE_V4, PRIVATE_V6, HOST_V4]));
+    // Not even all of it opens what is never opened.
+    let found = reach(&world, &capsid, &["--egress", "0.0.0.0/0,::/0"], &table(&ADDRESSES));
+    let opened = [
+        PUBLIC_V4,
+        PUBLIC_V6,
+        PRIVATE_V4,
+        PRIVATE_V6,
+        HOST_V4,
+        HOST_V6,
+        "192.168.77.2",
+    ];
+    for (attempt, said) in &found {
+        let address = attempt.split(' ').nth(1).unwrap();
+        let is_closed = [METADATA, "fe80::1%eth0", "::ffff:127.0.0.1"].contains(&address);
+        assert!(!is_closed || said != "yes", "{attempt}: {said}");
+        let is_served = opened[..6].contains(&address);
+        assert!(!is_served || said == "yes", "{attempt}: {said}");
+    }
+    let narrow = ["--egress", "203.0.113.5:7000/tcp"];
+    let attempts = [table(&[PUBLIC_V4]), vec![attempt("tcp", PUBLIC_V4, OTHER_PORT)]].concat();
+    let found = reach(&world, &capsid, &narrow, &attempts);
+    assert_reach(&found, &[attempt("tcp", PUBLIC_V4, PORT)]);
+}
+
+#[test]
+fn names_are_resolved_and_rules_can_name_them() {
+    let _alone = alone();
+    let (world, capsid) = (World::with_servers(), Capsid::with(&[TestImage::DebianPython]));
+    let ask = |name: &str| format!("dns {name} 0");
+    let all = ["public.test", "private.test", "other.test", "alias.test"].map(ask);
+    let found = reach(&world, &capsid, &[], &all);
+    assert_reach(&found, &all);
+    let found = reach(&world, &capsid, &["--egress", "none"], &all);
+    assert!(found.iter().all(|(_, said)| said != "yes"), "{found:?}");
+    let tcp = |name: &str| attempt("tcp", name, PORT);
+    let attempts = [
+        ask("public.test"),
+        tcp("public.test"),
+        ask("other.test"),
+        tcp("private.test"),
+        tcp("rebound.test"),
+    ];
+    let rules = ["--egress", "*.test:7000", "--egress", "none.example"];
+    let found = reach(&world, &capsid, &rules, &attempts);
+    // A name that means a private address, or the host, opens nothing.
+    assert_reach_of_names(&found, &[ask("public.test"), tcp("public.test"), ask("other.test")]);
+    let found = reach(&world, &capsid, &["--egress", "public.test"], &attempts);
+    assert_reach_of_names(&found, &[ask("public.test"), tcp("public.test")]);
+    // The address without its name is not opened.
+    let found = reach(&world, &capsid, &["--egress", "public.test"], &table(&[PUBLIC_V4]));
+    assert_reach(&found, &[]);
+}
+
+#[track_caller]
+fn assert_reach_of_names(found: &[(String, String)], opened: &[String]) {
+    for (attempt, said) in found {
+        assert_eq!(said == "yes", opened.contains(attempt), "{attempt}: {said}");
+    }
+}
