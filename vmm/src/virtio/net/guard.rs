@@ -104,6 +104,8 @@ enum Transport<'a> {
     },
     /// Not carried, but to be told so.
     Other,
+    /// Not carried either, and never answered: an error of ICMP's (RFC 1122, section 3.2.2).
+    Error,
 }
 
 impl Guard {
@@ -176,7 +178,7 @@ impl Guard {
                 (Protocol::Udp, to, peer_port)
             }
             Transport::Echo { id, begins: true } => (Protocol::Icmp, id, 0),
-            Transport::Echo { .. } | Transport::Other => return,
+            Transport::Echo { .. } | Transport::Other | Transport::Error => return,
         };
         let back = Destination {
             protocol,
@@ -302,6 +304,7 @@ impl Guard {
             Transport::Udp { from, to, .. } => (Protocol::Udp, from, to, true),
             Transport::Echo { id, begins } => (Protocol::Icmp, id, 0, begins),
             Transport::Other => return self.refuse(frame, packet),
+            Transport::Error => return drop_counted(&mut self.counters.denied),
         };
         let flow = Flow {
             protocol,
@@ -415,7 +418,7 @@ fn echo_v4<'a>(icmp: &Icmpv4Slice<'_>) -> Transport<'a> {
             id: echo.id,
             begins: false,
         },
-        _ => Transport::Other,
+        _ => Transport::Error,
     }
 }
 
@@ -429,7 +432,7 @@ fn echo_v6<'a>(icmp: &Icmpv6Slice<'_>) -> Transport<'a> {
             id: echo.id,
             begins: false,
         },
-        _ => Transport::Other,
+        _ => Transport::Error,
     }
 }
 

@@ -252,6 +252,10 @@ fn echoes_are_asked_for_where_the_guest_may_go_and_answered_to_who_asks() {
     assert_eq!(guard.examine(&reply(PRIVATE_V4), now), Verdict::Pass);
     let v6 = frame!(out().ipv6(OWN_V6, PUBLIC_V6, 64).icmpv6_echo_request(7, 1), b"x");
     assert_eq!(guard.examine(&v6, now), Verdict::Pass);
+    // An error is no echo either, and an answer to it would be answered.
+    let mut error = request(PUBLIC_V4);
+    error[34] = 3;
+    assert_eq!(guard.examine(&error, now), Verdict::Drop);
     // A tunnel is no echo.
     let mut tunnel = request(PUBLIC_V4);
     tunnel[23] = 47;
