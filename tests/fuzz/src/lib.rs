@@ -7,6 +7,7 @@
 //! | `layer` | a layer, packed or not | index, tree and EROFS writer |
 //! | `block` | the requests of a guest | every kind of request |
 //! | `vsock` | the packets of a guest | every operation |
+//! | `net` | the frames of a guest and of its network | every protocol, names, answers |
 //!
 //! Devices are given well-formed rings, whose chains are the fuzzer's: a ring that is refused at once would leave what is
 //! behind it untouched. `tests/scripts/fuzz` ends with an error when a target does not reach what it is for.

@@ -1,0 +1,120 @@
+//! The frames that a guest sends, and those that come for it, under rules that look at all there is to look at.
+#![no_main]
+
+use std::io::{Read, Write};
+use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
+
+use capsid_fuzz::Bytes;
+use capsid_vmm::egress::{Egress, Rule, Target};
+use capsid_vmm::virtio::device::{Cause, Device as _};
+use capsid_vmm::virtio::net::NetDevice;
+use capsid_vmm::virtio::test_driver::{self, TestQueue, process};
+use libfuzzer_sys::fuzz_target;
+
+const OWN: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const OWN_V4: [u8; 4] = [100, 96, 0, 2];
+const RESOLVER_V4: [u8; 4] = [100, 96, 0, 1];
+const OWN_V6: [u8; 16] = [0xfd, 0x63, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
+/// Where the guest receives.
+const BUFFERS: u64 = 1 << 20;
+const BUFFER_BYTES: u64 = 1536;
+
+fn egress() -> Egress {
+    let rule = |target| Rule {
+        target,
+        ports: None,
+        protocol: None,
+    };
+    Egress {
+        rules: vec![
+            rule(Target::Name("*.test".into())),
+            rule(Target::Network("10.0.0.0/8".parse().expect("a network"))),
+        ],
+        resolver: Some(IpAddr::from(RESOLVER_V4)),
+        ..Egress::default()
+    }
+}
+
+/// A frame whose first headers are mostly right, so that what is behind them is reached too.
+fn frame(bytes: &mut Bytes<'_>, from: [u8; 6], to: [u8; 6]) -> Vec<u8> {
+    let kind = bytes.byte();
+    let mut frame = [to, from].concat();
+    match kind % 8 {
+        0 => frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]),
+        1 | 2 => {
+            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+            let length = bytes.byte();
+            frame.extend([0, length, [17, 6, 58, 44, 0][usize::from(kind / 8 % 5)], 255]);
+            frame.extend(OWN_V6);
+            frame.extend([0xfd, bytes.byte()]);
+        }
+        3..=6 => {
+            let length = bytes.byte().wrapping_add(20);
+            frame.extend([8, 0, 0x45, 0, 0, length, 0, 0, 0, 0, 64, [17, 6, 1, 17][usize::from(kind / 8 % 4)], 0, 0]);
+            frame.extend(if from == OWN { OWN_V4 } else { RESOLVER_V4 });
+            frame.extend(if from == OWN { RESOLVER_V4 } else { OWN_V4 });
+            frame.extend([15, 160, 0, 53]);
+        }
+        _ => {}
+    }
+    let rest = usize::from(bytes.byte());
+    frame.extend((0..rest).map(|_| bytes.byte()));
+    frame
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let mut bytes = Bytes(bytes);
+    let (mut network, ours) = UnixStream::pair().expect("sockets");
+    network.set_nonblocking(true).expect("settable");
+    let addresses = vec![IpAddr::from(OWN_V4), IpAddr::from(OWN_V6)];
+    let mut device = NetDevice::new(OWN, addresses, egress(), ours.into()).expect("a device");
+    device.activate(device.features());
+    let memory = test_driver::memory();
+    let mut queues: Vec<TestQueue> = (0..2).map(TestQueue::new).collect();
+    for index in 0..16 {
+        queues[0].add(&memory, &[(BUFFERS + index * BUFFER_BYTES, BUFFER_BYTES as u32, true)]);
+    }
+    let mut received = 0_u64;
+    while !bytes.is_empty() {
+        match bytes.byte() % 8 {
+            0 => drop(queues[1].add(&memory, &bytes.parts())),
+            1 => {
+                let frame = frame(&mut bytes, GATEWAY, OWN);
+                let length = (frame.len() as u32).to_be_bytes();
+                let _ = network.write(&[&length[..], &frame].concat());
+            }
+            2 => {
+                let raw: Vec<u8> = (0..bytes.byte()).map(|_| bytes.byte()).collect();
+                let _ = network.write(&raw);
+            }
+            3 => drop(network.read(&mut [0; 4096])),
+            _ => {
+                let mut header = [0; 12];
+                let odd = bytes.byte();
+                if odd & 3 == 3 {
+                    header[0] = odd >> 7;
+                    header[1] = bytes.byte();
+                    header[6] = bytes.byte();
+                    header[8] = bytes.byte();
+                }
+                let whole = [&header[..], &frame(&mut bytes, OWN, GATEWAY)].concat();
+                test_driver::write(&memory, &whole, TestQueue::FREE);
+                queues[1].add(&memory, &[(TestQueue::FREE, whole.len() as u32, false)]);
+            }
+        }
+        for cause in [Cause::Queue(1), Cause::Backend, Cause::Queue(0)] {
+            let mut all: Vec<&mut TestQueue> = queues.iter_mut().collect();
+            if process(&mut device, cause, &memory, &mut all).is_err() {
+                return;
+            }
+        }
+        queues[1].used(&memory);
+        for _ in queues[0].used(&memory) {
+            let buffer = BUFFERS + received % 16 * BUFFER_BYTES;
+            queues[0].add(&memory, &[(buffer, BUFFER_BYTES as u32, true)]);
+            received += 1;
+        }
+    }
+});
