@@ -74,7 +74,7 @@ fn reap() {
 }
 
 fn is_ours(name: &str) -> bool {
-    name.starts_with("capsid") || name.starts_with("qemu")
+    ["capsid", "qemu", "passt"].iter().any(|start| name.starts_with(start))
 }
 
 fn mounts() -> Vec<String> {
