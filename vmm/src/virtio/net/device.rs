@@ -156,15 +156,11 @@ impl NetDevice {
             }
             match guard.examine(frame, Instant::now()) {
                 Verdict::Pass => true,
-                Verdict::PassAndAnswer(answer) => {
-                    push(answers, answer);
-                    true
-                }
-                Verdict::Answer(answer) => {
-                    push(answers, answer);
+                Verdict::Answer(answer) if answers.len() < NET_ANSWERS_MAX => {
+                    answers.push_back(answer);
                     false
                 }
-                Verdict::Drop => false,
+                Verdict::Answer(_) | Verdict::Drop => false,
             }
         });
     }
@@ -211,13 +207,6 @@ impl NetDevice {
 
     fn clear_again(&self) {
         let _ = rustix::io::read(&self.again, &mut [0; 8]);
-    }
-}
-
-/// One more for the guest, or none where there are too many.
-fn push(answers: &mut VecDeque<Vec<u8>>, answer: Vec<u8>) {
-    if answers.len() < NET_ANSWERS_MAX {
-        answers.push_back(answer);
     }
 }
 

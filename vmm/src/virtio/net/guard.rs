@@ -49,8 +49,6 @@ impl NetCounters {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Pass,
-    /// And this, to the guest.
-    PassAndAnswer(Vec<u8>),
     /// Nothing but this, to the guest.
     Answer(Vec<u8>),
     Drop,
@@ -90,8 +88,6 @@ enum Transport<'a> {
         from: u16,
         to: u16,
         begins: bool,
-        /// Sequence number and acknowledgement of a consent: SYN and ACK.
-        consents: Option<(u32, u32)>,
     },
     Udp {
         from: u16,
@@ -315,16 +311,7 @@ impl Guard {
         // Of TCP, what begins a connection is known by its look; an answered echo does not begin one.
         let goes_on = !(begins && protocol == Protocol::Tcp);
         if goes_on && self.flows.has(flow, now) {
-            // Debian 12's passt takes a guest's consent to a connection without a word, until the other end has said
-            // something: where the guest is to speak first, both would wait.
-            let acknowledgement = match packet.transport {
-                Transport::Tcp {
-                    consents: Some((sequence, acknowledged)),
-                    ..
-                } => refusal::acknowledgement(frame, packet.ends, (port, peer_port), (acknowledged, sequence)),
-                _ => None,
-            };
-            return acknowledgement.map_or(Verdict::Pass, Verdict::PassAndAnswer);
+            return Verdict::Pass;
         }
         let destination = Destination {
             protocol,
@@ -395,7 +382,6 @@ fn carried<'a>(transport: &TransportSlice<'a>) -> Transport<'a> {
             from: tcp.source_port(),
             to: tcp.destination_port(),
             begins: tcp.syn() && !tcp.ack(),
-            consents: (tcp.syn() && tcp.ack()).then(|| (tcp.sequence_number(), tcp.acknowledgment_number())),
         },
         TransportSlice::Udp(udp) => Transport::Udp {
             from: udp.source_port(),

@@ -217,13 +217,7 @@ fn whom_a_stranger_asks_may_answer_and_nobody_else() {
         &frame!(back().ipv4(PRIVATE_V4, OWN_V4, 64).tcp(999, 80, 1, 1000).syn(), &[]),
         now,
     );
-    let Verdict::PassAndAnswer(acknowledgement) = guard.examine(&answer(PRIVATE_V4, 999), now) else {
-        panic!("it did not pass, or nobody acknowledged it");
-    };
-    assert_eq!(
-        acknowledgement[34..46],
-        [[3, 231], [0, 80], [0, 0], [0, 1], [0, 0], [0, 2]].concat()
-    );
+    assert_eq!(guard.examine(&answer(PRIVATE_V4, 999), now), Verdict::Pass);
     assert_eq!(guard.examine(&answer(PRIVATE_V4, 998), now), Verdict::Drop);
     assert_eq!(guard.examine(&answer(PUBLIC_V4, 999), now), Verdict::Drop);
     // The other way round, from the same ports, is a connection of the guest's own.

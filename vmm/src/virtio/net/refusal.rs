@@ -1,5 +1,4 @@
-//! What a guest hears from here, in the network's name: of a packet that may not leave, because without an answer its
-//! programs would wait for minutes, and of what the network does not say itself.
+//! What a guest hears of a packet that may not leave: without an answer its programs would wait for minutes.
 
 use etherparse::icmpv4::DestUnreachableHeader;
 use etherparse::icmpv6::DestUnreachableCode;
@@ -53,29 +52,6 @@ pub(super) fn answer(frame: &[u8], ends: Ends, (from_port, to_port): (u16, u16),
     };
     let mut answer = Vec::new();
     let written = udp.udp(to_port, from_port).write_to_vec(&mut answer, payload);
-    written.ok().map(|_| answer)
-}
-
-/// The frame that acknowledges a consent to a connection: with this sequence number, of this one. Its window is small,
-/// and good until the other end says more.
-pub(super) fn acknowledgement(
-    frame: &[u8],
-    ends: Ends,
-    (from_port, to_port): (u16, u16),
-    (sequence, consent): (u32, u32),
-) -> Option<Vec<u8>> {
-    const WINDOW: u16 = 256;
-    let (gateway, guest) = hardware(frame)?;
-    let ethernet = PacketBuilder::ethernet2(gateway, guest);
-    let ip = match ends {
-        Ends::V4 { from, to } => ethernet.ipv4(to, from, HOPS),
-        Ends::V6 { from, to } => ethernet.ipv6(to, from, HOPS),
-    };
-    let tcp = ip
-        .tcp(to_port, from_port, sequence, WINDOW)
-        .ack(consent.wrapping_add(1));
-    let mut answer = Vec::new();
-    let written = tcp.write_to_vec(&mut answer, &[]);
     written.ok().map(|_| answer)
 }
 
