@@ -111,19 +111,19 @@ fn read_config(number: FdNumber) -> Result<Config, ProcessError> {
 
 fn run_machine(config: &MachineConfig) -> Result<(), ProcessError> {
     let mut inherited = Inherited::new(&config.fds());
-    let mut status = StatusLine(
+    let status = StatusLine(
         inherited
             .take_file(config.status_fd)
             .map_err(ProcessError::TakeStatus)?,
     );
-    let result = confine_and_run(config, &mut inherited, &mut status);
+    let result = confine_and_run(config, &mut inherited, &status);
     status.tell_failure(&result);
     result
 }
 
 fn run_vhost_user(config: &VhostUserConfig) -> Result<(), ProcessError> {
     let mut inherited = Inherited::new(&config.fds());
-    let mut status = StatusLine(
+    let status = StatusLine(
         inherited
             .take_file(config.status_fd)
             .map_err(ProcessError::TakeStatus)?,
@@ -134,16 +134,12 @@ fn run_vhost_user(config: &VhostUserConfig) -> Result<(), ProcessError> {
             monotonic_ns: sys::monotonic_ns(),
         });
     };
-    let result = vhost_user::serve(config, &mut inherited, ready).map_err(ProcessError::Serve);
+    let result = vhost_user::serve(config, &mut inherited, &status.0, ready).map_err(ProcessError::Serve);
     status.tell_failure(&result);
     result
 }
 
-fn confine_and_run(
-    config: &MachineConfig,
-    inherited: &mut Inherited,
-    status: &mut StatusLine,
-) -> Result<(), ProcessError> {
+fn confine_and_run(config: &MachineConfig, inherited: &mut Inherited, status: &StatusLine) -> Result<(), ProcessError> {
     machine_jail(config).enter().map_err(ProcessError::Confine)?;
     let machine = Machine::build(config, inherited, status.0.as_raw_fd()).map_err(ProcessError::Build)?;
     status.tell(&Status::Ready {
@@ -219,7 +215,7 @@ fn memory_file_bytes(config: &MachineConfig) -> u64 {
 struct StatusLine(File);
 
 impl StatusLine {
-    fn tell_failure(&mut self, result: &Result<(), ProcessError>) {
+    fn tell_failure(&self, result: &Result<(), ProcessError>) {
         if let Err(error) = result {
             // The error itself is reported by our caller too, whether the supervisor listens or not.
             let _ = self.tell(&Status::Failed {
@@ -229,9 +225,9 @@ impl StatusLine {
         }
     }
 
-    fn tell(&mut self, status: &Status) -> Result<(), ProcessError> {
+    fn tell(&self, status: &Status) -> Result<(), ProcessError> {
         let mut line = serde_json::to_vec(status).map_err(|error| ProcessError::Tell(error.into()))?;
         line.push(b'\n');
-        self.0.write_all(&line).map_err(ProcessError::Tell)
+        (&self.0).write_all(&line).map_err(ProcessError::Tell)
     }
 }

@@ -13,12 +13,15 @@ mod server;
 mod tests;
 mod vring;
 
+use std::fs::File;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use capsid_jail::{FilterError, Jail, JailError, Resource, Rlimit, Rule, SyscallFilter};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 
 use crate::config::{DiskConfig, NetConfig, VhostUserConfig, VsockConfig};
 use crate::inherited::{Inherited, InheritedError};
@@ -73,11 +76,16 @@ pub enum ServeError {
 }
 
 /// Confines this process and serves the devices of `config` until QEMU is gone. Calls `ready` when everything is
-/// confined and waits for QEMU.
+/// confined and waits for QEMU. `supervisor` is what it is told on, a pipe.
 ///
 /// # Errors
 /// [`ServeError`].
-pub fn serve(config: &VhostUserConfig, inherited: &mut Inherited, ready: impl FnOnce()) -> Result<(), ServeError> {
+pub fn serve(
+    config: &VhostUserConfig,
+    inherited: &mut Inherited,
+    supervisor: &File,
+    ready: impl FnOnce(),
+) -> Result<(), ServeError> {
     jail(config).enter().map_err(ServeError::Confine)?;
     let mut threads = Vec::new();
     for (index, served) in config.disks.iter().enumerate() {
@@ -113,7 +121,7 @@ pub fn serve(config: &VhostUserConfig, inherited: &mut Inherited, ready: impl Fn
         let device = Box::new(net_device(&net.device, inherited)?);
         let listener = UnixListener::from(inherited.take(net.listener_fd)?);
         // The last one: the others can be asked meanwhile.
-        let (socket, _) = listener.accept().map_err(ServeError::Accept)?;
+        let socket = accept(&listener, supervisor).map_err(ServeError::Accept)?;
         threads.push(DeviceThread::start(
             "net".to_owned(),
             device,
@@ -130,6 +138,23 @@ pub fn serve(config: &VhostUserConfig, inherited: &mut Inherited, ready: impl Fn
     ready();
     let ends: Vec<_> = threads.into_iter().map(DeviceThread::join).collect();
     ends.into_iter().collect()
+}
+
+/// Accepts QEMU's connection. Without a supervisor there will be no QEMU, and nobody to close the socket.
+fn accept(listener: &UnixListener, supervisor: &File) -> io::Result<UnixStream> {
+    let mut events = [
+        PollFd::new(listener, PollFlags::IN),
+        // A pipe's write end hears of nothing but its reader's end.
+        PollFd::new(supervisor, PollFlags::empty()),
+    ];
+    loop {
+        match poll(&mut events, None) {
+            Ok(_) if !events[1].revents().is_empty() => return Err(io::ErrorKind::BrokenPipe.into()),
+            Ok(_) => return listener.accept().map(|(socket, _)| socket),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// A device and the thread that serves it.
