@@ -101,9 +101,18 @@ pub(crate) fn folder(run: &Path, id: &str) -> PathBuf {
     run.join("pods").join(id)
 }
 
+/// Whether something else is in its place.
+fn is_no_folder(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| !found.is_dir())
+}
+
 fn take(folder: &Path, path: &Path) -> io::Result<Option<Hold>> {
     loop {
-        DirBuilder::new().mode(0o700).recursive(true).create(folder)?;
+        match DirBuilder::new().mode(0o700).recursive(true).create(folder) {
+            // It was there, and its last holder removed it before that could be looked at.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && !is_no_folder(folder) => continue,
+            made => made?,
+        }
         let opened = OpenOptions::new()
             .create(true)
             .truncate(false)
