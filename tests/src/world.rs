@@ -15,6 +15,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
@@ -42,6 +43,12 @@ pub const PORT: u16 = 7000;
 /// The same, of the world's.
 pub const OTHER_PORT: u16 = 7001;
 const RESOLVER: &str = "203.0.113.53";
+
+/// Namespaces have names that all tests see, and each test a world: not too many at once.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Both namespaces, gone with the value.
 #[derive(Debug)]

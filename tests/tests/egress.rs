@@ -3,18 +3,12 @@
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use capsid_tests::world::{HOST_V4, HOST_V6, METADATA, OTHER_PORT, PORT, PRIVATE_V4, PRIVATE_V6, PUBLIC_V4, PUBLIC_V6};
+use capsid_tests::world::{
+    HOST_V4, HOST_V6, METADATA, OTHER_PORT, PORT, PRIVATE_V4, PRIVATE_V6, PUBLIC_V4, PUBLIC_V6, alone,
+};
 use capsid_tests::{Capsid, TestImage, World};
 
 const REACH: &str = include_str!("../src/reach.py");
-
-/// Namespaces have names that all tests see, and each test a world: not too many at once.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// What a container that was started with these flags reaches of `attempts`, lines of `PROTOCOL ADDRESS PORT`.
 fn reach(world: &World, capsid: &Capsid, flags: &[&str], attempts: &[String]) -> Vec<(String, String)> {

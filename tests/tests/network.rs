@@ -5,19 +5,13 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use capsid_tests::resident::descendants;
+use capsid_tests::world::alone;
 use capsid_tests::{Capsid, Census, TestImage, World, live};
 use nix::sys::signal::Signal;
-
-/// Namespaces have names that all tests see, and each test a world: not too many at once.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A server in a container: answers each connection with its peer's address, and echoes what it is sent. It does not speak
 /// first: Debian 12's passt does not tell a guest that a connection stands before the client has said something.
