@@ -17,6 +17,8 @@ pub enum Config {
     Machine(MachineConfig),
     /// Serve devices to another VMM over vhost-user.
     VhostUser(VhostUserConfig),
+    /// Carry frames between the machines of one network.
+    Switch(SwitchConfig),
 }
 
 /// Most vCPUs of a machine: what the MP table has room for, and what APIC ids of 8 bits number with ease.
@@ -83,6 +85,20 @@ pub struct NetConfig {
     pub egress: Egress,
     /// A connected UNIX stream socket; the other end is what carries frames, each after its length (passt).
     pub socket_fd: FdNumber,
+}
+
+/// The link between the machines of one network: see [`crate::switch`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SwitchConfig {
+    /// A listening UNIX `SOCK_SEQPACKET` socket: supervisors connect to it.
+    pub listener_fd: FdNumber,
+    /// The file that is locked by those who join.
+    pub lock_fd: FdNumber,
+    /// Hardware address of the way out that each machine has behind its own device.
+    pub gateway_mac: [u8; 6],
+    /// Its addresses.
+    pub gateways: Vec<IpAddr>,
 }
 
 /// Devices for another VMM.

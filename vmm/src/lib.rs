@@ -35,6 +35,7 @@ pub mod metrics;
 mod mptable;
 pub mod process;
 pub mod status;
+pub mod switch;
 mod sys;
 pub mod vcpu;
 pub mod vhost_user;

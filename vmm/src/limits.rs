@@ -68,6 +68,15 @@ pub(crate) const NET_NAME_ADDRESSES_MAX: usize = 1024;
 /// Questions for names that wait for their answer.
 pub(crate) const NET_NAMES_ASKED_MAX: usize = 256;
 
+/// Members of one network: pods of one user on one machine, of which some thousand fit into the largest.
+pub(crate) const SWITCH_MEMBERS_MAX: usize = 1000;
+
+/// Frames of one member carried before the others get their turn.
+pub(crate) const SWITCH_FRAMES_PER_TURN: usize = 256;
+
+/// Supervisors at once that have connected and not yet said what they want.
+pub(crate) const SWITCH_KNOCKING_MAX: usize = 32;
+
 /// Bytes of serial output that are kept: enough for a whole boot log and an oops.
 pub(crate) const CONSOLE_BYTES: usize = 64 << 10;
 

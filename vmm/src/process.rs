@@ -12,6 +12,7 @@ use crate::inherited::{Inherited, InheritedError};
 use crate::limits::{BAY_FDS_MAX, CONFIG_BYTES};
 use crate::machine::{BuildError, Machine};
 use crate::status::{MachineExit, Status};
+use crate::switch::{self, SwitchError};
 use crate::sys;
 use crate::vhost_user::{self, ServeError};
 
@@ -46,6 +47,9 @@ pub enum ProcessError {
     /// The devices for another VMM.
     #[error("cannot serve the devices")]
     Serve(#[source] ServeError),
+    /// The link between machines.
+    #[error("cannot carry frames")]
+    Switch(#[source] SwitchError),
     /// The supervisor does not listen.
     #[error("cannot tell the supervisor")]
     Tell(#[source] std::io::Error),
@@ -95,6 +99,10 @@ pub fn run(config_fd: FdNumber) -> Result<(), ProcessError> {
     match read_config(config_fd)? {
         Config::Machine(config) => run_machine(&config),
         Config::VhostUser(config) => run_vhost_user(&config),
+        Config::Switch(config) => {
+            let mut inherited = Inherited::new(&[config.listener_fd, config.lock_fd]);
+            switch::serve(&config, &mut inherited).map_err(ProcessError::Switch)
+        }
     }
 }
 

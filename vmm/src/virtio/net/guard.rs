@@ -433,7 +433,7 @@ fn incoming<'a>(packet: &SlicedPacket<'a>) -> Option<(IpAddr, Transport<'a>)> {
 }
 
 /// The address that a host has on its link by itself (RFC 4291, appendix A).
-fn link_local(mac: Mac) -> Ipv6Addr {
+pub(crate) fn link_local(mac: Mac) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac;
     let interface = [a ^ 2, b, c, 0xff, 0xfe, d, e, f];
     Ipv6Addr::from_bits(0xfe80_u128 << 112 | u128::from(u64::from_be_bytes(interface)))

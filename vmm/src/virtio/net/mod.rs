@@ -23,6 +23,9 @@ mod stream;
 mod tests;
 
 pub use device::{NetDevice, NetError};
+pub(crate) use guard::link_local;
+pub(crate) use refusal::{Ends, answer as answer_udp};
+pub(crate) use stream::Stream;
 
 /// Bytes of the longest frame: an Ethernet header and the most that an IP packet can have (MTU 65520 and its header fit).
 pub const FRAME_BYTES_MAX: usize = 14 + 65535;

@@ -14,7 +14,7 @@ const QUOTED_BYTES: usize = 128;
 
 /// Addresses of a packet and the hardware that it was sent to.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Ends {
+pub(crate) enum Ends {
     V4 { from: [u8; 4], to: [u8; 4] },
     V6 { from: [u8; 16], to: [u8; 16] },
 }
@@ -43,7 +43,7 @@ pub(super) fn prohibited(frame: &[u8], ends: Ends) -> Option<Vec<u8>> {
 }
 
 /// The frame that answers a UDP packet with `payload`.
-pub(super) fn answer(frame: &[u8], ends: Ends, (from_port, to_port): (u16, u16), payload: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn answer(frame: &[u8], ends: Ends, (from_port, to_port): (u16, u16), payload: &[u8]) -> Option<Vec<u8>> {
     let (gateway, guest) = hardware(frame)?;
     let ethernet = PacketBuilder::ethernet2(gateway, guest);
     let udp = match ends {

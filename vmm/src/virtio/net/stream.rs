@@ -14,7 +14,7 @@ use super::{ETHERNET_BYTES, FRAME_BYTES_MAX};
 const LENGTH_BYTES: usize = 4;
 /// Bytes of the longest frame and its length.
 const MESSAGE_BYTES_MAX: usize = LENGTH_BYTES + FRAME_BYTES_MAX;
-/// Bytes for the other end that are collected before it must take some.
+/// Bytes for the other end that a device collects before it must take some.
 const OUTBOX_BYTES: usize = 2 * MESSAGE_BYTES_MAX;
 /// Bytes of the other end's that wait for room in the guest. passt drops what its socket has no room for, and a
 /// connection then pauses for two seconds; so what comes is taken off the socket also while the guest is slow.
@@ -22,12 +22,13 @@ const INBOX_BYTES: usize = 16 * MESSAGE_BYTES_MAX;
 
 /// One end of it.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub(crate) struct Stream {
     socket: OwnedFd,
     /// Waits for the socket, among others.
     interest: EventSet,
-    /// Bytes for the other end, `sent` of which it has; at most a batch, for which there is room from the beginning.
+    /// Bytes for the other end, `sent` of which it has.
     outbox: Vec<u8>,
+    outbox_bytes: usize,
     sent: usize,
     /// Bytes of the other end, from `taken` to `filled`. Pages that were never needed are none of memory.
     inbox: Box<[u8]>,
@@ -39,7 +40,12 @@ pub(super) struct Stream {
 
 impl Stream {
     /// Waits on `epoll` with `event`.
-    pub(super) fn new(socket: OwnedFd, epoll: &Epoll, event: u64) -> io::Result<Self> {
+    pub(crate) fn new(socket: OwnedFd, epoll: &Epoll, event: u64) -> io::Result<Self> {
+        Self::with_outbox(socket, epoll, event, OUTBOX_BYTES)
+    }
+
+    /// The same; up to `outbox_bytes` wait for the other end before it is full.
+    pub(crate) fn with_outbox(socket: OwnedFd, epoll: &Epoll, event: u64, outbox_bytes: usize) -> io::Result<Self> {
         let interest = EventSet::IN;
         epoll.ctl(
             ControlOperation::Add,
@@ -50,6 +56,7 @@ impl Stream {
             socket,
             interest,
             outbox: Vec::with_capacity(OUTBOX_BYTES),
+            outbox_bytes,
             sent: 0,
             inbox: vec![0; INBOX_BYTES].into_boxed_slice(),
             taken: 0,
@@ -59,12 +66,12 @@ impl Stream {
     }
 
     /// Whether the other end has to take something first.
-    pub(super) fn is_full(&self) -> bool {
-        self.outbox.len() >= OUTBOX_BYTES - MESSAGE_BYTES_MAX
+    pub(crate) fn is_full(&self) -> bool {
+        self.outbox.len() >= self.outbox_bytes - MESSAGE_BYTES_MAX
     }
 
     /// Appends a frame, which `write` puts at the end of its argument; it is forgotten again when `write` says `false`.
-    pub(super) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>, usize) -> bool) {
+    pub(crate) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>, usize) -> bool) {
         let start = self.outbox.len();
         self.outbox.extend([0; LENGTH_BYTES]);
         let frame = self.outbox.len();
@@ -77,7 +84,7 @@ impl Stream {
     }
 
     /// Sends what was appended, as much as the other end takes.
-    pub(super) fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         while self.sent < self.outbox.len() && !self.is_lost {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             match send(&self.socket, &self.outbox[self.sent..], flags) {
@@ -92,7 +99,7 @@ impl Stream {
     }
 
     /// The next frame of the other end, if it is whole.
-    pub(super) fn next(&mut self) -> Option<&[u8]> {
+    pub(crate) fn next(&mut self) -> Option<&[u8]> {
         if !self.has_next() {
             self.receive();
         }
@@ -104,14 +111,14 @@ impl Stream {
     }
 
     /// The frame last given is done with.
-    pub(super) fn skip(&mut self) {
+    pub(crate) fn skip(&mut self) {
         if let Some(bytes) = self.next_bytes() {
             self.taken += LENGTH_BYTES + bytes;
         }
     }
 
     /// Waits for what matters now.
-    pub(super) fn watch(&mut self, epoll: &Epoll, event: u64) {
+    pub(crate) fn watch(&mut self, epoll: &Epoll, event: u64) {
         let mut interest = EventSet::empty();
         if self.has_space() && !self.is_lost {
             interest |= EventSet::IN;
@@ -150,7 +157,7 @@ impl Stream {
     }
 
     /// Takes in what is there, as far as there is space.
-    pub(super) fn receive(&mut self) {
+    pub(crate) fn receive(&mut self) {
         while self.has_space() && !self.is_lost && self.receive_once() {}
         let is_frame = |bytes: usize| (ETHERNET_BYTES..=FRAME_BYTES_MAX).contains(&bytes);
         if self.next_bytes().is_some_and(|bytes| !is_frame(bytes)) {

@@ -1,0 +1,262 @@
+//! The one thread that carries frames.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::FlockOperation;
+use rustix::net::SocketFlags;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+use super::forward::{Forward, Gateway, forward};
+use super::members::Members;
+use super::membership::{self, Answer, Join, Received};
+use super::port::Port;
+use crate::config::SwitchConfig;
+use crate::limits::{SWITCH_FRAMES_PER_TURN, SWITCH_KNOCKING_MAX};
+use crate::virtio::net::Mac;
+
+/// How often a switch without members looks whether it may end.
+const END_PATIENCE_MS: i32 = 50;
+const FOREVER_MS: i32 = -1;
+
+/// What is ready, as the 64 bits that epoll carries for us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token {
+    Listener,
+    /// A supervisor that has not said yet what it wants.
+    Knocking(RawFd),
+    Control(Mac),
+    Frames(Mac),
+}
+
+impl Token {
+    fn to_bits(self) -> u64 {
+        let mac = |mac: Mac| mac.iter().fold(0, |bits, byte| bits << 8 | u64::from(*byte));
+        match self {
+            Self::Listener => 0,
+            Self::Knocking(fd) => 1 << 56 | u64::from(fd.cast_unsigned()),
+            Self::Control(address) => 2 << 56 | mac(address),
+            Self::Frames(address) => 3 << 56 | mac(address),
+        }
+    }
+
+    fn from_bits(bits: u64) -> Self {
+        let [kind, _, mac @ ..] = bits.to_be_bytes();
+        match kind {
+            0 => Self::Listener,
+            1 => Self::Knocking((bits as u32).cast_signed()),
+            2 => Self::Control(mac),
+            _ => Self::Frames(mac),
+        }
+    }
+}
+
+/// It, ready to run.
+#[derive(Debug)]
+pub(super) struct Fabric {
+    epoll: Epoll,
+    listener: OwnedFd,
+    lock: OwnedFd,
+    gateway: Gateway,
+    knocking: BTreeMap<RawFd, OwnedFd>,
+    members: Members,
+    ports: BTreeMap<Mac, Port>,
+    /// Those that may have more frames than one turn carries.
+    unfinished: BTreeSet<Mac>,
+}
+
+impl Fabric {
+    pub(super) fn new(config: &SwitchConfig, listener: OwnedFd, lock: OwnedFd) -> io::Result<Self> {
+        let fabric = Self {
+            epoll: Epoll::new()?,
+            listener,
+            lock,
+            gateway: Gateway {
+                mac: config.gateway_mac,
+                addresses: config.gateways.clone(),
+            },
+            knocking: BTreeMap::new(),
+            members: Members::default(),
+            ports: BTreeMap::new(),
+            unfinished: BTreeSet::new(),
+        };
+        fabric.watch(fabric.listener.as_raw_fd(), EventSet::IN, Token::Listener)?;
+        Ok(fabric)
+    }
+
+    /// Carries frames until the last member has gone.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        let mut events = [EpollEvent::default(); 64];
+        loop {
+            let patience = match (self.unfinished.is_empty(), self.is_deserted()) {
+                (false, _) => 0,
+                (true, false) => FOREVER_MS,
+                (true, true) if self.may_end() => return Ok(()),
+                (true, true) => END_PATIENCE_MS,
+            };
+            let ready = match self.epoll.wait(patience, &mut events) {
+                Ok(ready) => ready,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let unfinished = std::mem::take(&mut self.unfinished);
+            for event in &events[..ready] {
+                self.handle(Token::from_bits(event.data()));
+            }
+            for mac in unfinished {
+                self.carry(mac);
+            }
+        }
+    }
+
+    fn is_deserted(&self) -> bool {
+        self.ports.is_empty() && self.knocking.is_empty()
+    }
+
+    /// Nobody joins while we have the lock, and nobody will afterwards: the listener is gone with us.
+    fn may_end(&self) -> bool {
+        rustix::fs::flock(&self.lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+    }
+
+    fn handle(&mut self, token: Token) {
+        match token {
+            Token::Listener => self.accept(),
+            Token::Knocking(fd) => self.open(fd),
+            // A member's supervisor has nothing more to say.
+            Token::Control(mac) => self.remove(mac),
+            Token::Frames(mac) => self.carry(mac),
+        }
+    }
+
+    fn watch(&self, fd: RawFd, events: EventSet, token: Token) -> io::Result<()> {
+        let event = EpollEvent::new(events, token.to_bits());
+        self.epoll.ctl(ControlOperation::Add, fd, event)
+    }
+
+    fn accept(&mut self) {
+        let Ok(control) = rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC) else {
+            return;
+        };
+        let fd = control.as_raw_fd();
+        // One that is not heard sees that it is hung up on.
+        let has_room = self.knocking.len() < SWITCH_KNOCKING_MAX;
+        if has_room && self.watch(fd, EventSet::IN, Token::Knocking(fd)).is_ok() {
+            self.knocking.insert(fd, control);
+        }
+    }
+
+    /// Hears what one that knocks has to say.
+    fn open(&mut self, fd: RawFd) {
+        let Some(control) = self.knocking.remove(&fd) else {
+            return;
+        };
+        match membership::receive(&control) {
+            Received::Nothing => {
+                self.knocking.insert(fd, control);
+            }
+            Received::End => {}
+            Received::Join(join, frames) => self.add(join, control, frames),
+        }
+    }
+
+    fn add(&mut self, join: Join, control: OwnedFd, frames: OwnedFd) {
+        // One that was killed and started again may come before its end is heard of.
+        self.remove_gone();
+        let mac = join.mac;
+        if let Err(refusal) = self.members.add(join) {
+            membership::answer(&control, &Answer::Refused(refusal.to_string()));
+            return;
+        }
+        match self.connect(mac, control, frames) {
+            Ok(port) => {
+                membership::answer(port.control(), &Answer::Joined);
+                self.ports.insert(mac, port);
+            }
+            // Its supervisor sees that it is hung up on.
+            Err(_) => self.members.remove(mac),
+        }
+    }
+
+    fn connect(&self, mac: Mac, control: OwnedFd, frames: OwnedFd) -> io::Result<Port> {
+        let event = Token::Control(mac).to_bits();
+        let events = EventSet::IN | EventSet::READ_HANG_UP;
+        self.epoll.ctl(
+            ControlOperation::Modify,
+            control.as_raw_fd(),
+            EpollEvent::new(events, event),
+        )?;
+        Port::new(control, frames, &self.epoll, Token::Frames(mac).to_bits())
+    }
+
+    fn remove(&mut self, mac: Mac) {
+        self.members.remove(mac);
+        self.unfinished.remove(&mac);
+        // With the last of its fds it leaves epoll as well.
+        self.ports.remove(&mac);
+    }
+
+    fn remove_gone(&mut self) {
+        let macs: Vec<Mac> = self.ports.keys().copied().collect();
+        let mut states: Vec<PollFd<'_>> = self
+            .ports
+            .values()
+            .map(|port| PollFd::from_borrowed_fd(port.control(), PollFlags::empty()))
+            .collect();
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if poll(&mut states, Some(&now)).is_err() {
+            return;
+        }
+        let is_gone: Vec<bool> = states
+            .iter()
+            .map(|state| state.revents().contains(PollFlags::HUP))
+            .collect();
+        for (mac, _) in macs.into_iter().zip(is_gone).filter(|(_, is_gone)| *is_gone) {
+            self.remove(mac);
+        }
+    }
+
+    /// Carries what a member has sent.
+    fn carry(&mut self, from: Mac) {
+        // Out of the others, one of which gets its frames.
+        let Some(mut port) = self.ports.remove(&from) else {
+            return;
+        };
+        let mut receivers = BTreeSet::new();
+        let mut frames = 0;
+        while frames < SWITCH_FRAMES_PER_TURN {
+            let Some(frame) = port.frames.next() else {
+                break;
+            };
+            frames += 1;
+            let decision = forward(frame, from, &self.members, &self.gateway);
+            let reply = match decision {
+                Forward::To(to) => {
+                    if let Some(receiver) = self.ports.get_mut(&to) {
+                        receiver.give(frame);
+                        receivers.insert(to);
+                    }
+                    None
+                }
+                Forward::Answer(answer) => Some(answer),
+                Forward::Back => Some(frame.to_vec()),
+                Forward::Nowhere => None,
+            };
+            port.frames.skip();
+            if let Some(reply) = reply {
+                port.give(&reply);
+            }
+        }
+        for to in receivers {
+            if let Some(receiver) = self.ports.get_mut(&to) {
+                receiver.settle(&self.epoll);
+            }
+        }
+        port.settle(&self.epoll);
+        self.ports.insert(from, port);
+        if frames == SWITCH_FRAMES_PER_TURN {
+            self.unfinished.insert(from);
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! What the switch may ask of the host's kernel, with reasons. Everything else kills it.
+
+use capsid_jail::{Rule, panic_rules};
+
+pub(super) fn rules() -> Vec<Rule> {
+    let mut rules = panic_rules();
+    rules.extend([
+        Rule::always(libc::SYS_epoll_wait, "wait for frames, supervisors, and a moment"),
+        Rule::always(libc::SYS_epoll_ctl, "members come and go; room for frames"),
+        Rule::always(libc::SYS_accept4, "supervisors"),
+        Rule::always(libc::SYS_recvmsg, "what supervisors say, with the socket of frames"),
+        Rule::always(libc::SYS_recvfrom, "frames"),
+        Rule::always(libc::SYS_sendto, "frames; answers to supervisors"),
+        Rule::always(libc::SYS_close, "members that have gone"),
+        Rule::always(libc::SYS_flock, "the end: whether somebody is about to join"),
+        Rule::always(libc::SYS_poll, "which supervisors are gone"),
+    ]);
+    rules
+}

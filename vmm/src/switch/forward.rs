@@ -1,0 +1,157 @@
+//! Where a frame of a member's goes: looked at alone, and decided by who is a member. Pure.
+
+use std::net::IpAddr;
+
+use etherparse::icmpv6::TYPE_NEIGHBOR_SOLICITATION;
+use etherparse::{
+    ArpHardwareId, ArpOperation, ArpPacket, ArpPacketSlice, EtherType, Icmpv6Slice, LinkSlice, NetSlice, PacketBuilder,
+    SlicedPacket, TransportSlice,
+};
+
+use super::members::Members;
+use super::names;
+use crate::virtio::net::{Ends, Mac, answer_udp};
+
+/// Where names are asked for.
+const DNS_PORT: u16 = 53;
+/// Neighbour discovery comes from the same link (RFC 4861, section 7.1).
+const ON_LINK_HOPS: u8 = 255;
+
+/// The way out of the network, which each member has behind its own device: nobody is there, but its addresses are.
+#[derive(Debug, Clone)]
+pub(super) struct Gateway {
+    pub(super) mac: Mac,
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+/// What becomes of a frame.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Forward {
+    /// It is this member's.
+    To(Mac),
+    /// Its sender is told this.
+    Answer(Vec<u8>),
+    /// It is the sender's again: a question for a name that no member has.
+    Back,
+    Nowhere,
+}
+
+/// Decides about a frame of the member `from`.
+pub(super) fn forward(frame: &[u8], from: Mac, members: &Members, gateway: &Gateway) -> Forward {
+    decide(frame, from, members, gateway).unwrap_or(Forward::Nowhere)
+}
+
+fn decide(frame: &[u8], from: Mac, members: &Members, gateway: &Gateway) -> Option<Forward> {
+    let packet = SlicedPacket::from_ethernet(frame).ok()?;
+    let Some(LinkSlice::Ethernet2(link)) = &packet.link else {
+        return None;
+    };
+    if link.source() != from || !packet.link_exts.is_empty() {
+        return None;
+    }
+    let (ends, sender, receiver) = match packet.net.as_ref()? {
+        NetSlice::Arp(arp) => return resolve_v4(arp, from, members, gateway),
+        NetSlice::Ipv4(ip) => (
+            Ends::V4 {
+                from: ip.header().source(),
+                to: ip.header().destination(),
+            },
+            IpAddr::V4(ip.header().source_addr()),
+            IpAddr::V4(ip.header().destination_addr()),
+        ),
+        NetSlice::Ipv6(ip) => (
+            Ends::V6 {
+                from: ip.header().source(),
+                to: ip.header().destination(),
+            },
+            IpAddr::V6(ip.header().source_addr()),
+            IpAddr::V6(ip.header().destination_addr()),
+        ),
+    };
+    if !members.is_at(from, sender) {
+        return None;
+    }
+    if let Some(TransportSlice::Icmpv6(icmp)) = &packet.transport
+        && icmp.type_u8() == TYPE_NEIGHBOR_SOLICITATION
+    {
+        return resolve_v6(icmp, from, sender, members, gateway);
+    }
+    if gateway.addresses.contains(&receiver) {
+        let Some(TransportSlice::Udp(udp)) = &packet.transport else {
+            return None;
+        };
+        return (udp.destination_port() == DNS_PORT).then(|| {
+            let answer = names::answer(udp.payload(), members);
+            let ports = (udp.source_port(), DNS_PORT);
+            answer
+                .and_then(|answer| answer_udp(frame, ends, ports, &answer))
+                .map_or(Forward::Back, Forward::Answer)
+        });
+    }
+    let to = link.destination();
+    (to != from && members.is_at(to, receiver)).then_some(Forward::To(to))
+}
+
+/// Who is at an address.
+fn owner(address: IpAddr, members: &Members, gateway: &Gateway) -> Option<Mac> {
+    if gateway.addresses.contains(&address) {
+        Some(gateway.mac)
+    } else {
+        members.at(address)
+    }
+}
+
+fn resolve_v4(arp: &ArpPacketSlice<'_>, from: Mac, members: &Members, gateway: &Gateway) -> Option<Forward> {
+    let is_usual = arp.hw_addr_type() == ArpHardwareId::ETHERNET && arp.proto_addr_type() == EtherType::IPV4;
+    if !is_usual || arp.operation() != ArpOperation::REQUEST {
+        return None;
+    }
+    let sender = <[u8; 4]>::try_from(arp.sender_protocol_addr()).ok()?;
+    let target = <[u8; 4]>::try_from(arp.target_protocol_addr()).ok()?;
+    let owner = owner(target.into(), members, gateway).filter(|owner| *owner != from)?;
+    let packet = ArpPacket::new(
+        ArpHardwareId::ETHERNET,
+        EtherType::IPV4,
+        ArpOperation::REPLY,
+        &owner,
+        &target,
+        &from,
+        &sender,
+    );
+    let mut answer = Vec::new();
+    let frame = PacketBuilder::ethernet2(owner, from).arp(packet.ok()?);
+    frame.write_to_vec(&mut answer).ok()?;
+    Some(Forward::Answer(answer))
+}
+
+/// Answers a neighbour solicitation (RFC 4861, section 7.2.4). One from no address only asks whether the address is free,
+/// and its sender is not at that address yet: it ends before this.
+fn resolve_v6(
+    icmp: &Icmpv6Slice<'_>,
+    from: Mac,
+    sender: IpAddr,
+    members: &Members,
+    gateway: &Gateway,
+) -> Option<Forward> {
+    /// Solicited, and to take the place of what was known before.
+    const FLAGS: [u8; 4] = [0x60, 0, 0, 0];
+    const NEIGHBOR_ADVERTISEMENT: u8 = 136;
+    /// The option that tells of the target's hardware address, 8 bytes long.
+    const TARGET_LINK_LAYER: [u8; 2] = [2, 1];
+    let IpAddr::V6(sender) = sender else {
+        return None;
+    };
+    let target = <[u8; 16]>::try_from(icmp.slice().get(8..24)?).ok()?;
+    let owner = owner(target.into(), members, gateway).filter(|owner| *owner != from)?;
+    let payload = [&target[..], &TARGET_LINK_LAYER, &owner].concat();
+    let mut answer = Vec::new();
+    PacketBuilder::ethernet2(owner, from)
+        .ipv6(target, sender.octets(), ON_LINK_HOPS)
+        .icmpv6_raw(NEIGHBOR_ADVERTISEMENT, 0, FLAGS)
+        .write_to_vec(&mut answer, &payload)
+        .ok()?;
+    Some(Forward::Answer(answer))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! Who is on the network: nothing of it is learnt from frames.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
+
+use super::membership::Join;
+use crate::limits::SWITCH_MEMBERS_MAX;
+use crate::virtio::net::{Mac, link_local};
+
+/// All members, by what frames name them.
+#[derive(Debug, Default)]
+pub(super) struct Members {
+    members: BTreeMap<Mac, Join>,
+    by_address: BTreeMap<IpAddr, Mac>,
+    by_name: BTreeMap<String, BTreeSet<Mac>>,
+}
+
+/// Why a pod is not taken.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(super) enum Refusal {
+    #[error("the network is full: {SWITCH_MEMBERS_MAX} pods are on it")]
+    Full,
+    #[error("another pod on the network has the hardware address {}", .0.map(|byte| format!("{byte:02x}")).join(":"))]
+    Mac(Mac),
+    #[error("another pod on the network has the address {0}")]
+    Address(IpAddr),
+}
+
+impl Members {
+    pub(super) fn add(&mut self, join: Join) -> Result<(), Refusal> {
+        if self.members.len() >= SWITCH_MEMBERS_MAX {
+            return Err(Refusal::Full);
+        }
+        if self.members.contains_key(&join.mac) {
+            return Err(Refusal::Mac(join.mac));
+        }
+        if let Some(taken) = join
+            .addresses
+            .iter()
+            .find(|address| self.by_address.contains_key(address))
+        {
+            return Err(Refusal::Address(*taken));
+        }
+        self.by_address
+            .extend(join.addresses.iter().map(|address| (*address, join.mac)));
+        for name in &join.names {
+            self.by_name.entry(name.clone()).or_default().insert(join.mac);
+        }
+        self.members.insert(join.mac, join);
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, mac: Mac) {
+        let Some(member) = self.members.remove(&mac) else {
+            return;
+        };
+        for address in &member.addresses {
+            self.by_address.remove(address);
+        }
+        for name in &member.names {
+            if let Some(bearers) = self.by_name.get_mut(name) {
+                bearers.remove(&mac);
+                if bearers.is_empty() {
+                    self.by_name.remove(name);
+                }
+            }
+        }
+    }
+
+    /// Whether the member is at `address`, also at the one that it has on its link by itself.
+    pub(super) fn is_at(&self, mac: Mac, address: IpAddr) -> bool {
+        self.by_address.get(&address) == Some(&mac) || self.members.contains_key(&mac) && address == link_local(mac)
+    }
+
+    /// Who is at `address`.
+    pub(super) fn at(&self, address: IpAddr) -> Option<Mac> {
+        let known = self.by_address.get(&address).copied();
+        known.or_else(|| match address {
+            IpAddr::V6(address) => hardware(address).filter(|mac| self.members.contains_key(mac)),
+            IpAddr::V4(_) => None,
+        })
+    }
+
+    /// Addresses of those that bear a name; nothing when nobody does.
+    pub(super) fn named(&self, name: &str) -> Option<Vec<IpAddr>> {
+        let bearers = self.by_name.get(name)?.iter();
+        Some(
+            bearers
+                .filter_map(|mac| self.members.get(mac))
+                .flat_map(|member| member.addresses.iter().copied())
+                .collect(),
+        )
+    }
+}
+
+/// The hardware address that a link-local address was made of: see [`link_local`].
+fn hardware(address: Ipv6Addr) -> Option<Mac> {
+    let [.., a, b, c, _, _, d, e, f] = address.octets();
+    Some([a ^ 2, b, c, d, e, f]).filter(|mac| link_local(*mac) == address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn join(last: u8, addresses: &[&str], names: &[&str]) -> Join {
+        Join {
+            mac: [2, 0xca, 0, 0, 0, last],
+            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn members_are_found_by_address_and_name_until_they_go() {
+        let mut members = Members::default();
+        members
+            .add(join(2, &["10.89.0.2", "fd00::2"], &["web", "www"]))
+            .unwrap();
+        members.add(join(3, &["10.89.0.3"], &["db", "www"])).unwrap();
+        let mac = [2, 0xca, 0, 0, 0, 2];
+        for address in ["10.89.0.2", "fd00::2", "fe80::ca:ff:fe00:2"] {
+            let address = address.parse().unwrap();
+            assert_eq!(members.at(address), Some(mac), "{address}");
+            assert!(members.is_at(mac, address) && !members.is_at([2, 0xca, 0, 0, 0, 3], address));
+        }
+        assert_eq!(members.named("www").unwrap().len(), 3);
+        members.remove(mac);
+        assert_eq!(members.at("fe80::ca:ff:fe00:2".parse().unwrap()), None);
+        assert_eq!(members.named("www"), Some(vec!["10.89.0.3".parse().unwrap()]));
+        assert_eq!(members.named("web"), None);
+    }
+
+    #[test]
+    fn what_one_has_another_cannot_have() {
+        let mut members = Members::default();
+        members.add(join(2, &["10.89.0.2"], &[])).unwrap();
+        assert!(matches!(
+            members.add(join(2, &["10.89.0.9"], &[])),
+            Err(Refusal::Mac(_))
+        ));
+        assert!(matches!(
+            members.add(join(3, &["10.89.0.2"], &[])),
+            Err(Refusal::Address(_))
+        ));
+        members.add(join(3, &["10.89.0.3"], &[])).unwrap();
+    }
+}

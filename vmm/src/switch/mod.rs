@@ -1,0 +1,82 @@
+//! A switch: the link between the pods of one network, as one confined process.
+//!
+//! ```text
+//!   supervisor ── Join, and the end ──► Members ◄── asks ── Forward ◄── frame ── a member's network device
+//!                                                              │
+//!                                   answer to the sender ◄─────┴─────► frame to another member's device
+//! ```
+//!
+//! It knows each member's hardware address, network addresses and names from the member's supervisor. Nothing is learnt
+//! from frames and nothing is sent to everybody: questions for a neighbour's hardware address and for a member's name are
+//! answered here, a frame for a member goes to that member alone, and only in the sender's own name. So a pod is nobody
+//! else on the network even when its VMM is broken into, and no right is needed: there is no bridge, no tap and no
+//! namespace, and nothing of it is left when the process is gone.
+//!
+//! The first member's supervisor starts it; it ends when its last member has gone, unless somebody holds the lock that
+//! those who join hold.
+
+mod fabric;
+mod filters;
+mod forward;
+mod members;
+pub mod membership;
+mod names;
+mod port;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+
+use capsid_jail::{FilterError, Jail, JailError, Resource, Rlimit, SyscallFilter};
+
+use crate::config::SwitchConfig;
+use crate::inherited::{Inherited, InheritedError};
+use crate::limits::SWITCH_MEMBERS_MAX;
+use fabric::Fabric;
+
+/// Fds besides those of members: stderr, listener, lock, epoll, and those that knock.
+const OTHER_FDS: u64 = 64;
+/// Fds of a member: its frames and its supervisor's socket.
+const MEMBER_FDS: u64 = 2;
+
+/// Why there is no switch (any more).
+#[derive(Debug, thiserror::Error)]
+pub enum SwitchError {
+    /// An fd of the config.
+    #[error("cannot take the fds that the config names")]
+    Fd(#[from] InheritedError),
+    /// The jail.
+    #[error("cannot confine this process")]
+    Confine(#[source] JailError),
+    /// The filter.
+    #[error("cannot filter system calls")]
+    Filter(#[source] FilterError),
+    /// Epoll.
+    #[error("cannot wait for frames")]
+    Wait(#[source] io::Error),
+}
+
+/// Confines this process and carries frames until the last member has gone.
+///
+/// # Errors
+/// [`SwitchError`].
+pub fn serve(config: &SwitchConfig, inherited: &mut Inherited) -> Result<(), SwitchError> {
+    jail(config).enter().map_err(SwitchError::Confine)?;
+    let (listener, lock) = (inherited.take(config.listener_fd)?, inherited.take(config.lock_fd)?);
+    let fabric = Fabric::new(config, listener, lock).map_err(SwitchError::Wait)?;
+    let filter = SyscallFilter::new(&filters::rules()).map_err(SwitchError::Filter)?;
+    filter.apply_to_process().map_err(SwitchError::Filter)?;
+    fabric.run().map_err(SwitchError::Wait)
+}
+
+fn jail(config: &SwitchConfig) -> Jail {
+    Jail {
+        keep_fds: vec![2, config.listener_fd, config.lock_fd],
+        rlimits: vec![Rlimit {
+            resource: Resource::RLIMIT_NOFILE,
+            most: MEMBER_FDS * SWITCH_MEMBERS_MAX as u64 + OTHER_FDS,
+        }],
+        // Who started it goes on, and it outlives them: there is nobody to relay its end to.
+        pid_namespace: false,
+    }
+}

@@ -1,0 +1,84 @@
+//! Questions for the names of members.
+
+use std::net::IpAddr;
+
+use domain::base::iana::{Class, Rcode, Rtype};
+use domain::base::{Message, MessageBuilder, Ttl};
+use domain::rdata::{A, Aaaa};
+
+use super::members::Members;
+
+/// How long an answer is good: a pod may go at any time.
+const LIFE: Ttl = Ttl::from_secs(5);
+/// Addresses that fit into an answer that everybody understands, of 512 bytes (RFC 1035, section 4.2.1), with the longest
+/// name in it.
+const ADDRESSES_MAX: usize = 12;
+
+/// The answer to a question for a member's name, whatever kind of record is asked for; nothing when the name is nobody's.
+pub(super) fn answer(question: &[u8], members: &Members) -> Option<Vec<u8>> {
+    let message = Message::from_octets(question).ok()?;
+    if message.header().qr() {
+        return None;
+    }
+    let asked = message.sole_question().ok()?;
+    let name = asked.qname().to_string().trim_end_matches('.').to_ascii_lowercase();
+    let addresses = members.named(&name)?;
+    let mut answer = MessageBuilder::new_vec().start_answer(&message, Rcode::NOERROR).ok()?;
+    answer.header_mut().set_aa(true);
+    answer.header_mut().set_ra(true);
+    for address in addresses.into_iter().take(ADDRESSES_MAX) {
+        let pushed = match (address, asked.qtype()) {
+            (IpAddr::V4(address), Rtype::A | Rtype::ANY) => {
+                answer.push((asked.qname(), Class::IN, LIFE, A::new(address)))
+            }
+            (IpAddr::V6(address), Rtype::AAAA | Rtype::ANY) => {
+                answer.push((asked.qname(), Class::IN, LIFE, Aaaa::new(address)))
+            }
+            _ => Ok(()),
+        };
+        pushed.ok()?;
+    }
+    Some(answer.finish())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::switch::membership::Join;
+
+    /// A question, as resolvers ask it.
+    pub(in crate::switch) fn question(name: &str, kind: u8) -> Vec<u8> {
+        let mut bytes = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for label in name.split('.') {
+            bytes.push(label.len() as u8);
+            bytes.extend(label.bytes());
+        }
+        bytes.extend([0, 0, kind, 0, 1]);
+        bytes
+    }
+
+    #[test]
+    fn members_names_are_answered_and_no_others() {
+        let mut members = Members::default();
+        let join = Join {
+            mac: [2; 6],
+            addresses: vec!["10.89.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+            names: vec!["db.internal".into()],
+        };
+        members.add(join).unwrap();
+        let records = |name, kind| {
+            let bytes = answer(&question(name, kind), &members)?;
+            assert_eq!(bytes[..2], [0x12, 0x34]);
+            assert_eq!(bytes[3] & 0x0f, 0, "no error");
+            Some(bytes[7])
+        };
+        assert_eq!(records("DB.internal", 1), Some(1));
+        assert_eq!(records("db.internal", 28), Some(1));
+        assert_eq!(records("db.internal", 255), Some(2));
+        // Mail: the name exists, and has no such record.
+        assert_eq!(records("db.internal", 15), Some(0));
+        assert_eq!(records("db", 1), None);
+        assert_eq!(answer(&[], &members), None);
+        assert_eq!(answer(&question("db.internal", 1)[..20], &members), None);
+    }
+}
