@@ -26,6 +26,10 @@ const SERVICES: &[&str] = &[
     "python3",
     "busybox",
     "git",
+    "curl",
+    "bind9-dnsutils",
+    "iputils-ping",
+    "iperf3",
 ];
 
 /// A named image.
@@ -37,7 +41,7 @@ pub enum TestImage {
     Probe,
     /// `debian-python:latest`: Debian slim with python3, made by mmdebstrap.
     DebianPython,
-    /// `services:latest`: Debian slim with redis, PostgreSQL, nginx, python3 and git.
+    /// `services:latest`: Debian slim with redis, PostgreSQL, nginx, python3, git and clients of networks.
     Services,
     /// `layers:latest`: 40 layers over busybox that write, overwrite and remove.
     FortyLayers,

@@ -2,12 +2,13 @@
 //! one of them does.
 
 use std::future::Future;
+use std::io;
 use std::path::Path;
-use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::net::UnixDatagram;
 use tokio::process::Child;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -25,8 +26,19 @@ const NO_SYSLOG: &str = "Failed to send";
 pub(crate) struct Helper {
     /// What it is to a user, as "the file server of /srv".
     name: String,
-    child: Child,
-    complaints: JoinHandle<String>,
+    life: Life,
+}
+
+/// How it is known to live.
+#[derive(Debug)]
+enum Life {
+    /// It is a child of ours.
+    Child {
+        child: Child,
+        complaints: JoinHandle<String>,
+    },
+    /// It serves other machines as well, and this one for as long as both keep the socket open.
+    Shared(UnixDatagram),
 }
 
 impl Helper {
@@ -42,9 +54,43 @@ impl Helper {
         let complaints = tokio::task::spawn_local(collect_complaints(child.stderr.take()));
         Ok(Self {
             name: name.into(),
-            child,
-            complaints,
+            life: Life::Child { child, complaints },
         })
+    }
+
+    /// One that serves other machines as well, connected to `socket`.
+    pub(crate) fn shared(name: &str, socket: UnixDatagram) -> Self {
+        Self {
+            name: name.into(),
+            life: Life::Shared(socket),
+        }
+    }
+
+    /// Waits until it has ended: the machine's end by it.
+    async fn end(&mut self) -> MachineEnd {
+        match &mut self.life {
+            Life::Child { child, complaints } => {
+                let status = child.wait().await;
+                child_end(&self.name, status, complaints).await
+            }
+            Life::Shared(socket) => {
+                // Nothing is said on it.
+                let _ = socket.recv(&mut [0]).await;
+                MachineEnd {
+                    reason: format!("{} ended", self.name),
+                    killed: true,
+                    console: String::new(),
+                }
+            }
+        }
+    }
+
+    /// Ends it, or its service for this machine.
+    async fn stop(self) {
+        if let Life::Child { mut child, .. } = self.life {
+            // Failing to kill means that it has ended.
+            let _ = child.kill().await;
+        }
     }
 }
 
@@ -64,9 +110,8 @@ pub(crate) fn guard(machine: RunningMachine, mut helpers: Vec<Helper>) -> Runnin
             _ = killed => None,
         };
         machine.stop().await;
-        for helper in &mut helpers {
-            // Failing to kill means that it has ended.
-            let _ = helper.child.kill().await;
+        for helper in helpers {
+            helper.stop().await;
         }
         if let Some(end) = told {
             // The supervisor may be gone already: then nobody needs to know.
@@ -78,21 +123,24 @@ pub(crate) fn guard(machine: RunningMachine, mut helpers: Vec<Helper>) -> Runnin
 
 /// Waits until one of the helpers has ended: the machine's end by it.
 async fn first_end(helpers: &mut [Helper]) -> MachineEnd {
-    let (index, status) = std::future::poll_fn(|context| {
-        for (index, helper) in helpers.iter_mut().enumerate() {
-            if let Poll::Ready(status) = pin!(helper.child.wait()).poll(context) {
-                return Poll::Ready((index, status));
-            }
-        }
-        Poll::Pending
+    let mut ends: Vec<_> = helpers.iter_mut().map(|helper| Box::pin(helper.end())).collect();
+    std::future::poll_fn(|context| {
+        let first = ends.iter_mut().find_map(|end| match end.as_mut().poll(context) {
+            Poll::Ready(end) => Some(end),
+            Poll::Pending => None,
+        });
+        first.map_or(Poll::Pending, Poll::Ready)
     })
-    .await;
+    .await
+}
+
+/// The machine's end by that of a process.
+async fn child_end(name: &str, status: io::Result<ExitStatus>, complaints: &mut JoinHandle<String>) -> MachineEnd {
     if status.as_ref().is_ok_and(ExitStatus::success) {
         tokio::time::sleep(MACHINE_PATIENCE).await;
     }
-    let helper = &mut helpers[index];
-    let mut end = ended(&helper.name, status, String::new());
-    let complaints = (&mut helper.complaints).await.unwrap_or_default();
+    let mut end = ended(name, status, String::new());
+    let complaints = complaints.await.unwrap_or_default();
     let words = |line: &&str| !line.trim().is_empty() && !line.starts_with(NO_SYSLOG);
     if let Some(line) = complaints.lines().rev().find(words) {
         end.reason = format!("{}: {}", end.reason, line.trim());

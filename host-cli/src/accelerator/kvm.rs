@@ -133,7 +133,7 @@ pub(super) fn vsock_config(session: OwnedFd, control: OwnedFd, files: &mut Hande
 }
 
 /// The configuration as a memory file, to be read from its start.
-pub(super) fn config_file(config: &Config) -> Result<File, StartError> {
+pub(crate) fn config_file(config: &Config) -> Result<File, StartError> {
     let json = serde_json::to_vec(config).map_err(|e| StartError::Config(e.into()))?;
     let write = || {
         let mut file = File::from(rustix::fs::memfd_create("capsid-config", MemfdFlags::CLOEXEC)?);

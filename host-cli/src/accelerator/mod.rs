@@ -24,8 +24,8 @@ use crate::probe::{self, KvmVerdict};
 pub(crate) use emulate::Emulate;
 pub(crate) use file_server::{Share, serve_files};
 pub(crate) use helper::{Helper, guard};
-pub(crate) use kvm::Kvm;
-pub(crate) use process::{HandedFiles, StartError};
+pub(crate) use kvm::{Kvm, config_file};
+pub(crate) use process::{HandedFiles, StartError, spawn_on_its_own};
 
 /// One disk of a machine: host files, one after the other.
 #[derive(Debug)]

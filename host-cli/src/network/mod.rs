@@ -12,6 +12,7 @@ mod guest;
 mod host;
 mod passt;
 mod ports;
+mod switch;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

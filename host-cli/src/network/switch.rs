@@ -1,0 +1,175 @@
+//! The switch of a user's network: `capsid-vmm` as `capsid_vmm::switch` describes it.
+//!
+//! ```text
+//! run/networks/ID/lock      locked by whoever joins: a switch does not end meanwhile
+//! run/networks/ID/socket    the switch listens here; one that nobody listens at is of a switch that has ended
+//! ```
+//!
+//! Whoever finds none starts it. It is nobody's child: it ends when its last member has gone.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::{UnixDatagram as StdDatagram, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use capsid_vmm::config::{Config, SwitchConfig};
+use capsid_vmm::switch::membership::{self, Answer, Join};
+use rustix::fs::FlockOperation;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::net::UnixDatagram;
+
+use super::GATEWAY_MAC;
+use crate::accelerator::{HandedFiles, StartError, config_file, spawn_on_its_own};
+use crate::control::with_short_path;
+use crate::parts::{self, PartError};
+
+/// How long others may take to join, and the switch to answer: each takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often we look whether others have joined.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Those who join wait for the lock, not here.
+const BACKLOG: i32 = 16;
+const SOCKET: &str = "socket";
+
+/// Why a pod is not on its network.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SwitchError {
+    #[error("cannot use the network's folder {path}")]
+    Folder {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("another command is joining the network, and does not end: try again")]
+    Busy,
+    #[error("cannot connect to the network's switch")]
+    Connect(#[source] io::Error),
+    #[error("cannot start the network's switch")]
+    Part(#[from] PartError),
+    #[error("cannot start the network's switch")]
+    Start(#[from] StartError),
+    #[error("the network's switch does not answer")]
+    Silent(#[source] io::Error),
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A pod on a network.
+#[derive(Debug)]
+pub(super) struct Membership {
+    /// Carries the pod's frames, each after its length.
+    pub(super) frames: UnixStream,
+    /// The pod is a member for as long as this is open; closed by the switch when that ends.
+    pub(super) control: UnixDatagram,
+}
+
+/// The run folder of a network.
+pub(crate) fn folder(run: &Path, id: &str) -> PathBuf {
+    run.join("networks").join(id)
+}
+
+/// Makes a pod a member of the network whose run folder this is.
+pub(super) fn join(folder: &Path, gateways: Vec<IpAddr>, wish: &Join) -> Result<Membership, SwitchError> {
+    let _lock = lock(folder)?;
+    let control = match connect(folder) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            start(folder, gateways)?;
+            connect(folder)
+        }
+        connected => connected,
+    };
+    let control = control.map_err(SwitchError::Connect)?;
+    let (frames, its_frames) = UnixStream::pair().map_err(SwitchError::Connect)?;
+    let answer = membership::join(control.as_fd(), wish, its_frames.into()).map_err(SwitchError::Silent)?;
+    match answer {
+        Answer::Joined => Ok(Membership {
+            frames,
+            control: watched(control).map_err(SwitchError::Connect)?,
+        }),
+        Answer::Refused(reason) => Err(SwitchError::Refused(reason)),
+    }
+}
+
+/// Waits for the lock. Without waiting for ever: one who has it may have been stopped.
+fn lock(folder: &Path) -> Result<File, SwitchError> {
+    let lock = open_lock(folder)?;
+    let deadline = Instant::now() + PATIENCE;
+    while rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if Instant::now() > deadline {
+            return Err(SwitchError::Busy);
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Ok(lock)
+}
+
+fn open_lock(folder: &Path) -> Result<File, SwitchError> {
+    let open = || {
+        DirBuilder::new().mode(0o700).recursive(true).create(folder)?;
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true).mode(0o600);
+        options.open(folder.join("lock"))
+    };
+    open().map_err(|source| SwitchError::Folder {
+        path: folder.into(),
+        source,
+    })
+}
+
+fn socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC;
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+fn connect(folder: &Path) -> io::Result<OwnedFd> {
+    let control = socket()?;
+    let timeout = rustix::net::sockopt::Timeout::Recv;
+    rustix::net::sockopt::set_socket_timeout(&control, timeout, Some(PATIENCE))?;
+    with_short_path(folder, SOCKET, |path| {
+        Ok(rustix::net::connect(&control, &SocketAddrUnix::new(path)?)?)
+    })?;
+    Ok(control)
+}
+
+/// Starts a switch that listens in the folder. The caller has the lock.
+fn start(folder: &Path, gateways: Vec<IpAddr>) -> Result<(), SwitchError> {
+    let listener = listen(folder).map_err(|source| SwitchError::Folder {
+        path: folder.join(SOCKET),
+        source,
+    })?;
+    let mut files = HandedFiles::default();
+    let config = Config::Switch(SwitchConfig {
+        listener_fd: files.add(listener),
+        // Opened anew: it shares no lock with ours.
+        lock_fd: files.add(open_lock(folder)?),
+        gateway_mac: GATEWAY_MAC,
+        gateways,
+    });
+    let config_fd = files.add(config_file(&config)?);
+    let arguments = ["--config-fd".into(), config_fd.to_string()];
+    Ok(spawn_on_its_own(&parts::vmm()?, &arguments, files)?)
+}
+
+fn listen(folder: &Path) -> io::Result<OwnedFd> {
+    let listener = socket()?;
+    match fs::remove_file(folder.join(SOCKET)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    with_short_path(folder, SOCKET, |path| {
+        Ok(rustix::net::bind(&listener, &SocketAddrUnix::new(path)?)?)
+    })?;
+    rustix::net::listen(&listener, BACKLOG)?;
+    Ok(listener)
+}
+
+/// The socket for tokio, whose datagrams are messages as well.
+fn watched(control: OwnedFd) -> io::Result<UnixDatagram> {
+    let control = StdDatagram::from(control);
+    control.set_nonblocking(true)?;
+    UnixDatagram::from_std(control)
+}
