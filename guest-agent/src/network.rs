@@ -92,6 +92,7 @@ fn set_up(network: &Network) -> Result<(), NetworkError> {
     for (address, prefix_bits, gateway) in addresses {
         let request = RouteNetlinkMessage::NewAddress(address_message(index, address, prefix_bits));
         kernel.ask("set the network address", request, NLM_F_CREATE | NLM_F_EXCL)?;
+        let Some(gateway) = gateway else { continue };
         let request = RouteNetlinkMessage::NewRoute(default_route(index, gateway));
         kernel.ask("set the default route", request, NLM_F_CREATE | NLM_F_EXCL)?;
     }
@@ -112,7 +113,7 @@ fn address_message(index: u32, address: IpAddr, prefix_bits: u8) -> AddressMessa
     message.header.index = index;
     message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
     if address.is_ipv6() {
-        // Nobody else is on the link: there is no one to ask whether the address is free, for a second.
+        // The host gives an address once: there is no need to ask the link whether it is free, for a second.
         message.header.flags = AddressHeaderFlags::Nodad;
         message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
@@ -144,11 +145,16 @@ fn family(address: IpAddr) -> AddressFamily {
     }
 }
 
-/// Address, length of the prefix, gateway; of one kind.
-fn parse(address: &Address) -> Option<(IpAddr, u8, IpAddr)> {
-    let (own, gateway) = (ip(&address.address)?, ip(&address.gateway)?);
+/// Address, length of the prefix, and the gateway if there is one; of one kind.
+fn parse(address: &Address) -> Option<(IpAddr, u8, Option<IpAddr>)> {
+    let own = ip(&address.address)?;
+    let gateway = match &address.gateway[..] {
+        [] => None,
+        bytes => Some(ip(bytes)?),
+    };
     let bits_max = address.address.len() as u32 * 8;
-    let is_good = own.is_ipv4() == gateway.is_ipv4() && address.prefix_bits <= bits_max;
+    let is_same_kind = gateway.is_none_or(|gateway| gateway.is_ipv4() == own.is_ipv4());
+    let is_good = is_same_kind && address.prefix_bits <= bits_max;
     is_good.then_some((own, address.prefix_bits as u8, gateway))
 }
 
@@ -183,5 +189,31 @@ impl Netlink {
             Ok(NetlinkPayload::Error(error)) => Err(fail(error.to_io())),
             _ => Err(fail(io::ErrorKind::InvalidData.into())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_may_be_without_a_gateway() {
+        let parse = |address: &[u8], prefix_bits, gateway: &[u8]| {
+            parse(&Address {
+                address: address.into(),
+                prefix_bits,
+                gateway: gateway.into(),
+            })
+        };
+        let own = IpAddr::from([10, 89, 0, 2]);
+        let gateway = IpAddr::from([10, 89, 0, 1]);
+        assert_eq!(
+            parse(&[10, 89, 0, 2], 24, &[10, 89, 0, 1]),
+            Some((own, 24, Some(gateway)))
+        );
+        assert_eq!(parse(&[10, 89, 0, 2], 24, &[]), Some((own, 24, None)));
+        assert_eq!(parse(&[10, 89, 0, 2], 33, &[]), None);
+        assert_eq!(parse(&[10, 89, 0, 2], 24, &[0; 16]), None);
+        assert_eq!(parse(&[10, 89, 0], 24, &[]), None);
     }
 }

@@ -20,7 +20,9 @@ pub(crate) use container::{
     PsArgs, RenameArgs, RmArgs, StartArgs, StatsArgs, StopArgs, SuperviseArgs,
 };
 pub(crate) use files::{CpArgs, ExportArgs};
-pub(crate) use network::NetworkArgs;
+pub(crate) use network::{
+    NetworkArgs, NetworkCommand, NetworkCreateArgs, NetworkInspectArgs, NetworkLsArgs, NetworkPruneArgs, NetworkRmArgs,
+};
 pub(crate) use pod::{
     PodCommand, PodCreateArgs, PodInspectArgs, PodLsArgs, PodNamesArgs, PodRmArgs, PodStatsArgs, PodStopArgs,
 };
@@ -74,6 +76,9 @@ pub(crate) enum Command {
     /// Manage volumes: disks that outlive containers
     #[command(subcommand, after_help = "Example:\n  capsid volume ls")]
     Volume(VolumeCommand),
+    /// Manage networks that containers and pods are on together
+    #[command(subcommand, after_help = "Example:\n  capsid network ls")]
+    Network(NetworkCommand),
     /// Look at and clean up all containers, images and volumes together
     #[command(subcommand, after_help = "Example:\n  capsid system df")]
     System(SystemCommand),
@@ -132,6 +137,7 @@ impl Command {
             Self::Doctor(_) | Self::Version(_) | Self::Completion(_) | Self::Man => true,
             Self::Top(command) | Self::Container(command) => command.only_prints(),
             Self::Volume(command) => matches!(command, VolumeCommand::Ls(_) | VolumeCommand::Inspect(_)),
+            Self::Network(command) => matches!(command, NetworkCommand::Ls(_) | NetworkCommand::Inspect(_)),
             Self::System(command) => matches!(command, SystemCommand::Df(_) | SystemCommand::Info(_)),
             Self::Info(_) => true,
             Self::Pod(command) => command.only_prints(),
@@ -520,8 +526,6 @@ pub(crate) const NOT_YET: &[&str] = &[
     "--domainname",
     "--gpus",
     "--io-maxbandwidth",
-    "--ip",
-    "--ip6",
     "--ipc",
     "--isolation",
     "--kernel-memory",
@@ -530,8 +534,6 @@ pub(crate) const NOT_YET: &[&str] = &[
     "--link-local-ip",
     "--memory-reservation",
     "--memory-swappiness",
-    "--net-alias",
-    "--network-alias",
     "--oom-kill-disable",
     "--oom-score-adj",
     "--pid",

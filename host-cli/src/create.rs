@@ -5,7 +5,7 @@ use capsid_image::{Image, Platform, Reference, Store};
 
 use crate::accelerator::{self, Accelerator};
 use crate::attachment::AttachError;
-use crate::cli::{AccelChoice, PullPolicy, RunArgs};
+use crate::cli::{AccelChoice, NetworkArgs, PullPolicy, RunArgs};
 use crate::commands::{open_store, pull_options, run, unless_interrupted};
 use crate::folders::Folders;
 use crate::hold::Hold;
@@ -13,7 +13,9 @@ use crate::plan::{self, Plan, SeccompChoice, Surroundings, VOLUMES_MAX, VolumeSo
 use crate::progress::Bars;
 use crate::settings::Settings;
 use crate::signals::Signals;
-use crate::state::{Container, ContainerConfig, Pod, ShareMount, State, StateError, Status, Volume, VolumeMount};
+use crate::state::{
+    Container, ContainerConfig, Network, Pod, ShareMount, State, StateError, Status, Volume, VolumeMount,
+};
 use crate::timings::Timings;
 use crate::volumes::{self, VolumesLock};
 use crate::{clock, doctor, events, id, names, network, parts, scratch, session, shares, store_folder, terminal};
@@ -305,6 +307,17 @@ pub(crate) fn user_env(files: &[std::path::PathBuf], flags: &[String]) -> anyhow
     Ok(variables)
 }
 
+/// The user's network that is wanted, if there is one of that name.
+pub(crate) fn user_network(args: &NetworkArgs, state: &State) -> anyhow::Result<Option<Network>> {
+    let Some(wanted) = plan::wanted_network(args)? else {
+        return Ok(None);
+    };
+    match state.find_network(wanted) {
+        Err(StateError::UnknownNetwork(_)) => Ok(None),
+        found => Ok(Some(found?)),
+    }
+}
+
 fn surroundings(
     args: &RunArgs,
     state: &State,
@@ -340,6 +353,7 @@ fn surroundings(
             room: disks_max.saturating_sub(OWN_DISKS),
         },
         pod: pod.map(|pod| pod.config.clone()),
+        network: user_network(&args.network, state)?,
         id,
     })
 }

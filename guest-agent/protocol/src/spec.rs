@@ -157,7 +157,7 @@ pub struct Network {
     pub mtu: u32,
 }
 
-/// An address, and the way from its link to everywhere.
+/// An address, and the way from its link to everywhere, if there is one.
 #[derive(Clone, PartialEq, Message)]
 pub struct Address {
     /// 4 or 16 bytes, in network order.
@@ -166,7 +166,7 @@ pub struct Address {
     /// Length of the link's prefix.
     #[prost(uint32, tag = "2")]
     pub prefix_bits: u32,
-    /// On the link; as long as the address.
+    /// On the link; as long as the address. Empty is none: the link leads nowhere else.
     #[prost(bytes = "vec", tag = "3")]
     pub gateway: Vec<u8>,
 }

@@ -210,7 +210,7 @@ pub(crate) struct PsArgs {
     /// The last one, whatever its state
     #[arg(short, long)]
     pub latest: bool,
-    /// Only those with name=, id=, status=, exited=, label=, ancestor=, pod=
+    /// Only those with name=, id=, status=, exited=, label=, ancestor=, pod=, network=
     #[arg(short, long, value_name = "NAME=VALUE")]
     pub filter: Vec<String>,
     /// A line each, as '{{.ID}} {{.Names}}'; json; or 'table ' and columns

@@ -1,13 +1,23 @@
-//! Flags of a pod's network, which a container without a pod has too.
+//! The words of `capsid network`, and flags of a pod's network, which a container without a pod has too.
 
-use clap::Args;
+use clap::{Args, Subcommand, ValueEnum};
 
-/// It.
+/// Flags of a pod's network.
 #[derive(Debug, Default, Args)]
 pub(crate) struct NetworkArgs {
-    /// default: the internet, through this host; none: a loopback and nothing else
+    /// default: the internet, through this host; none: a loopback and nothing else; or one of `capsid network create`,
+    /// whose pods reach each other by name
     #[arg(long, visible_alias = "net", value_name = "NETWORK")]
-    pub network: Option<String>,
+    pub network: Vec<String>,
+    /// IPv4 address on that network [default: the lowest that is free]
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip: Option<String>,
+    /// IPv6 address on that network [default: the lowest that is free]
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip6: Option<String>,
+    /// Another name on that network
+    #[arg(long, visible_alias = "net-alias", value_name = "NAME")]
+    pub network_alias: Vec<String>,
     /// Publish a port of the container's, at 127.0.0.1 unless an address is given
     #[arg(short, long, value_name = "[IP:][HOST_PORT:]PORT[/udp]")]
     pub publish: Vec<String>,
@@ -41,6 +51,109 @@ pub(crate) struct NetworkArgs {
 impl NetworkArgs {
     /// Whether there is to be a network.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.network.as_deref() != Some("none")
+        self.network.last().is_none_or(|word| word != "none")
     }
+}
+
+/// The verbs of `capsid network`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetworkCommand {
+    /// Make a network, on which containers and pods reach each other by name
+    #[command(
+        after_help = "Examples:\n  capsid network create shop\n  capsid run -d --network shop --name db postgres\n  \
+                      capsid network create --subnet 10.20.0.0/24 --internal back"
+    )]
+    Create(NetworkCreateArgs),
+    /// List networks
+    #[command(alias = "list", after_help = "Example:\n  capsid network ls -f dangling=true")]
+    Ls(NetworkLsArgs),
+    /// Show all that is known of networks, and who is on them, as JSON
+    #[command(after_help = "Example:\n  capsid network inspect shop")]
+    Inspect(NetworkInspectArgs),
+    /// Remove networks that no container or pod is on
+    #[command(alias = "remove", after_help = "Example:\n  capsid network rm shop")]
+    Rm(NetworkRmArgs),
+    /// Remove all networks that no container or pod is on
+    #[command(after_help = "Example:\n  capsid network prune -f")]
+    Prune(NetworkPruneArgs),
+}
+
+/// How a network's frames travel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NetworkDriver {
+    /// One link on this host
+    #[default]
+    Bridge,
+}
+
+/// Flags of `capsid network create`.
+#[derive(Debug, Default, Args)]
+pub(crate) struct NetworkCreateArgs {
+    /// Its name
+    pub name: String,
+    /// Where its addresses are from: one of IPv4, one of IPv6, or both [default: a free /24 of 10.89.0.0 and on]
+    #[arg(long, value_name = "NETWORK")]
+    pub subnet: Vec<String>,
+    /// The address in a subnet that is no container's [default: the first]
+    #[arg(long, value_name = "ADDRESS")]
+    pub gateway: Vec<String>,
+    /// Nothing leads out of it
+    #[arg(long)]
+    pub internal: bool,
+    /// Addresses of IPv6 as well as of IPv4
+    #[arg(long)]
+    pub ipv6: bool,
+    /// Label
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub label: Vec<String>,
+    /// How its frames travel
+    #[arg(short, long, value_enum, default_value = "bridge")]
+    pub driver: NetworkDriver,
+}
+
+/// Flags of `capsid network ls`.
+#[derive(Debug, Args)]
+pub(crate) struct NetworkLsArgs {
+    /// Only ids
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Whole ids
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// Only those with name=, id=, driver=, label=, dangling=true|false
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub filter: Vec<String>,
+    /// A line each, as '{{.Name}} {{.Internal}}'; json; or 'table ' and columns
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+/// Flags of `capsid network inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct NetworkInspectArgs {
+    /// Names or ids
+    #[arg(required = true, value_name = "NETWORK")]
+    pub networks: Vec<String>,
+    /// A line each, as '{{.IPAM.Config}}'
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+/// Flags of `capsid network rm`.
+#[derive(Debug, Args)]
+pub(crate) struct NetworkRmArgs {
+    /// Names or ids
+    #[arg(required = true, value_name = "NETWORK")]
+    pub networks: Vec<String>,
+    /// No error for those that are not there
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+/// Flags of `capsid network prune`.
+#[derive(Debug, Args)]
+pub(crate) struct NetworkPruneArgs {
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
 }

@@ -4,7 +4,8 @@ use anyhow::anyhow;
 use capsid_image::{Image, Store};
 use serde_json::{Value, json};
 
-use super::{Context, network, open_store, table};
+use super::network_fields::{self, Endpoint};
+use super::{Context, open_store, table};
 use crate::cli::{ContainerInspectArgs, InspectArgs};
 use crate::folders::Folders;
 use crate::format::Template;
@@ -52,7 +53,10 @@ pub(crate) fn containers(context: Context, args: &ContainerInspectArgs) -> anyho
 
 fn find(state: &State, store: &Store, folders: &Folders, name: &str) -> anyhow::Result<Option<Value>> {
     match state.find(name) {
-        Ok(container) => Ok(Some(describe_container(&container, folders))),
+        Ok(container) => {
+            let endpoint = Endpoint::of_container(&container, state)?;
+            Ok(Some(describe_container(&container, &endpoint, folders)))
+        }
         Err(StateError::Unknown(_)) => find_image(store, name),
         Err(error) => Err(error.into()),
     }
@@ -121,7 +125,7 @@ fn describe_share(share: &ShareMount) -> Value {
 }
 
 /// docker's fields, and what only Capsid has below `Capsid`.
-fn describe_container(container: &Container, folders: &Folders) -> Value {
+fn describe_container(container: &Container, endpoint: &Endpoint<'_>, folders: &Folders) -> Value {
     let (spec, config) = (&container.spec, &container.config);
     let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
     let words: Vec<String> = spec.args.iter().map(text).collect();
@@ -166,9 +170,9 @@ fn describe_container(container: &Container, folders: &Folders) -> Value {
             "Init": spec.init,
             "NetworkMode": match &container.pod {
                 Some(pod) => format!("container:{pod}"),
-                None => network::mode(config.network.as_ref()).into(),
+                None => network_fields::mode(config.network.as_ref()).into(),
             },
-            "PortBindings": network::bindings(config.network.as_ref()),
+            "PortBindings": network_fields::bindings(config.network.as_ref()),
             "Dns": config.network.iter().flat_map(|network| &network.dns).collect::<Vec<_>>(),
         },
         "Config": {
@@ -187,7 +191,7 @@ fn describe_container(container: &Container, folders: &Folders) -> Value {
             "StopTimeout": config.stop_timeout_s,
         },
         "Mounts": mounts(&config.mounts, &config.shares, folders),
-        "NetworkSettings": network::settings(config.network.as_ref()),
+        "NetworkSettings": network_fields::settings(endpoint),
         "Capsid": {
             "Accelerator": config.accelerator.word(),
             "Machine": { "Vcpus": config.machine.vcpus, "MemoryMiB": config.machine.memory_mib },

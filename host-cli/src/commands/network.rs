@@ -1,106 +1,329 @@
-//! docker's fields of a network, for `inspect`, `ps` and `port`.
+//! `capsid network`.
 
-use std::collections::BTreeMap;
+use anyhow::bail;
+use serde_json::{Map, Value, json};
 
-use serde_json::{Value, json};
+use super::lifecycle::confirm;
+use super::network_fields::{DEFAULT, NONE};
+use super::{Context, table};
+use crate::cli::{
+    NetworkCommand, NetworkCreateArgs, NetworkInspectArgs, NetworkLsArgs, NetworkPruneArgs, NetworkRmArgs,
+};
+use crate::format::Template;
+use crate::network::{host_networks, own_link};
+use crate::state::{Member, Network, NetworkSpec, State, StateError, mac_words};
+use crate::{clock, error_text, id, labels, plan};
 
-use crate::network::link_v4;
-use crate::state::{NetworkConfig, PublishedPort, mac_words};
+/// docker's words for networks that nobody made.
+const RESERVED: [&str; 4] = [DEFAULT, "bridge", NONE, "host"];
+const COLUMNS: [(&str, &str); 4] = [
+    ("ID", "NETWORK ID"),
+    ("Name", "NAME"),
+    ("Driver", "DRIVER"),
+    ("Scope", "SCOPE"),
+];
 
-/// Name of the one network that there is.
-const DEFAULT: &str = "default";
-
-/// What a container says of its network.
-pub(super) fn mode(network: Option<&NetworkConfig>) -> &'static str {
-    network.map_or("none", |_| DEFAULT)
+/// The recipe of each verb.
+pub(crate) fn run(context: Context, command: NetworkCommand) -> anyhow::Result<u8> {
+    match command {
+        NetworkCommand::Create(args) => create(context, &args),
+        NetworkCommand::Ls(args) => list(context, &args),
+        NetworkCommand::Inspect(args) => inspect(context, &args),
+        NetworkCommand::Rm(args) => remove(context, &args),
+        NetworkCommand::Prune(args) => prune(context, &args),
+    }
 }
 
-/// `NetworkSettings`; `Egress` is Capsid's: what is in force, as `--egress` has it.
-pub(super) fn settings(network: Option<&NetworkConfig>) -> Value {
-    let Some(network) = network else {
-        return json!({ "Ports": {}, "Networks": {}, "Egress": [] });
-    };
-    let (address, prefix_bits, gateway) = link_v4();
-    let mac = mac_words(network.mac);
-    json!({
-        "Ports": bindings(Some(network)),
-        "IPAddress": address,
-        "IPPrefixLen": prefix_bits,
-        "Gateway": gateway,
-        "MacAddress": mac,
-        "Networks": {
-            DEFAULT: { "IPAddress": address, "IPPrefixLen": prefix_bits, "Gateway": gateway, "MacAddress": mac },
+fn create(context: Context, args: &NetworkCreateArgs) -> anyhow::Result<u8> {
+    if RESERVED.contains(&args.name.as_str()) {
+        bail!("{} is the name of a pre-defined network: choose another one", args.name);
+    }
+    plan::check_name(&args.name)?;
+    plan::check_labels(&args.label)?;
+    let (_, state) = context.state()?;
+    let host = host_networks()?;
+    let id = id::new()?;
+    let mut network = Network {
+        id: id.clone(),
+        name: args.name.clone(),
+        created_ns: clock::now_ns(),
+        config: NetworkSpec {
+            subnets: Vec::new(),
+            internal: args.internal,
+            labels: args.label.clone(),
         },
-        "Egress": network.egress.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    };
+    state.add_network(&mut network, |others| plan::subnets(args, &id, others, &host))?;
+    println!("{id}");
+    Ok(0)
+}
+
+/// A line of `ls`.
+#[derive(Debug)]
+struct Listed {
+    id: String,
+    name: String,
+    driver: &'static str,
+    /// Of who made it; one that nobody made is never dangling.
+    network: Option<Network>,
+    is_used: bool,
+}
+
+impl Listed {
+    fn users(network: Network, state: &State) -> Result<Self, StateError> {
+        Ok(Self {
+            id: network.id.clone(),
+            name: network.name.clone(),
+            driver: "bridge",
+            is_used: !state.members(&network.id)?.is_empty(),
+            network: Some(network),
+        })
+    }
+
+    /// One that nobody made.
+    fn predefined(name: &str) -> Option<Self> {
+        let (name, driver) = match name {
+            DEFAULT | "bridge" => (DEFAULT, "bridge"),
+            NONE => (NONE, "null"),
+            _ => return None,
+        };
+        Some(Self {
+            id: name.into(),
+            name: name.into(),
+            driver,
+            network: None,
+            is_used: true,
+        })
+    }
+
+    fn labels(&self) -> &[String] {
+        self.network.as_ref().map_or(&[], |network| &network.config.labels)
+    }
+
+    /// docker's fields of `--format`.
+    fn row(&self, whole: bool) -> Value {
+        let config = self.network.as_ref().map(|network| &network.config);
+        let has_v6 = config.is_some_and(|config| config.subnets.iter().any(|subnet| subnet.gateway.is_ipv6()));
+        let chars = if whole { usize::MAX } else { 12 };
+        json!({
+            "ID": self.id.chars().take(chars).collect::<String>(),
+            "Name": self.name,
+            "Driver": self.driver,
+            "Scope": "local",
+            "IPv6": has_v6.to_string(),
+            "Internal": config.is_some_and(|config| config.internal).to_string(),
+            "Labels": self.labels().join(","),
+            "CreatedAt": clock::rfc3339_or_never(self.network.as_ref().map_or(0, |network| network.created_ns)),
+        })
+    }
+}
+
+fn list(context: Context, args: &NetworkLsArgs) -> anyhow::Result<u8> {
+    let filters = args
+        .filter
+        .iter()
+        .map(|text| Filter::parse(text))
+        .collect::<Result<Vec<_>, _>>()?;
+    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let (_, state) = context.state()?;
+    let mut listed: Vec<Listed> = [DEFAULT, NONE].into_iter().filter_map(Listed::predefined).collect();
+    for network in state.networks()? {
+        listed.push(Listed::users(network, &state)?);
+    }
+    listed.retain(|network| filters.iter().all(|filter| filter.takes(network)));
+    listed.sort_by(|one, other| one.name.cmp(&other.name));
+    let rows: Vec<Value> = listed.iter().map(|network| network.row(args.no_trunc)).collect();
+    if args.quiet {
+        for row in &rows {
+            println!("{}", row["ID"].as_str().unwrap_or_default());
+        }
+        return Ok(0);
+    }
+    table::print_rows(&rows, template.as_ref(), &COLUMNS)?;
+    Ok(0)
+}
+
+fn inspect(context: Context, args: &NetworkInspectArgs) -> anyhow::Result<u8> {
+    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let (_, state) = context.state()?;
+    let mut found = Vec::new();
+    let mut code = 0;
+    for name in &args.networks {
+        match find(name, &state) {
+            Ok(object) => found.push(object),
+            Err(error) => {
+                error_text::tell(&error);
+                code = 1;
+            }
+        }
+    }
+    table::print_objects(&found, template.as_ref())?;
+    Ok(code)
+}
+
+fn find(name: &str, state: &State) -> Result<Value, StateError> {
+    if let Some(listed) = Listed::predefined(name) {
+        return Ok(whole_predefined(&listed));
+    }
+    let network = state.find_network(name)?;
+    let members = state.members(&network.id)?;
+    Ok(whole(&network, &members))
+}
+
+/// docker's fields.
+fn whole(network: &Network, members: &[Member]) -> Value {
+    let subnets = &network.config.subnets;
+    let config = |subnet: &crate::state::Subnet| json!({ "Subnet": subnet.network, "Gateway": subnet.gateway });
+    let containers: Map<String, Value> = members
+        .iter()
+        .map(|member| (member.id.clone(), endpoint(network, member)))
+        .collect();
+    json!({
+        "Name": network.name,
+        "Id": network.id,
+        "Created": clock::rfc3339(network.created_ns),
+        "Scope": "local",
+        "Driver": "bridge",
+        "EnableIPv4": subnets.iter().any(|subnet| subnet.gateway.is_ipv4()),
+        "EnableIPv6": subnets.iter().any(|subnet| subnet.gateway.is_ipv6()),
+        "IPAM": { "Driver": "default", "Options": {}, "Config": subnets.iter().map(config).collect::<Vec<_>>() },
+        "Internal": network.config.internal,
+        "Attachable": false,
+        "Ingress": false,
+        "Containers": containers,
+        "Options": {},
+        "Labels": labels::object(&network.config.labels),
     })
 }
 
-/// Ports of the host's by the container's: `{"80/tcp": [{"HostIp": ..., "HostPort": ...}]}`.
-pub(super) fn bindings(network: Option<&NetworkConfig>) -> Value {
-    let mut bindings: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-    for port in network.iter().flat_map(|network| &network.ports) {
-        let host = json!({ "HostIp": port.host.ip(), "HostPort": port.host.port().to_string() });
-        bindings.entry(port.container_words()).or_default().push(host);
+/// Who is on it: the address of each kind with the length of its prefix.
+fn endpoint(network: &Network, member: &Member) -> Value {
+    let address = |is_v4: bool| {
+        let mut both = network.config.subnets.iter().zip(member.addresses());
+        both.find(|(_, address)| address.is_ipv4() == is_v4)
+            .map(|(subnet, address)| format!("{address}/{}", subnet.network.prefix_len()))
+            .unwrap_or_default()
+    };
+    json!({
+        "Name": member.name,
+        "MacAddress": mac_words(member.network.mac),
+        "IPv4Address": address(true),
+        "IPv6Address": address(false),
+    })
+}
+
+/// The same of one that nobody made; nobody on it is on a link with another.
+fn whole_predefined(listed: &Listed) -> Value {
+    let link = own_link();
+    let config = match listed.driver {
+        "bridge" => vec![json!({ "Subnet": link.network(), "Gateway": link.gateway })],
+        _ => Vec::new(),
+    };
+    json!({
+        "Name": listed.name,
+        "Id": listed.id,
+        "Created": clock::rfc3339_or_never(0),
+        "Scope": "local",
+        "Driver": listed.driver,
+        "EnableIPv4": !config.is_empty(),
+        "EnableIPv6": false,
+        "IPAM": { "Driver": "default", "Options": {}, "Config": config },
+        "Internal": false,
+        "Attachable": false,
+        "Ingress": false,
+        "Containers": {},
+        "Options": {},
+        "Labels": {},
+    })
+}
+
+fn remove(context: Context, args: &NetworkRmArgs) -> anyhow::Result<u8> {
+    let (_, state) = context.state()?;
+    let mut code = 0;
+    for name in &args.networks {
+        match remove_one(name, &state) {
+            Ok(()) => println!("{name}"),
+            Err(error) if args.force && is_unknown(&error) => {}
+            Err(error) => {
+                error_text::tell(error.as_ref());
+                code = 1;
+            }
+        }
     }
-    json!(bindings)
+    Ok(code)
 }
 
-/// The column of `ps`: ports that follow each other are one.
-pub(super) fn ports(network: Option<&NetworkConfig>) -> String {
-    let mut ports: Vec<&PublishedPort> = network.iter().flat_map(|network| &network.ports).collect();
-    ports.sort_unstable_by_key(|port| (port.host.ip(), port.protocol, port.host.port(), port.container));
-    let follows = |one: &&PublishedPort, next: &&PublishedPort| one.is_followed_by(next);
-    let range = |first: u16, last: u16| match first == last {
-        true => first.to_string(),
-        false => format!("{first}-{last}"),
-    };
-    let words = |run: &[&PublishedPort]| {
-        let (first, last) = (run.first()?, run.last()?);
-        let shown = first.to_string();
-        let (host, container) = shown.split_once("->")?;
-        let (address, _) = host.rsplit_once(':')?;
-        let (_, protocol) = container.split_once('/')?;
-        let (hosts, containers) = (
-            range(first.host.port(), last.host.port()),
-            range(first.container, last.container),
-        );
-        Some(format!("{address}:{hosts}->{containers}/{protocol}"))
-    };
-    let runs: Vec<String> = ports.chunk_by(follows).filter_map(words).collect();
-    runs.join(", ")
+fn remove_one(name: &str, state: &State) -> anyhow::Result<()> {
+    if RESERVED.contains(&name) {
+        bail!("{name} is a pre-defined network and cannot be removed");
+    }
+    Ok(state.remove_network(&state.find_network(name)?)?)
 }
 
-#[cfg(test)]
-mod tests {
-    use capsid_vmm::egress::Protocol;
+fn is_unknown(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<StateError>(), Some(StateError::UnknownNetwork(_)))
+}
 
-    use super::*;
+fn prune(context: Context, args: &NetworkPruneArgs) -> anyhow::Result<u8> {
+    let warning = "WARNING! This will remove all custom networks not used by at least one container.";
+    if !args.force && !confirm(warning)? {
+        return Ok(0);
+    }
+    let (_, state) = context.state()?;
+    remove_unused(&state)?;
+    Ok(0)
+}
 
-    #[test]
-    fn ports_are_shown_as_docker_does() {
-        let port = |host: &str, container, protocol| PublishedPort {
-            container,
-            protocol,
-            host: host.parse().unwrap(),
+/// Removes networks that nobody is on.
+pub(super) fn remove_unused(state: &State) -> anyhow::Result<()> {
+    let mut removed = Vec::new();
+    for network in state.networks()? {
+        match state.remove_network(&network) {
+            Ok(()) => removed.push(network.name),
+            Err(StateError::NetworkUsed { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if !removed.is_empty() {
+        println!("Deleted Networks:\n{}\n", removed.join("\n"));
+    }
+    Ok(())
+}
+
+/// One `--filter`.
+#[derive(Debug, PartialEq)]
+enum Filter {
+    Name(String),
+    Id(String),
+    Driver(String),
+    Label(String),
+    Dangling(bool),
+}
+
+impl Filter {
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let Some((name, value)) = text.split_once('=') else {
+            bail!("invalid filter {text:?}: write name=value");
         };
-        let network = NetworkConfig {
-            mac: [2, 0, 0, 0, 0, 1],
-            ports: vec![
-                port("127.0.0.1:8001", 81, Protocol::Tcp),
-                port("127.0.0.1:8000", 80, Protocol::Tcp),
-                port("127.0.0.1:53", 53, Protocol::Udp),
-                port("[::1]:9000", 90, Protocol::Tcp),
-            ],
-            egress: Vec::new(),
-            dns: Vec::new(),
-            dns_search: Vec::new(),
-            dns_options: Vec::new(),
-        };
-        assert_eq!(
-            ports(Some(&network)),
-            "127.0.0.1:8000-8001->80-81/tcp, 127.0.0.1:53->53/udp, [::1]:9000->90/tcp"
-        );
-        assert_eq!(ports(None), "");
-        assert_eq!(bindings(Some(&network))["80/tcp"][0]["HostPort"], "8000");
+        Ok(match (name, value) {
+            ("name", part) => Self::Name(part.into()),
+            ("id", part) => Self::Id(part.into()),
+            ("driver", driver) => Self::Driver(driver.into()),
+            ("label", label) => Self::Label(label.into()),
+            ("dangling", "true" | "1") => Self::Dangling(true),
+            ("dangling", "false" | "0") => Self::Dangling(false),
+            ("dangling", other) => bail!("invalid filter dangling={other:?}: write true or false"),
+            (other, _) => bail!("there is no filter {other:?}: use name, id, driver, label or dangling"),
+        })
+    }
+
+    fn takes(&self, network: &Listed) -> bool {
+        match self {
+            Self::Name(part) => network.name.contains(part.as_str()),
+            Self::Id(part) => network.id.contains(part.as_str()),
+            Self::Driver(driver) => network.driver == driver,
+            Self::Label(wanted) => labels::are_chosen(network.labels(), wanted),
+            Self::Dangling(wanted) => network.is_used != *wanted,
+        }
     }
 }

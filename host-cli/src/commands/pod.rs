@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 
 use super::lifecycle::{each, rm_one, start_one};
 use super::name_pattern::NamePattern;
+use super::network_fields::{self, Endpoint};
 use super::stats::{self, Shown};
-use super::{Context, Scene, network as network_fields, run, table};
+use super::{Context, Scene, run, table};
 use crate::cli::{
     AccelChoice, PodCommand, PodCreateArgs, PodInspectArgs, PodLsArgs, PodNamesArgs, PodRmArgs, PodStatsArgs,
     PodStopArgs,
@@ -74,6 +75,7 @@ fn create(context: Context, args: &PodCreateArgs) -> anyhow::Result<u8> {
         host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
         found: shares::find(&plan::wanted_pod_binds(args)?, &folders)?,
         room: accelerator.disks_max(args.network.is_wanted()) - BAYS,
+        network: create::user_network(&args.network, &state)?,
     };
     let mut attempt = 0;
     loop {
@@ -83,7 +85,7 @@ fn create(context: Context, args: &PodCreateArgs) -> anyhow::Result<u8> {
             network::choose_ports(&mut network.ports)?;
         }
         config.kernel = config.kernel.map(std::path::absolute).transpose()?;
-        let pod = Pod {
+        let mut pod = Pod {
             id: id.clone(),
             name,
             created_ns: clock::now_ns(),
@@ -94,7 +96,7 @@ fn create(context: Context, args: &PodCreateArgs) -> anyhow::Result<u8> {
             error: String::new(),
             supervisor_pid: 0,
         };
-        match state.add_pod(&pod) {
+        match state.add_pod(&mut pod) {
             Err(StateError::PodNameTaken(_)) if wanted.is_none() && attempt < NAME_ATTEMPTS => attempt += 1,
             Err(error) => return Err(error.into()),
             Ok(()) => break,
@@ -206,7 +208,7 @@ fn whole(pod: &Pod, state: &State, folders: &Folders) -> anyhow::Result<Value> {
         "memory_limit": config.limits.memory_max_bytes.unwrap_or(0),
         "cpu_quota": config.limits.cpu_quota_us.unwrap_or(0),
         "Mounts": super::inspect::mounts(&config.volumes, &config.shares, folders),
-        "NetworkSettings": network_fields::settings(config.network.as_ref()),
+        "NetworkSettings": network_fields::settings(&Endpoint::of_pod(pod, state)?),
         "Capsid": {
             "Accelerator": config.accelerator.word(),
             "Machine": { "Vcpus": config.machine.vcpus, "MemoryMiB": config.machine.memory_mib },

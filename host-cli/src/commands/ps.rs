@@ -6,12 +6,12 @@ use anyhow::bail;
 use serde_json::{Value, json};
 
 use super::name_pattern::NamePattern;
-use super::{Context, network, table};
+use super::{Context, network_fields, table};
 use crate::cli::{AccelChoice, PsArgs};
 use crate::folders::Folders;
 use crate::format::Template;
 use crate::health::{Health, Verdict};
-use crate::state::{Container, Pod, Status};
+use crate::state::{Container, NetworkConfig, Pod, Status};
 use crate::{clock, labels};
 
 /// docker's width of a command.
@@ -85,7 +85,7 @@ fn describe(container: &Container, pods: &HashMap<String, Pod>, whole: bool, fol
         }
     };
     let pod = container.pod.as_deref().and_then(|id| pods.get(id));
-    let network = pod.map_or(container.config.network.as_ref(), |pod| pod.config.network.as_ref());
+    let network = network(container, pods);
     let ports = network.filter(|_| container.status.is_live());
     json!({
         "ID": short(&container.id),
@@ -95,13 +95,20 @@ fn describe(container: &Container, pods: &HashMap<String, Pod>, whole: bool, fol
         "RunningFor": clock::ago(container.created_ns),
         "Status": status(container, folders),
         "State": container.status.word(),
-        "Ports": network::ports(ports),
+        "Ports": network_fields::ports(ports),
+        "Networks": network_fields::mode(network),
         "Names": container.name,
         "Labels": container.config.labels.join(","),
         "Accelerator": container.config.accelerator.word(),
         "Pod": pod.map(|pod| short(&pod.id)).unwrap_or_default(),
         "PodName": pod.map(|pod| pod.name.as_str()).unwrap_or_default(),
     })
+}
+
+/// A container's, or its pod's.
+fn network<'a>(container: &'a Container, pods: &'a HashMap<String, Pod>) -> Option<&'a NetworkConfig> {
+    let pod = container.pod.as_deref().and_then(|id| pods.get(id));
+    pod.map_or(container.config.network.as_ref(), |pod| pod.config.network.as_ref())
 }
 
 /// docker's words, and whether the pod is emulated.
@@ -144,6 +151,7 @@ enum Filter {
     Label(String),
     Ancestor(String),
     Pod(String),
+    Network(String),
 }
 
 impl Filter {
@@ -159,7 +167,10 @@ impl Filter {
             "label" => Self::Label(value.into()),
             "ancestor" => Self::Ancestor(value.into()),
             "pod" => Self::Pod(value.into()),
-            other => bail!("there is no filter {other:?}: use name, id, status, exited, label, ancestor or pod"),
+            "network" => Self::Network(value.into()),
+            other => {
+                bail!("there is no filter {other:?}: use name, id, status, exited, label, ancestor, pod or network")
+            }
         })
     }
 
@@ -182,6 +193,12 @@ impl Filter {
             Self::Pod(wanted) => container.pod.as_ref().is_some_and(|id| {
                 id.starts_with(wanted.as_str()) || pods.get(id).is_some_and(|pod| pod.name == *wanted)
             }),
+            Self::Network(wanted) => {
+                let network = network(container, pods);
+                let joined = network.and_then(|network| network.joined.as_ref());
+                let has_id = |id: &str| wanted.len() >= 12 && id.starts_with(wanted.as_str());
+                network_fields::mode(network) == wanted || joined.is_some_and(|joined| has_id(&joined.network))
+            }
             Self::Ancestor(image) => {
                 let hex = container.image_id.trim_start_matches("sha256:");
                 container.image == *image

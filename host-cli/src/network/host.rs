@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::{IpNet, Ipv4Net};
 use nix::ifaddrs::getifaddrs;
 
 /// `RTF_REJECT` of linux/route.h: no route at all.
@@ -17,6 +18,8 @@ pub(super) struct Host {
     /// It has a way to everywhere over IPv4, over IPv6.
     pub(super) has_v4: bool,
     pub(super) has_v6: bool,
+    /// Networks of IPv4 that it has a way to beside the default one.
+    routes: Vec<IpNet>,
 }
 
 impl Host {
@@ -33,12 +36,34 @@ impl Host {
         addresses.dedup();
         // A kernel without IPv6 has no such file.
         let routes = |path| fs::read_to_string(path).unwrap_or_default();
+        let routes_v4 = routes("/proc/net/route");
         Ok(Self {
             addresses,
-            has_v4: has_default_v4(&routes("/proc/net/route")),
+            has_v4: has_default_v4(&routes_v4),
             has_v6: has_default_v6(&routes("/proc/net/ipv6_route")),
+            routes: networks_v4(&routes_v4),
         })
     }
+
+    /// What nobody else's networks should be: its own addresses, and what it has a way to of its own.
+    pub(super) fn networks(&self) -> Vec<IpNet> {
+        let own = self.addresses.iter().map(|address| IpNet::from(*address));
+        own.chain(self.routes.iter().copied()).collect()
+    }
+}
+
+/// Destinations and masks are numbers in the host's order of bytes that lie in the network's (see below).
+fn networks_v4(table: &str) -> Vec<IpNet> {
+    let network = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let address = |at: usize| {
+            let number = u32::from_str_radix(fields.get(at)?, 16).ok()?;
+            Some(Ipv4Addr::from(number.to_ne_bytes()))
+        };
+        let network = Ipv4Net::with_netmask(address(1)?, address(7)?).ok()?;
+        (network.prefix_len() > 0).then_some(IpNet::V4(network))
+    };
+    table.lines().skip(1).filter_map(network).collect()
 }
 
 /// `fib_route_seq_show` of net/ipv4/fib_trie.c: interface, destination, gateway, flags, three numbers, mask.
@@ -74,6 +99,10 @@ mod tests {
         let default = "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
         assert!(has_default_v4(&format!("{head}{link}{default}")));
         assert!(!has_default_v4(&format!("{head}{link}")) && !has_default_v4(""));
+        let networks = networks_v4(&format!("{head}{link}{default}"));
+        if cfg!(target_endian = "little") {
+            assert_eq!(networks, ["192.0.2.0/24".parse().unwrap()]);
+        }
         let zero = "0".repeat(32);
         let line = |flags, interface| format!("{zero} 00 {zero} 00 {zero} 00000400 1 0 {flags} {interface}\n");
         assert!(has_default_v6(&line("00000003", "eth0")));

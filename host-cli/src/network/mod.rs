@@ -6,7 +6,7 @@
 //!                                                               ▲ published ports
 //! ```
 //!
-//! Every pod has a network of its own with the same addresses: no pod is on the same link as another.
+//! Every pod that is on no network of the user's has one of its own with the same addresses: no other is on its link.
 
 mod guest;
 mod host;
@@ -17,12 +17,13 @@ mod switch;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use capsid_vmm::egress::Egress;
+use ipnet::IpNet;
 
 use crate::accelerator::{Helper, Nic, StartError};
 use crate::parts::PartError;
 use crate::state::NetworkConfig;
 
-pub(crate) use guest::GuestNetwork;
+pub(crate) use guest::{GuestNetwork, Link};
 pub(crate) use ports::choose as choose_ports;
 
 /// The guest's address, and the link that it has with the other end. Of the space between providers and their customers
@@ -69,8 +70,8 @@ pub(crate) struct Attached {
 pub(crate) fn attach(config: &NetworkConfig) -> Result<Attached, NetworkError> {
     let host = host::Host::look().map_err(NetworkError::Host)?;
     ports::check(&config.ports)?;
-    let (socket, helper) = passt::start(config, &host)?;
     let guest = GuestNetwork::new(&host, config);
+    let (socket, helper) = passt::start(config, &host, &guest)?;
     let nic = Nic {
         mac: config.mac,
         addresses: guest.addresses().collect(),
@@ -85,7 +86,20 @@ pub(crate) fn attach(config: &NetworkConfig) -> Result<Attached, NetworkError> {
     Ok(Attached { nic, helper, guest })
 }
 
-/// The guest's address, its link's length, and the gateway, as `inspect` shows them.
-pub(crate) fn link_v4() -> (Ipv4Addr, u8, Ipv4Addr) {
-    (GUEST_V4, PREFIX_V4, GATEWAY_V4)
+/// The link that `inspect` shows of a pod that is on no network of the user's; what it has of IPv6 depends on the host.
+pub(crate) fn own_link() -> Link {
+    guest::OWN_V4
+}
+
+/// What such links take of all addresses.
+pub(crate) fn own_networks() -> Vec<IpNet> {
+    [guest::OWN_V4, guest::OWN_V6]
+        .iter()
+        .filter_map(Link::network)
+        .collect()
+}
+
+/// What this host has of all addresses: its own, and what it has a way to beside the default one.
+pub(crate) fn host_networks() -> Result<Vec<IpNet>, NetworkError> {
+    Ok(host::Host::look().map_err(NetworkError::Host)?.networks())
 }

@@ -9,23 +9,27 @@ use std::os::unix::net::UnixStream;
 use capsid_vmm::egress::Protocol;
 
 use super::host::Host;
-use super::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, GUEST_V4, GUEST_V6, NetworkError, PREFIX_V4};
+use super::{GATEWAY_MAC, GuestNetwork, NetworkError};
 use crate::accelerator::{HandedFiles, Helper};
 use crate::parts;
 use crate::state::{NetworkConfig, PublishedPort, mac_words};
 
 /// Starts it; the socket is the machine's, and it ends when that is closed.
-pub(super) fn start(config: &NetworkConfig, host: &Host) -> Result<(UnixStream, Helper), NetworkError> {
+pub(super) fn start(
+    config: &NetworkConfig,
+    host: &Host,
+    guest: &GuestNetwork,
+) -> Result<(UnixStream, Helper), NetworkError> {
     let program = parts::passt()?;
     let (machine, ours) = UnixStream::pair().map_err(NetworkError::Socket)?;
     let mut files = HandedFiles::default();
     let socket = files.add(ours);
-    let arguments = arguments(config, host, socket);
+    let arguments = arguments(config, host, guest, socket);
     let helper = Helper::start("the network helper passt", &program, &arguments, files)?;
     Ok((machine, helper))
 }
 
-fn arguments(config: &NetworkConfig, host: &Host, socket: i32) -> Vec<String> {
+fn arguments(config: &NetworkConfig, host: &Host, guest: &GuestNetwork, socket: i32) -> Vec<String> {
     let mut words: Vec<String> = [
         "--foreground",
         "--quiet",
@@ -40,16 +44,16 @@ fn arguments(config: &NetworkConfig, host: &Host, socket: i32) -> Vec<String> {
     let mut add = |flag: &str, value: String| words.extend([flag.into(), value]);
     add("--fd", socket.to_string());
     add("--mac-addr", mac_words(GATEWAY_MAC));
-    if !host.has_v6 || host.has_v4 {
-        add("--address", GUEST_V4.to_string());
-        add("--netmask", PREFIX_V4.to_string());
-        add("--gateway", GATEWAY_V4.to_string());
-        add("--dns-forward", GATEWAY_V4.to_string());
-    }
-    if host.has_v6 {
-        add("--address", GUEST_V6.to_string());
-        add("--gateway", GATEWAY_V6.to_string());
-        add("--dns-forward", GATEWAY_V6.to_string());
+    for link in guest.links() {
+        add("--address", link.address.to_string());
+        // It knows no other length of IPv6.
+        if link.address.is_ipv4() {
+            add("--netmask", link.prefix_bits.to_string());
+        }
+        if let Some(gateway) = link.gateway {
+            add("--gateway", gateway.to_string());
+            add("--dns-forward", gateway.to_string());
+        }
     }
     for resolver in &config.dns {
         add("--dns", resolver.to_string());

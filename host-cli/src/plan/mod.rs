@@ -17,6 +17,7 @@ mod ports;
 mod security;
 mod signal;
 pub(crate) mod size;
+mod subnets;
 #[cfg(test)]
 mod tests;
 mod update;
@@ -32,16 +33,18 @@ pub(crate) use binds::{Bind, FoundSource};
 pub(crate) use environment::{parse_file, parse_flag};
 pub(crate) use health::health;
 pub(crate) use limits::MachineSize;
+pub(crate) use network::wanted as wanted_network;
 pub(crate) use pod::{PodSurroundings, pod, wanted_binds as wanted_pod_binds};
 pub(crate) use security::{SeccompChoice, SecurityOptions};
 
 pub(crate) use signal::parse as parse_signal;
+pub(crate) use subnets::{SubnetError, free_address, subnets};
 pub(crate) use update::update;
 pub(crate) use volumes::{VOLUMES_MAX, VolumeSources, parse_from};
 
 use crate::cli::RunArgs;
 use crate::seccomp;
-use crate::state::{LogOptions, NetworkConfig, PodConfig, RestartPolicy, ShareMount, VolumeMount};
+use crate::state::{LogOptions, Network, NetworkConfig, PodConfig, RestartPolicy, ShareMount, VolumeMount};
 
 use mounts::Mounts;
 
@@ -77,6 +80,8 @@ pub(crate) struct Surroundings {
     pub volumes: VolumeSources,
     /// The pod that the container is to be in.
     pub pod: Option<PodConfig>,
+    /// The network that [`wanted_network`] names, if there is one.
+    pub network: Option<Network>,
 }
 
 /// What to run, in which machine.
@@ -177,7 +182,7 @@ pub(crate) fn plan(
     let (network, hosts) = match pod {
         Some(pod) => (None, pod.hosts.clone()),
         None => (
-            network::resolve(&args.network, &around.id, &image.exposed_ports)?,
+            network::resolve(&args.network, &around.id, &image.exposed_ports, around.network.as_ref())?,
             network::hosts(&args.network)?,
         ),
     };

@@ -1,12 +1,13 @@
 //! The network that flags ask for.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
-use super::PlanError;
 use super::egress;
 use super::ports;
+use super::{PlanError, subnets};
 use crate::cli::NetworkArgs;
-use crate::state::NetworkConfig;
+use crate::state::{Joined, Network, NetworkConfig};
 
 /// First bytes of a hardware address that nobody gave: locally administered, and known at sight.
 const MAC_PREFIX: [u8; 2] = [0x02, 0xca];
@@ -14,8 +15,42 @@ const MAC_PREFIX: [u8; 2] = [0x02, 0xca];
 /// Why there is no such network.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NetworkError {
-    #[error("--network {0} is not honoured yet: only default (or bridge) and none are")]
-    Unknown(String),
+    #[error("--network {0} is not honoured yet: use default (or bridge), none, or one of `capsid network create`")]
+    NotYet(String),
+    #[error("several --network are not honoured yet: a container has one network")]
+    Several,
+    #[error("network {0} not found: `capsid network create {0}` makes it")]
+    NotFound(String),
+    #[error("{0} without a network of the user's own: name one with --network (`capsid network create` makes one)")]
+    OnlyUsers(&'static str),
+    #[error("{flag}: network {network} is internal, and nothing leads out of it")]
+    Internal { flag: &'static str, network: String },
+    #[error("invalid {flag} {address:?}: write an address of {kind}")]
+    Address {
+        flag: &'static str,
+        address: String,
+        kind: &'static str,
+    },
+    #[error("{flag} {address}: network {network} has no subnet of that kind")]
+    NoSubnet {
+        flag: &'static str,
+        address: IpAddr,
+        network: String,
+    },
+    #[error("{flag} {address} is not an address that a container can have in {subnet}")]
+    NotInSubnet {
+        flag: &'static str,
+        address: IpAddr,
+        subnet: ipnet::IpNet,
+    },
+    #[error("{flag} {address} is the gateway of network {network}")]
+    IsGateway {
+        flag: &'static str,
+        address: IpAddr,
+        network: String,
+    },
+    #[error("invalid --network-alias {0:?}: use letters, digits, hyphens, dots and underscores")]
+    Alias(String),
     #[error("{0} without a network: --network none has none")]
     Without(&'static str),
     #[error("invalid --dns {0:?}: write an address")]
@@ -37,17 +72,48 @@ pub(crate) enum NetworkError {
 /// A line of `/etc/hosts`.
 pub(super) type Host = (IpAddr, String);
 
-/// The network of the machine of the container or pod `id`, or none.
-pub(super) fn resolve(args: &NetworkArgs, id: &str, exposed: &[String]) -> Result<Option<NetworkConfig>, PlanError> {
-    Ok(config(args, id, exposed)?)
+/// The name or id of the user's network that flags ask for, so that the caller knows which to look for.
+pub(crate) fn wanted(args: &NetworkArgs) -> Result<Option<&str>, PlanError> {
+    Ok(user_network(args)?)
 }
 
-fn config(args: &NetworkArgs, id: &str, exposed: &[String]) -> Result<Option<NetworkConfig>, NetworkError> {
-    match args.network.as_deref() {
-        None | Some("default" | "bridge") => {}
-        Some("none") => return given(args).map_or(Ok(None), |flag| Err(NetworkError::Without(flag))),
-        Some(other) => return Err(NetworkError::Unknown(other.into())),
+fn user_network(args: &NetworkArgs) -> Result<Option<&str>, NetworkError> {
+    match &args.network[..] {
+        [] => Ok(None),
+        [word] if ["default", "bridge", "none"].contains(&word.as_str()) => Ok(None),
+        [word] if word == "host" || word.contains(':') => Err(NetworkError::NotYet(word.clone())),
+        [word] => Ok(Some(word)),
+        _ => Err(NetworkError::Several),
     }
+}
+
+/// The network of the machine of the container or pod `id`, or none; `found` is the user's that is wanted.
+pub(super) fn resolve(
+    args: &NetworkArgs,
+    id: &str,
+    exposed: &[String],
+    found: Option<&Network>,
+) -> Result<Option<NetworkConfig>, PlanError> {
+    Ok(config(args, id, exposed, found)?)
+}
+
+fn config(
+    args: &NetworkArgs,
+    id: &str,
+    exposed: &[String],
+    found: Option<&Network>,
+) -> Result<Option<NetworkConfig>, NetworkError> {
+    let joined = match (user_network(args)?, found) {
+        (Some(_), Some(network)) => Some(join(args, network)?),
+        (Some(wanted), None) => return Err(NetworkError::NotFound(wanted.into())),
+        (None, _) if !args.is_wanted() => {
+            return given(args).map_or(Ok(None), |flag| Err(NetworkError::Without(flag)));
+        }
+        (None, _) => match place(args) {
+            Some(flag) => return Err(NetworkError::OnlyUsers(flag)),
+            None => None,
+        },
+    };
     let exposed: Vec<&String> = exposed.iter().chain(&args.expose).collect();
     let dns = |text: &String| text.parse().map_err(|_| NetworkError::Dns(text.clone()));
     let words = args.dns_search.iter().chain(&args.dns_option);
@@ -63,25 +129,102 @@ fn config(args: &NetworkArgs, id: &str, exposed: &[String]) -> Result<Option<Net
             .as_deref()
             .map_or_else(|| Ok(made_up_mac(id)), parse_mac)?,
         ports: ports::published(&args.publish, args.publish_all, &exposed)?,
-        egress: egress::rules(&args.egress)?,
+        egress: match found {
+            Some(network) if network.config.internal => Vec::new(),
+            _ => egress::rules(&args.egress)?,
+        },
         dns: args.dns.iter().map(dns).collect::<Result<_, _>>()?,
         dns_search: args.dns_search.clone(),
         dns_options: args.dns_option.clone(),
+        joined,
     }))
 }
 
-/// The first flag that only a network gives a meaning.
-pub(super) fn given(args: &NetworkArgs) -> Option<&'static str> {
-    let flags = [
+/// Its place on a user's network, before it has addresses there.
+fn join(args: &NetworkArgs, network: &Network) -> Result<Joined, NetworkError> {
+    if let (true, Some(flag)) = (network.config.internal, outward(args)) {
+        return Err(NetworkError::Internal {
+            flag,
+            network: network.name.clone(),
+        });
+    }
+    if let Some(wrong) = args.network_alias.iter().find(|alias| !is_host_name(alias)) {
+        return Err(NetworkError::Alias(wrong.clone()));
+    }
+    let v4 = address::<Ipv4Addr>("--ip", args.ip.as_deref(), "IPv4", network)?;
+    let v6 = address::<Ipv6Addr>("--ip6", args.ip6.as_deref(), "IPv6", network)?;
+    Ok(Joined {
+        network: network.id.clone(),
+        name: network.name.clone(),
+        addresses: v4.into_iter().chain(v6).collect(),
+        aliases: args.network_alias.clone(),
+    })
+}
+
+/// An address that a flag asks for, one that a pod can have on this network.
+fn address<A: FromStr + Into<IpAddr>>(
+    flag: &'static str,
+    text: Option<&str>,
+    kind: &'static str,
+    network: &Network,
+) -> Result<Option<IpAddr>, NetworkError> {
+    let Some(text) = text else {
+        return Ok(None);
+    };
+    let parsed = text.parse::<A>().map_err(|_| NetworkError::Address {
+        flag,
+        address: text.into(),
+        kind,
+    });
+    let address: IpAddr = parsed?.into();
+    let is_of_kind = |gateway: IpAddr| gateway.is_ipv4() == address.is_ipv4();
+    let mut subnets = network.config.subnets.iter();
+    let Some(subnet) = subnets.find(|subnet| is_of_kind(subnet.gateway)) else {
+        let network = network.name.clone();
+        return Err(NetworkError::NoSubnet { flag, address, network });
+    };
+    if address == subnet.gateway {
+        let network = network.name.clone();
+        return Err(NetworkError::IsGateway { flag, address, network });
+    }
+    if !subnets::is_hosts(&subnet.network, address) {
+        let subnet = subnet.network;
+        return Err(NetworkError::NotInSubnet { flag, address, subnet });
+    }
+    Ok(Some(address))
+}
+
+/// The first flag that only a user's network gives a meaning.
+fn place(args: &NetworkArgs) -> Option<&'static str> {
+    first(&[
+        ("--ip", args.ip.is_some()),
+        ("--ip6", args.ip6.is_some()),
+        ("--network-alias", !args.network_alias.is_empty()),
+    ])
+}
+
+/// The first flag that is about what is outside of a network.
+fn outward(args: &NetworkArgs) -> Option<&'static str> {
+    first(&[
         ("--publish", !args.publish.is_empty()),
         ("--publish-all", args.publish_all),
         ("--egress", !args.egress.is_empty()),
         ("--dns", !args.dns.is_empty()),
+    ])
+}
+
+fn first(flags: &[(&'static str, bool)]) -> Option<&'static str> {
+    flags.iter().find(|(_, is_given)| *is_given).map(|(flag, _)| *flag)
+}
+
+/// The first flag that only a network gives a meaning.
+pub(super) fn given(args: &NetworkArgs) -> Option<&'static str> {
+    let others = [
         ("--dns-search", !args.dns_search.is_empty()),
         ("--dns-option", !args.dns_option.is_empty()),
         ("--mac-address", args.mac_address.is_some()),
     ];
-    flags.into_iter().find(|(_, is_given)| *is_given).map(|(flag, _)| flag)
+    outward(args).or_else(|| first(&others)).or_else(|| place(args))
 }
 
 /// What `--add-host` adds.
@@ -99,11 +242,15 @@ fn host(flag: &str) -> Result<Host, NetworkError> {
         .strip_prefix('[')
         .and_then(|a| a.strip_suffix(']'))
         .unwrap_or(address);
-    let is_legal = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-    if name.is_empty() || name.len() > 253 || !name.chars().all(is_legal) {
+    if !is_host_name(name) {
         return Err(wrong());
     }
     Ok((address.parse().map_err(|_| wrong())?, name.into()))
+}
+
+fn is_host_name(name: &str) -> bool {
+    let is_legal = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    (1..=253).contains(&name.len()) && name.chars().all(is_legal)
 }
 
 fn parse_mac(text: &str) -> Result<[u8; 6], NetworkError> {
@@ -130,32 +277,112 @@ fn made_up_mac(id: &str) -> [u8; 6] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::{NetworkSpec, Subnet};
+
+    fn on(network: &str) -> NetworkArgs {
+        NetworkArgs {
+            network: vec![network.into()],
+            ..NetworkArgs::default()
+        }
+    }
+
+    fn mine(internal: bool) -> Network {
+        let subnet = |network: &str, gateway: &str| Subnet {
+            network: network.parse().unwrap(),
+            gateway: gateway.parse().unwrap(),
+        };
+        Network {
+            id: "5".repeat(64),
+            name: "mine".into(),
+            created_ns: 0,
+            config: NetworkSpec {
+                subnets: vec![subnet("10.89.0.0/24", "10.89.0.1"), subnet("fd12::/64", "fd12::1")],
+                internal,
+                labels: Vec::new(),
+            },
+        }
+    }
 
     #[test]
     fn a_network_is_there_unless_it_is_not_wanted() {
-        let resolve = |network: Option<&str>| {
-            let args = NetworkArgs {
-                network: network.map(Into::into),
-                ..NetworkArgs::default()
-            };
-            config(&args, "0123456789abcdef", &[])
-        };
-        let made = resolve(None).unwrap().unwrap();
+        let resolve = |args: &NetworkArgs| config(args, "0123456789abcdef", &[], None);
+        let made = resolve(&NetworkArgs::default()).unwrap().unwrap();
         assert_eq!(made.mac, [0x02, 0xca, 0x01, 0x23, 0x45, 0x67]);
-        assert_eq!(made, resolve(Some("bridge")).unwrap().unwrap());
-        assert_eq!(resolve(Some("none")).unwrap(), None);
-        for other in ["host", "container:web", "mine"] {
-            assert!(matches!(resolve(Some(other)), Err(NetworkError::Unknown(_))));
+        assert_eq!(made, resolve(&on("bridge")).unwrap().unwrap());
+        assert_eq!(resolve(&on("none")).unwrap(), None);
+        for other in ["host", "container:web"] {
+            assert!(matches!(resolve(&on(other)), Err(NetworkError::NotYet(_))));
         }
-        let args = NetworkArgs {
-            network: Some("none".into()),
-            publish: vec!["80".into()],
+        let told = resolve(&on("mine")).unwrap_err().to_string();
+        assert!(told.starts_with("network mine not found") && told.contains("capsid network create mine"));
+        let several = NetworkArgs {
+            network: vec!["mine".into(), "none".into()],
             ..NetworkArgs::default()
         };
-        assert!(matches!(
-            config(&args, "", &[]),
-            Err(NetworkError::Without("--publish"))
-        ));
+        assert!(matches!(resolve(&several), Err(NetworkError::Several)));
+        let args = NetworkArgs {
+            publish: vec!["80".into()],
+            ..on("none")
+        };
+        assert!(matches!(resolve(&args), Err(NetworkError::Without("--publish"))));
+    }
+
+    #[test]
+    fn a_place_on_a_users_network_is_what_flags_ask_for() {
+        assert_eq!(user_network(&on("mine")).unwrap(), Some("mine"));
+        let args = NetworkArgs {
+            ip: Some("10.89.0.9".into()),
+            network_alias: vec!["db".into()],
+            publish: vec!["80".into()],
+            ..on("mine")
+        };
+        let made = config(&args, "", &[], Some(&mine(false))).unwrap().unwrap();
+        assert_eq!((made.ports.len(), made.egress.len()), (1, 1));
+        let joined = made.joined.unwrap();
+        assert_eq!((joined.network, joined.name), ("5".repeat(64), "mine".to_owned()));
+        assert_eq!(joined.addresses, ["10.89.0.9".parse::<IpAddr>().unwrap()]);
+        assert_eq!(joined.aliases, ["db"]);
+        let closed = config(&on("mine"), "", &[], Some(&mine(true))).unwrap().unwrap();
+        assert_eq!(closed.egress, []);
+    }
+
+    #[test]
+    fn a_place_that_is_not_possible_is_refused() {
+        let told = |args: NetworkArgs, network: Option<Network>| {
+            let error = config(&args, "", &[], network.as_ref()).unwrap_err();
+            error.to_string()
+        };
+        let ip = |address: &str| NetworkArgs {
+            ip: Some(address.into()),
+            ..on("mine")
+        };
+        for (address, words) in [
+            ("10.89.0.1", "is the gateway of network mine"),
+            ("10.89.0.255", "can have in 10.89.0.0/24"),
+            ("10.9.0.2", "can have in 10.89.0.0/24"),
+            ("fd12::2", "write an address of IPv4"),
+        ] {
+            let told = told(ip(address), Some(mine(false)));
+            assert!(told.contains(words), "{words}: {told}");
+        }
+        let mut only_v6 = mine(false);
+        only_v6.config.subnets.remove(0);
+        assert!(told(ip("10.89.0.2"), Some(only_v6)).contains("no subnet of that kind"));
+        let alias = NetworkArgs {
+            network_alias: vec!["a b".into()],
+            ..on("mine")
+        };
+        assert!(told(alias, Some(mine(false))).contains("--network-alias"));
+        let publish = NetworkArgs {
+            publish_all: true,
+            ..on("mine")
+        };
+        assert!(told(publish, Some(mine(true))).starts_with("--publish-all: network mine is internal"));
+        let without = NetworkArgs {
+            ip6: Some("fd12::2".into()),
+            ..NetworkArgs::default()
+        };
+        assert!(told(without, None).starts_with("--ip6 without a network of the user's"));
     }
 
     #[test]

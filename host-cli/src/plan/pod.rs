@@ -9,7 +9,7 @@ use super::network;
 use super::volumes::{self, VolumeSources, Wanted};
 use super::{PlanError, check_labels, check_name, sysctls};
 use crate::cli::{AccelChoice, PodCreateArgs, RunArgs};
-use crate::state::{PodConfig, PodLimits, ShareMount};
+use crate::state::{Network, PodConfig, PodLimits, ShareMount};
 
 /// Namespaces that are always shared: a machine has one network, and the rest goes with it.
 const ALWAYS: [&str; 3] = ["ipc", "net", "uts"];
@@ -51,6 +51,8 @@ pub(crate) struct PodSurroundings {
     pub found: Vec<FoundSource>,
     /// Most bind mounts that its machine has room for.
     pub room: usize,
+    /// The network that [`wanted_network`](super::wanted_network) names, if there is one.
+    pub network: Option<Network>,
 }
 
 /// Reads the pod's bind mounts, so that the caller knows which sources to look for.
@@ -95,7 +97,7 @@ pub(crate) fn pod(args: &PodCreateArgs, name: &str, around: PodSurroundings) -> 
         limits,
         volumes,
         shares,
-        network: network::resolve(&args.network, &id, &[])?,
+        network: network::resolve(&args.network, &id, &[], around.network.as_ref())?,
         hosts: network::hosts(&args.network)?,
     })
 }
@@ -130,7 +132,7 @@ pub(super) fn check(args: &RunArgs, pod: &PodConfig) -> Result<(), PodError> {
         ("--sysctl", !args.sysctl.is_empty()),
         ("--shm-size", args.shm_size.is_some()),
         ("--vcpus", args.vcpus.is_some()),
-        ("--network", args.network.network.is_some()),
+        ("--network", !args.network.network.is_empty()),
         ("--add-host", !args.network.add_host.is_empty()),
     ];
     if let Some(flag) = network::given(&args.network) {

@@ -232,13 +232,19 @@ const COLUMNS: &str = "id, name, pod, image, image_id, created_ns, spec, config,
                        oom_killed, error, restarts, supervisor_pid";
 
 impl State {
-    /// Adds a container and the volumes that were made for it, all or nothing. Its name must be free.
-    pub(crate) fn add(&self, container: &Container, volumes: &[Volume]) -> Result<(), StateError> {
-        let config = serde_json::to_string(&container.config).map_err(|e| damaged(&container.id, e))?;
-        let transaction = self.0.unchecked_transaction().map_err(StateError::Query)?;
+    /// Adds a container and the volumes that were made for it, all or nothing, and gives it its addresses on a user's
+    /// network. Its name must be free.
+    pub(crate) fn add(&self, container: &mut Container, volumes: &[Volume]) -> Result<(), StateError> {
+        let transaction = self.begin()?;
         for made in volumes {
             volume::insert(&transaction, made)?;
         }
+        // Its own when it is added: it may be tried again under another name.
+        let mut config = container.config.clone();
+        if let Some(network) = &mut config.network {
+            self.join(&container.id, network)?;
+        }
+        let text = serde_json::to_string(&config).map_err(|e| damaged(&container.id, e))?;
         let added = self.0.execute(
             "INSERT INTO containers (id, name, image, image_id, created_ns, spec, config, status, pod) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
@@ -249,13 +255,15 @@ impl State {
                 container.image_id,
                 container.created_ns,
                 container.spec.encode_to_vec(),
-                config,
+                text,
                 container.status.word(),
                 container.pod,
             ],
         );
         self.name_error(added, &container.name)?;
-        transaction.commit().map_err(StateError::Query)
+        transaction.commit().map_err(StateError::Query)?;
+        container.config = config;
+        Ok(())
     }
 
     /// Gives a container another name, which must be free.
@@ -409,7 +417,7 @@ impl State {
         )
     }
 
-    /// Forgets it.
+    /// Forgets it; its addresses are free.
     pub(crate) fn remove(&self, id: &str) -> Result<(), StateError> {
         self.update("DELETE FROM containers WHERE id = ?1", params![id])
     }

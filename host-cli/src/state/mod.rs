@@ -15,21 +15,28 @@ mod container;
 mod network;
 mod pod;
 mod recovery;
+#[cfg(test)]
+mod tests;
+mod user_network;
 mod volume;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, TransactionBehavior};
+use ipnet::IpNet;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use crate::plan::SubnetError;
 
 pub(crate) use container::{Container, ContainerConfig, Exit, HealthCheck, LogOptions, RestartPolicy, Status};
 pub(crate) use network::{NetworkConfig, PublishedPort, mac_words, word as protocol_word};
 pub(crate) use pod::{Pod, PodConfig, PodLimits, PodStatus};
 pub(crate) use recovery::recover;
+pub(crate) use user_network::{Joined, Member, Network, NetworkSpec, Subnet};
 pub(crate) use volume::{ShareMount, Volume, VolumeMount};
 
 /// One step each from the version of its index to the next.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     "
     CREATE TABLE containers (
         id TEXT PRIMARY KEY,
@@ -73,6 +80,31 @@ const MIGRATIONS: [&str; 3] = [
     ALTER TABLE containers ADD COLUMN pod TEXT REFERENCES pods (id);
     CREATE INDEX containers_by_pod ON containers (pod);
 ",
+    // A membership's pod is a pod, or a container that is one of its own: its row ends with theirs, whoever removes it.
+    "
+    CREATE TABLE networks (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        created_ns INTEGER NOT NULL,
+        config TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE memberships (
+        network TEXT NOT NULL REFERENCES networks (id),
+        pod TEXT NOT NULL,
+        ipv4 TEXT,
+        ipv6 TEXT,
+        PRIMARY KEY (network, pod)
+    ) STRICT;
+    CREATE UNIQUE INDEX memberships_by_ipv4 ON memberships (network, ipv4);
+    CREATE UNIQUE INDEX memberships_by_ipv6 ON memberships (network, ipv6);
+    CREATE INDEX memberships_by_pod ON memberships (pod);
+    CREATE TRIGGER container_leaves AFTER DELETE ON containers BEGIN
+        DELETE FROM memberships WHERE pod = OLD.id;
+    END;
+    CREATE TRIGGER pod_leaves AFTER DELETE ON pods BEGIN
+        DELETE FROM memberships WHERE pod = OLD.id;
+    END;
+",
 ];
 
 /// How long a command waits for another one's transaction, which takes milliseconds.
@@ -111,6 +143,26 @@ pub(crate) enum StateError {
     UnknownPod(String),
     #[error("{0} is the beginning of several pods' ids: say more of it")]
     AmbiguousPod(String),
+    #[error("the state of network {id} is damaged")]
+    DamagedNetwork {
+        id: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("network with name {0} already exists")]
+    NetworkNameTaken(String),
+    #[error("network {0} not found")]
+    UnknownNetwork(String),
+    #[error("{0} is the beginning of several networks' ids: say more of it")]
+    AmbiguousNetwork(String),
+    #[error("network {name} is used by {users}: remove them first")]
+    NetworkUsed { name: String, users: String },
+    #[error("address {address} is already in use by {user}")]
+    AddressTaken { address: String, user: String },
+    #[error("network {network} has no free address in {subnet}")]
+    NoAddress { network: String, subnet: IpNet },
+    #[error(transparent)]
+    Subnet(#[from] SubnetError),
     #[error("cannot clean up after a killed supervisor")]
     Recover(#[source] std::io::Error),
     #[error("cannot clean up volumes")]
@@ -143,6 +195,11 @@ impl State {
             migrate(&mut connection).map_err(failed)?;
         }
         Ok(Self(connection))
+    }
+
+    /// A transaction that writes: what it reads stays true until it is committed.
+    fn begin(&self) -> Result<Transaction<'_>, StateError> {
+        Transaction::new_unchecked(&self.0, TransactionBehavior::Immediate).map_err(StateError::Query)
     }
 }
 

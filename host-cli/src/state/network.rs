@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use capsid_vmm::egress::{Protocol, Rule};
 use serde::{Deserialize, Serialize};
 
+use super::user_network::Joined;
+
 /// It.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub(crate) struct NetworkConfig {
@@ -21,6 +23,9 @@ pub(crate) struct NetworkConfig {
     pub dns_search: Vec<String>,
     /// `options` of `/etc/resolv.conf`.
     pub dns_options: Vec<String>,
+    /// The user's network that the pod is on; without one its link has nobody else on it.
+    #[serde(default)]
+    pub joined: Option<Joined>,
 }
 
 /// One published port.

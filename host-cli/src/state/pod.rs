@@ -106,20 +106,28 @@ impl FromStr for PodStatus {
 const COLUMNS: &str = "id, name, created_ns, config, status, started_ns, finished_ns, error, supervisor_pid";
 
 impl State {
-    /// Adds a pod. Its name must be free among pods.
-    pub(crate) fn add_pod(&self, pod: &Pod) -> Result<(), StateError> {
-        let config = serde_json::to_string(&pod.config).map_err(|e| damaged(&pod.id, e))?;
+    /// Adds a pod, and gives it its addresses on a user's network. Its name must be free among pods.
+    pub(crate) fn add_pod(&self, pod: &mut Pod) -> Result<(), StateError> {
+        let transaction = self.begin()?;
+        // Its own when it is added: it may be tried again under another name.
+        let mut config = pod.config.clone();
+        if let Some(network) = &mut config.network {
+            self.join(&pod.id, network)?;
+        }
+        let text = serde_json::to_string(&config).map_err(|e| damaged(&pod.id, e))?;
         let added = self.0.execute(
             "INSERT INTO pods (id, name, created_ns, config, status) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![pod.id, pod.name, pod.created_ns, config, pod.status.word()],
+            params![pod.id, pod.name, pod.created_ns, text, pod.status.word()],
         );
         match added {
-            Ok(_) => Ok(()),
+            Ok(_) => transaction.commit().map_err(StateError::Query)?,
             Err(rusqlite::Error::SqliteFailure(e, _)) if e.code == ErrorCode::ConstraintViolation => {
-                Err(StateError::PodNameTaken(pod.name.clone()))
+                return Err(StateError::PodNameTaken(pod.name.clone()));
             }
-            Err(e) => Err(StateError::Query(e)),
+            Err(e) => return Err(StateError::Query(e)),
         }
+        pod.config = config;
+        Ok(())
     }
 
     /// All pods, the newest first.
@@ -171,7 +179,7 @@ impl State {
         )
     }
 
-    /// Forgets a pod without containers.
+    /// Forgets a pod without containers; its addresses are free.
     pub(crate) fn remove_pod(&self, id: &str) -> Result<(), StateError> {
         self.update("DELETE FROM pods WHERE id = ?1", params![id])
     }

@@ -1,0 +1,333 @@
+//! Subnets of users' networks: which are possible, which is chosen, and which of their addresses is a pod's. Also pure.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::cli::NetworkCreateArgs;
+use crate::network::own_networks;
+use crate::state::{Network, Subnet};
+
+/// The second bytes of 10.x.0.0/16: where subnets that nobody named are taken from, as podman does.
+const POOL: std::ops::RangeInclusive<u8> = 89..=99;
+const POOL_PREFIX: u8 = 24;
+/// Lengths of prefixes that make sense: a gateway and a pod must have room.
+const PREFIXES_V4: std::ops::RangeInclusive<u8> = 8..=30;
+const PREFIXES_V6: std::ops::RangeInclusive<u8> = 16..=126;
+/// A unique-local network (RFC 4193) of IPv6.
+const UNIQUE_LOCAL: u8 = 0xfd;
+const UNIQUE_LOCAL_PREFIX: u8 = 64;
+
+/// Why a subnet or an address of it cannot be had.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub(crate) enum SubnetError {
+    #[error("invalid --subnet {0:?}: write a network as 10.89.0.0/24")]
+    Subnet(String),
+    #[error("--subnet {0} is an address in a network: write {1}")]
+    HostBits(String, IpNet),
+    #[error("--subnet {subnet}: write a prefix of {first} to {last} bits")]
+    Prefix { subnet: IpNet, first: u8, last: u8 },
+    #[error("--subnet {0} has loopback, link-local, multicast or metadata addresses")]
+    Closed(IpNet),
+    #[error("--subnet {0} overlaps with {1}, which pods have that are on no network of the user's")]
+    Own(IpNet, IpNet),
+    #[error("--subnet {subnet} overlaps with {other} of network {name}")]
+    Overlap { subnet: IpNet, other: IpNet, name: String },
+    #[error("two --subnet of one kind: a network has one of IPv4, one of IPv6, or both")]
+    TwoOfOneKind,
+    #[error("invalid --gateway {0:?}: write an address")]
+    Gateway(String),
+    #[error("--gateway {0} is in no --subnet that has none yet")]
+    GatewayOutside(IpAddr),
+    #[error("--gateway {0} is no address of a host's in {1}")]
+    GatewayUnusable(IpAddr, IpNet),
+    #[error(
+        "all of 10.89.0.0 to 10.99.255.255 is in use by networks of Capsid's or this host's: give one with --subnet"
+    )]
+    PoolUsedUp,
+}
+
+/// The subnets of a new network with that id: those that flags name, or ones that neither other networks nor the host's
+/// routes have.
+pub(crate) fn subnets(
+    args: &NetworkCreateArgs,
+    id: &str,
+    others: &[Network],
+    host: &[IpNet],
+) -> Result<Vec<Subnet>, SubnetError> {
+    let mut networks: Vec<IpNet> = args.subnet.iter().map(|text| parse(text)).collect::<Result<_, _>>()?;
+    let mut gateways = gateways(args, &networks)?;
+    let has = |networks: &[IpNet], is_v4| networks.iter().any(|network| network.addr().is_ipv4() == is_v4);
+    if networks.is_empty() || (args.ipv6 && !has(&networks, true)) {
+        networks.push(from_pool(others, host)?);
+    }
+    if args.ipv6 && !has(&networks, false) {
+        networks.push(unique_local(id).into());
+    }
+    networks.sort_by_key(|network| network.addr().is_ipv6());
+    if networks
+        .windows(2)
+        .any(|two| two[0].addr().is_ipv4() == two[1].addr().is_ipv4())
+    {
+        return Err(SubnetError::TwoOfOneKind);
+    }
+    networks.iter().try_for_each(|network| check_overlap(network, others))?;
+    let made = networks.into_iter().map(|network| subnet(network, &mut gateways));
+    let made: Vec<Subnet> = made.collect::<Result<_, _>>()?;
+    match gateways.first() {
+        Some(left) => Err(SubnetError::GatewayOutside(*left)),
+        None => Ok(made),
+    }
+}
+
+fn parse(text: &str) -> Result<IpNet, SubnetError> {
+    let network: IpNet = text.parse().map_err(|_| SubnetError::Subnet(text.into()))?;
+    if network.trunc() != network {
+        return Err(SubnetError::HostBits(text.into(), network.trunc()));
+    }
+    let prefixes = match network {
+        IpNet::V4(_) => PREFIXES_V4,
+        IpNet::V6(_) => PREFIXES_V6,
+    };
+    if !prefixes.contains(&network.prefix_len()) {
+        return Err(SubnetError::Prefix {
+            subnet: network,
+            first: *prefixes.start(),
+            last: *prefixes.end(),
+        });
+    }
+    if closed().iter().any(|block| overlap(block, &network)) {
+        return Err(SubnetError::Closed(network));
+    }
+    match own_networks().into_iter().find(|own| overlap(own, &network)) {
+        Some(own) => Err(SubnetError::Own(network, own)),
+        None => Ok(network),
+    }
+}
+
+/// Addresses that mean something else, and that no `--egress` opens either: this host, loopback, link-local, multicast and
+/// what is reserved, a cloud's metadata.
+fn closed() -> [IpNet; 8] {
+    let v4 = |a, b, prefix| Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), prefix).into();
+    let v6 = |first, prefix| Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), prefix).into();
+    [
+        v4(0, 0, 8),
+        v4(127, 0, 8),
+        v4(169, 254, 16),
+        v4(224, 0, 3),
+        v6(0, 8),
+        v6(0xfe80, 10),
+        v6(0xff00, 8),
+        Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128).into(),
+    ]
+}
+
+fn overlap(one: &IpNet, other: &IpNet) -> bool {
+    one.contains(other) || other.contains(one)
+}
+
+fn check_overlap(subnet: &IpNet, others: &[Network]) -> Result<(), SubnetError> {
+    let known = others
+        .iter()
+        .flat_map(|other| other.config.subnets.iter().map(move |own| (other, own.network)));
+    match known.into_iter().find(|(_, known)| overlap(known, subnet)) {
+        None => Ok(()),
+        Some((other, known)) => Err(SubnetError::Overlap {
+            subnet: *subnet,
+            other: known,
+            name: other.name.clone(),
+        }),
+    }
+}
+
+/// The first part of the pool that nobody has.
+fn from_pool(others: &[Network], host: &[IpNet]) -> Result<IpNet, SubnetError> {
+    let is_free =
+        |network: &IpNet| check_overlap(network, others).is_ok() && !host.iter().any(|known| overlap(known, network));
+    let network = |second, third| Ipv4Net::new_assert(Ipv4Addr::new(10, second, third, 0), POOL_PREFIX).into();
+    POOL.flat_map(|second| (0..=u8::MAX).map(move |third| network(second, third)))
+        .find(is_free)
+        .ok_or(SubnetError::PoolUsedUp)
+}
+
+/// As RFC 4193 has it: 40 bits that are random, here the id's, and a subnet of 16 that is the first.
+fn unique_local(id: &str) -> Ipv6Net {
+    let random = u64::from_str_radix(id.get(..10).unwrap_or_default(), 16).unwrap_or(1);
+    let high = (u64::from(UNIQUE_LOCAL) << 56) | (random << 16);
+    let address = Ipv6Addr::from_bits(u128::from(high) << 64);
+    Ipv6Net::new_assert(address, UNIQUE_LOCAL_PREFIX)
+}
+
+/// The flags' gateways, each in a subnet of the flags': one in a subnet that is chosen would be there by chance.
+fn gateways(args: &NetworkCreateArgs, networks: &[IpNet]) -> Result<Vec<IpAddr>, SubnetError> {
+    let parse = |text: &String| {
+        let gateway: IpAddr = text.parse().map_err(|_| SubnetError::Gateway(text.clone()))?;
+        match networks.iter().any(|network| network.contains(&gateway)) {
+            true => Ok(gateway),
+            false => Err(SubnetError::GatewayOutside(gateway)),
+        }
+    };
+    args.gateway.iter().map(parse).collect()
+}
+
+/// With the gateway that was asked for, which is taken out of the list, or the first address.
+fn subnet(network: IpNet, gateways: &mut Vec<IpAddr>) -> Result<Subnet, SubnetError> {
+    let wanted = gateways.iter().position(|gateway| network.contains(gateway));
+    let gateway = match wanted.map(|at| gateways.remove(at)) {
+        Some(gateway) if is_hosts(&network, gateway) => gateway,
+        Some(gateway) => return Err(SubnetError::GatewayUnusable(gateway, network)),
+        None => next(network.network()),
+    };
+    Ok(Subnet { network, gateway })
+}
+
+fn next(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits().saturating_add(1)).into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits().saturating_add(1)).into(),
+    }
+}
+
+/// Whether it is in the network, and neither its own address nor everybody's.
+pub(super) fn is_hosts(network: &IpNet, address: IpAddr) -> bool {
+    network.contains(&address) && address != network.network() && (address.is_ipv6() || address != network.broadcast())
+}
+
+/// The lowest address that is neither the gateway's nor taken.
+pub(crate) fn free_address(subnet: &Subnet, taken: &[IpAddr]) -> Option<IpAddr> {
+    let is_free = |address: &IpAddr| {
+        is_hosts(&subnet.network, *address) && *address != subnet.gateway && !taken.contains(address)
+    };
+    subnet.network.hosts().find(is_free)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::NetworkSpec;
+
+    fn network(name: &str, subnet: &str) -> Network {
+        let network: IpNet = subnet.parse().unwrap();
+        Network {
+            id: String::new(),
+            name: name.into(),
+            created_ns: 0,
+            config: NetworkSpec {
+                subnets: vec![Subnet {
+                    network,
+                    gateway: next(network.network()),
+                }],
+                internal: false,
+                labels: Vec::new(),
+            },
+        }
+    }
+
+    fn choose(flags: (&[&str], &[&str], bool), others: &[Network], host: &[IpNet]) -> Result<Vec<String>, SubnetError> {
+        let words = |flags: &[&str]| flags.iter().map(|&flag| flag.into()).collect();
+        let args = NetworkCreateArgs {
+            subnet: words(flags.0),
+            gateway: words(flags.1),
+            ipv6: flags.2,
+            ..NetworkCreateArgs::default()
+        };
+        let made = subnets(&args, &"0123456789abcdef".repeat(4), others, host)?;
+        Ok(made
+            .iter()
+            .map(|made| format!("{} {}", made.network, made.gateway))
+            .collect())
+    }
+
+    #[test]
+    fn the_first_subnet_that_nobody_has_is_chosen() {
+        assert_eq!(choose((&[], &[], false), &[], &[]).unwrap(), ["10.89.0.0/24 10.89.0.1"]);
+        let others = [network("a", "10.89.0.0/24"), network("b", "10.89.1.128/25")];
+        let host = ["10.89.2.7/32".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        assert_eq!(
+            choose((&[], &[], false), &others, &host).unwrap(),
+            ["10.89.3.0/24 10.89.3.1"]
+        );
+        let host = ["10.89.0.0/16".parse().unwrap()];
+        assert_eq!(
+            choose((&[], &[], false), &[], &host).unwrap(),
+            ["10.90.0.0/24 10.90.0.1"]
+        );
+        let host = ["10.0.0.0/8".parse().unwrap()];
+        assert_eq!(choose((&[], &[], false), &[], &host), Err(SubnetError::PoolUsedUp));
+        assert_eq!(
+            choose((&[], &[], true), &[], &[]).unwrap(),
+            ["10.89.0.0/24 10.89.0.1", "fd01:2345:6789::/64 fd01:2345:6789::1"]
+        );
+    }
+
+    #[test]
+    fn subnets_that_are_named_are_taken() {
+        assert_eq!(
+            choose((&["fd12::/64", "10.5.0.0/16"], &["10.5.0.254"], false), &[], &[]).unwrap(),
+            ["10.5.0.0/16 10.5.0.254", "fd12::/64 fd12::1"]
+        );
+        assert_eq!(
+            choose((&["fd12::/64"], &[], false), &[], &[]).unwrap(),
+            ["fd12::/64 fd12::1"]
+        );
+        assert_eq!(choose((&["fd12::/64"], &[], true), &[], &[]).unwrap().len(), 2);
+        assert_eq!(
+            choose((&["192.168.9.4/30"], &[], false), &[], &[]).unwrap(),
+            ["192.168.9.4/30 192.168.9.5"]
+        );
+    }
+
+    #[test]
+    fn subnets_that_are_impossible_are_refused() {
+        let others = [network("web", "10.5.0.0/16")];
+        let told = |subnets: &[&str], gateways: &[&str]| {
+            choose((subnets, gateways, false), &others, &[])
+                .unwrap_err()
+                .to_string()
+        };
+        for (subnet, words) in [
+            ("10.1.2.3", "write a network"),
+            ("10.1.2.3/24", "write 10.1.2.0/24"),
+            ("10.1.2.0/31", "8 to 30 bits"),
+            ("0.0.0.0/0", "8 to 30 bits"),
+            ("fd12::/127", "16 to 126 bits"),
+            ("10.5.7.0/24", "overlaps with 10.5.0.0/16 of network web"),
+            ("10.0.0.0/8", "of network web"),
+            ("100.96.0.0/16", "overlaps with 100.96.0.0/30"),
+            ("fd63:6170::/32", "on no network of the user's"),
+            ("127.0.0.0/24", "loopback"),
+            ("169.254.0.0/24", "link-local"),
+            ("169.0.0.0/8", "link-local"),
+            ("239.0.0.0/24", "multicast"),
+            ("fe80::/64", "link-local"),
+            ("::/16", "loopback"),
+        ] {
+            assert!(
+                told(&[subnet], &[]).contains(words),
+                "{subnet}: {}",
+                told(&[subnet], &[])
+            );
+        }
+        assert!(told(&["10.6.0.0/24", "10.7.0.0/24"], &[]).contains("one of IPv4"));
+        assert!(told(&[], &["10.89.0.1"]).contains("in no --subnet"));
+        assert!(told(&["10.6.0.0/24"], &["10.7.0.1"]).contains("in no --subnet"));
+        assert!(told(&["10.6.0.0/24"], &["10.6.0.1", "10.6.0.2"]).contains("in no --subnet"));
+        assert!(told(&["10.6.0.0/24"], &["gate"]).contains("write an address"));
+        assert!(told(&["10.6.0.0/24"], &["10.6.0.0"]).contains("no address of a host's"));
+        assert!(told(&["10.6.0.0/24"], &["10.6.0.255"]).contains("no address of a host's"));
+    }
+
+    #[test]
+    fn addresses_are_given_from_the_lowest_on() {
+        let subnet = |network: &str, gateway: &str| Subnet {
+            network: network.parse().unwrap(),
+            gateway: gateway.parse().unwrap(),
+        };
+        let taken: Vec<IpAddr> = vec!["10.5.0.2".parse().unwrap(), "fd12::2".parse().unwrap()];
+        let free = |subnet: Subnet| free_address(&subnet, &taken).map(|address| address.to_string());
+        assert_eq!(free(subnet("10.5.0.0/24", "10.5.0.1")).unwrap(), "10.5.0.3");
+        assert_eq!(free(subnet("10.5.0.0/24", "10.5.0.3")).unwrap(), "10.5.0.1");
+        assert_eq!(free(subnet("10.5.0.0/30", "10.5.0.1")), None);
+        assert_eq!(free(subnet("fd12::/64", "fd12::1")).unwrap(), "fd12::3");
+    }
+}

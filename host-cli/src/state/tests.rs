@@ -1,0 +1,256 @@
+//! Networks of the user's own, and who is on them.
+
+use super::*;
+use crate::cli::AccelChoice;
+use crate::plan::MachineSize;
+
+fn subnet(network: &str, gateway: &str) -> Subnet {
+    Subnet {
+        network: network.parse().unwrap(),
+        gateway: gateway.parse().unwrap(),
+    }
+}
+
+fn network(state: &State, name: &str, subnets: &[Subnet]) -> Network {
+    let mut network = Network {
+        id: name.repeat(64),
+        name: format!("net-{name}"),
+        created_ns: 7,
+        config: NetworkSpec {
+            subnets: Vec::new(),
+            internal: false,
+            labels: vec!["tier=back".into()],
+        },
+    };
+    state.add_network(&mut network, |_| Ok(subnets.to_vec())).unwrap();
+    network
+}
+
+fn on(network: &Network, wanted: &[&str], mac: u8) -> NetworkConfig {
+    NetworkConfig {
+        mac: [2, 0, 0, 0, 0, mac],
+        ports: Vec::new(),
+        egress: Vec::new(),
+        dns: Vec::new(),
+        dns_search: Vec::new(),
+        dns_options: Vec::new(),
+        joined: Some(Joined {
+            network: network.id.clone(),
+            name: network.name.clone(),
+            addresses: wanted.iter().map(|address| address.parse().unwrap()).collect(),
+            aliases: Vec::new(),
+        }),
+    }
+}
+
+/// A container whose id is made of one digit.
+fn container(digit: &str, config: Option<NetworkConfig>) -> Container {
+    Container {
+        id: digit.repeat(64),
+        name: format!("web-{digit}"),
+        pod: None,
+        image: "busybox".into(),
+        image_id: "sha256:0".into(),
+        created_ns: 1,
+        spec: capsid_protocol::ContainerSpec::default(),
+        config: ContainerConfig {
+            machine: MachineSize {
+                vcpus: 1,
+                memory_mib: 64,
+            },
+            accelerator: AccelChoice::Kvm,
+            kernel: None,
+            labels: Vec::new(),
+            stop_signal: 15,
+            stop_timeout_s: 10,
+            remove: false,
+            stdin_once: false,
+            restart: RestartPolicy::No,
+            was_stopped: false,
+            log: LogOptions::default(),
+            health: None,
+            mounts: Vec::new(),
+            shares: Vec::new(),
+            network: config,
+        },
+        status: Status::Created,
+        started_ns: 0,
+        finished_ns: 0,
+        exit_code: 0,
+        oom_killed: false,
+        error: String::new(),
+        restarts: 0,
+        supervisor_pid: 0,
+    }
+}
+
+fn pod(digit: &str, config: NetworkConfig) -> Pod {
+    Pod {
+        id: digit.repeat(64),
+        name: format!("pod-{digit}"),
+        created_ns: 1,
+        config: PodConfig {
+            machine: MachineSize {
+                vcpus: 1,
+                memory_mib: 64,
+            },
+            accelerator: AccelChoice::Kvm,
+            kernel: None,
+            labels: Vec::new(),
+            hostname: "pod".into(),
+            shares_pids: false,
+            shm_bytes: 1 << 20,
+            sysctls: Vec::new(),
+            limits: PodLimits::default(),
+            volumes: Vec::new(),
+            shares: Vec::new(),
+            network: Some(config),
+            hosts: Vec::new(),
+        },
+        status: PodStatus::Created,
+        started_ns: 0,
+        finished_ns: 0,
+        error: String::new(),
+        supervisor_pid: 0,
+    }
+}
+
+fn addresses(config: Option<&NetworkConfig>) -> Vec<String> {
+    let joined = config.and_then(|config| config.joined.as_ref());
+    joined.map_or_else(Vec::new, |joined| {
+        joined.addresses.iter().map(ToString::to_string).collect()
+    })
+}
+
+/// Adds it: its addresses then.
+fn add(state: &State, mut container: Container) -> Result<Vec<String>, StateError> {
+    state.add(&mut container, &[])?;
+    assert_eq!(state.container(&container.id).unwrap().config, container.config);
+    Ok(addresses(container.config.network.as_ref()))
+}
+
+#[test]
+fn pods_and_containers_get_the_lowest_free_addresses() {
+    let data = tempfile::tempdir().unwrap();
+    let state = State::open(data.path()).unwrap();
+    let both = [subnet("10.89.0.0/24", "10.89.0.1"), subnet("fd12::/64", "fd12::1")];
+    let made = network(&state, "a", &both);
+    assert_eq!(
+        add(&state, container("1", Some(on(&made, &[], 1)))).unwrap(),
+        ["10.89.0.2", "fd12::2"]
+    );
+    let mut grouped = pod("2", on(&made, &["10.89.0.9"], 2));
+    state.add_pod(&mut grouped).unwrap();
+    assert_eq!(addresses(grouped.config.network.as_ref()), ["10.89.0.9", "fd12::3"]);
+    assert_eq!(state.pod(&grouped.id).unwrap().config, grouped.config);
+    assert_eq!(
+        add(&state, container("3", Some(on(&made, &[], 3)))).unwrap(),
+        ["10.89.0.3", "fd12::4"]
+    );
+    let members = state.members(&made.id).unwrap();
+    let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+    assert_eq!(names, ["pod-2", "web-1", "web-3"]);
+    // Who goes frees what it had, and only that.
+    state.remove_pod(&grouped.id).unwrap();
+    state.remove_with_volumes(&"1".repeat(64), &[]).unwrap();
+    assert_eq!(
+        add(&state, container("4", Some(on(&made, &["10.89.0.9"], 2)))).unwrap(),
+        ["10.89.0.9", "fd12::2"]
+    );
+    assert_eq!(state.members(&made.id).unwrap().len(), 2);
+}
+
+#[test]
+fn an_address_is_given_once() {
+    let data = tempfile::tempdir().unwrap();
+    let state = State::open(data.path()).unwrap();
+    let small = network(&state, "a", &[subnet("10.89.0.0/30", "10.89.0.1")]);
+    assert_eq!(
+        add(&state, container("1", Some(on(&small, &[], 1)))).unwrap(),
+        ["10.89.0.2"]
+    );
+    let told = |error: StateError| error.to_string();
+    assert_eq!(
+        told(add(&state, container("2", Some(on(&small, &[], 2)))).unwrap_err()),
+        "network net-a has no free address in 10.89.0.0/30"
+    );
+    assert_eq!(
+        told(add(&state, container("2", Some(on(&small, &["10.89.0.2"], 2)))).unwrap_err()),
+        "address 10.89.0.2 is already in use by web-1"
+    );
+    assert_eq!(
+        told(add(&state, container("2", Some(on(&small, &[], 1)))).unwrap_err()),
+        "address 02:00:00:00:00:01 is already in use by web-1"
+    );
+    assert!(matches!(state.container(&"2".repeat(64)), Err(StateError::Unknown(_))));
+    // The same on another network is somebody else's.
+    let other = network(&state, "b", &[subnet("10.89.0.0/30", "10.89.0.1")]);
+    assert_eq!(
+        add(&state, container("2", Some(on(&other, &[], 1)))).unwrap(),
+        ["10.89.0.2"]
+    );
+}
+
+#[test]
+fn a_container_that_is_not_added_has_no_addresses() {
+    let data = tempfile::tempdir().unwrap();
+    let state = State::open(data.path()).unwrap();
+    let made = network(&state, "a", &[subnet("10.89.0.0/24", "10.89.0.1")]);
+    add(&state, container("1", None)).unwrap();
+    let mut twin = container("2", Some(on(&made, &[], 1)));
+    twin.name = "web-1".into();
+    assert!(matches!(state.add(&mut twin, &[]), Err(StateError::NameTaken { .. })));
+    assert_eq!(addresses(twin.config.network.as_ref()), <[&str; 0]>::default());
+    assert_eq!(state.members(&made.id).unwrap(), []);
+    state.remove_network(&made).unwrap();
+    let told = add(&state, container("2", Some(on(&made, &[], 1)))).unwrap_err();
+    assert_eq!(told.to_string(), "network net-a not found");
+}
+
+#[test]
+fn networks_are_found_and_removed_when_nobody_is_on_them() {
+    let data = tempfile::tempdir().unwrap();
+    let state = State::open(data.path()).unwrap();
+    let made = network(&state, "a", &[subnet("10.89.0.0/24", "10.89.0.1")]);
+    let mut twin = made.clone();
+    twin.id = "b".repeat(64);
+    let told = state.add_network(&mut twin, |others| {
+        assert_eq!(others, std::slice::from_ref(&made));
+        Ok(Vec::new())
+    });
+    assert_eq!(told.unwrap_err().to_string(), "network with name net-a already exists");
+    for word in ["net-a", "aaa", &made.id] {
+        assert_eq!(state.find_network(word).unwrap(), made, "{word}");
+    }
+    assert!(matches!(state.find_network(""), Err(StateError::UnknownNetwork(_))));
+    add(&state, container("1", Some(on(&made, &[], 1)))).unwrap();
+    assert_eq!(
+        state.remove_network(&made).unwrap_err().to_string(),
+        "network net-a is used by web-1: remove them first"
+    );
+    state.remove(&"1".repeat(64)).unwrap();
+    state.remove_network(&made).unwrap();
+    assert_eq!(state.networks().unwrap(), []);
+}
+
+#[test]
+fn a_database_from_before_networks_keeps_its_rows() {
+    let data = tempfile::tempdir().unwrap();
+    {
+        let old = Connection::open(data.path().join("containers.db")).unwrap();
+        MIGRATIONS[..3].iter().for_each(|step| old.execute_batch(step).unwrap());
+        old.pragma_update(None, "user_version", 3).unwrap();
+        let mut config = serde_json::json!(container("1", None).config);
+        config["network"] = serde_json::json!({
+            "mac": [2, 0, 0, 0, 0, 1], "ports": [], "egress": [], "dns": [], "dns_search": [], "dns_options": [],
+        });
+        let insert = "INSERT INTO containers (id, name, image, image_id, created_ns, spec, config, status) \
+                      VALUES (?1, 'old', 'busybox', 'sha256:0', 1, x'', ?2, 'exited')";
+        old.execute(insert, [&"1".repeat(64), &config.to_string()]).unwrap();
+    }
+    let state = State::open(data.path()).unwrap();
+    let kept = state.find("old").unwrap();
+    assert_eq!(kept.config.network.unwrap().joined, None);
+    state.remove(&kept.id).unwrap();
+    assert_eq!(state.networks().unwrap(), []);
+}
