@@ -8,7 +8,7 @@ pub(crate) enum SystemCommand {
     /// Show the disk space that images, containers and volumes take
     #[command(after_help = "Examples:\n  capsid system df\n  capsid system df -v")]
     Df(DfArgs),
-    /// Remove what is not used: stopped containers and images without a name
+    /// Remove what is not used: stopped containers, networks and images without a name
     #[command(after_help = "Example:\n  capsid system prune -a --volumes")]
     Prune(SystemPruneArgs),
     /// Start the containers whose restart policy asks for it, as after a reboot of this machine

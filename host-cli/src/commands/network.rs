@@ -11,7 +11,7 @@ use crate::cli::{
 };
 use crate::format::Template;
 use crate::network::{host_networks, own_link};
-use crate::state::{Member, Network, NetworkSpec, State, StateError, mac_words};
+use crate::state::{Member, Network, NetworkSpec, State, StateError, Subnet, mac_words};
 use crate::{clock, error_text, id, labels, plan};
 
 /// docker's words for networks that nobody made.
@@ -64,8 +64,9 @@ struct Listed {
     id: String,
     name: String,
     driver: &'static str,
-    /// Of who made it; one that nobody made is never dangling.
+    /// The user's; there is none behind one that nobody made.
     network: Option<Network>,
+    /// One that nobody made always is.
     is_used: bool,
 }
 
@@ -173,7 +174,7 @@ fn find(name: &str, state: &State) -> Result<Value, StateError> {
 /// docker's fields.
 fn whole(network: &Network, members: &[Member]) -> Value {
     let subnets = &network.config.subnets;
-    let config = |subnet: &crate::state::Subnet| json!({ "Subnet": subnet.network, "Gateway": subnet.gateway });
+    let config = |subnet: &Subnet| json!({ "Subnet": subnet.network, "Gateway": subnet.gateway });
     let containers: Map<String, Value> = members
         .iter()
         .map(|member| (member.id.clone(), endpoint(network, member)))
@@ -325,5 +326,45 @@ impl Filter {
             Self::Label(wanted) => labels::are_chosen(network.labels(), wanted),
             Self::Dangling(wanted) => network.is_used != *wanted,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_read_and_choose() {
+        let network = Listed {
+            id: "0123456789abcdef".into(),
+            name: "shop".into(),
+            driver: "bridge",
+            network: Some(Network {
+                id: "0123456789abcdef".into(),
+                name: "shop".into(),
+                created_ns: 0,
+                config: NetworkSpec {
+                    subnets: Vec::new(),
+                    internal: false,
+                    labels: vec!["tier=back".into()],
+                },
+            }),
+            is_used: true,
+        };
+        let takes = |text: &str| Filter::parse(text).unwrap().takes(&network);
+        for text in ["name=ho", "id=0123", "driver=bridge", "label=tier", "dangling=false"] {
+            assert!(takes(text), "{text}");
+        }
+        for text in ["name=x", "id=ff", "driver=null", "label=tier=front", "dangling=true"] {
+            assert!(!takes(text), "{text}");
+        }
+        for wrong in ["name", "dangling=maybe", "color=red"] {
+            assert!(Filter::parse(wrong).is_err(), "{wrong}");
+        }
+        let row = network.row(false);
+        assert_eq!(
+            (&row["ID"], &row["Labels"]),
+            (&json!("0123456789ab"), &json!("tier=back"))
+        );
     }
 }

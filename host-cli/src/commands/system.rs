@@ -7,7 +7,7 @@ use capsid_image::{Image, Removed, Store};
 use serde_json::{Value, json};
 
 use super::lifecycle::{confirm, remove_ended, start_one};
-use super::{Context, Scene, open_store, table, volume};
+use super::{Context, Scene, network, open_store, table, volume};
 use crate::cli::{DfArgs, InfoArgs, SystemCommand, SystemPruneArgs};
 use crate::control::{Answer, Request};
 use crate::error_text;
@@ -158,7 +158,9 @@ fn df(scene: &Scene, args: &DfArgs) -> anyhow::Result<u8> {
 }
 
 async fn prune(scene: &Scene, args: &SystemPruneArgs) -> anyhow::Result<u8> {
-    let mut warning = String::from("WARNING! This will remove:\n  - all stopped containers\n");
+    let mut warning = String::from(
+        "WARNING! This will remove:\n  - all stopped containers\n  - all networks not used by at least one container\n",
+    );
     if args.volumes {
         warning.push_str("  - all anonymous volumes not used by at least one container\n");
     }
@@ -171,6 +173,7 @@ async fn prune(scene: &Scene, args: &SystemPruneArgs) -> anyhow::Result<u8> {
         return Ok(0);
     }
     let mut reclaimed = remove_ended(scene, |container| container_bytes(scene, container)).await?;
+    network::remove_unused(&scene.state)?;
     if args.volumes {
         reclaimed += volume::remove_unused(&scene.state, &scene.folders, false)?;
     }

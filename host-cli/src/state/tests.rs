@@ -192,6 +192,29 @@ fn an_address_is_given_once() {
 }
 
 #[test]
+fn commands_at_once_take_different_addresses() {
+    let data = tempfile::tempdir().unwrap();
+    let made = network(
+        &State::open(data.path()).unwrap(),
+        "a",
+        &[subnet("10.89.0.0/24", "10.89.0.1")],
+    );
+    let add_some = |digits: &[u8]| {
+        let state = State::open(data.path()).unwrap();
+        let add_one = |digit: &u8| add(&state, container(&format!("{digit:x}"), Some(on(&made, &[], *digit)))).unwrap();
+        digits.iter().flat_map(add_one).collect::<Vec<_>>()
+    };
+    let mut given: Vec<String> = std::thread::scope(|scope| {
+        let threads = [[1, 2, 3], [4, 5, 6], [7, 8, 9]].map(|digits| scope.spawn(move || add_some(&digits)));
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    given.sort_unstable();
+    let expected: Vec<String> = (2..=9).map(|last| format!("10.89.0.{last}")).collect();
+    assert_eq!(given[1..], expected);
+    assert_eq!(given[0], "10.89.0.10");
+}
+
+#[test]
 fn a_container_that_is_not_added_has_no_addresses() {
     let data = tempfile::tempdir().unwrap();
     let state = State::open(data.path()).unwrap();
