@@ -146,12 +146,12 @@ fn share(
 }
 
 fn net(config: &NetConfig, inherited: &mut Inherited) -> Result<NetDevice, AttachmentError> {
-    let socket = inherited.take(config.socket_fd);
-    let socket = socket.map_err(|source| AttachmentError::Inherited {
+    let sockets = inherited.take_sockets(config);
+    let sockets = sockets.map_err(|source| AttachmentError::Inherited {
         device: "the network device".to_owned(),
         source,
     })?;
-    NetDevice::new(config.mac, config.addresses.clone(), config.egress.clone(), socket).map_err(AttachmentError::Net)
+    NetDevice::new(config.mac, config.addresses.clone(), config.egress.clone(), sockets).map_err(AttachmentError::Net)
 }
 
 fn vsock(config: &VsockConfig, inherited: &mut Inherited) -> Result<VsockDevice, AttachmentError> {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::egress::Egress;
@@ -81,9 +82,26 @@ pub struct NetConfig {
     pub mac: [u8; 6],
     /// The guest's network addresses; no packet leaves with another.
     pub addresses: Vec<IpAddr>,
-    /// Where the guest may go to.
+    /// Where the guest may go to through the uplink.
     pub egress: Egress,
-    /// A connected UNIX stream socket; the other end is what carries frames, each after its length (passt).
+    /// A connected UNIX stream socket; the other end is what carries frames, each after its length (passt). Without it
+    /// nothing leads further than the segment.
+    pub uplink_fd: Option<FdNumber>,
+    /// The network of pods that the guest is on, if it is on one.
+    #[serde(default)]
+    pub segment: Option<SegmentConfig>,
+}
+
+/// A network of pods: a link on which every member may speak to every other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SegmentConfig {
+    /// The addresses of the link: of IPv4, IPv6, or both. None of them is spoken to through the uplink.
+    pub networks: Vec<IpNet>,
+    /// Those of them that are the uplink's: its own, and the resolver's.
+    pub gateways: Vec<IpAddr>,
+    /// A connected UNIX stream socket; the other end is the network's switch, which takes and gives frames, each after its
+    /// length. What it gives back of the guest's are questions for names that no member has.
     pub socket_fd: FdNumber,
 }
 
@@ -229,6 +247,14 @@ pub enum ConfigError {
     CommandLine,
 }
 
+impl NetConfig {
+    /// Numbers of all fds that the device is given.
+    fn fds(&self) -> impl Iterator<Item = FdNumber> {
+        let segment_fd = self.segment.iter().map(|segment| segment.socket_fd);
+        self.uplink_fd.into_iter().chain(segment_fd)
+    }
+}
+
 impl MachineConfig {
     /// Refuses what no machine can be.
     ///
@@ -259,7 +285,7 @@ impl MachineConfig {
         fds.extend(self.disks.iter().flat_map(|disk| &disk.extent_fds));
         fds.extend(self.bay.iter().map(|bay| bay.control_fd));
         fds.extend(self.shares.iter().map(|share| share.socket_fd));
-        fds.extend(self.net.iter().map(|net| net.socket_fd));
+        fds.extend(self.net.iter().flat_map(NetConfig::fds));
         fds
     }
 }
@@ -278,7 +304,8 @@ impl VhostUserConfig {
             fds.extend([bay.socket_fd, bay.device.control_fd]);
         }
         if let Some(net) = &self.net {
-            fds.extend([net.listener_fd, net.device.socket_fd]);
+            fds.push(net.listener_fd);
+            fds.extend(net.device.fds());
         }
         fds
     }
@@ -311,7 +338,12 @@ mod tests {
                 mac: [2, 0, 0, 0, 0, 1],
                 addresses: Vec::new(),
                 egress: Egress::default(),
-                socket_fd: 12,
+                uplink_fd: Some(12),
+                segment: Some(SegmentConfig {
+                    networks: Vec::new(),
+                    gateways: Vec::new(),
+                    socket_fd: 13,
+                }),
             }),
             vsock: VsockConfig {
                 guest_cid: 3,
@@ -327,7 +359,7 @@ mod tests {
     fn every_fd_is_listed() {
         let mut fds = config().fds();
         fds.sort_unstable();
-        assert_eq!(fds, [3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        assert_eq!(fds, [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]);
     }
 
     #[test]

@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use crate::config::FdNumber;
+use crate::config::{FdNumber, NetConfig};
 use crate::sys;
+use crate::virtio::net::{Segment, Sockets};
 
 /// Why an inherited fd cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +57,20 @@ impl Inherited {
     /// [`InheritedError`].
     pub fn take_file(&mut self, number: FdNumber) -> Result<File, InheritedError> {
         self.take(number).map(File::from)
+    }
+
+    /// Takes the sockets of a network device.
+    pub(crate) fn take_sockets(&mut self, config: &NetConfig) -> Result<Sockets, InheritedError> {
+        let uplink = config.uplink_fd.map(|fd| self.take(fd)).transpose()?;
+        let Some(config) = &config.segment else {
+            return Ok(Sockets { uplink, segment: None });
+        };
+        let segment = Segment {
+            networks: config.networks.clone(),
+            gateways: config.gateways.clone(),
+        };
+        let segment = Some((segment, self.take(config.socket_fd)?));
+        Ok(Sockets { uplink, segment })
     }
 }
 

@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use capsid_vmm::egress::Egress;
+use ipnet::IpNet;
 use tokio::sync::oneshot;
 
 use crate::cli::AccelChoice;
@@ -44,7 +45,20 @@ pub(crate) struct Nic {
     /// The guest's.
     pub addresses: Vec<IpAddr>,
     pub egress: Egress,
-    /// Connected to what carries its frames, each after its length.
+    /// Connected to what carries its frames everywhere, each after its length.
+    pub uplink: Option<OwnedFd>,
+    /// The network of pods that it is on.
+    pub segment: Option<Segment>,
+}
+
+/// A network of pods, as a machine's network device knows it.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    /// Addresses of its link.
+    pub networks: Vec<IpNet>,
+    /// Those of them that are the uplink's: its own, and the resolver's.
+    pub gateways: Vec<IpAddr>,
+    /// Connected to its switch, which takes and gives frames, each after its length.
     pub socket: OwnedFd,
 }
 

@@ -226,7 +226,7 @@ impl Fabric {
         let mut receivers = BTreeSet::new();
         let mut frames = 0;
         while frames < SWITCH_FRAMES_PER_TURN {
-            let Some(frame) = port.frames.next() else {
+            let Some(frame) = port.next() else {
                 break;
             };
             frames += 1;
@@ -243,7 +243,7 @@ impl Fabric {
                 Forward::Back => Some(frame.to_vec()),
                 Forward::Nowhere => None,
             };
-            port.frames.skip();
+            port.skip();
             if let Some(reply) = reply {
                 port.give(&reply);
             }

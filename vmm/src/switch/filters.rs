@@ -13,7 +13,7 @@ pub(super) fn rules() -> Vec<Rule> {
         Rule::always(libc::SYS_sendto, "frames; answers to supervisors"),
         Rule::always(libc::SYS_close, "members that have gone"),
         Rule::always(libc::SYS_flock, "the end: whether somebody is about to join"),
-        Rule::always(libc::SYS_poll, "which supervisors are gone"),
+        Rule::always(libc::SYS_ppoll, "which supervisors are gone"),
     ]);
     rules
 }

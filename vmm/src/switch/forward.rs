@@ -10,12 +10,10 @@ use etherparse::{
 
 use super::members::Members;
 use super::names;
-use crate::virtio::net::{Ends, Mac, answer_udp};
+use crate::virtio::net::{Ends, Mac, NEIGHBOR_ADVERTISEMENT, ON_LINK_HOPS, answer_udp, target};
 
 /// Where names are asked for.
 const DNS_PORT: u16 = 53;
-/// Neighbour discovery comes from the same link (RFC 4861, section 7.1).
-const ON_LINK_HOPS: u8 = 255;
 
 /// The way out of the network, which each member has behind its own device: nobody is there, but its addresses are.
 #[derive(Debug, Clone)]
@@ -135,18 +133,17 @@ fn resolve_v6(
 ) -> Option<Forward> {
     /// Solicited, and to take the place of what was known before.
     const FLAGS: [u8; 4] = [0x60, 0, 0, 0];
-    const NEIGHBOR_ADVERTISEMENT: u8 = 136;
     /// The option that tells of the target's hardware address, 8 bytes long.
     const TARGET_LINK_LAYER: [u8; 2] = [2, 1];
     let IpAddr::V6(sender) = sender else {
         return None;
     };
-    let target = <[u8; 16]>::try_from(icmp.slice().get(8..24)?).ok()?;
+    let target = target(icmp)?;
     let owner = owner(target.into(), members, gateway).filter(|owner| *owner != from)?;
-    let payload = [&target[..], &TARGET_LINK_LAYER, &owner].concat();
+    let payload = [&target.octets()[..], &TARGET_LINK_LAYER, &owner].concat();
     let mut answer = Vec::new();
     PacketBuilder::ethernet2(owner, from)
-        .ipv6(target, sender.octets(), ON_LINK_HOPS)
+        .ipv6(target.octets(), sender.octets(), ON_LINK_HOPS)
         .icmpv6_raw(NEIGHBOR_ADVERTISEMENT, 0, FLAGS)
         .write_to_vec(&mut answer, &payload)
         .ok()?;

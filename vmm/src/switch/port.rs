@@ -14,7 +14,7 @@ const OUTBOX_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Port {
     control: OwnedFd,
-    pub(super) frames: Stream,
+    frames: Stream,
     event: u64,
 }
 
@@ -33,10 +33,20 @@ impl Port {
         if self.frames.is_full() {
             return;
         }
-        self.frames.append(|outbox, _| {
-            outbox.extend_from_slice(frame);
-            true
-        });
+        self.frames.append(frame);
+    }
+
+    /// The member's next frame.
+    pub(super) fn next(&mut self) -> Option<&[u8]> {
+        if self.frames.front().is_none() {
+            self.frames.receive();
+        }
+        self.frames.front()
+    }
+
+    /// The frame last given is done with.
+    pub(super) fn skip(&mut self) {
+        self.frames.skip();
     }
 
     /// Sends what it was given, and waits for what matters now.

@@ -202,8 +202,8 @@ fn block_device(index: usize, config: &DiskConfig, inherited: &mut Inherited) ->
 }
 
 fn net_device(config: &NetConfig, inherited: &mut Inherited) -> Result<NetDevice, ServeError> {
-    let socket = inherited.take(config.socket_fd)?;
-    NetDevice::new(config.mac, config.addresses.clone(), config.egress.clone(), socket).map_err(ServeError::Net)
+    let sockets = inherited.take_sockets(config)?;
+    NetDevice::new(config.mac, config.addresses.clone(), config.egress.clone(), sockets).map_err(ServeError::Net)
 }
 
 fn vsock_device(config: &VsockConfig, inherited: &mut Inherited) -> Result<VsockDevice, ServeError> {

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use capsid_fuzz::Bytes;
 use capsid_vmm::egress::{Egress, Rule, Target};
 use capsid_vmm::virtio::device::{Cause, Device as _};
-use capsid_vmm::virtio::net::NetDevice;
+use capsid_vmm::virtio::net::{NetDevice, Segment, Sockets};
 use capsid_vmm::virtio::test_driver::{self, TestQueue, process};
 use libfuzzer_sys::fuzz_target;
 
@@ -64,12 +64,31 @@ fn frame(bytes: &mut Bytes<'_>, from: [u8; 6], to: [u8; 6]) -> Vec<u8> {
     frame
 }
 
+/// A network of pods that the guest is on.
+fn segment() -> Segment {
+    let networks = ["100.96.0.0/24", "fd63::/64"];
+    Segment {
+        networks: networks.map(|text| text.parse().expect("a network")).to_vec(),
+        gateways: vec![IpAddr::from(RESOLVER_V4)],
+    }
+}
+
+fn sockets() -> (UnixStream, UnixStream) {
+    let (network, ours) = UnixStream::pair().expect("sockets");
+    network.set_nonblocking(true).expect("settable");
+    (network, ours)
+}
+
 fuzz_target!(|bytes: &[u8]| {
     let mut bytes = Bytes(bytes);
-    let (mut network, ours) = UnixStream::pair().expect("sockets");
-    network.set_nonblocking(true).expect("settable");
+    let ((mut network, uplink), (mut switch, socket)) = (sockets(), sockets());
     let addresses = vec![IpAddr::from(OWN_V4), IpAddr::from(OWN_V6)];
-    let mut device = NetDevice::new(OWN, addresses, egress(), ours.into()).expect("a device");
+    let links = bytes.byte();
+    let sockets = Sockets {
+        uplink: (links & 3 != 1).then(|| uplink.into()),
+        segment: (links & 3 != 0).then(|| (segment(), socket.into())),
+    };
+    let mut device = NetDevice::new(OWN, addresses, egress(), sockets).expect("a device");
     device.activate(device.features());
     let memory = test_driver::memory();
     let mut queues: Vec<TestQueue> = (0..2).map(TestQueue::new).collect();
@@ -78,7 +97,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let mut received = 0_u64;
     while !bytes.is_empty() {
-        match bytes.byte() % 8 {
+        match bytes.byte() % 16 {
             0 => drop(queues[1].add(&memory, &bytes.parts())),
             1 => {
                 let frame = frame(&mut bytes, GATEWAY, OWN);
@@ -90,6 +109,14 @@ fuzz_target!(|bytes: &[u8]| {
                 let _ = network.write(&raw);
             }
             3 => drop(network.read(&mut [0; 4096])),
+            4 => drop(switch.read(&mut [0; 4096])),
+            // Also what the guest has asked, given back.
+            5..=7 => {
+                let from = if bytes.byte() & 1 == 0 { OWN } else { GATEWAY };
+                let frame = frame(&mut bytes, from, OWN);
+                let length = (frame.len() as u32).to_be_bytes();
+                let _ = switch.write(&[&length[..], &frame].concat());
+            }
             _ => {
                 let mut header = [0; 12];
                 let odd = bytes.byte();

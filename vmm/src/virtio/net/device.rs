@@ -1,6 +1,5 @@
 //! The device: its queues, and how much is done in one turn.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -20,11 +19,11 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::guard::{Guard, NetCounters, Verdict};
 use super::header::{self, HEADER_BYTES};
+use super::links::{Links, Sockets, Source, Way};
 use super::receive_ring::{Delivery, Manner, ReceiveRing};
-use super::stream::Stream;
 use super::{ETHERNET_BYTES, FRAME_BYTES_MAX, Mac};
 use crate::egress::Egress;
-use crate::limits::{NET_ANSWERS_MAX, NET_FRAMES_PER_TURN};
+use crate::limits::NET_FRAMES_PER_TURN;
 use crate::virtio::chain::{self, Buffers};
 use crate::virtio::device::{Cause, Device, QueueFault, Signals};
 
@@ -36,8 +35,8 @@ const TRANSMIT: usize = 1;
 /// Bytes of `struct virtio_net_config` up to the MTU: hardware address, status, queue pairs, MTU.
 const CONFIG_BYTES: usize = 12;
 
-const STREAM_EVENT: u64 = 0;
-const AGAIN_EVENT: u64 = 1;
+/// Behind those of the links.
+const AGAIN_EVENT: u64 = Links::EVENTS;
 
 /// Why there is no device.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +47,9 @@ pub enum NetError {
         /// The configured one.
         mac: Mac,
     },
+    /// Without a link there is nothing to be done for a guest.
+    #[error("the network device leads nowhere: it has neither an uplink nor a segment")]
+    NoLink,
     /// Epoll or eventfd.
     #[error("cannot wait for the network")]
     Wait(#[source] io::Error),
@@ -60,23 +62,29 @@ pub struct NetDevice {
     /// Waits for the network, and for [`Self::come_again`].
     epoll: Epoll,
     again: OwnedFd,
-    stream: Stream,
+    links: Links,
     guard: Guard,
-    /// Answers in the network's place.
-    answers: VecDeque<Vec<u8>>,
+    /// The frame that is looked at, out of others' reach.
+    frame: Vec<u8>,
     manner: Manner,
 }
 
 impl NetDevice {
-    /// A device of a guest with this hardware address and these network addresses. `socket` leads to what carries its
-    /// frames: a stream on which each follows its length.
+    /// A device of a guest with this hardware address and these network addresses. `sockets` lead to what carries its
+    /// frames; `egress` is for those that go to the uplink.
     ///
     /// # Errors
     /// [`NetError`].
-    pub fn new(mac: Mac, addresses: Vec<IpAddr>, egress: Egress, socket: OwnedFd) -> Result<Self, NetError> {
+    pub fn new(mac: Mac, addresses: Vec<IpAddr>, egress: Egress, sockets: Sockets) -> Result<Self, NetError> {
         if mac[0] & 1 != 0 {
             return Err(NetError::Mac { mac });
         }
+        let Sockets { uplink, segment } = sockets;
+        if uplink.is_none() && segment.is_none() {
+            return Err(NetError::NoLink);
+        }
+        let (segment, segment_socket) = segment.unzip();
+        let guard = Guard::new(mac, addresses, egress, uplink.is_some(), segment);
         let mut config = [0; CONFIG_BYTES];
         config[..6].copy_from_slice(&mac);
         let wait = || {
@@ -84,17 +92,17 @@ impl NetDevice {
             let epoll = Epoll::new()?;
             let event = EpollEvent::new(EventSet::IN, AGAIN_EVENT);
             epoll.ctl(ControlOperation::Add, again.as_raw_fd(), event)?;
-            let stream = Stream::new(socket, &epoll, STREAM_EVENT)?;
-            Ok((again, epoll, stream))
+            let links = Links::new(uplink, segment_socket, &epoll)?;
+            Ok((again, epoll, links))
         };
-        let (again, epoll, stream) = wait().map_err(NetError::Wait)?;
+        let (again, epoll, links) = wait().map_err(NetError::Wait)?;
         Ok(Self {
             config,
             epoll,
             again,
-            stream,
-            guard: Guard::new(mac, addresses, egress),
-            answers: VecDeque::new(),
+            links,
+            guard,
+            frame: Vec::with_capacity(FRAME_BYTES_MAX),
             manner: Manner::default(),
         })
     }
@@ -110,7 +118,7 @@ impl NetDevice {
         let mut frames = 0;
         loop {
             queue.disable_notification(memory)?;
-            while !self.stream.is_full() && frames < NET_FRAMES_PER_TURN {
+            while !self.links.is_full() && frames < NET_FRAMES_PER_TURN {
                 let Some((head, chain)) = chain::pop(queue, memory)? else {
                     break;
                 };
@@ -121,8 +129,8 @@ impl NetDevice {
                 queue.add_used(memory, head, 0)?;
                 frames += 1;
             }
-            self.stream.flush();
-            if self.stream.is_full() {
+            self.links.flush();
+            if self.links.is_full() {
                 // The network's next room brings us here again.
                 return Ok(frames > 0);
             }
@@ -138,31 +146,34 @@ impl NetDevice {
 
     /// Passes a frame on, if it may.
     fn transmit(&mut self, mut readable: Buffers<'_>) {
-        let (stream, guard, answers) = (&mut self.stream, &mut self.guard, &mut self.answers);
         let header = readable.take_array::<HEADER_BYTES>();
         let bytes = readable.len();
         let (Some(header), true) = (header, (ETHERNET_BYTES..=FRAME_BYTES_MAX).contains(&bytes)) else {
-            guard.counters.malformed += 1;
+            self.guard.counters.malformed += 1;
             return;
         };
-        stream.append(|outbox, start| {
-            outbox.resize(start + bytes, 0);
-            let frame = &mut outbox[start..];
-            // Once: what is looked at is what is passed on, whatever the guest writes meanwhile.
-            readable.copy_to(frame);
-            if header::finish(header, frame).is_err() {
-                guard.counters.malformed += 1;
-                return false;
-            }
-            match guard.examine(frame, Instant::now()) {
-                Verdict::Pass => true,
-                Verdict::Answer(answer) if answers.len() < NET_ANSWERS_MAX => {
-                    answers.push_back(answer);
-                    false
-                }
-                Verdict::Answer(_) | Verdict::Drop => false,
-            }
-        });
+        self.frame.resize(bytes, 0);
+        // Once: what is looked at is what is passed on, whatever the guest writes meanwhile.
+        readable.copy_to(&mut self.frame);
+        if header::finish(header, &mut self.frame).is_err() {
+            self.guard.counters.malformed += 1;
+            return;
+        }
+        match self.guard.examine(&self.frame, Instant::now()) {
+            Verdict::Pass(way) => self.links.append(way, &self.frame),
+            Verdict::Answer(answer) => self.links.answer(answer),
+            Verdict::Drop => {}
+        }
+    }
+
+    /// Passes a question on that the segment has given back, if it may.
+    fn pass_on_returned(&mut self) {
+        match self.guard.examine_returned(&self.frame) {
+            // The resolver is asked again when it does not answer; the segment's other frames are not to wait.
+            Verdict::Pass(way) if !self.links.send(way, &self.frame) => self.guard.counters.dropped += 1,
+            Verdict::Answer(answer) => self.links.answer(answer),
+            Verdict::Pass(_) | Verdict::Drop => {}
+        }
     }
 
     /// Gives the guest what is there for it, as far as it has room; whether it is to be interrupted.
@@ -171,13 +182,17 @@ impl NetDevice {
         ring.expect_nothing()?;
         let mut frames = 0;
         while frames < NET_FRAMES_PER_TURN {
-            let (frame, is_answer) = match self.answers.front() {
-                Some(answer) => (answer.as_slice(), true),
-                None => match self.stream.next() {
-                    Some(frame) => (frame, false),
-                    None => return ring.needs_interrupt(),
-                },
+            let Some((source, frame)) = self.links.next() else {
+                return ring.needs_interrupt();
             };
+            if source == Source::Link(Way::Segment) && self.guard.is_own(frame) {
+                self.frame.clear();
+                self.frame.extend_from_slice(frame);
+                self.links.skip(source);
+                self.pass_on_returned();
+                frames += 1;
+                continue;
+            }
             match ring.deliver(frame)? {
                 Delivery::NoRoom { chains } if ring.wait_for_more(chains)? => ring.expect_nothing()?,
                 Delivery::NoRoom { .. } => return ring.needs_interrupt(),
@@ -186,12 +201,11 @@ impl NetDevice {
                     if delivery == Delivery::Impossible {
                         self.guard.counters.dropped += 1;
                     }
-                    if is_answer {
-                        self.answers.pop_front();
-                    } else {
+                    // What is on the segment may not be answered through the uplink.
+                    if source == Source::Link(Way::Uplink) {
                         self.guard.note(frame, Instant::now());
-                        self.stream.skip();
                     }
+                    self.links.skip(source);
                 }
             }
         }
@@ -246,17 +260,13 @@ impl Device for NetDevice {
             trusts: features & 1 << VIRTIO_NET_F_GUEST_CSUM != 0,
         };
         // Until a frame tells who is here, what comes is sent to everybody, and such a packet is none for Linux' TCP.
-        let announcement = self.guard.announcement();
-        self.stream.append(|outbox, _| {
-            outbox.extend(announcement);
-            true
-        });
-        self.stream.flush();
+        // A switch knows its members.
+        self.links.send(Way::Uplink, &self.guard.announcement());
     }
 
     fn reset(&mut self) {
         self.guard.reset();
-        self.answers.clear();
+        self.links.forget_answers();
     }
 
     fn backend_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -272,8 +282,9 @@ impl Device for NetDevice {
         let mut signals = Signals::default();
         if cause == Cause::Backend {
             self.clear_again();
-            self.stream.receive();
+            self.links.receive();
         }
+        let mut was_full = false;
         // The receive queue goes last: what the guest has sent may call for answers.
         for index in [TRANSMIT, RECEIVE] {
             let fault = |source| QueueFault { index, source };
@@ -282,8 +293,9 @@ impl Device for NetDevice {
             };
             let is_needed = match index {
                 TRANSMIT => {
-                    self.drain_transmit(memory, queue).map_err(fault)?
-                        && queue.needs_notification(memory).map_err(fault)?
+                    let is_used = self.drain_transmit(memory, queue).map_err(fault)?;
+                    was_full = self.links.is_full();
+                    is_used && queue.needs_notification(memory).map_err(fault)?
                 }
                 _ => self.fill_receive(memory, queue).map_err(fault)?,
             };
@@ -291,7 +303,11 @@ impl Device for NetDevice {
                 signals.mark(index);
             }
         }
-        self.stream.watch(&self.epoll, STREAM_EVENT);
+        self.links.watch(&self.epoll);
+        // A link that has no room is waited for, unless it was lost since: nothing is heard of it then.
+        if was_full && !self.links.is_full() {
+            self.come_again();
+        }
         Ok(signals)
     }
 }

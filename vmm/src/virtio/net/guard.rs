@@ -9,18 +9,19 @@ use etherparse::{
 };
 
 use super::Mac;
+use super::discovery::{self, HOST_DISCOVERY, NEIGHBOR_ADVERTISEMENT, ON_LINK_HOPS, ROUTER_SOLICITATION, link_local};
 use super::flows::{Flow, Flows};
+use super::links::Way;
 use super::names::{Names, Question};
 use super::refusal::{self, Ends};
+use super::segment::{Place, Segment};
 use crate::egress::{Destination, Egress, Protocol, is_closed};
 
 /// Where names are asked for.
 const DNS_PORT: u16 = 53;
-/// Neighbour discovery comes from the same link (RFC 4861, section 7.1).
-const ON_LINK_HOPS: u8 = 255;
-/// Router solicitation, neighbour solicitation and advertisement (RFC 4861): what a host says. Router advertisements and
-/// redirects are a router's.
-const HOST_DISCOVERY: [u8; 3] = [133, 135, 136];
+/// Redirect and router advertisement of ICMP (RFC 792, RFC 1256), and of ICMPv6.
+const ROUTERS_V4: [u8; 2] = [5, 9];
+const ROUTERS_V6: [u8; 2] = [134, 137];
 
 /// What ended here, counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,7 +49,7 @@ impl NetCounters {
 /// What becomes of a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    Pass,
+    Pass(Way),
     /// Nothing but this, to the guest.
     Answer(Vec<u8>),
     Drop,
@@ -60,6 +61,8 @@ pub(super) struct Guard {
     mac: Mac,
     addresses: Vec<IpAddr>,
     egress: Egress,
+    has_uplink: bool,
+    segment: Option<Segment>,
     flows: Flows,
     names: Names,
     pub(super) counters: NetCounters,
@@ -71,6 +74,16 @@ enum Fault {
     Malformed,
     Spoofed,
     Fragment,
+}
+
+/// What a guest sends.
+#[derive(Debug)]
+enum Sent<'a> {
+    /// ARP and neighbour discovery.
+    Discovery,
+    /// Asks for routers.
+    Solicitation,
+    Packet(Packet<'a>),
 }
 
 /// A packet that the guest sends somewhere.
@@ -102,14 +115,28 @@ enum Transport<'a> {
     Other,
     /// Not carried either, and never answered: an error of ICMP's (RFC 1122, section 3.2.2).
     Error,
+    /// The same, and not even among pods: what only routers say.
+    Routing,
 }
 
 impl Guard {
-    pub(super) fn new(mac: Mac, addresses: Vec<IpAddr>, egress: Egress) -> Self {
+    pub(super) fn new(
+        mac: Mac,
+        addresses: Vec<IpAddr>,
+        mut egress: Egress,
+        has_uplink: bool,
+        segment: Option<Segment>,
+    ) -> Self {
+        if !has_uplink {
+            // There is nothing that they could open.
+            egress.rules.clear();
+        }
         Self {
             mac,
             addresses,
             egress,
+            has_uplink,
+            segment,
             flows: Flows::default(),
             names: Names::default(),
             counters: NetCounters::default(),
@@ -144,11 +171,31 @@ impl Guard {
     /// Looks at a frame of the guest's.
     pub(super) fn examine(&mut self, frame: &[u8], now: Instant) -> Verdict {
         match self.look(frame) {
-            Ok(None) => Verdict::Pass,
-            Ok(Some(packet)) => self.judge(frame, packet, now),
-            Err(Fault::Malformed) => drop_counted(&mut self.counters.malformed),
-            Err(Fault::Spoofed) => drop_counted(&mut self.counters.spoofed),
-            Err(Fault::Fragment) => drop_counted(&mut self.counters.fragments),
+            Ok(Sent::Packet(packet)) => self.direct(frame, packet, now),
+            // A segment's gateway is known to who is on it.
+            Ok(Sent::Solicitation) if self.segment.is_some() => Verdict::Drop,
+            Ok(Sent::Discovery) if self.segment.is_some() => Verdict::Pass(Way::Segment),
+            Ok(Sent::Discovery | Sent::Solicitation) => Verdict::Pass(Way::Uplink),
+            Err(fault) => self.drop_faulty(fault),
+        }
+    }
+
+    /// Whether a frame is sent by the guest's hardware. The segment gives such a one back when it is a question that it
+    /// has no answer to.
+    pub(super) fn is_own(&self, frame: &[u8]) -> bool {
+        frame.get(6..12) == Some(&self.mac)
+    }
+
+    /// Looks at a frame of the guest's that the segment has given back: a question goes to the uplink then, or nowhere.
+    pub(super) fn examine_returned(&mut self, frame: &[u8]) -> Verdict {
+        let packet = match self.look(frame) {
+            Ok(Sent::Packet(packet)) => packet,
+            Ok(Sent::Discovery | Sent::Solicitation) => return drop_counted(&mut self.counters.malformed),
+            Err(fault) => return self.drop_faulty(fault),
+        };
+        match self.question(packet) {
+            Some((port, payload)) => self.judge_question(frame, packet, port, payload),
+            None => drop_counted(&mut self.counters.malformed),
         }
     }
 
@@ -174,7 +221,7 @@ impl Guard {
                 (Protocol::Udp, to, peer_port)
             }
             Transport::Echo { id, begins: true } => (Protocol::Icmp, id, 0),
-            Transport::Echo { .. } | Transport::Other | Transport::Error => return,
+            Transport::Echo { .. } | Transport::Other | Transport::Error | Transport::Routing => return,
         };
         let back = Destination {
             protocol,
@@ -192,8 +239,8 @@ impl Guard {
         }
     }
 
-    /// Checks whose a frame is: what is left to be judged, if anything is.
-    fn look<'a>(&self, frame: &'a [u8]) -> Result<Option<Packet<'a>>, Fault> {
+    /// Checks whose a frame is.
+    fn look<'a>(&self, frame: &'a [u8]) -> Result<Sent<'a>, Fault> {
         let packet = SlicedPacket::from_ethernet(frame).map_err(|_| Fault::Malformed)?;
         let Some(LinkSlice::Ethernet2(link)) = &packet.link else {
             return Err(Fault::Malformed);
@@ -206,8 +253,8 @@ impl Guard {
             return Err(Fault::Malformed);
         }
         match &packet.net {
-            Some(NetSlice::Arp(arp)) => self.look_at_arp(arp).map(|()| None),
-            Some(NetSlice::Ipv4(ip)) => self.look_at_ipv4(ip, packet.transport.as_ref()).map(Some),
+            Some(NetSlice::Arp(arp)) => self.look_at_arp(arp).map(|()| Sent::Discovery),
+            Some(NetSlice::Ipv4(ip)) => self.look_at_ipv4(ip, packet.transport.as_ref()).map(Sent::Packet),
             Some(NetSlice::Ipv6(ip)) => self.look_at_ipv6(ip, packet.transport.as_ref()),
             None => Err(Fault::Malformed),
         }
@@ -250,11 +297,7 @@ impl Guard {
         })
     }
 
-    fn look_at_ipv6<'a>(
-        &self,
-        ip: &Ipv6Slice<'a>,
-        transport: Option<&TransportSlice<'a>>,
-    ) -> Result<Option<Packet<'a>>, Fault> {
+    fn look_at_ipv6<'a>(&self, ip: &Ipv6Slice<'a>, transport: Option<&TransportSlice<'a>>) -> Result<Sent<'a>, Fault> {
         let header = ip.header();
         let (from, to) = (header.source_addr(), header.destination_addr());
         if ip.is_payload_fragmented() {
@@ -263,20 +306,15 @@ impl Guard {
         if let Some(TransportSlice::Icmpv6(icmp)) = transport
             && HOST_DISCOVERY.contains(&icmp.type_u8())
         {
-            let is_own = from.is_unspecified() || from == link_local(self.mac) || self.is_own(from);
-            let speaks_truly = names_hardware(icmp, self.mac);
-            return match (is_own && speaks_truly, header.hop_limit() == ON_LINK_HOPS) {
-                (false, _) => Err(Fault::Spoofed),
-                (true, false) => Err(Fault::Malformed),
-                (true, true) => Ok(None),
-            };
+            return self.look_at_discovery(icmp, from, header.hop_limit());
         }
-        // What is sent on the link comes from the address there, and is refused with a word.
-        let is_for_link = from == link_local(self.mac) && is_closed(IpAddr::V6(to));
-        if !self.is_own(from) && !is_for_link {
+        // What is sent on the link comes from the address there. Without a segment it is refused with a word.
+        let is_for_link = || is_closed(IpAddr::V6(to)) || self.place(IpAddr::V6(to)) == Place::Member;
+        let is_own = self.is_own_address(from) || from == link_local(self.mac) && is_for_link();
+        if !is_own {
             return Err(Fault::Spoofed);
         }
-        Ok(Some(Packet {
+        Ok(Sent::Packet(Packet {
             ends: Ends::V6 {
                 from: header.source(),
                 to: header.destination(),
@@ -286,21 +324,67 @@ impl Guard {
         }))
     }
 
-    fn is_own(&self, address: Ipv6Addr) -> bool {
+    /// Only from this host, and about nobody else.
+    fn look_at_discovery<'a>(&self, icmp: &Icmpv6Slice<'_>, from: Ipv6Addr, hops: u8) -> Result<Sent<'a>, Fault> {
+        let is_own = |address| address == link_local(self.mac) || self.is_own_address(address);
+        let is_told_of_own = || discovery::target(icmp).is_some_and(is_own);
+        let speaks_truly = icmp.type_u8() != NEIGHBOR_ADVERTISEMENT || is_told_of_own();
+        if !(from.is_unspecified() || is_own(from)) || !speaks_truly || !discovery::names_hardware(icmp, self.mac) {
+            return Err(Fault::Spoofed);
+        }
+        match (hops == ON_LINK_HOPS, icmp.type_u8() == ROUTER_SOLICITATION) {
+            (false, _) => Err(Fault::Malformed),
+            (true, false) => Ok(Sent::Discovery),
+            (true, true) => Ok(Sent::Solicitation),
+        }
+    }
+
+    fn is_own_address(&self, address: Ipv6Addr) -> bool {
         self.addresses.contains(&IpAddr::V6(address))
     }
 
-    /// Whether a packet may go where it wants to.
+    fn place(&self, address: IpAddr) -> Place {
+        let segment = self.segment.as_ref();
+        segment.map_or(Place::Elsewhere, |segment| segment.place(address))
+    }
+
+    /// Port and payload of a question to the resolver.
+    fn question<'a>(&self, packet: Packet<'a>) -> Option<(u16, &'a [u8])> {
+        match packet.transport {
+            Transport::Udp { from, to, payload } if to == DNS_PORT && self.egress.resolver == Some(packet.to) => {
+                Some((from, payload))
+            }
+            _ => None,
+        }
+    }
+
+    /// Chooses a packet's way. That to the uplink is not open to all of them.
+    fn direct(&mut self, frame: &[u8], packet: Packet<'_>, now: Instant) -> Verdict {
+        if matches!(packet.transport, Transport::Routing) {
+            return drop_counted(&mut self.counters.denied);
+        }
+        if let Some((port, payload)) = self.question(packet) {
+            // The names of members come first, and need no rule.
+            return match self.segment {
+                Some(_) => Verdict::Pass(Way::Segment),
+                None => self.judge_question(frame, packet, port, payload),
+            };
+        }
+        match self.place(packet.to) {
+            Place::Member => Verdict::Pass(Way::Segment),
+            Place::Broadcast => drop_counted(&mut self.counters.denied),
+            Place::Elsewhere => self.judge(frame, packet, now),
+        }
+    }
+
+    /// Whether a packet may go to the uplink.
     fn judge(&mut self, frame: &[u8], packet: Packet<'_>, now: Instant) -> Verdict {
         let (protocol, port, peer_port, begins) = match packet.transport {
-            Transport::Udp { from, to, payload } if to == DNS_PORT && self.egress.resolver == Some(packet.to) => {
-                return self.judge_question(frame, packet, from, payload);
-            }
             Transport::Tcp { from, to, begins, .. } => (Protocol::Tcp, from, to, begins),
             Transport::Udp { from, to, .. } => (Protocol::Udp, from, to, true),
             Transport::Echo { id, begins } => (Protocol::Icmp, id, 0, begins),
             Transport::Other => return self.refuse(frame, packet),
-            Transport::Error => return drop_counted(&mut self.counters.denied),
+            Transport::Error | Transport::Routing => return drop_counted(&mut self.counters.denied),
         };
         let flow = Flow {
             protocol,
@@ -311,7 +395,7 @@ impl Guard {
         // Of TCP, what begins a connection is known by its look; an answered echo does not begin one.
         let goes_on = !(begins && protocol == Protocol::Tcp);
         if goes_on && self.flows.has(flow, now) {
-            return Verdict::Pass;
+            return Verdict::Pass(Way::Uplink);
         }
         let destination = Destination {
             protocol,
@@ -321,12 +405,12 @@ impl Guard {
         // A reply to an echo is no way to begin to speak.
         let may_begin = protocol != Protocol::Icmp || begins;
         if may_begin && self.egress.permits(destination, |_| false) {
-            return Verdict::Pass;
+            return Verdict::Pass(Way::Uplink);
         }
         if may_begin && self.permits(destination, now) {
             // The name may have another address when this conversation still lasts.
             self.flows.note(flow, now);
-            return Verdict::Pass;
+            return Verdict::Pass(Way::Uplink);
         }
         if begins {
             return self.refuse(frame, packet);
@@ -340,14 +424,15 @@ impl Guard {
     }
 
     fn judge_question(&mut self, frame: &[u8], packet: Packet<'_>, port: u16, payload: &[u8]) -> Verdict {
-        if !self.egress.permits_names() {
+        // Where there is no uplink, the resolver's own "no" is heard by every program.
+        if self.has_uplink && !self.egress.permits_names() {
             return self.refuse(frame, packet);
         }
         let Some(permitted) = self.egress.only_names() else {
-            return Verdict::Pass;
+            return Verdict::Pass(Way::Uplink);
         };
         match self.names.ask(payload, port, &permitted) {
-            Question::Pass => Verdict::Pass,
+            Question::Pass => Verdict::Pass(Way::Uplink),
             Question::Malformed => drop_counted(&mut self.counters.malformed),
             Question::Refuse(answer) => {
                 self.counters.denied += 1;
@@ -355,6 +440,14 @@ impl Guard {
                 answer.map_or(Verdict::Drop, Verdict::Answer)
             }
         }
+    }
+
+    fn drop_faulty(&mut self, fault: Fault) -> Verdict {
+        drop_counted(match fault {
+            Fault::Malformed => &mut self.counters.malformed,
+            Fault::Spoofed => &mut self.counters.spoofed,
+            Fault::Fragment => &mut self.counters.fragments,
+        })
     }
 
     fn refuse(&mut self, frame: &[u8], packet: Packet<'_>) -> Verdict {
@@ -404,6 +497,7 @@ fn echo_v4<'a>(icmp: &Icmpv4Slice<'_>) -> Transport<'a> {
             id: echo.id,
             begins: false,
         },
+        _ if ROUTERS_V4.contains(&icmp.type_u8()) => Transport::Routing,
         _ => Transport::Error,
     }
 }
@@ -418,6 +512,7 @@ fn echo_v6<'a>(icmp: &Icmpv6Slice<'_>) -> Transport<'a> {
             id: echo.id,
             begins: false,
         },
+        _ if ROUTERS_V6.contains(&icmp.type_u8()) => Transport::Routing,
         _ => Transport::Error,
     }
 }
@@ -430,34 +525,4 @@ fn incoming<'a>(packet: &SlicedPacket<'a>) -> Option<(IpAddr, Transport<'a>)> {
         NetSlice::Arp(_) => return None,
     };
     Some((from, carried(packet.transport.as_ref()?)))
-}
-
-/// The address that a host has on its link by itself (RFC 4291, appendix A).
-pub(crate) fn link_local(mac: Mac) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac;
-    let interface = [a ^ 2, b, c, 0xff, 0xfe, d, e, f];
-    Ipv6Addr::from_bits(0xfe80_u128 << 112 | u128::from(u64::from_be_bytes(interface)))
-}
-
-/// Whether no option of a discovery message tells of another hardware address (RFC 4861, section 4.6).
-fn names_hardware(icmp: &Icmpv6Slice<'_>, mac: Mac) -> bool {
-    /// Bytes before the options: 4 more of a router solicitation's header, an address more in the others.
-    const ROUTER_SOLICITATION: u8 = 133;
-    const HEADER_BYTES: usize = 8;
-    let body = if icmp.type_u8() == ROUTER_SOLICITATION { 0 } else { 16 };
-    let Some(mut options) = icmp.slice().get(HEADER_BYTES + body..) else {
-        return false;
-    };
-    while let [kind, units, ..] = options {
-        let bytes = usize::from(*units) * 8;
-        let Some((option, rest)) = options.split_at_checked(bytes).filter(|_| bytes > 0) else {
-            return false;
-        };
-        // Source and target link-layer address.
-        if matches!(kind, 1 | 2) && option.get(2..8) != Some(&mac) {
-            return false;
-        }
-        options = rest;
-    }
-    options.is_empty()
 }

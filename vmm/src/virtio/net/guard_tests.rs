@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv6Type, PacketBuilder, VlanId};
 
 use super::guard::{Guard, NetCounters, Verdict};
+use super::links::Way;
+use super::segment::Segment;
 use crate::egress::{Egress, Rule, Target};
 
 const OWN: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -19,19 +21,26 @@ const PUBLIC_V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
 /// `link_local(OWN)`.
 const LINK_V6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, 2];
 
-fn guard(targets: &[Target]) -> Guard {
+const UPLINK: Verdict = Verdict::Pass(Way::Uplink);
+const SEGMENT: Verdict = Verdict::Pass(Way::Segment);
+
+fn egress(targets: &[Target]) -> Egress {
     let rule = |target: &Target| Rule {
         target: target.clone(),
         ports: None,
         protocol: None,
     };
-    let egress = Egress {
+    Egress {
         rules: targets.iter().map(rule).collect(),
         host: Vec::new(),
         closed: Vec::new(),
         resolver: Some(IpAddr::from(RESOLVER_V4)),
-    };
-    Guard::new(OWN, vec![IpAddr::from(OWN_V4), IpAddr::from(OWN_V6)], egress)
+    }
+}
+
+fn guard(targets: &[Target]) -> Guard {
+    let addresses = vec![IpAddr::from(OWN_V4), IpAddr::from(OWN_V6)];
+    Guard::new(OWN, addresses, egress(targets), true, None)
 }
 
 fn public() -> Guard {
@@ -67,7 +76,7 @@ fn is_answered(verdict: &Verdict) -> bool {
 #[test]
 fn a_guest_speaks_in_its_own_name_only() {
     let (mut guard, now) = (public(), Instant::now());
-    let mut pass = |frame: Vec<u8>| guard.examine(&frame, now) == Verdict::Pass;
+    let mut pass = |frame: Vec<u8>| guard.examine(&frame, now) == UPLINK;
     assert!(pass(udp(OWN_V4, PUBLIC_V4, 443, b"x")));
     assert!(pass(frame!(out().ipv6(OWN_V6, PUBLIC_V6, 64).udp(4000, 443), b"x")));
     assert!(!pass(udp([100, 96, 0, 3], PUBLIC_V4, 443, b"x")));
@@ -118,49 +127,49 @@ fn tags_fragments_and_other_kinds_end_here() {
     assert_eq!(guard.counters.fragments, 3);
 }
 
+fn arp(operation: ArpOperation, mac: [u8; 6], address: [u8; 4]) -> Vec<u8> {
+    let (hardware, kind) = (ArpHardwareId::ETHERNET, EtherType::IPV4);
+    let packet = ArpPacket::new(hardware, kind, operation, &mac, &address, &[0; 6], &RESOLVER_V4);
+    let mut frame = Vec::new();
+    let builder = out().arp(packet.expect("sizes that fit"));
+    builder.write_to_vec(&mut frame).expect("a frame");
+    frame
+}
+
 #[test]
 fn arp_tells_of_nobody_else() {
     let now = Instant::now();
-    let arp = |operation, mac: [u8; 6], address: [u8; 4]| {
-        let packet = ArpPacket::new(
-            ArpHardwareId::ETHERNET,
-            EtherType::IPV4,
-            operation,
-            &mac,
-            &address,
-            &[0; 6],
-            &RESOLVER_V4,
-        );
-        let mut frame = Vec::new();
-        let builder = out().arp(packet.expect("sizes that fit"));
-        builder.write_to_vec(&mut frame).expect("a frame");
-        public().examine(&frame, now)
+    let say = |operation, mac, address| public().examine(&arp(operation, mac, address), now);
+    assert_eq!(say(ArpOperation::REQUEST, OWN, OWN_V4), UPLINK);
+    assert_eq!(say(ArpOperation::REPLY, OWN, OWN_V4), UPLINK);
+    assert_eq!(say(ArpOperation::REQUEST, OWN, [0; 4]), UPLINK);
+    assert_eq!(say(ArpOperation::REPLY, OWN, RESOLVER_V4), Verdict::Drop);
+    assert_eq!(say(ArpOperation::REPLY, GATEWAY, OWN_V4), Verdict::Drop);
+    assert_eq!(say(ArpOperation(3), OWN, OWN_V4), Verdict::Drop);
+}
+
+/// A message of neighbour discovery, about `about` and with a hardware address.
+fn discovery(kind: u8, from: [u8; 16], hops: u8, about: [u8; 16], option: [u8; 6]) -> Vec<u8> {
+    const EVERYBODY: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let body: &[u8] = if kind == 133 { &[] } else { &about };
+    let payload = [body, &[1, 1], &option].concat();
+    let icmp = Icmpv6Type::Unknown {
+        type_u8: kind,
+        code_u8: 0,
+        bytes5to8: [0; 4],
     };
-    assert_eq!(arp(ArpOperation::REQUEST, OWN, OWN_V4), Verdict::Pass);
-    assert_eq!(arp(ArpOperation::REPLY, OWN, OWN_V4), Verdict::Pass);
-    assert_eq!(arp(ArpOperation::REQUEST, OWN, [0; 4]), Verdict::Pass);
-    assert_eq!(arp(ArpOperation::REPLY, OWN, RESOLVER_V4), Verdict::Drop);
-    assert_eq!(arp(ArpOperation::REPLY, GATEWAY, OWN_V4), Verdict::Drop);
-    assert_eq!(arp(ArpOperation(3), OWN, OWN_V4), Verdict::Drop);
+    frame!(out().ipv6(from, EVERYBODY, hops).icmpv6(icmp), &payload)
 }
 
 #[test]
 fn discovery_is_a_hosts_and_its_own() {
-    const EVERYBODY: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
     let now = Instant::now();
     let say = |kind: u8, from: [u8; 16], hops: u8, option: [u8; 6]| {
-        let body: &[u8] = if kind == 133 { &[] } else { &OWN_V6 };
-        let payload = [body, &[1, 1], &option].concat();
-        let icmp = Icmpv6Type::Unknown {
-            type_u8: kind,
-            code_u8: 0,
-            bytes5to8: [0; 4],
-        };
-        public().examine(&frame!(out().ipv6(from, EVERYBODY, hops).icmpv6(icmp), &payload), now)
+        public().examine(&discovery(kind, from, hops, OWN_V6, option), now)
     };
     for kind in [133, 135, 136] {
         for from in [OWN_V6, LINK_V6, [0; 16]] {
-            assert_eq!(say(kind, from, 255, OWN), Verdict::Pass, "{kind}");
+            assert_eq!(say(kind, from, 255, OWN), UPLINK, "{kind}");
         }
         assert_eq!(say(kind, PUBLIC_V6, 255, OWN), Verdict::Drop);
         assert_eq!(say(kind, OWN_V6, 255, GATEWAY), Verdict::Drop);
@@ -170,6 +179,10 @@ fn discovery_is_a_hosts_and_its_own() {
     for kind in [134, 137, 143] {
         assert_eq!(say(kind, OWN_V6, 255, OWN), Verdict::Drop, "{kind}");
     }
+    // Anybody may be asked for, but nobody else's hardware is told.
+    let say = |kind, about| public().examine(&discovery(kind, OWN_V6, 255, about, OWN), now);
+    assert_eq!((say(135, PUBLIC_V6), say(136, LINK_V6)), (UPLINK, UPLINK));
+    assert_eq!(say(136, PUBLIC_V6), Verdict::Drop);
 }
 
 #[test]
@@ -217,7 +230,7 @@ fn whom_a_stranger_asks_may_answer_and_nobody_else() {
         &frame!(back().ipv4(PRIVATE_V4, OWN_V4, 64).tcp(999, 80, 1, 1000).syn(), &[]),
         now,
     );
-    assert_eq!(guard.examine(&answer(PRIVATE_V4, 999), now), Verdict::Pass);
+    assert_eq!(guard.examine(&answer(PRIVATE_V4, 999), now), UPLINK);
     assert_eq!(guard.examine(&answer(PRIVATE_V4, 998), now), Verdict::Drop);
     assert_eq!(guard.examine(&answer(PUBLIC_V4, 999), now), Verdict::Drop);
     // The other way round, from the same ports, is a connection of the guest's own.
@@ -226,7 +239,7 @@ fn whom_a_stranger_asks_may_answer_and_nobody_else() {
     let reply = |to| frame!(out().ipv4(OWN_V4, to, 64).udp(53, 999), b"x");
     assert!(is_answered(&guard.examine(&reply(PRIVATE_V4), now)));
     guard.note(&frame!(back().ipv4(PRIVATE_V4, OWN_V4, 64).udp(999, 53), b"x"), now);
-    assert_eq!(guard.examine(&reply(PRIVATE_V4), now), Verdict::Pass);
+    assert_eq!(guard.examine(&reply(PRIVATE_V4), now), UPLINK);
     let later = now + Duration::from_secs(600);
     assert!(is_answered(&guard.examine(&reply(PRIVATE_V4), later)));
 }
@@ -236,16 +249,16 @@ fn echoes_are_asked_for_where_the_guest_may_go_and_answered_to_who_asks() {
     let (mut guard, now) = (public(), Instant::now());
     let request = |to| frame!(out().ipv4(OWN_V4, to, 64).icmpv4_echo_request(7, 1), b"x");
     let reply = |to| frame!(out().ipv4(OWN_V4, to, 64).icmpv4_echo_reply(7, 1), b"x");
-    assert_eq!(guard.examine(&request(PUBLIC_V4), now), Verdict::Pass);
+    assert_eq!(guard.examine(&request(PUBLIC_V4), now), UPLINK);
     assert!(is_answered(&guard.examine(&request(PRIVATE_V4), now)));
     assert_eq!(guard.examine(&reply(PUBLIC_V4), now), Verdict::Drop);
     guard.note(
         &frame!(back().ipv4(PRIVATE_V4, OWN_V4, 64).icmpv4_echo_request(7, 1), b"x"),
         now,
     );
-    assert_eq!(guard.examine(&reply(PRIVATE_V4), now), Verdict::Pass);
+    assert_eq!(guard.examine(&reply(PRIVATE_V4), now), UPLINK);
     let v6 = frame!(out().ipv6(OWN_V6, PUBLIC_V6, 64).icmpv6_echo_request(7, 1), b"x");
-    assert_eq!(guard.examine(&v6, now), Verdict::Pass);
+    assert_eq!(guard.examine(&v6, now), UPLINK);
     // An error is no echo either, and an answer to it would be answered.
     let mut error = request(PUBLIC_V4);
     error[34] = 3;
@@ -275,7 +288,7 @@ fn dns(name: &[u8; 1], is_answer: bool) -> Vec<u8> {
 fn names_are_asked_for_as_the_rules_say() {
     let now = Instant::now();
     let ask = |guard: &mut Guard, name| guard.examine(&udp(OWN_V4, RESOLVER_V4, 53, &dns(name, false)), now);
-    assert_eq!(ask(&mut public(), b"b"), Verdict::Pass);
+    assert_eq!(ask(&mut public(), b"b"), UPLINK);
     assert!(is_answered(&ask(&mut guard(&[]), b"a")));
     let other_port = udp(OWN_V4, RESOLVER_V4, 54, &dns(b"a", false));
     assert!(
@@ -290,12 +303,194 @@ fn names_are_asked_for_as_the_rules_say() {
     assert_eq!(refused[36..38], 4000_u16.to_be_bytes());
     assert_eq!(refused[45] & 0x0f, 5, "REFUSED");
     assert!(is_answered(&named.examine(&open, now)));
-    assert_eq!(ask(&mut named, b"a"), Verdict::Pass);
+    assert_eq!(ask(&mut named, b"a"), UPLINK);
     named.note(
         &frame!(back().ipv4(RESOLVER_V4, OWN_V4, 64).udp(53, 4000), &dns(b"a", true)),
         now,
     );
-    assert_eq!(named.examine(&open, now), Verdict::Pass);
+    assert_eq!(named.examine(&open, now), UPLINK);
     named.reset();
     assert!(is_answered(&named.examine(&open, now)));
+}
+
+const MEMBER_V4: [u8; 4] = [100, 96, 0, 9];
+const MEMBER_V6: [u8; 16] = [0xfd, 0x63, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
+const GATEWAY_V6: [u8; 16] = [0xfd, 0x63, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+const MEMBER_LINK_V6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, 9];
+
+/// On a segment that the guest's addresses are of.
+fn member(targets: &[Target], has_uplink: bool) -> Guard {
+    let segment = Segment {
+        networks: ["100.96.0.0/24", "fd63::/64"]
+            .map(|text| text.parse().expect("a network"))
+            .to_vec(),
+        gateways: vec![IpAddr::from(RESOLVER_V4), IpAddr::from(GATEWAY_V6)],
+    };
+    let mut egress = egress(targets);
+    egress.closed.clone_from(&segment.gateways);
+    let addresses = vec![IpAddr::from(OWN_V4), IpAddr::from(OWN_V6)];
+    Guard::new(OWN, addresses, egress, has_uplink, Some(segment))
+}
+
+fn everywhere() -> Vec<Target> {
+    ["0.0.0.0/0", "::/0"]
+        .map(|text| Target::Network(text.parse().expect("a network")))
+        .to_vec()
+}
+
+#[test]
+fn members_are_spoken_to_on_the_segment_whatever_the_rules_say() {
+    let now = Instant::now();
+    for (targets, has_uplink) in [(everywhere(), true), (vec![], true), (vec![], false)] {
+        let mut guard = member(&targets, has_uplink);
+        let mut way = |frame: Vec<u8>| guard.examine(&frame, now);
+        assert_eq!(way(udp(OWN_V4, MEMBER_V4, 53, b"x")), SEGMENT);
+        let tcp = || out().ipv4(OWN_V4, MEMBER_V4, 64).tcp(4000, 80, 1, 1000);
+        assert_eq!(way(frame!(tcp().syn(), &[])), SEGMENT);
+        assert_eq!(way(frame!(tcp().ack(1), b"x")), SEGMENT);
+        let echo = frame!(out().ipv4(OWN_V4, MEMBER_V4, 64).icmpv4_echo_reply(7, 1), b"x");
+        assert_eq!(way(echo.clone()), SEGMENT);
+        let mut tunnel = echo;
+        tunnel[23] = 47;
+        assert_eq!(way(tunnel), SEGMENT);
+        for (from, to) in [(OWN_V6, MEMBER_V6), (LINK_V6, MEMBER_LINK_V6), (LINK_V6, MEMBER_V6)] {
+            assert_eq!(way(frame!(out().ipv6(from, to, 64).udp(4000, 80), b"x")), SEGMENT);
+        }
+        // IPv4 in IPv6's clothes, which a rule for IPv4 opens too.
+        let mut mapped = [0; 16];
+        (mapped[10], mapped[11]) = (0xff, 0xff);
+        mapped[12..].copy_from_slice(&MEMBER_V4);
+        assert_eq!(way(frame!(out().ipv6(OWN_V6, mapped, 64).udp(4000, 80), b"x")), SEGMENT);
+        assert_eq!(guard.counters.total(), 0);
+    }
+}
+
+#[test]
+fn everything_else_goes_to_the_uplink_as_the_rules_say() {
+    let now = Instant::now();
+    let public_v4 = udp(OWN_V4, PUBLIC_V4, 443, b"x");
+    let public_v6 = frame!(out().ipv6(OWN_V6, PUBLIC_V6, 64).udp(4000, 443), b"x");
+    let mut open = member(&everywhere(), true);
+    assert_eq!(open.examine(&public_v4, now), UPLINK);
+    assert_eq!(open.examine(&public_v6, now), UPLINK);
+    for mut closed in [member(&[], true), member(&everywhere(), false)] {
+        assert!(is_answered(&closed.examine(&public_v4, now)));
+        assert!(is_answered(&closed.examine(&public_v6, now)));
+        assert_eq!(closed.counters.denied, 2);
+    }
+    // The gateways are the uplink's, which takes them for the host.
+    let gateway_v6 = frame!(out().ipv6(OWN_V6, GATEWAY_V6, 64).udp(4000, 80), b"x");
+    let question_by_tcp = out().ipv4(OWN_V4, RESOLVER_V4, 64).tcp(4000, 53, 1, 1000).syn();
+    for frame in [
+        udp(OWN_V4, RESOLVER_V4, 80, b"x"),
+        gateway_v6,
+        frame!(question_by_tcp, &[]),
+    ] {
+        assert!(is_answered(&open.examine(&frame, now)));
+    }
+}
+
+#[test]
+fn nothing_is_for_all_of_a_segment() {
+    let (mut guard, now) = (member(&everywhere(), true), Instant::now());
+    for to in [[100, 96, 0, 255], [100, 96, 0, 0], [255; 4], [224, 0, 0, 251]] {
+        assert_eq!(guard.examine(&udp(OWN_V4, to, 5353, b"x"), now), Verdict::Drop);
+    }
+    let many = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xfb];
+    for from in [OWN_V6, LINK_V6] {
+        let frame = frame!(out().ipv6(from, many, 255).udp(5353, 5353), b"x");
+        assert_eq!(guard.examine(&frame, now), Verdict::Drop);
+    }
+    assert_eq!(guard.counters.denied, 6);
+}
+
+#[test]
+fn a_member_is_nobody_but_itself_and_no_router() {
+    let (mut guard, now) = (member(&[], true), Instant::now());
+    assert_eq!(guard.examine(&udp(MEMBER_V4, OWN_V4, 80, b"x"), now), Verdict::Drop);
+    for (from, to) in [(MEMBER_V6, OWN_V6), (MEMBER_LINK_V6, LINK_V6), (LINK_V6, PUBLIC_V6)] {
+        let frame = frame!(out().ipv6(from, to, 64).udp(4000, 80), b"x");
+        assert_eq!(guard.examine(&frame, now), Verdict::Drop);
+    }
+    assert_eq!(guard.counters.spoofed, 4);
+    for kind in [134, 137] {
+        let icmp = Icmpv6Type::Unknown {
+            type_u8: kind,
+            code_u8: 0,
+            bytes5to8: [0; 4],
+        };
+        let frame = frame!(out().ipv6(LINK_V6, MEMBER_LINK_V6, 255).icmpv6(icmp), &OWN_V6);
+        assert_eq!(guard.examine(&frame, now), Verdict::Drop, "{kind}");
+    }
+    let mut redirect = frame!(out().ipv4(OWN_V4, MEMBER_V4, 64).icmpv4_echo_request(7, 1), &[0; 28]);
+    redirect[34] = 5;
+    assert_eq!(guard.examine(&redirect, now), Verdict::Drop);
+    assert_eq!(guard.counters.denied, 3);
+}
+
+#[test]
+fn a_segment_is_told_and_asked_who_is_where() {
+    let (mut guard, now) = (member(&[], true), Instant::now());
+    assert_eq!(guard.examine(&arp(ArpOperation::REQUEST, OWN, OWN_V4), now), SEGMENT);
+    for kind in [135, 136] {
+        assert_eq!(guard.examine(&discovery(kind, LINK_V6, 255, OWN_V6, OWN), now), SEGMENT);
+    }
+    let solicitation = discovery(133, LINK_V6, 255, OWN_V6, OWN);
+    assert_eq!(guard.examine(&solicitation, now), Verdict::Drop);
+    assert_eq!(guard.counters.total(), 0);
+    let foreign = arp(ArpOperation::REPLY, OWN, MEMBER_V4);
+    assert_eq!(guard.examine(&foreign, now), Verdict::Drop);
+    assert_eq!(guard.counters.spoofed, 1);
+}
+
+#[test]
+fn names_are_asked_for_on_the_segment_first() {
+    let now = Instant::now();
+    let ask = |name| udp(OWN_V4, RESOLVER_V4, 53, &dns(name, false));
+    let named = [Target::Name("a.test".into())];
+    for mut guard in [member(&[], true), member(&named, true), member(&[], false)] {
+        assert_eq!(guard.examine(&ask(b"b"), now), SEGMENT);
+        assert!(guard.is_own(&ask(b"b")));
+    }
+    // Given back they are judged.
+    assert_eq!(member(&[Target::Public], true).examine_returned(&ask(b"b")), UPLINK);
+    assert!(is_answered(&member(&[], true).examine_returned(&ask(b"a"))));
+    let mut guard = member(&named, true);
+    let answer = frame!(back().ipv4(RESOLVER_V4, OWN_V4, 64).udp(53, 4000), &dns(b"a", true));
+    let open = udp(OWN_V4, PUBLIC_V4, 443, b"x");
+    guard.note(&answer, now);
+    assert!(
+        is_answered(&guard.examine(&open, now)),
+        "nothing was asked of the uplink"
+    );
+    assert_eq!(guard.examine_returned(&ask(b"a")), UPLINK);
+    guard.note(&answer, now);
+    assert_eq!(guard.examine(&open, now), UPLINK);
+    for mut guard in [guard, member(&everywhere(), false)] {
+        let Verdict::Answer(refused) = guard.examine_returned(&ask(b"b")) else {
+            panic!("not answered");
+        };
+        assert_eq!(refused[26..30], RESOLVER_V4);
+        assert_eq!(refused[36..38], 4000_u16.to_be_bytes());
+        assert_eq!(refused[45] & 0x0f, 5, "REFUSED");
+    }
+}
+
+#[test]
+fn only_questions_are_given_back() {
+    let mut guard = member(&everywhere(), true);
+    let others = [
+        udp(OWN_V4, MEMBER_V4, 53, b"x"),
+        udp(OWN_V4, RESOLVER_V4, 80, b"x"),
+        udp(OWN_V4, PUBLIC_V4, 443, b"x"),
+        arp(ArpOperation::REQUEST, OWN, OWN_V4),
+        discovery(133, LINK_V6, 255, OWN_V6, OWN),
+    ];
+    for frame in &others {
+        assert_eq!(guard.examine_returned(frame), Verdict::Drop);
+    }
+    assert_eq!(guard.counters.malformed, others.len() as u64);
+    let foreign = udp(MEMBER_V4, RESOLVER_V4, 53, &dns(b"a", false));
+    assert_eq!(guard.examine_returned(&foreign), Verdict::Drop);
+    assert_eq!(guard.counters.spoofed, 1);
 }

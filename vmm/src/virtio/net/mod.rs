@@ -1,30 +1,41 @@
 //! The network device (virtio 1.3, section 5.1): frames between a guest and what carries them further.
 //!
 //! ```text
-//!  guest ─► transmit queue ─► header (checksums) ─► Guard: whose, where to ─► Stream ─► passt
-//!    ▲                                               │ refused: an ICMP answer      │
-//!    └── receive queue ◄───── header ◄───────────────┴──────── Guard: notes ◄───────┘
+//!  guest ─► transmit queue ─► header (checksums) ─► Guard: whose, where to ─┬─► uplink: Stream ─► passt
+//!    ▲                                                │ refused: an answer  └─► segment: Stream ─► switch
+//!    │                                                ▼
+//!    └── receive queue ◄───── header ◄───── Links: each in its turn ◄── Guard: notes ◄── uplink
+//!                                                     ▲
+//!                                                     └── Guard: the guest's own, given back? ◄── segment
 //! ```
 //!
 //! A guest is nobody but itself: frames with another hardware or network address, of another kind than IPv4, IPv6, ARP
-//! and neighbour discovery, and fragments end here, and are counted. Where it may go to is [`crate::egress`]'s to say.
+//! and neighbour discovery, and fragments end here, and are counted. Where it may go to through the uplink is
+//! [`crate::egress`]'s to say; on the segment, the link of a network of pods, every member may speak to every other.
+//! Questions for names go to the segment first, whose switch gives those back that are for no member's name: they are
+//! judged then, and go to the uplink.
 
 mod device;
+mod discovery;
 mod flows;
 mod guard;
 #[cfg(test)]
 mod guard_tests;
 mod header;
+mod links;
 mod names;
 mod receive_ring;
 mod refusal;
+mod segment;
 mod stream;
 #[cfg(test)]
 mod tests;
 
 pub use device::{NetDevice, NetError};
-pub(crate) use guard::link_local;
+pub(crate) use discovery::{NEIGHBOR_ADVERTISEMENT, ON_LINK_HOPS, link_local, target};
+pub use links::Sockets;
 pub(crate) use refusal::{Ends, answer as answer_udp};
+pub use segment::Segment;
 pub(crate) use stream::Stream;
 
 /// Bytes of the longest frame: an Ethernet header and the most that an IP packet can have (MTU 65520 and its header fit).

@@ -1,5 +1,5 @@
-//! What carries frames further: a stream socket to a process like passt, on which each frame follows its length (`u32`,
-//! big endian; passt(1), and QEMU's `-netdev stream`).
+//! What carries frames further: a stream socket to a process like passt, or to a network's switch, on which each frame
+//! follows its length (`u32`, big endian; passt(1), and QEMU's `-netdev stream`).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -65,22 +65,18 @@ impl Stream {
         })
     }
 
-    /// Whether the other end has to take something first.
+    /// Whether the other end has to take something first. One that is gone never will: it holds nobody up.
     pub(crate) fn is_full(&self) -> bool {
-        self.outbox.len() >= self.outbox_bytes - MESSAGE_BYTES_MAX
+        !self.is_lost && self.outbox.len() >= self.outbox_bytes - MESSAGE_BYTES_MAX
     }
 
-    /// Appends a frame, which `write` puts at the end of its argument; it is forgotten again when `write` says `false`.
-    pub(crate) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>, usize) -> bool) {
-        let start = self.outbox.len();
-        self.outbox.extend([0; LENGTH_BYTES]);
-        let frame = self.outbox.len();
-        let is_wanted = write(&mut self.outbox, frame) && !self.is_lost;
-        let bytes = (self.outbox.len() - frame) as u32;
-        match self.outbox.get_mut(start..frame) {
-            Some(length) if is_wanted => length.copy_from_slice(&bytes.to_be_bytes()),
-            _ => self.outbox.truncate(start),
+    /// Appends a frame to what is sent with the next [`Self::flush`].
+    pub(crate) fn append(&mut self, frame: &[u8]) {
+        if self.is_lost {
+            return;
         }
+        self.outbox.extend((frame.len() as u32).to_be_bytes());
+        self.outbox.extend_from_slice(frame);
     }
 
     /// Sends what was appended, as much as the other end takes.
@@ -98,23 +94,18 @@ impl Stream {
         self.sent = 0;
     }
 
-    /// The next frame of the other end, if it is whole.
-    pub(crate) fn next(&mut self) -> Option<&[u8]> {
-        if !self.has_next() {
-            self.receive();
-        }
-        if !self.has_next() {
-            return None;
-        }
-        let (start, bytes) = (self.taken + LENGTH_BYTES, self.next_bytes()?);
-        self.inbox.get(start..start + bytes)
+    /// The next frame of what was taken in, if it is whole.
+    pub(crate) fn front(&self) -> Option<&[u8]> {
+        let start = self.taken + LENGTH_BYTES;
+        self.inbox.get(start..self.filled)?.get(..self.next_bytes()?)
     }
 
-    /// The frame last given is done with.
+    /// The frame in front is done with.
     pub(crate) fn skip(&mut self) {
         if let Some(bytes) = self.next_bytes() {
             self.taken += LENGTH_BYTES + bytes;
         }
+        self.check_length();
     }
 
     /// Waits for what matters now.
@@ -141,11 +132,6 @@ impl Stream {
         }
     }
 
-    fn has_next(&self) -> bool {
-        self.next_bytes()
-            .is_some_and(|bytes| self.filled - self.taken >= LENGTH_BYTES + bytes)
-    }
-
     fn next_bytes(&self) -> Option<usize> {
         let length = self.inbox.get(self.taken..self.filled)?.first_chunk::<LENGTH_BYTES>()?;
         Some(u32::from_be_bytes(*length) as usize)
@@ -159,6 +145,11 @@ impl Stream {
     /// Takes in what is there, as far as there is space.
     pub(crate) fn receive(&mut self) {
         while self.has_space() && !self.is_lost && self.receive_once() {}
+        self.check_length();
+    }
+
+    /// Loses the other end when what it says next is no frame.
+    fn check_length(&mut self) {
         let is_frame = |bytes: usize| (ETHERNET_BYTES..=FRAME_BYTES_MAX).contains(&bytes);
         if self.next_bytes().is_some_and(|bytes| !is_frame(bytes)) {
             self.lose();

@@ -8,54 +8,92 @@ use etherparse::PacketBuilder;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::header::HEADER_BYTES;
-use super::{FRAME_BYTES_MAX, NetDevice};
+use super::{FRAME_BYTES_MAX, NetDevice, NetError, Segment, Sockets};
 use crate::egress::{Egress, Rule, Target};
 use crate::virtio::device::{Cause, Device, Signals};
 use crate::virtio::test_driver::{TestQueue, memory, process};
 
 const OWN: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const OWN_V4: [u8; 4] = [100, 96, 0, 2];
+const RESOLVER_V4: [u8; 4] = [100, 96, 0, 1];
+const MEMBER_V4: [u8; 4] = [100, 96, 0, 9];
 const PUBLIC_V4: [u8; 4] = [203, 0, 113, 5];
 const MERGES: u64 = 1 << 15;
 const BUFFERS: u64 = TestQueue::FREE + 0x10_0000;
 
 struct Bench {
     device: NetDevice,
+    /// The uplink's other end.
     network: UnixStream,
     memory: GuestMemoryMmap,
     receive: TestQueue,
     transmit: TestQueue,
 }
 
+fn device(uplink: Option<UnixStream>, segment: Option<UnixStream>) -> Result<NetDevice, NetError> {
+    let egress = Egress {
+        rules: vec![Rule {
+            target: Target::Public,
+            ports: None,
+            protocol: None,
+        }],
+        resolver: Some(RESOLVER_V4.into()),
+        ..Egress::default()
+    };
+    let network = Segment {
+        networks: vec!["100.96.0.0/24".parse().expect("a network")],
+        gateways: vec![RESOLVER_V4.into()],
+    };
+    let sockets = Sockets {
+        uplink: uplink.map(Into::into),
+        segment: segment.map(|socket| (network, socket.into())),
+    };
+    let mut device = NetDevice::new(OWN, vec![OWN_V4.into()], egress, sockets)?;
+    device.activate(MERGES);
+    Ok(device)
+}
+
+fn sockets() -> (UnixStream, UnixStream) {
+    let (ours, network) = UnixStream::pair().expect("sockets");
+    network
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .expect("a socket");
+    (ours, network)
+}
+
 impl Bench {
     fn new() -> Self {
-        let (ours, network) = UnixStream::pair().expect("sockets");
-        network
-            .set_read_timeout(Some(Duration::from_secs(5)))
-            .expect("a socket");
-        let egress = Egress {
-            rules: vec![Rule {
-                target: Target::Public,
-                ports: None,
-                protocol: None,
-            }],
-            ..Egress::default()
-        };
-        let mut device = NetDevice::new(OWN, vec![OWN_V4.into()], egress, ours.into()).expect("a device");
-        device.activate(MERGES);
-        let mut bench = Self {
+        let (ours, network) = sockets();
+        let mut bench = Self::with(device(Some(ours), None).expect("a device"), network);
+        bench.see_announcement();
+        bench
+    }
+
+    /// On a segment too, whose end is the other one.
+    fn on_segment() -> (Self, UnixStream) {
+        let ((ours, network), (segment, switch)) = (sockets(), sockets());
+        let device = device(Some(ours), Some(segment)).expect("a device");
+        let mut bench = Self::with(device, network);
+        bench.see_announcement();
+        (bench, switch)
+    }
+
+    fn with(device: NetDevice, network: UnixStream) -> Self {
+        Self {
             device,
             network,
             memory: memory(),
             receive: TestQueue::new(0),
             transmit: TestQueue::new(1),
-        };
-        let announcement = bench.sent();
+        }
+    }
+
+    fn see_announcement(&mut self) {
+        let announcement = self.sent();
         assert_eq!(
             (&announcement[..6], &announcement[28..32]),
             (&[0xff; 6][..], &OWN_V4[..])
         );
-        bench
     }
 
     fn process(&mut self, cause: Cause) -> Signals {
@@ -74,23 +112,31 @@ impl Bench {
 
     /// What the network has got.
     fn sent(&mut self) -> Vec<u8> {
-        let mut length = [0; 4];
-        self.network.read_exact(&mut length).expect("a length");
-        let mut frame = vec![0; u32::from_be_bytes(length) as usize];
-        self.network.read_exact(&mut frame).expect("a frame");
-        frame
+        read_frame(&mut self.network)
     }
 
     fn has_sent(&mut self) -> bool {
-        self.network.set_nonblocking(true).expect("a socket");
-        let read = self.network.read(&mut [0]);
-        self.network.set_nonblocking(false).expect("a socket");
-        read.is_ok()
+        has_more(&mut self.network)
+    }
+
+    /// Whether the device wants to be processed.
+    fn is_called(&self) -> bool {
+        let backend = self.device.backend_fd().expect("an epoll instance");
+        let event = rustix::event::PollFd::from_borrowed_fd(backend, rustix::event::PollFlags::IN);
+        let time = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut [event], Some(&time)) == Ok(1)
     }
 
     fn arrive(&mut self, frame: &[u8]) {
-        let length = (frame.len() as u32).to_be_bytes();
-        self.network.write_all(&[&length[..], frame].concat()).expect("room");
+        write_frame(&mut self.network, frame);
+    }
+
+    /// Gives the guest's queue room for `count` frames.
+    fn offer(&mut self, count: u64) {
+        for index in 0..count {
+            self.receive
+                .add(&self.memory, &[(BUFFERS + index * 0x1000, 1500, true)]);
+        }
     }
 
     fn read(&self, address: u64, bytes: usize) -> Vec<u8> {
@@ -102,11 +148,35 @@ impl Bench {
     }
 }
 
+fn read_frame(network: &mut UnixStream) -> Vec<u8> {
+    let mut length = [0; 4];
+    network.read_exact(&mut length).expect("a length");
+    let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+    network.read_exact(&mut frame).expect("a frame");
+    frame
+}
+
+fn has_more(network: &mut UnixStream) -> bool {
+    network.set_nonblocking(true).expect("a socket");
+    let read = network.read(&mut [0]);
+    network.set_nonblocking(false).expect("a socket");
+    read.is_ok()
+}
+
+fn write_frame(network: &mut UnixStream, frame: &[u8]) {
+    let length = (frame.len() as u32).to_be_bytes();
+    network.write_all(&[&length[..], frame].concat()).expect("room");
+}
+
 fn frame(payload: &[u8]) -> Vec<u8> {
+    frame_to(PUBLIC_V4, 2, payload)
+}
+
+fn frame_to(to: [u8; 4], port: u16, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let builder = PacketBuilder::ethernet2(OWN, [2, 0, 0, 0, 0, 1])
-        .ipv4(OWN_V4, PUBLIC_V4, 64)
-        .udp(1, 2);
+        .ipv4(OWN_V4, to, 64)
+        .udp(1, port);
     builder.write_to_vec(&mut bytes, payload).expect("a frame");
     bytes
 }
@@ -224,13 +294,125 @@ fn a_network_that_is_gone_or_talks_nonsense_is_not_waited_for() {
         for _ in 0..3 {
             bench.process(Cause::Backend);
         }
-        let waiting = rustix::event::PollFd::from_borrowed_fd(
-            bench.device.backend_fd().expect("an epoll instance"),
-            rustix::event::PollFlags::IN,
-        );
-        let time = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        assert_eq!(rustix::event::poll(&mut [waiting], Some(&time)), Ok(0), "{nonsense:?}");
+        assert!(!bench.is_called(), "{nonsense:?}");
         bench.send(&frame(b"x"));
         assert!(bench.receive.used(&bench.memory).is_empty());
     }
+}
+
+#[test]
+fn without_any_link_there_is_no_device() {
+    assert!(matches!(device(None, None), Err(NetError::NoLink)));
+}
+
+#[test]
+fn each_frame_goes_its_way() {
+    let (mut bench, mut switch) = Bench::on_segment();
+    bench.send(&frame(b"out"));
+    bench.send(&frame_to(MEMBER_V4, 80, b"in"));
+    assert_eq!(bench.sent(), frame(b"out"));
+    assert_eq!(read_frame(&mut switch), frame_to(MEMBER_V4, 80, b"in"));
+    assert!(
+        !bench.has_sent() && !has_more(&mut switch),
+        "the announcement is passt's"
+    );
+    assert_eq!(bench.device.counters().total(), 0);
+}
+
+#[test]
+fn a_question_that_is_given_back_goes_to_the_uplink() {
+    let (mut bench, mut switch) = Bench::on_segment();
+    bench.offer(1);
+    let question = frame_to(RESOLVER_V4, 53, b"question");
+    bench.send(&question);
+    assert!(!bench.has_sent());
+    let returned = read_frame(&mut switch);
+    assert_eq!(returned, question);
+    write_frame(&mut switch, &returned);
+    assert!(!bench.process(Cause::Backend).any(), "the guest does not see it");
+    assert_eq!(bench.sent(), question);
+    assert!(!has_more(&mut switch));
+    // Anything else of the guest's own is somebody's mistake.
+    write_frame(&mut switch, &frame(b"x"));
+    bench.process(Cause::Backend);
+    assert!(!bench.has_sent() && !has_more(&mut switch));
+    assert_eq!(bench.device.counters().malformed, 1);
+    assert!(bench.receive.used(&bench.memory).is_empty());
+}
+
+#[test]
+fn without_an_uplink_a_question_that_is_given_back_is_refused() {
+    let (segment, mut switch) = sockets();
+    let device = device(None, Some(segment)).expect("a device");
+    let mut bench = Bench::with(device, switch.try_clone().expect("a socket"));
+    bench.offer(1);
+    let question = frame_to(
+        RESOLVER_V4,
+        53,
+        b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x01a\x04test\0\0\x01\0\x01",
+    );
+    bench.send(&question);
+    assert_eq!(read_frame(&mut switch), question, "the first thing that a switch gets");
+    write_frame(&mut switch, &question);
+    assert!(bench.process(Cause::Backend).any());
+    assert_eq!(bench.read(BUFFERS + 12 + 26, 4), RESOLVER_V4);
+    assert_eq!(bench.read(BUFFERS + 12 + 45, 1)[0] & 0x0f, 5, "REFUSED");
+    assert!(!has_more(&mut switch));
+}
+
+#[test]
+fn what_comes_from_the_segment_opens_nothing_at_the_uplink() {
+    const PRIVATE_V4: [u8; 4] = [192, 168, 1, 1];
+    let (mut bench, mut switch) = Bench::on_segment();
+    // The third is for a refusal.
+    bench.offer(3);
+    let mut from_private = Vec::new();
+    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], OWN)
+        .ipv4(PRIVATE_V4, OWN_V4, 64)
+        .udp(2, 1);
+    builder.write_to_vec(&mut from_private, b"x").expect("a frame");
+    write_frame(&mut switch, &from_private);
+    assert!(bench.process(Cause::Backend).any());
+    assert_eq!(bench.read(BUFFERS + 12, from_private.len()), from_private);
+    bench.send(&frame_to(PRIVATE_V4, 2, b"x"));
+    assert!(!bench.has_sent());
+    assert_eq!(bench.device.counters().denied, 1);
+    bench.arrive(&from_private);
+    bench.process(Cause::Backend);
+    bench.send(&frame_to(PRIVATE_V4, 2, b"x"));
+    assert_eq!(bench.sent(), frame_to(PRIVATE_V4, 2, b"x"));
+}
+
+#[test]
+fn uplink_and_segment_take_turns() {
+    let (mut bench, mut switch) = Bench::on_segment();
+    for _ in 0..3 {
+        bench.arrive(&[1; 60]);
+        write_frame(&mut switch, &[2; 60]);
+    }
+    bench.offer(6);
+    bench.process(Cause::Backend);
+    let firsts = [0, 1, 2, 3, 4, 5].map(|index| bench.read(BUFFERS + index * 0x1000 + 12, 1)[0]);
+    assert_eq!(firsts, [1, 2, 1, 2, 1, 2]);
+}
+
+#[test]
+fn a_segment_that_is_gone_does_not_hold_the_uplink_up() {
+    let (mut bench, switch) = Bench::on_segment();
+    let payload = [5; 60000];
+    let mut sent = 0;
+    while bench.transmit.used(&bench.memory).len() == 1 || sent == 0 {
+        bench.send(&frame_to(MEMBER_V4, 80, &payload));
+        sent += 1;
+        assert!(sent < 1000, "the socket takes everything");
+    }
+    assert!(!bench.is_called());
+    // As late as can be: after what the guest sent was looked at.
+    switch.shutdown(std::net::Shutdown::Write).expect("a socket");
+    bench.process(Cause::Queue(1));
+    assert!(bench.is_called());
+    bench.process(Cause::Backend);
+    assert_eq!(bench.transmit.used(&bench.memory).len(), 1, "what was held up is gone");
+    bench.send(&frame(b"x"));
+    assert_eq!(bench.sent(), frame(b"x"));
 }
