@@ -51,23 +51,23 @@ pub(crate) fn lead_session(command: &mut Command) {
 /// Makes the child a process that nobody waits for: its parent ends before it executes its program, so that whoever takes
 /// it is its parent for good. It leads a session of its own.
 pub(crate) fn leave_parent(command: &mut Command) {
-    // SAFETY: the closure runs between fork and exec and makes only async-signal-safe system calls. It forks with nothing
-    // but this thread, and the parent ends at once, without running anything of this program's.
-    unsafe {
-        command.pre_exec(|| {
-            let parent = rustix::process::getpid();
-            match libc::fork() {
-                -1 => return Err(io::Error::last_os_error()),
-                0 => {}
-                _ => libc::_exit(0),
-            }
-            while rustix::process::getppid() == Some(parent) {
-                rustix::thread::sched_yield();
-            }
-            rustix::process::setsid()?;
-            Ok(())
-        });
-    }
+    let leave = || {
+        let parent = rustix::process::getpid();
+        // SAFETY: this process was forked itself, and has no thread but this one.
+        match unsafe { libc::fork() } {
+            -1 => return Err(io::Error::last_os_error()),
+            0 => {}
+            // SAFETY: it ends at once, without running anything of this program's.
+            _ => unsafe { libc::_exit(0) },
+        }
+        while rustix::process::getppid() == Some(parent) {
+            rustix::thread::sched_yield();
+        }
+        rustix::process::setsid()?;
+        Ok(())
+    };
+    // SAFETY: the closure runs between fork and exec and makes only async-signal-safe system calls.
+    unsafe { command.pre_exec(leave) };
 }
 
 /// Takes a descriptor that this process was started with, by its number.

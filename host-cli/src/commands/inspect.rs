@@ -4,12 +4,13 @@ use anyhow::anyhow;
 use capsid_image::{Image, Store};
 use serde_json::{Value, json};
 
-use super::network_fields::{self, Endpoint};
+use super::network_fields;
 use super::{Context, open_store, table};
 use crate::cli::{ContainerInspectArgs, InspectArgs};
 use crate::folders::Folders;
 use crate::format::Template;
 use crate::health::Health;
+use crate::network::Endpoint;
 use crate::state::{Container, ShareMount, State, StateError, Status, VolumeMount};
 use crate::{clock, error_text, labels, store_folder, volumes};
 

@@ -1,6 +1,6 @@
 //! `capsid network`.
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use serde_json::{Map, Value, json};
 
 use super::lifecycle::confirm;
@@ -9,8 +9,9 @@ use super::{Context, table};
 use crate::cli::{
     NetworkCommand, NetworkCreateArgs, NetworkInspectArgs, NetworkLsArgs, NetworkPruneArgs, NetworkRmArgs,
 };
+use crate::folders::Folders;
 use crate::format::Template;
-use crate::network::{host_networks, own_link};
+use crate::network::{forget, host_networks, own_link};
 use crate::state::{Member, Network, NetworkSpec, State, StateError, Subnet, mac_words};
 use crate::{clock, error_text, id, labels, plan};
 
@@ -239,10 +240,10 @@ fn whole_predefined(listed: &Listed) -> Value {
 }
 
 fn remove(context: Context, args: &NetworkRmArgs) -> anyhow::Result<u8> {
-    let (_, state) = context.state()?;
+    let (folders, state) = context.state()?;
     let mut code = 0;
     for name in &args.networks {
-        match remove_one(name, &state) {
+        match remove_one(name, &state, &folders) {
             Ok(()) => println!("{name}"),
             Err(error) if args.force && is_unknown(&error) => {}
             Err(error) => {
@@ -254,11 +255,13 @@ fn remove(context: Context, args: &NetworkRmArgs) -> anyhow::Result<u8> {
     Ok(code)
 }
 
-fn remove_one(name: &str, state: &State) -> anyhow::Result<()> {
+fn remove_one(name: &str, state: &State, folders: &Folders) -> anyhow::Result<()> {
     if RESERVED.contains(&name) {
         bail!("{name} is a pre-defined network and cannot be removed");
     }
-    Ok(state.remove_network(&state.find_network(name)?)?)
+    let network = state.find_network(name)?;
+    state.remove_network(&network)?;
+    forget(&folders.run, &network.id).context("cannot remove the network's run folder")
 }
 
 fn is_unknown(error: &anyhow::Error) -> bool {
@@ -270,17 +273,20 @@ fn prune(context: Context, args: &NetworkPruneArgs) -> anyhow::Result<u8> {
     if !args.force && !confirm(warning)? {
         return Ok(0);
     }
-    let (_, state) = context.state()?;
-    remove_unused(&state)?;
+    let (folders, state) = context.state()?;
+    remove_unused(&state, &folders)?;
     Ok(0)
 }
 
 /// Removes networks that nobody is on.
-pub(super) fn remove_unused(state: &State) -> anyhow::Result<()> {
+pub(super) fn remove_unused(state: &State, folders: &Folders) -> anyhow::Result<()> {
     let mut removed = Vec::new();
     for network in state.networks()? {
         match state.remove_network(&network) {
-            Ok(()) => removed.push(network.name),
+            Ok(()) => {
+                forget(&folders.run, &network.id).context("cannot remove the network's run folder")?;
+                removed.push(network.name);
+            }
             Err(StateError::NetworkUsed { .. }) => {}
             Err(error) => return Err(error.into()),
         }

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use crate::network::{GuestNetwork, Link, own_link};
-use crate::state::{Container, Network, NetworkConfig, Pod, PublishedPort, State, StateError, mac_words};
+use crate::network::{Endpoint, GuestNetwork, Link, own_link};
+use crate::state::{NetworkConfig, PublishedPort, mac_words};
 
 /// Name of the network of who is on none of the user's.
 pub(super) const DEFAULT: &str = "default";
@@ -20,46 +20,6 @@ pub(super) fn mode(network: Option<&NetworkConfig>) -> &str {
         Some(None) => DEFAULT,
         Some(Some(joined)) => &joined.name,
     }
-}
-
-/// A container or pod, and the network that it is on.
-#[derive(Debug)]
-pub(super) struct Endpoint<'a> {
-    id: &'a str,
-    name: &'a str,
-    hostname: &'a str,
-    config: Option<&'a NetworkConfig>,
-    /// The user's.
-    network: Option<Network>,
-}
-
-impl<'a> Endpoint<'a> {
-    pub(super) fn of_container(container: &'a Container, state: &State) -> Result<Self, StateError> {
-        let config = container.config.network.as_ref();
-        Ok(Self {
-            id: &container.id,
-            name: &container.name,
-            hostname: &container.spec.hostname,
-            config,
-            network: joined(config, state)?,
-        })
-    }
-
-    pub(super) fn of_pod(pod: &'a Pod, state: &State) -> Result<Self, StateError> {
-        let config = pod.config.network.as_ref();
-        Ok(Self {
-            id: &pod.id,
-            name: &pod.name,
-            hostname: &pod.config.hostname,
-            config,
-            network: joined(config, state)?,
-        })
-    }
-}
-
-fn joined(config: Option<&NetworkConfig>, state: &State) -> Result<Option<Network>, StateError> {
-    let joined = config.and_then(|config| config.joined.as_ref());
-    joined.map(|joined| state.network(&joined.network)).transpose()
 }
 
 /// `NetworkSettings`; `Egress` is Capsid's: what is in force, as `--egress` has it. As docker's, the fields of a link stand
@@ -106,7 +66,7 @@ fn on_network(endpoint: &Endpoint<'_>, config: &NetworkConfig) -> Value {
         "GlobalIPv6PrefixLen": v6.map_or(0, |link| link.prefix_bits),
         "IPv6Gateway": v6.and_then(|link| link.gateway).map(|gateway| gateway.to_string()).unwrap_or_default(),
         "Aliases": joined.aliases,
-        "DNSNames": joined.dns_names(endpoint.name, endpoint.id, endpoint.hostname),
+        "DNSNames": endpoint.dns_names(),
     });
     for (field, value) in link(of_kind(true)) {
         fields[field] = value;

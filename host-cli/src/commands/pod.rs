@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::lifecycle::{each, rm_one, start_one};
 use super::name_pattern::NamePattern;
-use super::network_fields::{self, Endpoint};
+use super::network_fields;
 use super::stats::{self, Shown};
 use super::{Context, Scene, run, table};
 use crate::cli::{
@@ -16,6 +16,7 @@ use crate::control::{Answer, PodRequest};
 use crate::folders::Folders;
 use crate::format::Template;
 use crate::hold::Hold;
+use crate::network::Endpoint;
 use crate::plan::PodSurroundings;
 use crate::state::{Container, Pod, PodStatus, State, StateError};
 use crate::{clock, create, error_text, id, labels, names, network, parts, plan, session, settings, shares, start};

@@ -173,7 +173,7 @@ async fn prune(scene: &Scene, args: &SystemPruneArgs) -> anyhow::Result<u8> {
         return Ok(0);
     }
     let mut reclaimed = remove_ended(scene, |container| container_bytes(scene, container)).await?;
-    network::remove_unused(&scene.state)?;
+    network::remove_unused(&scene.state, &scene.folders)?;
     if args.volumes {
         reclaimed += volume::remove_unused(&scene.state, &scene.folders, false)?;
     }

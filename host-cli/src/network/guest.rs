@@ -78,6 +78,19 @@ impl GuestNetwork {
         Self::with(links, subnets.first().map(|subnet| subnet.gateway), config)
     }
 
+    /// The same without the ways that this host does not have itself: programs would wait for answers.
+    pub(super) fn that_leads_where(mut self, host: &Host) -> Self {
+        for link in &mut self.links {
+            let leads = if link.address.is_ipv4() {
+                host.has_v4 || !host.has_v6
+            } else {
+                host.has_v6
+            };
+            link.gateway = link.gateway.filter(|_| leads);
+        }
+        self
+    }
+
     fn with(links: Vec<Link>, resolver: Option<IpAddr>, config: &NetworkConfig) -> Self {
         Self {
             links,
@@ -94,6 +107,10 @@ impl GuestNetwork {
 
     pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.links.iter().map(|link| link.address)
+    }
+
+    pub(super) fn gateways(&self) -> impl Iterator<Item = IpAddr> {
+        self.links.iter().filter_map(|link| link.gateway)
     }
 
     pub(super) fn resolver(&self) -> IpAddr {

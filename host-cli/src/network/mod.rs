@@ -2,29 +2,36 @@
 //! user's own, without any right; what of it is permitted is checked before, by the machine's network device.
 //!
 //! ```text
-//!  guest eth0 ─► network device: whose, where to ─► socket ─► passt ─► sockets of this user's
-//!                                                               ▲ published ports
+//!  guest eth0 ─► network device: whose, where to ─┬► socket ─► passt ─► sockets of this user's
+//!                                                 │              ▲ published ports
+//!                                                 └► socket ─► switch of the user's network ─► other pods
 //! ```
 //!
-//! Every pod that is on no network of the user's has one of its own with the same addresses: no other is on its link.
+//! Every pod that is on no network of the user's has one of its own with the same addresses: no other is on its link. On
+//! a user's network each pod has a passt of its own behind the same gateway, and all have the network's switch.
 
+mod endpoint;
 mod guest;
 mod host;
 mod passt;
 mod ports;
 mod switch;
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 use capsid_vmm::egress::Egress;
+use capsid_vmm::switch::membership::Join;
 use ipnet::IpNet;
 
-use crate::accelerator::{Helper, Nic, StartError};
+use crate::accelerator::{Helper, Nic, Segment, StartError};
 use crate::parts::PartError;
-use crate::state::NetworkConfig;
+use crate::state::{Network, NetworkConfig};
 
+pub(crate) use endpoint::Endpoint;
 pub(crate) use guest::{GuestNetwork, Link};
 pub(crate) use ports::choose as choose_ports;
+pub(crate) use switch::forget;
 
 /// The guest's address, and the link that it has with the other end. Of the space between providers and their customers
 /// (RFC 6598), where hardly anybody's servers are.
@@ -53,6 +60,12 @@ pub(crate) enum NetworkError {
     Socket(#[source] std::io::Error),
     #[error("cannot start the network's helper")]
     Start(#[from] StartError),
+    #[error("cannot join network {name}")]
+    Join {
+        name: String,
+        #[source]
+        source: switch::SwitchError,
+    },
 }
 
 /// A network that is there for one start of a machine.
@@ -60,30 +73,78 @@ pub(crate) enum NetworkError {
 pub(crate) struct Attached {
     /// The machine's device.
     pub nic: Nic,
-    /// Ends the machine when it ends.
-    pub helper: Helper,
+    /// The machine ends when one of them does.
+    pub helpers: Vec<Helper>,
     /// What the agent is told.
     pub guest: GuestNetwork,
 }
 
-/// Makes the network of a machine that starts now.
-pub(crate) fn attach(config: &NetworkConfig) -> Result<Attached, NetworkError> {
+/// Makes the network of a machine that starts now; `config` is the endpoint's.
+pub(crate) fn attach(endpoint: &Endpoint<'_>, config: &NetworkConfig, run: &Path) -> Result<Attached, NetworkError> {
     let host = host::Host::look().map_err(NetworkError::Host)?;
     ports::check(&config.ports)?;
-    let guest = GuestNetwork::new(&host, config);
-    let (socket, helper) = passt::start(config, &host, &guest)?;
+    let guest = match (&endpoint.network, &config.joined) {
+        (Some(network), Some(joined)) => GuestNetwork::on(network, joined, config).that_leads_where(&host),
+        _ => GuestNetwork::new(&host, config),
+    };
+    let mut helpers = Vec::new();
+    let mut uplink = None;
+    if endpoint.network.as_ref().is_none_or(|network| !network.config.internal) {
+        let (socket, helper) = passt::start(config, &host, &guest)?;
+        uplink = Some(socket.into());
+        helpers.push(helper);
+    }
+    let mut segment = None;
+    if let Some(network) = &endpoint.network {
+        let (joined, helper) = join(endpoint, network, config.mac, &guest, run)?;
+        segment = Some(joined);
+        helpers.push(helper);
+    }
     let nic = Nic {
         mac: config.mac,
         addresses: guest.addresses().collect(),
         egress: Egress {
             rules: config.egress.clone(),
             host: host.addresses,
-            closed: vec![GATEWAY_V4.into(), GATEWAY_V6.into()],
+            closed: guest.gateways().chain([GATEWAY_V4.into(), GATEWAY_V6.into()]).collect(),
             resolver: Some(guest.resolver()),
         },
-        socket: socket.into(),
+        uplink,
+        segment,
     };
-    Ok(Attached { nic, helper, guest })
+    Ok(Attached { nic, helpers, guest })
+}
+
+/// Puts a pod on a user's network.
+fn join(
+    endpoint: &Endpoint<'_>,
+    network: &Network,
+    mac: [u8; 6],
+    guest: &GuestNetwork,
+    run: &Path,
+) -> Result<(Segment, Helper), NetworkError> {
+    let gateways: Vec<IpAddr> = network.config.subnets.iter().map(|subnet| subnet.gateway).collect();
+    let wish = Join {
+        mac,
+        addresses: guest.addresses().collect(),
+        names: endpoint
+            .dns_names()
+            .iter()
+            .map(|name| name.to_ascii_lowercase())
+            .collect(),
+    };
+    let membership = switch::join(&switch::folder(run, &network.id), gateways.clone(), &wish);
+    let membership = membership.map_err(|source| NetworkError::Join {
+        name: network.name.clone(),
+        source,
+    })?;
+    let segment = Segment {
+        networks: network.config.subnets.iter().map(|subnet| subnet.network).collect(),
+        gateways,
+        socket: membership.frames.into(),
+    };
+    let helper = Helper::shared(&format!("the switch of network {}", network.name), membership.control);
+    Ok((segment, helper))
 }
 
 /// The link that `inspect` shows of a pod that is on no network of the user's; what it has of IPv6 depends on the host.

@@ -45,15 +45,16 @@ fn arguments(config: &NetworkConfig, host: &Host, guest: &GuestNetwork, socket: 
     add("--fd", socket.to_string());
     add("--mac-addr", mac_words(GATEWAY_MAC));
     for link in guest.links() {
+        let Some(gateway) = link.gateway else {
+            continue;
+        };
         add("--address", link.address.to_string());
         // It knows no other length of IPv6.
         if link.address.is_ipv4() {
             add("--netmask", link.prefix_bits.to_string());
         }
-        if let Some(gateway) = link.gateway {
-            add("--gateway", gateway.to_string());
-            add("--dns-forward", gateway.to_string());
-        }
+        add("--gateway", gateway.to_string());
+        add("--dns-forward", gateway.to_string());
     }
     for resolver in &config.dns {
         add("--dns", resolver.to_string());

@@ -68,8 +68,16 @@ pub(super) struct Membership {
 }
 
 /// The run folder of a network.
-pub(crate) fn folder(run: &Path, id: &str) -> PathBuf {
+pub(super) fn folder(run: &Path, id: &str) -> PathBuf {
     run.join("networks").join(id)
+}
+
+/// Removes what is left of a network that is gone.
+pub(crate) fn forget(run: &Path, id: &str) -> io::Result<()> {
+    match fs::remove_dir_all(folder(run, id)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 /// Makes a pod a member of the network whose run folder this is.
@@ -122,7 +130,12 @@ fn open_lock(folder: &Path) -> Result<File, SwitchError> {
 
 fn socket() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC;
-    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+    Ok(rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        flags,
+        None,
+    )?)
 }
 
 fn connect(folder: &Path) -> io::Result<OwnedFd> {

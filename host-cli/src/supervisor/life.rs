@@ -30,9 +30,10 @@ use crate::clock;
 use crate::control::Failure;
 use crate::folders::Folders;
 use crate::log::LogStream;
+use crate::network::Endpoint;
 use crate::plan::{ROOTFS_SERIAL, SCRATCH_SERIAL};
 use crate::session::{Session, SessionError};
-use crate::state::{Container, Exit, NetworkConfig, State};
+use crate::state::{Container, Exit, State};
 use crate::{scratch, store_folder, sys, volumes};
 
 /// From Create to Started: disks mounted, program executed.
@@ -206,7 +207,8 @@ fn needed(container: &Container, state: &State, folders: &Folders, pod: &Pod) ->
 /// Starts the container's own machine.
 fn start(charge: &Charge, state: &State, folders: &Folders) -> Result<(RunningMachine, Sockets), LifeError> {
     let container = charge.container.borrow();
-    let machine = prepare(&container, container.config.network.as_ref(), state, folders)?;
+    let endpoint = Endpoint::of_container(&container, state).map_err(|e| LifeError::Prepare(e.into()))?;
+    let machine = prepare(&container, Some(endpoint), state, folders)?;
     charge.mark("machine prepared");
     let started = machine.start()?;
     charge.mark("machine processes started");
@@ -225,7 +227,7 @@ pub(super) fn start_machine(
 /// Opens what a container's machine needs.
 fn prepare(
     container: &Container,
-    network: Option<&NetworkConfig>,
+    endpoint: Option<Endpoint<'_>>,
     state: &State,
     folders: &Folders,
 ) -> Result<Prepared, LifeError> {
@@ -238,7 +240,7 @@ fn prepare(
         disks,
         bay: None,
         shares: &container.config.shares,
-        network,
+        endpoint,
     };
     Ok(machine::prepare(folders, wanted)?)
 }

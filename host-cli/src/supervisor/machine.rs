@@ -10,9 +10,9 @@ use tokio::net::UnixStream;
 use crate::accelerator::{self, Accelerator, Disk, Helper, MachineEnd, MachineParts, RunningMachine};
 use crate::cli::AccelChoice;
 use crate::folders::Folders;
-use crate::network::{self, GuestNetwork};
+use crate::network::{self, Endpoint, GuestNetwork};
 use crate::plan::MachineSize;
-use crate::state::{NetworkConfig, ShareMount};
+use crate::state::ShareMount;
 use crate::{hold, initramfs, parts, shares};
 
 /// Why there is no machine.
@@ -38,7 +38,7 @@ pub(super) struct Wanted<'a> {
     /// The machine's end of its bay's socket.
     pub bay: Option<OwnedFd>,
     pub shares: &'a [ShareMount],
-    pub network: Option<&'a NetworkConfig>,
+    pub endpoint: Option<Endpoint<'a>>,
 }
 
 /// Our ends of the sockets that lead into a machine, and what is to be said through them of its network.
@@ -76,10 +76,10 @@ pub(super) fn prepare(folders: &Folders, wanted: Wanted<'_>) -> Result<Prepared,
         let (shares, servers) = shares::serve(wanted.shares, wanted.id, folders)?;
         helpers.extend(servers);
         let mut nic = None;
-        if let Some(network) = wanted.network {
-            let attached = network::attach(network)?;
+        if let Some((endpoint, config)) = wanted.endpoint.as_ref().and_then(|e| Some((e, e.config?))) {
+            let attached = network::attach(endpoint, config, &folders.run)?;
             nic = Some(attached.nic);
-            helpers.push(attached.helper);
+            helpers.extend(attached.helpers);
             sockets.network = Some(attached.guest);
         }
         let parts = MachineParts {

@@ -30,7 +30,7 @@ use crate::accelerator::{MachineEnd, RunningMachine};
 use crate::control::{self, Answer, Connection, Failure, PodRequest};
 use crate::folders::Folders;
 use crate::hold::Hold;
-use crate::network::GuestNetwork;
+use crate::network::{Endpoint, GuestNetwork};
 use crate::session::{Session, SessionError};
 use crate::signals::Signals;
 use crate::state::{self, State};
@@ -164,7 +164,7 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
     let mut clients = JoinSet::new();
     clients.spawn_local(serve(Rc::clone(&pod), Rc::clone(&folders), first));
     let error = {
-        let course = run(&pod, &folders, &row, machine_bay);
+        let course = run(&pod, &folders, &row, &state, machine_bay);
         tokio::pin!(course);
         loop {
             tokio::select! {
@@ -209,8 +209,8 @@ fn prepare(folders: &Folders, id: &str, hold: &Hold) -> anyhow::Result<(State, s
 }
 
 /// The machine, from its start to its end: why it ended.
-async fn run(pod: &Rc<Pod>, folders: &Folders, row: &state::Pod, bay: OwnedFd) -> PodError {
-    let error = match start(folders, row, bay) {
+async fn run(pod: &Rc<Pod>, folders: &Folders, row: &state::Pod, state: &State, bay: OwnedFd) -> PodError {
+    let error = match start(folders, row, state, bay) {
         Err(error) => error.into(),
         Ok((mut machine, mut sockets)) => {
             if let Some(network) = sockets.network.take() {
@@ -238,8 +238,14 @@ async fn run(pod: &Rc<Pod>, folders: &Folders, row: &state::Pod, bay: OwnedFd) -
 }
 
 /// Starts the pod's machine; it ends with each of the processes that serve its shares.
-fn start(folders: &Folders, row: &state::Pod, bay: OwnedFd) -> Result<(RunningMachine, Sockets), MachineError> {
+fn start(
+    folders: &Folders,
+    row: &state::Pod,
+    state: &State,
+    bay: OwnedFd,
+) -> Result<(RunningMachine, Sockets), MachineError> {
     let config = &row.config;
+    let endpoint = Endpoint::of_pod(row, state).map_err(|e| MachineError::Prepare(e.into()))?;
     let wanted = Wanted {
         id: &row.id,
         accelerator: config.accelerator,
@@ -248,7 +254,7 @@ fn start(folders: &Folders, row: &state::Pod, bay: OwnedFd) -> Result<(RunningMa
         disks: Vec::new(),
         bay: Some(bay),
         shares: &config.shares,
-        network: config.network.as_ref(),
+        endpoint: Some(endpoint),
     };
     machine::prepare(folders, wanted)?.start()
 }

@@ -1,0 +1,51 @@
+//! A pod's place on its network, complete: what was asked for, and the user's network that it is on, if any.
+
+use crate::state::{Container, Network, NetworkConfig, Pod, State, StateError};
+
+/// It.
+#[derive(Debug)]
+pub(crate) struct Endpoint<'a> {
+    /// Of the pod, or of the container that is a pod of its own.
+    pub id: &'a str,
+    pub name: &'a str,
+    pub hostname: &'a str,
+    /// Nothing when the pod has no network.
+    pub config: Option<&'a NetworkConfig>,
+    /// The user's.
+    pub network: Option<Network>,
+}
+
+impl<'a> Endpoint<'a> {
+    pub(crate) fn of_container(container: &'a Container, state: &State) -> Result<Self, StateError> {
+        let config = container.config.network.as_ref();
+        Ok(Self {
+            id: &container.id,
+            name: &container.name,
+            hostname: &container.spec.hostname,
+            config,
+            network: joined(config, state)?,
+        })
+    }
+
+    pub(crate) fn of_pod(pod: &'a Pod, state: &State) -> Result<Self, StateError> {
+        let config = pod.config.network.as_ref();
+        Ok(Self {
+            id: &pod.id,
+            name: &pod.name,
+            hostname: &pod.config.hostname,
+            config,
+            network: joined(config, state)?,
+        })
+    }
+
+    /// Names that others on the user's network find it by.
+    pub(crate) fn dns_names(&self) -> Vec<String> {
+        let joined = self.config.and_then(|config| config.joined.as_ref());
+        joined.map_or_else(Vec::new, |joined| joined.dns_names(self.name, self.id, self.hostname))
+    }
+}
+
+fn joined(config: Option<&NetworkConfig>, state: &State) -> Result<Option<Network>, StateError> {
+    let joined = config.and_then(|config| config.joined.as_ref());
+    joined.map(|joined| state.network(&joined.network)).transpose()
+}
