@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use capsid_tests::invocation::eventually;
 use capsid_tests::live::{alone, remove_all, send, warmed_up};
 use capsid_tests::parts::{count, patience};
-use capsid_tests::resident::{Process, descendants};
+use capsid_tests::resident::{Process, descendants, processes};
 use capsid_tests::{Capsid, Census};
 use nix::sys::signal::Signal;
 
@@ -238,5 +238,111 @@ fn a_killed_file_server_ends_its_pod() {
     capsid.call(["start", "one"]).wait().succeeds();
     capsid.call(["rm", "-f", "one"]).wait().succeeds();
     fs::remove_file(shared.join("file")).unwrap();
+    before.assert_nothing_new(&capsid);
+}
+
+/// The switches that run for its networks.
+fn switches(capsid: &Capsid) -> Vec<u32> {
+    let folder = capsid.folder("run/networks").display().to_string();
+    let is_its = |pid: u32| {
+        let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let mut targets = fds.filter_map(|fd| fs::read_link(fd.path()).ok());
+        targets.any(|target| target.display().to_string().starts_with(&folder))
+    };
+    let vmms = processes().into_iter().filter(|process| process.name == "capsid-vmm");
+    vmms.map(|process| process.pid).filter(|pid| is_its(*pid)).collect()
+}
+
+#[test]
+fn a_networks_switch_lives_as_long_as_its_pods_and_its_death_is_told() {
+    let _alone = alone();
+    let capsid = warmed_up();
+    let call = |words: &[&str]| capsid.call(words).within(120).wait();
+    let start = |name: &str| {
+        let words = [
+            "run",
+            "-d",
+            "--name",
+            name,
+            "--network",
+            "net1",
+            "busybox",
+            "sleep",
+            "6000",
+        ];
+        call(&words).succeeds();
+    };
+    let find_each_other = || {
+        let found = call(&["exec", "second", "ping", "-c", "1", "-w", "60", "first"])
+            .succeeds()
+            .text();
+        assert!(found.contains("1 packets received"), "{found}");
+    };
+    call(&["network", "create", "net1"]).succeeds();
+    capsid.run(["--network", "net1", "busybox", "true"]).succeeds();
+    eventually("the switch ends", 10, || switches(&capsid).is_empty());
+    let before = Census::take(&capsid);
+    start("first");
+    start("second");
+    assert_eq!(switches(&capsid).len(), 1);
+    // It does not end with who started it, also when that is killed.
+    send(capsid.supervisor("first"), Signal::SIGKILL);
+    eventually("first is gone", 60, || {
+        capsid.field("first", ".State.Status") == "exited"
+    });
+    call(&["start", "first"]).succeeds();
+    find_each_other();
+    let switch = switches(&capsid);
+    assert_eq!(switch.len(), 1);
+    send(switch[0], Signal::SIGKILL);
+    let killed = Instant::now();
+    call(&["wait", "first", "second"]).succeeds();
+    assert!(killed.elapsed() < patience(2), "told after {:?}", killed.elapsed());
+    for name in ["first", "second"] {
+        let reason = capsid.field(name, ".State.Error");
+        assert!(reason.contains("the switch of network net1"), "{reason}");
+    }
+    call(&["start", "first", "second"]).succeeds();
+    find_each_other();
+    call(&["rm", "-f", "first", "second"]).succeeds();
+    before.assert_nothing_new(&capsid);
+    call(&["network", "rm", "net1"]).succeeds();
+    let left: Vec<String> = capsid.files();
+    assert!(!left.iter().any(|file| file.contains("run/networks/")), "{left:?}");
+}
+
+#[test]
+fn pods_of_a_network_leave_nothing() {
+    let _alone = alone();
+    let capsid = warmed_up();
+    let cycle = || {
+        capsid.call(["network", "create", "net1"]).wait().succeeds();
+        for name in ["first", "second"] {
+            let words = [
+                "run",
+                "-d",
+                "--rm",
+                "--name",
+                name,
+                "--network",
+                "net1",
+                "busybox",
+                "sleep",
+                "600",
+            ];
+            capsid.call(words).within(60).wait().succeeds();
+        }
+        capsid
+            .call(["rm", "-f", "first", "second"])
+            .within(60)
+            .wait()
+            .succeeds();
+        capsid.call(["network", "rm", "net1"]).wait().succeeds();
+    };
+    cycle();
+    let before = Census::take(&capsid);
+    for _ in 0..count("CAPSID_NETWORK_CYCLES", 3) {
+        cycle();
+    }
     before.assert_nothing_new(&capsid);
 }

@@ -1,0 +1,141 @@
+//! What a user without any right does with Capsid: everything that the machine itself does not need `/dev/kvm` for.
+
+// A surprise in a test is a failed test.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::PathBuf;
+
+use capsid_tests::invocation::{Invocation, eventually};
+use capsid_tests::parts::part;
+use capsid_tests::{Outcome, TestImage};
+use tempfile::TempDir;
+
+/// A user that this machine knows nothing of.
+const USER: u32 = 54_321;
+
+/// An installation that such a user can read, and folders of that user's own.
+struct Person {
+    root: TempDir,
+}
+
+impl Person {
+    fn new() -> Self {
+        let root = tempfile::Builder::new().prefix("capsid-test-").tempdir().unwrap();
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let person = Self { root };
+        fs::create_dir(person.folder("bin")).unwrap();
+        for name in ["capsid", "capsid-vmm", "capsid-fs", "capsid-agent", "vmlinux"] {
+            fs::copy(part(name), person.folder("bin").join(name)).unwrap();
+        }
+        for name in ["data", "run", "home", "tmp"] {
+            fs::create_dir(person.folder(name)).unwrap();
+            chown(person.folder(name), Some(USER), Some(USER)).unwrap();
+        }
+        person
+    }
+
+    fn folder(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    fn call(&self, words: &[&str]) -> Invocation {
+        let user = USER.to_string();
+        let mut invocation = Invocation::new(
+            "/usr/bin/setpriv",
+            ["--reuid", &user, "--regid", &user, "--clear-groups"],
+        );
+        let command = invocation.command();
+        command
+            .args(["--inh-caps=-all", "--"])
+            .arg(self.folder("bin/capsid"))
+            .args(words);
+        command
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("CAPSID_ACCEL", "emulate");
+        for (name, folder) in [
+            ("HOME", "home"),
+            ("TMPDIR", "tmp"),
+            ("CAPSID_DATA_DIR", "data"),
+            ("CAPSID_RUN_DIR", "run"),
+        ] {
+            command.env(name, self.folder(folder));
+        }
+        invocation.within(120)
+    }
+
+    #[track_caller]
+    fn does(&self, words: &[&str]) -> Outcome {
+        self.call(words).wait().succeeds()
+    }
+}
+
+#[test]
+fn an_ordinary_user_has_pods_networks_and_volumes() {
+    let person = Person::new();
+    let archive = fs::read(TestImage::DebianPython.docker_archive()).unwrap();
+    person.call(&["load", "-q"]).input(archive).wait().succeeds();
+    person.does(&["network", "create", "back"]);
+    let shared = person.folder("home").display().to_string();
+    let served = format!("{shared}:/served");
+    let flags = [
+        "run",
+        "-d",
+        "--name",
+        "web",
+        "--network",
+        "back",
+        "-p",
+        "127.0.0.1::80",
+        "-v",
+        &served,
+    ];
+    let server = ["debian-python", "python3", "-m", "http.server", "-d", "/served", "80"];
+    person.does(&[&flags[..], &server].concat());
+    fs::write(person.folder("home/page"), "a page").unwrap();
+    let port = person.does(&["port", "web", "80"]).text();
+    let fetch = |address: &str| {
+        Invocation::new("/usr/bin/python3", ["-c", FETCH, address])
+            .within(30)
+            .wait()
+    };
+    eventually("the server serves", 60, || fetch(port.trim()).code() == 0);
+    fetch(port.trim()).succeeds().prints("a page");
+    let client = [
+        "run",
+        "--rm",
+        "--network",
+        "back",
+        "-v",
+        "notes:/notes",
+        "debian-python",
+        "python3",
+        "-c",
+        FETCH,
+    ];
+    person
+        .does(&[&client[..], &["web:80", "/notes/page"]].concat())
+        .prints("a page");
+    let reader = [
+        "run",
+        "--rm",
+        "-v",
+        "notes:/notes",
+        "debian-python",
+        "cat",
+        "/notes/page",
+    ];
+    person.does(&reader).prints("a page");
+    person.does(&["rm", "-f", "web"]);
+    person.does(&["network", "rm", "back"]);
+}
+
+/// Fetches a page, prints it, and keeps it where it is told to.
+const FETCH: &str = "\
+import sys, urllib.request
+page = urllib.request.urlopen('http://' + sys.argv[1] + '/page', timeout=10).read()
+sys.stdout.buffer.write(page)
+for path in sys.argv[2:]: open(path, 'wb').write(page)
+";
