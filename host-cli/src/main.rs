@@ -19,6 +19,7 @@
 //! | `session` | what flows between supervisor and agent |
 //! | `work` | what the agent does with a container's files for a command |
 //! | `state/`, `hold`, `store_folder` | which containers there are, who may change them, what they keep |
+//! | `network/` | what a pod is given of networks: passt, the switch, addresses, ports |
 //! | `volumes` | disks that outlive containers |
 //! | `health` | how healthy containers were last found |
 //! | `events` | what happened to containers |
