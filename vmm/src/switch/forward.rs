@@ -90,6 +90,32 @@ fn decide(frame: &[u8], from: Mac, members: &Members, gateway: &Gateway) -> Opti
     (to != from && members.is_at(to, receiver)).then_some(Forward::To(to))
 }
 
+/// Decides about a frame on a network with two members, `web` and `db`, and requires that it is decided well. For fuzzing.
+#[cfg(fuzzing)]
+pub fn forward_between_two(frame: &[u8]) {
+    use super::membership::Join;
+    let mut members = Members::default();
+    for (last, name) in [(2, "web"), (3, "db")] {
+        let mac = [2, 0, 0, 0, 0, last];
+        let addresses = vec![
+            IpAddr::from([100, 96, 0, last]),
+            IpAddr::from([0xfd63, 0, 0, 0, 0, 0, 0, u16::from(last)]),
+        ];
+        let names = vec![name.to_owned()];
+        let added = members.add(Join { mac, addresses, names });
+        assert!(added.is_ok(), "two are not too many");
+    }
+    let gateway = Gateway {
+        mac: [2, 0, 0, 0, 0, 1],
+        addresses: vec![[100, 96, 0, 1].into()],
+    };
+    match forward(frame, [2, 0, 0, 0, 0, 2], &members, &gateway) {
+        Forward::To(to) => assert_eq!(to, [2, 0, 0, 0, 0, 3], "there is nobody else"),
+        Forward::Answer(answer) => assert_eq!(answer.get(..6), frame.get(6..12), "answers go to who asked"),
+        Forward::Back | Forward::Nowhere => {}
+    }
+}
+
 /// Who is at an address.
 fn owner(address: IpAddr, members: &Members, gateway: &Gateway) -> Option<Mac> {
     if gateway.addresses.contains(&address) {

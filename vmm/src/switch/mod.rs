@@ -22,6 +22,8 @@ mod members;
 pub mod membership;
 mod names;
 mod port;
+#[cfg(fuzzing)]
+pub use forward::forward_between_two;
 #[cfg(test)]
 mod tests;
 

@@ -6,17 +6,13 @@ use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 
 use capsid_fuzz::Bytes;
+use capsid_fuzz::frame::{GATEWAY, OWN, OWN_V4, OWN_V6, RESOLVER_V4, frame};
 use capsid_vmm::egress::{Egress, Rule, Target};
 use capsid_vmm::virtio::device::{Cause, Device as _};
 use capsid_vmm::virtio::net::{NetDevice, Segment, Sockets};
 use capsid_vmm::virtio::test_driver::{self, TestQueue, process};
 use libfuzzer_sys::fuzz_target;
 
-const OWN: [u8; 6] = [2, 0, 0, 0, 0, 2];
-const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const OWN_V4: [u8; 4] = [100, 96, 0, 2];
-const RESOLVER_V4: [u8; 4] = [100, 96, 0, 1];
-const OWN_V6: [u8; 16] = [0xfd, 0x63, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
 /// Where the guest receives.
 const BUFFERS: u64 = 1 << 20;
 const BUFFER_BYTES: u64 = 1536;
@@ -35,33 +31,6 @@ fn egress() -> Egress {
         resolver: Some(IpAddr::from(RESOLVER_V4)),
         ..Egress::default()
     }
-}
-
-/// A frame whose first headers are mostly right, so that what is behind them is reached too.
-fn frame(bytes: &mut Bytes<'_>, from: [u8; 6], to: [u8; 6]) -> Vec<u8> {
-    let kind = bytes.byte();
-    let mut frame = [to, from].concat();
-    match kind % 8 {
-        0 => frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]),
-        1 | 2 => {
-            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-            let length = bytes.byte();
-            frame.extend([0, length, [17, 6, 58, 44, 0][usize::from(kind / 8 % 5)], 255]);
-            frame.extend(OWN_V6);
-            frame.extend([0xfd, bytes.byte()]);
-        }
-        3..=6 => {
-            let length = bytes.byte().wrapping_add(20);
-            frame.extend([8, 0, 0x45, 0, 0, length, 0, 0, 0, 0, 64, [17, 6, 1, 17][usize::from(kind / 8 % 4)], 0, 0]);
-            frame.extend(if from == OWN { OWN_V4 } else { RESOLVER_V4 });
-            frame.extend(if from == OWN { RESOLVER_V4 } else { OWN_V4 });
-            frame.extend([15, 160, 0, 53]);
-        }
-        _ => {}
-    }
-    let rest = usize::from(bytes.byte());
-    frame.extend((0..rest).map(|_| bytes.byte()));
-    frame
 }
 
 /// A network of pods that the guest is on.
