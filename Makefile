@@ -52,8 +52,8 @@ build: deps ## Builds capsid, capsid-vmm, capsid-fs and capsid-agent into target
 	@cmp -s $(TARGET)/agent/capsid-agent $(RELEASE)/capsid-agent || install -m 755 $(TARGET)/agent/capsid-agent $(RELEASE)/capsid-agent
 
 .PHONY: build-tests
-build-tests: deps ## Builds the tests' own tools: probe, image maker, bench
-	$(CARGO) build --release --locked -p capsid-tests --bins
+build-tests: deps ## Builds the tests' own tools: probe and image maker
+	$(CARGO) build --release --locked -p capsid-tests --bin capsid-test-images
 	$(CARGO) rustc --profile agent --locked -p capsid-tests --bin capsid-probe -- -C target-feature=+crt-static
 	@cmp -s $(TARGET)/agent/capsid-probe $(RELEASE)/capsid-probe || install -m 755 $(TARGET)/agent/capsid-probe $(RELEASE)/capsid-probe
 
@@ -89,6 +89,7 @@ lab: kernel ## A machine with real KVM: a shell, or CMD='...'
 
 .PHONY: bench
 bench: deps-test build build-tests kernel ## Figures as ratios within one run: a table, and target/bench.json
+	$(CARGO) build --release --locked -p capsid-tests --bin capsid-bench
 	$(RELEASE)/capsid-bench --output $(TARGET)/bench.json
 
 .PHONY: soak

@@ -44,7 +44,7 @@ pub const PORT: u16 = 7000;
 pub const OTHER_PORT: u16 = 7001;
 const RESOLVER: &str = "203.0.113.53";
 
-/// Namespaces have names that all tests see, and each test a world: not too many at once.
+/// For tests that count what there is.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -61,6 +61,9 @@ impl World {
     /// Makes it.
     pub fn make() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
+        // The first namespace that gets a name makes the folder of names a mount.
+        static MAKING: Mutex<()> = Mutex::new(());
+        let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let mut world = Self {
             name: format!("capsid-{}-{number}", std::process::id()),

@@ -3,9 +3,7 @@
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
 
-use capsid_tests::world::{
-    HOST_V4, HOST_V6, METADATA, OTHER_PORT, PORT, PRIVATE_V4, PRIVATE_V6, PUBLIC_V4, PUBLIC_V6, alone,
-};
+use capsid_tests::world::{HOST_V4, HOST_V6, METADATA, OTHER_PORT, PORT, PRIVATE_V4, PRIVATE_V6, PUBLIC_V4, PUBLIC_V6};
 use capsid_tests::{Capsid, TestImage, World};
 
 const REACH: &str = include_str!("../src/reach.py");
@@ -77,7 +75,6 @@ const ADDRESSES: [&str; 11] = [
 
 #[test]
 fn by_default_a_pod_reaches_the_public_internet_and_nothing_else() {
-    let _alone = alone();
     let (world, capsid) = (World::with_servers(), Capsid::with(&[TestImage::DebianPython]));
     let found = reach(&world, &capsid, &[], &table(&ADDRESSES));
     assert_reach(&found, &table(&[PUBLIC_V4, PUBLIC_V6]));
@@ -85,7 +82,6 @@ fn by_default_a_pod_reaches_the_public_internet_and_nothing_else() {
 
 #[test]
 fn rules_open_what_they_name_for_every_protocol_alike() {
-    let _alone = alone();
     let (world, capsid) = (World::with_servers(), Capsid::with(&[TestImage::DebianPython]));
     let found = reach(&world, &capsid, &["--egress", "none"], &table(&ADDRESSES));
     assert_reach(&found, &[]);
@@ -118,7 +114,6 @@ fn rules_open_what_they_name_for_every_protocol_alike() {
 
 #[test]
 fn names_are_resolved_and_rules_can_name_them() {
-    let _alone = alone();
     let (world, capsid) = (World::with_servers(), Capsid::with(&[TestImage::DebianPython]));
     let ask = |name: &str| format!("dns {name} 0");
     let all = ["public.test", "private.test", "other.test", "alias.test"].map(ask);
