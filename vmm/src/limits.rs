@@ -71,8 +71,8 @@ pub(crate) const NET_NAMES_ASKED_MAX: usize = 256;
 /// Members of one network: pods of one user on one machine, of which some thousand fit into the largest.
 pub(crate) const SWITCH_MEMBERS_MAX: usize = 1000;
 
-/// Frames of one member carried before the others get their turn.
-pub(crate) const SWITCH_FRAMES_PER_TURN: usize = 256;
+/// Bytes of one member carried before the others get their turn.
+pub(crate) const SWITCH_BYTES_PER_TURN: usize = 512 << 10;
 
 /// Supervisors at once that have connected and not yet said what they want.
 pub(crate) const SWITCH_KNOCKING_MAX: usize = 32;

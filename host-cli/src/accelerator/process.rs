@@ -88,15 +88,20 @@ pub(crate) fn spawn(program: &Path, arguments: &[String], files: HandedFiles, lo
         .map_err(|source| StartError::Spawn { program: name, source })
 }
 
-/// Starts `program` with those files and no standard streams, as a process that nobody waits for and that outlives us.
-pub(crate) fn spawn_on_its_own(program: &Path, arguments: &[String], files: HandedFiles) -> Result<(), StartError> {
+/// Starts `program` with those files and its stderr in `log`, as a process that nobody waits for and that outlives us.
+pub(crate) fn spawn_on_its_own(
+    program: &Path,
+    arguments: &[String],
+    files: HandedFiles,
+    log: Stdio,
+) -> Result<(), StartError> {
     let name = program.display().to_string();
     let mut command = std::process::Command::new(program);
     command
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null());
+        .stderr(log);
     sys::leave_parent(&mut command);
     command.fd_mappings(files.0).map_err(|source| StartError::Fds {
         program: name.clone(),

@@ -284,8 +284,9 @@ pub(super) fn remove_unused(state: &State, folders: &Folders) -> anyhow::Result<
     for network in state.networks()? {
         match state.remove_network(&network) {
             Ok(()) => {
-                forget(&folders.run, &network.id).context("cannot remove the network's run folder")?;
                 removed.push(network.name);
+                // Nobody looks for what is left of it.
+                let _ = forget(&folders.run, &network.id);
             }
             Err(StateError::NetworkUsed { .. }) => {}
             Err(error) => return Err(error.into()),

@@ -88,6 +88,9 @@ impl GuestNetwork {
             };
             link.gateway = link.gateway.filter(|_| leads);
         }
+        // The network's switch answers at every gateway, but only this one passes on what it does not know.
+        let leading = self.gateways().next();
+        self.resolver = leading.unwrap_or(self.resolver);
         self
     }
 

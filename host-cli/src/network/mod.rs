@@ -43,7 +43,7 @@ const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0xfd63, 0x6170, 0x7369, 0x6400, 0, 0, 0
 const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd63, 0x6170, 0x7369, 0x6400, 0, 0, 0, 1);
 const PREFIX_V6: u8 = 64;
 /// Hardware address of the other end.
-const GATEWAY_MAC: [u8; 6] = [0x02, 0xca, 0, 0, 0, 1];
+pub(crate) const GATEWAY_MAC: [u8; 6] = [0x02, 0xca, 0, 0, 0, 1];
 /// The longest packet: the most that passt takes.
 const MTU: u32 = 65520;
 

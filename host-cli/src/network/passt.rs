@@ -70,13 +70,17 @@ fn arguments(config: &NetworkConfig, host: &Host, guest: &GuestNetwork, socket: 
             add(flag, run);
         }
     }
-    let family = match (host.has_v4, host.has_v6) {
-        (true, true) => return words,
-        (true, false) => vec!["--ipv4-only"],
+    // What it accepts connections by, and would then not know whom to pass them to.
+    let leads = |is_v4: bool| guest.gateways().any(|gateway| gateway.is_ipv4() == is_v4);
+    let mut family = match (leads(true), leads(false)) {
+        (true, true) => Vec::new(),
+        (_, false) => vec!["--ipv4-only"],
         (false, true) => vec!["--ipv6-only"],
-        // Nowhere to go: what is published works all the same.
-        (false, false) => vec!["--ipv4-only", "--interface", "lo"],
     };
+    if !host.has_v4 && !host.has_v6 {
+        // Nowhere to go: what is published works all the same.
+        family.extend(["--interface", "lo"]);
+    }
     words.extend(family.into_iter().map(String::from));
     words
 }

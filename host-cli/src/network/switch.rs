@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! run/networks/ID/lock      locked by whoever joins: a switch does not end meanwhile
+//! run/networks/ID/log       what the switch complains of
 //! run/networks/ID/socket    the switch listens here; one that nobody listens at is of a switch that has ended
 //! ```
 //!
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use capsid_vmm::config::{Config, SwitchConfig};
 use capsid_vmm::switch::membership::{self, Answer, Join};
 use rustix::fs::FlockOperation;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::UnixDatagram;
 
@@ -34,6 +36,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Those who join wait for the lock, not here.
 const BACKLOG: i32 = 16;
 const SOCKET: &str = "socket";
+const LOG: &str = "log";
 
 /// Why a pod is not on its network.
 #[derive(Debug, thiserror::Error)]
@@ -52,8 +55,13 @@ pub(crate) enum SwitchError {
     Part(#[from] PartError),
     #[error("cannot start the network's switch")]
     Start(#[from] StartError),
-    #[error("the network's switch does not answer")]
-    Silent(#[source] io::Error),
+    #[error("the network's switch does not answer{}", said(.last_words))]
+    Silent {
+        /// What it complained of last.
+        last_words: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("{0}")]
     Refused(String),
 }
@@ -83,6 +91,20 @@ pub(crate) fn forget(run: &Path, id: &str) -> io::Result<()> {
 /// Makes a pod a member of the network whose run folder this is.
 pub(super) fn join(folder: &Path, gateways: Vec<IpAddr>, wish: &Join) -> Result<Membership, SwitchError> {
     let _lock = lock(folder)?;
+    match join_once(folder, &gateways, wish) {
+        // It was killed at this moment: the next one is another.
+        Err(SwitchError::Silent { source, .. }) if is_hung_up(&source) => join_once(folder, &gateways, wish),
+        joined => joined,
+    }
+}
+
+fn is_hung_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+}
+
+/// The caller has the lock.
+fn join_once(folder: &Path, gateways: &[IpAddr], wish: &Join) -> Result<Membership, SwitchError> {
     let control = match connect(folder) {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             start(folder, gateways)?;
@@ -92,13 +114,29 @@ pub(super) fn join(folder: &Path, gateways: Vec<IpAddr>, wish: &Join) -> Result<
     };
     let control = control.map_err(SwitchError::Connect)?;
     let (frames, its_frames) = UnixStream::pair().map_err(SwitchError::Connect)?;
-    let answer = membership::join(control.as_fd(), wish, its_frames.into()).map_err(SwitchError::Silent)?;
-    match answer {
+    let answer = membership::join(control.as_fd(), wish, its_frames.into());
+    match answer.map_err(|source| silent(folder, source))? {
         Answer::Joined => Ok(Membership {
             frames,
             control: watched(control).map_err(SwitchError::Connect)?,
         }),
         Answer::Refused(reason) => Err(SwitchError::Refused(reason)),
+    }
+}
+
+fn silent(folder: &Path, source: io::Error) -> SwitchError {
+    let log = fs::read_to_string(folder.join(LOG)).unwrap_or_default();
+    SwitchError::Silent {
+        last_words: log.trim_end().lines().next_back().unwrap_or_default().into(),
+        source,
+    }
+}
+
+fn said(last_words: &str) -> String {
+    if last_words.is_empty() {
+        String::new()
+    } else {
+        format!(" ({last_words})")
     }
 }
 
@@ -140,8 +178,10 @@ fn socket() -> io::Result<OwnedFd> {
 
 fn connect(folder: &Path) -> io::Result<OwnedFd> {
     let control = socket()?;
-    let timeout = rustix::net::sockopt::Timeout::Recv;
-    rustix::net::sockopt::set_socket_timeout(&control, timeout, Some(PATIENCE))?;
+    // One that was stopped neither answers nor accepts.
+    for timeout in [Timeout::Recv, Timeout::Send] {
+        set_socket_timeout(&control, timeout, Some(PATIENCE))?;
+    }
     with_short_path(folder, SOCKET, |path| {
         Ok(rustix::net::connect(&control, &SocketAddrUnix::new(path)?)?)
     })?;
@@ -149,7 +189,7 @@ fn connect(folder: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Starts a switch that listens in the folder. The caller has the lock.
-fn start(folder: &Path, gateways: Vec<IpAddr>) -> Result<(), SwitchError> {
+fn start(folder: &Path, gateways: &[IpAddr]) -> Result<(), SwitchError> {
     let listener = listen(folder).map_err(|source| SwitchError::Folder {
         path: folder.join(SOCKET),
         source,
@@ -160,11 +200,15 @@ fn start(folder: &Path, gateways: Vec<IpAddr>) -> Result<(), SwitchError> {
         // Opened anew: it shares no lock with ours.
         lock_fd: files.add(open_lock(folder)?),
         gateway_mac: GATEWAY_MAC,
-        gateways,
+        gateways: gateways.to_vec(),
     });
     let config_fd = files.add(config_file(&config)?);
     let arguments = ["--config-fd".into(), config_fd.to_string()];
-    Ok(spawn_on_its_own(&parts::vmm()?, &arguments, files)?)
+    let log = File::create(folder.join(LOG)).map_err(|source| SwitchError::Folder {
+        path: folder.join(LOG),
+        source,
+    })?;
+    Ok(spawn_on_its_own(&parts::vmm()?, &arguments, files, log.into())?)
 }
 
 fn listen(folder: &Path) -> io::Result<OwnedFd> {

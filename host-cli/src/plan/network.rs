@@ -7,6 +7,7 @@ use super::egress;
 use super::ports;
 use super::{PlanError, subnets};
 use crate::cli::NetworkArgs;
+use crate::network::GATEWAY_MAC;
 use crate::state::{Joined, Network, NetworkConfig};
 
 /// First bytes of a hardware address that nobody gave: locally administered, and known at sight.
@@ -61,6 +62,8 @@ pub(crate) enum NetworkError {
     AddHost(String),
     #[error("--add-host {0}: a pod does not reach its host, so host-gateway has no address")]
     HostGateway(String),
+    #[error("--mac-address {0} is the gateway's: choose another one")]
+    GatewayMac(String),
     #[error("invalid --mac-address {0:?}: write six bytes as 02:ca:00:11:22:33, the first of them even")]
     Mac(String),
     #[error(transparent)]
@@ -261,10 +264,12 @@ fn parse_mac(text: &str) -> Result<[u8; 6], NetworkError> {
     let mac: [u8; 6] = bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(wrong)?;
     // The lowest bit names a group.
     if mac[0] & 1 == 1 || mac == [0; 6] {
-        Err(wrong())
-    } else {
-        Ok(mac)
+        return Err(wrong());
     }
+    if mac == GATEWAY_MAC {
+        return Err(NetworkError::GatewayMac(text.into()));
+    }
+    Ok(mac)
 }
 
 /// The same for the same id.

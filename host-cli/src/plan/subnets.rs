@@ -8,8 +8,9 @@ use crate::cli::NetworkCreateArgs;
 use crate::network::own_networks;
 use crate::state::{Network, Subnet};
 
-/// The second bytes of 10.x.0.0/16: where subnets that nobody named are taken from, as podman does.
-const POOL: std::ops::RangeInclusive<u8> = 89..=99;
+/// The first byte, and the second bytes, of where subnets that nobody named are taken from: as podman does, and where the
+/// host has a way to all of these, as docker does.
+const POOLS: [(u8, std::ops::RangeInclusive<u8>); 3] = [(10, 89..=99), (172, 20..=31), (192, 168..=168)];
 const POOL_PREFIX: u8 = 24;
 /// Lengths of prefixes that make sense: a gateway and a pod must have room.
 const PREFIXES_V4: std::ops::RangeInclusive<u8> = 8..=30;
@@ -42,7 +43,8 @@ pub(crate) enum SubnetError {
     #[error("--gateway {0} is no address of a host's in {1}")]
     GatewayUnusable(IpAddr, IpNet),
     #[error(
-        "all of 10.89.0.0 to 10.99.255.255 is in use by networks of Capsid's or this host's: give one with --subnet"
+        "all of 10.89.0.0 to 10.99.255.255, 172.20.0.0 to 172.31.255.255 and 192.168.0.0/16 is in use by networks of Capsid's \
+         or this host's: give one with --subnet"
     )]
     PoolUsedUp,
 }
@@ -144,8 +146,13 @@ fn check_overlap(subnet: &IpNet, others: &[Network]) -> Result<(), SubnetError> 
 fn from_pool(others: &[Network], host: &[IpNet]) -> Result<IpNet, SubnetError> {
     let is_free =
         |network: &IpNet| check_overlap(network, others).is_ok() && !host.iter().any(|known| overlap(known, network));
-    let network = |second, third| Ipv4Net::new_assert(Ipv4Addr::new(10, second, third, 0), POOL_PREFIX).into();
-    POOL.flat_map(|second| (0..=u8::MAX).map(move |third| network(second, third)))
+    let network =
+        |first, second, third| Ipv4Net::new_assert(Ipv4Addr::new(first, second, third, 0), POOL_PREFIX).into();
+    let halves = POOLS
+        .into_iter()
+        .flat_map(|(first, seconds)| seconds.map(move |second| (first, second)));
+    halves
+        .flat_map(|(first, second)| (0..=u8::MAX).map(move |third| network(first, second, third)))
         .find(is_free)
         .ok_or(SubnetError::PoolUsedUp)
 }
@@ -252,8 +259,16 @@ mod tests {
             choose((&[], &[], false), &[], &host).unwrap(),
             ["10.90.0.0/24 10.90.0.1"]
         );
-        let host = ["10.0.0.0/8".parse().unwrap()];
-        assert_eq!(choose((&[], &[], false), &[], &host), Err(SubnetError::PoolUsedUp));
+        let host = |networks: &[&str]| {
+            networks
+                .iter()
+                .map(|text| text.parse().unwrap())
+                .collect::<Vec<IpNet>>()
+        };
+        let company = choose((&[], &[], false), &[], &host(&["10.0.0.0/8"])).unwrap();
+        assert!(company[0].starts_with("172.20.0.0/24"), "{company:?}");
+        let all = host(&["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]);
+        assert_eq!(choose((&[], &[], false), &[], &all), Err(SubnetError::PoolUsedUp));
         assert_eq!(
             choose((&[], &[], true), &[], &[]).unwrap(),
             ["10.89.0.0/24 10.89.0.1", "fd01:2345:6789::/64 fd01:2345:6789::1"]

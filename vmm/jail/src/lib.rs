@@ -61,6 +61,22 @@ impl Jail {
     /// [`JailError`] names the step that failed; the process is then half confined and should end.
     pub fn enter(&self) -> Result<(), JailError> {
         let parent = rustix::process::getppid();
+        let lifeline = self.confine(parent)?;
+        hide(lifeline, parent)
+    }
+
+    /// Confines the calling process as [`Jail::enter`] does, but lets it outlive who started it, and who takes it then.
+    /// Without a pid namespace, whose relay would be such a parent.
+    ///
+    /// # Errors
+    /// As [`Jail::enter`].
+    pub fn enter_alone(&self) -> Result<(), JailError> {
+        debug_assert!(!self.pid_namespace, "a relay would take it along");
+        self.confine(None)?;
+        privileges::hide_memory()
+    }
+
+    fn confine(&self, parent: Option<Pid>) -> Result<Option<relay::Lifeline>, JailError> {
         let (namespaces, lifeline) = self.leave(RelayUser::Nobody, parent)?;
         root::empty()?;
         identity::drop_user(namespaces)?;
@@ -69,7 +85,7 @@ impl Jail {
         privileges::drop_all()?;
         privileges::forbid_new()?;
         landlock::restrict_where_available()?;
-        hide(lifeline, parent)
+        Ok(lifeline)
     }
 
     /// Confines the calling process as [`Jail::enter`] does, but for what it takes to serve `share`: that becomes its

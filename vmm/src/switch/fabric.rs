@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
 use rustix::net::SocketFlags;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -14,12 +13,14 @@ use super::members::Members;
 use super::membership::{self, Answer, Join, Received};
 use super::port::Port;
 use crate::config::SwitchConfig;
-use crate::limits::{SWITCH_FRAMES_PER_TURN, SWITCH_KNOCKING_MAX};
+use crate::limits::{SWITCH_BYTES_PER_TURN, SWITCH_KNOCKING_MAX};
 use crate::virtio::net::Mac;
 
 /// How often a switch without members looks whether it may end.
 const END_PATIENCE_MS: i32 = 50;
 const FOREVER_MS: i32 = -1;
+/// What the shortest frame costs, in bytes of a long one: to look at it takes longer than to copy it.
+const FRAME_COST_BYTES: usize = 2048;
 
 /// What is ready, as the 64 bits that epoll carries for us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +69,7 @@ pub(super) struct Fabric {
 }
 
 impl Fabric {
-    pub(super) fn new(config: &SwitchConfig, listener: OwnedFd, lock: OwnedFd) -> io::Result<Self> {
+    pub(super) fn new(config: &SwitchConfig, members_max: usize, listener: OwnedFd, lock: OwnedFd) -> io::Result<Self> {
         let fabric = Self {
             epoll: Epoll::new()?,
             listener,
@@ -78,7 +79,7 @@ impl Fabric {
                 addresses: config.gateways.clone(),
             },
             knocking: BTreeMap::new(),
-            members: Members::default(),
+            members: Members::new(members_max),
             ports: BTreeMap::new(),
             unfinished: BTreeSet::new(),
         };
@@ -101,13 +102,12 @@ impl Fabric {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            let unfinished = std::mem::take(&mut self.unfinished);
+            // Each has one turn, for whatever reasons it has one.
+            let mut senders = std::mem::take(&mut self.unfinished);
             for event in &events[..ready] {
-                self.handle(Token::from_bits(event.data()));
+                self.handle(Token::from_bits(event.data()), &mut senders);
             }
-            for mac in unfinished {
-                self.carry(mac);
-            }
+            senders.into_iter().for_each(|mac| self.carry(mac));
         }
     }
 
@@ -120,13 +120,17 @@ impl Fabric {
         rustix::fs::flock(&self.lock, FlockOperation::NonBlockingLockExclusive).is_ok()
     }
 
-    fn handle(&mut self, token: Token) {
+    fn handle(&mut self, token: Token, senders: &mut BTreeSet<Mac>) {
         match token {
             Token::Listener => self.accept(),
             Token::Knocking(fd) => self.open(fd),
-            // A member's supervisor has nothing more to say.
-            Token::Control(mac) => self.remove(mac),
-            Token::Frames(mac) => self.carry(mac),
+            Token::Control(mac) => {
+                // The event may be older than a member that came back.
+                if self.ports.get(&mac).is_some_and(Port::is_over) {
+                    self.remove(mac);
+                }
+            }
+            Token::Frames(mac) => drop(senders.insert(mac)),
         }
     }
 
@@ -198,23 +202,9 @@ impl Fabric {
     }
 
     fn remove_gone(&mut self) {
-        let macs: Vec<Mac> = self.ports.keys().copied().collect();
-        let mut states: Vec<PollFd<'_>> = self
-            .ports
-            .values()
-            .map(|port| PollFd::from_borrowed_fd(port.control(), PollFlags::empty()))
-            .collect();
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        if poll(&mut states, Some(&now)).is_err() {
-            return;
-        }
-        let is_gone: Vec<bool> = states
-            .iter()
-            .map(|state| state.revents().contains(PollFlags::HUP))
-            .collect();
-        for (mac, _) in macs.into_iter().zip(is_gone).filter(|(_, is_gone)| *is_gone) {
-            self.remove(mac);
-        }
+        let over = self.ports.iter().filter(|(_, port)| port.is_over());
+        let macs: Vec<Mac> = over.map(|(mac, _)| *mac).collect();
+        macs.into_iter().for_each(|mac| self.remove(mac));
     }
 
     /// Carries what a member has sent.
@@ -223,18 +213,19 @@ impl Fabric {
         let Some(mut port) = self.ports.remove(&from) else {
             return;
         };
+        port.flush();
         let mut receivers = BTreeSet::new();
-        let mut frames = 0;
-        while frames < SWITCH_FRAMES_PER_TURN {
+        let mut bytes = 0;
+        while bytes < SWITCH_BYTES_PER_TURN {
             let Some(frame) = port.next() else {
                 break;
             };
-            frames += 1;
+            bytes += frame.len() + FRAME_COST_BYTES;
             let decision = forward(frame, from, &self.members, &self.gateway);
             let reply = match decision {
                 Forward::To(to) => {
                     if let Some(receiver) = self.ports.get_mut(&to) {
-                        receiver.give(frame);
+                        receiver.give(to, frame);
                         receivers.insert(to);
                     }
                     None
@@ -245,7 +236,7 @@ impl Fabric {
             };
             port.skip();
             if let Some(reply) = reply {
-                port.give(&reply);
+                port.reply(&reply);
             }
         }
         for to in receivers {
@@ -255,7 +246,7 @@ impl Fabric {
         }
         port.settle(&self.epoll);
         self.ports.insert(from, port);
-        if frames == SWITCH_FRAMES_PER_TURN {
+        if bytes >= SWITCH_BYTES_PER_TURN {
             self.unfinished.insert(from);
         }
     }

@@ -25,7 +25,7 @@ pub(super) struct Gateway {
 /// What becomes of a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Forward {
-    /// It is this member's.
+    /// It is this member's, whatever hardware it was sent to.
     To(Mac),
     /// Its sender is told this.
     Answer(Vec<u8>),
@@ -74,6 +74,9 @@ fn decide(frame: &[u8], from: Mac, members: &Members, gateway: &Gateway) -> Opti
     {
         return resolve_v6(icmp, from, sender, members, gateway);
     }
+    if packet.transport.as_ref().is_some_and(is_routers) {
+        return None;
+    }
     if gateway.addresses.contains(&receiver) {
         let Some(TransportSlice::Udp(udp)) = &packet.transport else {
             return None;
@@ -86,15 +89,17 @@ fn decide(frame: &[u8], from: Mac, members: &Members, gateway: &Gateway) -> Opti
                 .map_or(Forward::Back, Forward::Answer)
         });
     }
-    let to = link.destination();
-    (to != from && members.is_at(to, receiver)).then_some(Forward::To(to))
+    // Its sender may still know the hardware of who had the address before.
+    let to = members.at(receiver)?;
+    let is_for_one = link.destination()[0] & 1 == 0 && link.destination() != gateway.mac;
+    (to != from && is_for_one).then_some(Forward::To(to))
 }
 
 /// Decides about a frame on a network with two members, `web` and `db`, and requires that it is decided well. For fuzzing.
 #[cfg(fuzzing)]
 pub fn forward_between_two(frame: &[u8]) {
     use super::membership::Join;
-    let mut members = Members::default();
+    let mut members = Members::new(8);
     for (last, name) in [(2, "web"), (3, "db")] {
         let mac = [2, 0, 0, 0, 0, last];
         let addresses = vec![
@@ -113,6 +118,17 @@ pub fn forward_between_two(frame: &[u8]) {
         Forward::To(to) => assert_eq!(to, [2, 0, 0, 0, 0, 3], "there is nobody else"),
         Forward::Answer(answer) => assert_eq!(answer.get(..6), frame.get(6..12), "answers go to who asked"),
         Forward::Back | Forward::Nowhere => {}
+    }
+}
+
+/// What only a router says, or a neighbour of itself, which nobody needs to hear: all is known here.
+fn is_routers(transport: &TransportSlice<'_>) -> bool {
+    match transport {
+        // Redirect, router advertisement.
+        TransportSlice::Icmpv4(icmp) => matches!(icmp.type_u8(), 5 | 9),
+        // Router solicitation and advertisement, neighbour advertisement, redirect.
+        TransportSlice::Icmpv6(icmp) => matches!(icmp.type_u8(), 133 | 134 | 136 | 137),
+        _ => false,
     }
 }
 

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::membership::Join;
-use crate::limits::SWITCH_MEMBERS_MAX;
 use crate::virtio::net::{Mac, link_local};
 
 /// All members, by what frames name them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Members {
+    most: usize,
     members: BTreeMap<Mac, Join>,
     by_address: BTreeMap<IpAddr, Mac>,
     by_name: BTreeMap<String, BTreeSet<Mac>>,
@@ -18,8 +18,8 @@ pub(super) struct Members {
 /// Why a pod is not taken.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(super) enum Refusal {
-    #[error("the network is full: {SWITCH_MEMBERS_MAX} pods are on it")]
-    Full,
+    #[error("the network is full: {0} pods are on it")]
+    Full(usize),
     #[error("another pod on the network has the hardware address {}", .0.map(|byte| format!("{byte:02x}")).join(":"))]
     Mac(Mac),
     #[error("another pod on the network has the address {0}")]
@@ -27,9 +27,19 @@ pub(super) enum Refusal {
 }
 
 impl Members {
+    /// At most this many.
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            most,
+            members: BTreeMap::new(),
+            by_address: BTreeMap::new(),
+            by_name: BTreeMap::new(),
+        }
+    }
+
     pub(super) fn add(&mut self, join: Join) -> Result<(), Refusal> {
-        if self.members.len() >= SWITCH_MEMBERS_MAX {
-            return Err(Refusal::Full);
+        if self.members.len() >= self.most {
+            return Err(Refusal::Full(self.most));
         }
         if self.members.contains_key(&join.mac) {
             return Err(Refusal::Mac(join.mac));
@@ -113,7 +123,7 @@ mod tests {
 
     #[test]
     fn members_are_found_by_address_and_name_until_they_go() {
-        let mut members = Members::default();
+        let mut members = Members::new(8);
         members
             .add(join(2, &["10.89.0.2", "fd00::2"], &["web", "www"]))
             .unwrap();
@@ -133,7 +143,7 @@ mod tests {
 
     #[test]
     fn what_one_has_another_cannot_have() {
-        let mut members = Members::default();
+        let mut members = Members::new(8);
         members.add(join(2, &["10.89.0.2"], &[])).unwrap();
         assert!(matches!(
             members.add(join(2, &["10.89.0.9"], &[])),

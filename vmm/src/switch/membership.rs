@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
@@ -41,16 +41,20 @@ pub enum Answer {
 /// end of a stream on which each frame follows its length.
 ///
 /// # Errors
-/// Of the socket; `InvalidData` when the answer is none.
+/// Of the socket; `UnexpectedEof` when the switch ends, `InvalidData` when the answer is none.
 pub fn join(control: impl AsFd, join: &Join, frames: OwnedFd) -> io::Result<Answer> {
     let message = serde_json::to_vec(join)?;
     let handed = [frames.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     ancillary.push(SendAncillaryMessage::ScmRights(&handed));
-    rustix::net::sendmsg(&control, &[IoSlice::new(&message)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    let parts = [IoSlice::new(&message)];
+    retry_on_intr(|| rustix::net::sendmsg(&control, &parts, &mut ancillary, SendFlags::NOSIGNAL))?;
     let mut bytes = vec![0; MESSAGE_BYTES_MAX];
-    let (count, _) = rustix::net::recv(&control, &mut bytes[..], RecvFlags::empty())?;
+    let (count, _) = retry_on_intr(|| rustix::net::recv(&control, &mut bytes[..], RecvFlags::empty()))?;
+    if count == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     serde_json::from_slice(&bytes[..count]).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 

@@ -30,6 +30,7 @@ mod tests;
 use std::io;
 
 use capsid_jail::{FilterError, Jail, JailError, Resource, Rlimit, SyscallFilter};
+use rustix::process::{Rlimit as Limits, getrlimit, setrlimit};
 
 use crate::config::SwitchConfig;
 use crate::inherited::{Inherited, InheritedError};
@@ -40,6 +41,8 @@ use fabric::Fabric;
 const OTHER_FDS: u64 = 64;
 /// Fds of a member: its frames and its supervisor's socket.
 const MEMBER_FDS: u64 = 2;
+
+const FDS_MAX: u64 = MEMBER_FDS * SWITCH_MEMBERS_MAX as u64 + OTHER_FDS;
 
 /// Why there is no switch (any more).
 #[derive(Debug, thiserror::Error)]
@@ -63,12 +66,26 @@ pub enum SwitchError {
 /// # Errors
 /// [`SwitchError`].
 pub fn serve(config: &SwitchConfig, inherited: &mut Inherited) -> Result<(), SwitchError> {
-    jail(config).enter().map_err(SwitchError::Confine)?;
+    let members_max = permit_many_files();
+    jail(config).enter_alone().map_err(SwitchError::Confine)?;
     let (listener, lock) = (inherited.take(config.listener_fd)?, inherited.take(config.lock_fd)?);
-    let fabric = Fabric::new(config, listener, lock).map_err(SwitchError::Wait)?;
+    let fabric = Fabric::new(config, members_max, listener, lock).map_err(SwitchError::Wait)?;
     let filter = SyscallFilter::new(&filters::rules()).map_err(SwitchError::Filter)?;
     filter.apply_to_process().map_err(SwitchError::Filter)?;
     fabric.run().map_err(SwitchError::Wait)
+}
+
+/// Has this process have as many files open as it may, up to what it needs; how many members these are enough for.
+fn permit_many_files() -> usize {
+    let limits = getrlimit(rustix::process::Resource::Nofile);
+    let permitted = limits.maximum.map_or(FDS_MAX, |most| most.min(FDS_MAX));
+    let raised = Limits {
+        current: Some(permitted),
+        maximum: limits.maximum,
+    };
+    // A process may always do that.
+    let _ = setrlimit(rustix::process::Resource::Nofile, raised);
+    (permitted.saturating_sub(OTHER_FDS) / MEMBER_FDS) as usize
 }
 
 fn jail(config: &SwitchConfig) -> Jail {
@@ -76,7 +93,7 @@ fn jail(config: &SwitchConfig) -> Jail {
         keep_fds: vec![2, config.listener_fd, config.lock_fd],
         rlimits: vec![Rlimit {
             resource: Resource::RLIMIT_NOFILE,
-            most: MEMBER_FDS * SWITCH_MEMBERS_MAX as u64 + OTHER_FDS,
+            most: FDS_MAX,
         }],
         // Who started it goes on, and it outlives them: there is nobody to relay its end to.
         pid_namespace: false,

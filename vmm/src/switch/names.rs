@@ -3,16 +3,15 @@
 use std::net::IpAddr;
 
 use domain::base::iana::{Class, Rcode, Rtype};
-use domain::base::{Message, MessageBuilder, Ttl};
+use domain::base::{Message, MessageBuilder, StaticCompressor, Ttl};
 use domain::rdata::{A, Aaaa};
 
 use super::members::Members;
 
 /// How long an answer is good: a pod may go at any time.
 const LIFE: Ttl = Ttl::from_secs(5);
-/// Addresses that fit into an answer that everybody understands, of 512 bytes (RFC 1035, section 4.2.1), with the longest
-/// name in it.
-const ADDRESSES_MAX: usize = 12;
+/// Bytes of an answer that everybody understands (RFC 1035, section 4.2.1).
+const ANSWER_BYTES_MAX: usize = 512;
 
 /// The answer to a question for a member's name, whatever kind of record is asked for; nothing when the name is nobody's.
 pub(super) fn answer(question: &[u8], members: &Members) -> Option<Vec<u8>> {
@@ -22,11 +21,16 @@ pub(super) fn answer(question: &[u8], members: &Members) -> Option<Vec<u8>> {
     }
     let asked = message.sole_question().ok()?;
     let name = asked.qname().to_string().trim_end_matches('.').to_ascii_lowercase();
-    let addresses = members.named(&name)?;
-    let mut answer = MessageBuilder::new_vec().start_answer(&message, Rcode::NOERROR).ok()?;
+    let mut addresses = members.named(&name)?;
+    // Each has its turn to be the first, and to be told where not all fit.
+    let first = usize::from(message.header().id()) % addresses.len().max(1);
+    addresses.rotate_left(first);
+    let mut builder = MessageBuilder::from_target(StaticCompressor::new(Vec::new())).ok()?;
+    builder.set_push_limit(ANSWER_BYTES_MAX);
+    let mut answer = builder.start_answer(&message, Rcode::NOERROR).ok()?;
     answer.header_mut().set_aa(true);
     answer.header_mut().set_ra(true);
-    for address in addresses.into_iter().take(ADDRESSES_MAX) {
+    for address in addresses {
         let pushed = match (address, asked.qtype()) {
             (IpAddr::V4(address), Rtype::A | Rtype::ANY) => {
                 answer.push((asked.qname(), Class::IN, LIFE, A::new(address)))
@@ -36,9 +40,11 @@ pub(super) fn answer(question: &[u8], members: &Members) -> Option<Vec<u8>> {
             }
             _ => Ok(()),
         };
-        pushed.ok()?;
+        if pushed.is_err() {
+            break;
+        }
     }
-    Some(answer.finish())
+    Some(answer.finish().into_target())
 }
 
 #[cfg(test)]
@@ -59,25 +65,33 @@ pub(super) mod tests {
 
     #[test]
     fn members_names_are_answered_and_no_others() {
-        let mut members = Members::default();
+        let mut members = Members::new(100);
         let join = Join {
             mac: [2; 6],
             addresses: vec!["10.89.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
             names: vec!["db.internal".into()],
         };
         members.add(join).unwrap();
-        let records = |name, kind| {
-            let bytes = answer(&question(name, kind), &members)?;
+        let records = |members: &Members, name, kind| {
+            let bytes = answer(&question(name, kind), members)?;
             assert_eq!(bytes[..2], [0x12, 0x34]);
             assert_eq!(bytes[3] & 0x0f, 0, "no error");
             Some(bytes[7])
         };
-        assert_eq!(records("DB.internal", 1), Some(1));
-        assert_eq!(records("db.internal", 28), Some(1));
-        assert_eq!(records("db.internal", 255), Some(2));
+        assert_eq!(records(&members, "DB.internal", 1), Some(1));
+        assert_eq!(records(&members, "db.internal", 28), Some(1));
+        assert_eq!(records(&members, "db.internal", 255), Some(2));
         // Mail: the name exists, and has no such record.
-        assert_eq!(records("db.internal", 15), Some(0));
-        assert_eq!(records("db", 1), None);
+        assert_eq!(records(&members, "db.internal", 15), Some(0));
+        assert_eq!(records(&members, "db", 1), None);
+        for last in 3..100 {
+            let mac = [2, 0, 0, 0, 0, last];
+            let addresses = vec![[10, 89, 0, last].into()];
+            let names = vec!["many".into()];
+            members.add(Join { mac, addresses, names }).unwrap();
+        }
+        let many = answer(&question("many", 1), &members).unwrap();
+        assert!(many.len() <= 512 && many[7] > 25, "{} in {} bytes", many[7], many.len());
         assert_eq!(answer(&[], &members), None);
         assert_eq!(answer(&question("db.internal", 1)[..20], &members), None);
     }

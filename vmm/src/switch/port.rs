@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use vmm_sys_util::epoll::Epoll;
 
-use crate::virtio::net::Stream;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::virtio::net::{Mac, Stream};
 
 /// Bytes of frames that wait for a member that is slow; what comes on top of them is lost, as on any switch.
 const OUTBOX_BYTES: usize = 1 << 20;
@@ -28,12 +30,35 @@ impl Port {
         })
     }
 
-    /// Gives the member a frame, if there is room.
-    pub(super) fn give(&mut self, frame: &[u8]) {
-        if self.frames.is_full() {
+    /// Gives the member a frame of another's, if there is room: not all of it, which others could take away from
+    /// [`Self::reply`].
+    pub(super) fn give(&mut self, mac: Mac, frame: &[u8]) {
+        if self.frames.has_no_room_for(2) {
             return;
         }
-        self.frames.append(frame);
+        match frame.split_first_chunk::<6>() {
+            Some((to, rest)) if *to != mac => self.frames.append(&[&mac[..], rest].concat()),
+            _ => self.frames.append(frame),
+        }
+    }
+
+    /// Gives the member a frame of the switch's own, if there is room.
+    pub(super) fn reply(&mut self, frame: &[u8]) {
+        if !self.frames.is_full() {
+            self.frames.append(frame);
+        }
+    }
+
+    /// Sends what it was given before.
+    pub(super) fn flush(&mut self) {
+        self.frames.flush();
+    }
+
+    /// Whether its supervisor has hung up, or says what it has no reason to say.
+    pub(super) fn is_over(&self) -> bool {
+        let mut state = [PollFd::from_borrowed_fd(self.control.as_fd(), PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut state, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
     /// The member's next frame.

@@ -51,7 +51,7 @@ impl Network {
             gateway_mac: mac(1),
             gateways: vec!["10.89.0.1".parse().unwrap()],
         };
-        let switch = Fabric::new(&config, listener, its_lock.into()).unwrap();
+        let switch = Fabric::new(&config, 8, listener, its_lock.into()).unwrap();
         let thread = std::thread::spawn(|| switch.run());
         Self { folder, lock, thread }
     }

@@ -10,7 +10,7 @@ const DB_V4: [u8; 4] = [10, 89, 0, 3];
 const GATEWAY_V4: [u8; 4] = [10, 89, 0, 1];
 
 fn decide_for(from: Mac, frame: &[u8]) -> Forward {
-    let mut members = Members::default();
+    let mut members = Members::new(8);
     for (mac, v4, v6, name) in [(WEB, WEB_V4, "fd00::2", "web"), (DB, DB_V4, "fd00::3", "db")] {
         let addresses = vec![IpAddr::from(v4), v6.parse().unwrap()];
         let names = vec![name.to_owned()];
@@ -80,6 +80,32 @@ fn told(forward: Forward) -> Option<Mac> {
 fn a_frame_goes_to_the_member_it_is_for() {
     let frame = udp((WEB, WEB_V4), (DB, DB_V4), 7, b"x");
     assert_eq!(decide_for(WEB, &frame), Forward::To(DB));
+    // The hardware of who had the address before.
+    let frame = udp((WEB, WEB_V4), ([2, 0xca, 0, 0, 0, 9], DB_V4), 7, b"x");
+    assert_eq!(decide_for(WEB, &frame), Forward::To(DB));
+}
+
+#[test]
+fn what_routers_and_neighbours_say_goes_nowhere() {
+    let address = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+    for kind in [133, 134, 136, 137] {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2(WEB, DB)
+            .ipv6(address("fe80::ca:ff:fe00:2"), address("fd00::3"), 255)
+            .icmpv6_raw(kind, 0, [0; 4])
+            .write_to_vec(&mut frame, &[0; 24])
+            .unwrap();
+        assert_eq!(decide_for(WEB, &frame), Forward::Nowhere, "{kind}");
+    }
+    for (kind, expected) in [(5, Forward::Nowhere), (9, Forward::Nowhere), (8, Forward::To(DB))] {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2(WEB, DB)
+            .ipv4(WEB_V4, DB_V4, 64)
+            .icmpv4_raw(kind, 0, [0; 4])
+            .write_to_vec(&mut frame, &[0; 24])
+            .unwrap();
+        assert_eq!(decide_for(WEB, &frame), expected, "{kind}");
+    }
 }
 
 #[test]
@@ -88,9 +114,10 @@ fn a_frame_in_anothers_name_goes_nowhere() {
         udp((DB, WEB_V4), (DB, DB_V4), 7, b"x"),
         udp((WEB, DB_V4), (DB, DB_V4), 7, b"x"),
         udp((WEB, [10, 89, 0, 9]), (DB, DB_V4), 7, b"x"),
-        // To another's hardware, to nobody, to everybody, to itself, to the way out.
+        // To nobody, to everybody, to itself, to the way out.
         udp((WEB, WEB_V4), (DB, [10, 89, 0, 9]), 7, b"x"),
-        udp((WEB, WEB_V4), ([2, 0, 0, 0, 0, 9], DB_V4), 7, b"x"),
+        udp((WEB, WEB_V4), ([0xff; 6], DB_V4), 7, b"x"),
+        udp((WEB, WEB_V4), (GATEWAY, DB_V4), 7, b"x"),
         udp((WEB, WEB_V4), ([0xff; 6], [10, 89, 0, 255]), 67, b"x"),
         udp((WEB, WEB_V4), (WEB, WEB_V4), 7, b"x"),
         udp((WEB, WEB_V4), (GATEWAY, GATEWAY_V4), 7, b"x"),

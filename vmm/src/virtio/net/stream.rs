@@ -67,7 +67,12 @@ impl Stream {
 
     /// Whether the other end has to take something first. One that is gone never will: it holds nobody up.
     pub(crate) fn is_full(&self) -> bool {
-        !self.is_lost && self.outbox.len() >= self.outbox_bytes - MESSAGE_BYTES_MAX
+        self.has_no_room_for(1)
+    }
+
+    /// Whether there is no room for this many frames, of the longest.
+    pub(crate) fn has_no_room_for(&self, frames: usize) -> bool {
+        !self.is_lost && self.outbox.len() + frames * MESSAGE_BYTES_MAX > self.outbox_bytes
     }
 
     /// Appends a frame to what is sent with the next [`Self::flush`].
