@@ -191,6 +191,25 @@ fn streams_between_pods_are_whole() {
 }
 
 #[test]
+fn a_rate_is_kept_and_nothing_is_lost() {
+    let capsid = Capsid::with(&[TestImage::DebianPython]);
+    call(&capsid, &["network", "create", "back"]).succeeds();
+    let echo = ["debian-python", "python3", "-c", ECHO];
+    start(&capsid, "echo", &["--network", "back"], &echo);
+    let limited = ["--network", "back", "--network-rate", "2m"];
+    start(&capsid, "client", &limited, &["debian-python", "sleep", "6000"]);
+    assert_eq!(
+        capsid.field("client", ".NetworkSettings.BytesPerSecond"),
+        (2 << 20).to_string()
+    );
+    wait_for(&capsid, "echo", "serves");
+    let begun = Instant::now();
+    assert_eq!(exchange(&capsid, "client", "echo", 8 << 20, 1), "1 True");
+    let (least, most) = (Duration::from_secs(3), Duration::from_secs(30));
+    assert!((least..=most).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+}
+
+#[test]
 fn pods_of_other_networks_are_out_of_reach() {
     let capsid = Capsid::with(&[TestImage::DebianPython]);
     for network in [&["one"][..], &["two"], &["--internal", "closed"]] {
@@ -327,6 +346,8 @@ fn bad_networks_are_told_in_one_line_and_leave_nothing() {
         (&["--network-alias", "db"], "--network-alias"),
         (&["--network", "net1", "--network-alias", "a b"], "a b"),
         (&["--network", "none", "--ip", "10.77.0.5"], "--ip"),
+        (&["--network", "none", "--network-rate", "2m"], "--network-rate"),
+        (&["--network", "net1", "--network-rate", "1k"], "at least 16k"),
         (&["--network", "host"], "host"),
     ] {
         let words = [&["run", "--rm"], flags, &["busybox", "true"]].concat();

@@ -151,7 +151,8 @@ fn net(config: &NetConfig, inherited: &mut Inherited) -> Result<NetDevice, Attac
         device: "the network device".to_owned(),
         source,
     })?;
-    NetDevice::new(config.mac, config.addresses.clone(), config.egress.clone(), sockets).map_err(AttachmentError::Net)
+    let (addresses, egress) = (config.addresses.clone(), config.egress.clone());
+    NetDevice::new(config.mac, addresses, egress, sockets, config.bytes_per_second).map_err(AttachmentError::Net)
 }
 
 fn vsock(config: &VsockConfig, inherited: &mut Inherited) -> Result<VsockDevice, AttachmentError> {

@@ -1,6 +1,7 @@
 //! What a supervisor hands to `capsid-vmm`: numbers and already open file descriptors, never paths.
 
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -90,6 +91,9 @@ pub struct NetConfig {
     /// The network of pods that the guest is on, if it is on one.
     #[serde(default)]
     pub segment: Option<SegmentConfig>,
+    /// Most bytes of frames a second, each way; all that come without it.
+    #[serde(default)]
+    pub bytes_per_second: Option<NonZeroU64>,
 }
 
 /// A network of pods: a link on which every member may speak to every other.
@@ -344,6 +348,7 @@ mod tests {
                     gateways: Vec::new(),
                     socket_fd: 13,
                 }),
+                bytes_per_second: None,
             }),
             vsock: VsockConfig {
                 guest_cid: 3,

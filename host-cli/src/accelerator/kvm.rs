@@ -124,6 +124,7 @@ pub(super) fn net_config(nic: Nic, files: &mut HandedFiles) -> NetConfig {
             gateways: segment.gateways,
             socket_fd: files.add(segment.socket),
         }),
+        bytes_per_second: nic.bytes_per_second,
     }
 }
 

@@ -10,6 +10,7 @@ mod process;
 
 use std::fs::File;
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -49,6 +50,8 @@ pub(crate) struct Nic {
     pub uplink: Option<OwnedFd>,
     /// The network of pods that it is on.
     pub segment: Option<Segment>,
+    /// Most bytes of frames a second, each way.
+    pub bytes_per_second: Option<NonZeroU64>,
 }
 
 /// A network of pods, as a machine's network device knows it.

@@ -46,6 +46,9 @@ pub(crate) struct NetworkArgs {
     /// Hardware address
     #[arg(long, value_name = "MAC")]
     pub mac_address: Option<String>,
+    /// Most bytes a second, each way, as 10m
+    #[arg(long, value_name = "RATE")]
+    pub network_rate: Option<String>,
 }
 
 impl NetworkArgs {

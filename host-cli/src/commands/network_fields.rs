@@ -22,16 +22,18 @@ pub(super) fn mode(network: Option<&NetworkConfig>) -> &str {
     }
 }
 
-/// `NetworkSettings`; `Egress` is Capsid's: what is in force, as `--egress` has it. As docker's, the fields of a link stand
-/// outside of `Networks` too where the network is none of the user's.
+/// `NetworkSettings`; Capsid's are `Egress`, what is in force, as `--egress` has it, and `BytesPerSecond`, the limit each
+/// way, null without one. As docker's, the fields of a link stand outside of `Networks` too where the network is none of
+/// the user's.
 pub(super) fn settings(endpoint: &Endpoint<'_>) -> Value {
     let Some(config) = endpoint.config else {
-        return json!({ "Ports": {}, "Networks": {}, "Egress": [] });
+        return json!({ "Ports": {}, "Networks": {}, "Egress": [], "BytesPerSecond": null });
     };
     let mut settings = json!({
         "Ports": bindings(Some(config)),
         "Networks": { mode(Some(config)): on_network(endpoint, config) },
         "Egress": config.egress.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "BytesPerSecond": config.bytes_per_second,
     });
     let outside = match &endpoint.network {
         None => link(Some(&own_link())),
@@ -145,6 +147,7 @@ mod tests {
             dns_search: Vec::new(),
             dns_options: Vec::new(),
             joined: None,
+            bytes_per_second: None,
         };
         assert_eq!(
             ports(Some(&network)),

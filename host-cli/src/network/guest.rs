@@ -197,6 +197,7 @@ mod tests {
             dns_search: vec!["a.example".into()],
             dns_options: Vec::new(),
             joined: None,
+            bytes_per_second: None,
         };
         let made = |network: &UserNetwork| GuestNetwork::on(network, &joined, &config);
         let gateways = |network: &UserNetwork| made(network).links.iter().map(|link| link.gateway).collect::<Vec<_>>();

@@ -111,6 +111,7 @@ pub(crate) fn attach(endpoint: &Endpoint<'_>, config: &NetworkConfig, run: &Path
         },
         uplink,
         segment,
+        bytes_per_second: config.bytes_per_second,
     };
     Ok(Attached { nic, helpers, guest })
 }

@@ -1,17 +1,20 @@
 //! The network that flags ask for.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU64;
 use std::str::FromStr;
 
 use super::egress;
 use super::ports;
-use super::{PlanError, subnets};
+use super::{PlanError, size, subnets};
 use crate::cli::NetworkArgs;
 use crate::network::GATEWAY_MAC;
 use crate::state::{Joined, Network, NetworkConfig};
 
 /// First bytes of a hardware address that nobody gave: locally administered, and known at sight.
 const MAC_PREFIX: [u8; 2] = [0x02, 0xca];
+/// Least bytes a second: with fewer, one long frame would hold up all others for many seconds.
+const RATE_MIN: u64 = 16 << 10;
 
 /// Why there is no such network.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +69,8 @@ pub(crate) enum NetworkError {
     GatewayMac(String),
     #[error("invalid --mac-address {0:?}: write six bytes as 02:ca:00:11:22:33, the first of them even")]
     Mac(String),
+    #[error("invalid --network-rate {0:?}: write bytes a second as 10m, at least 16k")]
+    Rate(String),
     #[error(transparent)]
     Egress(#[from] egress::EgressError),
     #[error(transparent)]
@@ -140,6 +145,7 @@ fn config(
         dns_search: args.dns_search.clone(),
         dns_options: args.dns_option.clone(),
         joined,
+        bytes_per_second: args.network_rate.as_deref().map(parse_rate).transpose()?,
     }))
 }
 
@@ -226,6 +232,7 @@ pub(super) fn given(args: &NetworkArgs) -> Option<&'static str> {
         ("--dns-search", !args.dns_search.is_empty()),
         ("--dns-option", !args.dns_option.is_empty()),
         ("--mac-address", args.mac_address.is_some()),
+        ("--network-rate", args.network_rate.is_some()),
     ];
     outward(args).or_else(|| first(&others)).or_else(|| place(args))
 }
@@ -270,6 +277,13 @@ fn parse_mac(text: &str) -> Result<[u8; 6], NetworkError> {
         return Err(NetworkError::GatewayMac(text.into()));
     }
     Ok(mac)
+}
+
+fn parse_rate(text: &str) -> Result<NonZeroU64, NetworkError> {
+    let bytes = size::parse(text).ok().filter(|bytes| *bytes >= RATE_MIN);
+    bytes
+        .and_then(NonZeroU64::new)
+        .ok_or_else(|| NetworkError::Rate(text.into()))
 }
 
 /// The same for the same id.
@@ -414,5 +428,23 @@ mod tests {
         ] {
             assert!(parse_mac(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn rates_are_sizes_that_are_not_too_small() {
+        let limited = |rate: &str, network: &str| NetworkArgs {
+            network_rate: Some(rate.into()),
+            ..on(network)
+        };
+        let made = config(&limited("10m", "default"), "", &[], None).unwrap().unwrap();
+        assert_eq!(made.bytes_per_second, NonZeroU64::new(10 << 20));
+        assert_eq!(parse_rate("16k").unwrap().get(), RATE_MIN);
+        for wrong in ["", "0", "16383", "fast", "-1m"] {
+            assert!(matches!(parse_rate(wrong), Err(NetworkError::Rate(_))), "{wrong}");
+        }
+        let without = config(&limited("10m", "none"), "", &[], None);
+        assert!(matches!(without, Err(NetworkError::Without("--network-rate"))));
+        let joined = config(&limited("10m", "mine"), "", &[], Some(&mine(true))).unwrap();
+        assert!(joined.unwrap().bytes_per_second.is_some());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
 
 use capsid_vmm::egress::{Protocol, Rule};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,9 @@ pub(crate) struct NetworkConfig {
     /// The user's network that the pod is on; without one its link has nobody else on it.
     #[serde(default)]
     pub joined: Option<Joined>,
+    /// Most bytes of frames a second, each way.
+    #[serde(default)]
+    pub bytes_per_second: Option<NonZeroU64>,
 }
 
 /// One published port.

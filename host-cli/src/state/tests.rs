@@ -40,6 +40,7 @@ fn on(network: &Network, wanted: &[&str], mac: u8) -> NetworkConfig {
             addresses: wanted.iter().map(|address| address.parse().unwrap()).collect(),
             aliases: Vec::new(),
         }),
+        bytes_per_second: None,
     }
 }
 
@@ -273,7 +274,8 @@ fn a_database_from_before_networks_keeps_its_rows() {
     }
     let state = State::open(data.path()).unwrap();
     let kept = state.find("old").unwrap();
-    assert_eq!(kept.config.network.unwrap().joined, None);
+    let network = kept.config.network.unwrap();
+    assert_eq!((network.joined, network.bytes_per_second), (None, None));
     state.remove(&kept.id).unwrap();
     assert_eq!(state.networks().unwrap(), []);
 }

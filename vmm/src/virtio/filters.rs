@@ -50,7 +50,8 @@ pub(crate) fn net_rules() -> Vec<Rule> {
         Rule::always(libc::SYS_epoll_ctl, "net: the network has room, or frames"),
         Rule::always(libc::SYS_sendto, "net: frames from the guest"),
         Rule::always(libc::SYS_recvfrom, "net: frames for the guest"),
-        Rule::always(libc::SYS_read, "net: own eventfd"),
+        Rule::always(libc::SYS_timerfd_settime, "net: frames that a rate holds up"),
+        Rule::always(libc::SYS_read, "net: own eventfd, own timer"),
         Rule::always(libc::SYS_write, "net: own eventfd"),
         Rule::always(libc::SYS_clock_gettime, "net: ages, where the vDSO has no clock"),
     ]

@@ -57,7 +57,7 @@ fuzz_target!(|bytes: &[u8]| {
         uplink: (links & 3 != 1).then(|| uplink.into()),
         segment: (links & 3 != 0).then(|| (segment(), socket.into())),
     };
-    let mut device = NetDevice::new(OWN, addresses, egress(), sockets).expect("a device");
+    let mut device = NetDevice::new(OWN, addresses, egress(), sockets, None).expect("a device");
     device.activate(device.features());
     let memory = test_driver::memory();
     let mut queues: Vec<TestQueue> = (0..2).map(TestQueue::new).collect();

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -20,6 +21,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use super::guard::{Guard, NetCounters, Verdict};
 use super::header::{self, HEADER_BYTES};
 use super::links::{Links, Sockets, Source, Way};
+use super::rate::{Direction, RateLimiter};
 use super::receive_ring::{Delivery, Manner, ReceiveRing};
 use super::{ETHERNET_BYTES, FRAME_BYTES_MAX, Mac};
 use crate::egress::Egress;
@@ -37,6 +39,7 @@ const CONFIG_BYTES: usize = 12;
 
 /// Behind those of the links.
 const AGAIN_EVENT: u64 = Links::EVENTS;
+const TIMER_EVENT: u64 = AGAIN_EVENT + 1;
 
 /// Why there is no device.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +53,7 @@ pub enum NetError {
     /// Without a link there is nothing to be done for a guest.
     #[error("the network device leads nowhere: it has neither an uplink nor a segment")]
     NoLink,
-    /// Epoll or eventfd.
+    /// Epoll, eventfd or timerfd.
     #[error("cannot wait for the network")]
     Wait(#[source] io::Error),
 }
@@ -63,6 +66,7 @@ pub struct NetDevice {
     epoll: Epoll,
     again: OwnedFd,
     links: Links,
+    limiter: RateLimiter,
     guard: Guard,
     /// The frame that is looked at, out of others' reach.
     frame: Vec<u8>,
@@ -71,11 +75,17 @@ pub struct NetDevice {
 
 impl NetDevice {
     /// A device of a guest with this hardware address and these network addresses. `sockets` lead to what carries its
-    /// frames; `egress` is for those that go to the uplink.
+    /// frames; `egress` is for those that go to the uplink; `bytes_per_second` limits each way, answers included.
     ///
     /// # Errors
     /// [`NetError`].
-    pub fn new(mac: Mac, addresses: Vec<IpAddr>, egress: Egress, sockets: Sockets) -> Result<Self, NetError> {
+    pub fn new(
+        mac: Mac,
+        addresses: Vec<IpAddr>,
+        egress: Egress,
+        sockets: Sockets,
+        bytes_per_second: Option<NonZeroU64>,
+    ) -> Result<Self, NetError> {
         if mac[0] & 1 != 0 {
             return Err(NetError::Mac { mac });
         }
@@ -93,14 +103,16 @@ impl NetDevice {
             let event = EpollEvent::new(EventSet::IN, AGAIN_EVENT);
             epoll.ctl(ControlOperation::Add, again.as_raw_fd(), event)?;
             let links = Links::new(uplink, segment_socket, &epoll)?;
-            Ok((again, epoll, links))
+            let limiter = RateLimiter::new(bytes_per_second, &epoll, TIMER_EVENT)?;
+            Ok((again, epoll, links, limiter))
         };
-        let (again, epoll, links) = wait().map_err(NetError::Wait)?;
+        let (again, epoll, links, limiter) = wait().map_err(NetError::Wait)?;
         Ok(Self {
             config,
             epoll,
             again,
             links,
+            limiter,
             guard,
             frame: Vec::with_capacity(FRAME_BYTES_MAX),
             manner: Manner::default(),
@@ -118,7 +130,7 @@ impl NetDevice {
         let mut frames = 0;
         loop {
             queue.disable_notification(memory)?;
-            while !self.links.is_full() && frames < NET_FRAMES_PER_TURN {
+            while self.may_transmit() && frames < NET_FRAMES_PER_TURN {
                 let Some((head, chain)) = chain::pop(queue, memory)? else {
                     break;
                 };
@@ -130,8 +142,8 @@ impl NetDevice {
                 frames += 1;
             }
             self.links.flush();
-            if self.links.is_full() {
-                // The network's next room brings us here again.
+            if !self.may_transmit() {
+                // The network's next room brings us here again, or the timer.
                 return Ok(frames > 0);
             }
             if frames == NET_FRAMES_PER_TURN {
@@ -144,6 +156,11 @@ impl NetDevice {
         }
     }
 
+    /// Whether the guest's next frame can be taken in now.
+    fn may_transmit(&self) -> bool {
+        !self.links.is_full() && !self.limiter.holds(Direction::Transmit)
+    }
+
     /// Passes a frame on, if it may.
     fn transmit(&mut self, mut readable: Buffers<'_>) {
         let header = readable.take_array::<HEADER_BYTES>();
@@ -152,6 +169,7 @@ impl NetDevice {
             self.guard.counters.malformed += 1;
             return;
         };
+        self.limiter.take(Direction::Transmit, bytes);
         self.frame.resize(bytes, 0);
         // Once: what is looked at is what is passed on, whatever the guest writes meanwhile.
         readable.copy_to(&mut self.frame);
@@ -182,6 +200,10 @@ impl NetDevice {
         ring.expect_nothing()?;
         let mut frames = 0;
         while frames < NET_FRAMES_PER_TURN {
+            if self.limiter.holds(Direction::Receive) {
+                // The timer brings us here again.
+                return ring.needs_interrupt();
+            }
             let Some((source, frame)) = self.links.next() else {
                 return ring.needs_interrupt();
             };
@@ -198,6 +220,7 @@ impl NetDevice {
                 Delivery::NoRoom { .. } => return ring.needs_interrupt(),
                 delivery => {
                     frames += 1;
+                    self.limiter.take(Direction::Receive, frame.len());
                     if delivery == Delivery::Impossible {
                         self.guard.counters.dropped += 1;
                     }
@@ -282,8 +305,10 @@ impl Device for NetDevice {
         let mut signals = Signals::default();
         if cause == Cause::Backend {
             self.clear_again();
+            self.limiter.clear_timer();
             self.links.receive();
         }
+        self.limiter.begin_turn();
         let mut was_full = false;
         // The receive queue goes last: what the guest has sent may call for answers.
         for index in [TRANSMIT, RECEIVE] {
@@ -304,6 +329,7 @@ impl Device for NetDevice {
             }
         }
         self.links.watch(&self.epoll);
+        self.limiter.end_turn();
         // A link that has no room is waited for, unless it was lost since: nothing is heard of it then.
         if was_full && !self.links.is_full() {
             self.come_again();

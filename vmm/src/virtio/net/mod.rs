@@ -14,6 +14,8 @@
 //! [`crate::egress`]'s to say; on the segment, the link of a network of pods, every member may speak to every other.
 //! Questions for names go to the segment first, whose switch gives those back that are for no member's name: they are
 //! judged then, and go to the uplink.
+//!
+//! Where a rate limits it, frames of the guest wait in its transmit queue, and frames for it in the streams.
 
 mod device;
 mod discovery;
@@ -24,6 +26,7 @@ mod guard_tests;
 mod header;
 mod links;
 mod names;
+mod rate;
 mod receive_ring;
 mod refusal;
 mod segment;

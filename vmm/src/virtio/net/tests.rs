@@ -1,8 +1,9 @@
 //! The device between a driver and a network, both of which are the test's.
 
 use std::io::{Read, Write};
+use std::num::NonZeroU64;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -31,6 +32,14 @@ struct Bench {
 }
 
 fn device(uplink: Option<UnixStream>, segment: Option<UnixStream>) -> Result<NetDevice, NetError> {
+    limited_device(uplink, segment, None)
+}
+
+fn limited_device(
+    uplink: Option<UnixStream>,
+    segment: Option<UnixStream>,
+    bytes_per_second: Option<NonZeroU64>,
+) -> Result<NetDevice, NetError> {
     let egress = Egress {
         rules: vec![Rule {
             target: Target::Public,
@@ -48,7 +57,7 @@ fn device(uplink: Option<UnixStream>, segment: Option<UnixStream>) -> Result<Net
         uplink: uplink.map(Into::into),
         segment: segment.map(|socket| (network, socket.into())),
     };
-    let mut device = NetDevice::new(OWN, vec![OWN_V4.into()], egress, sockets)?;
+    let mut device = NetDevice::new(OWN, vec![OWN_V4.into()], egress, sockets, bytes_per_second)?;
     device.activate(MERGES);
     Ok(device)
 }
@@ -65,6 +74,15 @@ impl Bench {
     fn new() -> Self {
         let (ours, network) = sockets();
         let mut bench = Self::with(device(Some(ours), None).expect("a device"), network);
+        bench.see_announcement();
+        bench
+    }
+
+    /// With a limit each way.
+    fn limited(bytes_per_second: u64) -> Self {
+        let (ours, network) = sockets();
+        let device = limited_device(Some(ours), None, NonZeroU64::new(bytes_per_second));
+        let mut bench = Self::with(device.expect("a device"), network);
         bench.see_announcement();
         bench
     }
@@ -121,9 +139,17 @@ impl Bench {
 
     /// Whether the device wants to be processed.
     fn is_called(&self) -> bool {
+        self.is_called_within(0)
+    }
+
+    /// The same, after so many seconds at most.
+    fn is_called_within(&self, seconds: i64) -> bool {
         let backend = self.device.backend_fd().expect("an epoll instance");
         let event = rustix::event::PollFd::from_borrowed_fd(backend, rustix::event::PollFlags::IN);
-        let time = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let time = rustix::event::Timespec {
+            tv_sec: seconds,
+            tv_nsec: 0,
+        };
         rustix::event::poll(&mut [event], Some(&time)) == Ok(1)
     }
 
@@ -415,4 +441,99 @@ fn a_segment_that_is_gone_does_not_hold_the_uplink_up() {
     assert_eq!(bench.transmit.used(&bench.memory).len(), 1, "what was held up is gone");
     bench.send(&frame(b"x"));
     assert_eq!(bench.sent(), frame(b"x"));
+}
+
+/// Bytes a second of which some hundred milliseconds' are a frame of [`LIMITED_BYTES`].
+const LIMITED_RATE: u64 = 256 << 10;
+const LIMITED_BYTES: usize = 60_000;
+/// Frames of a burst: twice the longest frame's bytes, and what one of them takes too early.
+const BURST_FRAMES: usize = 3;
+/// The shortest time in which six of them go: the last one finds the bucket not empty.
+const SIX_FRAMES: Duration =
+    Duration::from_millis((5 * LIMITED_BYTES - 2 * FRAME_BYTES_MAX) as u64 * 1000 / LIMITED_RATE);
+
+/// Has the device work whenever it wants to until six frames went; how many went in each turn that was of use.
+fn turns_of_six(bench: &mut Bench, mut went: impl FnMut(&mut Bench) -> usize) -> Vec<usize> {
+    let begun = Instant::now();
+    let (mut turns, mut useless) = (Vec::new(), 0);
+    while turns.iter().sum::<usize>() < 6 {
+        assert!(bench.is_called_within(10), "it is never woken: {turns:?}");
+        bench.process(Cause::Backend);
+        match went(bench) {
+            0 => useless += 1,
+            count => turns.push(count),
+        }
+    }
+    assert!(begun.elapsed() >= SIX_FRAMES, "{:?}", begun.elapsed());
+    // A frame may come in parts, but nothing is asked for again and again.
+    assert!(useless < 100, "{useless} turns for nothing");
+    turns
+}
+
+#[test]
+fn a_rate_holds_up_what_the_guest_sends() {
+    let mut bench = Bench::limited(LIMITED_RATE);
+    let frames: Vec<Vec<u8>> = (0..6).map(|index| frame(&[index; LIMITED_BYTES - 42])).collect();
+    for (index, frame) in frames.iter().enumerate() {
+        let at = TestQueue::FREE + index as u64 * 0x10000;
+        let whole = [&[0; HEADER_BYTES], &frame[..]].concat();
+        bench.memory.write_slice(&whole, GuestAddress(at)).expect("in memory");
+        bench.transmit.add(&bench.memory, &[(at, whole.len() as u32, false)]);
+    }
+    // The network has something to say, so that the device is called.
+    bench.arrive(&[1; 60]);
+    let mut sent = Vec::new();
+    let turns = turns_of_six(&mut bench, |bench| {
+        let used = bench.transmit.used(&bench.memory).len();
+        sent.extend((0..used).map(|_| bench.sent()));
+        assert!(!bench.has_sent());
+        used
+    });
+    assert_eq!(turns[0], BURST_FRAMES);
+    assert_eq!(sent, frames);
+    assert_eq!(bench.device.counters().total(), 0);
+}
+
+#[test]
+fn a_rate_holds_up_what_the_guest_receives() {
+    let mut bench = Bench::limited(LIMITED_RATE);
+    let mut network = bench.network.try_clone().expect("a socket");
+    let writer =
+        std::thread::spawn(move || (0..6).for_each(|index| write_frame(&mut network, &[index; LIMITED_BYTES])));
+    for index in 0..6 {
+        bench
+            .receive
+            .add(&bench.memory, &[(BUFFERS + index * 0x10000, 0x10000, true)]);
+    }
+    let mut received = Vec::new();
+    turns_of_six(&mut bench, |bench| {
+        let used = bench.receive.used(&bench.memory);
+        received.extend(used.iter().map(|(head, bytes)| (u64::from(*head), *bytes as usize)));
+        used.len()
+    });
+    writer.join().expect("all written");
+    for (index, whole) in received.into_iter().enumerate() {
+        assert_eq!(whole, (index as u64, HEADER_BYTES + LIMITED_BYTES));
+        let bytes = bench.read(BUFFERS + index as u64 * 0x10000 + HEADER_BYTES as u64, LIMITED_BYTES);
+        assert_eq!(bytes, [index as u8; LIMITED_BYTES]);
+    }
+}
+
+#[test]
+fn a_held_up_device_is_called_by_its_timer_only() {
+    let mut bench = Bench::limited(1 << 10);
+    bench.offer(3);
+    for _ in 0..BURST_FRAMES {
+        bench.send(&frame(&[5; LIMITED_BYTES - 42]));
+        bench.sent();
+    }
+    bench.send(&frame(b"held up"));
+    bench.arrive(&[1; 60]);
+    assert_eq!(bench.transmit.used(&bench.memory).len(), BURST_FRAMES);
+    // What comes is taken off the socket, and given to the guest.
+    assert!(bench.is_called());
+    bench.process(Cause::Backend);
+    assert_eq!(bench.receive.used(&bench.memory).len(), 1);
+    assert!(!bench.is_called());
+    assert!(!bench.has_sent());
 }
