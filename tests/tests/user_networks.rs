@@ -188,6 +188,12 @@ fn streams_between_pods_are_whole() {
         call(&capsid, &words).text() == "1 True"
     });
     assert_eq!(address("echo"), before);
+    // So is another one that has its name and its address, but other hardware, which its clients do not know yet.
+    call(&capsid, &["rm", "-f", "echo"]).succeeds();
+    start(&capsid, "echo", &["--network", "back"], &echo);
+    wait_for(&capsid, "echo", "serves");
+    assert_eq!(address("echo"), before);
+    assert_eq!(exchange(&capsid, "client", "echo", 1000, 1), "1 True");
 }
 
 #[test]
@@ -349,6 +355,7 @@ fn bad_networks_are_told_in_one_line_and_leave_nothing() {
         (&["--network", "none", "--network-rate", "2m"], "--network-rate"),
         (&["--network", "net1", "--network-rate", "1k"], "at least 16k"),
         (&["--network", "host"], "host"),
+        (&["--network", "net1", "-p", "[::1]:8080:80"], "no subnet of that kind"),
     ] {
         let words = [&["run", "--rm"], flags, &["busybox", "true"]].concat();
         call(&capsid, &words)

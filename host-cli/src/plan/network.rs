@@ -9,7 +9,7 @@ use super::ports;
 use super::{PlanError, size, subnets};
 use crate::cli::NetworkArgs;
 use crate::network::GATEWAY_MAC;
-use crate::state::{Joined, Network, NetworkConfig};
+use crate::state::{Joined, Network, NetworkConfig, PublishedPort};
 
 /// First bytes of a hardware address that nobody gave: locally administered, and known at sight.
 const MAC_PREFIX: [u8; 2] = [0x02, 0xca];
@@ -131,12 +131,14 @@ fn config(
     {
         return Err(NetworkError::DnsWord(wrong.clone()));
     }
+    let ports = ports::published(&args.publish, args.publish_all, &exposed)?;
+    check_kinds(&ports, found)?;
     Ok(Some(NetworkConfig {
         mac: args
             .mac_address
             .as_deref()
             .map_or_else(|| Ok(made_up_mac(id)), parse_mac)?,
-        ports: ports::published(&args.publish, args.publish_all, &exposed)?,
+        ports,
         egress: match found {
             Some(network) if network.config.internal => Vec::new(),
             _ => egress::rules(&args.egress)?,
@@ -147,6 +149,25 @@ fn config(
         joined,
         bytes_per_second: args.network_rate.as_deref().map(parse_rate).transpose()?,
     }))
+}
+
+/// A port of the host's leads to an address of the same kind.
+fn check_kinds(ports: &[PublishedPort], network: Option<&Network>) -> Result<(), NetworkError> {
+    let Some(network) = network else {
+        return Ok(());
+    };
+    let has_kind = |address: &IpAddr| {
+        let mut subnets = network.config.subnets.iter();
+        subnets.any(|subnet| subnet.gateway.is_ipv4() == address.is_ipv4())
+    };
+    match ports.iter().map(|port| port.host.ip()).find(|ip| !has_kind(ip)) {
+        None => Ok(()),
+        Some(address) => Err(NetworkError::NoSubnet {
+            flag: "--publish",
+            address,
+            network: network.name.clone(),
+        }),
+    }
 }
 
 /// Its place on a user's network, before it has addresses there.
