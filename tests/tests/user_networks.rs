@@ -3,9 +3,11 @@
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use capsid_tests::invocation::eventually;
+use capsid_tests::parts::patience;
 use capsid_tests::{Capsid, Outcome, TestImage};
 
 /// Seconds that a server may take to start, and its client for what it does.
@@ -240,7 +242,12 @@ fn pods_of_other_networks_are_out_of_reach() {
         let script = "import socket,sys; socket.create_connection((sys.argv[1], 80), 20)";
         let begun = Instant::now();
         let outcome = call(&capsid, &["exec", from, "python3", "-c", script, to]);
-        assert!(begun.elapsed() < Duration::from_secs(15), "{from} waits for {to}");
+        // Names that no member has may be asked for elsewhere, by this host's resolver.
+        let is_decided_here = from == "inmate" || to.parse::<IpAddr>().is_ok();
+        assert!(
+            !is_decided_here || begun.elapsed() < patience(15),
+            "{from} waits for {to}"
+        );
         outcome.code() == 0
     };
     assert!(connects("friend", "target") && connects("friend", &address));

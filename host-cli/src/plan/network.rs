@@ -19,8 +19,15 @@ const RATE_MIN: u64 = 16 << 10;
 /// Why there is no such network.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NetworkError {
-    #[error("--network {0} is not honoured yet: use default (or bridge), none, or one of `capsid network create`")]
-    NotYet(String),
+    #[error(
+        "--network host: a pod has a network of its own, as it has a kernel: publish its ports (-p), and let it reach this \
+         host by --egress and this host's address"
+    )]
+    Hosts,
+    #[error(
+        "--network {0}: containers share a network in a pod: make one (`capsid pod create`), and run both in it (--pod)"
+    )]
+    Anothers(String),
     #[error("several --network are not honoured yet: a container has one network")]
     Several,
     #[error("network {0} not found: `capsid network create {0}` makes it")]
@@ -89,7 +96,8 @@ fn user_network(args: &NetworkArgs) -> Result<Option<&str>, NetworkError> {
     match &args.network[..] {
         [] => Ok(None),
         [word] if ["default", "bridge", "none"].contains(&word.as_str()) => Ok(None),
-        [word] if word == "host" || word.contains(':') => Err(NetworkError::NotYet(word.clone())),
+        [word] if word == "host" => Err(NetworkError::Hosts),
+        [word] if word.contains(':') => Err(NetworkError::Anothers(word.clone())),
         [word] => Ok(Some(word)),
         _ => Err(NetworkError::Several),
     }
@@ -351,7 +359,8 @@ mod tests {
         assert_eq!(made, resolve(&on("bridge")).unwrap().unwrap());
         assert_eq!(resolve(&on("none")).unwrap(), None);
         for other in ["host", "container:web"] {
-            assert!(matches!(resolve(&on(other)), Err(NetworkError::NotYet(_))));
+            let refused = resolve(&on(other));
+            assert!(matches!(refused, Err(NetworkError::Hosts | NetworkError::Anothers(_))));
         }
         let told = resolve(&on("mine")).unwrap_err().to_string();
         assert!(told.starts_with("network mine not found") && told.contains("capsid network create mine"));
