@@ -30,7 +30,11 @@ impl Floor {
     /// On this accelerator of QEMU's, with these kernel options; files go into `folder`.
     pub(crate) fn new(folder: &Path, accelerator: &'static str, command_line: String) -> Self {
         let initramfs = folder.join("floor.cpio");
-        fs::write(&initramfs, archive_of_init(&fs::read(part("capsid-probe")).unwrap())).unwrap();
+        fs::write(
+            &initramfs,
+            archive(&[("init", 0o100_755, &fs::read(part("capsid-probe")).unwrap())]),
+        )
+        .unwrap();
         Self {
             initramfs,
             accelerator,
@@ -67,47 +71,50 @@ impl Floor {
 
     fn start(&self, word: &str, console: Stdio) -> Child {
         let line = format!("{} rdinit=/init -- {word}", self.command_line);
-        let mut command = Command::new("qemu-system-x86_64");
-        command
-            .args([
-                "-M",
-                "microvm,x-option-roms=off,pit=on,pic=on,rtc=on,isa-serial=on,acpi=off",
-                "-no-user-config",
-                "-nodefaults",
-            ])
-            .args([
-                "-display",
-                "none",
-                "-no-reboot",
-                "-m",
-                MEMORY_MIB,
-                "-smp",
-                "1",
-                "-serial",
-                "stdio",
-            ])
-            .args([
-                "-accel",
-                self.accelerator,
-                "-cpu",
-                if self.accelerator == "kvm" { "host" } else { "max" },
-            ])
-            .arg("-kernel")
-            .arg(part("vmlinux"))
-            .arg("-initrd")
-            .arg(&self.initramfs)
-            .args(["-append", &line])
-            .stdin(Stdio::null())
-            .stdout(console)
-            .stderr(Stdio::inherit());
+        let mut command = bare_machine(self.accelerator, &self.initramfs, &line);
+        command.stdout(console).stderr(Stdio::inherit());
         command.spawn().expect("qemu-system-x86 is installed")
     }
 }
 
-/// A cpio archive (Documentation/driver-api/early-userspace/buffer-format.rst, "newc") with `/init` alone.
-fn archive_of_init(program: &[u8]) -> Vec<u8> {
+/// QEMU's microvm with this kernel and this initramfs.
+pub(crate) fn bare_machine(accelerator: &str, initramfs: &Path, line: &str) -> Command {
+    let mut command = Command::new("qemu-system-x86_64");
+    command
+        .args([
+            "-M",
+            "microvm,x-option-roms=off,pit=on,pic=on,rtc=on,isa-serial=on,acpi=off",
+            "-no-user-config",
+            "-nodefaults",
+        ])
+        .args([
+            "-display",
+            "none",
+            "-no-reboot",
+            "-m",
+            MEMORY_MIB,
+            "-smp",
+            "1",
+            "-serial",
+            "stdio",
+        ])
+        .args(["-accel", accelerator])
+        .args(["-cpu", if accelerator == "kvm" { "host" } else { "max" }])
+        .arg("-kernel")
+        .arg(part("vmlinux"))
+        .arg("-initrd")
+        .arg(initramfs)
+        .args(["-append", line])
+        .stdin(Stdio::null());
+    command
+}
+
+/// A cpio archive (Documentation/driver-api/early-userspace/buffer-format.rst, "newc") of these files, with their modes.
+pub(crate) fn archive(files: &[(&str, u32, &[u8])]) -> Vec<u8> {
     let mut archive = Vec::new();
-    append(&mut archive, "init", 0o100_755, program);
+    for (name, mode, content) in files {
+        append(&mut archive, name, *mode, content);
+    }
     append(&mut archive, "TRAILER!!!", 0, &[]);
     archive
 }

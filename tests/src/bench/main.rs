@@ -3,6 +3,7 @@
 //! ```text
 //!   capsid-bench [--output FILE]    every figure; those that need KVM run in the lab where the host has none
 //!   capsid-bench kvm                only those, as one line of JSON (this is what runs in the lab)
+//!   capsid-bench network            only what networks cost on this host
 //! ```
 //!
 //! Absolute times depend on the machine: each figure compares two programs that took turns, by their medians.
@@ -16,6 +17,7 @@ mod floor;
 mod image_figure;
 mod live_figure;
 mod memory_figure;
+mod network_figure;
 mod start_figure;
 
 use std::env;
@@ -40,10 +42,11 @@ fn main() {
     let arguments: Vec<String> = env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["kvm"] => println!("{}", serde_json::to_string(&kvm_report()).unwrap()),
+        ["network"] => print_table(&network_figures()),
         [] => report(None),
         ["--output", path] => report(Some(Path::new(path))),
         _ => {
-            eprintln!("usage: capsid-bench [--output FILE] | capsid-bench kvm");
+            eprintln!("usage: capsid-bench [--output FILE] | capsid-bench kvm | capsid-bench network");
             std::process::exit(2);
         }
     }
@@ -55,6 +58,7 @@ fn report(output: Option<&Path>) {
     report.figures.push(image_figure::pull_against_umoci());
     report.figures.push(live_figure::exec_against_run("emulate"));
     report.figures.extend(live_figure::small_files("emulate"));
+    report.figures.extend(network_figures());
     report.starts.insert(0, start_figure::breakdown("emulate"));
     print_table(&report.figures);
     report.starts.iter().for_each(Breakdown::print);
@@ -73,9 +77,17 @@ fn kvm_report() -> Report {
             memory_figure::beside_the_guest(),
             live_figure::exec_against_run("kvm"),
             live_figure::idle_pod(),
+            network_figure::start("kvm"),
         ],
         starts: vec![start_figure::breakdown("kvm")],
     }
+}
+
+/// What networks cost, emulated.
+fn network_figures() -> Vec<Figure> {
+    let mut figures = network_figure::against_others();
+    figures.push(network_figure::start("emulate"));
+    figures
 }
 
 fn has_kvm() -> bool {

@@ -55,8 +55,17 @@ pub(crate) fn whole_emulated_run() -> [Figure; 2] {
 }
 
 /// What Capsid tells an emulated kernel: it depends on the host, so it is read off a running machine.
-fn emulated_command_line(capsid: &Capsid) -> String {
-    let script = ["--accel", "emulate", "busybox", "sh", "-c", "echo ready; sleep 600"];
+pub(crate) fn emulated_command_line(capsid: &Capsid) -> String {
+    let script = [
+        "--name",
+        "ready",
+        "--accel",
+        "emulate",
+        "busybox",
+        "sh",
+        "-c",
+        "echo ready; sleep 600",
+    ];
     let mut child = capsid.run_call(script).spawn_with(|command| {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
     });
@@ -67,7 +76,8 @@ fn emulated_command_line(capsid: &Capsid) -> String {
         let mut words = words.split(|byte| *byte == 0).skip_while(|word| *word != b"-append");
         words.nth(1).map(|line| String::from_utf8(line.to_vec()).unwrap())
     });
-    child.kill().unwrap();
+    // The pod would outlive its command.
+    capsid.call(["rm", "-f", "ready"]).wait().succeeds();
     child.wait().unwrap();
     command_line.expect("a machine under QEMU")
 }
