@@ -7,6 +7,7 @@ use anyhow::bail;
 use serde_json::Value;
 
 use super::Context;
+use super::filter;
 use crate::cli::EventsArgs;
 use crate::clock;
 use crate::events::EventReader;
@@ -96,9 +97,7 @@ enum Kind {
 
 impl Filter {
     fn parse(text: &str) -> anyhow::Result<Self> {
-        let Some((name, value)) = text.split_once('=') else {
-            bail!("invalid filter {text:?}: write name=value");
-        };
+        let (name, value) = filter::halves(text)?;
         let kind = match name {
             "container" => Kind::Container,
             "event" => Kind::Event,

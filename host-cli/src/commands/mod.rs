@@ -7,6 +7,7 @@ pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod export;
+mod filter;
 pub(crate) mod images;
 pub(crate) mod inspect;
 pub(crate) mod lifecycle;

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, bail};
 use serde_json::{Map, Value, json};
 
+use super::filter;
 use super::lifecycle::confirm;
 use super::network_fields::{DEFAULT, NONE};
 use super::{Context, table};
@@ -310,18 +311,14 @@ enum Filter {
 
 impl Filter {
     fn parse(text: &str) -> anyhow::Result<Self> {
-        let Some((name, value)) = text.split_once('=') else {
-            bail!("invalid filter {text:?}: write name=value");
-        };
-        Ok(match (name, value) {
-            ("name", part) => Self::Name(part.into()),
-            ("id", part) => Self::Id(part.into()),
-            ("driver", driver) => Self::Driver(driver.into()),
-            ("label", label) => Self::Label(label.into()),
-            ("dangling", "true" | "1") => Self::Dangling(true),
-            ("dangling", "false" | "0") => Self::Dangling(false),
-            ("dangling", other) => bail!("invalid filter dangling={other:?}: write true or false"),
-            (other, _) => bail!("there is no filter {other:?}: use name, id, driver, label or dangling"),
+        let (name, value) = filter::halves(text)?;
+        Ok(match name {
+            "name" => Self::Name(value.into()),
+            "id" => Self::Id(value.into()),
+            "driver" => Self::Driver(value.into()),
+            "label" => Self::Label(value.into()),
+            "dangling" => Self::Dangling(filter::dangling(value)?),
+            other => bail!("there is no filter {other:?}: use name, id, driver, label or dangling"),
         })
     }
 

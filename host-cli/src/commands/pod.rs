@@ -3,6 +3,7 @@
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
+use super::filter;
 use super::lifecycle::{each, rm_one, start_one};
 use super::name_pattern::NamePattern;
 use super::network_fields;
@@ -338,9 +339,7 @@ enum Filter {
 
 impl Filter {
     fn parse(text: &str) -> anyhow::Result<Self> {
-        let Some((name, value)) = text.split_once('=') else {
-            bail!("invalid filter {text:?}: write name=value");
-        };
+        let (name, value) = filter::halves(text)?;
         Ok(match name {
             "name" => Self::Name(NamePattern::parse(value)?),
             "id" => Self::Id(value.into()),

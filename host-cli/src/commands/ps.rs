@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use anyhow::bail;
 use serde_json::{Value, json};
 
+use super::filter;
 use super::name_pattern::NamePattern;
 use super::{Context, network_fields, table};
 use crate::cli::{AccelChoice, PsArgs};
@@ -156,9 +157,7 @@ enum Filter {
 
 impl Filter {
     fn parse(text: &str) -> anyhow::Result<Self> {
-        let Some((name, value)) = text.split_once('=') else {
-            bail!("invalid filter {text:?}: write name=value");
-        };
+        let (name, value) = filter::halves(text)?;
         Ok(match name {
             "name" => Self::Name(NamePattern::parse(value)?),
             "id" => Self::Id(value.into()),

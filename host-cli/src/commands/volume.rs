@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use anyhow::bail;
 use serde_json::{Value, json};
 
+use super::filter;
 use super::lifecycle::confirm;
 use super::{Context, table};
 use crate::cli::{VolumeCommand, VolumeCreateArgs, VolumeInspectArgs, VolumeLsArgs, VolumePruneArgs, VolumeRmArgs};
@@ -201,16 +202,12 @@ enum Filter {
 
 impl Filter {
     fn parse(text: &str) -> anyhow::Result<Self> {
-        let Some((name, value)) = text.split_once('=') else {
-            bail!("invalid filter {text:?}: write name=value");
-        };
-        Ok(match (name, value) {
-            ("name", part) => Self::Name(part.into()),
-            ("label", label) => Self::Label(label.into()),
-            ("dangling", "true" | "1") => Self::Dangling(true),
-            ("dangling", "false" | "0") => Self::Dangling(false),
-            ("dangling", other) => bail!("invalid filter dangling={other:?}: write true or false"),
-            (other, _) => bail!("there is no filter {other:?}: use name, label or dangling"),
+        let (name, value) = filter::halves(text)?;
+        Ok(match name {
+            "name" => Self::Name(value.into()),
+            "label" => Self::Label(value.into()),
+            "dangling" => Self::Dangling(filter::dangling(value)?),
+            other => bail!("there is no filter {other:?}: use name, label or dangling"),
         })
     }
 

@@ -1,6 +1,6 @@
 //! A pod's place on its network, complete: what was asked for, and the user's network that it is on, if any.
 
-use crate::state::{Container, Network, NetworkConfig, Pod, State, StateError};
+use crate::state::{Container, Joined, Network, NetworkConfig, Pod, State, StateError};
 
 /// It.
 #[derive(Debug)]
@@ -17,35 +17,41 @@ pub(crate) struct Endpoint<'a> {
 
 impl<'a> Endpoint<'a> {
     pub(crate) fn of_container(container: &'a Container, state: &State) -> Result<Self, StateError> {
-        let config = container.config.network.as_ref();
-        Ok(Self {
+        Self {
             id: &container.id,
             name: &container.name,
             hostname: &container.spec.hostname,
-            config,
-            network: joined(config, state)?,
-        })
+            config: container.config.network.as_ref(),
+            network: None,
+        }
+        .found_in(state)
     }
 
     pub(crate) fn of_pod(pod: &'a Pod, state: &State) -> Result<Self, StateError> {
-        let config = pod.config.network.as_ref();
-        Ok(Self {
+        Self {
             id: &pod.id,
             name: &pod.name,
             hostname: &pod.config.hostname,
-            config,
-            network: joined(config, state)?,
-        })
+            config: pod.config.network.as_ref(),
+            network: None,
+        }
+        .found_in(state)
+    }
+
+    /// With the user's network that it is on.
+    fn found_in(mut self, state: &State) -> Result<Self, StateError> {
+        let network = self.joined().map(|joined| state.network(&joined.network));
+        self.network = network.transpose()?;
+        Ok(self)
+    }
+
+    fn joined(&self) -> Option<&'a Joined> {
+        self.config?.joined.as_ref()
     }
 
     /// Names that others on the user's network find it by.
     pub(crate) fn dns_names(&self) -> Vec<String> {
-        let joined = self.config.and_then(|config| config.joined.as_ref());
-        joined.map_or_else(Vec::new, |joined| joined.dns_names(self.name, self.id, self.hostname))
+        self.joined()
+            .map_or_else(Vec::new, |joined| joined.dns_names(self.name, self.id, self.hostname))
     }
-}
-
-fn joined(config: Option<&NetworkConfig>, state: &State) -> Result<Option<Network>, StateError> {
-    let joined = config.and_then(|config| config.joined.as_ref());
-    joined.map(|joined| state.network(&joined.network)).transpose()
 }

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::{IpNet, Ipv4Net};
 use nix::ifaddrs::getifaddrs;
 
+const ROUTES_V4: &str = "/proc/net/route";
 /// `RTF_REJECT` of linux/route.h: no route at all.
 const REJECT: u32 = 0x200;
 
@@ -18,8 +19,6 @@ pub(super) struct Host {
     /// It has a way to everywhere over IPv4, over IPv6.
     pub(super) has_v4: bool,
     pub(super) has_v6: bool,
-    /// Networks of IPv4 that it has a way to beside the default one.
-    routes: Vec<IpNet>,
 }
 
 impl Host {
@@ -36,19 +35,18 @@ impl Host {
         addresses.dedup();
         // A kernel without IPv6 has no such file.
         let routes = |path| fs::read_to_string(path).unwrap_or_default();
-        let routes_v4 = routes("/proc/net/route");
         Ok(Self {
             addresses,
-            has_v4: has_default_v4(&routes_v4),
+            has_v4: has_default_v4(&routes(ROUTES_V4)),
             has_v6: has_default_v6(&routes("/proc/net/ipv6_route")),
-            routes: networks_v4(&routes_v4),
         })
     }
 
     /// What nobody else's networks should be: its own addresses, and what it has a way to of its own.
     pub(super) fn networks(&self) -> Vec<IpNet> {
         let own = self.addresses.iter().map(|address| IpNet::from(*address));
-        own.chain(self.routes.iter().copied()).collect()
+        own.chain(networks_v4(&fs::read_to_string(ROUTES_V4).unwrap_or_default()))
+            .collect()
     }
 }
 

@@ -164,11 +164,8 @@ fn check_kinds(ports: &[PublishedPort], network: Option<&Network>) -> Result<(),
     let Some(network) = network else {
         return Ok(());
     };
-    let has_kind = |address: &IpAddr| {
-        let mut subnets = network.config.subnets.iter();
-        subnets.any(|subnet| subnet.gateway.is_ipv4() == address.is_ipv4())
-    };
-    match ports.iter().map(|port| port.host.ip()).find(|ip| !has_kind(ip)) {
+    let mut addresses = ports.iter().map(|port| port.host.ip());
+    match addresses.find(|address| network.config.subnet_like(*address).is_none()) {
         None => Ok(()),
         Some(address) => Err(NetworkError::NoSubnet {
             flag: "--publish",
@@ -215,9 +212,7 @@ fn address<A: FromStr + Into<IpAddr>>(
         kind,
     });
     let address: IpAddr = parsed?.into();
-    let is_of_kind = |gateway: IpAddr| gateway.is_ipv4() == address.is_ipv4();
-    let mut subnets = network.config.subnets.iter();
-    let Some(subnet) = subnets.find(|subnet| is_of_kind(subnet.gateway)) else {
+    let Some(subnet) = network.config.subnet_like(address) else {
         let network = network.name.clone();
         return Err(NetworkError::NoSubnet { flag, address, network });
     };

@@ -32,6 +32,14 @@ pub(crate) struct NetworkSpec {
     pub labels: Vec<String>,
 }
 
+impl NetworkSpec {
+    /// The subnet for addresses of the same kind as `address`.
+    pub(crate) fn subnet_like(&self, address: IpAddr) -> Option<&Subnet> {
+        let mut subnets = self.subnets.iter();
+        subnets.find(|subnet| subnet.gateway.is_ipv4() == address.is_ipv4())
+    }
+}
+
 /// Where a network's addresses are from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Subnet {

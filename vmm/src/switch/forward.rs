@@ -10,10 +10,10 @@ use etherparse::{
 
 use super::members::Members;
 use super::names;
-use crate::virtio::net::{Ends, Mac, NEIGHBOR_ADVERTISEMENT, ON_LINK_HOPS, answer_udp, target};
-
-/// Where names are asked for.
-const DNS_PORT: u16 = 53;
+use crate::virtio::net::{
+    DNS_PORT, Ends, Mac, NEIGHBOR_ADVERTISEMENT, ON_LINK_HOPS, ROUTER_SOLICITATION, ROUTERS_V4, ROUTERS_V6, answer_udp,
+    target,
+};
 
 /// The way out of the network, which each member has behind its own device: nobody is there, but its addresses are.
 #[derive(Debug, Clone)]
@@ -124,10 +124,11 @@ pub fn forward_between_two(frame: &[u8]) {
 /// What only a router says, or a neighbour of itself, which nobody needs to hear: all is known here.
 fn is_routers(transport: &TransportSlice<'_>) -> bool {
     match transport {
-        // Redirect, router advertisement.
-        TransportSlice::Icmpv4(icmp) => matches!(icmp.type_u8(), 5 | 9),
-        // Router solicitation and advertisement, neighbour advertisement, redirect.
-        TransportSlice::Icmpv6(icmp) => matches!(icmp.type_u8(), 133 | 134 | 136 | 137),
+        TransportSlice::Icmpv4(icmp) => ROUTERS_V4.contains(&icmp.type_u8()),
+        TransportSlice::Icmpv6(icmp) => {
+            let kind = icmp.type_u8();
+            ROUTERS_V6.contains(&kind) || [ROUTER_SOLICITATION, NEIGHBOR_ADVERTISEMENT].contains(&kind)
+        }
         _ => false,
     }
 }

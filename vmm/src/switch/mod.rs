@@ -22,8 +22,6 @@ mod members;
 pub mod membership;
 mod names;
 mod port;
-#[cfg(fuzzing)]
-pub use forward::forward_between_two;
 #[cfg(test)]
 mod tests;
 
@@ -37,11 +35,15 @@ use crate::inherited::{Inherited, InheritedError};
 use crate::limits::SWITCH_MEMBERS_MAX;
 use fabric::Fabric;
 
+#[cfg(fuzzing)]
+pub use forward::forward_between_two;
+
 /// Fds besides those of members: stderr, listener, lock, epoll, and those that knock.
 const OTHER_FDS: u64 = 64;
 /// Fds of a member: its frames and its supervisor's socket.
 const MEMBER_FDS: u64 = 2;
 
+/// All of them.
 const FDS_MAX: u64 = MEMBER_FDS * SWITCH_MEMBERS_MAX as u64 + OTHER_FDS;
 
 /// Why there is no switch (any more).

@@ -3,9 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use vmm_sys_util::epoll::Epoll;
-
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vmm_sys_util::epoll::Epoll;
 
 use crate::virtio::net::{Mac, Stream};
 

@@ -18,10 +18,10 @@ use super::segment::{Place, Segment};
 use crate::egress::{Destination, Egress, Protocol, is_closed};
 
 /// Where names are asked for.
-const DNS_PORT: u16 = 53;
+pub(crate) const DNS_PORT: u16 = 53;
 /// Redirect and router advertisement of ICMP (RFC 792, RFC 1256), and of ICMPv6.
-const ROUTERS_V4: [u8; 2] = [5, 9];
-const ROUTERS_V6: [u8; 2] = [134, 137];
+pub(crate) const ROUTERS_V4: [u8; 2] = [5, 9];
+pub(crate) const ROUTERS_V6: [u8; 2] = [134, 137];
 
 /// What ended here, counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

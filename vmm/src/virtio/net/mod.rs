@@ -35,7 +35,8 @@ mod stream;
 mod tests;
 
 pub use device::{NetDevice, NetError};
-pub(crate) use discovery::{NEIGHBOR_ADVERTISEMENT, ON_LINK_HOPS, link_local, target};
+pub(crate) use discovery::{NEIGHBOR_ADVERTISEMENT, ON_LINK_HOPS, ROUTER_SOLICITATION, link_local, target};
+pub(crate) use guard::{DNS_PORT, ROUTERS_V4, ROUTERS_V6};
 pub use links::Sockets;
 pub(crate) use refusal::{Ends, answer as answer_udp};
 pub use segment::Segment;
