@@ -209,7 +209,7 @@ fn endpoint(network: &Network, member: &Member) -> Value {
     };
     json!({
         "Name": member.name,
-        "MacAddress": mac_words(member.network.mac),
+        "MacAddress": mac_words(member.config.mac),
         "IPv4Address": address(true),
         "IPv6Address": address(false),
     })

@@ -15,7 +15,7 @@ pub(super) const NONE: &str = "none";
 
 /// The network that a container or pod is on, by name.
 pub(super) fn mode(network: Option<&NetworkConfig>) -> &str {
-    match network.map(|network| &network.joined) {
+    match network.map(|network| network.joined.first()) {
         None => NONE,
         Some(None) => DEFAULT,
         Some(Some(joined)) => &joined.name,
@@ -51,7 +51,7 @@ pub(super) fn settings(endpoint: &Endpoint<'_>) -> Value {
 /// docker's fields of one network that it is on.
 fn on_network(endpoint: &Endpoint<'_>, config: &NetworkConfig) -> Value {
     let mac = mac_words(config.mac);
-    let (Some(network), Some(joined)) = (&endpoint.network, &config.joined) else {
+    let (Some(network), Some(joined)) = (&endpoint.network, config.joined.first()) else {
         let mut fields = json!({ "MacAddress": mac });
         for (field, value) in link(Some(&own_link())) {
             fields[field] = value;
@@ -146,7 +146,8 @@ mod tests {
             dns: Vec::new(),
             dns_search: Vec::new(),
             dns_options: Vec::new(),
-            joined: None,
+            own_link: true,
+            joined: Vec::new(),
             bytes_per_second: None,
         };
         assert_eq!(

@@ -194,7 +194,7 @@ impl Filter {
             }),
             Self::Network(wanted) => {
                 let network = network(container, pods);
-                let joined = network.and_then(|network| network.joined.as_ref());
+                let joined = network.and_then(|network| network.joined.first());
                 let has_id = |id: &str| wanted.len() >= 12 && id.starts_with(wanted.as_str());
                 network_fields::mode(network) == wanted || joined.is_some_and(|joined| has_id(&joined.network))
             }

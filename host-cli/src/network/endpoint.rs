@@ -46,7 +46,7 @@ impl<'a> Endpoint<'a> {
     }
 
     fn joined(&self) -> Option<&'a Joined> {
-        self.config?.joined.as_ref()
+        self.config?.joined.first()
     }
 
     /// Names that others on the user's network find it by.

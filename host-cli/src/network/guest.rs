@@ -196,7 +196,8 @@ mod tests {
             dns: Vec::new(),
             dns_search: vec!["a.example".into()],
             dns_options: Vec::new(),
-            joined: None,
+            own_link: false,
+            joined: Vec::new(),
             bytes_per_second: None,
         };
         let made = |network: &UserNetwork| GuestNetwork::on(network, &joined, &config);

@@ -83,7 +83,7 @@ pub(crate) struct Attached {
 pub(crate) fn attach(endpoint: &Endpoint<'_>, config: &NetworkConfig, run: &Path) -> Result<Attached, NetworkError> {
     let host = host::Host::look().map_err(NetworkError::Host)?;
     ports::check(&config.ports)?;
-    let guest = match (&endpoint.network, &config.joined) {
+    let guest = match (&endpoint.network, config.joined.first()) {
         (Some(network), Some(joined)) => GuestNetwork::on(network, joined, config).that_leads_where(&host),
         _ => GuestNetwork::new(&host, config),
     };

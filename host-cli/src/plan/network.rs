@@ -154,7 +154,8 @@ fn config(
         dns: args.dns.iter().map(dns).collect::<Result<_, _>>()?,
         dns_search: args.dns_search.clone(),
         dns_options: args.dns_option.clone(),
-        joined,
+        own_link: joined.is_none(),
+        joined: joined.into_iter().collect(),
         bytes_per_second: args.network_rate.as_deref().map(parse_rate).transpose()?,
     }))
 }
@@ -382,7 +383,7 @@ mod tests {
         };
         let made = config(&args, "", &[], Some(&mine(false))).unwrap().unwrap();
         assert_eq!((made.ports.len(), made.egress.len()), (1, 1));
-        let joined = made.joined.unwrap();
+        let [joined] = <[Joined; 1]>::try_from(made.joined).unwrap();
         assert_eq!((joined.network, joined.name), ("5".repeat(64), "mine".to_owned()));
         assert_eq!(joined.addresses, ["10.89.0.9".parse::<IpAddr>().unwrap()]);
         assert_eq!(joined.aliases, ["db"]);

@@ -242,7 +242,7 @@ impl State {
         // Its own when it is added: it may be tried again under another name.
         let mut config = container.config.clone();
         if let Some(network) = &mut config.network {
-            self.join(&container.id, network)?;
+            self.join_all(&container.id, network)?;
         }
         let text = serde_json::to_string(&config).map_err(|e| damaged(&container.id, e))?;
         let added = self.0.execute(

@@ -36,7 +36,7 @@ pub(crate) use user_network::{Joined, Member, Network, NetworkSpec, Subnet};
 pub(crate) use volume::{ShareMount, Volume, VolumeMount};
 
 /// One step each from the version of its index to the next.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     "
     CREATE TABLE containers (
         id TEXT PRIMARY KEY,
@@ -104,6 +104,22 @@ const MIGRATIONS: [&str; 4] = [
     CREATE TRIGGER pod_leaves AFTER DELETE ON pods BEGIN
         DELETE FROM memberships WHERE pod = OLD.id;
     END;
+",
+    // A place on one of the user's networks, or the link of its own, become any number of places beside that link. A
+    // damaged row stays as it is: it is told of where it is read.
+    "
+    UPDATE containers SET config = json_set(
+        config,
+        '$.network.own_link', json(iif(ifnull(json_type(config, '$.network.joined'), 'null') = 'null', 'true', 'false')),
+        '$.network.joined', json(iif(ifnull(json_type(config, '$.network.joined'), 'null') = 'null', '[]',
+                                     json_array(json_extract(config, '$.network.joined'))))
+    ) WHERE CASE WHEN json_valid(config) THEN json_type(config, '$.network') = 'object' END;
+    UPDATE pods SET config = json_set(
+        config,
+        '$.network.own_link', json(iif(ifnull(json_type(config, '$.network.joined'), 'null') = 'null', 'true', 'false')),
+        '$.network.joined', json(iif(ifnull(json_type(config, '$.network.joined'), 'null') = 'null', '[]',
+                                     json_array(json_extract(config, '$.network.joined'))))
+    ) WHERE CASE WHEN json_valid(config) THEN json_type(config, '$.network') = 'object' END;
 ",
 ];
 

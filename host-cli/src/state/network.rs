@@ -24,9 +24,10 @@ pub(crate) struct NetworkConfig {
     pub dns_search: Vec<String>,
     /// `options` of `/etc/resolv.conf`.
     pub dns_options: Vec<String>,
-    /// The user's network that the pod is on; without one its link has nobody else on it.
-    #[serde(default)]
-    pub joined: Option<Joined>,
+    /// The pod has a link of its own, with nobody else on it: the network that is called `default`.
+    pub own_link: bool,
+    /// The user's networks that the pod is on, in the order in which it came to them.
+    pub joined: Vec<Joined>,
     /// Most bytes of frames a second, each way.
     #[serde(default)]
     pub bytes_per_second: Option<NonZeroU64>,

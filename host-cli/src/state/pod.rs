@@ -112,7 +112,7 @@ impl State {
         // Its own when it is added: it may be tried again under another name.
         let mut config = pod.config.clone();
         if let Some(network) = &mut config.network {
-            self.join(&pod.id, network)?;
+            self.join_all(&pod.id, network)?;
         }
         let text = serde_json::to_string(&config).map_err(|e| damaged(&pod.id, e))?;
         let added = self.0.execute(

@@ -26,7 +26,18 @@ fn network(state: &State, name: &str, subnets: &[Subnet]) -> Network {
     network
 }
 
-fn on(network: &Network, wanted: &[&str], mac: u8) -> NetworkConfig {
+/// A place that is asked for.
+fn place(network: &Network, wanted: &[&str]) -> Joined {
+    Joined {
+        network: network.id.clone(),
+        name: network.name.clone(),
+        addresses: wanted.iter().map(|address| address.parse().unwrap()).collect(),
+        aliases: Vec::new(),
+    }
+}
+
+/// The link of its own, and nothing else.
+fn plain(mac: u8) -> NetworkConfig {
     NetworkConfig {
         mac: [2, 0, 0, 0, 0, mac],
         ports: Vec::new(),
@@ -34,13 +45,17 @@ fn on(network: &Network, wanted: &[&str], mac: u8) -> NetworkConfig {
         dns: Vec::new(),
         dns_search: Vec::new(),
         dns_options: Vec::new(),
-        joined: Some(Joined {
-            network: network.id.clone(),
-            name: network.name.clone(),
-            addresses: wanted.iter().map(|address| address.parse().unwrap()).collect(),
-            aliases: Vec::new(),
-        }),
+        own_link: true,
+        joined: Vec::new(),
         bytes_per_second: None,
+    }
+}
+
+fn on(network: &Network, wanted: &[&str], mac: u8) -> NetworkConfig {
+    NetworkConfig {
+        own_link: false,
+        joined: vec![place(network, wanted)],
+        ..plain(mac)
     }
 }
 
@@ -117,10 +132,9 @@ fn pod(digit: &str, config: NetworkConfig) -> Pod {
 }
 
 fn addresses(config: Option<&NetworkConfig>) -> Vec<String> {
-    let joined = config.and_then(|config| config.joined.as_ref());
-    joined.map_or_else(Vec::new, |joined| {
-        joined.addresses.iter().map(ToString::to_string).collect()
-    })
+    let joined = config.into_iter().flat_map(|config| &config.joined);
+    let addresses = joined.flat_map(|joined| &joined.addresses);
+    addresses.map(ToString::to_string).collect()
 }
 
 /// Adds it: its addresses then.
@@ -275,7 +289,62 @@ fn a_database_from_before_networks_keeps_its_rows() {
     let state = State::open(data.path()).unwrap();
     let kept = state.find("old").unwrap();
     let network = kept.config.network.unwrap();
-    assert_eq!((network.joined, network.bytes_per_second), (None, None));
+    assert_eq!((network.own_link, network.joined), (true, Vec::new()));
+    assert_eq!(network.bytes_per_second, None);
     state.remove(&kept.id).unwrap();
     assert_eq!(state.networks().unwrap(), []);
+}
+
+/// A database as it was with one network at most, with a container for each `$.network` and a pod for the last one.
+fn before_several_networks(data: &Path, networks: &[serde_json::Value]) {
+    let old = Connection::open(data.join("containers.db")).unwrap();
+    MIGRATIONS[..4].iter().for_each(|step| old.execute_batch(step).unwrap());
+    old.pragma_update(None, "user_version", 4).unwrap();
+    let insert = "INSERT INTO containers (id, name, image, image_id, created_ns, spec, config, status) \
+                  VALUES (?1, ?1, 'busybox', 'sha256:0', 1, x'', ?2, 'exited')";
+    for (digit, network) in networks.iter().enumerate() {
+        let mut config = serde_json::json!(container("1", None).config);
+        config["network"] = network.clone();
+        old.execute(insert, [&digit.to_string(), &config.to_string()]).unwrap();
+    }
+    old.execute(insert, ["damaged", "{"]).unwrap();
+    let mut config = serde_json::json!(pod("1", plain(1)).config);
+    config["network"] = networks.last().unwrap().clone();
+    let insert = "INSERT INTO pods (id, name, created_ns, config, status) VALUES ('p', 'p', 1, ?1, 'Exited')";
+    old.execute(insert, [config.to_string()]).unwrap();
+}
+
+#[test]
+fn a_database_with_one_network_each_keeps_its_rows() {
+    let data = tempfile::tempdir().unwrap();
+    let network = |joined: serde_json::Value| {
+        serde_json::json!({
+            "mac": [2, 0, 0, 0, 0, 1], "ports": [], "egress": [], "dns": [], "dns_search": [], "dns_options": [],
+            "joined": joined, "bytes_per_second": u64::MAX,
+        })
+    };
+    let place = serde_json::json!({
+        "network": "n", "name": "shop", "addresses": ["10.89.0.2", "fd12::2"], "aliases": ["a'b\\\"c"],
+    });
+    before_several_networks(
+        data.path(),
+        &[
+            serde_json::Value::Null,
+            network(serde_json::Value::Null),
+            network(place.clone()),
+        ],
+    );
+    let state = State::open(data.path()).unwrap();
+    let network = |id: &str| state.container(id).unwrap().config.network;
+    assert_eq!(network("0"), None);
+    let own = network("1").unwrap();
+    assert_eq!((own.own_link, own.joined), (true, Vec::new()));
+    let joined = network("2").unwrap();
+    assert_eq!(joined.bytes_per_second.unwrap().get(), u64::MAX);
+    assert_eq!(
+        (joined.own_link, serde_json::json!(joined.joined)),
+        (false, serde_json::json!([place]))
+    );
+    assert_eq!(state.pod("p").unwrap().config.network.unwrap().joined, joined.joined);
+    assert!(matches!(state.container("damaged"), Err(StateError::Damaged { .. })));
 }

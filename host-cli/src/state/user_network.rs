@@ -85,13 +85,18 @@ pub(crate) struct Member {
     /// Of the pod, or of the container that is a pod of its own.
     pub id: String,
     pub name: String,
-    pub network: NetworkConfig,
+    /// The network's id.
+    pub network: String,
+    /// All its networks.
+    pub config: NetworkConfig,
 }
 
 impl Member {
     /// Its addresses on the network.
     pub(crate) fn addresses(&self) -> &[IpAddr] {
-        self.network.joined.as_ref().map_or(&[], |joined| &joined.addresses)
+        let mut joined = self.config.joined.iter();
+        let place = joined.find(|joined| joined.network == self.network);
+        place.map_or(&[], |place| &place.addresses)
     }
 }
 
@@ -149,7 +154,7 @@ impl State {
     /// The pods, and the containers without one, that are on a network, by name; running or not.
     pub(crate) fn members(&self, network: &str) -> Result<Vec<Member>, StateError> {
         let text = "SELECT memberships.pod AS id, coalesce(containers.name, pods.name) AS name, \
-                    json_extract(coalesce(containers.config, pods.config), '$.network') AS network FROM memberships \
+                    json_extract(coalesce(containers.config, pods.config), '$.network') AS config, memberships.network FROM memberships \
                     LEFT JOIN containers ON containers.id = memberships.pod LEFT JOIN pods ON pods.id = memberships.pod \
                     WHERE memberships.network = ?1 ORDER BY 2";
         let mut statement = self.0.prepare(text).map_err(StateError::Query)?;
@@ -174,20 +179,22 @@ impl State {
         transaction.commit().map_err(StateError::Query)
     }
 
-    /// Gives a pod that is being added its place on the user's network that it is to be on, if any: the addresses that
-    /// were asked for, or the lowest free ones. Within a transaction that began as a writer's, so that nobody else takes
-    /// them meanwhile.
-    pub(super) fn join(&self, pod: &str, config: &mut NetworkConfig) -> Result<(), StateError> {
+    /// Gives a pod that is being added its places on the user's networks that it is to be on.
+    pub(super) fn join_all(&self, pod: &str, config: &mut NetworkConfig) -> Result<(), StateError> {
         let mac = config.mac;
-        let Some(joined) = &mut config.joined else {
-            return Ok(());
-        };
+        let mut places = config.joined.iter_mut();
+        places.try_for_each(|joined| self.join(pod, mac, joined))
+    }
+
+    /// Gives a pod its place on a user's network: the addresses that were asked for, or the lowest free ones. Within a
+    /// transaction that began as a writer's, so that nobody else takes them meanwhile.
+    fn join(&self, pod: &str, mac: [u8; 6], joined: &mut Joined) -> Result<(), StateError> {
         let network = match self.network(&joined.network) {
             Err(StateError::UnknownNetwork(_)) => return Err(StateError::UnknownNetwork(joined.name.clone())),
             network => network?,
         };
         let members = self.members(&network.id)?;
-        if let Some(member) = members.iter().find(|member| member.network.mac == mac) {
+        if let Some(member) = members.iter().find(|member| member.config.mac == mac) {
             return Err(StateError::AddressTaken {
                 address: super::mac_words(mac),
                 user: member.name.clone(),
@@ -255,11 +262,12 @@ fn read(row: &Row<'_>) -> Result<Network, StateError> {
 fn read_member(row: &Row<'_>) -> Result<Member, StateError> {
     let id: String = row.get("id").map_err(StateError::Query)?;
     let fields = || -> Result<Member, Box<dyn std::error::Error + Send + Sync>> {
-        let network: String = row.get("network")?;
+        let config: String = row.get("config")?;
         Ok(Member {
             id: id.clone(),
             name: row.get("name")?,
-            network: serde_json::from_str(&network)?,
+            network: row.get("network")?,
+            config: serde_json::from_str(&config)?,
         })
     };
     fields().map_err(|source| StateError::Damaged { id: id.clone(), source })
