@@ -383,11 +383,13 @@ impl State {
         self.update("UPDATE containers SET error = ?2 WHERE id = ?1", params![id, error])
     }
 
-    /// What it is changes: its spec and what was asked for.
+    /// What it is changes: its spec and what was asked for, but for its networks. Those are changed in the row alone, and
+    /// a supervisor's copy may be older.
     pub(crate) fn set_plan(&self, container: &Container) -> Result<(), StateError> {
         let config = serde_json::to_string(&container.config).map_err(|e| damaged(&container.id, e))?;
         self.update(
-            "UPDATE containers SET spec = ?2, config = ?3 WHERE id = ?1",
+            "UPDATE containers SET spec = ?2, \
+             config = json_set(?3, '$.network', json(json_extract(config, '$.network'))) WHERE id = ?1",
             params![container.id, container.spec.encode_to_vec(), config],
         )
     }

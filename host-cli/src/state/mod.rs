@@ -12,11 +12,13 @@
 //! while nobody holds its lock is of a supervisor that was killed: [`recover`] says so in the row.
 
 mod container;
+mod membership;
 mod network;
+mod owner;
 mod pod;
 mod recovery;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod user_network;
 mod volume;
 
@@ -29,10 +31,12 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use crate::plan::SubnetError;
 
 pub(crate) use container::{Container, ContainerConfig, Exit, HealthCheck, LogOptions, RestartPolicy, Status};
-pub(crate) use network::{NetworkConfig, PublishedPort, mac_words, word as protocol_word};
+pub(crate) use membership::{Member, Place};
+pub(crate) use network::{DEFAULT_NETWORK, NO_NETWORK, NetworkConfig, PublishedPort, mac_words, word as protocol_word};
+pub(crate) use owner::Owner;
 pub(crate) use pod::{Pod, PodConfig, PodLimits, PodStatus};
 pub(crate) use recovery::recover;
-pub(crate) use user_network::{Joined, Member, Network, NetworkSpec, Subnet};
+pub(crate) use user_network::{Joined, Network, NetworkSpec, Subnet};
 pub(crate) use volume::{ShareMount, Volume, VolumeMount};
 
 /// One step each from the version of its index to the next.
@@ -171,10 +175,20 @@ pub(crate) enum StateError {
     UnknownNetwork(String),
     #[error("{0} is the beginning of several networks' ids: say more of it")]
     AmbiguousNetwork(String),
-    #[error("network {name} is used by {users}: remove them first")]
+    #[error("network {name} is used by {users}: disconnect or remove them first")]
     NetworkUsed { name: String, users: String },
     #[error("address {address} is already in use by {user}")]
     AddressTaken { address: String, user: String },
+    #[error("no such container or pod: {0}")]
+    UnknownOwner(String),
+    #[error("{name} is on network {network} already: disconnect it first to give it another place there")]
+    AlreadyOnNetwork { name: String, network: String },
+    #[error("{name} is not on network {network}: see its NetworkSettings in `inspect`")]
+    NotOnNetwork { name: String, network: String },
+    #[error("{0} was made with --network none, so its machine has no network device: make it again without")]
+    WithoutNetwork(String),
+    #[error("container {container} has the networks of its pod: name the pod, {pod}")]
+    PodsNetworks { container: String, pod: String },
     #[error("network {network} has no free address in {subnet}")]
     NoAddress { network: String, subnet: IpNet },
     #[error(transparent)]

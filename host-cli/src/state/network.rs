@@ -9,6 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::user_network::Joined;
 
+/// Name of the network that nobody made, on which every pod is alone.
+pub(crate) const DEFAULT_NETWORK: &str = "default";
+/// Name of no network at all.
+pub(crate) const NO_NETWORK: &str = "none";
+
 /// It.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub(crate) struct NetworkConfig {
@@ -31,6 +36,15 @@ pub(crate) struct NetworkConfig {
     /// Most bytes of frames a second, each way.
     #[serde(default)]
     pub bytes_per_second: Option<NonZeroU64>,
+}
+
+impl NetworkConfig {
+    /// The networks' names, its own link's first.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        let own = self.own_link.then_some(DEFAULT_NETWORK);
+        own.into_iter()
+            .chain(self.joined.iter().map(|joined| joined.name.as_str()))
+    }
 }
 
 /// One published port.

@@ -4,14 +4,15 @@ use super::*;
 use crate::cli::AccelChoice;
 use crate::plan::MachineSize;
 
-fn subnet(network: &str, gateway: &str) -> Subnet {
+pub(crate) fn subnet(network: &str, gateway: &str) -> Subnet {
     Subnet {
         network: network.parse().unwrap(),
         gateway: gateway.parse().unwrap(),
     }
 }
 
-fn network(state: &State, name: &str, subnets: &[Subnet]) -> Network {
+/// One of the user's: `net-` and that name.
+pub(crate) fn network(state: &State, name: &str, subnets: &[Subnet]) -> Network {
     let mut network = Network {
         id: name.repeat(64),
         name: format!("net-{name}"),
@@ -37,7 +38,7 @@ fn place(network: &Network, wanted: &[&str]) -> Joined {
 }
 
 /// The link of its own, and nothing else.
-fn plain(mac: u8) -> NetworkConfig {
+pub(crate) fn plain(mac: u8) -> NetworkConfig {
     NetworkConfig {
         mac: [2, 0, 0, 0, 0, mac],
         ports: Vec::new(),
@@ -60,7 +61,7 @@ fn on(network: &Network, wanted: &[&str], mac: u8) -> NetworkConfig {
 }
 
 /// A container whose id is made of one digit.
-fn container(digit: &str, config: Option<NetworkConfig>) -> Container {
+pub(crate) fn container(digit: &str, config: Option<NetworkConfig>) -> Container {
     Container {
         id: digit.repeat(64),
         name: format!("web-{digit}"),
@@ -264,7 +265,7 @@ fn networks_are_found_and_removed_when_nobody_is_on_them() {
     add(&state, container("1", Some(on(&made, &[], 1)))).unwrap();
     assert_eq!(
         state.remove_network(&made).unwrap_err().to_string(),
-        "network net-a is used by web-1: remove them first"
+        "network net-a is used by web-1: disconnect or remove them first"
     );
     state.remove(&"1".repeat(64)).unwrap();
     state.remove_network(&made).unwrap();
@@ -347,4 +348,153 @@ fn a_database_with_one_network_each_keeps_its_rows() {
     );
     assert_eq!(state.pod("p").unwrap().config.network.unwrap().joined, joined.joined);
     assert!(matches!(state.container("damaged"), Err(StateError::Damaged { .. })));
+}
+
+/// Two networks, and a container of id 1 that has the link of its own.
+fn two_networks(state: &State) -> (Network, Network) {
+    add(state, container("1", Some(plain(1)))).unwrap();
+    (
+        network(state, "a", &[subnet("10.89.0.0/24", "10.89.0.1")]),
+        network(
+            state,
+            "b",
+            &[subnet("10.90.0.0/24", "10.90.0.1"), subnet("fd12::/64", "fd12::1")],
+        ),
+    )
+}
+
+fn names(owner: &Owner) -> Vec<&str> {
+    owner.network().unwrap().names().collect()
+}
+
+#[test]
+fn who_is_connected_has_a_place_on_each_network() {
+    let data = tempfile::tempdir().unwrap();
+    let state = State::open(data.path()).unwrap();
+    let (one, other) = two_networks(&state);
+    let id = "1".repeat(64);
+    let to = |network: &Network, wanted: &[&str]| Place::Users(place(network, wanted));
+    state.connect(&id, &to(&other, &["10.90.0.9"])).unwrap();
+    let connected = state.connect(&id, &to(&one, &[])).unwrap();
+    assert_eq!(names(&connected), ["default", "net-b", "net-a"]);
+    assert_eq!(addresses(connected.network()), ["10.90.0.9", "fd12::2", "10.89.0.2"]);
+    assert_eq!(
+        state.find("web-1").unwrap().config.network.as_ref(),
+        connected.network()
+    );
+    let has = |network: &Network| state.members(&network.id).unwrap()[0].addresses().to_vec();
+    assert_eq!((has(&one).len(), has(&other).len()), (1, 2));
+    // The next one gets what is free on that network.
+    let mut grouped = pod("2", plain(2));
+    state.add_pod(&mut grouped).unwrap();
+    let pods = state.connect(&grouped.id, &to(&one, &[])).unwrap();
+    assert_eq!(addresses(pods.network()), ["10.89.0.3"]);
+    assert_eq!(state.pod(&grouped.id).unwrap().config.network.as_ref(), pods.network());
+    // Whoever goes leaves all of them.
+    state.remove(&id).unwrap();
+    assert_eq!(state.members(&other.id).unwrap(), []);
+    assert_eq!(state.members(&one.id).unwrap().len(), 1);
+}
+
+#[test]
+fn who_is_disconnected_frees_what_it_had() {
+    let data = tempfile::tempdir().unwrap();
+    let state = State::open(data.path()).unwrap();
+    let (one, _) = two_networks(&state);
+    let id = "1".repeat(64);
+    let before = state.container(&id).unwrap().config;
+    let there = Place::Users(Joined::anywhere(&one));
+    state.connect(&id, &Place::Users(place(&one, &["10.89.0.9"]))).unwrap();
+    state.disconnect(&id, &there).unwrap();
+    // Nothing is left of it: what failed can be undone.
+    assert_eq!(state.container(&id).unwrap().config, before);
+    state.remove_network(&state.find_network("net-b").unwrap()).unwrap();
+    add(&state, container("2", Some(on(&one, &["10.89.0.9"], 2)))).unwrap();
+    // On none at all, and back again.
+    let none = state.disconnect(&id, &Place::Own).unwrap();
+    assert_eq!(names(&none), [] as [&str; 0]);
+    assert!(!state.leads_out(none.network().unwrap()).unwrap());
+    let back = state.connect(&id, &there).unwrap();
+    assert_eq!(addresses(back.network()), ["10.89.0.2"]);
+    assert!(state.leads_out(back.network().unwrap()).unwrap());
+}
+
+#[test]
+fn a_connection_that_is_not_possible_changes_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let state = State::open(data.path()).unwrap();
+    let (one, other) = two_networks(&state);
+    add(&state, container("2", Some(on(&one, &["10.89.0.9"], 2)))).unwrap();
+    add(&state, container("3", None)).unwrap();
+    state.add_pod(&mut pod("4", plain(4))).unwrap();
+    let mut inside = container("5", None);
+    inside.pod = Some("4".repeat(64));
+    add(&state, inside).unwrap();
+    let gone = Network {
+        id: "f".repeat(64),
+        name: "net-f".into(),
+        ..one.clone()
+    };
+    let id = |digit: &str| digit.repeat(64);
+    let to = |network: &Network, wanted: &[&str]| Place::Users(place(network, wanted));
+    for (digit, place, words) in [
+        ("1", Place::Own, "web-1 is on network default already"),
+        ("2", to(&one, &[]), "web-2 is on network net-a already"),
+        (
+            "1",
+            to(&one, &["10.89.0.9"]),
+            "address 10.89.0.9 is already in use by web-2",
+        ),
+        ("1", to(&gone, &[]), "network net-f not found"),
+        ("3", to(&one, &[]), "web-3 was made with --network none"),
+        ("5", to(&one, &[]), "name the pod, pod-4"),
+        ("6", to(&one, &[]), "no such container or pod"),
+    ] {
+        let told = state.connect(&id(digit), &place).unwrap_err().to_string();
+        assert!(told.contains(words), "{told}");
+    }
+    for (digit, place, words) in [
+        ("2", Place::Own, "web-2 is not on network default"),
+        ("1", to(&other, &[]), "web-1 is not on network net-b"),
+        ("3", Place::Own, "web-3 was made with --network none"),
+    ] {
+        let told = state.disconnect(&id(digit), &place).unwrap_err().to_string();
+        assert!(told.contains(words), "{told}");
+    }
+    assert_eq!(state.members(&one.id).unwrap().len(), 1);
+    assert_eq!(state.container(&id("1")).unwrap().config.network, Some(plain(1)));
+}
+
+#[test]
+fn a_whole_name_is_meant_before_an_ids_beginning() {
+    let data = tempfile::tempdir().unwrap();
+    let state = State::open(data.path()).unwrap();
+    add(&state, container("d", None)).unwrap();
+    let mut named = pod("4", plain(4));
+    named.name = "dd".into();
+    state.add_pod(&mut named).unwrap();
+    for (word, name) in [("dd", "dd"), ("ddd", "web-d"), ("web-d", "web-d"), ("44", "dd")] {
+        assert_eq!(state.find_owner(word).unwrap().name(), name, "{word}");
+    }
+    assert!(matches!(state.find_owner("web"), Err(StateError::UnknownOwner(_))));
+}
+
+#[test]
+fn a_supervisors_older_copy_does_not_change_networks() {
+    let data = tempfile::tempdir().unwrap();
+    let state = State::open(data.path()).unwrap();
+    let (one, _) = two_networks(&state);
+    let id = "1".repeat(64);
+    let mut copy = state.container(&id).unwrap();
+    state.connect(&id, &Place::Users(place(&one, &[]))).unwrap();
+    copy.config.was_stopped = true;
+    state.set_plan(&copy).unwrap();
+    let row = state.container(&id).unwrap().config;
+    assert!(row.was_stopped);
+    assert_eq!(addresses(row.network.as_ref()), ["10.89.0.2"]);
+    let mut without = container("3", None);
+    state.add(&mut without, &[]).unwrap();
+    without.config.was_stopped = true;
+    state.set_plan(&without).unwrap();
+    assert_eq!(state.container(&without.id).unwrap().config, without.config);
 }

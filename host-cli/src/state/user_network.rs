@@ -6,9 +6,8 @@ use ipnet::IpNet;
 use rusqlite::{ErrorCode, Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::network::NetworkConfig;
 use super::{State, StateError};
-use crate::plan::{SubnetError, free_address};
+use crate::plan::SubnetError;
 
 /// A link that several pods are on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +62,16 @@ pub(crate) struct Joined {
 }
 
 impl Joined {
+    /// A place where nothing of its own is wanted.
+    pub(crate) fn anywhere(network: &Network) -> Self {
+        Self {
+            network: network.id.clone(),
+            name: network.name.clone(),
+            addresses: Vec::new(),
+            aliases: Vec::new(),
+        }
+    }
+
     /// Names that others on the network find the container or pod by, each once.
     pub(crate) fn dns_names(&self, name: &str, id: &str, hostname: &str) -> Vec<String> {
         let mut names = vec![name.to_owned()];
@@ -76,27 +85,6 @@ impl Joined {
             }
         }
         unique
-    }
-}
-
-/// Who is on a network.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Member {
-    /// Of the pod, or of the container that is a pod of its own.
-    pub id: String,
-    pub name: String,
-    /// The network's id.
-    pub network: String,
-    /// All its networks.
-    pub config: NetworkConfig,
-}
-
-impl Member {
-    /// Its addresses on the network.
-    pub(crate) fn addresses(&self) -> &[IpAddr] {
-        let mut joined = self.config.joined.iter();
-        let place = joined.find(|joined| joined.network == self.network);
-        place.map_or(&[], |place| &place.addresses)
     }
 }
 
@@ -151,19 +139,6 @@ impl State {
         }
     }
 
-    /// The pods, and the containers without one, that are on a network, by name; running or not.
-    pub(crate) fn members(&self, network: &str) -> Result<Vec<Member>, StateError> {
-        let text = "SELECT memberships.pod AS id, coalesce(containers.name, pods.name) AS name, \
-                    json_extract(coalesce(containers.config, pods.config), '$.network') AS config, memberships.network FROM memberships \
-                    LEFT JOIN containers ON containers.id = memberships.pod LEFT JOIN pods ON pods.id = memberships.pod \
-                    WHERE memberships.network = ?1 ORDER BY 2";
-        let mut statement = self.0.prepare(text).map_err(StateError::Query)?;
-        let rows = statement
-            .query_map([network], |row| Ok(read_member(row)))
-            .map_err(StateError::Query)?;
-        rows.map(|row| row.map_err(StateError::Query)?).collect()
-    }
-
     /// Forgets a network that nobody is on.
     pub(crate) fn remove_network(&self, network: &Network) -> Result<(), StateError> {
         let transaction = self.begin()?;
@@ -179,39 +154,6 @@ impl State {
         transaction.commit().map_err(StateError::Query)
     }
 
-    /// Gives a pod that is being added its places on the user's networks that it is to be on.
-    pub(super) fn join_all(&self, pod: &str, config: &mut NetworkConfig) -> Result<(), StateError> {
-        let mac = config.mac;
-        let mut places = config.joined.iter_mut();
-        places.try_for_each(|joined| self.join(pod, mac, joined))
-    }
-
-    /// Gives a pod its place on a user's network: the addresses that were asked for, or the lowest free ones. Within a
-    /// transaction that began as a writer's, so that nobody else takes them meanwhile.
-    fn join(&self, pod: &str, mac: [u8; 6], joined: &mut Joined) -> Result<(), StateError> {
-        let network = match self.network(&joined.network) {
-            Err(StateError::UnknownNetwork(_)) => return Err(StateError::UnknownNetwork(joined.name.clone())),
-            network => network?,
-        };
-        let members = self.members(&network.id)?;
-        if let Some(member) = members.iter().find(|member| member.config.mac == mac) {
-            return Err(StateError::AddressTaken {
-                address: super::mac_words(mac),
-                user: member.name.clone(),
-            });
-        }
-        let address = |subnet| choose_address(&network.name, subnet, &joined.addresses, &members);
-        joined.addresses = network.config.subnets.iter().map(address).collect::<Result<_, _>>()?;
-        let of_kind = |is_v4: bool| {
-            let mut addresses = joined.addresses.iter();
-            addresses.find(|a| a.is_ipv4() == is_v4).map(ToString::to_string)
-        };
-        self.update(
-            "INSERT INTO memberships (network, pod, ipv4, ipv6) VALUES (?1, ?2, ?3, ?4)",
-            params![network.id, pod, of_kind(true), of_kind(false)],
-        )
-    }
-
     fn select_networks(&self, clause: &str, parameters: impl rusqlite::Params) -> Result<Vec<Network>, StateError> {
         let text = format!("SELECT {COLUMNS} FROM networks {clause}");
         let mut statement = self.0.prepare(&text).map_err(StateError::Query)?;
@@ -220,25 +162,6 @@ impl State {
             .map_err(StateError::Query)?;
         rows.map(|row| row.map_err(StateError::Query)?).collect()
     }
-}
-
-/// An address of this subnet: the one that is wanted, or the lowest free one.
-fn choose_address(network: &str, subnet: &Subnet, wanted: &[IpAddr], members: &[Member]) -> Result<IpAddr, StateError> {
-    let has = |member: &&Member, address: &IpAddr| member.addresses().contains(address);
-    if let Some(address) = wanted.iter().find(|address| subnet.network.contains(*address)) {
-        return match members.iter().find(|member| has(member, address)) {
-            None => Ok(*address),
-            Some(member) => Err(StateError::AddressTaken {
-                address: address.to_string(),
-                user: member.name.clone(),
-            }),
-        };
-    }
-    let taken: Vec<IpAddr> = members.iter().flat_map(Member::addresses).copied().collect();
-    free_address(subnet, &taken).ok_or_else(|| StateError::NoAddress {
-        network: network.into(),
-        subnet: subnet.network,
-    })
 }
 
 fn damaged(id: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StateError {
@@ -257,18 +180,4 @@ fn read(row: &Row<'_>) -> Result<Network, StateError> {
         config: serde_json::from_str(&config).map_err(|e| damaged(&id, e))?,
         id,
     })
-}
-
-fn read_member(row: &Row<'_>) -> Result<Member, StateError> {
-    let id: String = row.get("id").map_err(StateError::Query)?;
-    let fields = || -> Result<Member, Box<dyn std::error::Error + Send + Sync>> {
-        let config: String = row.get("config")?;
-        Ok(Member {
-            id: id.clone(),
-            name: row.get("name")?,
-            network: row.get("network")?,
-            config: serde_json::from_str(&config)?,
-        })
-    };
-    fields().map_err(|source| StateError::Damaged { id: id.clone(), source })
 }

@@ -1,0 +1,202 @@
+//! Who is on which networks, and how pods come to them and leave them.
+
+use std::net::IpAddr;
+
+use rusqlite::{Row, params};
+
+use super::network::{DEFAULT_NETWORK, NetworkConfig};
+use super::owner::Owner;
+use super::user_network::{Joined, Subnet};
+use super::{State, StateError};
+use crate::plan::free_address;
+
+/// Who is on a network.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Member {
+    /// Of the pod, or of the container that is a pod of its own.
+    pub id: String,
+    pub name: String,
+    /// The network's id.
+    pub network: String,
+    /// All its networks.
+    pub config: NetworkConfig,
+}
+
+impl Member {
+    /// Its addresses on the network.
+    pub(crate) fn addresses(&self) -> &[IpAddr] {
+        let mut joined = self.config.joined.iter();
+        let place = joined.find(|joined| joined.network == self.network);
+        place.map_or(&[], |place| &place.addresses)
+    }
+}
+
+/// What a pod is connected to, and disconnected from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The link of its own: the network that is called `default`.
+    Own,
+    /// One of the user's networks, with what is wanted there.
+    Users(Joined),
+}
+
+impl Place {
+    /// The network's name.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Own => DEFAULT_NETWORK,
+            Self::Users(joined) => &joined.name,
+        }
+    }
+
+    fn is_in(&self, config: &NetworkConfig) -> bool {
+        match self {
+            Self::Own => config.own_link,
+            Self::Users(joined) => config.joined.iter().any(|known| known.network == joined.network),
+        }
+    }
+}
+
+impl State {
+    /// The pods, and the containers without one, that are on a network, by name; running or not.
+    pub(crate) fn members(&self, network: &str) -> Result<Vec<Member>, StateError> {
+        let text = "SELECT memberships.pod AS id, coalesce(containers.name, pods.name) AS name, \
+                    json_extract(coalesce(containers.config, pods.config), '$.network') AS config, memberships.network FROM memberships \
+                    LEFT JOIN containers ON containers.id = memberships.pod LEFT JOIN pods ON pods.id = memberships.pod \
+                    WHERE memberships.network = ?1 ORDER BY 2";
+        let mut statement = self.0.prepare(text).map_err(StateError::Query)?;
+        let rows = statement
+            .query_map([network], |row| Ok(read_member(row)))
+            .map_err(StateError::Query)?;
+        rows.map(|row| row.map_err(StateError::Query)?).collect()
+    }
+
+    /// Whether a pod on these networks has a way out when its machine is started.
+    pub(crate) fn leads_out(&self, config: &NetworkConfig) -> Result<bool, StateError> {
+        if config.own_link {
+            return Ok(true);
+        }
+        for joined in &config.joined {
+            if !self.network(&joined.network)?.config.internal {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Puts the container or pod of this id on one more network, and gives it its addresses there: how it is then.
+    pub(crate) fn connect(&self, id: &str, place: &Place) -> Result<Owner, StateError> {
+        let transaction = self.begin()?;
+        let owner = self.owner(id)?;
+        let mut config = self.networks_of(&owner)?;
+        if place.is_in(&config) {
+            return Err(StateError::AlreadyOnNetwork {
+                name: owner.name().into(),
+                network: place.name().into(),
+            });
+        }
+        match place {
+            Place::Own => config.own_link = true,
+            Place::Users(wanted) => {
+                let mut joined = wanted.clone();
+                self.join(id, config.mac, &mut joined)?;
+                config.joined.push(joined);
+            }
+        }
+        self.set_networks(&owner, &config)?;
+        let connected = self.owner(id)?;
+        transaction.commit().map_err(StateError::Query)?;
+        Ok(connected)
+    }
+
+    /// Takes the container or pod of this id off a network; what it had there is free. How it is then.
+    pub(crate) fn disconnect(&self, id: &str, place: &Place) -> Result<Owner, StateError> {
+        let transaction = self.begin()?;
+        let owner = self.owner(id)?;
+        let mut config = self.networks_of(&owner)?;
+        if !place.is_in(&config) {
+            return Err(StateError::NotOnNetwork {
+                name: owner.name().into(),
+                network: place.name().into(),
+            });
+        }
+        match place {
+            Place::Own => config.own_link = false,
+            Place::Users(left) => {
+                config.joined.retain(|joined| joined.network != left.network);
+                let statement = "DELETE FROM memberships WHERE network = ?1 AND pod = ?2";
+                self.update(statement, [&left.network, id])?;
+            }
+        }
+        self.set_networks(&owner, &config)?;
+        let disconnected = self.owner(id)?;
+        transaction.commit().map_err(StateError::Query)?;
+        Ok(disconnected)
+    }
+
+    /// Gives a pod that is being added its places on the user's networks that it is to be on.
+    pub(super) fn join_all(&self, pod: &str, config: &mut NetworkConfig) -> Result<(), StateError> {
+        let mac = config.mac;
+        let mut places = config.joined.iter_mut();
+        places.try_for_each(|joined| self.join(pod, mac, joined))
+    }
+
+    /// Gives a pod its place on a user's network: the addresses that were asked for, or the lowest free ones. Within a
+    /// transaction that began as a writer's, so that nobody else takes them meanwhile.
+    fn join(&self, pod: &str, mac: [u8; 6], joined: &mut Joined) -> Result<(), StateError> {
+        let network = match self.network(&joined.network) {
+            Err(StateError::UnknownNetwork(_)) => return Err(StateError::UnknownNetwork(joined.name.clone())),
+            network => network?,
+        };
+        let members = self.members(&network.id)?;
+        if let Some(member) = members.iter().find(|member| member.config.mac == mac) {
+            return Err(StateError::AddressTaken {
+                address: super::mac_words(mac),
+                user: member.name.clone(),
+            });
+        }
+        let address = |subnet| choose_address(&network.name, subnet, &joined.addresses, &members);
+        joined.addresses = network.config.subnets.iter().map(address).collect::<Result<_, _>>()?;
+        let of_kind = |is_v4: bool| {
+            let mut addresses = joined.addresses.iter();
+            addresses.find(|a| a.is_ipv4() == is_v4).map(ToString::to_string)
+        };
+        self.update(
+            "INSERT INTO memberships (network, pod, ipv4, ipv6) VALUES (?1, ?2, ?3, ?4)",
+            params![network.id, pod, of_kind(true), of_kind(false)],
+        )
+    }
+}
+
+/// An address of this subnet: the one that is wanted, or the lowest free one.
+fn choose_address(network: &str, subnet: &Subnet, wanted: &[IpAddr], members: &[Member]) -> Result<IpAddr, StateError> {
+    let has = |member: &&Member, address: &IpAddr| member.addresses().contains(address);
+    if let Some(address) = wanted.iter().find(|address| subnet.network.contains(*address)) {
+        return match members.iter().find(|member| has(member, address)) {
+            None => Ok(*address),
+            Some(member) => Err(StateError::AddressTaken {
+                address: address.to_string(),
+                user: member.name.clone(),
+            }),
+        };
+    }
+    let taken: Vec<IpAddr> = members.iter().flat_map(Member::addresses).copied().collect();
+    free_address(subnet, &taken).ok_or_else(|| StateError::NoAddress {
+        network: network.into(),
+        subnet: subnet.network,
+    })
+}
+
+fn read_member(row: &Row<'_>) -> Result<Member, StateError> {
+    let id: String = row.get("id").map_err(StateError::Query)?;
+    let fields = || -> Result<Member, Box<dyn std::error::Error + Send + Sync>> {
+        let config: String = row.get("config")?;
+        Ok(Member {
+            id: id.clone(),
+            name: row.get("name")?,
+            network: row.get("network")?,
+            config: serde_json::from_str(&config)?,
+        })
+    };
+    fields().map_err(|source| StateError::Damaged { id: id.clone(), source })
+}

@@ -1,0 +1,107 @@
+//! Whose networks they are: a container's that is a pod of its own, or a pod's of several.
+
+use rusqlite::params;
+
+use super::container::Container;
+use super::network::NetworkConfig;
+use super::pod::Pod;
+use super::{State, StateError};
+
+/// One of both.
+#[derive(Debug, Clone)]
+pub(crate) enum Owner {
+    Container(Box<Container>),
+    Pod(Box<Pod>),
+}
+
+impl Owner {
+    pub(crate) fn id(&self) -> &str {
+        match self {
+            Self::Container(container) => &container.id,
+            Self::Pod(pod) => &pod.id,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Container(container) => &container.name,
+            Self::Pod(pod) => &pod.name,
+        }
+    }
+
+    /// Nothing when it was made without any network.
+    pub(crate) fn network(&self) -> Option<&NetworkConfig> {
+        match self {
+            Self::Container(container) => container.config.network.as_ref(),
+            Self::Pod(pod) => pod.config.network.as_ref(),
+        }
+    }
+
+    fn is_called(&self, word: &str) -> bool {
+        self.name() == word || self.id() == word
+    }
+}
+
+impl State {
+    /// A container or a pod by name, id, or an id's beginning.
+    pub(crate) fn find_owner(&self, word: &str) -> Result<Owner, StateError> {
+        let container = match self.find(word) {
+            Err(StateError::Unknown(_)) => None,
+            found => Some(Owner::Container(Box::new(found?))),
+        };
+        // A whole name is meant before the beginning of an id.
+        if let Some(container) = container.as_ref().filter(|container| container.is_called(word)) {
+            return Ok(container.clone());
+        }
+        let pod = match self.find_pod(word) {
+            Err(StateError::UnknownPod(_)) => None,
+            found => Some(Owner::Pod(Box::new(found?))),
+        };
+        let named = pod.as_ref().filter(|pod| pod.is_called(word)).cloned();
+        named
+            .or(container)
+            .or(pod)
+            .ok_or_else(|| StateError::UnknownOwner(word.into()))
+    }
+
+    /// A container or a pod by its whole id.
+    pub(super) fn owner(&self, id: &str) -> Result<Owner, StateError> {
+        match self.container(id) {
+            Err(StateError::Unknown(_)) => {}
+            found => return Ok(Owner::Container(Box::new(found?))),
+        }
+        match self.pod(id) {
+            Err(StateError::UnknownPod(_)) => Err(StateError::UnknownOwner(id.into())),
+            found => Ok(Owner::Pod(Box::new(found?))),
+        }
+    }
+
+    /// Its networks, which must be its own to change.
+    pub(super) fn networks_of(&self, owner: &Owner) -> Result<NetworkConfig, StateError> {
+        if let Owner::Container(container) = owner
+            && let Some(pod) = &container.pod
+        {
+            return Err(StateError::PodsNetworks {
+                container: container.name.clone(),
+                pod: self.pod(pod)?.name,
+            });
+        }
+        let config = owner.network().cloned();
+        config.ok_or_else(|| StateError::WithoutNetwork(owner.name().into()))
+    }
+
+    /// Writes its networks, and nothing else of it.
+    pub(super) fn set_networks(&self, owner: &Owner, config: &NetworkConfig) -> Result<(), StateError> {
+        let text = serde_json::to_string(config).map_err(|source| StateError::Damaged {
+            id: owner.id().into(),
+            source: Box::new(source),
+        })?;
+        let statement = match owner {
+            Owner::Container(_) => {
+                "UPDATE containers SET config = json_set(config, '$.network', json(?2)) WHERE id = ?1"
+            }
+            Owner::Pod(_) => "UPDATE pods SET config = json_set(config, '$.network', json(?2)) WHERE id = ?1",
+        };
+        self.update(statement, params![owner.id(), text])
+    }
+}
