@@ -5,7 +5,6 @@ use serde_json::{Map, Value, json};
 
 use super::filter;
 use super::lifecycle::confirm;
-use super::network_fields::{DEFAULT, NONE};
 use super::{Context, table};
 use crate::cli::{
     NetworkCommand, NetworkCreateArgs, NetworkInspectArgs, NetworkLsArgs, NetworkPruneArgs, NetworkRmArgs,
@@ -13,11 +12,11 @@ use crate::cli::{
 use crate::folders::Folders;
 use crate::format::Template;
 use crate::network::{forget, host_networks, own_link};
-use crate::state::{Member, Network, NetworkSpec, State, StateError, Subnet, mac_words};
+use crate::state::{DEFAULT_NETWORK, Member, NO_NETWORK, Network, NetworkSpec, State, StateError, Subnet, mac_words};
 use crate::{clock, error_text, id, labels, plan};
 
 /// docker's words for networks that nobody made.
-const RESERVED: [&str; 4] = [DEFAULT, "bridge", NONE, "host"];
+const RESERVED: [&str; 4] = [DEFAULT_NETWORK, "bridge", NO_NETWORK, "host"];
 const COLUMNS: [(&str, &str); 4] = [
     ("ID", "NETWORK ID"),
     ("Name", "NAME"),
@@ -86,8 +85,8 @@ impl Listed {
     /// One that nobody made.
     fn predefined(name: &str) -> Option<Self> {
         let (name, driver) = match name {
-            DEFAULT | "bridge" => (DEFAULT, "bridge"),
-            NONE => (NONE, "null"),
+            DEFAULT_NETWORK | "bridge" => (DEFAULT_NETWORK, "bridge"),
+            NO_NETWORK => (NO_NETWORK, "null"),
             _ => return None,
         };
         Some(Self {
@@ -129,7 +128,10 @@ fn list(context: Context, args: &NetworkLsArgs) -> anyhow::Result<u8> {
         .collect::<Result<Vec<_>, _>>()?;
     let template = args.format.as_deref().map(Template::parse).transpose()?;
     let (_, state) = context.state()?;
-    let mut listed: Vec<Listed> = [DEFAULT, NONE].into_iter().filter_map(Listed::predefined).collect();
+    let mut listed: Vec<Listed> = [DEFAULT_NETWORK, NO_NETWORK]
+        .into_iter()
+        .filter_map(Listed::predefined)
+        .collect();
     for network in state.networks()? {
         listed.push(Listed::users(network, &state)?);
     }

@@ -3,74 +3,84 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use crate::network::{Endpoint, GuestNetwork, Link, own_link};
-use crate::state::{NetworkConfig, PublishedPort, mac_words};
+use crate::network::{Endpoint, Link, own_link};
+use crate::state::{DEFAULT_NETWORK, Joined, NO_NETWORK, Network, NetworkConfig, PublishedPort, mac_words};
 
-/// Name of the network of who is on none of the user's.
-pub(super) const DEFAULT: &str = "default";
-/// Name of no network at all.
-pub(super) const NONE: &str = "none";
-
-/// The network that a container or pod is on, by name.
+/// The network that a container or pod is on, by name; the first of several.
 pub(super) fn mode(network: Option<&NetworkConfig>) -> &str {
-    match network.map(|network| network.joined.first()) {
-        None => NONE,
-        Some(None) => DEFAULT,
-        Some(Some(joined)) => &joined.name,
-    }
+    network.and_then(|network| network.names().next()).unwrap_or(NO_NETWORK)
+}
+
+/// All of them.
+pub(super) fn names(network: Option<&NetworkConfig>) -> String {
+    network.map_or_else(
+        || NO_NETWORK.into(),
+        |network| network.names().collect::<Vec<_>>().join(","),
+    )
 }
 
 /// `NetworkSettings`; Capsid's are `Egress`, what is in force, as `--egress` has it, and `BytesPerSecond`, the limit each
-/// way, null without one. As docker's, the fields of a link stand outside of `Networks` too where the network is none of
-/// the user's.
+/// way, null without one. As docker's, the fields of a link stand outside of `Networks` too where it is the pod's own.
 pub(super) fn settings(endpoint: &Endpoint<'_>) -> Value {
     let Some(config) = endpoint.config else {
         return json!({ "Ports": {}, "Networks": {}, "Egress": [], "BytesPerSecond": null });
     };
+    let own = config.own_link.then(own_link);
+    let leads_out = config.own_link || endpoint.networks.iter().any(|network| !network.config.internal);
+    let egress = config.egress.iter().filter(|_| leads_out);
     let mut settings = json!({
         "Ports": bindings(Some(config)),
-        "Networks": { mode(Some(config)): on_network(endpoint, config) },
-        "Egress": config.egress.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "Networks": networks(endpoint, config),
+        "Egress": egress.map(ToString::to_string).collect::<Vec<_>>(),
         "BytesPerSecond": config.bytes_per_second,
+        "MacAddress": mac_words(config.mac),
     });
-    let outside = match &endpoint.network {
-        None => link(Some(&own_link())),
-        Some(_) => link(None),
-    };
-    for (field, value) in outside
-        .into_iter()
-        .chain([("MacAddress", json!(mac_words(config.mac)))])
-    {
+    for (field, value) in link(own.as_ref()) {
         settings[field] = value;
     }
     settings
 }
 
-/// docker's fields of one network that it is on.
-fn on_network(endpoint: &Endpoint<'_>, config: &NetworkConfig) -> Value {
+/// docker's fields of each network that it is on, by the network's name.
+fn networks(endpoint: &Endpoint<'_>, config: &NetworkConfig) -> Map<String, Value> {
     let mac = mac_words(config.mac);
-    let (Some(network), Some(joined)) = (&endpoint.network, config.joined.first()) else {
+    let mut networks = Map::new();
+    if config.own_link {
         let mut fields = json!({ "MacAddress": mac });
         for (field, value) in link(Some(&own_link())) {
             fields[field] = value;
         }
-        return fields;
-    };
-    let guest = GuestNetwork::on(network, joined, config);
-    let of_kind = |is_v4: bool| guest.links().iter().find(|link| link.address.is_ipv4() == is_v4);
-    let v6 = of_kind(false);
+        networks.insert(DEFAULT_NETWORK.into(), fields);
+    }
+    for (network, joined) in endpoint.places() {
+        let mut fields = place(network, joined);
+        fields["MacAddress"] = json!(mac);
+        fields["DNSNames"] = json!(joined.dns_names(endpoint.name, endpoint.id, endpoint.hostname));
+        networks.insert(joined.name.clone(), fields);
+    }
+    networks
+}
+
+/// docker's fields of what it has on one of the user's networks.
+fn place(network: &Network, joined: &Joined) -> Value {
+    let places = network.config.subnets.iter().zip(&joined.addresses);
+    let links = places.map(|(subnet, address)| Link {
+        address: *address,
+        prefix_bits: subnet.network.prefix_len(),
+        gateway: (!network.config.internal).then_some(subnet.gateway),
+    });
+    let (v4, v6): (Vec<Link>, Vec<Link>) = links.partition(|link| link.address.is_ipv4());
+    let v6 = v6.first();
     let mut fields = json!({
         "NetworkID": network.id,
-        "MacAddress": mac,
         "GlobalIPv6Address": v6.map(|link| link.address.to_string()).unwrap_or_default(),
         "GlobalIPv6PrefixLen": v6.map_or(0, |link| link.prefix_bits),
         "IPv6Gateway": v6.and_then(|link| link.gateway).map(|gateway| gateway.to_string()).unwrap_or_default(),
         "Aliases": joined.aliases,
-        "DNSNames": endpoint.dns_names(),
     });
-    for (field, value) in link(of_kind(true)) {
+    for (field, value) in link(v4.first()) {
         fields[field] = value;
     }
     fields
@@ -126,6 +136,79 @@ mod tests {
     use capsid_vmm::egress::Protocol;
 
     use super::*;
+    use crate::state::{NetworkSpec, Subnet};
+
+    fn config(joined: Vec<Joined>) -> NetworkConfig {
+        NetworkConfig {
+            mac: [2, 0, 0, 0, 0, 1],
+            ports: Vec::new(),
+            egress: Vec::new(),
+            dns: Vec::new(),
+            dns_search: Vec::new(),
+            dns_options: Vec::new(),
+            own_link: joined.is_empty(),
+            joined,
+            bytes_per_second: None,
+        }
+    }
+
+    #[test]
+    fn every_network_is_shown() {
+        let network = |name: &str, subnet: &str, gateway: &str, internal| Network {
+            id: name.repeat(8),
+            name: name.into(),
+            created_ns: 0,
+            config: NetworkSpec {
+                subnets: vec![Subnet {
+                    network: subnet.parse().unwrap(),
+                    gateway: gateway.parse().unwrap(),
+                }],
+                internal,
+                labels: Vec::new(),
+            },
+        };
+        let networks = vec![
+            network("back", "10.89.0.0/24", "10.89.0.1", true),
+            network("front", "fd12::/64", "fd12::1", false),
+        ];
+        let place = |network: &Network, address: &str| Joined {
+            addresses: vec![address.parse().unwrap()],
+            ..Joined::anywhere(network)
+        };
+        let config = config(vec![place(&networks[0], "10.89.0.2"), place(&networks[1], "fd12::2")]);
+        let endpoint = Endpoint {
+            id: "0123456789abcdef",
+            name: "web",
+            hostname: "web",
+            config: Some(&config),
+            networks,
+        };
+        let shown = settings(&endpoint);
+        let (back, front) = (&shown["Networks"]["back"], &shown["Networks"]["front"]);
+        assert_eq!(
+            (&back["IPAddress"], &back["IPPrefixLen"]),
+            (&json!("10.89.0.2"), &json!(24))
+        );
+        assert_eq!(
+            (&back["Gateway"], &front["IPv6Gateway"]),
+            (&json!(""), &json!("fd12::1"))
+        );
+        assert_eq!(
+            (&front["GlobalIPv6Address"], &front["IPAddress"]),
+            (&json!("fd12::2"), &json!(""))
+        );
+        assert_eq!(
+            (&back["NetworkID"], &back["MacAddress"]),
+            (&json!("back".repeat(8)), &json!("02:00:00:00:00:01"))
+        );
+        assert_eq!(front["DNSNames"], json!(["web", "0123456789ab"]));
+        assert_eq!(shown["IPAddress"], "");
+        assert_eq!(
+            (mode(Some(&config)), names(Some(&config))),
+            ("back", "back,front".into())
+        );
+        assert_eq!((mode(None), names(None)), ("none", "none".into()));
+    }
 
     #[test]
     fn ports_are_shown_as_docker_does() {
@@ -135,20 +218,13 @@ mod tests {
             host: host.parse().unwrap(),
         };
         let network = NetworkConfig {
-            mac: [2, 0, 0, 0, 0, 1],
             ports: vec![
                 port("127.0.0.1:8001", 81, Protocol::Tcp),
                 port("127.0.0.1:8000", 80, Protocol::Tcp),
                 port("127.0.0.1:53", 53, Protocol::Udp),
                 port("[::1]:9000", 90, Protocol::Tcp),
             ],
-            egress: Vec::new(),
-            dns: Vec::new(),
-            dns_search: Vec::new(),
-            dns_options: Vec::new(),
-            own_link: true,
-            joined: Vec::new(),
-            bytes_per_second: None,
+            ..config(Vec::new())
         };
         assert_eq!(
             ports(Some(&network)),

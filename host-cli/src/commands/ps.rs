@@ -12,7 +12,7 @@ use crate::cli::{AccelChoice, PsArgs};
 use crate::folders::Folders;
 use crate::format::Template;
 use crate::health::{Health, Verdict};
-use crate::state::{Container, NetworkConfig, Pod, Status};
+use crate::state::{Container, NO_NETWORK, NetworkConfig, Pod, Status};
 use crate::{clock, labels};
 
 /// docker's width of a command.
@@ -97,7 +97,7 @@ fn describe(container: &Container, pods: &HashMap<String, Pod>, whole: bool, fol
         "Status": status(container, folders),
         "State": container.status.word(),
         "Ports": network_fields::ports(ports),
-        "Networks": network_fields::mode(network),
+        "Networks": network_fields::names(network),
         "Names": container.name,
         "Labels": container.config.labels.join(","),
         "Accelerator": container.config.accelerator.word(),
@@ -194,9 +194,12 @@ impl Filter {
             }),
             Self::Network(wanted) => {
                 let network = network(container, pods);
-                let joined = network.and_then(|network| network.joined.first());
                 let has_id = |id: &str| wanted.len() >= 12 && id.starts_with(wanted.as_str());
-                network_fields::mode(network) == wanted || joined.is_some_and(|joined| has_id(&joined.network))
+                let is_on = |network: &NetworkConfig| {
+                    network.names().any(|name| name == wanted)
+                        || network.joined.iter().any(|joined| has_id(&joined.network))
+                };
+                network.map_or(wanted == NO_NETWORK, is_on)
             }
             Self::Ancestor(image) => {
                 let hex = container.image_id.trim_start_matches("sha256:");

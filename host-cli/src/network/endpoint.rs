@@ -11,8 +11,8 @@ pub(crate) struct Endpoint<'a> {
     pub hostname: &'a str,
     /// Nothing when the pod has no network.
     pub config: Option<&'a NetworkConfig>,
-    /// The user's.
-    pub network: Option<Network>,
+    /// The user's, in the order of connecting.
+    pub networks: Vec<Network>,
 }
 
 impl<'a> Endpoint<'a> {
@@ -22,7 +22,7 @@ impl<'a> Endpoint<'a> {
             name: &container.name,
             hostname: &container.spec.hostname,
             config: container.config.network.as_ref(),
-            network: None,
+            networks: Vec::new(),
         }
         .found_in(state)
     }
@@ -33,25 +33,31 @@ impl<'a> Endpoint<'a> {
             name: &pod.name,
             hostname: &pod.config.hostname,
             config: pod.config.network.as_ref(),
-            network: None,
+            networks: Vec::new(),
         }
         .found_in(state)
     }
 
-    /// With the user's network that it is on.
+    /// With the user's networks that it is on.
     fn found_in(mut self, state: &State) -> Result<Self, StateError> {
-        let network = self.joined().map(|joined| state.network(&joined.network));
-        self.network = network.transpose()?;
+        let found = self.joined().iter().map(|joined| state.network(&joined.network));
+        self.networks = found.collect::<Result<_, _>>()?;
         Ok(self)
     }
 
-    fn joined(&self) -> Option<&'a Joined> {
-        self.config?.joined.first()
+    fn joined(&self) -> &'a [Joined] {
+        self.config.map_or(&[], |config| &config.joined)
+    }
+
+    /// The user's networks, and what it has there.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (&Network, &'a Joined)> {
+        self.networks.iter().zip(self.joined())
     }
 
     /// Names that others on the user's network find it by.
     pub(crate) fn dns_names(&self) -> Vec<String> {
         self.joined()
+            .first()
             .map_or_else(Vec::new, |joined| joined.dns_names(self.name, self.id, self.hostname))
     }
 }

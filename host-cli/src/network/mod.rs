@@ -83,19 +83,19 @@ pub(crate) struct Attached {
 pub(crate) fn attach(endpoint: &Endpoint<'_>, config: &NetworkConfig, run: &Path) -> Result<Attached, NetworkError> {
     let host = host::Host::look().map_err(NetworkError::Host)?;
     ports::check(&config.ports)?;
-    let guest = match (&endpoint.network, config.joined.first()) {
+    let guest = match (endpoint.networks.first(), config.joined.first()) {
         (Some(network), Some(joined)) => GuestNetwork::on(network, joined, config).that_leads_where(&host),
         _ => GuestNetwork::new(&host, config),
     };
     let mut helpers = Vec::new();
     let mut uplink = None;
-    if endpoint.network.as_ref().is_none_or(|network| !network.config.internal) {
+    if endpoint.networks.first().is_none_or(|network| !network.config.internal) {
         let (socket, helper) = passt::start(config, &host, &guest)?;
         uplink = Some(socket.into());
         helpers.push(helper);
     }
     let mut segment = None;
-    if let Some(network) = &endpoint.network {
+    if let Some(network) = endpoint.networks.first() {
         let (joined, helper) = join(endpoint, network, config.mac, &guest, run)?;
         segment = Some(joined);
         helpers.push(helper);
