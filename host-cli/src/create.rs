@@ -9,13 +9,11 @@ use crate::cli::{AccelChoice, NetworkArgs, PullPolicy, RunArgs};
 use crate::commands::{open_store, pull_options, run, unless_interrupted};
 use crate::folders::Folders;
 use crate::hold::Hold;
-use crate::plan::{self, Plan, SeccompChoice, Surroundings, VOLUMES_MAX, VolumeSources, size};
+use crate::plan::{self, Found, Plan, SeccompChoice, Surroundings, VOLUMES_MAX, VolumeSources, size};
 use crate::progress::Bars;
 use crate::settings::Settings;
 use crate::signals::Signals;
-use crate::state::{
-    Container, ContainerConfig, Network, Pod, ShareMount, State, StateError, Status, Volume, VolumeMount,
-};
+use crate::state::{Container, ContainerConfig, Pod, ShareMount, State, StateError, Status, Volume, VolumeMount};
 use crate::timings::Timings;
 use crate::volumes::{self, VolumesLock};
 use crate::{clock, doctor, events, id, names, network, parts, scratch, session, shares, store_folder, terminal};
@@ -81,7 +79,7 @@ pub(crate) async fn create(
         Some(pod) => (pods_accelerator(pod, choice)?, usize::MAX),
         None => {
             let accelerator = choose_accelerator(choice, folders)?;
-            let disks_max = accelerator.disks_max(args.network.is_wanted());
+            let disks_max = accelerator.disks_max(plan::is_network_wanted(&args.network)?);
             (AccelChoice::named(accelerator.name()), disks_max)
         }
     };
@@ -307,15 +305,16 @@ pub(crate) fn user_env(files: &[std::path::PathBuf], flags: &[String]) -> anyhow
     Ok(variables)
 }
 
-/// The user's network that is wanted, if there is one of that name.
-pub(crate) fn user_network(args: &NetworkArgs, state: &State) -> anyhow::Result<Option<Network>> {
-    let Some(wanted) = plan::wanted_network(args)? else {
-        return Ok(None);
-    };
-    match state.find_network(wanted) {
-        Err(StateError::UnknownNetwork(_)) => Ok(None),
-        found => Ok(Some(found?)),
+/// Those that there are of the user's networks that are wanted.
+pub(crate) fn user_networks(args: &NetworkArgs, state: &State) -> anyhow::Result<Found> {
+    let mut found = Found::new();
+    for wanted in plan::wanted_networks(args)? {
+        match state.find_network(&wanted) {
+            Err(StateError::UnknownNetwork(_)) => {}
+            network => drop(found.insert(wanted, network?)),
+        }
     }
+    Ok(found)
 }
 
 fn surroundings(
@@ -353,7 +352,7 @@ fn surroundings(
             room: disks_max.saturating_sub(OWN_DISKS),
         },
         pod: pod.map(|pod| pod.config.clone()),
-        network: user_network(&args.network, state)?,
+        networks: user_networks(&args.network, state)?,
         id,
     })
 }

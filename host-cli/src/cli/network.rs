@@ -6,7 +6,8 @@ use clap::{Args, Subcommand, ValueEnum};
 #[derive(Debug, Default, Args)]
 pub(crate) struct NetworkArgs {
     /// default: the internet, through this host; none: a loopback and nothing else; or one of `capsid network create`,
-    /// whose pods reach each other by name
+    /// whose pods reach each other by name. Of default and those, several may be given, each also as
+    /// name=NETWORK,ip=ADDRESS,alias=NAME
     #[arg(long, visible_alias = "net", value_name = "NETWORK")]
     pub network: Vec<String>,
     /// IPv4 address on that network [default: the lowest that is free]
@@ -49,13 +50,6 @@ pub(crate) struct NetworkArgs {
     /// Most bytes a second, each way, as 10m
     #[arg(long, value_name = "RATE")]
     pub network_rate: Option<String>,
-}
-
-impl NetworkArgs {
-    /// Whether there is to be a network.
-    pub(crate) fn is_wanted(&self) -> bool {
-        self.network.last().is_none_or(|word| word != "none")
-    }
 }
 
 /// The verbs of `capsid network`.

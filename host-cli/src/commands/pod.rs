@@ -76,8 +76,8 @@ fn create(context: Context, args: &PodCreateArgs) -> anyhow::Result<u8> {
         accelerator: AccelChoice::named(accelerator.name()),
         host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
         found: shares::find(&plan::wanted_pod_binds(args)?, &folders)?,
-        room: accelerator.disks_max(args.network.is_wanted()) - BAYS,
-        network: create::user_network(&args.network, &state)?,
+        room: accelerator.disks_max(plan::is_network_wanted(&args.network)?) - BAYS,
+        networks: create::user_networks(&args.network, &state)?,
     };
     let mut attempt = 0;
     loop {

@@ -5,6 +5,7 @@
 
 mod binds;
 mod capability;
+mod choice;
 mod egress;
 mod environment;
 mod health;
@@ -30,10 +31,11 @@ use capsid_protocol::ContainerSpec;
 use capsid_protocol::spec::{File, Root, Sysctl, TerminalSize};
 
 pub(crate) use binds::{Bind, FoundSource};
+pub(crate) use choice::{is_wanted as is_network_wanted, wanted as wanted_networks};
 pub(crate) use environment::{parse_file, parse_flag};
 pub(crate) use health::health;
 pub(crate) use limits::MachineSize;
-pub(crate) use network::wanted as wanted_network;
+pub(crate) use network::Found;
 pub(crate) use pod::{PodSurroundings, pod, wanted_binds as wanted_pod_binds};
 pub(crate) use security::{SeccompChoice, SecurityOptions};
 
@@ -44,7 +46,7 @@ pub(crate) use volumes::{VOLUMES_MAX, VolumeSources, parse_from};
 
 use crate::cli::RunArgs;
 use crate::seccomp;
-use crate::state::{LogOptions, Network, NetworkConfig, PodConfig, RestartPolicy, ShareMount, VolumeMount};
+use crate::state::{LogOptions, NetworkConfig, PodConfig, RestartPolicy, ShareMount, VolumeMount};
 
 use mounts::Mounts;
 
@@ -80,8 +82,8 @@ pub(crate) struct Surroundings {
     pub volumes: VolumeSources,
     /// The pod that the container is to be in.
     pub pod: Option<PodConfig>,
-    /// The network that [`wanted_network`] names, if there is one.
-    pub network: Option<Network>,
+    /// Those that there are of the networks that [`wanted_networks`] names.
+    pub networks: Found,
 }
 
 /// What to run, in which machine.
@@ -129,6 +131,8 @@ pub(crate) enum PlanError {
     Signal(#[from] signal::SignalError),
     #[error("invalid log option")]
     Log(#[from] logging::LogError),
+    #[error(transparent)]
+    Choice(#[from] choice::ChoiceError),
     #[error(transparent)]
     Network(#[from] network::NetworkError),
     #[error("--rm and --restart together: a container that is removed cannot be started again")]
@@ -182,7 +186,7 @@ pub(crate) fn plan(
     let (network, hosts) = match pod {
         Some(pod) => (None, pod.hosts.clone()),
         None => (
-            network::resolve(&args.network, &around.id, &image.exposed_ports, around.network.as_ref())?,
+            network::resolve(&args.network, &around.id, &image.exposed_ports, &around.networks)?,
             network::hosts(&args.network)?,
         ),
     };

@@ -1,12 +1,12 @@
 //! The network that flags ask for.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU64;
 use std::str::FromStr;
 
-use super::egress;
-use super::ports;
-use super::{PlanError, size, subnets};
+use super::choice::{self, Choice, ChoiceError, Wish};
+use super::{PlanError, egress, ports, size, subnets};
 use crate::cli::NetworkArgs;
 use crate::network::GATEWAY_MAC;
 use crate::state::{Joined, Network, NetworkConfig, PublishedPort};
@@ -19,21 +19,8 @@ const RATE_MIN: u64 = 16 << 10;
 /// Why there is no such network.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NetworkError {
-    #[error(
-        "--network host: a pod has a network of its own, as it has a kernel: publish its ports (-p), and let it reach this \
-         host by --egress and this host's address"
-    )]
-    Hosts,
-    #[error(
-        "--network {0}: containers share a network in a pod: make one (`capsid pod create`), and run both in it (--pod)"
-    )]
-    Anothers(String),
-    #[error("several --network are not honoured yet: a container has one network")]
-    Several,
     #[error("network {0} not found: `capsid network create {0}` makes it")]
     NotFound(String),
-    #[error("{0} without a network of the user's own: name one with --network (`capsid network create` makes one)")]
-    OnlyUsers(&'static str),
     #[error("{flag}: network {network} is internal, and nothing leads out of it")]
     Internal { flag: &'static str, network: String },
     #[error("invalid {flag} {address:?}: write an address of {kind}")]
@@ -60,7 +47,7 @@ pub(crate) enum NetworkError {
         address: IpAddr,
         network: String,
     },
-    #[error("invalid --network-alias {0:?}: use letters, digits, hyphens, dots and underscores")]
+    #[error("invalid alias {0:?}: use letters, digits, hyphens, dots and underscores")]
     Alias(String),
     #[error("{0} without a network: --network none has none")]
     Without(&'static str),
@@ -79,6 +66,8 @@ pub(crate) enum NetworkError {
     #[error("invalid --network-rate {0:?}: write bytes a second as 10m, at least 16k")]
     Rate(String),
     #[error(transparent)]
+    Choice(#[from] ChoiceError),
+    #[error(transparent)]
     Egress(#[from] egress::EgressError),
     #[error(transparent)]
     Port(#[from] ports::PortError),
@@ -87,28 +76,15 @@ pub(crate) enum NetworkError {
 /// A line of `/etc/hosts`.
 pub(super) type Host = (IpAddr, String);
 
-/// The name or id of the user's network that flags ask for, so that the caller knows which to look for.
-pub(crate) fn wanted(args: &NetworkArgs) -> Result<Option<&str>, PlanError> {
-    Ok(user_network(args)?)
-}
+/// The user's networks that flags choose and that there are, by the words that choose them.
+pub(crate) type Found = BTreeMap<String, Network>;
 
-fn user_network(args: &NetworkArgs) -> Result<Option<&str>, NetworkError> {
-    match &args.network[..] {
-        [] => Ok(None),
-        [word] if ["default", "bridge", "none"].contains(&word.as_str()) => Ok(None),
-        [word] if word == "host" => Err(NetworkError::Hosts),
-        [word] if word.contains(':') => Err(NetworkError::Anothers(word.clone())),
-        [word] => Ok(Some(word)),
-        _ => Err(NetworkError::Several),
-    }
-}
-
-/// The network of the machine of the container or pod `id`, or none; `found` is the user's that is wanted.
+/// The networks of the machine of the container or pod `id`, or none; `found` are the user's.
 pub(super) fn resolve(
     args: &NetworkArgs,
     id: &str,
     exposed: &[String],
-    found: Option<&Network>,
+    found: &Found,
 ) -> Result<Option<NetworkConfig>, PlanError> {
     Ok(config(args, id, exposed, found)?)
 }
@@ -117,19 +93,16 @@ fn config(
     args: &NetworkArgs,
     id: &str,
     exposed: &[String],
-    found: Option<&Network>,
+    found: &Found,
 ) -> Result<Option<NetworkConfig>, NetworkError> {
-    let joined = match (user_network(args)?, found) {
-        (Some(_), Some(network)) => Some(join(args, network)?),
-        (Some(wanted), None) => return Err(NetworkError::NotFound(wanted.into())),
-        (None, _) if !args.is_wanted() => {
-            return given(args).map_or(Ok(None), |flag| Err(NetworkError::Without(flag)));
-        }
-        (None, _) => match place(args) {
-            Some(flag) => return Err(NetworkError::OnlyUsers(flag)),
-            None => None,
-        },
+    let Some(choice) = choice::choice(args)? else {
+        return given(args).map_or(Ok(None), |flag| Err(NetworkError::Without(flag)));
     };
+    let networks = choice.users.iter().map(|wish| find(wish, found));
+    let networks: Vec<&Network> = networks.collect::<Result<_, _>>()?;
+    check_once(&networks)?;
+    let lead = lead(&choice, &networks, outward(args))?;
+    let places = choice.users.iter().zip(&networks);
     let exposed: Vec<&String> = exposed.iter().chain(&args.expose).collect();
     let dns = |text: &String| text.parse().map_err(|_| NetworkError::Dns(text.clone()));
     let words = args.dns_search.iter().chain(&args.dns_option);
@@ -140,29 +113,61 @@ fn config(
         return Err(NetworkError::DnsWord(wrong.clone()));
     }
     let ports = ports::published(&args.publish, args.publish_all, &exposed)?;
-    check_kinds(&ports, found)?;
+    check_kinds(&ports, lead)?;
     Ok(Some(NetworkConfig {
         mac: args
             .mac_address
             .as_deref()
             .map_or_else(|| Ok(made_up_mac(id)), parse_mac)?,
         ports,
-        egress: match found {
-            Some(network) if network.config.internal => Vec::new(),
-            _ => egress::rules(&args.egress)?,
-        },
+        // Also where nothing leads out yet: it may be connected to what does.
+        egress: egress::rules(&args.egress)?,
         dns: args.dns.iter().map(dns).collect::<Result<_, _>>()?,
         dns_search: args.dns_search.clone(),
         dns_options: args.dns_option.clone(),
-        own_link: joined.is_none(),
-        joined: joined.into_iter().collect(),
+        own_link: choice.own_link,
+        joined: places
+            .map(|(wish, network)| join(wish, network))
+            .collect::<Result<_, _>>()?,
         bytes_per_second: args.network_rate.as_deref().map(parse_rate).transpose()?,
     }))
 }
 
+fn find<'a>(wish: &Wish, found: &'a Found) -> Result<&'a Network, NetworkError> {
+    let network = found.get(&wish.network);
+    network.ok_or_else(|| NetworkError::NotFound(wish.network.clone()))
+}
+
+/// A name and an id may choose the same.
+fn check_once(networks: &[&Network]) -> Result<(), ChoiceError> {
+    let is_again = |(at, network): &(usize, &&Network)| networks[..*at].iter().any(|known| known.id == network.id);
+    match networks.iter().enumerate().find(is_again) {
+        Some((_, network)) => Err(ChoiceError::Twice(network.name.clone())),
+        None => Ok(()),
+    }
+}
+
+/// The user's network that the way out is by; none when it is by the pod's own link, or when there is no way out, which
+/// no flag may be about then.
+fn lead<'a>(
+    choice: &Choice,
+    networks: &[&'a Network],
+    outward: Option<&'static str>,
+) -> Result<Option<&'a Network>, NetworkError> {
+    let open = networks.iter().find(|network| !network.config.internal);
+    match (choice.own_link, open, networks.first(), outward) {
+        (false, None, Some(network), Some(flag)) => Err(NetworkError::Internal {
+            flag,
+            network: network.name.clone(),
+        }),
+        (false, Some(network), _, _) => Ok(Some(network)),
+        _ => Ok(None),
+    }
+}
+
 /// A port of the host's leads to an address of the same kind.
-fn check_kinds(ports: &[PublishedPort], network: Option<&Network>) -> Result<(), NetworkError> {
-    let Some(network) = network else {
+fn check_kinds(ports: &[PublishedPort], lead: Option<&Network>) -> Result<(), NetworkError> {
+    let Some(network) = lead else {
         return Ok(());
     };
     let mut addresses = ports.iter().map(|port| port.host.ip());
@@ -176,24 +181,18 @@ fn check_kinds(ports: &[PublishedPort], network: Option<&Network>) -> Result<(),
     }
 }
 
-/// Its place on a user's network, before it has addresses there.
-fn join(args: &NetworkArgs, network: &Network) -> Result<Joined, NetworkError> {
-    if let (true, Some(flag)) = (network.config.internal, outward(args)) {
-        return Err(NetworkError::Internal {
-            flag,
-            network: network.name.clone(),
-        });
-    }
-    if let Some(wrong) = args.network_alias.iter().find(|alias| !is_host_name(alias)) {
+/// A place on a user's network as it is wanted, before it has addresses there.
+fn join(wish: &Wish, network: &Network) -> Result<Joined, NetworkError> {
+    if let Some(wrong) = wish.aliases.iter().find(|alias| !is_host_name(alias)) {
         return Err(NetworkError::Alias(wrong.clone()));
     }
-    let v4 = address::<Ipv4Addr>("--ip", args.ip.as_deref(), "IPv4", network)?;
-    let v6 = address::<Ipv6Addr>("--ip6", args.ip6.as_deref(), "IPv6", network)?;
+    let v4 = address::<Ipv4Addr>("--ip", wish.ip.as_deref(), "IPv4", network)?;
+    let v6 = address::<Ipv6Addr>("--ip6", wish.ip6.as_deref(), "IPv6", network)?;
     Ok(Joined {
         network: network.id.clone(),
         name: network.name.clone(),
         addresses: v4.into_iter().chain(v6).collect(),
-        aliases: args.network_alias.clone(),
+        aliases: wish.aliases.clone(),
     })
 }
 
@@ -228,15 +227,6 @@ fn address<A: FromStr + Into<IpAddr>>(
     Ok(Some(address))
 }
 
-/// The first flag that only a user's network gives a meaning.
-fn place(args: &NetworkArgs) -> Option<&'static str> {
-    first(&[
-        ("--ip", args.ip.is_some()),
-        ("--ip6", args.ip6.is_some()),
-        ("--network-alias", !args.network_alias.is_empty()),
-    ])
-}
-
 /// The first flag that is about what is outside of a network.
 fn outward(args: &NetworkArgs) -> Option<&'static str> {
     first(&[
@@ -259,7 +249,7 @@ pub(super) fn given(args: &NetworkArgs) -> Option<&'static str> {
         ("--mac-address", args.mac_address.is_some()),
         ("--network-rate", args.network_rate.is_some()),
     ];
-    outward(args).or_else(|| first(&others)).or_else(|| place(args))
+    outward(args).or_else(|| first(&others)).or_else(|| choice::place(args))
 }
 
 /// What `--add-host` adds.
@@ -347,24 +337,20 @@ mod tests {
         }
     }
 
+    /// What `mine` names.
+    fn found(network: Network) -> Found {
+        Found::from([("mine".to_owned(), network)])
+    }
+
     #[test]
     fn a_network_is_there_unless_it_is_not_wanted() {
-        let resolve = |args: &NetworkArgs| config(args, "0123456789abcdef", &[], None);
+        let resolve = |args: &NetworkArgs| config(args, "0123456789abcdef", &[], &Found::new());
         let made = resolve(&NetworkArgs::default()).unwrap().unwrap();
         assert_eq!(made.mac, [0x02, 0xca, 0x01, 0x23, 0x45, 0x67]);
         assert_eq!(made, resolve(&on("bridge")).unwrap().unwrap());
         assert_eq!(resolve(&on("none")).unwrap(), None);
-        for other in ["host", "container:web"] {
-            let refused = resolve(&on(other));
-            assert!(matches!(refused, Err(NetworkError::Hosts | NetworkError::Anothers(_))));
-        }
         let told = resolve(&on("mine")).unwrap_err().to_string();
         assert!(told.starts_with("network mine not found") && told.contains("capsid network create mine"));
-        let several = NetworkArgs {
-            network: vec!["mine".into(), "none".into()],
-            ..NetworkArgs::default()
-        };
-        assert!(matches!(resolve(&several), Err(NetworkError::Several)));
         let args = NetworkArgs {
             publish: vec!["80".into()],
             ..on("none")
@@ -374,27 +360,65 @@ mod tests {
 
     #[test]
     fn a_place_on_a_users_network_is_what_flags_ask_for() {
-        assert_eq!(user_network(&on("mine")).unwrap(), Some("mine"));
         let args = NetworkArgs {
             ip: Some("10.89.0.9".into()),
             network_alias: vec!["db".into()],
             publish: vec!["80".into()],
             ..on("mine")
         };
-        let made = config(&args, "", &[], Some(&mine(false))).unwrap().unwrap();
-        assert_eq!((made.ports.len(), made.egress.len()), (1, 1));
+        let made = config(&args, "", &[], &found(mine(false))).unwrap().unwrap();
+        assert_eq!((made.ports.len(), made.egress.len(), made.own_link), (1, 1, false));
         let [joined] = <[Joined; 1]>::try_from(made.joined).unwrap();
         assert_eq!((joined.network, joined.name), ("5".repeat(64), "mine".to_owned()));
         assert_eq!(joined.addresses, ["10.89.0.9".parse::<IpAddr>().unwrap()]);
         assert_eq!(joined.aliases, ["db"]);
-        let closed = config(&on("mine"), "", &[], Some(&mine(true))).unwrap().unwrap();
-        assert_eq!(closed.egress, []);
+        // What an internal network does not lead to, one that it is connected to later may.
+        let closed = config(&on("mine"), "", &[], &found(mine(true))).unwrap().unwrap();
+        assert_eq!(closed.egress, made.egress);
+    }
+
+    #[test]
+    fn several_networks_are_joined_in_their_order_and_one_that_leads_out_is_enough() {
+        let twin = |name: &str, internal| Network {
+            id: name.repeat(32),
+            name: name.into(),
+            ..mine(internal)
+        };
+        let mut only_v4 = twin("ab", false);
+        only_v4.config.subnets.pop();
+        let all = Found::from([
+            ("mine".to_owned(), mine(true)),
+            ("ab".to_owned(), only_v4),
+            ("5".to_owned(), mine(true)),
+        ]);
+        let args = |networks: &[&str], port: &str| NetworkArgs {
+            network: networks.iter().map(|&network| network.into()).collect(),
+            publish: vec![port.into()],
+            ..NetworkArgs::default()
+        };
+        let config = |networks: &[&str], port: &str| config(&args(networks, port), "", &[], &all);
+        let made = config(&["mine", "ab"], "80").unwrap().unwrap();
+        assert_eq!(
+            (made.names().collect::<Vec<_>>(), made.own_link),
+            (vec!["mine", "ab"], false)
+        );
+        let made = config(&["mine", "default"], "[::1]:80:80").unwrap().unwrap();
+        assert_eq!(made.names().collect::<Vec<_>>(), ["default", "mine"]);
+        for (networks, port, words) in [
+            (&["mine"][..], "80", "network mine is internal"),
+            (&["mine", "ab"], "[::1]:80:80", "network ab has no subnet"),
+            (&["mine", "5"], "80", "mine is given twice"),
+            (&["ab", "other"], "80", "network other not found"),
+        ] {
+            let told = config(networks, port).unwrap_err().to_string();
+            assert!(told.contains(words), "{told}");
+        }
     }
 
     #[test]
     fn a_place_that_is_not_possible_is_refused() {
-        let told = |args: NetworkArgs, network: Option<Network>| {
-            let error = config(&args, "", &[], network.as_ref()).unwrap_err();
+        let told = |args: NetworkArgs, network: Network| {
+            let error = config(&args, "", &[], &found(network)).unwrap_err();
             error.to_string()
         };
         let ip = |address: &str| NetworkArgs {
@@ -407,27 +431,27 @@ mod tests {
             ("10.9.0.2", "can have in 10.89.0.0/24"),
             ("fd12::2", "write an address of IPv4"),
         ] {
-            let told = told(ip(address), Some(mine(false)));
+            let told = told(ip(address), mine(false));
             assert!(told.contains(words), "{words}: {told}");
         }
         let mut only_v6 = mine(false);
         only_v6.config.subnets.remove(0);
-        assert!(told(ip("10.89.0.2"), Some(only_v6)).contains("no subnet of that kind"));
+        assert!(told(ip("10.89.0.2"), only_v6).contains("no subnet of that kind"));
         let alias = NetworkArgs {
             network_alias: vec!["a b".into()],
             ..on("mine")
         };
-        assert!(told(alias, Some(mine(false))).contains("--network-alias"));
+        assert!(told(alias, mine(false)).contains("invalid alias"));
         let publish = NetworkArgs {
             publish_all: true,
             ..on("mine")
         };
-        assert!(told(publish, Some(mine(true))).starts_with("--publish-all: network mine is internal"));
+        assert!(told(publish, mine(true)).starts_with("--publish-all: network mine is internal"));
         let without = NetworkArgs {
             ip6: Some("fd12::2".into()),
             ..NetworkArgs::default()
         };
-        assert!(told(without, None).starts_with("--ip6 without a network of the user's"));
+        assert!(told(without, mine(false)).starts_with("--ip6 without a network of the user's"));
     }
 
     #[test]
@@ -462,15 +486,17 @@ mod tests {
             network_rate: Some(rate.into()),
             ..on(network)
         };
-        let made = config(&limited("10m", "default"), "", &[], None).unwrap().unwrap();
+        let made = config(&limited("10m", "default"), "", &[], &Found::new())
+            .unwrap()
+            .unwrap();
         assert_eq!(made.bytes_per_second, NonZeroU64::new(10 << 20));
         assert_eq!(parse_rate("16k").unwrap().get(), RATE_MIN);
         for wrong in ["", "0", "16383", "fast", "-1m"] {
             assert!(matches!(parse_rate(wrong), Err(NetworkError::Rate(_))), "{wrong}");
         }
-        let without = config(&limited("10m", "none"), "", &[], None);
+        let without = config(&limited("10m", "none"), "", &[], &Found::new());
         assert!(matches!(without, Err(NetworkError::Without("--network-rate"))));
-        let joined = config(&limited("10m", "mine"), "", &[], Some(&mine(true))).unwrap();
+        let joined = config(&limited("10m", "mine"), "", &[], &found(mine(true))).unwrap();
         assert!(joined.unwrap().bytes_per_second.is_some());
     }
 }

@@ -5,11 +5,11 @@ use capsid_protocol::spec::{Limits, Pod as PodSpec};
 use super::binds::{Bind, FoundSource};
 use super::limits::{self, LimitsError};
 use super::mounts::{self, MountError};
-use super::network;
+use super::network::{self, Found};
 use super::volumes::{self, VolumeSources, Wanted};
 use super::{PlanError, check_labels, check_name, sysctls};
 use crate::cli::{AccelChoice, PodCreateArgs, RunArgs};
-use crate::state::{Network, PodConfig, PodLimits, ShareMount};
+use crate::state::{PodConfig, PodLimits, ShareMount};
 
 /// Namespaces that are always shared: a machine has one network, and the rest goes with it.
 const ALWAYS: [&str; 3] = ["ipc", "net", "uts"];
@@ -51,8 +51,8 @@ pub(crate) struct PodSurroundings {
     pub found: Vec<FoundSource>,
     /// Most bind mounts that its machine has room for.
     pub room: usize,
-    /// The network that [`wanted_network`](super::wanted_network) names, if there is one.
-    pub network: Option<Network>,
+    /// Those that there are of the networks that [`wanted_networks`](super::wanted_networks) names.
+    pub networks: Found,
 }
 
 /// Reads the pod's bind mounts, so that the caller knows which sources to look for.
@@ -97,7 +97,7 @@ pub(crate) fn pod(args: &PodCreateArgs, name: &str, around: PodSurroundings) -> 
         limits,
         volumes,
         shares,
-        network: network::resolve(&args.network, &id, &[], around.network.as_ref())?,
+        network: network::resolve(&args.network, &id, &[], &around.networks)?,
         hosts: network::hosts(&args.network)?,
     })
 }

@@ -29,7 +29,7 @@ fn around() -> Surroundings {
             ..VolumeSources::default()
         },
         pod: None,
-        network: None,
+        networks: Found::new(),
     }
 }
 

@@ -1,0 +1,271 @@
+//! Which networks flags choose, and what they want there, before anything is known of those networks.
+
+use super::PlanError;
+use crate::cli::NetworkArgs;
+use crate::state::{DEFAULT_NETWORK, NO_NETWORK};
+
+/// Why flags choose no networks.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChoiceError {
+    #[error(
+        "--network host: a pod has a network of its own, as it has a kernel: publish its ports (-p), and let it reach this \
+         host by --egress and this host's address"
+    )]
+    Hosts,
+    #[error(
+        "--network {0}: containers share a network in a pod: make one (`capsid pod create`), and run both in it (--pod)"
+    )]
+    Anothers(String),
+    #[error("--network none together with other networks: it is no network at all")]
+    NoneAndMore,
+    #[error("--network {0} is given twice: a pod has one place on a network")]
+    Twice(String),
+    #[error(
+        "invalid --network {0:?}: write a network, or name=NETWORK and maybe ip=ADDRESS, ip6=ADDRESS and alias=NAME, each \
+         after a comma"
+    )]
+    Form(String),
+    #[error("--network {0}: a pod has one hardware address on all its networks: give it as --mac-address")]
+    Mac(String),
+    #[error("{0} without a network of the user's own, which `capsid network create` makes")]
+    OnlyUsers(&'static str),
+    #[error(
+        "{0} with several networks: say of which, as --network name=shop,ip=10.20.0.9,alias=www, or by `capsid network \
+         connect {0} ...` after `capsid create`"
+    )]
+    OfWhich(&'static str),
+    #[error("{0} and the same in --network {1}: give one of them")]
+    Both(&'static str, String),
+}
+
+/// The networks that flags choose.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Choice {
+    /// The link of its own.
+    pub own_link: bool,
+    /// Those of the user's.
+    pub users: Vec<Wish>,
+}
+
+/// A network, and what is wanted there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// The network's name or id.
+    pub network: String,
+    pub ip: Option<String>,
+    pub ip6: Option<String>,
+    pub aliases: Vec<String>,
+}
+
+/// Names and ids of the user's networks that flags choose, so that the caller knows which to look for.
+pub(crate) fn wanted(args: &NetworkArgs) -> Result<Vec<String>, PlanError> {
+    let choice = choice(args)?.unwrap_or_default();
+    Ok(choice.users.into_iter().map(|wish| wish.network).collect())
+}
+
+/// Whether there is to be a network device.
+pub(crate) fn is_wanted(args: &NetworkArgs) -> Result<bool, PlanError> {
+    Ok(choice(args)?.is_some())
+}
+
+/// Nothing when there is to be no network at all.
+pub(super) fn choice(args: &NetworkArgs) -> Result<Option<Choice>, ChoiceError> {
+    let wishes: Vec<Wish> = args.network.iter().map(|text| wish(text)).collect::<Result<_, _>>()?;
+    if wishes.iter().any(|wish| wish.network == NO_NETWORK) {
+        return match wishes.len() {
+            1 => Ok(None),
+            _ => Err(ChoiceError::NoneAndMore),
+        };
+    }
+    let mut choice = Choice {
+        own_link: wishes.is_empty(),
+        users: Vec::new(),
+    };
+    for wish in wishes {
+        let is_known = choice.users.iter().any(|known| known.network == wish.network);
+        if is_known || (choice.own_link && is_default(&wish.network)) {
+            return Err(ChoiceError::Twice(wish.network));
+        }
+        match is_default(&wish.network) {
+            true => choice.own_link = true,
+            false => choice.users.push(wish),
+        }
+    }
+    spread(args, &mut choice.users)?;
+    Ok(Some(choice))
+}
+
+/// docker's other word for it is that of its kind.
+fn is_default(word: &str) -> bool {
+    [DEFAULT_NETWORK, "bridge"].contains(&word)
+}
+
+/// One `--network`.
+fn wish(text: &str) -> Result<Wish, ChoiceError> {
+    let wish = if text.contains('=') {
+        long_form(text)?
+    } else {
+        Wish {
+            network: text.into(),
+            ..Wish::default()
+        }
+    };
+    match (wish.network.as_str(), wish.first_want("--network-alias")) {
+        ("host", _) => Err(ChoiceError::Hosts),
+        (name, _) if name.contains(':') => Err(ChoiceError::Anothers(name.into())),
+        (name, Some(flag)) if is_default(name) || name == NO_NETWORK => Err(ChoiceError::OnlyUsers(flag)),
+        _ => Ok(wish),
+    }
+}
+
+/// docker's `name=shop,ip=10.20.0.9,alias=www`.
+fn long_form(text: &str) -> Result<Wish, ChoiceError> {
+    let wrong = || ChoiceError::Form(text.into());
+    let mut wish = Wish::default();
+    let mut name = None;
+    for field in text.split(',') {
+        let (key, value) = field.split_once('=').ok_or_else(wrong)?;
+        let place = match key.trim() {
+            "name" => &mut name,
+            "ip" => &mut wish.ip,
+            "ip6" => &mut wish.ip6,
+            "alias" => {
+                wish.aliases.push(value.trim().into());
+                continue;
+            }
+            "mac-address" => return Err(ChoiceError::Mac(text.into())),
+            _ => return Err(wrong()),
+        };
+        if place.replace(value.trim().into()).is_some() {
+            return Err(wrong());
+        }
+    }
+    wish.network = name.filter(|name| !name.is_empty()).ok_or_else(wrong)?;
+    Ok(wish)
+}
+
+/// Gives what flags beside `--network` want to the only network of the user's.
+fn spread(args: &NetworkArgs, users: &mut [Wish]) -> Result<(), ChoiceError> {
+    let Some(flag) = place(args) else {
+        return Ok(());
+    };
+    let only = match users {
+        [] => return Err(ChoiceError::OnlyUsers(flag)),
+        [only] => only,
+        _ => return Err(ChoiceError::OfWhich(flag)),
+    };
+    for (flag, wanted, place) in [("--ip", &args.ip, &mut only.ip), ("--ip6", &args.ip6, &mut only.ip6)] {
+        if wanted.is_some() && place.is_some() {
+            return Err(ChoiceError::Both(flag, only.network.clone()));
+        }
+        *place = place.take().or_else(|| wanted.clone());
+    }
+    only.aliases.extend(args.network_alias.iter().cloned());
+    Ok(())
+}
+
+/// The first flag that only a user's network gives a meaning.
+pub(super) fn place(args: &NetworkArgs) -> Option<&'static str> {
+    let wish = Wish {
+        network: String::new(),
+        ip: args.ip.clone(),
+        ip6: args.ip6.clone(),
+        aliases: args.network_alias.clone(),
+    };
+    wish.first_want("--network-alias")
+}
+
+impl Wish {
+    /// The flag for the first thing that is wanted beside the network itself.
+    fn first_want(&self, alias_flag: &'static str) -> Option<&'static str> {
+        let wants = [
+            ("--ip", self.ip.is_some()),
+            ("--ip6", self.ip6.is_some()),
+            (alias_flag, !self.aliases.is_empty()),
+        ];
+        wants.iter().find(|(_, is_wanted)| *is_wanted).map(|(flag, _)| *flag)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn on(networks: &[&str]) -> NetworkArgs {
+        NetworkArgs {
+            network: networks.iter().map(|&network| network.into()).collect(),
+            ..NetworkArgs::default()
+        }
+    }
+
+    fn told(args: &NetworkArgs) -> String {
+        choice(args).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn networks_are_chosen_in_their_order() {
+        let names = |networks: &[&str]| {
+            let choice = choice(&on(networks)).unwrap().unwrap();
+            let users: Vec<String> = choice.users.into_iter().map(|wish| wish.network).collect();
+            (choice.own_link, users.join(" "))
+        };
+        assert_eq!(names(&[]), (true, String::new()));
+        assert_eq!(names(&["bridge"]), (true, String::new()));
+        assert_eq!(names(&["b", "a"]), (false, "b a".into()));
+        assert_eq!(names(&["b", "default", "name=a"]), (true, "b a".into()));
+        assert_eq!(choice(&on(&["none"])).unwrap(), None);
+        assert!(!is_wanted(&on(&["none"])).unwrap() && is_wanted(&on(&[])).unwrap());
+    }
+
+    #[test]
+    fn what_is_wanted_of_a_network_is_said_with_it_or_beside_it() {
+        let long = choice(&on(&["name=shop,ip=10.20.0.9,alias=www,ip6=fd12::9,alias=web", "b"])).unwrap();
+        let wish = Wish {
+            network: "shop".into(),
+            ip: Some("10.20.0.9".into()),
+            ip6: Some("fd12::9".into()),
+            aliases: vec!["www".into(), "web".into()],
+        };
+        assert_eq!(long.unwrap().users[0], wish);
+        let beside = NetworkArgs {
+            ip: Some("10.20.0.9".into()),
+            network_alias: vec!["web".into()],
+            ..on(&["default", "name=shop,ip6=fd12::9,alias=www"])
+        };
+        assert_eq!(choice(&beside).unwrap().unwrap().users, [wish]);
+        let of_which = NetworkArgs {
+            ip: Some("10.20.0.9".into()),
+            ..on(&["a", "b"])
+        };
+        assert!(told(&of_which).contains("capsid network connect --ip"));
+        let both = NetworkArgs {
+            ip6: Some("fd12::9".into()),
+            ..on(&["name=a,ip6=fd12::8"])
+        };
+        assert!(told(&both).starts_with("--ip6 and the same in --network a"));
+    }
+
+    #[test]
+    fn choices_without_a_sense_are_refused() {
+        for (networks, words) in [
+            (&["host"][..], "a pod has a network of its own"),
+            (&["container:web"], "capsid pod create"),
+            (&["none", "a"], "no network at all"),
+            (&["a", "none"], "no network at all"),
+            (&["a", "b", "a"], "--network a is given twice"),
+            (&["bridge", "default"], "given twice"),
+            (&["name=a", "a"], "given twice"),
+            (&["ip=10.20.0.9"], "invalid --network"),
+            (&["name=,ip=10.20.0.9"], "invalid --network"),
+            (&["name=a,name=b"], "invalid --network"),
+            (&["name=a,color=red"], "invalid --network"),
+            (&["name=a,ip"], "invalid --network"),
+            (&["name=a,mac-address=02:ca:00:11:22:33"], "--mac-address"),
+            (&["name=default,alias=www"], "--network-alias without"),
+            (&["name=none,ip=10.20.0.9"], "--ip without"),
+        ] {
+            let told = told(&on(networks));
+            assert!(told.contains(words), "{networks:?}: {told}");
+        }
+    }
+}
