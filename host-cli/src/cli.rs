@@ -21,7 +21,8 @@ pub(crate) use container::{
 };
 pub(crate) use files::{CpArgs, ExportArgs};
 pub(crate) use network::{
-    NetworkArgs, NetworkCommand, NetworkCreateArgs, NetworkInspectArgs, NetworkLsArgs, NetworkPruneArgs, NetworkRmArgs,
+    NetworkArgs, NetworkCommand, NetworkConnectArgs, NetworkCreateArgs, NetworkDisconnectArgs, NetworkInspectArgs,
+    NetworkLsArgs, NetworkPruneArgs, NetworkRmArgs,
 };
 pub(crate) use pod::{
     PodCommand, PodCreateArgs, PodInspectArgs, PodLsArgs, PodNamesArgs, PodRmArgs, PodStatsArgs, PodStopArgs,

@@ -1,4 +1,4 @@
-//! What happened to containers, in docker's words: `data/events.json`, a JSON object a line.
+//! What happened to containers, and to networks by `network connect` and `disconnect`, in docker's words: `data/events.json`, a JSON object a line.
 //!
 //! A file and not a table: an event is a report about a change that has its own row, so it needs no sync to disk and no
 //! transaction with it, and a start does not wait for one; a line that a crash has cut harms no other. Writers are many
@@ -14,7 +14,7 @@ use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 
 use crate::clock;
-use crate::state::Container;
+use crate::state::{Container, Owner, Place};
 
 /// Bytes of the file before it becomes the old one, whose predecessor goes: some 10 000 events each.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -35,7 +35,30 @@ pub(crate) fn tell(data: &Path, container: &Container, action: &str, attributes:
     let _ = append(data, line.as_bytes());
 }
 
-/// docker's object.
+/// Tells that a container or pod was put on a network, or taken off.
+pub(crate) fn tell_network(data: &Path, owner: &Owner, place: &Place, action: &str) {
+    let line = format!("{}\n", describe_network(owner, place, action, clock::now_ns()));
+    let _ = append(data, line.as_bytes());
+}
+
+/// docker's object of a network; a pod is in it as a container would be.
+fn describe_network(owner: &Owner, place: &Place, action: &str, at_ns: i64) -> Value {
+    let id = match place {
+        Place::Own => place.name(),
+        Place::Users(joined) => &joined.network,
+    };
+    let attributes = json!({ "container": owner.id(), "name": place.name(), "type": "bridge" });
+    json!({
+        "Type": "network",
+        "Action": action,
+        "Actor": { "ID": id, "Attributes": attributes },
+        "scope": "local",
+        "time": at_ns / 1_000_000_000,
+        "timeNano": at_ns,
+    })
+}
+
+/// docker's object of a container.
 fn describe(container: &Container, action: &str, attributes: &[(&str, &str)], at_ns: i64) -> Value {
     let mut all = crate::labels::object(&container.config.labels);
     for (name, value) in attributes {

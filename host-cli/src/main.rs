@@ -132,7 +132,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
             Command::Top(command) | Command::Container(command) => container(context, command).await,
             Command::Pod(command) => commands::pod::run(context, command).await,
             Command::Volume(command) => commands::volume::run(context, command),
-            Command::Network(command) => commands::network::run(context, command),
+            Command::Network(command) => commands::network::run(context, command).await,
             Command::System(command) => commands::system::run(context, command).await,
             Command::Info(args) => commands::system::run(context, SystemCommand::Info(args)).await,
             Command::Supervise(args) => commands::supervise::run(context, args).await,

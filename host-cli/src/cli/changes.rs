@@ -13,7 +13,7 @@ pub(crate) struct EventsArgs {
     /// Up to a time [default: for ever]
     #[arg(long, value_name = "TIME")]
     pub until: Option<String>,
-    /// Only those with container=, event=, image=, label=, type=
+    /// Only those with container=, event=, image=, label=, network=, type=
     #[arg(short, long, value_name = "NAME=VALUE")]
     pub filter: Vec<String>,
     /// A line each, as '{{.Action}} {{.Actor.Attributes.name}}'; json

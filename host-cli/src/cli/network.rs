@@ -67,6 +67,15 @@ pub(crate) enum NetworkCommand {
     /// Show all that is known of networks, and who is on them, as JSON
     #[command(after_help = "Example:\n  capsid network inspect shop")]
     Inspect(NetworkInspectArgs),
+    /// Put a container or pod on one more network, while it runs too
+    #[command(
+        after_help = "Examples:\n  capsid network connect shop web\n  capsid network connect --ip 10.20.0.9 --alias www \
+                      shop web\n  capsid network connect default web"
+    )]
+    Connect(NetworkConnectArgs),
+    /// Take a container or pod off a network, while it runs too
+    #[command(after_help = "Example:\n  capsid network disconnect shop web")]
+    Disconnect(NetworkDisconnectArgs),
     /// Remove networks that no container or pod is on
     #[command(alias = "remove", after_help = "Example:\n  capsid network rm shop")]
     Rm(NetworkRmArgs),
@@ -134,6 +143,38 @@ pub(crate) struct NetworkInspectArgs {
     /// A line each, as '{{.IPAM.Config}}'
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<String>,
+}
+
+/// Flags of `capsid network connect`.
+#[derive(Debug, Default, Args)]
+pub(crate) struct NetworkConnectArgs {
+    /// IPv4 address on the network [default: the lowest that is free]
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip: Option<String>,
+    /// IPv6 address on the network [default: the lowest that is free]
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip6: Option<String>,
+    /// Another name on the network
+    #[arg(long, value_name = "NAME")]
+    pub alias: Vec<String>,
+    /// Name or id; default is the internet, through this host
+    pub network: String,
+    /// Name or id of a container without a pod, or of a pod
+    #[arg(value_name = "CONTAINER|POD")]
+    pub name: String,
+}
+
+/// Flags of `capsid network disconnect`.
+#[derive(Debug, Args)]
+pub(crate) struct NetworkDisconnectArgs {
+    /// Accepted and ignored: what runs is always taken off at once
+    #[arg(short, long)]
+    pub force: bool,
+    /// Name or id; default is the internet, through this host
+    pub network: String,
+    /// Name or id of a container without a pod, or of a pod
+    #[arg(value_name = "CONTAINER|POD")]
+    pub name: String,
 }
 
 /// Flags of `capsid network rm`.

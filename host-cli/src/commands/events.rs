@@ -74,7 +74,7 @@ fn line(event: &Value) -> String {
         clock::rfc3339(event["timeNano"].as_i64().unwrap_or(0)),
         text(event, "Type"),
         text(event, "Action"),
-        text(event, "id"),
+        text(&event["Actor"], "ID"),
         attributes.join(", ")
     )
 }
@@ -92,6 +92,7 @@ enum Kind {
     Event,
     Image,
     Label,
+    Network,
     Type,
 }
 
@@ -103,8 +104,9 @@ impl Filter {
             "event" => Kind::Event,
             "image" => Kind::Image,
             "label" => Kind::Label,
+            "network" => Kind::Network,
             "type" => Kind::Type,
-            other => bail!("there is no filter {other:?}: use container, event, image, label or type"),
+            other => bail!("there is no filter {other:?}: use container, event, image, label, network or type"),
         };
         Ok(Self {
             kind,
@@ -117,8 +119,17 @@ impl Filter {
         let value = self.value.as_str();
         match self.kind {
             Kind::Container => {
-                text(attributes, "name") == value || (!value.is_empty() && text(event, "id").starts_with(value))
+                let is_its = |id: &str| !value.is_empty() && id.starts_with(value);
+                match text(event, "Type") {
+                    "network" => is_its(text(attributes, "container")),
+                    _ => text(attributes, "name") == value || is_its(text(event, "id")),
+                }
             }
+            Kind::Network if text(event, "Type") == "network" => {
+                let id = text(&event["Actor"], "ID");
+                text(attributes, "name") == value || (!value.is_empty() && id.starts_with(value))
+            }
+            Kind::Network => false,
             // `exec_create: sh` and `health_status: healthy` are meant by their first word too.
             Kind::Event => {
                 let action = text(event, "Action");
@@ -158,7 +169,7 @@ mod tests {
     fn filters_choose_as_dockers_do() {
         let event = json!({
             "Type": "container", "Action": "health_status: healthy", "id": "abc", "from": "nginx:1", "timeNano": 1,
-            "Actor": { "Attributes": { "name": "web", "tier": "front" } },
+            "Actor": { "ID": "abc", "Attributes": { "name": "web", "tier": "front" } },
         });
         let passes = |texts: &[&str]| {
             let filters: Vec<Filter> = texts.iter().map(|text| Filter::parse(text).unwrap()).collect();
@@ -168,6 +179,7 @@ mod tests {
         assert!(passes(&["event=start", "event=health_status"]) && passes(&["image=nginx"]));
         assert!(passes(&["label=tier", "label=tier=front"]) && !passes(&["label=tier", "label=x"]));
         assert!(!passes(&["event=start"]) && !passes(&["container=webx"]) && !passes(&["type=image"]));
+        assert!(!passes(&["network=web"]));
         assert!(Filter::parse("color=red").is_err());
         assert_eq!(
             line(&event),

@@ -36,7 +36,7 @@ pub(super) async fn each<'a>(
 }
 
 /// Asks one thing and returns the answer, a refusal as an error.
-pub(super) async fn ask(connection: &mut Connection, request: &Request) -> anyhow::Result<Answer> {
+pub(super) async fn ask(connection: &mut Connection, request: &impl serde::Serialize) -> anyhow::Result<Answer> {
     connection.writer.send(request).await?;
     match connection.reader.receive::<Answer>().await?.0 {
         Answer::Failed(failure) => Err(failure.into()),

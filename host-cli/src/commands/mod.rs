@@ -16,6 +16,7 @@ pub(crate) mod logs;
 pub(crate) mod man;
 mod name_pattern;
 pub(crate) mod network;
+mod network_connect;
 mod network_fields;
 pub(crate) mod pod;
 pub(crate) mod port;

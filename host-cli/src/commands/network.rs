@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::filter;
 use super::lifecycle::confirm;
-use super::{Context, table};
+use super::{Context, Scene, network_connect, table};
 use crate::cli::{
     NetworkCommand, NetworkCreateArgs, NetworkInspectArgs, NetworkLsArgs, NetworkPruneArgs, NetworkRmArgs,
 };
@@ -25,11 +25,13 @@ const COLUMNS: [(&str, &str); 4] = [
 ];
 
 /// The recipe of each verb.
-pub(crate) fn run(context: Context, command: NetworkCommand) -> anyhow::Result<u8> {
+pub(crate) async fn run(context: Context, command: NetworkCommand) -> anyhow::Result<u8> {
     match command {
         NetworkCommand::Create(args) => create(context, &args),
         NetworkCommand::Ls(args) => list(context, &args),
         NetworkCommand::Inspect(args) => inspect(context, &args),
+        NetworkCommand::Connect(args) => network_connect::connect(&Scene::set(context)?, &args).await,
+        NetworkCommand::Disconnect(args) => network_connect::disconnect(&Scene::set(context)?, &args).await,
         NetworkCommand::Rm(args) => remove(context, &args),
         NetworkCommand::Prune(args) => prune(context, &args),
     }

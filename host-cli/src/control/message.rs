@@ -34,6 +34,8 @@ pub(crate) enum Request {
     Wait,
     /// The row has another name now.
     Renamed(String),
+    /// The row's networks changed: the machine is to follow. Answered by `Rewired`.
+    Rewire,
     /// Limits and restart policy.
     Update(UpdateRequest),
     /// Its processes.
@@ -54,6 +56,8 @@ pub(crate) enum PodRequest {
     Adopt { container: String },
     /// All its containers stopped as with `Request::Stop`, and then its machine.
     Stop { timeout_s: Option<u64> },
+    /// The row's networks changed: the machine is to follow. Answered by `Rewired`.
+    Rewire,
     /// What all of it uses.
     Measure,
 }
@@ -105,6 +109,8 @@ pub(crate) enum Answer {
     Done,
     /// It could not be done.
     Failed(Failure),
+    /// The machine is on the networks that its row names; whether one of them leads out now.
+    Rewired { leads_out: bool },
     /// Processes.
     Listed(Vec<ProcessLine>),
     /// Usage.

@@ -1,7 +1,7 @@
 //! Which networks flags choose, and what they want there, before anything is known of those networks.
 
 use super::PlanError;
-use crate::cli::NetworkArgs;
+use crate::cli::{NetworkArgs, NetworkConnectArgs};
 use crate::state::{DEFAULT_NETWORK, NO_NETWORK};
 
 /// Why flags choose no networks.
@@ -36,6 +36,8 @@ pub(crate) enum ChoiceError {
     OfWhich(&'static str),
     #[error("{0} and the same in --network {1}: give one of them")]
     Both(&'static str, String),
+    #[error("nothing is connected to {0}: name the network default, or one of the user's own")]
+    Nothing(String),
 }
 
 /// The networks that flags choose.
@@ -66,6 +68,31 @@ pub(crate) fn wanted(args: &NetworkArgs) -> Result<Vec<String>, PlanError> {
 /// Whether there is to be a network device.
 pub(crate) fn is_wanted(args: &NetworkArgs) -> Result<bool, PlanError> {
     Ok(choice(args)?.is_some())
+}
+
+/// The user's network that `capsid network connect` names, and what is wanted there; nothing when it is the pod's own
+/// link.
+pub(crate) fn connection(args: &NetworkConnectArgs) -> Result<Option<Wish>, PlanError> {
+    let wish = Wish {
+        network: args.network.clone(),
+        ip: args.ip.clone(),
+        ip6: args.ip6.clone(),
+        aliases: args.alias.clone(),
+    };
+    match (user_network(&args.network)?, wish.first_want("--alias")) {
+        (Some(_), _) => Ok(Some(wish)),
+        (None, None) => Ok(None),
+        (None, Some(flag)) => Err(ChoiceError::OnlyUsers(flag).into()),
+    }
+}
+
+/// The user's network that a word of `capsid network` names, which containers can be on; nothing when it is a pod's own
+/// link.
+pub(crate) fn user_network(word: &str) -> Result<Option<&str>, PlanError> {
+    match word {
+        NO_NETWORK | "host" => Err(ChoiceError::Nothing(word.into()).into()),
+        word => Ok(Some(word).filter(|word| !is_default(word))),
+    }
 }
 
 /// Nothing when there is to be no network at all.
@@ -266,6 +293,27 @@ mod tests {
         ] {
             let told = told(&on(networks));
             assert!(told.contains(words), "{networks:?}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_connection_is_to_a_network_of_the_users_or_the_own_link() {
+        let connect = |network: &str, alias: &[&str]| {
+            connection(&NetworkConnectArgs {
+                network: network.into(),
+                alias: alias.iter().map(|&alias| alias.into()).collect(),
+                ..NetworkConnectArgs::default()
+            })
+        };
+        assert_eq!(connect("shop", &["www"]).unwrap().unwrap().aliases, ["www"]);
+        assert_eq!(connect("bridge", &[]).unwrap(), None);
+        for (network, words) in [
+            ("default", "--alias without"),
+            ("none", "connected to none"),
+            ("host", "host"),
+        ] {
+            let told = connect(network, &["www"]).unwrap_err().to_string();
+            assert!(told.contains(words), "{told}");
         }
     }
 }

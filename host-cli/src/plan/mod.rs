@@ -31,11 +31,13 @@ use capsid_protocol::ContainerSpec;
 use capsid_protocol::spec::{File, Root, Sysctl, TerminalSize};
 
 pub(crate) use binds::{Bind, FoundSource};
-pub(crate) use choice::{is_wanted as is_network_wanted, wanted as wanted_networks};
+pub(crate) use choice::{
+    connection as network_connection, is_wanted as is_network_wanted, user_network, wanted as wanted_networks,
+};
 pub(crate) use environment::{parse_file, parse_flag};
 pub(crate) use health::health;
 pub(crate) use limits::MachineSize;
-pub(crate) use network::Found;
+pub(crate) use network::{Found, place as network_place};
 pub(crate) use pod::{PodSurroundings, pod, wanted_binds as wanted_pod_binds};
 pub(crate) use security::{SeccompChoice, SecurityOptions};
 

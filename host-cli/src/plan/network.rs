@@ -182,6 +182,10 @@ fn check_kinds(ports: &[PublishedPort], lead: Option<&Network>) -> Result<(), Ne
 }
 
 /// A place on a user's network as it is wanted, before it has addresses there.
+pub(crate) fn place(wish: &Wish, network: &Network) -> Result<Joined, PlanError> {
+    Ok(join(wish, network)?)
+}
+
 fn join(wish: &Wish, network: &Network) -> Result<Joined, NetworkError> {
     if let Some(wrong) = wish.aliases.iter().find(|alias| !is_host_name(alias)) {
         return Err(NetworkError::Alias(wrong.clone()));

@@ -313,6 +313,7 @@ async fn serve(pod: Rc<Pod>, folders: Rc<Folders>, mut connection: Connection) {
             pod.down().await;
             Ok(Answer::Done)
         }
+        Ok((PodRequest::Rewire, _)) => client::rewire(),
         Ok((PodRequest::Measure, _)) => measure(&pod).await,
     };
     let answer = answered.unwrap_or_else(Answer::Failed);

@@ -1,0 +1,197 @@
+//! `capsid network connect` and `capsid network disconnect`.
+//!
+//! The row is changed first, in one transaction that also gives addresses; then the supervisor of what runs is told, and
+//! makes the machine follow. Nobody starts meanwhile what does not run: its lock is held.
+
+use anyhow::bail;
+
+use super::Scene;
+use super::lifecycle::ask;
+use crate::cli::{NetworkConnectArgs, NetworkDisconnectArgs};
+use crate::control::{Answer, Connection, ControlError, PodRequest, Request};
+use crate::events;
+use crate::hold::Hold;
+use crate::plan;
+use crate::state::{Joined, Owner, Place, State};
+
+/// How a container or pod can be changed now.
+enum Reach {
+    /// By us alone, for as long as this is held: it does not run.
+    Held { _hold: Hold },
+    /// By its supervisor too.
+    Runs(Connection),
+}
+
+/// One more network.
+pub(super) async fn connect(scene: &Scene, args: &NetworkConnectArgs) -> anyhow::Result<u8> {
+    let place = match plan::network_connection(args)? {
+        Some(wish) => Place::Users(plan::network_place(&wish, &scene.state.find_network(&wish.network)?)?),
+        None => Place::Own,
+    };
+    let owner = scene.state.find_owner(&args.name)?;
+    let reach = reach(scene, &owner)?;
+    let owner = scene.state.connect(owner.id(), &place)?;
+    if let Reach::Runs(connection) = reach
+        && let Err(error) = rewire(&scene.state, connection, &owner).await
+    {
+        // Why it is not connected matters more than that somebody else has disconnected it meanwhile.
+        let _ = scene.state.disconnect(owner.id(), &place);
+        return Err(error);
+    }
+    events::tell_network(&scene.folders.data, &owner, &place, "connect");
+    Ok(0)
+}
+
+/// One network less. What its machine does not follow in now it does at its next start.
+pub(super) async fn disconnect(scene: &Scene, args: &NetworkDisconnectArgs) -> anyhow::Result<u8> {
+    let place = match plan::user_network(&args.network)? {
+        Some(word) => Place::Users(Joined::anywhere(&scene.state.find_network(word)?)),
+        None => Place::Own,
+    };
+    let owner = scene.state.find_owner(&args.name)?;
+    let reach = reach(scene, &owner)?;
+    let owner = scene.state.disconnect(owner.id(), &place)?;
+    events::tell_network(&scene.folders.data, &owner, &place, "disconnect");
+    if let Reach::Runs(connection) = reach {
+        rewire(&scene.state, connection, &owner).await?;
+    }
+    Ok(0)
+}
+
+/// As it is now, waiting for other commands.
+fn reach(scene: &Scene, owner: &Owner) -> anyhow::Result<Reach> {
+    loop {
+        if let Some(connection) = scene.connect(owner.id()) {
+            return Ok(Reach::Runs(connection));
+        }
+        let held = match owner {
+            Owner::Container(container) => scene.hold(&container.id)?,
+            Owner::Pod(pod) => Hold::take(&scene.folders.run, &pod.id, || scene.connect(&pod.id).is_some())?,
+        };
+        // Started meanwhile: once more.
+        if let Some(hold) = held {
+            return Ok(Reach::Held { _hold: hold });
+        }
+    }
+}
+
+/// Has a running machine follow its row, and tells of a way out that it gets only when it is started again.
+async fn rewire(state: &State, mut connection: Connection, owner: &Owner) -> anyhow::Result<()> {
+    let answered = match owner {
+        Owner::Container(_) => ask(&mut connection, &Request::Rewire).await,
+        Owner::Pod(_) => ask(&mut connection, &PodRequest::Rewire).await,
+    };
+    let leads_out = match answered {
+        Ok(Answer::Rewired { leads_out }) => leads_out,
+        Ok(_) => bail!("unexpected answer of the pod's supervisor"),
+        // It ends just now: its next machine is made by the row.
+        Err(error) if matches!(error.downcast_ref(), Some(ControlError::Closed)) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let will = owner.network().map_or(Ok(false), |config| state.leads_out(config))?;
+    if will && !leads_out {
+        eprintln!(
+            "capsid: warning: {} has no way out of its networks until it is started again",
+            owner.name()
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{self, Failure};
+    use crate::folders::Folders;
+    use crate::hold;
+    use crate::state::tests::{container, network, plain, subnet};
+
+    /// A container `web-1` and a network `net-a`, in folders of the test's own.
+    fn scene(root: &std::path::Path) -> Scene {
+        let folders = Folders {
+            data: root.join("data"),
+            run: root.join("run"),
+        };
+        std::fs::create_dir_all(&folders.data).unwrap();
+        let state = State::open(&folders.data).unwrap();
+        state.add(&mut container("1", Some(plain(1))), &[]).unwrap();
+        network(&state, "a", &[subnet("10.89.0.0/24", "10.89.0.1")]);
+        Scene { folders, state }
+    }
+
+    fn shop() -> NetworkConnectArgs {
+        NetworkConnectArgs {
+            network: "net-a".into(),
+            name: "web-1".into(),
+            ..NetworkConnectArgs::default()
+        }
+    }
+
+    fn leave(network: &str) -> NetworkDisconnectArgs {
+        NetworkDisconnectArgs {
+            force: false,
+            network: network.into(),
+            name: "web-1".into(),
+        }
+    }
+
+    fn names(scene: &Scene) -> Vec<String> {
+        let owner = scene.state.find_owner("web-1").unwrap();
+        owner.network().unwrap().names().map(Into::into).collect()
+    }
+
+    /// A supervisor that gives one answer, or hangs up.
+    async fn while_it_answers<T>(scene: &Scene, answer: Option<Answer>, act: impl Future<Output = T>) -> T {
+        let folder = hold::folder(&scene.folders.run, &"1".repeat(64));
+        std::fs::create_dir_all(&folder).unwrap();
+        let listener = control::listen(&folder).unwrap();
+        let supervisor = async {
+            let mut connection = control::accepted(listener.accept().await.unwrap().0);
+            let (request, _) = connection.reader.receive::<Request>().await.unwrap();
+            assert!(matches!(request, Request::Rewire));
+            if let Some(answer) = answer {
+                connection.writer.send(&answer).await.unwrap();
+            }
+        };
+        tokio::join!(act, supervisor).0
+    }
+
+    #[tokio::test]
+    async fn what_does_not_run_is_changed_in_its_row() {
+        let root = tempfile::tempdir().unwrap();
+        let scene = scene(root.path());
+        assert_eq!(connect(&scene, &shop()).await.unwrap(), 0);
+        assert_eq!(names(&scene), ["default", "net-a"]);
+        disconnect(&scene, &leave("default")).await.unwrap();
+        assert_eq!(names(&scene), ["net-a"]);
+        // Nobody holds it any more.
+        assert!(scene.hold(&"1".repeat(64)).unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_a_machine_cannot_follow_is_undone() {
+        let root = tempfile::tempdir().unwrap();
+        let scene = scene(root.path());
+        let refused = || Some(Answer::Failed(Failure::because("no room")));
+        let told = while_it_answers(&scene, refused(), connect(&scene, &shop())).await;
+        assert_eq!(told.unwrap_err().to_string(), "no room");
+        assert_eq!(names(&scene), ["default"]);
+        let rewired = Some(Answer::Rewired { leads_out: true });
+        while_it_answers(&scene, rewired, connect(&scene, &shop()))
+            .await
+            .unwrap();
+        assert_eq!(names(&scene), ["default", "net-a"]);
+        // It leaves all the same: its next machine is not on it.
+        let told = while_it_answers(&scene, refused(), disconnect(&scene, &leave("net-a"))).await;
+        assert!(told.is_err());
+        assert_eq!(names(&scene), ["default"]);
+    }
+
+    #[tokio::test]
+    async fn what_ends_just_now_follows_when_it_is_started_again() {
+        let root = tempfile::tempdir().unwrap();
+        let scene = scene(root.path());
+        while_it_answers(&scene, None, connect(&scene, &shop())).await.unwrap();
+        assert_eq!(names(&scene), ["default", "net-a"]);
+    }
+}
