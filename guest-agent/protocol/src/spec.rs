@@ -149,12 +149,16 @@ pub struct Pod {
 /// namespace from then on.
 #[derive(Clone, PartialEq, Message)]
 pub struct Network {
-    /// Its addresses, at most one of each kind.
+    /// Its addresses, one for each network and kind that it is on; none is a device that is on no network.
     #[prost(message, repeated, tag = "1")]
     pub addresses: Vec<Address>,
     /// Bytes of the longest packet, 1280 to 65535.
     #[prost(uint32, tag = "2")]
     pub mtu: u32,
+    /// Addresses on the device's link, whatever the prefixes are, where names are asked for: each gets a route of its
+    /// own. 4 or 16 bytes, in network order; one of a kind that the device has no address of is not used.
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub resolvers: Vec<Vec<u8>>,
 }
 
 /// An address, and the way from its link to everywhere, if there is one.
@@ -166,7 +170,8 @@ pub struct Address {
     /// Length of the link's prefix.
     #[prost(uint32, tag = "2")]
     pub prefix_bits: u32,
-    /// On the link; as long as the address. Empty is none: the link leads nowhere else.
+    /// On the link; as long as the address. Empty is none: the link leads nowhere else. Of several addresses of a kind,
+    /// the first one's that is not empty is the way to everywhere.
     #[prost(bytes = "vec", tag = "3")]
     pub gateway: Vec<u8>,
 }

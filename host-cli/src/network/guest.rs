@@ -134,6 +134,7 @@ impl GuestNetwork {
         spec.network = Some(Network {
             addresses: self.links.iter().map(address).collect(),
             mtu: MTU,
+            resolvers: Vec::new(),
         });
         for file in &mut spec.files {
             match file.path.as_str() {
