@@ -1,0 +1,97 @@
+//! The machine's network device, and how a container gets it. It begins in the agent's network namespace, is moved to the
+//! container's, or its pod's, and set up there: the agent itself has no network.
+
+mod interface;
+mod netlink;
+mod setting;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use capsid_protocol::spec::Network;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+
+use crate::limits::ENTRIES_MAX;
+use interface::Interface;
+use netlink::Netlink;
+use setting::{speaks_v6, wanted};
+
+/// The kernel's name for its first network device.
+const NAME: &str = "eth0";
+/// The least, usual and largest buffer of what a TCP connection received: see [`RECEIVE_BUFFERS`].
+const TCP_RMEM: &str = "/proc/sys/net/ipv4/tcp_rmem";
+/// The other end of the device is on the same machine and ends connections itself, so that a window of 256 KiB is wide
+/// for any distance; one of megabytes is more than the socket between holds, and what that does not hold is sent again
+/// after seconds.
+const RECEIVE_BUFFERS: &str = "4096 131072 524288";
+/// Where the kernel is told not to speak IPv6.
+const DISABLE_V6: &str = "/proc/sys/net/ipv6/conf/eth0/disable_ipv6";
+
+/// Why there is no network.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NetworkError {
+    /// Netlink.
+    #[error("cannot speak to the kernel of networks")]
+    Netlink(#[source] io::Error),
+    /// The namespace to move to.
+    #[error("cannot open the network namespace")]
+    Namespace(#[source] io::Error),
+    /// One step.
+    #[error("cannot {step}")]
+    Step {
+        step: String,
+        #[source]
+        source: io::Error,
+    },
+    /// Neither 4 nor 16 bytes, or of two kinds.
+    #[error("the spec has an address that is none")]
+    Address,
+    /// The host is trusted, but what it says is bounded too.
+    #[error("the spec has more than {ENTRIES_MAX} addresses")]
+    TooMany,
+}
+
+impl NetworkError {
+    fn step(step: &str, source: io::Error) -> Self {
+        Self::Step {
+            step: step.to_owned(),
+            source,
+        }
+    }
+}
+
+/// The device where it begins, and who may move it.
+pub(crate) struct Device(Netlink);
+
+impl Device {
+    /// In the namespace of the calling thread, which may leave it then.
+    pub(crate) fn here() -> Result<Self, NetworkError> {
+        Ok(Self(Netlink::open()?))
+    }
+
+    /// Moves it to the namespace that the calling thread is in now, and sets it up.
+    pub(crate) fn bring(self, network: &Network) -> Result<(), NetworkError> {
+        let namespace = File::open("/proc/thread-self/ns/net").map_err(NetworkError::Namespace)?;
+        let mut link = LinkMessage::default();
+        link.attributes.push(LinkAttribute::IfName(NAME.into()));
+        link.attributes.push(LinkAttribute::NetNsFd(namespace.as_raw_fd()));
+        self.0
+            .ask("move the network device", RouteNetlinkMessage::SetLink(link), 0)?;
+        set_up(network)
+    }
+}
+
+fn set_up(network: &Network) -> Result<(), NetworkError> {
+    let wanted = wanted(network)?;
+    let interface = Interface::find()?;
+    if !speaks_v6(&wanted) {
+        // Nobody would answer. A kernel without IPv6 has no such file.
+        let _ = std::fs::write(DISABLE_V6, "1");
+    }
+    std::fs::write(TCP_RMEM, RECEIVE_BUFFERS)
+        .map_err(|source| NetworkError::step("set the size of receive buffers", source))?;
+    interface.start(network.mtu)?;
+    wanted.into_iter().try_for_each(|setting| interface.add(setting))
+}
