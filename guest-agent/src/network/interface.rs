@@ -12,6 +12,9 @@ use super::netlink::Netlink;
 use super::setting::Setting;
 use super::{NAME, NetworkError};
 
+/// Tells the agent's routes to single addresses from those that a container makes (`ip route` says `boot`).
+const HOST_ROUTES: RouteProtocol = RouteProtocol::Static;
+
 /// It, in the network namespace of the thread that found it.
 pub(super) struct Interface {
     kernel: Netlink,
@@ -42,6 +45,7 @@ impl Interface {
             Setting::Address { address, prefix_bits } => {
                 RouteNetlinkMessage::NewAddress(self.address(address, prefix_bits))
             }
+            Setting::Neighbour(address) => RouteNetlinkMessage::NewRoute(self.host_route(address)),
             Setting::Default(gateway) => RouteNetlinkMessage::NewRoute(self.default_route(gateway)),
         };
         self.kernel
@@ -62,18 +66,40 @@ impl Interface {
         message
     }
 
+    fn host_route(&self, address: IpAddr) -> RouteMessage {
+        let mut message = self.route(address, HOST_ROUTES, RouteScope::Link);
+        message.header.destination_prefix_length = host_bits(address);
+        message.attributes.push(RouteAttribute::Destination(address.into()));
+        message
+    }
+
     fn default_route(&self, gateway: IpAddr) -> RouteMessage {
+        let mut message = self.route(gateway, RouteProtocol::Boot, RouteScope::Universe);
+        message.attributes.push(RouteAttribute::Gateway(gateway.into()));
+        message
+    }
+
+    /// A route out of the device, of the kind of `address`.
+    fn route(&self, address: IpAddr, protocol: RouteProtocol, scope: RouteScope) -> RouteMessage {
         let mut message = RouteMessage::default();
         message.header = RouteHeader {
-            address_family: family(gateway),
+            address_family: family(address),
             table: RouteHeader::RT_TABLE_MAIN,
-            protocol: RouteProtocol::Boot,
-            scope: RouteScope::Universe,
+            protocol,
+            scope,
             kind: RouteType::Unicast,
             ..RouteHeader::default()
         };
-        message.attributes = vec![RouteAttribute::Gateway(gateway.into()), RouteAttribute::Oif(self.index)];
+        message.attributes.push(RouteAttribute::Oif(self.index));
         message
+    }
+}
+
+/// The length of a prefix that is one address.
+fn host_bits(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
     }
 }
 

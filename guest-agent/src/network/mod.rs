@@ -49,7 +49,7 @@ pub(crate) enum NetworkError {
     #[error("the spec has an address that is none")]
     Address,
     /// The host is trusted, but what it says is bounded too.
-    #[error("the spec has more than {ENTRIES_MAX} addresses")]
+    #[error("the spec has more than {ENTRIES_MAX} addresses or resolvers")]
     TooMany,
 }
 

@@ -14,6 +14,8 @@ use crate::limits::ENTRIES_MAX;
 pub(super) enum Setting {
     /// An address, and the length of its link's prefix.
     Address { address: IpAddr, prefix_bits: u8 },
+    /// The way to an address on the link, whatever the prefixes are.
+    Neighbour(IpAddr),
     /// The way to everywhere, by a gateway.
     Default(IpAddr),
 }
@@ -23,6 +25,7 @@ impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address { address, prefix_bits } => write!(f, "the network address {address}/{prefix_bits}"),
+            Self::Neighbour(address) => write!(f, "the route to {address}"),
             Self::Default(gateway) => write!(f, "the default route by {gateway}"),
         }
     }
@@ -30,19 +33,23 @@ impl fmt::Display for Setting {
 
 /// What the device is to have, in the order of its making.
 pub(super) fn wanted(network: &Network) -> Result<Vec<Setting>, NetworkError> {
-    if network.addresses.len() > ENTRIES_MAX {
+    if network.addresses.len().max(network.resolvers.len()) > ENTRIES_MAX {
         return Err(NetworkError::TooMany);
     }
     let addresses: Option<Vec<_>> = network.addresses.iter().map(parse).collect();
-    let addresses = addresses.ok_or(NetworkError::Address)?;
+    let resolvers: Option<Vec<_>> = network.resolvers.iter().map(|bytes| ip(bytes)).collect();
+    let (addresses, resolvers) = addresses.zip(resolvers).ok_or(NetworkError::Address)?;
     let own = addresses
         .iter()
         .map(|&(address, prefix_bits, _)| Setting::Address { address, prefix_bits });
+    // Without an address of its kind nothing can be asked of it.
+    let has_kind_of = |other: &IpAddr| addresses.iter().any(|(own, ..)| own.is_ipv4() == other.is_ipv4());
+    let neighbours = resolvers.into_iter().filter(has_kind_of).map(Setting::Neighbour);
     let gateway = |is_kind: fn(&IpAddr) -> bool| addresses.iter().filter_map(|&(.., gateway)| gateway).find(is_kind);
     let gateways = [gateway(IpAddr::is_ipv4), gateway(IpAddr::is_ipv6)];
     let defaults = gateways.into_iter().flatten().map(Setting::Default);
     let mut seen = BTreeSet::new();
-    let all = own.chain(defaults);
+    let all = own.chain(neighbours).chain(defaults);
     Ok(all.filter(|setting| seen.insert(*setting)).collect())
 }
 
@@ -74,6 +81,82 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn address(address: &str, prefix_bits: u32, gateway: &str) -> Address {
+        Address {
+            address: bytes(address),
+            prefix_bits,
+            gateway: bytes(gateway),
+        }
+    }
+
+    /// None of nothing.
+    fn bytes(address: &str) -> Vec<u8> {
+        match address.parse() {
+            Ok(IpAddr::V4(address)) => address.octets().to_vec(),
+            Ok(IpAddr::V6(address)) => address.octets().to_vec(),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    fn network(addresses: Vec<Address>, resolvers: &[&str]) -> Network {
+        Network {
+            addresses,
+            mtu: 1500,
+            resolvers: resolvers.iter().map(|address| bytes(address)).collect(),
+        }
+    }
+
+    /// Settings as their errors say them, one a line.
+    fn said(settings: &[Setting]) -> String {
+        let lines: Vec<String> = settings.iter().map(Setting::to_string).collect();
+        lines.join("\n")
+    }
+
+    #[test]
+    fn addresses_come_first_and_the_way_to_everywhere_last() {
+        let addresses = vec![
+            address("10.89.0.2", 24, ""),
+            address("10.90.0.2", 24, "10.90.0.1"),
+            address("fd12::2", 64, "fd12::1"),
+            address("10.91.0.2", 24, "10.91.0.1"),
+            address("10.89.0.2", 24, ""),
+        ];
+        let wanted = wanted(&network(addresses, &["169.254.7.7", "fe80::7"])).unwrap();
+        let expected = "the network address 10.89.0.2/24\n\
+            the network address 10.90.0.2/24\n\
+            the network address fd12::2/64\n\
+            the network address 10.91.0.2/24\n\
+            the route to 169.254.7.7\n\
+            the route to fe80::7\n\
+            the default route by 10.90.0.1\n\
+            the default route by fd12::1";
+        assert_eq!(said(&wanted), expected);
+        assert!(speaks_v6(&wanted));
+    }
+
+    #[test]
+    fn a_resolver_is_asked_by_an_address_of_its_kind() {
+        let addresses = vec![address("10.89.0.2", 24, "")];
+        let only_v4 = wanted(&network(addresses, &["169.254.7.7", "fe80::7"])).unwrap();
+        assert_eq!(
+            said(&only_v4),
+            "the network address 10.89.0.2/24\nthe route to 169.254.7.7"
+        );
+        assert!(!speaks_v6(&only_v4));
+        assert_eq!(wanted(&network(Vec::new(), &["169.254.7.7"])).unwrap(), []);
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        let bad = Network {
+            resolvers: vec![vec![1, 2, 3]],
+            ..Network::default()
+        };
+        assert!(matches!(wanted(&bad), Err(NetworkError::Address)));
+        let many = network(vec![address("10.89.0.2", 24, ""); ENTRIES_MAX + 1], &[]);
+        assert!(matches!(wanted(&many), Err(NetworkError::TooMany)));
+    }
 
     #[test]
     fn a_link_may_be_without_a_gateway() {
