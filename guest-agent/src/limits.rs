@@ -97,6 +97,10 @@ pub(crate) const FREEZE_WAIT: Duration = Duration::from_secs(2);
 /// Requests of the host that wait for their answers.
 pub(crate) const REQUESTS_MAX: usize = 256;
 
+/// Parts of the kernel's answer to what the network device has, each some forty addresses or routes: a container that is
+/// allowed to makes as many as it likes.
+pub(crate) const NETLINK_PARTS_MAX: usize = 256;
+
 /// Bytes told of the arguments of one process.
 pub(crate) const ARGUMENTS_BYTES_MAX: usize = 4_096;
 

@@ -7,6 +7,9 @@ use std::thread::{Builder, JoinHandle};
 const STACK_BYTES: usize = 256 << 10;
 
 /// Starts a thread.
-pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+pub(crate) fn spawn<T: Send + 'static>(
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
     Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(run)
 }

@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::Netlink;
@@ -40,6 +42,78 @@ impl Interface {
             .ask("start the network device", RouteNetlinkMessage::SetLink(link), 0)
     }
 
+    /// What it has, in the order in which it was made: addresses, and the routes out of it that are the agent's concern.
+    pub(super) fn settings(&self) -> Result<Vec<Setting>, NetworkError> {
+        let kinds = [AddressFamily::Inet, AddressFamily::Inet6];
+        let mut settings = Vec::new();
+        for kind in kinds {
+            let mut request = AddressMessage::default();
+            request.header.family = kind;
+            request.header.index = self.index;
+            let request = RouteNetlinkMessage::GetAddress(request);
+            let read = |entry| self.read_address(kind, entry);
+            settings.extend(self.kernel.list("read the network addresses", request, read)?);
+        }
+        for kind in kinds {
+            let mut request = RouteMessage::default();
+            request.header.address_family = kind;
+            request.attributes.push(RouteAttribute::Oif(self.index));
+            let request = RouteNetlinkMessage::GetRoute(request);
+            let read = |entry| self.read_route(kind, entry);
+            settings.extend(self.kernel.list("read the routes", request, read)?);
+        }
+        Ok(settings)
+    }
+
+    /// An address of the device, of the kind that was asked for: a kernel that lacks it tells of others.
+    fn read_address(&self, kind: AddressFamily, entry: RouteNetlinkMessage) -> Option<Setting> {
+        let RouteNetlinkMessage::NewAddress(message) = entry else {
+            return None;
+        };
+        let (mut local, mut address) = (None, None);
+        for attribute in message.attributes {
+            match attribute {
+                AddressAttribute::Local(own) => local = Some(own),
+                AddressAttribute::Address(own) => address = Some(own),
+                _ => {}
+            }
+        }
+        let setting = Setting::Address {
+            // Where there are both, the second may be the peer's.
+            address: local.or(address)?,
+            prefix_bits: message.header.prefix_len,
+        };
+        let is_own = message.header.family == kind && message.header.index == self.index;
+        is_own.then_some(setting)
+    }
+
+    /// A way to everywhere, whoever made it, or a route to a single address that the agent made.
+    fn read_route(&self, kind: AddressFamily, entry: RouteNetlinkMessage) -> Option<Setting> {
+        let RouteNetlinkMessage::NewRoute(RouteMessage { header, attributes, .. }) = entry else {
+            return None;
+        };
+        let is_own = header.address_family == kind
+            && header.table == RouteHeader::RT_TABLE_MAIN
+            && header.kind == RouteType::Unicast
+            && attributes.contains(&RouteAttribute::Oif(self.index));
+        let (mut destination, mut gateway) = (None, None);
+        for attribute in &attributes {
+            match attribute {
+                RouteAttribute::Destination(address) => destination = Some(ip(address)?),
+                RouteAttribute::Gateway(address) => gateway = Some(ip(address)?),
+                _ => {}
+            }
+        }
+        let is_agents =
+            |address| header.protocol == HOST_ROUTES && header.destination_prefix_length == host_bits(address);
+        match (destination, gateway) {
+            (None, Some(gateway)) if is_own => Some(Setting::Default(gateway)),
+            (Some(address), None) if is_own && is_agents(address) => Some(Setting::Neighbour(address)),
+            _ => None,
+        }
+    }
+
+    /// Makes it, in place of one like it that a container made.
     pub(super) fn add(&self, setting: Setting) -> Result<(), NetworkError> {
         let request = match setting {
             Setting::Address { address, prefix_bits } => {
@@ -49,7 +123,31 @@ impl Interface {
             Setting::Default(gateway) => RouteNetlinkMessage::NewRoute(self.default_route(gateway)),
         };
         self.kernel
-            .ask(&format!("set {setting}"), request, NLM_F_CREATE | NLM_F_EXCL)
+            .ask(&format!("set {setting}"), request, NLM_F_CREATE | NLM_F_REPLACE)
+    }
+
+    pub(super) fn remove(&self, setting: Setting) -> Result<(), NetworkError> {
+        let request = match setting {
+            Setting::Address { address, prefix_bits } => {
+                RouteNetlinkMessage::DelAddress(self.address(address, prefix_bits))
+            }
+            Setting::Neighbour(address) => RouteNetlinkMessage::DelRoute(self.host_route(address)),
+            Setting::Default(gateway) => {
+                let mut route = self.default_route(gateway);
+                // Whoever made it.
+                route.header.protocol = RouteProtocol::Unspec;
+                RouteNetlinkMessage::DelRoute(route)
+            }
+        };
+        match self.kernel.ask(&format!("remove {setting}"), request, 0) {
+            // Gone with something else, as others of its subnet are with an address.
+            Err(NetworkError::Step { source, .. })
+                if matches!(source.raw_os_error(), Some(libc::ESRCH | libc::EADDRNOTAVAIL)) =>
+            {
+                Ok(())
+            }
+            result => result,
+        }
     }
 
     fn address(&self, address: IpAddr, prefix_bits: u8) -> AddressMessage {
@@ -92,6 +190,14 @@ impl Interface {
         };
         message.attributes.push(RouteAttribute::Oif(self.index));
         message
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
+        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+        _ => None,
     }
 }
 

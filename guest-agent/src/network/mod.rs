@@ -1,5 +1,5 @@
 //! The machine's network device, and how a container gets it. It begins in the agent's network namespace, is moved to the
-//! container's, or its pod's, and set up there: the agent itself has no network.
+//! container's, or its pod's, and set up there: the agent itself has no network. Its addresses change while it is there.
 
 mod interface;
 mod netlink;
@@ -7,16 +7,19 @@ mod setting;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use capsid_protocol::spec::Network;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use rustix::io::Errno;
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use crate::limits::ENTRIES_MAX;
+use crate::threads;
 use interface::Interface;
 use netlink::Netlink;
-use setting::{speaks_v6, wanted};
+use setting::{missing, speaks_v6, unwanted, wanted};
 
 /// The kernel's name for its first network device.
 const NAME: &str = "eth0";
@@ -38,6 +41,15 @@ pub(crate) enum NetworkError {
     /// The namespace to move to.
     #[error("cannot open the network namespace")]
     Namespace(#[source] io::Error),
+    /// The namespace to work in.
+    #[error("cannot enter the network namespace")]
+    Enter(#[source] Errno),
+    /// The thread that works there.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+    /// That thread has panicked.
+    #[error("the thread that changes the network device has ended")]
+    Ended,
     /// One step.
     #[error("cannot {step}")]
     Step {
@@ -83,15 +95,54 @@ impl Device {
     }
 }
 
+/// Gives the device in a network namespace what `network` says, in place of what it has. `place` is the namespace, or a
+/// process that is in it. The length of packets stays.
+pub(crate) fn readdress(place: OwnedFd, network: Network) -> Result<(), NetworkError> {
+    // In a thread of its own, which does not come back.
+    let work = move || {
+        move_into_thread_name_spaces(place.as_fd(), ThreadNameSpaceType::NETWORK).map_err(NetworkError::Enter)?;
+        change(&network)
+    };
+    let thread = threads::spawn("readdress", work).map_err(NetworkError::Thread)?;
+    thread.join().map_err(|_| NetworkError::Ended)?
+}
+
 fn set_up(network: &Network) -> Result<(), NetworkError> {
     let wanted = wanted(network)?;
     let interface = Interface::find()?;
-    if !speaks_v6(&wanted) {
-        // Nobody would answer. A kernel without IPv6 has no such file.
-        let _ = std::fs::write(DISABLE_V6, "1");
-    }
+    switch_v6(speaks_v6(&wanted))?;
     std::fs::write(TCP_RMEM, RECEIVE_BUFFERS)
         .map_err(|source| NetworkError::step("set the size of receive buffers", source))?;
     interface.start(network.mtu)?;
     wanted.into_iter().try_for_each(|setting| interface.add(setting))
+}
+
+/// What is not wanted any more goes first. The same again changes nothing, and goes on where an error ended it.
+fn change(network: &Network) -> Result<(), NetworkError> {
+    let wanted = wanted(network)?;
+    let interface = Interface::find()?;
+    switch_v6(speaks_v6(&wanted))?;
+    for setting in unwanted(&interface.settings()?, &wanted) {
+        interface.remove(setting)?;
+    }
+    // Read again: the last address of a kind takes the routes along, and one may take others of its subnet.
+    for setting in missing(&interface.settings()?, &wanted) {
+        interface.add(setting)?;
+    }
+    Ok(())
+}
+
+/// Has the kernel speak IPv6 on the device in this thread's namespace, or not: without an address nobody would answer.
+/// What it has of IPv6 is gone then.
+fn switch_v6(is_on: bool) -> Result<(), NetworkError> {
+    let (step, is_disabled) = if is_on {
+        ("switch IPv6 on", "0")
+    } else {
+        ("switch IPv6 off", "1")
+    };
+    match std::fs::write(DISABLE_V6, is_disabled) {
+        // A kernel without IPv6 has no such file.
+        Err(e) if !is_on && e.kind() == io::ErrorKind::NotFound => Ok(()),
+        written => written.map_err(|source| NetworkError::step(step, source)),
+    }
 }

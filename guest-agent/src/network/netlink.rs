@@ -5,13 +5,16 @@
 
 use std::io;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use rustix::fd::{AsFd, BorrowedFd};
 
 use super::NetworkError;
+use crate::limits::NETLINK_PARTS_MAX;
 
 /// The kernel's address.
 const KERNEL: u32 = 0;
@@ -32,6 +35,8 @@ impl Netlink {
         socket
             .connect(&SocketAddr::new(KERNEL, 0))
             .map_err(NetworkError::Netlink)?;
+        // So that lists are of what is asked for. An older kernel tells more, which is passed over.
+        let _ = socket.set_netlink_get_strict_chk(true);
         Ok(Self(socket))
     }
 
@@ -46,6 +51,34 @@ impl Netlink {
             Ok(NetlinkPayload::Error(error)) => Err(fail(error.to_io())),
             _ => Err(fail(io::ErrorKind::InvalidData.into())),
         }
+    }
+
+    /// Asks for a list: what `take` makes of its entries.
+    pub(super) fn list<T>(
+        &self,
+        step: &str,
+        request: RouteNetlinkMessage,
+        take: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, NetworkError> {
+        let fail = |source| NetworkError::step(step, source);
+        self.send(request, NLM_F_DUMP).map_err(fail)?;
+        let mut list = Vec::new();
+        for _ in 0..NETLINK_PARTS_MAX {
+            let part = self.receive().map_err(fail)?;
+            let mut rest = &part[..];
+            while let Some((message, after)) = split(rest) {
+                rest = after;
+                match NetlinkMessage::deserialize(message).map(|message| message.payload) {
+                    Ok(NetlinkPayload::InnerMessage(entry)) => list.extend(take(entry)),
+                    Ok(NetlinkPayload::Done(done)) if done.code == 0 => return Ok(list),
+                    Ok(NetlinkPayload::Done(done)) => return Err(fail(io::Error::from_raw_os_error(-done.code))),
+                    Ok(NetlinkPayload::Error(error)) => return Err(fail(error.to_io())),
+                    // What this build cannot read is not of its making.
+                    _ => {}
+                }
+            }
+        }
+        Err(fail(io::ErrorKind::QuotaExceeded.into()))
     }
 
     fn send(&self, request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
@@ -67,5 +100,46 @@ impl Netlink {
                 return Ok(bytes);
             }
         }
+    }
+}
+
+/// The first message of a part, and what comes after it.
+fn split(part: &[u8]) -> Option<(&[u8], &[u8])> {
+    let bytes = NetlinkBuffer::new_checked(part).ok()?.length() as usize;
+    let (message, _) = part.split_at_checked(bytes)?;
+    // Each begins at a multiple of four; the last one's padding may be missing.
+    Some((message, part.get(bytes.next_multiple_of(4)..).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_falls_into_its_messages() {
+        let mut part = vec![0; 17 + 3 + 16];
+        part[0] = 17;
+        part[20] = 16;
+        let (first, rest) = split(&part).unwrap();
+        assert_eq!((first.len(), rest.len()), (17, 16));
+        let (second, rest) = split(rest).unwrap();
+        assert_eq!((second.len(), rest.len()), (16, 0));
+        assert_eq!(split(rest), None);
+    }
+
+    #[test]
+    fn a_wrong_length_ends_a_part() {
+        for bytes in [0, 15, 33, u8::MAX] {
+            let mut part = [0; 32];
+            part[0] = bytes;
+            assert_eq!(split(&part), None, "{bytes}");
+        }
+        assert_eq!(split(&[17, 0, 0]), None);
+        let mut unpadded = [0; 17];
+        unpadded[0] = 17;
+        assert_eq!(
+            split(&unpadded),
+            Some((&[17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], &[][..]))
+        );
     }
 }

@@ -53,6 +53,25 @@ pub(super) fn wanted(network: &Network) -> Result<Vec<Setting>, NetworkError> {
     Ok(all.filter(|setting| seen.insert(*setting)).collect())
 }
 
+/// What of the `present` settings goes, the last first, so that nothing outlives what it needs.
+pub(super) fn unwanted(present: &[Setting], wanted: &[Setting]) -> Vec<Setting> {
+    let goes = |setting: &&Setting| !wanted.contains(setting) && !setting.is_own_of_link();
+    present.iter().rev().filter(goes).copied().collect()
+}
+
+/// What of the `wanted` settings is to be made.
+pub(super) fn missing(present: &[Setting], wanted: &[Setting]) -> Vec<Setting> {
+    let is_missing = |setting: &&Setting| !present.contains(setting);
+    wanted.iter().filter(is_missing).copied().collect()
+}
+
+impl Setting {
+    /// The kernel gives each link an address of IPv6 itself.
+    fn is_own_of_link(&self) -> bool {
+        matches!(self, Self::Address { address: IpAddr::V6(address), .. } if address.is_unicast_link_local())
+    }
+}
+
 /// Whether any of them is an address of IPv6.
 pub(super) fn speaks_v6(settings: &[Setting]) -> bool {
     let is_v6 = |setting: &Setting| matches!(setting, Setting::Address { address, .. } if address.is_ipv6());
@@ -145,6 +164,47 @@ mod tests {
         );
         assert!(!speaks_v6(&only_v4));
         assert_eq!(wanted(&network(Vec::new(), &["169.254.7.7"])).unwrap(), []);
+    }
+
+    #[test]
+    fn only_what_differs_changes() {
+        let own = |own: &str, prefix_bits| Setting::Address {
+            address: own.parse().unwrap(),
+            prefix_bits,
+        };
+        let default = |gateway: &str| Setting::Default(gateway.parse().unwrap());
+        let resolver = |resolver: &str| Setting::Neighbour(resolver.parse().unwrap());
+        let present = [
+            own("10.89.0.2", 24),
+            own("10.90.0.2", 24),
+            own("fe80::1", 64),
+            own("fd12::2", 64),
+            resolver("169.254.7.7"),
+            resolver("fe80::7"),
+            default("10.89.0.1"),
+        ];
+        let wanted = [
+            own("10.90.0.2", 16),
+            own("10.91.0.2", 24),
+            own("10.89.0.2", 24),
+            resolver("169.254.7.7"),
+            resolver("169.254.7.8"),
+            default("10.91.0.1"),
+        ];
+        assert_eq!(
+            said(&unwanted(&present, &wanted)),
+            "the default route by 10.89.0.1\nthe route to fe80::7\nthe network address fd12::2/64\n\
+            the network address 10.90.0.2/24"
+        );
+        assert_eq!(
+            said(&missing(&present, &wanted)),
+            "the network address 10.90.0.2/16\nthe network address 10.91.0.2/24\nthe route to 169.254.7.8\n\
+            the default route by 10.91.0.1"
+        );
+        for same in [&present[..], &wanted[..]] {
+            assert_eq!((unwanted(same, same), missing(same, same)), (Vec::new(), Vec::new()));
+        }
+        assert_eq!(unwanted(&present[2..3], &[]), []);
     }
 
     #[test]
