@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use capsid_protocol::message::agent_message::Kind as Report;
 use capsid_protocol::{ContainerSpec, FrameError, Stopped, frame, write_frame};
@@ -21,6 +21,8 @@ use crate::{disk, log};
 pub(crate) struct Container {
     /// The life of its first process.
     pub(crate) life: Arc<Life>,
+    /// What it shares with others, once that is there.
+    pod: OnceLock<Arc<Pod>>,
     /// There from before its first process to after its last.
     cgroup: Mutex<Option<Cgroup>>,
     /// Processes that joined it and whose ends the host does not know yet.
@@ -49,6 +51,7 @@ impl Container {
     pub(crate) fn new(spec: ContainerSpec) -> Self {
         Self {
             life: Arc::new(Life::new(spec)),
+            pod: OnceLock::new(),
             cgroup: Mutex::default(),
             joiners: Mutex::default(),
             mounts: Mutex::default(),
@@ -67,6 +70,14 @@ impl Container {
     /// Does something with its cgroup, which stays while it is done; `None` before its making and after its end.
     pub(crate) fn with_cgroup<T>(&self, act: impl FnOnce(&Cgroup) -> T) -> Option<T> {
         self.cgroup().as_ref().map(act)
+    }
+
+    /// Its network namespace, or its first process, which is in it: `setns` takes either. `None` while there is neither.
+    pub(crate) fn network(&self) -> Option<OwnedFd> {
+        match self.pod.get() {
+            Some(pod) => pod.network().try_clone_to_owned().ok(),
+            None => self.life.running(),
+        }
     }
 
     /// Lets a process join, when the program runs and is not frozen.
@@ -105,6 +116,9 @@ impl Container {
     fn live_in_cgroup(&self, ground: &Ground, report: &impl Fn(Report)) -> Result<Stopped, LifeError> {
         crate::spec::check(&self.life.spec).map_err(LifeError::Spec)?;
         let pod = ground.pod_of(&self.life.spec)?;
+        if let Some(pod) = &pod {
+            self.pod.get_or_init(|| Arc::clone(pod));
+        }
         let above = pod.as_deref().map(Pod::cgroup);
         let cgroup = Cgroup::make(above, &self.life.id, &self.life.spec.limits).map_err(LifeError::Cgroup)?;
         *self.cgroup() = Some(cgroup);

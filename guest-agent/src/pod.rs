@@ -68,10 +68,13 @@ pub(crate) enum PodError {
 
 /// It, while the machine runs.
 pub(crate) struct Pod {
-    namespaces: Vec<OwnedFd>,
+    namespaces: Namespaces,
     cgroup: Cgroup,
     pids: Option<Pids>,
 }
+
+/// Of network, ipc and uts.
+type Namespaces = [OwnedFd; 3];
 
 /// The pid namespace.
 struct Pids {
@@ -109,6 +112,12 @@ impl Pod {
         self.namespaces.iter().map(AsFd::as_fd).collect()
     }
 
+    /// The network namespace alone.
+    pub(crate) fn network(&self) -> BorrowedFd<'_> {
+        let [network, ..] = &self.namespaces;
+        network.as_fd()
+    }
+
     /// Starts a stage in the pid namespace that a container of this pod has.
     pub(crate) fn spawn(
         &self,
@@ -139,16 +148,14 @@ pub(crate) fn enter(namespaces: &[OwnedFd]) -> Result<(), Errno> {
 }
 
 /// Makes the namespaces in a thread of their own, which leaves them in the descriptors.
-fn make_namespaces(first: ContainerSpec) -> Result<Vec<OwnedFd>, PodError> {
+fn make_namespaces(first: ContainerSpec) -> Result<Namespaces, PodError> {
     let make = move || {
         let device = first.network.as_ref().map(|_| Device::here()).transpose();
         let device = device.map_err(|e| PodError::Furnish(StageError::Network(e)))?;
         sys::unshare_pod_namespaces().map_err(PodError::Namespaces)?;
         stage::furnish_namespaces(&first, device).map_err(PodError::Furnish)?;
-        ["net", "ipc", "uts"]
-            .into_iter()
-            .map(|kind| open_namespace(&format!("/proc/thread-self/ns/{kind}")))
-            .collect()
+        let open = |kind: &str| open_namespace(&format!("/proc/thread-self/ns/{kind}"));
+        Ok([open("net")?, open("ipc")?, open("uts")?])
     };
     let thread = std::thread::Builder::new().name("namespaces".into()).spawn(make);
     thread.map_err(PodError::Thread)?.join().map_err(|_| PodError::Ended)?

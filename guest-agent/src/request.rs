@@ -1,13 +1,16 @@
-//! The requests about a container that lives, each answered once: what it uses, what runs in it, limits, freezing.
+//! The requests about a container that lives, each answered once: what it uses, what runs in it, limits, freezing, the
+//! addresses of its network device.
 
 use std::sync::Arc;
 
 use capsid_protocol::message::agent_message::Kind as Report;
 use capsid_protocol::message::host_message::Kind as Intent;
-use capsid_protocol::{Frozen, Measured, Request, Stage, Updated};
+use capsid_protocol::{Frozen, Measured, Readdressed, Request, Stage, Updated};
+use rustix::io::Errno;
 
 use crate::cgroup::{self, Cgroup, CgroupError};
 use crate::container::Container;
+use crate::network::{self, NetworkError};
 use crate::{processes, stage};
 
 /// Why a request failed.
@@ -19,6 +22,9 @@ pub(crate) enum RequestError {
     /// Its cgroup refuses.
     #[error(transparent)]
     Cgroup(CgroupError),
+    /// Its network device.
+    #[error("cannot change the container's addresses")]
+    Network(#[source] NetworkError),
     /// The agent has too many to answer.
     #[error("too many requests wait for their answers")]
     TooMany,
@@ -29,6 +35,7 @@ impl RequestError {
         match self {
             Self::NotRunning(_) => Stage::Spec,
             Self::Cgroup(_) => Stage::Cgroup,
+            Self::Network(_) => Stage::Namespace,
             Self::TooMany => Stage::Unknown,
         }
     }
@@ -41,6 +48,7 @@ fn kind_of(intent: &Intent) -> Option<(Request, &str)> {
         Intent::Measure(measure) => Some((Request::Measure, &measure.container)),
         Intent::List(list) => Some((Request::List, &list.container)),
         Intent::Update(update) => Some((Request::Update, &update.container)),
+        Intent::Readdress(readdress) => Some((Request::Readdress, &readdress.container)),
         _ => None,
     }
 }
@@ -87,6 +95,15 @@ fn act(intent: &Intent, container: &Container) -> Result<Report, RequestError> {
             updated.ok_or_else(not_running)?.map_err(RequestError::Cgroup)?;
             Ok(Report::Updated(Updated { container: id.clone() }))
         }
+        Intent::Readdress(readdress) => {
+            let place = container.network().ok_or_else(not_running)?;
+            network::readdress(place, readdress.network.clone()).map_err(|error| match error {
+                // Ended meanwhile.
+                NetworkError::Enter(Errno::SRCH) => not_running(),
+                error => RequestError::Network(error),
+            })?;
+            Ok(Report::Readdressed(Readdressed { container: id.clone() }))
+        }
         Intent::List(_) => {
             // Read without the lock: a process can make the reading of its arguments slow.
             let pids = container.with_cgroup(Cgroup::processes).ok_or_else(not_running)?;
@@ -105,7 +122,7 @@ fn act(intent: &Intent, container: &Container) -> Result<Report, RequestError> {
 #[cfg(test)]
 mod tests {
     use capsid_protocol::message::Shutdown;
-    use capsid_protocol::{Freeze, List};
+    use capsid_protocol::{Freeze, List, Readdress};
 
     use super::*;
 
@@ -133,6 +150,22 @@ mod tests {
         }));
         let intent = Intent::List(List { container: "c".into() });
         assert!(matches!(answer(&intent, |_| Some(container)), Some(Report::Failed(_))));
+    }
+
+    #[test]
+    fn a_container_without_a_process_has_no_network() {
+        let container = Arc::new(Container::new(capsid_protocol::ContainerSpec {
+            id: "c".into(),
+            ..Default::default()
+        }));
+        let intent = Intent::Readdress(Readdress {
+            container: "c".into(),
+            ..Default::default()
+        });
+        let Some(Report::Failed(failed)) = answer(&intent, |_| Some(container)) else {
+            panic!("not failed");
+        };
+        assert_eq!((failed.request(), failed.stage()), (Request::Readdress, Stage::Spec));
     }
 
     #[test]

@@ -220,9 +220,13 @@ fn serve(session: &Arc<Session>, host: &mut VsockStream) -> Result<(), SessionEr
                 session.with(&resize.container, |c| c.resize(size));
             }
             Some(Intent::Shutdown(_)) => return Ok(()),
-            Some(intent @ (Intent::Freeze(_) | Intent::Measure(_) | Intent::List(_) | Intent::Update(_))) => {
-                session.ask(intent)
-            }
+            Some(
+                intent @ (Intent::Freeze(_)
+                | Intent::Measure(_)
+                | Intent::List(_)
+                | Intent::Update(_)
+                | Intent::Readdress(_)),
+            ) => session.ask(intent),
             // Versions are equal, so these are the host's mistakes; nothing in them can be wanted.
             Some(Intent::Hello(_)) | None => log::warn("ignoring an unexpected message of the host"),
         }

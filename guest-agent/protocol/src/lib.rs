@@ -19,7 +19,8 @@
 //!   │ ◄── Started | Failed ───────────────── │
 //!   │ ── Signal, Resize ──────────────────►  │
 //!   │ ◄── Stopped{status} ────────────────── │   after every stream is drained
-//!   │ ── Freeze, Measure, List, Update ───►  │   at any time of a container's life
+//!   │ ── Freeze, Measure, List, Update, ──►  │   at any time of a container's life
+//!   │    Readdress                           │
 //!   │ ◄── Frozen, Measured, … | Failed ───── │   one answer each, in their order
 //!   │ ── Shutdown ────────────────────────►  │   disks unmounted, machine off
 //! ```
@@ -38,7 +39,8 @@ pub mod spec;
 pub use frame::{FrameError, read_frame, write_frame};
 pub use message::{
     AgentMessage, Created, Failed, Freeze, Frozen, Hello, HostMessage, List, Listed, Measure, Measured, Process,
-    Request, Resize, Signal, Stage, Start, Started, Stopped, StreamHello, StreamKind, Update, Updated,
+    Readdress, Readdressed, Request, Resize, Signal, Stage, Start, Started, Stopped, StreamHello, StreamKind, Update,
+    Updated,
 };
 pub use spec::ContainerSpec;
 

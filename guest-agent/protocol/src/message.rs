@@ -2,13 +2,13 @@
 
 use prost::{Enumeration, Message, Oneof};
 
-use crate::spec::{ContainerSpec, Limits};
+use crate::spec::{ContainerSpec, Limits, Network};
 
 /// From host to agent.
 #[derive(Clone, PartialEq, Message)]
 pub struct HostMessage {
     /// What is said; absent means a message newer than this build.
-    #[prost(oneof = "host_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "host_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub kind: Option<host_message::Kind>,
 }
 
@@ -49,6 +49,9 @@ pub mod host_message {
         /// Change the limits of a container.
         #[prost(message, tag = "10")]
         Update(super::Update),
+        /// Change the addresses of a container's network device.
+        #[prost(message, tag = "11")]
+        Readdress(super::Readdress),
     }
 }
 
@@ -56,7 +59,7 @@ pub mod host_message {
 #[derive(Clone, PartialEq, Message)]
 pub struct AgentMessage {
     /// What is said; absent means a message newer than this build.
-    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub kind: Option<agent_message::Kind>,
 }
 
@@ -94,6 +97,9 @@ pub mod agent_message {
         /// Answer to `Update`: the limits hold.
         #[prost(message, tag = "9")]
         Updated(super::Updated),
+        /// Answer to `Readdress`: the addresses and routes hold.
+        #[prost(message, tag = "10")]
+        Readdressed(super::Readdressed),
     }
 }
 
@@ -195,6 +201,18 @@ pub struct Update {
     pub limits: Limits,
 }
 
+/// Gives the device of the container's network namespace, its pod's, these addresses and routes in place of those that it
+/// has. The same again changes nothing. One that failed may be half done, and goes on when it is asked for again.
+#[derive(Clone, PartialEq, Message)]
+pub struct Readdress {
+    /// Container id. One that is no pod's must run.
+    #[prost(string, tag = "1")]
+    pub container: String,
+    /// All that the device is to have; the length of its packets stays as it is.
+    #[prost(message, required, tag = "2")]
+    pub network: Network,
+}
+
 /// The container exists.
 #[derive(Clone, PartialEq, Message)]
 pub struct Created {
@@ -229,7 +247,7 @@ pub struct Failed {
     /// The step and its cause in words, one line.
     #[prost(string, tag = "4")]
     pub message: String,
-    /// What failed. Only [`Request::Run`] ends the container; after any other it is as it was.
+    /// What failed. Only [`Request::Run`] ends the container; after any other but [`Request::Readdress`] it is as it was.
     #[prost(enumeration = "Request", tag = "5")]
     pub request: i32,
 }
@@ -248,6 +266,8 @@ pub enum Request {
     List = 3,
     /// `Update`.
     Update = 4,
+    /// `Readdress`.
+    Readdress = 5,
 }
 
 /// The container ended.
@@ -418,6 +438,14 @@ pub struct Updated {
     pub container: String,
 }
 
+/// The addresses and routes hold.
+#[derive(Clone, PartialEq, Message)]
+pub struct Readdressed {
+    /// Container id.
+    #[prost(string, tag = "1")]
+    pub container: String,
+}
+
 /// The step of create or start that failed: what the exit code is chosen by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
@@ -479,6 +507,34 @@ pub enum StreamKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::Address;
+
+    #[test]
+    fn other_addresses_are_asked_for_and_answered() {
+        let address = Address {
+            address: vec![10, 89, 0, 2],
+            prefix_bits: 24,
+            gateway: vec![10, 89, 0, 1],
+        };
+        let network = Network {
+            addresses: vec![address],
+            mtu: 1500,
+            resolvers: vec![vec![169, 254, 7, 7], vec![0; 16]],
+        };
+        let asked = HostMessage {
+            kind: Some(host_message::Kind::Readdress(Readdress {
+                container: "c".into(),
+                network,
+            })),
+        };
+        let wire = asked.encode_to_vec();
+        assert_eq!(HostMessage::decode(wire.as_slice()).unwrap(), asked);
+        let answered = AgentMessage {
+            kind: Some(agent_message::Kind::Readdressed(Readdressed { container: "c".into() })),
+        };
+        let wire = answered.encode_to_vec();
+        assert_eq!(AgentMessage::decode(wire.as_slice()).unwrap(), answered);
+    }
 
     #[test]
     fn processes_come_back_and_are_bounded() {
