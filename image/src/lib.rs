@@ -15,6 +15,7 @@ mod cancellation;
 mod config;
 mod confined;
 mod converter;
+mod database;
 mod digest;
 mod erofs;
 #[cfg(fuzzing)]
@@ -36,6 +37,7 @@ mod tree;
 pub use config::{ConfigError, Healthcheck, ImageConfig};
 pub use confined::convert_main;
 pub use converter::{CONVERTER_COMMAND, ConvertError, Converter};
+pub use database::{OpenDatabaseError, open_database};
 pub use digest::{Digest, ParseDigestError};
 pub use json::JsonError;
 pub use layer::fault::LayerFault;

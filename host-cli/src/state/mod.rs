@@ -23,8 +23,8 @@ mod user_network;
 mod volume;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use capsid_image::{OpenDatabaseError, open_database};
 use ipnet::IpNet;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
@@ -127,9 +127,6 @@ const MIGRATIONS: [&str; 5] = [
 ",
 ];
 
-/// How long a command waits for another one's transaction, which takes milliseconds.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// Why the state cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateError {
@@ -207,43 +204,15 @@ impl State {
     /// Opens `containers.db` in the data folder, brought up to this version.
     pub(crate) fn open(data: &Path) -> Result<Self, StateError> {
         let path = data.join("containers.db");
-        let failed = |source| StateError::Open {
-            path: path.clone(),
-            source,
-        };
-        let mut connection = Connection::open(&path).map_err(failed)?;
-        connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
-        let found = user_version(&connection).map_err(failed)?;
-        let known = MIGRATIONS.len() as i64;
-        if found > known {
-            return Err(StateError::Newer { path, found, known });
-        }
-        // FULL: what was acknowledged survives a power cut; NORMAL would lose the last transactions in WAL mode.
-        let pragmas = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;";
-        connection.execute_batch(pragmas).map_err(failed)?;
-        if found < known {
-            migrate(&mut connection).map_err(failed)?;
-        }
-        Ok(Self(connection))
+        let opened = open_database(&path, &MIGRATIONS).map_err(|error| match error {
+            OpenDatabaseError::Newer { found, known } => StateError::Newer { path, found, known },
+            OpenDatabaseError::Sqlite(source) => StateError::Open { path, source },
+        });
+        Ok(Self(opened?))
     }
 
     /// A transaction that writes: what it reads stays true until it is committed.
     fn begin(&self) -> Result<Transaction<'_>, StateError> {
         Transaction::new_unchecked(&self.0, TransactionBehavior::Immediate).map_err(StateError::Query)
     }
-}
-
-fn user_version(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
-}
-
-/// Two commands may come here at once: the second finds the first one's work done.
-fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let from = usize::try_from(user_version(&transaction)?).unwrap_or(0);
-    for step in MIGRATIONS.iter().skip(from) {
-        transaction.execute_batch(step)?;
-    }
-    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
-    transaction.commit()
 }

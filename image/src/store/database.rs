@@ -1,12 +1,12 @@
 //! What the store knows about its images, in SQLite.
 
 use std::path::Path;
-use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::layers::LayerName;
 use super::{OpenStoreError, StoreError};
+use crate::database::{OpenDatabaseError, open_database};
 use crate::digest::Digest;
 use crate::reference::{Reference, Version};
 
@@ -38,9 +38,6 @@ const MIGRATIONS: [&str; 1] = ["
     ) STRICT;
 "];
 
-/// How long a command waits for another one's transaction, which takes milliseconds.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
-
 #[derive(Debug)]
 pub(super) struct Database(Connection);
 
@@ -57,28 +54,18 @@ pub(super) struct ImageRow {
 
 impl Database {
     pub(super) fn open(path: &Path) -> Result<Self, OpenStoreError> {
-        let database_error = |source| OpenStoreError::Database {
-            path: path.to_owned(),
-            source,
-        };
-        let mut connection = Connection::open(path).map_err(database_error)?;
-        connection.busy_timeout(BUSY_TIMEOUT).map_err(database_error)?;
-        let version = user_version(&connection).map_err(database_error)?;
-        let known = MIGRATIONS.len() as i64;
-        if version > known {
-            return Err(OpenStoreError::Newer {
+        let opened = open_database(path, &MIGRATIONS).map_err(|error| match error {
+            OpenDatabaseError::Newer { found, known } => OpenStoreError::Newer {
                 path: path.to_owned(),
-                found: version,
+                found,
                 known,
-            });
-        }
-        // FULL: a transaction that was acknowledged survives a power cut; NORMAL would lose the last ones in WAL mode.
-        let pragmas = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;";
-        connection.execute_batch(pragmas).map_err(database_error)?;
-        if version < known {
-            migrate(&mut connection).map_err(database_error)?;
-        }
-        Ok(Self(connection))
+            },
+            OpenDatabaseError::Sqlite(source) => OpenStoreError::Database {
+                path: path.to_owned(),
+                source,
+            },
+        });
+        Ok(Self(opened?))
     }
 
     pub(super) fn image(&self, id: Digest) -> Result<Option<ImageRow>, StoreError> {
@@ -228,21 +215,6 @@ type ImageColumns = (String, String, i64, i64);
 
 fn image_columns(row: &Row<'_>) -> rusqlite::Result<ImageColumns> {
     Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-}
-
-fn user_version(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
-}
-
-fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    // Another process may have migrated while we waited.
-    let from = user_version(&transaction)?;
-    for step in MIGRATIONS.iter().skip(from as usize) {
-        transaction.execute_batch(step)?;
-    }
-    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
-    transaction.commit()
 }
 
 fn insert_name(connection: &Connection, reference: &Reference, id: &str) -> rusqlite::Result<()> {
