@@ -149,8 +149,11 @@ pub(crate) async fn wait(context: Context, args: NamesArgs) -> anyhow::Result<u8
         let Some(mut connection) = connection else {
             return Ok(Some(scene.state.container(&container.id)?.exit_code.to_string()));
         };
-        connection.writer.send(&Request::Wait).await?;
-        let code = match connection.reader.receive::<Answer>().await {
+        let told = match connection.writer.send(&Request::Wait).await {
+            Ok(()) => connection.reader.receive::<Answer>().await,
+            Err(error) => Err(error),
+        };
+        let code = match told {
             Ok((Answer::Exited { exit, .. }, _)) => exit.code,
             Ok((Answer::Failed(failure), _)) => failure.code,
             Ok(_) => bail!("unexpected answer of the pod's supervisor"),
