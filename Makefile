@@ -96,7 +96,7 @@ bench: deps-test build build-tests kernel ## Figures as ratios within one run: a
 soak: deps-test build build-tests kernel ## Leak, stream and crash tests at full size (hours): RUNS sequential runs
 	CAPSID_SOAK_RUNS=$(or $(RUNS),200) CAPSID_STREAM_MIB=1024 CAPSID_CONCURRENT_RUNS=20 CAPSID_KILL_MOMENTS=40 \
 	CAPSID_STORM_SECONDS=60 CAPSID_CRASH_ROUNDS=10 CAPSID_EXECS=10000 CAPSID_CYCLES=500 CAPSID_LOG_MIB=10240 \
-	CAPSID_DISK_LEVELS=7 CAPSID_FAULT_POINTS=40 \
+	CAPSID_DISK_LEVELS=7 CAPSID_FAULT_POINTS=40 CAPSID_NETWORK_CYCLES=200 \
 		$(CARGO) test --locked --no-fail-fast -p capsid-tests --test leaks --test streams --test crash --test storm \
 			--test endurance --test full_disk --test killed_pods -- --nocapture --test-threads 1
 
