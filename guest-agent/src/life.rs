@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use capsid_protocol::message::agent_message::Kind as Report;
 use capsid_protocol::message::host_message::Kind as HostKind;
-use capsid_protocol::spec::TerminalSize;
+use capsid_protocol::spec::{Network, TerminalSize};
 use capsid_protocol::{
     AgentMessage, ContainerSpec, Created, Failed, FrameError, HostMessage, Stage, Start, Started, Stopped, StreamKind,
     frame, read_frame, write_frame,
@@ -20,6 +20,7 @@ use rustix::process::{Pid, WaitStatus};
 use crate::cgroup::CgroupError;
 use crate::claim::Claims;
 use crate::limits::{PENDING_SIGNALS_MAX, STREAM_WAIT};
+use crate::network::{self, NetworkError};
 use crate::pod::{Pod, PodError};
 use crate::reaper::Reaper;
 use crate::spec::SpecError;
@@ -36,6 +37,8 @@ pub(crate) struct Ground {
     pub(crate) claims: Claims,
     /// What the containers of a pod share, once there is one.
     pub(crate) pod: Mutex<Option<Arc<Pod>>>,
+    /// What the pod's network is to be, where it was changed before there was one.
+    pub(crate) pod_network: Mutex<Option<Network>>,
 }
 
 impl Ground {
@@ -44,9 +47,23 @@ impl Ground {
         let Some(wanted) = &spec.pod else { return Ok(None) };
         let mut pod = self.pod.lock().unwrap_or_else(PoisonError::into_inner);
         if pod.is_none() {
-            *pod = Some(Arc::new(Pod::make(spec, wanted, self).map_err(LifeError::Pod)?));
+            let mut first = spec.clone();
+            let changed = self.pod_network.lock().unwrap_or_else(PoisonError::into_inner).take();
+            first.network = changed.or(first.network);
+            *pod = Some(Arc::new(Pod::make(&first, wanted, self).map_err(LifeError::Pod)?));
         }
         Ok(pod.clone())
+    }
+
+    /// Gives what the containers share these addresses: now, or when it is made.
+    pub(crate) fn readdress_pod(&self, network: &Network) -> Result<(), NetworkError> {
+        let pod = self.pod.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(pod) = &*pod else {
+            *self.pod_network.lock().unwrap_or_else(PoisonError::into_inner) = Some(network.clone());
+            return Ok(());
+        };
+        let place = pod.network().try_clone_to_owned().map_err(NetworkError::Namespace)?;
+        network::readdress(place, network.clone())
     }
 }
 

@@ -84,6 +84,7 @@ fn serve(program: OwnedFd, agent_start_ns: u64) -> Result<(), SessionError> {
         reaper: Reaper::default(),
         claims: Claims::default(),
         pod: Mutex::default(),
+        pod_network: Mutex::default(),
     });
     let reaped = Arc::clone(&ground);
     threads::spawn("reaper", move || reaped.reaper.run()).map_err(SessionError::Thread)?;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use capsid_protocol::message::agent_message::Kind as Report;
 use capsid_protocol::message::host_message::Kind as Intent;
-use capsid_protocol::{Frozen, Measured, Readdressed, Request, Stage, Updated};
+use capsid_protocol::spec::Network;
+use capsid_protocol::{Frozen, Measured, Readdress, Readdressed, Request, Stage, Updated};
 use rustix::io::Errno;
 
 use crate::cgroup::{self, Cgroup, CgroupError};
@@ -61,11 +62,18 @@ pub(crate) fn failure(intent: &Intent, error: &RequestError) -> Option<Report> {
     Some(Report::Failed(failed))
 }
 
-/// Does what `intent` asks, with the containers that `find` knows: the answer.
-pub(crate) fn answer(intent: &Intent, find: impl FnOnce(&str) -> Option<Arc<Container>>) -> Option<Report> {
+/// Does what `intent` asks, with the containers that `find` knows, or with the pod that `readdress` changes: the answer.
+pub(crate) fn answer(
+    intent: &Intent,
+    find: impl FnOnce(&str) -> Option<Arc<Container>>,
+    readdress: impl FnOnce(&Network) -> Result<(), NetworkError>,
+) -> Option<Report> {
     let (_, id) = kind_of(intent)?;
     let result = match intent {
         Intent::Measure(_) if id.is_empty() => Ok(Report::Measured(cgroup::measure_guest())),
+        Intent::Readdress(Readdress { network, .. }) if id.is_empty() => readdress(network)
+            .map(|()| Report::Readdressed(Readdressed::default()))
+            .map_err(RequestError::Network),
         _ => find(id)
             .ok_or_else(|| RequestError::NotRunning(id.to_owned()))
             .and_then(|container| act(intent, &container)),
@@ -122,7 +130,7 @@ fn act(intent: &Intent, container: &Container) -> Result<Report, RequestError> {
 #[cfg(test)]
 mod tests {
     use capsid_protocol::message::Shutdown;
-    use capsid_protocol::{Freeze, List, Readdress};
+    use capsid_protocol::{Freeze, List};
 
     use super::*;
 
@@ -132,7 +140,7 @@ mod tests {
             container: "c".into(),
             frozen: true,
         });
-        let Some(Report::Failed(failed)) = answer(&intent, |_| None) else {
+        let Some(Report::Failed(failed)) = answer(&intent, |_| None, |_| Ok(())) else {
             panic!("not failed");
         };
         assert_eq!((failed.request(), failed.stage()), (Request::Freeze, Stage::Spec));
@@ -149,7 +157,10 @@ mod tests {
             ..Default::default()
         }));
         let intent = Intent::List(List { container: "c".into() });
-        assert!(matches!(answer(&intent, |_| Some(container)), Some(Report::Failed(_))));
+        assert!(matches!(
+            answer(&intent, |_| Some(container), |_| Ok(())),
+            Some(Report::Failed(_))
+        ));
     }
 
     #[test]
@@ -162,7 +173,7 @@ mod tests {
             container: "c".into(),
             ..Default::default()
         });
-        let Some(Report::Failed(failed)) = answer(&intent, |_| Some(container)) else {
+        let Some(Report::Failed(failed)) = answer(&intent, |_| Some(container), |_| Ok(())) else {
             panic!("not failed");
         };
         assert_eq!((failed.request(), failed.stage()), (Request::Readdress, Stage::Spec));
@@ -170,6 +181,6 @@ mod tests {
 
     #[test]
     fn what_is_no_request_has_no_answer() {
-        assert_eq!(answer(&Intent::Shutdown(Shutdown {}), |_| None), None);
+        assert_eq!(answer(&Intent::Shutdown(Shutdown {}), |_| None, |_| Ok(())), None);
     }
 }

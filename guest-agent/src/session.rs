@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use capsid_protocol::message::agent_message::Kind as Report;
 use capsid_protocol::message::host_message::Kind as Intent;
-use capsid_protocol::spec::TerminalSize;
+use capsid_protocol::spec::{Network, TerminalSize};
 use capsid_protocol::{
     AgentMessage, ContainerSpec, FrameError, Hello, HostMessage, SESSION_PORT, STREAM_PORT, Signal, Stage, StreamHello,
     VERSION, read_frame, write_frame,
@@ -327,7 +327,8 @@ impl Session {
                 Some(Member::Container(container)) => Some(Arc::clone(container)),
                 _ => None,
             };
-            if let Some(report) = request::answer(&intent, find) {
+            let readdress = |network: &Network| self.ground.readdress_pod(network);
+            if let Some(report) = request::answer(&intent, find, readdress) {
                 self.report(report);
             }
         }

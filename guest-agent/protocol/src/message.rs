@@ -205,7 +205,7 @@ pub struct Update {
 /// has. The same again changes nothing. One that failed may be half done, and goes on when it is asked for again.
 #[derive(Clone, PartialEq, Message)]
 pub struct Readdress {
-    /// Container id. One that is no pod's must run.
+    /// Container id. One that is no pod's must run. Empty: the pod itself, if there is none yet when it is made.
     #[prost(string, tag = "1")]
     pub container: String,
     /// All that the device is to have; the length of its packets stays as it is.

@@ -11,7 +11,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::Netlink;
-use super::setting::Setting;
+use super::setting::{Setting, Way};
 use super::{NAME, NetworkError};
 
 /// Tells the agent's routes to single addresses from those that a container makes (`ip route` says `boot`).
@@ -96,19 +96,20 @@ impl Interface {
             && header.table == RouteHeader::RT_TABLE_MAIN
             && header.kind == RouteType::Unicast
             && attributes.contains(&RouteAttribute::Oif(self.index));
-        let (mut destination, mut gateway) = (None, None);
+        let (mut destination, mut gateway, mut source) = (None, None, None);
         for attribute in &attributes {
             match attribute {
                 RouteAttribute::Destination(address) => destination = Some(ip(address)?),
                 RouteAttribute::Gateway(address) => gateway = Some(ip(address)?),
+                RouteAttribute::PrefSource(address) => source = Some(ip(address)?),
                 _ => {}
             }
         }
         let is_agents =
             |address| header.protocol == HOST_ROUTES && header.destination_prefix_length == host_bits(address);
         match (destination, gateway) {
-            (None, Some(gateway)) if is_own => Some(Setting::Default(gateway)),
-            (Some(address), None) if is_own && is_agents(address) => Some(Setting::Neighbour(address)),
+            (None, Some(by)) if is_own => Some(Setting::Default(Way { by, source })),
+            (Some(by), None) if is_own && is_agents(by) => Some(Setting::Neighbour(Way { by, source })),
             _ => None,
         }
     }
@@ -119,8 +120,8 @@ impl Interface {
             Setting::Address { address, prefix_bits } => {
                 RouteNetlinkMessage::NewAddress(self.address(address, prefix_bits))
             }
-            Setting::Neighbour(address) => RouteNetlinkMessage::NewRoute(self.host_route(address)),
-            Setting::Default(gateway) => RouteNetlinkMessage::NewRoute(self.default_route(gateway)),
+            Setting::Neighbour(way) => RouteNetlinkMessage::NewRoute(self.host_route(way)),
+            Setting::Default(way) => RouteNetlinkMessage::NewRoute(self.default_route(way)),
         };
         self.kernel
             .ask(&format!("set {setting}"), request, NLM_F_CREATE | NLM_F_REPLACE)
@@ -131,9 +132,9 @@ impl Interface {
             Setting::Address { address, prefix_bits } => {
                 RouteNetlinkMessage::DelAddress(self.address(address, prefix_bits))
             }
-            Setting::Neighbour(address) => RouteNetlinkMessage::DelRoute(self.host_route(address)),
-            Setting::Default(gateway) => {
-                let mut route = self.default_route(gateway);
+            Setting::Neighbour(way) => RouteNetlinkMessage::DelRoute(self.host_route(way)),
+            Setting::Default(way) => {
+                let mut route = self.default_route(way);
                 // Whoever made it.
                 route.header.protocol = RouteProtocol::Unspec;
                 RouteNetlinkMessage::DelRoute(route)
@@ -164,24 +165,24 @@ impl Interface {
         message
     }
 
-    fn host_route(&self, address: IpAddr) -> RouteMessage {
-        let mut message = self.route(address, HOST_ROUTES, RouteScope::Link);
-        message.header.destination_prefix_length = host_bits(address);
-        message.attributes.push(RouteAttribute::Destination(address.into()));
+    fn host_route(&self, way: Way) -> RouteMessage {
+        let mut message = self.route(way, HOST_ROUTES, RouteScope::Link);
+        message.header.destination_prefix_length = host_bits(way.by);
+        message.attributes.push(RouteAttribute::Destination(way.by.into()));
         message
     }
 
-    fn default_route(&self, gateway: IpAddr) -> RouteMessage {
-        let mut message = self.route(gateway, RouteProtocol::Boot, RouteScope::Universe);
-        message.attributes.push(RouteAttribute::Gateway(gateway.into()));
+    fn default_route(&self, way: Way) -> RouteMessage {
+        let mut message = self.route(way, RouteProtocol::Boot, RouteScope::Universe);
+        message.attributes.push(RouteAttribute::Gateway(way.by.into()));
         message
     }
 
-    /// A route out of the device, of the kind of `address`.
-    fn route(&self, address: IpAddr, protocol: RouteProtocol, scope: RouteScope) -> RouteMessage {
+    /// A route out of the device.
+    fn route(&self, way: Way, protocol: RouteProtocol, scope: RouteScope) -> RouteMessage {
         let mut message = RouteMessage::default();
         message.header = RouteHeader {
-            address_family: family(address),
+            address_family: family(way.by),
             table: RouteHeader::RT_TABLE_MAIN,
             protocol,
             scope,
@@ -189,6 +190,9 @@ impl Interface {
             ..RouteHeader::default()
         };
         message.attributes.push(RouteAttribute::Oif(self.index));
+        if let Some(source) = way.source {
+            message.attributes.push(RouteAttribute::PrefSource(source.into()));
+        }
         message
     }
 }

@@ -15,9 +15,18 @@ pub(super) enum Setting {
     /// An address, and the length of its link's prefix.
     Address { address: IpAddr, prefix_bits: u8 },
     /// The way to an address on the link, whatever the prefixes are.
-    Neighbour(IpAddr),
+    Neighbour(Way),
     /// The way to everywhere, by a gateway.
-    Default(IpAddr),
+    Default(Way),
+}
+
+/// A way out of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Way {
+    /// The neighbour that it leads to, or by.
+    pub(super) by: IpAddr,
+    /// The address that packets have which take it: of several, only one is known to who answers there.
+    pub(super) source: Option<IpAddr>,
 }
 
 /// As an error says it.
@@ -25,8 +34,8 @@ impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address { address, prefix_bits } => write!(f, "the network address {address}/{prefix_bits}"),
-            Self::Neighbour(address) => write!(f, "the route to {address}"),
-            Self::Default(gateway) => write!(f, "the default route by {gateway}"),
+            Self::Neighbour(way) => write!(f, "the route to {}", way.by),
+            Self::Default(way) => write!(f, "the default route by {}", way.by),
         }
     }
 }
@@ -43,11 +52,17 @@ pub(super) fn wanted(network: &Network) -> Result<Vec<Setting>, NetworkError> {
         .iter()
         .map(|&(address, prefix_bits, _)| Setting::Address { address, prefix_bits });
     // Without an address of its kind nothing can be asked of it.
-    let has_kind_of = |other: &IpAddr| addresses.iter().any(|(own, ..)| own.is_ipv4() == other.is_ipv4());
-    let neighbours = resolvers.into_iter().filter(has_kind_of).map(Setting::Neighbour);
-    let gateway = |is_kind: fn(&IpAddr) -> bool| addresses.iter().filter_map(|&(.., gateway)| gateway).find(is_kind);
-    let gateways = [gateway(IpAddr::is_ipv4), gateway(IpAddr::is_ipv6)];
-    let defaults = gateways.into_iter().flatten().map(Setting::Default);
+    let first_like = |other: IpAddr| addresses.iter().find(|(own, ..)| own.is_ipv4() == other.is_ipv4());
+    let neighbours = resolvers.into_iter().filter_map(|by| {
+        let source = Some(first_like(by)?.0);
+        Some(Setting::Neighbour(Way { by, source }))
+    });
+    let by_gateway = |is_v4: bool| {
+        let mut ways = addresses.iter().filter_map(|&(own, _, gateway)| Some((own, gateway?)));
+        let (own, by) = ways.find(|(own, _)| own.is_ipv4() == is_v4)?;
+        Some(Setting::Default(Way { by, source: Some(own) }))
+    };
+    let defaults = [by_gateway(true), by_gateway(false)].into_iter().flatten();
     let mut seen = BTreeSet::new();
     let all = own.chain(neighbours).chain(defaults);
     Ok(all.filter(|setting| seen.insert(*setting)).collect())
@@ -163,6 +178,19 @@ mod tests {
             "the network address 10.89.0.2/24\nthe route to 169.254.7.7"
         );
         assert!(!speaks_v6(&only_v4));
+        let addresses = vec![address("10.89.0.2", 24, ""), address("10.90.0.2", 24, "10.90.0.1")];
+        let two = wanted(&network(addresses, &["169.254.7.7"])).unwrap();
+        let way = |by: &str, source: &str| Way {
+            by: by.parse().unwrap(),
+            source: Some(source.parse().unwrap()),
+        };
+        assert_eq!(
+            two[2..],
+            [
+                Setting::Neighbour(way("169.254.7.7", "10.89.0.2")),
+                Setting::Default(way("10.90.0.1", "10.90.0.2"))
+            ]
+        );
         assert_eq!(wanted(&network(Vec::new(), &["169.254.7.7"])).unwrap(), []);
     }
 
@@ -172,8 +200,12 @@ mod tests {
             address: own.parse().unwrap(),
             prefix_bits,
         };
-        let default = |gateway: &str| Setting::Default(gateway.parse().unwrap());
-        let resolver = |resolver: &str| Setting::Neighbour(resolver.parse().unwrap());
+        let way = |by: &str| Way {
+            by: by.parse().unwrap(),
+            source: None,
+        };
+        let default = |gateway: &str| Setting::Default(way(gateway));
+        let resolver = |resolver: &str| Setting::Neighbour(way(resolver));
         let present = [
             own("10.89.0.2", 24),
             own("10.90.0.2", 24),
