@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::num::NonZeroU64;
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::egress::Egress;
@@ -81,32 +80,18 @@ pub struct ShareConfig {
 pub struct NetConfig {
     /// The guest's hardware address; no frame leaves with another.
     pub mac: [u8; 6],
-    /// The guest's network addresses; no packet leaves with another.
+    /// Those of the guest's network addresses that the uplink is open to; no packet leaves by it with another.
     pub addresses: Vec<IpAddr>,
     /// Where the guest may go to through the uplink.
     pub egress: Egress,
     /// A connected UNIX stream socket; the other end is what carries frames, each after its length (passt). Without it
-    /// nothing leads further than the segment.
+    /// nothing leads further than segments.
     pub uplink_fd: Option<FdNumber>,
-    /// The network of pods that the guest is on, if it is on one.
-    #[serde(default)]
-    pub segment: Option<SegmentConfig>,
+    /// Where the supervisor connects the guest to networks of pods and disconnects it: see [`crate::segments`].
+    pub control_fd: FdNumber,
     /// Most bytes of frames a second, each way; all that come without it.
     #[serde(default)]
     pub bytes_per_second: Option<NonZeroU64>,
-}
-
-/// A network of pods: a link on which every member may speak to every other.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SegmentConfig {
-    /// The addresses of the link: of IPv4, IPv6, or both. None of them is spoken to through the uplink.
-    pub networks: Vec<IpNet>,
-    /// Those of them that are the uplink's: its own, and the resolver's.
-    pub gateways: Vec<IpAddr>,
-    /// A connected UNIX stream socket; the other end is the network's switch, which takes and gives frames, each after its
-    /// length. What it gives back of the guest's are questions for names that no member has.
-    pub socket_fd: FdNumber,
 }
 
 /// The link between the machines of one network: see [`crate::switch`].
@@ -254,8 +239,7 @@ pub enum ConfigError {
 impl NetConfig {
     /// Numbers of all fds that the device is given.
     fn fds(&self) -> impl Iterator<Item = FdNumber> {
-        let segment_fd = self.segment.iter().map(|segment| segment.socket_fd);
-        self.uplink_fd.into_iter().chain(segment_fd)
+        self.uplink_fd.into_iter().chain([self.control_fd])
     }
 }
 
@@ -343,11 +327,7 @@ mod tests {
                 addresses: Vec::new(),
                 egress: Egress::default(),
                 uplink_fd: Some(12),
-                segment: Some(SegmentConfig {
-                    networks: Vec::new(),
-                    gateways: Vec::new(),
-                    socket_fd: 13,
-                }),
+                control_fd: 13,
                 bytes_per_second: None,
             }),
             vsock: VsockConfig {

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use crate::config::{FdNumber, NetConfig};
 use crate::sys;
-use crate::virtio::net::{Segment, Sockets};
+use crate::virtio::net::Sockets;
 
 /// Why an inherited fd cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -61,16 +61,10 @@ impl Inherited {
 
     /// Takes the sockets of a network device.
     pub(crate) fn take_sockets(&mut self, config: &NetConfig) -> Result<Sockets, InheritedError> {
-        let uplink = config.uplink_fd.map(|fd| self.take(fd)).transpose()?;
-        let Some(config) = &config.segment else {
-            return Ok(Sockets { uplink, segment: None });
-        };
-        let segment = Segment {
-            networks: config.networks.clone(),
-            gateways: config.gateways.clone(),
-        };
-        let segment = Some((segment, self.take(config.socket_fd)?));
-        Ok(Sockets { uplink, segment })
+        Ok(Sockets {
+            uplink: config.uplink_fd.map(|fd| self.take(fd)).transpose()?,
+            control: self.take(config.control_fd)?,
+        })
     }
 }
 

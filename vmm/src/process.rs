@@ -11,6 +11,7 @@ use crate::config::{Config, FdNumber, MachineConfig, VhostUserConfig};
 use crate::inherited::{Inherited, InheritedError};
 use crate::limits::{BAY_FDS_MAX, CONFIG_BYTES};
 use crate::machine::{BuildError, Machine};
+use crate::segments::SEGMENTS_MAX;
 use crate::status::{MachineExit, Status};
 use crate::switch::{self, SwitchError};
 use crate::sys;
@@ -178,7 +179,7 @@ fn machine_jail(config: &MachineConfig) -> Jail {
     let rlimits = vec![
         Rlimit {
             resource: Resource::RLIMIT_NOFILE,
-            most: FDS_MAX + if config.bay.is_some() { BAY_FDS_MAX } else { 0 },
+            most: FDS_MAX + SEGMENTS_MAX as u64 + if config.bay.is_some() { BAY_FDS_MAX } else { 0 },
         },
         Rlimit {
             resource: Resource::RLIMIT_NPROC,

@@ -8,9 +8,8 @@ use std::process::{ExitStatus, Stdio};
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::net::UnixDatagram;
 use tokio::process::Child;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::process::{HandedFiles, StartError, collect_complaints, ended, spawn};
@@ -37,8 +36,8 @@ enum Life {
         child: Child,
         complaints: JoinHandle<String>,
     },
-    /// It serves other machines as well, and this one for as long as both keep the socket open.
-    Shared(UnixDatagram),
+    /// Somebody else watches several, which come and go, and says which one ended.
+    Told(mpsc::UnboundedReceiver<String>),
 }
 
 impl Helper {
@@ -58,11 +57,11 @@ impl Helper {
         })
     }
 
-    /// One that serves other machines as well, connected to `socket`.
-    pub(crate) fn shared(name: &str, socket: UnixDatagram) -> Self {
+    /// Any of several that others watch; the name of one that ended comes by `ended`.
+    pub(crate) fn told(ended: mpsc::UnboundedReceiver<String>) -> Self {
         Self {
-            name: name.into(),
-            life: Life::Shared(socket),
+            name: String::new(),
+            life: Life::Told(ended),
         }
     }
 
@@ -73,19 +72,19 @@ impl Helper {
                 let status = child.wait().await;
                 child_end(&self.name, status, complaints).await
             }
-            Life::Shared(socket) => {
-                // Nothing is said on it.
-                let _ = socket.recv(&mut [0]).await;
-                MachineEnd {
-                    reason: format!("{} ended", self.name),
+            Life::Told(ended) => match ended.recv().await {
+                Some(name) => MachineEnd {
+                    reason: format!("{name} ended"),
                     killed: true,
                     console: String::new(),
-                }
-            }
+                },
+                // Nobody watches any more: the machine is about to end.
+                None => std::future::pending().await,
+            },
         }
     }
 
-    /// Ends it, or its service for this machine.
+    /// Ends it, if it is ours.
     async fn stop(self) {
         if let Life::Child { mut child, .. } = self.life {
             // Failing to kill means that it has ended.

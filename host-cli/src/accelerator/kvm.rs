@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
 use capsid_vmm::config::{
-    BayConfig, Config, DISKS_MAX, DiskConfig, MachineConfig, NetConfig, SegmentConfig, ShareConfig, VsockConfig,
+    BayConfig, Config, DISKS_MAX, DiskConfig, MachineConfig, NetConfig, ShareConfig, VsockConfig,
 };
 use capsid_vmm::{MachineExit, Status};
 use rustix::fs::MemfdFlags;
@@ -119,11 +119,7 @@ pub(super) fn net_config(nic: Nic, files: &mut HandedFiles) -> NetConfig {
         addresses: nic.addresses,
         egress: nic.egress,
         uplink_fd: nic.uplink.map(|socket| files.add(socket)),
-        segment: nic.segment.map(|segment| SegmentConfig {
-            networks: segment.networks,
-            gateways: segment.gateways,
-            socket_fd: files.add(segment.socket),
-        }),
+        control_fd: files.add(nic.control),
         bytes_per_second: nic.bytes_per_second,
     }
 }

@@ -1,6 +1,7 @@
 //! How guest instructions run. One trait, two implementors, the same kernel, initramfs, disks, agent and sockets
 //! for both: [`kvm`] is our own VMM, [`emulate`] is QEMU's TCG with our devices served to it over vhost-user.
 
+mod device_socket;
 mod emulate;
 mod file_server;
 mod frequency;
@@ -15,7 +16,6 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use capsid_vmm::egress::Egress;
-use ipnet::IpNet;
 use tokio::sync::oneshot;
 
 use crate::cli::AccelChoice;
@@ -23,6 +23,7 @@ use crate::parts::PartError;
 use crate::plan::MachineSize;
 use crate::probe::{self, KvmVerdict};
 
+pub(crate) use device_socket::{DeviceError, DeviceSocket, watched};
 pub(crate) use emulate::Emulate;
 pub(crate) use file_server::{Share, serve_files};
 pub(crate) use helper::{Helper, guard};
@@ -43,26 +44,15 @@ pub(crate) struct Disk {
 #[derive(Debug)]
 pub(crate) struct Nic {
     pub mac: [u8; 6],
-    /// The guest's.
+    /// Those of the guest's that the uplink is for.
     pub addresses: Vec<IpAddr>,
     pub egress: Egress,
     /// Connected to what carries its frames everywhere, each after its length.
     pub uplink: Option<OwnedFd>,
-    /// The network of pods that it is on.
-    pub segment: Option<Segment>,
+    /// The machine's end of the socket on which it is connected to networks of pods.
+    pub control: OwnedFd,
     /// Most bytes of frames a second, each way.
     pub bytes_per_second: Option<NonZeroU64>,
-}
-
-/// A network of pods, as a machine's network device knows it.
-#[derive(Debug)]
-pub(crate) struct Segment {
-    /// Addresses of its link.
-    pub networks: Vec<IpNet>,
-    /// Those of them that are the uplink's: its own, and the resolver's.
-    pub gateways: Vec<IpAddr>,
-    /// Connected to its switch, which takes and gives frames, each after its length.
-    pub socket: OwnedFd,
 }
 
 /// Everything a machine is made of, already open.

@@ -1,4 +1,4 @@
-//! A pod's place on its network, complete: what was asked for, and the user's network that it is on, if any.
+//! A pod's place on its networks, complete: what was asked for, and the user's networks that it is on.
 
 use crate::state::{Container, Joined, Network, NetworkConfig, Pod, State, StateError};
 
@@ -54,10 +54,9 @@ impl<'a> Endpoint<'a> {
         self.networks.iter().zip(self.joined())
     }
 
-    /// Names that others on the user's network find it by.
-    pub(crate) fn dns_names(&self) -> Vec<String> {
-        self.joined()
-            .first()
-            .map_or_else(Vec::new, |joined| joined.dns_names(self.name, self.id, self.hostname))
+    /// Names that others on a user's network find it by, in lower case.
+    pub(super) fn dns_names(&self, joined: &Joined) -> Vec<String> {
+        let names = joined.dns_names(self.name, self.id, self.hostname);
+        names.iter().map(|name| name.to_ascii_lowercase()).collect()
     }
 }

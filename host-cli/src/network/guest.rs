@@ -1,4 +1,4 @@
-//! What a guest is told of its network.
+//! What a guest is told of its networks.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -8,14 +8,15 @@ use capsid_protocol::spec::{Address, Network};
 use ipnet::IpNet;
 
 use super::host::Host;
-use super::{GATEWAY_V4, GATEWAY_V6, GUEST_V4, GUEST_V6, MTU, PREFIX_V4, PREFIX_V6};
+use super::{Endpoint, GATEWAY_V4, GATEWAY_V6, GUEST_V4, GUEST_V6, Lead, MTU, PREFIX_V4, PREFIX_V6};
 use crate::state::{Joined, Network as UserNetwork, NetworkConfig, Subnet};
 
-/// It: one or two addresses, and where names are asked for.
+/// It: its addresses, and where names are asked for.
 #[derive(Debug, Clone)]
 pub(crate) struct GuestNetwork {
     links: Vec<Link>,
-    /// Where the guest asks for names: the gateway, which passes it on.
+    /// Where the guest asks for names, whatever networks it is on: of the link, but no gateway of a user's network, so that
+    /// it stays when a network goes.
     resolver: IpAddr,
     search: Vec<String>,
     options: Vec<String>,
@@ -53,57 +54,46 @@ impl Link {
 }
 
 impl GuestNetwork {
-    /// An address of each kind that leads anywhere on this host; one of IPv4 when none does.
-    pub(super) fn new(host: &Host, config: &NetworkConfig) -> Self {
-        let mut links = Vec::new();
-        if host.has_v4 || !host.has_v6 {
-            links.push(OWN_V4);
-        }
-        if host.has_v6 {
-            links.push(OWN_V6);
-        }
-        let gateway = links.first().and_then(|link| link.gateway);
-        Self::with(links, gateway, config)
-    }
-
-    /// An address of each subnet of a user's network.
-    pub(crate) fn on(network: &UserNetwork, joined: &Joined, config: &NetworkConfig) -> Self {
-        let subnets = &network.config.subnets;
-        let link = |(subnet, address): (&Subnet, &IpAddr)| Link {
-            address: *address,
-            prefix_bits: subnet.network.prefix_len(),
-            gateway: (!network.config.internal).then_some(subnet.gateway),
+    /// An address of each kind on each network, those first by which its lead is; only they lead further, where this
+    /// host has a way of that kind itself.
+    pub(super) fn of(endpoint: &Endpoint<'_>, config: &NetworkConfig, lead: &Lead, host: &Host) -> Self {
+        let leads = |address: IpAddr| match address {
+            IpAddr::V4(_) => host.has_v4 || !host.has_v6,
+            IpAddr::V6(_) => host.has_v6,
         };
-        let links = subnets.iter().zip(&joined.addresses).map(link).collect();
-        Self::with(links, subnets.first().map(|subnet| subnet.gateway), config)
-    }
-
-    /// The same without the ways that this host does not have itself: programs would wait for answers.
-    pub(super) fn that_leads_where(mut self, host: &Host) -> Self {
-        for link in &mut self.links {
-            let leads = if link.address.is_ipv4() {
-                host.has_v4 || !host.has_v6
-            } else {
-                host.has_v6
-            };
-            link.gateway = link.gateway.filter(|_| leads);
+        let mut links = Vec::new();
+        if *lead == Lead::Own {
+            links.extend([OWN_V4, OWN_V6].into_iter().filter(|link| leads(link.address)));
         }
-        // The network's switch answers at every gateway, but only this one passes on what it does not know.
-        let leading = self.gateways().next();
-        self.resolver = leading.unwrap_or(self.resolver);
-        self
-    }
-
-    fn with(links: Vec<Link>, resolver: Option<IpAddr>, config: &NetworkConfig) -> Self {
+        let (by, beside): (Vec<_>, Vec<_>) = endpoint.places().partition(|(network, _)| lead.is_by(&network.id));
+        links.extend(
+            by.into_iter()
+                .flat_map(|(network, joined)| links_on(network, joined, leads)),
+        );
+        links.extend(
+            beside
+                .into_iter()
+                .flat_map(|(network, joined)| links_on(network, joined, |_| false)),
+        );
+        let leading = links.iter().find(|link| link.gateway.is_some());
+        let resolver = match leading.or(links.first()).map(|link| link.address) {
+            Some(IpAddr::V6(_)) => IpAddr::V6(GATEWAY_V6),
+            _ => IpAddr::V4(GATEWAY_V4),
+        };
         Self {
             links,
-            resolver: resolver.unwrap_or(IpAddr::V4(GATEWAY_V4)),
+            resolver,
             search: config.dns_search.clone(),
             options: config.dns_options.clone(),
         }
     }
 
-    /// One of each kind that it has, IPv4 first.
+    /// The same, whose names are asked for there.
+    pub(super) fn asking(self, resolver: IpAddr) -> Self {
+        Self { resolver, ..self }
+    }
+
+    /// All of them.
     pub(crate) fn links(&self) -> &[Link] {
         &self.links
     }
@@ -120,8 +110,8 @@ impl GuestNetwork {
         self.resolver
     }
 
-    /// Tells a container of it: its interface, and the lines that docker writes into its files.
-    pub(crate) fn furnish(&self, spec: &mut ContainerSpec) {
+    /// Its interface, as the agent is told of it.
+    pub(crate) fn interface(&self) -> Network {
         let bytes = |address: IpAddr| match address {
             IpAddr::V4(address) => address.octets().to_vec(),
             IpAddr::V6(address) => address.octets().to_vec(),
@@ -131,11 +121,16 @@ impl GuestNetwork {
             prefix_bits: u32::from(link.prefix_bits),
             gateway: link.gateway.map(bytes).unwrap_or_default(),
         };
-        spec.network = Some(Network {
+        Network {
             addresses: self.links.iter().map(address).collect(),
             mtu: MTU,
-            resolvers: Vec::new(),
-        });
+            resolvers: vec![bytes(self.resolver)],
+        }
+    }
+
+    /// Tells a container of it: its interface, and the lines that docker writes into its files.
+    pub(crate) fn furnish(&self, spec: &mut ContainerSpec) {
+        spec.network = Some(self.interface());
         for file in &mut spec.files {
             match file.path.as_str() {
                 "/etc/hosts" => file.content.extend(self.hosts(&spec.hostname).into_bytes()),
@@ -163,62 +158,134 @@ impl GuestNetwork {
     }
 }
 
+/// An address of each subnet of a user's network.
+fn links_on(network: &UserNetwork, joined: &Joined, leads: impl Fn(IpAddr) -> bool) -> Vec<Link> {
+    let link = |(subnet, address): (&Subnet, &IpAddr)| Link {
+        address: *address,
+        prefix_bits: subnet.network.prefix_len(),
+        gateway: leads(*address).then_some(subnet.gateway),
+    };
+    network.config.subnets.iter().zip(&joined.addresses).map(link).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::state::NetworkSpec;
 
-    #[test]
-    fn an_internal_network_leads_nowhere_but_answers_names() {
-        let subnet = |network: &str, gateway: &str| Subnet {
+    const HOST: Host = Host {
+        addresses: Vec::new(),
+        has_v4: true,
+        has_v6: false,
+    };
+
+    fn network(id: &str, subnets: &[(&str, &str)], internal: bool) -> UserNetwork {
+        let subnet = |(network, gateway): &(&str, &str)| Subnet {
             network: network.parse().unwrap(),
             gateway: gateway.parse().unwrap(),
         };
-        let mut network = UserNetwork {
-            id: String::new(),
-            name: "mine".into(),
+        UserNetwork {
+            id: id.into(),
+            name: id.into(),
             created_ns: 0,
             config: NetworkSpec {
-                subnets: vec![subnet("10.89.0.0/24", "10.89.0.1"), subnet("fd12::/64", "fd12::1")],
-                internal: false,
+                subnets: subnets.iter().map(subnet).collect(),
+                internal,
                 labels: Vec::new(),
             },
-        };
-        let joined = Joined {
-            network: String::new(),
-            name: "mine".into(),
-            addresses: vec!["10.89.0.2".parse().unwrap(), "fd12::2".parse().unwrap()],
+        }
+    }
+
+    fn joined(id: &str, addresses: &[&str]) -> Joined {
+        Joined {
+            network: id.into(),
+            name: id.into(),
+            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
             aliases: Vec::new(),
-        };
-        let config = NetworkConfig {
+        }
+    }
+
+    fn config(own_link: bool, joined: Vec<Joined>) -> NetworkConfig {
+        NetworkConfig {
             mac: [2, 0, 0, 0, 0, 1],
             ports: Vec::new(),
             egress: Vec::new(),
             dns: Vec::new(),
             dns_search: vec!["a.example".into()],
             dns_options: Vec::new(),
-            own_link: false,
-            joined: Vec::new(),
+            own_link,
+            joined,
             bytes_per_second: None,
+        }
+    }
+
+    /// Of a pod on these networks.
+    fn made(config: &NetworkConfig, networks: Vec<UserNetwork>) -> (Lead, GuestNetwork) {
+        let endpoint = Endpoint {
+            id: "1",
+            name: "web",
+            hostname: "web",
+            config: Some(config),
+            networks,
         };
-        let made = |network: &UserNetwork| GuestNetwork::on(network, &joined, &config);
-        let gateways = |network: &UserNetwork| made(network).links.iter().map(|link| link.gateway).collect::<Vec<_>>();
-        assert_eq!(made(&network).links[0].prefix_bits, 24);
-        assert_eq!(
-            gateways(&network),
-            network
-                .config
-                .subnets
-                .iter()
-                .map(|s| Some(s.gateway))
-                .collect::<Vec<_>>()
-        );
-        assert_eq!(made(&network).hosts("web"), "10.89.0.2\tweb\nfd12::2\tweb\n");
-        network.config.internal = true;
-        assert_eq!(gateways(&network), [None, None]);
-        assert_eq!(made(&network).resolv_conf(), "nameserver 10.89.0.1\nsearch a.example\n");
+        let lead = Lead::of(&endpoint, config);
+        let guest = GuestNetwork::of(&endpoint, config, &lead, &HOST);
+        (lead, guest)
+    }
+
+    #[test]
+    fn an_internal_network_leads_nowhere_but_names_are_asked_for() {
+        let config = config(false, vec![joined("mine", &["10.89.0.2", "fd12::2"])]);
+        let subnets = [("10.89.0.0/24", "10.89.0.1"), ("fd12::/64", "fd12::1")];
+        let (lead, guest) = made(&config, vec![network("mine", &subnets, false)]);
+        assert_eq!(lead, Lead::Network("mine".into()));
+        // The host has no IPv6.
+        let gateways: Vec<_> = guest.links().iter().map(|link| link.gateway).collect();
+        assert_eq!(gateways, [Some("10.89.0.1".parse().unwrap()), None]);
+        assert_eq!(guest.links()[0].prefix_bits, 24);
+        assert_eq!(guest.hosts("web"), "10.89.0.2\tweb\nfd12::2\tweb\n");
+        let (lead, guest) = made(&config, vec![network("mine", &subnets, true)]);
+        assert_eq!((lead, guest.gateways().count()), (Lead::Nowhere, 0));
+        assert_eq!(guest.resolv_conf(), "nameserver 100.96.0.1\nsearch a.example\n");
         let mut spec = ContainerSpec::default();
-        made(&network).furnish(&mut spec);
-        assert!(spec.network.unwrap().addresses[0].gateway.is_empty());
+        guest.furnish(&mut spec);
+        let interface = spec.network.unwrap();
+        assert!(interface.addresses[0].gateway.is_empty());
+        assert_eq!(interface.resolvers, [[100, 96, 0, 1]]);
+    }
+
+    #[test]
+    fn the_first_network_that_leads_out_comes_first() {
+        let two = || {
+            vec![
+                network("back", &[("10.90.0.0/24", "10.90.0.1")], true),
+                network("front", &[("10.89.0.0/24", "10.89.0.1")], false),
+            ]
+        };
+        let places = || vec![joined("back", &["10.90.0.2"]), joined("front", &["10.89.0.2"])];
+        let (lead, guest) = made(&config(false, places()), two());
+        assert!(lead.is_by("front"));
+        let addresses = |guest: &GuestNetwork| {
+            guest
+                .links()
+                .iter()
+                .map(|link| link.address.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(addresses(&guest), ["10.89.0.2", "10.90.0.2"]);
+        let (lead, guest) = made(&config(true, places()), two());
+        assert_eq!(lead, Lead::Own);
+        assert_eq!(addresses(&guest), ["100.96.0.2", "10.90.0.2", "10.89.0.2"]);
+        assert_eq!(guest.gateways().count(), 1);
+        let (lead, guest) = made(&config(false, Vec::new()), Vec::new());
+        assert_eq!((lead, guest.links().len()), (Lead::Nowhere, 0));
+        assert_eq!(guest.resolver(), IpAddr::V4(GATEWAY_V4));
+    }
+
+    #[test]
+    fn names_of_a_network_of_ipv6_are_asked_for_over_ipv6() {
+        let config = config(false, vec![joined("mine", &["fd12::2"])]);
+        let (_, guest) = made(&config, vec![network("mine", &[("fd12::/64", "fd12::1")], false)]);
+        assert_eq!(guest.resolver(), IpAddr::V6(GATEWAY_V6));
     }
 }

@@ -4,34 +4,41 @@
 //! ```text
 //!  guest eth0 ─► network device: whose, where to ─┬► socket ─► passt ─► sockets of this user's
 //!                                                 │              ▲ published ports
-//!                                                 └► socket ─► switch of the user's network ─► other pods
+//!                                                 └► sockets ─► switches of the user's networks ─► other pods
 //! ```
 //!
-//! Every pod that is on no network of the user's has one of its own with the same addresses: no other is on its link. On
-//! a user's network each pod has a passt of its own behind the same gateway, and all have the network's switch.
+//! A pod that is on no network of the user's has a link of its own with the same addresses as every other such pod: nobody
+//! else is on it. On users' networks each pod has a passt of its own behind the gateway of the first one that leads out,
+//! and all have the networks' switches. Which networks those are may change while the pod runs: see [`wiring`].
 
 mod endpoint;
 mod guest;
 mod host;
+mod lead;
 mod passt;
 mod ports;
 mod switch;
+mod wiring;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::rc::Rc;
 
 use capsid_vmm::egress::Egress;
-use capsid_vmm::switch::membership::Join;
+use capsid_vmm::segments::SEGMENTS_MAX;
 use ipnet::IpNet;
+use tokio::sync::mpsc;
 
-use crate::accelerator::{Helper, Nic, Segment, StartError};
+use crate::accelerator::{DeviceSocket, Helper, Nic, StartError};
 use crate::parts::PartError;
-use crate::state::{Network, NetworkConfig};
+use crate::state::NetworkConfig;
 
 pub(crate) use endpoint::Endpoint;
 pub(crate) use guest::{GuestNetwork, Link};
+use lead::Lead;
 pub(crate) use ports::choose as choose_ports;
 pub(crate) use switch::forget;
+pub(crate) use wiring::{Wiring, WiringError};
 
 /// The guest's address, and the link that it has with the other end. Of the space between providers and their customers
 /// (RFC 6598), where hardly anybody's servers are.
@@ -60,6 +67,8 @@ pub(crate) enum NetworkError {
     Socket(#[source] std::io::Error),
     #[error("cannot start the network's helper")]
     Start(#[from] StartError),
+    #[error("cannot join network {0}: a pod is on {SEGMENTS_MAX} networks at most")]
+    TooMany(String),
     #[error("cannot join network {name}")]
     Join {
         name: String,
@@ -75,34 +84,29 @@ pub(crate) struct Attached {
     pub nic: Nic,
     /// The machine ends when one of them does.
     pub helpers: Vec<Helper>,
-    /// What the agent is told.
-    pub guest: GuestNetwork,
+    /// What it is connected to.
+    pub wiring: Rc<Wiring>,
 }
 
 /// Makes the network of a machine that starts now; `config` is the endpoint's.
 pub(crate) fn attach(endpoint: &Endpoint<'_>, config: &NetworkConfig, run: &Path) -> Result<Attached, NetworkError> {
     let host = host::Host::look().map_err(NetworkError::Host)?;
     ports::check(&config.ports)?;
-    let guest = match (endpoint.networks.first(), config.joined.first()) {
-        (Some(network), Some(joined)) => GuestNetwork::on(network, joined, config).that_leads_where(&host),
-        _ => GuestNetwork::new(&host, config),
-    };
-    let mut helpers = Vec::new();
+    let lead = Lead::of(endpoint, config);
+    let guest = GuestNetwork::of(endpoint, config, &lead, &host);
+    let (ended, told) = mpsc::unbounded_channel();
+    let mut helpers = vec![Helper::told(told)];
     let mut uplink = None;
-    if endpoint.networks.first().is_none_or(|network| !network.config.internal) {
+    if lead != Lead::Nowhere {
         let (socket, helper) = passt::start(config, &host, &guest)?;
         uplink = Some(socket.into());
         helpers.push(helper);
     }
-    let mut segment = None;
-    if let Some(network) = endpoint.networks.first() {
-        let (joined, helper) = join(endpoint, network, config.mac, &guest, run)?;
-        segment = Some(joined);
-        helpers.push(helper);
-    }
+    let (device, control) = DeviceSocket::pair().map_err(NetworkError::Socket)?;
+    let leading = guest.links().iter().filter(|link| link.gateway.is_some());
     let nic = Nic {
         mac: config.mac,
-        addresses: guest.addresses().collect(),
+        addresses: leading.map(|link| link.address).collect(),
         egress: Egress {
             rules: config.egress.clone(),
             host: host.addresses,
@@ -110,42 +114,15 @@ pub(crate) fn attach(endpoint: &Endpoint<'_>, config: &NetworkConfig, run: &Path
             resolver: Some(guest.resolver()),
         },
         uplink,
-        segment,
+        control,
         bytes_per_second: config.bytes_per_second,
     };
-    Ok(Attached { nic, helpers, guest })
-}
-
-/// Puts a pod on a user's network.
-fn join(
-    endpoint: &Endpoint<'_>,
-    network: &Network,
-    mac: [u8; 6],
-    guest: &GuestNetwork,
-    run: &Path,
-) -> Result<(Segment, Helper), NetworkError> {
-    let gateways: Vec<IpAddr> = network.config.subnets.iter().map(|subnet| subnet.gateway).collect();
-    let wish = Join {
-        mac,
-        addresses: guest.addresses().collect(),
-        names: endpoint
-            .dns_names()
-            .iter()
-            .map(|name| name.to_ascii_lowercase())
-            .collect(),
-    };
-    let membership = switch::join(&switch::folder(run, &network.id), gateways.clone(), &wish);
-    let membership = membership.map_err(|source| NetworkError::Join {
-        name: network.name.clone(),
-        source,
-    })?;
-    let segment = Segment {
-        networks: network.config.subnets.iter().map(|subnet| subnet.network).collect(),
-        gateways,
-        socket: membership.frames.into(),
-    };
-    let helper = Helper::shared(&format!("the switch of network {}", network.name), membership.control);
-    Ok((segment, helper))
+    let wiring = Wiring::new(endpoint, config, (lead, guest), device, run, ended)?;
+    Ok(Attached {
+        nic,
+        helpers,
+        wiring: Rc::new(wiring),
+    })
 }
 
 /// The link that `inspect` shows of a pod that is on no network of the user's; what it has of IPv6 depends on the host.

@@ -54,8 +54,8 @@ fn arguments(config: &NetworkConfig, host: &Host, guest: &GuestNetwork, socket: 
             add("--netmask", link.prefix_bits.to_string());
         }
         add("--gateway", gateway.to_string());
-        add("--dns-forward", gateway.to_string());
     }
+    add("--dns-forward", guest.resolver().to_string());
     for resolver in &config.dns {
         add("--dns", resolver.to_string());
     }

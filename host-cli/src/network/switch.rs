@@ -13,7 +13,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::os::unix::net::{UnixDatagram as StdDatagram, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::UnixDatagram;
 
 use super::GATEWAY_MAC;
-use crate::accelerator::{HandedFiles, StartError, config_file, spawn_on_its_own};
+use crate::accelerator::{HandedFiles, StartError, config_file, spawn_on_its_own, watched};
 use crate::control::with_short_path;
 use crate::parts::{self, PartError};
 
@@ -114,7 +114,7 @@ fn join_once(folder: &Path, gateways: &[IpAddr], wish: &Join) -> Result<Membersh
     };
     let control = control.map_err(SwitchError::Connect)?;
     let (frames, its_frames) = UnixStream::pair().map_err(SwitchError::Connect)?;
-    let answer = membership::join(control.as_fd(), wish, its_frames.into());
+    let answer = membership::join(control.as_fd(), wish.clone(), its_frames.into());
     match answer.map_err(|source| silent(folder, source))? {
         Answer::Joined => Ok(Membership {
             frames,
@@ -222,11 +222,4 @@ fn listen(folder: &Path) -> io::Result<OwnedFd> {
     })?;
     rustix::net::listen(&listener, BACKLOG)?;
     Ok(listener)
-}
-
-/// The socket for tokio, whose datagrams are messages as well.
-fn watched(control: OwnedFd) -> io::Result<UnixDatagram> {
-    let control = StdDatagram::from(control);
-    control.set_nonblocking(true)?;
-    UnixDatagram::from_std(control)
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use capsid_vmm::segments::SEGMENTS_MAX;
 use rusqlite::{Row, params};
 
 use super::network::{DEFAULT_NETWORK, NetworkConfig};
@@ -101,6 +102,7 @@ impl State {
                 let mut joined = wanted.clone();
                 self.join(id, config.mac, &mut joined)?;
                 config.joined.push(joined);
+                check_count(&config)?;
             }
         }
         self.set_networks(&owner, &config)?;
@@ -136,6 +138,7 @@ impl State {
 
     /// Gives a pod that is being added its places on the user's networks that it is to be on.
     pub(super) fn join_all(&self, pod: &str, config: &mut NetworkConfig) -> Result<(), StateError> {
+        check_count(config)?;
         let mac = config.mac;
         let mut places = config.joined.iter_mut();
         places.try_for_each(|joined| self.join(pod, mac, joined))
@@ -166,6 +169,14 @@ impl State {
             params![network.id, pod, of_kind(true), of_kind(false)],
         )
     }
+}
+
+/// A machine's device has a place for each.
+fn check_count(config: &NetworkConfig) -> Result<(), StateError> {
+    if config.joined.len() > SEGMENTS_MAX {
+        return Err(StateError::TooManyNetworks);
+    }
+    Ok(())
 }
 
 /// An address of this subnet: the one that is wanted, or the lowest free one.

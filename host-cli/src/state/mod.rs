@@ -25,6 +25,7 @@ mod volume;
 use std::path::{Path, PathBuf};
 
 use capsid_image::{OpenDatabaseError, open_database};
+use capsid_vmm::segments::SEGMENTS_MAX;
 use ipnet::IpNet;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
@@ -182,6 +183,8 @@ pub(crate) enum StateError {
     AlreadyOnNetwork { name: String, network: String },
     #[error("{name} is not on network {network}: see its NetworkSettings in `inspect`")]
     NotOnNetwork { name: String, network: String },
+    #[error("a container or pod is on {SEGMENTS_MAX} networks at most")]
+    TooManyNetworks,
     #[error("{0} was made with --network none, so its machine has no network device: make it again without")]
     WithoutNetwork(String),
     #[error("container {container} has the networks of its pod: name the pod, {pod}")]

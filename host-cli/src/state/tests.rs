@@ -466,6 +466,23 @@ fn a_connection_that_is_not_possible_changes_nothing() {
 }
 
 #[test]
+fn there_are_places_for_so_many_networks_only() {
+    let data = tempfile::tempdir().unwrap();
+    let state = State::open(data.path()).unwrap();
+    add(&state, container("1", Some(plain(1)))).unwrap();
+    let connect = |number: usize| {
+        let (link, gateway) = (format!("10.{number}.0.0/24"), format!("10.{number}.0.1"));
+        let made = network(&state, &format!("{number:x}"), &[subnet(&link, &gateway)]);
+        state.connect(&"1".repeat(64), &Place::Users(Joined::anywhere(&made)))
+    };
+    for number in 0..SEGMENTS_MAX {
+        connect(number).unwrap();
+    }
+    let told = connect(SEGMENTS_MAX).unwrap_err().to_string();
+    assert_eq!(told, "a container or pod is on 16 networks at most");
+}
+
+#[test]
 fn a_whole_name_is_meant_before_an_ids_beginning() {
     let data = tempfile::tempdir().unwrap();
     let state = State::open(data.path()).unwrap();

@@ -4,27 +4,18 @@
 //! its last container, unless the guest says that it could not unmount it: then it stays until the machine ends, and a
 //! container that has it once more finds it there.
 
-use std::cell::{Cell, RefCell};
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixDatagram as StdDatagram;
-use std::time::Duration;
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use capsid_protocol::ContainerSpec;
 use capsid_protocol::spec::mount::Source;
 use capsid_protocol::spec::{Slot, slot_serial};
-use capsid_vmm::bay::{Change, DONE, FILES_MAX, SLOT_BYTES, SLOTS};
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use tokio::io::Interest;
-use tokio::net::UnixDatagram;
+use capsid_vmm::bay::{Change, FILES_MAX, SLOT_BYTES, SLOTS};
 use tokio::sync::Mutex;
-use tokio::time::timeout;
 
-use crate::accelerator::Disk;
+use crate::accelerator::{DeviceError, DeviceSocket, Disk};
 
-/// How long the machine may take to do what it is told: it does it at once, unless the host is very busy.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Files of a read-only disk are rounded up to this by the machine.
 const EXTENT_ALIGNMENT: u64 = 4096;
 
@@ -41,16 +32,8 @@ pub(crate) enum BayError {
     TooLarge(u64),
     #[error("cannot read the size of a disk's file")]
     Size(#[source] io::Error),
-    #[error("cannot speak to the machine")]
-    Speak(#[source] io::Error),
-    #[error("the machine does not answer")]
-    Silent,
-    #[error(
-        "the machine has not answered before, so that nobody knows which disks it has: stop the pod and start it again"
-    )]
-    Unknown,
-    #[error("the machine refuses the disk: it may have too many open files")]
-    Refused,
+    #[error(transparent)]
+    Device(#[from] DeviceError),
 }
 
 /// What a disk is, in this pod.
@@ -91,27 +74,20 @@ struct Occupied {
 /// The bay of a pod's machine.
 #[derive(Debug)]
 pub(crate) struct Bay {
-    /// A message socket, whatever its type here says: only its readiness is asked of that.
-    control: UnixDatagram,
+    control: DeviceSocket,
     occupied: RefCell<Vec<Occupied>>,
     /// One change at a time waits for its answer.
     changing: Mutex<()>,
-    /// An answer is owed: whatever came next would be taken for the answer to something else, and a container would be
-    /// given another one's disk.
-    is_unknown: Cell<bool>,
 }
 
 impl Bay {
-    /// An empty one; `control` is our end of its socket.
-    pub(crate) fn new(control: OwnedFd) -> io::Result<Self> {
-        let control = StdDatagram::from(control);
-        control.set_nonblocking(true)?;
-        Ok(Self {
-            control: UnixDatagram::from_std(control)?,
+    /// An empty one.
+    pub(crate) fn new(control: DeviceSocket) -> Self {
+        Self {
+            control,
             occupied: RefCell::default(),
             changing: Mutex::default(),
-            is_unknown: Cell::new(false),
-        })
+        }
     }
 
     /// Whether a disk is there: it need not, and mostly cannot, be opened again.
@@ -155,7 +131,7 @@ impl Bay {
             });
         }
         // Taken out between the look and this turn.
-        let disk = disk.ok_or(BayError::Refused)?;
+        let disk = disk.ok_or(DeviceError::Refused)?;
         let lengths = lengths(&disk)?;
         let slot = Slot {
             slot: u32::from(self.free_slot().ok_or(BayError::Full)?),
@@ -207,23 +183,8 @@ impl Bay {
 
     /// Tells the machine of a change, and waits until it is done.
     async fn change(&self, change: &Change, files: &[std::fs::File]) -> Result<(), BayError> {
-        // Also when this is given up in the middle.
-        if self.is_unknown.replace(true) {
-            return Err(BayError::Unknown);
-        }
-        let told = async {
-            let (bytes, control) = (change.encode(), &self.control);
-            let write = || send(control, &bytes, files);
-            control.async_io(Interest::WRITABLE, write).await?;
-            control.async_io(Interest::READABLE, || receive(control)).await
-        };
-        let answer = match timeout(ANSWER_TIMEOUT, told).await {
-            Err(_) => return Err(BayError::Silent),
-            Ok(Err(error)) => return Err(BayError::Speak(error)),
-            Ok(Ok(answer)) => answer,
-        };
-        self.is_unknown.set(false);
-        if answer == DONE { Ok(()) } else { Err(BayError::Refused) }
+        let files: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
+        Ok(self.control.change(&change.encode(), &files).await?)
     }
 }
 
@@ -261,27 +222,6 @@ fn capacity(lengths: &[u64], readonly: bool) -> u64 {
     rounded.fold(0, u64::saturating_add)
 }
 
-fn send(control: &UnixDatagram, bytes: &[u8], files: &[std::fs::File]) -> io::Result<()> {
-    let fds: Vec<_> = files.iter().map(AsFd::as_fd).collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() {
-        ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-    }
-    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    rustix::net::sendmsg(control, &[IoSlice::new(bytes)], &mut ancillary, flags)?;
-    Ok(())
-}
-
-/// The machine's word; its end is an error.
-fn receive(control: &UnixDatagram) -> io::Result<u8> {
-    let mut word = [0];
-    match rustix::net::recv(control, &mut word, RecvFlags::DONTWAIT)? {
-        (0, _) => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => Ok(word[0]),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -290,24 +230,6 @@ mod tests {
     fn capacity_is_what_the_machine_makes_of_it() {
         assert_eq!(capacity(&[4096, 5000], true), 4096 + 8192);
         assert_eq!(capacity(&[512], false), 512);
-    }
-
-    #[test]
-    fn an_answer_that_is_owed_is_not_taken_for_another() {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let (ours, machine) = super::super::machine::message_sockets().unwrap();
-            let bay = Bay::new(ours).unwrap();
-            let remove = Change::Remove { slot: 1 };
-            let patience = Duration::from_millis(50);
-            assert!(timeout(patience, bay.change(&remove, &[])).await.is_err());
-            // It comes at last, when nobody waits for it.
-            rustix::net::send(&machine, &[DONE], SendFlags::empty()).unwrap();
-            assert!(matches!(bay.change(&remove, &[]).await, Err(BayError::Unknown)));
-        });
     }
 
     #[test]

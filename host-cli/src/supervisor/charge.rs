@@ -10,6 +10,7 @@ use super::agent::Agent;
 use super::output::Output;
 use crate::control::{Failure, Moment};
 use crate::folders::Folders;
+use crate::network::Wiring;
 use crate::state::{Container, Exit, State};
 use crate::store_folder;
 
@@ -65,6 +66,8 @@ pub(crate) struct Charge {
     pub phase: watch::Sender<Phase>,
     /// The guest, while there is one that answers.
     pub agent: RefCell<Option<Rc<Agent>>>,
+    /// The networks of its own machine, while that runs.
+    pub wiring: RefCell<Option<Rc<Wiring>>>,
     /// The spec as a pod's machine has it, with this life's slots for disks: never written to the row, since the next
     /// life has others.
     pub guest_spec: RefCell<Option<ContainerSpec>>,
@@ -89,6 +92,7 @@ impl Charge {
             data: folders.data.clone(),
             phase: watch::Sender::new(Phase::Starting),
             agent: RefCell::default(),
+            wiring: RefCell::default(),
             guest_spec: RefCell::default(),
             moments: RefCell::default(),
             agent_start_ns: Cell::default(),

@@ -17,6 +17,7 @@ use super::agent::Agent;
 use super::charge::{Charge, Outcome, Phase};
 use super::life::{exit_code, failed_code, sanitise};
 use super::output::Sink;
+use super::rewire;
 use crate::control::{
     Answer, Connection, ControlError, ExecRequest, Failure, ProcessLine, Reader, Request, UpdateRequest, Usage, Writer,
 };
@@ -108,9 +109,10 @@ async fn answer(charge: Rc<Charge>, connection: Connection, request: Request) {
         Request::Wait => Ok(over(&*charge.over().await, &charge)),
         Request::Renamed(name) => {
             charge.container.borrow_mut().name = name;
-            Ok(Answer::Done)
+            // Others on its networks know it by the new one from now on.
+            rewire::rename(&charge).await.map(|()| Answer::Done)
         }
-        Request::Rewire => rewire(),
+        Request::Rewire => rewire::container(&charge).await,
         Request::Update(request) => update(&charge, &request).await,
         Request::List => list(&charge).await,
         Request::Measure => measure(&charge).await,
@@ -338,11 +340,6 @@ async fn freeze(charge: &Rc<Charge>, frozen: bool) -> Result<Answer, Failure> {
     let status = if frozen { Status::Paused } else { Status::Running };
     let written = State::open(&charge.data).and_then(|state| state.set_status(&charge.id, status));
     written.map(|()| Answer::Done).map_err(|e| Failure::of(&e))
-}
-
-/// Has the machine follow the networks of its row.
-pub(super) fn rewire() -> Result<Answer, Failure> {
-    Err(Failure::because("not built yet"))
 }
 
 /// Changes the guest's limits first: what it refuses is not written.

@@ -30,7 +30,7 @@ use crate::clock;
 use crate::control::Failure;
 use crate::folders::Folders;
 use crate::log::LogStream;
-use crate::network::Endpoint;
+use crate::network::{Endpoint, WiringError};
 use crate::plan::{ROOTFS_SERIAL, SCRATCH_SERIAL};
 use crate::session::{Session, SessionError};
 use crate::state::{Container, Exit, State};
@@ -64,6 +64,8 @@ pub(super) enum LifeError {
     StartTimeout,
     #[error("the session with the guest failed")]
     Session(#[from] SessionError),
+    #[error("cannot connect the machine to its networks")]
+    Wiring(#[from] WiringError),
     #[error("cannot attach the container's streams")]
     Streams(#[from] StreamError),
     #[error("cannot write the container's output")]
@@ -104,6 +106,7 @@ async fn live_alone(
 ) -> Result<Stopped, LifeError> {
     let (mut machine, sockets) = start(charge, state, folders)?;
     let lived = live_in(charge, state, &mut machine, sockets, started).await;
+    charge.wiring.take();
     if let Some(agent) = charge.agent.borrow_mut().take() {
         // Who waits for another process of this container need not wait for us to end.
         agent.end();
@@ -309,8 +312,10 @@ async fn live_in(
     };
     tokio::pin!(broken);
     let mut spec = charge.container.borrow().spec.clone();
-    if let Some(network) = &sockets.network {
-        network.furnish(&mut spec);
+    if let Some(wiring) = &sockets.network {
+        while_machine_runs(charge, machine, async { Ok(wiring.plug().await?) }).await?;
+        wiring.furnish(&mut spec);
+        charge.wiring.replace(Some(Rc::clone(wiring)));
     }
     let course = run_in(charge, state, &agent, spec, started);
     while_machine_runs(charge, machine, async {

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::rc::Rc;
 
 use anyhow::Context as _;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -10,7 +11,7 @@ use tokio::net::UnixStream;
 use crate::accelerator::{self, Accelerator, Disk, Helper, MachineEnd, MachineParts, RunningMachine};
 use crate::cli::AccelChoice;
 use crate::folders::Folders;
-use crate::network::{self, Endpoint, GuestNetwork};
+use crate::network::{self, Endpoint, Wiring};
 use crate::plan::MachineSize;
 use crate::state::ShareMount;
 use crate::{hold, initramfs, parts, shares};
@@ -41,12 +42,12 @@ pub(super) struct Wanted<'a> {
     pub endpoint: Option<Endpoint<'a>>,
 }
 
-/// Our ends of the sockets that lead into a machine, and what is to be said through them of its network.
+/// Our ends of the sockets that lead into a machine, and the networks that it is on.
 #[derive(Debug)]
 pub(super) struct Sockets {
     pub session: UnixStream,
     pub control: OwnedFd,
-    pub network: Option<GuestNetwork>,
+    pub network: Option<Rc<Wiring>>,
 }
 
 /// Everything that a machine's processes are started with, opened.
@@ -80,7 +81,7 @@ pub(super) fn prepare(folders: &Folders, wanted: Wanted<'_>) -> Result<Prepared,
             let attached = network::attach(endpoint, config, &folders.run)?;
             nic = Some(attached.nic);
             helpers.extend(attached.helpers);
-            sockets.network = Some(attached.guest);
+            sockets.network = Some(attached.wiring);
         }
         let parts = MachineParts {
             folder: hold::folder(&folders.run, wanted.id),
@@ -114,19 +115,15 @@ pub(super) fn ended(end: Option<MachineEnd>) -> MachineEnd {
     })
 }
 
-/// A connected pair of message sockets: a machine takes requests on the other one.
-pub(super) fn message_sockets() -> Result<(OwnedFd, OwnedFd), MachineError> {
-    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-        .map_err(|e| MachineError::Socket(e.into()))
-}
-
 impl Sockets {
     /// Makes both; the second and third value are the machine's ends.
     fn pair() -> Result<(Self, OwnedFd, OwnedFd), MachineError> {
         let (session, machine_session) = std::os::unix::net::UnixStream::pair().map_err(MachineError::Socket)?;
         session.set_nonblocking(true).map_err(MachineError::Socket)?;
         let session = UnixStream::from_std(session).map_err(MachineError::Socket)?;
-        let (control, machine_control) = message_sockets()?;
+        let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+        let messages = rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None);
+        let (control, machine_control) = messages.map_err(|e| MachineError::Socket(e.into()))?;
         let sockets = Self {
             session,
             control,

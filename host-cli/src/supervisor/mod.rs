@@ -16,6 +16,7 @@
 //! | `machine` | a machine that was just started |
 //! | `bay` | disks that come to a running machine and go |
 //! | `agent` | the session, shared by all who speak to the guest |
+//! | `rewire` | networks that a running machine is connected to |
 //! | `output` | where the container's output goes: log and clients |
 //! | `client` | one connection of a command |
 //! | `streams` | stdio streams into the guest |
@@ -35,6 +36,7 @@ mod life;
 mod machine;
 mod output;
 pub(crate) mod pod;
+mod rewire;
 mod streams;
 
 use std::rc::Rc;

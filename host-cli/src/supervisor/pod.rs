@@ -25,12 +25,12 @@ use super::charge::Charge;
 use super::life::sanitise;
 use super::machine::{self, MachineError, Sockets, Wanted};
 use super::streams::StreamOpener;
-use super::{ACCEPT_PAUSE, BOOT_TIMEOUT, CLIENTS_MAX, Inheritance, LAST_WORDS, client};
-use crate::accelerator::{MachineEnd, RunningMachine};
+use super::{ACCEPT_PAUSE, BOOT_TIMEOUT, CLIENTS_MAX, Inheritance, LAST_WORDS, client, rewire};
+use crate::accelerator::{DeviceSocket, MachineEnd, RunningMachine};
 use crate::control::{self, Answer, Connection, Failure, PodRequest};
 use crate::folders::Folders;
 use crate::hold::Hold;
-use crate::network::{Endpoint, GuestNetwork};
+use crate::network::{Endpoint, Wiring, WiringError};
 use crate::session::{Session, SessionError};
 use crate::signals::Signals;
 use crate::state::{self, State};
@@ -53,6 +53,8 @@ enum PodError {
     BootTimeout,
     #[error("the session with the guest failed")]
     Session(#[from] SessionError),
+    #[error("cannot connect the machine to its networks")]
+    Wiring(#[from] WiringError),
     #[error("{}", .0.reason)]
     Ended(MachineEnd),
     #[error("the pod was stopped")]
@@ -62,6 +64,7 @@ enum PodError {
 /// What the tasks of a pod share.
 #[derive(Debug)]
 pub(crate) struct Pod {
+    pub id: String,
     pub name: String,
     pub bay: Bay,
     phase: watch::Sender<Phase>,
@@ -71,19 +74,20 @@ pub(crate) struct Pod {
     halt: Notify,
     charges: RefCell<Vec<Weak<Charge>>>,
     /// Known when the machine was started.
-    network: OnceCell<GuestNetwork>,
+    wiring: OnceCell<Rc<Wiring>>,
 }
 
 impl Pod {
     fn new(row: &state::Pod, bay: Bay) -> Rc<Self> {
         Rc::new(Self {
+            id: row.id.clone(),
             name: row.name.clone(),
             bay,
             phase: watch::Sender::new(Phase::Booting),
             stopping: watch::Sender::new(false),
             halt: Notify::new(),
             charges: RefCell::default(),
-            network: OnceCell::new(),
+            wiring: OnceCell::new(),
         })
     }
 
@@ -122,9 +126,14 @@ impl Pod {
 
     /// Tells a container of the pod's network.
     pub(crate) fn furnish(&self, spec: &mut ContainerSpec) {
-        if let Some(network) = self.network.get() {
-            network.furnish(spec);
+        if let Some(wiring) = self.wiring.get() {
+            wiring.furnish(spec);
         }
+    }
+
+    /// The networks of its machine, if it has any.
+    pub(crate) fn wiring(&self) -> Option<Rc<Wiring>> {
+        self.wiring.get().cloned()
     }
 
     /// Takes a container into the pod's care.
@@ -157,8 +166,8 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
             return Err(error);
         }
     };
-    let (bay, machine_bay) = machine::message_sockets()?;
-    let pod = Pod::new(&row, Bay::new(bay).context("cannot speak to the machine's bay")?);
+    let (bay, machine_bay) = DeviceSocket::pair().context("cannot make a socket for the machine's bay")?;
+    let pod = Pod::new(&row, Bay::new(bay));
     state.set_pod_running(&id, clock::now_ns(), std::process::id())?;
     let folders = Rc::new(folders);
     let mut clients = JoinSet::new();
@@ -213,9 +222,9 @@ async fn run(pod: &Rc<Pod>, folders: &Folders, row: &state::Pod, state: &State, 
     let error = match start(folders, row, state, bay) {
         Err(error) => error.into(),
         Ok((mut machine, mut sockets)) => {
-            if let Some(network) = sockets.network.take() {
+            if let Some(wiring) = sockets.network.take() {
                 // A pod has one machine in its life.
-                let _ = pod.network.set(network);
+                let _ = pod.wiring.set(wiring);
             }
             let error = run_started(pod, &mut machine, sockets).await;
             if let Phase::Up(agent) = &*pod.phase.borrow() {
@@ -277,6 +286,16 @@ async fn run_started(pod: &Rc<Pod>, machine: &mut RunningMachine, sockets: Socke
     let (agent, mut outbox) = Agent::new(session.sender, opener);
     let agent = Rc::new(agent);
     let mut receiver = session.receiver;
+    if let Some(wiring) = pod.wiring() {
+        let plugged = tokio::select! {
+            plugged = wiring.plug() => plugged,
+            end = &mut machine.end => return PodError::Ended(machine::ended(end.ok())),
+            () = pod.halt.notified() => return PodError::Stopped,
+        };
+        if let Err(error) = plugged {
+            return error.into();
+        }
+    }
     pod.phase.send_replace(Phase::Up(Rc::clone(&agent)));
     let error = tokio::select! {
         error = agent.hand_out(&mut receiver) => error,
@@ -313,7 +332,7 @@ async fn serve(pod: Rc<Pod>, folders: Rc<Folders>, mut connection: Connection) {
             pod.down().await;
             Ok(Answer::Done)
         }
-        Ok((PodRequest::Rewire, _)) => client::rewire(),
+        Ok((PodRequest::Rewire, _)) => rewire::pod(&pod, &folders).await,
         Ok((PodRequest::Measure, _)) => measure(&pod).await,
     };
     let answer = answered.unwrap_or_else(Answer::Failed);

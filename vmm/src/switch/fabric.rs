@@ -124,12 +124,7 @@ impl Fabric {
         match token {
             Token::Listener => self.accept(),
             Token::Knocking(fd) => self.open(fd),
-            Token::Control(mac) => {
-                // The event may be older than a member that came back.
-                if self.ports.get(&mac).is_some_and(Port::is_over) {
-                    self.remove(mac);
-                }
-            }
+            Token::Control(mac) => self.hear(mac),
             Token::Frames(mac) => drop(senders.insert(mac)),
         }
     }
@@ -160,14 +155,14 @@ impl Fabric {
             Received::Nothing => {
                 self.knocking.insert(fd, control);
             }
-            Received::End => {}
+            Received::End | Received::Names(_) => {}
             Received::Join(join, frames) => self.add(join, control, frames),
         }
     }
 
     fn add(&mut self, join: Join, control: OwnedFd, frames: OwnedFd) {
         // One that was killed and started again may come before its end is heard of.
-        self.remove_gone();
+        self.hear_all();
         let mac = join.mac;
         if let Err(refusal) = self.members.add(join) {
             membership::answer(&control, &Answer::Refused(refusal.to_string()));
@@ -201,10 +196,22 @@ impl Fabric {
         self.ports.remove(&mac);
     }
 
-    fn remove_gone(&mut self) {
-        let over = self.ports.iter().filter(|(_, port)| port.is_over());
-        let macs: Vec<Mac> = over.map(|(mac, _)| *mac).collect();
-        macs.into_iter().for_each(|mac| self.remove(mac));
+    /// Hears what a member's supervisor has to say.
+    fn hear(&mut self, mac: Mac) {
+        // The event may be older than a member that came back.
+        while let Some(port) = self.ports.get(&mac) {
+            match membership::receive(port.control()) {
+                Received::Nothing => return,
+                Received::Names(names) => self.members.rename(mac, names),
+                Received::End | Received::Join(..) => self.remove(mac),
+            }
+        }
+    }
+
+    fn hear_all(&mut self) {
+        let speaking = self.ports.iter().filter(|(_, port)| port.speaks());
+        let macs: Vec<Mac> = speaking.map(|(mac, _)| *mac).collect();
+        macs.into_iter().for_each(|mac| self.hear(mac));
     }
 
     /// Carries what a member has sent.

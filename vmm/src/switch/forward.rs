@@ -66,16 +66,11 @@ fn decide(frame: &[u8], from: Mac, members: &Members, gateway: &Gateway) -> Opti
             IpAddr::V6(ip.header().destination_addr()),
         ),
     };
-    if !members.is_at(from, sender) {
-        return None;
-    }
+    // What is answered here goes to its sender, by whatever address that is known on another network of its.
     if let Some(TransportSlice::Icmpv6(icmp)) = &packet.transport
         && icmp.type_u8() == TYPE_NEIGHBOR_SOLICITATION
     {
         return resolve_v6(icmp, from, sender, members, gateway);
-    }
-    if packet.transport.as_ref().is_some_and(is_routers) {
-        return None;
     }
     if gateway.addresses.contains(&receiver) {
         let Some(TransportSlice::Udp(udp)) = &packet.transport else {
@@ -88,6 +83,9 @@ fn decide(frame: &[u8], from: Mac, members: &Members, gateway: &Gateway) -> Opti
                 .and_then(|answer| answer_udp(frame, ends, ports, &answer))
                 .map_or(Forward::Back, Forward::Answer)
         });
+    }
+    if !members.is_at(from, sender) || packet.transport.as_ref().is_some_and(is_routers) {
+        return None;
     }
     // Its sender may still know the hardware of who had the address before.
     let to = members.at(receiver)?;
@@ -165,8 +163,8 @@ fn resolve_v4(arp: &ArpPacketSlice<'_>, from: Mac, members: &Members, gateway: &
     Some(Forward::Answer(answer))
 }
 
-/// Answers a neighbour solicitation (RFC 4861, section 7.2.4). One from no address only asks whether the address is free,
-/// and its sender is not at that address yet: it ends before this.
+/// Answers a neighbour solicitation (RFC 4861, section 7.2.4), but one from no address, which only asks whether the
+/// address is free: it is.
 fn resolve_v6(
     icmp: &Icmpv6Slice<'_>,
     from: Mac,
@@ -181,6 +179,9 @@ fn resolve_v6(
     let IpAddr::V6(sender) = sender else {
         return None;
     };
+    if sender.is_unspecified() {
+        return None;
+    }
     let target = target(icmp)?;
     let owner = owner(target.into(), members, gateway).filter(|owner| *owner != from)?;
     let payload = [&target.octets()[..], &TARGET_LINK_LAYER, &owner].concat();

@@ -53,11 +53,36 @@ impl Members {
         }
         self.by_address
             .extend(join.addresses.iter().map(|address| (*address, join.mac)));
-        for name in &join.names {
-            self.by_name.entry(name.clone()).or_default().insert(join.mac);
-        }
+        self.note_names(join.mac, &join.names);
         self.members.insert(join.mac, join);
         Ok(())
+    }
+
+    /// A member has other names from now on.
+    pub(super) fn rename(&mut self, mac: Mac, names: Vec<String>) {
+        let Some(member) = self.members.get_mut(&mac) else {
+            return;
+        };
+        let old = std::mem::replace(&mut member.names, names.clone());
+        self.forget_names(mac, &old);
+        self.note_names(mac, &names);
+    }
+
+    fn note_names(&mut self, mac: Mac, names: &[String]) {
+        for name in names {
+            self.by_name.entry(name.clone()).or_default().insert(mac);
+        }
+    }
+
+    fn forget_names(&mut self, mac: Mac, names: &[String]) {
+        for name in names {
+            if let Some(bearers) = self.by_name.get_mut(name) {
+                bearers.remove(&mac);
+                if bearers.is_empty() {
+                    self.by_name.remove(name);
+                }
+            }
+        }
     }
 
     pub(super) fn remove(&mut self, mac: Mac) {
@@ -67,14 +92,7 @@ impl Members {
         for address in &member.addresses {
             self.by_address.remove(address);
         }
-        for name in &member.names {
-            if let Some(bearers) = self.by_name.get_mut(name) {
-                bearers.remove(&mac);
-                if bearers.is_empty() {
-                    self.by_name.remove(name);
-                }
-            }
-        }
+        self.forget_names(mac, &member.names);
     }
 
     /// Whether the member is at `address`, also at the one that it has on its link by itself.
@@ -135,7 +153,12 @@ mod tests {
             assert!(members.is_at(mac, address) && !members.is_at([2, 0xca, 0, 0, 0, 3], address));
         }
         assert_eq!(members.named("www").unwrap().len(), 3);
+        members.rename(mac, vec!["www".into(), "new".into()]);
+        assert_eq!(members.named("web"), None);
+        assert_eq!(members.named("new").unwrap().len(), 2);
+        assert_eq!(members.named("www").unwrap().len(), 3);
         members.remove(mac);
+        assert_eq!(members.named("new"), None);
         assert_eq!(members.at("fe80::ca:ff:fe00:2".parse().unwrap()), None);
         assert_eq!(members.named("www"), Some(vec!["10.89.0.3".parse().unwrap()]));
         assert_eq!(members.named("web"), None);

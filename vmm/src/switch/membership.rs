@@ -1,16 +1,17 @@
 //! How a pod becomes a member of a network: one message of its supervisor's, on a `SOCK_SEQPACKET` UNIX socket, with the
-//! socket of its frames beside it; one answer. The pod is a member until the supervisor's socket is closed.
+//! socket of its frames beside it; one answer. The pod is a member until the supervisor's socket is closed, and may be
+//! given other names meanwhile, which is not answered.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-};
+use rustix::io::retry_on_intr;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::{Deserialize, Serialize};
+
+use crate::message;
 
 /// Bytes of the longest message: some hundred names.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
@@ -25,6 +26,15 @@ pub struct Join {
     pub addresses: Vec<IpAddr>,
     /// Its names, in lower case.
     pub names: Vec<String>,
+}
+
+/// What supervisors say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    Join(Join),
+    /// It has these names from now on, in lower case.
+    Names(Vec<String>),
 }
 
 /// What it is told.
@@ -42,8 +52,8 @@ pub enum Answer {
 ///
 /// # Errors
 /// Of the socket; `UnexpectedEof` when the switch ends, `InvalidData` when the answer is none.
-pub fn join(control: impl AsFd, join: &Join, frames: OwnedFd) -> io::Result<Answer> {
-    let message = serde_json::to_vec(join)?;
+pub fn join(control: impl AsFd, join: Join, frames: OwnedFd) -> io::Result<Answer> {
+    let message = serde_json::to_vec(&Word::Join(join))?;
     let handed = [frames.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -58,41 +68,43 @@ pub fn join(control: impl AsFd, join: &Join, frames: OwnedFd) -> io::Result<Answ
     serde_json::from_slice(&bytes[..count]).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
+/// Gives a member other names.
+///
+/// # Errors
+/// Of the socket.
+pub fn rename(control: impl AsFd, names: Vec<String>) -> io::Result<()> {
+    let message = serde_json::to_vec(&Word::Names(names))?;
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    rustix::net::send(control, &message, flags)?;
+    Ok(())
+}
+
 /// What is there of a supervisor's socket.
 #[derive(Debug)]
 pub(super) enum Received {
     Nothing,
     Join(Join, OwnedFd),
+    Names(Vec<String>),
     /// It is closed, or says what makes no sense.
     End,
 }
 
 /// The message that has come, if one has.
 pub(super) fn receive(control: impl AsFd) -> Received {
-    // One byte more than a message has, to notice longer ones.
-    let mut bytes = vec![0; MESSAGE_BYTES_MAX + 1];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let count = match rustix::net::recvmsg(&control, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags) {
-        Ok(message) => message.bytes,
-        Err(Errno::AGAIN | Errno::INTR) => return Received::Nothing,
-        Err(_) => return Received::End,
+    let (bytes, fds) = match message::receive(control, MESSAGE_BYTES_MAX, 1) {
+        message::Received::Nothing => return Received::Nothing,
+        message::Received::End | message::Received::Excess => return Received::End,
+        message::Received::Message(bytes, fds) => (bytes, fds),
     };
-    let frames = ancillary.drain().find_map(|part| match part {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    match (serde_json::from_slice(&bytes[..count]), frames) {
-        (Ok(join), Some(frames)) if count <= MESSAGE_BYTES_MAX => Received::Join(join, frames),
+    match (serde_json::from_slice(&bytes), fds.into_iter().next()) {
+        (Ok(Word::Join(join)), Some(frames)) => Received::Join(join, frames),
+        (Ok(Word::Names(names)), None) => Received::Names(names),
         _ => Received::End,
     }
 }
 
-/// Tells a supervisor. One that does not listen is gone.
+/// Tells a supervisor.
 pub(super) fn answer(control: impl AsFd, answer: &Answer) {
     // Words alone always have a JSON form.
-    let message = serde_json::to_vec(answer).unwrap_or_default();
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    let _ = rustix::net::send(control, &message, flags);
+    message::answer(control, &serde_json::to_vec(answer).unwrap_or_default());
 }

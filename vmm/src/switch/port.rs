@@ -53,8 +53,8 @@ impl Port {
         self.frames.flush();
     }
 
-    /// Whether its supervisor has hung up, or says what it has no reason to say.
-    pub(super) fn is_over(&self) -> bool {
+    /// Whether its supervisor has hung up, or says something.
+    pub(super) fn speaks(&self) -> bool {
         let mut state = [PollFd::from_borrowed_fd(self.control.as_fd(), PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut state, Some(&now)).is_ok_and(|ready| ready > 0)

@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tempfile::TempDir;
 
 use super::fabric::Fabric;
-use super::membership::{Answer, Join, join};
+use super::membership::{Answer, Join, join, rename};
 use crate::config::SwitchConfig;
 
 struct Network {
@@ -70,7 +70,7 @@ impl Network {
             addresses: vec![[10, 89, 0, last].into()],
             names: vec![name.into()],
         };
-        match join(control.as_fd(), &wish, its_frames.into()).unwrap() {
+        match join(control.as_fd(), wish, its_frames.into()).unwrap() {
             Answer::Joined => Ok(Member { control, frames }),
             Answer::Refused(reason) => Err(reason),
         }
@@ -130,6 +130,29 @@ fn an_address_is_one_members_until_it_leaves() {
     }
     drop(first);
     network.join(2, "web").unwrap();
+}
+
+#[test]
+fn a_renamed_member_stays_one() {
+    let network = Network::start();
+    let (mut web, mut db) = (network.join(2, "web").unwrap(), network.join(3, "db").unwrap());
+    rename(&db.control, vec!["data".into()]).unwrap();
+    // Who comes meanwhile does not make it go.
+    let _third = network.join(4, "third").unwrap();
+    web.send(2, 3, b"still");
+    assert_eq!(db.receive(), b"still");
+    let ask = |web: &mut Member, name: &str| {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2(mac(2), mac(1))
+            .ipv4([10, 89, 0, 2], [10, 89, 0, 1], 64)
+            .udp(7, 53)
+            .write_to_vec(&mut frame, &super::names::tests::question(name, 1))
+            .unwrap();
+        web.frames.write_all(&(frame.len() as u32).to_be_bytes()).unwrap();
+        web.frames.write_all(&frame).unwrap();
+        web.receive().len() > frame.len() - 42
+    };
+    assert!(ask(&mut web, "data") && !ask(&mut web, "db"));
 }
 
 #[test]

@@ -26,6 +26,7 @@ use rustix::io::Errno;
 use crate::config::{DiskConfig, NetConfig, VhostUserConfig, VsockConfig};
 use crate::inherited::{Inherited, InheritedError};
 use crate::limits::{BAY_FDS_MAX, DISK_EXTENTS_MAX, VSOCK_CONNECTIONS_MAX};
+use crate::segments::SEGMENTS_MAX;
 use crate::virtio::block::{BlockDevice, Disk, DiskError};
 use crate::virtio::device::Device;
 use crate::virtio::net::{NetDevice, NetError};
@@ -216,7 +217,8 @@ fn vsock_device(config: &VsockConfig, inherited: &mut Inherited) -> Result<Vsock
 fn jail(config: &VhostUserConfig) -> Jail {
     let mut keep_fds = config.fds();
     let bay_fds = if config.bay.is_some() { BAY_FDS_MAX } else { 0 };
-    let fds_max = keep_fds.len() as u64 + VSOCK_CONNECTIONS_MAX as u64 + OTHER_FDS + bay_fds;
+    let segment_fds = if config.net.is_some() { SEGMENTS_MAX as u64 } else { 0 };
+    let fds_max = keep_fds.len() as u64 + VSOCK_CONNECTIONS_MAX as u64 + OTHER_FDS + bay_fds + segment_fds;
     keep_fds.push(2);
     // Relay, main and the socket device's thread, and one for each disk, the bay and the network.
     let more = [config.bay.is_some(), config.net.is_some()].map(u64::from);

@@ -1,17 +1,24 @@
 //! The frames that a guest sends, and those that come for it, under rules that look at all there is to look at.
 #![no_main]
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use capsid_fuzz::Bytes;
 use capsid_fuzz::frame::{GATEWAY, OWN, OWN_V4, OWN_V6, RESOLVER_V4, frame};
 use capsid_vmm::egress::{Egress, Rule, Target};
+use capsid_vmm::segments::{Change, Segment};
 use capsid_vmm::virtio::device::{Cause, Device as _};
-use capsid_vmm::virtio::net::{NetDevice, Segment, Sockets};
+use capsid_vmm::virtio::net::{NetDevice, Sockets};
 use capsid_vmm::virtio::test_driver::{self, TestQueue, process};
 use libfuzzer_sys::fuzz_target;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv,
+    sendmsg, socketpair,
+};
 
 /// Where the guest receives.
 const BUFFERS: u64 = 1 << 20;
@@ -33,13 +40,44 @@ fn egress() -> Egress {
     }
 }
 
-/// A network of pods that the guest is on.
-fn segment() -> Segment {
-    let networks = ["100.96.0.0/24", "fd63::/64"];
-    Segment {
-        networks: networks.map(|text| text.parse().expect("a network")).to_vec(),
-        gateways: vec![IpAddr::from(RESOLVER_V4)],
+/// The networks of pods that the guest is on, at times.
+fn segments() -> [Segment; 2] {
+    let segment = |addresses: &[IpAddr], networks: &[&str], gateway: [u8; 4]| Segment {
+        addresses: addresses.to_vec(),
+        networks: networks.iter().map(|text| text.parse().expect("a network")).collect(),
+        gateways: vec![IpAddr::from(gateway)],
+    };
+    [
+        segment(
+            &[OWN_V4.into(), OWN_V6.into()],
+            &["100.96.0.0/24", "fd63::/64"],
+            RESOLVER_V4,
+        ),
+        segment(&[IpAddr::from([10, 90, 0, 2])], &["10.90.0.0/24"], [10, 90, 0, 1]),
+    ]
+}
+
+/// Has the guest be on one of them, or not any more.
+fn rewire(supervisor: &OwnedFd, slot: u8, socket: Option<&UnixStream>) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fds: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
+    if !fds.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(&fds));
     }
+    let change = match socket {
+        Some(_) => Change::Connect {
+            slot,
+            segment: segments()[usize::from(slot & 1)].clone(),
+        },
+        None => Change::Disconnect { slot },
+    };
+    let _ = sendmsg(
+        supervisor,
+        &[IoSlice::new(&change.encode())],
+        &mut ancillary,
+        SendFlags::DONTWAIT,
+    );
 }
 
 fn sockets() -> (UnixStream, UnixStream) {
@@ -53,10 +91,15 @@ fuzz_target!(|bytes: &[u8]| {
     let ((mut network, uplink), (mut switch, socket)) = (sockets(), sockets());
     let addresses = vec![IpAddr::from(OWN_V4), IpAddr::from(OWN_V6)];
     let links = bytes.byte();
+    let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
+    let (supervisor, control) = socketpair(AddressFamily::UNIX, kind, flags, None).expect("sockets");
     let sockets = Sockets {
         uplink: (links & 3 != 1).then(|| uplink.into()),
-        segment: (links & 3 != 0).then(|| (segment(), socket.into())),
+        control,
     };
+    if links & 3 != 0 {
+        rewire(&supervisor, 0, Some(&socket));
+    }
     let mut device = NetDevice::new(OWN, addresses, egress(), sockets, None).expect("a device");
     device.activate(device.features());
     let memory = test_driver::memory();
@@ -79,6 +122,11 @@ fuzz_target!(|bytes: &[u8]| {
             }
             3 => drop(network.read(&mut [0; 4096])),
             4 => drop(switch.read(&mut [0; 4096])),
+            8 => {
+                let how = bytes.byte();
+                rewire(&supervisor, how & 3, (how & 4 != 0).then_some(&socket));
+                let _ = recv(&supervisor, &mut [0; 8], RecvFlags::DONTWAIT);
+            }
             // Also what the guest has asked, given back.
             5..=7 => {
                 let from = if bytes.byte() & 1 == 0 { OWN } else { GATEWAY };

@@ -125,7 +125,6 @@ fn a_frame_in_anothers_name_goes_nowhere() {
         arp((WEB, WEB_V4), ArpOperation::REQUEST, WEB_V4),
         arp((WEB, WEB_V4), ArpOperation::REQUEST, [10, 89, 0, 9]),
         solicitation("::", "fd00::3"),
-        solicitation("fd00::3", "fd00::1"),
         Vec::new(),
         vec![0; 60],
     ] {
@@ -142,6 +141,25 @@ fn neighbours_are_told_by_the_switch() {
     assert_eq!(ask("fd00::2", "fd00::3"), Some(DB));
     assert_eq!(ask("fe80::ca:ff:fe00:2", "fe80::ca:ff:fe00:3"), Some(DB));
     assert_eq!(ask("fd00::2", "fd00::1"), Some(GATEWAY));
+}
+
+#[test]
+fn a_member_is_answered_by_its_address_on_another_network_too() {
+    const ELSEWHERE: [u8; 4] = [10, 90, 0, 7];
+    let request = arp((WEB, ELSEWHERE), ArpOperation::REQUEST, GATEWAY_V4);
+    assert_eq!(told(decide_for(WEB, &request)), Some(GATEWAY));
+    assert_eq!(
+        told(decide_for(WEB, &solicitation("fd90::7", "fd00::1"))),
+        Some(GATEWAY)
+    );
+    let ask = |name| {
+        decide_for(
+            WEB,
+            &udp((WEB, ELSEWHERE), (GATEWAY, GATEWAY_V4), 53, &question(name, 1)),
+        )
+    };
+    assert!(matches!(ask("db"), Forward::Answer(_)));
+    assert_eq!(ask("example.com"), Forward::Back);
 }
 
 #[test]

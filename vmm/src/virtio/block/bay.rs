@@ -1,16 +1,13 @@
 //! The disks of a bay: see [`crate::bay`].
 
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-
-use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags};
 
 use super::disk::Disk;
 use super::request::Range;
 use crate::bay::{Change, DONE, FILES_MAX, MESSAGE_BYTES_MAX, REFUSED, SLOT_BYTES, SLOTS};
+use crate::message::{self, Received};
 use crate::virtio::chain::Buffers;
 
 /// A disk in its slot.
@@ -48,9 +45,17 @@ impl Bay {
 
     /// Does what the supervisor asks for, as far as it has asked.
     pub(super) fn obey(&mut self) {
-        while let Some((change, files)) = receive(&self.control) {
-            let done = change.is_some_and(|change| self.apply(change, files));
-            answer(&self.control, if done { DONE } else { REFUSED });
+        loop {
+            let done = match message::receive(&self.control, MESSAGE_BYTES_MAX, FILES_MAX) {
+                // The supervisor is gone, and this process is about to be.
+                Received::Nothing | Received::End => return,
+                Received::Excess => false,
+                Received::Message(bytes, fds) => {
+                    let change = Change::decode(&bytes);
+                    change.is_some_and(|change| self.apply(change, fds.into_iter().map(File::from).collect()))
+                }
+            };
+            message::answer(&self.control, &[if done { DONE } else { REFUSED }]);
         }
     }
 
@@ -144,41 +149,4 @@ pub(super) fn is_guests(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::ReadOnlyFilesystem
     )
-}
-
-/// The next message, if there is one now; one that is no change is `Some(None)`.
-fn receive(control: &OwnedFd) -> Option<(Option<Change>, Vec<File>)> {
-    // One byte more than a message has, to notice longer ones.
-    let mut bytes = [0; MESSAGE_BYTES_MAX + 1];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let message = loop {
-        match rustix::net::recvmsg(control, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags) {
-            Ok(message) => break message,
-            Err(Errno::INTR) => {}
-            Err(_) => return None,
-        }
-    };
-    // No message is empty: the supervisor is gone, and this process is about to be.
-    if message.bytes == 0 {
-        return None;
-    }
-    let mut files: Vec<File> = Vec::new();
-    for part in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(fds) = part {
-            files.extend(fds.map(File::from));
-        }
-    }
-    // Without room for every descriptor some are missing.
-    let is_whole = !message.flags.contains(ReturnFlags::CTRUNC);
-    let change = bytes.get(..message.bytes).filter(|_| is_whole).and_then(Change::decode);
-    Some((change, files))
-}
-
-/// Tells the supervisor. One that does not listen is gone.
-fn answer(control: &OwnedFd, word: u8) {
-    let mut no_descriptors = SendAncillaryBuffer::default();
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    let _ = rustix::net::sendmsg(control, &[IoSlice::new(&[word])], &mut no_descriptors, flags);
 }

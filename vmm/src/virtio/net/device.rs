@@ -20,12 +20,15 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::guard::{Guard, NetCounters, Verdict};
 use super::header::{self, HEADER_BYTES};
-use super::links::{Links, Sockets, Source, Way};
+use super::links::{Links, Source, Way};
 use super::rate::{Direction, RateLimiter};
 use super::receive_ring::{Delivery, Manner, ReceiveRing};
+use super::segment::Slot;
 use super::{ETHERNET_BYTES, FRAME_BYTES_MAX, Mac};
 use crate::egress::Egress;
 use crate::limits::NET_FRAMES_PER_TURN;
+use crate::message::{self, Received};
+use crate::segments::{Change, DONE, MESSAGE_BYTES_MAX, REFUSED};
 use crate::virtio::chain::{self, Buffers};
 use crate::virtio::device::{Cause, Device, QueueFault, Signals};
 
@@ -40,6 +43,7 @@ const CONFIG_BYTES: usize = 12;
 /// Behind those of the links.
 const AGAIN_EVENT: u64 = Links::EVENTS;
 const TIMER_EVENT: u64 = AGAIN_EVENT + 1;
+const CONTROL_EVENT: u64 = TIMER_EVENT + 1;
 
 /// Why there is no device.
 #[derive(Debug, thiserror::Error)]
@@ -50,12 +54,18 @@ pub enum NetError {
         /// The configured one.
         mac: Mac,
     },
-    /// Without a link there is nothing to be done for a guest.
-    #[error("the network device leads nowhere: it has neither an uplink nor a segment")]
-    NoLink,
     /// Epoll, eventfd or timerfd.
     #[error("cannot wait for the network")]
     Wait(#[source] io::Error),
+}
+
+/// The sockets of a device.
+#[derive(Debug)]
+pub struct Sockets {
+    /// A stream to what carries frames everywhere (passt), each after its length.
+    pub uplink: Option<OwnedFd>,
+    /// Where the supervisor says which segments the guest is on: see [`crate::segments`].
+    pub control: OwnedFd,
 }
 
 /// The device.
@@ -65,6 +75,7 @@ pub struct NetDevice {
     /// Waits for the network, and for [`Self::come_again`].
     epoll: Epoll,
     again: OwnedFd,
+    control: OwnedFd,
     links: Links,
     limiter: RateLimiter,
     guard: Guard,
@@ -74,14 +85,14 @@ pub struct NetDevice {
 }
 
 impl NetDevice {
-    /// A device of a guest with this hardware address and these network addresses. `sockets` lead to what carries its
-    /// frames; `egress` is for those that go to the uplink; `bytes_per_second` limits each way, answers included.
+    /// A device of a guest with this hardware address, that is on no segment yet. `addresses` are those of the guest's that
+    /// the uplink is open to; `egress` says where to; `bytes_per_second` limits each way, answers included.
     ///
     /// # Errors
     /// [`NetError`].
     pub fn new(
         mac: Mac,
-        addresses: Vec<IpAddr>,
+        mut addresses: Vec<IpAddr>,
         egress: Egress,
         sockets: Sockets,
         bytes_per_second: Option<NonZeroU64>,
@@ -89,20 +100,23 @@ impl NetDevice {
         if mac[0] & 1 != 0 {
             return Err(NetError::Mac { mac });
         }
-        let Sockets { uplink, segment } = sockets;
-        if uplink.is_none() && segment.is_none() {
-            return Err(NetError::NoLink);
+        let Sockets { uplink, control } = sockets;
+        if uplink.is_none() {
+            addresses.clear();
         }
-        let (segment, segment_socket) = segment.unzip();
-        let guard = Guard::new(mac, addresses, egress, uplink.is_some(), segment);
         let mut config = [0; CONFIG_BYTES];
         config[..6].copy_from_slice(&mac);
         let wait = || {
             let again = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
             let epoll = Epoll::new()?;
-            let event = EpollEvent::new(EventSet::IN, AGAIN_EVENT);
-            epoll.ctl(ControlOperation::Add, again.as_raw_fd(), event)?;
-            let links = Links::new(uplink, segment_socket, &epoll)?;
+            for (fd, event) in [(&again, AGAIN_EVENT), (&control, CONTROL_EVENT)] {
+                epoll.ctl(
+                    ControlOperation::Add,
+                    fd.as_raw_fd(),
+                    EpollEvent::new(EventSet::IN, event),
+                )?;
+            }
+            let links = Links::new(uplink, &epoll)?;
             let limiter = RateLimiter::new(bytes_per_second, &epoll, TIMER_EVENT)?;
             Ok((again, epoll, links, limiter))
         };
@@ -111,9 +125,10 @@ impl NetDevice {
             config,
             epoll,
             again,
+            control,
             links,
             limiter,
-            guard,
+            guard: Guard::new(mac, addresses, egress),
             frame: Vec::with_capacity(FRAME_BYTES_MAX),
             manner: Manner::default(),
         })
@@ -184,9 +199,9 @@ impl NetDevice {
         }
     }
 
-    /// Passes a question on that the segment has given back, if it may.
-    fn pass_on_returned(&mut self) {
-        match self.guard.examine_returned(&self.frame) {
+    /// Passes a question on that a segment has given back, if it may.
+    fn pass_on_returned(&mut self, slot: Slot) {
+        match self.guard.examine_returned(&self.frame, slot) {
             // The resolver is asked again when it does not answer; the segment's other frames are not to wait.
             Verdict::Pass(way) if !self.links.send(way, &self.frame) => self.guard.counters.dropped += 1,
             Verdict::Answer(answer) => self.links.answer(answer),
@@ -207,11 +222,19 @@ impl NetDevice {
             let Some((source, frame)) = self.links.next() else {
                 return ring.needs_interrupt();
             };
-            if source == Source::Link(Way::Segment) && self.guard.is_own(frame) {
+            if let Source::Link(Way::Segment(slot)) = source
+                && self.guard.is_own(frame)
+            {
                 self.frame.clear();
                 self.frame.extend_from_slice(frame);
                 self.links.skip(source);
-                self.pass_on_returned();
+                self.pass_on_returned(slot);
+                frames += 1;
+                continue;
+            }
+            if source == Source::Link(Way::Uplink) && !self.guard.leads_out() {
+                self.guard.counters.dropped += 1;
+                self.links.skip(source);
                 frames += 1;
                 continue;
             }
@@ -234,6 +257,50 @@ impl NetDevice {
         }
         self.come_again();
         ring.needs_interrupt()
+    }
+
+    /// Does what the supervisor asks for, as far as it has asked.
+    fn obey(&mut self) {
+        loop {
+            let done = match message::receive(&self.control, MESSAGE_BYTES_MAX, 1) {
+                Received::Nothing => return,
+                Received::End => {
+                    // It would be told again and again. This process is about to end as well.
+                    let event = EpollEvent::default();
+                    let _ = self
+                        .epoll
+                        .ctl(ControlOperation::Delete, self.control.as_raw_fd(), event);
+                    return;
+                }
+                Received::Excess => false,
+                Received::Message(bytes, fds) => {
+                    let change = Change::decode(&bytes);
+                    change.is_some_and(|change| self.apply(change, fds.into_iter().next()))
+                }
+            };
+            message::answer(&self.control, &[if done { DONE } else { REFUSED }]);
+        }
+    }
+
+    fn apply(&mut self, change: Change, socket: Option<OwnedFd>) -> bool {
+        match (change, socket) {
+            (Change::Connect { slot, segment }, Some(socket)) if !self.links.has(Way::Segment(slot)) => {
+                let connected = self.links.connect(Way::Segment(slot), socket, &self.epoll);
+                if connected.is_ok() {
+                    self.guard.connect(slot, segment);
+                }
+                connected.is_ok()
+            }
+            (Change::Disconnect { slot }, None) => {
+                self.links.disconnect(Way::Segment(slot));
+                self.guard.disconnect(slot)
+            }
+            (Change::Close, None) => {
+                self.guard.close_uplink();
+                true
+            }
+            (Change::Connect { .. } | Change::Disconnect { .. } | Change::Close, _) => false,
+        }
     }
 
     /// Has [`Device::process`] called again although nothing happens.
@@ -306,6 +373,7 @@ impl Device for NetDevice {
         if cause == Cause::Backend {
             self.clear_again();
             self.limiter.clear_timer();
+            self.obey();
             self.links.receive();
         }
         self.limiter.begin_turn();

@@ -14,8 +14,9 @@ use super::flows::{Flow, Flows};
 use super::links::Way;
 use super::names::{Names, Question};
 use super::refusal::{self, Ends};
-use super::segment::{Place, Segment};
+use super::segment::{Place, Segments, Slot};
 use crate::egress::{Destination, Egress, Protocol, is_closed};
+use crate::segments::Segment;
 
 /// Where names are asked for.
 pub(crate) const DNS_PORT: u16 = 53;
@@ -59,10 +60,10 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 pub(super) struct Guard {
     mac: Mac,
+    /// Those of the guest's addresses that the uplink is open to; without one there is none.
     addresses: Vec<IpAddr>,
     egress: Egress,
-    has_uplink: bool,
-    segment: Option<Segment>,
+    segments: Segments,
     flows: Flows,
     names: Names,
     pub(super) counters: NetCounters,
@@ -79,8 +80,8 @@ enum Fault {
 /// What a guest sends.
 #[derive(Debug)]
 enum Sent<'a> {
-    /// ARP and neighbour discovery.
-    Discovery,
+    /// ARP and neighbour discovery, about this address.
+    Discovery(IpAddr),
     /// Asks for routers.
     Solicitation,
     Packet(Packet<'a>),
@@ -90,6 +91,7 @@ enum Sent<'a> {
 #[derive(Debug, Clone, Copy)]
 struct Packet<'a> {
     ends: Ends,
+    from: IpAddr,
     to: IpAddr,
     transport: Transport<'a>,
 }
@@ -120,26 +122,57 @@ enum Transport<'a> {
 }
 
 impl Guard {
-    pub(super) fn new(
-        mac: Mac,
-        addresses: Vec<IpAddr>,
-        mut egress: Egress,
-        has_uplink: bool,
-        segment: Option<Segment>,
-    ) -> Self {
-        if !has_uplink {
-            // There is nothing that they could open.
-            egress.rules.clear();
-        }
-        Self {
+    /// Of a guest that is on no segment yet; `addresses` are those that the uplink is open to.
+    pub(super) fn new(mac: Mac, addresses: Vec<IpAddr>, egress: Egress) -> Self {
+        let mut guard = Self {
             mac,
             addresses,
             egress,
-            has_uplink,
-            segment,
+            segments: Segments::default(),
             flows: Flows::default(),
             names: Names::default(),
             counters: NetCounters::default(),
+        };
+        guard.close_without_addresses();
+        guard
+    }
+
+    /// The guest is on this segment from now on.
+    pub(super) fn connect(&mut self, slot: Slot, segment: Segment) {
+        // No rule for the network opens what is nobody's there.
+        let closed = &mut self.egress.closed;
+        closed.extend(&segment.gateways);
+        closed.sort_unstable();
+        closed.dedup();
+        self.segments.connect(slot, segment);
+    }
+
+    /// It is not any more, and whatever its addresses there were good for ends with it; whether it was.
+    pub(super) fn disconnect(&mut self, slot: Slot) -> bool {
+        let Some(segment) = self.segments.disconnect(slot) else {
+            return false;
+        };
+        self.addresses.retain(|address| !segment.addresses.contains(address));
+        self.close_without_addresses();
+        true
+    }
+
+    /// Nothing leads out any more.
+    pub(super) fn close_uplink(&mut self) {
+        self.addresses.clear();
+        self.close_without_addresses();
+    }
+
+    /// Whether the uplink is open to the guest at all, and the guest to the uplink.
+    pub(super) fn leads_out(&self) -> bool {
+        !self.addresses.is_empty()
+    }
+
+    /// There is nothing then that rules could open.
+    fn close_without_addresses(&mut self) {
+        if !self.leads_out() {
+            self.egress.rules.clear();
+            self.reset();
         }
     }
 
@@ -173,9 +206,12 @@ impl Guard {
         match self.look(frame) {
             Ok(Sent::Packet(packet)) => self.direct(frame, packet, now),
             // A segment's gateway is known to who is on it.
-            Ok(Sent::Solicitation) if self.segment.is_some() => Verdict::Drop,
-            Ok(Sent::Discovery) if self.segment.is_some() => Verdict::Pass(Way::Segment),
-            Ok(Sent::Discovery | Sent::Solicitation) => Verdict::Pass(Way::Uplink),
+            Ok(Sent::Solicitation) if self.segments.first().is_some() => Verdict::Drop,
+            Ok(Sent::Solicitation) => Verdict::Pass(Way::Uplink),
+            Ok(Sent::Discovery(target)) => {
+                let slot = self.segments.link_of(target);
+                Verdict::Pass(slot.map_or(Way::Uplink, Way::Segment))
+            }
             Err(fault) => self.drop_faulty(fault),
         }
     }
@@ -186,16 +222,18 @@ impl Guard {
         frame.get(6..12) == Some(&self.mac)
     }
 
-    /// Looks at a frame of the guest's that the segment has given back: a question goes to the uplink then, or nowhere.
-    pub(super) fn examine_returned(&mut self, frame: &[u8]) -> Verdict {
+    /// Looks at a frame of the guest's that this segment has given back: a question goes to the next one then, and to the
+    /// uplink after the last, or nowhere.
+    pub(super) fn examine_returned(&mut self, frame: &[u8], slot: Slot) -> Verdict {
         let packet = match self.look(frame) {
             Ok(Sent::Packet(packet)) => packet,
-            Ok(Sent::Discovery | Sent::Solicitation) => return drop_counted(&mut self.counters.malformed),
+            Ok(Sent::Discovery(_) | Sent::Solicitation) => return drop_counted(&mut self.counters.malformed),
             Err(fault) => return self.drop_faulty(fault),
         };
-        match self.question(packet) {
-            Some((port, payload)) => self.judge_question(frame, packet, port, payload),
-            None => drop_counted(&mut self.counters.malformed),
+        match (self.question(packet), self.segments.after(slot)) {
+            (Some(_), Some(next)) => Verdict::Pass(Way::Segment(next)),
+            (Some((port, payload)), None) => self.judge_question(frame, packet, port, payload),
+            (None, _) => drop_counted(&mut self.counters.malformed),
         }
     }
 
@@ -253,26 +291,31 @@ impl Guard {
             return Err(Fault::Malformed);
         }
         match &packet.net {
-            Some(NetSlice::Arp(arp)) => self.look_at_arp(arp).map(|()| Sent::Discovery),
+            Some(NetSlice::Arp(arp)) => self.look_at_arp(arp).map(Sent::Discovery),
             Some(NetSlice::Ipv4(ip)) => self.look_at_ipv4(ip, packet.transport.as_ref()).map(Sent::Packet),
             Some(NetSlice::Ipv6(ip)) => self.look_at_ipv6(ip, packet.transport.as_ref()),
             None => Err(Fault::Malformed),
         }
     }
 
-    /// Only for IPv4 over Ethernet, and in nobody else's name (RFC 826; 0.0.0.0 asks whether an address is free).
-    fn look_at_arp(&self, arp: &ArpPacketSlice<'_>) -> Result<(), Fault> {
+    /// Only for IPv4 over Ethernet, and in nobody else's name (RFC 826; 0.0.0.0 asks whether an address is free). Whom it
+    /// is about.
+    fn look_at_arp(&self, arp: &ArpPacketSlice<'_>) -> Result<IpAddr, Fault> {
         let is_usual = arp.hw_addr_type().0 == 1 && arp.proto_addr_type().0 == 0x0800;
         let operations = [ArpOperation::REQUEST, ArpOperation::REPLY];
         if !is_usual || !operations.contains(&arp.operation()) {
             return Err(Fault::Malformed);
         }
-        let address = <[u8; 4]>::try_from(arp.sender_protocol_addr()).map_err(|_| Fault::Malformed)?;
-        let is_own = address == [0; 4] || self.addresses.contains(&IpAddr::from(address));
+        let address = |bytes| <[u8; 4]>::try_from(bytes).map_err(|_| Fault::Malformed);
+        let (sender, target) = (
+            address(arp.sender_protocol_addr())?,
+            address(arp.target_protocol_addr())?,
+        );
+        let is_own = sender == [0; 4] || self.is_own_address(sender);
         if arp.sender_hw_addr() != self.mac || !is_own {
             return Err(Fault::Spoofed);
         }
-        Ok(())
+        Ok(target.into())
     }
 
     fn look_at_ipv4<'a>(
@@ -281,7 +324,8 @@ impl Guard {
         transport: Option<&TransportSlice<'a>>,
     ) -> Result<Packet<'a>, Fault> {
         let header = ip.header();
-        if !self.addresses.contains(&IpAddr::V4(header.source_addr())) {
+        let from = IpAddr::V4(header.source_addr());
+        if !self.is_own_address(from) {
             return Err(Fault::Spoofed);
         }
         if ip.is_payload_fragmented() {
@@ -292,6 +336,7 @@ impl Guard {
                 from: header.source(),
                 to: header.destination(),
             },
+            from,
             to: IpAddr::V4(header.destination_addr()),
             transport: transport.map_or(Transport::Other, carried),
         })
@@ -309,7 +354,8 @@ impl Guard {
             return self.look_at_discovery(icmp, from, header.hop_limit());
         }
         // What is sent on the link comes from the address there. Without a segment it is refused with a word.
-        let is_for_link = || is_closed(IpAddr::V6(to)) || self.place(IpAddr::V6(to)) == Place::Member;
+        let is_member = || matches!(self.segments.place(IpAddr::V6(to)), Place::Member(_));
+        let is_for_link = || is_closed(IpAddr::V6(to)) || is_member();
         let is_own = self.is_own_address(from) || from == link_local(self.mac) && is_for_link();
         if !is_own {
             return Err(Fault::Spoofed);
@@ -319,6 +365,7 @@ impl Guard {
                 from: header.source(),
                 to: header.destination(),
             },
+            from: IpAddr::V6(from),
             to: IpAddr::V6(to),
             transport: transport.map_or(Transport::Other, carried),
         }))
@@ -327,25 +374,24 @@ impl Guard {
     /// Only from this host, and about nobody else.
     fn look_at_discovery<'a>(&self, icmp: &Icmpv6Slice<'_>, from: Ipv6Addr, hops: u8) -> Result<Sent<'a>, Fault> {
         let is_own = |address| address == link_local(self.mac) || self.is_own_address(address);
-        let is_told_of_own = || discovery::target(icmp).is_some_and(is_own);
+        let target = discovery::target(icmp);
+        let is_told_of_own = || target.is_some_and(is_own);
         let speaks_truly = icmp.type_u8() != NEIGHBOR_ADVERTISEMENT || is_told_of_own();
         if !(from.is_unspecified() || is_own(from)) || !speaks_truly || !discovery::names_hardware(icmp, self.mac) {
             return Err(Fault::Spoofed);
         }
         match (hops == ON_LINK_HOPS, icmp.type_u8() == ROUTER_SOLICITATION) {
             (false, _) => Err(Fault::Malformed),
-            (true, false) => Ok(Sent::Discovery),
+            (true, false) => target
+                .map(|target| Sent::Discovery(target.into()))
+                .ok_or(Fault::Malformed),
             (true, true) => Ok(Sent::Solicitation),
         }
     }
 
-    fn is_own_address(&self, address: Ipv6Addr) -> bool {
-        self.addresses.contains(&IpAddr::V6(address))
-    }
-
-    fn place(&self, address: IpAddr) -> Place {
-        let segment = self.segment.as_ref();
-        segment.map_or(Place::Elsewhere, |segment| segment.place(address))
+    fn is_own_address(&self, address: impl Into<IpAddr>) -> bool {
+        let address = address.into();
+        self.addresses.contains(&address) || self.segments.has(address)
     }
 
     /// Port and payload of a question to the resolver.
@@ -365,16 +411,23 @@ impl Guard {
         }
         if let Some((port, payload)) = self.question(packet) {
             // The names of members come first, and need no rule.
-            return match self.segment {
-                Some(_) => Verdict::Pass(Way::Segment),
+            return match self.segments.first() {
+                Some(first) => Verdict::Pass(Way::Segment(first)),
                 None => self.judge_question(frame, packet, port, payload),
             };
         }
-        match self.place(packet.to) {
-            Place::Member => Verdict::Pass(Way::Segment),
+        match self.segments.place(packet.to) {
+            Place::Member(slot) if self.may_send(slot, packet.from) => Verdict::Pass(Way::Segment(slot)),
+            // It is the guest's address on another one.
+            Place::Member(_) => drop_counted(&mut self.counters.spoofed),
             Place::Broadcast => drop_counted(&mut self.counters.denied),
             Place::Elsewhere => self.judge(frame, packet, now),
         }
+    }
+
+    /// Whether the guest has this address on this segment.
+    fn may_send(&self, slot: Slot, from: IpAddr) -> bool {
+        self.segments.has_on(slot, from) || from == IpAddr::V6(link_local(self.mac))
     }
 
     /// Whether a packet may go to the uplink.
@@ -386,6 +439,10 @@ impl Guard {
             Transport::Other => return self.refuse(frame, packet),
             Transport::Error | Transport::Routing => return drop_counted(&mut self.counters.denied),
         };
+        // What answers to another of its addresses would not find the way back.
+        if !self.addresses.contains(&packet.from) {
+            return self.refuse(frame, packet);
+        }
         let flow = Flow {
             protocol,
             port,
@@ -425,7 +482,7 @@ impl Guard {
 
     fn judge_question(&mut self, frame: &[u8], packet: Packet<'_>, port: u16, payload: &[u8]) -> Verdict {
         // Where there is no uplink, the resolver's own "no" is heard by every program.
-        if self.has_uplink && !self.egress.permits_names() {
+        if self.leads_out() && !(self.egress.permits_names() && self.addresses.contains(&packet.from)) {
             return self.refuse(frame, packet);
         }
         let Some(permitted) = self.egress.only_names() else {

@@ -7,8 +7,8 @@ use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv6Type, 
 
 use super::guard::{Guard, NetCounters, Verdict};
 use super::links::Way;
-use super::segment::Segment;
 use crate::egress::{Egress, Rule, Target};
+use crate::segments::Segment;
 
 const OWN: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -22,7 +22,7 @@ const PUBLIC_V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
 const LINK_V6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, 2];
 
 const UPLINK: Verdict = Verdict::Pass(Way::Uplink);
-const SEGMENT: Verdict = Verdict::Pass(Way::Segment);
+const SEGMENT: Verdict = Verdict::Pass(Way::Segment(0));
 
 fn egress(targets: &[Target]) -> Egress {
     let rule = |target: &Target| Rule {
@@ -40,7 +40,7 @@ fn egress(targets: &[Target]) -> Egress {
 
 fn guard(targets: &[Target]) -> Guard {
     let addresses = vec![IpAddr::from(OWN_V4), IpAddr::from(OWN_V6)];
-    Guard::new(OWN, addresses, egress(targets), true, None)
+    Guard::new(OWN, addresses, egress(targets))
 }
 
 fn public() -> Guard {
@@ -320,16 +320,18 @@ const MEMBER_LINK_V6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0
 
 /// On a segment that the guest's addresses are of.
 fn member(targets: &[Target], has_uplink: bool) -> Guard {
+    let addresses = vec![IpAddr::from(OWN_V4), IpAddr::from(OWN_V6)];
     let segment = Segment {
+        addresses: addresses.clone(),
         networks: ["100.96.0.0/24", "fd63::/64"]
             .map(|text| text.parse().expect("a network"))
             .to_vec(),
         gateways: vec![IpAddr::from(RESOLVER_V4), IpAddr::from(GATEWAY_V6)],
     };
-    let mut egress = egress(targets);
-    egress.closed.clone_from(&segment.gateways);
-    let addresses = vec![IpAddr::from(OWN_V4), IpAddr::from(OWN_V6)];
-    Guard::new(OWN, addresses, egress, has_uplink, Some(segment))
+    let uplink = if has_uplink { addresses } else { Vec::new() };
+    let mut guard = Guard::new(OWN, uplink, egress(targets));
+    guard.connect(0, segment);
+    guard
 }
 
 fn everywhere() -> Vec<Target> {
@@ -453,8 +455,8 @@ fn names_are_asked_for_on_the_segment_first() {
         assert!(guard.is_own(&ask(b"b")));
     }
     // Given back they are judged.
-    assert_eq!(member(&[Target::Public], true).examine_returned(&ask(b"b")), UPLINK);
-    assert!(is_answered(&member(&[], true).examine_returned(&ask(b"a"))));
+    assert_eq!(member(&[Target::Public], true).examine_returned(&ask(b"b"), 0), UPLINK);
+    assert!(is_answered(&member(&[], true).examine_returned(&ask(b"a"), 0)));
     let mut guard = member(&named, true);
     let answer = frame!(back().ipv4(RESOLVER_V4, OWN_V4, 64).udp(53, 4000), &dns(b"a", true));
     let open = udp(OWN_V4, PUBLIC_V4, 443, b"x");
@@ -463,11 +465,11 @@ fn names_are_asked_for_on_the_segment_first() {
         is_answered(&guard.examine(&open, now)),
         "nothing was asked of the uplink"
     );
-    assert_eq!(guard.examine_returned(&ask(b"a")), UPLINK);
+    assert_eq!(guard.examine_returned(&ask(b"a"), 0), UPLINK);
     guard.note(&answer, now);
     assert_eq!(guard.examine(&open, now), UPLINK);
     for mut guard in [guard, member(&everywhere(), false)] {
-        let Verdict::Answer(refused) = guard.examine_returned(&ask(b"b")) else {
+        let Verdict::Answer(refused) = guard.examine_returned(&ask(b"b"), 0) else {
             panic!("not answered");
         };
         assert_eq!(refused[26..30], RESOLVER_V4);
@@ -487,10 +489,10 @@ fn only_questions_are_given_back() {
         discovery(133, LINK_V6, 255, OWN_V6, OWN),
     ];
     for frame in &others {
-        assert_eq!(guard.examine_returned(frame), Verdict::Drop);
+        assert_eq!(guard.examine_returned(frame, 0), Verdict::Drop);
     }
     assert_eq!(guard.counters.malformed, others.len() as u64);
     let foreign = udp(MEMBER_V4, RESOLVER_V4, 53, &dns(b"a", false));
-    assert_eq!(guard.examine_returned(&foreign), Verdict::Drop);
+    assert_eq!(guard.examine_returned(&foreign, 0), Verdict::Drop);
     assert_eq!(guard.counters.spoofed, 1);
 }

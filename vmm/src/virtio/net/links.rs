@@ -1,5 +1,5 @@
-//! What leads away from a guest, and what comes from there: two streams, either of which may be missing, and the answers
-//! that are made here in their place.
+//! What leads away from a guest, and what comes from there: streams, any of which may be missing, and the answers that
+//! are made here in their place.
 
 use std::collections::VecDeque;
 use std::io;
@@ -7,24 +7,16 @@ use std::os::fd::OwnedFd;
 
 use vmm_sys_util::epoll::Epoll;
 
-use super::segment::Segment;
+use super::segment::Slot;
 use super::stream::Stream;
 use crate::limits::NET_ANSWERS_MAX;
-
-/// The sockets of a device, at least one of them: streams on which each frame follows its length.
-#[derive(Debug)]
-pub struct Sockets {
-    /// To what carries frames everywhere (passt).
-    pub uplink: Option<OwnedFd>,
-    /// To the switch of a network of pods.
-    pub segment: Option<(Segment, OwnedFd)>,
-}
+use crate::segments::SEGMENTS_MAX;
 
 /// Where a frame of the guest's goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
     Uplink,
-    Segment,
+    Segment(Slot),
 }
 
 /// Where a frame for the guest comes from.
@@ -37,20 +29,28 @@ pub(super) enum Source {
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Links {
-    uplink: Option<Stream>,
-    segment: Option<Stream>,
+    /// The uplink, and a place for each segment.
+    streams: [Option<Stream>; STREAMS],
     answers: VecDeque<Vec<u8>>,
     /// Whose frame was the last one: the others come first.
     last: Source,
 }
 
+const STREAMS: usize = 1 + SEGMENTS_MAX;
+
 impl Way {
-    /// What `epoll` tells of it.
-    fn event(self) -> u64 {
+    /// Which of the streams.
+    fn index(self) -> usize {
         match self {
             Self::Uplink => 0,
-            Self::Segment => 1,
+            Self::Segment(slot) => 1 + usize::from(slot),
         }
+    }
+
+    fn of(index: usize) -> Self {
+        index
+            .checked_sub(1)
+            .map_or(Self::Uplink, |slot| Self::Segment(slot as Slot))
     }
 }
 
@@ -58,44 +58,61 @@ impl Source {
     fn following(self) -> Self {
         match self {
             Self::Answers => Self::Link(Way::Uplink),
-            Self::Link(Way::Uplink) => Self::Link(Way::Segment),
-            Self::Link(Way::Segment) => Self::Answers,
+            Self::Link(way) if way.index() + 1 < STREAMS => Self::Link(Way::of(way.index() + 1)),
+            Self::Link(_) => Self::Answers,
         }
     }
 }
 
 impl Links {
     /// How many events are theirs.
-    pub(super) const EVENTS: u64 = 2;
+    pub(super) const EVENTS: u64 = STREAMS as u64;
 
-    /// Waits on `epoll`, with events below [`Self::EVENTS`].
-    pub(super) fn new(uplink: Option<OwnedFd>, segment: Option<OwnedFd>, epoll: &Epoll) -> io::Result<Self> {
-        let stream = |way: Way, socket: Option<OwnedFd>| {
-            socket.map(|socket| Stream::new(socket, epoll, way.event())).transpose()
-        };
-        Ok(Self {
-            uplink: stream(Way::Uplink, uplink)?,
-            segment: stream(Way::Segment, segment)?,
+    /// The uplink at most. What waits on `epoll` has events below [`Self::EVENTS`].
+    pub(super) fn new(uplink: Option<OwnedFd>, epoll: &Epoll) -> io::Result<Self> {
+        let mut links = Self {
+            streams: [const { None }; STREAMS],
             answers: VecDeque::new(),
-            last: Source::Link(Way::Segment),
-        })
+            last: Source::Answers,
+        };
+        if let Some(socket) = uplink {
+            links.connect(Way::Uplink, socket, epoll)?;
+        }
+        Ok(links)
+    }
+
+    /// A stream is there from now on.
+    pub(super) fn connect(&mut self, way: Way, socket: OwnedFd, epoll: &Epoll) -> io::Result<()> {
+        self.streams[way.index()] = Some(Stream::new(socket, epoll, way.index() as u64)?);
+        Ok(())
+    }
+
+    /// It is not there any more, and what came from there and was not taken neither.
+    pub(super) fn disconnect(&mut self, way: Way) {
+        // With the last of its fds it leaves epoll as well.
+        self.streams[way.index()] = None;
+    }
+
+    pub(super) fn has(&self, way: Way) -> bool {
+        self.streams[way.index()].is_some()
     }
 
     /// Whether one of them has to take something first.
     pub(super) fn is_full(&self) -> bool {
-        self.streams().any(Stream::is_full)
+        self.streams.iter().flatten().any(Stream::is_full)
     }
 
     /// Appends a frame to what is sent with the next [`Self::flush`].
     pub(super) fn append(&mut self, way: Way, frame: &[u8]) {
-        if let Some(stream) = self.stream_mut(way) {
+        if let Some(stream) = &mut self.streams[way.index()] {
             stream.append(frame);
         }
     }
 
     /// Sends a frame by itself; whether there was room.
     pub(super) fn send(&mut self, way: Way, frame: &[u8]) -> bool {
-        let Some(stream) = self.stream_mut(way).filter(|stream| !stream.is_full()) else {
+        let stream = self.streams[way.index()].as_mut();
+        let Some(stream) = stream.filter(|stream| !stream.is_full()) else {
             return false;
         };
         stream.append(frame);
@@ -105,7 +122,7 @@ impl Links {
 
     /// Sends what was appended, as much as the other ends take.
     pub(super) fn flush(&mut self) {
-        self.streams_mut().for_each(Stream::flush);
+        self.streams.iter_mut().flatten().for_each(Stream::flush);
     }
 
     /// Has the guest told this, if not too much waits to be told already.
@@ -133,7 +150,7 @@ impl Links {
         match source {
             Source::Answers => drop(self.answers.pop_front()),
             Source::Link(way) => {
-                if let Some(stream) = self.stream_mut(way) {
+                if let Some(stream) = &mut self.streams[way.index()] {
                     stream.skip();
                 }
             }
@@ -143,44 +160,33 @@ impl Links {
 
     /// Takes in what is there, as far as there is space.
     pub(super) fn receive(&mut self) {
-        self.streams_mut().for_each(Stream::receive);
+        self.streams.iter_mut().flatten().for_each(Stream::receive);
     }
 
     /// Waits for what matters now.
     pub(super) fn watch(&mut self, epoll: &Epoll) {
-        for way in [Way::Uplink, Way::Segment] {
-            if let Some(stream) = self.stream_mut(way) {
-                stream.watch(epoll, way.event());
+        for (event, stream) in (0..).zip(&mut self.streams) {
+            if let Some(stream) = stream {
+                stream.watch(epoll, event);
             }
         }
     }
 
     fn waiting(&self) -> Option<Source> {
-        let first = self.last.following();
-        let order = [first, first.following(), self.last];
-        order.into_iter().find(|source| self.front(*source).is_some())
+        let mut source = self.last;
+        for _ in 0..=STREAMS {
+            source = source.following();
+            if self.front(source).is_some() {
+                return Some(source);
+            }
+        }
+        None
     }
 
     fn front(&self, source: Source) -> Option<&[u8]> {
         match source {
             Source::Answers => self.answers.front().map(Vec::as_slice),
-            Source::Link(Way::Uplink) => self.uplink.as_ref()?.front(),
-            Source::Link(Way::Segment) => self.segment.as_ref()?.front(),
+            Source::Link(way) => self.streams[way.index()].as_ref()?.front(),
         }
-    }
-
-    fn stream_mut(&mut self, way: Way) -> Option<&mut Stream> {
-        match way {
-            Way::Uplink => self.uplink.as_mut(),
-            Way::Segment => self.segment.as_mut(),
-        }
-    }
-
-    fn streams(&self) -> impl Iterator<Item = &Stream> {
-        self.uplink.iter().chain(&self.segment)
-    }
-
-    fn streams_mut(&mut self) -> impl Iterator<Item = &mut Stream> {
-        self.uplink.iter_mut().chain(&mut self.segment)
     }
 }

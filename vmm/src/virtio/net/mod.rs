@@ -2,18 +2,19 @@
 //!
 //! ```text
 //!  guest ─► transmit queue ─► header (checksums) ─► Guard: whose, where to ─┬─► uplink: Stream ─► passt
-//!    ▲                                                │ refused: an answer  └─► segment: Stream ─► switch
+//!    ▲                                                │ refused: an answer  └─► each segment: Stream ─► its switch
 //!    │                                                ▼
 //!    └── receive queue ◄───── header ◄───── Links: each in its turn ◄── Guard: notes ◄── uplink
 //!                                                     ▲
-//!                                                     └── Guard: the guest's own, given back? ◄── segment
+//!                                                     └── Guard: the guest's own, given back? ◄── segments
 //! ```
 //!
 //! A guest is nobody but itself: frames with another hardware or network address, of another kind than IPv4, IPv6, ARP
 //! and neighbour discovery, and fragments end here, and are counted. Where it may go to through the uplink is
-//! [`crate::egress`]'s to say; on the segment, the link of a network of pods, every member may speak to every other.
-//! Questions for names go to the segment first, whose switch gives those back that are for no member's name: they are
-//! judged then, and go to the uplink.
+//! [`crate::egress`]'s to say; on a segment, the link of a network of pods, every member may speak to every other. A
+//! guest is on as many segments as its supervisor says, while it runs: the network address tells which one is meant.
+//! Questions for names go to the segments first, one after the other, whose switches give those back that are for no
+//! member's name: they are judged then, and go to the uplink.
 //!
 //! Where a rate limits it, frames of the guest wait in its transmit queue, and frames for it in the streams.
 
@@ -34,12 +35,10 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use device::{NetDevice, NetError};
+pub use device::{NetDevice, NetError, Sockets};
 pub(crate) use discovery::{NEIGHBOR_ADVERTISEMENT, ON_LINK_HOPS, ROUTER_SOLICITATION, link_local, target};
 pub(crate) use guard::{DNS_PORT, ROUTERS_V4, ROUTERS_V6};
-pub use links::Sockets;
 pub(crate) use refusal::{Ends, answer as answer_udp};
-pub use segment::Segment;
 pub(crate) use stream::Stream;
 
 /// Bytes of the longest frame: an Ethernet header and the most that an IP packet can have (MTU 65520 and its header fit).

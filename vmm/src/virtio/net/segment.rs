@@ -1,46 +1,94 @@
-//! The link of a network of pods: which addresses are its members', and which lead elsewhere. Pure.
+//! The networks of pods that a guest is on: which addresses are members', and which lead elsewhere. Pure.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// A network of pods, as one of its members sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Segment {
-    /// Addresses of the link.
-    pub networks: Vec<IpNet>,
-    /// Those of them that no member has: the uplink's, and the resolver's.
-    pub gateways: Vec<IpAddr>,
-}
+use crate::segments::{SEGMENTS_MAX, Segment};
+
+/// Which of the networks.
+pub(super) type Slot = u8;
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Segments([Option<Segment>; SEGMENTS_MAX]);
 
 /// Whose an address is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// A member's.
-    Member,
-    /// All members' together.
+    /// A member's of this network.
+    Member(Slot),
+    /// All members' of a network together.
     Broadcast,
-    /// Nobody's on the segment.
+    /// Of none of the networks, or the way out's.
     Elsewhere,
 }
 
-impl Segment {
+impl Segments {
+    pub(super) fn connect(&mut self, slot: Slot, segment: Segment) {
+        self.0[usize::from(slot)] = Some(segment);
+    }
+
+    pub(super) fn disconnect(&mut self, slot: Slot) -> Option<Segment> {
+        self.0[usize::from(slot)].take()
+    }
+
+    /// The first one, for what is of no network's in particular.
+    pub(super) fn first(&self) -> Option<Slot> {
+        Some(self.iter().next()?.0)
+    }
+
+    /// The one after it.
+    pub(super) fn after(&self, slot: Slot) -> Option<Slot> {
+        self.iter().map(|(next, _)| next).find(|next| *next > slot)
+    }
+
+    /// Whether the guest has `address` on any of them.
+    pub(super) fn has(&self, address: IpAddr) -> bool {
+        self.iter().any(|(_, segment)| segment.addresses.contains(&address))
+    }
+
+    /// Whether the guest has `address` on this one.
+    pub(super) fn has_on(&self, slot: Slot, address: IpAddr) -> bool {
+        let segment = self.0[usize::from(slot)].as_ref();
+        segment.is_some_and(|segment| segment.addresses.contains(&address))
+    }
+
     /// Whose `address` is.
     pub(super) fn place(&self, address: IpAddr) -> Place {
         // The same address in IPv6's clothes would be one of the host's network.
         let address = address.to_canonical();
-        if self.gateways.contains(&address) {
-            return Place::Elsewhere;
+        match self.of(address) {
+            None if is_link_local(address) => self.first().map_or(Place::Elsewhere, Place::Member),
+            Some((_, segment)) if segment.networks.iter().any(|network| is_broadcast(network, address)) => {
+                Place::Broadcast
+            }
+            Some((slot, segment)) if !segment.gateways.contains(&address) => Place::Member(slot),
+            _ => Place::Elsewhere,
         }
-        if self.networks.iter().any(|network| is_broadcast(network, address)) {
-            return Place::Broadcast;
-        }
-        let is_link_local = matches!(address, IpAddr::V6(address) if Ipv6Addr::is_unicast_link_local(&address));
-        if is_link_local || self.networks.iter().any(|network| network.contains(&address)) {
-            return Place::Member;
-        }
-        Place::Elsewhere
     }
+
+    /// Where to ask for the hardware that has `address`.
+    pub(super) fn link_of(&self, address: IpAddr) -> Option<Slot> {
+        let of = self.of(address.to_canonical());
+        of.map(|(slot, _)| slot).or_else(|| self.first())
+    }
+
+    /// The one whose link has this address.
+    fn of(&self, address: IpAddr) -> Option<(Slot, &Segment)> {
+        self.iter()
+            .find(|(_, segment)| segment.networks.iter().any(|network| network.contains(&address)))
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (Slot, &Segment)> {
+        let numbered = (0..).zip(&self.0);
+        numbered.filter_map(|(slot, segment)| Some((slot, segment.as_ref()?)))
+    }
+}
+
+/// The address that a host has of its link alone. On which of its networks, it does not say: it is the first's.
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if Ipv6Addr::is_unicast_link_local(&address))
 }
 
 /// Whether it is a network's address for everybody, or the old one with only zeros (RFC 1122, section 3.2.1.3). A link
@@ -58,14 +106,20 @@ fn is_broadcast(network: &IpNet, address: IpAddr) -> bool {
 mod tests {
     use super::*;
 
-    fn places(networks: &[&str], addresses: &[&str]) -> Vec<Place> {
-        let segment = Segment {
+    fn segment(networks: &[&str]) -> Segment {
+        Segment {
+            addresses: vec![[10, 89, 0, 2].into()],
             networks: networks.iter().map(|text| text.parse().expect("a network")).collect(),
-            gateways: ["10.89.0.1", "fd00:89::1", "fe80::1"]
+            gateways: ["10.89.0.1", "fd00:89::1"]
                 .map(|text| text.parse().expect("an address"))
                 .to_vec(),
-        };
-        let place = |text: &&str| segment.place(text.parse().expect("an address"));
+        }
+    }
+
+    fn places(networks: &[&str], addresses: &[&str]) -> Vec<Place> {
+        let mut segments = Segments::default();
+        segments.connect(3, segment(networks));
+        let place = |text: &&str| segments.place(text.parse().expect("an address"));
         addresses.iter().map(place).collect()
     }
 
@@ -73,9 +127,9 @@ mod tests {
     fn members_have_the_addresses_of_the_link_but_the_gateways() {
         let networks = ["10.89.0.0/24", "fd00:89::/64"];
         let members = ["10.89.0.2", "10.89.0.254", "fd00:89::2", "fe80::2", "::ffff:10.89.0.2"];
-        assert_eq!(places(&networks, &members), [Place::Member; 5]);
-        let gateways = ["10.89.0.1", "fd00:89::1", "fe80::1", "::ffff:10.89.0.1"];
-        assert_eq!(places(&networks, &gateways), [Place::Elsewhere; 4]);
+        assert_eq!(places(&networks, &members), [Place::Member(3); 5]);
+        let gateways = ["10.89.0.1", "fd00:89::1", "::ffff:10.89.0.1"];
+        assert_eq!(places(&networks, &gateways), [Place::Elsewhere; 3]);
         let others = [
             "10.89.1.2",
             "fd00:90::2",
@@ -93,8 +147,34 @@ mod tests {
         assert_eq!(places(&["10.89.0.0/30"], &ends), [Place::Broadcast; 3]);
         assert_eq!(
             places(&["10.89.0.2/31"], &["10.89.0.2", "10.89.0.3"]),
-            [Place::Member; 2]
+            [Place::Member(3); 2]
         );
-        assert_eq!(places(&["fd00:89::/64"], &["fd00:89::"]), [Place::Member]);
+        assert_eq!(places(&["fd00:89::/64"], &["fd00:89::"]), [Place::Member(3)]);
+    }
+
+    #[test]
+    fn each_network_has_its_own_addresses_until_it_goes() {
+        let mut segments = Segments::default();
+        let at = |text: &str| text.parse::<IpAddr>().expect("an address");
+        assert_eq!(
+            (segments.first(), segments.place(at("fe80::2"))),
+            (None, Place::Elsewhere)
+        );
+        segments.connect(5, segment(&["10.89.0.0/24"]));
+        segments.connect(1, segment(&["10.90.0.0/24"]));
+        assert_eq!(segments.place(at("10.89.0.9")), Place::Member(5));
+        assert_eq!(segments.place(at("10.90.0.9")), Place::Member(1));
+        assert_eq!(segments.place(at("fe80::2")), Place::Member(1));
+        assert_eq!(
+            (segments.first(), segments.after(1), segments.after(5)),
+            (Some(1), Some(5), None)
+        );
+        assert_eq!(
+            (segments.link_of(at("10.89.0.1")), segments.link_of(at("1.1.1.1"))),
+            (Some(5), Some(1))
+        );
+        assert!(segments.disconnect(1).is_some() && segments.disconnect(1).is_none());
+        assert_eq!(segments.place(at("10.90.0.9")), Place::Elsewhere);
+        assert_eq!(segments.place(at("fe80::2")), Place::Member(5));
     }
 }

@@ -1,18 +1,27 @@
 //! The device between a driver and a network, both of which are the test's.
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
 use std::num::NonZeroU64;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv,
+    sendmsg, socketpair,
+};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::header::HEADER_BYTES;
-use super::{FRAME_BYTES_MAX, NetDevice, NetError, Segment, Sockets};
+use super::{FRAME_BYTES_MAX, NetDevice, Sockets};
 use crate::egress::{Egress, Rule, Target};
+use crate::segments::{Change, DONE, REFUSED, Segment};
 use crate::virtio::device::{Cause, Device, Signals};
 use crate::virtio::test_driver::{TestQueue, memory, process};
+
+mod segments;
 
 const OWN: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const OWN_V4: [u8; 4] = [100, 96, 0, 2];
@@ -24,6 +33,7 @@ const BUFFERS: u64 = TestQueue::FREE + 0x10_0000;
 
 struct Bench {
     device: NetDevice,
+    supervisor: OwnedFd,
     /// The uplink's other end.
     network: UnixStream,
     memory: GuestMemoryMmap,
@@ -31,15 +41,8 @@ struct Bench {
     transmit: TestQueue,
 }
 
-fn device(uplink: Option<UnixStream>, segment: Option<UnixStream>) -> Result<NetDevice, NetError> {
-    limited_device(uplink, segment, None)
-}
-
-fn limited_device(
-    uplink: Option<UnixStream>,
-    segment: Option<UnixStream>,
-    bytes_per_second: Option<NonZeroU64>,
-) -> Result<NetDevice, NetError> {
+/// The device, and the supervisor's end of its control socket.
+fn device(uplink: Option<UnixStream>, bytes_per_second: Option<NonZeroU64>) -> (NetDevice, OwnedFd) {
     let egress = Egress {
         rules: vec![Rule {
             target: Target::Public,
@@ -49,17 +52,25 @@ fn limited_device(
         resolver: Some(RESOLVER_V4.into()),
         ..Egress::default()
     };
-    let network = Segment {
-        networks: vec!["100.96.0.0/24".parse().expect("a network")],
-        gateways: vec![RESOLVER_V4.into()],
-    };
+    let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+    let (supervisor, control) = socketpair(AddressFamily::UNIX, kind, flags, None).expect("sockets");
     let sockets = Sockets {
         uplink: uplink.map(Into::into),
-        segment: segment.map(|socket| (network, socket.into())),
+        control,
     };
-    let mut device = NetDevice::new(OWN, vec![OWN_V4.into()], egress, sockets, bytes_per_second)?;
+    let mut device = NetDevice::new(OWN, vec![OWN_V4.into()], egress, sockets, bytes_per_second).expect("a device");
     device.activate(MERGES);
-    Ok(device)
+    (device, supervisor)
+}
+
+/// A network that the guest has `own` on, as .2 of 256.
+fn segment(own: [u8; 4]) -> Segment {
+    let [a, b, c, _] = own;
+    Segment {
+        addresses: vec![own.into()],
+        networks: vec![format!("{a}.{b}.{c}.0/24").parse().expect("a network")],
+        gateways: vec![[a, b, c, 1].into()],
+    }
 }
 
 fn sockets() -> (UnixStream, UnixStream) {
@@ -73,7 +84,7 @@ fn sockets() -> (UnixStream, UnixStream) {
 impl Bench {
     fn new() -> Self {
         let (ours, network) = sockets();
-        let mut bench = Self::with(device(Some(ours), None).expect("a device"), network);
+        let mut bench = Self::with(device(Some(ours), None), network);
         bench.see_announcement();
         bench
     }
@@ -81,24 +92,53 @@ impl Bench {
     /// With a limit each way.
     fn limited(bytes_per_second: u64) -> Self {
         let (ours, network) = sockets();
-        let device = limited_device(Some(ours), None, NonZeroU64::new(bytes_per_second));
-        let mut bench = Self::with(device.expect("a device"), network);
+        let device = device(Some(ours), NonZeroU64::new(bytes_per_second));
+        let mut bench = Self::with(device, network);
         bench.see_announcement();
         bench
     }
 
     /// On a segment too, whose end is the other one.
     fn on_segment() -> (Self, UnixStream) {
-        let ((ours, network), (segment, switch)) = (sockets(), sockets());
-        let device = device(Some(ours), Some(segment)).expect("a device");
-        let mut bench = Self::with(device, network);
-        bench.see_announcement();
+        let mut bench = Self::new();
+        let switch = bench.connect(0, OWN_V4);
         (bench, switch)
     }
 
-    fn with(device: NetDevice, network: UnixStream) -> Self {
+    /// Has the guest be on one more segment, whose end this is.
+    fn connect(&mut self, slot: u8, own: [u8; 4]) -> UnixStream {
+        let (ours, switch) = sockets();
+        let segment = segment(own);
+        assert_eq!(self.ask(&Change::Connect { slot, segment }, &[ours.as_fd()]), DONE);
+        switch
+    }
+
+    /// Asks for a change.
+    fn ask(&mut self, change: &Change, fds: &[BorrowedFd<'_>]) -> u8 {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            ancillary.push(SendAncillaryMessage::ScmRights(fds));
+        }
+        let message = change.encode();
+        sendmsg(
+            &self.supervisor,
+            &[IoSlice::new(&message)],
+            &mut ancillary,
+            SendFlags::empty(),
+        )
+        .expect("room");
+        assert!(self.is_called());
+        self.process(Cause::Backend);
+        let mut word = [0xff];
+        recv(&self.supervisor, &mut word, RecvFlags::DONTWAIT).expect("an answer");
+        word[0]
+    }
+
+    fn with((device, supervisor): (NetDevice, OwnedFd), network: UnixStream) -> Self {
         Self {
             device,
+            supervisor,
             network,
             memory: memory(),
             receive: TestQueue::new(0),
@@ -324,123 +364,6 @@ fn a_network_that_is_gone_or_talks_nonsense_is_not_waited_for() {
         bench.send(&frame(b"x"));
         assert!(bench.receive.used(&bench.memory).is_empty());
     }
-}
-
-#[test]
-fn without_any_link_there_is_no_device() {
-    assert!(matches!(device(None, None), Err(NetError::NoLink)));
-}
-
-#[test]
-fn each_frame_goes_its_way() {
-    let (mut bench, mut switch) = Bench::on_segment();
-    bench.send(&frame(b"out"));
-    bench.send(&frame_to(MEMBER_V4, 80, b"in"));
-    assert_eq!(bench.sent(), frame(b"out"));
-    assert_eq!(read_frame(&mut switch), frame_to(MEMBER_V4, 80, b"in"));
-    assert!(
-        !bench.has_sent() && !has_more(&mut switch),
-        "the announcement is passt's"
-    );
-    assert_eq!(bench.device.counters().total(), 0);
-}
-
-#[test]
-fn a_question_that_is_given_back_goes_to_the_uplink() {
-    let (mut bench, mut switch) = Bench::on_segment();
-    bench.offer(1);
-    let question = frame_to(RESOLVER_V4, 53, b"question");
-    bench.send(&question);
-    assert!(!bench.has_sent());
-    let returned = read_frame(&mut switch);
-    assert_eq!(returned, question);
-    write_frame(&mut switch, &returned);
-    assert!(!bench.process(Cause::Backend).any(), "the guest does not see it");
-    assert_eq!(bench.sent(), question);
-    assert!(!has_more(&mut switch));
-    // Anything else of the guest's own is somebody's mistake.
-    write_frame(&mut switch, &frame(b"x"));
-    bench.process(Cause::Backend);
-    assert!(!bench.has_sent() && !has_more(&mut switch));
-    assert_eq!(bench.device.counters().malformed, 1);
-    assert!(bench.receive.used(&bench.memory).is_empty());
-}
-
-#[test]
-fn without_an_uplink_a_question_that_is_given_back_is_refused() {
-    let (segment, mut switch) = sockets();
-    let device = device(None, Some(segment)).expect("a device");
-    let mut bench = Bench::with(device, switch.try_clone().expect("a socket"));
-    bench.offer(1);
-    let question = frame_to(
-        RESOLVER_V4,
-        53,
-        b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x01a\x04test\0\0\x01\0\x01",
-    );
-    bench.send(&question);
-    assert_eq!(read_frame(&mut switch), question, "the first thing that a switch gets");
-    write_frame(&mut switch, &question);
-    assert!(bench.process(Cause::Backend).any());
-    assert_eq!(bench.read(BUFFERS + 12 + 26, 4), RESOLVER_V4);
-    assert_eq!(bench.read(BUFFERS + 12 + 45, 1)[0] & 0x0f, 5, "REFUSED");
-    assert!(!has_more(&mut switch));
-}
-
-#[test]
-fn what_comes_from_the_segment_opens_nothing_at_the_uplink() {
-    const PRIVATE_V4: [u8; 4] = [192, 168, 1, 1];
-    let (mut bench, mut switch) = Bench::on_segment();
-    // The third is for a refusal.
-    bench.offer(3);
-    let mut from_private = Vec::new();
-    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], OWN)
-        .ipv4(PRIVATE_V4, OWN_V4, 64)
-        .udp(2, 1);
-    builder.write_to_vec(&mut from_private, b"x").expect("a frame");
-    write_frame(&mut switch, &from_private);
-    assert!(bench.process(Cause::Backend).any());
-    assert_eq!(bench.read(BUFFERS + 12, from_private.len()), from_private);
-    bench.send(&frame_to(PRIVATE_V4, 2, b"x"));
-    assert!(!bench.has_sent());
-    assert_eq!(bench.device.counters().denied, 1);
-    bench.arrive(&from_private);
-    bench.process(Cause::Backend);
-    bench.send(&frame_to(PRIVATE_V4, 2, b"x"));
-    assert_eq!(bench.sent(), frame_to(PRIVATE_V4, 2, b"x"));
-}
-
-#[test]
-fn uplink_and_segment_take_turns() {
-    let (mut bench, mut switch) = Bench::on_segment();
-    for _ in 0..3 {
-        bench.arrive(&[1; 60]);
-        write_frame(&mut switch, &[2; 60]);
-    }
-    bench.offer(6);
-    bench.process(Cause::Backend);
-    let firsts = [0, 1, 2, 3, 4, 5].map(|index| bench.read(BUFFERS + index * 0x1000 + 12, 1)[0]);
-    assert_eq!(firsts, [1, 2, 1, 2, 1, 2]);
-}
-
-#[test]
-fn a_segment_that_is_gone_does_not_hold_the_uplink_up() {
-    let (mut bench, switch) = Bench::on_segment();
-    let payload = [5; 60000];
-    let mut sent = 0;
-    while bench.transmit.used(&bench.memory).len() == 1 || sent == 0 {
-        bench.send(&frame_to(MEMBER_V4, 80, &payload));
-        sent += 1;
-        assert!(sent < 1000, "the socket takes everything");
-    }
-    assert!(!bench.is_called());
-    // As late as can be: after what the guest sent was looked at.
-    switch.shutdown(std::net::Shutdown::Write).expect("a socket");
-    bench.process(Cause::Queue(1));
-    assert!(bench.is_called());
-    bench.process(Cause::Backend);
-    assert_eq!(bench.transmit.used(&bench.memory).len(), 1, "what was held up is gone");
-    bench.send(&frame(b"x"));
-    assert_eq!(bench.sent(), frame(b"x"));
 }
 
 /// Bytes a second of which some hundred milliseconds' are a frame of [`LIMITED_BYTES`].

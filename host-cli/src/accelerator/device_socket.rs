@@ -1,0 +1,126 @@
+//! The socket on which a device of a running machine is told of changes: one message each, with files beside it, answered
+//! by one byte (`capsid_vmm::bay`, `capsid_vmm::segments`).
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixDatagram as StdDatagram;
+use std::time::Duration;
+
+use capsid_vmm::bay::{DONE, FILES_MAX};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use tokio::io::Interest;
+use tokio::net::UnixDatagram;
+use tokio::time::timeout;
+
+/// How long the machine may take to do what it is told: it does it at once, unless the host is very busy.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a device does not do it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeviceError {
+    #[error("cannot speak to the machine")]
+    Speak(#[source] io::Error),
+    #[error("the machine does not answer")]
+    Silent,
+    #[error("the machine has not answered before, so that nobody knows what it has: stop it and start it again")]
+    Unknown,
+    #[error("the machine refuses it: it may have too many open files")]
+    Refused,
+}
+
+/// Our end of it.
+#[derive(Debug)]
+pub(crate) struct DeviceSocket {
+    socket: UnixDatagram,
+    /// An answer is owed: whatever came next would be taken for the answer to something else.
+    is_unknown: Cell<bool>,
+}
+
+impl DeviceSocket {
+    /// A connected pair; the other end is the machine's.
+    pub(crate) fn pair() -> io::Result<(Self, OwnedFd)> {
+        let (ours, machine) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let socket = Self {
+            socket: watched(ours)?,
+            is_unknown: Cell::new(false),
+        };
+        Ok((socket, machine))
+    }
+
+    /// Tells the device of one change, and waits until it is done. Nobody else tells it anything meanwhile.
+    pub(crate) async fn change(&self, message: &[u8], files: &[BorrowedFd<'_>]) -> Result<(), DeviceError> {
+        // Also when this is given up in the middle.
+        if self.is_unknown.replace(true) {
+            return Err(DeviceError::Unknown);
+        }
+        let told = async {
+            let write = || send(&self.socket, message, files);
+            self.socket.async_io(Interest::WRITABLE, write).await?;
+            self.socket.async_io(Interest::READABLE, || receive(&self.socket)).await
+        };
+        let answer = match timeout(ANSWER_TIMEOUT, told).await {
+            Err(_) => return Err(DeviceError::Silent),
+            Ok(Err(error)) => return Err(DeviceError::Speak(error)),
+            Ok(Ok(answer)) => answer,
+        };
+        self.is_unknown.set(false);
+        if answer == DONE {
+            Ok(())
+        } else {
+            Err(DeviceError::Refused)
+        }
+    }
+}
+
+/// A socket of messages for tokio, which knows none: only its readiness is asked of the type here.
+pub(crate) fn watched(socket: OwnedFd) -> io::Result<UnixDatagram> {
+    let socket = StdDatagram::from(socket);
+    socket.set_nonblocking(true)?;
+    UnixDatagram::from_std(socket)
+}
+
+fn send(socket: &UnixDatagram, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !files.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(files));
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, flags)?;
+    Ok(())
+}
+
+/// The machine's word; its end is an error.
+fn receive(socket: &UnixDatagram) -> io::Result<u8> {
+    let mut word = [0];
+    match rustix::net::recv(socket, &mut word, RecvFlags::DONTWAIT)? {
+        (0, _) => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(word[0]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_owed_is_not_taken_for_another() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (device, machine) = DeviceSocket::pair().unwrap();
+            let patience = Duration::from_millis(50);
+            assert!(timeout(patience, device.change(b"x", &[])).await.is_err());
+            // It comes at last, when nobody waits for it.
+            rustix::net::send(&machine, &[DONE], SendFlags::empty()).unwrap();
+            assert!(matches!(device.change(b"y", &[]).await, Err(DeviceError::Unknown)));
+        });
+    }
+}

@@ -1,0 +1,100 @@
+//! The networks of pods that a machine is on, which change while it runs, and what a supervisor says of them.
+//!
+//! A machine has one network device, and as many places on networks as [`SEGMENTS_MAX`]. One message a change, on a
+//! `SOCK_SEQPACKET` UNIX socket: JSON, with the stream of the segment's frames beside it when one comes. It is answered
+//! by one byte: [`DONE`] or [`REFUSED`].
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+pub use crate::bay::{DONE, REFUSED};
+
+/// Places for segments.
+pub const SEGMENTS_MAX: usize = 16;
+/// Bytes of the longest message.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 8 << 10;
+
+/// A change of the networks that a machine is on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Change {
+    /// The machine is on this one too, by an empty place. A connected UNIX stream socket comes beside this; its other end
+    /// is the network's switch, which takes and gives frames, each after its length. What it gives back of the guest's
+    /// are questions for names that no member has.
+    Connect {
+        /// The place, from 0.
+        slot: u8,
+        /// The network.
+        segment: Segment,
+    },
+    /// The machine is on this one no more. Its addresses there lead nowhere any more, by the uplink neither.
+    Disconnect {
+        /// The place.
+        slot: u8,
+    },
+    /// The uplink leads nowhere any more, for as long as the machine runs.
+    Close,
+}
+
+/// A network of pods, as one of its members sees it: a link on which every member may speak to every other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Segment {
+    /// The member's own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The addresses of the link: of IPv4, IPv6, or both. None of them is spoken to through the uplink.
+    pub networks: Vec<IpNet>,
+    /// Those of them that no member has: they are the way out's.
+    pub gateways: Vec<IpAddr>,
+}
+
+impl Change {
+    /// As it is sent.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        // Numbers and addresses always have a JSON form.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// What was sent; `None` for bytes that are no change, or name a place that is not there.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let change = serde_json::from_slice(bytes).ok()?;
+        match &change {
+            Self::Connect { slot, .. } | Self::Disconnect { slot } if usize::from(*slot) >= SEGMENTS_MAX => None,
+            _ => Some(change),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_survive_the_socket_and_other_bytes_are_none() {
+        let segment = Segment {
+            addresses: vec![[10, 89, 0, 2].into()],
+            networks: vec!["10.89.0.0/24".parse().expect("a network")],
+            gateways: vec![[10, 89, 0, 1].into()],
+        };
+        let changes = [
+            Change::Connect { slot: 15, segment },
+            Change::Disconnect { slot: 0 },
+            Change::Close,
+        ];
+        for change in changes {
+            assert_eq!(Change::decode(&change.encode()), Some(change));
+        }
+        assert_eq!(Change::decode(&Change::Disconnect { slot: 16 }.encode()), None);
+        for bytes in [
+            &b""[..],
+            b"{}",
+            br#"{"disconnect":{"slot":-1}}"#,
+            br#"{"disconnect":{"slot":1,"x":1}}"#,
+        ] {
+            assert_eq!(Change::decode(bytes), None);
+        }
+    }
+}
