@@ -89,6 +89,13 @@ fn programs_find_each_other_by_name() {
     // The longest packet that a link takes, whole, and not one byte more.
     assert!(ask("ping -c 1 -w 10 -M do -s 65472 web").contains(answered));
     assert!(exec(&capsid, "client", "ping -c 1 -w 5 -M do -s 65493 web").code() != 0);
+    call(&capsid, &["exec", "-d", "web", "iperf3", "--server"]).succeeds();
+    let listens = || exec(&capsid, "client", "iperf3 --client web -n 1K").code() == 0;
+    eventually("iperf3's server", PATIENCE_S, listens);
+    for flags in ["-n 8M", "-n 8M --reverse -6", "-u -b 4M -t 2"] {
+        let told = ask(&format!("iperf3 --client web {flags}"));
+        assert!(told.contains("receiver"), "{flags}: {told}");
+    }
     assert_eq!(ask("redis-cli -h cache set greeting hello"), "OK");
     let benchmark = ask("redis-benchmark -h cache -q --csv -c 20 -n 2000 -t set,get");
     assert!(benchmark.contains("\"GET\""), "{benchmark}");
