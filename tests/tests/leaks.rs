@@ -15,12 +15,17 @@ use capsid_tests::resident::{Process, descendants, processes};
 use capsid_tests::{Capsid, Census};
 use nix::sys::signal::Signal;
 
+/// How often something is done here, or in a lab, where each start of a machine takes many seconds.
+fn usual(here: usize, in_lab: usize) -> usize {
+    if capsid_tests::parts::in_lab() { in_lab } else { here }
+}
+
 #[test]
 fn sequential_runs_leak_nothing() {
     let _alone = alone();
     let capsid = warmed_up();
     let before = Census::take(&capsid);
-    for _ in 0..count("CAPSID_SOAK_RUNS", 10) {
+    for _ in 0..count("CAPSID_SOAK_RUNS", usual(10, 4)) {
         capsid.run(["busybox", "true"]).succeeds();
     }
     before.assert_nothing_new(&capsid);
@@ -32,10 +37,7 @@ fn concurrent_runs_leak_nothing_and_all_succeed() {
     let capsid = warmed_up();
     let before = Census::take(&capsid);
     thread::scope(|scope| {
-        for number in 0..count(
-            "CAPSID_CONCURRENT_RUNS",
-            if capsid_tests::parts::in_lab() { 4 } else { 8 },
-        ) {
+        for number in 0..count("CAPSID_CONCURRENT_RUNS", usual(8, 4)) {
             let capsid = &capsid;
             scope.spawn(move || {
                 let word = format!("{number}\n");
@@ -119,7 +121,7 @@ fn a_capsid_killed_at_any_moment_leaves_nothing() {
     capsid.run(["busybox", "true"]).succeeds();
     let whole = started.elapsed();
     let before = Census::take(&capsid);
-    let moments = u32::try_from(count("CAPSID_KILL_MOMENTS", 8)).unwrap();
+    let moments = u32::try_from(count("CAPSID_KILL_MOMENTS", usual(8, 4))).unwrap();
     for moment in 0..moments {
         let mut child = start_sleeper(&capsid);
         thread::sleep(whole * moment / moments);
@@ -341,10 +343,7 @@ fn pods_of_a_network_leave_nothing() {
     };
     cycle();
     let before = Census::take(&capsid);
-    for _ in 0..count(
-        "CAPSID_NETWORK_CYCLES",
-        if capsid_tests::parts::in_lab() { 1 } else { 3 },
-    ) {
+    for _ in 0..count("CAPSID_NETWORK_CYCLES", usual(3, 1)) {
         cycle();
     }
     before.assert_nothing_new(&capsid);
