@@ -371,7 +371,10 @@ fn flags_are_dockers_and_what_makes_no_sense_is_refused() {
         (&["-p", "9090:80", "-p", "9090:81"], "published twice"),
         (&["--egress", "10.0.0.0/99"], "invalid --egress"),
         (&["--egress", "127.0.0.1"], "no rule opens"),
-        (&["--network", "host"], "a pod has a network of its own"),
+        (
+            &["--network", "host", "--network", "default"],
+            "host together with other networks",
+        ),
         (&["--network", "none", "-p", "80"], "--publish without a network"),
         (&["--dns", "here"], "invalid --dns"),
         (&["--add-host", "db"], "invalid --add-host"),

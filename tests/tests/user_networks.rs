@@ -368,7 +368,7 @@ fn bad_networks_are_told_in_one_line_and_leave_nothing() {
         (&["--network", "none", "--ip", "10.77.0.5"], "--ip"),
         (&["--network", "none", "--network-rate", "2m"], "--network-rate"),
         (&["--network", "net1", "--network-rate", "1k"], "at least 16k"),
-        (&["--network", "host"], "host"),
+        (&["--network", "host", "--ip", "10.77.0.9"], "--ip"),
         (&["--network", "net1", "-p", "[::1]:8080:80"], "no subnet of that kind"),
     ] {
         let words = [&["run", "--rm"], flags, &["busybox", "true"]].concat();

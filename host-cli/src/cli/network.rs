@@ -5,9 +5,9 @@ use clap::{Args, Subcommand, ValueEnum};
 /// Flags of a pod's network.
 #[derive(Debug, Default, Args)]
 pub(crate) struct NetworkArgs {
-    /// default: the internet, through this host; none: a loopback and nothing else; or one of `capsid network create`,
-    /// whose pods reach each other by name. Of default and those, several may be given, each also as
-    /// name=NETWORK,ip=ADDRESS,alias=NAME
+    /// default: the internet, through this host; host: all that this host reaches, and its own addresses but the loopback;
+    /// none: a loopback and nothing else; or one of `capsid network create`, whose pods reach each other by name. Of default
+    /// and those, several may be given, each also as name=NETWORK,ip=ADDRESS,alias=NAME
     #[arg(long, visible_alias = "net", value_name = "NETWORK")]
     pub network: Vec<String>,
     /// IPv4 address on that network [default: the lowest that is free]

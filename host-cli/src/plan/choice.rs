@@ -4,14 +4,14 @@ use super::PlanError;
 use crate::cli::{NetworkArgs, NetworkConnectArgs};
 use crate::state::{DEFAULT_NETWORK, NO_NETWORK};
 
+/// docker's word for no network of a container's own.
+const HOST_NETWORK: &str = "host";
+
 /// Why flags choose no networks.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChoiceError {
-    #[error(
-        "--network host: a pod has a network of its own, as it has a kernel: publish its ports (-p), and let it reach this \
-         host by --egress and this host's address"
-    )]
-    Hosts,
+    #[error("--network host together with other networks: give one of them")]
+    HostAndMore,
     #[error(
         "--network {0}: containers share a network in a pod: make one (`capsid pod create`), and run both in it (--pod)"
     )]
@@ -45,6 +45,8 @@ pub(crate) enum ChoiceError {
 pub(super) struct Choice {
     /// The link of its own.
     pub own_link: bool,
+    /// As near to the host's own network as a machine can come: its link leads to all that rules can open.
+    pub is_hosts: bool,
     /// Those of the user's.
     pub users: Vec<Wish>,
 }
@@ -90,7 +92,7 @@ pub(crate) fn connection(args: &NetworkConnectArgs) -> Result<Option<Wish>, Plan
 /// link.
 pub(crate) fn user_network(word: &str) -> Result<Option<&str>, PlanError> {
     match word {
-        NO_NETWORK | "host" => Err(ChoiceError::Nothing(word.into()).into()),
+        NO_NETWORK | HOST_NETWORK => Err(ChoiceError::Nothing(word.into()).into()),
         word => Ok(Some(word).filter(|word| !is_default(word))),
     }
 }
@@ -104,8 +106,13 @@ pub(super) fn choice(args: &NetworkArgs) -> Result<Option<Choice>, ChoiceError> 
             _ => Err(ChoiceError::NoneAndMore),
         };
     }
+    let is_hosts = wishes.iter().any(|wish| wish.network == HOST_NETWORK);
+    if is_hosts && wishes.len() > 1 {
+        return Err(ChoiceError::HostAndMore);
+    }
     let mut choice = Choice {
         own_link: wishes.is_empty(),
+        is_hosts,
         users: Vec::new(),
     };
     for wish in wishes {
@@ -113,7 +120,7 @@ pub(super) fn choice(args: &NetworkArgs) -> Result<Option<Choice>, ChoiceError> 
         if is_known || (choice.own_link && is_default(&wish.network)) {
             return Err(ChoiceError::Twice(wish.network));
         }
-        match is_default(&wish.network) {
+        match is_default(&wish.network) || is_hosts {
             true => choice.own_link = true,
             false => choice.users.push(wish),
         }
@@ -138,9 +145,10 @@ fn wish(text: &str) -> Result<Wish, ChoiceError> {
         }
     };
     match (wish.network.as_str(), wish.first_want("--network-alias")) {
-        ("host", _) => Err(ChoiceError::Hosts),
         (name, _) if name.contains(':') => Err(ChoiceError::Anothers(name.into())),
-        (name, Some(flag)) if is_default(name) || name == NO_NETWORK => Err(ChoiceError::OnlyUsers(flag)),
+        (name, Some(flag)) if is_default(name) || [NO_NETWORK, HOST_NETWORK].contains(&name) => {
+            Err(ChoiceError::OnlyUsers(flag))
+        }
         _ => Ok(wish),
     }
 }
@@ -241,6 +249,8 @@ mod tests {
         assert_eq!(names(&["b", "a"]), (false, "b a".into()));
         assert_eq!(names(&["b", "default", "name=a"]), (true, "b a".into()));
         assert_eq!(choice(&on(&["none"])).unwrap(), None);
+        let hosts = choice(&on(&["host"])).unwrap().unwrap();
+        assert!(hosts.own_link && hosts.is_hosts && hosts.users.is_empty());
         assert!(!is_wanted(&on(&["none"])).unwrap() && is_wanted(&on(&[])).unwrap());
     }
 
@@ -275,7 +285,7 @@ mod tests {
     #[test]
     fn choices_without_a_sense_are_refused() {
         for (networks, words) in [
-            (&["host"][..], "a pod has a network of its own"),
+            (&["host", "shop"][..], "--network host together with other networks"),
             (&["container:web"], "capsid pod create"),
             (&["none", "a"], "no network at all"),
             (&["a", "none"], "no network at all"),

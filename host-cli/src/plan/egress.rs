@@ -31,6 +31,11 @@ pub(crate) fn rules(flags: &[String]) -> Result<Vec<Rule>, EgressError> {
     }
 }
 
+/// All that rules can open.
+pub(crate) fn everywhere() -> Result<Vec<Rule>, EgressError> {
+    ["0.0.0.0/0", "::/0"].into_iter().map(rule).collect()
+}
+
 fn rule(word: &str) -> Result<Rule, EgressError> {
     let wrong = || EgressError::Rule(word.into());
     let (rest, protocol) = match word.rsplit_once('/') {

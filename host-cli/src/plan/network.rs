@@ -121,7 +121,10 @@ fn config(
             .map_or_else(|| Ok(made_up_mac(id)), parse_mac)?,
         ports,
         // Also where nothing leads out yet: it may be connected to what does.
-        egress: egress::rules(&args.egress)?,
+        egress: match choice.is_hosts && args.egress.is_empty() {
+            true => egress::everywhere()?,
+            false => egress::rules(&args.egress)?,
+        },
         dns: args.dns.iter().map(dns).collect::<Result<_, _>>()?,
         dns_search: args.dns_search.clone(),
         dns_options: args.dns_option.clone(),
