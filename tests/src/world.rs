@@ -178,6 +178,11 @@ impl World {
         socket
     }
 
+    /// Gives the host one more address, as `203.0.113.99/32`.
+    pub fn give_host(&self, address: &str) {
+        ip(&["-n", &self.host(), "addr", "add", address, "dev", "up0"]);
+    }
+
     /// Names of the namespaces that are there.
     pub fn namespaces() -> String {
         let output = Command::new("ip")

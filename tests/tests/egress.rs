@@ -3,6 +3,7 @@
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
 
+use capsid_tests::invocation::eventually;
 use capsid_tests::world::{HOST_V4, HOST_V6, METADATA, OTHER_PORT, PORT, PRIVATE_V4, PRIVATE_V6, PUBLIC_V4, PUBLIC_V6};
 use capsid_tests::{Capsid, TestImage, World};
 
@@ -10,11 +11,13 @@ const REACH: &str = include_str!("../src/reach.py");
 
 /// What a container that was started with these flags reaches of `attempts`, lines of `PROTOCOL ADDRESS PORT`.
 fn reach(world: &World, capsid: &Capsid, flags: &[&str], attempts: &[String]) -> Vec<(String, String)> {
-    let words = ["run", "--rm", "-i"].iter().chain(flags);
-    let words: Vec<&str> = words
-        .copied()
-        .chain(["debian-python", "python3", "-c", REACH])
-        .collect();
+    let words = [&["run", "--rm", "-i"], flags, &["debian-python"]].concat();
+    reach_from(world, capsid, &words, attempts)
+}
+
+/// The same of a container that `words` lead into.
+fn reach_from(world: &World, capsid: &Capsid, words: &[&str], attempts: &[String]) -> Vec<(String, String)> {
+    let words = [words, &["python3", "-c", REACH]].concat();
     let call = world.call(capsid, &words).input(attempts.join("\n")).within(120);
     let said = call.wait().succeeds().text();
     said.lines()
@@ -104,6 +107,20 @@ fn rules_open_what_they_name_for_every_protocol_alike() {
     let attempts = [table(&[PUBLIC_V4]), vec![attempt("tcp", PUBLIC_V4, OTHER_PORT)]].concat();
     let found = reach(&world, &capsid, &narrow, &attempts);
     assert_reach(&found, &[attempt("tcp", PUBLIC_V4, PORT)]);
+}
+
+#[test]
+fn an_address_that_the_host_gets_later_is_the_hosts_too() {
+    const LATER_V4: &str = "203.0.113.99";
+    let (world, capsid) = (World::with_servers(), Capsid::with(&[TestImage::DebianPython]));
+    let words = ["run", "-d", "--name", "lasting", "debian-python", "sleep", "600"];
+    world.call(&capsid, words).within(120).wait().succeeds();
+    world.give_host(&format!("{LATER_V4}/32"));
+    world.serve_on_host(LATER_V4, PORT);
+    let reach = |attempts: &[String]| reach_from(&world, &capsid, &["exec", "-i", "lasting"], attempts);
+    let is_closed = || reach(&[attempt("tcp", LATER_V4, PORT)])[0].1 != "yes";
+    eventually("the address is closed", 30, is_closed);
+    assert_reach(&reach(&table(&[LATER_V4, PUBLIC_V4])), &table(&[PUBLIC_V4]));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The networks of pods that a machine is on, which change while it runs, and what a supervisor says of them.
+//! The networks of pods that a machine is on, and its host's addresses: what changes while it runs, and how a supervisor
+//! says so.
 //!
 //! A machine has one network device, and as many places on networks as [`SEGMENTS_MAX`]. One message a change, on a
 //! `SOCK_SEQPACKET` UNIX socket: JSON, with the stream of the segment's frames beside it when one comes. It is answered
@@ -13,10 +14,10 @@ pub use crate::bay::{DONE, REFUSED};
 
 /// Places for segments.
 pub const SEGMENTS_MAX: usize = 16;
-/// Bytes of the longest message.
-pub(crate) const MESSAGE_BYTES_MAX: usize = 8 << 10;
+/// Bytes of the longest message: some thousand addresses.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 128 << 10;
 
-/// A change of the networks that a machine is on.
+/// A change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Change {
@@ -36,6 +37,11 @@ pub enum Change {
     },
     /// The uplink leads nowhere any more, for as long as the machine runs.
     Close,
+    /// The host has these addresses now ([`crate::egress::Egress::host`]).
+    Host {
+        /// All of them.
+        addresses: Vec<IpAddr>,
+    },
 }
 
 /// A network of pods, as one of its members sees it: a link on which every member may speak to every other.
@@ -83,6 +89,9 @@ mod tests {
             Change::Connect { slot: 15, segment },
             Change::Disconnect { slot: 0 },
             Change::Close,
+            Change::Host {
+                addresses: vec![[192, 0, 2, 1].into()],
+            },
         ];
         for change in changes {
             assert_eq!(Change::decode(&change.encode()), Some(change));

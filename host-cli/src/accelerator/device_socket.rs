@@ -77,7 +77,7 @@ impl DeviceSocket {
     }
 }
 
-/// A socket of messages for tokio, which knows none: only its readiness is asked of the type here.
+/// A socket of messages for tokio, which knows those of one kind only: nothing but readiness is asked of the type here.
 pub(crate) fn watched(socket: OwnedFd) -> io::Result<UnixDatagram> {
     let socket = StdDatagram::from(socket);
     socket.set_nonblocking(true)?;

@@ -3,9 +3,17 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsRawFd;
 
 use ipnet::{IpNet, Ipv4Net};
 use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::{AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, socket};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+use tokio::io::Interest;
+use tokio::net::UnixDatagram;
+
+use crate::accelerator::watched;
 
 const ROUTES_V4: &str = "/proc/net/route";
 /// `RTF_REJECT` of linux/route.h: no route at all.
@@ -47,6 +55,34 @@ impl Host {
         let own = self.addresses.iter().map(|address| IpNet::from(*address));
         own.chain(networks_v4(&fs::read_to_string(ROUTES_V4).unwrap_or_default()))
             .collect()
+    }
+}
+
+/// Hears of changes of this host's addresses (`rtnetlink(7)`), which no right is needed for.
+#[derive(Debug)]
+pub(super) struct AddressWatch(UnixDatagram);
+
+impl AddressWatch {
+    /// Hears of those from now on.
+    pub(super) fn start() -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let kernel = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
+        let groups = (libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR).cast_unsigned();
+        bind(kernel.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+        Ok(Self(watched(kernel)?))
+    }
+
+    /// Waits for a change, or several. Which ones, the host itself says better.
+    pub(super) async fn changed(&self) -> io::Result<()> {
+        let hear = || match rustix::net::recv(&self.0, &mut [0; 16], RecvFlags::DONTWAIT) {
+            // There were more than it keeps for us.
+            Ok(_) | Err(Errno::NOBUFS | Errno::INTR) => Ok(()),
+            Err(e) => Err(e.into()),
+        };
+        self.0.async_io(Interest::READABLE, hear).await?;
+        // The rest of them.
+        while self.0.try_io(Interest::READABLE, hear).is_ok() {}
+        Ok(())
     }
 }
 

@@ -90,6 +90,8 @@ pub(crate) struct Attached {
 
 /// Makes the network of a machine that starts now; `config` is the endpoint's.
 pub(crate) fn attach(endpoint: &Endpoint<'_>, config: &NetworkConfig, run: &Path) -> Result<Attached, NetworkError> {
+    // Before it is looked at: nothing is missed in between.
+    let watch = host::AddressWatch::start().map_err(NetworkError::Host)?;
     let host = host::Host::look().map_err(NetworkError::Host)?;
     ports::check(&config.ports)?;
     let lead = Lead::of(endpoint, config);
@@ -117,7 +119,7 @@ pub(crate) fn attach(endpoint: &Endpoint<'_>, config: &NetworkConfig, run: &Path
         control,
         bytes_per_second: config.bytes_per_second,
     };
-    let wiring = Wiring::new(endpoint, config, (lead, guest), device, run, ended)?;
+    let wiring = Wiring::new(endpoint, config, (lead, guest), (device, watch), run, ended)?;
     Ok(Attached {
         nic,
         helpers,

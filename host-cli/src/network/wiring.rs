@@ -5,16 +5,17 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use capsid_protocol::ContainerSpec;
+use capsid_vmm::egress::is_closed;
 use capsid_vmm::segments::{Change, SEGMENTS_MAX, Segment};
 use capsid_vmm::switch::membership::{self, Join};
 use tokio::net::UnixDatagram;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 
-use super::host::Host;
+use super::host::{AddressWatch, Host};
 use super::{Endpoint, GATEWAY_V4, GATEWAY_V6, GuestNetwork, Lead, NetworkError, switch};
 use crate::accelerator::{DeviceError, DeviceSocket};
 use crate::state::{Joined, Network, NetworkConfig};
@@ -28,6 +29,8 @@ pub(crate) enum WiringError {
     Connect { name: String, source: DeviceError },
     #[error("cannot disconnect the machine from network {name}")]
     Disconnect { name: String, source: DeviceError },
+    #[error("cannot tell the machine of this host's addresses")]
+    Host(#[source] DeviceError),
 }
 
 /// It, for one start of a machine.
@@ -38,6 +41,9 @@ pub(crate) struct Wiring {
     lead: RefCell<Lead>,
     members: RefCell<Vec<Member>>,
     guest: RefCell<GuestNetwork>,
+    /// Until the device is there to be told.
+    watch: RefCell<Option<AddressWatch>>,
+    watching: RefCell<Option<JoinHandle<()>>>,
     /// Hears the name of a switch that has ended.
     ended: mpsc::UnboundedSender<String>,
     /// One change at a time.
@@ -76,6 +82,14 @@ impl Drop for Member {
     }
 }
 
+impl Drop for Wiring {
+    fn drop(&mut self) {
+        if let Some(watching) = self.watching.get_mut() {
+            watching.abort();
+        }
+    }
+}
+
 impl Wiring {
     /// That of a machine that is about to start: a member of all networks of its endpoint. `ended` hears of switches
     /// that end.
@@ -83,7 +97,7 @@ impl Wiring {
         endpoint: &Endpoint<'_>,
         config: &NetworkConfig,
         (lead, guest): (Lead, GuestNetwork),
-        device: DeviceSocket,
+        (device, watch): (DeviceSocket, AddressWatch),
         run: &Path,
         ended: mpsc::UnboundedSender<String>,
     ) -> Result<Self, NetworkError> {
@@ -93,6 +107,8 @@ impl Wiring {
             lead: RefCell::new(lead),
             members: RefCell::default(),
             guest: RefCell::new(guest),
+            watch: RefCell::new(Some(watch)),
+            watching: RefCell::default(),
             ended,
             changing: Mutex::default(),
         };
@@ -121,10 +137,29 @@ impl Wiring {
         self.guest.borrow().furnish(spec);
     }
 
-    /// Connects the device, which is there now, to what it is not connected to yet.
-    pub(crate) async fn plug(&self) -> Result<(), WiringError> {
+    /// Connects the device, which is there now, to what it is not connected to yet, and keeps it told of the host's
+    /// addresses.
+    pub(crate) async fn plug(self: &Rc<Self>) -> Result<(), WiringError> {
         let _turn = self.changing.lock().await;
+        if let Some(watch) = self.watch.take() {
+            let told = keep_told(Rc::downgrade(self), watch);
+            self.watching.replace(Some(tokio::task::spawn_local(told)));
+        }
         self.plug_pending().await
+    }
+
+    /// Tells the device which addresses this host has now.
+    async fn tell_host(&self) -> Result<(), WiringError> {
+        let _turn = self.changing.lock().await;
+        let host = Host::look().map_err(NetworkError::Host)?;
+        // Of the others no rule opens any.
+        let addresses = host
+            .addresses
+            .into_iter()
+            .filter(|address| !is_closed(*address))
+            .collect();
+        let told = self.device.change(&Change::Host { addresses }.encode(), &[]).await;
+        told.map_err(WiringError::Host)
     }
 
     /// Has the machine be on the networks that its endpoint is on now: off the others first. What the guest is to be
@@ -135,7 +170,11 @@ impl Wiring {
         config: &NetworkConfig,
     ) -> Result<GuestNetwork, WiringError> {
         let _turn = self.changing.lock().await;
-        let is_on = |id: &str| endpoint.networks.iter().any(|network| network.id == id);
+        // With another address it is another member: two commands may have come between two looks.
+        let is_on = |member: &Member| {
+            let mut places = endpoint.places();
+            places.any(|(network, joined)| network.id == member.id && joined.addresses == member.segment.addresses)
+        };
         self.leave_own_link(config).await?;
         self.leave_others(is_on).await?;
         for (network, joined) in endpoint.places() {
@@ -156,8 +195,7 @@ impl Wiring {
     pub(crate) async fn retreat(&self, standing: Standing) -> Result<(), WiringError> {
         let _turn = self.changing.lock().await;
         self.guest.replace(standing.guest);
-        self.leave_others(|id| standing.ids.iter().any(|known| known == id))
-            .await
+        self.leave_others(|member| standing.ids.contains(&member.id)).await
     }
 
     /// Has the machine bear these names on a network, if it is a member there.
@@ -188,11 +226,11 @@ impl Wiring {
     }
 
     /// Takes the machine off the networks that it is not to be on.
-    async fn leave_others(&self, is_on: impl Fn(&str) -> bool) -> Result<(), WiringError> {
+    async fn leave_others(&self, is_on: impl Fn(&Member) -> bool) -> Result<(), WiringError> {
         loop {
             let gone = {
                 let members = self.members.borrow();
-                let gone = members.iter().find(|member| !is_on(&member.id));
+                let gone = members.iter().find(|member| !is_on(member));
                 gone.map(|member| (member.id.clone(), member.name.clone(), member.slot))
             };
             let Some((id, name, slot)) = gone else {
@@ -279,5 +317,20 @@ impl Wiring {
     fn free_slot(&self) -> Option<u8> {
         let members = self.members.borrow();
         (0..SEGMENTS_MAX as u8).find(|slot| members.iter().all(|member| member.slot != *slot))
+    }
+}
+
+/// Tells a machine's device whenever this host's addresses change. A machine that cannot be told ends: it might reach what
+/// it may not.
+async fn keep_told(wiring: Weak<Wiring>, watch: AddressWatch) {
+    loop {
+        let heard = watch.changed().await;
+        let Some(wiring) = wiring.upgrade() else {
+            return;
+        };
+        if heard.is_err() || wiring.tell_host().await.is_err() {
+            let _ = wiring.ended.send("the watch of this host's addresses".into());
+            return;
+        }
     }
 }

@@ -299,7 +299,11 @@ impl NetDevice {
                 self.guard.close_uplink();
                 true
             }
-            (Change::Connect { .. } | Change::Disconnect { .. } | Change::Close, _) => false,
+            (Change::Host { addresses }, None) => {
+                self.guard.set_host(addresses);
+                true
+            }
+            (Change::Connect { .. } | Change::Disconnect { .. } | Change::Close | Change::Host { .. }, _) => false,
         }
     }
 

@@ -157,6 +157,11 @@ impl Guard {
         true
     }
 
+    /// The host has other addresses from now on.
+    pub(super) fn set_host(&mut self, addresses: Vec<IpAddr>) {
+        self.egress.host = addresses;
+    }
+
     /// Nothing leads out any more.
     pub(super) fn close_uplink(&mut self) {
         self.addresses.clear();

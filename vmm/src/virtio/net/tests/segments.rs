@@ -145,6 +145,21 @@ fn a_closed_uplink_carries_nothing() {
 }
 
 #[test]
+fn an_address_that_the_host_gets_is_the_hosts() {
+    let mut bench = Bench::new();
+    bench.send(&frame(b"out"));
+    assert_eq!(bench.sent(), frame(b"out"));
+    let addresses = vec![PUBLIC_V4.into()];
+    assert_eq!(bench.ask(&Change::Host { addresses }, &[]), DONE);
+    bench.send(&frame(b"out"));
+    assert!(!bench.has_sent());
+    assert_eq!(bench.device.counters().denied, 1);
+    assert_eq!(bench.ask(&Change::Host { addresses: Vec::new() }, &[]), DONE);
+    bench.send(&frame(b"out"));
+    assert_eq!(bench.sent(), frame(b"out"));
+}
+
+#[test]
 fn changes_that_make_no_sense_change_nothing() {
     let (mut bench, mut switch) = Bench::on_segment();
     let connect = |slot| Change::Connect {
