@@ -44,6 +44,8 @@ pub(crate) struct Wiring {
     /// Until the device is there to be told.
     watch: RefCell<Option<AddressWatch>>,
     watching: RefCell<Option<JoinHandle<()>>>,
+    /// The host's addresses, as the device was last told of them.
+    told: RefCell<Option<Vec<IpAddr>>>,
     /// Hears the name of a switch that has ended.
     ended: mpsc::UnboundedSender<String>,
     /// One change at a time.
@@ -109,6 +111,7 @@ impl Wiring {
             guest: RefCell::new(guest),
             watch: RefCell::new(Some(watch)),
             watching: RefCell::default(),
+            told: RefCell::default(),
             ended,
             changing: Mutex::default(),
         };
@@ -153,13 +156,19 @@ impl Wiring {
         let _turn = self.changing.lock().await;
         let host = Host::look().map_err(NetworkError::Host)?;
         // Of the others no rule opens any.
-        let addresses = host
-            .addresses
-            .into_iter()
-            .filter(|address| !is_closed(*address))
-            .collect();
-        let told = self.device.change(&Change::Host { addresses }.encode(), &[]).await;
-        told.map_err(WiringError::Host)
+        let open = host.addresses.into_iter().filter(|address| !is_closed(*address));
+        let addresses: Vec<IpAddr> = open.collect();
+        // Those of links alone come and go with every interface.
+        if self.told.borrow().as_ref() == Some(&addresses) {
+            return Ok(());
+        }
+        let change = Change::Host {
+            addresses: addresses.clone(),
+        };
+        let told = self.device.change(&change.encode(), &[]).await;
+        told.map_err(WiringError::Host)?;
+        self.told.replace(Some(addresses));
+        Ok(())
     }
 
     /// Has the machine be on the networks that its endpoint is on now: off the others first. What the guest is to be
