@@ -7,12 +7,16 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 
 use capsid_vmm::egress::Protocol;
+use rustix::net::sockopt;
 
 use super::host::Host;
 use super::{GATEWAY_MAC, GuestNetwork, NetworkError};
 use crate::accelerator::{HandedFiles, Helper};
 use crate::parts;
 use crate::state::{NetworkConfig, PublishedPort, mac_words};
+
+/// Bytes that may wait in the socket for the machine, with what the kernel needs to keep them: some thousand short frames.
+const SEND_BYTES: usize = 2 << 20;
 
 /// Starts it; the socket is the machine's, and it ends when that is closed.
 pub(super) fn start(
@@ -22,11 +26,21 @@ pub(super) fn start(
 ) -> Result<(UnixStream, Helper), NetworkError> {
     let program = parts::passt()?;
     let (machine, ours) = UnixStream::pair().map_err(NetworkError::Socket)?;
+    widen(&ours);
     let mut files = HandedFiles::default();
     let socket = files.add(ours);
     let arguments = arguments(config, host, guest, socket);
     let helper = Helper::start("the network helper passt", &program, &arguments, files)?;
     Ok((machine, helper))
+}
+
+/// Lets more frames wait for a machine that is slow: what passt's end has no room for it drops, and sends again after
+/// seconds, three times. As much as this user may have: more than the usual also without a right.
+fn widen(socket: &UnixStream) {
+    if sockopt::set_socket_send_buffer_size_force(socket, SEND_BYTES).is_err() {
+        // It is cut down to what is permitted, and what it was before is good enough.
+        let _ = sockopt::set_socket_send_buffer_size(socket, SEND_BYTES);
+    }
 }
 
 fn arguments(config: &NetworkConfig, host: &Host, guest: &GuestNetwork, socket: i32) -> Vec<String> {
