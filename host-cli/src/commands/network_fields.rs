@@ -65,13 +65,8 @@ fn networks(endpoint: &Endpoint<'_>, config: &NetworkConfig) -> Map<String, Valu
 
 /// docker's fields of what it has on one of the user's networks.
 fn place(network: &Network, joined: &Joined) -> Value {
-    let places = network.config.subnets.iter().zip(&joined.addresses);
-    let links = places.map(|(subnet, address)| Link {
-        address: *address,
-        prefix_bits: subnet.network.prefix_len(),
-        gateway: (!network.config.internal).then_some(subnet.gateway),
-    });
-    let (v4, v6): (Vec<Link>, Vec<Link>) = links.partition(|link| link.address.is_ipv4());
+    let links = Link::on(network, joined, |_| !network.config.internal);
+    let (v4, v6): (Vec<Link>, Vec<Link>) = links.into_iter().partition(|link| link.address.is_ipv4());
     let v6 = v6.first();
     let mut fields = json!({
         "NetworkID": network.id,

@@ -51,6 +51,16 @@ impl Link {
             .ok()
             .map(|network| network.trunc())
     }
+
+    /// Those of a place on a user's network, one for each of its subnets; `leads` tells which addresses lead further.
+    pub(crate) fn on(network: &UserNetwork, joined: &Joined, leads: impl Fn(IpAddr) -> bool) -> Vec<Self> {
+        let link = |(subnet, address): (&Subnet, &IpAddr)| Self {
+            address: *address,
+            prefix_bits: subnet.network.prefix_len(),
+            gateway: leads(*address).then_some(subnet.gateway),
+        };
+        network.config.subnets.iter().zip(&joined.addresses).map(link).collect()
+    }
 }
 
 impl GuestNetwork {
@@ -68,12 +78,12 @@ impl GuestNetwork {
         let (by, beside): (Vec<_>, Vec<_>) = endpoint.places().partition(|(network, _)| lead.is_by(&network.id));
         links.extend(
             by.into_iter()
-                .flat_map(|(network, joined)| links_on(network, joined, leads)),
+                .flat_map(|(network, joined)| Link::on(network, joined, leads)),
         );
         links.extend(
             beside
                 .into_iter()
-                .flat_map(|(network, joined)| links_on(network, joined, |_| false)),
+                .flat_map(|(network, joined)| Link::on(network, joined, |_| false)),
         );
         let leading = links.iter().find(|link| link.gateway.is_some());
         let resolver = match leading.or(links.first()).map(|link| link.address) {
@@ -156,16 +166,6 @@ impl GuestNetwork {
         }
         text
     }
-}
-
-/// An address of each subnet of a user's network.
-fn links_on(network: &UserNetwork, joined: &Joined, leads: impl Fn(IpAddr) -> bool) -> Vec<Link> {
-    let link = |(subnet, address): (&Subnet, &IpAddr)| Link {
-        address: *address,
-        prefix_bits: subnet.network.prefix_len(),
-        gateway: leads(*address).then_some(subnet.gateway),
-    };
-    network.config.subnets.iter().zip(&joined.addresses).map(link).collect()
 }
 
 #[cfg(test)]
