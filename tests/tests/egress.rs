@@ -124,6 +124,28 @@ fn an_address_that_the_host_gets_later_is_the_hosts_too() {
 }
 
 #[test]
+fn a_way_out_that_comes_later_is_the_same() {
+    let (world, capsid) = (World::with_servers(), Capsid::with(&[TestImage::DebianPython]));
+    let call = |words: &[&str]| world.call(&capsid, words).within(120).wait().succeeds();
+    call(&["network", "create", "--internal", "inner"]);
+    let image = ["debian-python", "sleep", "600"];
+    call(&[&["run", "-d", "--name", "lasting", "--network", "inner"], &image[..]].concat());
+    let names = ["public.test", "private.test"].map(|name| format!("dns {name} 0"));
+    // On a network that address would be a neighbour's, who does not answer.
+    let addresses = ADDRESSES.into_iter().filter(|address| !address.starts_with("fe80"));
+    let attempts = [table(&addresses.collect::<Vec<_>>()), names.to_vec()].concat();
+    let reach = || reach_from(&world, &capsid, &["exec", "-i", "lasting"], &attempts);
+    assert_reach(&reach(), &[]);
+    let opened = [table(&[PUBLIC_V4, PUBLIC_V6]), names.to_vec()].concat();
+    for _ in 0..2 {
+        call(&["network", "connect", "default", "lasting"]);
+        assert_reach(&reach(), &opened);
+        call(&["network", "disconnect", "default", "lasting"]);
+        assert_reach(&reach(), &[]);
+    }
+}
+
+#[test]
 fn names_are_resolved_and_rules_can_name_them() {
     let (world, capsid) = (World::with_servers(), Capsid::with(&[TestImage::DebianPython]));
     let ask = |name: &str| format!("dns {name} 0");

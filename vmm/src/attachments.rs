@@ -146,13 +146,12 @@ fn share(
 }
 
 fn net(config: &NetConfig, inherited: &mut Inherited) -> Result<NetDevice, AttachmentError> {
-    let sockets = inherited.take_sockets(config);
-    let sockets = sockets.map_err(|source| AttachmentError::Inherited {
+    let control = inherited.take(config.control_fd);
+    let control = control.map_err(|source| AttachmentError::Inherited {
         device: "the network device".to_owned(),
         source,
     })?;
-    let (addresses, egress) = (config.addresses.clone(), config.egress.clone());
-    NetDevice::new(config.mac, addresses, egress, sockets, config.bytes_per_second).map_err(AttachmentError::Net)
+    NetDevice::new(config.mac, config.resolver, control, config.bytes_per_second).map_err(AttachmentError::Net)
 }
 
 fn vsock(config: &VsockConfig, inherited: &mut Inherited) -> Result<VsockDevice, AttachmentError> {

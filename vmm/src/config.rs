@@ -5,8 +5,6 @@ use std::num::NonZeroU64;
 
 use serde::{Deserialize, Serialize};
 
-use crate::egress::Egress;
-
 /// Number of an inherited file descriptor.
 pub type FdNumber = i32;
 
@@ -80,14 +78,9 @@ pub struct ShareConfig {
 pub struct NetConfig {
     /// The guest's hardware address; no frame leaves with another.
     pub mac: [u8; 6],
-    /// Those of the guest's network addresses that the uplink is open to; no packet leaves by it with another.
-    pub addresses: Vec<IpAddr>,
-    /// Where the guest may go to through the uplink.
-    pub egress: Egress,
-    /// A connected UNIX stream socket; the other end is what carries frames, each after its length (passt). Without it
-    /// nothing leads further than segments.
-    pub uplink_fd: Option<FdNumber>,
-    /// Where the supervisor connects the guest to networks of pods and disconnects it: see [`crate::segments`].
+    /// Where the guest asks for names, at UDP port 53.
+    pub resolver: IpAddr,
+    /// Where the supervisor says what the device is connected to: see [`crate::segments`].
     pub control_fd: FdNumber,
     /// Most bytes of frames a second, each way; all that come without it.
     #[serde(default)]
@@ -236,13 +229,6 @@ pub enum ConfigError {
     CommandLine,
 }
 
-impl NetConfig {
-    /// Numbers of all fds that the device is given.
-    fn fds(&self) -> impl Iterator<Item = FdNumber> {
-        self.uplink_fd.into_iter().chain([self.control_fd])
-    }
-}
-
 impl MachineConfig {
     /// Refuses what no machine can be.
     ///
@@ -273,7 +259,7 @@ impl MachineConfig {
         fds.extend(self.disks.iter().flat_map(|disk| &disk.extent_fds));
         fds.extend(self.bay.iter().map(|bay| bay.control_fd));
         fds.extend(self.shares.iter().map(|share| share.socket_fd));
-        fds.extend(self.net.iter().flat_map(NetConfig::fds));
+        fds.extend(self.net.iter().map(|net| net.control_fd));
         fds
     }
 }
@@ -292,8 +278,7 @@ impl VhostUserConfig {
             fds.extend([bay.socket_fd, bay.device.control_fd]);
         }
         if let Some(net) = &self.net {
-            fds.push(net.listener_fd);
-            fds.extend(net.device.fds());
+            fds.extend([net.listener_fd, net.device.control_fd]);
         }
         fds
     }
@@ -324,10 +309,8 @@ mod tests {
             shares: Vec::new(),
             net: Some(NetConfig {
                 mac: [2, 0, 0, 0, 0, 1],
-                addresses: Vec::new(),
-                egress: Egress::default(),
-                uplink_fd: Some(12),
-                control_fd: 13,
+                resolver: [100, 96, 0, 1].into(),
+                control_fd: 12,
                 bytes_per_second: None,
             }),
             vsock: VsockConfig {
@@ -344,7 +327,7 @@ mod tests {
     fn every_fd_is_listed() {
         let mut fds = config().fds();
         fds.sort_unstable();
-        assert_eq!(fds, [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]);
+        assert_eq!(fds, [3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
     }
 
     #[test]

@@ -17,8 +17,6 @@ pub struct Egress {
     pub host: Vec<IpAddr>,
     /// Addresses that no rule opens: what carries the frames takes them for the host's loopback.
     pub closed: Vec<IpAddr>,
-    /// Where the guest asks for names, at UDP port 53; what is asked is looked at when only names are opened.
-    pub resolver: Option<IpAddr>,
 }
 
 /// One thing that is opened.
@@ -242,7 +240,6 @@ mod tests {
             rules,
             host: vec!["198.51.100.7".parse().expect("an address")],
             closed: vec!["198.51.100.8".parse().expect("an address")],
-            resolver: None,
         }
     }
 

@@ -4,9 +4,8 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use crate::config::{FdNumber, NetConfig};
+use crate::config::FdNumber;
 use crate::sys;
-use crate::virtio::net::Sockets;
 
 /// Why an inherited fd cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -57,14 +56,6 @@ impl Inherited {
     /// [`InheritedError`].
     pub fn take_file(&mut self, number: FdNumber) -> Result<File, InheritedError> {
         self.take(number).map(File::from)
-    }
-
-    /// Takes the sockets of a network device.
-    pub(crate) fn take_sockets(&mut self, config: &NetConfig) -> Result<Sockets, InheritedError> {
-        Ok(Sockets {
-            uplink: config.uplink_fd.map(|fd| self.take(fd)).transpose()?,
-            control: self.take(config.control_fd)?,
-        })
     }
 }
 

@@ -1,20 +1,22 @@
-//! The networks of pods that a machine is on, and its host's addresses: what changes while it runs, and how a supervisor
-//! says so.
+//! Where a machine's frames may go to: networks of pods, the way out, and what of it its host's addresses close. It changes
+//! while the machine runs, and this is how a supervisor says so.
 //!
-//! A machine has one network device, and as many places on networks as [`SEGMENTS_MAX`]. One message a change, on a
-//! `SOCK_SEQPACKET` UNIX socket: JSON, with the stream of the segment's frames beside it when one comes. It is answered
-//! by one byte: [`DONE`] or [`REFUSED`].
+//! A machine has one network device, with one uplink and as many places on networks as [`SEGMENTS_MAX`]: none of them leads
+//! anywhere before it is said. One message a change, on a `SOCK_SEQPACKET` UNIX socket: JSON, with the stream of the frames
+//! beside it when there is one. It is answered by one byte: [`DONE`] or [`REFUSED`].
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::egress::Egress;
+
 pub use crate::bay::{DONE, REFUSED};
 
 /// Places for segments.
 pub const SEGMENTS_MAX: usize = 16;
-/// Bytes of the longest message: some thousand addresses.
+/// Bytes of the longest message: some hundred rules and some thousand addresses. Linux' sockets take more at once.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 128 << 10;
 
 /// A change.
@@ -30,12 +32,20 @@ pub enum Change {
         /// The network.
         segment: Segment,
     },
-    /// The machine is on this one no more. Its addresses there lead nowhere any more, by the uplink neither.
+    /// The machine is on this one no more.
     Disconnect {
         /// The place.
         slot: u8,
     },
-    /// The uplink leads nowhere any more, for as long as the machine runs.
+    /// The uplink leads somewhere, which it did not. A connected UNIX stream socket comes beside this; its other end carries
+    /// frames everywhere (passt), each after its length.
+    Open {
+        /// Those of the guest's addresses that it is open to; no packet leaves by it with another.
+        addresses: Vec<IpAddr>,
+        /// Where to.
+        egress: Egress,
+    },
+    /// The uplink leads nowhere any more, and what it was remembered for is forgotten.
     Close,
     /// The host has these addresses now ([`crate::egress::Egress::host`]).
     Host {
@@ -88,6 +98,10 @@ mod tests {
         let changes = [
             Change::Connect { slot: 15, segment },
             Change::Disconnect { slot: 0 },
+            Change::Open {
+                addresses: vec![[100, 96, 0, 2].into()],
+                egress: Egress::default(),
+            },
             Change::Close,
             Change::Host {
                 addresses: vec![[192, 0, 2, 1].into()],

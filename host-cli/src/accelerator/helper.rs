@@ -20,24 +20,63 @@ const MACHINE_PATIENCE: Duration = Duration::from_secs(1);
 /// passt says so of each of its own lines where there is no system log.
 const NO_SYSLOG: &str = "Failed to send";
 
-/// One of them.
+/// One of them, a child of ours.
 #[derive(Debug)]
 pub(crate) struct Helper {
     /// What it is to a user, as "the file server of /srv".
     name: String,
-    life: Life,
+    child: Child,
+    complaints: JoinHandle<String>,
 }
 
-/// How it is known to live.
+/// Those that come and go while a machine runs, and others that somebody else watches: what is said of them to whom
+/// guards the machine.
+#[derive(Debug, Clone)]
+pub(crate) struct Helpers(mpsc::UnboundedSender<Word>);
+
+/// What was said.
 #[derive(Debug)]
-enum Life {
-    /// It is a child of ours.
-    Child {
-        child: Child,
-        complaints: JoinHandle<String>,
+pub(crate) struct Words(mpsc::UnboundedReceiver<Word>);
+
+#[derive(Debug)]
+enum Word {
+    Comes(Helper),
+    /// The one of this name is not needed any more.
+    Goes {
+        name: String,
+        gone: oneshot::Sender<()>,
     },
-    /// Somebody else watches several, which come and go, and says which one ended.
-    Told(mpsc::UnboundedReceiver<String>),
+    /// One that is not ours has ended.
+    Ended(String),
+}
+
+impl Helpers {
+    /// Of one machine.
+    pub(crate) fn new() -> (Self, Words) {
+        let (sender, words) = mpsc::unbounded_channel();
+        (Self(sender), Words(words))
+    }
+
+    /// The machine ends with this one too.
+    pub(crate) fn come(&self, helper: Helper) {
+        // Without anybody who hears it, it ends here.
+        let _ = self.0.send(Word::Comes(helper));
+    }
+
+    /// Ends the one of this name, and waits for its end. The machine goes on.
+    pub(crate) async fn end(&self, name: &str) {
+        let (gone, heard) = oneshot::channel();
+        let name = name.into();
+        // Without anybody who hears it, all of them end anyway.
+        let _ = self.0.send(Word::Goes { name, gone });
+        let _ = heard.await;
+    }
+
+    /// Something else that the machine cannot do without has ended.
+    pub(crate) fn tell_end(&self, name: String) {
+        // Nobody hears it when the machine ends anyway.
+        let _ = self.0.send(Word::Ended(name));
+    }
 }
 
 impl Helper {
@@ -53,51 +92,27 @@ impl Helper {
         let complaints = tokio::task::spawn_local(collect_complaints(child.stderr.take()));
         Ok(Self {
             name: name.into(),
-            life: Life::Child { child, complaints },
+            child,
+            complaints,
         })
-    }
-
-    /// Any of several that others watch; the name of one that ended comes by `ended`.
-    pub(crate) fn told(ended: mpsc::UnboundedReceiver<String>) -> Self {
-        Self {
-            name: String::new(),
-            life: Life::Told(ended),
-        }
     }
 
     /// Waits until it has ended: the machine's end by it.
     async fn end(&mut self) -> MachineEnd {
-        match &mut self.life {
-            Life::Child { child, complaints } => {
-                let status = child.wait().await;
-                child_end(&self.name, status, complaints).await
-            }
-            Life::Told(ended) => match ended.recv().await {
-                Some(name) => MachineEnd {
-                    reason: format!("{name} ended"),
-                    killed: true,
-                    console: String::new(),
-                },
-                // Nobody watches any more: the machine is about to end.
-                None => std::future::pending().await,
-            },
-        }
+        let status = self.child.wait().await;
+        child_end(&self.name, status, &mut self.complaints).await
     }
 
-    /// Ends it, if it is ours.
-    async fn stop(self) {
-        if let Life::Child { mut child, .. } = self.life {
-            // Failing to kill means that it has ended.
-            let _ = child.kill().await;
-        }
+    /// Ends it.
+    async fn stop(mut self) {
+        // Failing to kill means that it has ended.
+        let _ = self.child.kill().await;
     }
 }
 
-/// The same machine, ended when one of `helpers` ends. They are ended, and waited for, after it.
-pub(crate) fn guard(machine: RunningMachine, mut helpers: Vec<Helper>) -> RunningMachine {
-    if helpers.is_empty() {
-        return machine;
-    }
+/// The same machine, ended when one of `helpers` ends, or one that `words` tell of. They are ended, and waited for, after
+/// it.
+pub(crate) fn guard(machine: RunningMachine, mut helpers: Vec<Helper>, mut words: Words) -> RunningMachine {
     let (end_sender, end) = oneshot::channel();
     let (kill, killed) = oneshot::channel::<()>();
     tokio::task::spawn_local(async move {
@@ -105,10 +120,15 @@ pub(crate) fn guard(machine: RunningMachine, mut helpers: Vec<Helper>) -> Runnin
         let told = tokio::select! {
             biased;
             end = &mut machine.end => end.ok(),
-            end = first_end(&mut helpers) => Some(end),
+            end = attend(&mut helpers, &mut words) => Some(end),
             _ = killed => None,
         };
         machine.stop().await;
+        while let Ok(word) = words.0.try_recv() {
+            if let Word::Comes(helper) = word {
+                helpers.push(helper);
+            }
+        }
         for helper in helpers {
             helper.stop().await;
         }
@@ -118,6 +138,35 @@ pub(crate) fn guard(machine: RunningMachine, mut helpers: Vec<Helper>) -> Runnin
         }
     });
     RunningMachine { end, kill }
+}
+
+/// Follows what is said of the helpers until one of them has ended: the machine's end by it.
+async fn attend(helpers: &mut Vec<Helper>, words: &mut Words) -> MachineEnd {
+    loop {
+        let word = tokio::select! {
+            // One that is to end ends because of that.
+            biased;
+            Some(word) = words.0.recv() => word,
+            end = first_end(helpers) => return end,
+        };
+        match word {
+            Word::Comes(helper) => helpers.push(helper),
+            Word::Goes { name, gone } => {
+                if let Some(at) = helpers.iter().position(|helper| helper.name == name) {
+                    helpers.swap_remove(at).stop().await;
+                }
+                // Who asked may have been given up.
+                let _ = gone.send(());
+            }
+            Word::Ended(name) => {
+                return MachineEnd {
+                    reason: format!("{name} ended"),
+                    killed: true,
+                    console: String::new(),
+                };
+            }
+        }
+    }
 }
 
 /// Waits until one of the helpers has ended: the machine's end by it.

@@ -116,9 +116,7 @@ pub(super) fn bay_config(control: OwnedFd, files: &mut HandedFiles) -> BayConfig
 pub(super) fn net_config(nic: Nic, files: &mut HandedFiles) -> NetConfig {
     NetConfig {
         mac: nic.mac,
-        addresses: nic.addresses,
-        egress: nic.egress,
-        uplink_fd: nic.uplink.map(|socket| files.add(socket)),
+        resolver: nic.resolver,
         control_fd: files.add(nic.control),
         bytes_per_second: nic.bytes_per_second,
     }

@@ -15,7 +15,6 @@ use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use capsid_vmm::egress::Egress;
 use tokio::sync::oneshot;
 
 use crate::cli::AccelChoice;
@@ -26,7 +25,7 @@ use crate::probe::{self, KvmVerdict};
 pub(crate) use device_socket::{DeviceError, DeviceSocket, watched};
 pub(crate) use emulate::Emulate;
 pub(crate) use file_server::{Share, serve_files};
-pub(crate) use helper::{Helper, guard};
+pub(crate) use helper::{Helper, Helpers, Words, guard};
 pub(crate) use kvm::{Kvm, config_file};
 pub(crate) use process::{HandedFiles, StartError, spawn_on_its_own};
 
@@ -44,12 +43,9 @@ pub(crate) struct Disk {
 #[derive(Debug)]
 pub(crate) struct Nic {
     pub mac: [u8; 6],
-    /// Those of the guest's that the uplink is for.
-    pub addresses: Vec<IpAddr>,
-    pub egress: Egress,
-    /// Connected to what carries its frames everywhere, each after its length.
-    pub uplink: Option<OwnedFd>,
-    /// The machine's end of the socket on which it is connected to networks of pods.
+    /// Where its guest asks for names.
+    pub resolver: IpAddr,
+    /// The machine's end of the socket on which it is connected to its networks.
     pub control: OwnedFd,
     /// Most bytes of frames a second, each way.
     pub bytes_per_second: Option<NonZeroU64>,

@@ -12,7 +12,7 @@ use crate::control::{Answer, Connection, ControlError, PodRequest, Request};
 use crate::events;
 use crate::hold::Hold;
 use crate::plan;
-use crate::state::{Joined, Owner, Place, State};
+use crate::state::{Joined, Owner, Place};
 
 /// How a container or pod can be changed now.
 enum Reach {
@@ -32,7 +32,7 @@ pub(super) async fn connect(scene: &Scene, args: &NetworkConnectArgs) -> anyhow:
     let reach = reach(scene, &owner)?;
     let owner = scene.state.connect(owner.id(), &place)?;
     if let Reach::Runs(connection) = reach
-        && let Err(error) = rewire(&scene.state, connection, &owner).await
+        && let Err(error) = rewire(connection, &owner).await
     {
         // Why it is not connected matters more than that somebody else has disconnected it meanwhile.
         let _ = scene.state.disconnect(owner.id(), &place);
@@ -53,7 +53,7 @@ pub(super) async fn disconnect(scene: &Scene, args: &NetworkDisconnectArgs) -> a
     let owner = scene.state.disconnect(owner.id(), &place)?;
     events::tell_network(&scene.folders.data, &owner, &place, "disconnect");
     if let Reach::Runs(connection) = reach {
-        rewire(&scene.state, connection, &owner).await?;
+        rewire(connection, &owner).await?;
     }
     Ok(0)
 }
@@ -75,27 +75,28 @@ fn reach(scene: &Scene, owner: &Owner) -> anyhow::Result<Reach> {
     }
 }
 
-/// Has a running machine follow its row, and tells of a way out that it gets only when it is started again.
-async fn rewire(state: &State, mut connection: Connection, owner: &Owner) -> anyhow::Result<()> {
+/// Has a running machine follow its row, and tells of a way out that it could not be given.
+async fn rewire(mut connection: Connection, owner: &Owner) -> anyhow::Result<()> {
     let answered = match owner {
         Owner::Container(_) => ask(&mut connection, &Request::Rewire).await,
         Owner::Pod(_) => ask(&mut connection, &PodRequest::Rewire).await,
     };
-    let leads_out = match answered {
-        Ok(Answer::Rewired { leads_out }) => leads_out,
+    match answered {
+        Ok(Answer::Rewired { no_way_out: None }) => Ok(()),
+        Ok(Answer::Rewired {
+            no_way_out: Some(reason),
+        }) => {
+            eprintln!(
+                "capsid: warning: {} has no way out of its networks: {reason}",
+                owner.name()
+            );
+            Ok(())
+        }
         Ok(_) => bail!("unexpected answer of the pod's supervisor"),
         // It ends just now: its next machine is made by the row.
-        Err(error) if matches!(error.downcast_ref(), Some(ControlError::Closed)) => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    let will = owner.network().map_or(Ok(false), |config| state.leads_out(config))?;
-    if will && !leads_out {
-        eprintln!(
-            "capsid: warning: {} has no way out of its networks until it is started again",
-            owner.name()
-        );
+        Err(error) if matches!(error.downcast_ref(), Some(ControlError::Closed)) => Ok(()),
+        Err(error) => Err(error),
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -104,6 +105,7 @@ mod tests {
     use crate::control::{self, Failure};
     use crate::folders::Folders;
     use crate::hold;
+    use crate::state::State;
     use crate::state::tests::{container, network, plain, subnet};
 
     /// A container `web-1` and a network `net-a`, in folders of the test's own.
@@ -176,7 +178,7 @@ mod tests {
         let told = while_it_answers(&scene, refused(), connect(&scene, &shop())).await;
         assert_eq!(told.unwrap_err().to_string(), "no room");
         assert_eq!(names(&scene), ["default"]);
-        let rewired = Some(Answer::Rewired { leads_out: true });
+        let rewired = Some(Answer::Rewired { no_way_out: None });
         while_it_answers(&scene, rewired, connect(&scene, &shop()))
             .await
             .unwrap();

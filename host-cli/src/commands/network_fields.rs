@@ -28,8 +28,7 @@ pub(super) fn settings(endpoint: &Endpoint<'_>) -> Value {
         return json!({ "Ports": {}, "Networks": {}, "Egress": [], "BytesPerSecond": null });
     };
     let own = config.own_link.then(own_link);
-    let leads_out = config.own_link || endpoint.networks.iter().any(|network| !network.config.internal);
-    let egress = config.egress.iter().filter(|_| leads_out);
+    let egress = config.egress.iter().filter(|_| endpoint.leads_out());
     let mut settings = json!({
         "Ports": bindings(Some(config)),
         "Networks": networks(endpoint, config),

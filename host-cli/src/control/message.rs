@@ -109,8 +109,8 @@ pub(crate) enum Answer {
     Done,
     /// It could not be done.
     Failed(Failure),
-    /// The machine is on the networks that its row names; whether one of them leads out now.
-    Rewired { leads_out: bool },
+    /// The machine is on the networks that its row names; why none of them leads out, where one should.
+    Rewired { no_way_out: Option<String> },
     /// Processes.
     Listed(Vec<ProcessLine>),
     /// Usage.

@@ -1,5 +1,6 @@
 //! A pod's place on its networks, complete: what was asked for, and the user's networks that it is on.
 
+use super::Lead;
 use crate::state::{Container, Joined, Network, NetworkConfig, Pod, State, StateError};
 
 /// It.
@@ -52,6 +53,12 @@ impl<'a> Endpoint<'a> {
     /// The user's networks, and what it has there.
     pub(crate) fn places(&self) -> impl Iterator<Item = (&Network, &'a Joined)> {
         self.networks.iter().zip(self.joined())
+    }
+
+    /// Whether it has a way out.
+    pub(crate) fn leads_out(&self) -> bool {
+        self.config
+            .is_some_and(|config| Lead::of(self, config) != Lead::Nowhere)
     }
 
     /// Names that others on a user's network find it by, in lower case.

@@ -1,9 +1,9 @@
-//! Which of its networks a pod's way out is by, while its machine runs.
+//! Which of its networks a pod's way out is by.
 
 use super::Endpoint;
 use crate::state::NetworkConfig;
 
-/// It. A network that a running pod is connected to leads out only from its next start on.
+/// It.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Lead {
     /// The link that nobody else is on.
@@ -15,7 +15,7 @@ pub(crate) enum Lead {
 }
 
 impl Lead {
-    /// Of a machine that starts now: its own link, or the first network that leads out.
+    /// Its own link, or the first network that leads out.
     pub(super) fn of(endpoint: &Endpoint<'_>, config: &NetworkConfig) -> Self {
         if config.own_link {
             return Self::Own;

@@ -9,7 +9,8 @@
 //!
 //! A pod that is on no network of the user's has a link of its own with the same addresses as every other such pod: nobody
 //! else is on it. On users' networks each pod has a passt of its own behind the gateway of the first one that leads out,
-//! and all have the networks' switches. Which networks those are may change while the pod runs: see [`wiring`].
+//! and all have the networks' switches. Which networks those are, and by which the way out is, may change while the pod
+//! runs: see [`wiring`].
 
 mod endpoint;
 mod guest;
@@ -20,16 +21,14 @@ mod ports;
 mod switch;
 mod wiring;
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
 
-use capsid_vmm::egress::Egress;
 use capsid_vmm::segments::SEGMENTS_MAX;
 use ipnet::IpNet;
-use tokio::sync::mpsc;
 
-use crate::accelerator::{DeviceSocket, Helper, Nic, StartError};
+use crate::accelerator::{DeviceSocket, Helpers, Nic, StartError};
 use crate::parts::PartError;
 use crate::state::NetworkConfig;
 
@@ -67,6 +66,8 @@ pub(crate) enum NetworkError {
     Socket(#[source] std::io::Error),
     #[error("cannot start the network's helper")]
     Start(#[from] StartError),
+    #[error("cannot publish a port at {address}: the pod has no way out over {kind} now")]
+    Kind { address: SocketAddr, kind: &'static str },
     #[error("cannot join network {0}: a pod is on {SEGMENTS_MAX} networks at most")]
     TooMany(String),
     #[error("cannot join network {name}")]
@@ -82,47 +83,30 @@ pub(crate) enum NetworkError {
 pub(crate) struct Attached {
     /// The machine's device.
     pub nic: Nic,
-    /// The machine ends when one of them does.
-    pub helpers: Vec<Helper>,
     /// What it is connected to.
     pub wiring: Rc<Wiring>,
 }
 
-/// Makes the network of a machine that starts now; `config` is the endpoint's.
-pub(crate) fn attach(endpoint: &Endpoint<'_>, config: &NetworkConfig, run: &Path) -> Result<Attached, NetworkError> {
+/// Makes the network of a machine that starts now; `config` is the endpoint's. What it needs to live is said to `helpers`.
+pub(crate) fn attach(
+    endpoint: &Endpoint<'_>,
+    config: &NetworkConfig,
+    run: &Path,
+    helpers: Helpers,
+) -> Result<Attached, NetworkError> {
     // Before it is looked at: nothing is missed in between.
     let watch = host::AddressWatch::start().map_err(NetworkError::Host)?;
     let host = host::Host::look().map_err(NetworkError::Host)?;
-    ports::check(&config.ports)?;
-    let lead = Lead::of(endpoint, config);
-    let guest = GuestNetwork::of(endpoint, config, &lead, &host);
-    let (ended, told) = mpsc::unbounded_channel();
-    let mut helpers = vec![Helper::told(told)];
-    let mut uplink = None;
-    if lead != Lead::Nowhere {
-        let (socket, helper) = passt::start(config, &host, &guest)?;
-        uplink = Some(socket.into());
-        helpers.push(helper);
-    }
     let (device, control) = DeviceSocket::pair().map_err(NetworkError::Socket)?;
-    let leading = guest.links().iter().filter(|link| link.gateway.is_some());
+    let wiring = Wiring::new(endpoint, config, &host, (device, watch), run, helpers)?;
     let nic = Nic {
         mac: config.mac,
-        addresses: leading.map(|link| link.address).collect(),
-        egress: Egress {
-            rules: config.egress.clone(),
-            host: host.addresses,
-            closed: guest.gateways().chain([GATEWAY_V4.into(), GATEWAY_V6.into()]).collect(),
-            resolver: Some(guest.resolver()),
-        },
-        uplink,
+        resolver: wiring.resolver(),
         control,
         bytes_per_second: config.bytes_per_second,
     };
-    let wiring = Wiring::new(endpoint, config, (lead, guest), (device, watch), run, ended)?;
     Ok(Attached {
         nic,
-        helpers,
         wiring: Rc::new(wiring),
     })
 }

@@ -15,6 +15,8 @@ use crate::accelerator::{HandedFiles, Helper};
 use crate::parts;
 use crate::state::{NetworkConfig, PublishedPort, mac_words};
 
+/// What it is to a user.
+pub(super) const NAME: &str = "the network helper passt";
 /// Bytes that may wait in the socket for the machine, with what the kernel needs to keep them: some thousand short frames.
 const SEND_BYTES: usize = 2 << 20;
 
@@ -30,7 +32,7 @@ pub(super) fn start(
     let mut files = HandedFiles::default();
     let socket = files.add(ours);
     let arguments = arguments(config, host, guest, socket);
-    let helper = Helper::start("the network helper passt", &program, &arguments, files)?;
+    let helper = Helper::start(NAME, &program, &arguments, files)?;
     Ok((machine, helper))
 }
 

@@ -8,16 +8,16 @@ use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 
 use capsid_protocol::ContainerSpec;
-use capsid_vmm::egress::is_closed;
+use capsid_vmm::egress::{Egress, is_closed};
 use capsid_vmm::segments::{Change, SEGMENTS_MAX, Segment};
 use capsid_vmm::switch::membership::{self, Join};
 use tokio::net::UnixDatagram;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use super::host::{AddressWatch, Host};
-use super::{Endpoint, GATEWAY_V4, GATEWAY_V6, GuestNetwork, Lead, NetworkError, switch};
-use crate::accelerator::{DeviceError, DeviceSocket};
+use super::{Endpoint, GATEWAY_V4, GATEWAY_V6, GuestNetwork, Lead, NetworkError, passt, ports, switch};
+use crate::accelerator::{DeviceError, DeviceSocket, Helpers};
 use crate::state::{Joined, Network, NetworkConfig};
 
 /// Why a running machine is not on the networks that it should be on.
@@ -29,6 +29,10 @@ pub(crate) enum WiringError {
     Connect { name: String, source: DeviceError },
     #[error("cannot disconnect the machine from network {name}")]
     Disconnect { name: String, source: DeviceError },
+    #[error("cannot open the machine's way out")]
+    Open(#[source] DeviceError),
+    #[error("cannot close the machine's way out")]
+    Close(#[source] DeviceError),
     #[error("cannot tell the machine of this host's addresses")]
     Host(#[source] DeviceError),
 }
@@ -39,6 +43,8 @@ pub(crate) struct Wiring {
     device: DeviceSocket,
     run: PathBuf,
     lead: RefCell<Lead>,
+    /// What opens the way out, until the device was told.
+    uplink: RefCell<Option<(Change, OwnedFd)>>,
     members: RefCell<Vec<Member>>,
     guest: RefCell<GuestNetwork>,
     /// Until the device is there to be told.
@@ -46,8 +52,8 @@ pub(crate) struct Wiring {
     watching: RefCell<Option<JoinHandle<()>>>,
     /// The host's addresses, as the device was last told of them.
     told: RefCell<Option<Vec<IpAddr>>>,
-    /// Hears the name of a switch that has ended.
-    ended: mpsc::UnboundedSender<String>,
+    /// The way out's helper among them, and the switches, which are not ours.
+    helpers: Helpers,
     /// One change at a time.
     changing: Mutex<()>,
 }
@@ -57,6 +63,7 @@ pub(crate) struct Wiring {
 pub(crate) struct Standing {
     /// The users' networks'.
     ids: Vec<String>,
+    lead: Lead,
     guest: GuestNetwork,
 }
 
@@ -93,44 +100,49 @@ impl Drop for Wiring {
 }
 
 impl Wiring {
-    /// That of a machine that is about to start: a member of all networks of its endpoint. `ended` hears of switches
-    /// that end.
+    /// That of a machine that is about to start: a member of all networks of its endpoint, one of which leads out if any
+    /// does.
     pub(super) fn new(
         endpoint: &Endpoint<'_>,
         config: &NetworkConfig,
-        (lead, guest): (Lead, GuestNetwork),
+        host: &Host,
         (device, watch): (DeviceSocket, AddressWatch),
         run: &Path,
-        ended: mpsc::UnboundedSender<String>,
+        helpers: Helpers,
     ) -> Result<Self, NetworkError> {
+        let lead = Lead::of(endpoint, config);
+        let guest = GuestNetwork::of(endpoint, config, &lead, host);
         let wiring = Self {
             device,
             run: run.into(),
-            lead: RefCell::new(lead),
+            lead: RefCell::new(Lead::Nowhere),
+            uplink: RefCell::default(),
             members: RefCell::default(),
-            guest: RefCell::new(guest),
+            guest: RefCell::new(guest.clone()),
             watch: RefCell::new(Some(watch)),
             watching: RefCell::default(),
             told: RefCell::default(),
-            ended,
+            helpers,
             changing: Mutex::default(),
         };
         for (network, joined) in endpoint.places() {
             let member = wiring.join(endpoint, config, network, joined)?;
             wiring.members.borrow_mut().push(member);
         }
+        wiring.lead_out(config, lead, &guest, host)?;
         Ok(wiring)
     }
 
-    /// Whether the machine has a way out.
-    pub(crate) fn leads_out(&self) -> bool {
-        *self.lead.borrow() != Lead::Nowhere
+    /// Where the guest asks for names, for as long as the machine runs.
+    pub(super) fn resolver(&self) -> IpAddr {
+        self.guest.borrow().resolver()
     }
 
     /// Where it stands, to come back to by [`Self::retreat`].
     pub(crate) fn standing(&self) -> Standing {
         Standing {
             ids: self.members.borrow().iter().map(|member| member.id.clone()).collect(),
+            lead: self.lead.borrow().clone(),
             guest: self.guest.borrow().clone(),
         }
     }
@@ -155,9 +167,7 @@ impl Wiring {
     async fn tell_host(&self) -> Result<(), WiringError> {
         let _turn = self.changing.lock().await;
         let host = Host::look().map_err(NetworkError::Host)?;
-        // Of the others no rule opens any.
-        let open = host.addresses.into_iter().filter(|address| !is_closed(*address));
-        let addresses: Vec<IpAddr> = open.collect();
+        let addresses = openable(&host);
         // Those of links alone come and go with every interface.
         if self.told.borrow().as_ref() == Some(&addresses) {
             return Ok(());
@@ -171,20 +181,28 @@ impl Wiring {
         Ok(())
     }
 
-    /// Has the machine be on the networks that its endpoint is on now: off the others first. What the guest is to be
-    /// told then.
+    /// Has the machine be on the networks that its endpoint is on now, and its way out be by one of them: off the others
+    /// first. What the guest is to be told then, and why it has no way out although a network leads there.
     pub(crate) async fn follow(
         &self,
         endpoint: &Endpoint<'_>,
         config: &NetworkConfig,
-    ) -> Result<GuestNetwork, WiringError> {
+    ) -> Result<(GuestNetwork, Option<NetworkError>), WiringError> {
         let _turn = self.changing.lock().await;
         // With another address it is another member: two commands may have come between two looks.
         let is_on = |member: &Member| {
             let mut places = endpoint.places();
             places.any(|(network, joined)| network.id == member.id && joined.addresses == member.segment.addresses)
         };
-        self.leave_own_link(config).await?;
+        // What goes out goes on as it does, as long as it can.
+        let stays = match &*self.lead.borrow() {
+            Lead::Own => config.own_link,
+            Lead::Network(id) => self.members.borrow().iter().any(|m| m.id == *id && is_on(m)),
+            Lead::Nowhere => false,
+        };
+        if !stays {
+            self.close().await?;
+        }
         self.leave_others(is_on).await?;
         for (network, joined) in endpoint.places() {
             if !self.renamed(&network.id, &endpoint.dns_names(joined)) {
@@ -192,17 +210,26 @@ impl Wiring {
                 self.members.borrow_mut().push(member);
             }
         }
-        self.plug_pending().await?;
         let host = Host::look().map_err(NetworkError::Host)?;
-        let resolver = self.guest.borrow().resolver();
-        let guest = GuestNetwork::of(endpoint, config, &self.lead.borrow(), &host).asking(resolver);
+        let guest_by = |lead: &Lead| GuestNetwork::of(endpoint, config, lead, &host).asking(self.resolver());
+        let mut refusal = None;
+        if !stays {
+            let lead = Lead::of(endpoint, config);
+            let guest = guest_by(&lead);
+            refusal = self.lead_out(config, lead, &guest, &host).err();
+        }
+        self.plug_pending().await?;
+        let guest = guest_by(&self.lead.borrow());
         self.guest.replace(guest.clone());
-        Ok(guest)
+        Ok((guest, refusal))
     }
 
     /// Takes the machine off the networks that it has come to since: its guest could not be told of them.
     pub(crate) async fn retreat(&self, standing: Standing) -> Result<(), WiringError> {
         let _turn = self.changing.lock().await;
+        if *self.lead.borrow() != standing.lead {
+            self.close().await?;
+        }
         self.guest.replace(standing.guest);
         self.leave_others(|member| standing.ids.contains(&member.id)).await
     }
@@ -221,16 +248,46 @@ impl Wiring {
         true
     }
 
-    /// Closes the way out by the link of its own, if it is not to have that any more.
-    async fn leave_own_link(&self, config: &NetworkConfig) -> Result<(), WiringError> {
-        if !config.own_link && *self.lead.borrow() == Lead::Own {
-            let closed = self.device.change(&Change::Close.encode(), &[]).await;
-            closed.map_err(|source| WiringError::Disconnect {
-                name: "default".into(),
-                source,
-            })?;
-            self.lead.replace(Lead::Nowhere);
+    /// Starts what carries frames out by this network, for a guest that is told so; its device does not know yet.
+    fn lead_out(
+        &self,
+        config: &NetworkConfig,
+        lead: Lead,
+        guest: &GuestNetwork,
+        host: &Host,
+    ) -> Result<(), NetworkError> {
+        if lead == Lead::Nowhere {
+            return Ok(());
         }
+        ports::check(&config.ports)?;
+        check_kinds(config, guest)?;
+        let (socket, helper) = passt::start(config, host, guest)?;
+        self.helpers.come(helper);
+        let leading = guest.links().iter().filter(|link| link.gateway.is_some());
+        let open = Change::Open {
+            addresses: leading.map(|link| link.address).collect(),
+            egress: Egress {
+                rules: config.egress.clone(),
+                host: openable(host),
+                closed: guest.gateways().chain([GATEWAY_V4.into(), GATEWAY_V6.into()]).collect(),
+            },
+        };
+        self.uplink.replace(Some((open, socket.into())));
+        self.told.replace(Some(openable(host)));
+        self.lead.replace(lead);
+        Ok(())
+    }
+
+    /// Closes the way out, if there is one.
+    async fn close(&self) -> Result<(), WiringError> {
+        if *self.lead.borrow() == Lead::Nowhere {
+            return Ok(());
+        }
+        // First: its own end would be the machine's.
+        self.helpers.end(passt::NAME).await;
+        let closed = self.device.change(&Change::Close.encode(), &[]).await;
+        closed.map_err(WiringError::Close)?;
+        self.lead.replace(Lead::Nowhere);
         Ok(())
     }
 
@@ -248,9 +305,6 @@ impl Wiring {
             let told = self.device.change(&Change::Disconnect { slot }.encode(), &[]).await;
             told.map_err(|source| WiringError::Disconnect { name, source })?;
             self.members.borrow_mut().retain(|member| member.id != id);
-            if self.lead.borrow().is_by(&id) {
-                self.lead.replace(Lead::Nowhere);
-            }
         }
     }
 
@@ -265,7 +319,7 @@ impl Wiring {
                 })
             };
             let Some((name, slot, segment, frames)) = pending else {
-                return Ok(());
+                return self.open_pending().await;
             };
             let change = Change::Connect { slot, segment };
             if let Err(source) = self.device.change(&change.encode(), &[frames.as_fd()]).await {
@@ -273,6 +327,18 @@ impl Wiring {
                 return Err(WiringError::Connect { name, source });
             }
         }
+    }
+
+    async fn open_pending(&self) -> Result<(), WiringError> {
+        let Some((open, socket)) = self.uplink.take() else {
+            return Ok(());
+        };
+        let opened = self.device.change(&open.encode(), &[socket.as_fd()]).await;
+        if opened.is_err() {
+            self.helpers.end(passt::NAME).await;
+            self.lead.replace(Lead::Nowhere);
+        }
+        opened.map_err(WiringError::Open)
     }
 
     /// Makes the machine a member of a network; its device does not know yet.
@@ -299,7 +365,7 @@ impl Wiring {
             name: network.name.clone(),
             source,
         })?;
-        let (ended, name) = (self.ended.clone(), network.name.clone());
+        let (helpers, name) = (self.helpers.clone(), network.name.clone());
         let control = Rc::new(membership.control);
         let watched = Rc::clone(&control);
         Ok(Member {
@@ -317,8 +383,7 @@ impl Wiring {
             watch: tokio::task::spawn_local(async move {
                 // Nothing is said on it.
                 let _: io::Result<usize> = watched.recv(&mut [0]).await;
-                // Nobody hears it when the machine ends anyway.
-                let _ = ended.send(format!("the switch of network {name}"));
+                helpers.tell_end(format!("the switch of network {name}"));
             }),
         })
     }
@@ -327,6 +392,24 @@ impl Wiring {
         let members = self.members.borrow();
         (0..SEGMENTS_MAX as u8).find(|slot| members.iter().all(|member| member.slot != *slot))
     }
+}
+
+/// The host's addresses that a rule could open.
+fn openable(host: &Host) -> Vec<IpAddr> {
+    let addresses = host.addresses.iter().copied();
+    addresses.filter(|address| !is_closed(*address)).collect()
+}
+
+/// What is published over a kind of network is answered over the same.
+fn check_kinds(config: &NetworkConfig, guest: &GuestNetwork) -> Result<(), NetworkError> {
+    let leads = |is_v4: bool| guest.gateways().any(|gateway| gateway.is_ipv4() == is_v4);
+    let unled = config.ports.iter().find(|port| !leads(port.host.is_ipv4()));
+    unled.map_or(Ok(()), |port| {
+        Err(NetworkError::Kind {
+            address: port.host,
+            kind: if port.host.is_ipv4() { "IPv4" } else { "IPv6" },
+        })
+    })
 }
 
 /// Tells a machine's device whenever this host's addresses change. A machine that cannot be told ends: it might reach what
@@ -338,7 +421,7 @@ async fn keep_told(wiring: Weak<Wiring>, watch: AddressWatch) {
             return;
         };
         if heard.is_err() || wiring.tell_host().await.is_err() {
-            let _ = wiring.ended.send("the watch of this host's addresses".into());
+            wiring.helpers.tell_end("the watch of this host's addresses".into());
             return;
         }
     }

@@ -5,6 +5,9 @@ use std::net::IpAddr;
 use capsid_vmm::egress::{Ports, Protocol, Rule, Target, is_closed};
 use ipnet::IpNet;
 
+/// As many as go into one message to the machine's device (`capsid_vmm::segments`), whatever they are.
+const RULES_MAX: usize = 256;
+
 /// Why a rule makes no sense.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EgressError {
@@ -18,6 +21,8 @@ pub(crate) enum EgressError {
     IcmpPorts(String),
     #[error("--egress {0}: no rule opens loopback, link-local, multicast or metadata addresses")]
     Closed(String),
+    #[error("{0} rules of --egress: a pod has at most {RULES_MAX}")]
+    TooMany(usize),
 }
 
 /// The rules that the flags make; without any, the public internet.
@@ -27,6 +32,7 @@ pub(crate) fn rules(flags: &[String]) -> Result<Vec<Rule>, EgressError> {
         [] => Ok(vec![rule("public")?]),
         ["none"] => Ok(Vec::new()),
         _ if words.contains(&"none") => Err(EgressError::NoneAndMore),
+        _ if words.len() > RULES_MAX => Err(EgressError::TooMany(words.len())),
         _ => words.into_iter().map(rule).collect(),
     }
 }
@@ -178,6 +184,7 @@ mod tests {
             );
         }
         assert!(shown(&["none", "public"]).contains("together"));
+        assert!(shown(&["1.2.3.4"; 257]).starts_with("257 rules") && shown(&["1.2.3.4"; 256]).starts_with("1.2.3.4"));
         assert!(shown(&["public:7/icmp"]).contains("no ports"));
         for word in [
             "127.0.0.1",

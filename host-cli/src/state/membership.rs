@@ -72,19 +72,6 @@ impl State {
         rows.map(|row| row.map_err(StateError::Query)?).collect()
     }
 
-    /// Whether a pod on these networks has a way out when its machine is started.
-    pub(crate) fn leads_out(&self, config: &NetworkConfig) -> Result<bool, StateError> {
-        if config.own_link {
-            return Ok(true);
-        }
-        for joined in &config.joined {
-            if !self.network(&joined.network)?.config.internal {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     /// Puts the container or pod of this id on one more network, and gives it its addresses there: how it is then.
     pub(crate) fn connect(&self, id: &str, place: &Place) -> Result<Owner, StateError> {
         let transaction = self.begin()?;

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::UnixStream;
 
-use crate::accelerator::{self, Accelerator, Disk, Helper, MachineEnd, MachineParts, RunningMachine};
+use crate::accelerator::{self, Accelerator, Disk, Helper, Helpers, MachineEnd, MachineParts, RunningMachine, Words};
 use crate::cli::AccelChoice;
 use crate::folders::Folders;
 use crate::network::{self, Endpoint, Wiring};
@@ -56,6 +56,8 @@ pub(super) struct Prepared {
     parts: MachineParts,
     /// The machine ends with each of them.
     helpers: Vec<Helper>,
+    /// With those too that come while it runs.
+    words: Words,
     sockets: Sockets,
 }
 
@@ -63,7 +65,7 @@ impl Prepared {
     /// Starts the machine's processes.
     pub(super) fn start(self) -> Result<(RunningMachine, Sockets), MachineError> {
         let machine = self.accelerator.start(self.parts)?;
-        Ok((accelerator::guard(machine, self.helpers), self.sockets))
+        Ok((accelerator::guard(machine, self.helpers, self.words), self.sockets))
     }
 }
 
@@ -71,6 +73,7 @@ impl Prepared {
 pub(super) fn prepare(folders: &Folders, wanted: Wanted<'_>) -> Result<Prepared, MachineError> {
     let (mut sockets, session, control) = Sockets::pair()?;
     let mut helpers = Vec::new();
+    let (coming, words) = Helpers::new();
     let open = || -> anyhow::Result<_> {
         let (accelerator, _) = accelerator::choose(wanted.accelerator, &folders.run)?;
         let kernel = wanted.kernel.map_or_else(parts::kernel, |path| Ok(path.into()))?;
@@ -78,9 +81,8 @@ pub(super) fn prepare(folders: &Folders, wanted: Wanted<'_>) -> Result<Prepared,
         helpers.extend(servers);
         let mut nic = None;
         if let Some((endpoint, config)) = wanted.endpoint.as_ref().and_then(|e| Some((e, e.config?))) {
-            let attached = network::attach(endpoint, config, &folders.run)?;
+            let attached = network::attach(endpoint, config, &folders.run, coming)?;
             nic = Some(attached.nic);
-            helpers.extend(attached.helpers);
             sockets.network = Some(attached.wiring);
         }
         let parts = MachineParts {
@@ -102,6 +104,7 @@ pub(super) fn prepare(folders: &Folders, wanted: Wanted<'_>) -> Result<Prepared,
         accelerator,
         parts,
         helpers,
+        words,
         sockets,
     })
 }

@@ -26,7 +26,7 @@ pub(super) async fn container(charge: &Charge) -> Result<Answer, Failure> {
         .clone_from(&row.config.network);
     let (wiring, guest) = (charge.wiring.borrow().clone(), charge.guest());
     let (Some(wiring), Ok(agent)) = (wiring, guest) else {
-        return Ok(Answer::Rewired { leads_out: true });
+        return Ok(Answer::Rewired { no_way_out: None });
     };
     let endpoint = Endpoint::of_container(&row, &state).map_err(|e| Failure::of(&e))?;
     follow(&wiring, &endpoint, &agent, &charge.id).await
@@ -50,7 +50,7 @@ pub(super) async fn pod(pod: &Pod, folders: &Folders) -> Result<Answer, Failure>
     match pod.wiring() {
         // The agent knows it by no container's name: it may have none at all.
         Some(wiring) => follow(&wiring, &endpoint, &agent, "").await,
-        None => Ok(Answer::Rewired { leads_out: true }),
+        None => Ok(Answer::Rewired { no_way_out: None }),
     }
 }
 
@@ -62,7 +62,13 @@ async fn follow(wiring: &Wiring, endpoint: &Endpoint<'_>, agent: &Agent, id: &st
         )));
     };
     let before = wiring.standing();
-    let guest = wiring.follow(endpoint, config).await.map_err(|e| Failure::of(&e))?;
+    let (guest, refusal) = match wiring.follow(endpoint, config).await {
+        Ok(followed) => followed,
+        Err(error) => {
+            let _ = wiring.retreat(before).await;
+            return Err(Failure::of(&error));
+        }
+    };
     let readdress = Readdress {
         container: id.into(),
         network: guest.interface(),
@@ -70,9 +76,8 @@ async fn follow(wiring: &Wiring, endpoint: &Endpoint<'_>, agent: &Agent, id: &st
     let asked = agent.ask(id, Asked::Readdress, host_message::Kind::Readdress(readdress));
     let failure = match asked.await {
         Ok(agent_message::Kind::Readdressed(_)) => {
-            return Ok(Answer::Rewired {
-                leads_out: wiring.leads_out(),
-            });
+            let no_way_out = refusal.map(|refusal| Failure::of(&refusal).message);
+            return Ok(Answer::Rewired { no_way_out });
         }
         Ok(agent_message::Kind::Failed(failed)) => Failure::because(sanitise(&failed.message)),
         Ok(_) => Failure::of(&SessionError::Unexpected),

@@ -203,9 +203,8 @@ fn block_device(index: usize, config: &DiskConfig, inherited: &mut Inherited) ->
 }
 
 fn net_device(config: &NetConfig, inherited: &mut Inherited) -> Result<NetDevice, ServeError> {
-    let sockets = inherited.take_sockets(config)?;
-    let (addresses, egress) = (config.addresses.clone(), config.egress.clone());
-    NetDevice::new(config.mac, addresses, egress, sockets, config.bytes_per_second).map_err(ServeError::Net)
+    let control = inherited.take(config.control_fd)?;
+    NetDevice::new(config.mac, config.resolver, control, config.bytes_per_second).map_err(ServeError::Net)
 }
 
 fn vsock_device(config: &VsockConfig, inherited: &mut Inherited) -> Result<VsockDevice, ServeError> {

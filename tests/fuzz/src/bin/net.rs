@@ -12,7 +12,7 @@ use capsid_fuzz::frame::{GATEWAY, OWN, OWN_V4, OWN_V6, RESOLVER_V4, frame};
 use capsid_vmm::egress::{Egress, Rule, Target};
 use capsid_vmm::segments::{Change, Segment};
 use capsid_vmm::virtio::device::{Cause, Device as _};
-use capsid_vmm::virtio::net::{NetDevice, Sockets};
+use capsid_vmm::virtio::net::NetDevice;
 use capsid_vmm::virtio::test_driver::{self, TestQueue, process};
 use libfuzzer_sys::fuzz_target;
 use rustix::net::{
@@ -35,7 +35,6 @@ fn egress() -> Egress {
             rule(Target::Name("*.test".into())),
             rule(Target::Network("10.0.0.0/8".parse().expect("a network"))),
         ],
-        resolver: Some(IpAddr::from(RESOLVER_V4)),
         ..Egress::default()
     }
 }
@@ -59,12 +58,6 @@ fn segments() -> [Segment; 2] {
 
 /// Has the guest be on one of them, or not any more.
 fn rewire(supervisor: &OwnedFd, slot: u8, socket: Option<&UnixStream>) {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let fds: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
-    if !fds.is_empty() {
-        ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-    }
     let change = match socket {
         Some(_) => Change::Connect {
             slot,
@@ -72,6 +65,28 @@ fn rewire(supervisor: &OwnedFd, slot: u8, socket: Option<&UnixStream>) {
         },
         None => Change::Disconnect { slot },
     };
+    tell(supervisor, &change, socket);
+}
+
+/// Has the uplink lead out, or not any more.
+fn lead_out(supervisor: &OwnedFd, socket: Option<&UnixStream>) {
+    let change = match socket {
+        Some(_) => Change::Open {
+            addresses: vec![OWN_V4.into(), OWN_V6.into()],
+            egress: egress(),
+        },
+        None => Change::Close,
+    };
+    tell(supervisor, &change, socket);
+}
+
+fn tell(supervisor: &OwnedFd, change: &Change, socket: Option<&UnixStream>) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fds: Vec<_> = socket.iter().map(AsFd::as_fd).collect();
+    if !fds.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    }
     let _ = sendmsg(
         supervisor,
         &[IoSlice::new(&change.encode())],
@@ -89,18 +104,16 @@ fn sockets() -> (UnixStream, UnixStream) {
 fuzz_target!(|bytes: &[u8]| {
     let mut bytes = Bytes(bytes);
     let ((mut network, uplink), (mut switch, socket)) = (sockets(), sockets());
-    let addresses = vec![IpAddr::from(OWN_V4), IpAddr::from(OWN_V6)];
     let links = bytes.byte();
     let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
     let (supervisor, control) = socketpair(AddressFamily::UNIX, kind, flags, None).expect("sockets");
-    let sockets = Sockets {
-        uplink: (links & 3 != 1).then(|| uplink.into()),
-        control,
-    };
+    if links & 3 != 1 {
+        lead_out(&supervisor, Some(&uplink));
+    }
     if links & 3 != 0 {
         rewire(&supervisor, 0, Some(&socket));
     }
-    let mut device = NetDevice::new(OWN, addresses, egress(), sockets, None).expect("a device");
+    let mut device = NetDevice::new(OWN, RESOLVER_V4.into(), control, None).expect("a device");
     device.activate(device.features());
     let memory = test_driver::memory();
     let mut queues: Vec<TestQueue> = (0..2).map(TestQueue::new).collect();
@@ -125,6 +138,9 @@ fuzz_target!(|bytes: &[u8]| {
             8 => {
                 let how = bytes.byte();
                 rewire(&supervisor, how & 3, (how & 4 != 0).then_some(&socket));
+                if how & 8 != 0 {
+                    lead_out(&supervisor, (how & 16 != 0).then_some(&uplink));
+                }
                 let _ = recv(&supervisor, &mut [0; 8], RecvFlags::DONTWAIT);
             }
             // Also what the guest has asked, given back.

@@ -25,7 +25,6 @@ use super::rate::{Direction, RateLimiter};
 use super::receive_ring::{Delivery, Manner, ReceiveRing};
 use super::segment::Slot;
 use super::{ETHERNET_BYTES, FRAME_BYTES_MAX, Mac};
-use crate::egress::Egress;
 use crate::limits::NET_FRAMES_PER_TURN;
 use crate::message::{self, Received};
 use crate::segments::{Change, DONE, MESSAGE_BYTES_MAX, REFUSED};
@@ -59,15 +58,6 @@ pub enum NetError {
     Wait(#[source] io::Error),
 }
 
-/// The sockets of a device.
-#[derive(Debug)]
-pub struct Sockets {
-    /// A stream to what carries frames everywhere (passt), each after its length.
-    pub uplink: Option<OwnedFd>,
-    /// Where the supervisor says which segments the guest is on: see [`crate::segments`].
-    pub control: OwnedFd,
-}
-
 /// The device.
 #[derive(Debug)]
 pub struct NetDevice {
@@ -75,6 +65,7 @@ pub struct NetDevice {
     /// Waits for the network, and for [`Self::come_again`].
     epoll: Epoll,
     again: OwnedFd,
+    /// Where the supervisor says what this is connected to: see [`crate::segments`].
     control: OwnedFd,
     links: Links,
     limiter: RateLimiter,
@@ -85,24 +76,19 @@ pub struct NetDevice {
 }
 
 impl NetDevice {
-    /// A device of a guest with this hardware address, that is on no segment yet. `addresses` are those of the guest's that
-    /// the uplink is open to; `egress` says where to; `bytes_per_second` limits each way, answers included.
+    /// A device of a guest with this hardware address, that is connected to nothing before `control` says so. Its guest asks
+    /// `resolver` for names; `bytes_per_second` limits each way, answers included.
     ///
     /// # Errors
     /// [`NetError`].
     pub fn new(
         mac: Mac,
-        mut addresses: Vec<IpAddr>,
-        egress: Egress,
-        sockets: Sockets,
+        resolver: IpAddr,
+        control: OwnedFd,
         bytes_per_second: Option<NonZeroU64>,
     ) -> Result<Self, NetError> {
         if mac[0] & 1 != 0 {
             return Err(NetError::Mac { mac });
-        }
-        let Sockets { uplink, control } = sockets;
-        if uplink.is_none() {
-            addresses.clear();
         }
         let mut config = [0; CONFIG_BYTES];
         config[..6].copy_from_slice(&mac);
@@ -116,19 +102,18 @@ impl NetDevice {
                     EpollEvent::new(EventSet::IN, event),
                 )?;
             }
-            let links = Links::new(uplink, &epoll)?;
             let limiter = RateLimiter::new(bytes_per_second, &epoll, TIMER_EVENT)?;
-            Ok((again, epoll, links, limiter))
+            Ok((again, epoll, limiter))
         };
-        let (again, epoll, links, limiter) = wait().map_err(NetError::Wait)?;
+        let (again, epoll, limiter) = wait().map_err(NetError::Wait)?;
         Ok(Self {
             config,
             epoll,
             again,
             control,
-            links,
+            links: Links::default(),
             limiter,
-            guard: Guard::new(mac, addresses, egress),
+            guard: Guard::new(mac, resolver),
             frame: Vec::with_capacity(FRAME_BYTES_MAX),
             manner: Manner::default(),
         })
@@ -232,12 +217,6 @@ impl NetDevice {
                 frames += 1;
                 continue;
             }
-            if source == Source::Link(Way::Uplink) && !self.guard.leads_out() {
-                self.guard.counters.dropped += 1;
-                self.links.skip(source);
-                frames += 1;
-                continue;
-            }
             match ring.deliver(frame)? {
                 Delivery::NoRoom { chains } if ring.wait_for_more(chains)? => ring.expect_nothing()?,
                 Delivery::NoRoom { .. } => return ring.needs_interrupt(),
@@ -295,16 +274,38 @@ impl NetDevice {
                 self.links.disconnect(Way::Segment(slot));
                 self.guard.disconnect(slot)
             }
+            (Change::Open { addresses, egress }, Some(socket)) if !self.links.has(Way::Uplink) => {
+                let connected = self.links.connect(Way::Uplink, socket, &self.epoll);
+                if connected.is_ok() {
+                    self.guard.open(addresses, egress);
+                    self.announce();
+                }
+                connected.is_ok()
+            }
             (Change::Close, None) => {
-                self.guard.close_uplink();
+                self.links.disconnect(Way::Uplink);
+                self.guard.close();
                 true
             }
             (Change::Host { addresses }, None) => {
                 self.guard.set_host(addresses);
                 true
             }
-            (Change::Connect { .. } | Change::Disconnect { .. } | Change::Close | Change::Host { .. }, _) => false,
+            (
+                Change::Connect { .. }
+                | Change::Disconnect { .. }
+                | Change::Open { .. }
+                | Change::Close
+                | Change::Host { .. },
+                _,
+            ) => false,
         }
+    }
+
+    /// Tells the uplink who is here. Until a frame does, what comes is sent to everybody, and such a packet is none for
+    /// Linux' TCP. A switch knows its members.
+    fn announce(&mut self) {
+        self.links.send(Way::Uplink, &self.guard.announcement());
     }
 
     /// Has [`Device::process`] called again although nothing happens.
@@ -353,9 +354,6 @@ impl Device for NetDevice {
             merges: features & 1 << VIRTIO_NET_F_MRG_RXBUF != 0,
             trusts: features & 1 << VIRTIO_NET_F_GUEST_CSUM != 0,
         };
-        // Until a frame tells who is here, what comes is sent to everybody, and such a packet is none for Linux' TCP.
-        // A switch knows its members.
-        self.links.send(Way::Uplink, &self.guard.announcement());
     }
 
     fn reset(&mut self) {

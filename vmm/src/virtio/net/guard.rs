@@ -60,8 +60,11 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 pub(super) struct Guard {
     mac: Mac,
+    /// Where names are asked for.
+    resolver: IpAddr,
     /// Those of the guest's addresses that the uplink is open to; without one there is none.
     addresses: Vec<IpAddr>,
+    /// Where to. Nowhere without an uplink.
     egress: Egress,
     segments: Segments,
     flows: Flows,
@@ -122,39 +125,40 @@ enum Transport<'a> {
 }
 
 impl Guard {
-    /// Of a guest that is on no segment yet; `addresses` are those that the uplink is open to.
-    pub(super) fn new(mac: Mac, addresses: Vec<IpAddr>, egress: Egress) -> Self {
-        let mut guard = Self {
+    /// Of a guest that is on no segment, and has no uplink.
+    pub(super) fn new(mac: Mac, resolver: IpAddr) -> Self {
+        Self {
             mac,
-            addresses,
-            egress,
+            resolver,
+            addresses: Vec::new(),
+            egress: Egress::default(),
             segments: Segments::default(),
             flows: Flows::default(),
             names: Names::default(),
             counters: NetCounters::default(),
-        };
-        guard.close_without_addresses();
-        guard
+        }
     }
 
     /// The guest is on this segment from now on.
     pub(super) fn connect(&mut self, slot: Slot, segment: Segment) {
-        // No rule for the network opens what is nobody's there.
-        let closed = &mut self.egress.closed;
-        closed.extend(&segment.gateways);
-        closed.sort_unstable();
-        closed.dedup();
         self.segments.connect(slot, segment);
     }
 
-    /// It is not any more, and whatever its addresses there were good for ends with it; whether it was.
+    /// It is not any more; whether it was.
     pub(super) fn disconnect(&mut self, slot: Slot) -> bool {
-        let Some(segment) = self.segments.disconnect(slot) else {
-            return false;
-        };
-        self.addresses.retain(|address| !segment.addresses.contains(address));
-        self.close_without_addresses();
-        true
+        self.segments.disconnect(slot).is_some()
+    }
+
+    /// The uplink leads out from now on, for these of the guest's addresses.
+    pub(super) fn open(&mut self, addresses: Vec<IpAddr>, egress: Egress) {
+        self.addresses = addresses;
+        self.egress = egress;
+    }
+
+    /// Nothing leads out any more.
+    pub(super) fn close(&mut self) {
+        self.open(Vec::new(), Egress::default());
+        self.reset();
     }
 
     /// The host has other addresses from now on.
@@ -162,23 +166,9 @@ impl Guard {
         self.egress.host = addresses;
     }
 
-    /// Nothing leads out any more.
-    pub(super) fn close_uplink(&mut self) {
-        self.addresses.clear();
-        self.close_without_addresses();
-    }
-
-    /// Whether the uplink is open to the guest at all, and the guest to the uplink.
-    pub(super) fn leads_out(&self) -> bool {
+    /// Whether the uplink is open to the guest at all.
+    fn leads_out(&self) -> bool {
         !self.addresses.is_empty()
-    }
-
-    /// There is nothing then that rules could open.
-    fn close_without_addresses(&mut self) {
-        if !self.leads_out() {
-            self.egress.rules.clear();
-            self.reset();
-        }
     }
 
     /// Forgets what was of the driver that is gone.
@@ -257,7 +247,7 @@ impl Guard {
                 to,
                 payload,
             } => {
-                if peer_port == DNS_PORT && Some(from) == self.egress.resolver {
+                if peer_port == DNS_PORT && from == self.resolver {
                     self.names.answer(payload, to, now);
                     return;
                 }
@@ -402,7 +392,7 @@ impl Guard {
     /// Port and payload of a question to the resolver.
     fn question<'a>(&self, packet: Packet<'a>) -> Option<(u16, &'a [u8])> {
         match packet.transport {
-            Transport::Udp { from, to, payload } if to == DNS_PORT && self.egress.resolver == Some(packet.to) => {
+            Transport::Udp { from, to, payload } if to == DNS_PORT && self.resolver == packet.to => {
                 Some((from, payload))
             }
             _ => None,
@@ -466,7 +456,7 @@ impl Guard {
         };
         // A reply to an echo is no way to begin to speak.
         let may_begin = protocol != Protocol::Icmp || begins;
-        if may_begin && self.egress.permits(destination, |_| false) {
+        if may_begin && self.opens(destination, |_| false) {
             return Verdict::Pass(Way::Uplink);
         }
         if may_begin && self.permits(destination, now) {
@@ -481,8 +471,12 @@ impl Guard {
     }
 
     fn permits(&self, destination: Destination, now: Instant) -> bool {
-        let is_named = |name: &str| self.names.has(name, destination.address, now);
-        self.egress.permits(destination, is_named)
+        self.opens(destination, |name| self.names.has(name, destination.address, now))
+    }
+
+    /// No rule for a segment's network opens what is no member's there.
+    fn opens(&self, destination: Destination, is_named: impl Fn(&str) -> bool) -> bool {
+        !self.segments.has_gateway(destination.address) && self.egress.permits(destination, is_named)
     }
 
     fn judge_question(&mut self, frame: &[u8], packet: Packet<'_>, port: u16, payload: &[u8]) -> Verdict {

@@ -34,13 +34,13 @@ fn egress(targets: &[Target]) -> Egress {
         rules: targets.iter().map(rule).collect(),
         host: Vec::new(),
         closed: Vec::new(),
-        resolver: Some(IpAddr::from(RESOLVER_V4)),
     }
 }
 
 fn guard(targets: &[Target]) -> Guard {
-    let addresses = vec![IpAddr::from(OWN_V4), IpAddr::from(OWN_V6)];
-    Guard::new(OWN, addresses, egress(targets))
+    let mut guard = Guard::new(OWN, RESOLVER_V4.into());
+    guard.open(vec![IpAddr::from(OWN_V4), IpAddr::from(OWN_V6)], egress(targets));
+    guard
 }
 
 fn public() -> Guard {
@@ -328,9 +328,11 @@ fn member(targets: &[Target], has_uplink: bool) -> Guard {
             .to_vec(),
         gateways: vec![IpAddr::from(RESOLVER_V4), IpAddr::from(GATEWAY_V6)],
     };
-    let uplink = if has_uplink { addresses } else { Vec::new() };
-    let mut guard = Guard::new(OWN, uplink, egress(targets));
+    let mut guard = Guard::new(OWN, RESOLVER_V4.into());
     guard.connect(0, segment);
+    if has_uplink {
+        guard.open(addresses, egress(targets));
+    }
     guard
 }
 

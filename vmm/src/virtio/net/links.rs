@@ -26,7 +26,7 @@ pub(super) enum Source {
     Link(Way),
 }
 
-/// All of them.
+/// All of them; none is there at first.
 #[derive(Debug)]
 pub(super) struct Links {
     /// The uplink, and a place for each segment.
@@ -64,24 +64,21 @@ impl Source {
     }
 }
 
+impl Default for Links {
+    fn default() -> Self {
+        Self {
+            streams: [const { None }; STREAMS],
+            answers: VecDeque::new(),
+            last: Source::Answers,
+        }
+    }
+}
+
 impl Links {
     /// How many events are theirs.
     pub(super) const EVENTS: u64 = STREAMS as u64;
 
-    /// The uplink at most. What waits on `epoll` has events below [`Self::EVENTS`].
-    pub(super) fn new(uplink: Option<OwnedFd>, epoll: &Epoll) -> io::Result<Self> {
-        let mut links = Self {
-            streams: [const { None }; STREAMS],
-            answers: VecDeque::new(),
-            last: Source::Answers,
-        };
-        if let Some(socket) = uplink {
-            links.connect(Way::Uplink, socket, epoll)?;
-        }
-        Ok(links)
-    }
-
-    /// A stream is there from now on.
+    /// A stream is there from now on. What waits on `epoll` has events below [`Self::EVENTS`].
     pub(super) fn connect(&mut self, way: Way, socket: OwnedFd, epoll: &Epoll) -> io::Result<()> {
         self.streams[way.index()] = Some(Stream::new(socket, epoll, way.index() as u64)?);
         Ok(())

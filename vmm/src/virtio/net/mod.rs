@@ -35,7 +35,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use device::{NetDevice, NetError, Sockets};
+pub use device::{NetDevice, NetError};
 pub(crate) use discovery::{NEIGHBOR_ADVERTISEMENT, ON_LINK_HOPS, ROUTER_SOLICITATION, link_local, target};
 pub(crate) use guard::{DNS_PORT, ROUTERS_V4, ROUTERS_V6};
 pub(crate) use refusal::{Ends, answer as answer_udp};

@@ -68,6 +68,12 @@ impl Segments {
         }
     }
 
+    /// Whether `address` is the way out's of one of them.
+    pub(super) fn has_gateway(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.iter().any(|(_, segment)| segment.gateways.contains(&address))
+    }
+
     /// Where to ask for the hardware that has `address`.
     pub(super) fn link_of(&self, address: IpAddr) -> Option<Slot> {
         let of = self.of(address.to_canonical());

@@ -15,7 +15,7 @@ use rustix::net::{
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::header::HEADER_BYTES;
-use super::{FRAME_BYTES_MAX, NetDevice, Sockets};
+use super::{FRAME_BYTES_MAX, NetDevice};
 use crate::egress::{Egress, Rule, Target};
 use crate::segments::{Change, DONE, REFUSED, Segment};
 use crate::virtio::device::{Cause, Device, Signals};
@@ -41,24 +41,11 @@ struct Bench {
     transmit: TestQueue,
 }
 
-/// The device, and the supervisor's end of its control socket.
-fn device(uplink: Option<UnixStream>, bytes_per_second: Option<NonZeroU64>) -> (NetDevice, OwnedFd) {
-    let egress = Egress {
-        rules: vec![Rule {
-            target: Target::Public,
-            ports: None,
-            protocol: None,
-        }],
-        resolver: Some(RESOLVER_V4.into()),
-        ..Egress::default()
-    };
+/// The device, connected to nothing, and the supervisor's end of its control socket.
+fn device(bytes_per_second: Option<NonZeroU64>) -> (NetDevice, OwnedFd) {
     let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
     let (supervisor, control) = socketpair(AddressFamily::UNIX, kind, flags, None).expect("sockets");
-    let sockets = Sockets {
-        uplink: uplink.map(Into::into),
-        control,
-    };
-    let mut device = NetDevice::new(OWN, vec![OWN_V4.into()], egress, sockets, bytes_per_second).expect("a device");
+    let mut device = NetDevice::new(OWN, RESOLVER_V4.into(), control, bytes_per_second).expect("a device");
     device.activate(MERGES);
     (device, supervisor)
 }
@@ -83,19 +70,37 @@ fn sockets() -> (UnixStream, UnixStream) {
 
 impl Bench {
     fn new() -> Self {
-        let (ours, network) = sockets();
-        let mut bench = Self::with(device(Some(ours), None), network);
-        bench.see_announcement();
-        bench
+        Self::with(device(None)).with_uplink()
     }
 
     /// With a limit each way.
     fn limited(bytes_per_second: u64) -> Self {
+        Self::with(device(NonZeroU64::new(bytes_per_second))).with_uplink()
+    }
+
+    fn with_uplink(mut self) -> Self {
+        self.network = self.open();
+        self.see_announcement();
+        self
+    }
+
+    /// Has the uplink lead to the public internet; its other end.
+    fn open(&mut self) -> UnixStream {
         let (ours, network) = sockets();
-        let device = device(Some(ours), NonZeroU64::new(bytes_per_second));
-        let mut bench = Self::with(device, network);
-        bench.see_announcement();
-        bench
+        let egress = Egress {
+            rules: vec![Rule {
+                target: Target::Public,
+                ports: None,
+                protocol: None,
+            }],
+            ..Egress::default()
+        };
+        let open = Change::Open {
+            addresses: vec![OWN_V4.into()],
+            egress,
+        };
+        assert_eq!(self.ask(&open, &[ours.as_fd()]), DONE);
+        network
     }
 
     /// On a segment too, whose end is the other one.
@@ -135,7 +140,8 @@ impl Bench {
         word[0]
     }
 
-    fn with((device, supervisor): (NetDevice, OwnedFd), network: UnixStream) -> Self {
+    fn with((device, supervisor): (NetDevice, OwnedFd)) -> Self {
+        let (_, network) = sockets();
         Self {
             device,
             supervisor,

@@ -39,8 +39,7 @@ fn a_question_that_is_given_back_goes_to_the_uplink() {
 
 #[test]
 fn without_an_uplink_a_question_that_is_given_back_is_refused() {
-    let (_, network) = sockets();
-    let mut bench = Bench::with(device(None, None), network);
+    let mut bench = Bench::with(device(None));
     let mut switch = bench.connect(0, OWN_V4);
     bench.offer(1);
     let question = frame_to(
@@ -112,36 +111,59 @@ fn segments_come_and_go_and_each_has_its_frames() {
 }
 
 #[test]
-fn the_way_out_ends_with_the_segment_whose_addresses_it_is_for() {
-    let (mut bench, _switch) = Bench::on_segment();
-    let mut other = bench.connect(1, [10, 90, 0, 2]);
-    bench.offer(2);
-    bench.arrive(&frame(b"in"));
-    bench.process(Cause::Backend);
-    assert_eq!(bench.receive.used(&bench.memory).len(), 1);
-    assert_eq!(bench.ask(&Change::Disconnect { slot: 0 }, &[]), DONE);
-    bench.send(&frame(b"out"));
-    bench.send(&frame_from([10, 90, 0, 2], PUBLIC_V4, 80, b"out"));
-    assert!(!bench.has_sent());
-    bench.arrive(&frame(b"in"));
-    bench.process(Cause::Backend);
-    assert_eq!(bench.device.counters().dropped, 1, "what published ports bring");
-    let to_member = frame_from([10, 90, 0, 2], [10, 90, 0, 9], 80, b"in");
-    bench.send(&to_member);
-    assert_eq!(read_frame(&mut other), to_member);
-}
-
-#[test]
-fn a_closed_uplink_carries_nothing() {
-    let mut bench = Bench::new();
+fn the_uplink_comes_and_goes() {
+    let mut bench = Bench::with(device(None));
+    bench.send(&frame(b"early"));
+    assert_eq!(bench.device.counters().spoofed, 1, "nothing is open before it is said");
+    bench = bench.with_uplink();
     bench.send(&frame(b"out"));
     assert_eq!(bench.sent(), frame(b"out"));
+    let (ours, _) = sockets();
+    let again = Change::Open {
+        addresses: vec![OWN_V4.into()],
+        egress: Egress::default(),
+    };
+    assert_eq!(bench.ask(&again, &[ours.as_fd()]), REFUSED, "there is one");
+    bench.arrive(&frame(b"late"));
     assert_eq!(bench.ask(&Change::Close, &[]), DONE);
     bench.offer(1);
     bench.send(&frame(b"out"));
+    bench.process(Cause::Backend);
+    assert!(bench.receive.used(&bench.memory).is_empty());
+    // passt ends then. What it had sent was not taken.
+    let ended = bench.network.read(&mut [0]);
+    assert!(ended.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset));
+    bench = bench.with_uplink();
     bench.arrive(&frame(b"in"));
     bench.process(Cause::Backend);
-    assert!(!bench.has_sent() && bench.receive.used(&bench.memory).is_empty());
+    assert_eq!(bench.receive.used(&bench.memory).len(), 1);
+    bench.send(&frame(b"out"));
+    assert_eq!(bench.sent(), frame(b"out"));
+}
+
+#[test]
+fn a_segments_gateway_is_opened_by_no_rule() {
+    let mut bench = Bench::with(device(None));
+    bench.connect(0, OWN_V4);
+    let (ours, mut network) = sockets();
+    let rule = Rule {
+        target: Target::Network("100.96.0.0/16".parse().expect("a network")),
+        ports: None,
+        protocol: None,
+    };
+    let open = Change::Open {
+        addresses: vec![OWN_V4.into()],
+        egress: Egress {
+            rules: vec![rule],
+            ..Egress::default()
+        },
+    };
+    assert_eq!(bench.ask(&open, &[ours.as_fd()]), DONE);
+    read_frame(&mut network);
+    bench.send(&frame_to(RESOLVER_V4, 80, b"x"));
+    assert!(!has_more(&mut network));
+    bench.send(&frame_to([100, 96, 7, 1], 80, b"x"));
+    assert_eq!(read_frame(&mut network), frame_to([100, 96, 7, 1], 80, b"x"));
 }
 
 #[test]
