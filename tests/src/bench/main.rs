@@ -42,7 +42,7 @@ fn main() {
     let arguments: Vec<String> = env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["kvm"] => println!("{}", serde_json::to_string(&kvm_report()).unwrap()),
-        ["network"] => print_table(&network_figures()),
+        ["network"] => print_table(&network_figures(if has_kvm() { "kvm" } else { "emulate" })),
         [] => report(None),
         ["--output", path] => report(Some(Path::new(path))),
         _ => {
@@ -58,7 +58,7 @@ fn report(output: Option<&Path>) {
     report.figures.push(image_figure::pull_against_umoci());
     report.figures.push(live_figure::exec_against_run("emulate"));
     report.figures.extend(live_figure::small_files("emulate"));
-    report.figures.extend(network_figures());
+    report.figures.extend(network_figures("emulate"));
     report.starts.insert(0, start_figure::breakdown("emulate"));
     print_table(&report.figures);
     report.starts.iter().for_each(Breakdown::print);
@@ -70,23 +70,24 @@ fn report(output: Option<&Path>) {
 }
 
 fn kvm_report() -> Report {
+    let mut figures = vec![
+        start_figure::whole_run(),
+        start_figure::until_ready(),
+        memory_figure::beside_the_guest(),
+        live_figure::exec_against_run("kvm"),
+        live_figure::idle_pod(),
+    ];
+    figures.extend(network_figures("kvm"));
     Report {
-        figures: vec![
-            start_figure::whole_run(),
-            start_figure::until_ready(),
-            memory_figure::beside_the_guest(),
-            live_figure::exec_against_run("kvm"),
-            live_figure::idle_pod(),
-            network_figure::start("kvm"),
-        ],
+        figures,
         starts: vec![start_figure::breakdown("kvm")],
     }
 }
 
-/// What networks cost, emulated.
-fn network_figures() -> Vec<Figure> {
-    let mut figures = network_figure::against_others();
-    figures.push(network_figure::start("emulate"));
+/// What networks cost.
+fn network_figures(accelerator: &str) -> Vec<Figure> {
+    let mut figures = network_figure::against_others(accelerator);
+    figures.push(network_figure::start(accelerator));
     figures
 }
 

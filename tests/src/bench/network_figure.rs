@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::figure::Figure;
-use crate::floor::{archive, bare_machine};
+use crate::floor::{KVM_COMMAND_LINE, archive, bare_machine};
 use crate::start_figure::{emulated_command_line, in_turns};
 
 /// What is sent to measure how much goes through, bytes.
@@ -85,11 +85,11 @@ fn try_questions(at: SocketAddr, count: u32) -> std::io::Result<Duration> {
     Ok(started.elapsed())
 }
 
-/// All of it, emulated.
-pub(crate) fn against_others() -> Vec<Figure> {
+/// All of it.
+pub(crate) fn against_others(accelerator: &str) -> Vec<Figure> {
     let capsid = Capsid::with_busybox();
-    let pod = pod(&capsid);
-    let bare = bare(&capsid);
+    let pod = pod(&capsid, accelerator);
+    let bare = bare(&capsid, accelerator);
     let process = process();
     let mut figures = Vec::new();
     for (name, other) in [
@@ -97,10 +97,10 @@ pub(crate) fn against_others() -> Vec<Figure> {
         ("a process and pasta", &process),
     ] {
         let (ours, reference) = in_turns(|| pod.stream(), || other.stream());
-        let what = format!("8 MiB from a pod / {name} (emulate)");
+        let what = format!("8 MiB from a pod / {name} ({accelerator})");
         figures.push(Figure::of_times(&what, None, &ours, &reference));
         let (ours, reference) = in_turns(|| pod.questions(), || other.questions());
-        let what = format!("an answer of a pod's / {name} (emulate)");
+        let what = format!("an answer of a pod's / {name} ({accelerator})");
         figures.push(Figure::of_times(&what, None, &ours, &reference));
     }
     figures
@@ -118,11 +118,11 @@ pub(crate) fn start(accelerator: &str) -> Figure {
     Figure::of_times(&name, None, &ours, &reference)
 }
 
-fn pod(capsid: &Capsid) -> Served {
+fn pod(capsid: &Capsid, accelerator: &str) -> Served {
     let server = ["busybox", "nc", "-ll", "-p", "80", "-e", "sh", "-c", SERVE];
     capsid.detached(
         "served",
-        &[&["--accel", "emulate", "-p", "127.0.0.1::80"][..], &server].concat(),
+        &[&["--accel", accelerator, "-p", "127.0.0.1::80"][..], &server].concat(),
     );
     let at = capsid.call(["port", "served", "80"]).wait().succeeds().text();
     let served = Served {
@@ -133,7 +133,7 @@ fn pod(capsid: &Capsid) -> Served {
 }
 
 /// The same server in a bare machine, whose network device is QEMU's own.
-fn bare(capsid: &Capsid) -> Served {
+fn bare(capsid: &Capsid, accelerator: &str) -> Served {
     let folder = capsid.folder("tmp");
     // As root, passt becomes nobody.
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
@@ -142,8 +142,11 @@ fn bare(capsid: &Capsid) -> Served {
     eventually("passt listens", 10, || socket.exists());
     let initramfs = folder.join("served.cpio");
     fs::write(&initramfs, initramfs_of_server()).unwrap();
-    let line = format!("{} rdinit=/init", emulated_command_line(capsid));
-    let mut machine = bare_machine("tcg", &initramfs, &line);
+    let (qemus, line) = match accelerator {
+        "kvm" => ("kvm", KVM_COMMAND_LINE.to_owned()),
+        _ => ("tcg", emulated_command_line(capsid)),
+    };
+    let mut machine = bare_machine(qemus, &initramfs, &format!("{line} rdinit=/init"));
     machine
         .args(["-global", "virtio-mmio.force-legacy=false", "-netdev"])
         .arg(format!(
