@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,9 +31,11 @@ def udp(s):
     while True:
         b, a = s.recvfrom(65536)
         s.sendto(b, a)
-for kind, serve in (socket.SOCK_STREAM, tcp), (socket.SOCK_DGRAM, udp):
-    s = socket.socket(socket.AF_INET, kind)
-    s.bind(('0.0.0.0', 80))
+kinds = (socket.SOCK_STREAM, tcp), (socket.SOCK_DGRAM, udp)
+for family, (kind, serve) in ((f, k) for f in (socket.AF_INET, socket.AF_INET6) for k in kinds):
+    s = socket.socket(family, kind)
+    if family == socket.AF_INET6: s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    s.bind(('', 80))
     if serve is tcp: s.listen(512)
     threading.Thread(target=serve, args=(s,)).start()
 print('serves', flush=True)
@@ -68,6 +70,10 @@ fn published_ports_are_reached_from_where_they_are_published() {
         "8082:80/udp",
         "-p",
         "[::1]:8083:80",
+        "-p",
+        "[2001:db8:77::1]:8084:80",
+        "-p",
+        "[2001:db8:77::1]:8085:80/udp",
     ];
     start_service(&world, &capsid, "web", &[&ports[..], &["--egress", "none"]].concat());
     let greeting = |stream: std::io::Result<std::net::TcpStream>| {
@@ -79,19 +85,28 @@ fn published_ports_are_reached_from_where_they_are_published() {
     };
     assert_eq!(greeting(world.connect_on_host("127.0.0.1:8080")), "from 100.96.0.1\n!");
     assert_eq!(greeting(world.connect("192.168.77.1:8081")), "from 192.168.77.2\n!");
+    // What comes from the host itself, passt sends from the address that it has on the guest's link.
+    let from_host = greeting(world.connect_on_host("[::1]:8083"));
+    assert!(from_host.starts_with("from fe80::"), "{from_host}");
+    assert_eq!(
+        greeting(world.connect("[2001:db8:77::1]:8084")),
+        "from 2001:db8:77::2\n!"
+    );
     assert!(
         world.connect("192.168.77.1:8080").is_err(),
         "loopback is the host's own"
     );
     assert!(world.connect_on_host("[::1]:8080").is_err());
-    world.on_host_do(|| {
-        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let ask_over_udp = |from: &str, to: &str| {
+        let socket = UdpSocket::bind(from).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        socket.send_to(b"datagram", "127.0.0.1:8082").unwrap();
+        socket.send_to(b"datagram", to).unwrap();
         let mut bytes = [0; 64];
         let (count, _) = socket.recv_from(&mut bytes).unwrap();
         assert_eq!(&bytes[..count], b"datagram");
-    });
+    };
+    world.on_host_do(|| ask_over_udp("127.0.0.1:0", "127.0.0.1:8082"));
+    world.outside_do(|| ask_over_udp("[::]:0", "[2001:db8:77::1]:8085"));
     let shown = capsid.call(["port", "web"]).wait().succeeds().text();
     for line in [
         "80/tcp -> 127.0.0.1:8080",
@@ -105,7 +120,7 @@ fn published_ports_are_reached_from_where_they_are_published() {
         .call(["port", "web", "80/udp"])
         .wait()
         .succeeds()
-        .prints("127.0.0.1:8082\n");
+        .prints("127.0.0.1:8082\n[2001:db8:77::1]:8085\n");
     let listed = capsid.call(["ps", "--format", "{{.Ports}}"]).wait().succeeds().text();
     assert!(listed.contains("127.0.0.1:8080->80/tcp"), "{listed}");
     let bindings = capsid.field("web", "json .NetworkSettings.Ports");
@@ -366,6 +381,7 @@ fn flags_are_dockers_and_what_makes_no_sense_is_refused() {
     for (words, reason) in [
         (&["-p", "80:80:80:80"][..], "invalid port"),
         (&["-p", "80/sctp"], "SCTP"),
+        (&["-p", "[::1]:80:80/udp"], "do not come back to ::1"),
         (&["-p", "198.51.100.1:8080:80"], "no such address"),
         (&["-p", "9090:80", "-p", "9090:81"], "published twice"),
         (&["--egress", "10.0.0.0/99"], "invalid --egress"),

@@ -31,6 +31,10 @@ const TCP_RMEM: &str = "/proc/sys/net/ipv4/tcp_rmem";
 const RECEIVE_BUFFERS: &str = "4096 131072 524288";
 /// Where the kernel is told not to speak IPv6.
 const DISABLE_V6: &str = "/proc/sys/net/ipv6/conf/eth0/disable_ipv6";
+/// Whether the kernel asks its link for a second whether an address is somebody else's before it has it (`accept_dad` of
+/// Documentation/networking/ip-sysctl.rst). The switch and the device see to that; what comes meanwhile would be lost,
+/// and passt begins a connection with one packet alone.
+const ACCEPT_DAD: &str = "/proc/sys/net/ipv6/conf/eth0/accept_dad";
 
 /// Why there is no network.
 #[derive(Debug, thiserror::Error)]
@@ -140,6 +144,9 @@ fn switch_v6(is_on: bool) -> Result<(), NetworkError> {
     } else {
         ("switch IPv6 off", "1")
     };
+    if is_on {
+        std::fs::write(ACCEPT_DAD, "0").map_err(|source| NetworkError::step(step, source))?;
+    }
     match std::fs::write(DISABLE_V6, is_disabled) {
         // A kernel without IPv6 has no such file.
         Err(e) if !is_on && e.kind() == io::ErrorKind::NotFound => Ok(()),

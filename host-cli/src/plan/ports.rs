@@ -1,7 +1,7 @@
 //! `-p`, `-P` and `--expose`: ports of the host's that lead to a container's.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use capsid_vmm::egress::Protocol;
@@ -20,6 +20,9 @@ pub(crate) enum PortError {
     Port(String),
     #[error("invalid port {0:?}: SCTP is not carried")]
     Sctp(String),
+    /// passt gives the guest another address for ::1, and sends the answers there.
+    #[error("invalid port {0:?}: answers over UDP do not come back to ::1 (publish it at 127.0.0.1)")]
+    UdpLoopback(String),
     #[error("{0} is published twice")]
     Twice(String),
     #[error("{0} ports: a pod has at most {PORTS_MAX}")]
@@ -78,6 +81,9 @@ fn one(flag: &str) -> Result<Vec<PublishedPort>, PortError> {
         None => (DEFAULT_HOST, None),
         Some(host) => split_host(host).ok_or_else(wrong)?,
     };
+    if protocol == Protocol::Udp && address == Ipv6Addr::LOCALHOST {
+        return Err(PortError::UdpLoopback(flag.into()));
+    }
     let hosts: Vec<u16> = match ports {
         None => container.clone().map(|_| 0).collect(),
         Some(ports) if ports.len() == container.len() => ports.collect(),

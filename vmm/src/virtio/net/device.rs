@@ -302,10 +302,11 @@ impl NetDevice {
         }
     }
 
-    /// Tells the uplink who is here. Until a frame does, what comes is sent to everybody, and such a packet is none for
-    /// Linux' TCP. A switch knows its members.
+    /// Tells the uplink who is here. A switch knows its members.
     fn announce(&mut self) {
-        self.links.send(Way::Uplink, &self.guard.announcement());
+        for frame in self.guard.announcement() {
+            self.links.send(Way::Uplink, &frame);
+        }
     }
 
     /// Has [`Device::process`] called again although nothing happens.

@@ -4,25 +4,22 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 use etherparse::{
-    ArpHardwareId, ArpOperation, ArpPacket, ArpPacketSlice, EtherType, Icmpv4Slice, Icmpv4Type, Icmpv6Slice,
-    Icmpv6Type, Ipv4Slice, Ipv6Slice, LinkSlice, NetSlice, PacketBuilder, SlicedPacket, TransportSlice,
+    ArpOperation, ArpPacketSlice, Icmpv6Slice, Ipv4Slice, Ipv6Slice, LinkSlice, NetSlice, SlicedPacket, TransportSlice,
 };
 
-use super::Mac;
 use super::discovery::{self, HOST_DISCOVERY, NEIGHBOR_ADVERTISEMENT, ON_LINK_HOPS, ROUTER_SOLICITATION, link_local};
 use super::flows::{Flow, Flows};
 use super::links::Way;
 use super::names::{Names, Question};
 use super::refusal::{self, Ends};
 use super::segment::{Place, Segments, Slot};
+use super::transport::{Transport, carried, incoming};
+use super::{Mac, announcement};
 use crate::egress::{Destination, Egress, Protocol, is_closed};
 use crate::segments::Segment;
 
 /// Where names are asked for.
 pub(crate) const DNS_PORT: u16 = 53;
-/// Redirect and router advertisement of ICMP (RFC 792, RFC 1256), and of ICMPv6.
-pub(crate) const ROUTERS_V4: [u8; 2] = [5, 9];
-pub(crate) const ROUTERS_V6: [u8; 2] = [134, 137];
 
 /// What ended here, counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -66,6 +63,8 @@ pub(super) struct Guard {
     addresses: Vec<IpAddr>,
     /// Where to. Nowhere without an uplink.
     egress: Egress,
+    /// The link-local address that the uplink speaks from, once it has: passt's for this host's loopback.
+    neighbor: Option<IpAddr>,
     segments: Segments,
     flows: Flows,
     names: Names,
@@ -85,6 +84,8 @@ enum Fault {
 enum Sent<'a> {
     /// ARP and neighbour discovery, about this address.
     Discovery(IpAddr),
+    /// The same, to find out whether it is somebody's already (RFC 4862, section 5.4).
+    Probe(IpAddr),
     /// Asks for routers.
     Solicitation,
     Packet(Packet<'a>),
@@ -99,31 +100,6 @@ struct Packet<'a> {
     transport: Transport<'a>,
 }
 
-/// What of a transport matters here.
-#[derive(Debug, Clone, Copy)]
-enum Transport<'a> {
-    Tcp {
-        from: u16,
-        to: u16,
-        begins: bool,
-    },
-    Udp {
-        from: u16,
-        to: u16,
-        payload: &'a [u8],
-    },
-    Echo {
-        id: u16,
-        begins: bool,
-    },
-    /// Not carried, but to be told so.
-    Other,
-    /// Not carried either, and never answered: an error of ICMP's (RFC 1122, section 3.2.2).
-    Error,
-    /// The same, and not even among pods: what only routers say.
-    Routing,
-}
-
 impl Guard {
     /// Of a guest that is on no segment, and has no uplink.
     pub(super) fn new(mac: Mac, resolver: IpAddr) -> Self {
@@ -132,6 +108,7 @@ impl Guard {
             resolver,
             addresses: Vec::new(),
             egress: Egress::default(),
+            neighbor: None,
             segments: Segments::default(),
             flows: Flows::default(),
             names: Names::default(),
@@ -175,37 +152,29 @@ impl Guard {
     pub(super) fn reset(&mut self) {
         self.flows.clear();
         self.names.clear();
+        self.neighbor = None;
     }
 
-    /// The frame that tells the guest's link of its addresses: a gratuitous ARP request (RFC 5227, section 3).
-    pub(super) fn announcement(&self) -> Vec<u8> {
-        let own = self.addresses.iter().find_map(|address| match address {
-            IpAddr::V4(address) => Some(address.octets()),
-            IpAddr::V6(_) => None,
-        });
-        let own = own.unwrap_or_default();
-        let (hardware, kind) = (ArpHardwareId::ETHERNET, EtherType::IPV4);
-        let packet = ArpPacket::new(hardware, kind, ArpOperation::REQUEST, &self.mac, &own, &[0; 6], &own);
-        let mut frame = Vec::new();
-        if let Ok(packet) = packet {
-            // Writing to memory does not fail.
-            let _ = PacketBuilder::ethernet2(self.mac, [0xff; 6])
-                .arp(packet)
-                .write_to_vec(&mut frame);
-        }
-        frame
+    /// What tells the uplink who is here.
+    pub(super) fn announcement(&self) -> Vec<Vec<u8>> {
+        announcement::frames(self.mac, &self.addresses)
     }
 
     /// Looks at a frame of the guest's.
     pub(super) fn examine(&mut self, frame: &[u8], now: Instant) -> Verdict {
         match self.look(frame) {
             Ok(Sent::Packet(packet)) => self.direct(frame, packet, now),
-            // A segment's gateway is known to who is on it.
-            Ok(Sent::Solicitation) if self.segments.first().is_some() => Verdict::Drop,
-            Ok(Sent::Solicitation) => Verdict::Pass(Way::Uplink),
+            // Every gateway is known to who is here, and passt is told to be no router.
+            Ok(Sent::Solicitation) => Verdict::Drop,
+            Ok(Sent::Discovery(target)) if self.neighbor == Some(target) => Verdict::Pass(Way::Uplink),
             Ok(Sent::Discovery(target)) => {
                 let slot = self.segments.link_of(target);
                 Verdict::Pass(slot.map_or(Way::Uplink, Way::Segment))
+            }
+            // Nobody else is on the uplink, and passt would forget where the guest is.
+            Ok(Sent::Probe(target)) => {
+                let slot = self.segments.link_of(target);
+                slot.map_or(Verdict::Drop, |slot| Verdict::Pass(Way::Segment(slot)))
             }
             Err(fault) => self.drop_faulty(fault),
         }
@@ -222,7 +191,9 @@ impl Guard {
     pub(super) fn examine_returned(&mut self, frame: &[u8], slot: Slot) -> Verdict {
         let packet = match self.look(frame) {
             Ok(Sent::Packet(packet)) => packet,
-            Ok(Sent::Discovery(_) | Sent::Solicitation) => return drop_counted(&mut self.counters.malformed),
+            Ok(Sent::Discovery(_) | Sent::Probe(_) | Sent::Solicitation) => {
+                return drop_counted(&mut self.counters.malformed);
+            }
             Err(fault) => return self.drop_faulty(fault),
         };
         match (self.question(packet), self.segments.after(slot)) {
@@ -240,6 +211,9 @@ impl Guard {
         let Some((from, transport)) = incoming(&packet) else {
             return;
         };
+        if matches!(from, IpAddr::V6(from) if from.is_unicast_link_local()) {
+            self.neighbor = Some(from);
+        }
         let (protocol, port, peer_port) = match transport {
             Transport::Tcp { from, to, .. } => (Protocol::Tcp, to, from),
             Transport::Udp {
@@ -377,9 +351,8 @@ impl Guard {
         }
         match (hops == ON_LINK_HOPS, icmp.type_u8() == ROUTER_SOLICITATION) {
             (false, _) => Err(Fault::Malformed),
-            (true, false) => target
-                .map(|target| Sent::Discovery(target.into()))
-                .ok_or(Fault::Malformed),
+            (true, false) if from.is_unspecified() => target.map(|to| Sent::Probe(to.into())).ok_or(Fault::Malformed),
+            (true, false) => target.map(|to| Sent::Discovery(to.into())).ok_or(Fault::Malformed),
             (true, true) => Ok(Sent::Solicitation),
         }
     }
@@ -412,6 +385,7 @@ impl Guard {
             };
         }
         match self.segments.place(packet.to) {
+            _ if self.neighbor == Some(packet.to) => self.judge(frame, packet, now),
             Place::Member(slot) if self.may_send(slot, packet.from) => Verdict::Pass(Way::Segment(slot)),
             // It is the guest's address on another one.
             Place::Member(_) => drop_counted(&mut self.counters.spoofed),
@@ -434,8 +408,9 @@ impl Guard {
             Transport::Other => return self.refuse(frame, packet),
             Transport::Error | Transport::Routing => return drop_counted(&mut self.counters.denied),
         };
-        // What answers to another of its addresses would not find the way back.
-        if !self.addresses.contains(&packet.from) {
+        // What answers to another of its addresses would not find the way back. The neighbor knows the one on the link.
+        let is_link_local = packet.from == IpAddr::V6(link_local(self.mac));
+        if !(self.addresses.contains(&packet.from) || is_link_local && self.neighbor == Some(packet.to)) {
             return self.refuse(frame, packet);
         }
         let flow = Flow {
@@ -523,62 +498,4 @@ impl Guard {
 fn drop_counted(counter: &mut u64) -> Verdict {
     *counter += 1;
     Verdict::Drop
-}
-
-fn carried<'a>(transport: &TransportSlice<'a>) -> Transport<'a> {
-    match transport {
-        TransportSlice::Tcp(tcp) => Transport::Tcp {
-            from: tcp.source_port(),
-            to: tcp.destination_port(),
-            begins: tcp.syn() && !tcp.ack(),
-        },
-        TransportSlice::Udp(udp) => Transport::Udp {
-            from: udp.source_port(),
-            to: udp.destination_port(),
-            payload: udp.payload(),
-        },
-        TransportSlice::Icmpv4(icmp) => echo_v4(icmp),
-        TransportSlice::Icmpv6(icmp) => echo_v6(icmp),
-        TransportSlice::Igmp(_) => Transport::Other,
-    }
-}
-
-fn echo_v4<'a>(icmp: &Icmpv4Slice<'_>) -> Transport<'a> {
-    match icmp.icmp_type() {
-        Icmpv4Type::EchoRequest(echo) => Transport::Echo {
-            id: echo.id,
-            begins: true,
-        },
-        Icmpv4Type::EchoReply(echo) => Transport::Echo {
-            id: echo.id,
-            begins: false,
-        },
-        _ if ROUTERS_V4.contains(&icmp.type_u8()) => Transport::Routing,
-        _ => Transport::Error,
-    }
-}
-
-fn echo_v6<'a>(icmp: &Icmpv6Slice<'_>) -> Transport<'a> {
-    match icmp.icmp_type() {
-        Icmpv6Type::EchoRequest(echo) => Transport::Echo {
-            id: echo.id,
-            begins: true,
-        },
-        Icmpv6Type::EchoReply(echo) => Transport::Echo {
-            id: echo.id,
-            begins: false,
-        },
-        _ if ROUTERS_V6.contains(&icmp.type_u8()) => Transport::Routing,
-        _ => Transport::Error,
-    }
-}
-
-/// Who sent a packet, and what is in it.
-fn incoming<'a>(packet: &SlicedPacket<'a>) -> Option<(IpAddr, Transport<'a>)> {
-    let from = match packet.net.as_ref()? {
-        NetSlice::Ipv4(ip) => IpAddr::V4(ip.header().source_addr()),
-        NetSlice::Ipv6(ip) => IpAddr::V6(ip.header().source_addr()),
-        NetSlice::Arp(_) => return None,
-    };
-    Some((from, carried(packet.transport.as_ref()?)))
 }

@@ -168,9 +168,11 @@ fn discovery_is_a_hosts_and_its_own() {
         public().examine(&discovery(kind, from, hops, OWN_V6, option), now)
     };
     for kind in [133, 135, 136] {
-        for from in [OWN_V6, LINK_V6, [0; 16]] {
-            assert_eq!(say(kind, from, 255, OWN), UPLINK, "{kind}");
+        for from in [OWN_V6, LINK_V6] {
+            let expected = if kind == 133 { Verdict::Drop } else { UPLINK };
+            assert_eq!(say(kind, from, 255, OWN), expected, "{kind}");
         }
+        assert_eq!(say(kind, [0; 16], 255, OWN), Verdict::Drop, "nobody else is there");
         assert_eq!(say(kind, PUBLIC_V6, 255, OWN), Verdict::Drop);
         assert_eq!(say(kind, OWN_V6, 255, GATEWAY), Verdict::Drop);
         assert_eq!(say(kind, OWN_V6, 64, OWN), Verdict::Drop);
@@ -366,6 +368,41 @@ fn members_are_spoken_to_on_the_segment_whatever_the_rules_say() {
         mapped[12..].copy_from_slice(&MEMBER_V4);
         assert_eq!(way(frame!(out().ipv6(OWN_V6, mapped, 64).udp(4000, 80), b"x")), SEGMENT);
         assert_eq!(guard.counters.total(), 0);
+    }
+}
+
+#[test]
+fn the_hosts_loopback_is_answered_on_the_link_and_nothing_else() {
+    let now = Instant::now();
+    for mut guard in [public(), member(&[Target::Public], true)] {
+        let answer = || {
+            frame!(
+                out().ipv6(LINK_V6, MEMBER_LINK_V6, 64).tcp(80, 4000, 1, 1000).ack(1),
+                b"x"
+            )
+        };
+        assert_ne!(guard.examine(&answer(), now), UPLINK);
+        let asked = frame!(
+            back().ipv6(MEMBER_LINK_V6, LINK_V6, 64).tcp(4000, 80, 1, 1000).syn(),
+            &[]
+        );
+        guard.note(&asked, now);
+        assert_eq!(guard.examine(&answer(), now), UPLINK);
+        for other in [
+            frame!(
+                out().ipv6(LINK_V6, MEMBER_LINK_V6, 64).tcp(81, 4000, 1, 1000).ack(1),
+                b"x"
+            ),
+            frame!(
+                out().ipv6(LINK_V6, MEMBER_LINK_V6, 64).tcp(80, 4000, 1, 1000).syn(),
+                &[]
+            ),
+            frame!(out().ipv6(LINK_V6, PUBLIC_V6, 64).udp(80, 4000), b"x"),
+        ] {
+            assert_ne!(guard.examine(&other, now), UPLINK);
+        }
+        guard.close();
+        assert_ne!(guard.examine(&answer(), now), UPLINK);
     }
 }
 

@@ -18,6 +18,7 @@
 //!
 //! Where a rate limits it, frames of the guest wait in its transmit queue, and frames for it in the streams.
 
+mod announcement;
 mod device;
 mod discovery;
 mod flows;
@@ -34,12 +35,14 @@ mod segment;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 pub use device::{NetDevice, NetError};
 pub(crate) use discovery::{NEIGHBOR_ADVERTISEMENT, ON_LINK_HOPS, ROUTER_SOLICITATION, link_local, target};
-pub(crate) use guard::{DNS_PORT, ROUTERS_V4, ROUTERS_V6};
+pub(crate) use guard::DNS_PORT;
 pub(crate) use refusal::{Ends, answer as answer_udp};
 pub(crate) use stream::Stream;
+pub(crate) use transport::{ROUTERS_V4, ROUTERS_V6};
 
 /// Bytes of the longest frame: an Ethernet header and the most that an IP packet can have (MTU 65520 and its header fit).
 pub const FRAME_BYTES_MAX: usize = 14 + 65535;
