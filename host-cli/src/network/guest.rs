@@ -65,11 +65,15 @@ impl Link {
 
 impl GuestNetwork {
     /// An address of each kind on each network, those first by which its lead is; only they lead further, where this
-    /// host has a way of that kind itself.
+    /// host has a way of that kind itself, or what it publishes is reached over it.
     pub(super) fn of(endpoint: &Endpoint<'_>, config: &NetworkConfig, lead: &Lead, host: &Host) -> Self {
-        let leads = |address: IpAddr| match address {
-            IpAddr::V4(_) => host.has_v4 || !host.has_v6,
-            IpAddr::V6(_) => host.has_v6,
+        let leads = |address: IpAddr| {
+            let mut ports = config.ports.iter();
+            let has_way = match address {
+                IpAddr::V4(_) => host.way_v4.is_some() || host.way_v6.is_none(),
+                IpAddr::V6(_) => host.way_v6.is_some(),
+            };
+            has_way || ports.any(|port| port.host.is_ipv4() == address.is_ipv4())
         };
         let mut links = Vec::new();
         if *lead == Lead::Own {
@@ -85,8 +89,16 @@ impl GuestNetwork {
                 .into_iter()
                 .flat_map(|(network, joined)| Link::on(network, joined, |_| false)),
         );
-        let leading = links.iter().find(|link| link.gateway.is_some());
-        let resolver = match leading.or(links.first()).map(|link| link.address) {
+        // passt passes questions on to a resolver of the same kind alone.
+        let asked = if config.dns.is_empty() {
+            &host.resolvers
+        } else {
+            &config.dns
+        };
+        let is_answered = |link: &&Link| asked.iter().any(|to| to.is_ipv4() == link.address.is_ipv4());
+        let leading = || links.iter().filter(|link| link.gateway.is_some());
+        let asking = leading().find(is_answered).or_else(|| leading().next());
+        let resolver = match asking.or(links.first()).map(|link| link.address) {
             Some(IpAddr::V6(_)) => IpAddr::V6(GATEWAY_V6),
             _ => IpAddr::V4(GATEWAY_V4),
         };
@@ -171,13 +183,18 @@ impl GuestNetwork {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::NetworkSpec;
+    use crate::state::{NetworkSpec, PublishedPort};
+    use capsid_vmm::egress::Protocol;
 
-    const HOST: Host = Host {
-        addresses: Vec::new(),
-        has_v4: true,
-        has_v6: false,
-    };
+    /// Of IPv4 alone.
+    fn host() -> Host {
+        Host {
+            addresses: Vec::new(),
+            way_v4: Some("eth0".into()),
+            way_v6: None,
+            resolvers: Vec::new(),
+        }
+    }
 
     fn network(id: &str, subnets: &[(&str, &str)], internal: bool) -> UserNetwork {
         let subnet = |(network, gateway): &(&str, &str)| Subnet {
@@ -229,7 +246,7 @@ mod tests {
             networks,
         };
         let lead = Lead::of(&endpoint, config);
-        let guest = GuestNetwork::of(&endpoint, config, &lead, &HOST);
+        let guest = GuestNetwork::of(&endpoint, config, &lead, &host());
         (lead, guest)
     }
 
@@ -280,6 +297,26 @@ mod tests {
         let (lead, guest) = made(&config(false, Vec::new()), Vec::new());
         assert_eq!((lead, guest.links().len()), (Lead::Nowhere, 0));
         assert_eq!(guest.resolver(), IpAddr::V4(GATEWAY_V4));
+    }
+
+    #[test]
+    fn what_is_published_leads_the_way_that_it_is_reached_by() {
+        let mut config = config(true, Vec::new());
+        let kinds = |config: &NetworkConfig| {
+            let (_, guest) = made(config, Vec::new());
+            guest.gateways().map(|gateway| gateway.is_ipv4()).collect::<Vec<_>>()
+        };
+        assert_eq!(kinds(&config), [true]);
+        config.ports.push(PublishedPort {
+            container: 80,
+            protocol: Protocol::Tcp,
+            host: "[::1]:80".parse().unwrap(),
+        });
+        assert_eq!(kinds(&config), [true, false]);
+        // Names are asked for where somebody answers.
+        assert_eq!(made(&config, Vec::new()).1.resolver(), IpAddr::V4(GATEWAY_V4));
+        config.dns.push("2001:db8::53".parse().unwrap());
+        assert_eq!(made(&config, Vec::new()).1.resolver(), IpAddr::V6(GATEWAY_V6));
     }
 
     #[test]

@@ -24,9 +24,11 @@ const REJECT: u32 = 0x200;
 pub(super) struct Host {
     /// Its own addresses.
     pub(super) addresses: Vec<IpAddr>,
-    /// It has a way to everywhere over IPv4, over IPv6.
-    pub(super) has_v4: bool,
-    pub(super) has_v6: bool,
+    /// The interface by which it has a way to everywhere over IPv4, over IPv6.
+    pub(super) way_v4: Option<String>,
+    pub(super) way_v6: Option<String>,
+    /// Whom it asks for names.
+    pub(super) resolvers: Vec<IpAddr>,
 }
 
 impl Host {
@@ -45,8 +47,9 @@ impl Host {
         let routes = |path| fs::read_to_string(path).unwrap_or_default();
         Ok(Self {
             addresses,
-            has_v4: has_default_v4(&routes(ROUTES_V4)),
-            has_v6: has_default_v6(&routes("/proc/net/ipv6_route")),
+            way_v4: default_v4(&routes(ROUTES_V4)),
+            way_v6: default_v6(&routes("/proc/net/ipv6_route")),
+            resolvers: resolvers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
         })
     }
 
@@ -100,25 +103,35 @@ fn networks_v4(table: &str) -> Vec<IpNet> {
     table.lines().skip(1).filter_map(network).collect()
 }
 
+/// Lines `nameserver ADDRESS` of resolv.conf(5).
+fn resolvers(file: &str) -> Vec<IpAddr> {
+    let resolver = |line: &str| {
+        let address = line.strip_prefix("nameserver")?.trim();
+        // Of the link that it is on, which passt(1) does not read either.
+        address.split('%').next()?.parse().ok()
+    };
+    file.lines().filter_map(resolver).collect()
+}
+
 /// `fib_route_seq_show` of net/ipv4/fib_trie.c: interface, destination, gateway, flags, three numbers, mask.
-fn has_default_v4(table: &str) -> bool {
-    table.lines().skip(1).any(|line| {
+fn default_v4(table: &str) -> Option<String> {
+    table.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let flags = fields.get(3).and_then(|flags| u32::from_str_radix(flags, 16).ok());
-        fields.get(1) == Some(&"00000000")
-            && fields.get(7) == Some(&"00000000")
-            && flags.is_some_and(|flags| flags & REJECT == 0)
+        let flags = u32::from_str_radix(fields.get(3)?, 16).ok()?;
+        let is_default = fields.get(1) == Some(&"00000000") && fields.get(7) == Some(&"00000000");
+        (is_default && flags & REJECT == 0).then(|| fields[0].into())
     })
 }
 
 /// `rt6_info_route` of net/ipv6/route.c: destination and its length, source and its length, next hop, three numbers,
 /// flags, interface.
-fn has_default_v6(table: &str) -> bool {
-    table.lines().any(|line| {
+fn default_v6(table: &str) -> Option<String> {
+    table.lines().find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let flags = fields.get(8).and_then(|flags| u32::from_str_radix(flags, 16).ok());
-        let is_default = fields.first().is_some_and(|to| to.bytes().all(|b| b == b'0')) && fields.get(1) == Some(&"00");
-        is_default && fields.last() != Some(&"lo") && flags.is_some_and(|flags| flags & REJECT == 0)
+        let flags = u32::from_str_radix(fields.get(8)?, 16).ok()?;
+        let is_default = fields[0].bytes().all(|b| b == b'0') && fields[1] == "00";
+        let interface = *fields.last()?;
+        (is_default && interface != "lo" && flags & REJECT == 0).then(|| interface.into())
     })
 }
 
@@ -131,17 +144,28 @@ mod tests {
         let head = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n";
         let link = "eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
         let default = "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
-        assert!(has_default_v4(&format!("{head}{link}{default}")));
-        assert!(!has_default_v4(&format!("{head}{link}")) && !has_default_v4(""));
+        assert_eq!(default_v4(&format!("{head}{link}{default}")).as_deref(), Some("eth0"));
+        assert_eq!(default_v4(&format!("{head}{link}")).or(default_v4("")), None);
         let networks = networks_v4(&format!("{head}{link}{default}"));
         if cfg!(target_endian = "little") {
             assert_eq!(networks, ["192.0.2.0/24".parse().unwrap()]);
         }
         let zero = "0".repeat(32);
         let line = |flags, interface| format!("{zero} 00 {zero} 00 {zero} 00000400 1 0 {flags} {interface}\n");
-        assert!(has_default_v6(&line("00000003", "eth0")));
-        assert!(!has_default_v6(&line("00200200", "lo")) && !has_default_v6(&line("00000203", "eth0")));
-        assert!(!has_default_v6(&line("00000003", "eth0").replace(" 00 ", " 40 ")));
+        assert_eq!(default_v6(&line("00000003", "eth0")).as_deref(), Some("eth0"));
+        let longer = line("00000003", "eth0").replace(" 00 ", " 40 ");
+        for other in [line("00200200", "lo"), line("00000203", "eth0"), longer] {
+            assert_eq!(default_v6(&other), None);
+        }
+    }
+
+    #[test]
+    fn resolvers_are_found() {
+        let file = "# nameserver 10.0.0.1\nsearch a\nnameserver 192.0.2.1\nnameserver\tfe80::1%eth0\nnameserver x\n";
+        assert_eq!(
+            resolvers(file),
+            ["192.0.2.1", "fe80::1"].map(|text| text.parse::<IpAddr>().unwrap())
+        );
     }
 
     #[test]

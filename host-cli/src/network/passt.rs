@@ -93,9 +93,11 @@ fn arguments(config: &NetworkConfig, host: &Host, guest: &GuestNetwork, socket: 
         (_, false) => vec!["--ipv4-only"],
         (false, true) => vec!["--ipv6-only"],
     };
-    if !host.has_v4 && !host.has_v6 {
-        // Nowhere to go: what is published works all the same.
-        family.extend(["--interface", "lo"]);
+    if leads(true) && host.way_v4.is_none() || leads(false) && host.way_v6.is_none() {
+        // Nowhere to go over that: what is published works all the same. It wants an interface of either kind, with a
+        // link-local address for IPv6.
+        let way = host.way_v4.as_deref().or(host.way_v6.as_deref());
+        family.extend(["--interface", way.unwrap_or("lo")]);
     }
     words.extend(family.into_iter().map(String::from));
     words
