@@ -29,6 +29,7 @@ const SERVE: &str = "read wish; case $wish in stream) busybox head -c 8388608 /d
 /// As a pod's: address, gateway, hardware and the longest packet.
 const ADDRESS: &str = "100.96.0.2";
 const GATEWAY: &str = "100.96.0.1";
+const GATEWAY_MAC: &str = "02:ca:00:00:00:01";
 
 /// A server that is reached at a port of this host's, gone with the value.
 struct Served {
@@ -173,7 +174,9 @@ fn passt(at: SocketAddr, socket: &Path) -> Child {
             "--netmask",
             "30",
         ])
-        .args(["--gateway", GATEWAY, "--udp-ports", "none", "--tcp-ports"])
+        // A lab has no way out that could be looked at instead.
+        .args(["--gateway", GATEWAY, "--interface", "lo", "--mac-addr", GATEWAY_MAC])
+        .args(["--udp-ports", "none", "--tcp-ports"])
         .arg(format!("{}/{}:80", at.ip(), at.port()))
         .arg("--socket")
         .arg(socket)
@@ -214,8 +217,10 @@ fn process() -> Served {
             "--quiet",
             "--ipv4-only",
         ])
-        .args(["--udp-ports", "none", "--tcp-ports"])
-        .arg(format!("{}/{}:80", at.ip(), at.port()))
+        .args(["--interface", "lo", "--ns-ifname", "eth0", "--mac-addr", GATEWAY_MAC])
+        .args(["--address", ADDRESS])
+        .args(["--netmask", "30", "--gateway", GATEWAY, "--udp-ports", "none"])
+        .args(["--tcp-ports", &format!("{}/{}:80", at.ip(), at.port())])
         .args([
             "--", "busybox", "nc", "-ll", "-p", "80", "-e", "busybox", "sh", "-c", SERVE,
         ])
