@@ -211,7 +211,7 @@ pub(crate) enum PullPolicy {
 }
 
 /// Flags of `capsid run`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct RunArgs {
     /// Image, then the command and its arguments
     #[arg(
@@ -396,7 +396,7 @@ pub(crate) struct RunArgs {
 }
 
 /// Flags of what talks to registries.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct RegistryArgs {
     /// Registry that may be talked to over plain HTTP, as host:port
     #[arg(

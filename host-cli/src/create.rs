@@ -1,5 +1,7 @@
 //! Making a container: its row, its folder, its lock. Nothing runs yet.
 
+use std::borrow::Cow;
+
 use anyhow::Context as _;
 use capsid_image::{Image, Platform, Reference, Store};
 
@@ -63,6 +65,7 @@ pub(crate) async fn create(
     signals: &mut Signals,
     timings: &mut Timings,
 ) -> anyhow::Result<Created> {
+    let args = &beside_another(args, state)?;
     let (name, command) = run::image_and_command(args)?;
     let store = open_store(folders)?;
     let bars = Bars::new(args.quiet);
@@ -113,6 +116,24 @@ pub(crate) async fn create(
     events::tell(&folders.data, &created.container, "create", &[]);
     timings.mark("container made");
     Ok(created)
+}
+
+/// The same; `--network container:NAME` of a container in a pod is that pod. One that is alone has a machine to itself,
+/// which the plan tells.
+fn beside_another<'a>(args: &'a RunArgs, state: &State) -> anyhow::Result<Cow<'a, RunArgs>> {
+    let ([network], None) = (&args.network.network[..], &args.pod) else {
+        return Ok(Cow::Borrowed(args));
+    };
+    let Some(name) = network.strip_prefix("container:") else {
+        return Ok(Cow::Borrowed(args));
+    };
+    let Some(pod) = state.find(name)?.pod else {
+        return Ok(Cow::Borrowed(args));
+    };
+    let mut args = args.clone();
+    args.network.network.clear();
+    args.pod = Some(pod);
+    Ok(Cow::Owned(args))
 }
 
 /// A machine gets its memory as it touches it, so one that may have more than there is starts, and is ended when it takes

@@ -315,6 +315,18 @@ fn a_pods_containers_share_its_network() {
     let script = read("127.0.0.1", 80);
     words.push(&script);
     world.call(&capsid, &words).wait().succeeds().prints("b'from '\n");
+    // docker's word for it.
+    let words = [
+        "run",
+        "--rm",
+        "--network",
+        "container:web",
+        "debian-python",
+        "python3",
+        "-c",
+        &script,
+    ];
+    world.call(&capsid, words).wait().succeeds().prints("b'from '\n");
     assert!(world.connect_on_host("127.0.0.1:8090").is_ok());
     let files = world
         .call(&capsid, ["exec", "web", "cat", "/etc/hosts", "/etc/resolv.conf"])

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 
 /// Flags of a pod's network.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct NetworkArgs {
     /// default: the internet, through this host; host: all that this host reaches, and its own addresses but the loopback;
     /// none: a loopback and nothing else; or one of `capsid network create`, whose pods reach each other by name. Of default
