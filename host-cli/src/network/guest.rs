@@ -128,6 +128,11 @@ impl GuestNetwork {
         self.links.iter().filter_map(|link| link.gateway)
     }
 
+    /// Whether it has a way out over this kind of network.
+    pub(super) fn leads(&self, is_v4: bool) -> bool {
+        self.gateways().any(|gateway| gateway.is_ipv4() == is_v4)
+    }
+
     pub(super) fn resolver(&self) -> IpAddr {
         self.resolver
     }

@@ -87,13 +87,13 @@ fn arguments(config: &NetworkConfig, host: &Host, guest: &GuestNetwork, socket: 
         }
     }
     // What it accepts connections by, and would then not know whom to pass them to.
-    let leads = |is_v4: bool| guest.gateways().any(|gateway| gateway.is_ipv4() == is_v4);
-    let mut family = match (leads(true), leads(false)) {
+    let (leads_v4, leads_v6) = (guest.leads(true), guest.leads(false));
+    let mut family = match (leads_v4, leads_v6) {
         (true, true) => Vec::new(),
         (_, false) => vec!["--ipv4-only"],
         (false, true) => vec!["--ipv6-only"],
     };
-    if leads(true) && host.way_v4.is_none() || leads(false) && host.way_v6.is_none() {
+    if leads_v4 && host.way_v4.is_none() || leads_v6 && host.way_v6.is_none() {
         // Nowhere to go over that: what is published works all the same. It wants an interface of either kind, with a
         // link-local address for IPv6.
         let way = host.way_v4.as_deref().or(host.way_v6.as_deref());

@@ -402,8 +402,7 @@ fn openable(host: &Host) -> Vec<IpAddr> {
 
 /// What is published over a kind of network is answered over the same.
 fn check_kinds(config: &NetworkConfig, guest: &GuestNetwork) -> Result<(), NetworkError> {
-    let leads = |is_v4: bool| guest.gateways().any(|gateway| gateway.is_ipv4() == is_v4);
-    let unled = config.ports.iter().find(|port| !leads(port.host.is_ipv4()));
+    let unled = config.ports.iter().find(|port| !guest.leads(port.host.is_ipv4()));
     unled.map_or(Ok(()), |port| {
         Err(NetworkError::Kind {
             address: port.host,
