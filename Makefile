@@ -22,10 +22,12 @@ TEST_PACKAGES := procps erofs-utils umoci skopeo mmdebstrap docker-registry apac
 .PHONY: help
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "  %-12s %s\n", $$1, $$2 }'
-	@echo "  Variables: PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) CMD='...' (lab) RUNS=200 (soak) SECONDS_EACH=60 (fuzz)"
+	@echo "  Variables: PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) CMD='...' (lab) SECONDS_EACH=60 (fuzz)"
 
 .PHONY: run
-run: build kernel busybox ## Builds everything and runs a first container (the default)
+run: deps ## Builds everything and runs a first container (the default)
+	+@$(MAKE) -j$(shell nproc) build kernel
+	+@$(MAKE) busybox
 	@echo
 	@echo '$$ capsid run --rm busybox echo "hello from a machine of its own"'
 	@$(RELEASE)/capsid run --rm busybox echo "hello from a machine of its own"
@@ -59,7 +61,7 @@ build-tests: deps ## Builds the tests' own tools: probe and image maker
 
 .PHONY: kernel
 kernel: deps ## Builds the guest kernel (minutes at first, then cached by its inputs)
-	kernel-config/build $(RELEASE)
+	+kernel-config/build $(RELEASE)
 
 # Kept in the user's own store: what a first `capsid run` after this one finds there.
 .PHONY: busybox
@@ -70,17 +72,36 @@ busybox: build
 		$(RELEASE)/capsid load -i $(TARGET)/busybox.tar; \
 	fi
 
+# A `+` hands make's job server on: cargo and the kernel's make then share the processors.
 .PHONY: test
-test: deps-test build build-tests kernel ## Format, lints, unit tests, end-to-end tests on both accelerators
-	tests/scripts/test-all
+test: ## Format, lints, unit tests, end to end emulated, and on KVM what depends on the machine; SUITES='run pods' for some
+	+@tests/scripts/test-all $(SUITES)
+
+.PHONY: test-full
+test-full: ## The same with every suite on KVM and every count at its full size (hours); by hand, before a release
+	+@tests/scripts/test-all --full $(SUITES)
+
+# What the tests need, each step timed for the table.
+.PHONY: test-parts test-kernel test-programs test-executables test-tools
+test-parts: test-programs test-kernel test-executables test-tools
+
+test-kernel:
+	+@tests/scripts/phase "kernel" $(MAKE) kernel
+
+test-programs:
+	+@tests/scripts/phase "programs (release)" $(MAKE) build
+
+# After the programs: they share a target folder's lock.
+test-tools: test-programs
+	+@tests/scripts/phase "probe and image maker" $(MAKE) build-tests
+	+@tests/scripts/phase "images" $(RELEASE)/capsid-test-images all
+
+test-executables:
+	+@tests/scripts/phase "tests (debug)" $(CARGO) test --quiet --locked --workspace --no-run
 
 .PHONY: test-emulate
 test-emulate: deps-test build build-tests kernel ## End-to-end tests on this host, without KVM
 	CAPSID_ACCEL=emulate $(CARGO) test --locked -p capsid-tests
-
-.PHONY: test-kvm
-test-kvm: deps-test build build-tests kernel ## End-to-end tests on KVM: in the lab where this host has no real one
-	tests/scripts/test-kvm
 
 .PHONY: lab
 lab: kernel ## A machine with real KVM: a shell, or CMD='...'
@@ -91,14 +112,6 @@ lab: kernel ## A machine with real KVM: a shell, or CMD='...'
 bench: deps-test build build-tests kernel ## Figures as ratios within one run: a table, and target/bench.json
 	$(CARGO) build --release --locked -p capsid-tests --bin capsid-bench
 	$(RELEASE)/capsid-bench --output $(TARGET)/bench.json
-
-.PHONY: soak
-soak: deps-test build build-tests kernel ## Leak, stream and crash tests at full size (hours): RUNS sequential runs
-	CAPSID_SOAK_RUNS=$(or $(RUNS),200) CAPSID_STREAM_MIB=1024 CAPSID_CONCURRENT_RUNS=20 CAPSID_KILL_MOMENTS=40 \
-	CAPSID_STORM_SECONDS=60 CAPSID_CRASH_ROUNDS=10 CAPSID_EXECS=10000 CAPSID_CYCLES=500 CAPSID_LOG_MIB=10240 \
-	CAPSID_DISK_LEVELS=7 CAPSID_FAULT_POINTS=40 CAPSID_NETWORK_CYCLES=200 \
-		$(CARGO) test --locked --no-fail-fast -p capsid-tests --test leaks --test streams --test crash --test storm \
-			--test endurance --test full_disk --test killed_pods -- --nocapture --test-threads 1
 
 .PHONY: fuzz
 fuzz: deps ## Coverage-guided fuzzing of what reads hostile bytes, SECONDS_EACH seconds each; TARGETS=... for some
@@ -131,9 +144,23 @@ fmt: ## Formats the sources
 	$(CARGO) fmt --all
 
 .PHONY: lint
-lint: ## Format check and clippy, warnings are errors
+lint: format-check clippy deny ## Format check, clippy with warnings as errors, and the crates that are linked
+
+.PHONY: format-check
+format-check:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: clippy
+clippy:
+	$(CARGO) clippy --quiet --locked --workspace --all-targets -- -D warnings
+
+.PHONY: deny
+deny: ## Bans, licences and sources of the crates, by cargo-deny where it is installed (make deps-deny)
+	@tests/scripts/check-dependencies
+
+.PHONY: deps-deny
+deps-deny: ## Installs cargo-deny into target/tools (minutes)
+	@tests/scripts/check-dependencies install
 
 .PHONY: clean
 clean: ## Removes everything that was built here (not the kernel cache, not your images)

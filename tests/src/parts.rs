@@ -45,7 +45,7 @@ pub fn workload(size: u64) -> u64 {
     if in_lab() { size / 8 } else { size }
 }
 
-/// A count from the environment, for soak tests.
+/// A count from the environment, which `make test-full` raises.
 pub fn count(variable: &str, default: usize) -> usize {
     env::var(variable)
         .ok()

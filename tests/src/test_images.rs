@@ -128,7 +128,8 @@ impl TestImage {
     }
 }
 
-fn cache_folder() -> PathBuf {
+/// Where the archives are kept.
+pub fn cache_folder() -> PathBuf {
     env::var_os("CAPSID_TEST_IMAGES").map_or_else(|| parts::target_dir().join("test-images"), PathBuf::from)
 }
 

@@ -1,6 +1,6 @@
 //! What killed processes, crossing commands and strange clients leave behind: nothing, and a next command that works.
 //!
-//! Counts are small here and large in a soak: `CAPSID_CRASH_ROUNDS`.
+//! Counts are small here and large in `make test-full`: `CAPSID_CRASH_ROUNDS`.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]

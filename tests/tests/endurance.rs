@@ -1,6 +1,6 @@
 //! Long lives: thousands of execs and starts, gigabytes of log, and all is as it was after the first.
 //!
-//! Counts are small here and large in a soak: `CAPSID_EXECS`, `CAPSID_CYCLES`, `CAPSID_LOG_MIB`.
+//! Counts are small here and large in `make test-full`: `CAPSID_EXECS`, `CAPSID_CYCLES`, `CAPSID_LOG_MIB`.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]

@@ -1,7 +1,7 @@
 //! A disk that is full at any moment: each command says so, nothing acknowledged is lost, and the next one works when there
 //! is room again.
 //!
-//! `CAPSID_DISK_LEVELS`: how much room each command finds, of seven levels; one here, all in a soak.
+//! `CAPSID_DISK_LEVELS`: how much room each command finds, of seven levels; one here, all in `make test-full`.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]

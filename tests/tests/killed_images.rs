@@ -13,7 +13,7 @@ use capsid_tests::{Capsid, ImageBuilder, Invocation, Layer, Registry};
 
 const NAME: &str = "killed:1";
 
-/// How many moments are tried of each kind; more in soak runs.
+/// How many moments are tried of each kind; more in `make test-full`.
 fn moments() -> usize {
     count("CAPSID_KILL_MOMENTS", 4)
 }

@@ -1,7 +1,7 @@
 //! A command or its supervisor killed at a system call: the next command works, what was acknowledged is there, nothing
 //! else stays.
 //!
-//! `CAPSID_FAULT_POINTS`: how many calls are tried of each verb; a few here, many in a soak.
+//! `CAPSID_FAULT_POINTS`: how many calls are tried of each verb; a few here, many in `make test-full`.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]

@@ -1,6 +1,6 @@
 //! Many commands at once about a few containers: none hangs, nothing leaks, nothing that was acknowledged is lost.
 //!
-//! `CAPSID_STORM_SECONDS`: how long; short here, a minute in a soak.
+//! `CAPSID_STORM_SECONDS`: how long; short here, a minute in `make test-full`.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]

@@ -99,7 +99,7 @@ fn has_kvm() -> bool {
 }
 
 /// Runs this program in the lab; the last line that it prints there is its result. One processor: with several, TCG
-/// corrupts the lab's kernel after a while (`tests/scripts/test-kvm`).
+/// corrupts the lab's kernel after a while (`tests/src/runner/lab.rs`).
 fn report_from_lab() -> Report {
     let lab = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("lab/lab");
     let output = Command::new(&lab)

@@ -1,0 +1,178 @@
+//! The end-to-end suites: how long each takes, and what of it runs on KVM.
+//!
+//! A suite runs emulated, whole, in `make test`. On KVM `make test` runs what depends on the machine: each device, start, stop
+//! and crash. All else that is not [`Kvm::Never`] runs there in `make test-full`, with counts at their full size.
+
+use crate::executables::Executables;
+
+/// What of a suite runs on KVM.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kvm {
+    /// These tests in `make test`, all in `make test-full`.
+    Machine(&'static [&'static str]),
+    /// All in `make test-full`, none in `make test`.
+    Full,
+    /// None: the reason.
+    Never(#[expect(dead_code, reason = "for whoever reads the table")] &'static str),
+}
+
+/// One file of `tests/tests`.
+#[derive(Debug)]
+pub(crate) struct Suite {
+    pub(crate) name: &'static str,
+    /// Seconds that it takes emulated, on two idle processors: the longest suites start first.
+    pub(crate) seconds: u64,
+    pub(crate) kvm: Kvm,
+}
+
+const fn suite(name: &'static str, seconds: u64, kvm: Kvm) -> Suite {
+    Suite { name, seconds, kvm }
+}
+
+const NO_MACHINE: Kvm = Kvm::Never("starts no machine");
+const SAME_PROCESSES: Kvm = Kvm::Never("is about processes and files of the host, which are the same with KVM");
+const INSIDE_ONLY: Kvm = Kvm::Never("is about what runs inside of the guest or about the command line");
+
+/// Every suite.
+pub(crate) const SUITES: &[Suite] = &[
+    suite("authorisation", 10, NO_MACHINE),
+    suite("bad_input", 20, NO_MACHINE),
+    suite("broken_connections", 20, NO_MACHINE),
+    suite("connecting", 60, Kvm::Machine(&["a_pod_takes_its_containers_with_it"])),
+    suite(
+        "containers",
+        40,
+        Kvm::Machine(&[
+            "a_detached_container_outlives_its_command_and_stops",
+            "pause_stops_everything_and_unpause_goes_on",
+            "a_killed_supervisor_is_told_and_the_container_starts_again",
+        ]),
+    ),
+    suite("copying", 30, INSIDE_ONLY),
+    suite("crash", 60, SAME_PROCESSES),
+    suite("dependencies", 5, NO_MACHINE),
+    suite("doctor", 10, NO_MACHINE),
+    suite("egress", 60, Kvm::Full),
+    suite("endurance", 60, SAME_PROCESSES),
+    suite("fixtures", 5, NO_MACHINE),
+    suite("full_disk", 40, SAME_PROCESSES),
+    suite("images", 60, NO_MACHINE),
+    suite("interrupted_images", 40, NO_MACHINE),
+    suite(
+        "isolation",
+        50,
+        Kvm::Machine(&[
+            "two_pods_share_nothing",
+            "a_privileged_reboot_ends_its_own_machine_only",
+            "a_guest_panic_has_a_name_and_an_end",
+            "privileged_does_not_write_the_images_disk",
+            "privileged_reaches_no_port_of_the_host",
+        ]),
+    ),
+    suite("killed_images", 30, NO_MACHINE),
+    suite("killed_pods", 60, SAME_PROCESSES),
+    suite("leaks", 60, Kvm::Machine(&["a_killed_helper_ends_the_run_with_a_word"])),
+    suite(
+        "limits",
+        30,
+        Kvm::Machine(&["the_machine_is_large_enough_for_the_limit"]),
+    ),
+    suite(
+        "memory",
+        15,
+        Kvm::Machine(&["what_a_guest_frees_goes_back_to_the_host"]),
+    ),
+    suite(
+        "network",
+        120,
+        Kvm::Machine(&[
+            "published_ports_are_reached_from_where_they_are_published",
+            "a_killed_helper_ends_its_pod_with_a_word_and_leaves_nothing",
+        ]),
+    ),
+    suite(
+        "pods",
+        50,
+        Kvm::Machine(&["a_killed_supervisor_or_machine_is_seen_by_all_containers"]),
+    ),
+    suite("programs", 60, INSIDE_ONLY),
+    suite("rootless", 20, SAME_PROCESSES),
+    suite(
+        "run",
+        50,
+        Kvm::Machine(&[
+            "stdin_reaches_the_container_and_ends",
+            "exit_codes_come_back",
+            "virtual_processors_are_as_many_as_asked_for",
+            "termination_reaches_the_command",
+            "an_interrupted_start_in_the_background_leaves_nothing_running",
+        ]),
+    ),
+    suite("shares", 40, Kvm::Machine(&["files_go_both_ways"])),
+    suite("storm", 40, SAME_PROCESSES),
+    suite(
+        "streams",
+        40,
+        Kvm::Machine(&["a_long_stream_comes_back_unchanged_and_is_kept_nowhere"]),
+    ),
+    suite(
+        "terminal",
+        40,
+        Kvm::Machine(&["the_terminals_mode_is_restored_when_the_machine_is_killed"]),
+    ),
+    suite("user_networks", 90, INSIDE_ONLY),
+    suite("verbs", 20, INSIDE_ONLY),
+    suite(
+        "volumes",
+        40,
+        Kvm::Machine(&[
+            "what_is_written_is_there_for_the_next_container",
+            "what_was_synced_survives_a_killed_supervisor",
+            "a_read_only_volume_cannot_be_written",
+            "as_many_as_there_is_room_for",
+        ]),
+    ),
+];
+
+/// Counts at their full size, for `make test-full`; the suites read them from the environment.
+pub(crate) const FULL_COUNTS: &[(&str, &str)] = &[
+    ("CAPSID_SOAK_RUNS", "200"),
+    ("CAPSID_STREAM_MIB", "1024"),
+    ("CAPSID_CONCURRENT_RUNS", "20"),
+    ("CAPSID_KILL_MOMENTS", "40"),
+    ("CAPSID_STORM_SECONDS", "60"),
+    ("CAPSID_CRASH_ROUNDS", "10"),
+    ("CAPSID_EXECS", "10000"),
+    ("CAPSID_CYCLES", "500"),
+    ("CAPSID_LOG_MIB", "10240"),
+    ("CAPSID_DISK_LEVELS", "7"),
+    ("CAPSID_FAULT_POINTS", "40"),
+    ("CAPSID_NETWORK_CYCLES", "200"),
+];
+
+/// The row of a suite.
+pub(crate) fn find(name: &str) -> Option<&'static Suite> {
+    SUITES.iter().find(|suite| suite.name == name)
+}
+
+/// Checks the table against what is there: a suite that has no row would never run, and a test that was renamed would
+/// silently be left out on KVM.
+pub(crate) fn check(executables: &Executables) -> Result<(), String> {
+    for executable in executables.iter().filter(|executable| executable.is_suite) {
+        let row = find(&executable.name)
+            .ok_or_else(|| format!("tests/tests/{}.rs has no row in runner/suites.rs", executable.name))?;
+        if let Kvm::Machine(wanted) = row.kvm {
+            let there = &executable.tests;
+            if let Some(missing) = wanted.iter().find(|name| !there.iter().any(|test| test == *name)) {
+                return Err(format!("there is no test {missing} in tests/tests/{}.rs", row.name));
+            }
+        }
+    }
+    match SUITES.iter().find(|row| executables.suite(row.name).is_none()) {
+        Some(row) => Err(format!(
+            "runner/suites.rs names {}, which cargo did not build",
+            row.name
+        )),
+        None => Ok(()),
+    }
+}
