@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::digest::Digest;
 use crate::json::{self, JsonError};
-use crate::limits::{CONFIG_BYTES_MAX, LAYERS_MAX};
+use crate::limits::{CONFIG_BYTES_MAX, CONFIG_LABEL_BYTES_MAX, CONFIG_LIST_MAX, CONFIG_STRING_BYTES_MAX, LAYERS_MAX};
 use crate::platform::{ParsePlatformError, Platform};
 
 /// An image's config, parsed once. Every value is the image author's and hostile: it proposes, the plan disposes.
@@ -79,6 +79,20 @@ pub enum ConfigError {
     /// Over the limit on layers.
     #[error("image config names more than {LAYERS_MAX} layers")]
     TooManyLayers,
+    /// Over the limit on a list.
+    #[error("image config has more than {CONFIG_LIST_MAX} entries in {field}")]
+    LongList {
+        /// Where.
+        field: &'static str,
+    },
+    /// Over the limit on a text.
+    #[error("image config has a text of more than {bytes_max} bytes in {field}")]
+    LongText {
+        /// Where.
+        field: &'static str,
+        /// The limit.
+        bytes_max: usize,
+    },
     /// A NUL byte, which no argument, variable or path can hold.
     #[error("image config has a NUL byte in {field}")]
     Nul {
@@ -202,31 +216,63 @@ impl ImageConfig {
             created: raw.created,
             diff_ids: raw.rootfs.diff_ids,
         };
-        config.refuse_nul()?;
+        config.check()?;
         Ok(config)
     }
 
-    fn refuse_nul(&self) -> Result<(), ConfigError> {
+    /// Refuses lists and texts over their limits, and NUL bytes.
+    fn check(&self) -> Result<(), ConfigError> {
         let lists = [
             ("Entrypoint", &self.entrypoint),
             ("Cmd", &self.cmd),
             ("Env", &self.env),
             ("Volumes", &self.volumes),
+            ("ExposedPorts", &self.exposed_ports),
             ("Shell", &self.shell),
             ("Healthcheck", &self.healthcheck.test),
         ];
         for (field, list) in lists {
-            if list.iter().any(|text| text.contains('\0')) {
-                return Err(ConfigError::Nul { field });
-            }
+            check_length(field, list.len())?;
+            list.iter().try_for_each(|text| check_text(field, text))?;
         }
-        for (field, text) in [("User", &self.user), ("WorkingDir", &self.working_dir)] {
-            if text.contains('\0') {
-                return Err(ConfigError::Nul { field });
-            }
+        check_length("Labels", self.labels.len())?;
+        let labels = self.labels.iter().flat_map(|(name, value)| [name, value]);
+        for text in labels {
+            check_bytes("Labels", text, CONFIG_LABEL_BYTES_MAX)?;
+        }
+        let texts = [
+            ("User", Some(&self.user)),
+            ("WorkingDir", Some(&self.working_dir)),
+            ("StopSignal", self.stop_signal.as_ref()),
+            ("variant", self.platform.variant.as_ref()),
+            ("created", self.created.as_ref()),
+        ];
+        for (field, text) in texts {
+            text.map_or(Ok(()), |text| check_text(field, text))?;
         }
         Ok(())
     }
+}
+
+fn check_length(field: &'static str, length: usize) -> Result<(), ConfigError> {
+    if length > CONFIG_LIST_MAX {
+        return Err(ConfigError::LongList { field });
+    }
+    Ok(())
+}
+
+fn check_text(field: &'static str, text: &str) -> Result<(), ConfigError> {
+    if text.contains('\0') {
+        return Err(ConfigError::Nul { field });
+    }
+    check_bytes(field, text, CONFIG_STRING_BYTES_MAX)
+}
+
+fn check_bytes(field: &'static str, text: &str, bytes_max: usize) -> Result<(), ConfigError> {
+    if text.len() > bytes_max {
+        return Err(ConfigError::LongText { field, bytes_max });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -268,5 +314,42 @@ mod tests {
         ] {
             assert!(ImageConfig::parse(text.as_bytes()).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn long_lists_and_texts_are_refused() {
+        let refusal = |run: serde_json::Value| {
+            let rootfs = serde_json::json!({"type": "layers", "diff_ids": []});
+            let config = serde_json::json!({"os": "linux", "architecture": "amd64", "config": run, "rootfs": rootfs});
+            ImageConfig::parse(config.to_string().as_bytes())
+                .err()
+                .map(|error| error.to_string())
+        };
+        let list = |count| vec!["A=b"; count];
+        let map = |count| serde_json::Value::from_iter((0..count).map(|index| (format!("{index}/tcp"), "x")));
+        assert_eq!(refusal(serde_json::json!({"Env": list(CONFIG_LIST_MAX)})), None);
+        for field in ["Env", "Cmd", "Entrypoint", "Shell"] {
+            let told = refusal(serde_json::json!({field: list(CONFIG_LIST_MAX + 1)})).unwrap();
+            assert!(
+                told.contains("more than 4096 entries") && told.contains(field),
+                "{told}"
+            );
+        }
+        for field in ["Labels", "Volumes", "ExposedPorts"] {
+            let told = refusal(serde_json::json!({field: map(CONFIG_LIST_MAX + 1)})).unwrap();
+            assert!(
+                told.contains("more than 4096 entries") && told.contains(field),
+                "{told}"
+            );
+        }
+        let long = "x".repeat(CONFIG_STRING_BYTES_MAX + 1);
+        for field in ["User", "WorkingDir", "StopSignal"] {
+            let told = refusal(serde_json::json!({field: long})).unwrap();
+            assert!(
+                told.contains("more than 131072 bytes") && told.contains(field),
+                "{told}"
+            );
+        }
+        assert_eq!(refusal(serde_json::json!({"Labels": {"bom": long}})), None);
     }
 }

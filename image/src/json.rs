@@ -2,12 +2,13 @@
 //!
 //! A duplicate key means one thing to a scanner that keeps the first and another to a runtime that keeps the last.
 
+use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{DeserializeOwned, DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::limits::JSON_DEPTH_MAX;
+use crate::limits::{JSON_DEPTH_MAX, JSON_VALUES_MAX};
 use crate::text::printable;
 
 /// Why a document is refused.
@@ -17,7 +18,7 @@ pub struct JsonError {
     reason: String,
 }
 
-/// Parses the whole of `bytes`; refuses duplicate keys, deep nesting and trailing bytes.
+/// Parses the whole of `bytes`; refuses duplicate keys, deep nesting, too many values and trailing bytes.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JsonError> {
     let refuse = |error: serde_json::Error| JsonError {
         reason: printable(error.to_string().as_bytes(), 300),
@@ -25,6 +26,7 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JsonError> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = Strict {
         depth_left: JSON_DEPTH_MAX,
+        values_left: &Cell::new(JSON_VALUES_MAX),
     }
     .deserialize(&mut deserializer)
     .map_err(refuse)?;
@@ -34,28 +36,38 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JsonError> {
 
 /// Builds a [`Value`], refusing what [`parse`] refuses.
 #[derive(Clone, Copy)]
-struct Strict {
+struct Strict<'a> {
     depth_left: usize,
+    /// Values that the rest of the document may have: `[{},{},...]` takes a hundred times its length in memory.
+    values_left: &'a Cell<usize>,
 }
 
-impl Strict {
+impl Strict<'_> {
     fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
         let depth_left = self.depth_left.checked_sub(1);
         depth_left
-            .map(|depth_left| Self { depth_left })
+            .map(|depth_left| Self { depth_left, ..self })
             .ok_or_else(|| E::custom("nested too deeply"))
+    }
+
+    fn count<E: serde::de::Error>(self) -> Result<(), E> {
+        let left = self.values_left.get().checked_sub(1);
+        self.values_left
+            .set(left.ok_or_else(|| E::custom(format!("more than {JSON_VALUES_MAX} values")))?);
+        Ok(())
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Strict {
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = Value;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.count()?;
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Strict {
+impl<'de> Visitor<'de> for Strict<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -122,5 +134,13 @@ mod tests {
         assert!(parse::<Value>(b"{} {}").is_err());
         let deep = [b"[".repeat(JSON_DEPTH_MAX + 1), b"]".repeat(JSON_DEPTH_MAX + 1)].concat();
         assert!(parse::<Value>(&deep).is_err());
+    }
+
+    #[test]
+    fn values_are_counted() {
+        let list = |count: usize| format!("[{}0]", "{},".repeat(count - 2)).into_bytes();
+        assert!(parse::<Value>(&list(JSON_VALUES_MAX)).is_ok());
+        let error = parse::<Value>(&list(JSON_VALUES_MAX + 1)).unwrap_err();
+        assert!(error.to_string().contains("more than 65536 values"), "{error}");
     }
 }

@@ -17,6 +17,19 @@ pub const INDEX_ENTRIES_MAX: usize = 1024;
 /// Nesting of JSON arrays and objects. The documents of the image specification need five.
 pub const JSON_DEPTH_MAX: usize = 32;
 
+/// Values of one JSON document, nested ones counted. A config of 127 layers with a long history has about 1 000; each takes
+/// up to 700 bytes of memory, whatever its length in the document.
+pub const JSON_VALUES_MAX: usize = 64 << 10;
+
+/// Entries of one list of an image config: arguments, variables, labels, volumes, exposed ports. Real ones have dozens.
+pub const CONFIG_LIST_MAX: usize = 4096;
+
+/// Longest argument, variable, path or port of an image config, bytes: Linux's `MAX_ARG_STRLEN`.
+pub const CONFIG_STRING_BYTES_MAX: usize = 128 << 10;
+
+/// Longest label of an image config, bytes. Build packs keep a bill of materials of some 100 KiB in one.
+pub const CONFIG_LABEL_BYTES_MAX: usize = 1 << 20;
+
 /// Layers of an image: what docker's overlay driver allows; also the number of EROFS device slots.
 pub const LAYERS_MAX: usize = 128;
 
@@ -61,6 +74,9 @@ pub const LINKS_FOLLOWED_MAX: usize = 255;
 pub const XATTR_BYTES_MAX: usize = 64 << 10;
 
 pub use capsid_archive::limits::{SPARSE_FRAGMENTS_MAX, TAR_HEADER_BYTES_MAX};
+
+/// Longest seal of a converted object, bytes. It holds a digest and a stamp for each of two files.
+pub const SEAL_BYTES_MAX: u64 = 16 << 10;
 
 /// Window that a zstd frame may ask for, as a power of two: 128 MiB, what `zstd -d` allows without `--long`.
 pub const ZSTD_WINDOW_LOG_MAX: u32 = 27;
@@ -110,6 +126,18 @@ pub const REDIRECTS_MAX: usize = 5;
 
 /// Bytes of a whole archive given to `load`: an image and its manifests, twice for archives that hold both layouts.
 pub const ARCHIVE_BYTES_MAX: u64 = 2 * IMAGE_EXPANDED_BYTES_MAX;
+
+/// Manifests, indexes and configs of an archive given to `load`, bytes together: a thousand images have 20 MiB.
+pub const ARCHIVE_DOCUMENTS_BYTES_MAX: u64 = 64 << 20;
+
+/// Names and link targets of all members of an archive given to `load`, bytes: what its reader holds in memory.
+pub const ARCHIVE_NAMES_BYTES_MAX: usize = 16 << 20;
+
+/// Longest catalog of an archive given to `load`, bytes: a thousand images of a dozen layers, some 400 bytes each, twice.
+pub const CATALOG_BYTES_MAX: u64 = 16 << 20;
+
+/// Files that the reader of a layout's folder may ask for: index, manifest and config of each image, and its layers twice.
+pub const CATALOG_FILES_MAX: usize = 2 * ARCHIVE_MEMBERS_MAX;
 
 /// Members of an archive given to `load`: each image has a manifest, a config and its layers, in two layouts.
 pub const ARCHIVE_MEMBERS_MAX: usize = 64 << 10;
