@@ -34,26 +34,11 @@ pub(crate) fn published(publish: &[String], all: bool, exposed: &[&String]) -> R
     let mut ports = Vec::new();
     for flag in publish {
         ports.extend(one(flag)?);
+        check_count(ports.len())?;
     }
-    let mut wanted = BTreeSet::new();
-    for flag in exposed {
-        let (range, protocol) = split_protocol(flag)?;
-        let range = parse_range(range).ok_or_else(|| PortError::Port((*flag).clone()))?;
-        wanted.extend(range.map(|port| (port, protocol)));
-    }
+    let exposed = Exposed::parse(exposed)?;
     if all {
-        let has: BTreeSet<_> = ports
-            .iter()
-            .map(|port: &PublishedPort| (port.container, port.protocol))
-            .collect();
-        ports.extend(wanted.difference(&has).map(|&(container, protocol)| PublishedPort {
-            container,
-            protocol,
-            host: SocketAddr::new(DEFAULT_HOST, 0),
-        }));
-    }
-    if ports.len() > PORTS_MAX {
-        return Err(PortError::TooMany(ports.len()));
+        exposed.publish(&mut ports)?;
     }
     let mut seen = BTreeSet::new();
     let twice = ports
@@ -66,6 +51,58 @@ pub(crate) fn published(publish: &[String], all: bool, exposed: &[&String]) -> R
             crate::state::protocol_word(port.protocol)
         ))),
         None => Ok(ports),
+    }
+}
+
+fn check_count(count: usize) -> Result<(), PortError> {
+    if count > PORTS_MAX {
+        return Err(PortError::TooMany(count));
+    }
+    Ok(())
+}
+
+/// Ranges of exposed ports, as written. An image may name thousands of ranges of 65 535 ports each, so they are expanded
+/// only to be published, and then no further than [`PORTS_MAX`].
+struct Exposed(Vec<(RangeInclusive<u16>, Protocol)>);
+
+impl Exposed {
+    fn parse(exposed: &[&String]) -> Result<Self, PortError> {
+        let parse = |flag: &&String| {
+            let (range, protocol) = split_protocol(flag)?;
+            let range = parse_range(range).ok_or_else(|| PortError::Port((*flag).clone()))?;
+            Ok((range, protocol))
+        };
+        exposed.iter().map(parse).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Adds the ports that `ports` does not have, in order, TCP before UDP.
+    fn publish(mut self, ports: &mut Vec<PublishedPort>) -> Result<(), PortError> {
+        let has: BTreeSet<_> = ports.iter().map(|port| (port.container, port.protocol)).collect();
+        let mut added = BTreeSet::new();
+        self.0
+            .sort_by_key(|(range, protocol)| (*protocol, *range.start(), *range.end()));
+        // The last port looked at, of one protocol: overlapping ranges are walked once.
+        let mut last: Option<(Protocol, u16)> = None;
+        for (range, protocol) in self.0 {
+            let from = match last {
+                Some((known, port)) if known == protocol && port >= *range.start() => u32::from(port) + 1,
+                _ => u32::from(*range.start()),
+            };
+            let rest = (from..=u32::from(*range.end())).filter_map(|port| u16::try_from(port).ok());
+            for port in rest {
+                last = Some((protocol, port));
+                if !has.contains(&(port, protocol)) {
+                    added.insert((port, protocol));
+                    check_count(ports.len() + added.len())?;
+                }
+            }
+        }
+        ports.extend(added.into_iter().map(|(container, protocol)| PublishedPort {
+            container,
+            protocol,
+            host: SocketAddr::new(DEFAULT_HOST, 0),
+        }));
+        Ok(())
     }
 }
 
@@ -203,5 +240,27 @@ mod tests {
         };
         assert_eq!(ports(false), "80/tcp");
         assert_eq!(ports(true), "80/tcp 53/udp 9000/tcp 9001/tcp");
+    }
+
+    #[test]
+    fn ranges_that_an_image_exposes_are_not_expanded() {
+        let exposed: Vec<String> = (1..4000).map(|first| format!("{first}-65535/udp")).collect();
+        let exposed: Vec<&String> = exposed.iter().collect();
+        let start = std::time::Instant::now();
+        assert_eq!(published(&[], false, &exposed).unwrap(), []);
+        let refused = published(&[], true, &exposed).unwrap_err();
+        assert!(matches!(refused, PortError::TooMany(1025)), "{refused}");
+        assert!(
+            start.elapsed() < std::time::Duration::from_millis(500),
+            "{:?}",
+            start.elapsed()
+        );
+        let overlapping: Vec<String> = ["10-12", "11-13/tcp", "10-10", "65535", "65534-65535"]
+            .map(Into::into)
+            .to_vec();
+        let overlapping: Vec<&String> = overlapping.iter().collect();
+        let ports = published(&["11".into()], true, &overlapping).unwrap();
+        let containers: Vec<u16> = ports.iter().map(|port| port.container).collect();
+        assert_eq!(containers, [11, 10, 12, 13, 65534, 65535]);
     }
 }
