@@ -79,9 +79,15 @@ pub(crate) struct CancellableFile {
 
 impl io::Read for CancellableFile {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.cancellation.wait(&self.file, PollFlags::IN, None)? {
-            Waited::Cancelled => Err(cancelled_error()),
-            Waited::Ready | Waited::TimedOut => self.file.read(buffer),
+        loop {
+            if self.cancellation.wait(&self.file, PollFlags::IN, None)? == Waited::Cancelled {
+                return Err(cancelled_error());
+            }
+            match self.file.read(buffer) {
+                // Somebody else who shares a pipe that does not block was faster.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return read,
+            }
         }
     }
 }

@@ -13,8 +13,11 @@ use crate::layer::expand::Expanded;
 use crate::layer::fault::LayerFault;
 use crate::limits::{
     ARCHIVE_BYTES_MAX, CONVERTER_CPU_SECONDS_MAX, CONVERTER_FILE_BYTES_MAX, CONVERTER_MEMORY_BYTES_MAX, LAYERS_MAX,
+    PATH_BYTES_MAX,
 };
+use crate::load::catalog::{CatalogError, CatalogSource, write_catalog};
 use crate::rootfs::{MergeError, merge};
+use crate::text::chain;
 
 /// The whole life of a converter process. To be called first thing in `main`, with one thread running, when the first
 /// argument is [`CONVERTER_COMMAND`](crate::CONVERTER_COMMAND).
@@ -39,8 +42,8 @@ fn work(request: Request, files: Vec<File>) -> Reply {
     let mut files = files.into_iter();
     let mut next = || files.next();
     match request {
-        Request::Layer => match (next(), next(), next()) {
-            (Some(input), Some(data), Some(index)) => match convert_layer(input, data, index) {
+        Request::Layer { expanded_bytes_max } => match (next(), next(), next()) {
+            (Some(input), Some(data), Some(index)) => match convert_layer(input, data, index, expanded_bytes_max) {
                 Ok(layer) => layer.into(),
                 Err(ConvertLayerError::Fault(fault)) => Reply::Fault(fault),
                 Err(ConvertLayerError::WriteData(error)) => failed(FailedStep::WriteData, &error),
@@ -61,6 +64,37 @@ fn work(request: Request, files: Vec<File>) -> Reply {
             (Some(input), Some(out)) => expand(input, out),
             _ => Reply::Fault(LayerFault::Index),
         },
+        Request::CatalogTar { bytes } => match (next(), next()) {
+            (Some(out), Some(file)) => catalog(CatalogSource::Tar { file, bytes }, out),
+            _ => Reply::Fault(LayerFault::Index),
+        },
+        Request::CatalogFolder => match next() {
+            Some(out) => catalog(CatalogSource::Folder(&ask_for), out),
+            None => Reply::Fault(LayerFault::Index),
+        },
+        // An answer to a question that was not asked.
+        Request::Opened { .. } => Reply::Fault(LayerFault::Index),
+    }
+}
+
+fn catalog(source: CatalogSource<'_>, out: File) -> Reply {
+    match write_catalog(source, out) {
+        Ok(bytes) => Reply::Catalogued { bytes },
+        Err(CatalogError::Fault(fault)) => Reply::ArchiveFault(fault),
+        Err(CatalogError::Write(error)) => failed(FailedStep::WriteCatalog, &error),
+    }
+}
+
+/// Asks whoever started this process for a file of the archive's folder.
+fn ask_for(name: &str) -> io::Result<Option<(File, u64)>> {
+    if name.len() > PATH_BYTES_MAX {
+        return Ok(None);
+    }
+    let socket = io::stdin();
+    send_reply(&socket, &Reply::Open { name: name.to_owned() })?;
+    match receive_request(&socket)? {
+        (Request::Opened { bytes }, files) => Ok(files.into_iter().next().map(|file| (file, bytes))),
+        _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
@@ -117,15 +151,23 @@ fn rules() -> Vec<Rule> {
     let mut rules = panic_rules();
     rules.extend([
         Rule::always(libc::SYS_read, "input pipe, indexes"),
-        Rule::always(libc::SYS_pread64, "rootfs: read the first block back for its checksum"),
+        Rule::always(
+            libc::SYS_pread64,
+            "rootfs: its first block, for a checksum; catalog: documents",
+        ),
         Rule::always(libc::SYS_write, "index, rootfs, expanded archive"),
         Rule::always(libc::SYS_pwrite64, "data blob, superblock"),
-        Rule::always(libc::SYS_lseek, "read an index again"),
+        Rule::always(libc::SYS_lseek, "read an index again; catalog: from header to header"),
         Rule::always(libc::SYS_ftruncate, "data blob: a hole at its end"),
         Rule::when(
             libc::SYS_sendto,
             vec![Condition::equals(0, 0)],
             "the reply, on the socket",
+        ),
+        Rule::when(
+            libc::SYS_recvmsg,
+            vec![Condition::equals(0, 0)],
+            "catalog of a folder: its files, on the socket",
         ),
         Rule::when(
             libc::SYS_fcntl,
@@ -135,15 +177,4 @@ fn rules() -> Vec<Rule> {
         Rule::always(libc::SYS_close, "files that are done with"),
     ]);
     rules
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -18,7 +18,8 @@ use crate::cancellation::{Cancellation, Waited, cancelled_error};
 use crate::job::{FailedStep, Reply, Request, receive_reply, send_request};
 use crate::layer::convert::ConvertedLayer;
 use crate::layer::fault::LayerFault;
-use crate::limits::CONVERTER_REPLY_SECONDS_MAX;
+use crate::limits::{CATALOG_FILES_MAX, CONVERTER_REPLY_SECONDS_MAX};
+use crate::load::{ArchiveFault, OpenNamed};
 use crate::rootfs::Stack;
 use crate::text::printable;
 
@@ -63,6 +64,9 @@ pub enum ConvertError {
     /// The image is at fault.
     #[error(transparent)]
     Fault(#[from] LayerFault),
+    /// The archive is at fault.
+    #[error(transparent)]
+    Archive(#[from] ArchiveFault),
     /// The converter could not write its output.
     #[error("cannot write {what}")]
     Write {
@@ -112,15 +116,17 @@ impl Default for Converter {
 }
 
 impl Converter {
-    /// Converts the layer that `source` yields; `data` and `index` are empty files.
+    /// Converts the layer that `source` yields, which may expand to `expanded_bytes_max`; `data` and `index` are empty files.
     pub(crate) fn convert_layer(
         &self,
         source: &mut dyn Read,
         data: &File,
         index: &File,
+        expanded_bytes_max: u64,
         cancellation: &Cancellation,
     ) -> Result<ConvertedLayer, ConvertError> {
-        match self.feed(&Request::Layer, source, &[data.as_fd(), index.as_fd()], cancellation)? {
+        let request = Request::Layer { expanded_bytes_max };
+        match self.feed(&request, source, &[data.as_fd(), index.as_fd()], cancellation)? {
             Reply::Layer {
                 diff_id,
                 expanded_bytes,
@@ -145,6 +151,32 @@ impl Converter {
             Reply::Expanded { bytes } => Ok(bytes),
             other => Err(unexpected(other)),
         }
+    }
+
+    /// Writes the catalog of the archive `tar`, which is `bytes` bytes long, into the empty file `out`.
+    pub(crate) fn catalog_tar(
+        &self,
+        tar: &File,
+        bytes: u64,
+        out: &File,
+        cancellation: &Cancellation,
+    ) -> Result<u64, ConvertError> {
+        let process = Process::start(self)?;
+        let request = Request::CatalogTar { bytes };
+        send_request(&process.socket, &request, &[out.as_fd(), tar.as_fd()]).map_err(ConvertError::Talk)?;
+        process.catalogued(&|_| Ok(None), cancellation)
+    }
+
+    /// Writes the catalog of a layout's folder into the empty file `out`. `open` opens files of the folder.
+    pub(crate) fn catalog_folder(
+        &self,
+        open: &OpenNamed<'_>,
+        out: &File,
+        cancellation: &Cancellation,
+    ) -> Result<u64, ConvertError> {
+        let process = Process::start(self)?;
+        send_request(&process.socket, &Request::CatalogFolder, &[out.as_fd()]).map_err(ConvertError::Talk)?;
+        process.catalogued(open, cancellation)
     }
 
     /// Writes the metadata image of a stack of layers into the empty file `out`.
@@ -262,6 +294,22 @@ impl Process {
         }
     }
 
+    /// Opens what the converter asks for until it has made the catalog; returns the catalog's length.
+    fn catalogued(mut self, open: &OpenNamed<'_>, cancellation: &Cancellation) -> Result<u64, ConvertError> {
+        for _ in 0..=CATALOG_FILES_MAX {
+            let name = match self.reply(cancellation)? {
+                Reply::Open { name } => name,
+                Reply::Catalogued { bytes } => return Ok(bytes),
+                other => return Err(unexpected(other)),
+            };
+            let opened = open(&name).map_err(ConvertError::Source)?;
+            let bytes = opened.as_ref().map_or(0, |(_, bytes)| *bytes);
+            let files: Vec<_> = opened.iter().map(|(file, _)| file.as_fd()).collect();
+            send_request(&self.socket, &Request::Opened { bytes }, &files).map_err(ConvertError::Talk)?;
+        }
+        Err(ConvertError::Archive(ArchiveFault::LongCatalog))
+    }
+
     /// Reaps the process, which closed its socket without a valid reply.
     fn end(&mut self) -> ConvertError {
         let _ = self.child.kill();
@@ -295,6 +343,7 @@ fn unexpected(reply: Reply) -> ConvertError {
         }
         .into(),
         Reply::Fault(fault) => fault.into(),
+        Reply::ArchiveFault(fault) => fault.into(),
         Reply::Failed { step, errno } => {
             let what = match step {
                 FailedStep::WriteData => "the layer's data",
@@ -302,6 +351,7 @@ fn unexpected(reply: Reply) -> ConvertError {
                 FailedStep::ReadIndex => return LayerFault::Index.into(),
                 FailedStep::WriteRootfs => "the rootfs metadata",
                 FailedStep::WriteArchive => "the expanded archive",
+                FailedStep::WriteCatalog => "the catalog of the archive",
             };
             ConvertError::Write {
                 what,
@@ -311,7 +361,11 @@ fn unexpected(reply: Reply) -> ConvertError {
         Reply::Unconfined { reason } => ConvertError::Unconfined {
             reason: printable(reason.as_bytes(), 300),
         },
-        Reply::Layer { .. } | Reply::Merged { .. } | Reply::Expanded { .. } => ConvertError::Died {
+        Reply::Layer { .. }
+        | Reply::Merged { .. }
+        | Reply::Expanded { .. }
+        | Reply::Catalogued { .. }
+        | Reply::Open { .. } => ConvertError::Died {
             status: "answered another question".into(),
             message: String::new(),
         },

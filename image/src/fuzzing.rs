@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Seek;
 
 use crate::layer::convert::convert_layer;
+use crate::limits::LAYER_EXPANDED_BYTES_MAX;
 use crate::manifest::Document;
 use crate::rootfs::{Stack, merge};
 
@@ -18,7 +19,7 @@ pub fn manifest(bytes: &[u8]) {
 /// When a layer that was accepted cannot be made into a rootfs for another reason than what it holds.
 pub fn layer(bytes: &[u8], data: File, mut index: File, out: &File) {
     let handed = index.try_clone().expect("an fd");
-    if convert_layer(bytes, data, handed).is_err() {
+    if convert_layer(bytes, data, handed, LAYER_EXPANDED_BYTES_MAX).is_err() {
         return;
     }
     index.rewind().expect("a file");

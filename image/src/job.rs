@@ -1,4 +1,5 @@
-//! What is said between this crate and its converter processes: one request with open files, one reply.
+//! What is said between this crate and its converter processes: one request with open files, one reply; a catalog of a
+//! folder asks for files in between.
 //!
 //! A converter is this program started anew with a socket as its standard input. The request arrives there in one record,
 //! the files with it (`SCM_RIGHTS`), so that the converter opens nothing by name and no fd leaks into siblings. The reply is
@@ -19,6 +20,7 @@ use crate::digest::Digest;
 use crate::layer::convert::ConvertedLayer;
 use crate::layer::fault::LayerFault;
 use crate::limits::{CONVERTER_REPLY_BYTES_MAX, LAYERS_MAX};
+use crate::load::ArchiveFault;
 use crate::rootfs::Stack;
 
 /// Indexes of all layers and the file to write.
@@ -27,11 +29,20 @@ const FILES_MAX: usize = LAYERS_MAX + 1;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// Files: the layer's bytes (a pipe), the data blob, the index.
-    Layer,
+    Layer {
+        /// What the layer may expand to.
+        expanded_bytes_max: u64,
+    },
     /// Files: the metadata image, then the index of each layer.
     Merge(Stack),
     /// Files: an archive's bytes (a pipe), the file that takes what they expand to.
     Expand,
+    /// Files: the file that takes the catalog, then the archive: a tar of this length.
+    CatalogTar { bytes: u64 },
+    /// Files: the file that takes the catalog. The converter asks for the files of the archive's folder.
+    CatalogFolder,
+    /// The answer to [`Reply::Open`]. Files: the one that was asked for, of this length, or none.
+    Opened { bytes: u64 },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,7 +58,15 @@ pub(crate) enum Reply {
     Expanded {
         bytes: u64,
     },
+    Catalogued {
+        bytes: u64,
+    },
+    /// Not the last one: wants a file of the archive's folder.
+    Open {
+        name: String,
+    },
     Fault(LayerFault),
+    ArchiveFault(ArchiveFault),
     /// A step failed with an error number of the kernel.
     Failed {
         step: FailedStep,
@@ -66,6 +85,7 @@ pub(crate) enum FailedStep {
     ReadIndex,
     WriteRootfs,
     WriteArchive,
+    WriteCatalog,
 }
 
 impl From<ConvertedLayer> for Reply {
@@ -88,7 +108,7 @@ pub(crate) fn send_request(socket: impl AsFd, request: &Request, files: &[Borrow
     let bytes = serde_json::to_vec(request)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !ancillary.push(SendAncillaryMessage::ScmRights(files)) {
+    if !files.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(files)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;

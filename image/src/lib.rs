@@ -42,7 +42,7 @@ pub use digest::{Digest, ParseDigestError};
 pub use json::JsonError;
 pub use layer::fault::LayerFault;
 pub use layer::path::NameFault;
-pub use load::{LoadError, LoadSource, load};
+pub use load::{ArchiveFault, LoadError, LoadSource, load};
 pub use manifest::ManifestError;
 pub use platform::{ParsePlatformError, Platform};
 pub use progress::{LayerState, Progress};

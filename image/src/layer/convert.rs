@@ -10,9 +10,7 @@ use super::fault::LayerFault;
 use super::index::IndexWriter;
 use super::path::{LayerPath, NameFault};
 use crate::digest::Digest;
-use crate::limits::{
-    COMPONENT_BYTES_MAX, LAYER_ENTRIES_MAX, LAYER_EXPANDED_BYTES_MAX, PATH_BYTES_MAX, XATTR_BYTES_MAX,
-};
+use crate::limits::{COMPONENT_BYTES_MAX, LAYER_ENTRIES_MAX, PATH_BYTES_MAX, XATTR_BYTES_MAX};
 use crate::text::printable;
 use capsid_archive::{Member, ReadTarError, TarReader, Xattr};
 
@@ -38,12 +36,18 @@ pub(crate) enum ConvertLayerError {
     WriteIndex(#[source] io::Error),
 }
 
-/// Converts the layer read from `input`, compressed or not.
-pub(crate) fn convert_layer(input: impl Read, data: File, index: File) -> Result<ConvertedLayer, ConvertLayerError> {
-    let expanded = Expanded::new(input, LAYER_EXPANDED_BYTES_MAX)?;
+/// Converts the layer read from `input`, compressed or not. Neither its tar nor the contents of its files, holes counted,
+/// may exceed `expanded_bytes_max`.
+pub(crate) fn convert_layer(
+    input: impl Read,
+    data: File,
+    index: File,
+    expanded_bytes_max: u64,
+) -> Result<ConvertedLayer, ConvertLayerError> {
+    let expanded = Expanded::new(input, expanded_bytes_max)?;
     let watch = expanded.watch();
     let mut tar = TarReader::new(expanded);
-    let mut data = DataWriter::new(data);
+    let mut data = DataWriter::new(data, expanded_bytes_max);
     let mut index =
         IndexWriter::new(BufWriter::with_capacity(1 << 20, index)).map_err(ConvertLayerError::WriteIndex)?;
     let mut entries = 0;
@@ -83,6 +87,7 @@ fn convert_member(
         b'0' => {
             let block = data.append(tar, member.size).map_err(|error| match error {
                 AppendError::Read(error) => watch.fault(error).into(),
+                AppendError::TooLarge => LayerFault::TooLarge.into(),
                 AppendError::Truncated => LayerFault::Truncated { path: shown() }.into(),
                 AppendError::Write(error) => ConvertLayerError::WriteData(error),
             })?;

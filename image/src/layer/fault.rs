@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::path::NameFault;
 use crate::limits::{
-    EXPANSION_RATIO_MAX, LAYER_ENTRIES_MAX, LAYER_EXPANDED_BYTES_MAX, LINKS_FOLLOWED_MAX, PATH_BYTES_MAX,
-    ROOTFS_ENTRIES_MAX, ROOTFS_NAME_BYTES_MAX, TAR_HEADER_BYTES_MAX, XATTR_BYTES_MAX,
+    EXPANSION_RATIO_MAX, IMAGE_EXPANDED_BYTES_MAX, LAYER_ENTRIES_MAX, LAYER_EXPANDED_BYTES_MAX, LINKS_FOLLOWED_MAX,
+    PATH_BYTES_MAX, ROOTFS_ENTRIES_MAX, ROOTFS_NAME_BYTES_MAX, TAR_HEADER_BYTES_MAX, XATTR_BYTES_MAX,
 };
 use crate::text::printable;
 
@@ -31,8 +31,12 @@ pub enum LayerFault {
         /// The entry.
         path: String,
     },
-    /// Over the limit on a layer's expanded size.
-    #[error("layer expands to more than the limit of {} GiB", LAYER_EXPANDED_BYTES_MAX / GIB)]
+    /// Over the limit on the expanded size, of the tar or of the files in it with their holes.
+    #[error(
+        "layer expands beyond the limit of {} GiB for a layer and {} GiB for its image",
+        LAYER_EXPANDED_BYTES_MAX / GIB,
+        IMAGE_EXPANDED_BYTES_MAX / GIB
+    )]
     TooLarge,
     /// Over the limit on expansion.
     #[error("layer expands beyond the limit of {EXPANSION_RATIO_MAX}-fold (decompression bomb)")]

@@ -1,215 +1,235 @@
-//! Archives as tables of members, whatever form they come in.
+//! Archives as tables of members, whatever form they come in. Runs in a converter.
 
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek};
-use std::os::fd::OwnedFd;
+use std::io::{self, BufReader, Seek};
 use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
-
-use super::{LoadError, LoadSource, open_file};
-use crate::cancellation::CancellableFile;
+use super::catalog::Location;
+use super::fault::ArchiveFault;
+use crate::config::ImageConfig;
 use crate::digest::Digest;
 use crate::layer::path::LayerPath;
-use crate::limits::ARCHIVE_MEMBERS_MAX;
-use crate::store::{Store, Workspace};
-use crate::text::printable;
-use capsid_archive::TarReader;
+use crate::limits::{ARCHIVE_DOCUMENTS_BYTES_MAX, ARCHIVE_MEMBERS_MAX, ARCHIVE_NAMES_BYTES_MAX, PATH_BYTES_MAX};
+use crate::manifest::{Descriptor, ManifestError};
+use crate::platform::Platform;
+use capsid_archive::{Member as TarMember, TarReader};
 
 /// Links of an archive followed to a member: docker's old archives link a repeated layer to its first copy.
 const MEMBER_LINKS_MAX: usize = 8;
 
-/// An opened archive.
-pub(super) enum Archive {
-    /// A plain tar in a file, by offsets.
-    Tar {
-        file: File,
-        members: HashMap<Vec<u8>, Member>,
-        /// Holds the file if it was expanded or came as a stream.
-        _workspace: Option<Workspace>,
-    },
-    /// The folder of an OCI layout.
-    Folder(OwnedFd),
+/// Opens a file of a layout's folder by its name; `None` if there is none. Returns its length too.
+pub(crate) type OpenNamed<'a> = dyn Fn(&str) -> io::Result<Option<(File, u64)>> + 'a;
+
+/// An archive, and what may still be read of its documents.
+pub(super) struct Archive<'a> {
+    form: Form<'a>,
+    documents_bytes_left: Cell<u64>,
 }
 
-pub(super) enum Member {
+enum Form<'a> {
+    /// A plain tar in a file, by offsets.
+    Tar {
+        file: Rc<File>,
+        members: BTreeMap<Vec<u8>, Member>,
+    },
+    /// The folder of an OCI layout.
+    Folder(&'a OpenNamed<'a>),
+}
+
+#[derive(Clone)]
+enum Member {
     Content { offset: u64, size: u64 },
     Link(Vec<u8>),
 }
 
-impl Archive {
-    pub(super) fn open(store: &Store, source: LoadSource) -> Result<Self, LoadError> {
-        match source {
-            LoadSource::Path(path) => {
-                let file = open_file(&path)?;
-                let is_folder = file.metadata().is_ok_and(|metadata| metadata.is_dir());
-                if is_folder {
-                    return Ok(Self::Folder(file.into()));
-                }
-                let mut magic = [0; 4];
-                let plain = match file.read_exact_at(&mut magic, 0) {
-                    Ok(()) => !is_compressed(magic),
-                    // Not seekable: a named pipe.
-                    Err(_) => false,
-                };
-                if plain {
-                    Self::scan(file, None)
-                } else {
-                    Self::spool(store, file)
-                }
-            }
-            LoadSource::Stream(file) => Self::spool(store, file),
+/// A member that was found.
+pub(super) struct Part {
+    pub location: Location,
+    pub size: u64,
+    file: Rc<File>,
+    offset: u64,
+}
+
+impl Part {
+    /// The first four bytes, if there are as many.
+    pub(super) fn magic(&self) -> Option<[u8; 4]> {
+        let mut magic = [0; 4];
+        (self.size >= 4).then_some(())?;
+        self.file.read_exact_at(&mut magic, self.offset).ok()?;
+        Some(magic)
+    }
+}
+
+impl<'a> Archive<'a> {
+    pub(super) fn folder(open: &'a OpenNamed<'a>) -> Self {
+        Self::of(Form::Folder(open))
+    }
+
+    fn of(form: Form<'a>) -> Self {
+        Self {
+            form,
+            documents_bytes_left: Cell::new(ARCHIVE_DOCUMENTS_BYTES_MAX),
         }
     }
 
-    /// Expands a compressed archive or a stream to a file of the store's `tmp`. A converter does it: compressed bytes are
-    /// not for this process.
-    fn spool(store: &Store, source: File) -> Result<Self, LoadError> {
-        let workspace = store.workspace()?;
-        let file = workspace.create("archive")?;
-        let cancellation = store.cancellation();
-        let mut source = CancellableFile {
-            file: source,
-            cancellation: cancellation.clone(),
-        };
-        let expanded = store.converter().expand(&mut source, &file, cancellation);
-        expanded.map_err(|error| {
-            if error.is_no_space() {
-                store.no_space(0).into()
-            } else {
-                LoadError::Expand(error)
-            }
-        })?;
-        Self::scan(file, Some(workspace))
-    }
-
-    /// Reads the headers alone.
-    fn scan(mut file: File, workspace: Option<Workspace>) -> Result<Self, LoadError> {
-        let refuse = |error: &dyn std::error::Error| LoadError::Read {
-            reason: printable(error.to_string().as_bytes(), 200),
-        };
+    /// Reads the headers of a tar of `length` bytes.
+    pub(super) fn scan(mut file: File, length: u64) -> Result<Self, ArchiveFault> {
+        let refuse = |error: &dyn std::error::Error| ArchiveFault::read(error);
         file.rewind().map_err(|error| refuse(&error))?;
-        let length = file.metadata().map_err(|error| refuse(&error))?.len();
-        let mut members = HashMap::new();
+        let (mut members, mut names_bytes) = (BTreeMap::new(), 0);
         let mut tar = TarReader::new(BufReader::with_capacity(8 << 10, &file));
         while let Some(member) = tar.next_member().map_err(|error| refuse(&error))? {
             let offset = tar.input_mut().stream_position().map_err(|error| refuse(&error))?;
-            let rest = tar.take_rest().unwrap_or(u64::MAX);
-            if offset.saturating_add(rest.min(member.size)) > length {
-                return Err(LoadError::Read {
-                    reason: "the archive is truncated".into(),
-                });
-            }
-            tar.input_mut()
-                .seek_relative(rest as i64)
-                .map_err(|error| refuse(&error))?;
-            let Ok(name) = LayerPath::normalise(&member.path) else {
+            let rest = tar.take_rest();
+            let end = offset.checked_add(member.size).filter(|end| *end <= length);
+            // A sparse member would be longer than what the archive stores of it, and no tool writes one here.
+            let rest = rest.filter(|rest| end.is_some() && member.size <= *rest);
+            let rest = rest.and_then(|rest| i64::try_from(rest).ok());
+            let rest = rest.ok_or_else(|| ArchiveFault::Read {
+                reason: "the archive is truncated, or a member has a wrong size".into(),
+            })?;
+            tar.input_mut().seek_relative(rest).map_err(|error| refuse(&error))?;
+            let Some((name, entry)) = table_entry(member, offset) else {
                 continue;
             };
-            let entry = match member.kind {
-                b'0' => Member::Content {
-                    offset,
-                    size: member.size,
-                },
-                b'1' => Member::Link(member.link),
-                b'2' => Member::Link(match name.split_last() {
-                    Some((directory, _)) => [directory.as_bytes(), b"/", &member.link].concat(),
-                    None => continue,
-                }),
-                _ => continue,
-            };
-            if members.len() >= ARCHIVE_MEMBERS_MAX {
-                return Err(LoadError::TooManyMembers);
+            names_bytes += name.len();
+            if let Member::Link(target) = &entry {
+                names_bytes += target.len();
             }
-            members.insert(name.as_bytes().to_vec(), entry);
+            if members.len() >= ARCHIVE_MEMBERS_MAX || names_bytes > ARCHIVE_NAMES_BYTES_MAX {
+                return Err(ArchiveFault::TooManyMembers);
+            }
+            members.insert(name, entry);
         }
-        Ok(Self::Tar {
-            file,
-            members,
-            _workspace: workspace,
-        })
+        let file = Rc::new(file);
+        Ok(Self::of(Form::Tar { file, members }))
     }
 
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.open_member(name).is_ok()
+    pub(super) fn has(&self, name: &str) -> Result<bool, ArchiveFault> {
+        Ok(self.find(name)?.is_some())
     }
 
-    /// The content of a member and its length.
-    pub(super) fn open_member(&self, name: &str) -> io::Result<Section> {
-        match self {
-            Self::Folder(folder) => {
-                // The names asked for are ours (index.json, blobs/sha256/DIGEST), but anything may lie there.
-                let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-                let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-                let file = File::from(openat2(folder, name, flags, Mode::empty(), resolve)?);
-                let metadata = file.metadata()?;
-                if !metadata.is_file() {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "not a file"));
-                }
-                Ok(Section {
-                    file,
-                    position: 0,
-                    end: metadata.len(),
-                })
+    /// The member that `name` means, if there is one.
+    fn find(&self, name: &str) -> Result<Option<Part>, ArchiveFault> {
+        match &self.form {
+            Form::Folder(open) => {
+                let opened = open(name).map_err(|error| ArchiveFault::read(&error))?;
+                Ok(opened.map(|(file, size)| Part {
+                    location: Location::File { name: name.to_owned() },
+                    size,
+                    file: Rc::new(file),
+                    offset: 0,
+                }))
             }
-            Self::Tar { file, members, .. } => {
-                let missing = || io::Error::from(io::ErrorKind::NotFound);
-                let mut name = name.as_bytes().to_vec();
-                for _ in 0..=MEMBER_LINKS_MAX {
-                    let path = LayerPath::normalise(&name).map_err(|_| missing())?;
-                    match members.get(path.as_bytes()).ok_or_else(missing)? {
-                        Member::Content { offset, size } => {
-                            return Ok(Section {
-                                file: file.try_clone()?,
-                                position: *offset,
-                                end: offset + size,
-                            });
-                        }
-                        Member::Link(target) => name.clone_from(target),
-                    }
-                }
-                Err(missing())
-            }
+            Form::Tar { file, members } => Ok(find_member(members, name).map(|(offset, size)| Part {
+                location: Location::Section { offset, size },
+                size,
+                file: Rc::clone(file),
+                offset,
+            })),
         }
     }
 
-    /// All of a small member.
-    pub(super) fn read(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>, LoadError> {
-        let shown = || printable(name.as_bytes(), 300);
-        let mut section = self
-            .open_member(name)
-            .map_err(|_| LoadError::Missing { name: shown() })?;
-        if section.length() > bytes_max {
-            return Err(LoadError::TooLong {
-                name: shown(),
+    /// A member that must be there.
+    pub(super) fn part(&self, name: &str) -> Result<Part, ArchiveFault> {
+        self.find(name)?.ok_or_else(|| ArchiveFault::missing(name))
+    }
+
+    /// All of a document.
+    pub(super) fn read(&self, name: &str, bytes_max: u64) -> Result<(Part, Vec<u8>), ArchiveFault> {
+        let part = self.part(name)?;
+        if part.size > bytes_max {
+            return Err(ArchiveFault::TooLong {
+                name: name.to_owned(),
                 bytes_max,
             });
         }
-        let mut bytes = Vec::new();
-        let length = section.length();
-        section.read_to_end(&mut bytes).map_err(|error| LoadError::Read {
-            reason: error.to_string(),
-        })?;
-        if bytes.len() as u64 != length {
-            return Err(LoadError::Read {
-                reason: "the archive is truncated".into(),
-            });
-        }
-        Ok(bytes)
+        let left = self.documents_bytes_left.get().checked_sub(part.size);
+        self.documents_bytes_left.set(left.ok_or(ArchiveFault::Documents)?);
+        let mut bytes = vec![0; part.size as usize];
+        let read = part.file.read_exact_at(&mut bytes, part.offset);
+        read.map_err(|error| ArchiveFault::read(&error))?;
+        Ok((part, bytes))
     }
 
-    /// All of a small blob, which must have the digest it is named by.
-    pub(super) fn read_blob(&self, digest: Digest, bytes_max: u64) -> Result<Vec<u8>, LoadError> {
-        let name = blob_name(digest);
-        let bytes = self.read(&name, bytes_max)?;
+    /// The member that a descriptor means, which must have the size that it gives.
+    pub(super) fn blob(&self, descriptor: &Descriptor) -> Result<Part, ArchiveFault> {
+        let name = blob_name(descriptor.digest);
+        let part = self.part(&name)?;
+        if part.size != descriptor.size {
+            return Err(ArchiveFault::Size {
+                name,
+                wanted: descriptor.size,
+                found: part.size,
+            });
+        }
+        Ok(part)
+    }
+
+    /// All of a document that a descriptor means, which must have its size and digest.
+    pub(super) fn read_blob(&self, descriptor: &Descriptor, bytes_max: u64) -> Result<(Part, Vec<u8>), ArchiveFault> {
+        self.blob(descriptor)?;
+        let name = blob_name(descriptor.digest);
+        let (part, bytes) = self.read(&name, bytes_max)?;
         let found = Digest::of(&bytes);
-        if found == digest {
-            Ok(bytes)
-        } else {
-            Err(LoadError::Digest { name, found })
+        if found != descriptor.digest {
+            return Err(ArchiveFault::Digest { name, found });
+        }
+        Ok((part, bytes))
+    }
+}
+
+/// The digests of the layers that a config names: as many as its manifest has. The config must be for this machine.
+pub(super) fn diff_ids(name: &str, config: &[u8], layers: usize) -> Result<Vec<Digest>, ArchiveFault> {
+    let config = ImageConfig::parse(config).map_err(|error| ArchiveFault::document(name, &error))?;
+    if config.diff_ids.len() != layers {
+        return Err(ArchiveFault::LayerCount {
+            manifest: layers,
+            config: config.diff_ids.len(),
+        });
+    }
+    let wanted = Platform::host();
+    if !wanted.accepts(&config.platform) {
+        let found = vec![config.platform];
+        let error = ManifestError::NoPlatform { wanted, found };
+        return Err(ArchiveFault::document(name, &error));
+    }
+    Ok(config.diff_ids)
+}
+
+/// The name and the entry of a member, if it can be meant by an image.
+fn table_entry(member: TarMember, offset: u64) -> Option<(Vec<u8>, Member)> {
+    let name = LayerPath::normalise(&member.path).ok()?;
+    let link = |target: Vec<u8>| (target.len() <= PATH_BYTES_MAX).then_some(Member::Link(target));
+    let entry = match member.kind {
+        b'0' => Member::Content {
+            offset,
+            size: member.size,
+        },
+        b'1' => link(member.link)?,
+        b'2' => {
+            let (directory, _) = name.split_last()?;
+            link([directory.as_bytes(), b"/", &member.link].concat())?
+        }
+        _ => return None,
+    };
+    Some((name.as_bytes().to_vec(), entry))
+}
+
+/// Offset and size of the member that `name` leads to.
+fn find_member(members: &BTreeMap<Vec<u8>, Member>, name: &str) -> Option<(u64, u64)> {
+    let mut name = name.as_bytes().to_vec();
+    for _ in 0..=MEMBER_LINKS_MAX {
+        let path = LayerPath::normalise(&name).ok()?;
+        match members.get(path.as_bytes())? {
+            Member::Content { offset, size } => return Some((*offset, *size)),
+            Member::Link(target) => name.clone_from(target),
         }
     }
+    None
 }
 
 /// Where a layout keeps a blob.
@@ -223,26 +243,4 @@ pub(super) fn is_compressed(magic: [u8; 4]) -> bool {
         magic,
         [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18]
     )
-}
-
-/// A stretch of a file, read without moving the file's own position.
-pub(super) struct Section {
-    file: File,
-    position: u64,
-    end: u64,
-}
-
-impl Section {
-    pub(super) fn length(&self) -> u64 {
-        self.end - self.position
-    }
-}
-
-impl Read for Section {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = buffer.len().min(usize::try_from(self.length()).unwrap_or(usize::MAX));
-        let count = self.file.read_at(&mut buffer[..length], self.position)?;
-        self.position += count as u64;
-        Ok(count)
-    }
 }

@@ -1,18 +1,19 @@
-//! `docker save` archives: `manifest.json` names config, tags and layers of each image.
+//! `docker save` archives: `manifest.json` names config, tags and layers of each image. Runs in a converter.
 
-use std::io::{self, Read};
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::archive::{Archive, is_compressed};
-use super::{Found, LoadError, read_config};
-use crate::config::ImageConfig;
-use crate::digest::{Digest, Hasher};
+use super::archive::{Archive, diff_ids, is_compressed};
+use super::catalog::{CatalogImage, CatalogLayer};
+use super::fault::ArchiveFault;
+use crate::digest::Digest;
 use crate::json;
-use crate::limits::{INDEX_ENTRIES_MAX, LAYERS_MAX, MANIFEST_BYTES_MAX};
-use crate::manifest::{Descriptor, Manifest, ManifestError, OCI_CONFIG, OCI_LAYER};
+use crate::limits::{CONFIG_BYTES_MAX, INDEX_ENTRIES_MAX, LAYERS_MAX, MANIFEST_BYTES_MAX};
+use crate::manifest::{Descriptor, ManifestError, OCI_CONFIG, OCI_LAYER};
 use crate::reference::Reference;
-use crate::text::printable;
+
+const NAME: &str = "manifest.json";
 
 /// An image of `manifest.json`.
 #[derive(Deserialize)]
@@ -25,12 +26,9 @@ pub(super) struct SavedImage {
 
 impl SavedImage {
     /// Names that parse; `<none>:<none>` and the like do not.
-    pub(super) fn references(&self) -> Vec<Reference> {
-        self.repo_tags
-            .iter()
-            .flatten()
-            .filter_map(|tag| tag.parse().ok())
-            .collect()
+    pub(super) fn references(&self) -> impl Iterator<Item = String> {
+        let tags = self.repo_tags.iter().flatten();
+        tags.filter(|tag| tag.parse::<Reference>().is_ok()).cloned()
     }
 
     pub(super) fn config(&self) -> &str {
@@ -39,108 +37,76 @@ impl SavedImage {
 }
 
 /// The images of `manifest.json`.
-pub(super) fn saved_images(archive: &Archive) -> Result<Vec<SavedImage>, LoadError> {
-    const NAME: &str = "manifest.json";
-    let bytes = archive.read(NAME, MANIFEST_BYTES_MAX)?;
-    let images: Vec<SavedImage> = json::parse(&bytes).map_err(|source| LoadError::Json { name: NAME, source })?;
+pub(super) fn saved_images(archive: &Archive<'_>) -> Result<Vec<SavedImage>, ArchiveFault> {
+    let (_, bytes) = archive.read(NAME, MANIFEST_BYTES_MAX)?;
+    let images: Vec<SavedImage> = json::parse(&bytes).map_err(|error| ArchiveFault::document(NAME, &error))?;
     if images.len() > INDEX_ENTRIES_MAX {
-        Err(LoadError::TooManyImages)
+        Err(ArchiveFault::TooManyImages)
     } else {
         Ok(images)
     }
 }
 
-pub(super) fn images(archive: &Archive) -> Result<Vec<Found>, LoadError> {
-    saved_images(archive)?
-        .iter()
-        .map(|image| found(archive, image))
-        .collect()
+pub(super) fn images(archive: &Archive<'_>) -> Result<Vec<CatalogImage>, ArchiveFault> {
+    let mut images: Vec<CatalogImage> = Vec::new();
+    // An image may be listed once for each of its names; it is read once.
+    let mut known: BTreeMap<(&str, &[String]), usize> = BTreeMap::new();
+    let saved = saved_images(archive)?;
+    for one in &saved {
+        let layers = one.layers.as_deref().unwrap_or_default();
+        let index = *known.entry((&one.config, layers)).or_insert(images.len());
+        if index == images.len() {
+            images.push(image(archive, &one.config, layers)?);
+        }
+        images[index].references.extend(one.references());
+    }
+    Ok(images)
 }
 
-/// Such an archive has no manifest in the sense of a registry; one is made that names its layers as they are.
-fn found(archive: &Archive, image: &SavedImage) -> Result<Found, LoadError> {
-    let members = image.layers.clone().unwrap_or_default();
+fn image(archive: &Archive<'_>, config_name: &str, members: &[String]) -> Result<CatalogImage, ArchiveFault> {
+    let refuse = |error: ManifestError| ArchiveFault::document(NAME, &error);
     if members.is_empty() {
-        return Err(ManifestError::NoLayers.into());
+        return Err(refuse(ManifestError::NoLayers));
     }
     if members.len() > LAYERS_MAX {
-        return Err(ManifestError::TooManyLayers.into());
+        return Err(refuse(ManifestError::TooManyLayers));
     }
-    let config = read_config(archive, &image.config)?;
-    let diff_ids = ImageConfig::parse(&config)?.diff_ids;
-    if diff_ids.len() != members.len() {
-        return Err(LoadError::LayerCount {
-            manifest: members.len(),
-            config: diff_ids.len(),
-        });
-    }
-    let mut layers = Vec::new();
-    for (member, diff_id) in members.iter().zip(diff_ids) {
-        layers.push(layer_descriptor(archive, member, diff_id)?);
-    }
-    let descriptor = Descriptor {
-        media_type: OCI_CONFIG.into(),
-        digest: Digest::of(&config),
-        size: config.len() as u64,
-        platform: None,
-        annotations: Default::default(),
-    };
-    let manifest = Manifest {
-        config: descriptor,
-        layers,
-    };
-    let manifest_bytes = manifest.encode();
-    Ok(Found {
-        manifest,
-        manifest_bytes,
-        config,
-        members,
-        references: image.references(),
+    let (config, bytes) = archive.read(config_name, CONFIG_BYTES_MAX)?;
+    let diff_ids = diff_ids(config_name, &bytes, members.len())?;
+    let layers = members.iter().zip(diff_ids);
+    Ok(CatalogImage {
+        manifest: None,
+        config: config.location,
+        config_descriptor: Descriptor {
+            media_type: OCI_CONFIG.into(),
+            digest: Digest::of(&bytes),
+            size: config.size,
+            platform: None,
+            annotations: BTreeMap::new(),
+        },
+        layers: layers
+            .map(|(member, diff)| layer(archive, member, diff))
+            .collect::<Result<_, _>>()?,
+        references: Vec::new(),
     })
 }
 
-/// Plain layers, the usual ones, are named by their `diff_id`, which the conversion checks; others are digested here.
-fn layer_descriptor(archive: &Archive, member: &str, diff_id: Digest) -> Result<Descriptor, LoadError> {
-    let missing = |_| LoadError::Missing {
-        name: printable(member.as_bytes(), 300),
-    };
-    let mut section = archive.open_member(member).map_err(missing)?;
-    let size = section.length();
-    let mut magic = [0; 4];
-    let compressed = section.read_exact(&mut magic).is_ok() && is_compressed(magic);
-    let digest = if compressed {
-        let mut section = archive.open_member(member).map_err(missing)?;
-        digest_of(&mut section).map_err(|error| LoadError::Read {
-            reason: error.to_string(),
-        })?
-    } else {
-        diff_id
-    };
-    let media_type = if !compressed {
-        OCI_LAYER.into()
-    } else {
-        format!("{OCI_LAYER}+{}", compression(magic))
-    };
-    Ok(Descriptor {
-        media_type,
-        digest,
-        size,
-        platform: None,
-        annotations: Default::default(),
+/// Plain layers, the usual ones, are named by their `diff_id`, which the conversion checks.
+fn layer(archive: &Archive<'_>, member: &str, diff: Digest) -> Result<CatalogLayer, ArchiveFault> {
+    let part = archive.part(member)?;
+    let compressed = part.magic().filter(|magic| is_compressed(*magic));
+    Ok(CatalogLayer {
+        blob: compressed.is_none().then_some(diff),
+        diff,
+        size: part.size,
+        media_type: compressed.map_or_else(
+            || OCI_LAYER.into(),
+            |magic| format!("{OCI_LAYER}+{}", compression(magic)),
+        ),
+        location: part.location,
     })
 }
 
 fn compression(magic: [u8; 4]) -> &'static str {
     if magic[0] == 0x1f { "gzip" } else { "zstd" }
-}
-
-fn digest_of(input: &mut impl Read) -> io::Result<Digest> {
-    let mut hasher = Hasher::default();
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        match input.read(&mut buffer)? {
-            0 => return Ok(hasher.finish()),
-            count => hasher.update(&buffer[..count]),
-        }
-    }
 }

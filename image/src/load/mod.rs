@@ -1,26 +1,39 @@
 //! Loading images from docker archives, OCI archives and OCI layout folders.
 //!
-//! An archive is only ever read: its members are found by name in a table made from its headers, its blobs by digest, and
-//! no name in it becomes a path of the host (CVE-2026-20613 was that).
+//! An archive is only ever read. A converter reads its headers and documents and makes a [`catalog`]; this process reads
+//! bytes at the places that the catalog names, and no name in an archive becomes a path of the host (CVE-2026-20613 was
+//! that).
+//!
+//! ```text
+//! archive ──fd──► converter (confined): headers, indexes, manifests, configs ──► catalog: digests, sizes, offsets, names
+//! archive ──bytes at an offset──► converter (confined): one layer ──► data, index
+//! ```
 
 mod archive;
+pub(crate) mod catalog;
 mod docker;
 mod error;
+pub(crate) mod fault;
 mod oci;
+mod source;
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::io::{self, Read};
+use std::path::PathBuf;
 
-use crate::config::ImageConfig;
-use crate::limits::CONFIG_BYTES_MAX;
-use crate::manifest::{Manifest, ManifestError};
-use crate::platform::Platform;
+use crate::digest::{Digest, Hasher};
+use crate::limits::{CONFIG_BYTES_MAX, MANIFEST_BYTES_MAX};
+use crate::manifest::{Descriptor, Manifest};
 use crate::progress::{LayerState, Progress};
 use crate::reference::Reference;
-use crate::store::{Image, LayerName, NewImage, Store};
-use archive::Archive;
+use crate::store::{Allowance, HeldLayer, Image, LayerName, NewImage, Store};
+use catalog::{CatalogImage, CatalogLayer, Location};
+use source::Source;
 
+pub(crate) use archive::OpenNamed;
 pub use error::LoadError;
+pub use fault::ArchiveFault;
 
 /// Where an archive comes from.
 pub enum LoadSource {
@@ -30,89 +43,119 @@ pub enum LoadSource {
     Stream(File),
 }
 
-/// Loads all images of an archive that this machine can run, and tells them in the archive's order.
+/// Loads all images of an archive that this machine can run, and returns them in the archive's order.
 /// [`Store::cancel`] ends it.
 ///
 /// # Errors
 /// [`LoadError`]; images that were loaded before the failing one stay.
 pub fn load(store: &Store, source: LoadSource, progress: &dyn Progress) -> Result<Vec<Image>, LoadError> {
-    let archive = Archive::open(store, source)?;
-    let found = if archive.has("index.json") && archive.has("oci-layout") {
-        oci::images(&archive)?
-    } else if archive.has("manifest.json") {
-        docker::images(&archive)?
-    } else {
-        return Err(LoadError::NotAnArchive);
+    let source = Source::open(store, source)?;
+    let catalog = source.catalog(store)?;
+    let mut loader = Loader {
+        store,
+        source: &source,
+        progress,
+        digests: BTreeMap::new(),
     };
-    if found.is_empty() {
-        return Err(LoadError::Empty);
-    }
-    let loaded = found.iter().map(|image| load_one(store, &archive, image, progress));
+    let loaded = catalog.images.iter().map(|image| loader.load(image));
     loaded
         .collect::<Result<_, _>>()
         .inspect_err(|_| store.forget_unfinished())
 }
 
-/// An image found in an archive: where its parts are, not yet read.
-struct Found {
-    manifest: Manifest,
-    manifest_bytes: Vec<u8>,
-    config: Vec<u8>,
-    /// Member names of the layers.
-    members: Vec<String>,
-    references: Vec<Reference>,
+/// Loads the images of one archive.
+struct Loader<'a> {
+    store: &'a Store,
+    source: &'a Source,
+    progress: &'a dyn Progress,
+    /// Digests of compressed layers of docker archives: images share them, and each is read once.
+    digests: BTreeMap<Location, Digest>,
 }
 
-fn load_one(store: &Store, archive: &Archive, found: &Found, progress: &dyn Progress) -> Result<Image, LoadError> {
-    let config = ImageConfig::parse(&found.config)?;
-    let wanted = Platform::host();
-    if !wanted.accepts(&config.platform) {
-        return Err(ManifestError::NoPlatform {
-            wanted,
-            found: vec![config.platform],
+impl Loader<'_> {
+    fn load(&mut self, image: &CatalogImage) -> Result<Image, LoadError> {
+        let (mut held, mut layers) = (Vec::new(), Vec::new());
+        let allowance = Allowance::of_an_image();
+        for layer in &image.layers {
+            let blob = match layer.blob {
+                Some(blob) => blob,
+                None => self.digest(&layer.location)?,
+            };
+            held.push(self.hold(layer, blob, &allowance)?);
+            layers.push(Descriptor {
+                media_type: layer.media_type.clone(),
+                digest: blob,
+                size: layer.size,
+                platform: None,
+                annotations: BTreeMap::new(),
+            });
         }
-        .into());
-    }
-    if config.diff_ids.len() != found.manifest.layers.len() {
-        return Err(LoadError::LayerCount {
-            manifest: found.manifest.layers.len(),
-            config: config.diff_ids.len(),
-        });
-    }
-    let mut held = Vec::new();
-    for ((descriptor, diff), member) in found.manifest.layers.iter().zip(&config.diff_ids).zip(&found.members) {
-        progress.layer(descriptor.digest, LayerState::Converting);
-        let name = LayerName {
-            blob: descriptor.digest,
-            diff: *diff,
+        self.progress.merging();
+        let manifest = match &image.manifest {
+            Some(location) => self.read(location, MANIFEST_BYTES_MAX)?,
+            None => {
+                let config = image.config_descriptor.clone();
+                Manifest { config, layers }.encode()
+            }
         };
-        let layer = store.hold_layer(name, Some(descriptor.size), || archive.open_member(member))?;
-        let state = if layer.existed {
+        let references: Vec<Reference> = image.references.iter().filter_map(|name| name.parse().ok()).collect();
+        let new = NewImage {
+            manifest: &manifest,
+            config: &self.read(&image.config, CONFIG_BYTES_MAX)?,
+            layers: &held.iter().map(|held| held.layer).collect::<Vec<_>>(),
+            references: &references,
+        };
+        Ok(self.store.commit_image(&new)?)
+    }
+
+    fn hold(&self, layer: &CatalogLayer, blob: Digest, allowance: &Allowance) -> Result<HeldLayer, LoadError> {
+        self.progress.layer(blob, LayerState::Converting);
+        let name = LayerName { blob, diff: layer.diff };
+        let open = || self.source.section(&layer.location, self.store.cancellation());
+        let held = self.store.hold_layer(name, layer.size, allowance, open)?;
+        let state = if held.existed {
             LayerState::AlreadyExists
         } else {
             LayerState::Done
         };
-        progress.layer(descriptor.digest, state);
-        held.push(layer);
+        self.progress.layer(blob, state);
+        Ok(held)
     }
-    progress.merging();
-    let layers: Vec<_> = held.iter().map(|held| held.layer).collect();
-    let new = NewImage {
-        manifest: &found.manifest_bytes,
-        config: &found.config,
-        layers: &layers,
-        references: &found.references,
-    };
-    Ok(store.commit_image(&new)?)
+
+    /// Digest of what lies at `location`.
+    fn digest(&mut self, location: &Location) -> Result<Digest, LoadError> {
+        if let Some(digest) = self.digests.get(location) {
+            return Ok(*digest);
+        }
+        let section = self.source.section(location, self.store.cancellation());
+        let digest = section.and_then(digest_of).map_err(LoadError::Read)?;
+        self.digests.insert(location.clone(), digest);
+        Ok(digest)
+    }
+
+    /// All of a document at `location`.
+    fn read(&self, location: &Location, bytes_max: u64) -> Result<Vec<u8>, LoadError> {
+        let read = || -> io::Result<Vec<u8>> {
+            let section = self.source.section(location, self.store.cancellation())?;
+            let length = section.length();
+            let mut bytes = Vec::new();
+            section.take(bytes_max).read_to_end(&mut bytes)?;
+            if bytes.len() as u64 != length {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            Ok(bytes)
+        };
+        read().map_err(LoadError::Read)
+    }
 }
 
-fn read_config(archive: &Archive, name: &str) -> Result<Vec<u8>, LoadError> {
-    archive.read(name, CONFIG_BYTES_MAX)
-}
-
-fn open_file(path: &Path) -> Result<File, LoadError> {
-    File::open(path).map_err(|source| LoadError::Open {
-        path: path.to_owned(),
-        source,
-    })
+fn digest_of(mut input: impl Read) -> io::Result<Digest> {
+    let mut hasher = Hasher::default();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match input.read(&mut buffer)? {
+            0 => return Ok(hasher.finish()),
+            count => hasher.update(&buffer[..count]),
+        }
+    }
 }

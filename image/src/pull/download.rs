@@ -13,7 +13,7 @@ use super::{PullError, RegistryError};
 use crate::limits::TRIES_MAX;
 use crate::manifest::Descriptor;
 use crate::progress::{LayerState, Progress};
-use crate::store::{HeldLayer, LayerName, Store};
+use crate::store::{Allowance, HeldLayer, LayerName, Store};
 
 /// Pieces of some 16 KiB under way to the converter: enough to keep both sides busy.
 const PIECES: usize = 64;
@@ -24,15 +24,16 @@ pub(super) async fn fetch_layer(
     registry: &Registry,
     blob: &Descriptor,
     name: LayerName,
+    allowance: &Allowance,
     progress: &dyn Progress,
     alive: &mpsc::Sender<()>,
 ) -> Result<HeldLayer, PullError> {
     let (pieces, receiver) = mpsc::channel(PIECES);
     let (ask, asked) = oneshot::channel();
-    let (store, size, alive) = (store.clone(), blob.size, alive.clone());
+    let (store, size, allowance, alive) = (store.clone(), blob.size, allowance.clone(), alive.clone());
     let keeping = spawn_blocking(move || {
         let _alive = alive;
-        store.hold_layer(name, Some(size), || {
+        store.hold_layer(name, size, &allowance, || {
             let _ = ask.send(());
             Ok(PieceReader {
                 receiver,

@@ -61,6 +61,18 @@ pub enum PullError {
     /// Over the limit on nesting.
     #[error("image index is nested deeper than {INDEX_DEPTH_MAX}")]
     TooDeep,
+    /// A document whose descriptor gives another size.
+    #[error("{what} {digest} has the wrong size: {found} bytes instead of {wanted}")]
+    Size {
+        /// Manifest or config.
+        what: &'static str,
+        /// Which.
+        digest: Digest,
+        /// What its descriptor says.
+        wanted: u64,
+        /// What came.
+        found: u64,
+    },
     /// Config and manifest name different numbers of layers.
     #[error("image manifest has {manifest} layers, its config {config}")]
     LayerCount {

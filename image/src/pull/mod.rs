@@ -23,7 +23,7 @@ use crate::manifest::{Descriptor, Document, Manifest, ManifestError, choose};
 use crate::platform::Platform;
 use crate::progress::{LayerState, Progress};
 use crate::reference::{Reference, Version};
-use crate::store::{HeldLayer, Image, LayerName, NewImage, Store};
+use crate::store::{Allowance, HeldLayer, Image, LayerName, NewImage, Store};
 use registry::Registry;
 
 pub use credentials::Credentials;
@@ -116,6 +116,7 @@ async fn pull_image(
     }
     let (manifest, manifest_bytes) = resolve(&registry, bytes, media_type, &options.platform).await?;
     let config_bytes = registry.small_blob(&manifest.config).await?;
+    check_size("image config", &manifest.config, &config_bytes)?;
     let config = ImageConfig::parse(&config_bytes)?;
     if !options.platform.accepts(&config.platform) {
         let wanted = options.platform.clone();
@@ -190,9 +191,24 @@ async fn resolve(
                 found,
             });
         }
+        check_size("manifest", entry, &bytes)?;
         media_type = Some(entry.media_type.clone());
     }
     Err(PullError::TooDeep)
+}
+
+/// Whether a document has the size that its descriptor gives.
+fn check_size(what: &'static str, descriptor: &Descriptor, bytes: &[u8]) -> Result<(), PullError> {
+    let found = bytes.len() as u64;
+    if found == descriptor.size {
+        return Ok(());
+    }
+    Err(PullError::Size {
+        what,
+        digest: descriptor.digest,
+        wanted: descriptor.size,
+        found,
+    })
 }
 
 /// All layers, a few at once, in the order of the manifest.
@@ -207,7 +223,7 @@ async fn fetch_layers(
         progress.layer(blob.digest, LayerState::Waiting);
     }
     let queue = Mutex::new((0..wanted.len()).rev().collect::<Vec<_>>());
-    let held = Mutex::new(Vec::new());
+    let (held, allowance) = (Mutex::new(Vec::new()), Allowance::of_an_image());
     let worker = || async {
         loop {
             let next = queue.lock().unwrap_or_else(|e| e.into_inner()).pop();
@@ -215,7 +231,7 @@ async fn fetch_layers(
                 return Ok::<(), PullError>(());
             };
             let (blob, name) = wanted[index];
-            let layer = download::fetch_layer(store, registry, blob, name, progress, alive).await?;
+            let layer = download::fetch_layer(store, registry, blob, name, &allowance, progress, alive).await?;
             held.lock().unwrap_or_else(|e| e.into_inner()).push((index, layer));
         }
     };

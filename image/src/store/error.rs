@@ -177,6 +177,9 @@ pub enum AddLayerError {
         /// What came.
         found: u64,
     },
+    /// Over the limit on all layers of the image.
+    #[error("image expands to more than {} GiB", IMAGE_EXPANDED_BYTES_MAX >> 30)]
+    ImageTooLarge,
     /// The tar is not the one that the config names.
     #[error("layer {layer} expands to {found}, but the image config says {wanted}")]
     DiffId {

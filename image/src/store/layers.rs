@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 
 use super::error::AddLayerError;
-use super::{ObjectLock, Store, StoreError};
+use super::{Allowance, ObjectLock, Store, StoreError};
 use crate::cancellation::{Cancellation, cancelled_error};
 use crate::converter::ConvertError;
 use crate::digest::{Digest, Hasher};
@@ -70,11 +70,24 @@ impl Store {
     }
 
     /// Makes sure that the layer is there: `open` is called for its bytes if it is not. Waits while another process
-    /// converts it. `size` is what the manifest says about the blob's length.
+    /// converts it. `size` is what the manifest says about the blob's length. The layer is charged to `allowance`.
     pub(crate) fn hold_layer<R: Read>(
         &self,
         name: LayerName,
-        size: Option<u64>,
+        size: u64,
+        allowance: &Allowance,
+        open: impl FnOnce() -> io::Result<R>,
+    ) -> Result<HeldLayer, AddLayerError> {
+        let held = self.obtain_layer(name, size, allowance.layer_bytes_max(), open)?;
+        allowance.charge(held.layer.data_bytes)?;
+        Ok(held)
+    }
+
+    fn obtain_layer<R: Read>(
+        &self,
+        name: LayerName,
+        size: u64,
+        expanded_bytes_max: u64,
         open: impl FnOnce() -> io::Result<R>,
     ) -> Result<HeldLayer, AddLayerError> {
         let path = self.lock_path(&name.to_string());
@@ -97,7 +110,7 @@ impl Store {
         if !existed {
             let made = open()
                 .map_err(|error| ConvertError::Source(error).into())
-                .and_then(|source| self.convert_layer(name, size, source));
+                .and_then(|source| self.convert_layer(name, size, expanded_bytes_max, source));
             if let Err(error) = made {
                 // There is nothing that the lock would be for.
                 lock.retire();
@@ -121,19 +134,25 @@ impl Store {
         }
     }
 
-    fn convert_layer(&self, name: LayerName, size: Option<u64>, source: impl Read) -> Result<(), AddLayerError> {
+    fn convert_layer(
+        &self,
+        name: LayerName,
+        size: u64,
+        expanded_bytes_max: u64,
+        source: impl Read,
+    ) -> Result<(), AddLayerError> {
         let workspace = self.workspace()?;
         let (data, index) = (workspace.create("data")?, workspace.create("index")?);
         let mut source = Verified {
             source,
             hasher: Hasher::default(),
             bytes: 0,
-            bytes_max: size.unwrap_or(u64::MAX),
+            bytes_max: size,
             cancellation: &self.cancellation,
         };
         let converted = self
             .converter
-            .convert_layer(&mut source, &data, &index, &self.cancellation);
+            .convert_layer(&mut source, &data, &index, expanded_bytes_max, &self.cancellation);
         // The converter stops early at a fault. Only a fault in the right bytes is the image's, so the rest is looked at.
         if matches!(converted, Err(ConvertError::Fault(_) | ConvertError::Died { .. })) {
             // What stops this ends in the size or the digest being wrong.
@@ -141,18 +160,18 @@ impl Store {
         }
         let over_size = |found| AddLayerError::Size {
             digest: name.blob,
-            wanted: size.unwrap_or(0),
+            wanted: size,
             found,
         };
         if source.bytes > source.bytes_max {
             return Err(over_size(source.bytes));
         }
         let converted = match converted {
-            Err(error) if error.is_no_space() => return Err(self.no_space(size.unwrap_or(0)).into()),
+            Err(error) if error.is_no_space() => return Err(self.no_space(size).into()),
             Err(error @ (ConvertError::Fault(_) | ConvertError::Died { .. })) => Err(error),
             converted => Ok(converted?),
         };
-        if size.is_some_and(|size| size != source.bytes) {
+        if size != source.bytes {
             return Err(over_size(source.bytes));
         }
         let found = source.hasher.finish();

@@ -18,6 +18,7 @@
 //! which a hostile blob may have subverted. So a blob can spoil itself alone, never another image that has the same
 //! `diff_id`.
 
+mod allowance;
 mod collect;
 mod commit;
 mod database;
@@ -40,6 +41,7 @@ use crate::limits::{CONFIG_BYTES_MAX, MANIFEST_BYTES_MAX};
 use crate::reference::{Reference, Version};
 use database::{Database, ImageRow};
 
+pub(crate) use allowance::Allowance;
 pub(crate) use commit::NewImage;
 pub use error::{
     AddLayerError, CommitImageError, FindImageError, OpenStoreError, RemoveImageError, RootfsError, StoreError,
