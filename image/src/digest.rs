@@ -39,6 +39,10 @@ impl Digest {
         hex::encode(self.0)
     }
 
+    pub(crate) fn to_bytes(self) -> [u8; 32] {
+        self.0
+    }
+
     /// The first 12 hexadecimal digits, as docker shows ids.
     pub fn short(&self) -> String {
         hex::encode(&self.0[..6])

@@ -49,7 +49,7 @@ pub use progress::{LayerState, Progress};
 pub use pull::{Credentials, CredentialsError, PullError, PullOptions, Pulled, RegistryError, pull};
 pub use reference::{ParseReferenceError, Reference, Version};
 pub use store::{
-    AddLayerError, CommitImageError, FindImageError, Image, OpenStoreError, RemoveImageError, Removed, Rootfs,
+    AddLayerError, CommitImageError, Damage, FindImageError, Image, OpenStoreError, RemoveImageError, Removed, Rootfs,
     RootfsError, Store, StoreError,
 };
 pub use text::printable;

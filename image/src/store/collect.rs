@@ -132,7 +132,7 @@ impl Store {
     }
 
     /// Moves the object away in one step, then takes it apart.
-    fn discard(&self, path: &Path) -> Result<(), StoreError> {
+    pub(super) fn discard(&self, path: &Path) -> Result<(), StoreError> {
         let workspace = self.workspace()?;
         let away = workspace.path().join("removed");
         match std::fs::rename(path, away) {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::database::ImageRow;
 use super::error::{CommitImageError, RootfsError};
+use super::seal::{Check, OpenSealedError, Seal};
 use super::{Image, LayerName, ObjectLock, Rootfs, Store, StoreError, StoredLayer};
 use crate::config::ImageConfig;
 use crate::digest::{Digest, Hasher};
@@ -13,6 +14,12 @@ use crate::erofs::BLOCK_BYTES;
 use crate::limits::IMAGE_EXPANDED_BYTES_MAX;
 use crate::reference::Reference;
 use crate::rootfs::Stack;
+
+/// Name of the file of a rootfs.
+pub(super) const METADATA: &str = "metadata";
+
+/// How often a rootfs is made anew while others do the same.
+const ROOTFS_TRIES: usize = 3;
 
 /// An image whose layers are stored, to be acknowledged.
 pub(crate) struct NewImage<'a> {
@@ -79,7 +86,7 @@ impl Store {
     /// Opens the files of an image's rootfs, made anew if it is missing. Open files stay whole when the image is removed.
     ///
     /// # Errors
-    /// [`RootfsError::MissingLayer`] if the image was removed meanwhile.
+    /// [`RootfsError::DamagedLayer`] if the image was removed meanwhile, or a layer does not hold what it was made with.
     pub fn rootfs(&self, image: &Image) -> Result<Rootfs, RootfsError> {
         let key = rootfs_key(&image.layers);
         let _lock = self.lock_object(key)?;
@@ -89,28 +96,58 @@ impl Store {
             .map(|layer| self.lock_layer(*layer))
             .collect::<Result<_, StoreError>>()?;
         let mut data = Vec::new();
-        for layer in unique_blobs(&self.open_layers(&image.layers)?) {
+        for layer in unique_blobs(&self.stored_layers(&image.layers)?) {
             data.push(self.open_layer_file(layer, "data")?);
         }
-        let path = self.rootfs_path(key);
-        if !path.exists() {
+        for _ in 0..ROOTFS_TRIES {
             self.ensure_rootfs(&image.layers, key)?;
+            match self.open_sealed(&self.rootfs_path(key), METADATA, Check::Stamp) {
+                Ok(metadata) => return Ok(Rootfs { metadata, data }),
+                Err(OpenSealedError::Store(error)) => return Err(error.into()),
+                // Made anew from the layers' indexes, which are checked. Another process may do the same.
+                Err(OpenSealedError::Damaged { .. }) => self.discard(&self.rootfs_path(key))?,
+            }
         }
-        let metadata = File::open(&path).map_err(|source| StoreError::File {
-            action: "open",
-            path,
-            source,
-        })?;
-        Ok(Rootfs { metadata, data })
+        Err(RootfsError::Contended)
     }
 
-    /// Makes the metadata image if it is missing. Two makers write the same bytes, so the later rename does no harm.
+    /// Makes the metadata image if it is missing. Of two makers, which write the same bytes, the first one's stays.
     fn ensure_rootfs(&self, layers: &[LayerName], key: Digest) -> Result<(), RootfsError> {
         let path = self.rootfs_path(key);
-        if path.exists() {
+        if path.is_dir() {
             return Ok(());
         }
-        let stored = self.open_layers(layers)?;
+        // A version before wrote a file of this name.
+        self.discard(&path)?;
+        let (stack, indexes) = self.stack(layers)?;
+        let workspace = self.workspace()?;
+        let out = workspace.create(METADATA)?;
+        let merged = self.converter.merge(stack, &indexes, &out, &self.cancellation);
+        merged.map_err(|error| {
+            if error.is_no_space() {
+                RootfsError::Store(self.no_space(0))
+            } else {
+                RootfsError::Convert(error)
+            }
+        })?;
+        let whole = workspace.path().join("rootfs");
+        let gather = || -> io::Result<()> {
+            out.sync_all()?;
+            std::fs::create_dir(&whole)?;
+            std::fs::rename(workspace.path().join(METADATA), whole.join(METADATA))?;
+            Seal::of(&[(METADATA, &out)], None, &self.cancellation)?.write(&whole)?;
+            File::open(&whole)?.sync_all()
+        };
+        gather().map_err(|error| self.write_error(&whole, 0, error))?;
+        match self.move_durably(&whole, &path) {
+            Err(_) if path.is_dir() => Ok(()),
+            moved => Ok(moved?),
+        }
+    }
+
+    /// What a merge of the layers is told of them, and their indexes.
+    fn stack(&self, layers: &[LayerName]) -> Result<(Stack, Vec<File>), RootfsError> {
+        let stored = self.stored_layers(layers)?;
         let unique = unique_blobs(&stored);
         let blob_of = |name: &LayerName| unique.iter().position(|unique| unique == name).unwrap_or(0) as u16;
         let bytes_of = |name: &LayerName| {
@@ -126,35 +163,12 @@ impl Store {
                 .map(|name| (bytes_of(name) / BLOCK_BYTES) as u32)
                 .collect(),
         };
-        let indexes: Vec<File> = layers
-            .iter()
-            .map(|layer| self.open_layer_file(*layer, "index"))
-            .collect::<Result<_, _>>()?;
-        let workspace = self.workspace()?;
-        let out = workspace.create("rootfs")?;
-        let merged = self.converter.merge(stack, &indexes, &out, &self.cancellation);
-        merged.map_err(|error| {
-            if error.is_no_space() {
-                RootfsError::Store(self.no_space(0))
-            } else {
-                RootfsError::Convert(error)
-            }
-        })?;
-        self.publish(&out, &workspace.path().join("rootfs"), &path)?;
-        Ok(())
+        let indexes = layers.iter().map(|layer| self.open_layer_file(*layer, "index"));
+        Ok((stack, indexes.collect::<Result<_, _>>()?))
     }
 
-    fn open_layers(&self, layers: &[LayerName]) -> Result<Vec<StoredLayer>, RootfsError> {
-        let stored = |name: &LayerName| {
-            self.stored_layer(*name)
-                .ok_or(RootfsError::MissingLayer { layer: name.blob })
-        };
-        layers.iter().map(stored).collect()
-    }
-
-    fn open_layer_file(&self, layer: LayerName, file: &str) -> Result<File, RootfsError> {
-        let path = self.layer_path(layer).join(file);
-        File::open(path).map_err(|_| RootfsError::MissingLayer { layer: layer.blob })
+    fn stored_layers(&self, layers: &[LayerName]) -> Result<Vec<StoredLayer>, RootfsError> {
+        layers.iter().map(|name| self.stored_layer(*name)).collect()
     }
 
     fn lock_object(&self, name: Digest) -> Result<ObjectLock, StoreError> {

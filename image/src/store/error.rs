@@ -222,12 +222,18 @@ pub enum CommitImageError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RootfsError {
-    /// A layer is not there: the image was removed meanwhile, or files of the store were.
-    #[error("layer {layer} of the image is missing or damaged: remove the image and pull it again")]
-    MissingLayer {
+    /// A layer is not there (the image was removed meanwhile, or files of the store were), or its bytes have changed.
+    #[error(
+        "layer {layer} of the image is missing or damaged, so that it is not used: `capsid pull` or `capsid load` of the \
+         image puts it right, `capsid rmi` removes it"
+    )]
+    DamagedLayer {
         /// The blob.
         layer: Digest,
     },
+    /// Others remove the rootfs as often as it is made.
+    #[error("the rootfs of the image changes all the time: is another process at work in the store?")]
+    Contended,
     /// The converter failed, or the layers do not fit together.
     #[error(transparent)]
     Convert(#[from] ConvertError),

@@ -1,10 +1,13 @@
 //! Layers: converted once, by one process at a time, however many want them.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
-use super::error::AddLayerError;
+use super::error::{AddLayerError, RootfsError};
+use super::lock::TRY_EVERY;
+use super::seal::{Check, OpenSealedError, Seal};
 use super::{Allowance, ObjectLock, Store, StoreError};
 use crate::cancellation::{Cancellation, cancelled_error};
 use crate::converter::ConvertError;
@@ -24,6 +27,16 @@ pub(crate) struct StoredLayer {
     pub name: LayerName,
     /// Length of the data blob, a multiple of the block size.
     pub data_bytes: u64,
+}
+
+/// Files of a layer: contents and names.
+const LAYER_FILES: [&str; 2] = ["data", "index"];
+
+/// A layer that holds what it was made with.
+struct WholeLayer {
+    layer: StoredLayer,
+    /// Length of the blob that it was made from.
+    blob_bytes: u64,
 }
 
 /// A layer that stays as long as this lives.
@@ -60,17 +73,51 @@ impl Store {
         ObjectLock::shared(&self.lock_path(&name.to_string()), &self.cancellation)
     }
 
-    /// The layer, if it is there.
-    pub(super) fn stored_layer(&self, name: LayerName) -> Option<StoredLayer> {
-        let data = std::fs::symlink_metadata(self.layer_path(name).join("data")).ok()?;
-        (data.is_file() && data.len() % BLOCK_BYTES == 0).then_some(StoredLayer {
-            name,
-            data_bytes: data.len(),
-        })
+    /// The layer, if it is there and whole.
+    fn whole_layer(&self, name: LayerName, check: Check) -> Result<Option<WholeLayer>, StoreError> {
+        let directory = self.layer_path(name);
+        let Some(blob_bytes) = Seal::read(&directory).and_then(|seal| seal.blob_bytes) else {
+            return Ok(None);
+        };
+        let mut files = Vec::new();
+        for file in LAYER_FILES {
+            match self.open_sealed(&directory, file, check) {
+                Ok(file) => files.push(file),
+                Err(OpenSealedError::Damaged { .. }) => return Ok(None),
+                Err(OpenSealedError::Store(error)) => return Err(error),
+            }
+        }
+        let data_bytes = files[0].metadata().map_or(0, |metadata| metadata.len());
+        let layer = StoredLayer { name, data_bytes };
+        Ok((data_bytes % BLOCK_BYTES == 0).then_some(WholeLayer { layer, blob_bytes }))
+    }
+
+    /// Whether a layer that should be there holds what it was made with; all of it is read.
+    pub(super) fn is_layer_whole(&self, name: LayerName) -> Result<bool, StoreError> {
+        let _lock = self.lock_layer(name)?;
+        Ok(self.whole_layer(name, Check::Content)?.is_some())
+    }
+
+    /// A layer of an image.
+    pub(super) fn stored_layer(&self, name: LayerName) -> Result<StoredLayer, RootfsError> {
+        let whole = self.whole_layer(name, Check::Stamp)?;
+        whole
+            .map(|whole| whole.layer)
+            .ok_or(RootfsError::DamagedLayer { layer: name.blob })
+    }
+
+    /// Opens a file of a layer of an image.
+    pub(super) fn open_layer_file(&self, layer: LayerName, file: &str) -> Result<File, RootfsError> {
+        match self.open_sealed(&self.layer_path(layer), file, Check::Stamp) {
+            Ok(file) => Ok(file),
+            Err(OpenSealedError::Damaged { .. }) => Err(RootfsError::DamagedLayer { layer: layer.blob }),
+            Err(OpenSealedError::Store(error)) => Err(error.into()),
+        }
     }
 
     /// Makes sure that the layer is there: `open` is called for its bytes if it is not. Waits while another process
-    /// converts it. `size` is what the manifest says about the blob's length. The layer is charged to `allowance`.
+    /// converts it. One that is damaged is made anew. `size` is what the manifest says about the blob's length, which must be
+    /// right for a layer that is there too. The layer is charged to `allowance`.
     pub(crate) fn hold_layer<R: Read>(
         &self,
         name: LayerName,
@@ -78,39 +125,50 @@ impl Store {
         allowance: &Allowance,
         open: impl FnOnce() -> io::Result<R>,
     ) -> Result<HeldLayer, AddLayerError> {
-        let held = self.obtain_layer(name, size, allowance.layer_bytes_max(), open)?;
+        let (held, blob_bytes) = self.obtain_layer(name, size, allowance.layer_bytes_max(), open)?;
+        if blob_bytes != size {
+            return Err(AddLayerError::Size {
+                digest: name.blob,
+                wanted: size,
+                found: blob_bytes,
+            });
+        }
         allowance.charge(held.layer.data_bytes)?;
         Ok(held)
     }
 
+    /// The layer and the length of its blob.
     fn obtain_layer<R: Read>(
         &self,
         name: LayerName,
         size: u64,
         expanded_bytes_max: u64,
         open: impl FnOnce() -> io::Result<R>,
-    ) -> Result<HeldLayer, AddLayerError> {
+    ) -> Result<(HeldLayer, u64), AddLayerError> {
         let path = self.lock_path(&name.to_string());
+        let held = |whole: WholeLayer, existed, lock| {
+            let layer = whole.layer;
+            let _lock = lock;
+            (HeldLayer { layer, existed, _lock }, whole.blob_bytes)
+        };
         let lock = loop {
             let lock = ObjectLock::shared(&path, &self.cancellation)?;
-            if let Some(layer) = self.stored_layer(name) {
-                return Ok(HeldLayer {
-                    layer,
-                    existed: true,
-                    _lock: lock,
-                });
+            if let Some(whole) = self.whole_layer(name, Check::Stamp)? {
+                return Ok(held(whole, true, lock));
             }
             drop(lock);
             // Never waited for: whoever made the layer meanwhile keeps it shared, maybe until we give another one free.
             if let Some(lock) = ObjectLock::try_exclusive(&path)? {
                 break lock;
             }
+            std::thread::sleep(TRY_EVERY);
         };
-        let existed = self.stored_layer(name).is_some();
+        let existed = self.whole_layer(name, Check::Stamp)?.is_some();
         if !existed {
-            let made = open()
-                .map_err(|error| ConvertError::Source(error).into())
-                .and_then(|source| self.convert_layer(name, size, expanded_bytes_max, source));
+            let made = self.discard(&self.layer_path(name)).map_err(Into::into).and_then(|()| {
+                let source = open().map_err(ConvertError::Source)?;
+                self.convert_layer(name, size, expanded_bytes_max, source)
+            });
             if let Err(error) = made {
                 // There is nothing that the lock would be for.
                 lock.retire();
@@ -118,12 +176,8 @@ impl Store {
             }
         }
         let lock = lock.share(&self.cancellation)?;
-        match self.stored_layer(name) {
-            Some(layer) => Ok(HeldLayer {
-                layer,
-                existed,
-                _lock: lock,
-            }),
+        match self.whole_layer(name, Check::Stamp)? {
+            Some(whole) => Ok(held(whole, existed, lock)),
             // Collected between the two locks, in the one moment in which nobody held it.
             None => Err(StoreError::File {
                 action: "keep",
@@ -150,9 +204,9 @@ impl Store {
             bytes_max: size,
             cancellation: &self.cancellation,
         };
-        let converted = self
-            .converter
-            .convert_layer(&mut source, &data, &index, expanded_bytes_max, &self.cancellation);
+        let converted =
+            self.converter
+                .convert_layer(&mut source, &data, &index, expanded_bytes_max, &self.cancellation);
         // The converter stops early at a fault. Only a fault in the right bytes is the image's, so the rest is looked at.
         if matches!(converted, Err(ConvertError::Fault(_) | ConvertError::Died { .. })) {
             // What stops this ends in the size or the digest being wrong.
@@ -189,7 +243,7 @@ impl Store {
                 found: converted.diff_id,
             });
         }
-        let sync = |file: &std::fs::File| {
+        let sync = |file: &File| {
             file.sync_all()
                 .map_err(|e| self.write_error(&self.layer_path(name), 0, e))
         };
@@ -199,10 +253,12 @@ impl Store {
         let whole = workspace.path().join("layer");
         let gather = || -> io::Result<()> {
             std::fs::create_dir(&whole)?;
-            for file in ["data", "index"] {
+            for file in LAYER_FILES {
                 std::fs::rename(workspace.path().join(file), whole.join(file))?;
             }
-            std::fs::File::open(&whole)?.sync_all()
+            let files = [(LAYER_FILES[0], &data), (LAYER_FILES[1], &index)];
+            Seal::of(&files, Some(size), &self.cancellation)?.write(&whole)?;
+            File::open(&whole)?.sync_all()
         };
         gather().map_err(|error| self.write_error(&whole, 0, error))?;
         Ok(self.move_durably(&whole, &self.layer_path(name))?)

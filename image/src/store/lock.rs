@@ -12,7 +12,7 @@ use super::StoreError;
 use crate::cancellation::Cancellation;
 
 /// How often a lock that another holds is tried: a blocking `flock` could not be cancelled.
-const TRY_EVERY: Duration = Duration::from_millis(5);
+pub(super) const TRY_EVERY: Duration = Duration::from_millis(5);
 
 /// Held on an object: shared by those who need it, exclusive by the one that makes or removes it.
 #[derive(Debug)]

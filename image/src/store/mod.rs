@@ -5,7 +5,8 @@
 //!   state.db                        SQLite: which images there are, their names and layers
 //!   blobs/DIGEST                    manifests and configs, by their own digest
 //!   layers/BLOB.DIFF/{data,index}   a converted layer, by the digests of its blob and of its tar
-//!   rootfs/KEY                      EROFS metadata of a stack of layers, by the digest of their names
+//!   rootfs/KEY/metadata             EROFS metadata of a stack of layers, by the digest of their names
+//!   {layers,rootfs}/X/seal          what the files beside it hold, checked before they are used
 //!   locks/OBJECT                    flock: shared while an object is needed, exclusive while it is made or removed
 //!   tmp/X                           what is being made; its maker holds an flock on it
 //! ```
@@ -25,6 +26,8 @@ mod database;
 mod error;
 mod layers;
 mod lock;
+mod seal;
+mod verify;
 mod workspace;
 
 use std::fs::{DirBuilder, File};
@@ -49,6 +52,7 @@ pub use error::{
 use layers::StoredLayer;
 pub(crate) use layers::{HeldLayer, LayerName};
 use lock::ObjectLock;
+pub use verify::Damage;
 pub(crate) use workspace::Workspace;
 
 /// An image in the store.
@@ -267,6 +271,7 @@ impl Store {
         self.root.join("blobs").join(digest.hex())
     }
 
+    /// Directory of a rootfs.
     fn rootfs_path(&self, key: Digest) -> PathBuf {
         self.root.join("rootfs").join(key.hex())
     }
