@@ -14,7 +14,7 @@ use crate::hold::Hold;
 use crate::plan::{self, Found, Plan, SeccompChoice, Surroundings, VOLUMES_MAX, VolumeSources, size};
 use crate::progress::Bars;
 use crate::settings::Settings;
-use crate::signals::Signals;
+use crate::signals::{Deadline, Signals};
 use crate::state::{Container, ContainerConfig, Pod, ShareMount, State, StateError, Status, Volume, VolumeMount};
 use crate::timings::Timings;
 use crate::volumes::{self, VolumesLock};
@@ -65,11 +65,16 @@ pub(crate) async fn create(
     signals: &mut Signals,
     timings: &mut Timings,
 ) -> anyhow::Result<Created> {
+    // What an image says is bounded; what the host takes its time for is not.
+    let _deadline = Deadline::set();
     let args = &beside_another(args, state)?;
     let (name, command) = run::image_and_command(args)?;
     let store = open_store(folders)?;
     let bars = Bars::new(args.quiet);
-    let obtaining = obtain(&store, &name, args, settings, &bars);
+    let obtaining = async {
+        let image = obtain(&store, &name, args, settings, &bars).await?;
+        check(&store, image).await
+    };
     let image = unless_interrupted(&store, signals, &bars, obtaining).await;
     let image = image.map_err(AttachError::Interrupted)??;
     drop(bars);
@@ -301,6 +306,13 @@ async fn obtain(store: &Store, name: &str, args: &RunArgs, settings: &Settings, 
     Ok(pulled
         .with_context(|| format!("cannot pull {reference}, which is not here"))?
         .image)
+}
+
+/// Reads what of the image was not used since the last boot. The supervisor could not be interrupted meanwhile.
+async fn check(store: &Store, image: Image) -> anyhow::Result<Image> {
+    let store = store.clone();
+    let checking = tokio::task::spawn_blocking(move || store.check_image(&image).map(|()| image));
+    Ok(checking.await.context("the check of the image broke off")??)
 }
 
 /// An image for another platform may be in the store, to look at or to copy, but not run.

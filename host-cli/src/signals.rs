@@ -1,6 +1,10 @@
 //! Signals to this process, as a stream.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -23,6 +27,9 @@ const LISTENED: [i32; 10] = [
 
 /// What asks a process to end, and can be caught.
 const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+
+/// How long a command may take to end after a signal that asks it to: people and service managers expect a second.
+const END_WITHIN: Duration = Duration::from_millis(950);
 
 /// Signals that arrived, in order.
 #[derive(Debug)]
@@ -70,6 +77,49 @@ impl Signals {
             }
         }
     }
+}
+
+/// Ends this process soon after a signal that asks it to, if it has not ended by itself: for work that notices nothing, as
+/// a system call that the kernel does not interrupt. What it leaves is removed by the next command, as after a crash.
+/// Holds until dropped.
+#[derive(Debug)]
+pub(crate) struct Deadline(Arc<AtomicBool>);
+
+impl Deadline {
+    /// Begins to listen, in a thread of its own.
+    pub(crate) fn set() -> io::Result<Self> {
+        let holds = Arc::new(AtomicBool::new(true));
+        let watched = Arc::clone(&holds);
+        let (told, heard) = sync_channel(1);
+        std::thread::Builder::new()
+            .name("deadline".into())
+            .spawn(move || drop(watch(&watched, || told.send(()).unwrap_or(()))))?;
+        // An error there closes the channel; the command then ends as fast as its work does.
+        let _ = heard.recv();
+        Ok(Self(holds))
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+fn watch(holds: &AtomicBool, listens: impl FnOnce()) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        let mut signals = Signals::listen_to_ending()?;
+        listens();
+        loop {
+            let number = signals.interruption().await;
+            tokio::time::sleep(END_WITHIN).await;
+            if holds.load(Ordering::Relaxed) {
+                std::process::exit(128 + number);
+            }
+        }
+    })
 }
 
 /// The signals that this process ignores, as `/proc/PID/status` has them: bit 0 is signal 1.

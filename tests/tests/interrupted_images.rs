@@ -104,6 +104,59 @@ fn a_load_from_a_pipe_that_is_interrupted_leaves_nothing() {
     }
 }
 
+/// How long a command may take to end after a signal.
+const END_WITHIN: Duration = Duration::from_secs(1);
+
+/// Sends SIGTERM to a call that has listened for it for a moment: it ends within a second, and nothing stays.
+#[track_caller]
+fn assert_ends_within_a_second(capsid: &Capsid, child: &mut Child, before: &[String]) {
+    thread::sleep(Duration::from_millis(500));
+    let signalled = Instant::now();
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+    let status = wait_until(child, signalled + patience(5)).expect("ends soon");
+    let took = signalled.elapsed();
+    assert_eq!(status.code(), Some(128 + Signal::SIGTERM as i32));
+    assert!(took <= patience(1).max(END_WITHIN), "took {took:?}");
+    assert_eq!(capsid.files(), before, "left behind");
+}
+
+#[test]
+fn a_load_ends_within_a_second_of_a_signal() {
+    let capsid = opened();
+    let before = capsid.files();
+    // A named pipe that nobody opens for writing: opening it must not wait.
+    let pipe = tempfile::tempdir().unwrap();
+    let pipe = pipe.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut child = start(capsid.call(["load", "-i", pipe.to_str().unwrap()]));
+    assert_ends_within_a_second(&capsid, &mut child, &before);
+    // A stream of which nothing ever comes.
+    let mut child = start(capsid.call(["load"]));
+    assert_ends_within_a_second(&capsid, &mut child, &before);
+    // One that never ends.
+    let mut child = capsid.call(["load"]).spawn_with(|command| {
+        let endless = fs::File::open("/dev/zero").unwrap();
+        command.stdin(endless).stdout(Stdio::null()).stderr(Stdio::null());
+    });
+    assert_ends_within_a_second(&capsid, &mut child, &before);
+}
+
+#[test]
+fn a_pull_ends_within_a_second_of_a_signal() {
+    let capsid = opened();
+    let (_registry, proxy) = stalling(&capsid);
+    let before = capsid.files();
+    for call in [
+        capsid.call(["pull", &proxy.reference(NAME)]),
+        capsid.run_call([&proxy.reference(NAME), "true"]),
+        capsid.call(["create", &proxy.reference(NAME), "true"]),
+    ] {
+        let mut child = start(call);
+        await_that("a layer arrives in the store", || is_making(&capsid, child.id()));
+        assert_ends_within_a_second(&capsid, &mut child, &before);
+    }
+}
+
 #[test]
 fn a_load_interrupted_at_any_time_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();

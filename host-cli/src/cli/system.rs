@@ -17,6 +17,9 @@ pub(crate) enum SystemCommand {
     /// Stop all containers, as for a reboot: those with a restart policy are started by `system start`
     #[command(after_help = "Example:\n  capsid system stop")]
     Stop,
+    /// Read all of every image and show what is damaged; the exit code is 1 then
+    #[command(after_help = "Example:\n  capsid system verify    # `capsid pull` of a damaged image puts it right")]
+    Verify,
     /// Show what there is on this machine
     #[command(after_help = "Example:\n  capsid system info --json")]
     Info(InfoArgs),

@@ -45,7 +45,7 @@ use crate::cli::RegistryArgs;
 use crate::folders::Folders;
 use crate::progress::Bars;
 use crate::settings::Settings;
-use crate::signals::Signals;
+use crate::signals::{Deadline, Signals};
 use crate::state::{self, State};
 
 /// What every verb starts from.
@@ -95,9 +95,8 @@ pub(crate) fn pull_options(platform: Option<Platform>, registry: &RegistryArgs, 
     }
 }
 
-/// How long work that was told to end may take to give back what it holds. Only what the kernel does not interrupt, as
-/// the opening of a named pipe that nobody writes, takes longer, and leaves nothing.
-const CANCEL_PATIENCE: Duration = Duration::from_secs(10);
+/// How long work that was told to end may take to give back what it holds. With the deadline it is a second in all.
+const CANCEL_PATIENCE: Duration = Duration::from_millis(800);
 
 /// Awaits work in the store. When the user interrupts, the work ends and cleans up first; then `Err` is the signal.
 pub(crate) async fn unless_interrupted<T>(
@@ -106,6 +105,8 @@ pub(crate) async fn unless_interrupted<T>(
     bars: &Bars,
     work: impl Future<Output = T>,
 ) -> Result<T, i32> {
+    // Without one, only what the kernel does not interrupt takes longer.
+    let _deadline = Deadline::set();
     tokio::pin!(work);
     let number = tokio::select! {
         done = &mut work => return Ok(done),

@@ -3,21 +3,27 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use capsid_image::{Image, Removed, Store};
+use anyhow::{Context as _, bail};
+use capsid_image::{Damage, Image, Removed, Store};
 use serde_json::{Value, json};
 
 use super::lifecycle::{confirm, remove_ended, start_one};
-use super::{Context, Scene, network, open_store, table, volume};
+use super::{Context, Scene, network, open_store, signal_exit_code, table, unless_interrupted, volume};
 use crate::cli::{DfArgs, InfoArgs, SystemCommand, SystemPruneArgs};
 use crate::control::{Answer, Request};
 use crate::error_text;
 use crate::format::Template;
 use crate::plan::size;
+use crate::progress::Bars;
+use crate::signals::Signals;
 use crate::state::{Container, RestartPolicy, Status};
 use crate::{clock, store_folder};
 
 /// Runs one of them.
 pub(crate) async fn run(context: Context, command: SystemCommand) -> anyhow::Result<u8> {
+    if matches!(command, SystemCommand::Verify) {
+        return verify(context).await;
+    }
     let scene = Scene::set(context)?;
     match command {
         SystemCommand::Df(args) => df(&scene, &args),
@@ -25,7 +31,29 @@ pub(crate) async fn run(context: Context, command: SystemCommand) -> anyhow::Res
         SystemCommand::Start => start(&scene).await,
         SystemCommand::Stop => stop(&scene).await,
         SystemCommand::Info(args) => info(&scene, &args),
+        SystemCommand::Verify => Ok(0),
     }
+}
+
+/// Reads all that is stored of images: a line for each part that is damaged.
+async fn verify(context: Context) -> anyhow::Result<u8> {
+    let (_, store) = context.store()?;
+    let (mut signals, bars) = (Signals::listen_to_ending()?, Bars::new(true));
+    let verifying = tokio::task::spawn_blocking({
+        let store = store.clone();
+        move || store.verify()
+    });
+    let damage = match unless_interrupted(&store, &mut signals, &bars, verifying).await {
+        Ok(verified) => verified.context("the check broke off")??,
+        Err(number) => return Ok(signal_exit_code(number)),
+    };
+    for Damage { image, part } in &damage {
+        println!("{image}: damaged: {part}");
+    }
+    if !damage.is_empty() {
+        bail!("images are damaged: `capsid pull` or `capsid load` of them puts them right, `capsid rmi` removes them");
+    }
+    Ok(0)
 }
 
 /// Bytes that a file takes on disk: a scratch disk is mostly a hole.
