@@ -52,6 +52,10 @@ pub const RATIO_FREE_BYTES: u64 = 100 << 20;
 /// Entries of one layer's tar. A full desktop root has about 400 000.
 pub const LAYER_ENTRIES_MAX: u64 = 1_000_000;
 
+/// Entries of all layers of an image, those of a layer that it has twice counted twice: what a merge reads, in some ten
+/// seconds. Layers seldom replace each other's files, so that real images have about as many as files.
+pub const IMAGE_ENTRIES_MAX: u64 = 4 * LAYER_ENTRIES_MAX;
+
 /// Files, links and directories of a merged rootfs. Bounds the memory of the merge (about 200 bytes each).
 pub const ROOTFS_ENTRIES_MAX: u32 = 1_000_000;
 

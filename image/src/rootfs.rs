@@ -9,6 +9,7 @@ use crate::erofs::{self, BLOCK_BYTES};
 use crate::layer::entry::Action;
 use crate::layer::fault::LayerFault;
 use crate::layer::index::{IndexReader, ReadIndexError};
+use crate::limits::IMAGE_ENTRIES_MAX;
 use crate::tree::Tree;
 
 /// A data blob's place in the stack: layers without contents have none, a layer that occurs twice has one.
@@ -33,15 +34,21 @@ pub(crate) enum MergeError {
 
 /// Writes the metadata image of the layers to `out` and tells its length.
 pub(crate) fn merge(stack: &Stack, mut indexes: Vec<File>, out: &File) -> Result<u64, MergeError> {
-    let mut tree = Tree::new();
+    let (mut tree, mut entries_left) = (Tree::new(), IMAGE_ENTRIES_MAX);
     for (index, &blob) in indexes.iter_mut().zip(&stack.blobs) {
-        apply_layer(&mut tree, index, blob, stack)?;
+        apply_layer(&mut tree, index, blob, stack, &mut entries_left)?;
     }
     erofs::write_image(&tree, &stack.blob_blocks, out).map_err(MergeError::Write)
 }
 
-/// Reads the index twice: what it hides from the layers below, then what it adds.
-fn apply_layer(tree: &mut Tree, index: &mut File, blob: u16, stack: &Stack) -> Result<(), MergeError> {
+/// Reads the index twice: what it hides from the layers below, then what it adds. Counts what it adds.
+fn apply_layer(
+    tree: &mut Tree,
+    index: &mut File,
+    blob: u16,
+    stack: &Stack,
+    entries_left: &mut u64,
+) -> Result<(), MergeError> {
     let blocks = stack.blob_blocks.get(usize::from(blob)).copied().unwrap_or(0);
     for hiding in [true, false] {
         index.rewind().map_err(MergeError::ReadIndex)?;
@@ -51,6 +58,7 @@ fn apply_layer(tree: &mut Tree, index: &mut File, blob: u16, stack: &Stack) -> R
                 tree.hide(&entry)?;
                 continue;
             }
+            *entries_left = entries_left.checked_sub(1).ok_or(LayerFault::TooManyImageEntries)?;
             // A file beyond its blob would read a neighbour's.
             if let Action::Make(_, crate::layer::entry::Node::File { block, size }) = entry.action
                 && u64::from(block).saturating_add(size.div_ceil(BLOCK_BYTES)) > u64::from(blocks)

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::path::NameFault;
 use crate::limits::{
-    EXPANSION_RATIO_MAX, IMAGE_EXPANDED_BYTES_MAX, LAYER_ENTRIES_MAX, LAYER_EXPANDED_BYTES_MAX, LINKS_FOLLOWED_MAX,
-    PATH_BYTES_MAX, ROOTFS_ENTRIES_MAX, ROOTFS_NAME_BYTES_MAX, TAR_HEADER_BYTES_MAX, XATTR_BYTES_MAX,
+    EXPANSION_RATIO_MAX, IMAGE_ENTRIES_MAX, IMAGE_EXPANDED_BYTES_MAX, LAYER_ENTRIES_MAX, LAYER_EXPANDED_BYTES_MAX,
+    LINKS_FOLLOWED_MAX, PATH_BYTES_MAX, ROOTFS_ENTRIES_MAX, ROOTFS_NAME_BYTES_MAX, TAR_HEADER_BYTES_MAX,
+    XATTR_BYTES_MAX,
 };
 use crate::text::printable;
 
@@ -106,6 +107,9 @@ pub enum LayerFault {
         /// The entry.
         path: String,
     },
+    /// Over the limit on entries of all layers.
+    #[error("the layers of the image have more than {IMAGE_ENTRIES_MAX} entries together")]
+    TooManyImageEntries,
     /// Over the limit on files of an image.
     #[error("image has more than {ROOTFS_ENTRIES_MAX} files")]
     TooManyFiles,

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use capsid_image::Removed;
+use capsid_image::{Digest, Removed};
 
 use crate::fixture::{Disk, Fixture, Tar, docker_archive, docker_archive_for, open, run};
 
@@ -26,6 +26,13 @@ pub(crate) const ALL: &[(&str, fn())] = &[
         a_full_disk_is_told_and_leaves_nothing,
     ),
     ("names_come_and_go", names_come_and_go),
+    (
+        "an_image_listed_often_is_loaded_once",
+        an_image_listed_often_is_loaded_once,
+    ),
+    ("sparse_files_cost_what_they_hold", sparse_files_cost_what_they_hold),
+    ("a_damaged_layer_is_never_served", a_damaged_layer_is_never_served),
+    ("a_damaged_rootfs_is_made_anew", a_damaged_rootfs_is_made_anew),
     ("two_processes_convert_a_layer_once", two_processes_convert_a_layer_once),
     ("odd_names_and_nodes_survive", odd_names_and_nodes_survive),
     ("real_images_equal_gnu_tar", real_images_equal_gnu_tar),
@@ -159,7 +166,7 @@ fn hostile_archives_are_refused_by_name() {
         ("not an image archive", Tar::new().file("x", b"").finish()),
         ("cannot read the archive", vec![b'x'; 2000]),
         (
-            "malformed",
+            "duplicate key",
             Tar::new()
                 .file("manifest.json", b"[{\"Config\":\"a\",\"Config\":\"b\"}]")
                 .finish(),
@@ -228,6 +235,156 @@ fn names_come_and_go() {
     assert!(rootfs.metadata.metadata().unwrap().len() >= 4096);
     fixture.assert_empty();
     assert!(store.rootfs(&image).is_err());
+}
+
+/// An archive whose `manifest.json` lists the image of [`docker_archive`] under other names, and what else it holds.
+fn archive_listing(entries: &[serde_json::Value], config_padding: usize, layer: &[u8]) -> Vec<u8> {
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux", "comment": "x".repeat(config_padding), "config": { "Cmd": ["sh"] },
+        "rootfs": { "type": "layers", "diff_ids": [Digest::of(layer)] },
+    });
+    let manifest = serde_json::Value::from(entries.to_vec()).to_string();
+    Tar::new()
+        .file("manifest.json", manifest.as_bytes())
+        .file("config.json", config.to_string().as_bytes())
+        .symlink("alias.tar", "layer.tar")
+        .file("layer.tar", layer)
+        .finish()
+}
+
+fn an_image_listed_often_is_loaded_once() {
+    let fixture = Fixture::new();
+    let layer = Tar::new().file("a", b"x").finish();
+    let entry = |config: String, name: usize| serde_json::json!({ "Config": config, "RepoTags": [format!("test:{name}")], "Layers": ["layer.tar"] });
+    let same: Vec<_> = (0..300).map(|name| entry("config.json".into(), name)).collect();
+    let images = fixture.load_bytes(archive_listing(&same, 3 << 20, &layer)).unwrap();
+    assert_eq!((images.len(), images[0].references.len()), (1, 300));
+    // Another spelling for each: then all that is read of them counts.
+    let spelled: Vec<_> = (0..300)
+        .map(|name| entry(format!("{}config.json", "./".repeat(name)), name))
+        .collect();
+    let error = fixture
+        .load_bytes(archive_listing(&spelled, 3 << 20, &layer))
+        .unwrap_err();
+    assert!(error.to_string().contains("MiB of manifests"), "{error}");
+    let linked = serde_json::json!({ "Config": "config.json", "RepoTags": ["linked:1"], "Layers": ["alias.tar"] });
+    assert_eq!(
+        fixture.load_bytes(archive_listing(&[linked], 0, &layer)).unwrap().len(),
+        1
+    );
+}
+
+/// A sparse file of GNU tar's old format: `content` at `offset`, in a file of `size` bytes.
+fn sparse(name: &str, offset: u64, content: &[u8], size: u64) -> Vec<u8> {
+    let mut tar = Tar::new().entry(b'S', name, "", 0o644, content).finish();
+    let number = |value: u64| {
+        let mut field = [0; 12];
+        field[4..].copy_from_slice(&value.to_be_bytes());
+        field[0] = 0x80;
+        field
+    };
+    tar[386..398].copy_from_slice(&number(offset));
+    tar[398..410].copy_from_slice(&number(content.len() as u64));
+    tar[483..495].copy_from_slice(&number(size));
+    tar[148..156].fill(b' ');
+    let sum: u32 = tar[..512].iter().map(|&byte| u32::from(byte)).sum();
+    tar[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    tar
+}
+
+fn sparse_files_cost_what_they_hold() {
+    let fixture = Fixture::new();
+    let start = std::time::Instant::now();
+    for size in [(10 << 30) + 1, (1 << 63) - 1] {
+        let told = fixture.refusal(&[sparse("bomb", 0, b"x", size)]);
+        assert!(told.contains("expands beyond the limit"), "{told}");
+    }
+    let image = fixture
+        .load_bytes(docker_archive(&[sparse("file", 9 << 30, b"x", (9 << 30) + 5)]))
+        .unwrap()
+        .remove(0);
+    let rootfs = fixture.store.rootfs(&image).unwrap();
+    let data = rootfs.data[0].metadata().unwrap();
+    assert_eq!(data.len(), (9 << 30) + 4096);
+    assert!(data.blocks() * 512 < 4 << 20, "{} blocks", data.blocks());
+    // A sparse member of the archive itself would be longer than what is stored of it.
+    let mut archive = sparse("manifest.json", 0, b"[]", (1 << 63) - 1);
+    archive.truncate(1024);
+    let told = crate::fixture::chain(&fixture.load_bytes(archive).unwrap_err());
+    assert!(told.contains("wrong size"), "{told}");
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+}
+
+/// Changes one byte in the middle of a file, and nothing that a directory tells of it but its times.
+fn flip_a_byte(path: &std::path::Path) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+    let (middle, mut byte) = (file.metadata().unwrap().len() / 2, [0]);
+    file.read_exact_at(&mut byte, middle).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], middle).unwrap();
+}
+
+/// The only entry of a directory of the store.
+fn only(fixture: &Fixture, directory: &str) -> std::path::PathBuf {
+    let mut entries = std::fs::read_dir(fixture.store.root().join(directory)).unwrap();
+    let path = entries.next().unwrap().unwrap().path();
+    assert!(entries.next().is_none());
+    path
+}
+
+fn a_damaged_layer_is_never_served() {
+    let fixture = Fixture::new();
+    let archive = docker_archive(&[Tar::new().file("a", &[7; 100_000]).finish()]);
+    let load = || fixture.load_bytes(archive.clone()).unwrap().remove(0);
+    let image = load();
+    assert_eq!(fixture.store.verify().unwrap(), []);
+    let assert_refused = || {
+        let error = fixture.store.rootfs(&image).unwrap_err().to_string();
+        assert!(
+            error.contains("layer sha256:") && error.contains("capsid pull"),
+            "{error}"
+        );
+        let damage = fixture.store.verify().unwrap();
+        let is_layer = |part: &str| part.starts_with("layer sha256:");
+        assert!(
+            damage.iter().all(|damage| is_layer(&damage.part)) && !damage.is_empty(),
+            "{damage:?}"
+        );
+        // A load or pull puts it right.
+        load();
+        fixture.store.rootfs(&image).unwrap();
+        assert_eq!(fixture.store.verify().unwrap(), []);
+    };
+    for name in ["data", "index", "seal"] {
+        std::fs::remove_file(only(&fixture, "layers").join(name)).unwrap();
+        assert_refused();
+    }
+    for name in ["data", "index"] {
+        flip_a_byte(&only(&fixture, "layers").join(name));
+        assert_refused();
+    }
+    let seal = only(&fixture, "layers").join("seal");
+    std::fs::write(&seal, "{}").unwrap();
+    assert_refused();
+    assert_eq!(std::fs::read_dir(fixture.store.root().join("tmp")).unwrap().count(), 0);
+}
+
+fn a_damaged_rootfs_is_made_anew() {
+    let fixture = Fixture::new();
+    let archive = docker_archive(&[Tar::new().file("a", b"hello").finish()]);
+    let image = fixture.load_bytes(archive).unwrap().remove(0);
+    let digest = || Disk::write(&fixture.store.rootfs(&image).unwrap(), fixture.directory.path()).digest();
+    let before = digest();
+    let path = only(&fixture, "rootfs").join("metadata");
+    flip_a_byte(&path);
+    assert_eq!(fixture.store.verify().unwrap().len(), 1);
+    assert_eq!(digest(), before);
+    assert_eq!(fixture.store.verify().unwrap(), []);
+    // A file of that name is what a version before has left.
+    let directory = only(&fixture, "rootfs");
+    std::fs::remove_dir_all(&directory).unwrap();
+    std::fs::write(&directory, "old").unwrap();
+    assert_eq!(digest(), before);
 }
 
 fn two_processes_convert_a_layer_once() {
