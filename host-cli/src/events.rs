@@ -10,6 +10,7 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use capsid_image::own_file;
 use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 
@@ -82,11 +83,12 @@ fn describe(container: &Container, action: &str, attributes: &[(&str, &str)], at
 fn append(data: &Path, line: &[u8]) -> io::Result<()> {
     let path = current(data);
     loop {
-        let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+        let mut options = OpenOptions::new();
+        let mut file = own_file::open(&path, options.create(true).append(true).mode(0o600))?;
         rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
         let ours = file.metadata()?;
         // Another writer may have made it the old one meanwhile.
-        if !std::fs::metadata(&path).is_ok_and(|now| now.ino() == ours.ino()) {
+        if !std::fs::symlink_metadata(&path).is_ok_and(|now| now.ino() == ours.ino()) {
             continue;
         }
         if ours.len() >= FILE_BYTES_MAX {
@@ -110,7 +112,7 @@ impl EventReader {
     pub(crate) fn open(data: &Path) -> Self {
         Self {
             data: data.into(),
-            file: File::open(previous(data)).ok(),
+            file: own_file::read(&previous(data)).ok(),
             position: 0,
         }
     }
@@ -122,7 +124,7 @@ impl EventReader {
             if let Some(file) = &mut self.file {
                 self.position = read_from(file, self.position, &mut events)?;
             }
-            let next = match File::open(current(&self.data)) {
+            let next = match own_file::read(&current(&self.data)) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(events),
                 opened => opened?,
             };

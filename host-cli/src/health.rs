@@ -3,9 +3,10 @@
 //! Written over by each check and read by `ps` and `inspect`. It is no part of the state: the next check says the same
 //! again, so nothing is synced, and a file that is missing or cut means that no check has ended yet.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use capsid_image::own_file;
 use serde::{Deserialize, Serialize};
 
 use crate::store_folder;
@@ -75,7 +76,11 @@ impl Health {
 
     /// What the last check of a container left.
     pub(crate) fn read(data: &Path, id: &str) -> Self {
-        let bytes = std::fs::read(path(data, id)).unwrap_or_default();
+        let mut bytes = Vec::new();
+        let read = own_file::read(&path(data, id)).and_then(|mut file| file.read_to_end(&mut bytes));
+        if read.is_err() {
+            return Self::default();
+        }
         serde_json::from_slice(&bytes).unwrap_or_default()
     }
 

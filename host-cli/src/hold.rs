@@ -8,13 +8,14 @@
 //!
 //! A supervisor is handed the lock by the command that starts it: it is never free in between.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use capsid_image::own_file;
 use rustix::fs::FlockOperation;
 
 /// How long a command waits for another one that holds the lock for a moment.
@@ -113,13 +114,7 @@ fn take(folder: &Path, path: &Path) -> io::Result<Option<Hold>> {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && !is_no_folder(folder) => continue,
             made => made?,
         }
-        let opened = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(path);
-        let lock = match opened {
+        let lock = match own_file::lock_file(path) {
             // Its last holder removed the folder in between.
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             opened => opened?,
@@ -129,7 +124,7 @@ fn take(folder: &Path, path: &Path) -> io::Result<Option<Hold>> {
             locked => locked?,
         }
         // A lock on a file that has been removed meanwhile says nothing.
-        let is_current = std::fs::metadata(path).is_ok_and(|now| {
+        let is_current = std::fs::symlink_metadata(path).is_ok_and(|now| {
             lock.metadata()
                 .is_ok_and(|ours| (ours.dev(), ours.ino()) == (now.dev(), now.ino()))
         });

@@ -4,10 +4,11 @@
 //! even `capsid ps` could work, let alone `capsid rm`. So a file takes up some room while there is enough, and gives it up
 //! when there is none.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use capsid_image::own_file;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 /// In the data folder.
@@ -32,7 +33,8 @@ enum Step {
 pub(crate) fn keep(data: &Path) {
     let path = data.join(NAME);
     let Ok(disk) = statvfs(data) else { return };
-    let held_bytes = fs::symlink_metadata(&path).map_or(0, |file| file.blocks() * 512);
+    let held = fs::symlink_metadata(&path).ok().filter(|found| found.is_file());
+    let held_bytes = held.map_or(0, |file| file.blocks() * 512);
     match step(disk.f_bavail.saturating_mul(disk.f_frsize), held_bytes) {
         Step::Make => drop(make(&path)),
         Step::GiveUp => drop(fs::remove_file(&path)),
@@ -49,7 +51,7 @@ fn step(free_bytes: u64, held_bytes: u64) -> Step {
 }
 
 fn make(path: &Path) -> std::io::Result<()> {
-    let file = File::create(path)?;
+    let file = own_file::create(path)?;
     let made = fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES);
     // Half of it would be taken for none, and made anew each time.
     made.or_else(|_| fs::remove_file(path))
@@ -75,5 +77,14 @@ mod tests {
         keep(folder.path());
         let file = fs::metadata(folder.path().join(NAME)).unwrap();
         assert!(file.blocks() * 512 >= RESERVE_BYTES);
+    }
+    #[test]
+    fn a_link_in_its_place_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let precious = folder.path().join("precious");
+        fs::write(&precious, "kept").unwrap();
+        std::os::unix::fs::symlink(&precious, folder.path().join(NAME)).unwrap();
+        keep(folder.path());
+        assert_eq!(fs::read(&precious).unwrap(), b"kept");
     }
 }

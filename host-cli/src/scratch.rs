@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use capsid_image::own_file;
 use rustix::fs::{FlockOperation, SeekFrom};
 
 /// What a container can write at most, bytes: docker's storage drivers with a quota default to the same 10 GB.
@@ -122,7 +123,8 @@ pub(crate) fn open(path: &Path) -> Result<File, ScratchError> {
         path: path.into(),
         source,
     };
-    let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
+    let mut options = OpenOptions::new();
+    let file = own_file::open(path, options.read(true).write(true)).map_err(failed)?;
     let deadline = Instant::now() + LAST_MACHINE_WAIT;
     loop {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -141,24 +143,18 @@ fn prepared(data: &Path, template: &Template) -> Result<File, ScratchError> {
         path: path.clone(),
         source,
     };
-    match File::open(&path) {
+    match own_file::read(&path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         found => return found.map_err(failed),
     }
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(data.join("scratch.lock"))
-        .map_err(failed)?;
+    let lock = own_file::lock_file(&data.join("scratch.lock")).map_err(failed)?;
     rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(|e| failed(e.into()))?;
-    if let Ok(made_meanwhile) = File::open(&path) {
+    if let Ok(made_meanwhile) = own_file::read(&path) {
         return Ok(made_meanwhile);
     }
     let temporary = data.join("scratch.tmp");
     format(template, &temporary)?;
-    let file = File::open(&temporary).map_err(failed)?;
+    let file = own_file::read(&temporary).map_err(failed)?;
     file.sync_all().map_err(failed)?;
     std::fs::rename(&temporary, &path).map_err(failed)?;
     Ok(file)
@@ -170,13 +166,7 @@ fn format(template: &Template, path: &Path) -> Result<(), ScratchError> {
         path: path.into(),
         source,
     };
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(failed)?;
+    let file = own_file::create(path).map_err(failed)?;
     file.set_len(template.bytes).map_err(failed)?;
     let output = Command::new("mkfs.ext4")
         .args(["-q", "-F", "-m", "0", "-i", template.inode_ratio])

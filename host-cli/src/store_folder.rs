@@ -22,7 +22,10 @@ pub(crate) fn log(data: &Path, id: &str) -> PathBuf {
 
 /// Makes a container's folder.
 pub(crate) fn make(data: &Path, id: &str) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).recursive(true).create(all(data).join(id))
+    let mut builder = DirBuilder::new();
+    builder.mode(0o700).recursive(true).create(all(data))?;
+    // One that is there already is not the new container's.
+    builder.recursive(false).create(all(data).join(id))
 }
 
 /// Removes it with all that is in it.

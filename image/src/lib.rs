@@ -25,6 +25,7 @@ mod json;
 mod layer;
 mod load;
 mod manifest;
+pub mod own_file;
 mod platform;
 mod progress;
 mod pull;

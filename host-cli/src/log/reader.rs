@@ -7,6 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use capsid_image::own_file;
+
 use super::Entry;
 use super::writer::numbered;
 use crate::clock;
@@ -168,7 +170,7 @@ fn opened_now(path: &Path) -> io::Result<(Vec<File>, bool)> {
         } else {
             numbered(path, number)
         };
-        match File::open(&name) {
+        match own_file::read(&name) {
             Err(e) if e.kind() == io::ErrorKind::NotFound && missing == 1 => break,
             Err(e) if e.kind() == io::ErrorKind::NotFound => missing += 1,
             opened => {
@@ -186,7 +188,7 @@ fn opened_now(path: &Path) -> io::Result<(Vec<File>, bool)> {
 }
 
 fn inode(path: &Path) -> io::Result<Option<u64>> {
-    match std::fs::metadata(path) {
+    match std::fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         found => found.map(|metadata| Some(metadata.ino())),
     }

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use capsid_image::own_file;
+
 use super::{Entry, LINE_BYTES_MAX, LogStream};
 use crate::clock;
 use crate::state::LogOptions;
@@ -136,7 +138,7 @@ pub(super) fn numbered(path: &Path, number: u32) -> PathBuf {
 
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.create(true).read(true).append(true).mode(0o600).open(path)
+    own_file::open(path, options.create(true).read(true).append(true).mode(0o600))
 }
 
 fn ends_a_line(file: &File, size: u64) -> io::Result<bool> {

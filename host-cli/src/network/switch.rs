@@ -8,15 +8,16 @@
 //!
 //! Whoever finds none starts it. It is nobody's child: it ends when its last member has gone.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use capsid_image::own_file;
 use capsid_vmm::config::{Config, SwitchConfig};
 use capsid_vmm::switch::membership::{self, Answer, Join};
 use rustix::fs::FlockOperation;
@@ -156,9 +157,7 @@ fn lock(folder: &Path) -> Result<File, SwitchError> {
 fn open_lock(folder: &Path) -> Result<File, SwitchError> {
     let open = || {
         DirBuilder::new().mode(0o700).recursive(true).create(folder)?;
-        let mut options = OpenOptions::new();
-        options.create(true).truncate(false).write(true).mode(0o600);
-        options.open(folder.join("lock"))
+        own_file::lock_file(&folder.join("lock"))
     };
     open().map_err(|source| SwitchError::Folder {
         path: folder.into(),
@@ -204,7 +203,7 @@ fn start(folder: &Path, gateways: &[IpAddr]) -> Result<(), SwitchError> {
     });
     let config_fd = files.add(config_file(&config)?);
     let arguments = ["--config-fd".into(), config_fd.to_string()];
-    let log = File::create(folder.join(LOG)).map_err(|source| SwitchError::Folder {
+    let log = own_file::create(&folder.join(LOG)).map_err(|source| SwitchError::Folder {
         path: folder.join(LOG),
         source,
     })?;

@@ -1,10 +1,11 @@
 //! The last verdict, kept for one boot: a small JSON file in the runtime folder.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use capsid_image::own_file;
 use serde::{Deserialize, Serialize};
 
 use super::KvmVerdict;
@@ -47,7 +48,7 @@ impl Key {
 /// The verdict stored for exactly `key`. A file that is missing, cut off or otherwise wrong holds none.
 pub(super) fn load(folder: &Path, key: &Key) -> Option<KvmVerdict> {
     let mut text = Vec::new();
-    File::open(folder.join(FILE))
+    own_file::read(&folder.join(FILE))
         .ok()?
         .take(MAX_FILE)
         .read_to_end(&mut text)

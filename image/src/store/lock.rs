@@ -1,8 +1,8 @@
 //! Locks on objects of the store, held by processes and released by the kernel when they die.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::StoreError;
 use crate::cancellation::Cancellation;
+use crate::own_file;
 
 /// How often a lock that another holds is tried: a blocking `flock` could not be cancelled.
 pub(super) const TRY_EVERY: Duration = Duration::from_millis(5);
@@ -53,14 +54,7 @@ impl ObjectLock {
             source,
         };
         loop {
-            let mut options = OpenOptions::new();
-            let file = options
-                .read(true)
-                .write(true)
-                .create(true)
-                .mode(0o600)
-                .open(path)
-                .map_err(lock_error)?;
+            let file = own_file::lock_file(path).map_err(lock_error)?;
             match flock(&file, operation) {
                 Ok(()) => {}
                 Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
