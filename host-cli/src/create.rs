@@ -15,7 +15,9 @@ use crate::plan::{self, Found, Plan, SeccompChoice, Surroundings, VOLUMES_MAX, V
 use crate::progress::Bars;
 use crate::settings::Settings;
 use crate::signals::{Deadline, Signals};
-use crate::state::{Container, ContainerConfig, Pod, ShareMount, State, StateError, Status, Volume, VolumeMount};
+use crate::state::{
+    Container, ContainerConfig, Pending, Pod, ShareMount, State, StateError, Status, Volume, VolumeMount,
+};
 use crate::timings::Timings;
 use crate::volumes::{self, VolumesLock};
 use crate::{clock, doctor, events, id, names, network, parts, scratch, session, shares, store_folder, terminal};
@@ -41,8 +43,8 @@ impl Created {
     }
 }
 
-/// Removes a held container. The row goes first: what is killed in between leaves files without a row, which the next
-/// command removes, and never a row without files. With `anonymous`, the volumes that were made for it go as well.
+/// Removes a held container. The row goes first, and leaves a record: what is killed in between leaves files without a row,
+/// which the next command removes, and never a row without files. With `anonymous`, the volumes that were made for it go as well.
 pub(crate) fn remove(
     state: &State,
     folders: &Folders,
@@ -53,7 +55,9 @@ pub(crate) fn remove(
     volumes::remove_container(state, &folders.data, container, anonymous)?;
     events::tell(&folders.data, container, "destroy", &[]);
     store_folder::remove(&folders.data, &container.id).context("cannot remove the container's files")?;
-    hold.remove().context("cannot remove the container's run folder")
+    hold.remove().context("cannot remove the container's run folder")?;
+    state.settle(Pending::Container, &container.id);
+    Ok(())
 }
 
 /// The recipe: image, accelerator and plan are at hand, then lock, folder, row.
@@ -108,8 +112,7 @@ pub(crate) async fn create(
         container.config.kernel = pod.config.kernel;
         container.pod = Some(pod.id);
     }
-    // Its id is new, but a command that cleans up may look at its lock for a moment.
-    let hold = Hold::take(&folders.run, &container.id, || false)?.context("another command makes this container")?;
+    let hold = hold_new(state, folders, &container.id)?;
     let added = make_disk(folders, &container.id)
         .and_then(|()| add_with_volumes(state, folders, &mut container, args.name.as_deref(), &random));
     let created = Created { container, hold };
@@ -177,6 +180,20 @@ fn pods_accelerator(pod: &Pod, choice: AccelChoice) -> anyhow::Result<AccelChoic
     Ok(accelerator)
 }
 
+/// The lock of a container to be made, whose id is recorded first.
+fn hold_new(state: &State, folders: &Folders, id: &str) -> anyhow::Result<Hold> {
+    state.record(Pending::Container, id)?;
+    // The id is new, but a command that cleans up may hold the lock for a moment.
+    let hold = Hold::take(&folders.run, id, || false)?.context("another command makes this container")?;
+    // In that moment it may have taken the record away, which it does with the lock alone: ours now.
+    if let Err(error) = state.record(Pending::Container, id) {
+        // Why it was not made matters more.
+        let _ = hold.remove();
+        return Err(error.into());
+    }
+    Ok(hold)
+}
+
 fn make_disk(folders: &Folders, id: &str) -> anyhow::Result<()> {
     store_folder::make(&folders.data, id).context("cannot make the container's folder")?;
     Ok(scratch::create(
@@ -201,7 +218,7 @@ fn add_with_volumes(
     let added = add(state, container, &made, wanted, random);
     if added.is_err() {
         made.iter()
-            .try_for_each(|volume| volumes::remove_disk(&folders.data, &volume.name))?;
+            .try_for_each(|volume| volumes::remove_disk(state, &folders.data, &volume.name))?;
     }
     Ok(added?)
 }

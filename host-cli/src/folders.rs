@@ -6,15 +6,37 @@
 //! | run: locks and sockets of running pods | `/run/capsid` | `$XDG_RUNTIME_DIR/capsid` |
 //! | config: `config.toml` | `/etc/capsid` | `$XDG_CONFIG_HOME/capsid` |
 //!
-//! `CAPSID_DATA_DIR` and `CAPSID_RUN_DIR` stand in for the first two.
+//! `CAPSID_DATA_DIR` and `CAPSID_RUN_DIR` stand in for the first two. Without `XDG_RUNTIME_DIR`, a user's run folder is
+//! `/run/user/UID/capsid` where that is the user's alone, and `/tmp/capsid-UID` otherwise.
+//!
+//! Each folder is Capsid's or was empty: see [`Directory`]. In `/tmp` anybody may make a link or folder of that name. So
+//! links are not followed there, and the folder must be the user's with mode 0700; nobody else can rename or replace it
+//! from then on, because `/tmp` is sticky, and its path is as good as an open descriptor.
 
 use std::env;
-use std::fs::DirBuilder;
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::reserve;
+use capsid_image::{Directory, DirectoryError, DirectorySpec, Links, Recovered, STORE_DATABASE};
+
+use crate::{id, reserve, state};
+
+/// The data folder: what is in it, and how it is known to be Capsid's.
+pub(crate) const DATA: DirectorySpec = DirectorySpec {
+    kind: "data",
+    databases: &[STORE_DATABASE, state::DATABASE],
+    subdirectories: &["blobs", "layers", "rootfs", "locks", "tmp", "containers", "volumes"],
+    is_older: |_| false,
+};
+
+/// The run folder.
+const RUN: DirectorySpec = DirectorySpec {
+    kind: "run",
+    databases: &[],
+    subdirectories: &["pods", "networks"],
+    is_older: is_older_run,
+};
 
 /// The folders of one invocation. They exist, belong to the caller, and nobody else can enter them.
 #[derive(Debug, Clone)]
@@ -28,29 +50,46 @@ pub(crate) struct Folders {
 pub(crate) enum FoldersError {
     #[error("cannot tell where to keep data: set HOME, XDG_DATA_HOME or CAPSID_DATA_DIR")]
     NoHome,
-    #[error("cannot make folder {path}")]
-    Make {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("folder {path} belongs to user {owner}, not to you: choose another by CAPSID_DATA_DIR or CAPSID_RUN_DIR")]
-    Foreign { path: PathBuf, owner: u32 },
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
 }
+
+/// Where a folder is to be, and whether links to it are followed.
+type Place = (PathBuf, Links);
 
 impl Folders {
     /// Finds and makes the folders.
     pub(crate) fn prepare(data: Option<PathBuf>, run: Option<PathBuf>) -> Result<Self, FoldersError> {
-        let data = match data {
-            Some(path) => path,
-            None => default_data().ok_or(FoldersError::NoHome)?,
-        };
-        let run = run.unwrap_or_else(default_run);
-        make_private(&data)?;
-        make_private(&run)?;
+        let (data, run) = places(data, run)?;
+        let data = Directory::open(&data.0, &DATA, data.1)?.path().to_owned();
+        let run = Directory::open(&run.0, &RUN, run.1)?.path().to_owned();
         reserve::keep(&data);
         Ok(Self { data, run })
     }
+
+    /// Makes folders usable again that [`prepare`](Self::prepare) refuses, and opens them. `check` is called with the run
+    /// folder before anything changes in the data folder.
+    pub(crate) fn recover(
+        data: Option<PathBuf>,
+        run: Option<PathBuf>,
+        check: impl FnOnce(&Path) -> anyhow::Result<()>,
+    ) -> anyhow::Result<(Self, [Recovered; 2])> {
+        let (data, run) = places(data, run)?;
+        let of_run = Directory::recover(&run.0, &RUN, run.1)?;
+        check(Directory::open(&run.0, &RUN, run.1)?.path())?;
+        let of_data = Directory::recover(&data.0, &DATA, data.1)?;
+        let folders = Self::prepare(Some(data.0), Some(run.0))?;
+        Ok((folders, [of_data, of_run]))
+    }
+}
+
+fn places(data: Option<PathBuf>, run: Option<PathBuf>) -> Result<(Place, Place), FoldersError> {
+    let data = match data {
+        Some(path) => path,
+        None => default_data().ok_or(FoldersError::NoHome)?,
+    };
+    let run = run.map_or_else(default_run, |path| (path, Links::Follow));
+    Ok(((data, Links::Follow), run))
 }
 
 /// The configuration file, if its place is known.
@@ -76,15 +115,45 @@ fn default_data() -> Option<PathBuf> {
     Some(absolute("HOME")?.join(".local/share/capsid"))
 }
 
-fn default_run() -> PathBuf {
+fn default_run() -> Place {
     if let Some(path) = absolute("XDG_RUNTIME_DIR") {
-        return path.join("capsid");
+        return (path.join("capsid"), Links::Follow);
     }
     if is_root() {
-        return "/run/capsid".into();
+        return ("/run/capsid".into(), Links::Follow);
     }
-    // No login session (cron, su): a folder of the user's own in /tmp; `make_private` refuses somebody else's.
-    env::temp_dir().join(format!("capsid-{}", nix::unistd::getuid()))
+    let uid = nix::unistd::getuid().as_raw();
+    run_without_session(uid, Path::new("/run/user"), &env::temp_dir())
+}
+
+/// The run folder of a user without `XDG_RUNTIME_DIR` (cron, su): the one of the login session if there is any.
+fn run_without_session(uid: u32, sessions: &Path, temporary: &Path) -> Place {
+    let session = sessions.join(uid.to_string());
+    let is_users_alone = std::fs::symlink_metadata(&session)
+        .is_ok_and(|found| found.is_dir() && found.uid() == uid && found.mode() & 0o777 == 0o700);
+    if is_users_alone {
+        return (session.join("capsid"), Links::Refuse);
+    }
+    (temporary.join(format!("capsid-{uid}")), Links::Refuse)
+}
+
+/// Whether all that a folder holds is what the last release made in a run folder: there was no marker yet.
+fn is_older_run(path: &Path) -> bool {
+    let all = |path: &Path, is_known: &dyn Fn(&OsStr) -> bool| {
+        let entries = std::fs::read_dir(path);
+        entries.is_ok_and(|entries| {
+            let mut names = entries.map(|entry| entry.map(|entry| entry.file_name()));
+            names.all(|name| name.is_ok_and(|name| is_known(&name)))
+        })
+    };
+    let is_id = |name: &OsStr| name.to_str().is_some_and(id::is_id);
+    all(path, &|name| match name.to_str() {
+        Some("pods" | "networks") => all(&path.join(name), &is_id),
+        Some("kvm-verdict.json") => true,
+        // The verdict while it is written.
+        Some(name) => name.starts_with(".tmp"),
+        None => false,
+    })
 }
 
 fn is_root() -> bool {
@@ -97,36 +166,76 @@ fn absolute(variable: &str) -> Option<PathBuf> {
         .filter(|path| path.is_absolute())
 }
 
-/// Makes `path` with mode 0700; an existing one must be the caller's and is closed to others.
-fn make_private(path: &Path) -> Result<(), FoldersError> {
-    let failed = |source| FoldersError::Make {
-        path: path.into(),
-        source,
-    };
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(failed)?;
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn refusal(path: &Path, links: Links) -> String {
+        Directory::open(path, &RUN, links).unwrap_err().to_string()
     }
-    match DirBuilder::new().mode(0o700).create(path) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(e)),
-        _ => {}
+
+    #[test]
+    fn the_sessions_folder_is_preferred_and_must_be_the_users_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let (sessions, temporary) = (place.path().join("user"), place.path().join("tmp"));
+        let uid = nix::unistd::geteuid().as_raw();
+        let session = sessions.join(uid.to_string());
+        let chosen = || run_without_session(uid, &sessions, &temporary).0;
+        let fallback = temporary.join(format!("capsid-{uid}"));
+        assert_eq!(chosen(), fallback);
+        fs::create_dir_all(&session).unwrap();
+        fs::set_permissions(&session, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(chosen(), fallback);
+        fs::set_permissions(&session, fs::Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(chosen(), session.join("capsid"));
+        assert_eq!(run_without_session(uid + 1, &sessions, &temporary).1, Links::Refuse);
+        fs::rename(&session, place.path().join("elsewhere")).unwrap();
+        symlink(place.path().join("elsewhere"), &session).unwrap();
+        assert_eq!(chosen(), fallback);
     }
-    let metadata = std::fs::symlink_metadata(path).map_err(failed)?;
-    if !metadata.is_dir() {
-        // A link to a folder is fine when what it leads to is ours.
-        let target = std::fs::metadata(path).map_err(failed)?;
-        if !target.is_dir() {
-            return Err(failed(io::ErrorKind::NotADirectory.into()));
-        }
+
+    #[test]
+    fn a_public_place_is_entered_only_where_nobody_else_had_a_hand() {
+        let place = tempfile::tempdir().unwrap();
+        let public = place.path().join("tmp");
+        fs::create_dir(&public).unwrap();
+        fs::set_permissions(&public, fs::Permissions::from_mode(0o1777)).unwrap();
+        let ours = public.join("capsid-1");
+        let target = place.path().join("target");
+        fs::create_dir_all(target.join("pods/precious")).unwrap();
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o755)).unwrap();
+        symlink(&target, &ours).unwrap();
+        assert!(refusal(&ours, Links::Refuse).contains("symbolic link"));
+        fs::remove_file(&ours).unwrap();
+        fs::create_dir(&ours).unwrap();
+        fs::set_permissions(&ours, fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(refusal(&ours, Links::Refuse).contains("open to other users (mode 755)"));
+        assert_eq!(fs::metadata(&ours).unwrap().mode() & 0o777, 0o755);
+        fs::set_permissions(&ours, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::set_permissions(&public, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(refusal(&ours, Links::Refuse).contains("no sticky bit"));
+        fs::set_permissions(&public, fs::Permissions::from_mode(0o1777)).unwrap();
+        Directory::open(&ours, &RUN, Links::Refuse).unwrap();
+        // Nothing was touched where the link led.
+        assert!(target.join("pods/precious").is_dir());
+        assert_eq!(fs::metadata(&target).unwrap().mode() & 0o777, 0o755);
+        assert!(refusal(&target, Links::Follow).contains("not Capsid's"));
     }
-    let metadata = std::fs::metadata(path).map_err(failed)?;
-    if metadata.uid() != nix::unistd::geteuid().as_raw() {
-        return Err(FoldersError::Foreign {
-            path: path.into(),
-            owner: metadata.uid(),
-        });
+
+    #[test]
+    fn a_run_folder_of_the_last_release_is_taken_over() {
+        let run = tempfile::tempdir().unwrap();
+        let pod = run.path().join("pods").join("a".repeat(64));
+        fs::create_dir_all(&pod).unwrap();
+        fs::write(pod.join("lock"), "").unwrap();
+        fs::write(run.path().join("kvm-verdict.json"), "{}").unwrap();
+        Directory::open(run.path(), &RUN, Links::Follow).unwrap();
+        assert!(pod.join("lock").exists());
+        let foreign = tempfile::tempdir().unwrap();
+        fs::create_dir_all(foreign.path().join("pods/mine")).unwrap();
+        assert!(refusal(foreign.path(), Links::Follow).contains("not Capsid's"));
     }
-    if metadata.permissions().mode() & 0o077 != 0 {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
-    }
-    Ok(())
 }

@@ -11,3 +11,8 @@ pub(crate) fn new() -> std::io::Result<String> {
     getrandom(&mut bytes, GetRandomFlags::empty())?;
     Ok(hex::encode(bytes))
 }
+
+/// Whether a text has the form of an id.
+pub(crate) fn is_id(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}

@@ -6,27 +6,32 @@
 //! ```
 //!
 //! A row exists once the disk is complete, and is gone before the disk is: what is killed in between leaves a disk
-//! without a row, which the next command removes. ext4 is no cluster filesystem: two machines that have it, one of them
+//! without a row but with a record in `pending`, which the next command removes. A disk with neither is left alone. ext4 is no cluster filesystem: two machines that have it, one of them
 //! writing, destroy it. The lock belongs to the open file, which the machine's processes have too: it is free when the
 //! last of them is gone, however they ended.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use capsid_image::own_file;
 use rustix::fs::FlockOperation;
 
 use crate::accelerator::Disk;
 use crate::clock;
+use crate::plan;
 use crate::scratch::{self, ScratchError};
-use crate::state::{Container, State, StateError, Volume, VolumeMount};
+use crate::state::{Container, Pending, State, StateError, Step, Volume, VolumeMount};
 
 /// How long a pod waits for a volume whose last one was killed: its processes are about to be gone.
 const LAST_POD_WAIT: Duration = Duration::from_secs(5);
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Name of the lock.
+const LOCK: &str = "volumes.lock";
 
 /// Where ext4's incompatible features are: 0x60 bytes into the superblock, which begins at 1024 (fs/ext4/ext4.h).
 const FEATURES_OFFSET: u64 = 1024 + 0x60;
@@ -36,8 +41,16 @@ const NEEDS_RECOVERY: u32 = 0x4;
 /// Why a volume cannot be made, removed or used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VolumeError {
-    #[error("cannot lock the volumes")]
-    Lock(#[source] io::Error),
+    #[error("cannot lock the volumes with {path}")]
+    Lock {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "{path} is in the way of a new volume, and Capsid knows nothing of it: move it away, or choose another name"
+    )]
+    Occupied { path: PathBuf },
     #[error("cannot make the folder of volume {name}")]
     Folder {
         name: String,
@@ -86,20 +99,21 @@ pub(crate) struct VolumesLock {
 impl VolumesLock {
     /// Waits for other commands, which hold it for milliseconds.
     pub(crate) fn take(data: &Path) -> Result<Self, VolumeError> {
-        Self::open(data, FlockOperation::LockExclusive).map_err(VolumeError::Lock)
+        Self::open(data, FlockOperation::LockExclusive).map_err(|source| VolumeError::Lock {
+            path: data.join(LOCK),
+            source,
+        })
     }
 
     fn open(data: &Path, operation: FlockOperation) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        options.create(true).truncate(false).write(true).mode(0o600);
-        let file = options.open(data.join("volumes.lock"))?;
+        let file = own_file::lock_file(&data.join(LOCK))?;
         rustix::fs::flock(&file, operation)?;
         Ok(Self { _file: file })
     }
 }
 
 /// The folder of all volumes.
-fn all(data: &Path) -> PathBuf {
+pub(crate) fn all(data: &Path) -> PathBuf {
     data.join("volumes")
 }
 
@@ -109,14 +123,21 @@ pub(crate) fn disk(data: &Path, name: &str) -> PathBuf {
 }
 
 /// Makes the disk of a new volume, durably; the row is the caller's to add while it holds the lock.
-pub(crate) fn make_disk(_lock: &VolumesLock, data: &Path, name: &str) -> Result<(), VolumeError> {
+pub(crate) fn make_disk(_lock: &VolumesLock, state: &State, data: &Path, name: &str) -> Result<(), VolumeError> {
     let folder = all(data).join(name);
     let failed = |source| VolumeError::Folder {
         name: name.into(),
         source,
     };
-    // Without a row, what is there is of a command that was killed.
-    remove_disk(data, name)?;
+    let is_recorded = |(known, _): &(String, Step)| known == name;
+    if state.pending(Pending::Volume)?.iter().any(is_recorded) {
+        // Of a command that was killed.
+        remove_disk(state, data, name)?;
+    }
+    if std::fs::symlink_metadata(&folder).is_ok() {
+        return Err(VolumeError::Occupied { path: folder });
+    }
+    state.record(Pending::Volume, name)?;
     let mut builder = DirBuilder::new();
     builder.mode(0o700).recursive(true).create(&folder).map_err(failed)?;
     let made = scratch::create_volume(data, &disk(data, name)).map_err(|source| VolumeError::Disk {
@@ -132,20 +153,22 @@ pub(crate) fn make_disk(_lock: &VolumesLock, data: &Path, name: &str) -> Result<
     });
     if synced.is_err() {
         // The first error is the one to tell, and the next command tries again.
-        let _ = remove_disk(data, name);
+        let _ = remove_disk(state, data, name);
     }
     synced
 }
 
-/// Removes a volume's disk, if there is one.
-pub(crate) fn remove_disk(data: &Path, name: &str) -> Result<(), VolumeError> {
+/// Removes a volume's disk, if there is one, and its record.
+pub(crate) fn remove_disk(state: &State, data: &Path, name: &str) -> Result<(), VolumeError> {
     match std::fs::remove_dir_all(all(data).join(name)) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         removed => removed.map_err(|source| VolumeError::Remove {
             name: name.into(),
             source,
-        }),
+        })?,
     }
+    state.settle(Pending::Volume, name);
+    Ok(())
 }
 
 /// Makes the disks of those volumes that are not there yet: the rows to add. On an error there are none.
@@ -160,10 +183,10 @@ pub(crate) fn make_missing(
         if made.iter().any(|volume| volume.name == mount.volume) || state.volume(&mount.volume)?.is_some() {
             continue;
         }
-        if let Err(error) = make_disk(lock, data, &mount.volume) {
+        if let Err(error) = make_disk(lock, state, data, &mount.volume) {
             for volume in &made {
                 // As above: the first error is the one to tell.
-                let _ = remove_disk(data, &volume.name);
+                let _ = remove_disk(state, data, &volume.name);
             }
             return Err(error);
         }
@@ -197,7 +220,7 @@ pub(crate) fn remove_container(
         }
     }
     state.remove_with_volumes(&container.id, &names)?;
-    names.iter().try_for_each(|name| remove_disk(data, name))
+    names.iter().try_for_each(|name| remove_disk(state, data, name))
 }
 
 /// Removes a volume that no container has.
@@ -213,30 +236,22 @@ pub(crate) fn remove(state: &State, data: &Path, name: &str) -> Result<(), Volum
         });
     }
     state.remove_volume(name)?;
-    remove_disk(data, name)
+    remove_disk(state, data, name)
 }
 
-/// Removes disks without a row, unless somebody is making one right now.
-pub(crate) fn sweep(state: &State, data: &Path) -> Result<(), StateError> {
-    let orphans = || -> Result<Vec<String>, StateError> {
-        let mut orphans = Vec::new();
-        for entry in std::fs::read_dir(all(data)).into_iter().flatten().flatten() {
-            if let Ok(name) = entry.file_name().into_string()
-                && state.volume(&name)?.is_none()
-            {
-                orphans.push(name);
-            }
-        }
-        Ok(orphans)
-    };
-    if orphans()?.is_empty() {
+/// Removes the disks of volumes that a command was making or removing when it was killed, unless somebody makes one right
+/// now.
+pub(crate) fn sweep(state: &State, data: &Path) -> Result<(), VolumeError> {
+    if state.pending(Pending::Volume)?.is_empty() {
         return Ok(());
     }
     let Ok(_lock) = VolumesLock::open(data, FlockOperation::NonBlockingLockExclusive) else {
         return Ok(());
     };
-    for name in orphans()? {
-        std::fs::remove_dir_all(all(data).join(name)).map_err(StateError::Volumes)?;
+    for (name, _) in state.pending(Pending::Volume)? {
+        if plan::check_name(&name).is_ok() && state.volume(&name)?.is_none() {
+            remove_disk(state, data, &name)?;
+        }
     }
     Ok(())
 }
@@ -303,11 +318,8 @@ fn open_one(
         source,
     };
     let mut options = OpenOptions::new();
-    let file = options
-        .read(true)
-        .write(!readonly)
-        .open(disk(data, name))
-        .map_err(failed)?;
+    options.read(true).write(!readonly);
+    let file = own_file::open(&disk(data, name), &mut options).map_err(failed)?;
     let operation = if readonly {
         FlockOperation::NonBlockingLockShared
     } else {
@@ -350,16 +362,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_without_a_row_is_swept_and_one_with_a_row_is_kept() {
+    fn only_recorded_disks_without_a_row_are_swept() {
         let data = tempfile::tempdir().unwrap();
         let state = State::open(data.path()).unwrap();
-        for name in ["kept", "lost"] {
+        for name in ["kept", "lost", "unknown"] {
             DirBuilder::new()
                 .recursive(true)
                 .create(all(data.path()).join(name))
                 .unwrap();
             std::fs::write(disk(data.path(), name), "").unwrap();
         }
+        state.record(Pending::Volume, "lost").unwrap();
         state
             .add_volume(&Volume {
                 name: "kept".into(),
@@ -369,15 +382,19 @@ mod tests {
             })
             .unwrap();
         {
-            let _lock = VolumesLock::take(data.path()).unwrap();
+            let lock = VolumesLock::take(data.path()).unwrap();
             sweep(&state, data.path()).unwrap();
             assert!(disk(data.path(), "lost").exists(), "it may be in the making");
+            let refused = make_disk(&lock, &state, data.path(), "unknown").unwrap_err();
+            assert!(matches!(refused, VolumeError::Occupied { .. }), "{refused}");
         }
         sweep(&state, data.path()).unwrap();
-        assert!(disk(data.path(), "kept").exists() && !disk(data.path(), "lost").exists());
+        assert!(!disk(data.path(), "lost").exists());
+        assert!(disk(data.path(), "kept").exists() && disk(data.path(), "unknown").exists());
         assert_eq!(state.volume("kept").unwrap().unwrap().labels, ["a=b"]);
         remove(&state, data.path(), "kept").unwrap();
         assert!(!disk(data.path(), "kept").exists());
+        assert!(state.pending(Pending::Volume).unwrap().is_empty());
         assert!(matches!(
             remove(&state, data.path(), "kept"),
             Err(VolumeError::Unknown(_))

@@ -17,6 +17,7 @@ mod confined;
 mod converter;
 mod database;
 mod digest;
+mod directory;
 mod erofs;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -38,8 +39,9 @@ mod tree;
 pub use config::{ConfigError, Healthcheck, ImageConfig};
 pub use confined::convert_main;
 pub use converter::{CONVERTER_COMMAND, ConvertError, Converter};
-pub use database::{OpenDatabaseError, open_database};
+pub use database::is_damage;
 pub use digest::{Digest, ParseDigestError};
+pub use directory::{DatabaseSpec, Directory, DirectoryError, DirectorySpec, Links, Recovered};
 pub use json::JsonError;
 pub use layer::fault::LayerFault;
 pub use layer::path::NameFault;
@@ -51,6 +53,6 @@ pub use pull::{Credentials, CredentialsError, PullError, PullOptions, Pulled, Re
 pub use reference::{ParseReferenceError, Reference, Version};
 pub use store::{
     AddLayerError, CommitImageError, Damage, FindImageError, Image, OpenStoreError, RemoveImageError, Removed, Rootfs,
-    RootfsError, Store, StoreError,
+    RootfsError, STORE_DATABASE, STORE_SUBDIRECTORIES, Store, StoreError,
 };
 pub use text::printable;

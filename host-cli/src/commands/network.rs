@@ -12,7 +12,9 @@ use crate::cli::{
 use crate::folders::Folders;
 use crate::format::Template;
 use crate::network::{forget, host_networks, own_link};
-use crate::state::{DEFAULT_NETWORK, Member, NO_NETWORK, Network, NetworkSpec, State, StateError, Subnet, mac_words};
+use crate::state::{
+    DEFAULT_NETWORK, Member, NO_NETWORK, Network, NetworkSpec, Pending, State, StateError, Subnet, mac_words,
+};
 use crate::{clock, error_text, id, labels, plan};
 
 /// docker's words for networks that nobody made.
@@ -266,7 +268,9 @@ fn remove_one(name: &str, state: &State, folders: &Folders) -> anyhow::Result<()
     }
     let network = state.find_network(name)?;
     state.remove_network(&network)?;
-    forget(&folders.run, &network.id).context("cannot remove the network's run folder")
+    forget(&folders.run, &network.id).context("cannot remove the network's run folder")?;
+    state.settle(Pending::Network, &network.id);
+    Ok(())
 }
 
 fn is_unknown(error: &anyhow::Error) -> bool {
@@ -290,8 +294,10 @@ pub(super) fn remove_unused(state: &State, folders: &Folders) -> anyhow::Result<
         match state.remove_network(&network) {
             Ok(()) => {
                 removed.push(network.name);
-                // Nobody looks for what is left of it.
-                let _ = forget(&folders.run, &network.id);
+                // What stays is recorded: the next command removes it.
+                if forget(&folders.run, &network.id).is_ok() {
+                    state.settle(Pending::Network, &network.id);
+                }
             }
             Err(StateError::NetworkUsed { .. }) => {}
             Err(error) => return Err(error.into()),

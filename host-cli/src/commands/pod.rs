@@ -19,7 +19,7 @@ use crate::format::Template;
 use crate::hold::Hold;
 use crate::network::Endpoint;
 use crate::plan::PodSurroundings;
-use crate::state::{Container, Pod, PodStatus, State, StateError};
+use crate::state::{Container, Pending, Pod, PodStatus, State, StateError};
 use crate::{clock, create, error_text, id, labels, names, network, parts, plan, session, settings, shares, start};
 
 /// How often a generated name is tried.
@@ -297,6 +297,7 @@ async fn remove(context: Context, args: PodRmArgs) -> anyhow::Result<u8> {
         }
         scene.state.remove_pod(&pod.id)?;
         hold.remove().context("cannot remove the pod's run folder")?;
+        scene.state.settle(Pending::Pod, &pod.id);
         Ok(Some(name.into()))
     })
     .await

@@ -39,7 +39,7 @@ fn create(context: Context, args: VolumeCreateArgs) -> anyhow::Result<u8> {
     let name = args.name.map_or_else(id::new, Ok)?;
     let lock = VolumesLock::take(&folders.data)?;
     if state.volume(&name)?.is_none() {
-        volumes::make_disk(&lock, &folders.data, &name)?;
+        volumes::make_disk(&lock, &state, &folders.data, &name)?;
         state.add_volume(&Volume {
             name: name.clone(),
             created_ns: clock::now_ns(),

@@ -9,12 +9,15 @@
 //! ```
 //!
 //! A row exists before the container is told of, and its folder is complete by then. A row that says a container runs
-//! while nobody holds its lock is of a supervisor that was killed: [`recover`] says so in the row.
+//! while nobody holds its lock is of a supervisor that was killed: [`recover`] says so in the row. Before anything is made
+//! or removed on disk, its name is recorded in the table `pending`: [`recover`] removes what is recorded there and has no
+//! row, and nothing else.
 
 mod container;
 mod membership;
 mod network;
 mod owner;
+mod pending;
 mod pod;
 mod recovery;
 #[cfg(test)]
@@ -22,26 +25,36 @@ pub(crate) mod tests;
 mod user_network;
 mod volume;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use capsid_image::{OpenDatabaseError, open_database};
+use capsid_image::{DatabaseSpec, Directory, DirectoryError, Links, is_damage};
 use capsid_vmm::segments::SEGMENTS_MAX;
 use ipnet::IpNet;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
+use crate::folders;
 use crate::plan::SubnetError;
 
 pub(crate) use container::{Container, ContainerConfig, Exit, HealthCheck, LogOptions, RestartPolicy, Status};
 pub(crate) use membership::{Member, Place};
 pub(crate) use network::{DEFAULT_NETWORK, NO_NETWORK, NetworkConfig, PublishedPort, mac_words, word as protocol_word};
 pub(crate) use owner::Owner;
+pub(crate) use pending::{Pending, Step};
 pub(crate) use pod::{Pod, PodConfig, PodLimits, PodStatus};
 pub(crate) use recovery::recover;
 pub(crate) use user_network::{Joined, Network, NetworkSpec, Subnet};
 pub(crate) use volume::{ShareMount, Volume, VolumeMount};
 
+/// The database of containers, pods, volumes and networks.
+pub(crate) const DATABASE: DatabaseSpec = DatabaseSpec {
+    name: "containers.db",
+    table: "containers",
+    describes: &["containers", "volumes"],
+    migrations: &MIGRATIONS,
+};
+
 /// One step each from the version of its index to the next.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     "
     CREATE TABLE containers (
         id TEXT PRIMARY KEY,
@@ -126,20 +139,41 @@ const MIGRATIONS: [&str; 5] = [
                                      json_array(json_extract(config, '$.network.joined'))))
     ) WHERE CASE WHEN json_valid(config) THEN json_type(config, '$.network') = 'object' END;
 ",
+    // Names of what is being made or removed on disk. A row that comes ends the making, one that goes begins the removal.
+    "
+    CREATE TABLE pending (
+        kind TEXT NOT NULL,
+        name TEXT NOT NULL,
+        step TEXT NOT NULL,
+        PRIMARY KEY (kind, name)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TRIGGER container_made AFTER INSERT ON containers BEGIN
+        DELETE FROM pending WHERE kind = 'container' AND name = NEW.id;
+    END;
+    CREATE TRIGGER container_removed AFTER DELETE ON containers BEGIN
+        INSERT OR REPLACE INTO pending VALUES ('container', OLD.id, 'remove');
+    END;
+    CREATE TRIGGER volume_made AFTER INSERT ON volumes BEGIN
+        DELETE FROM pending WHERE kind = 'volume' AND name = NEW.name;
+    END;
+    CREATE TRIGGER volume_removed AFTER DELETE ON volumes BEGIN
+        INSERT OR REPLACE INTO pending VALUES ('volume', OLD.name, 'remove');
+    END;
+    CREATE TRIGGER pod_removed AFTER DELETE ON pods BEGIN
+        INSERT OR REPLACE INTO pending VALUES ('pod', OLD.id, 'remove');
+    END;
+    CREATE TRIGGER network_removed AFTER DELETE ON networks BEGIN
+        INSERT OR REPLACE INTO pending VALUES ('network', OLD.id, 'remove');
+    END;
+",
 ];
 
 /// Why the state cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateError {
-    #[error("cannot open {path}")]
-    Open {
-        path: PathBuf,
-        #[source]
-        source: rusqlite::Error,
-    },
-    #[error("{path} is of a newer version of capsid ({found}, this one knows {known}): upgrade capsid")]
-    Newer { path: PathBuf, found: i64, known: i64 },
-    #[error("the state cannot be read or written")]
+    #[error(transparent)]
+    Open(#[from] DirectoryError),
+    #[error("the state in containers.db cannot be read or written{}", cure(.0))]
     Query(#[source] rusqlite::Error),
     #[error("the state of container {id} is damaged")]
     Damaged {
@@ -193,10 +227,15 @@ pub(crate) enum StateError {
     NoAddress { network: String, subnet: IpNet },
     #[error(transparent)]
     Subnet(#[from] SubnetError),
-    #[error("cannot clean up after a killed supervisor")]
-    Recover(#[source] std::io::Error),
-    #[error("cannot clean up volumes")]
-    Volumes(#[source] std::io::Error),
+}
+
+/// What helps against an error of SQLite's.
+fn cure(error: &rusqlite::Error) -> &'static str {
+    if is_damage(error) {
+        ": restore it from a backup of the data directory, or run `capsid system recover`"
+    } else {
+        ""
+    }
 }
 
 /// The open state.
@@ -206,12 +245,8 @@ pub(crate) struct State(Connection);
 impl State {
     /// Opens `containers.db` in the data folder, brought up to this version.
     pub(crate) fn open(data: &Path) -> Result<Self, StateError> {
-        let path = data.join("containers.db");
-        let opened = open_database(&path, &MIGRATIONS).map_err(|error| match error {
-            OpenDatabaseError::Newer { found, known } => StateError::Newer { path, found, known },
-            OpenDatabaseError::Sqlite(source) => StateError::Open { path, source },
-        });
-        Ok(Self(opened?))
+        let directory = Directory::open(data, &folders::DATA, Links::Follow)?;
+        Ok(Self(directory.open_database(&DATABASE)?))
     }
 
     /// A transaction that writes: what it reads stays true until it is committed.

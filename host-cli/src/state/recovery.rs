@@ -1,12 +1,10 @@
 //! What killed processes left behind.
 
-use std::path::Path;
-
-use super::{Container, Exit, PodStatus, State, StateError, Status};
+use super::{Container, Exit, Pending, PodStatus, State, StateError, Status, Step};
 use crate::folders::Folders;
 use crate::hold::Hold;
 use crate::volumes::{self, VolumeError};
-use crate::{clock, events, store_folder};
+use crate::{clock, events, id, network, store_folder};
 
 /// The error of what ended without a word.
 const SUPERVISOR_KILLED: &str = "the pod's supervisor was killed";
@@ -22,8 +20,8 @@ pub(crate) enum RecoverError {
     Volumes(#[from] VolumeError),
 }
 
-/// Brings rows and folders to what is true: a container whose supervisor is gone has exited, and what belongs to no
-/// row is removed. Cheap when there is nothing to do.
+/// Brings rows and folders to what is true: a container whose supervisor is gone has exited, and what was recorded as
+/// being made or removed, and has no row, is removed. Cheap when there is nothing to do.
 pub(crate) fn recover(state: &State, folders: &Folders) -> Result<(), RecoverError> {
     for container in state.unfinished()? {
         end_lost(state, folders, &container)?;
@@ -33,8 +31,17 @@ pub(crate) fn recover(state: &State, folders: &Folders) -> Result<(), RecoverErr
             end_lost_pod(state, folders, &pod.id)?;
         }
     }
-    remove_orphans(state, &store_folder::all(&folders.data), folders)?;
-    remove_orphans(state, &folders.run.join("pods"), folders)?;
+    for kind in [Pending::Container, Pending::Pod] {
+        for (id, step) in state.pending(kind)? {
+            finish(state, folders, kind, &id, step)?;
+        }
+    }
+    for (id, _) in state.pending(Pending::Network)? {
+        if id::is_id(&id) && matches!(state.network(&id), Err(StateError::UnknownNetwork(_))) {
+            network::forget(&folders.run, &id).map_err(RecoverError::Folder)?;
+            state.settle(Pending::Network, &id);
+        }
+    }
     Ok(volumes::sweep(state, &folders.data)?)
 }
 
@@ -49,8 +56,10 @@ fn end_lost(state: &State, folders: &Folders, container: &Container) -> Result<(
         return Ok(());
     };
     // Another command may have been here first, or the supervisor may have ended well since the row was read.
-    let Ok(now) = state.container(&container.id) else {
-        return Ok(());
+    let now = match state.container(&container.id) {
+        Err(StateError::Unknown(_)) => return hold.remove().map_err(RecoverError::Folder),
+        Err(_) => return Ok(()),
+        Ok(now) => now,
     };
     if !is_unfinished(&now) {
         return Ok(());
@@ -60,7 +69,9 @@ fn end_lost(state: &State, folders: &Folders, container: &Container) -> Result<(
         volumes::remove_container(state, &folders.data, &now, true)?;
         events::tell(&folders.data, &now, "destroy", &[]);
         store_folder::remove(&folders.data, &now.id).map_err(RecoverError::Folder)?;
-        return hold.remove().map_err(RecoverError::Folder);
+        hold.remove().map_err(RecoverError::Folder)?;
+        state.settle(Pending::Container, &now.id);
+        return Ok(());
     }
     let exit = Exit {
         code: 137,
@@ -85,28 +96,31 @@ fn end_lost_pod(state: &State, folders: &Folders, id: &str) -> Result<(), Recove
     }
 }
 
-/// Removes folders in `parent` that no row knows and nobody holds: of a command killed in the middle.
-fn remove_orphans(state: &State, parent: &Path, folders: &Folders) -> Result<(), StateError> {
-    let Ok(entries) = std::fs::read_dir(parent) else {
+/// Removes the folders of a container or pod that a command was making or removing when it was killed.
+fn finish(state: &State, folders: &Folders, kind: Pending, id: &str, step: Step) -> Result<(), RecoverError> {
+    if !id::is_id(id) {
+        return Ok(());
+    }
+    let Ok(Some(hold)) = Hold::try_take(&folders.run, id) else {
         return Ok(());
     };
-    for entry in entries.flatten() {
-        let Ok(id) = entry.file_name().into_string() else {
-            continue;
-        };
-        if state.container(&id).is_ok() || state.pod(&id).is_ok() {
-            continue;
-        }
-        let Ok(Some(hold)) = Hold::try_take(&folders.run, &id) else {
-            continue;
-        };
-        // Held now: a command that was making it has finished, or is dead.
-        let is_unknown = matches!(state.container(&id), Err(StateError::Unknown(_)))
-            && matches!(state.pod(&id), Err(StateError::UnknownPod(_)));
-        if is_unknown {
-            store_folder::remove(&folders.data, &id).map_err(StateError::Recover)?;
-            hold.remove().map_err(StateError::Recover)?;
-        }
+    // Held now: a command that was making it has finished, or is dead.
+    let is_unknown = match kind {
+        Pending::Container => matches!(state.container(id), Err(StateError::Unknown(_))),
+        _ => matches!(state.pod(id), Err(StateError::UnknownPod(_))),
+    };
+    if !is_unknown {
+        return Ok(());
     }
+    if kind == Pending::Container {
+        store_folder::remove(&folders.data, id).map_err(RecoverError::Folder)?;
+    }
+    if step == Step::Make {
+        // Before the lock is free: its maker may be about to take it, and then records it once more.
+        state.settle(kind, id);
+        return hold.remove().map_err(RecoverError::Folder);
+    }
+    hold.remove().map_err(RecoverError::Folder)?;
+    state.settle(kind, id);
     Ok(())
 }

@@ -513,3 +513,56 @@ fn a_supervisors_older_copy_does_not_change_networks() {
     state.set_plan(&without).unwrap();
     assert_eq!(state.container(&without.id).unwrap().config, without.config);
 }
+
+#[test]
+fn recovery_removes_what_was_recorded_and_has_no_row() {
+    let place = tempfile::tempdir().unwrap();
+    let folders = crate::folders::Folders {
+        data: place.path().join("data"),
+        run: place.path().join("run"),
+    };
+    let state = State::open(&folders.data).unwrap();
+    let (made, removed, kept, unknown) = ("a".repeat(64), "b".repeat(64), "c".repeat(64), "d".repeat(64));
+    state.record(Pending::Container, &made).unwrap();
+    for digit in ["b", "c"] {
+        state.record(Pending::Container, &digit.repeat(64)).unwrap();
+        add(&state, container(digit, None)).unwrap();
+    }
+    assert_eq!(state.pending(Pending::Container).unwrap(), [(made.clone(), Step::Make)]);
+    state.remove(&removed).unwrap();
+    let mut pod = pod("e", plain(1));
+    state.add_pod(&mut pod).unwrap();
+    state.remove_pod(&pod.id).unwrap();
+    let network = network(&state, "f", &[subnet("10.89.0.0/24", "10.89.0.1")]);
+    state.remove_network(&network).unwrap();
+    // Nobody of ours writes such a name, and it leads elsewhere.
+    state.record(Pending::Container, "../../x").unwrap();
+    let of = |id: &str| {
+        [
+            folders.data.join("containers").join(id),
+            folders.run.join("pods").join(id),
+        ]
+    };
+    let of_network = folders.run.join("networks").join(&network.id);
+    let gone = [&of(&made)[..], &of(&removed), &of(&pod.id)[1..], &[of_network]].concat();
+    let stays = [of(&kept), of(&unknown), of("mine")].concat();
+    for path in gone.iter().chain(&stays) {
+        std::fs::create_dir_all(path).unwrap();
+        std::fs::write(path.join("lock"), "").unwrap();
+    }
+    let held = crate::hold::Hold::try_take(&folders.run, &removed).unwrap().unwrap();
+    recover(&state, &folders).unwrap();
+    assert!(of(&removed).iter().all(|path| path.exists()), "somebody works on it");
+    drop(held);
+    recover(&state, &folders).unwrap();
+    for path in &gone {
+        assert!(!path.exists(), "{}", path.display());
+    }
+    for path in &stays {
+        assert!(path.join("lock").exists(), "{}", path.display());
+    }
+    for kind in [Pending::Pod, Pending::Network] {
+        assert!(state.pending(kind).unwrap().is_empty());
+    }
+    assert_eq!(state.pending(Pending::Container).unwrap().len(), 1);
+}

@@ -51,7 +51,7 @@ use crate::control::{self, Connection};
 use crate::folders::Folders;
 use crate::hold::Hold;
 use crate::signals::Signals;
-use crate::state::{Container, Exit, RestartPolicy, State, StateError, Status};
+use crate::state::{Container, Exit, Pending, RestartPolicy, State, StateError, Status};
 use crate::{clock, error_text, store_folder, sys, volumes};
 
 pub(crate) use life::sanitise;
@@ -163,6 +163,7 @@ async fn attend(folders: &Folders, inheritance: Inheritance, pod: Option<Rc<Pod>
     removed?;
     if remove {
         hold.remove().context("cannot remove the pod's run folder")?;
+        state.settle(Pending::Container, &id);
     }
     Ok(())
 }
@@ -177,7 +178,11 @@ fn forget(state: &State, charge: &Charge, folders: &Folders) -> anyhow::Result<(
 /// Removes a container with `--rm` that could not be supervised.
 fn discard(folders: &Folders, id: &str, hold: Hold) -> anyhow::Result<()> {
     let state = State::open(&folders.data)?;
-    let container = state.container(id)?;
+    let container = match state.container(id) {
+        // Removed while this process was started.
+        Err(StateError::Unknown(_)) => return Ok(hold.remove()?),
+        found => found?,
+    };
     if container.config.remove {
         crate::create::remove(&state, folders, hold, &container, true)?;
     }

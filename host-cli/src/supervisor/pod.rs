@@ -33,7 +33,7 @@ use crate::hold::Hold;
 use crate::network::{Endpoint, Wiring, WiringError};
 use crate::session::{Session, SessionError};
 use crate::signals::Signals;
-use crate::state::{self, State};
+use crate::state::{self, State, StateError};
 use crate::{clock, error_text};
 
 /// How far the machine is.
@@ -162,6 +162,10 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
     let (state, row, listener, mut signals) = match prepare(&folders, &id, &hold) {
         Ok(prepared) => prepared,
         Err(error) => {
+            if matches!(error.downcast_ref(), Some(StateError::UnknownPod(_))) {
+                // Removed while this process was started.
+                let _ = hold.remove();
+            }
             client::refuse(&first, &error_text::describe(error.as_ref())).await;
             return Err(error);
         }

@@ -1,7 +1,8 @@
 //! Removing: names, images, and the objects that no image needs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::database::Kind;
 use super::error::RemoveImageError;
 use super::layers::LayerName;
 use super::{FindImageError, ObjectLock, Removed, Store, StoreError, shown};
@@ -41,22 +42,20 @@ impl Store {
         Ok(removed)
     }
 
-    /// Removes what killed processes have left: unfinished objects, and finished ones that no image needs.
+    /// Removes what killed processes have left: unfinished objects, and finished ones that no image needs. Only what was
+    /// recorded in the database before it was made or given up is removed, never what nobody knows.
     pub(super) fn recover(&self) -> Result<(), StoreError> {
         self.remove_dead_workspaces()?;
         self.collect()?;
         self.remove_idle_locks()
     }
 
-    /// Removes the locks of objects that are not there, which killed or refused makers have left.
+    /// Removes the locks of objects that are not there, which killed or refused makers have left. Locks are empty: nothing
+    /// is lost with one.
     fn remove_idle_locks(&self) -> Result<(), StoreError> {
-        let there = |name: &str| {
-            ["layers", "rootfs", "blobs"]
-                .iter()
-                .any(|kind| self.root.join(kind).join(name).exists())
-        };
+        let there = |name: &str| Kind::OBJECTS.iter().any(|kind| self.object_path(*kind, name).exists());
         for name in self.names_in("locks")? {
-            if !is_object(&name) || there(&name) {
+            if !is_object(&name) || there(&name) || !is_empty_file(&self.lock_path(&name)) {
                 continue;
             }
             if let Some(lock) = ObjectLock::try_exclusive(&self.lock_path(&name))?
@@ -74,48 +73,39 @@ impl Store {
         let _ = self.recover();
     }
 
-    /// Removes every object that no image needs and nobody holds, and tells the layers among them.
+    /// Removes every recorded object that no image needs and nobody holds, and tells the layers among them.
     fn collect(&self) -> Result<Vec<LayerName>, StoreError> {
         let mut layers = Vec::new();
-        for (kind, name) in self.objects()? {
-            let needed = || -> Result<bool, StoreError> {
-                let database = self.database();
-                match kind {
-                    "layers" => database.needs_layer(&name),
-                    "rootfs" => database.needs_rootfs(&name),
-                    _ => database.needs_blob(&format!("sha256:{name}")),
+        for kind in Kind::OBJECTS {
+            let recorded = self.database().pending(kind)?;
+            let (mut done, mut locks) = (Vec::new(), Vec::new());
+            for name in recorded.into_iter().filter(|name| is_object(name)) {
+                if self.database().needs(kind, &name)? {
+                    done.push(name);
+                    continue;
                 }
-            };
-            if needed()? {
-                continue;
+                let Some(lock) = ObjectLock::try_exclusive(&self.lock_path(&name))? else {
+                    continue;
+                };
+                // An image that needs it may have been stored before we had the lock.
+                if !self.database().needs(kind, &name)? {
+                    self.discard(&self.object_path(kind, &name))?;
+                    layers.extend(LayerName::parse(&name));
+                    locks.push(lock);
+                }
+                done.push(name);
             }
-            let Some(lock) = ObjectLock::try_exclusive(&self.lock_path(&name))? else {
-                continue;
-            };
-            // An image that needs it may have been stored before we had the lock.
-            if needed()? {
-                continue;
-            }
-            self.discard(&self.root.join(kind).join(&name))?;
-            lock.retire();
-            layers.extend(LayerName::parse(&name));
+            // While the locks are held, so that no record of a new maker is lost. A record that stays does no harm: the
+            // next command looks at it again.
+            let _ = self.database().forget(kind, &done);
+            locks.into_iter().for_each(ObjectLock::retire);
         }
         Ok(layers)
     }
 
-    /// Kinds and names of all objects.
-    fn objects(&self) -> Result<Vec<(&'static str, String)>, StoreError> {
-        let mut objects = Vec::new();
-        for kind in ["rootfs", "layers", "blobs"] {
-            let names = self.names_in(kind)?;
-            objects.extend(
-                names
-                    .into_iter()
-                    .filter(|name| is_object(name))
-                    .map(|name| (kind, name)),
-            );
-        }
-        Ok(objects)
+    /// Where an object of this kind is.
+    pub(super) fn object_path(&self, kind: Kind, name: &str) -> PathBuf {
+        self.root.join(kind.word()).join(name)
     }
 
     fn names_in(&self, directory: &str) -> Result<Vec<String>, StoreError> {
@@ -133,6 +123,10 @@ impl Store {
 
     /// Moves the object away in one step, then takes it apart.
     pub(super) fn discard(&self, path: &Path) -> Result<(), StoreError> {
+        if std::fs::symlink_metadata(path).is_err() {
+            // Recorded, and never made.
+            return Ok(());
+        }
         let workspace = self.workspace()?;
         let away = workspace.path().join("removed");
         match std::fs::rename(path, away) {
@@ -150,4 +144,8 @@ impl Store {
 /// Whether objects have such names.
 fn is_object(name: &str) -> bool {
     Digest::from_hex(name).is_ok() || LayerName::parse(name).is_some()
+}
+
+fn is_empty_file(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() == 0)
 }

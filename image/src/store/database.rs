@@ -1,17 +1,24 @@
 //! What the store knows about its images, in SQLite.
 
-use std::path::Path;
-
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
+use super::StoreError;
 use super::layers::LayerName;
-use super::{OpenStoreError, StoreError};
-use crate::database::{OpenDatabaseError, open_database};
 use crate::digest::Digest;
+use crate::directory::{DatabaseSpec, Directory, DirectoryError};
 use crate::reference::{Reference, Version};
 
+/// The store's database.
+pub const STORE_DATABASE: DatabaseSpec = DatabaseSpec {
+    name: "state.db",
+    table: "images",
+    describes: &["blobs", "layers", "rootfs"],
+    migrations: &MIGRATIONS,
+};
+
 /// One step each from the version of its index to the next.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE images (
         id TEXT PRIMARY KEY,
         manifest TEXT NOT NULL,
@@ -36,7 +43,50 @@ const MIGRATIONS: [&str; 1] = ["
         image TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
         PRIMARY KEY (repository, digest)
     ) STRICT;
-"];
+",
+    // Names that are about to be made, or that nothing needs any more: all that recovery may remove.
+    "
+    CREATE TABLE pending (
+        kind TEXT NOT NULL,
+        name TEXT NOT NULL,
+        PRIMARY KEY (kind, name)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TRIGGER layer_dropped AFTER DELETE ON layers BEGIN
+        INSERT OR IGNORE INTO pending VALUES ('layers', OLD.name);
+    END;
+    CREATE TRIGGER image_dropped AFTER DELETE ON images BEGIN
+        INSERT OR IGNORE INTO pending
+            VALUES ('blobs', substr(OLD.id, 8)), ('blobs', substr(OLD.manifest, 8)), ('rootfs', OLD.rootfs);
+    END;
+    CREATE TRIGGER image_replaced AFTER UPDATE ON images BEGIN
+        INSERT OR IGNORE INTO pending VALUES ('blobs', substr(OLD.manifest, 8)), ('rootfs', OLD.rootfs);
+    END;
+",
+];
+
+/// Directories of the store whose entries come and go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Rootfs,
+    Layers,
+    Blobs,
+    Tmp,
+}
+
+impl Kind {
+    /// Kinds of objects.
+    pub(super) const OBJECTS: [Self; 3] = [Self::Rootfs, Self::Layers, Self::Blobs];
+
+    /// Name of the directory.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Rootfs => "rootfs",
+            Self::Layers => "layers",
+            Self::Blobs => "blobs",
+            Self::Tmp => "tmp",
+        }
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Database(Connection);
@@ -53,19 +103,36 @@ pub(super) struct ImageRow {
 }
 
 impl Database {
-    pub(super) fn open(path: &Path) -> Result<Self, OpenStoreError> {
-        let opened = open_database(path, &MIGRATIONS).map_err(|error| match error {
-            OpenDatabaseError::Newer { found, known } => OpenStoreError::Newer {
-                path: path.to_owned(),
-                found,
-                known,
-            },
-            OpenDatabaseError::Sqlite(source) => OpenStoreError::Database {
-                path: path.to_owned(),
-                source,
-            },
-        });
-        Ok(Self(opened?))
+    pub(super) fn open(directory: &Directory) -> Result<Self, DirectoryError> {
+        Ok(Self(directory.open_database(&STORE_DATABASE)?))
+    }
+
+    /// Records that something of this name is about to be made.
+    pub(super) fn record(&self, kind: Kind, name: &str) -> Result<(), StoreError> {
+        let insert = "INSERT OR IGNORE INTO pending VALUES (?1, ?2)";
+        self.0.prepare_cached(insert)?.execute([kind.word(), name])?;
+        Ok(())
+    }
+
+    /// What is recorded.
+    pub(super) fn pending(&self, kind: Kind) -> Result<Vec<String>, StoreError> {
+        let query = "SELECT name FROM pending WHERE kind = ?1 ORDER BY name";
+        let mut statement = self.0.prepare_cached(query)?;
+        let names = statement.query_map([kind.word()], |row| row.get(0))?;
+        Ok(names.collect::<Result<_, _>>()?)
+    }
+
+    /// Forgets records of what is not there any more, or is needed.
+    pub(super) fn forget(&mut self, kind: Kind, names: &[String]) -> Result<(), StoreError> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let transaction = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for name in names {
+            let delete = "DELETE FROM pending WHERE kind = ?1 AND name = ?2";
+            transaction.prepare_cached(delete)?.execute([kind.word(), name])?;
+        }
+        Ok(transaction.commit()?)
     }
 
     pub(super) fn image(&self, id: Digest) -> Result<Option<ImageRow>, StoreError> {
@@ -129,6 +196,11 @@ impl Database {
         for reference in &row.references {
             insert_name(&transaction, reference, &id)?;
         }
+        let needed =
+            "DELETE FROM pending WHERE (kind = 'blobs' AND name IN (?1, ?2)) OR (kind = 'rootfs' AND name = ?3)
+            OR (kind = 'layers' AND name IN (SELECT name FROM layers WHERE image = ?4))";
+        let (config, manifest) = (row.id.hex(), row.manifest.hex());
+        transaction.execute(needed, params![config, manifest, rootfs.hex(), id])?;
         transaction.commit()?;
         self.image(row.id)?.ok_or(StoreError::Row { what: "image" })
     }
@@ -157,25 +229,15 @@ impl Database {
         Ok(())
     }
 
-    pub(super) fn needs_layer(&self, name: &str) -> Result<bool, StoreError> {
-        Ok(self
-            .0
-            .prepare_cached("SELECT 1 FROM layers WHERE name = ?1")?
-            .exists([name])?)
-    }
-
-    pub(super) fn needs_blob(&self, digest: &str) -> Result<bool, StoreError> {
-        Ok(self
-            .0
-            .prepare_cached("SELECT 1 FROM images WHERE id = ?1 OR manifest = ?1")?
-            .exists([digest])?)
-    }
-
-    pub(super) fn needs_rootfs(&self, key: &str) -> Result<bool, StoreError> {
-        Ok(self
-            .0
-            .prepare_cached("SELECT 1 FROM images WHERE rootfs = ?1")?
-            .exists([key])?)
+    /// Whether an image needs the object.
+    pub(super) fn needs(&self, kind: Kind, name: &str) -> Result<bool, StoreError> {
+        let query = match kind {
+            Kind::Layers => "SELECT 1 FROM layers WHERE name = ?1",
+            Kind::Rootfs => "SELECT 1 FROM images WHERE rootfs = ?1",
+            Kind::Blobs => "SELECT 1 FROM images WHERE id = 'sha256:' || ?1 OR manifest = 'sha256:' || ?1",
+            Kind::Tmp => return Ok(false),
+        };
+        Ok(self.0.prepare_cached(query)?.exists([name])?)
     }
 
     fn complete(&self, columns: ImageColumns) -> Result<ImageRow, StoreError> {

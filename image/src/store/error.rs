@@ -5,40 +5,26 @@ use std::path::PathBuf;
 
 use crate::config::ConfigError;
 use crate::converter::ConvertError;
+use crate::database::is_damage;
 use crate::digest::Digest;
+use crate::directory::DirectoryError;
 use crate::limits::IMAGE_EXPANDED_BYTES_MAX;
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenStoreError {
-    /// A directory of it cannot be made or used.
-    #[error("cannot use the directory {}", path.display())]
-    Directory {
+    /// Its directory or database is not Capsid's, lost or damaged. Nothing was touched.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// A directory in it cannot be made.
+    #[error("cannot make the directory {}", path.display())]
+    Make {
         /// Which.
         path: PathBuf,
         /// Cause.
         #[source]
         source: io::Error,
-    },
-    /// The database cannot be opened or migrated.
-    #[error("cannot open the image database {}", path.display())]
-    Database {
-        /// Which.
-        path: PathBuf,
-        /// Cause.
-        #[source]
-        source: rusqlite::Error,
-    },
-    /// A later version of this program wrote it. Nothing was touched.
-    #[error("the store {} has format {found}, this program knows up to {known}: use a newer capsid", path.display())]
-    Newer {
-        /// The database.
-        path: PathBuf,
-        /// Its version.
-        found: i64,
-        /// Ours.
-        known: i64,
     },
     /// No descriptor by which work in the store can be cancelled.
     #[error("cannot make an event descriptor")]
@@ -48,12 +34,21 @@ pub enum OpenStoreError {
     Recover(#[from] StoreError),
 }
 
+/// What helps against an error of SQLite's.
+fn cure(error: &rusqlite::Error) -> &'static str {
+    if is_damage(error) {
+        ": restore it from a backup of the data directory, or run `capsid system recover`"
+    } else {
+        ""
+    }
+}
+
 /// Why the store cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// The database.
-    #[error("cannot use the image database")]
+    #[error("cannot use the image database state.db{}", cure(.0))]
     Database(#[from] rusqlite::Error),
     /// A row that this crate would not write.
     #[error("the image database holds an invalid {what}")]

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
+use super::database::Kind;
 use super::error::{AddLayerError, RootfsError};
 use super::lock::TRY_EVERY;
 use super::seal::{Check, OpenSealedError, Seal};
@@ -261,6 +262,9 @@ impl Store {
             File::open(&whole)?.sync_all()
         };
         gather().map_err(|error| self.write_error(&whole, 0, error))?;
+        self.database()
+            .record(Kind::Layers, &name.to_string())
+            .map_err(AddLayerError::Store)?;
         Ok(self.move_durably(&whole, &self.layer_path(name))?)
     }
 }

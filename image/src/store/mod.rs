@@ -11,8 +11,9 @@
 //!   tmp/X                           what is being made; its maker holds an flock on it
 //! ```
 //! Every object is absent or complete: it is made in `tmp`, flushed, renamed, and its directory flushed. A row of the
-//! database is written last, so what was acknowledged is there after a power cut, and what was not has no row; opening the
-//! store removes it. The bytes of a layer as downloaded are not kept: the converted form holds all that a rootfs needs, and
+//! database is written last, so what was acknowledged is there after a power cut, and what was not has no row. Before an
+//! object or a directory in `tmp` is made, and with the row that needed it, its name is recorded in the table `pending`:
+//! opening the store removes what is recorded and not needed, and nothing else. The bytes of a layer as downloaded are not kept: the converted form holds all that a rootfs needs, and
 //! keeping both would double the disk.
 //!
 //! A converted layer is named by *both* digests. The host itself digests the blob; the tar is digested by the converter,
@@ -40,12 +41,15 @@ use crate::cancellation::Cancellation;
 use crate::config::ImageConfig;
 use crate::converter::Converter;
 use crate::digest::Digest;
+use crate::directory::{Directory, DirectorySpec, Links};
 use crate::limits::{CONFIG_BYTES_MAX, MANIFEST_BYTES_MAX};
+use crate::own_file;
 use crate::reference::{Reference, Version};
 use database::{Database, ImageRow};
 
 pub(crate) use allowance::Allowance;
 pub(crate) use commit::NewImage;
+pub use database::STORE_DATABASE;
 pub use error::{
     AddLayerError, CommitImageError, FindImageError, OpenStoreError, RemoveImageError, RootfsError, StoreError,
 };
@@ -100,24 +104,32 @@ pub struct Store {
     cancellation: Cancellation,
 }
 
-const DIRECTORIES: [&str; 5] = ["blobs", "layers", "rootfs", "locks", "tmp"];
+/// Directories of the store.
+pub const STORE_SUBDIRECTORIES: [&str; 5] = ["blobs", "layers", "rootfs", "locks", "tmp"];
+
+/// A directory that holds a store, and perhaps more.
+const DIRECTORY: DirectorySpec = DirectorySpec {
+    kind: "data",
+    databases: &[STORE_DATABASE],
+    subdirectories: &STORE_SUBDIRECTORIES,
+    is_older: |_| false,
+};
 
 impl Store {
-    /// Opens the store in the directory `root`, made if missing. Removes what killed processes have left there.
+    /// Opens the store in the directory `root`, made if missing; one that is neither empty nor Capsid's is refused. Removes
+    /// what killed processes have left there.
     ///
     /// # Errors
     /// [`OpenStoreError`] if the directory cannot be used, or was written by a newer version.
     pub fn open(root: &Path, converter: Converter) -> Result<Self, OpenStoreError> {
-        let directory_error = |path: PathBuf| move |source| OpenStoreError::Directory { path, source };
-        let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(root).map_err(directory_error(root.to_owned()))?;
-        let root = root.canonicalize().map_err(directory_error(root.to_owned()))?;
-        for name in DIRECTORIES {
+        let directory = Directory::open(root, &DIRECTORY, Links::Follow)?;
+        let root = directory.path().to_owned();
+        for name in STORE_SUBDIRECTORIES {
             let path = root.join(name);
-            builder.create(&path).map_err(directory_error(path))?;
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+            made.map_err(|source| OpenStoreError::Make { path, source })?;
         }
-        let database = Database::open(&root.join("state.db"))?;
+        let database = Database::open(&directory)?;
         let store = Self {
             root,
             database: Arc::new(Mutex::new(database)),
@@ -245,7 +257,7 @@ impl Store {
     fn read_blob(&self, digest: Digest, bytes_max: u64) -> Result<Vec<u8>, StoreError> {
         let path = self.blob_path(digest);
         let read = || -> io::Result<Vec<u8>> {
-            let file = File::open(&path)?;
+            let file = own_file::read(&path)?;
             let length = file.metadata()?.len().min(bytes_max);
             let mut bytes = vec![0; length as usize];
             file.read_exact_at(&mut bytes, 0)?;

@@ -23,6 +23,7 @@ use super::{Store, StoreError, Workspace};
 use crate::cancellation::{Cancellation, cancelled_error};
 use crate::digest::{Digest, Hasher};
 use crate::limits::SEAL_BYTES_MAX;
+use crate::own_file;
 
 /// Name of the seal in an object's directory.
 pub(super) const SEAL: &str = "seal";
@@ -105,7 +106,7 @@ impl Seal {
     /// The seal in an object's directory; `None` if there is none that makes sense.
     pub(super) fn read(directory: &Path) -> Option<Self> {
         let mut bytes = Vec::new();
-        let file = File::open(directory.join(SEAL)).ok()?;
+        let file = own_file::read(&directory.join(SEAL)).ok()?;
         file.take(SEAL_BYTES_MAX).read_to_end(&mut bytes).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
@@ -127,7 +128,7 @@ impl Store {
         let damaged = || OpenSealedError::Damaged { path: path.clone() };
         let mut seal = Seal::read(directory).ok_or_else(damaged)?;
         let sealed = seal.files.get_mut(name).ok_or_else(damaged)?;
-        let file = File::open(&path).map_err(|_| damaged())?;
+        let file = own_file::read(&path).map_err(|_| damaged())?;
         let read_error = |source: io::Error| {
             if self.cancellation.is_cancelled() {
                 return StoreError::Cancelled;

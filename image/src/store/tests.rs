@@ -1,4 +1,6 @@
+use super::database::Kind;
 use super::*;
+use crate::directory::DirectoryError;
 use crate::reference::Reference;
 
 fn store() -> (tempfile::TempDir, Store) {
@@ -8,18 +10,37 @@ fn store() -> (tempfile::TempDir, Store) {
 }
 
 #[test]
-fn leftovers_vanish_when_the_store_is_opened() {
+fn recorded_leftovers_vanish_when_the_store_is_opened_and_others_stay() {
     let (directory, first) = store();
     let alive = first.workspace().unwrap();
-    std::fs::create_dir_all(directory.path().join("tmp/dead/x")).unwrap();
-    std::fs::write(directory.path().join("blobs").join("0".repeat(64)), "x").unwrap();
-    let orphan = format!("layers/{}.{}", "1".repeat(64), "2".repeat(64));
-    std::fs::create_dir_all(directory.path().join(&orphan)).unwrap();
-    let _second = Store::open(directory.path(), Converter::default()).unwrap();
-    assert!(alive.path().exists());
-    for gone in ["tmp/dead", &format!("blobs/{}", "0".repeat(64)), &orphan] {
-        assert!(!directory.path().join(gone).exists(), "{gone}");
+    let blob = |digit: &str| format!("blobs/{}", digit.repeat(64));
+    let layer = |digit: &str| format!("layers/{}.{}", digit.repeat(64), digit.repeat(64));
+    let (workspace, unknown) = ("0123456789abcdef", "tmp/fedcba9876543210");
+    let gone = [blob("0"), layer("1"), format!("tmp/{workspace}")];
+    let stays = [blob("2"), layer("3"), unknown.into(), "tmp/mine".into()];
+    for path in gone.iter().chain(&stays) {
+        std::fs::create_dir_all(directory.path().join(path)).unwrap();
+        std::fs::write(directory.path().join(path).join("x"), "").unwrap();
     }
+    let database = first.database();
+    database.record(Kind::Blobs, &"0".repeat(64)).unwrap();
+    database
+        .record(Kind::Layers, &format!("{0}.{0}", "1".repeat(64)))
+        .unwrap();
+    database.record(Kind::Tmp, workspace).unwrap();
+    // Names that no store of ours would make.
+    database.record(Kind::Tmp, "mine").unwrap();
+    database.record(Kind::Blobs, "../../x").unwrap();
+    drop(database);
+    let second = Store::open(directory.path(), Converter::default()).unwrap();
+    assert!(alive.path().exists());
+    for path in &gone {
+        assert!(!directory.path().join(path).exists(), "{path}");
+    }
+    for path in &stays {
+        assert!(directory.path().join(path).join("x").exists(), "{path}");
+    }
+    assert!(second.database().pending(Kind::Layers).unwrap().is_empty());
 }
 
 #[test]
@@ -28,6 +49,7 @@ fn held_objects_are_not_collected() {
     let name = format!("{}.{}", "1".repeat(64), "2".repeat(64));
     let path = directory.path().join("layers").join(&name);
     std::fs::create_dir_all(&path).unwrap();
+    first.database().record(Kind::Layers, &name).unwrap();
     let lock = first.lock_layer(LayerName::parse(&name).unwrap()).unwrap();
     Store::open(directory.path(), Converter::default()).unwrap();
     assert!(path.exists());
@@ -44,7 +66,9 @@ fn a_newer_store_is_left_alone() {
     database.pragma_update(None, "user_version", 99).unwrap();
     drop(database);
     let error = Store::open(directory.path(), Converter::default()).unwrap_err();
-    assert!(matches!(error, OpenStoreError::Newer { found: 99, .. }), "{error}");
+    let OpenStoreError::Directory(DirectoryError::Newer { found: 99, .. }) = error else {
+        panic!("{error}");
+    };
 }
 
 #[test]

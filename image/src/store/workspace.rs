@@ -1,4 +1,5 @@
-//! Directories below `tmp` in which objects are made. Removed by their maker, or by whoever finds the maker dead.
+//! Directories below `tmp` in which objects are made. Removed by their maker, or by whoever finds the maker dead. Each is
+//! recorded in the database before it is made: nothing else in `tmp` is ever removed.
 //!
 //! `tmp` itself is the gate: locked shared while a workspace is made and its own lock not yet taken, exclusively while dead
 //! ones are removed.
@@ -8,11 +9,15 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
+use super::database::Kind;
 use super::lock::same_file;
 use super::{Store, StoreError};
+
+/// Random bytes of a name.
+const NAME_BYTES: usize = 8;
 
 /// A directory of our own in `tmp`.
 #[derive(Debug)]
@@ -61,11 +66,13 @@ impl Store {
                 return Err(create_error(errno.into()));
             }
         }
-        let mut random = [0; 8];
+        let mut random = [0; NAME_BYTES];
         loop {
             rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
                 .map_err(|errno| create_error(errno.into()))?;
-            let path = tmp.join(hex::encode(random));
+            let name = hex::encode(random);
+            self.database().record(Kind::Tmp, &name)?;
+            let path = tmp.join(name);
             match DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
@@ -85,8 +92,7 @@ impl Store {
             path: tmp.clone(),
             source,
         };
-        let mut entries = std::fs::read_dir(&tmp).map_err(remove_error)?.peekable();
-        if entries.peek().is_none() {
+        if self.database().pending(Kind::Tmp)?.is_empty() {
             return Ok(());
         }
         // If one is being made right now, the next opening cleans up.
@@ -94,18 +100,41 @@ impl Store {
         if flock(&gate, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Ok(());
         }
-        for entry in entries {
-            let path = entry.map_err(remove_error)?.path();
-            let Ok(directory) = File::open(&path) else { continue };
-            let dead = flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok();
-            if dead && same_file(&directory, &path).map_err(remove_error)? {
-                std::fs::remove_dir_all(&path).map_err(remove_error)?;
+        let mut gone = Vec::new();
+        let recorded = self.database().pending(Kind::Tmp)?;
+        for name in recorded.into_iter().filter(|name| is_workspace(name)) {
+            if remove_if_dead(&tmp.join(&name)).map_err(remove_error)? {
+                gone.push(name);
             }
         }
+        // A record that stays does no harm: the next command looks at it again.
+        let _ = self.database().forget(Kind::Tmp, &gone);
         Ok(())
     }
 
     pub(super) fn lock_path(&self, object: &str) -> PathBuf {
         self.root.join("locks").join(object)
     }
+}
+
+/// Whether workspaces have such names.
+fn is_workspace(name: &str) -> bool {
+    name.len() == 2 * NAME_BYTES && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Removes a workspace whose maker is dead: whether it is gone.
+fn remove_if_dead(path: &Path) -> io::Result<bool> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(true),
+        // Something else has the name, which nobody of ours has made.
+        Err(_) => return Ok(false),
+        Ok(directory) => File::from(directory),
+    };
+    let is_dead = flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok();
+    if is_dead && same_file(&directory, path)? {
+        std::fs::remove_dir_all(path)?;
+        return Ok(true);
+    }
+    Ok(false)
 }

@@ -1,0 +1,72 @@
+//! Names of what is being made or removed on disk: all that recovery may remove.
+//!
+//! A record is written before the first file is made, or together with the removal of the row (by a trigger). It ends with
+//! the row that is added, or after the last file is gone. So a crash leaves either a record or nothing, and what nobody
+//! recorded is not Capsid's to remove.
+
+use rusqlite::params;
+
+use super::{State, StateError};
+
+/// What a recorded name is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pending {
+    /// A container's folder among the data, and its run folder.
+    Container,
+    /// A volume's folder.
+    Volume,
+    /// A pod's run folder.
+    Pod,
+    /// A network's run folder.
+    Network,
+}
+
+impl Pending {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Volume => "volume",
+            Self::Pod => "pod",
+            Self::Network => "network",
+        }
+    }
+}
+
+/// What was about to happen to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Make,
+    Remove,
+}
+
+impl State {
+    /// Records that something of this name is about to be made.
+    pub(crate) fn record(&self, kind: Pending, name: &str) -> Result<(), StateError> {
+        self.update(
+            "INSERT OR IGNORE INTO pending VALUES (?1, ?2, 'make')",
+            params![kind.word(), name],
+        )
+    }
+
+    /// Names that are recorded.
+    pub(crate) fn pending(&self, kind: Pending) -> Result<Vec<(String, Step)>, StateError> {
+        let text = "SELECT name, step = 'make' FROM pending WHERE kind = ?1 ORDER BY name";
+        let mut statement = self.0.prepare_cached(text).map_err(StateError::Query)?;
+        let rows = statement
+            .query_map([kind.word()], |row| {
+                let step = if row.get(1)? { Step::Make } else { Step::Remove };
+                Ok((row.get(0)?, step))
+            })
+            .map_err(StateError::Query)?;
+        rows.collect::<Result<_, _>>().map_err(StateError::Query)
+    }
+
+    /// Ends a record: nothing of this name is left. One that cannot be ended, as on a full disk, does no harm: the next
+    /// command looks at it again.
+    pub(crate) fn settle(&self, kind: Pending, name: &str) {
+        let _ = self.update(
+            "DELETE FROM pending WHERE kind = ?1 AND name = ?2",
+            params![kind.word(), name],
+        );
+    }
+}
