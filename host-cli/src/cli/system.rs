@@ -20,6 +20,9 @@ pub(crate) enum SystemCommand {
     /// Read all of every image and show what is damaged; the exit code is 1 then
     #[command(after_help = "Example:\n  capsid system verify    # `capsid pull` of a damaged image puts it right")]
     Verify,
+    /// Make data usable again whose databases are lost or damaged: deletes nothing, keeps volumes
+    #[command(after_help = "Example:\n  capsid system recover")]
+    Recover,
     /// Show what there is on this machine
     #[command(after_help = "Example:\n  capsid system info --json")]
     Info(InfoArgs),

@@ -22,6 +22,7 @@ pub(crate) mod pod;
 pub(crate) mod port;
 pub(crate) mod ps;
 pub(crate) mod pull;
+mod recover;
 pub(crate) mod rmi;
 pub(crate) mod run;
 mod scene;

@@ -8,7 +8,7 @@ use capsid_image::{Damage, Image, Removed, Store};
 use serde_json::{Value, json};
 
 use super::lifecycle::{confirm, remove_ended, start_one};
-use super::{Context, Scene, network, open_store, signal_exit_code, table, unless_interrupted, volume};
+use super::{Context, Scene, network, open_store, recover, signal_exit_code, table, unless_interrupted, volume};
 use crate::cli::{DfArgs, InfoArgs, SystemCommand, SystemPruneArgs};
 use crate::control::{Answer, Request};
 use crate::error_text;
@@ -21,17 +21,15 @@ use crate::{clock, store_folder};
 
 /// Runs one of them.
 pub(crate) async fn run(context: Context, command: SystemCommand) -> anyhow::Result<u8> {
-    if matches!(command, SystemCommand::Verify) {
-        return verify(context).await;
-    }
-    let scene = Scene::set(context)?;
     match command {
-        SystemCommand::Df(args) => df(&scene, &args),
-        SystemCommand::Prune(args) => prune(&scene, &args).await,
-        SystemCommand::Start => start(&scene).await,
-        SystemCommand::Stop => stop(&scene).await,
-        SystemCommand::Info(args) => info(&scene, &args),
-        SystemCommand::Verify => Ok(0),
+        // Without the state, which may be what is lost.
+        SystemCommand::Recover => recover::run(context),
+        SystemCommand::Verify => verify(context).await,
+        SystemCommand::Df(args) => df(&Scene::set(context)?, &args),
+        SystemCommand::Prune(args) => prune(&Scene::set(context)?, &args).await,
+        SystemCommand::Start => start(&Scene::set(context)?).await,
+        SystemCommand::Stop => stop(&Scene::set(context)?).await,
+        SystemCommand::Info(args) => info(&Scene::set(context)?, &args),
     }
 }
 

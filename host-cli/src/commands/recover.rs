@@ -1,0 +1,95 @@
+//! `capsid system recover`: folders whose marker or databases are lost or damaged, made usable again.
+//!
+//! Nothing is deleted: see [`capsid_image::Directory::recover`]. Volumes are known by their folders, so they are kept with
+//! their names; containers and images are known by their databases alone.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use capsid_image::Recovered;
+
+use super::{Context, open_store};
+use crate::folders::Folders;
+use crate::hold::Hold;
+use crate::state::{State, Volume};
+use crate::volumes::{self, VolumesLock};
+use crate::{clock, id, plan};
+
+/// Begins lost databases anew, and says what became of what they knew.
+pub(crate) fn run(context: Context) -> anyhow::Result<u8> {
+    let (folders, recovered) = Folders::recover(context.data, context.run, refuse_running)?;
+    let state = State::open(&folders.data)?;
+    open_store(&folders)?;
+    for Recovered { moved_to, moved, lost } in recovered {
+        for database in lost {
+            println!("Begun anew: {}", folders.data.join(database).display());
+        }
+        let Some(place) = moved_to else { continue };
+        let kept = keep_volumes(&state, &folders, &place)?;
+        for name in &kept {
+            println!("Kept: volume {name}");
+        }
+        println!(
+            "Moved to {}: {} files and folders; remove it when nothing of it is needed",
+            place.display(),
+            moved.len() - kept.len()
+        );
+    }
+    println!("{} and {} can be used", folders.data.display(), folders.run.display());
+    Ok(0)
+}
+
+/// A supervisor has the old database open, and would write to it.
+fn refuse_running(run: &Path) -> anyhow::Result<()> {
+    for entry in fs::read_dir(run.join("pods")).into_iter().flatten() {
+        let name = entry?.file_name();
+        let Some(id) = name.to_str().filter(|name| id::is_id(name)) else {
+            continue;
+        };
+        if Hold::try_take(run, id)?.is_none() {
+            bail!(
+                "pod {} is running: stop it first, or end its `capsid supervise` process where that is not possible",
+                &id[..12]
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Brings volumes back that were moved away with their database: their names.
+fn keep_volumes(state: &State, folders: &Folders, place: &Path) -> anyhow::Result<Vec<String>> {
+    let mut kept = Vec::new();
+    let _lock = VolumesLock::take(&folders.data)?;
+    let entries = match fs::read_dir(place.join("volumes")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(kept),
+        entries => entries.with_context(|| place.display().to_string())?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
+            continue;
+        };
+        if plan::check_name(&name).is_err() || !is_volume(&entry.path()) {
+            continue;
+        }
+        let folder = volumes::all(&folders.data).join(&name);
+        fs::rename(entry.path(), &folder).with_context(|| format!("cannot bring volume {name} back"))?;
+        state.add_volume(&Volume {
+            name: name.clone(),
+            created_ns: clock::now_ns(),
+            labels: Vec::new(),
+            // Whether somebody named it is not known: `prune` must not take it.
+            anonymous: false,
+        })?;
+        kept.push(name);
+    }
+    kept.sort();
+    Ok(kept)
+}
+
+fn is_volume(folder: &Path) -> bool {
+    let is = |path: &Path, has_kind: fn(&fs::Metadata) -> bool| fs::symlink_metadata(path).is_ok_and(|m| has_kind(&m));
+    is(folder, fs::Metadata::is_dir) && is(&folder.join("disk.ext4"), fs::Metadata::is_file)
+}
