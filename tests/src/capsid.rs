@@ -145,16 +145,23 @@ impl Capsid {
     }
 
     /// The files of its folders, sorted, with sizes: what is compared to say "nothing left behind". The databases
-    /// are there from the first command that asks them, and the probe's verdict is kept on purpose.
+    /// and the markers are there from the first command on, and the probe's verdict is kept on purpose.
     pub fn files(&self) -> Vec<String> {
         let mut found = Vec::new();
         for name in ["data", "run", "tmp"] {
             collect(&self.folder(name), &mut found);
         }
         found.retain(|path| {
-            ![".db", "-wal", "-shm", "-journal", "kvm-verdict.json", "events.json"]
-                .iter()
-                .any(|end| path.ends_with(end))
+            const KEPT: [&str; 7] = [
+                ".db",
+                "-wal",
+                "-shm",
+                "-journal",
+                "kvm-verdict.json",
+                "events.json",
+                "capsid-directory.json",
+            ];
+            !KEPT.iter().any(|end| path.ends_with(end))
         });
         found.sort();
         found

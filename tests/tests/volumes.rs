@@ -429,12 +429,22 @@ fn bad_input_is_told_in_one_line_and_leaves_nothing() {
 }
 
 #[test]
-fn a_disk_without_a_row_is_swept() {
+fn a_disk_without_a_row_is_swept_if_its_making_was_recorded() {
     let capsid = Capsid::with_busybox();
     call(&capsid, &["volume", "create", "data"]).succeeds();
     let orphan = capsid.folder("data").join("volumes/orphan");
     std::fs::create_dir(&orphan).unwrap();
     std::fs::write(orphan.join("disk.ext4"), "half").unwrap();
+    assert_eq!(volumes(&capsid, &[]), ["data"]);
+    assert_eq!(disks(&capsid), 2);
+    call(&capsid, &["volume", "create", "orphan"])
+        .exits(1)
+        .complains("move it away");
+    let database = rusqlite::Connection::open(capsid.folder("data").join("containers.db")).unwrap();
+    database
+        .execute("INSERT INTO pending VALUES ('volume', 'orphan', 'make')", [])
+        .unwrap();
+    drop(database);
     assert_eq!(volumes(&capsid, &[]), ["data"]);
     assert_eq!(disks(&capsid), 1);
 }

@@ -1,0 +1,614 @@
+//! Capsid's own directories: files of theirs that are lost, damaged or replaced, directories that are not Capsid's, and
+//! what may be removed. No machine is started here.
+
+// A surprise in a test is a failed test.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+
+use capsid_tests::parts::part;
+use capsid_tests::requirement::skip;
+use capsid_tests::{Capsid, Invocation, Outcome};
+
+/// Somebody else's user id.
+const OTHER: u32 = 54_321;
+const PRECIOUS: &str = "precious";
+/// What comes and goes by itself: caches, and what SQLite keeps beside a database.
+const CACHES: [&str; 6] = [
+    "reserve",
+    "events.json",
+    "events.json.1",
+    "kvm-verdict.json",
+    "-shm",
+    "-wal",
+];
+
+fn call(capsid: &Capsid, words: &[&str]) -> Outcome {
+    capsid.call(words).wait()
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Every path below a directory with what tells whether it was changed; links are not followed.
+fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut next = vec![root.to_owned()];
+    while let Some(path) = next.pop() {
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        let mut facts = format!("{:o} {} {}", metadata.mode(), metadata.uid(), metadata.len());
+        if metadata.is_dir() {
+            facts = format!("{:o} {}", metadata.mode(), metadata.uid());
+            let entries = fs::read_dir(&path).into_iter().flatten();
+            next.extend(entries.map(|entry| entry.unwrap().path()));
+        } else if metadata.is_file() && metadata.len() < 1 << 20 {
+            facts += &String::from_utf8_lossy(&fs::read(&path).unwrap_or_default());
+        }
+        found.insert(path, facts);
+    }
+    found
+}
+
+/// A way to spoil a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Empty,
+    Truncated,
+    Random,
+    Link,
+    DanglingLink,
+    Directory,
+    Owner,
+    Mode,
+    Gone,
+}
+
+const FAULTS: [Fault; 9] = [
+    Fault::Empty,
+    Fault::Truncated,
+    Fault::Random,
+    Fault::Link,
+    Fault::DanglingLink,
+    Fault::Directory,
+    Fault::Owner,
+    Fault::Mode,
+    Fault::Gone,
+];
+
+/// A spoiled file, which can be made whole again.
+struct Spoiled {
+    path: PathBuf,
+    /// What it was: a file that was put aside, or the owner and mode of the file itself.
+    kept: Kept,
+    target: PathBuf,
+}
+
+enum Kept {
+    Aside(PathBuf),
+    InPlace(fs::Metadata),
+}
+
+impl Spoiled {
+    fn new(path: &Path, fault: Fault, aside: &Path) -> Self {
+        let (kept, target) = (aside.join("kept"), aside.join("target"));
+        fs::write(&target, PRECIOUS).unwrap();
+        let metadata = fs::symlink_metadata(path).unwrap();
+        let path = path.to_owned();
+        match fault {
+            Fault::Owner => chown(&path, Some(OTHER), Some(OTHER)).unwrap(),
+            Fault::Mode => fs::set_permissions(&path, Permissions::from_mode(0)).unwrap(),
+            _ => {
+                fs::rename(&path, &kept).unwrap();
+                replace(&path, fault, &kept, aside);
+                let kept = Kept::Aside(kept);
+                return Self { path, kept, target };
+            }
+        }
+        let kept = Kept::InPlace(metadata);
+        Self { path, kept, target }
+    }
+
+    /// Puts the file back. Where links led, nothing has happened.
+    #[track_caller]
+    fn restore(self) {
+        let path = &self.path;
+        assert_eq!(
+            fs::read_to_string(&self.target).unwrap(),
+            PRECIOUS,
+            "{}",
+            path.display()
+        );
+        let nowhere = self.target.with_file_name("nowhere");
+        assert!(!nowhere.exists(), "{} was made", nowhere.display());
+        match self.kept {
+            Kept::InPlace(metadata) => {
+                chown(path, Some(metadata.uid()), Some(metadata.gid())).unwrap();
+                fs::set_permissions(path, metadata.permissions()).unwrap();
+            }
+            Kept::Aside(kept) => {
+                match fs::symlink_metadata(path) {
+                    Ok(found) if found.is_dir() => fs::remove_dir_all(path).unwrap(),
+                    Ok(_) => fs::remove_file(path).unwrap(),
+                    Err(_) => {}
+                }
+                fs::rename(kept, path).unwrap();
+            }
+        }
+    }
+}
+
+/// Puts something in the place of a file that was put aside.
+fn replace(path: &Path, fault: Fault, kept: &Path, aside: &Path) {
+    match fault {
+        Fault::Empty => fs::write(path, "").unwrap(),
+        Fault::Truncated => {
+            // Disks are mostly holes: what is beyond the first MiB stays one.
+            let length = fs::metadata(kept).unwrap().len() / 2;
+            let mut bytes = Vec::new();
+            if let Ok(file) = fs::File::open(kept) {
+                let _ = file.take(length.min(1 << 20)).read_to_end(&mut bytes);
+            }
+            fs::write(path, bytes).unwrap();
+            fs::OpenOptions::new()
+                .write(true)
+                .open(path)
+                .unwrap()
+                .set_len(length)
+                .unwrap();
+        }
+        Fault::Random => fs::write(path, [0xa5; 4096]).unwrap(),
+        Fault::Link => symlink(aside.join("target"), path).unwrap(),
+        Fault::DanglingLink => symlink(aside.join("nowhere"), path).unwrap(),
+        Fault::Directory => fs::create_dir(path).unwrap(),
+        Fault::Gone | Fault::Owner | Fault::Mode => {}
+    }
+}
+
+/// What may come of a spoiled file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needed {
+    /// Every command that uses it fails and names it.
+    Always,
+    /// As `Always`; one that is gone is made again from what the databases know.
+    Marker,
+    /// Commands that need its content fail and name it; the others do as if nothing were.
+    Sometimes,
+}
+
+/// A file of either directory, and the commands that use it.
+struct Victim {
+    path: PathBuf,
+    needed: Needed,
+    commands: Vec<Vec<&'static str>>,
+}
+
+const PS: [&str; 4] = ["ps", "-a", "--format", "{{.Names}}"];
+const IMAGES: [&str; 2] = ["images", "-q"];
+const VOLUMES: [&str; 3] = ["volume", "ls", "-q"];
+
+/// An installation with an image, a container and two volumes. Nothing runs.
+fn furnished() -> Capsid {
+    let capsid = Capsid::with_busybox();
+    call(&capsid, &["create", "--name", "box", "-v", "notes:/notes", "busybox"]).succeeds();
+    call(&capsid, &["volume", "create", "other"]).succeeds();
+    capsid
+}
+
+fn first_in(folder: PathBuf) -> PathBuf {
+    let mut names: Vec<_> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    names.sort();
+    names.swap_remove(0)
+}
+
+fn victims(capsid: &Capsid) -> Vec<Victim> {
+    let (data, run) = (capsid.folder("data"), capsid.folder("run"));
+    let victim = |path: PathBuf, needed, commands: &[&[&'static str]]| Victim {
+        path,
+        needed,
+        commands: commands.iter().map(|words| words.to_vec()).collect(),
+    };
+    let run_it: &[&str] = &["run", "--rm", "busybox"];
+    let mut all = vec![
+        victim(data.join("containers.db"), Needed::Always, &[&PS, &VOLUMES, run_it]),
+        victim(data.join("state.db"), Needed::Always, &[&IMAGES, run_it]),
+        victim(
+            data.join("capsid-directory.json"),
+            Needed::Marker,
+            &[&PS, &IMAGES, &VOLUMES],
+        ),
+        victim(
+            run.join("capsid-directory.json"),
+            Needed::Marker,
+            &[&PS, &IMAGES, &VOLUMES],
+        ),
+    ];
+    let layer = first_in(data.join("layers"));
+    let container = first_in(data.join("containers"));
+    let of_state = [
+        data.join("reserve"),
+        data.join("events.json"),
+        data.join("volumes.lock"),
+        data.join("scratch.lock"),
+        data.join("scratch-v1.ext4"),
+        data.join("volume-v1.ext4"),
+        container.join("scratch.ext4"),
+        container,
+        data.join("containers"),
+        data.join("volumes/notes/disk.ext4"),
+        data.join("volumes/notes"),
+        data.join("volumes"),
+        first_in(run.join("pods")).join("lock"),
+        first_in(run.join("pods")),
+        run.join("pods"),
+    ];
+    let of_images = [
+        first_in(data.join("blobs")),
+        first_in(data.join("rootfs")),
+        first_in(data.join("locks")),
+        layer.join("data"),
+        layer.join("index"),
+        layer,
+    ];
+    let folders = ["blobs", "layers", "rootfs", "locks", "tmp"].map(|name| data.join(name));
+    for path in of_state {
+        all.push(victim(path, Needed::Sometimes, &[&PS, &VOLUMES]));
+    }
+    for path in of_images.into_iter().chain(folders) {
+        all.push(victim(path, Needed::Sometimes, &[&IMAGES]));
+    }
+    all
+}
+
+#[test]
+fn a_file_that_is_lost_or_replaced_costs_nothing_else() {
+    let capsid = furnished();
+    let aside = tempfile::tempdir_in(capsid.folder("home")).unwrap();
+    let is_whole = |words: &[&str]| match words[0] {
+        "ps" => "box".to_owned(),
+        "volume" => "notes\nother".to_owned(),
+        _ => call(&capsid, &IMAGES).succeeds().text(),
+    };
+    let expected: BTreeMap<Vec<&str>, String> = [&PS[..], &IMAGES, &VOLUMES]
+        .map(|words| (words.to_vec(), is_whole(words)))
+        .into();
+    let all = victims(&capsid);
+    assert!(all.len() > 20, "the layout has changed: {}", all.len());
+    for victim in &all {
+        for fault in FAULTS {
+            // Only root can give a file away, and only others are kept out by a mode.
+            if fault == Fault::Owner && !is_root() {
+                continue;
+            }
+            let spoiled = Spoiled::new(&victim.path, fault, aside.path());
+            let before = rest(&capsid, &victim.path);
+            for words in &victim.commands {
+                if fault == Fault::Mode && words[0] == "run" {
+                    // Root would have a container.
+                    continue;
+                }
+                assert_loses_nothing(&capsid, victim, fault, words, expected.get(words));
+            }
+            assert_eq!(
+                rest(&capsid, &victim.path),
+                before,
+                "{} {fault:?}",
+                victim.path.display()
+            );
+            spoiled.restore();
+        }
+    }
+    for (words, whole) in &expected {
+        assert_eq!(call(&capsid, words).succeeds().text(), *whole);
+    }
+}
+
+/// All files of both directories but the spoiled one, what is below it, and caches.
+fn rest(capsid: &Capsid, spoiled: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = tree(&capsid.folder("data"));
+    found.extend(tree(&capsid.folder("run")));
+    let is_cache = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        CACHES.iter().any(|cache| name.ends_with(cache))
+    };
+    // Databases are compared by what the commands list; the folder's own mode is Capsid's.
+    found.retain(|path, _| !path.starts_with(spoiled) && !is_cache(path) && path.extension().is_none_or(|e| e != "db"));
+    found
+}
+
+#[track_caller]
+fn assert_loses_nothing(capsid: &Capsid, victim: &Victim, fault: Fault, words: &[&str], whole: Option<&String>) {
+    let outcome = call(capsid, words);
+    let what = format!("{} {fault:?}\n{outcome}", victim.path.display());
+    let name = victim.path.file_name().unwrap().to_str().unwrap();
+    let harmless = match victim.needed {
+        // Root may read everything.
+        Needed::Always => fault == Fault::Mode && is_root(),
+        Needed::Marker => fault == Fault::Gone || (fault == Fault::Mode && is_root()),
+        Needed::Sometimes => outcome.code() == 0,
+    };
+    if harmless {
+        assert_eq!(outcome.code(), 0, "{what}");
+        if let Some(whole) = whole {
+            assert_eq!(outcome.text(), *whole, "{what}");
+        }
+        return;
+    }
+    let code = if words[0] == "run" { 125 } else { 1 };
+    assert_eq!(outcome.code(), code, "{what}");
+    assert!(outcome.stderr.contains(name), "not named: {what}");
+    assert_eq!(outcome.complaints().len(), 1, "{what}");
+}
+
+/// The lock and the disks that verbs open themselves are never reached by a link.
+#[test]
+fn verbs_name_what_is_in_the_place_of_their_files() {
+    let capsid = furnished();
+    let aside = tempfile::tempdir_in(capsid.folder("home")).unwrap();
+    let pod = first_in(capsid.folder("run/pods"));
+    let data = capsid.folder("data");
+    let cases: [(PathBuf, &[&str]); 5] = [
+        (data.join("volumes.lock"), &["volume", "create", "third"]),
+        (data.join("volume-v1.ext4"), &["volume", "create", "third"]),
+        (data.join("scratch-v1.ext4"), &["create", "--name", "second", "busybox"]),
+        (pod.join("lock"), &["rm", "box"]),
+        (pod, &["rm", "box"]),
+    ];
+    for (path, words) in cases {
+        for fault in [Fault::Link, Fault::DanglingLink] {
+            let spoiled = Spoiled::new(&path, fault, aside.path());
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let outcome = call(&capsid, words);
+            assert_ne!(outcome.code(), 0, "{fault:?}\n{outcome}");
+            outcome
+                .complains(name)
+                .complains("symbolic link")
+                .complains_in_one_line();
+            spoiled.restore();
+        }
+    }
+    call(&capsid, &PS).succeeds().prints("box\n");
+    call(&capsid, &VOLUMES).succeeds().prints("notes\nother\n");
+    // What SQLite keeps beside a database is looked at before SQLite opens it.
+    for (end, make) in [("-wal", true), ("-shm", false), ("-journal", true)] {
+        let side = data.join(format!("containers.db{end}"));
+        let target = aside.path().join("target");
+        if make {
+            symlink(&target, &side).unwrap();
+        } else {
+            fs::create_dir(&side).unwrap();
+        }
+        call(&capsid, &PS).exits(1).complains(&format!("containers.db{end}"));
+        if make {
+            fs::remove_file(&side).unwrap();
+        } else {
+            fs::remove_dir(&side).unwrap();
+        }
+    }
+    call(&capsid, &PS).succeeds().prints("box\n");
+}
+
+#[test]
+fn lost_databases_are_begun_anew_and_volumes_stay() {
+    let capsid = furnished();
+    let data = capsid.folder("data");
+    let disk = data.join("volumes/notes/disk.ext4");
+    let identity = fs::metadata(&disk).unwrap().ino();
+    let container = first_in(data.join("containers"));
+    fs::write(data.join("containers.db"), "").unwrap();
+    call(&capsid, &PS)
+        .exits(1)
+        .complains("containers.db is empty")
+        .complains("capsid system recover")
+        .complains_in_one_line();
+    let words = call(&capsid, &["system", "recover"]).succeeds().text();
+    assert!(
+        words.contains("Kept: volume notes") && words.contains("Begun anew"),
+        "{words}"
+    );
+    call(&capsid, &VOLUMES).succeeds().prints("notes\nother\n");
+    call(&capsid, &PS).succeeds().prints("");
+    assert_eq!(fs::metadata(&disk).unwrap().ino(), identity);
+    assert!(!call(&capsid, &IMAGES).succeeds().text().is_empty());
+    let moved = |name: &str| {
+        let places = fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().path());
+        let mut places = places.filter(|path| path.display().to_string().contains("/recovered-"));
+        places.any(|place| place.join(name).exists())
+    };
+    let name = container.file_name().unwrap().to_str().unwrap();
+    assert!(moved(&format!("containers/{name}/scratch.ext4")));
+    // The images' database, and the markers.
+    fs::write(data.join("state.db"), [0x5a; 9000]).unwrap();
+    fs::write(data.join("capsid-directory.json"), "{").unwrap();
+    fs::write(capsid.folder("run/capsid-directory.json"), "").unwrap();
+    call(&capsid, &IMAGES).exits(1);
+    call(&capsid, &["system", "recover"]).succeeds();
+    call(&capsid, &IMAGES).succeeds().prints("");
+    call(&capsid, &VOLUMES).succeeds().prints("notes\nother\n");
+    assert!(moved("layers") && moved("state.db"));
+    // A second time there is nothing to do.
+    let before = tree(&data).len();
+    call(&capsid, &["system", "recover"]).succeeds();
+    assert_eq!(tree(&data).len(), before);
+}
+
+/// What a directory of somebody else's may hold: names that Capsid has too.
+fn foreign(root: &Path) {
+    for path in [
+        "containers/mine",
+        "volumes/mine",
+        "tmp/mine",
+        "pods/mine",
+        "layers",
+        "podman",
+    ] {
+        fs::create_dir_all(root.join(path)).unwrap();
+        fs::write(root.join(path).join("file"), PRECIOUS).unwrap();
+    }
+    let podmans = rusqlite::Connection::open(root.join("db.sql")).unwrap();
+    podmans.execute_batch("CREATE TABLE containers (id TEXT);").unwrap();
+    fs::set_permissions(root, Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn a_directory_that_is_not_capsids_is_refused_and_left_as_it_is() {
+    let capsid = Capsid::empty();
+    let theirs = capsid.folder("home").join("theirs");
+    foreign(&theirs);
+    let before = tree(&theirs);
+    let verbs: [&[&str]; 10] = [
+        &["ps"],
+        &["images"],
+        &["volume", "ls"],
+        &["doctor"],
+        &["system", "df"],
+        &["system", "prune", "-af"],
+        &["system", "recover"],
+        &["network", "prune", "-f"],
+        &["pod", "ls"],
+        &["run", "--rm", "busybox"],
+    ];
+    for flag in ["--data-dir", "--run-dir"] {
+        for words in verbs {
+            let words = [&[flag, theirs.to_str().unwrap()], words].concat();
+            let outcome = call(&capsid, &words);
+            let code = if words.contains(&"run") { 125 } else { 1 };
+            outcome
+                .exits(code)
+                .complains(theirs.to_str().unwrap())
+                .complains("not Capsid's")
+                .complains_in_one_line();
+            assert_eq!(tree(&theirs), before, "{words:?}");
+        }
+    }
+    // Nor is a database of another program's with the name of one of ours.
+    fs::rename(theirs.join("db.sql"), theirs.join("state.db")).unwrap();
+    let before = tree(&theirs);
+    let words = ["--data-dir", theirs.to_str().unwrap(), "images"];
+    call(&capsid, &words).exits(1).complains("not Capsid's");
+    assert_eq!(tree(&theirs), before);
+    // The two directories are two: one is not taken for the other.
+    call(&capsid, &PS).succeeds();
+    let data = capsid.folder("data").display().to_string();
+    call(&capsid, &["--run-dir", &data, "ps"])
+        .exits(1)
+        .complains("data directory");
+}
+
+/// A directory of the last release had no marker, and databases without an identity.
+#[test]
+fn a_directory_of_the_last_release_is_taken_over() {
+    let capsid = furnished();
+    let data = capsid.folder("data");
+    let images = call(&capsid, &IMAGES).succeeds().text();
+    for (name, version) in [("containers.db", 5), ("state.db", 1)] {
+        let database = rusqlite::Connection::open(data.join(name)).unwrap();
+        let triggers: Vec<String> = database
+            .prepare("SELECT name FROM sqlite_schema WHERE type = 'trigger' AND sql LIKE '%pending%'")
+            .unwrap()
+            .query_map([], |row| row.get(0))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        for trigger in triggers {
+            database.execute_batch(&format!("DROP TRIGGER {trigger};")).unwrap();
+        }
+        database
+            .execute_batch(&format!(
+                "DROP TABLE pending; DROP TABLE identity; PRAGMA application_id = 0; PRAGMA user_version = {version};"
+            ))
+            .unwrap();
+    }
+    for folder in ["data", "run"] {
+        fs::remove_file(capsid.folder(folder).join("capsid-directory.json")).unwrap();
+    }
+    // A loss before the upgrade is not taken for an empty list after it.
+    let kept = fs::read(data.join("containers.db")).unwrap();
+    fs::write(data.join("containers.db"), "").unwrap();
+    let before = tree(&data.join("volumes"));
+    call(&capsid, &PS).exits(1).complains("containers.db is empty");
+    assert_eq!(tree(&data.join("volumes")), before);
+    fs::write(data.join("containers.db"), kept).unwrap();
+    call(&capsid, &PS).succeeds().prints("box\n");
+    call(&capsid, &VOLUMES).succeeds().prints("notes\nother\n");
+    assert_eq!(call(&capsid, &IMAGES).succeeds().text(), images);
+    assert!(data.join("capsid-directory.json").exists());
+    // And it is used as any other.
+    call(&capsid, &["rm", "box"]).succeeds();
+    call(&capsid, &["volume", "rm", "notes", "other"]).succeeds();
+    assert_eq!(fs::read_dir(data.join("volumes")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(data.join("containers")).unwrap().count(), 0);
+}
+
+/// Without a session, the run directory is in `/tmp`, where anybody may have made something of that name.
+#[test]
+fn a_link_in_tmp_does_not_lead_to_the_users_files() {
+    const TEST: &str = "a_link_in_tmp_does_not_lead_to_the_users_files";
+    let uid = if is_root() {
+        OTHER
+    } else {
+        nix::unistd::geteuid().as_raw()
+    };
+    if Path::new(&format!("/run/user/{uid}")).exists() {
+        return skip(TEST, "this user has a session, whose directory is preferred");
+    }
+    let capsid = Capsid::empty();
+    for name in ["", "data", "run", "home", "tmp"] {
+        fs::set_permissions(capsid.folder(name), Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::set_permissions(capsid.folder("tmp"), Permissions::from_mode(0o1777)).unwrap();
+    let program = capsid.folder("home/capsid");
+    fs::copy(part("capsid"), &program).unwrap();
+    let theirs = capsid.folder("run/theirs");
+    fs::create_dir_all(theirs.join("pods/mine")).unwrap();
+    fs::create_dir_all(theirs.join("pods").join("a".repeat(64))).unwrap();
+    let data = capsid.folder("data/own");
+    fs::create_dir(&data).unwrap();
+    for path in [&theirs, &data] {
+        chown(path, Some(uid), Some(uid)).unwrap();
+    }
+    fs::set_permissions(&theirs, Permissions::from_mode(0o755)).unwrap();
+    let ps = || {
+        let id = uid.to_string();
+        let drop = ["--reuid", &id, "--regid", &id, "--clear-groups"];
+        let drop = if is_root() { &drop[..] } else { &[] };
+        let program = program.display().to_string();
+        let mut invocation = Invocation::new("setpriv", drop.iter().chain(&[program.as_str(), "ps"]));
+        let command = invocation.command();
+        command.env_clear().env("PATH", "/usr/bin:/bin");
+        command
+            .env("CAPSID_DATA_DIR", &data)
+            .env("TMPDIR", capsid.folder("tmp"));
+        command.env("HOME", capsid.folder("home"));
+        invocation.wait()
+    };
+    let place = capsid.folder("tmp").join(format!("capsid-{uid}"));
+    let before = tree(&theirs);
+    symlink(&theirs, &place).unwrap();
+    ps().exits(1)
+        .complains("symbolic link")
+        .complains(place.to_str().unwrap())
+        .complains_in_one_line();
+    assert_eq!(tree(&theirs), before);
+    fs::remove_file(&place).unwrap();
+    // Somebody else's, or open to others.
+    fs::create_dir(&place).unwrap();
+    if is_root() {
+        ps().exits(1).complains("belongs to user 0");
+        chown(&place, Some(uid), Some(uid)).unwrap();
+    }
+    fs::set_permissions(&place, Permissions::from_mode(0o777)).unwrap();
+    ps().exits(1).complains("open to other users (mode 777)");
+    assert_eq!(fs::metadata(&place).unwrap().mode() & 0o777, 0o777);
+    fs::remove_dir(&place).unwrap();
+    ps().succeeds();
+    assert_eq!(fs::metadata(&place).unwrap().mode() & 0o777, 0o700);
+    ps().succeeds();
+}
