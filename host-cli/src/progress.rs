@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use capsid_image::{Digest, LayerState, Progress};
+use capsid_image::{Digest, LayerState, Progress, Warning};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// One bar a layer.
@@ -65,6 +66,14 @@ impl Progress for Bars {
             LayerState::AlreadyExists => bar.finish_with_message("Already exists"),
             LayerState::Done => bar.finish_with_message("Pull complete"),
             _ => bar.set_message("Converting"),
+        }
+    }
+
+    /// Once in the life of the process, however many images it pulls.
+    fn warn(&self, warning: &Warning) {
+        static WARNED: AtomicBool = AtomicBool::new(false);
+        if !WARNED.swap(true, Ordering::Relaxed) {
+            self.all.suspend(|| eprintln!("capsid: warning: {warning}"));
         }
     }
 }

@@ -33,6 +33,7 @@ mod pull;
 mod reference;
 mod rootfs;
 mod store;
+mod sys;
 mod text;
 mod tree;
 
@@ -48,7 +49,7 @@ pub use layer::path::NameFault;
 pub use load::{ArchiveFault, LoadError, LoadSource, load};
 pub use manifest::ManifestError;
 pub use platform::{ParsePlatformError, Platform};
-pub use progress::{LayerState, Progress};
+pub use progress::{LayerState, Progress, Warning};
 pub use pull::{Credentials, CredentialsError, PullError, PullOptions, Pulled, RegistryError, pull};
 pub use reference::{ParseReferenceError, Reference, Version};
 pub use store::{

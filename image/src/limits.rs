@@ -110,11 +110,15 @@ pub const TOKEN_BYTES_MAX: u64 = 256 << 10;
 /// Longest of docker's config files that is believed, bytes. Real ones are below 10 KiB; a longer one is cut, and so no JSON.
 pub const DOCKER_CONFIG_BYTES_MAX: u64 = 4 << 20;
 
-/// Longest answer of a credential helper, bytes: a name and a token of at most [`TOKEN_BYTES_MAX`].
-pub const HELPER_BYTES_MAX: u64 = 512 << 10;
+/// Longest output of a credential helper, bytes, and the same for its errors: a name and a token of at most
+/// [`TOKEN_BYTES_MAX`], with room.
+pub const HELPER_BYTES_MAX: u64 = 1 << 20;
 
-/// Wall time of a credential helper, seconds: it may have to wait for its user to open a key ring.
-pub const HELPER_SECONDS_MAX: u64 = 120;
+/// Wall time of a credential helper, seconds: key rings and cloud services answer within one or two.
+pub const HELPER_SECONDS_MAX: u64 = 10;
+
+/// Longest name of a credential helper, bytes. Real ones are below 20.
+pub const HELPER_NAME_BYTES_MAX: usize = 64;
 
 /// Layers downloaded at once: docker's figure; more does not fill a line better and keeps more converters busy.
 pub const DOWNLOADS_AT_ONCE: usize = 3;

@@ -1,5 +1,7 @@
 //! What a pull or load tells while it runs.
 
+use std::path::PathBuf;
+
 use crate::digest::Digest;
 
 /// State of one layer.
@@ -25,6 +27,18 @@ pub enum LayerState {
     AlreadyExists,
 }
 
+/// Something that its user should know.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Warning {
+    /// Docker's config holds credentials and its mode lets other users read it.
+    #[error("{} holds credentials that other users can read; run: chmod 600 {}", path.display(), path.display())]
+    ReadableCredentials {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
 /// Somebody who wants to know. Called from several threads.
 pub trait Progress: Send + Sync {
     /// A layer of the image entered a state. The digest is that of the layer's blob.
@@ -32,6 +46,9 @@ pub trait Progress: Send + Sync {
 
     /// All layers are there; their rootfs is being made.
     fn merging(&self) {}
+
+    /// Something does not stop the work, but its user should know.
+    fn warn(&self, _: &Warning) {}
 }
 
 /// Nobody.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -137,7 +138,7 @@ impl Registry {
         fs::copy(self.certificate(), certificates.join("ca.crt")).expect("temporary folder");
         let auth = base64(format!("{USER}:{password}").as_bytes());
         let config = serde_json::json!({"auths": {self.reference("").trim_end_matches('/'): {"auth": auth}}});
-        fs::write(folder.join("config.json"), config.to_string()).expect("temporary folder");
+        write_private(&folder.join("config.json"), &config.to_string());
     }
 }
 
@@ -166,6 +167,12 @@ fn configuration(folder: &Path, port: u16, access: Access<'_>) -> String {
         "version: 0.1\nlog: {{level: warn}}\nstorage:\n  filesystem: {{rootdirectory: {folder}/store}}\n  delete: {{enabled: true}}\n\
          http:\n  addr: 127.0.0.1:{port}\n{access}"
     )
+}
+
+/// Writes a file that nobody else may read, as docker writes its `config.json`.
+pub fn write_private(path: &Path, text: &str) {
+    fs::write(path, text).expect("temporary folder");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("temporary folder");
 }
 
 fn make_certificate(folder: &Path) {

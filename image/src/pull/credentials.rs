@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::docker_config::DockerConfig;
 use super::{CredentialsError, helper};
+use crate::progress::{Progress, Warning};
 
 /// Where credentials come from.
 #[derive(Clone)]
@@ -46,7 +47,11 @@ pub(super) enum Secret {
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 
 /// Looks a registry up, in docker's order: a helper knows better than the file.
-pub(super) async fn look_up(credentials: &Credentials, registry: &str) -> Result<Option<Secret>, CredentialsError> {
+pub(super) async fn look_up(
+    credentials: &Credentials,
+    registry: &str,
+    progress: &dyn Progress,
+) -> Result<Option<Secret>, CredentialsError> {
     let server = if registry == "docker.io" { DOCKER_HUB } else { registry };
     match credentials {
         Credentials::Anonymous => Ok(None),
@@ -56,8 +61,13 @@ pub(super) async fn look_up(credentials: &Credentials, registry: &str) -> Result
         })),
         Credentials::DockerConfig => {
             let config = DockerConfig::read()?;
+            if config.is_exposed() {
+                progress.warn(&Warning::ReadableCredentials {
+                    path: config.path().to_owned(),
+                });
+            }
             if let Some(name) = config.helper(server)
-                && let Some(secret) = helper::ask(name, server).await?
+                && let Some(secret) = helper::ask(name, server, config.path()).await?
             {
                 return Ok(Some(secret));
             }

@@ -1,8 +1,9 @@
 //! Docker's `config.json`: what `docker login` and its like have written there.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -20,17 +21,23 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+/// Mode bits of a file that let the group or everybody read it.
+const READABLE_BY_OTHERS: u32 = 0o044;
+
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct DockerConfig {
     #[serde(default)]
-    auths: HashMap<String, Entry>,
+    auths: BTreeMap<String, Entry>,
     #[serde(default)]
-    cred_helpers: HashMap<String, String>,
+    cred_helpers: BTreeMap<String, String>,
     #[serde(default)]
     creds_store: String,
     #[serde(skip)]
     path: PathBuf,
+    /// Permission bits of the file.
+    #[serde(skip)]
+    mode: u32,
 }
 
 /// An empty string is as good as none: so docker writes them.
@@ -43,6 +50,14 @@ struct Entry {
     identitytoken: String,
 }
 
+impl Entry {
+    fn is_secret(&self) -> bool {
+        [&self.auth, &self.password, &self.identitytoken]
+            .iter()
+            .any(|text| !text.is_empty())
+    }
+}
+
 impl DockerConfig {
     /// Reads `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`; none there is an empty one.
     pub(super) fn read() -> Result<Self, CredentialsError> {
@@ -52,8 +67,13 @@ impl DockerConfig {
         };
         let path = folder.join("config.json");
         let mut bytes = Vec::new();
-        match File::open(&path).and_then(|file| file.take(DOCKER_CONFIG_BYTES_MAX).read_to_end(&mut bytes)) {
-            Ok(_) => Self::parse(&bytes, path),
+        let read = |file: File| {
+            let mode = file.metadata()?.permissions().mode();
+            file.take(DOCKER_CONFIG_BYTES_MAX).read_to_end(&mut bytes)?;
+            Ok(mode)
+        };
+        match File::open(&path).and_then(read) {
+            Ok(mode) => Self::parse(&bytes, path).map(|config| Self { mode, ..config }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(source) => Err(CredentialsError::ReadConfig { path, source }),
         }
@@ -68,6 +88,16 @@ impl DockerConfig {
                 line: error.line(),
             }),
         }
+    }
+
+    /// The file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the file itself holds credentials and its mode lets others read it.
+    pub(super) fn is_exposed(&self) -> bool {
+        self.mode & READABLE_BY_OTHERS != 0 && self.auths.values().any(Entry::is_secret)
     }
 
     /// The helper that is to be asked: the registry's own before that for all.
@@ -98,7 +128,7 @@ impl DockerConfig {
 }
 
 /// The value for a server, whose name may be written as an address: `https://HOST/v1/`.
-fn entry<'a, T>(map: &'a HashMap<String, T>, server: &str) -> Option<&'a T> {
+fn entry<'a, T>(map: &'a BTreeMap<String, T>, server: &str) -> Option<&'a T> {
     let matching = || map.iter().find(|(key, _)| host(key) == host(server));
     map.get(server).or_else(|| matching().map(|(_, value)| value))
 }
@@ -165,6 +195,22 @@ mod tests {
         assert_eq!(config.helper("c"), Some("all"));
         assert_eq!(config.helper("b"), None);
         assert_eq!(self::config("{}").helper("a"), None);
+    }
+
+    #[test]
+    fn a_file_with_secrets_is_exposed_by_its_mode() {
+        let secrets = r#"{"auths": {"a": {"auth": "dXNlcjpzZWNyZXQ="}}}"#;
+        let helpers = r#"{"auths": {"a": {}}, "credsStore": "all"}"#;
+        for (text, mode, exposed) in [
+            (secrets, 0o100_644, true),
+            (secrets, 0o100_640, true),
+            (secrets, 0o100_604, true),
+            (secrets, 0o100_600, false),
+            (helpers, 0o100_644, false),
+        ] {
+            let config = DockerConfig { mode, ..config(text) };
+            assert_eq!(config.is_exposed(), exposed, "{mode:o} {text}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 
 use crate::config::ConfigError;
 use crate::digest::Digest;
-use crate::limits::{HELPER_SECONDS_MAX, INDEX_DEPTH_MAX, NO_PROGRESS_SECONDS, REDIRECTS_MAX};
+use crate::limits::{HELPER_BYTES_MAX, HELPER_SECONDS_MAX, INDEX_DEPTH_MAX, NO_PROGRESS_SECONDS, REDIRECTS_MAX};
 use crate::manifest::ManifestError;
 use crate::store::{AddLayerError, CommitImageError};
 
@@ -144,6 +144,20 @@ pub enum CredentialsError {
         helper: String,
         /// How it ended.
         status: ExitStatus,
+    },
+    /// The name of a credential helper could lead to any program.
+    #[error("invalid name of a credential helper in {}: {name:?}; use letters, digits, '.', '_' and '-'", path.display())]
+    HelperName {
+        /// Docker's config.
+        path: PathBuf,
+        /// The name.
+        name: String,
+    },
+    /// A credential helper did not stop talking.
+    #[error("the credential helper {helper} wrote more than {HELPER_BYTES_MAX} bytes")]
+    HelperTooLong {
+        /// Which program.
+        helper: String,
     },
     /// A credential helper said something else than credentials.
     #[error("the credential helper {helper} gave no valid answer")]

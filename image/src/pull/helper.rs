@@ -1,23 +1,36 @@
 //! Docker's credential helpers: programs that keep a user's secrets (docker-credential-helpers, "Usage").
+//!
+//! A helper runs in a process group of its own, which is killed when it has answered, takes too long, writes too much or is
+//! no longer wanted: neither it nor its children outlive the question. Only what moves to a session of its own stays, as the
+//! agents of key rings do on purpose.
 
 use std::io;
-use std::process::Stdio;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::Command;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
 use super::CredentialsError;
 use super::credentials::Secret;
-use crate::limits::{HELPER_BYTES_MAX, HELPER_SECONDS_MAX};
+use crate::limits::{HELPER_BYTES_MAX, HELPER_NAME_BYTES_MAX, HELPER_SECONDS_MAX};
+use crate::sys;
 use crate::text::printable;
 
 /// What every helper of docker's library says when it knows nobody.
 const NOT_FOUND: &[u8] = b"credentials not found";
 /// The name under which a helper gives an identity token.
 const IDENTITY_USER: &str = "<token>";
+/// How long output is read after the helper's end. Its group is dead by then, so that all of it is in the pipes, whose ends
+/// only a process of another session can still hold open.
+const AFTER_EXIT: Duration = Duration::from_millis(200);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -26,53 +39,149 @@ struct Answer {
     secret: String,
 }
 
-/// Asks `docker-credential-NAME` for a server's secret; `None` if it has none. The program ends with the future.
-pub(super) async fn ask(name: &str, server: &str) -> Result<Option<Secret>, CredentialsError> {
-    let helper = || format!("docker-credential-{}", printable(name.as_bytes(), 80));
+/// Asks `docker-credential-NAME` for a server's secret; `None` if it has none. `config` is the file that names it.
+pub(super) async fn ask(name: &str, server: &str, config: &Path) -> Result<Option<Secret>, CredentialsError> {
+    if !is_valid_name(name) {
+        return Err(CredentialsError::HelperName {
+            path: config.to_owned(),
+            name: printable(name.as_bytes(), HELPER_NAME_BYTES_MAX),
+        });
+    }
+    let helper = || format!("docker-credential-{name}");
     let start_error = |source| CredentialsError::StartHelper {
         helper: helper(),
         source,
     };
-    let mut child = Command::new(format!("docker-credential-{name}"))
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        // Nothing of it may reach the terminal raw, nor a log: it may hold the secret.
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(start_error)?;
-    let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-    let (Some(mut stdin), Some(stdout)) = (stdin, stdout) else {
-        return Err(start_error(io::ErrorKind::BrokenPipe.into()));
+    let mut running = Running::start(&helper()).map_err(start_error)?;
+    let conversation = running.converse(server);
+    let Ok(told) = timeout(Duration::from_secs(HELPER_SECONDS_MAX), conversation).await else {
+        return Err(CredentialsError::HelperSilent { helper: helper() });
     };
-    let conversation = async {
-        // A helper may know its answer without reading the question.
-        let _ = stdin.write_all(server.as_bytes()).await;
-        drop(stdin);
-        let mut told = Vec::new();
-        stdout.take(HELPER_BYTES_MAX + 1).read_to_end(&mut told).await?;
-        if told.len() as u64 > HELPER_BYTES_MAX {
-            return Ok((told, None));
+    let Told { output, errors, status } = match told {
+        Ok(told) => told,
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+            return Err(CredentialsError::HelperTooLong { helper: helper() });
         }
-        Ok((told, Some(child.wait().await?)))
+        Err(error) => return Err(start_error(error)),
     };
-    let talked: Result<io::Result<_>, _> = timeout(Duration::from_secs(HELPER_SECONDS_MAX), conversation).await;
-    let (told, status) = match talked {
-        Ok(talked) => talked.map_err(start_error)?,
-        Err(_) => return Err(CredentialsError::HelperSilent { helper: helper() }),
-    };
-    match status {
-        Some(status) if status.success() => parse(&told)
-            .map(Some)
-            .ok_or_else(|| CredentialsError::HelperAnswer { helper: helper() }),
-        Some(_) if told.windows(NOT_FOUND.len()).any(|window| window == NOT_FOUND) => Ok(None),
-        Some(status) => Err(CredentialsError::HelperFailed {
+    let knows_nobody = |text: &[u8]| text.windows(NOT_FOUND.len()).any(|window| window == NOT_FOUND);
+    if status.success() {
+        let secret = parse(&output).ok_or_else(|| CredentialsError::HelperAnswer { helper: helper() });
+        secret.map(Some)
+    } else if knows_nobody(&output) || knows_nobody(&errors) {
+        Ok(None)
+    } else {
+        Err(CredentialsError::HelperFailed {
             helper: helper(),
             status,
-        }),
-        None => Err(CredentialsError::HelperAnswer { helper: helper() }),
+        })
     }
+}
+
+/// Whether a name can only be that of a program in `PATH`.
+fn is_valid_name(name: &str) -> bool {
+    name.len() <= HELPER_NAME_BYTES_MAX
+        && name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+/// Everything that a helper said. Nothing of it may reach the terminal or a log: it may hold the secret.
+struct Told {
+    output: Vec<u8>,
+    errors: Vec<u8>,
+    status: ExitStatus,
+}
+
+/// A helper with its process group, which dies with the value.
+struct Running {
+    child: Child,
+    group: Pid,
+    /// Readable when the helper has ended, before it is reaped: until then its number is nobody else's.
+    ended: AsyncFd<OwnedFd>,
+    pipes: Option<(ChildStdin, ChildStdout, ChildStderr)>,
+}
+
+impl Running {
+    fn start(program: &str) -> io::Result<Self> {
+        let mut command = std::process::Command::new(program);
+        command
+            .arg("get")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        sys::die_with_parent(&mut command);
+        let mut child = Command::from(command).kill_on_drop(true).spawn()?;
+        let pid = child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
+        let group = pid.ok_or(io::ErrorKind::NotFound)?;
+        let ended = sys::watch_exit(group)?;
+        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        Ok(Self {
+            child,
+            group,
+            ended,
+            pipes: Some((stdin, stdout, stderr)),
+        })
+    }
+
+    async fn converse(&mut self, server: &str) -> io::Result<Told> {
+        let (mut stdin, stdout, stderr) = self.pipes.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let (mut output, mut errors) = (Vec::new(), Vec::new());
+        {
+            let asking = async {
+                // A helper may know its answer without reading the question.
+                let _ = stdin.write_all(server.as_bytes()).await;
+                drop(stdin);
+                Ok(())
+            };
+            let talking = async {
+                let (output, errors) = (read_bounded(stdout, &mut output), read_bounded(stderr, &mut errors));
+                tokio::try_join!(asking, output, errors).map(drop)
+            };
+            tokio::pin!(talking);
+            tokio::select! {
+                talked = &mut talking => talked?,
+                ended = self.ended.readable() => {
+                    ended?.retain_ready();
+                    self.kill_group();
+                    if let Ok(talked) = timeout(AFTER_EXIT, &mut talking).await {
+                        talked?;
+                    }
+                }
+            }
+        }
+        self.ended.readable().await?.retain_ready();
+        self.kill_group();
+        let status = self.child.wait().await?;
+        Ok(Told { output, errors, status })
+    }
+
+    /// Kills what is left of the group, as long as the helper is not reaped: its number could be another group's then.
+    fn kill_group(&self) {
+        if self.child.id().is_some() {
+            // Fails only when all of it has ended.
+            let _ = kill_process_group(self.group, Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill_group();
+    }
+}
+
+async fn read_bounded(pipe: impl AsyncRead + Unpin, bytes: &mut Vec<u8>) -> io::Result<()> {
+    pipe.take(HELPER_BYTES_MAX + 1).read_to_end(bytes).await?;
+    if bytes.len() as u64 > HELPER_BYTES_MAX {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(())
 }
 
 fn parse(told: &[u8]) -> Option<Secret> {
@@ -85,4 +194,32 @@ fn parse(told: &[u8]) -> Option<Secret> {
             password: secret,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_programs() {
+        for good in ["pass", "ecr-login", "desktop.exe", "osx_keychain", "1password"] {
+            assert!(is_valid_name(good), "{good}");
+        }
+        let long = "a".repeat(HELPER_NAME_BYTES_MAX + 1);
+        for bad in [
+            "",
+            "/bin/sh",
+            "../x",
+            "a/b",
+            "-x",
+            ".x",
+            "a b",
+            "a\0",
+            "a\n",
+            "\u{202e}x",
+            &long,
+        ] {
+            assert!(!is_valid_name(bad), "{bad:?}");
+        }
+    }
 }

@@ -100,7 +100,7 @@ async fn pull_image(
     progress: &dyn Progress,
     alive: &mpsc::Sender<()>,
 ) -> Result<Pulled, PullError> {
-    let registry = Registry::connect(reference, options).await?;
+    let registry = Registry::connect(reference, options, progress).await?;
     let version = match reference.version() {
         Version::Tag(tag) => tag.clone(),
         Version::Digest(digest) => digest.to_string(),

@@ -15,6 +15,7 @@ use super::{PullError, PullOptions, RegistryError};
 use crate::digest::Digest;
 use crate::limits::{MANIFEST_BYTES_MAX, REDIRECTS_MAX, REGISTRY_TEXT_BYTES_MAX, TOKEN_BYTES_MAX, TRIES_MAX};
 use crate::manifest::{DOCKER_LIST, DOCKER_MANIFEST, Descriptor, OCI_INDEX, OCI_MANIFEST};
+use crate::progress::Progress;
 use crate::reference::Reference;
 use crate::text::printable;
 
@@ -33,9 +34,13 @@ struct Token {
 }
 
 impl Registry {
-    pub(super) async fn connect(reference: &Reference, options: &PullOptions) -> Result<Self, PullError> {
+    pub(super) async fn connect(
+        reference: &Reference,
+        options: &PullOptions,
+        progress: &dyn Progress,
+    ) -> Result<Self, PullError> {
         let registry = reference.registry().to_owned();
-        let secret = look_up(&options.credentials, &registry).await;
+        let secret = look_up(&options.credentials, &registry, progress).await;
         let secret = secret.map_err(|source| PullError::Credentials {
             registry: registry.clone(),
             source,
