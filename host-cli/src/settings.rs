@@ -3,10 +3,16 @@
 //! ```toml
 //! accel = "kvm"                            # auto, kvm or emulate
 //! insecure_registries = ["build:5000"]     # plain HTTP allowed
+//!
+//! [registries."registry.example:5000"]
+//! token_realms = ["auth.example"]          # HOST or HOST:PORT: its users' credentials may go there
 //! ```
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+
+use capsid_image::TokenHost;
 
 use crate::cli::AccelChoice;
 use crate::folders;
@@ -18,6 +24,28 @@ pub(crate) struct Settings {
     pub accel: Option<AccelChoice>,
     #[serde(default)]
     pub insecure_registries: Vec<String>,
+    /// By name, as in references: `docker.io`, `HOST:PORT`.
+    #[serde(default)]
+    pub registries: BTreeMap<String, RegistrySettings>,
+}
+
+/// Settings of one registry.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RegistrySettings {
+    /// Token services that may speak for it.
+    #[serde(default)]
+    pub token_realms: Vec<TokenHost>,
+}
+
+impl Settings {
+    /// Token services by registry.
+    pub(crate) fn token_realms(&self) -> BTreeMap<String, Vec<TokenHost>> {
+        let registries = self.registries.iter();
+        registries
+            .map(|(name, registry)| (name.clone(), registry.token_realms.clone()))
+            .collect()
+    }
 }
 
 /// Why the file cannot be used.
@@ -46,5 +74,30 @@ pub(crate) fn read() -> Result<Settings, SettingsError> {
         Ok(text) => toml::from_str(&text).map_err(|source| SettingsError::Parse { path, source }),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Settings::default()),
         Err(source) => Err(SettingsError::Read { path, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Settings;
+
+    #[test]
+    fn a_registry_has_token_realms() {
+        let text = r#"
+            insecure_registries = ["build:5000"]
+            [registries."registry.example:5000"]
+            token_realms = ["auth.example", "auth.example:8443"]
+        "#;
+        let settings: Settings = toml::from_str(text).unwrap();
+        let hosts = ["auth.example", "auth.example:8443"].map(|host| host.parse().unwrap());
+        assert_eq!(settings.token_realms()["registry.example:5000"], hosts);
+        for bad in [
+            "token_realms = [\"https://auth.example\"]",
+            "token-realms = []",
+            "token_realms = \"a\"",
+        ] {
+            let text = format!("[registries.\"a\"]\n{bad}\n");
+            assert!(toml::from_str::<Settings>(&text).is_err(), "{bad}");
+        }
     }
 }

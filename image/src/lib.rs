@@ -50,7 +50,9 @@ pub use load::{ArchiveFault, LoadError, LoadSource, load};
 pub use manifest::ManifestError;
 pub use platform::{ParsePlatformError, Platform};
 pub use progress::{LayerState, Progress, Warning};
-pub use pull::{Credentials, CredentialsError, PullError, PullOptions, Pulled, RegistryError, pull};
+pub use pull::{
+    Credentials, CredentialsError, ParseTokenHostError, PullError, PullOptions, Pulled, RegistryError, TokenHost, pull,
+};
 pub use reference::{ParseReferenceError, Reference, Version};
 pub use store::{
     AddLayerError, CommitImageError, Damage, FindImageError, Image, OpenStoreError, RemoveImageError, Removed, Rootfs,

@@ -104,11 +104,23 @@ pub const CONVERTER_CPU_SECONDS_MAX: u64 = ARCHIVE_BYTES_MAX / 20_000_000;
 /// Longest error text of a registry that is shown, bytes.
 pub const REGISTRY_TEXT_BYTES_MAX: usize = 512;
 
+/// Longest answer with an error that is read, bytes. Real ones are below 1 KiB; a longer one is shown without its text.
+pub const REGISTRY_ERROR_BYTES_MAX: u64 = 64 << 10;
+
 /// Longest token answer of a registry, bytes. Real tokens are below 10 KiB.
 pub const TOKEN_BYTES_MAX: u64 = 256 << 10;
 
 /// Longest of docker's config files that is believed, bytes. Real ones are below 10 KiB; a longer one is cut, and so no JSON.
 pub const DOCKER_CONFIG_BYTES_MAX: u64 = 4 << 20;
+
+/// Longest challenge of a registry (`WWW-Authenticate`), bytes. Real ones are below 400 bytes.
+pub const CHALLENGE_BYTES_MAX: usize = 8 << 10;
+
+/// Parameters of a challenge. Real ones have three or four.
+pub const CHALLENGE_PARAMETERS_MAX: usize = 16;
+
+/// Wall time of a request for a token, seconds: more than a slow token service takes, and the end of one that drips bytes.
+pub const TOKEN_SECONDS_MAX: u64 = 30;
 
 /// Longest output of a credential helper, bytes, and the same for its errors: a name and a token of at most
 /// [`TOKEN_BYTES_MAX`], with room.

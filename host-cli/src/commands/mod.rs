@@ -92,6 +92,7 @@ pub(crate) fn pull_options(platform: Option<Platform>, registry: &RegistryArgs, 
     PullOptions {
         platform: platform.unwrap_or_else(Platform::host),
         insecure_registries: [&registry.insecure_registry[..], &settings.insecure_registries].concat(),
+        token_realms: settings.token_realms(),
         credentials: Credentials::DockerConfig,
     }
 }

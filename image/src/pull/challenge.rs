@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use crate::limits::{CHALLENGE_BYTES_MAX, CHALLENGE_PARAMETERS_MAX};
+
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Challenge {
     Basic,
@@ -13,8 +15,12 @@ pub(super) enum Challenge {
 }
 
 impl Challenge {
-    /// `None` for a scheme that we do not know, or a bearer challenge without realm.
+    /// Reads the first challenge of a header. `None` for an unknown scheme, a bearer challenge without realm, or one that
+    /// two readers could understand differently: with a parameter twice, or over a limit.
     pub(super) fn parse(header: &str) -> Option<Self> {
+        if header.len() > CHALLENGE_BYTES_MAX {
+            return None;
+        }
         let (scheme, rest) = header.trim().split_once(' ').unwrap_or((header.trim(), ""));
         if scheme.eq_ignore_ascii_case("basic") {
             return Some(Self::Basic);
@@ -53,7 +59,10 @@ fn parameters(mut text: &str) -> Option<HashMap<String, String>> {
                 rest[..end].trim().to_owned()
             }
         };
-        found.insert(key.trim().to_ascii_lowercase(), value);
+        let is_new = found.insert(key.trim().to_ascii_lowercase(), value).is_none();
+        if !is_new || found.len() > CHALLENGE_PARAMETERS_MAX {
+            return None;
+        }
     }
 }
 
@@ -93,6 +102,8 @@ mod tests {
             "Bearer realm",
             "Bearer realm=\"open",
             "Bearer service=\"x\"",
+            "Bearer realm=\"https://a/\", realm=\"https://b/\"",
+            "Bearer realm=\"https://a/\", REALM=b",
         ] {
             assert_eq!(Challenge::parse(bad), None, "{bad}");
         }

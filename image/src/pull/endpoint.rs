@@ -1,20 +1,27 @@
 //! Where a registry is and how its TLS is checked.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, Url};
+use tokio::sync::OnceCell;
 
 use super::RegistryError;
+use super::reach::{Forbidden, Resolver, Scope};
+use super::realm::{Realm, Trust, is_loopback, origin};
 use crate::limits::NO_PROGRESS_SECONDS;
 
-/// An HTTP client for one registry, and the registry's address.
+/// The origin of one registry, and HTTP clients for it and for hosts that it leads to.
 pub(super) struct Endpoint {
-    pub client: Client,
     pub base: Url,
+    /// Whether certificates of the registry are checked. Those of other hosts always are.
+    pub is_verified: bool,
+    own: Client,
+    foreign: OnceCell<Client>,
+    scope: Arc<Scope>,
+    certificates: Vec<Certificate>,
 }
 
 /// Docker Hub's registry has another name than people write.
@@ -29,21 +36,59 @@ fn host_of(registry: &str) -> &str {
 impl Endpoint {
     /// Finds out whether the registry speaks TLS. Plain HTTP is tried only where it is allowed, after TLS has failed.
     pub(super) async fn find(registry: &str, insecure: &[String]) -> Result<Self, RegistryError> {
-        let named_insecure = insecure.iter().any(|name| name == registry);
-        let client = client(registry, named_insecure)?;
+        let is_insecure = insecure.iter().any(|name| name == registry);
         let host = host_of(registry);
         let https = address("https", host)?;
-        if !named_insecure && !is_loopback(&https) {
-            return Ok(Self { client, base: https });
+        let certificates = certificates(registry)?;
+        let scope = Arc::new(Scope::new(&https));
+        let own = client(&certificates, is_insecure, Some(&scope))?;
+        let endpoint = |base| Self {
+            base,
+            is_verified: !is_insecure,
+            own: own.clone(),
+            foreign: OnceCell::new(),
+            scope,
+            certificates,
+        };
+        if !is_insecure && !is_loopback(&https) {
+            return Ok(endpoint(https));
         }
-        let Err(tls_error) = ping(&client, &https).await else {
-            return Ok(Self { client, base: https });
+        let Err(tls_error) = ping(&own, &https).await else {
+            return Ok(endpoint(https));
         };
         let http = address("http", host)?;
-        match ping(&client, &http).await {
+        match ping(&own, &http).await {
             // A TLS server answers plain HTTP with 400: then it was the certificate that failed.
             Ok(400) | Err(_) => Err(tls_error),
-            Ok(_) => Ok(Self { client, base: http }),
+            Ok(_) => Ok(endpoint(http)),
+        }
+    }
+
+    /// The client for the registry's own origin, and no other.
+    pub(super) fn own(&self) -> &Client {
+        &self.own
+    }
+
+    /// The client for a host that the registry named, which may not be nearer to this host than the registry is.
+    pub(super) async fn foreign(&self, url: &Url) -> Result<&Client, RegistryError> {
+        self.scope
+            .admit(url)
+            .map_err(|Forbidden| RegistryError::ForbiddenAddress { address: origin(url) })?;
+        let make = || async { client(&self.certificates, false, Some(&self.scope)) };
+        self.foreign.get_or_try_init(make).await
+    }
+
+    /// Records that a host that the registry named leads on to another one.
+    pub(super) fn leads_on(&self, url: &Url) {
+        self.scope.leads_on(url);
+    }
+
+    /// The client for a token service. One that the user named may be anywhere.
+    pub(super) async fn token_client(&self, realm: &Realm) -> Result<Client, RegistryError> {
+        match realm.trust {
+            Trust::Own => Ok(self.own.clone()),
+            Trust::Known => self.foreign(&realm.url).await.cloned(),
+            Trust::Named => client(&self.certificates, false, None),
         }
     }
 }
@@ -62,30 +107,32 @@ async fn ping(client: &Client, base: &Url) -> Result<u16, RegistryError> {
     Ok(answer.status().as_u16())
 }
 
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-}
-
 /// Redirects are ours to follow, for they must not take credentials along. System certificates count, `SSL_CERT_FILE` and
-/// `SSL_CERT_DIR` replace them, and those of docker's `certs.d` for this registry are added.
-fn client(registry: &str, any_certificate: bool) -> Result<Client, RegistryError> {
+/// `SSL_CERT_DIR` replace them, and those of docker's `certs.d` for this registry are added. Without a scope, any address
+/// may be connected to.
+fn client(
+    certificates: &[Certificate],
+    any_certificate: bool,
+    scope: Option<&Arc<Scope>>,
+) -> Result<Client, RegistryError> {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
         // Fails only if the program has installed one of its own, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
     let timeout = Duration::from_secs(NO_PROGRESS_SECONDS);
-    Client::builder()
+    let mut builder = Client::builder()
         .user_agent(concat!("capsid/", env!("CARGO_PKG_VERSION")))
         .redirect(Policy::none())
+        .referer(false)
         .connect_timeout(timeout)
         .read_timeout(timeout)
-        .tls_certs_merge(certificates(registry)?)
-        .tls_danger_accept_invalid_certs(any_certificate)
-        .build()
-        .map_err(connection_error)
+        .tls_certs_merge(certificates.iter().cloned())
+        .tls_danger_accept_invalid_certs(any_certificate);
+    if let Some(scope) = scope {
+        builder = builder.dns_resolver(Arc::new(Resolver(Arc::clone(scope))));
+    }
+    builder.build().map_err(connection_error)
 }
 
 /// `*.crt` in `certs.d/REGISTRY` of docker and of capsid.
@@ -123,14 +170,56 @@ pub(super) fn connection_error(error: reqwest::Error) -> RegistryError {
     if error.is_timeout() {
         return RegistryError::Stalled;
     }
+    let address = error.url().map(origin).unwrap_or_default();
     let error = error.without_url();
     let mut reason = error.to_string();
     let mut cause = std::error::Error::source(&error);
     while let Some(error) = cause {
+        if error.is::<Forbidden>() {
+            return RegistryError::ForbiddenAddress { address };
+        }
         reason = format!("{reason}: {error}");
         cause = error.source();
     }
     RegistryError::Connection {
         reason: crate::text::printable(reason.as_bytes(), 400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// What a name resolves to is checked when the connection is made, not when the redirect is read.
+    #[test]
+    fn a_public_registrys_names_do_not_lead_to_this_host() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let target: Url = format!("http://localhost:{port}/").parse().unwrap();
+        let base: Url = "https://1.1.1.1/".parse().unwrap();
+        let scope = Arc::new(Scope::new(&base));
+        let endpoint = Endpoint {
+            own: client(&[], false, Some(&scope)).unwrap(),
+            base,
+            is_verified: true,
+            foreign: OnceCell::new(),
+            scope,
+            certificates: Vec::new(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let refused = runtime.block_on(async {
+            let client = endpoint.foreign(&target).await.unwrap();
+            connection_error(client.get(target.clone()).send().await.unwrap_err())
+        });
+        let RegistryError::ForbiddenAddress { address } = &refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(*address, format!("http://localhost:{port}"));
+        assert!(listener.accept().is_err(), "a connection was made");
     }
 }

@@ -212,11 +212,38 @@ pub enum RegistryError {
         /// What is wrong.
         what: &'static str,
     },
-    /// Credentials were asked for by somebody else.
-    #[error("refused to send credentials to {realm}, which is not of the same domain")]
+    /// A token service of another origin, which the user did not name.
+    #[error(
+        "{registry} sends its users to the token service {realm}, which is not its own; if that is right, put token_realms = \
+         [\"{host}\"] under [registries.\"{registry}\"] into config.toml"
+    )]
     ForeignRealm {
-        /// Who asked.
+        /// Origin of the token service.
         realm: String,
+        /// Registry whose credentials it would get.
+        registry: String,
+        /// Token service as the configuration would name it.
+        host: String,
+    },
+    /// A token service without TLS, of a registry that has it.
+    #[error("refused to ask the token service {realm}: the registry is reached by TLS and it is not")]
+    PlainRealm {
+        /// Origin of the token service.
+        realm: String,
+    },
+    /// A host that the registry redirected to asks for credentials, which it must not see.
+    #[error("the registry redirected to {origin}, which asks for a login; credentials go to the registry itself alone")]
+    ForeignChallenge {
+        /// Who asked.
+        origin: String,
+    },
+    /// An address of this host or of a private network, named by a registry outside of it.
+    #[error(
+        "refused to connect to {address}: a registry may not lead to this host or to private networks from outside"
+    )]
+    ForbiddenAddress {
+        /// Origin that was named.
+        address: String,
     },
     /// Certificates for this registry that cannot be read.
     #[error("cannot use the certificate file {path}")]

@@ -7,8 +7,12 @@ mod download;
 mod endpoint;
 mod error;
 mod helper;
+mod reach;
+mod realm;
 mod registry;
+mod token;
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -28,6 +32,7 @@ use registry::Registry;
 
 pub use credentials::Credentials;
 pub use error::{CredentialsError, PullError, RegistryError};
+pub use realm::{ParseTokenHostError, TokenHost};
 
 /// How to pull.
 #[derive(Debug, Clone)]
@@ -37,6 +42,9 @@ pub struct PullOptions {
     /// Registries (`host` or `host:port`) that may speak plain HTTP, or TLS with any certificate. Loopback addresses may
     /// speak plain HTTP without being named.
     pub insecure_registries: Vec<String>,
+    /// Token services that may speak for a registry (`host` or `host:port`), besides those of its own host and those that
+    /// are well known.
+    pub token_realms: BTreeMap<String, Vec<TokenHost>>,
     /// Whom to be.
     pub credentials: Credentials,
 }
@@ -46,6 +54,7 @@ impl Default for PullOptions {
         Self {
             platform: Platform::host(),
             insecure_registries: Vec::new(),
+            token_realms: BTreeMap::new(),
             credentials: Credentials::DockerConfig,
         }
     }

@@ -1,9 +1,7 @@
 //! One repository of a registry: requests, authorisation, redirects, bounded answers.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, WWW_AUTHENTICATE};
-use reqwest::{RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 use tokio::time::{Duration, sleep};
@@ -11,9 +9,11 @@ use tokio::time::{Duration, sleep};
 use super::challenge::Challenge;
 use super::credentials::{Secret, look_up};
 use super::endpoint::{Endpoint, connection_error};
+use super::realm::{RealmPolicy, origin};
+use super::token::{TokenRequest, basic};
 use super::{PullError, PullOptions, RegistryError};
 use crate::digest::Digest;
-use crate::limits::{MANIFEST_BYTES_MAX, REDIRECTS_MAX, REGISTRY_TEXT_BYTES_MAX, TOKEN_BYTES_MAX, TRIES_MAX};
+use crate::limits::{MANIFEST_BYTES_MAX, REDIRECTS_MAX, REGISTRY_ERROR_BYTES_MAX, REGISTRY_TEXT_BYTES_MAX, TRIES_MAX};
 use crate::manifest::{DOCKER_LIST, DOCKER_MANIFEST, Descriptor, OCI_INDEX, OCI_MANIFEST};
 use crate::progress::Progress;
 use crate::reference::Reference;
@@ -23,14 +23,9 @@ pub(super) struct Registry {
     endpoint: Endpoint,
     reference: Reference,
     secret: Option<Secret>,
+    realms: RealmPolicy,
     /// The value of `Authorization` that worked last.
     authorization: Mutex<Option<HeaderValue>>,
-}
-
-#[derive(Deserialize)]
-struct Token {
-    token: Option<String>,
-    access_token: Option<String>,
 }
 
 impl Registry {
@@ -45,12 +40,22 @@ impl Registry {
             registry: registry.clone(),
             source,
         })?;
-        let endpoint = Endpoint::find(reference.registry(), &options.insecure_registries).await;
-        let endpoint = endpoint.map_err(|source| PullError::Registry { registry, source })?;
+        let endpoint = Endpoint::find(&registry, &options.insecure_registries).await;
+        let endpoint = endpoint.map_err(|source| PullError::Registry {
+            registry: registry.clone(),
+            source,
+        })?;
+        let realms = RealmPolicy {
+            base: endpoint.base.clone(),
+            is_verified: endpoint.is_verified,
+            named: options.token_realms.get(&registry).cloned().unwrap_or_default(),
+            registry,
+        };
         Ok(Self {
             endpoint,
             reference: reference.clone(),
             secret,
+            realms,
             authorization: Mutex::new(None),
         })
     }
@@ -115,65 +120,63 @@ impl Registry {
         }
     }
 
-    /// One request with what follows from it: authorisation, redirects.
+    /// One request with what follows from it: authorisation, redirects. Only the registry's own origin is answered when it
+    /// asks for authorisation.
     async fn get(&self, path: &str, from: u64) -> Result<Response, RegistryError> {
         let path = format!("v2/{}/{path}", self.reference.repository());
         let url = self.endpoint.base.join(&path).map_err(|_| RegistryError::Protocol {
             what: "invalid address",
         })?;
         let known = self.authorization.lock().await.clone();
-        let answer = self.follow(url.clone(), known, from).await?;
-        if answer.status() != StatusCode::UNAUTHORIZED {
-            return check(answer).await;
-        }
-        let headers = answer
-            .headers()
-            .get_all(WWW_AUTHENTICATE)
-            .iter()
-            .filter_map(|value| value.to_str().ok());
-        let Some(challenge) = headers.filter_map(Challenge::parse).next() else {
+        let answer = match self.follow(url.clone(), known, from).await? {
+            Answer::Foreign(answer) => return check(answer).await,
+            Answer::Own(answer) if answer.status() != StatusCode::UNAUTHORIZED => return check(answer).await,
+            Answer::Own(answer) => answer,
+        };
+        let headers = answer.headers().get_all(WWW_AUTHENTICATE).iter();
+        let mut challenges = headers.filter_map(|value| Challenge::parse(value.to_str().ok()?));
+        let Some(challenge) = challenges.next() else {
             return check(answer).await;
         };
         let Some(authorization) = self.authorize(challenge).await? else {
             return check(answer).await;
         };
         *self.authorization.lock().await = Some(authorization.clone());
-        check(self.follow(url, Some(authorization), from).await?).await
+        match self.follow(url, Some(authorization), from).await? {
+            Answer::Own(answer) | Answer::Foreign(answer) => check(answer).await,
+        }
     }
 
-    /// Follows redirects; the authorisation goes to the registry's own origin alone.
+    /// Follows redirects. The authorisation goes to the registry's own origin alone, and not there either once a redirect
+    /// has led away: whoever it led to would choose what is asked of the registry in the user's name.
     async fn follow(
         &self,
         mut url: Url,
         authorization: Option<HeaderValue>,
         from: u64,
-    ) -> Result<Response, RegistryError> {
+    ) -> Result<Answer, RegistryError> {
+        let mut is_own = true;
         for _ in 0..=REDIRECTS_MAX {
-            let mut request = self.endpoint.client.get(url.clone());
-            for media_type in [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST, "*/*"] {
-                request = request.header(ACCEPT, media_type);
-            }
-            if from > 0 {
-                request = request.header(RANGE, format!("bytes={from}-"));
-            }
-            if let Some(value) = authorization
-                .clone()
-                .filter(|_| url.origin() == self.endpoint.base.origin())
-            {
-                request = request.header(AUTHORIZATION, value);
-            }
+            let client = if is_own {
+                self.endpoint.own()
+            } else {
+                self.endpoint.foreign(&url).await?
+            };
+            let request = request(client, &url, from);
+            let request = match &authorization {
+                Some(value) if is_own => request.header(AUTHORIZATION, value),
+                _ => request,
+            };
             let answer = request.send().await.map_err(connection_error)?;
             if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-                return Ok(answer);
+                return classify(answer, is_own);
             }
-            let target = answer.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-            let next = target.and_then(|target| url.join(target).ok());
-            let next = next.ok_or(RegistryError::Protocol {
-                what: "redirect without a valid address",
-            })?;
-            if next.scheme() != "https" && (url.scheme() == "https" || next.scheme() != "http") {
-                return Err(RegistryError::Redirect { host: host(&next) });
+            let location = answer.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+            let next = redirect_target(&url, location)?;
+            if !is_own {
+                self.endpoint.leads_on(&url);
             }
+            is_own = is_own && next.origin() == self.endpoint.base.origin();
             url = next;
         }
         Err(RegistryError::Redirect { host: host(&url) })
@@ -185,96 +188,78 @@ impl Registry {
             (Challenge::Basic, Some(Secret::Password { username, password })) => Ok(Some(basic(username, password)?)),
             (Challenge::Basic, _) => Ok(None),
             (Challenge::Bearer { realm, service, scope }, secret) => {
-                let realm = Url::parse(&realm).map_err(|_| RegistryError::Protocol {
-                    what: "invalid token realm",
-                })?;
-                self.check_realm(&realm)?;
-                let scope = scope.unwrap_or_else(|| format!("repository:{}:pull", self.reference.repository()));
-                let service = service.unwrap_or_default();
-                let token = self
-                    .token(token_request(&self.endpoint, realm, &service, &scope, secret.as_ref())?)
-                    .await?;
-                let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
-                    .map_err(|_| RegistryError::Protocol { what: "invalid token" })?;
-                value.set_sensitive(true);
-                Ok(Some(value))
+                let realm = self.realms.admit(&realm)?;
+                let client = self.endpoint.token_client(&realm).await?;
+                let request = TokenRequest {
+                    realm: realm.url,
+                    service: service.unwrap_or_default(),
+                    scope: scope.unwrap_or_else(|| format!("repository:{}:pull", self.reference.repository())),
+                };
+                Ok(Some(request.send(&client, secret.as_ref()).await?))
             }
         }
     }
-
-    /// A token service must be as private as the registry; credentials go to one of the same domain alone.
-    fn check_realm(&self, realm: &Url) -> Result<(), RegistryError> {
-        let base = &self.endpoint.base;
-        if realm.scheme() != "https" && realm.scheme() != base.scheme() {
-            return Err(RegistryError::Redirect { host: host(realm) });
-        }
-        if self.secret.is_some() && !same_domain(&host(realm), &host(base)) {
-            return Err(RegistryError::ForeignRealm { realm: host(realm) });
-        }
-        Ok(())
-    }
-
-    async fn token(&self, request: RequestBuilder) -> Result<String, RegistryError> {
-        let mut answer = check(request.send().await.map_err(connection_error)?).await?;
-        let bytes = read_bounded(&mut answer, TOKEN_BYTES_MAX).await?;
-        let token: Token = serde_json::from_slice(&bytes).map_err(|_| RegistryError::Protocol {
-            what: "malformed token",
-        })?;
-        token.token.or(token.access_token).ok_or(RegistryError::Protocol {
-            what: "answer without a token",
-        })
-    }
 }
 
-fn token_request(
-    endpoint: &Endpoint,
-    realm: Url,
-    service: &str,
-    scope: &str,
-    secret: Option<&Secret>,
-) -> Result<RequestBuilder, RegistryError> {
-    let query = [("service", service), ("scope", scope)];
-    Ok(match secret {
-        None => endpoint.client.get(realm).query(&query),
-        Some(Secret::Password { username, password }) => endpoint
-            .client
-            .get(realm)
-            .query(&query)
-            .header(AUTHORIZATION, basic(username, password)?),
-        Some(Secret::Identity(token)) => {
-            let mut form = realm.clone();
-            let fields = [
-                ("grant_type", "refresh_token"),
-                ("client_id", "capsid"),
-                ("refresh_token", token),
-            ];
-            form.query_pairs_mut().clear().extend_pairs(fields).extend_pairs(query);
-            let body = form.query().unwrap_or_default().to_owned();
-            endpoint
-                .client
-                .post(realm)
-                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-                .body(body)
-        }
-    })
+/// The end of a chain of redirects.
+enum Answer {
+    /// From the registry's own origin, which no redirect has left.
+    Own(Response),
+    /// From anybody else.
+    Foreign(Response),
 }
 
-fn basic(username: &str, password: &str) -> Result<HeaderValue, RegistryError> {
-    let text = STANDARD.encode(format!("{username}:{password}"));
-    let mut value = HeaderValue::from_str(&format!("Basic {text}")).map_err(|_| RegistryError::Protocol {
-        what: "invalid credentials",
+/// An answer of a foreign host that asks for authorisation is an error: it gets none.
+fn classify(answer: Response, is_own: bool) -> Result<Answer, RegistryError> {
+    if is_own {
+        return Ok(Answer::Own(answer));
+    }
+    if answer.status() == StatusCode::UNAUTHORIZED {
+        return Err(RegistryError::ForeignChallenge {
+            origin: origin(answer.url()),
+        });
+    }
+    Ok(Answer::Foreign(answer))
+}
+
+fn request(client: &Client, url: &Url, from: u64) -> RequestBuilder {
+    let mut request = client.get(url.clone());
+    for media_type in [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST, "*/*"] {
+        request = request.header(ACCEPT, media_type);
+    }
+    if from > 0 {
+        request = request.header(RANGE, format!("bytes={from}-"));
+    }
+    request
+}
+
+/// Where a redirect leads to: by TLS if it came by TLS, and without credentials in the address, which the client would send.
+fn redirect_target(url: &Url, location: Option<&str>) -> Result<Url, RegistryError> {
+    let next = location.and_then(|location| url.join(location).ok());
+    let next = next.ok_or(RegistryError::Protocol {
+        what: "redirect without a valid address",
     })?;
-    value.set_sensitive(true);
-    Ok(value)
+    let is_private = next.scheme() == "https" || (next.scheme() == "http" && url.scheme() == "http");
+    if !is_private {
+        return Err(RegistryError::Redirect { host: host(&next) });
+    }
+    if !next.username().is_empty() || next.password().is_some() {
+        return Err(RegistryError::Protocol {
+            what: "redirect with credentials in its address",
+        });
+    }
+    Ok(next)
 }
 
 /// Passes a good answer; makes an error of any other, with the registry's words.
-async fn check(mut answer: Response) -> Result<Response, RegistryError> {
+pub(super) async fn check(mut answer: Response) -> Result<Response, RegistryError> {
     if answer.status().is_success() {
         return Ok(answer);
     }
     let status = answer.status().as_u16();
-    let body = read_bounded(&mut answer, 64 << 10).await.unwrap_or_default();
+    let body = read_bounded(&mut answer, REGISTRY_ERROR_BYTES_MAX)
+        .await
+        .unwrap_or_default();
     #[derive(Deserialize)]
     struct Errors {
         errors: Vec<Message>,
@@ -298,7 +283,7 @@ async fn check(mut answer: Response) -> Result<Response, RegistryError> {
     })
 }
 
-async fn read_bounded(answer: &mut Response, bytes_max: u64) -> Result<Vec<u8>, RegistryError> {
+pub(super) async fn read_bounded(answer: &mut Response, bytes_max: u64) -> Result<Vec<u8>, RegistryError> {
     let mut bytes = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(connection_error)? {
         if (bytes.len() + chunk.len()) as u64 > bytes_max {
@@ -318,29 +303,35 @@ fn host(url: &Url) -> String {
     printable(url.host_str().unwrap_or_default().as_bytes(), 255)
 }
 
-/// The same host, or hosts under one registered domain, as auth.docker.io and registry-1.docker.io.
-fn same_domain(one: &str, other: &str) -> bool {
-    let tail = |host: &str| -> Option<String> {
-        let labels: Vec<&str> = host.rsplit('.').take(2).collect();
-        let numeric = labels
-            .first()
-            .is_none_or(|last| last.ends_with(']') || last.bytes().all(|b| b.is_ascii_digit()));
-        (labels.len() == 2 && !numeric).then(|| labels.join("."))
-    };
-    one == other || tail(one).is_some_and(|domain| tail(other) == Some(domain))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn credentials_stay_in_their_domain() {
-        assert!(same_domain("auth.docker.io", "registry-1.docker.io"));
-        assert!(same_domain("localhost", "localhost"));
-        assert!(same_domain("127.0.0.1", "127.0.0.1"));
-        assert!(!same_domain("evil.example", "registry.example.org"));
-        assert!(!same_domain("10.1.0.1", "10.9.0.1"));
-        assert!(!same_domain("localhost", "evil.localhost.example"));
+    fn redirects_stay_private_and_bring_no_credentials() {
+        let target = |from: &str, location| {
+            let target = redirect_target(&from.parse().unwrap(), location);
+            target.map(|url| url.to_string()).ok()
+        };
+        let https = "https://registry.example/v2/a";
+        let http = "http://registry.example/v2/a";
+        for (from, location, wanted) in [
+            (https, Some("/b"), Some("https://registry.example/b")),
+            (https, Some("//cdn.example/b"), Some("https://cdn.example/b")),
+            (https, Some("https://cdn.example/b"), Some("https://cdn.example/b")),
+            (https, Some("http://registry.example/b"), None),
+            (https, Some("HTTP://cdn.example/b"), None),
+            (https, Some("ftp://cdn.example/b"), None),
+            (https, Some("file:///etc/passwd"), None),
+            (https, Some("https://user:word@cdn.example/"), None),
+            (https, Some("https://registry.example@cdn.example/"), None),
+            (https, Some("https://"), None),
+            (https, None, None),
+            (http, Some("http://cdn.example/b"), Some("http://cdn.example/b")),
+            (http, Some("https://cdn.example/b"), Some("https://cdn.example/b")),
+            (http, Some("ftp://cdn.example/b"), None),
+        ] {
+            assert_eq!(target(from, location).as_deref(), wanted, "{from} {location:?}");
+        }
     }
 }

@@ -1,0 +1,354 @@
+//! Addresses that a registry may lead a pull to (server-side request forgery, DNS rebinding).
+//!
+//! A registry on the internet must not make this host talk to its own services or to those of its private networks: not by
+//! a redirect, not by a token realm, and not by a name that resolves to such an address. A registry in a private network may
+//! lead further into private networks, one on this host anywhere.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use reqwest::Url;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+/// How far away an address is. A registry leads to addresses that are as far away as its own, or further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Reach {
+    /// Global unicast.
+    Public,
+    /// Private networks and everything else that is neither public nor local.
+    Private,
+    /// This host, its links and its cloud's metadata services.
+    Local,
+}
+
+/// Metadata services whose addresses no other rule covers.
+const METADATA: [Ipv4Addr; 2] = [
+    // Azure's WireServer (learn.microsoft.com, "What is IP address 168.63.129.16?").
+    Ipv4Addr::new(168, 63, 129, 16),
+    // Alibaba Cloud's metadata service (alibabacloud.com, "View instance metadata").
+    Ipv4Addr::new(100, 100, 100, 200),
+];
+
+/// AWS's metadata service over IPv6, `fd00:ec2::254` (docs.aws.amazon.com, "Access instance metadata").
+const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+
+impl Reach {
+    /// Reach of an address, after IANA's special-purpose address registries.
+    pub(super) fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::of_v4(address),
+            IpAddr::V6(address) => Self::of_v6(address),
+        }
+    }
+
+    fn of_v4(address: Ipv4Addr) -> Self {
+        let [a, b, c, _] = address.octets();
+        match (a, b, c) {
+            _ if METADATA.contains(&address) => Self::Local,
+            // This network, loopback, link-local, multicast and reserved (with broadcast).
+            (0 | 127 | 224.., ..) | (169, 254, _) => Self::Local,
+            (10, ..) | (172, 16..=31, _) | (192, 168, _) | (100, 64..=127, _) => Self::Private,
+            // Protocol assignments, relays, benchmarks and documentation.
+            (192, 0, 0 | 2) | (192, 88, 99) | (198, 18 | 19, _) | (198, 51, 100) | (203, 0, 113) => Self::Private,
+            _ => Self::Public,
+        }
+    }
+
+    fn of_v6(address: Ipv6Addr) -> Self {
+        let segments = address.segments();
+        let embedded = |high: u16, low: u16| {
+            let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+            Self::of_v4(Ipv4Addr::new(a, b, c, d))
+        };
+        match segments {
+            _ if address == METADATA_V6 => Self::Local,
+            // IPv4-mapped addresses, and NAT64, by which networks without IPv4 reach it.
+            [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
+            // 6to4.
+            [0x2002, high, low, ..] => embedded(high, low),
+            // Unspecified, loopback, IPv4-compatible.
+            [0, 0, 0, 0, 0, 0, ..] => Self::Local,
+            [0xfe80..=0xfebf | 0xff00..=0xffff, ..] => Self::Local,
+            // Teredo and other protocol assignments, documentation.
+            [0x2001, 0..=0x1ff | 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => Self::Private,
+            [0x2000..=0x3fff, ..] => Self::Public,
+            _ => Self::Private,
+        }
+    }
+}
+
+/// Addresses that one pull may connect to, learned from those of its registry.
+///
+/// What a name resolves to is checked for each connection. Behind an HTTP proxy the proxy resolves names, and only addresses
+/// written as such are checked.
+#[derive(Debug)]
+pub(super) struct Scope {
+    home: String,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The nearest address that the registry had when it was first resolved. Later ones may not be nearer.
+    nearest: Option<Reach>,
+    /// The furthest address that the registry ever had, or a host that it led to and that led on.
+    furthest: Option<Reach>,
+    /// Hosts that the registry has led to, each with its furthest address. Any other name is a proxy's, named by the user.
+    foreign: HashMap<String, Option<Reach>>,
+}
+
+/// Why a connection is not made.
+#[derive(Debug)]
+pub(super) struct Forbidden;
+
+impl fmt::Display for Forbidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the address is not public")
+    }
+}
+
+impl std::error::Error for Forbidden {}
+
+impl Scope {
+    /// Scope of a registry at this host, not resolved yet.
+    pub(super) fn new(base: &Url) -> Self {
+        let reach = match literal(base) {
+            Some(address) => Some(Reach::of(address)),
+            None => (base.host_str() == Some("localhost")).then_some(Reach::Local),
+        };
+        let known = Known {
+            nearest: reach,
+            furthest: reach,
+            ..Known::default()
+        };
+        Self {
+            home: base.host_str().unwrap_or_default().to_owned(),
+            known: Mutex::new(known),
+        }
+    }
+
+    /// Allows a connection to a host that the registry named, unless its address is written out and forbidden.
+    pub(super) fn admit(&self, url: &Url) -> Result<(), Forbidden> {
+        let mut known = self.known();
+        let reach = literal(url).map(Reach::of);
+        if reach.is_some_and(|reach| reach > known.limit()) {
+            return Err(Forbidden);
+        }
+        let host = url.host_str().unwrap_or_default().to_owned();
+        known.foreign.entry(host).or_insert(reach);
+        Ok(())
+    }
+
+    /// Records that a host that the registry had named leads on to another. It leads no nearer than its own address.
+    pub(super) fn leads_on(&self, url: &Url) {
+        let mut known = self.known();
+        let host = url.host_str().unwrap_or_default();
+        let reach = known.foreign.get(host).copied().flatten().unwrap_or(Reach::Public);
+        known.furthest = Some(known.limit().min(reach));
+    }
+
+    /// The addresses of a name that may be connected to.
+    fn filter(&self, name: &str, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Forbidden> {
+        let mut known = self.known();
+        let reaches = || addresses.iter().map(|address| Reach::of(address.ip()));
+        let (nearest, furthest) = (reaches().max(), reaches().min());
+        let limit = if name == self.home {
+            known.furthest = further(known.furthest, furthest);
+            *known.nearest.get_or_insert(nearest.unwrap_or(Reach::Public))
+        } else {
+            let limit = known.limit();
+            let Some(reach) = known.foreign.get_mut(name) else {
+                return Ok(addresses);
+            };
+            *reach = further(*reach, furthest);
+            limit
+        };
+        let allowed: Vec<_> = addresses
+            .into_iter()
+            .filter(|address| Reach::of(address.ip()) <= limit)
+            .collect();
+        if allowed.is_empty() {
+            Err(Forbidden)
+        } else {
+            Ok(allowed)
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// The nearest that the registry may lead to. One that was not resolved here, but by a proxy, counts as public.
+    fn limit(&self) -> Reach {
+        self.furthest.unwrap_or(Reach::Public)
+    }
+}
+
+/// The further of two, of which either may be unknown.
+fn further(one: Option<Reach>, other: Option<Reach>) -> Option<Reach> {
+    one.into_iter().chain(other).min()
+}
+
+/// The address in a URL that names none by name.
+fn literal(url: &Url) -> Option<IpAddr> {
+    let host = url.host_str()?;
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
+
+/// Name resolution of an HTTP client within a [`Scope`].
+#[derive(Debug, Clone)]
+pub(super) struct Resolver(pub Arc<Scope>);
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let scope = Arc::clone(&self.0);
+        Box::pin(async move {
+            // The client puts the port in.
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let allowed = scope.filter(name.as_str(), found.collect())?;
+            Ok(Box::new(allowed.into_iter()) as Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn scope(url: &str) -> Scope {
+        Scope::new(&url.parse().unwrap())
+    }
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        let address = |text: &&str| SocketAddr::new(text.parse().unwrap(), 0);
+        texts.iter().map(address).collect()
+    }
+
+    fn admits(scope: &Scope, url: &str) -> bool {
+        scope.admit(&url.parse().unwrap()).is_ok()
+    }
+
+    #[test]
+    fn special_addresses_are_not_public() {
+        for (reach, texts) in [
+            (
+                Reach::Public,
+                "1.1.1.1 100.63.0.1 172.32.0.1 192.0.1.1 223.255.255.255 2606:4700::1111",
+            ),
+            (
+                Reach::Public,
+                "::ffff:1.1.1.1 64:ff9b::101:101 2002:101:101::1 2001:200::1",
+            ),
+            (
+                Reach::Private,
+                "10.0.0.1 172.16.0.1 172.31.255.255 192.168.0.1 100.64.0.1 198.18.0.1 203.0.113.1",
+            ),
+            (
+                Reach::Private,
+                "fc00::1 fd12::1 fec0::1 2001:db8::1 2001::1 64:ff9b:1::1 ::ffff:10.0.0.1 100::1",
+            ),
+            (
+                Reach::Local,
+                "127.0.0.1 127.255.255.255 0.0.0.0 0.1.2.3 169.254.169.254 224.0.0.1 255.255.255.255",
+            ),
+            (
+                Reach::Local,
+                "168.63.129.16 100.100.100.200 fd00:ec2::254 ::1 :: fe80::1 ff02::1 ::127.0.0.1",
+            ),
+            (
+                Reach::Local,
+                "::ffff:127.0.0.1 ::ffff:169.254.169.254 64:ff9b::7f00:1 2002:7f00:1::1",
+            ),
+        ] {
+            for text in texts.split(' ') {
+                assert_eq!(Reach::of(text.parse().unwrap()), reach, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn written_addresses_are_no_nearer_than_the_registry() {
+        for (base, admitted, refused) in [
+            (
+                "https://1.1.1.1",
+                "https://8.8.8.8 https://cdn.example",
+                "https://10.0.0.1 https://127.0.0.1 https://2130706433 https://0x7f.1 https://[::1] https://[::ffff:10.0.0.1]",
+            ),
+            (
+                "https://registry.example",
+                "https://8.8.8.8",
+                "https://10.0.0.1 https://169.254.169.254 https://0",
+            ),
+            (
+                "http://10.0.0.1",
+                "http://192.168.0.1 http://8.8.8.8",
+                "http://127.0.0.1 http://169.254.169.254",
+            ),
+            (
+                "http://127.0.0.1:5000",
+                "http://127.0.0.1:5001 http://10.0.0.1 http://8.8.8.8",
+                "",
+            ),
+            ("http://localhost:5000", "http://127.0.0.1:5001 http://10.0.0.1", ""),
+        ] {
+            let scope = scope(base);
+            for url in admitted.split_whitespace() {
+                assert!(admits(&scope, url), "{base} -> {url}");
+            }
+            for url in refused.split_whitespace() {
+                assert!(!admits(&scope, url), "{base} -> {url}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_resolve_no_nearer_than_the_registry() {
+        let scope = scope("https://registry.example");
+        assert!(scope.filter("registry.example", addresses(&["1.1.1.1"])).is_ok());
+        assert!(admits(&scope, "https://cdn.example"));
+        let mixed = scope.filter("cdn.example", addresses(&["127.0.0.1", "8.8.8.8", "fe80::1"]));
+        assert_eq!(mixed.unwrap(), addresses(&["8.8.8.8"]));
+        assert!(scope.filter("cdn.example", addresses(&["10.0.0.1", "::1"])).is_err());
+        // Rebinding: the registry's own name later leads to this host.
+        assert!(scope.filter("registry.example", addresses(&["127.0.0.1"])).is_err());
+        // A proxy that the user named.
+        assert!(scope.filter("proxy.internal", addresses(&["10.0.0.1"])).is_ok());
+    }
+
+    #[test]
+    fn a_private_registry_leads_into_private_networks_until_it_is_public() {
+        let scope = scope("https://registry.internal");
+        assert!(scope.filter("registry.internal", addresses(&["10.0.0.1"])).is_ok());
+        assert!(admits(&scope, "https://store.internal"));
+        assert!(scope.filter("store.internal", addresses(&["10.0.0.2"])).is_ok());
+        assert!(scope.filter("store.internal", addresses(&["127.0.0.1"])).is_err());
+        assert!(
+            scope
+                .filter("registry.internal", addresses(&["10.0.0.1", "1.1.1.1"]))
+                .is_ok()
+        );
+        assert!(scope.filter("store.internal", addresses(&["10.0.0.2"])).is_err());
+    }
+
+    #[test]
+    fn a_public_host_on_the_way_leads_to_public_ones() {
+        let scope = scope("http://127.0.0.1:5000");
+        assert!(admits(&scope, "https://cdn.example"));
+        assert!(scope.filter("cdn.example", addresses(&["1.1.1.1"])).is_ok());
+        scope.leads_on(&"https://cdn.example".parse().unwrap());
+        assert!(!admits(&scope, "http://127.0.0.1:5001"));
+    }
+
+    proptest! {
+        #[test]
+        fn mapped_addresses_reach_as_far_as_their_originals(bits: u32) {
+            let address = Ipv4Addr::from(bits);
+            prop_assert_eq!(Reach::of(address.to_ipv6_mapped().into()), Reach::of(address.into()));
+        }
+    }
+}
