@@ -20,7 +20,7 @@ pub struct Head {
 
 impl Head {
     /// Reads up to the empty line; `None` for what is not HTTP, as a client's attempt at TLS.
-    pub fn read(stream: &mut TcpStream) -> io::Result<Option<Self>> {
+    pub fn read(stream: &mut impl Read) -> io::Result<Option<Self>> {
         let mut bytes = Vec::new();
         let mut buffer = [0; 16 << 10];
         let end = loop {
@@ -66,14 +66,14 @@ impl Head {
     }
 
     /// The rest of the body, as long as `content-length` says.
-    pub fn body(&self, stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    pub fn body(&self, stream: &mut impl Read) -> io::Result<Vec<u8>> {
         let length: usize = self
             .field("content-length")
             .and_then(|text| text.parse().ok())
             .unwrap_or(0);
         let mut body = self.rest.clone();
         let missing = length.saturating_sub(body.len());
-        stream.take(missing as u64).read_to_end(&mut body)?;
+        stream.by_ref().take(missing as u64).read_to_end(&mut body)?;
         Ok(body)
     }
 
@@ -88,14 +88,21 @@ impl Head {
     }
 }
 
-/// Answers a request and ends the connection.
-pub fn answer(stream: &mut TcpStream, status: &str, body: &[u8]) -> io::Result<()> {
+/// Answers a request with these header fields besides those of every answer, and ends the connection.
+pub fn answer_with(stream: &mut TcpStream, status: &str, fields: &[(&str, String)], body: &[u8]) -> io::Result<()> {
+    let fields: String = fields
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
     let length = body.len();
-    let head = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
-    );
+    let head = format!("HTTP/1.1 {status}\r\n{fields}content-length: {length}\r\nconnection: close\r\n\r\n");
     stream.write_all(head.as_bytes())?;
     stream.write_all(body)
+}
+
+/// Answers a request and ends the connection.
+pub fn answer(stream: &mut TcpStream, status: &str, body: &[u8]) -> io::Result<()> {
+    answer_with(stream, status, &[("content-type", "application/json".into())], body)
 }
 
 /// `name=value&...`, decoded.

@@ -7,6 +7,7 @@
 //!   TestImage   busybox, probe, debian-python, ...  made once, cached under target/test-images by recipe
 //!   Registry    docker-registry on loopback: TLS and password, or plain HTTP, or tokens of a TokenServer
 //!   TokenServer gives tokens for a registry, honestly or not
+//!   Recorder    answers HTTP by a script and records every byte that it is sent
 //!   FlakyProxy  cuts or holds up what a registry sends
 //!   Terminal    a pseudo terminal with `capsid` in it
 //!   SmallDisk   a data folder that fills up; Dice: chance that is the same each time
@@ -31,6 +32,7 @@ pub mod invocation;
 pub mod layer;
 pub mod live;
 pub mod parts;
+pub mod recorder;
 pub mod registry;
 pub mod requirement;
 pub mod resident;
@@ -50,6 +52,7 @@ pub use flaky_proxy::FlakyProxy;
 pub use image::ImageBuilder;
 pub use invocation::{Invocation, Outcome};
 pub use layer::Layer;
+pub use recorder::{Recorder, Reply};
 pub use registry::Registry;
 pub use terminal::Terminal;
 pub use test_images::TestImage;

@@ -68,7 +68,12 @@ impl TokenServer {
 
     /// Where clients are to ask.
     pub fn realm(&self) -> String {
-        format!("http://localhost:{}/token", self.server.port())
+        format!("http://{}/token", self.host())
+    }
+
+    /// Host and port, as a user names it to be a registry's token service.
+    pub fn host(&self) -> String {
+        format!("localhost:{}", self.server.port())
     }
 
     /// The certificate by which a registry checks the tokens.

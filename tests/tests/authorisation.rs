@@ -6,11 +6,21 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
-use capsid_tests::registry::{PASSWORD, USER, base64};
+use capsid_tests::invocation::{eventually, wait_until};
+use capsid_tests::registry::{PASSWORD, USER, base64, write_private};
 use capsid_tests::token_server::{Asked, IDENTITY};
-use capsid_tests::{Capsid, ImageBuilder, Layer, Outcome, Registry, TokenServer};
+use capsid_tests::{Capsid, ImageBuilder, Invocation, Layer, Outcome, Recorder, Registry, Reply, TokenServer};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
+
+#[path = "authorisation/shapes.rs"]
+mod shapes;
+
+use shapes::{BASIC, OTHER, OTHER_BEARER, SHAPES, TOKEN, play, shape};
 
 /// A registry that wants tokens, with one image for everybody and one for [`USER`], and a Capsid that knows nobody.
 struct Scene {
@@ -33,11 +43,14 @@ impl Scene {
         let capsid = Capsid::empty();
         fs::create_dir_all(capsid.folder("home/.docker")).unwrap();
         fs::create_dir_all(capsid.folder("home/bin")).unwrap();
-        Self {
+        let scene = Self {
             capsid,
             registry,
             tokens,
-        }
+        };
+        // Plain HTTP on another port may be another user's.
+        name_token_realm(&scene.capsid, &scene.host(), &scene.tokens.host());
+        scene
     }
 
     /// The registry as docker's config names it.
@@ -46,7 +59,7 @@ impl Scene {
     }
 
     fn configure(&self, config: &Value) {
-        fs::write(self.capsid.folder("home/.docker/config.json"), config.to_string()).unwrap();
+        configure(&self.capsid, config);
     }
 
     /// A script in `PATH` under the name that docker gives its credential helpers.
@@ -57,12 +70,16 @@ impl Scene {
     }
 
     fn pull(&self, name: &str) -> Outcome {
+        self.pull_call(name).wait()
+    }
+
+    fn pull_call(&self, name: &str) -> Invocation {
         let own = self.capsid.folder("home/bin");
         let inherited = std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
         let folders = std::iter::once(own).chain(std::env::split_paths(&inherited));
         let path = std::env::join_paths(folders).unwrap();
         let call = self.capsid.call(["pull", &self.registry.reference(name)]);
-        call.env("PATH", path).wait()
+        call.env("PATH", path)
     }
 
     /// A pull of the private image that fails in one clear line, free of secrets, with nothing left behind.
@@ -79,6 +96,18 @@ impl Scene {
         let outcome = outcome.complains(words);
         assert_eq!(self.capsid.files(), before, "left behind\n{outcome}");
     }
+}
+
+fn configure(capsid: &Capsid, config: &Value) {
+    write_private(&capsid.folder("home/.docker/config.json"), &config.to_string());
+}
+
+/// Lets a token service speak for a registry.
+fn name_token_realm(capsid: &Capsid, registry: &str, host: &str) {
+    let folder = capsid.folder("home/.config/capsid");
+    fs::create_dir_all(&folder).unwrap();
+    let text = format!("[registries.\"{registry}\"]\ntoken_realms = [\"{host}\"]\n");
+    fs::write(folder.join("config.toml"), text).unwrap();
 }
 
 fn asked(method: &str, user: Option<&str>, repository: &str) -> Asked {
@@ -191,14 +220,239 @@ fn a_credential_helper_that_fails_is_one_clear_line() {
     scene.add_helper("garbage", "cat >/dev/null; echo wrong-secret");
     scene.add_helper("endless", "exec yes wrong-secret");
     scene.add_helper("deaf", "exec </dev/null; echo '{'");
+    scene.add_helper("shouts", "exec yes wrong-secret >&2");
     config("missing");
     scene.assert_refused("docker-credential-missing");
-    for name in ["fails", "garbage", "endless", "deaf"] {
+    for name in ["fails", "garbage", "endless", "deaf", "shouts"] {
         config(name);
         scene.assert_refused(&format!("docker-credential-{name}"));
+    }
+    for name in ["endless", "shouts"] {
+        config(name);
+        scene.assert_refused("more than 1048576 bytes");
+    }
+    // The helper of that name exists, one folder up.
+    scene.add_helper("x", "echo $0");
+    for name in ["../bin/docker-credential-x", "/bin/sh", "x/../x", "-x"] {
+        config(name);
+        scene.assert_refused("invalid name of a credential helper");
     }
     fs::write(scene.capsid.folder("home/.docker/config.json"), "{ no JSON").unwrap();
     scene.assert_refused("config.json");
     scene.configure(&json!({"auths": {&host: {"auth": "###"}}}));
     scene.assert_refused("config.json");
+}
+
+/// A helper that says who it and its child are, and then `script`.
+fn with_child(script: &str) -> String {
+    format!("sleep 1000 & echo $$ $! >\"$HOME/pids.new\"; mv \"$HOME/pids.new\" \"$HOME/pids\"; {script}")
+}
+
+/// Which of the helper's processes run.
+fn helper_processes(capsid: &Capsid) -> Vec<String> {
+    let pids = fs::read_to_string(capsid.folder("home/pids")).unwrap_or_default();
+    let runs = |pid: &&str| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+        state.is_some_and(|state| !"ZX".contains(state))
+    };
+    pids.split_whitespace().filter(runs).map(str::to_owned).collect()
+}
+
+/// Takes the time limit of a helper: ten seconds.
+#[test]
+fn a_credential_helper_that_hangs_ends_with_its_children() {
+    let scene = Scene::new();
+    scene.add_helper("hangs", &with_child("wait"));
+    scene.configure(&json!({"credsStore": "hangs"}));
+    let outcome = scene.pull("private/x:1").exits(1).complains_in_one_line();
+    let outcome = outcome.complains("docker-credential-hangs did not answer within 10 s");
+    assert!(outcome.took < Duration::from_secs(15), "too slow\n{outcome}");
+    eventually("the helper ends", 5, || helper_processes(&scene.capsid).is_empty());
+}
+
+#[test]
+fn a_credential_helper_ends_with_the_pull() {
+    let scene = Scene::new();
+    scene.add_helper("hangs", &with_child("wait"));
+    scene.configure(&json!({"credsStore": "hangs"}));
+    for (signal, left) in [(Signal::SIGINT, 0), (Signal::SIGTERM, 0), (Signal::SIGKILL, 1)] {
+        let _ = fs::remove_file(scene.capsid.folder("home/pids"));
+        let call = scene.pull_call("private/x:1");
+        let mut child = call.spawn_with(|command| {
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+        });
+        eventually("the helper runs", 10, || helper_processes(&scene.capsid).len() == 2);
+        kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+        let ended = wait_until(&mut child, Instant::now() + Duration::from_secs(2));
+        assert!(ended.is_some(), "{signal} does not end a pull");
+        // Nobody is left to kill the children of a helper when the pull is killed; the helper itself ends with it.
+        eventually("the helper ends", 5, || helper_processes(&scene.capsid).len() <= left);
+        for pid in helper_processes(&scene.capsid) {
+            kill(Pid::from_raw(pid.parse().unwrap()), Signal::SIGKILL).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_credential_helper_that_answers_takes_its_children_along() {
+    let scene = Scene::new();
+    // The child keeps the helper's stdout open.
+    scene.add_helper("leaves", &with_child(&helper_prints(USER, PASSWORD)));
+    scene.configure(&json!({"credsStore": "leaves"}));
+    let outcome = scene.pull("private/x:1").succeeds();
+    assert!(outcome.took < Duration::from_secs(5), "too slow\n{outcome}");
+    assert_eq!(helper_processes(&scene.capsid), [""; 0]);
+}
+
+#[test]
+fn credentials_that_others_can_read_are_warned_of() {
+    let scene = Scene::new();
+    let path = scene.capsid.folder("home/.docker/config.json");
+    let auth = base64(format!("{USER}:{PASSWORD}").as_bytes());
+    let secrets = json!({"auths": {scene.host(): {"auth": auth}}});
+    for (config, mode, warns) in [
+        (&secrets, 0o640, true),
+        (&secrets, 0o600, false),
+        (&json!({}), 0o644, false),
+    ] {
+        scene.configure(config);
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let outcome = scene.pull("public/x:1").succeeds();
+        let warnings = outcome.stderr.matches("chmod 600").count();
+        assert_eq!(warnings, usize::from(warns), "{mode:o}\n{outcome}");
+    }
+}
+
+/// Every form in which a secret could be sent.
+fn secrets() -> Vec<String> {
+    let basic = base64(format!("{USER}:{PASSWORD}").as_bytes());
+    let form = PASSWORD.replace(' ', "+");
+    let escaped = PASSWORD.replace(' ', "%20");
+    [PASSWORD, &basic, &form, &escaped, IDENTITY, TOKEN]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+fn sees_secret(recorder: &Recorder) -> bool {
+    let text = recorder.text();
+    secrets().iter().any(|secret| text.contains(secret.as_str()))
+}
+
+/// A pull from `registry` of an image that is not there, by a client with credentials.
+fn pull_from(capsid: &Capsid, registry: &str, flags: &[&str], entry: &Value) -> Invocation {
+    configure(capsid, &json!({"auths": {registry: entry}}));
+    let image = format!("{registry}/x:1");
+    capsid.call([&["pull"], flags, &[image.as_str()]].concat())
+}
+
+fn entries() -> [Value; 2] {
+    let auth = base64(format!("{USER}:{PASSWORD}").as_bytes());
+    [json!({"auth": auth}), json!({"identitytoken": IDENTITY})]
+}
+
+#[test]
+fn credentials_are_seen_by_the_registry_alone() {
+    let (capsid, registry, other) = (Capsid::empty(), Recorder::start(), Recorder::start());
+    fs::create_dir_all(capsid.folder("home/.docker")).unwrap();
+    let name = format!("127.0.0.1:{}", registry.port());
+    for shape in SHAPES {
+        for entry in entries() {
+            play(shape, &registry, &other);
+            let outcome = pull_from(&capsid, &name, &[], &entry)
+                .wait()
+                .exits(1)
+                .complains_in_one_line();
+            assert!(!sees_secret(&other), "{}: {}\n{outcome}", shape.name, other.text());
+            // An identity token is nothing that a basic challenge asks for.
+            let answers = entry.get("auth").is_some() || !shape.registry.contains(&BASIC);
+            assert!(
+                !answers || outcome.stderr.contains(shape.words),
+                "{}: expected {:?}\n{outcome}",
+                shape.name,
+                shape.words
+            );
+            let is_asked = matches!(shape.name, "bearer" | "own redirect") || (shape.name == "basic" && answers);
+            assert!(!is_asked || sees_secret(&registry), "{}\n{outcome}", shape.name);
+        }
+    }
+}
+
+#[test]
+fn a_token_service_that_the_user_named_gets_credentials() {
+    let (capsid, registry, other) = (Capsid::empty(), Recorder::start(), Recorder::start());
+    fs::create_dir_all(capsid.folder("home/.docker")).unwrap();
+    let name = format!("127.0.0.1:{}", registry.port());
+    name_token_realm(&capsid, &name, &format!("127.0.0.1:{}", other.port()));
+    let shape = shape("named", &[OTHER_BEARER, OTHER], "404", "no such image");
+    for (entry, secret) in entries().iter().zip([1, 4]) {
+        play(&shape, &registry, &other);
+        let outcome = pull_from(&capsid, &name, &[], entry)
+            .wait()
+            .exits(1)
+            .complains(shape.words);
+        assert!(other.text().contains(&secrets()[secret]), "{}\n{outcome}", other.text());
+        assert!(registry.text().contains(TOKEN), "{}\n{outcome}", registry.text());
+        // Neither the registry gets the user's secret, nor a host that it redirects to the token.
+        assert!(!registry.text().contains(&secrets()[secret]), "{outcome}");
+        assert!(!other.text().contains(TOKEN), "{}\n{outcome}", other.text());
+    }
+}
+
+/// A proxy plays the internet: a request for any name is seen there.
+#[test]
+fn a_public_registry_does_not_lead_into_private_networks() {
+    let (capsid, internet, local) = (Capsid::empty(), Recorder::start(), Recorder::start());
+    fs::create_dir_all(capsid.folder("home/.docker")).unwrap();
+    let [entry, _] = entries();
+    let pull = |target: &str| {
+        let location = target.replace("{port}", &local.port().to_string());
+        internet.play(move |request| match request.target() {
+            "http://registry.example/v2/" => Reply::found("{}"),
+            target if target.starts_with("http://registry.example/") => {
+                Reply::redirect("307 Temporary Redirect", &location)
+            }
+            _ => Reply::missing(),
+        });
+        local.play(|_| Reply::missing());
+        let proxy = format!("http://127.0.0.1:{}", internet.port());
+        let call = pull_from(
+            &capsid,
+            "registry.example",
+            &["--insecure-registry", "registry.example"],
+            &entry,
+        );
+        let call = call.env("http_proxy", &proxy).env("https_proxy", &proxy);
+        let outcome = call.wait().exits(1).complains_in_one_line();
+        assert!(!sees_secret(&internet) && !sees_secret(&local), "{target}\n{outcome}");
+        assert_eq!(local.text(), "", "{target}\n{outcome}");
+        outcome
+    };
+    for target in [
+        "http://127.0.0.1:{port}/",
+        "http://2130706433:{port}/",
+        "http://[::1]:{port}/",
+        "http://[::ffff:127.0.0.1]:{port}/",
+        "http://0:{port}/",
+        "http://10.0.0.1/",
+        "http://192.168.0.1/",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://[fd00:ec2::254]/",
+        "https://172.16.0.1/",
+    ] {
+        let outcome = pull(target).complains("refused to connect");
+        let requests: Vec<_> = internet
+            .text()
+            .lines()
+            .filter(|line| line.starts_with("GET "))
+            .map(String::from)
+            .collect();
+        let is_own = |line: &String| line.starts_with("GET http://registry.example/");
+        assert!(
+            !requests.is_empty() && requests.iter().all(is_own),
+            "{target}: {requests:?}\n{outcome}"
+        );
+    }
+    pull("http://store.example/x").complains("no such image");
+    assert!(internet.text().contains("GET http://store.example/x"));
 }
