@@ -6,11 +6,20 @@ use std::io::Seek;
 use crate::layer::convert::convert_layer;
 use crate::limits::LAYER_EXPANDED_BYTES_MAX;
 use crate::manifest::Document;
+use crate::pull::fuzzing as pull;
 use crate::rootfs::{Stack, merge};
 
 /// Reads a manifest or an index of images.
 pub fn manifest(bytes: &[u8]) {
     let _ = Document::parse(bytes, None);
+}
+
+/// Reads a challenge, and decides for some registries whether its token service may be asked.
+///
+/// # Panics
+/// When the decision is not that of a second, simpler reader.
+pub fn challenge(header: &str) {
+    pull::challenge(header);
 }
 
 /// Converts a layer, and makes a rootfs of what came of it, twice over itself.

@@ -6,6 +6,8 @@ mod docker_config;
 mod download;
 mod endpoint;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod helper;
 mod reach;
 mod realm;

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `frames` | what an agent or a host says | the codec of every message |
 //! | `documents` | manifests, configs and references of images | the parsers |
+//! | `challenges` | how a registry asks for credentials | the parser, the decision on the token realm |
 //! | `layer` | a layer, packed or not | index, tree and EROFS writer |
 //! | `block` | the requests of a guest | every kind of request |
 //! | `vsock` | the packets of a guest | every operation |

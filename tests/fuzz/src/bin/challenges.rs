@@ -1,0 +1,11 @@
+//! How a registry asks for credentials, and who is to get them.
+#![no_main]
+
+use capsid_image::fuzzing;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(header) = std::str::from_utf8(bytes) {
+        fuzzing::challenge(header);
+    }
+});
