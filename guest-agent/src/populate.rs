@@ -11,6 +11,14 @@ use rustix::io::Errno;
 
 use crate::limits::XATTR_BYTES_MAX;
 
+/// Extended attribute of a volume's root folder while the volume is being filled. Never copied: an image must not have
+/// a volume taken for incomplete.
+#[cfg(not(test))]
+pub(crate) const FILLING_MARK: &str = "trusted.capsid.filling";
+/// Tests may run as a user, who sets no attribute of the other kind.
+#[cfg(test)]
+pub(crate) const FILLING_MARK: &str = "user.capsid.filling";
+
 /// Why the copy failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PopulateError {
@@ -158,7 +166,8 @@ fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsString) -> Res
         Err(e) => return Err(e),
     };
     let mut value = vec![0; if listed == 0 { 0 } else { XATTR_BYTES_MAX }];
-    for key in names[..listed].split(|b| *b == 0).filter(|key| !key.is_empty()) {
+    let is_copied = |key: &&[u8]| !key.is_empty() && *key != FILLING_MARK.as_bytes();
+    for key in names[..listed].split(|b| *b == 0).filter(is_copied) {
         let bytes = rustix::fs::lgetxattr(&from, key, &mut value[..])?;
         match rustix::fs::lsetxattr(&to, key, &value[..bytes], XattrFlags::empty()) {
             Ok(()) | Err(Errno::OPNOTSUPP) => {}

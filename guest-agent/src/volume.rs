@@ -1,21 +1,24 @@
 //! A volume: an ext4 disk mounted into a container, filled from the image the first time, as docker does.
+//!
+//! A copy of the image's files that was cut off must be made again, and nothing else may be taken for one: whoever can
+//! make a file in a volume must not be able to have it erased. So the state of a copy is no file of the volume, but the
+//! attribute [`FILLING_MARK`] of its root folder, in the namespace `trusted.`, which only processes with `CAP_SYS_ADMIN`
+//! in the guest's first user namespace read or write (`xattr(7)`). It lies in the same filesystem as the copy, so that
+//! neither gets ahead of the other when the machine is killed. No attribute of that name is ever copied from an image.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use crate::disk::{self, DiskError};
 use crate::limits::VOLUME_BOUNDS;
 use crate::mount::{MountError, attach, filesystem};
 use crate::plan::attribute;
-use crate::populate::{PopulateError, copy_own_attributes, populate};
+use crate::populate::{FILLING_MARK, PopulateError, copy_own_attributes, populate};
 use crate::sys;
-
-/// There while a volume is being filled: what is beside it is not complete.
-const FILLING: &str = ".capsid-filling";
 
 /// What `mkfs.ext4` leaves in every filesystem.
 const LOST_AND_FOUND: &str = "lost+found";
@@ -32,6 +35,12 @@ pub(crate) enum VolumeError {
     /// Its content cannot be looked at or prepared.
     #[error("cannot prepare it")]
     Prepare(#[source] Errno),
+    /// Another container of the pod is filling it, and its end cannot be waited for.
+    #[error("cannot lock its disk")]
+    Lock(#[source] Errno),
+    /// Its state cannot be read or written.
+    #[error("cannot read or write whether it is filled")]
+    Mark(#[source] Errno),
     /// A copy that was cut off cannot be removed.
     #[error("cannot remove an incomplete copy of the image's files")]
     Clear(#[source] PopulateError),
@@ -54,6 +63,7 @@ pub(crate) fn mount(serial: &str, place: &OwnedFd, attributes: u64, fill: bool) 
     let writable = attributes & !attribute::READONLY;
     let mount = filesystem("ext4", &options, flags, writable).map_err(VolumeError::Mount)?;
     if !disk.is_readonly {
+        let _turn = take_turn(&disk.path)?;
         prepare(place, &mount, fill)?;
     }
     if attributes != writable {
@@ -62,53 +72,72 @@ pub(crate) fn mount(serial: &str, place: &OwnedFd, attributes: u64, fill: bool) 
     attach(&mount, place, "").map_err(VolumeError::Mount)
 }
 
-/// Makes a volume what a container expects: without `lost+found`, and filled.
+/// Waits for other containers of the pod that prepare the same volume: a copy that is under way is not one that was cut
+/// off. The lock is on the agent's own device node, which containers have no access to, and ends with the descriptor.
+fn take_turn(device: &str) -> Result<OwnedFd, VolumeError> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let device = rustix::fs::open(device, flags, Mode::empty()).map_err(VolumeError::Lock)?;
+    rustix::fs::flock(&device, FlockOperation::LockExclusive).map_err(VolumeError::Lock)?;
+    Ok(device)
+}
+
+/// Makes a volume what a container expects: without `lost+found`, without half a copy, and filled.
 fn prepare(place: &OwnedFd, mount: &OwnedFd, fill: bool) -> Result<(), VolumeError> {
     match rustix::fs::unlinkat(mount, LOST_AND_FOUND, AtFlags::REMOVEDIR) {
         // With something in it, it is worth keeping.
         Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::NOTDIR) => {}
         Err(e) => return Err(VolumeError::Prepare(e)),
     }
-    if !fill {
-        return Ok(());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::openat(mount, ".", flags, Mode::empty()).map_err(VolumeError::Prepare)?;
+    // Also where nothing is to be copied: what the container writes must not be taken for half a copy later.
+    if is_marked(&root)? {
+        clear(mount)?;
+        unmark(&root)?;
     }
-    match rustix::fs::statat(mount, FILLING, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(_) => clear(mount)?,
-        Err(Errno::NOENT) if is_empty(mount).map_err(VolumeError::Prepare)? => {}
-        Err(Errno::NOENT) => return Ok(()),
-        Err(e) => return Err(VolumeError::Prepare(e)),
+    if fill && is_empty(mount).map_err(VolumeError::Prepare)? {
+        fill_from(place, mount, &root)?;
     }
-    fill_from(place, mount)
+    Ok(())
 }
 
-/// Removes everything but the mark of an incomplete copy, which goes when the next one is complete.
+/// Removes all that lies in a volume.
 fn clear(mount: &OwnedFd) -> Result<(), VolumeError> {
     let mut left = VOLUME_BOUNDS.entries;
     let names = names(mount, VOLUME_BOUNDS.entries).map_err(VolumeError::Prepare)?;
-    for name in names.iter().filter(|name| *name != FILLING) {
+    for name in &names {
         remove(mount, name, VOLUME_BOUNDS.depth, &mut left).map_err(VolumeError::Clear)?;
     }
     Ok(())
 }
 
-/// Fills a volume from the folder `place`: complete, or marked as not.
-fn fill_from(place: &OwnedFd, mount: &OwnedFd) -> Result<(), VolumeError> {
+/// Fills a volume from the folder `place`: complete, or marked as not. `root` is the volume's own folder.
+fn fill_from(place: &OwnedFd, mount: &OwnedFd, root: &OwnedFd) -> Result<(), VolumeError> {
     copy_own_attributes(place, mount).map_err(VolumeError::Prepare)?;
     if is_empty(place).map_err(VolumeError::Prepare)? {
-        return forget_mark(mount);
+        return Ok(());
     }
-    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mark = rustix::fs::openat(mount, FILLING, flags, Mode::from_raw_mode(0o600)).map_err(VolumeError::Prepare)?;
-    rustix::fs::syncfs(&mark).map_err(VolumeError::Prepare)?;
+    rustix::fs::fsetxattr(root, FILLING_MARK, &[], XattrFlags::empty()).map_err(VolumeError::Mark)?;
+    rustix::fs::fsync(root).map_err(VolumeError::Mark)?;
     populate(place, mount, VOLUME_BOUNDS).map_err(VolumeError::Populate)?;
-    rustix::fs::syncfs(&mark).map_err(VolumeError::Prepare)?;
-    forget_mark(mount)
+    rustix::fs::syncfs(root).map_err(VolumeError::Prepare)?;
+    unmark(root)
 }
 
-fn forget_mark(mount: &OwnedFd) -> Result<(), VolumeError> {
-    match rustix::fs::unlinkat(mount, FILLING, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(e) => Err(VolumeError::Prepare(e)),
+/// Whether a copy into the volume was begun and not ended.
+fn is_marked(root: &OwnedFd) -> Result<bool, VolumeError> {
+    match rustix::fs::fgetxattr(root, FILLING_MARK, &mut [0u8; 0][..]) {
+        Ok(_) => Ok(true),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
+        Err(e) => Err(VolumeError::Mark(e)),
+    }
+}
+
+/// Records that what lies in the volume is complete, before a program can change it: on the disk, too.
+fn unmark(root: &OwnedFd) -> Result<(), VolumeError> {
+    match rustix::fs::fremovexattr(root, FILLING_MARK) {
+        Ok(()) | Err(Errno::NODATA) => rustix::fs::fsync(root).map_err(VolumeError::Mark),
+        Err(e) => Err(VolumeError::Mark(e)),
     }
 }
 
@@ -205,18 +234,67 @@ mod tests {
         assert_eq!(listing(&volume), [LOST_AND_FOUND]);
     }
 
+    /// Makes a volume look as after a copy that was cut off; `false` where the temporary folder takes no attributes.
+    fn cut_off(volume: &tempfile::TempDir) -> bool {
+        let root = fs::File::open(volume.path()).unwrap();
+        rustix::fs::fsetxattr(root, FILLING_MARK, &[], XattrFlags::empty()).is_ok()
+    }
+
     #[test]
     fn a_copy_that_was_cut_off_is_made_again() {
         let (image, volume) = folders();
         let outside = tempfile::tempdir().unwrap();
         fs::write(outside.path().join("kept"), "").unwrap();
-        fs::write(volume.path().join(FILLING), "").unwrap();
         fs::write(volume.path().join("file"), "ima").unwrap();
         fs::create_dir_all(volume.path().join("half/copied")).unwrap();
         symlink(outside.path(), volume.path().join("half/link")).unwrap();
+        if !cut_off(&volume) {
+            return;
+        }
         prepare(&open(image.path()), &open(volume.path()), true).unwrap();
         assert_eq!(listing(&volume), ["file"]);
         assert_eq!(fs::read_to_string(volume.path().join("file")).unwrap(), "image");
         assert!(outside.path().join("kept").exists());
+        fs::write(volume.path().join("own"), "").unwrap();
+        prepare(&open(image.path()), &open(volume.path()), true).unwrap();
+        assert_eq!(listing(&volume), ["file", "own"]);
+    }
+
+    #[test]
+    fn what_is_written_over_half_a_copy_is_kept() {
+        let (image, volume) = folders();
+        fs::write(volume.path().join("half"), "").unwrap();
+        if !cut_off(&volume) {
+            return;
+        }
+        prepare(&open(image.path()), &open(volume.path()), false).unwrap();
+        assert!(listing(&volume).is_empty());
+        fs::write(volume.path().join("own"), "").unwrap();
+        prepare(&open(image.path()), &open(volume.path()), true).unwrap();
+        assert_eq!(listing(&volume), ["own"]);
+    }
+
+    #[test]
+    fn no_file_name_is_a_mark() {
+        let (image, volume) = folders();
+        for folder in [&image, &volume] {
+            fs::write(folder.path().join(".capsid-filling"), "").unwrap();
+        }
+        fs::write(volume.path().join("own"), "").unwrap();
+        prepare(&open(image.path()), &open(volume.path()), true).unwrap();
+        assert_eq!(listing(&volume), [".capsid-filling", "own"]);
+        let (_, empty) = folders();
+        prepare(&open(image.path()), &open(empty.path()), true).unwrap();
+        assert_eq!(listing(&empty), [".capsid-filling", "file"]);
+    }
+
+    #[test]
+    fn a_mark_of_the_image_is_not_copied() {
+        let (image, volume) = folders();
+        cut_off(&image);
+        prepare(&open(image.path()), &open(volume.path()), true).unwrap();
+        fs::write(volume.path().join("own"), "").unwrap();
+        prepare(&open(image.path()), &open(volume.path()), true).unwrap();
+        assert_eq!(listing(&volume), ["file", "own"]);
     }
 }

@@ -68,7 +68,8 @@ fn disks(capsid: &Capsid) -> usize {
     capsid.files().into_iter().filter(is_disk).count()
 }
 
-/// With `seeded:latest`: busybox, and `/srv/data` with a file, a program and an owner, declared as a `VOLUME`.
+/// With `seeded:latest`: busybox, and `/srv/data` with two files and an owner, declared as a `VOLUME`. One of the files has
+/// a name that once meant half a copy.
 fn with_seeded() -> Capsid {
     let capsid = Capsid::with_busybox();
     let layer = Layer::new()
@@ -80,7 +81,8 @@ fn with_seeded() -> Capsid {
             gid: 34,
             ..Entry::default()
         })
-        .file("srv/data/seed", "from the image\n");
+        .file("srv/data/seed", "from the image\n")
+        .file("srv/data/.capsid-filling", "");
     let image = TestImage::Busybox
         .build()
         .layer(layer.finish())
@@ -99,7 +101,9 @@ fn load(capsid: &Capsid, image: &ImageBuilder, name: &str) {
 #[test]
 fn what_is_written_is_there_for_the_next_container() {
     let capsid = Capsid::with_busybox();
-    shell(&capsid, &["-v", "data:/d"], "ls -A /d; echo kept >/d/file").prints("");
+    // Whoever may write in a volume makes files of any name.
+    let script = "ls -A /d; echo kept >/d/file; : >/d/.capsid-filling";
+    shell(&capsid, &["-v", "data:/d"], script).prints("");
     shell(&capsid, &["-v", "data:/else/where"], "cat /else/where/file").prints("kept\n");
     call(
         &capsid,
@@ -136,9 +140,16 @@ fn a_new_volume_has_the_images_files() {
         .succeeds()
         .prints("from the image\n750 33 34\n");
     capsid
-        .run(["-v", "data:/srv/data", "seeded", "cat", "/srv/data/seed"])
+        .run([
+            "-v",
+            "data:/srv/data",
+            "seeded",
+            "sh",
+            "-c",
+            "cd /srv/data; cat seed; ls -A",
+        ])
         .succeeds()
-        .prints("x\n");
+        .prints("x\n.capsid-filling\nseed\n");
     capsid
         .run(["-v", "empty:/srv/data:nocopy", "seeded", "ls", "-A", "/srv/data"])
         .succeeds()
