@@ -135,12 +135,7 @@ pub(crate) fn execute(root: &Root, steps: &[Step], spec: &ContainerSpec) -> Resu
                 attributes,
                 populate,
             } => {
-                let place = root.folder_at(target).map_err(target_failed(target))?;
-                let mounted = volume::mount(serial, &place, *attributes, *populate);
-                mounted.map_err(|source| StepError::Volume {
-                    path: target.clone(),
-                    source,
-                })?;
+                mount_volume(root, target, serial, *attributes, *populate)?;
             }
             Step::Shm { target, attributes } => bind_shm(root, target, *attributes)?,
             Step::Share {
@@ -202,6 +197,17 @@ fn bind_failed(path: impl AsRef<Path>) -> impl Fn(Errno) -> StepError {
     }
 }
 
+/// Mounts one volume of the plan.
+fn mount_volume(root: &Root, target: &Path, serial: &str, attributes: u64, populate: bool) -> Result<(), StepError> {
+    let place = root.folder_at(target).map_err(target_failed(target))?;
+    let content = image_folder(root, target, populate).map_err(target_failed(target))?;
+    let mounted = volume::mount(serial, &place, attributes, content.as_ref());
+    mounted.map_err(|source| StepError::Volume {
+        path: target.to_owned(),
+        source,
+    })
+}
+
 /// Mounts one filesystem of the plan.
 fn mount_one(
     root: &Root,
@@ -227,13 +233,30 @@ fn mount_one(
     };
     let mount = filesystem(kind, &options, &[], first).map_err(failed)?;
     if wants_copy {
-        populate(&place, &mount, TMPFS_BOUNDS).map_err(|source| StepError::Populate {
-            path: target.to_owned(),
-            source,
-        })?;
+        if let Some(content) = image_folder(root, target, true).map_err(target_failed(target))? {
+            populate(&content, &mount, TMPFS_BOUNDS).map_err(|source| StepError::Populate {
+                path: target.to_owned(),
+                source,
+            })?;
+        }
         sys::set_mount_attributes(mount.as_fd(), attributes, false).map_err(bind_failed(target))?;
     }
     attach(&mount, &place, "").map_err(failed)
+}
+
+/// The folder that the image itself has at `path`, if a copy of it is wanted and there is one. It is resolved in the
+/// root's own filesystem, without what is mounted over it: a link of the image's that leads into `/proc`, `/sys` or another
+/// volume finds what the image has there, mostly nothing, and never what is about to be masked.
+fn image_folder(root: &Root, path: &Path, is_wanted: bool) -> Result<Option<OwnedFd>, Errno> {
+    if !is_wanted {
+        return Ok(None);
+    }
+    let bare = Root::new(clone_mount(root.folder(), false)?);
+    match bare.open(path, OFlags::PATH | OFlags::DIRECTORY) {
+        Ok(folder) => Ok(Some(folder)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// Makes one device node; an existing one of the image makes room.
@@ -270,7 +293,7 @@ fn make_link(root: &Root, path: &Path, to: &str) -> Result<(), StepError> {
 }
 
 /// A detached copy of the mount at `from`.
-fn clone_mount(from: &OwnedFd, recursive: bool) -> Result<OwnedFd, Errno> {
+fn clone_mount(from: impl AsFd, recursive: bool) -> Result<OwnedFd, Errno> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;

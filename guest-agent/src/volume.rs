@@ -52,9 +52,14 @@ pub(crate) enum VolumeError {
     ReadOnly(#[source] Errno),
 }
 
-/// Mounts the disk `serial` at `place` with `attributes`, filled from what is there first when `fill` is wanted and it
-/// is empty.
-pub(crate) fn mount(serial: &str, place: &OwnedFd, attributes: u64, fill: bool) -> Result<(), VolumeError> {
+/// Mounts the disk `serial` at `place` with `attributes`, filled from the image's folder `content` first where there is
+/// one and the disk is empty.
+pub(crate) fn mount(
+    serial: &str,
+    place: &OwnedFd,
+    attributes: u64,
+    content: Option<&OwnedFd>,
+) -> Result<(), VolumeError> {
     let disk = disk::find(serial).map_err(VolumeError::Disk)?;
     let options = [("source", disk.path.as_str())];
     // Two containers may have it, one of them read-only: that is the mount's attribute, never the filesystem's state,
@@ -64,7 +69,7 @@ pub(crate) fn mount(serial: &str, place: &OwnedFd, attributes: u64, fill: bool) 
     let mount = filesystem("ext4", &options, flags, writable).map_err(VolumeError::Mount)?;
     if !disk.is_readonly {
         let _turn = take_turn(&disk.path)?;
-        prepare(place, &mount, fill)?;
+        prepare(content, &mount)?;
     }
     if attributes != writable {
         sys::set_mount_attributes(mount.as_fd(), attribute::READONLY, false).map_err(VolumeError::ReadOnly)?;
@@ -82,7 +87,7 @@ fn take_turn(device: &str) -> Result<OwnedFd, VolumeError> {
 }
 
 /// Makes a volume what a container expects: without `lost+found`, without half a copy, and filled.
-fn prepare(place: &OwnedFd, mount: &OwnedFd, fill: bool) -> Result<(), VolumeError> {
+fn prepare(content: Option<&OwnedFd>, mount: &OwnedFd) -> Result<(), VolumeError> {
     match rustix::fs::unlinkat(mount, LOST_AND_FOUND, AtFlags::REMOVEDIR) {
         // With something in it, it is worth keeping.
         Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::NOTDIR) => {}
@@ -95,10 +100,10 @@ fn prepare(place: &OwnedFd, mount: &OwnedFd, fill: bool) -> Result<(), VolumeErr
         clear(mount)?;
         unmark(&root)?;
     }
-    if fill && is_empty(mount).map_err(VolumeError::Prepare)? {
-        fill_from(place, mount, &root)?;
+    match content {
+        Some(content) if is_empty(mount).map_err(VolumeError::Prepare)? => fill_from(content, mount, &root),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Removes all that lies in a volume.
@@ -111,15 +116,15 @@ fn clear(mount: &OwnedFd) -> Result<(), VolumeError> {
     Ok(())
 }
 
-/// Fills a volume from the folder `place`: complete, or marked as not. `root` is the volume's own folder.
-fn fill_from(place: &OwnedFd, mount: &OwnedFd, root: &OwnedFd) -> Result<(), VolumeError> {
-    copy_own_attributes(place, mount).map_err(VolumeError::Prepare)?;
-    if is_empty(place).map_err(VolumeError::Prepare)? {
+/// Fills a volume from the folder `content`: complete, or marked as not. `root` is the volume's own folder.
+fn fill_from(content: &OwnedFd, mount: &OwnedFd, root: &OwnedFd) -> Result<(), VolumeError> {
+    copy_own_attributes(content, mount).map_err(VolumeError::Prepare)?;
+    if is_empty(content).map_err(VolumeError::Prepare)? {
         return Ok(());
     }
     rustix::fs::fsetxattr(root, FILLING_MARK, &[], XattrFlags::empty()).map_err(VolumeError::Mark)?;
     rustix::fs::fsync(root).map_err(VolumeError::Mark)?;
-    populate(place, mount, VOLUME_BOUNDS).map_err(VolumeError::Populate)?;
+    populate(content, mount, VOLUME_BOUNDS).map_err(VolumeError::Populate)?;
     rustix::fs::syncfs(root).map_err(VolumeError::Prepare)?;
     unmark(root)
 }
@@ -212,17 +217,17 @@ mod tests {
     #[test]
     fn an_empty_volume_is_filled_once() {
         let (image, volume) = folders();
-        prepare(&open(image.path()), &open(volume.path()), true).unwrap();
+        prepare(Some(&open(image.path())), &open(volume.path())).unwrap();
         assert_eq!(listing(&volume), ["file"]);
         fs::write(volume.path().join("file"), "changed").unwrap();
-        prepare(&open(image.path()), &open(volume.path()), true).unwrap();
+        prepare(Some(&open(image.path())), &open(volume.path())).unwrap();
         assert_eq!(fs::read_to_string(volume.path().join("file")).unwrap(), "changed");
     }
 
     #[test]
     fn a_volume_that_is_not_to_be_filled_is_empty() {
-        let (image, volume) = folders();
-        prepare(&open(image.path()), &open(volume.path()), false).unwrap();
+        let (_image, volume) = folders();
+        prepare(None, &open(volume.path())).unwrap();
         assert!(listing(&volume).is_empty());
     }
 
@@ -230,7 +235,7 @@ mod tests {
     fn what_was_rescued_is_kept() {
         let (image, volume) = folders();
         fs::write(volume.path().join(LOST_AND_FOUND).join("#12"), "rescued").unwrap();
-        prepare(&open(image.path()), &open(volume.path()), true).unwrap();
+        prepare(Some(&open(image.path())), &open(volume.path())).unwrap();
         assert_eq!(listing(&volume), [LOST_AND_FOUND]);
     }
 
@@ -251,12 +256,12 @@ mod tests {
         if !cut_off(&volume) {
             return;
         }
-        prepare(&open(image.path()), &open(volume.path()), true).unwrap();
+        prepare(Some(&open(image.path())), &open(volume.path())).unwrap();
         assert_eq!(listing(&volume), ["file"]);
         assert_eq!(fs::read_to_string(volume.path().join("file")).unwrap(), "image");
         assert!(outside.path().join("kept").exists());
         fs::write(volume.path().join("own"), "").unwrap();
-        prepare(&open(image.path()), &open(volume.path()), true).unwrap();
+        prepare(Some(&open(image.path())), &open(volume.path())).unwrap();
         assert_eq!(listing(&volume), ["file", "own"]);
     }
 
@@ -267,10 +272,10 @@ mod tests {
         if !cut_off(&volume) {
             return;
         }
-        prepare(&open(image.path()), &open(volume.path()), false).unwrap();
+        prepare(None, &open(volume.path())).unwrap();
         assert!(listing(&volume).is_empty());
         fs::write(volume.path().join("own"), "").unwrap();
-        prepare(&open(image.path()), &open(volume.path()), true).unwrap();
+        prepare(Some(&open(image.path())), &open(volume.path())).unwrap();
         assert_eq!(listing(&volume), ["own"]);
     }
 
@@ -281,10 +286,10 @@ mod tests {
             fs::write(folder.path().join(".capsid-filling"), "").unwrap();
         }
         fs::write(volume.path().join("own"), "").unwrap();
-        prepare(&open(image.path()), &open(volume.path()), true).unwrap();
+        prepare(Some(&open(image.path())), &open(volume.path())).unwrap();
         assert_eq!(listing(&volume), [".capsid-filling", "own"]);
         let (_, empty) = folders();
-        prepare(&open(image.path()), &open(empty.path()), true).unwrap();
+        prepare(Some(&open(image.path())), &open(empty.path())).unwrap();
         assert_eq!(listing(&empty), [".capsid-filling", "file"]);
     }
 
@@ -292,9 +297,9 @@ mod tests {
     fn a_mark_of_the_image_is_not_copied() {
         let (image, volume) = folders();
         cut_off(&image);
-        prepare(&open(image.path()), &open(volume.path()), true).unwrap();
+        prepare(Some(&open(image.path())), &open(volume.path())).unwrap();
         fs::write(volume.path().join("own"), "").unwrap();
-        prepare(&open(image.path()), &open(volume.path()), true).unwrap();
+        prepare(Some(&open(image.path())), &open(volume.path())).unwrap();
         assert_eq!(listing(&volume), ["file", "own"]);
     }
 }

@@ -69,7 +69,7 @@ fn disks(capsid: &Capsid) -> usize {
 }
 
 /// With `seeded:latest`: busybox, and `/srv/data` with two files and an owner, declared as a `VOLUME`. One of the files has
-/// a name that once meant half a copy.
+/// a name that once meant half a copy. Links beside it lead to what the kernel has, some of which is masked.
 fn with_seeded() -> Capsid {
     let capsid = Capsid::with_busybox();
     let layer = Layer::new()
@@ -82,7 +82,9 @@ fn with_seeded() -> Capsid {
             ..Entry::default()
         })
         .file("srv/data/seed", "from the image\n")
-        .file("srv/data/.capsid-filling", "");
+        .file("srv/data/.capsid-filling", "")
+        .symlink("srv/kernel", "/proc/sys/kernel/random")
+        .symlink("srv/firmware", "/sys/firmware");
     let image = TestImage::Busybox
         .build()
         .layer(layer.finish())
@@ -154,6 +156,24 @@ fn a_new_volume_has_the_images_files() {
         .run(["-v", "empty:/srv/data:nocopy", "seeded", "ls", "-A", "/srv/data"])
         .succeeds()
         .prints("");
+}
+
+#[test]
+fn a_link_of_the_images_does_not_have_a_volume_filled_by_the_kernel() {
+    let capsid = with_seeded();
+    let flags = [
+        "kernel:/srv/kernel",
+        "kernel:/k",
+        "firmware:/srv/firmware",
+        "firmware:/f",
+    ];
+    let words = flags.iter().flat_map(|volume| ["-v", volume]);
+    // Each volume is seen once more at a place that nothing covers.
+    let script = "ls -A /k /f; readlink /srv/kernel";
+    capsid
+        .run(words.chain(["seeded", "sh", "-c", script]))
+        .succeeds()
+        .prints("/f:\n\n/k:\n/proc/sys/kernel/random\n");
 }
 
 #[test]
