@@ -107,6 +107,15 @@ pub(crate) const ARGUMENTS_BYTES_MAX: usize = 4_096;
 /// Bytes of all arguments told at once: half of a frame, the rest takes at most 100 bytes a process.
 pub(crate) const LISTED_BYTES_MAX: usize = 2 << 20;
 
+/// How long the arguments of one process may take to be read: microseconds, unless its memory is served by somebody slow.
+pub(crate) const ARGUMENTS_WAIT: Duration = Duration::from_millis(250);
+
+/// How long those of all processes of a container may take: far less than the host waits for the answer.
+pub(crate) const ARGUMENTS_WAIT_ALL: Duration = Duration::from_secs(5);
+
+/// Threads that read arguments, of which all but one hang at a process each. Each costs a stack of 256 KiB at most.
+pub(crate) const ARGUMENT_READERS_MAX: usize = 8;
+
 /// How long the last messages may take to reach the host before the machine is reset.
 pub(crate) const LINGER: Duration = Duration::from_millis(200);
 

@@ -5,6 +5,7 @@
 #![cfg_attr(not(test), no_main)]
 #![cfg_attr(test, allow(dead_code, reason = "tests have an entry of their own"))]
 
+mod arguments;
 mod bay;
 mod beneath;
 mod capability;

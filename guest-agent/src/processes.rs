@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::Read;
+use std::sync::Arc;
 
 use capsid_protocol::message::PROCESSES_MAX;
 use capsid_protocol::{Listed, Process};
 use rustix::time::ClockId;
 
-use crate::limits::{ARGUMENTS_BYTES_MAX, LISTED_BYTES_MAX};
+use crate::arguments::{ArgumentReaders, read_cmdline};
+use crate::limits::LISTED_BYTES_MAX;
 
 /// Ticks of a second in `/proc` (`USER_HZ`): 100 on every architecture Linux has today but alpha and ia64.
 const TICK_MS: u64 = 10;
@@ -17,13 +18,19 @@ const TICK_MS: u64 = 10;
 /// A page of the guest's memory, x86-64.
 const PAGE_BYTES: u64 = 4096;
 
-/// Tells the processes `pids`. Those that ended meanwhile are left out.
-pub(crate) fn list(container: &str, mut pids: Vec<u32>) -> Listed {
+/// Tells the processes `pids`. Those that ended meanwhile are left out; the arguments of those that make reading them slow
+/// are empty, as a zombie's.
+pub(crate) fn list(container: &str, mut pids: Vec<u32>, readers: &Arc<ArgumentReaders>) -> Listed {
     pids.sort_unstable();
     let truncated = pids.len() > PROCESSES_MAX;
     pids.truncate(PROCESSES_MAX);
     let boot_ms = boot_time_ms();
     let mut processes: Vec<Process> = pids.into_iter().filter_map(|pid| read(pid, boot_ms)).collect();
+    let read: Vec<u32> = processes.iter().map(|process| process.pid).collect();
+    let mut arguments = readers.read_all(&read, read_cmdline);
+    for process in &mut processes {
+        process.args = arguments.remove(&process.pid).unwrap_or_default();
+    }
     bound_arguments(&mut processes);
     name_parents(&mut processes);
     Listed {
@@ -53,12 +60,6 @@ fn read(pid: u32, boot_ms: u64) -> Option<Process> {
         .lines()
         .find_map(|line| line.strip_prefix("NSpid:"))
         .and_then(|line| line.split_whitespace().next_back()?.parse().ok())?;
-    if let Ok(arguments) = fs::File::open(format!("/proc/{pid}/cmdline")) {
-        // What cannot be read is as good as nothing: the name is there.
-        let _ = arguments
-            .take(ARGUMENTS_BYTES_MAX as u64)
-            .read_to_end(&mut process.args);
-    }
     Some(process)
 }
 
@@ -141,7 +142,7 @@ mod tests {
     #[test]
     fn this_process_is_told() {
         let own = std::process::id();
-        let listed = list("c", vec![own, u32::MAX]);
+        let listed = list("c", vec![own, u32::MAX], &Arc::default());
         let listed = listed.processes().unwrap();
         assert_eq!(listed.len(), 1);
         let process = &listed[0];

@@ -9,6 +9,7 @@ use capsid_protocol::spec::Network;
 use capsid_protocol::{Frozen, Measured, Readdress, Readdressed, Request, Stage, Updated};
 use rustix::io::Errno;
 
+use crate::arguments::ArgumentReaders;
 use crate::cgroup::{self, Cgroup, CgroupError};
 use crate::container::Container;
 use crate::network::{self, NetworkError};
@@ -63,10 +64,12 @@ pub(crate) fn failure(intent: &Intent, error: &RequestError) -> Option<Report> {
 }
 
 /// Does what `intent` asks, with the containers that `find` knows, or with the pod that `readdress` changes: the answer.
+/// Arguments of processes are read by `readers`.
 pub(crate) fn answer(
     intent: &Intent,
     find: impl FnOnce(&str) -> Option<Arc<Container>>,
     readdress: impl FnOnce(&Network) -> Result<(), NetworkError>,
+    readers: &Arc<ArgumentReaders>,
 ) -> Option<Report> {
     let (_, id) = kind_of(intent)?;
     let result = match intent {
@@ -76,7 +79,7 @@ pub(crate) fn answer(
             .map_err(RequestError::Network),
         _ => find(id)
             .ok_or_else(|| RequestError::NotRunning(id.to_owned()))
-            .and_then(|container| act(intent, &container)),
+            .and_then(|container| act(intent, &container, readers)),
     };
     match result {
         Ok(report) => Some(report),
@@ -85,7 +88,7 @@ pub(crate) fn answer(
 }
 
 /// Does it with its container.
-fn act(intent: &Intent, container: &Container) -> Result<Report, RequestError> {
+fn act(intent: &Intent, container: &Container, readers: &Arc<ArgumentReaders>) -> Result<Report, RequestError> {
     let id = &container.life.id;
     let not_running = || RequestError::NotRunning(id.clone());
     match intent {
@@ -113,9 +116,9 @@ fn act(intent: &Intent, container: &Container) -> Result<Report, RequestError> {
             Ok(Report::Readdressed(Readdressed { container: id.clone() }))
         }
         Intent::List(_) => {
-            // Read without the lock: a process can make the reading of its arguments slow.
+            // Read without the lock: a process can make the reading of its arguments take a moment.
             let pids = container.with_cgroup(Cgroup::processes).ok_or_else(not_running)?;
-            Ok(Report::Listed(processes::list(id, pids)))
+            Ok(Report::Listed(processes::list(id, pids, readers)))
         }
         _ => {
             let measured = container.with_cgroup(Cgroup::measure).ok_or_else(not_running)?;
@@ -140,7 +143,7 @@ mod tests {
             container: "c".into(),
             frozen: true,
         });
-        let Some(Report::Failed(failed)) = answer(&intent, |_| None, |_| Ok(())) else {
+        let Some(Report::Failed(failed)) = answer(&intent, |_| None, |_| Ok(()), &Arc::default()) else {
             panic!("not failed");
         };
         assert_eq!((failed.request(), failed.stage()), (Request::Freeze, Stage::Spec));
@@ -158,7 +161,7 @@ mod tests {
         }));
         let intent = Intent::List(List { container: "c".into() });
         assert!(matches!(
-            answer(&intent, |_| Some(container), |_| Ok(())),
+            answer(&intent, |_| Some(container), |_| Ok(()), &Arc::default()),
             Some(Report::Failed(_))
         ));
     }
@@ -173,7 +176,7 @@ mod tests {
             container: "c".into(),
             ..Default::default()
         });
-        let Some(Report::Failed(failed)) = answer(&intent, |_| Some(container), |_| Ok(())) else {
+        let Some(Report::Failed(failed)) = answer(&intent, |_| Some(container), |_| Ok(()), &Arc::default()) else {
             panic!("not failed");
         };
         assert_eq!((failed.request(), failed.stage()), (Request::Readdress, Stage::Spec));
@@ -181,6 +184,9 @@ mod tests {
 
     #[test]
     fn what_is_no_request_has_no_answer() {
-        assert_eq!(answer(&Intent::Shutdown(Shutdown {}), |_| None, |_| Ok(())), None);
+        assert_eq!(
+            answer(&Intent::Shutdown(Shutdown {}), |_| None, |_| Ok(()), &Arc::default()),
+            None
+        );
     }
 }

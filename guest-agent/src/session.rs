@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec};
 use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener, VsockStream};
 
+use crate::arguments::ArgumentReaders;
 use crate::container::Container;
 use crate::joiner::Joiner;
 use crate::life::{Ground, Life, LifeError};
@@ -322,13 +323,14 @@ impl Session {
 
     /// Answers requests for ever.
     fn answer(&self, requests: &Receiver<Intent>) {
+        let readers = Arc::new(ArgumentReaders::default());
         for intent in requests {
             let find = |id: &str| match self.members().get(id) {
                 Some(Member::Container(container)) => Some(Arc::clone(container)),
                 _ => None,
             };
             let readdress = |network: &Network| self.ground.readdress_pod(network);
-            if let Some(report) = request::answer(&intent, find, readdress) {
+            if let Some(report) = request::answer(&intent, find, readdress, &readers) {
                 self.report(report);
             }
         }
