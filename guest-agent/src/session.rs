@@ -13,8 +13,8 @@ use capsid_protocol::message::agent_message::Kind as Report;
 use capsid_protocol::message::host_message::Kind as Intent;
 use capsid_protocol::spec::{Network, TerminalSize};
 use capsid_protocol::{
-    AgentMessage, ContainerSpec, FrameError, Hello, HostMessage, SESSION_PORT, STREAM_PORT, Signal, Stage, StreamHello,
-    VERSION, read_frame, write_frame,
+    AgentMessage, ContainerSpec, FrameError, Hello, HostMessage, Pong, SESSION_PORT, STREAM_PORT, Signal, Stage,
+    StreamHello, VERSION, read_frame, write_frame,
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -221,6 +221,8 @@ fn serve(session: &Arc<Session>, host: &mut VsockStream) -> Result<(), SessionEr
                 session.with(&resize.container, |c| c.resize(size));
             }
             Some(Intent::Shutdown(_)) => return Ok(()),
+            // By this thread, which waits for no container and no request.
+            Some(Intent::Ping(_)) => session.report(Report::Pong(Pong {})),
             Some(
                 intent @ (Intent::Freeze(_)
                 | Intent::Measure(_)

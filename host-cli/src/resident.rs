@@ -16,22 +16,36 @@ pub(crate) struct Resident {
 /// Mappings this large are the guest's RAM: no pod has less, and no program of ours maps as much of anything else.
 const GUEST_MAPPING_MIN_KIB: u64 = 32 << 10;
 
+/// Processes of one pod that are looked at: it has one for each share, and a few more.
+const DESCENDANTS_MAX: usize = 1024;
+
 /// Adds up a supervisor and its children.
 pub(crate) fn of_pod(supervisor_pid: u32) -> Option<Resident> {
     if supervisor_pid == 0 {
         return None;
     }
     let mut total = Resident::default();
-    let mut pids = vec![supervisor_pid];
-    while let Some(pid) = pids.pop() {
-        let Ok(text) = fs::read_to_string(format!("/proc/{pid}/smaps")) else {
-            continue;
-        };
-        add(&text, &mut total);
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        pids.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+    for pid in std::iter::once(supervisor_pid).chain(descendants(supervisor_pid)) {
+        if let Ok(text) = fs::read_to_string(format!("/proc/{pid}/smaps")) {
+            add(&text, &mut total);
+        }
     }
     Some(total)
+}
+
+/// Processes that a process has started, and those that these have.
+pub(crate) fn descendants(pid: u32) -> Vec<u32> {
+    let mut found = Vec::new();
+    let mut parents = vec![pid];
+    while let Some(pid) = parents.pop() {
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        let children = children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok());
+        let room = DESCENDANTS_MAX.saturating_sub(found.len());
+        let first = found.len();
+        found.extend(children.take(room));
+        parents.extend_from_slice(&found[first..]);
+    }
+    found
 }
 
 /// Adds the mappings of one process. Guest RAM that two processes share is counted for each by its share.

@@ -35,6 +35,8 @@ pub(crate) enum SessionError {
     Unexpected,
     #[error("the agent did not answer in time")]
     Silent,
+    #[error("the agent stopped responding: {0}")]
+    Unresponsive(String),
 }
 
 /// A session after its Hello.

@@ -22,6 +22,8 @@
 //!   │ ── Freeze, Measure, List, Update, ──►  │   at any time of a container's life
 //!   │    Readdress                           │
 //!   │ ◄── Frozen, Measured, … | Failed ───── │   one answer each, in their order
+//!   │ ── Ping ────────────────────────────►  │   every few seconds: an agent that does not answer is
+//!   │ ◄── Pong ───────────────────────────── │   taken for dead, and its machine is ended
 //!   │ ── Shutdown ────────────────────────►  │   disks unmounted, machine off
 //! ```
 //!
@@ -38,15 +40,15 @@ pub mod spec;
 
 pub use frame::{FrameError, read_frame, write_frame};
 pub use message::{
-    AgentMessage, Created, Failed, Freeze, Frozen, Hello, HostMessage, List, Listed, Measure, Measured, Process,
-    Readdress, Readdressed, Request, Resize, Signal, Stage, Start, Started, Stopped, StreamHello, StreamKind, Update,
-    Updated,
+    AgentMessage, Created, Failed, Freeze, Frozen, Hello, HostMessage, List, Listed, Measure, Measured, Ping, Pong,
+    Process, Readdress, Readdressed, Request, Resize, Signal, Stage, Start, Started, Stopped, StreamHello, StreamKind,
+    Update, Updated,
 };
 pub use spec::ContainerSpec;
 
 /// Version of this contract. Added fields keep it; a change of meaning bumps it, and unequal versions refuse each
 /// other at `Hello`.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Port on the host (CID 2) that the agent dials.
 pub const SESSION_PORT: u32 = 1024;

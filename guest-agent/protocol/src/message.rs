@@ -8,7 +8,7 @@ use crate::spec::{ContainerSpec, Limits, Network};
 #[derive(Clone, PartialEq, Message)]
 pub struct HostMessage {
     /// What is said; absent means a message newer than this build.
-    #[prost(oneof = "host_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "host_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub kind: Option<host_message::Kind>,
 }
 
@@ -52,6 +52,9 @@ pub mod host_message {
         /// Change the addresses of a container's network device.
         #[prost(message, tag = "11")]
         Readdress(super::Readdress),
+        /// Show that the agent is alive.
+        #[prost(message, tag = "12")]
+        Ping(super::Ping),
     }
 }
 
@@ -59,7 +62,7 @@ pub mod host_message {
 #[derive(Clone, PartialEq, Message)]
 pub struct AgentMessage {
     /// What is said; absent means a message newer than this build.
-    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub kind: Option<agent_message::Kind>,
 }
 
@@ -100,6 +103,9 @@ pub mod agent_message {
         /// Answer to `Readdress`: the addresses and routes hold.
         #[prost(message, tag = "10")]
         Readdressed(super::Readdressed),
+        /// Answer to `Ping`.
+        #[prost(message, tag = "11")]
+        Pong(super::Pong),
     }
 }
 
@@ -212,6 +218,14 @@ pub struct Readdress {
     #[prost(message, required, tag = "2")]
     pub network: Network,
 }
+
+/// Asks for a [`Pong`]. The agent answers at once, whatever requests it is busy with.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Ping {}
+
+/// The agent is alive.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct Pong {}
 
 /// The container exists.
 #[derive(Clone, PartialEq, Message)]

@@ -61,6 +61,10 @@ pub(crate) enum CgroupError {
     Devices(#[source] Errno),
 }
 
+/// Share of the processor that the agent has beside containers that want all of it, the largest there is: the host takes
+/// an agent that does not answer for dead, however busy its containers are.
+const AGENT_CPU_WEIGHT: &str = "10000";
+
 /// Moves the agent to a leaf of its own, and lets the root's children have controllers.
 pub(crate) fn set_up_agent() -> Result<(), CgroupError> {
     let root = Path::new(MOUNT_POINT);
@@ -71,6 +75,10 @@ pub(crate) fn set_up_agent() -> Result<(), CgroupError> {
     })?;
     write(&leaf, ("cgroup.procs", "1".into()))?;
     share_out(root);
+    if let Err(e) = write(&leaf, ("cpu.weight", AGENT_CPU_WEIGHT.into())) {
+        // Without the controller all processes have the same share.
+        crate::log::warn(&crate::log::chain(&e));
+    }
     Ok(())
 }
 

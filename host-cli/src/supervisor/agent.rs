@@ -4,10 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::time::Duration;
 
-use capsid_protocol::message::{Request, agent_message, host_message};
+use capsid_protocol::message::{Ping, Request, agent_message, host_message};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::heartbeat;
 use super::streams::StreamOpener;
 use crate::session::{self, Receiver, Sender, SessionError};
 
@@ -36,6 +37,8 @@ pub(crate) struct Agent {
     asked: RefCell<Option<Asked>>,
     /// The session is over: nothing more will be said.
     ended: Cell<bool>,
+    /// Number of messages that the agent has sent.
+    heard: Cell<u64>,
 }
 
 /// A request whose answer is waited for.
@@ -55,7 +58,7 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     /// Sends until the session ends: why it did.
-    pub(crate) async fn deliver(&mut self) -> SessionError {
+    async fn deliver(&mut self) -> SessionError {
         while let Some(frame) = self.frames.recv().await {
             if let Err(error) = self.sender.send_frame(&frame).await {
                 return error;
@@ -66,7 +69,7 @@ impl Outbox {
 }
 
 impl Agent {
-    /// The outbox must be driven.
+    /// Made with its outbox, which [`Agent::converse`] drives.
     pub(crate) fn new(sender: Sender, opener: StreamOpener) -> (Self, Outbox) {
         let (frames, waiting) = mpsc::channel(FRAMES_MAX);
         let agent = Self {
@@ -76,6 +79,7 @@ impl Agent {
             asking: Mutex::default(),
             asked: RefCell::default(),
             ended: Cell::default(),
+            heard: Cell::default(),
         };
         let outbox = Outbox {
             frames: waiting,
@@ -131,13 +135,40 @@ impl Agent {
             .map_err(|_| SessionError::Closed)
     }
 
+    /// Sends, hands out what the agent says, and watches that it is alive, until the session ends: why it did.
+    pub(crate) async fn converse(&self, receiver: &mut Receiver, outbox: &mut Outbox) -> SessionError {
+        tokio::select! {
+            // A message that has come is noticed before it is missed.
+            biased;
+            error = self.hand_out(receiver) => error,
+            error = outbox.deliver() => error,
+            error = heartbeat::watch(self) => error,
+        }
+    }
+
+    /// Asks the agent for a sign of life, unless so much waits to be sent that it is asked anyway.
+    pub(super) fn ping(&self) {
+        if let Ok(frame) = session::encode(host_message::Kind::Ping(Ping {})) {
+            let _ = self.frames.try_send(frame);
+        }
+    }
+
+    /// Number of messages that the agent has sent: every one is a sign of life.
+    pub(super) fn heard(&self) -> u64 {
+        self.heard.get()
+    }
+
     /// Hands out what the agent says until the session ends: why it did.
-    pub(crate) async fn hand_out(&self, receiver: &mut Receiver) -> SessionError {
+    async fn hand_out(&self, receiver: &mut Receiver) -> SessionError {
         loop {
             let message = match receiver.receive().await {
                 Ok(message) => message,
                 Err(error) => return error,
             };
+            self.heard.set(self.heard.get().wrapping_add(1));
+            if let agent_message::Kind::Pong(_) = message {
+                continue;
+            }
             if let Err(error) = self.hand_out_one(message) {
                 return error;
             }
@@ -171,7 +202,7 @@ impl Agent {
 fn subject(message: &agent_message::Kind) -> Option<(String, Request)> {
     use agent_message::Kind;
     match message {
-        Kind::Hello(_) => None,
+        Kind::Hello(_) | Kind::Pong(_) => None,
         Kind::Created(m) => Some((m.container.clone(), Request::Run)),
         Kind::Started(m) => Some((m.container.clone(), Request::Run)),
         Kind::Failed(m) => Some((m.container.clone(), m.request())),

@@ -13,6 +13,7 @@ use capsid_protocol::spec::task::Kind;
 use capsid_protocol::spec::{Mount, Task};
 use capsid_protocol::{ContainerSpec, Start};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::BOOT_TIMEOUT;
@@ -22,13 +23,15 @@ use super::streams::StreamOpener;
 use crate::accelerator::RunningMachine;
 use crate::folders::Folders;
 use crate::hold::Hold;
-use crate::session::Session;
+use crate::session::{Session, SessionError};
 use crate::state::{Container, State};
 
 /// A machine at work.
 pub(crate) struct Errand {
     machine: RunningMachine,
     messages: mpsc::Receiver<agent_message::Kind>,
+    /// Why the session with its agent ended.
+    broken: JoinHandle<SessionError>,
     /// Nobody starts or removes the container meanwhile.
     _hold: Hold,
 }
@@ -93,12 +96,10 @@ pub(crate) async fn start(
     let messages = agent.listen_to(&container.id);
     let (speaker, mut receiver) = (Rc::clone(&agent), session.receiver);
     // Ends with the session, which ends with the machine.
-    tokio::task::spawn_local(async move {
-        tokio::select! {
-            _ = speaker.hand_out(&mut receiver) => {}
-            _ = outbox.deliver() => {}
-        }
+    let broken = tokio::task::spawn_local(async move {
+        let error = speaker.converse(&mut receiver, &mut outbox).await;
         speaker.end();
+        error
     });
     let spec = in_place(&container.spec, task);
     let stdin = spec.stdin;
@@ -111,6 +112,7 @@ pub(crate) async fn start(
     let errand = Errand {
         machine,
         messages,
+        broken,
         _hold: hold,
     };
     Ok((streams, errand))
@@ -125,7 +127,7 @@ impl Errand {
                 Some(agent_message::Kind::Stopped(stopped)) => break Ok(exit_code(&stopped)),
                 Some(agent_message::Kind::Failed(failed)) => break Err(anyhow::anyhow!(sanitise(&failed.message))),
                 Some(_) => break Err(anyhow::anyhow!("the agent sent an unexpected message")),
-                None => break Err(anyhow::anyhow!("the machine ended before its work was done")),
+                None => break Err(self.broken.await?).context("the machine ended before its work was done"),
             }
         };
         self.machine.stop().await;

@@ -304,12 +304,7 @@ async fn live_in(
     let mut receiver = session.receiver;
     let speaker = Rc::clone(&agent);
     // Ends with the session, which ends with the machine.
-    let broken = async move {
-        tokio::select! {
-            error = speaker.hand_out(&mut receiver) => error,
-            error = outbox.deliver() => error,
-        }
-    };
+    let broken = async move { speaker.converse(&mut receiver, &mut outbox).await };
     tokio::pin!(broken);
     let mut spec = charge.container.borrow().spec.clone();
     if let Some(wiring) = &sockets.network {
@@ -487,6 +482,8 @@ fn conclude(error: &LifeError, started: bool) -> Outcome {
     match error {
         LifeError::Failed(failed) => failure.code = failed_code(failed),
         LifeError::Killed => failure.code = 137,
+        // Its machine is killed for that.
+        LifeError::Session(SessionError::Unresponsive(_)) if started => failure.code = 137,
         LifeError::MachineEnded(end) => {
             failure.console = last_lines(&end.console);
             failure.code = match (started, end.killed) {

@@ -16,6 +16,8 @@
 //! | `machine` | a machine that was just started |
 //! | `bay` | disks that come to a running machine and go |
 //! | `agent` | the session, shared by all who speak to the guest |
+//! | `heartbeat` | signs of life of the agent |
+//! | `stall` | time that the host kept from the machine's processes |
 //! | `rewire` | networks that a running machine is connected to |
 //! | `output` | where the container's output goes: log and clients |
 //! | `client` | one connection of a command |
@@ -32,11 +34,13 @@ mod charge;
 mod client;
 pub(crate) mod errand;
 mod health;
+mod heartbeat;
 mod life;
 mod machine;
 mod output;
 pub(crate) mod pod;
 mod rewire;
+mod stall;
 mod streams;
 
 use std::rc::Rc;

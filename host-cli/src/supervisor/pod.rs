@@ -242,7 +242,10 @@ async fn run(pod: &Rc<Pod>, folders: &Folders, row: &state::Pod, state: &State, 
         PodError::Ended(end) => end.clone(),
         error => MachineEnd {
             reason: error_text::describe(error),
-            killed: matches!(error, PodError::Stopped),
+            killed: matches!(
+                error,
+                PodError::Stopped | PodError::Session(SessionError::Unresponsive(_))
+            ),
             console: String::new(),
         },
     };
@@ -302,8 +305,7 @@ async fn run_started(pod: &Rc<Pod>, machine: &mut RunningMachine, sockets: Socke
     }
     pod.phase.send_replace(Phase::Up(Rc::clone(&agent)));
     let error = tokio::select! {
-        error = agent.hand_out(&mut receiver) => error,
-        error = outbox.deliver() => error,
+        error = agent.converse(&mut receiver, &mut outbox) => error,
         end = &mut machine.end => return PodError::Ended(machine::ended(end.ok())),
         () = pod.halt.notified() => return PodError::Stopped,
     };
@@ -312,6 +314,9 @@ async fn run_started(pod: &Rc<Pod>, machine: &mut RunningMachine, sockets: Socke
 
 /// A session that breaks mostly does so because the machine is ending: its reason is the better one.
 async fn reason(error: SessionError, machine: &mut RunningMachine) -> PodError {
+    if let SessionError::Unresponsive(_) = error {
+        return error.into();
+    }
     match timeout(LAST_WORDS, &mut machine.end).await {
         Ok(end) => PodError::Ended(machine::ended(end.ok())),
         Err(_) => error.into(),
