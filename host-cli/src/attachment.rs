@@ -116,7 +116,7 @@ pub(crate) async fn follow(
 impl Attachment<'_> {
     async fn attend(&mut self, signals: &mut Signals, course: &mut Course) -> Result<End, AttachError> {
         loop {
-            let writer = self.connection.writer.clone();
+            let (writer, peer) = (self.connection.writer.clone(), self.connection.peer());
             let hung_up = self.hung_up;
             tokio::select! {
                 message = self.connection.reader.receive::<Answer>() => {
@@ -143,6 +143,8 @@ impl Attachment<'_> {
                         _ => return Err(AttachError::Unexpected),
                     }
                 }
+                // Before it has begun: a process that runs may be stopped for a while with all that is around it.
+                pid = peer.stopped(), if self.pumps.is_none() => return Err(ControlError::Stopped(pid).into()),
                 number = signals.next() => self.hear(number).await?,
                 event = next_event(&mut self.pumps) => match event.map_err(AttachError::Output)? {
                     Event::Drained(Drained::ReaderGone) => writer.send(&Request::OutputClosed).await?,

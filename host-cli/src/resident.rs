@@ -38,14 +38,22 @@ pub(crate) fn descendants(pid: u32) -> Vec<u32> {
     let mut found = Vec::new();
     let mut parents = vec![pid];
     while let Some(pid) = parents.pop() {
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        let children = children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok());
+        let threads = fs::read_dir(format!("/proc/{pid}/task"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let texts = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+        let children: Vec<u32> = texts.flat_map(|text| pids(&text)).collect();
         let room = DESCENDANTS_MAX.saturating_sub(found.len());
-        let first = found.len();
-        found.extend(children.take(room));
-        parents.extend_from_slice(&found[first..]);
+        let known = children.iter().take(room);
+        found.extend(known.clone());
+        parents.extend(known);
     }
     found
+}
+
+fn pids(text: &str) -> Vec<u32> {
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// Adds the mappings of one process. Guest RAM that two processes share is counted for each by its share.

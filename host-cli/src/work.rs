@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use anyhow::bail;
 use capsid_protocol::spec::Task;
@@ -13,6 +14,8 @@ use crate::control::{Answer, Connection, Request};
 use crate::state::Status;
 use crate::supervisor::errand::{self, Errand};
 
+/// How long a supervisor may take to begin: it sends a few messages to the guest first.
+const STREAMS_MAX: Duration = Duration::from_secs(60);
 /// Bytes of the agent's words that are shown.
 const WORDS_BYTES_MAX: u64 = 4 << 10;
 
@@ -49,7 +52,7 @@ impl Work {
         let (streams, place) = loop {
             if let Some(mut connection) = scene.connect(&container.id) {
                 connection.writer.send(&Request::Task(task.encode_to_vec())).await?;
-                let (answer, fds) = connection.reader.receive::<Answer>().await?;
+                let (answer, fds) = connection.receive_within::<Answer>(STREAMS_MAX).await?;
                 match answer {
                     Answer::Streams { .. } => {
                         let streams = fds.into_iter().map(UnixStream::from).collect();

@@ -52,7 +52,7 @@ pub(crate) async fn exec(context: Context, args: ExecArgs) -> anyhow::Result<u8>
     let mut signals = Signals::listen()?;
     connection.writer.send(&Request::Exec(Box::new(request))).await?;
     if args.detach {
-        return match connection.reader.receive::<Answer>().await?.0 {
+        return match connection.receive_within::<Answer>(run::START_MAX).await?.0 {
             Answer::Started { .. } => Ok(0),
             Answer::Failed(failure) => Err(attachment::AttachError::Refused(failure).into()),
             _ => bail!("unexpected answer of the pod's supervisor"),

@@ -3,6 +3,7 @@
 //! As docker, each verb goes on after a container that it failed for, and its exit code says so.
 
 use std::io::{BufRead, Write};
+use std::time::Duration;
 
 use anyhow::bail;
 
@@ -35,10 +36,17 @@ pub(super) async fn each<'a>(
     Ok(code)
 }
 
+/// How long a supervisor may take to answer anything but a wait: each question of its own to the guest or the machine ends
+/// within half a minute, and a container that is about to run is waited for.
+const ANSWER_MAX: Duration = Duration::from_secs(180);
+/// How long a supervisor may take to kill a container: ten seconds, where its guest does not do it, and more on a host that
+/// is very busy.
+pub(super) const KILL_MAX: Duration = Duration::from_secs(60);
+
 /// Asks one thing and returns the answer, a refusal as an error.
 pub(super) async fn ask(connection: &mut Connection, request: &impl serde::Serialize) -> anyhow::Result<Answer> {
     connection.writer.send(request).await?;
-    match connection.reader.receive::<Answer>().await?.0 {
+    match connection.receive_within::<Answer>(ANSWER_MAX).await?.0 {
         Answer::Failed(failure) => Err(failure.into()),
         answer => Ok(answer),
     }
@@ -123,8 +131,16 @@ pub(crate) async fn kill(context: Context, args: KillArgs) -> anyhow::Result<u8>
     let scene = Scene::set(context)?;
     each(&args.containers, async |name| {
         let (_, mut connection) = scene.running(name)?;
-        ask(&mut connection, &Request::Signal(number)).await?;
-        Ok(Some(name.into()))
+        let request = Request::Signal(number);
+        if number != libc::SIGKILL {
+            ask(&mut connection, &request).await?;
+            return Ok(Some(name.into()));
+        }
+        connection.writer.send(&request).await?;
+        match connection.end_within::<Answer>(KILL_MAX).await {
+            Some(Answer::Failed(failure)) => Err(failure.into()),
+            _ => Ok(Some(name.into())),
+        }
     })
     .await
 }

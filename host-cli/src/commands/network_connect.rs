@@ -66,7 +66,7 @@ fn reach(scene: &Scene, owner: &Owner) -> anyhow::Result<Reach> {
         }
         let held = match owner {
             Owner::Container(container) => scene.hold(&container.id)?,
-            Owner::Pod(pod) => Hold::take(&scene.folders.run, &pod.id, || scene.connect(&pod.id).is_some())?,
+            Owner::Pod(pod) => Hold::take(&scene.folders.run, &pod.id, || scene.is_supervised(&pod.id))?,
         };
         // Started meanwhile: once more.
         if let Some(hold) = held {

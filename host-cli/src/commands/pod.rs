@@ -7,6 +7,7 @@ use super::filter;
 use super::lifecycle::{each, rm_one, start_one};
 use super::name_pattern::NamePattern;
 use super::network_fields;
+use super::scene::stop_limit;
 use super::stats::{self, Shown};
 use super::{Context, Scene, run, table};
 use crate::cli::{
@@ -232,7 +233,7 @@ async fn start_all(context: Context, args: PodNamesArgs) -> anyhow::Result<u8> {
         let pod = scene.state.find_pod(name)?;
         let mut connection = start::pod(&scene.folders, &pod.id)?;
         connection.writer.send(&PodRequest::Start).await?;
-        if let (Answer::Failed(failure), _) = connection.reader.receive::<Answer>().await? {
+        if let (Answer::Failed(failure), _) = connection.receive_within::<Answer>(run::START_MAX).await? {
             return Err(failure.into());
         }
         let mut failed = Vec::new();
@@ -262,14 +263,17 @@ async fn stop(context: Context, args: PodStopArgs) -> anyhow::Result<u8> {
 
 /// Stops a pod, if it runs: nothing of it is left then, and its lock is the caller's.
 async fn stop_one(scene: &Scene, pod: &Pod, timeout_s: Option<u64>) -> anyhow::Result<Hold> {
+    let containers = scene.state.containers_of(&pod.id)?;
+    let own = containers.iter().map(|container| container.config.stop_timeout_s).max();
+    let patience = timeout_s.or(own).unwrap_or_default();
     loop {
         if let Some(mut connection) = scene.connect(&pod.id) {
             // However it ended, also by a hang-up in the middle: it has.
             if connection.writer.send(&PodRequest::Stop { timeout_s }).await.is_ok() {
-                let _ = connection.reader.receive::<Answer>().await;
+                connection.end_within::<Answer>(stop_limit(patience)).await;
             }
         }
-        let is_running = || scene.connect(&pod.id).is_some();
+        let is_running = || scene.is_supervised(&pod.id);
         // Started again meanwhile: once more.
         if let Some(hold) = Hold::take(&scene.folders.run, &pod.id, is_running)? {
             return Ok(hold);
@@ -287,7 +291,7 @@ async fn remove(context: Context, args: PodRmArgs) -> anyhow::Result<u8> {
         let hold = if args.force {
             stop_one(&scene, &pod, Some(0)).await?
         } else {
-            let is_running = || scene.connect(&pod.id).is_some();
+            let is_running = || scene.is_supervised(&pod.id);
             let hold = Hold::take(&scene.folders.run, &pod.id, is_running)?;
             hold.with_context(|| format!("pod {} is running: stop it first, or use `capsid pod rm -f`", pod.name))?
         };

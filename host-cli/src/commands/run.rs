@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 use super::Context;
+use super::lifecycle::KILL_MAX;
 use crate::attachment::{self, AttachError, Course, End, Wanted};
 use crate::cli::{NOT_YET, RunArgs};
 use crate::control::{self, Answer, Connection, Request};
@@ -23,6 +24,10 @@ use crate::timings::Timings;
 
 /// How often it is looked whether a supervisor that has just started listens.
 const KNOCK_EVERY: Duration = Duration::from_millis(20);
+
+/// How long a supervisor may take to say whether what it was started for runs: longer than it waits for a machine and a
+/// container, a minute each, and for volumes.
+pub(super) const START_MAX: Duration = Duration::from_secs(180);
 
 /// The recipe: container, supervisor, and what the user sees of it.
 pub(crate) async fn run(context: Context, args: RunArgs) -> anyhow::Result<u8> {
@@ -93,7 +98,7 @@ pub(super) async fn attach(
 /// Waits until the container runs, or says why it does not.
 pub(super) async fn await_start(connection: &mut Connection) -> Result<(), AttachError> {
     connection.writer.send(&Request::Start).await?;
-    match connection.reader.receive::<Answer>().await?.0 {
+    match connection.receive_within::<Answer>(START_MAX).await?.0 {
         Answer::Started { .. } => Ok(()),
         Answer::Failed(failure) => Err(AttachError::Refused(failure)),
         _ => Err(AttachError::Unexpected),
@@ -106,7 +111,7 @@ async fn end(folders: &Folders, id: &str) {
     loop {
         if let Ok(mut connection) = control::connect(&hold::folder(&folders.run, id))
             && connection.writer.send(&Request::Signal(libc::SIGKILL)).await.is_ok()
-            && connection.reader.receive::<Answer>().await.is_ok()
+            && connection.end_within::<Answer>(KILL_MAX).await.is_some()
         {
             return;
         }

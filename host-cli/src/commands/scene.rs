@@ -1,5 +1,7 @@
 //! What the verbs of containers work with.
 
+use std::time::Duration;
+
 use anyhow::bail;
 
 use super::Context;
@@ -7,6 +9,10 @@ use crate::control::{self, Answer, Connection, Request};
 use crate::folders::Folders;
 use crate::hold::{self, Hold};
 use crate::state::{Container, State, StateError};
+
+/// From the end of a container's own time to the end of its supervisor: a guest that does not kill it is given some
+/// seconds before its machine is ended, and whoever is attached some to take the last of its output.
+const STOP_MARGIN: Duration = Duration::from_secs(30);
 
 /// The folders and the open state.
 pub(crate) struct Scene {
@@ -33,6 +39,15 @@ impl Scene {
         control::connect(&hold::folder(&self.folders.run, id)).ok()
     }
 
+    /// Whether a container, or pod, has a supervisor.
+    pub(crate) fn is_supervised(&self, id: &str) -> bool {
+        match control::connect(&hold::folder(&self.folders.run, id)) {
+            Ok(_) => true,
+            // Too many wait for it already.
+            Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+        }
+    }
+
     /// A connection to the supervisor, which must be there.
     pub(crate) fn running(&self, name: &str) -> anyhow::Result<(Container, Connection)> {
         match self.find(name)? {
@@ -44,7 +59,7 @@ impl Scene {
     /// The lock of a container that does not run; `None` when it does. One that was removed while the lock was waited
     /// for is unknown.
     pub(crate) fn hold(&self, id: &str) -> anyhow::Result<Option<Hold>> {
-        let Some(hold) = Hold::take(&self.folders.run, id, || self.connect(id).is_some())? else {
+        let Some(hold) = Hold::take(&self.folders.run, id, || self.is_supervised(id))? else {
             return Ok(None);
         };
         if let Err(error) = self.state.container(id) {
@@ -58,11 +73,12 @@ impl Scene {
 
     /// Stops the container, if it runs or is about to: nothing of it is left then, and its lock is the caller's.
     pub(crate) async fn stop(&self, id: &str, timeout_s: Option<u64>) -> anyhow::Result<Hold> {
+        let patience = timeout_s.unwrap_or(self.state.container(id)?.config.stop_timeout_s);
         loop {
             if let Some(mut connection) = self.connect(id) {
                 // However it ended, also by a hang-up in the middle: it has.
                 if connection.writer.send(&Request::Stop { timeout_s }).await.is_ok() {
-                    let _ = connection.reader.receive::<Answer>().await;
+                    connection.end_within::<Answer>(stop_limit(patience)).await;
                 }
             }
             // Started again meanwhile, or by a command whose supervisor was not there yet: once more.
@@ -71,4 +87,9 @@ impl Scene {
             }
         }
     }
+}
+
+/// How long a supervisor may take to stop what it was given some seconds for: then SIGKILL, and the machine's end, follow.
+pub(super) fn stop_limit(timeout_s: u64) -> Duration {
+    Duration::from_secs(timeout_s).saturating_add(STOP_MARGIN)
 }

@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::lifecycle::ask;
 use super::{Context, table};
@@ -19,6 +22,10 @@ use crate::state::{Container, State};
 
 /// Between two looks: processor time is measured over it.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long one container may keep the others from being shown: the guest answers within milliseconds, unless the host is
+/// very busy.
+const LOOK_MAX: Duration = Duration::from_secs(2);
 
 const COLUMNS: [(&str, &str); 11] = [
     ("ID", "CONTAINER ID"),
@@ -64,18 +71,14 @@ pub(super) async fn show(
     shown: &Shown<'_>,
     mut choose: impl FnMut() -> anyhow::Result<Vec<Container>>,
 ) -> anyhow::Result<u8> {
-    let mut before: HashMap<String, Sample> = HashMap::new();
-    for container in choose()? {
-        look(folders, &container, &mut before).await;
-    }
+    let mut before = look(folders, &choose()?).await;
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let mut rows = Vec::new();
-        for container in choose()? {
-            let last = before.remove(&container.id);
-            look(folders, &container, &mut before).await;
-            rows.push(describe(&container, last.as_ref(), before.get(&container.id)));
-        }
+        let containers = choose()?;
+        let now = look(folders, &containers).await;
+        let row = |container: &Container| describe(container, before.get(&container.id), now.get(&container.id));
+        let rows: Vec<Value> = containers.iter().map(row).collect();
+        before = now;
         if !shown.once && std::io::stdout().is_terminal() {
             // Home, and clear below.
             print!("\x1b[H\x1b[J");
@@ -102,15 +105,29 @@ fn chosen(state: &State, args: &StatsArgs) -> anyhow::Result<Vec<Container>> {
         .collect::<Result<_, _>>()?)
 }
 
-/// Measures a container that runs.
-async fn look(folders: &Folders, container: &Container, samples: &mut HashMap<String, Sample>) {
-    let Ok(mut connection) = control::connect(&hold::folder(&folders.run, &container.id)) else {
-        return;
-    };
-    // One that is ending has nothing to tell.
-    if let Ok(Answer::Measured(usage)) = ask(&mut connection, &Request::Measure).await {
-        let at = Instant::now();
-        samples.insert(container.id.clone(), Sample { at, usage });
+/// Measures those containers that run, all at once: one whose pod does not answer is left out.
+async fn look(folders: &Folders, containers: &[Container]) -> HashMap<String, Sample> {
+    let mut looks = JoinSet::new();
+    for container in containers {
+        let (id, folder) = (container.id.clone(), hold::folder(&folders.run, &container.id));
+        looks.spawn_local(async move { Some((id, timeout(LOOK_MAX, measure(&folder)).await.ok()??)) });
+    }
+    let mut samples = HashMap::new();
+    while let Some(looked) = looks.join_next().await {
+        samples.extend(looked.ok().flatten());
+    }
+    samples
+}
+
+/// Measures one. One that is ending has nothing to tell.
+async fn measure(folder: &Path) -> Option<Sample> {
+    let mut connection = control::connect(folder).ok()?;
+    match ask(&mut connection, &Request::Measure).await {
+        Ok(Answer::Measured(usage)) => Some(Sample {
+            at: Instant::now(),
+            usage,
+        }),
+        _ => None,
     }
 }
 

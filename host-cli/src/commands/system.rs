@@ -8,6 +8,7 @@ use capsid_image::{Damage, Image, Removed, Store};
 use serde_json::{Value, json};
 
 use super::lifecycle::{confirm, remove_ended, start_one};
+use super::scene::stop_limit;
 use super::{Context, Scene, network, open_store, recover, signal_exit_code, table, unless_interrupted, volume};
 use crate::cli::{DfArgs, InfoArgs, SystemCommand, SystemPruneArgs};
 use crate::control::{Answer, Request};
@@ -274,7 +275,8 @@ async fn stop(scene: &Scene) -> anyhow::Result<u8> {
     }
     // All at once, and each waited for: also by a hang-up it has ended.
     for (container, mut connection) in asked {
-        let _ = connection.reader.receive::<Answer>().await;
+        let limit = stop_limit(container.config.stop_timeout_s);
+        connection.end_within::<Answer>(limit).await;
         println!("{}", container.name);
     }
     Ok(0)

@@ -5,14 +5,19 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::rc::Rc;
+use std::time::Duration;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
+use rustix::process::Signal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::peer::Peer;
 
 /// A frame's body, bytes: an exec's arguments and environment are the largest.
 const FRAME_BYTES_MAX: usize = 4 << 20;
@@ -34,6 +39,12 @@ pub(crate) enum ControlError {
     Message(#[source] serde_json::Error),
     #[error("a message of {0} bytes is over the limit of {FRAME_BYTES_MAX}")]
     TooLong(usize),
+    #[error(
+        "the pod's supervisor is stopped by a signal: `kill -CONT {0}` continues it, `capsid stop` and `capsid rm -f` end it"
+    )]
+    Stopped(i32),
+    #[error("the pod's supervisor has not answered within {} s: `capsid rm -f` ends it", .0.as_secs())]
+    Silent(Duration),
 }
 
 /// Both directions.
@@ -77,6 +88,39 @@ impl Connection {
     pub(crate) fn pair() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = StdStream::pair()?;
         Ok((Self::new(ours)?, theirs.into()))
+    }
+
+    /// The process at the other end of a connection to a socket that it listens on.
+    pub(crate) fn peer(&self) -> Peer {
+        Peer::of(self.writer.0.as_fd())
+    }
+
+    /// Receives an answer of a supervisor, but waits neither longer than `limit` nor for one that is stopped.
+    pub(crate) async fn receive_within<T: DeserializeOwned>(
+        &mut self,
+        limit: Duration,
+    ) -> Result<(T, Vec<OwnedFd>), ControlError> {
+        let peer = self.peer();
+        tokio::select! {
+            biased;
+            answer = timeout(limit, self.reader.receive()) => answer.unwrap_or(Err(ControlError::Silent(limit))),
+            pid = peer.stopped() => Err(ControlError::Stopped(pid)),
+        }
+    }
+
+    /// Waits for the last answer to a request that ends the supervisor, or what it attends, and sees to it that it comes: a
+    /// supervisor that is stopped by a signal is continued, and one that does not answer within `limit` is killed, and
+    /// its machine with it. Without an answer it is gone.
+    pub(crate) async fn end_within<T: DeserializeOwned>(&mut self, limit: Duration) -> Option<T> {
+        let mut answered = self.receive_within(limit).await;
+        if let Err(ControlError::Stopped(_)) = answered {
+            self.peer().signal(Signal::CONT);
+            answered = self.receive_within(limit).await;
+        }
+        if let Err(ControlError::Stopped(_) | ControlError::Silent(_)) = answered {
+            self.peer().signal(Signal::KILL);
+        }
+        answered.ok().map(|(answer, _)| answer)
     }
 
     /// The end that a supervisor was handed.

@@ -13,12 +13,14 @@
 
 mod connection;
 mod message;
+mod peer;
 
 use std::io;
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{UnixListener, UnixStream};
 
 pub(crate) use connection::{Connection, ControlError, Reader, Writer};
@@ -41,10 +43,19 @@ pub(crate) fn listen(folder: &Path) -> io::Result<UnixListener> {
     UnixListener::from_std(listener)
 }
 
-/// Connects to the supervisor of a container. `NotFound` or `ConnectionRefused`: there is none.
+/// Connects to the supervisor of a container. `NotFound` or `ConnectionRefused`: there is none; `WouldBlock`: it takes no
+/// more connections.
 pub(crate) fn connect(folder: &Path) -> io::Result<Connection> {
-    let stream = with_short_path(folder, SOCKET, |short| StdStream::connect(short))?;
-    Connection::new(stream)
+    Connection::new(with_short_path(folder, SOCKET, connect_at_once)?)
+}
+
+/// Connects without waiting until a supervisor that accepts nothing, and has a full queue, does so.
+fn connect_at_once(path: &Path) -> io::Result<StdStream> {
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &address)?;
+    Ok(socket.into())
 }
 
 /// Acts on the socket `name` in a folder. The address of a socket has 108 bytes at most (`unix(7)`), and users' folders
@@ -59,4 +70,73 @@ pub(crate) fn with_short_path<T>(folder: &Path, name: &str, act: impl FnOnce(&Pa
 /// A connection that a supervisor was started with, or accepted.
 pub(crate) fn accepted(stream: UnixStream) -> Connection {
     Connection::from_tokio(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+
+    use rustix::process::{Pid, Signal};
+
+    use super::*;
+
+    /// The folder in which [`listens_and_hangs`] is to listen.
+    const FOLDER: &str = "CAPSID_TEST_HANGING_SUPERVISOR";
+
+    /// The other process of the next test, as a supervisor that hangs; nothing by itself.
+    #[test]
+    #[ignore = "the other process of the next test"]
+    fn listens_and_hangs() {
+        let Some(folder) = std::env::var_os(FOLDER) else { return };
+        let address = SocketAddrUnix::new(Path::new(&folder).join(SOCKET)).unwrap();
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&socket, &address).unwrap();
+        rustix::net::listen(&socket, 2).unwrap();
+        std::thread::sleep(Duration::from_secs(60));
+    }
+
+    /// Starts it.
+    fn hanging_supervisor(folder: &Path) -> std::process::Child {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let words = ["--exact", "control::tests::listens_and_hangs", "--ignored"];
+        let child = command
+            .args(words)
+            .env(FOLDER, folder)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        while connect_at_once(&folder.join(SOCKET)).is_err() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        child
+    }
+
+    #[test]
+    fn a_supervisor_that_hangs_keeps_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = hanging_supervisor(folder.path());
+        let pid = Pid::from_raw(child.id() as i32).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut connection = connect(folder.path()).unwrap();
+            let limit = Duration::from_millis(50);
+            let silent = connection.receive_within::<Answer>(limit).await;
+            assert!(matches!(silent, Err(ControlError::Silent(_))), "{silent:?}");
+            rustix::process::kill_process(pid, Signal::STOP).unwrap();
+            let stopped = connection.receive_within::<Answer>(Duration::from_secs(60)).await;
+            assert!(
+                matches!(stopped, Err(ControlError::Stopped(it)) if it == child.id() as i32),
+                "{stopped:?}"
+            );
+            // Its queue is full at last: then it is busy, and nobody waits in line.
+            let waiting: Vec<_> = std::iter::from_fn(|| connect(folder.path()).ok()).take(10).collect();
+            assert!(waiting.len() < 10);
+            assert!(connection.end_within::<Answer>(limit).await.is_none());
+        });
+        assert!(child.wait().unwrap().code().is_none(), "it was killed");
+    }
 }
