@@ -305,6 +305,7 @@ attacks! {
     blocks_leave_root_by_chroot: "leave-root-by-chroot",
     blocks_leave_root_by_proc: "leave-root-by-proc",
     blocks_open_by_handle: "open-by-handle",
+    blocks_mark_volume: "mark-volume",
     blocks_inherited_descriptors: "inherited-descriptors",
     blocks_overwrite_init: "overwrite-init",
     blocks_leave_cgroup: "leave-cgroup",
@@ -346,6 +347,7 @@ fn attacks_succeed_without_walls() {
         "user-namespace",
         "set-hostname",
         "read-masked-files",
+        "mark-volume",
         "leave-cgroup",
         "join-namespaces",
     ];

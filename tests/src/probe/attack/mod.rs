@@ -72,6 +72,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     attack("leave-root-by-chroot", files::leave_root_by_chroot),
     attack("leave-root-by-proc", files::leave_root_by_proc),
     attack("open-by-handle", files::open_by_handle),
+    attack("mark-volume", files::mark_volume),
     attack("inherited-descriptors", files::inherited_descriptors),
     attack("overwrite-init", files::overwrite_init),
     attack("leave-cgroup", files::leave_cgroup),
