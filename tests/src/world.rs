@@ -5,7 +5,7 @@
 //!   192.168.77.1, 2001:db8:77::1  ──veth──  192.168.77.2, 2001:db8:77::2   the way to everywhere
 //!   127.0.0.1                               203.0.113.5, 2001:db8:1::5     public: servers
 //!                                           10.9.0.5, fd99::5              private
-//!                                           169.254.169.254                metadata of a cloud
+//!                                           169.254.169.254, 168.63.129.16 metadata of clouds
 //!                                           203.0.113.53                   resolver: dnsmasq
 //! ```
 
@@ -34,6 +34,8 @@ pub const PRIVATE_V4: &str = "10.9.0.5";
 pub const PRIVATE_V6: &str = "fd99::5";
 /// Where clouds tell their machines secrets.
 pub const METADATA: &str = "169.254.169.254";
+/// Azure's, which looks like an address of the public internet.
+pub const WIRE_SERVER: &str = "168.63.129.16";
 /// The host, as the world sees it.
 pub const HOST_V4: &str = "192.168.77.1";
 /// The same.
@@ -89,6 +91,7 @@ impl World {
                     "10.9.0.5/32",
                     "fd99::5/128",
                     "169.254.169.254/32",
+                    "168.63.129.16/32",
                     "203.0.113.53/32",
                 ],
             ),
@@ -115,7 +118,7 @@ impl World {
     /// It, with servers at [`PORT`] and [`OTHER_PORT`] of all its addresses, and at [`PORT`] of the host's.
     pub fn with_servers() -> Self {
         let world = Self::make();
-        for address in [PUBLIC_V4, PUBLIC_V6, PRIVATE_V4, PRIVATE_V6, METADATA] {
+        for address in [PUBLIC_V4, PUBLIC_V6, PRIVATE_V4, PRIVATE_V6, METADATA, WIRE_SERVER] {
             world.serve(address, PORT);
             world.serve(address, OTHER_PORT);
         }

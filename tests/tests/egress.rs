@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 use capsid_tests::invocation::eventually;
-use capsid_tests::world::{HOST_V4, HOST_V6, METADATA, OTHER_PORT, PORT, PRIVATE_V4, PRIVATE_V6, PUBLIC_V4, PUBLIC_V6};
+use capsid_tests::world::{
+    HOST_V4, HOST_V6, METADATA, OTHER_PORT, PORT, PRIVATE_V4, PRIVATE_V6, PUBLIC_V4, PUBLIC_V6, WIRE_SERVER,
+};
 use capsid_tests::{Capsid, TestImage, World};
 
 const REACH: &str = include_str!("../src/reach.py");
@@ -61,12 +63,13 @@ fn is_for_itself(attempt: &str) -> bool {
     attempt.contains(" 127.0.0.1 ") || attempt.contains(" ::1 ")
 }
 
-const ADDRESSES: [&str; 11] = [
+const ADDRESSES: [&str; 12] = [
     PUBLIC_V4,
     PUBLIC_V6,
     PRIVATE_V4,
     PRIVATE_V6,
     METADATA,
+    WIRE_SERVER,
     HOST_V4,
     HOST_V6,
     // The gateway, a neighbour of the host, everybody, a mapped address.
@@ -97,7 +100,7 @@ fn rules_open_what_they_name_for_every_protocol_alike() {
         let opened = [PUBLIC_V4, PUBLIC_V6, PRIVATE_V4, PRIVATE_V6, HOST_V4, HOST_V6];
         for (attempt, said) in &found {
             let address = attempt.split(' ').nth(1).unwrap();
-            let is_closed = [METADATA, "fe80::1%eth0", "::ffff:127.0.0.1"].contains(&address);
+            let is_closed = [METADATA, WIRE_SERVER, "fe80::1%eth0", "::ffff:127.0.0.1"].contains(&address);
             assert!(!is_closed || said != "yes", "{flags:?} {attempt}: {said}");
             let is_served = opened.contains(&address);
             assert!(!is_served || said == "yes", "{flags:?} {attempt}: {said}");

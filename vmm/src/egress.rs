@@ -115,13 +115,17 @@ impl Egress {
     }
 }
 
+impl Ports {
+    /// Whether `port` is one of them.
+    #[must_use]
+    pub fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+}
+
 impl Rule {
     fn fits(&self, destination: Destination) -> bool {
-        let fits_port = |ports: Ports| {
-            destination
-                .port
-                .is_some_and(|port| (ports.first..=ports.last).contains(&port))
-        };
+        let fits_port = |ports: Ports| destination.port.is_some_and(|port| ports.contains(port));
         self.protocol.is_none_or(|protocol| protocol == destination.protocol) && self.ports.is_none_or(fits_port)
     }
 }
@@ -150,29 +154,136 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Amazon's metadata service over IPv6; over IPv4 it is a link-local address, as everybody's.
-const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+/// Services of clouds for the machines that they run: credentials, user data, configuration. No rule opens them, by
+/// whatever address. Each with the page that names it.
+const METADATA: [(IpAddr, &str); 14] = [
+    // AWS, Google Cloud, Azure, DigitalOcean, Hetzner, IBM, OpenStack, Oracle and most others.
+    (
+        v4(169, 254, 169, 254),
+        "docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-metadata.html",
+    ),
+    (
+        v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254]),
+        "docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-metadata.html",
+    ),
+    // Credentials of an AWS ECS task, and of an EKS pod.
+    (
+        v4(169, 254, 170, 2),
+        "docs.aws.amazon.com/AmazonECS/latest/developerguide/task-iam-roles.html",
+    ),
+    (
+        v4(169, 254, 170, 23),
+        "docs.aws.amazon.com/eks/latest/userguide/pod-id-how-it-works.html",
+    ),
+    (
+        v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23]),
+        "docs.aws.amazon.com/eks/latest/userguide/pod-id-how-it-works.html",
+    ),
+    // Azure's wire server: certificates and extensions' settings. An address of the public internet by its looks.
+    (
+        v4(168, 63, 129, 16),
+        "learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16",
+    ),
+    (
+        v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]),
+        "cloud.google.com/compute/docs/metadata/querying-metadata",
+    ),
+    (
+        v4(100, 100, 100, 200),
+        "alibabacloud.com/help/ecs/user-guide/view-instance-metadata",
+    ),
+    (v4(169, 254, 0, 23), "cloud.tencent.com/document/product/213/4934"),
+    // Oracle's, of its older generation.
+    (
+        v4(192, 0, 0, 192),
+        "docs.oracle.com/iaas/compute-iaas-cloud/stcsg/retrieving-instance-metadata.html",
+    ),
+    (
+        v4(169, 254, 42, 42),
+        "cloudinit.readthedocs.io/en/latest/reference/datasources/scaleway.html",
+    ),
+    (
+        v6([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42]),
+        "cloudinit.readthedocs.io/en/latest/reference/datasources/scaleway.html",
+    ),
+    (
+        v6([0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1]),
+        "cloudinit.readthedocs.io/en/latest/reference/datasources/akamai.html",
+    ),
+    (
+        v6([0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe]),
+        "docs.openstack.org/nova/latest/user/metadata.html",
+    ),
+];
+
+const fn v4(a: u8, b: u8, c: u8, d: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+}
+
+const fn v6([a, b, c, d, e, f, g, h]: [u16; 8]) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::new(a, b, c, d, e, f, g, h))
+}
+
+/// Whether an address is that of a cloud's service for its machines, also in an IPv6 form.
+#[must_use]
+pub fn is_metadata(address: IpAddr) -> bool {
+    let is_listed = |address: IpAddr| METADATA.iter().any(|(listed, _)| *listed == address);
+    match address {
+        IpAddr::V4(_) => is_listed(address),
+        IpAddr::V6(v6) => is_listed(address) || embedded(v6).any(|v4| is_listed(IpAddr::V4(v4))),
+    }
+}
 
 /// Whether no rule opens it: what these addresses mean is the host's own loopback, its link, everybody, nobody, or the
 /// metadata service of a cloud.
 #[must_use]
 pub fn is_closed(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => {
-            address.is_loopback()
-                || address.is_link_local()
-                || address.is_multicast()
-                || address.is_broadcast()
-                || address.octets()[0] == 0
+    is_metadata(address)
+        || match address {
+            IpAddr::V4(address) => is_closed_v4(address),
+            IpAddr::V6(address) => {
+                address.is_loopback()
+                    || address.is_unspecified()
+                    || address.is_multicast()
+                    || address.is_unicast_link_local()
+                    || embedded(address).any(is_closed_v4)
+            }
         }
-        IpAddr::V6(address) => {
-            address.is_loopback()
-                || address.is_unspecified()
-                || address.is_multicast()
-                || address.is_unicast_link_local()
-                || address == METADATA
+}
+
+fn is_closed_v4(address: Ipv4Addr) -> bool {
+    address.is_loopback()
+        || address.is_link_local()
+        || address.is_multicast()
+        || address.is_broadcast()
+        || address.octets()[0] == 0
+}
+
+/// IPv4 addresses that a router or a translator on the way may take an IPv6 address for. A network's own prefix for NAT64
+/// or 6rd cannot be known.
+fn embedded(address: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
+    let bytes = address.octets();
+    let at = |places: [usize; 4]| Some(Ipv4Addr::from(places.map(|place| bytes[place])));
+    let last = || at([12, 13, 14, 15]);
+    let found = match address.segments() {
+        // IPv4-compatible, -mapped and -translated (RFC 4291, RFC 2765), and the well-known prefix of NAT64 (RFC 6052).
+        [0, 0, 0, 0, 0 | 0xffff, 0 | 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => [last(), None, None, None],
+        // NAT64's prefix for local use (RFC 8215), which may be cut at each of the lengths of RFC 6052, section 2.2.
+        // Zeros are no address there, but the rest of a longer prefix.
+        [0x64, 0xff9b, 1, ..] => [at([6, 7, 9, 10]), at([7, 9, 10, 11]), at([9, 10, 11, 12]), last()]
+            .map(|found| found.filter(|v4| v4.octets()[0] != 0)),
+        // 6to4 (RFC 3056).
+        [0x2002, ..] => [at([2, 3, 4, 5]), None, None, None],
+        // Teredo's server and its client, whose bits are turned (RFC 4380).
+        [0x2001, 0, ..] => {
+            let client = last().map(|client| Ipv4Addr::from_bits(!client.to_bits()));
+            [at([4, 5, 6, 7]), client, None, None]
         }
-    }
+        // ISATAP (RFC 5214).
+        [_, _, _, _, 0 | 0x200, 0x5efe, ..] => [last(), None, None, None],
+        _ => [None; 4],
+    };
+    found.into_iter().flatten()
 }
 
 /// Whether it is none of the public internet's (IANA's registries of special-purpose addresses, RFC 6890): private,
@@ -289,6 +400,7 @@ mod tests {
             "2002:7f00:1::1",
             "fc00::1",
             "fd00:ec2::254",
+            "168.63.129.16",
             "fe80::1",
             "fec0::1",
             "ff02::1",
@@ -315,6 +427,51 @@ mod tests {
             "198.51.100.8",
         ] {
             assert!(!permits(&all, address), "{address}");
+        }
+    }
+
+    #[test]
+    fn no_rule_opens_metadata_in_any_form() {
+        let all = ["0.0.0.0/0", "::/0", "168.63.129.16/32", "fd00::/8"];
+        let mut rules: Vec<Rule> = all.iter().map(|text| rule(network(text), None, None)).collect();
+        rules.push(rule(Target::Public, None, None));
+        rules.push(rule(Target::Name("metadata.test".into()), None, None));
+        let all = egress(rules);
+        let opens = |protocol, address: &str| all.permits(to(protocol, address, 80), |_| true);
+        for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Icmp] {
+            for (address, source) in METADATA {
+                assert!(!opens(protocol, &address.to_string()), "{address}: {source}");
+            }
+            // 168.63.129.16 and 127.0.0.1, as translators and tunnels write them.
+            for address in [
+                "::ffff:168.63.129.16",
+                "::168.63.129.16",
+                "::ffff:0:168.63.129.16",
+                "64:ff9b::168.63.129.16",
+                "64:ff9b:1::168.63.129.16",
+                "64:ff9b:1:a83f:81:1000::",
+                "64:ff9b:1:a8:3f:8110::",
+                "64:ff9b:1:0:a8:3f81:1000::",
+                "2002:a83f:8110::1",
+                "2001:0:a83f:8110::1",
+                "2001:0:102:304::57c0:7eef",
+                "2001:db8::5efe:a83f:8110",
+                "64:ff9b::127.0.0.1",
+                "2002:7f00:1::1",
+                "2002:a9fe:a9fe::1",
+                "64:ff9b::169.254.169.254",
+            ] {
+                assert!(!opens(protocol, address), "{address}");
+            }
+            for address in [
+                "168.63.129.17",
+                "64:ff9b::1.1.1.1",
+                "64:ff9b:1::1.1.1.1",
+                "2002:101:101::1",
+                "2001:db8::a83f:8110",
+            ] {
+                assert!(opens(protocol, address), "{address}");
+            }
         }
     }
 
