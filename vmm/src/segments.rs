@@ -5,12 +5,12 @@
 //! anywhere before it is said. One message a change, on a `SOCK_SEQPACKET` UNIX socket: JSON, with the stream of the frames
 //! beside it when there is one. It is answered by one byte: [`DONE`] or [`REFUSED`].
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::egress::Egress;
+use crate::egress::{Egress, Ports, Protocol};
 
 pub use crate::bay::{DONE, REFUSED};
 
@@ -39,12 +39,7 @@ pub enum Change {
     },
     /// The uplink leads somewhere, which it did not. A connected UNIX stream socket comes beside this; its other end carries
     /// frames everywhere (passt), each after its length.
-    Open {
-        /// Those of the guest's addresses that it is open to; no packet leaves by it with another.
-        addresses: Vec<IpAddr>,
-        /// Where to.
-        egress: Egress,
-    },
+    Open(Uplink),
     /// The uplink leads nowhere any more, and what it was remembered for is forgotten.
     Close,
     /// The host has these addresses now ([`crate::egress::Egress::host`]).
@@ -52,6 +47,33 @@ pub enum Change {
         /// All of them.
         addresses: Vec<IpAddr>,
     },
+}
+
+/// The way out of a machine, and who may use it for what.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Uplink {
+    /// Hardware address of the other end. The device answers ARP and neighbor discovery with it.
+    pub hardware: [u8; 6],
+    /// Addresses of the guest that the uplink is open to; no packet leaves by it with another.
+    pub addresses: Vec<IpAddr>,
+    /// Destinations that the guest may begin to speak to.
+    pub egress: Egress,
+    /// Ports of the guest that others may begin to speak to through the uplink.
+    pub published: Vec<Published>,
+    /// Address by which the guest knows the host's loopback, where the other end does not translate it back in answers over
+    /// UDP: the device sends them to 127.0.0.1.
+    pub loopback_alias: Option<Ipv4Addr>,
+}
+
+/// Ports of a machine that others may begin to speak to through its uplink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Published {
+    /// Protocol of the ports.
+    pub protocol: Protocol,
+    /// Ports of the guest.
+    pub ports: Ports,
 }
 
 /// A network of pods, as one of its members sees it: a link on which every member may speak to every other.
@@ -98,10 +120,14 @@ mod tests {
         let changes = [
             Change::Connect { slot: 15, segment },
             Change::Disconnect { slot: 0 },
-            Change::Open {
+            Change::Open(Uplink {
                 addresses: vec![[100, 96, 0, 2].into()],
-                egress: Egress::default(),
-            },
+                published: vec![Published {
+                    protocol: Protocol::Tcp,
+                    ports: Ports { first: 80, last: 81 },
+                }],
+                ..Uplink::default()
+            }),
             Change::Close,
             Change::Host {
                 addresses: vec![[192, 0, 2, 1].into()],

@@ -1,10 +1,15 @@
 //! passt's command line. Its rights are none of ours: as root it becomes nobody, and it confines itself.
 //!
-//! It takes the gateway's address for this host's loopback. The machine's network device lets no guest begin to speak to
-//! it, but to the resolver; with `--no-map-gw` passt would drop what a guest answers over UDP to who asks from loopback.
+//! No address leads a guest to this host's loopback: passt's own mapping of the gateway is off. What comes from there,
+//! through a published port, comes from the gateway's address or from the one that passt has on the guest's link. An answer
+//! to it is part of the same connection, or of the same flow of UDP. passt without a table of such flows (before
+//! 2024-07-26) would send a datagram to the gateway's address itself; there the network device sends it to 127.0.0.1, see
+//! [`capsid_vmm::segments::Uplink::loopback_alias`].
 
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use capsid_vmm::egress::Protocol;
 use rustix::net::sockopt;
@@ -20,20 +25,51 @@ pub(super) const NAME: &str = "the network helper passt";
 /// Bytes that may wait in the socket for the machine, with what the kernel needs to keep them: some thousand short frames.
 const SEND_BYTES: usize = 2 << 20;
 
-/// Starts it; the socket is the machine's, and it ends when that is closed.
-pub(super) fn start(
-    config: &NetworkConfig,
-    host: &Host,
-    guest: &GuestNetwork,
-) -> Result<(UnixStream, Helper), NetworkError> {
+/// Options that turn further mappings of the host's addresses off, of passt since 2024-08-21.
+const LATER_OPTIONS: [&str; 2] = ["--map-host-loopback", "--map-guest-addr"];
+
+/// A running passt.
+pub(super) struct Passt {
+    /// The machine's socket: passt ends when that is closed.
+    pub(super) machine: UnixStream,
+    pub(super) helper: Helper,
+    /// Whether it knows which datagrams answer which.
+    pub(super) tracks_udp: bool,
+}
+
+/// Starts it.
+pub(super) fn start(config: &NetworkConfig, host: &Host, guest: &GuestNetwork) -> Result<Passt, NetworkError> {
     let program = parts::passt()?;
+    let later = later_options(&program);
     let (machine, ours) = UnixStream::pair().map_err(NetworkError::Socket)?;
     widen(&ours);
     let mut files = HandedFiles::default();
     let socket = files.add(ours);
-    let arguments = arguments(config, host, guest, socket);
+    let arguments = arguments(config, host, guest, (socket, &later));
     let helper = Helper::start(NAME, &program, &arguments, files)?;
-    Ok((machine, helper))
+    Ok(Passt {
+        machine,
+        helper,
+        tracks_udp: !later.is_empty(),
+    })
+}
+
+/// Those of [`LATER_OPTIONS`] that this passt has; none if it does not say.
+fn later_options(program: &Path) -> Vec<&'static str> {
+    let mut command = Command::new(program);
+    let asked = command.arg("--help").stdin(Stdio::null()).output();
+    let knows = |option: &&'static str| {
+        let said = asked.as_ref().ok();
+        // Older ones say it on standard error.
+        said.is_some_and(|said| [&said.stdout, &said.stderr].into_iter().any(|text| names(text, option)))
+    };
+    LATER_OPTIONS.into_iter().filter(knows).collect()
+}
+
+fn names(text: &[u8], option: &str) -> bool {
+    String::from_utf8_lossy(text)
+        .split_whitespace()
+        .any(|word| word == option)
 }
 
 /// Lets more frames wait for a machine that is slow: what passt's end has no room for it drops, and sends again after
@@ -45,7 +81,12 @@ fn widen(socket: &UnixStream) {
     }
 }
 
-fn arguments(config: &NetworkConfig, host: &Host, guest: &GuestNetwork, socket: i32) -> Vec<String> {
+fn arguments(
+    config: &NetworkConfig,
+    host: &Host,
+    guest: &GuestNetwork,
+    (socket, later): (i32, &[&'static str]),
+) -> Vec<String> {
     let mut words: Vec<String> = [
         "--foreground",
         "--quiet",
@@ -54,10 +95,14 @@ fn arguments(config: &NetworkConfig, host: &Host, guest: &GuestNetwork, socket: 
         "--no-dhcp",
         "--no-dhcpv6",
         "--no-ra",
+        "--no-map-gw",
     ]
     .map(String::from)
     .to_vec();
     let mut add = |flag: &str, value: String| words.extend([flag.into(), value]);
+    for option in later {
+        add(option, "none".into());
+    }
     add("--fd", socket.to_string());
     add("--mac-addr", mac_words(GATEWAY_MAC));
     for link in guest.links() {
@@ -136,6 +181,14 @@ fn place(host: SocketAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn options_are_found_in_what_passt_says_of_itself() {
+        let said =
+            b"  --no-map-gw\t\tDon't\n  --map-host-loopback ADDR\tTranslate\n    can be none, see --map-guest-address";
+        assert!(names(said, "--map-host-loopback") && names(said, "--no-map-gw"));
+        assert!(!names(said, "--map-guest-addr"));
+    }
 
     #[test]
     fn ports_that_follow_each_other_are_one_word() {

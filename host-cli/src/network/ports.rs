@@ -4,7 +4,8 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
-use capsid_vmm::egress::Protocol;
+use capsid_vmm::egress::{Ports, Protocol};
+use capsid_vmm::segments::Published;
 
 use crate::state::PublishedPort;
 
@@ -64,6 +65,21 @@ pub(super) fn check(ports: &[PublishedPort]) -> Result<(), PortError> {
     ports.iter().try_for_each(|port| take(port).map(drop))
 }
 
+/// Ports of the guest that are published, those that follow each other as one range.
+pub(super) fn published(ports: &[PublishedPort]) -> Vec<Published> {
+    let mut of_guest: Vec<(Protocol, u16)> = ports.iter().map(|port| (port.protocol, port.container)).collect();
+    of_guest.sort_unstable();
+    of_guest.dedup();
+    of_guest
+        .chunk_by(|port, next| port.0 == next.0 && port.1.checked_add(1) == Some(next.1))
+        .filter_map(|run| {
+            let (&(protocol, first), &(_, last)) = (run.first()?, run.last()?);
+            let ports = Ports { first, last };
+            Some(Published { protocol, ports })
+        })
+        .collect()
+}
+
 fn take(port: &PublishedPort) -> Result<Taken, PortError> {
     let address: SocketAddr = port.host;
     let taken = match port.protocol {
@@ -103,6 +119,32 @@ mod tests {
         numbers.sort_unstable();
         numbers.dedup();
         assert_eq!(numbers.len(), 20);
+    }
+
+    #[test]
+    fn published_ports_of_the_guest_are_ranges() {
+        let port = |container, protocol| PublishedPort {
+            container,
+            ..port("127.0.0.1:1", protocol)
+        };
+        let ports = [
+            port(82, Protocol::Tcp),
+            port(80, Protocol::Tcp),
+            port(80, Protocol::Tcp),
+            port(81, Protocol::Tcp),
+            port(81, Protocol::Udp),
+            port(65535, Protocol::Udp),
+        ];
+        let found: Vec<_> = published(&ports)
+            .into_iter()
+            .map(|published| (published.protocol, published.ports.first, published.ports.last))
+            .collect();
+        let expected = [
+            (Protocol::Tcp, 80, 82),
+            (Protocol::Udp, 81, 81),
+            (Protocol::Udp, 65535, 65535),
+        ];
+        assert_eq!(found, expected);
     }
 
     #[test]

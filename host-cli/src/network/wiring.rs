@@ -9,14 +9,14 @@ use std::rc::{Rc, Weak};
 
 use capsid_protocol::ContainerSpec;
 use capsid_vmm::egress::{Egress, is_closed};
-use capsid_vmm::segments::{Change, SEGMENTS_MAX, Segment};
+use capsid_vmm::segments::{Change, SEGMENTS_MAX, Segment, Uplink};
 use capsid_vmm::switch::membership::{self, Join};
 use tokio::net::UnixDatagram;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use super::host::{AddressWatch, Host};
-use super::{Endpoint, GATEWAY_V4, GATEWAY_V6, GuestNetwork, Lead, NetworkError, passt, ports, switch};
+use super::{Endpoint, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, GuestNetwork, Lead, NetworkError, passt, ports, switch};
 use crate::accelerator::{DeviceError, DeviceSocket, Helpers};
 use crate::state::{Joined, Network, NetworkConfig};
 
@@ -261,18 +261,25 @@ impl Wiring {
         }
         ports::check(&config.ports)?;
         check_kinds(config, guest)?;
-        let (socket, helper) = passt::start(config, host, guest)?;
-        self.helpers.come(helper);
+        let passt = passt::start(config, host, guest)?;
+        self.helpers.come(passt.helper);
         let leading = guest.links().iter().filter(|link| link.gateway.is_some());
-        let open = Change::Open {
+        let gateway_v4 = guest.gateways().find_map(|gateway| match gateway {
+            IpAddr::V4(gateway) => Some(gateway),
+            IpAddr::V6(_) => None,
+        });
+        let open = Change::Open(Uplink {
+            hardware: GATEWAY_MAC,
             addresses: leading.map(|link| link.address).collect(),
             egress: Egress {
                 rules: config.egress.clone(),
                 host: openable(host),
                 closed: guest.gateways().chain([GATEWAY_V4.into(), GATEWAY_V6.into()]).collect(),
             },
-        };
-        self.uplink.replace(Some((open, socket.into())));
+            published: ports::published(&config.ports),
+            loopback_alias: gateway_v4.filter(|_| !passt.tracks_udp),
+        });
+        self.uplink.replace(Some((open, passt.machine.into())));
         self.told.replace(Some(openable(host)));
         self.lead.replace(lead);
         Ok(())

@@ -2,18 +2,9 @@
 
 use std::net::IpAddr;
 
-use etherparse::icmpv6::TYPE_NEIGHBOR_SOLICITATION;
-use etherparse::{
-    ArpHardwareId, ArpOperation, ArpPacket, ArpPacketSlice, EtherType, Icmpv6Slice, LinkSlice, NetSlice, PacketBuilder,
-    SlicedPacket, TransportSlice,
-};
-
 use super::members::Members;
 use super::names;
-use crate::virtio::net::{
-    DNS_PORT, Ends, Mac, NEIGHBOR_ADVERTISEMENT, ON_LINK_HOPS, ROUTER_SOLICITATION, ROUTERS_V4, ROUTERS_V6, answer_udp,
-    target,
-};
+use crate::virtio::net::{Body, DNS_PORT, Mac, NeighborQuestion, Transport, answer_udp, parse_frame};
 
 /// The way out of the network, which each member has behind its own device: nobody is there, but its addresses are.
 #[derive(Debug, Clone)]
@@ -39,57 +30,35 @@ pub(super) fn forward(frame: &[u8], from: Mac, members: &Members, gateway: &Gate
     decide(frame, from, members, gateway).unwrap_or(Forward::Nowhere)
 }
 
-fn decide(frame: &[u8], from: Mac, members: &Members, gateway: &Gateway) -> Option<Forward> {
-    let packet = SlicedPacket::from_ethernet(frame).ok()?;
-    let Some(LinkSlice::Ethernet2(link)) = &packet.link else {
-        return None;
-    };
-    if link.source() != from || !packet.link_exts.is_empty() {
+fn decide(bytes: &[u8], from: Mac, members: &Members, gateway: &Gateway) -> Option<Forward> {
+    let frame = parse_frame(bytes).ok()?;
+    if frame.from != from {
         return None;
     }
-    let (ends, sender, receiver) = match packet.net.as_ref()? {
-        NetSlice::Arp(arp) => return resolve_v4(arp, from, members, gateway),
-        NetSlice::Ipv4(ip) => (
-            Ends::V4 {
-                from: ip.header().source(),
-                to: ip.header().destination(),
-            },
-            IpAddr::V4(ip.header().source_addr()),
-            IpAddr::V4(ip.header().destination_addr()),
-        ),
-        NetSlice::Ipv6(ip) => (
-            Ends::V6 {
-                from: ip.header().source(),
-                to: ip.header().destination(),
-            },
-            IpAddr::V6(ip.header().source_addr()),
-            IpAddr::V6(ip.header().destination_addr()),
-        ),
+    let packet = match frame.body {
+        // What is answered here goes to its sender, by whatever address that is known on another network of its.
+        Body::Arp(arp) if arp.hardware == from => return resolve(arp.question()?, from, members, gateway),
+        Body::Arp(_) => return None,
+        Body::Discovery(discovery) => return resolve(discovery.question(from)?, from, members, gateway),
+        Body::Packet(packet) => packet,
     };
-    // What is answered here goes to its sender, by whatever address that is known on another network of its.
-    if let Some(TransportSlice::Icmpv6(icmp)) = &packet.transport
-        && icmp.type_u8() == TYPE_NEIGHBOR_SOLICITATION
-    {
-        return resolve_v6(icmp, from, sender, members, gateway);
-    }
-    if gateway.addresses.contains(&receiver) {
-        let Some(TransportSlice::Udp(udp)) = &packet.transport else {
+    if gateway.addresses.contains(&packet.to) {
+        let Transport::Udp { from, to, payload } = packet.transport else {
             return None;
         };
-        return (udp.destination_port() == DNS_PORT).then(|| {
-            let answer = names::answer(udp.payload(), members);
-            let ports = (udp.source_port(), DNS_PORT);
+        return (to == DNS_PORT).then(|| {
+            let answer = names::answer(payload, members);
             answer
-                .and_then(|answer| answer_udp(frame, ends, ports, &answer))
+                .and_then(|answer| answer_udp(bytes, packet.ends, (from, DNS_PORT), &answer))
                 .map_or(Forward::Back, Forward::Answer)
         });
     }
-    if !members.is_at(from, sender) || packet.transport.as_ref().is_some_and(is_routers) {
+    if !members.is_at(from, packet.from) || packet.transport == Transport::Routing {
         return None;
     }
     // Its sender may still know the hardware of who had the address before.
-    let to = members.at(receiver)?;
-    let is_for_one = link.destination()[0] & 1 == 0 && link.destination() != gateway.mac;
+    let to = members.at(packet.to)?;
+    let is_for_one = frame.to[0] & 1 == 0 && frame.to != gateway.mac;
     (to != from && is_for_one).then_some(Forward::To(to))
 }
 
@@ -119,79 +88,15 @@ pub fn forward_between_two(frame: &[u8]) {
     }
 }
 
-/// What only a router says, or a neighbour of itself, which nobody needs to hear: all is known here.
-fn is_routers(transport: &TransportSlice<'_>) -> bool {
-    match transport {
-        TransportSlice::Icmpv4(icmp) => ROUTERS_V4.contains(&icmp.type_u8()),
-        TransportSlice::Icmpv6(icmp) => {
-            let kind = icmp.type_u8();
-            ROUTERS_V6.contains(&kind) || [ROUTER_SOLICITATION, NEIGHBOR_ADVERTISEMENT].contains(&kind)
-        }
-        _ => false,
-    }
-}
-
-/// Who is at an address.
-fn owner(address: IpAddr, members: &Members, gateway: &Gateway) -> Option<Mac> {
-    if gateway.addresses.contains(&address) {
-        Some(gateway.mac)
+/// Answers a question for a neighbor's hardware address, if somebody else has the address.
+fn resolve(question: NeighborQuestion, from: Mac, members: &Members, gateway: &Gateway) -> Option<Forward> {
+    let target = question.target();
+    let owner = if gateway.addresses.contains(&target) {
+        gateway.mac
     } else {
-        members.at(address)
-    }
-}
-
-fn resolve_v4(arp: &ArpPacketSlice<'_>, from: Mac, members: &Members, gateway: &Gateway) -> Option<Forward> {
-    let is_usual = arp.hw_addr_type() == ArpHardwareId::ETHERNET && arp.proto_addr_type() == EtherType::IPV4;
-    if !is_usual || arp.operation() != ArpOperation::REQUEST {
-        return None;
-    }
-    let sender = <[u8; 4]>::try_from(arp.sender_protocol_addr()).ok()?;
-    let target = <[u8; 4]>::try_from(arp.target_protocol_addr()).ok()?;
-    let owner = owner(target.into(), members, gateway).filter(|owner| *owner != from)?;
-    let packet = ArpPacket::new(
-        ArpHardwareId::ETHERNET,
-        EtherType::IPV4,
-        ArpOperation::REPLY,
-        &owner,
-        &target,
-        &from,
-        &sender,
-    );
-    let mut answer = Vec::new();
-    let frame = PacketBuilder::ethernet2(owner, from).arp(packet.ok()?);
-    frame.write_to_vec(&mut answer).ok()?;
-    Some(Forward::Answer(answer))
-}
-
-/// Answers a neighbour solicitation (RFC 4861, section 7.2.4), but one from no address, which only asks whether the
-/// address is free: it is.
-fn resolve_v6(
-    icmp: &Icmpv6Slice<'_>,
-    from: Mac,
-    sender: IpAddr,
-    members: &Members,
-    gateway: &Gateway,
-) -> Option<Forward> {
-    /// Solicited, and to take the place of what was known before.
-    const FLAGS: [u8; 4] = [0x60, 0, 0, 0];
-    /// The option that tells of the target's hardware address, 8 bytes long.
-    const TARGET_LINK_LAYER: [u8; 2] = [2, 1];
-    let IpAddr::V6(sender) = sender else {
-        return None;
+        members.at(target).filter(|owner| *owner != from)?
     };
-    if sender.is_unspecified() {
-        return None;
-    }
-    let target = target(icmp)?;
-    let owner = owner(target.into(), members, gateway).filter(|owner| *owner != from)?;
-    let payload = [&target.octets()[..], &TARGET_LINK_LAYER, &owner].concat();
-    let mut answer = Vec::new();
-    PacketBuilder::ethernet2(owner, from)
-        .ipv6(target.octets(), sender.octets(), ON_LINK_HOPS)
-        .icmpv6_raw(NEIGHBOR_ADVERTISEMENT, 0, FLAGS)
-        .write_to_vec(&mut answer, &payload)
-        .ok()?;
-    Some(Forward::Answer(answer))
+    question.answer(owner).map(Forward::Answer)
 }
 
 #[cfg(test)]

@@ -1,3 +1,8 @@
+use etherparse::icmpv6::TYPE_NEIGHBOR_SOLICITATION;
+use etherparse::{
+    ArpHardwareId, ArpOperation, ArpPacket, EtherType, LinkSlice, NetSlice, PacketBuilder, SlicedPacket, TransportSlice,
+};
+
 use super::*;
 use crate::switch::membership::Join;
 use crate::switch::names::tests::question;
@@ -46,10 +51,16 @@ fn arp(from: (Mac, [u8; 4]), operation: ArpOperation, target: [u8; 4]) -> Vec<u8
 
 fn solicitation(from: &str, target: &str) -> Vec<u8> {
     let address = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
-    let payload = [&address(target)[..], &[1, 1], &WEB].concat();
+    let option = [&[1, 1][..], &WEB].concat();
+    // Who has no address names no hardware either.
+    let option = if from == "::" { &[][..] } else { &option };
+    let payload = [&address(target)[..], option].concat();
+    let last = address(target)[15];
+    let mut many = address("ff02::1:ff00:0");
+    many[15] = last;
     let mut frame = Vec::new();
-    PacketBuilder::ethernet2(WEB, [0x33, 0x33, 0xff, 0, 0, 3])
-        .ipv6(address(from), address("ff02::1:ff00:3"), 255)
+    PacketBuilder::ethernet2(WEB, [0x33, 0x33, 0xff, 0, 0, last])
+        .ipv6(address(from), many, 255)
         .icmpv6_raw(TYPE_NEIGHBOR_SOLICITATION, 0, [0; 4])
         .write_to_vec(&mut frame, &payload)
         .unwrap();

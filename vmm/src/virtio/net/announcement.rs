@@ -1,16 +1,13 @@
 //! Frames that tell a guest's link where it is, in its name and before it has said anything: what comes for it is sent to
 //! everybody until then, and such a packet is none for Linux' TCP; or, of IPv6, to an address that passt made up.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv6Type, PacketBuilder};
 
 use super::Mac;
-use super::discovery::{NEIGHBOR_ADVERTISEMENT, ON_LINK_HOPS, link_local};
+use super::discovery::{ALL_NODES, NEIGHBOR_ADVERTISEMENT, ON_LINK_HOPS, link_local, multicast_hardware};
 
-/// All hosts of the link, and the hardware address that they hear (RFC 2464, section 7).
-const EVERYBODY_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-const EVERYBODY_V6_MAC: Mac = [0x33, 0x33, 0, 0, 0, 1];
 /// Target link-layer address, and its length in units of eight bytes (RFC 4861, section 4.6.1).
 const TARGET_HARDWARE: [u8; 2] = [2, 1];
 /// Whatever was known before is no more (RFC 4861, section 4.4: the override flag).
@@ -50,8 +47,8 @@ fn advertisement(mac: Mac) -> Vec<u8> {
     };
     let mut frame = Vec::new();
     // The same.
-    let _ = PacketBuilder::ethernet2(mac, EVERYBODY_V6_MAC)
-        .ipv6(own, EVERYBODY_V6.octets(), ON_LINK_HOPS)
+    let _ = PacketBuilder::ethernet2(mac, multicast_hardware(ALL_NODES))
+        .ipv6(own, ALL_NODES.octets(), ON_LINK_HOPS)
         .icmpv6(told)
         .write_to_vec(&mut frame, &[&own[..], &TARGET_HARDWARE, &mac].concat());
     frame
@@ -59,25 +56,30 @@ fn advertisement(mac: Mac) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::guard::{Guard, Verdict};
-    use super::super::links::Way;
     use super::*;
-    use crate::egress::Egress;
+    use crate::virtio::net::discovery::DiscoveryKind;
+    use crate::virtio::net::frame::{Body, parse};
 
     #[test]
-    fn what_is_said_is_what_the_guest_might_say() {
+    fn a_guest_is_announced_by_an_address_of_each_kind() {
         let mac = [2, 0, 0, 0, 0, 2];
         let addresses: [IpAddr; 2] = [[100, 96, 0, 2].into(), "fd63::2".parse().expect("an address")];
-        let mut guard = Guard::new(mac, [100, 96, 0, 1].into());
-        guard.open(addresses.to_vec(), Egress::default());
         for (addresses, count) in [(&addresses[..], 2), (&addresses[..1], 1), (&[], 0)] {
             let frames = frames(mac, addresses);
             assert_eq!(frames.len(), count);
             for frame in frames {
-                let verdict = guard.examine(&frame, std::time::Instant::now());
-                assert_eq!(verdict, Verdict::Pass(Way::Uplink));
+                let parsed = parse(&frame).expect("a frame of the grammar");
+                assert_eq!((parsed.from, parsed.bytes), (mac, frame.len()));
+                match parsed.body {
+                    Body::Arp(arp) => assert_eq!((arp.sender, arp.target), ([100, 96, 0, 2].into(), arp.sender)),
+                    Body::Discovery(told) => {
+                        let target = link_local(mac);
+                        assert_eq!(told.kind, DiscoveryKind::Advertisement { target });
+                        assert_eq!(told.hardware, Some(mac));
+                    }
+                    Body::Packet(packet) => panic!("{packet:?}"),
+                }
             }
         }
-        assert_eq!(guard.counters.total(), 0);
     }
 }

@@ -177,7 +177,7 @@ impl NetDevice {
             self.guard.counters.malformed += 1;
             return;
         }
-        match self.guard.examine(&self.frame, Instant::now()) {
+        match self.guard.examine(&mut self.frame, Instant::now()) {
             Verdict::Pass(way) => self.links.append(way, &self.frame),
             Verdict::Answer(answer) => self.links.answer(answer),
             Verdict::Drop => {}
@@ -186,7 +186,7 @@ impl NetDevice {
 
     /// Passes a question on that a segment has given back, if it may.
     fn pass_on_returned(&mut self, slot: Slot) {
-        match self.guard.examine_returned(&self.frame, slot) {
+        match self.guard.examine_returned(&mut self.frame, slot) {
             // The resolver is asked again when it does not answer; the segment's other frames are not to wait.
             Verdict::Pass(way) if !self.links.send(way, &self.frame) => self.guard.counters.dropped += 1,
             Verdict::Answer(answer) => self.links.answer(answer),
@@ -274,10 +274,10 @@ impl NetDevice {
                 self.links.disconnect(Way::Segment(slot));
                 self.guard.disconnect(slot)
             }
-            (Change::Open { addresses, egress }, Some(socket)) if !self.links.has(Way::Uplink) => {
+            (Change::Open(uplink), Some(socket)) if !self.links.has(Way::Uplink) => {
                 let connected = self.links.connect(Way::Uplink, socket, &self.epoll);
                 if connected.is_ok() {
-                    self.guard.open(addresses, egress);
+                    self.guard.open(uplink);
                     self.announce();
                 }
                 connected.is_ok()
@@ -294,7 +294,7 @@ impl NetDevice {
             (
                 Change::Connect { .. }
                 | Change::Disconnect { .. }
-                | Change::Open { .. }
+                | Change::Open(_)
                 | Change::Close
                 | Change::Host { .. },
                 _,

@@ -37,6 +37,13 @@ impl Flows {
         self.0.insert(flow, now);
     }
 
+    /// A packet of `flow` came, which goes on if it is known and not over.
+    pub(super) fn refresh(&mut self, flow: Flow, now: Instant) {
+        if let Some(last) = self.0.get_mut(&flow).filter(|last| !is_over(flow, **last, now)) {
+            *last = now;
+        }
+    }
+
     /// Whether the guest may go on with `flow`.
     pub(super) fn has(&self, flow: Flow, now: Instant) -> bool {
         self.0.get(&flow).is_some_and(|&last| !is_over(flow, last, now))
@@ -89,6 +96,12 @@ mod tests {
         let later = now + CONNECTIONLESS_LIFE + Duration::from_secs(1);
         assert!(flows.has(udp, now) && !flows.has(udp, later));
         assert!(flows.has(tcp, later) && !flows.has(flow(Protocol::Tcp, 2), now));
+        // What is over, or never was, does not begin by going on.
+        flows.refresh(udp, later);
+        flows.refresh(flow(Protocol::Udp, 2), now);
+        assert!(!flows.has(udp, later) && !flows.has(flow(Protocol::Udp, 2), now));
+        flows.refresh(udp, now + CONNECTIONLESS_LIFE);
+        assert!(flows.has(udp, later));
     }
 
     #[test]

@@ -1,22 +1,19 @@
 //! What may pass between a guest and the network: frame by frame, each looked at once, in host memory.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
-use etherparse::{
-    ArpOperation, ArpPacketSlice, Icmpv6Slice, Ipv4Slice, Ipv6Slice, LinkSlice, NetSlice, SlicedPacket, TransportSlice,
-};
-
-use super::discovery::{self, HOST_DISCOVERY, NEIGHBOR_ADVERTISEMENT, ON_LINK_HOPS, ROUTER_SOLICITATION, link_local};
+use super::discovery::{Arp, Discovery, DiscoveryKind, Question as NeighborQuestion, link_local};
 use super::flows::{Flow, Flows};
+use super::frame::{self, Body, FrameError, Packet};
 use super::links::Way;
 use super::names::{Names, Question};
-use super::refusal::{self, Ends};
+use super::refusal;
 use super::segment::{Place, Segments, Slot};
-use super::transport::{Transport, carried, incoming};
+use super::transport::Transport;
 use super::{Mac, announcement};
-use crate::egress::{Destination, Egress, Protocol, is_closed};
-use crate::segments::Segment;
+use crate::egress::{Destination, Protocol, is_closed, is_metadata};
+use crate::segments::{Segment, Uplink};
 
 /// Where names are asked for.
 pub(crate) const DNS_PORT: u16 = 53;
@@ -53,16 +50,14 @@ pub(super) enum Verdict {
     Drop,
 }
 
-/// It, with what it remembers.
+/// The packet filter of one guest, and what it remembers.
 #[derive(Debug)]
 pub(super) struct Guard {
     mac: Mac,
     /// Where names are asked for.
     resolver: IpAddr,
-    /// Those of the guest's addresses that the uplink is open to; without one there is none.
-    addresses: Vec<IpAddr>,
-    /// Where to. Nowhere without an uplink.
-    egress: Egress,
+    /// The way out; without an address of the guest's it leads nowhere.
+    uplink: Uplink,
     /// The link-local address that the uplink speaks from, once it has: passt's for this host's loopback.
     neighbor: Option<IpAddr>,
     segments: Segments,
@@ -79,25 +74,24 @@ enum Fault {
     Fragment,
 }
 
+impl From<FrameError> for Fault {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::Malformed => Self::Malformed,
+            FrameError::Fragment => Self::Fragment,
+        }
+    }
+}
+
 /// What a guest sends.
 #[derive(Debug)]
 enum Sent<'a> {
-    /// ARP and neighbour discovery, about this address.
-    Discovery(IpAddr),
-    /// The same, to find out whether it is somebody's already (RFC 4862, section 5.4).
-    Probe(IpAddr),
-    /// Asks for routers.
-    Solicitation,
+    /// A question for a neighbor's hardware address.
+    Question(NeighborQuestion),
+    /// Neighbor discovery that needs no answer: nothing is learnt from it, every gateway is known to who is here, and an
+    /// address that a guest asks for is its own.
+    Announcement,
     Packet(Packet<'a>),
-}
-
-/// A packet that the guest sends somewhere.
-#[derive(Debug, Clone, Copy)]
-struct Packet<'a> {
-    ends: Ends,
-    from: IpAddr,
-    to: IpAddr,
-    transport: Transport<'a>,
 }
 
 impl Guard {
@@ -106,8 +100,7 @@ impl Guard {
         Self {
             mac,
             resolver,
-            addresses: Vec::new(),
-            egress: Egress::default(),
+            uplink: Uplink::default(),
             neighbor: None,
             segments: Segments::default(),
             flows: Flows::default(),
@@ -126,26 +119,25 @@ impl Guard {
         self.segments.disconnect(slot).is_some()
     }
 
-    /// The uplink leads out from now on, for these of the guest's addresses.
-    pub(super) fn open(&mut self, addresses: Vec<IpAddr>, egress: Egress) {
-        self.addresses = addresses;
-        self.egress = egress;
+    /// The uplink leads out from now on.
+    pub(super) fn open(&mut self, uplink: Uplink) {
+        self.uplink = uplink;
     }
 
     /// Nothing leads out any more.
     pub(super) fn close(&mut self) {
-        self.open(Vec::new(), Egress::default());
+        self.open(Uplink::default());
         self.reset();
     }
 
     /// The host has other addresses from now on.
     pub(super) fn set_host(&mut self, addresses: Vec<IpAddr>) {
-        self.egress.host = addresses;
+        self.uplink.egress.host = addresses;
     }
 
     /// Whether the uplink is open to the guest at all.
     fn leads_out(&self) -> bool {
-        !self.addresses.is_empty()
+        !self.uplink.addresses.is_empty()
     }
 
     /// Forgets what was of the driver that is gone.
@@ -155,28 +147,30 @@ impl Guard {
         self.neighbor = None;
     }
 
-    /// What tells the uplink who is here.
+    /// Frames that tell the uplink who is here.
     pub(super) fn announcement(&self) -> Vec<Vec<u8>> {
-        announcement::frames(self.mac, &self.addresses)
+        announcement::frames(self.mac, &self.uplink.addresses)
     }
 
-    /// Looks at a frame of the guest's.
-    pub(super) fn examine(&mut self, frame: &[u8], now: Instant) -> Verdict {
-        match self.look(frame) {
-            Ok(Sent::Packet(packet)) => self.direct(frame, packet, now),
-            // Every gateway is known to who is here, and passt is told to be no router.
-            Ok(Sent::Solicitation) => Verdict::Drop,
-            Ok(Sent::Discovery(target)) if self.neighbor == Some(target) => Verdict::Pass(Way::Uplink),
-            Ok(Sent::Discovery(target)) => {
-                let slot = self.segments.link_of(target);
-                Verdict::Pass(slot.map_or(Way::Uplink, Way::Segment))
+    /// Decides about a frame of the guest's. One that passes is written anew, in its place.
+    pub(super) fn examine(&mut self, frame: &mut Vec<u8>, now: Instant) -> Verdict {
+        let (sent, bytes) = match self.identify(frame) {
+            Ok(sent) => sent,
+            Err(fault) => return self.drop_faulty(fault),
+        };
+        match sent {
+            Sent::Packet(packet) => {
+                let is_for_loopback = self.is_for_loopback(packet);
+                let verdict = self.direct(frame, packet, now);
+                self.rewrite(frame, bytes, is_for_loopback, &verdict);
+                verdict
             }
-            // Nobody else is on the uplink, and passt would forget where the guest is.
-            Ok(Sent::Probe(target)) => {
-                let slot = self.segments.link_of(target);
-                slot.map_or(Verdict::Drop, |slot| Verdict::Pass(Way::Segment(slot)))
+            Sent::Question(question) => {
+                let verdict = self.resolve(question);
+                self.rewrite(frame, bytes, false, &verdict);
+                verdict
             }
-            Err(fault) => self.drop_faulty(fault),
+            Sent::Announcement => Verdict::Drop,
         }
     }
 
@@ -186,180 +180,162 @@ impl Guard {
         frame.get(6..12) == Some(&self.mac)
     }
 
-    /// Looks at a frame of the guest's that this segment has given back: a question goes to the next one then, and to the
-    /// uplink after the last, or nowhere.
-    pub(super) fn examine_returned(&mut self, frame: &[u8], slot: Slot) -> Verdict {
-        let packet = match self.look(frame) {
-            Ok(Sent::Packet(packet)) => packet,
-            Ok(Sent::Discovery(_) | Sent::Probe(_) | Sent::Solicitation) => {
-                return drop_counted(&mut self.counters.malformed);
-            }
+    /// Decides about a frame of the guest's that this segment has given back: a question for a name goes to the next one
+    /// then, and to the uplink after the last, or nowhere.
+    pub(super) fn examine_returned(&mut self, frame: &mut Vec<u8>, slot: Slot) -> Verdict {
+        let (packet, bytes) = match self.identify(frame) {
+            Ok((Sent::Packet(packet), bytes)) => (packet, bytes),
+            Ok((Sent::Question(_) | Sent::Announcement, _)) => return drop_counted(&mut self.counters.malformed),
             Err(fault) => return self.drop_faulty(fault),
         };
-        match (self.question(packet), self.segments.after(slot)) {
+        let verdict = match (self.question(packet), self.segments.after(slot)) {
             (Some(_), Some(next)) => Verdict::Pass(Way::Segment(next)),
             (Some((port, payload)), None) => self.judge_question(frame, packet, port, payload),
             (None, _) => drop_counted(&mut self.counters.malformed),
-        }
+        };
+        self.rewrite(frame, bytes, false, &verdict);
+        verdict
     }
 
-    /// Notes what a frame to the guest begins, or answers.
+    /// Notes what a frame from the uplink begins, goes on with, or answers.
     pub(super) fn note(&mut self, frame: &[u8], now: Instant) {
-        let Ok(packet) = SlicedPacket::from_ethernet(frame) else {
+        let Ok(frame::Frame {
+            body: Body::Packet(packet),
+            ..
+        }) = frame::parse(frame)
+        else {
             return;
         };
-        let Some((from, transport)) = incoming(&packet) else {
-            return;
-        };
-        if matches!(from, IpAddr::V6(from) if from.is_unicast_link_local()) {
-            self.neighbor = Some(from);
-        }
-        let (protocol, port, peer_port) = match transport {
-            Transport::Tcp { from, to, .. } => (Protocol::Tcp, to, from),
-            Transport::Udp {
-                from: peer_port,
-                to,
-                payload,
-            } => {
-                if peer_port == DNS_PORT && from == self.resolver {
+        let (protocol, port, peer_port, begins) = match packet.transport {
+            Transport::Tcp { from, to, begins } => (Protocol::Tcp, to, from, begins),
+            Transport::Udp { from, to, payload } => {
+                if from == DNS_PORT && packet.from == self.resolver {
                     self.names.answer(payload, to, now);
                     return;
                 }
-                (Protocol::Udp, to, peer_port)
+                (Protocol::Udp, to, from, true)
             }
-            Transport::Echo { id, begins: true } => (Protocol::Icmp, id, 0),
+            Transport::Echo { id, begins: false } => (Protocol::Icmp, id, 0, false),
+            // Nobody's echo is carried to a guest.
             Transport::Echo { .. } | Transport::Other | Transport::Error | Transport::Routing => return,
         };
-        let back = Destination {
+        let flow = Flow {
             protocol,
-            address: from,
-            port: (protocol != Protocol::Icmp).then_some(peer_port),
+            port,
+            peer: packet.from,
+            peer_port,
         };
-        if !self.permits(back, now) {
-            let flow = Flow {
-                protocol,
-                port,
-                peer: from,
-                peer_port,
-            };
-            self.flows.note(flow, now);
+        if begins && self.is_arrival(packet, flow) {
+            if is_link_local(packet.from) {
+                self.neighbor = Some(packet.from);
+            }
+            if !self.opens(destination(flow), |_| false) {
+                self.flows.note(flow, now);
+            }
+        } else {
+            self.flows.refresh(flow, now);
         }
     }
 
-    /// Checks whose a frame is.
-    fn look<'a>(&self, frame: &'a [u8]) -> Result<Sent<'a>, Fault> {
-        let packet = SlicedPacket::from_ethernet(frame).map_err(|_| Fault::Malformed)?;
-        let Some(LinkSlice::Ethernet2(link)) = &packet.link else {
-            return Err(Fault::Malformed);
+    /// Whether a packet from the uplink, the first of `flow`, is for a published port of the guest.
+    fn is_arrival(&self, packet: Packet<'_>, flow: Flow) -> bool {
+        let is_for_guest = self.uplink.addresses.contains(&packet.to) || packet.to == IpAddr::V6(link_local(self.mac));
+        let mut published = self.uplink.published.iter();
+        // Nobody at such an address asks: it is forged.
+        is_for_guest
+            && !is_metadata(packet.from)
+            && published.any(|published| published.protocol == flow.protocol && published.ports.contains(flow.port))
+    }
+
+    /// Writes a frame anew that goes on.
+    fn rewrite(&self, frame: &mut Vec<u8>, bytes: usize, is_for_loopback: bool, verdict: &Verdict) {
+        match verdict {
+            Verdict::Pass(Way::Uplink) => {
+                frame::serialize_for_uplink(frame, bytes, self.uplink.hardware);
+                if is_for_loopback {
+                    frame::redirect_udp_v4(frame, Ipv4Addr::LOCALHOST);
+                }
+            }
+            Verdict::Pass(Way::Segment(_)) => frame::serialize(frame, bytes),
+            Verdict::Answer(_) | Verdict::Drop => {}
+        }
+    }
+
+    /// Whether a packet answers, over UDP, what came from the host's loopback and is known by another address: see
+    /// [`Uplink::loopback_alias`]. Questions for names are asked at the same address.
+    fn is_for_loopback(&self, packet: Packet<'_>) -> bool {
+        let is_alias = self.uplink.loopback_alias.map(IpAddr::V4) == Some(packet.to);
+        is_alias && matches!(packet.transport, Transport::Udp { .. }) && self.question(packet).is_none()
+    }
+
+    /// Has a neighbor's hardware address told, by a segment's switch or by the device in place of the uplink, where nobody
+    /// is but the uplink itself.
+    fn resolve(&self, question: NeighborQuestion) -> Verdict {
+        let target = question.target();
+        match self.segments.link_of(target) {
+            Some(slot) if self.neighbor != Some(target) => Verdict::Pass(Way::Segment(slot)),
+            _ if self.leads_out() && !self.is_own_host(target) => question
+                .answer(self.uplink.hardware)
+                .map_or(Verdict::Drop, Verdict::Answer),
+            _ => Verdict::Drop,
+        }
+    }
+
+    /// Parses a frame and checks whose it is; also its length.
+    fn identify<'a>(&self, bytes: &'a [u8]) -> Result<(Sent<'a>, usize), Fault> {
+        let frame = frame::parse(bytes)?;
+        if frame.from != self.mac {
+            return Err(Fault::Spoofed);
+        }
+        let sent = match frame.body {
+            Body::Arp(arp) => self.identify_arp(arp)?,
+            Body::Discovery(discovery) => self.identify_discovery(discovery)?,
+            Body::Packet(packet) => Sent::Packet(self.identify_packet(packet)?),
         };
-        if link.source() != self.mac {
-            return Err(Fault::Spoofed);
-        }
-        // VLAN tags, MACsec.
-        if !packet.link_exts.is_empty() {
-            return Err(Fault::Malformed);
-        }
-        match &packet.net {
-            Some(NetSlice::Arp(arp)) => self.look_at_arp(arp).map(Sent::Discovery),
-            Some(NetSlice::Ipv4(ip)) => self.look_at_ipv4(ip, packet.transport.as_ref()).map(Sent::Packet),
-            Some(NetSlice::Ipv6(ip)) => self.look_at_ipv6(ip, packet.transport.as_ref()),
-            None => Err(Fault::Malformed),
-        }
+        Ok((sent, frame.bytes))
     }
 
-    /// Only for IPv4 over Ethernet, and in nobody else's name (RFC 826; 0.0.0.0 asks whether an address is free). Whom it
-    /// is about.
-    fn look_at_arp(&self, arp: &ArpPacketSlice<'_>) -> Result<IpAddr, Fault> {
-        let is_usual = arp.hw_addr_type().0 == 1 && arp.proto_addr_type().0 == 0x0800;
-        let operations = [ArpOperation::REQUEST, ArpOperation::REPLY];
-        if !is_usual || !operations.contains(&arp.operation()) {
-            return Err(Fault::Malformed);
-        }
-        let address = |bytes| <[u8; 4]>::try_from(bytes).map_err(|_| Fault::Malformed);
-        let (sender, target) = (
-            address(arp.sender_protocol_addr())?,
-            address(arp.target_protocol_addr())?,
-        );
-        let is_own = sender == [0; 4] || self.is_own_address(sender);
-        if arp.sender_hw_addr() != self.mac || !is_own {
+    /// In nobody else's name (RFC 826; 0.0.0.0 asks whether an address is free).
+    fn identify_arp(&self, arp: Arp) -> Result<Sent<'static>, Fault> {
+        let is_own = arp.sender.is_unspecified() || self.is_own_address(arp.sender);
+        if arp.hardware != self.mac || !is_own {
             return Err(Fault::Spoofed);
         }
-        Ok(target.into())
-    }
-
-    fn look_at_ipv4<'a>(
-        &self,
-        ip: &Ipv4Slice<'a>,
-        transport: Option<&TransportSlice<'a>>,
-    ) -> Result<Packet<'a>, Fault> {
-        let header = ip.header();
-        let from = IpAddr::V4(header.source_addr());
-        if !self.is_own_address(from) {
-            return Err(Fault::Spoofed);
-        }
-        if ip.is_payload_fragmented() {
-            return Err(Fault::Fragment);
-        }
-        Ok(Packet {
-            ends: Ends::V4 {
-                from: header.source(),
-                to: header.destination(),
-            },
-            from,
-            to: IpAddr::V4(header.destination_addr()),
-            transport: transport.map_or(Transport::Other, carried),
-        })
-    }
-
-    fn look_at_ipv6<'a>(&self, ip: &Ipv6Slice<'a>, transport: Option<&TransportSlice<'a>>) -> Result<Sent<'a>, Fault> {
-        let header = ip.header();
-        let (from, to) = (header.source_addr(), header.destination_addr());
-        if ip.is_payload_fragmented() {
-            return Err(Fault::Fragment);
-        }
-        if let Some(TransportSlice::Icmpv6(icmp)) = transport
-            && HOST_DISCOVERY.contains(&icmp.type_u8())
-        {
-            return self.look_at_discovery(icmp, from, header.hop_limit());
-        }
-        // What is sent on the link comes from the address there. Without a segment it is refused with a word.
-        let is_member = || matches!(self.segments.place(IpAddr::V6(to)), Place::Member(_));
-        let is_for_link = || is_closed(IpAddr::V6(to)) || is_member();
-        let is_own = self.is_own_address(from) || from == link_local(self.mac) && is_for_link();
-        if !is_own {
-            return Err(Fault::Spoofed);
-        }
-        Ok(Sent::Packet(Packet {
-            ends: Ends::V6 {
-                from: header.source(),
-                to: header.destination(),
-            },
-            from: IpAddr::V6(from),
-            to: IpAddr::V6(to),
-            transport: transport.map_or(Transport::Other, carried),
-        }))
+        Ok(arp.question().map_or(Sent::Announcement, Sent::Question))
     }
 
     /// Only from this host, and about nobody else.
-    fn look_at_discovery<'a>(&self, icmp: &Icmpv6Slice<'_>, from: Ipv6Addr, hops: u8) -> Result<Sent<'a>, Fault> {
-        let is_own = |address| address == link_local(self.mac) || self.is_own_address(address);
-        let target = discovery::target(icmp);
-        let is_told_of_own = || target.is_some_and(is_own);
-        let speaks_truly = icmp.type_u8() != NEIGHBOR_ADVERTISEMENT || is_told_of_own();
-        if !(from.is_unspecified() || is_own(from)) || !speaks_truly || !discovery::names_hardware(icmp, self.mac) {
+    fn identify_discovery(&self, discovery: Discovery) -> Result<Sent<'static>, Fault> {
+        let is_own = |address| self.is_own_host(IpAddr::V6(address));
+        let speaks_truly = match discovery.kind {
+            DiscoveryKind::Advertisement { target } => is_own(target),
+            DiscoveryKind::Solicitation { .. } | DiscoveryKind::Routers => true,
+        };
+        let is_from_own = discovery.from.is_unspecified() || is_own(discovery.from);
+        let names_own = discovery.hardware.is_none_or(|hardware| hardware == self.mac);
+        if !(speaks_truly && is_from_own && names_own) {
             return Err(Fault::Spoofed);
         }
-        match (hops == ON_LINK_HOPS, icmp.type_u8() == ROUTER_SOLICITATION) {
-            (false, _) => Err(Fault::Malformed),
-            (true, false) if from.is_unspecified() => target.map(|to| Sent::Probe(to.into())).ok_or(Fault::Malformed),
-            (true, false) => target.map(|to| Sent::Discovery(to.into())).ok_or(Fault::Malformed),
-            (true, true) => Ok(Sent::Solicitation),
-        }
+        let question = discovery.question(self.mac);
+        Ok(question.map_or(Sent::Announcement, Sent::Question))
+    }
+
+    fn identify_packet<'a>(&self, packet: Packet<'a>) -> Result<Packet<'a>, Fault> {
+        // What is sent on the link comes from the address there. Without a segment it is refused with a word.
+        let is_for_link = || is_closed(packet.to) || matches!(self.segments.place(packet.to), Place::Member(_));
+        let is_own =
+            self.is_own_address(packet.from) || packet.from == IpAddr::V6(link_local(self.mac)) && is_for_link();
+        if is_own { Ok(packet) } else { Err(Fault::Spoofed) }
     }
 
     fn is_own_address(&self, address: impl Into<IpAddr>) -> bool {
         let address = address.into();
-        self.addresses.contains(&address) || self.segments.has(address)
+        self.uplink.addresses.contains(&address) || self.segments.has(address)
+    }
+
+    /// Whether an address is the guest's, that of its link included.
+    fn is_own_host(&self, address: IpAddr) -> bool {
+        address == IpAddr::V6(link_local(self.mac)) || self.is_own_address(address)
     }
 
     /// Port and payload of a question to the resolver.
@@ -410,7 +386,7 @@ impl Guard {
         };
         // What answers to another of its addresses would not find the way back. The neighbor knows the one on the link.
         let is_link_local = packet.from == IpAddr::V6(link_local(self.mac));
-        if !(self.addresses.contains(&packet.from) || is_link_local && self.neighbor == Some(packet.to)) {
+        if !(self.uplink.addresses.contains(&packet.from) || is_link_local && self.neighbor == Some(packet.to)) {
             return self.refuse(frame, packet);
         }
         let flow = Flow {
@@ -424,11 +400,7 @@ impl Guard {
         if goes_on && self.flows.has(flow, now) {
             return Verdict::Pass(Way::Uplink);
         }
-        let destination = Destination {
-            protocol,
-            address: packet.to,
-            port: (protocol != Protocol::Icmp).then_some(peer_port),
-        };
+        let destination = destination(flow);
         // A reply to an echo is no way to begin to speak.
         let may_begin = protocol != Protocol::Icmp || begins;
         if may_begin && self.opens(destination, |_| false) {
@@ -451,15 +423,15 @@ impl Guard {
 
     /// No rule for a segment's network opens what is no member's there.
     fn opens(&self, destination: Destination, is_named: impl Fn(&str) -> bool) -> bool {
-        !self.segments.has_gateway(destination.address) && self.egress.permits(destination, is_named)
+        !self.segments.has_gateway(destination.address) && self.uplink.egress.permits(destination, is_named)
     }
 
     fn judge_question(&mut self, frame: &[u8], packet: Packet<'_>, port: u16, payload: &[u8]) -> Verdict {
         // Where there is no uplink, the resolver's own "no" is heard by every program.
-        if self.leads_out() && !(self.egress.permits_names() && self.addresses.contains(&packet.from)) {
+        if self.leads_out() && !(self.uplink.egress.permits_names() && self.uplink.addresses.contains(&packet.from)) {
             return self.refuse(frame, packet);
         }
-        let Some(permitted) = self.egress.only_names() else {
+        let Some(permitted) = self.uplink.egress.only_names() else {
             return Verdict::Pass(Way::Uplink);
         };
         match self.names.ask(payload, port, &permitted) {
@@ -493,6 +465,19 @@ impl Guard {
         }
         refusal::prohibited(frame, packet.ends).map_or(Verdict::Drop, Verdict::Answer)
     }
+}
+
+/// Where a flow leads to.
+fn destination(flow: Flow) -> Destination {
+    Destination {
+        protocol: flow.protocol,
+        address: flow.peer,
+        port: (flow.protocol != Protocol::Icmp).then_some(flow.peer_port),
+    }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 fn drop_counted(counter: &mut u64) -> Verdict {

@@ -65,17 +65,30 @@ pub(super) fn received(buffers: u16, vouches: bool) -> [u8; HEADER_BYTES] {
 }
 
 /// The internet checksum (RFC 1071).
-fn checksum(bytes: &[u8]) -> u16 {
+pub(super) fn checksum(bytes: &[u8]) -> u16 {
     let (words, rest) = bytes.as_chunks::<4>();
     // No overflow: a frame has fewer than 2^32 words.
     let mut sum: u64 = words.iter().map(|word| u64::from(u32::from_be_bytes(*word))).sum();
     let mut last = [0; 4];
     last[..rest.len()].copy_from_slice(rest);
     sum += u64::from(u32::from_be_bytes(last));
+    !folded(sum)
+}
+
+/// The checksum `sum` after the words `before`, which it covers, have become `after` (RFC 1624, equation 3). Never 0, which
+/// is none of UDP's.
+pub(super) fn replaced(sum: [u8; 2], before: &[u8], after: &[u8]) -> [u8; 2] {
+    let terms = [!u16::from_be_bytes(sum), checksum(before), !checksum(after)];
+    let sum = !folded(terms.into_iter().map(u64::from).sum());
+    if sum == 0 { 0xffff } else { sum }.to_be_bytes()
+}
+
+/// The sum in one's complement of 16 bits.
+fn folded(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum >> 16) + (sum & 0xffff);
     }
-    !(sum as u16)
+    sum as u16
 }
 
 #[cfg(test)]
@@ -88,6 +101,18 @@ mod tests {
         assert_eq!(checksum(&[]), 0xffff);
         assert_eq!(checksum(&[0x12]), !0x1200);
         assert_eq!(checksum(&[0xff; 65535]), checksum(&[0xff, 0]));
+    }
+
+    #[test]
+    fn a_checksum_follows_what_changes() {
+        let mut bytes = [0x45, 0, 0, 60, 1, 2, 3, 4, 0, 0];
+        for after in [[9, 9, 9, 9], [0; 4], [0xff; 4], [0xff, 0xfe, 0, 1]] {
+            let sum = checksum(&bytes).to_be_bytes();
+            let before = *bytes[4..].first_chunk::<4>().unwrap();
+            bytes[4..8].copy_from_slice(&after);
+            assert_eq!(replaced(sum, &before, &after), checksum(&bytes).to_be_bytes());
+        }
+        assert_eq!(replaced([0xff, 0xff], &[0; 2], &[0; 2]), [0xff, 0xff]);
     }
 
     fn header(flags: u8, gso: u8, start: u16, offset: u16) -> [u8; HEADER_BYTES] {

@@ -16,14 +16,15 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::header::HEADER_BYTES;
 use super::{FRAME_BYTES_MAX, NetDevice};
-use crate::egress::{Egress, Rule, Target};
-use crate::segments::{Change, DONE, REFUSED, Segment};
+use crate::egress::{Egress, Ports, Protocol, Rule, Target};
+use crate::segments::{Change, DONE, Published, REFUSED, Segment, Uplink};
 use crate::virtio::device::{Cause, Device, Signals};
 use crate::virtio::test_driver::{TestQueue, memory, process};
 
 mod segments;
 
 const OWN: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const OWN_V4: [u8; 4] = [100, 96, 0, 2];
 const RESOLVER_V4: [u8; 4] = [100, 96, 0, 1];
 const MEMBER_V4: [u8; 4] = [100, 96, 0, 9];
@@ -84,7 +85,7 @@ impl Bench {
         self
     }
 
-    /// Has the uplink lead to the public internet; its other end.
+    /// Has the uplink lead to the public internet, and publishes the port of [`frame`]; its other end.
     fn open(&mut self) -> UnixStream {
         let (ours, network) = sockets();
         let egress = Egress {
@@ -95,10 +96,16 @@ impl Bench {
             }],
             ..Egress::default()
         };
-        let open = Change::Open {
+        let open = Change::Open(Uplink {
+            hardware: GATEWAY,
             addresses: vec![OWN_V4.into()],
             egress,
-        };
+            published: vec![Published {
+                protocol: Protocol::Udp,
+                ports: Ports { first: 1, last: 1 },
+            }],
+            ..Uplink::default()
+        });
         assert_eq!(self.ask(&open, &[ours.as_fd()]), DONE);
         network
     }
@@ -246,9 +253,7 @@ fn frame(payload: &[u8]) -> Vec<u8> {
 
 fn frame_to(to: [u8; 4], port: u16, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let builder = PacketBuilder::ethernet2(OWN, [2, 0, 0, 0, 0, 1])
-        .ipv4(OWN_V4, to, 64)
-        .udp(1, port);
+    let builder = PacketBuilder::ethernet2(OWN, GATEWAY).ipv4(OWN_V4, to, 64).udp(1, port);
     builder.write_to_vec(&mut bytes, payload).expect("a frame");
     bytes
 }

@@ -119,10 +119,10 @@ fn the_uplink_comes_and_goes() {
     bench.send(&frame(b"out"));
     assert_eq!(bench.sent(), frame(b"out"));
     let (ours, _) = sockets();
-    let again = Change::Open {
+    let again = Change::Open(Uplink {
         addresses: vec![OWN_V4.into()],
-        egress: Egress::default(),
-    };
+        ..Uplink::default()
+    });
     assert_eq!(bench.ask(&again, &[ours.as_fd()]), REFUSED, "there is one");
     bench.arrive(&frame(b"late"));
     assert_eq!(bench.ask(&Change::Close, &[]), DONE);
@@ -151,13 +151,15 @@ fn a_segments_gateway_is_opened_by_no_rule() {
         ports: None,
         protocol: None,
     };
-    let open = Change::Open {
+    let open = Change::Open(Uplink {
+        hardware: GATEWAY,
         addresses: vec![OWN_V4.into()],
         egress: Egress {
             rules: vec![rule],
             ..Egress::default()
         },
-    };
+        ..Uplink::default()
+    });
     assert_eq!(bench.ask(&open, &[ours.as_fd()]), DONE);
     read_frame(&mut network);
     bench.send(&frame_to(RESOLVER_V4, 80, b"x"));
