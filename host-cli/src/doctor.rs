@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::cli::AccelChoice;
+use crate::output;
 use crate::probe::KvmVerdict;
 
 /// Bytes of this machine's memory.
@@ -163,11 +164,11 @@ pub(crate) fn to_text(checks: &[Check], marks: Marks) -> String {
     let mut text = String::new();
     for check in checks {
         let mark = mark(check.state, marks);
-        let finding = printable(&check.finding);
+        let finding = output::line(&check.finding);
         // Writing to a string does not fail.
         let _ = write!(text, "{mark} {:width$}  {finding}", check.name);
         if let Some(cure) = &check.cure {
-            let _ = write!(text, "; {}", printable(cure));
+            let _ = write!(text, "; {}", output::line(cure));
         }
         text.push('\n');
     }
@@ -190,11 +191,6 @@ fn mark(state: State, marks: Marks) -> &'static str {
     }
 }
 
-/// Paths may hold any character; on a terminal none of them may act.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,7 +206,8 @@ mod tests {
     #[test]
     fn a_line_has_mark_name_finding_and_cure() {
         let plain = to_text(&checks(), Marks::Words);
-        let expected = "ok   kvm      fine\nwarn network  no passt; install it\nfail kernel   none at ?[2J; build it\n";
+        let expected =
+            "ok   kvm      fine\nwarn network  no passt; install it\nfail kernel   none at \\u{1b}[2J; build it\n";
         assert_eq!(plain, expected);
         let symbols = to_text(&checks(), Marks::Symbols);
         assert!(symbols.starts_with("✓ kvm      fine\n! network"), "{symbols}");

@@ -4,6 +4,8 @@
 
 use serde_json::Value;
 
+use crate::output;
+
 /// A parsed template.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Template {
@@ -56,8 +58,9 @@ impl Template {
         Ok(Self { parts, table })
     }
 
-    /// The text for one object.
-    pub(crate) fn render(&self, object: &Value) -> Result<String, FormatError> {
+    /// The text for one object. `show` makes fields that are text harmless to a terminal ([`output::line`] or
+    /// [`output::lines`]); `{{json .Field}}` gives their exact value.
+    pub(crate) fn render(&self, object: &Value, show: fn(&str) -> String) -> Result<String, FormatError> {
         let mut text = String::new();
         for part in &self.parts {
             match part {
@@ -65,9 +68,9 @@ impl Template {
                 Part::Field { path, json } => {
                     let value = find(object, path)?;
                     match value {
-                        Value::String(words) if !json => text.push_str(words),
+                        Value::String(words) if !json => text.push_str(&show(words)),
                         Value::Null if !json => text.push_str("<no value>"),
-                        value => text.push_str(&value.to_string()),
+                        value => text.push_str(&output::escape_json(&value.to_string())),
                     }
                 }
             }
@@ -146,12 +149,27 @@ mod tests {
     #[test]
     fn fields_are_filled_in() {
         let object = json!({"ID": "ab", "State": {"Status": "running", "Pid": 3}});
-        let render = |text: &str| Template::parse(text).unwrap().render(&object).unwrap();
+        let render = |text: &str| Template::parse(text).unwrap().render(&object, output::line).unwrap();
         assert_eq!(render("{{.ID}}\\t{{ .State.Status }}!"), "ab\trunning!");
         assert_eq!(render("{{.State.Pid}} {{json .ID}}"), "3 \"ab\"");
         assert_eq!(serde_json::from_str::<Value>(&render("json")).unwrap(), object);
         let table = Template::parse("table {{.ID}}\\t{{.State.Status}}").unwrap();
         assert_eq!((table.table, table.header()), (true, "CONTAINER ID\tSTATUS".into()));
+    }
+
+    #[test]
+    fn fields_do_not_control_the_terminal_and_the_users_words_may() {
+        let object = json!({"Label": "a\u{202e}\x1b\nb", "All": ["\u{9b}"]});
+        let render = |text: &str, show| Template::parse(text).unwrap().render(&object, show).unwrap();
+        assert_eq!(
+            render("\x1b[1m{{.Label}}", output::line),
+            "\x1b[1ma\\u{202e}\\u{1b}\\nb"
+        );
+        assert_eq!(render("{{.Label}}", output::lines), "a\\u{202e}\\u{1b}\nb");
+        assert_eq!(
+            render("{{.All}} {{json .Label}}", output::line),
+            r#"["\u009b"] "a\u202e\u001b\nb""#
+        );
     }
 
     #[test]
@@ -162,7 +180,7 @@ mod tests {
             Err(FormatError::Action(_))
         ));
         let object = json!({});
-        let missing = Template::parse("{{.Nope}}").unwrap().render(&object);
+        let missing = Template::parse("{{.Nope}}").unwrap().render(&object, output::line);
         assert_eq!(missing, Err(FormatError::Field(".Nope".into())));
     }
 }

@@ -27,9 +27,13 @@
 //! | `names`, `clock`, `format`, `resident` | words, times, templates and memory figures |
 //! | `scratch`, `initramfs` | what a machine is given beside the rootfs |
 //! | `seccomp/` | profiles to filters |
+//! | `output`, `error_text` | what is printed, made harmless to terminals |
 //! | `probe`, `doctor` | what this host can do |
 //! | `folders`, `parts`, `settings` | where things are |
 //! | `reserve` | room for commands on a full disk |
+
+#[macro_use]
+mod output;
 
 mod accelerator;
 mod attachment;
@@ -201,6 +205,7 @@ fn usage_error(error: &clap::Error) -> ExitCode {
         eprintln!("capsid: {message}");
         return ExitCode::from(125);
     }
-    let _ = error.print();
+    // Without clap's colours: it quotes the words of the line, which may come from anywhere.
+    eprintln!("{}", error.render().to_string().trim_end());
     ExitCode::from(if is_run { 125 } else { 1 })
 }

@@ -58,4 +58,4 @@ pub use store::{
     AddLayerError, CommitImageError, Damage, FindImageError, Image, OpenStoreError, RemoveImageError, Removed, Rootfs,
     RootfsError, STORE_DATABASE, STORE_SUBDIRECTORIES, Store, StoreError,
 };
-pub use text::printable;
+pub use text::{controls_terminal, printable};

@@ -34,33 +34,13 @@ pub(crate) async fn run(context: Context, args: NameArgs) -> anyhow::Result<u8> 
         let (Some((letter @ (b'A' | b'C' | b'D'), path)), true) = (change.split_first(), change.len() > 1) else {
             bail!("the agent sent something else than changes");
         };
-        writeln!(output, "{} {}", char::from(*letter), escaped(path))?;
+        writeln!(
+            output,
+            "{} {}",
+            char::from(*letter),
+            capsid_image::printable(path, usize::MAX)
+        )?;
     }
     output.flush()?;
     Ok(0)
-}
-
-/// A hostile name on one line of its own.
-fn escaped(path: &[u8]) -> String {
-    let text = String::from_utf8_lossy(path);
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_cannot_forge_a_line() {
-        assert_eq!(escaped(b"/a\nD /etc\x1b[2J"), "/a\\nD /etc\\u{1b}[2J");
-        assert_eq!(escaped("/ä b".as_bytes()), "/ä b");
-    }
 }

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use super::Context;
 use crate::cli::{AccelChoice, DoctorArgs};
 use crate::doctor::{self, Environment, Marks};
-use crate::{parts, probe, settings};
+use crate::{output, parts, probe, settings};
 
 /// Examines the host and prints what was found; exits with 1 where `run` would fail.
 pub(crate) fn run(context: Context, args: &DoctorArgs) -> anyhow::Result<u8> {
@@ -25,7 +25,7 @@ pub(crate) fn run(context: Context, args: &DoctorArgs) -> anyhow::Result<u8> {
     };
     let checks = doctor::examine(&environment);
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&doctor::to_json(&checks))?);
+        println!("{}", output::pretty_json(&doctor::to_json(&checks))?);
     } else {
         let marks = if std::io::stdout().is_terminal() {
             Marks::Symbols

@@ -12,6 +12,7 @@ use crate::cli::EventsArgs;
 use crate::clock;
 use crate::events::EventReader;
 use crate::format::Template;
+use crate::output;
 
 /// How often it is looked for more: quick to the eye, nothing to the processor.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -37,22 +38,22 @@ pub(crate) fn run(context: Context, args: &EventsArgs) -> anyhow::Result<u8> {
     loop {
         // Asked before the look: what happened until then is seen.
         let is_over = until.is_some_and(|until| clock::now_ns() > until);
-        let mut output = io::stdout().lock();
+        let mut stdout = io::stdout().lock();
         for event in reader.more()? {
             let at = event["timeNano"].as_i64().unwrap_or(0);
             let is_wanted = at >= since && until.is_none_or(|until| at <= until);
             if is_wanted && passes(&filters, &event) {
                 match &format {
-                    Some(template) => writeln!(output, "{}", template.render(&event)?)?,
-                    None => writeln!(output, "{}", line(&event))?,
+                    Some(template) => writeln!(stdout, "{}", template.render(&event, output::line)?)?,
+                    None => writeln!(stdout, "{}", output::line(&line(&event)))?,
                 }
             }
         }
-        output.flush()?;
+        stdout.flush()?;
         if is_over {
             return Ok(0);
         }
-        drop(output);
+        drop(stdout);
         std::thread::sleep(LOOK_EVERY);
     }
 }

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::{Context, table};
 use crate::cli::ImagesArgs;
 use crate::clock;
+use crate::output;
 use crate::plan::size;
 
 /// One line per name of an image; `<none>` for one without.
@@ -29,7 +30,7 @@ pub(crate) fn run(context: Context, args: &ImagesArgs) -> anyhow::Result<u8> {
             .iter()
             .map(|(name, image)| describe(name.as_ref(), image))
             .collect();
-        println!("{}", serde_json::to_string_pretty(&objects)?);
+        println!("{}", output::pretty_json(&objects)?);
     } else if args.quiet {
         rows.iter()
             .for_each(|(_, image)| println!("{}", shown_id(image, args.no_trunc)));

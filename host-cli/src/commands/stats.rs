@@ -15,10 +15,10 @@ use crate::cli::StatsArgs;
 use crate::control::{self, Answer, Request, Usage};
 use crate::folders::Folders;
 use crate::format::Template;
-use crate::hold;
 use crate::plan::size;
 use crate::resident::{self, Resident};
 use crate::state::{Container, State};
+use crate::{hold, output};
 
 /// Between two looks: processor time is measured over it.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -80,8 +80,7 @@ pub(super) async fn show(
         let rows: Vec<Value> = containers.iter().map(row).collect();
         before = now;
         if !shown.once && std::io::stdout().is_terminal() {
-            // Home, and clear below.
-            print!("\x1b[H\x1b[J");
+            output::clear_screen();
         }
         table::print_rows(&rows, shown.template.as_ref(), shown.columns)?;
         if shown.once {

@@ -18,7 +18,7 @@ use crate::plan::size;
 use crate::progress::Bars;
 use crate::signals::Signals;
 use crate::state::{Container, RestartPolicy, Status};
-use crate::{clock, store_folder};
+use crate::{clock, output, store_folder};
 
 /// Runs one of them.
 pub(crate) async fn run(context: Context, command: SystemCommand) -> anyhow::Result<u8> {
@@ -306,14 +306,16 @@ fn info(scene: &Scene, args: &InfoArgs) -> anyhow::Result<u8> {
         (None, false) => None,
     };
     if let Some(template) = template {
-        println!("{}", template.render(&info)?);
+        output::rendered(&template.render(&info, output::lines)?);
         return Ok(0);
     }
     let Some(fields) = info.as_object() else { return Ok(0) };
     for (name, value) in fields {
         println!(
             "{name}: {}",
-            value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+            value
+                .as_str()
+                .map_or_else(|| output::escape_json(&value.to_string()), output::line)
         );
     }
     Ok(0)

@@ -1,9 +1,10 @@
 //! Output in columns, and objects as `--format` says.
 
-use comfy_table::{Table, presets};
+use comfy_table::{Cell, Table, presets};
 use serde_json::Value;
 
 use crate::format::Template;
+use crate::output;
 
 /// Prints objects as `--format` says, else these fields of them below these headers.
 pub(super) fn print_rows(rows: &[Value], template: Option<&Template>, columns: &[(&str, &str)]) -> anyhow::Result<()> {
@@ -15,11 +16,11 @@ pub(super) fn print_rows(rows: &[Value], template: Option<&Template>, columns: &
         );
         return Ok(());
     };
-    let lines = render(rows, template)?;
+    let lines = render(rows, template, output::line)?;
     if template.table {
         print(template.header().split('\t'), lines.iter().map(|line| line.split('\t')));
     } else {
-        lines.iter().for_each(|line| println!("{line}"));
+        lines.iter().for_each(|line| output::rendered(line));
     }
     Ok(())
 }
@@ -27,8 +28,10 @@ pub(super) fn print_rows(rows: &[Value], template: Option<&Template>, columns: &
 /// Prints whole objects as `--format` says, else as a JSON array.
 pub(super) fn print_objects(objects: &[Value], template: Option<&Template>) -> anyhow::Result<()> {
     match template {
-        None => println!("{}", serde_json::to_string_pretty(objects)?),
-        Some(template) => render(objects, template)?.iter().for_each(|line| println!("{line}")),
+        None => println!("{}", output::pretty_json(&objects)?),
+        Some(template) => render(objects, template, output::lines)?
+            .iter()
+            .for_each(|text| output::rendered(text)),
     }
     Ok(())
 }
@@ -36,14 +39,14 @@ pub(super) fn print_objects(objects: &[Value], template: Option<&Template>) -> a
 /// Prints a header line and the rows below it, with docker's three spaces between columns.
 pub(super) fn print<H, R>(headers: H, rows: R)
 where
-    H: IntoIterator<Item: Into<comfy_table::Cell>>,
-    R: IntoIterator<Item: IntoIterator<Item: Into<comfy_table::Cell>>>,
+    H: IntoIterator<Item: AsRef<str>>,
+    R: IntoIterator<Item: IntoIterator<Item: AsRef<str>>>,
 {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(headers.into_iter().map(Into::into).collect::<Vec<comfy_table::Cell>>());
+    table.set_header(headers.into_iter().map(cell).collect::<Vec<_>>());
     for row in rows {
-        table.add_row(row.into_iter().map(Into::into).collect::<Vec<comfy_table::Cell>>());
+        table.add_row(row.into_iter().map(cell).collect::<Vec<_>>());
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 3));
@@ -51,13 +54,17 @@ where
     println!("{}", table.trim_fmt());
 }
 
+fn cell(text: impl AsRef<str>) -> Cell {
+    Cell::new(output::line(text.as_ref()))
+}
+
 fn text<'a>(row: &'a Value, field: &str) -> &'a str {
     row[field].as_str().unwrap_or_default()
 }
 
-fn render(objects: &[Value], template: &Template) -> anyhow::Result<Vec<String>> {
+fn render(objects: &[Value], template: &Template, show: fn(&str) -> String) -> anyhow::Result<Vec<String>> {
     Ok(objects
         .iter()
-        .map(|object| template.render(object))
+        .map(|object| template.render(object, show))
         .collect::<Result<_, _>>()?)
 }

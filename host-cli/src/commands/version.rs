@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::cli::VersionArgs;
-use crate::parts;
+use crate::{output, parts};
 
 /// Prints the version and where the parts are.
 pub(crate) fn run(args: &VersionArgs) -> anyhow::Result<u8> {
@@ -22,7 +22,7 @@ pub(crate) fn run(args: &VersionArgs) -> anyhow::Result<u8> {
         for (name, path) in parts {
             object[name] = path.into();
         }
-        println!("{}", serde_json::to_string_pretty(&object)?);
+        println!("{}", output::pretty_json(&object)?);
         return Ok(0);
     }
     println!(
