@@ -25,6 +25,7 @@
 //! | `events` | what happened to containers |
 //! | `log/` | what a container has printed |
 //! | `names`, `clock`, `format`, `resident` | words, times, templates and memory figures |
+//! | `shares`, `mounts` | which files of the host's a container may have |
 //! | `scratch`, `initramfs` | what a machine is given beside the rootfs |
 //! | `seccomp/` | profiles to filters |
 //! | `output`, `error_text` | what is printed, made harmless to terminals |
@@ -56,6 +57,7 @@ mod id;
 mod initramfs;
 mod labels;
 mod log;
+mod mounts;
 mod names;
 mod network;
 mod parts;

@@ -3,6 +3,8 @@
 //! What a machine gets, its guest's root may read and, unless it is read-only, change. So nothing is shared that others
 //! than this container rely on: not the whole host, not Capsid's own folders, not the kernel's.
 
+mod secrets;
+
 use std::fs::{self, DirBuilder, FileType};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -12,12 +14,31 @@ use std::path::{Path, PathBuf};
 use crate::accelerator::{Helper, Share, StartError, serve_files};
 use crate::folders::Folders;
 use crate::hold;
+use crate::mounts::{Mount, MountTable, Relation};
 use crate::passing_name;
 use crate::plan::{Bind, FoundSource};
 use crate::state::ShareMount;
 
 /// The kernel's own folders.
 const KERNELS: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+/// Filesystems of the kernel's, which may be mounted anywhere.
+const KERNELS_KINDS: [&str; 14] = [
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "efivarfs",
+    "proc",
+    "pstore",
+    "securityfs",
+    "sysfs",
+    "tracefs",
+];
 
 /// Why a folder or file cannot be shared.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +104,7 @@ fn find_one(bind: &Bind, folders: &Folders) -> Result<FoundSource, ShareError> {
         }
     }
     let (real, metadata) = look(Path::new(path), folders)?;
+    secrets::warn(&real);
     let path = real
         .into_os_string()
         .into_string()
@@ -101,6 +123,13 @@ fn make(path: &str, folders: &Folders) -> Result<(), ShareError> {
     };
     let absolute = std::path::absolute(path).map_err(failed)?;
     refuse(&absolute, folders)?;
+    // A link on the way, or a bind mount, may lead into such a folder too.
+    let existing = absolute.ancestors().find(|folder| folder.exists());
+    if let Some(existing) = existing
+        && let Ok(absent) = absolute.strip_prefix(existing)
+    {
+        refuse(&fs::canonicalize(existing).map_err(failed)?.join(absent), folders)?;
+    }
     let mut builder = DirBuilder::new();
     builder.mode(0o755).recursive(true).create(&absolute).map_err(failed)
 }
@@ -122,37 +151,71 @@ fn look(path: &Path, folders: &Folders) -> Result<(PathBuf, fs::Metadata), Share
     Ok((real, metadata))
 }
 
-/// Refuses the host's root, the kernel's and Capsid's own folders, and what holds one or lies in one.
+/// Refuses the host's root, the kernel's and Capsid's own folders, and what holds one or lies in one, by whatever path.
+///
+/// What the mount table does not tell stays unnoticed: hard links to single files, and filesystems that show another
+/// one's files as their own (overlayfs, bindfs, a network filesystem of this host).
 fn refuse(path: &Path, folders: &Folders) -> Result<(), ShareError> {
+    let refused = |relation: Relation, what: String| ShareError::Refused {
+        path: path.display().to_string(),
+        holds: match relation {
+            Relation::Is => "it is",
+            Relation::Holds => "it holds",
+            Relation::In => "it is in",
+        },
+        what,
+    };
+    let reserved = reserved(folders);
+    for (folder, what) in &reserved {
+        if let Some(relation) = Relation::of_paths(path, folder) {
+            return Err(refused(relation, what.clone()));
+        }
+    }
+    let look = |source| ShareError::Look {
+        path: path.display().to_string(),
+        source,
+    };
+    let table = MountTable::read().map_err(look)?;
+    let kernels = |mount: &Mount| KERNELS_KINDS.contains(&mount.kind.as_str());
+    if let Some(mount) = table.below(path).find(|mount| kernels(mount)) {
+        return Err(refused(Relation::Holds, format!("a mounted {}", mount.kind)));
+    }
+    let Some((mount, place)) = table.find(path).map_err(look)? else {
+        return Err(look(io::Error::other("its mount is not in /proc/self/mountinfo")));
+    };
+    if kernels(mount) {
+        return Err(refused(Relation::In, format!("a mounted {}", mount.kind)));
+    }
+    for (folder, what) in &reserved {
+        let found = table.find(folder).map_err(look)?;
+        let inner = table.below(folder).map(|mount| &mount.place);
+        for own in found.iter().map(|(_, place)| place).chain(inner) {
+            let below = || table.below(path).find_map(|mount| mount.place.relation_to(own));
+            let relation = place.relation_to(own).or_else(|| below().map(|_| Relation::Holds));
+            if let Some(relation) = relation {
+                return Err(refused(
+                    relation,
+                    format!("{what} ({}) by another path", folder.display()),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The folders that no container may have, without links, and what they are.
+fn reserved(folders: &Folders) -> Vec<(PathBuf, String)> {
     let own = [
         (&folders.data, "Capsid's data"),
         (&folders.run, "the run folders of Capsid's pods"),
     ];
     // Both may have links in them.
     let own = own.map(|(folder, what)| {
-        (
-            fs::canonicalize(folder).unwrap_or_else(|_| folder.clone()),
-            what.to_owned(),
-        )
+        let real = fs::canonicalize(folder).unwrap_or_else(|_| folder.clone());
+        (real, what.to_owned())
     });
     let kernels = KERNELS.map(|folder| (PathBuf::from(folder), folder.to_owned()));
-    for (folder, what) in own.into_iter().chain(kernels) {
-        let holds = if path == folder {
-            "it is"
-        } else if folder.starts_with(path) {
-            "it holds"
-        } else if path.starts_with(&folder) {
-            "it is in"
-        } else {
-            continue;
-        };
-        return Err(ShareError::Refused {
-            path: path.display().to_string(),
-            holds,
-            what,
-        });
-    }
-    Ok(())
+    own.into_iter().chain(kernels).collect()
 }
 
 /// Starts a file server for each of the shares of a machine, which is that of the container or pod `id`. Whatever is at

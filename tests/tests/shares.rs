@@ -334,6 +334,54 @@ fn a_single_file_is_shared_alone() {
     assert_eq!(fs::read_to_string(&other).unwrap(), "of-the-host\n");
 }
 
+/// A bind mount gives a folder a second path, which says nothing of what it is: Capsid's own folders, what holds one and
+/// what lies in one, and the kernel's, stay refused. Needs no machine.
+#[test]
+fn other_paths_of_capsids_own_folders_are_refused() {
+    let parent = tempfile::tempdir().unwrap();
+    let capsid = Capsid::with_busybox();
+    let script = "set -e; cd \"$0\"
+        mkdir data run inner above proc beneath beneath/deep good plain
+        mount --bind \"$1\" data; mount --bind \"$2\" run; mount --bind \"$1/blobs\" inner
+        mount --bind \"$1/..\" above; mount --rbind /proc proc; mount --bind \"$1\" beneath/deep; mount --bind plain good
+        for name in data run inner above proc proc/sys beneath beneath/deep above/home/../data data/new good; do
+            \"$3\" create -q --network none -v \"$PWD/$name:/d\" busybox >out 2>&1 && echo $name made || echo $name $(cat out)
+        done";
+    let arguments = ["--map-root-user", "--mount", "sh", "-c", script];
+    let mut invocation = capsid_tests::Invocation::new("unshare", arguments);
+    let command = invocation.command();
+    command.args([parent.path(), &capsid.folder("data"), &capsid.folder("run")]);
+    command.arg(capsid_tests::parts::part("capsid"));
+    command.env_clear().envs(capsid.environment());
+    let outcome = invocation.within(120).wait().succeeds();
+    let text = outcome.text();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 11, "{text}");
+    for line in &lines[..10] {
+        assert!(line.contains("which no container may have"), "{line}");
+    }
+    assert_eq!(lines[10], "good made");
+    assert!(!capsid.folder("data").join("new").exists());
+}
+
+/// The user's keys may be shared, and the user is told.
+#[test]
+fn a_share_of_keys_is_warned_of() {
+    let capsid = Capsid::with_busybox();
+    let home = capsid.folder("home");
+    for folder in [".ssh", ".docker/contexts", "work"] {
+        fs::create_dir_all(home.join(folder)).unwrap();
+    }
+    let create = |source: &str| {
+        let bind = bind(&home.join(source), "/d:ro");
+        call(&capsid, &["create", "--network", "none", "-v", &bind, "busybox"]).succeeds()
+    };
+    for source in ["", ".ssh", ".docker/contexts"] {
+        create(source).complains("keys and credentials");
+    }
+    assert!(!create("work").stderr.contains("keys"), "no key is there");
+}
+
 #[test]
 fn sources_are_made_found_or_refused() {
     let (parent, shared, _) = folders();
