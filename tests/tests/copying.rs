@@ -184,13 +184,20 @@ fn a_hostile_container_writes_nothing_outside() {
         "mkdir -p /h/d /h/keep; echo in > /h/d/file; ln -s {target} /h/link; ln -s {target}/file /h/f; \
          touch \"$(printf '/h/a\\nb')\" '/h/..x'; cp /bin/busybox /h/suid; chmod 6755 /h/suid; \
          truncate -s 1T /h/keep/huge; mknod /h/null c 1 3; mkfifo /h/fifo; \
-         while :; do mv /h/d /h/e; ln -s {target} /h/d; rm /h/d; mv /h/e /h/d; done"
+         mkdir /s/d; echo shared > /s/d/file; ln -s {target} /s/out; ln -s {target} /s/l; \
+         while :; do mv /h/d /h/e; ln -s {target} /h/d; rm /h/d; mv /h/e /h/d; \
+         mv /s/d /s/e; mv /s/l /s/d; mv /s/d /s/l; mv /s/e /s/d; done"
     );
-    capsid.detached("bad", &["--cap-add", "MKNOD", "busybox", "sh", "-c", &script]);
+    let shared = dir.path().join("shared");
+    fs::create_dir(&shared).unwrap();
+    let bind = format!("{}:/s", shared.display());
+    let words = ["--cap-add", "MKNOD", "-v", &bind, "busybox", "sh", "-c", &script];
+    capsid.detached("bad", &words);
     capsid_tests::invocation::eventually("fifo", 20, || {
         call(&capsid, &["exec", "bad", "test", "-p", "/h/fifo"]).code() == 0
     });
-    for round in 0..3 {
+    let rounds = std::env::var("CAPSID_RACE_ROUNDS").map_or(6, |rounds| rounds.parse().unwrap());
+    for round in 0..3.max(rounds / 5) {
         let to = dir.path().join(format!("to{round}"));
         fs::create_dir(&to).unwrap();
         // Links of the user's own place are not followed either.
@@ -208,13 +215,30 @@ fn a_hostile_container_writes_nothing_outside() {
         assert!(fs::read_link(to.join("link")).is_ok() && to.join("a\nb").exists());
         assert!(!to.join("null").exists());
     }
+    // Also not for root, who keeps owners.
+    let kept = dir.path().join("kept");
+    call(&capsid, &["cp", "-a", "bad:/h/suid", kept.to_str().unwrap()])
+        .succeeds()
+        .complains("set-user-id");
+    assert_eq!(fs::metadata(&kept).unwrap().mode() & 0o7777, 0o755);
     // Into a folder that is a link half of the time: the container's own, or an error.
     let source = dir.path().join("evil");
     fs::write(&source, "evil").unwrap();
-    for _ in 0..5 {
+    for _ in 0..rounds / 2 {
         copy(&capsid, &source, "bad:/h/d/");
         copy(&capsid, &source, "bad:/h/link/");
     }
+    // In a folder that it shares with the host, for the host's paths as well.
+    for _ in 0..rounds {
+        copy(&capsid, shared.join("d/file"), "bad:/h/got");
+        let got = call(&capsid, &["exec", "bad", "cat", "/h/got"]).text();
+        assert!(!got.contains("untouched"), "read a file of the host's");
+        copy(&capsid, "bad:/h/suid", shared.join("d/file"));
+    }
+    copy(&capsid, shared.join("out/file"), "bad:/h/got")
+        .exits(1)
+        .complains("is a link in a folder that is shared with a container");
+    copy(&capsid, "bad:/h/suid", shared.join("out/file")).exits(1);
     assert_eq!(fs::read_to_string(outside.join("file")).unwrap(), "untouched");
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
 }

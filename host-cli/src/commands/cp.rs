@@ -3,11 +3,13 @@
 //! What comes from a container is hostile, whoever asked for it: it is unpacked by `capsid_archive`, beneath the folder
 //! that the user named, without following links. The container may run, stopped ones get a machine for the moment.
 
+pub(super) mod local;
+
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Cursor, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -17,12 +19,14 @@ use capsid_archive::{
 };
 use capsid_protocol::spec::task::Kind;
 use capsid_protocol::spec::{Pack, Unpack};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
 
 use super::{Context, Scene};
 use crate::cli::CpArgs;
 use crate::plan::size;
 use crate::work::{Rest, Work};
+use local::Resolver;
 
 /// One end of a copy.
 #[derive(Debug, PartialEq, Eq)]
@@ -129,13 +133,21 @@ pub(super) async fn stream_out(
 /// From a container into a folder of the host's.
 async fn copy_out(scene: &Scene, name: &str, pack: Pack, to: PathBuf, archive: bool) -> anyhow::Result<u64> {
     let asked = Asked::of(&pack.path);
+    let resolver = Resolver::new(&scene.state)?;
     let (_, stdout, rest) = Work::start(scene, name, Kind::Pack(pack)).await?.split();
-    let unpacked = tokio::task::spawn_blocking(move || unpack(stdout, &asked, &to, archive)).await?;
+    let unpacked = tokio::task::spawn_blocking(move || unpack(stdout, &asked, &resolver, &to, archive)).await?;
     let done = conclude(unpacked, rest).await?;
     if done.devices_left_out > 0 {
         eprintln!(
             "capsid: warning: {} device nodes were left out: nothing of a container becomes a device here",
             done.devices_left_out
+        );
+    }
+    if done.privileges_left_out > 0 {
+        eprintln!(
+            "capsid: warning: set-user-id and set-group-id bits and file capabilities of {} files were left out: \
+             `capsid cp CONTAINER:PATH - | tar xp` keeps those bits",
+            done.privileges_left_out
         );
     }
     Ok(done.bytes)
@@ -177,7 +189,7 @@ impl Asked {
 #[error("the container sent nothing")]
 struct NothingCame;
 
-fn unpack(input: UnixStream, asked: &Asked, to: &Path, archive: bool) -> anyhow::Result<Unpacked> {
+fn unpack(input: UnixStream, asked: &Asked, resolver: &Resolver, to: &Path, archive: bool) -> anyhow::Result<Unpacked> {
     let is_root = rustix::process::geteuid().is_root();
     // The first member tells whether a folder comes, which decides where it goes.
     let mut recorder = Recorder {
@@ -194,11 +206,12 @@ fn unpack(input: UnixStream, asked: &Asked, to: &Path, archive: bool) -> anyhow:
         is_folder,
         is_foreign: false,
     };
-    let (folder, placing) = local_target(to, copied)?;
+    let (folder, placing) = local_target(resolver, to, copied)?;
     let unpacking = Unpacking {
         placing,
         keep_owners: archive && is_root,
-        keep_privileges: archive && is_root,
+        // Whatever the owner: no program of a container's becomes one that others run with somebody's rights.
+        keep_privileges: false,
         make_devices: false,
     };
     Ok(unpacking.unpack(Cursor::new(bytes).chain(input), folder)?)
@@ -223,35 +236,39 @@ fn ends_as_folder(path: &Path) -> bool {
     bytes.ends_with(b"/") || bytes.ends_with(b"/.") || bytes == b"."
 }
 
-fn open_folder(path: &Path) -> anyhow::Result<OwnedFd> {
-    let path = if path.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        path
+/// The folder of the host's that a copy goes to. Links of the user's own in the path are followed, and what one leads to
+/// is overwritten, not the link.
+fn local_target(
+    resolver: &Resolver,
+    to: &Path,
+    copied: Copied<'_>,
+) -> anyhow::Result<(OwnedFd, capsid_archive::Placing)> {
+    let shown = || to.display().to_string();
+    let real = resolver.resolve(to, true)?;
+    let (found, opened) = match local::open(&real, OFlags::PATH | OFlags::NOFOLLOW) {
+        Err(Errno::NOENT) => (Found::Nothing, None),
+        opened => {
+            let opened = opened.with_context(shown)?;
+            let found = match file_type(&opened).with_context(shown)? {
+                FileType::Directory => Found::Folder,
+                _ => Found::File,
+            };
+            (found, Some(opened))
+        }
     };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat(CWD, path, flags, Mode::empty()).with_context(|| path.display().to_string())
+    let decided = destination(found, ends_as_folder(to), real.file_name(), copied).with_context(shown)?;
+    match (decided, opened) {
+        (Destination::Inside(placing), Some(folder)) => Ok((folder, placing)),
+        (Destination::Inside(placing) | Destination::Beside(placing), _) => {
+            let parent = real.parent().unwrap_or(Path::new("/"));
+            let folder = local::open(parent, OFlags::PATH | OFlags::DIRECTORY).with_context(shown)?;
+            Ok((folder, placing))
+        }
+    }
 }
 
-/// The folder of the host's that a copy goes to. Links of the user's own in the path are followed.
-fn local_target(to: &Path, copied: Copied<'_>) -> anyhow::Result<(OwnedFd, capsid_archive::Placing)> {
-    let found = match std::fs::metadata(to) {
-        Ok(metadata) if metadata.is_dir() => Found::Folder,
-        Ok(_) => Found::File,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Found::Nothing,
-        Err(e) => return Err(e).with_context(|| to.display().to_string()),
-    };
-    // What a link leads to is overwritten, not the link.
-    let real = if found == Found::File {
-        to.canonicalize()?
-    } else {
-        to.to_owned()
-    };
-    let decided = destination(found, ends_as_folder(to), real.file_name(), copied);
-    match decided.with_context(|| to.display().to_string())? {
-        Destination::Inside(placing) => Ok((open_folder(to)?, placing)),
-        Destination::Beside(placing) => Ok((open_folder(real.parent().unwrap_or(Path::new("/")))?, placing)),
-    }
+fn file_type(file: &OwnedFd) -> Result<FileType, Errno> {
+    Ok(FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode))
 }
 
 /// A file or folder of the host's that is about to be packed.
@@ -269,52 +286,42 @@ enum What {
 }
 
 /// As docker: a link is copied as a link, unless it is to be followed or the path ends in `/`.
-fn local_source(path: &Path, follow: bool) -> anyhow::Result<Source> {
+fn local_source(resolver: &Resolver, path: &Path, follow: bool) -> anyhow::Result<Source> {
     let shown = || path.display().to_string();
     let bytes = path.as_os_str().as_bytes();
     let content_only = bytes.ends_with(b"/.") || bytes == b".";
-    let through_links = follow || ends_as_folder(path);
-    let metadata = if through_links {
-        path.metadata()
-    } else {
-        path.symlink_metadata()
-    };
-    let metadata = metadata.with_context(shown)?;
-    if ends_as_folder(path) && !metadata.is_dir() {
+    let real = resolver.resolve(path, follow || ends_as_folder(path))?;
+    let kind = local::open(&real, OFlags::PATH | OFlags::NOFOLLOW).and_then(|file| file_type(&file));
+    let kind = kind.with_context(shown)?;
+    if ends_as_folder(path) && kind != FileType::Directory {
         bail!("{}: not a directory", shown());
     }
-    if content_only {
-        return Ok(Source {
-            top: Vec::new(),
-            what: What::Opened(open_folder(path)?),
-            is_folder: true,
-        });
-    }
     // `..` has a name once it is resolved.
-    let named = if path.file_name().is_some() {
-        path.to_owned()
+    let name = path.file_name().or(real.file_name());
+    let top = name.map_or_else(|| b"root".to_vec(), |name| name.as_bytes().to_vec());
+    let what = if matches!(kind, FileType::RegularFile | FileType::Directory) {
+        // NONBLOCK: what is a FIFO by now must not hang us.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        What::Opened(local::open(&real, flags).with_context(shown)?)
     } else {
-        path.canonicalize()?
+        let (parent, name) = real.parent().zip(real.file_name()).with_context(shown)?;
+        let folder = local::open(parent, OFlags::RDONLY | OFlags::DIRECTORY).with_context(shown)?;
+        What::Named(folder, name.to_owned())
     };
-    let top = named.file_name().map(|name| name.as_bytes().to_vec());
-    let top = top.unwrap_or_else(|| b"root".to_vec());
-    let what = if metadata.is_file() || metadata.is_dir() {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        What::Opened(rustix::fs::openat(CWD, path, flags, Mode::empty()).with_context(shown)?)
-    } else {
-        let parent = named.parent().unwrap_or(Path::new("/"));
-        What::Named(open_folder(parent)?, OsString::from_vec(top.clone()))
+    let is_folder = match &what {
+        What::Opened(file) => file_type(file).with_context(shown)? == FileType::Directory,
+        What::Named(..) => false,
     };
     Ok(Source {
-        top,
+        top: if content_only { Vec::new() } else { top },
         what,
-        is_folder: metadata.is_dir(),
+        is_folder,
     })
 }
 
 /// From the host into a container.
 async fn copy_in(scene: &Scene, name: &str, from: PathBuf, path: Vec<u8>, args: &CpArgs) -> anyhow::Result<u64> {
-    let source = local_source(&from, args.follow_link)?;
+    let source = local_source(&Resolver::new(&scene.state)?, &from, args.follow_link)?;
     let unpack = Unpack {
         path,
         top: source.top.clone(),

@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use capsid_protocol::spec::Unit;
 use capsid_protocol::spec::task::Kind;
 
+use super::cp::local::{self, Resolver};
 use super::{Context, Scene, cp};
 use crate::cli::ExportArgs;
 
@@ -24,7 +26,7 @@ pub(crate) async fn run(context: Context, args: ExportArgs) -> anyhow::Result<u8
     // Known before the file is made, or an old one emptied.
     scene.state.find(&args.container)?;
     let failed = || format!("cannot write {}", path.display());
-    let file = File::create(path).with_context(failed)?;
+    let file = create(&scene, path).with_context(failed)?;
     let written = cp::stream_out(&scene, &args.container, kind, file).await;
     if written.is_err() {
         // Half an archive is none.
@@ -32,4 +34,14 @@ pub(crate) async fn run(context: Context, args: ExportArgs) -> anyhow::Result<u8
     }
     written?;
     Ok(0)
+}
+
+/// An archive's file, through no link that a container may have made.
+fn create(scene: &Scene, path: &Path) -> anyhow::Result<File> {
+    // No folder there is ever shared, and links there may lead to what has no path, as /dev/stdout does.
+    if path.starts_with("/dev") || path.starts_with("/proc") {
+        return Ok(File::create(path)?);
+    }
+    let real = Resolver::new(&scene.state)?.resolve(path, true)?;
+    Ok(local::create(&real)?.into())
 }

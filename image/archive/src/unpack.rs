@@ -18,6 +18,12 @@ use crate::reader::{Member, ReadTarError, TarReader};
 /// Bytes written at a time; as many zeros become a hole.
 const CHUNK_BYTES: usize = 64 << 10;
 
+/// Set-user-id and set-group-id.
+const SET_ID_BITS: u32 = 0o6000;
+
+/// The extended attribute that holds a file's capabilities.
+const CAPABILITIES: &[u8] = b"security.capability";
+
 /// Why an archive cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
@@ -101,12 +107,16 @@ pub struct Unpacked {
     pub bytes: u64,
     /// Device nodes that were left out.
     pub devices_left_out: usize,
+    /// Files and folders that lost set-user-id or set-group-id bits or file capabilities.
+    pub privileges_left_out: usize,
 }
 
 /// A folder that was made, and what it gets when all is in it. There may be millions: nothing of its member stays that
 /// is not needed then.
 struct Made {
     path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
     attributes: Attributes,
 }
 
@@ -214,6 +224,7 @@ impl Unpacker<'_> {
         if self.done.entries > ENTRIES_MAX {
             return Err(UnpackError::Many);
         }
+        self.done.privileges_left_out += usize::from(self.loses_privileges(&member));
         let path = self.how.place(&member.path)?;
         let Some((name, parent)) = path.split_last() else {
             return if member.kind == b'5' {
@@ -242,8 +253,8 @@ impl Unpacker<'_> {
             _ => return Ok(()),
         }
         if member.kind != b'0' {
-            self.set_owner(&folder, name, &member).map_err(failed(&path))?;
-            set_times(&folder, name, Attributes::of(&member)).map_err(failed(&path))?;
+            self.set_owner_and_times(&folder, name, &member)
+                .map_err(failed(&path))?;
         }
         Ok(())
     }
@@ -294,13 +305,13 @@ impl Unpacker<'_> {
                 if self.folder_names_bytes > FOLDER_NAMES_BYTES_MAX {
                     return Err(UnpackError::ManyFolders);
                 }
-                if !member.xattrs.is_empty() {
-                    let folder = open_to_change(parent, name).map_err(failed(path))?;
-                    self.set_xattrs(folder, member);
-                }
+                let folder = open_to_change(parent, name).map_err(failed(path))?;
+                let identity = identity(&folder).map_err(failed(path))?;
+                self.set_xattrs(folder, member);
                 let attributes = Attributes::of(member);
                 self.folders.push(Made {
                     path: whole,
+                    identity,
                     attributes,
                 });
                 Ok(())
@@ -357,8 +368,7 @@ impl Unpacker<'_> {
             source,
         })?;
         self.done.bytes += member.size;
-        let stat = rustix::fs::fstat(&file).map_err(failed(path))?;
-        self.files.insert((stat.st_dev, stat.st_ino));
+        self.files.insert(identity(&file).map_err(failed(path))?);
         self.set_owner_and_mode(&file, Attributes::of(member))
             .map_err(failed(path))?;
         self.set_xattrs(&file, member);
@@ -392,26 +402,36 @@ impl Unpacker<'_> {
 
     fn make_node(&self, folder: &OwnedFd, name: &OsStr, path: &[OsString], member: &Member) -> Result<(), UnpackError> {
         self.clear(folder, name, path)?;
-        let kind = match member.kind {
-            b'3' => FileType::CharacterDevice,
-            b'4' => FileType::BlockDevice,
-            _ => FileType::Fifo,
-        };
+        let kind = special_type(member.kind);
         let device = rustix::fs::makedev(member.device.0, member.device.1);
         let mode = Mode::from_raw_mode(self.mode(member.mode));
         rustix::fs::mknodat(folder, name, kind, mode, device).map_err(failed(path))
     }
 
-    fn mode(&self, mode: u32) -> u32 {
-        mode & if self.how.keep_privileges { 0o7777 } else { 0o1777 }
+    fn loses_privileges(&self, member: &Member) -> bool {
+        let has_bits = matches!(member.kind, b'0' | b'5') && member.mode & SET_ID_BITS != 0;
+        let has_capabilities = || member.xattrs.iter().any(|xattr| xattr.name == CAPABILITIES);
+        !self.how.keep_privileges && (has_bits || has_capabilities())
     }
 
-    fn set_owner(&self, folder: &OwnedFd, name: &OsStr, member: &Member) -> Result<(), Errno> {
-        if !self.how.keep_owners {
-            return Ok(());
+    fn mode(&self, mode: u32) -> u32 {
+        mode & 0o7777 & if self.how.keep_privileges { !0 } else { !SET_ID_BITS }
+    }
+
+    /// For a link or special file that was just made. Whoever shares the folder may have put another one in its place,
+    /// perhaps a second name of a file that is not theirs: that one gets no other owner.
+    fn set_owner_and_times(&self, folder: &OwnedFd, name: &OsStr, member: &Member) -> Result<(), Errno> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(folder, name, flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&file)?;
+        if FileType::from_raw_mode(stat.st_mode) != special_type(member.kind) || stat.st_nlink != 1 {
+            return Err(Errno::STALE);
         }
-        let (uid, gid) = (Uid::from_raw(member.uid), Gid::from_raw(member.gid));
-        rustix::fs::chownat(folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+        if self.how.keep_owners {
+            let (uid, gid) = (Uid::from_raw(member.uid), Gid::from_raw(member.gid));
+            rustix::fs::chownat(&file, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
+        }
+        rustix::fs::utimensat(&file, "", &times(member.mtime), AtFlags::EMPTY_PATH)
     }
 
     /// Owner first: a change of owner clears set-user-id bits and capabilities.
@@ -425,8 +445,7 @@ impl Unpacker<'_> {
 
     fn set_xattrs(&self, file: impl AsFd, member: &Member) {
         for xattr in &member.xattrs {
-            let is_taken =
-                xattr.name.starts_with(b"user.") || (self.how.keep_privileges && xattr.name == b"security.capability");
+            let is_taken = xattr.name.starts_with(b"user.") || (self.how.keep_privileges && xattr.name == CAPABILITIES);
             if is_taken {
                 // A filesystem that has none loses them, as everywhere on Linux.
                 let _ = rustix::fs::fsetxattr(&file, xattr.name.as_slice(), &xattr.value, XattrFlags::empty());
@@ -444,6 +463,10 @@ impl Unpacker<'_> {
             };
             let parent = self.folder(parent)?;
             let set = open_to_change(&parent, name).and_then(|folder| {
+                // Another one is somebody else's by now.
+                if identity(&folder)? != made.identity {
+                    return Err(Errno::STALE);
+                }
                 self.set_owner_and_mode(&folder, made.attributes)?;
                 rustix::fs::futimens(&folder, &times(made.attributes.mtime))
             });
@@ -464,6 +487,12 @@ fn open_to_change(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
+/// Device and inode.
+fn identity(file: impl AsFd) -> Result<(u64, u64), Errno> {
+    let stat = rustix::fs::fstat(file)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
 fn times(mtime: (i64, u32)) -> Timestamps {
     let time = Timespec {
         tv_sec: mtime.0,
@@ -475,8 +504,13 @@ fn times(mtime: (i64, u32)) -> Timestamps {
     }
 }
 
-fn set_times(folder: &OwnedFd, name: &OsStr, attributes: Attributes) -> Result<(), Errno> {
-    rustix::fs::utimensat(folder, name, &times(attributes.mtime), AtFlags::SYMLINK_NOFOLLOW)
+fn special_type(kind: u8) -> FileType {
+    match kind {
+        b'2' => FileType::Symlink,
+        b'3' => FileType::CharacterDevice,
+        b'4' => FileType::BlockDevice,
+        _ => FileType::Fifo,
+    }
 }
 
 /// Writes `size` bytes; stretches of zeros become holes, so that a sparse file does not fill the disk.

@@ -1,5 +1,6 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::pack::Packer;
@@ -31,6 +32,27 @@ fn archive(members: &[Member]) -> Vec<u8> {
 /// Unpacks into the folder `to` of a temporary folder, whose other files are "outside".
 fn unpack(dir: &Path, members: &[Member]) -> Result<Unpacked, UnpackError> {
     Unpacking::default().unpack(archive(members).as_slice(), open(&dir.join("to")))
+}
+
+fn unpacker(base: OwnedFd, folder_names_bytes: usize) -> Unpacker<'static> {
+    static PLAIN: Unpacking = Unpacking {
+        placing: Placing {
+            strip: Vec::new(),
+            name: None,
+        },
+        keep_owners: false,
+        keep_privileges: false,
+        make_devices: false,
+    };
+    Unpacker {
+        base,
+        how: &PLAIN,
+        done: Unpacked::default(),
+        folders: Vec::new(),
+        folder_names_bytes,
+        files: HashSet::new(),
+        recent: None,
+    }
 }
 
 fn folder() -> tempfile::TempDir {
@@ -94,15 +116,141 @@ fn privileges_and_devices_are_left_out() {
             ..member(b'0', "suid", "", 1)
         },
         member(b'3', "null", "", 0),
+        Member {
+            mode: 0o2755,
+            ..member(b'5', "group", "", 0)
+        },
+        Member {
+            xattrs: vec![crate::reader::Xattr {
+                name: CAPABILITIES.to_vec(),
+                value: vec![1; 20],
+            }],
+            ..member(b'0', "capable", "", 1)
+        },
+        // Nobody executes a link, whatever its mode says.
+        Member {
+            mode: 0o6777,
+            ..member(b'2', "link", "suid", 0)
+        },
     ];
     let done = unpack(dir.path(), &members).unwrap();
-    assert_eq!(done.devices_left_out, 1);
+    assert_eq!((done.devices_left_out, done.privileges_left_out), (1, 3));
     let mode = std::fs::metadata(dir.path().join("to/suid"))
         .unwrap()
         .permissions()
         .mode();
     assert_eq!(mode & 0o7777, 0o755);
     assert!(!dir.path().join("to/null").exists());
+    let group = std::fs::metadata(dir.path().join("to/group")).unwrap();
+    assert_eq!(group.permissions().mode() & 0o7777, 0o755);
+    let mut value = [0; 64];
+    let capable = dir.path().join("to/capable");
+    assert!(rustix::fs::getxattr(&capable, "security.capability", &mut value[..]).is_err());
+}
+
+#[test]
+fn nothing_else_gets_what_was_meant_for_a_new_link_or_pipe() {
+    let dir = folder();
+    let to = open(&dir.path().join("to"));
+    let unpacker = unpacker(to.try_clone().unwrap(), 0);
+    // Somebody has replaced it, by a second name of a file or by something of another kind.
+    std::fs::hard_link(dir.path().join("secret"), dir.path().join("to/a")).unwrap();
+    symlink("x", dir.path().join("to/b")).unwrap();
+    std::fs::hard_link(dir.path().join("to/b"), dir.path().join("to/c")).unwrap();
+    symlink("x", dir.path().join("to/d")).unwrap();
+    let set = |kind, name: &str| unpacker.set_owner_and_times(&to, OsStr::new(name), &member(kind, name, "", 0));
+    assert_eq!(set(b'2', "a"), Err(Errno::STALE));
+    assert_eq!(set(b'2', "b"), Err(Errno::STALE));
+    assert_eq!(set(b'6', "d"), Err(Errno::STALE));
+    assert_eq!(set(b'2', "d"), Ok(()));
+    assert_eq!(
+        rustix::fs::statat(&to, "d", AtFlags::SYMLINK_NOFOLLOW)
+            .unwrap()
+            .st_mtime,
+        0
+    );
+}
+
+/// Rounds of a race, or more for a soak run.
+fn rounds() -> usize {
+    let asked = std::env::var("CAPSID_RACE_ROUNDS").ok();
+    asked.and_then(|rounds| rounds.parse().ok()).unwrap_or(1_000)
+}
+
+/// Ends the other side of a race, also when a test fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Runs `act` often, and until it has worked once, while the folder `at` becomes a link to `outside` and a folder again.
+fn race(at: &Path, outside: &Path, mut act: impl FnMut() -> bool) {
+    let (aside, link) = (at.with_extension("aside"), at.with_extension("link"));
+    symlink(outside, &link).unwrap();
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _end = Ends(&ended);
+        let other = scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                std::fs::rename(at, &aside).unwrap();
+                // Fails when the other side has made a folder there.
+                if std::fs::rename(&link, at).is_ok() {
+                    std::fs::rename(at, &link).unwrap();
+                }
+                while std::fs::rename(&aside, at).is_err() {
+                    let _ = std::fs::remove_dir_all(at);
+                }
+            }
+        });
+        let (mut left, mut worked) = (rounds(), false);
+        while (left > 0 || !worked) && !other.is_finished() {
+            left = left.saturating_sub(1);
+            worked |= act();
+        }
+    });
+}
+
+#[test]
+fn a_thousand_races_with_a_link_write_nothing_outside() {
+    let dir = folder();
+    let outside = dir.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("file"), "s").unwrap();
+    let at = dir.path().join("to/d");
+    std::fs::create_dir(&at).unwrap();
+    let members = [
+        member(b'5', "d", "", 0),
+        member(b'0', "d/file", "", 3),
+        member(b'2', "d/link", "x", 0),
+        member(b'6', "d/pipe", "", 0),
+        member(b'5', "d/e", "", 0),
+        member(b'0', "d/e/file", "", 3),
+        member(b'1', "d/again", "d/file", 0),
+    ];
+    race(&at, &outside, || unpack(dir.path(), &members).is_ok());
+    assert_eq!(std::fs::read_to_string(outside.join("file")).unwrap(), "s");
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 1);
+}
+
+#[test]
+fn a_thousand_races_with_a_link_read_nothing_outside() {
+    let dir = folder();
+    let outside = dir.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("file"), "a secret").unwrap();
+    let at = dir.path().join("to/d");
+    std::fs::create_dir(&at).unwrap();
+    std::fs::write(at.join("file"), "shared").unwrap();
+    race(&at, &outside, || {
+        let mut packer = Packer::new(Vec::new());
+        let packed = packer.add(open(&dir.path().join("to")), OsStr::new("d"), b"d");
+        let bytes = packer.finish().unwrap();
+        assert!(!bytes.windows(8).any(|part| part == b"a secret"));
+        packed.is_ok()
+    });
 }
 
 #[test]
@@ -165,15 +313,7 @@ fn names_of_folders_are_bounded() {
     let name = "n".repeat(200);
     let deep = std::iter::repeat_n(name.as_str(), 19).collect::<Vec<_>>().join("/");
     let dir = folder();
-    let mut unpacker = Unpacker {
-        base: open(&dir.path().join("to")),
-        how: &Unpacking::default(),
-        done: Unpacked::default(),
-        folders: Vec::new(),
-        folder_names_bytes: FOLDER_NAMES_BYTES_MAX - 3000,
-        files: HashSet::new(),
-        recent: None,
-    };
+    let mut unpacker = unpacker(open(&dir.path().join("to")), FOLDER_NAMES_BYTES_MAX - 3000);
     let mut nothing = TarReader::new(io::empty());
     let made = unpacker.make(member(b'5', &deep, "", 0), &mut nothing);
     assert!(matches!(made, Err(UnpackError::ManyFolders)), "{made:?}");
