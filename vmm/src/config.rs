@@ -1,7 +1,9 @@
-//! What a supervisor hands to `capsid-vmm`: numbers and already open file descriptors, never paths.
+//! What a supervisor hands to `capsid-vmm`: numbers and already open file descriptors, never paths. Only an emulator, which
+//! is a program of the host's, has paths: those of the files that it consists of.
 
 use std::net::IpAddr;
 use std::num::NonZeroU64;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +20,8 @@ pub enum Config {
     VhostUser(VhostUserConfig),
     /// Carry frames between the machines of one network.
     Switch(SwitchConfig),
+    /// Become another VMM, confined.
+    Emulator(EmulatorConfig),
 }
 
 /// Most vCPUs of a machine: what the MP table has room for, and what APIC ids of 8 bits number with ease.
@@ -99,6 +103,38 @@ pub struct SwitchConfig {
     pub gateway_mac: [u8; 6],
     /// Its addresses.
     pub gateways: Vec<IpAddr>,
+}
+
+/// Another VMM: see [`crate::emulator`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmulatorConfig {
+    /// Absolute name of the file that is executed, in its own root.
+    pub executable: PathBuf,
+    /// All files of its root.
+    pub files: Vec<EmulatorFile>,
+    /// Words of its command line, without the first.
+    pub arguments: Vec<String>,
+    /// All of its environment, as `NAME=value`.
+    pub environment: Vec<String>,
+    /// Number of vCPUs, each a thread.
+    pub vcpus: u8,
+    /// Guest memory in MiB.
+    pub memory_mib: u32,
+    /// What it finds open besides stderr.
+    pub fds: Vec<FdNumber>,
+    /// The same, for what it opens again as `/fd/N`.
+    pub reopened_fds: Vec<FdNumber>,
+}
+
+/// A file of an emulator's root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmulatorFile {
+    /// Path on the host.
+    pub source: PathBuf,
+    /// Absolute name in the root.
+    pub name: PathBuf,
 }
 
 /// Devices for another VMM.

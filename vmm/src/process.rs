@@ -8,6 +8,7 @@ use capsid_jail::{Jail, JailError, Resource, Rlimit};
 
 use crate::bay::SLOT_BYTES;
 use crate::config::{Config, FdNumber, MachineConfig, VhostUserConfig};
+use crate::emulator::{self, EmulatorError};
 use crate::inherited::{Inherited, InheritedError};
 use crate::limits::{BAY_FDS_MAX, CONFIG_BYTES};
 use crate::machine::{BuildError, Machine};
@@ -51,6 +52,9 @@ pub enum ProcessError {
     /// The link between machines.
     #[error("cannot carry frames")]
     Switch(#[source] SwitchError),
+    /// The other VMM.
+    #[error("cannot emulate")]
+    Emulate(#[source] EmulatorError),
     /// The supervisor does not listen.
     #[error("cannot tell the supervisor")]
     Tell(#[source] std::io::Error),
@@ -104,6 +108,7 @@ pub fn run(config_fd: FdNumber) -> Result<(), ProcessError> {
             let mut inherited = Inherited::new(&[config.listener_fd, config.lock_fd]);
             switch::serve(&config, &mut inherited).map_err(ProcessError::Switch)
         }
+        Config::Emulator(config) => match emulator::execute(&config).map_err(ProcessError::Emulate)? {},
     }
 }
 

@@ -1,15 +1,21 @@
 //! QEMU's microvm machine under TCG, for hosts without usable KVM. Our devices are served to it over vhost-user by
 //! the same program that runs machines on KVM, so that each device has one implementation. QEMU's authors do not
-//! call TCG a security boundary (docs/system/security.rst): the caller warns.
+//! call TCG a security boundary (docs/system/security.rst): the caller warns, and QEMU runs in a jail like that of our own
+//! VMM (`capsid_vmm::emulator`), or not at all.
 
-use std::os::fd::OwnedFd;
+use std::fs::{File, Permissions};
+use std::io::{self, Seek};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use capsid_vmm::Status;
-use capsid_vmm::config::{Config, VhostUserBay, VhostUserConfig, VhostUserDisk, VhostUserNet, VhostUserVsock};
+use capsid_vmm::config::{
+    Config, EmulatorConfig, VhostUserBay, VhostUserConfig, VhostUserDisk, VhostUserNet, VhostUserVsock,
+};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::process::Child;
@@ -18,7 +24,8 @@ use tokio::task::JoinHandle;
 
 use super::frequency::Reading;
 use super::kvm::{bay_config, config_file, disk_config, last_status, net_config, vsock_config};
-use super::process::{HandedFiles, StartError, collect_complaints, ended, spawn};
+use super::process::{HandedFiles, StartError, collect_complaints, ended, last_complaint, spawn};
+use super::program;
 use super::{Accelerator, Disk, MachineEnd, MachineParts, Nic, RunningMachine, Share};
 use crate::console;
 use crate::parts::{self, PartError};
@@ -85,10 +92,13 @@ impl Accelerator for Emulate {
         our_console.set_nonblocking(true).map_err(StartError::Socket)?;
         let our_console = UnixStream::from_std(our_console).map_err(StartError::Socket)?;
         let mut files = HandedFiles::default();
+        let reopened_fds = vec![
+            files.add(readable_by_all(parts.kernel).map_err(StartError::Kernel)?),
+            files.add(parts.initramfs),
+        ];
         let mut arguments = machine_arguments(
             parts.size,
-            files.add(parts.kernel),
-            files.add(parts.initramfs),
+            &reopened_fds,
             files.add(qemu_console),
             &command_line(self.counter.khz_since()),
         );
@@ -104,7 +114,7 @@ impl Accelerator for Emulate {
             (parts.session, parts.control),
             sockets,
         )?;
-        let mut qemu = spawn(&self.qemu, &arguments, files, Stdio::piped())?;
+        let mut qemu = self.start_qemu(parts.size, arguments, reopened_fds, files)?;
         // What QEMU says is a cause and not the user's output: it is told with the machine's end, or not at all.
         let complaints = tokio::task::spawn_local(collect_complaints(qemu.stderr.take()));
         let (end_sender, end) = oneshot::channel();
@@ -115,6 +125,50 @@ impl Accelerator for Emulate {
         });
         Ok(RunningMachine { end, kill })
     }
+}
+
+impl Emulate {
+    /// Starts QEMU in its jail.
+    fn start_qemu(
+        &self,
+        size: MachineSize,
+        arguments: Vec<String>,
+        reopened_fds: Vec<i32>,
+        mut files: HandedFiles,
+    ) -> Result<Child, StartError> {
+        let program = program::find(&self.qemu).map_err(StartError::Emulator)?;
+        let mut fds = files.numbers();
+        fds.retain(|number| !reopened_fds.contains(number));
+        let config = Config::Emulator(EmulatorConfig {
+            executable: program::EXECUTABLE.into(),
+            files: program.files,
+            arguments,
+            environment: program.environment,
+            vcpus: size.vcpus,
+            memory_mib: size.memory_mib,
+            fds,
+            reopened_fds,
+        });
+        let config_fd = files.add(config_file(&config)?);
+        let words = ["--config-fd".into(), config_fd.to_string()];
+        spawn(&parts::vmm()?, &words, files, Stdio::piped())
+    }
+}
+
+/// The same file, or a copy in memory where only its owner may read it: run by root, QEMU is another user, and opens it
+/// anew.
+fn readable_by_all(mut file: File) -> io::Result<File> {
+    const OTHERS_READ: u32 = 0o004;
+    if !rustix::process::geteuid().is_root() || file.metadata()?.mode() & OTHERS_READ != 0 {
+        return Ok(file);
+    }
+    let mut copy = File::from(rustix::fs::memfd_create(
+        "capsid-kernel",
+        rustix::fs::MemfdFlags::CLOEXEC,
+    )?);
+    file.rewind()?;
+    io::copy(&mut file, &mut copy)?;
+    Ok(copy)
 }
 
 /// The device process's ends of the sockets that QEMU has the other ends of.
@@ -165,9 +219,12 @@ fn connect_nic(
     arguments: &mut Vec<String>,
 ) -> Result<UnixListener, StartError> {
     let (listener, file) = passing_name::listener(folder).map_err(StartError::Socket)?;
+    // Run by root, QEMU is another user. Nobody else can reach a socket without a name.
+    let everybody = Permissions::from_mode(0o666);
+    std::fs::set_permissions(format!("/proc/self/fd/{}", file.as_raw_fd()), everybody).map_err(StartError::Socket)?;
     let fd = files.add(file);
     let mac = mac_words(nic.mac);
-    arguments.extend(["-chardev".into(), format!("socket,id=nic,path=/proc/self/fd/{fd}")]);
+    arguments.extend(["-chardev".into(), format!("socket,id=nic,path=/fd/{fd}")]);
     arguments.extend(["-netdev".into(), "vhost-user,id=net,chardev=nic".into()]);
     arguments.extend(["-device".into(), format!("virtio-net-device,netdev=net,mac={mac}")]);
     Ok(listener)
@@ -233,13 +290,7 @@ fn start_devices(
 }
 
 /// QEMU's command line without our devices: the microvm machine with every default device off.
-fn machine_arguments(
-    size: MachineSize,
-    kernel_fd: i32,
-    initramfs_fd: i32,
-    console_fd: i32,
-    command_line: &str,
-) -> Vec<String> {
+fn machine_arguments(size: MachineSize, reopened_fds: &[i32], console_fd: i32, command_line: &str) -> Vec<String> {
     let memory = size.memory_mib;
     // With ACPI on, QEMU tells of devices in its tables and not on the command line, and this kernel has no ACPI.
     // The RTC stays: without one the guest waits a full second for it. The PIT calibrates the guest's timers.
@@ -258,10 +309,10 @@ fn machine_arguments(
             "-sandbox",
             "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into(),
         ),
+        // Firmware lies in the root that QEMU gets.
+        ("-L", "/".into()),
         // vhost-user back ends refuse virtio 0.9.
         ("-global", "virtio-mmio.force-legacy=false".into()),
-        ("-kernel", format!("/proc/self/fd/{kernel_fd}")),
-        ("-initrd", format!("/proc/self/fd/{initramfs_fd}")),
         ("-append", command_line.into()),
         ("-display", "none".into()),
         ("-chardev", format!("socket,id=console,fd={console_fd}")),
@@ -274,6 +325,10 @@ fn machine_arguments(
         .map(String::from)
         .to_vec();
     words.extend(options.into_iter().flat_map(|(flag, value)| [flag.to_string(), value]));
+    // In the order of the descriptors.
+    for (flag, fd) in ["-kernel", "-initrd"].into_iter().zip(reopened_fds) {
+        words.extend([flag.into(), format!("/fd/{fd}")]);
+    }
     words
 }
 
@@ -337,8 +392,8 @@ async fn watch(
     }
     let mut end = ended(program, exit, console);
     let complaints = complaints.await.unwrap_or_default();
-    if let Some(line) = complaints.lines().rev().find(|line| !line.trim().is_empty()) {
-        end.reason = format!("{}: {}", end.reason, line.trim());
+    if let Some(words) = last_complaint(&complaints, |_| true) {
+        end.reason = format!("{}: {words}", end.reason);
     }
     end
 }

@@ -12,7 +12,7 @@ use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::process::{HandedFiles, StartError, collect_complaints, ended, spawn};
+use super::process::{HandedFiles, StartError, collect_complaints, ended, last_complaint, spawn};
 use super::{MachineEnd, RunningMachine};
 
 /// A helper ends well when its machine has hung up: how long the machine's own end may take to be told.
@@ -189,9 +189,8 @@ async fn child_end(name: &str, status: io::Result<ExitStatus>, complaints: &mut 
     }
     let mut end = ended(name, status, String::new());
     let complaints = complaints.await.unwrap_or_default();
-    let words = |line: &&str| !line.trim().is_empty() && !line.starts_with(NO_SYSLOG);
-    if let Some(line) = complaints.lines().rev().find(words) {
-        end.reason = format!("{}: {}", end.reason, line.trim());
+    if let Some(words) = last_complaint(&complaints, |line| !line.starts_with(NO_SYSLOG)) {
+        end.reason = format!("{}: {words}", end.reason);
     }
     end
 }

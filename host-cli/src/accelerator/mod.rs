@@ -8,6 +8,7 @@ mod frequency;
 mod helper;
 mod kvm;
 mod process;
+mod program;
 
 use std::fs::File;
 use std::net::IpAddr;

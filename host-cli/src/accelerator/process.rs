@@ -10,6 +10,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use tokio::process::{Child, ChildStderr, Command};
 
 use super::MachineEnd;
+use super::program::ProgramError;
 use crate::console;
 use crate::parts::PartError;
 use crate::sys;
@@ -25,6 +26,10 @@ pub(crate) enum StartError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot read the guest kernel")]
+    Kernel(#[source] io::Error),
+    #[error("cannot prepare a root directory for QEMU, and will not emulate without one")]
+    Emulator(#[source] ProgramError),
     #[error("cannot prepare the machine's configuration")]
     Config(#[source] io::Error),
     #[error("cannot make a socket for the machine")]
@@ -59,6 +64,11 @@ impl HandedFiles {
             child_fd,
         });
         child_fd
+    }
+
+    /// The numbers of all files that were added.
+    pub(super) fn numbers(&self) -> Vec<i32> {
+        self.0.iter().map(|file| file.child_fd).collect()
     }
 }
 
@@ -135,10 +145,37 @@ pub(super) fn ended(program: &str, status: io::Result<ExitStatus>, console: Stri
     }
 }
 
+/// Longest line of a process's stderr that is told with its end, bytes.
+const LAST_WORDS_BYTES_MAX: usize = 1024;
+
+/// The last line of `complaints` that is `wanted` and not empty, fit for a terminal: a hostile guest may have had a hand in
+/// it.
+pub(super) fn last_complaint(complaints: &str, wanted: impl Fn(&str) -> bool) -> Option<String> {
+    let mut lines = complaints.lines().rev().map(str::trim);
+    let line = lines.find(|line| !line.is_empty() && wanted(line))?;
+    Some(capsid_image::printable(line.as_bytes(), LAST_WORDS_BYTES_MAX))
+}
+
 /// What a process says on stderr.
 pub(super) async fn collect_complaints(stderr: Option<ChildStderr>) -> String {
     match stderr {
         Some(stderr) => console::collect(stderr).await,
         None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_one_line_that_does_nothing_to_a_terminal() {
+        let words = |text| last_complaint(text, |line| !line.starts_with("noise"));
+        assert_eq!(words("first\nlast \n\nnoise\n").as_deref(), Some("last"));
+        assert_eq!(words("\n noise\n"), None);
+        let told = words("qemu: \x1b]0;title\x07 \x1b[2J\u{9b}31m").unwrap();
+        assert!(!told.chars().any(char::is_control), "{told:?}");
+        let long = "x".repeat(1 << 20);
+        assert!(words(&long).unwrap().len() <= LAST_WORDS_BYTES_MAX + 8);
     }
 }

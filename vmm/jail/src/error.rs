@@ -1,6 +1,7 @@
 //! Why a process could not be confined.
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::FilterError;
 
@@ -58,6 +59,29 @@ pub enum JailError {
         #[source]
         source: io::Error,
     },
+    /// A file that belongs into the root of a program.
+    #[error("cannot {action} {path} for the root of a program")]
+    ProgramFile {
+        /// What was to be done with it.
+        action: &'static str,
+        /// Path on the host.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Neither another user nor a user namespace.
+    #[error(
+        "this host lets root neither change its user nor enter a user namespace: permit one of them (CAP_SETUID and \
+         CAP_SETGID, or user.max_user_namespaces)"
+    )]
+    StillRoot,
+    /// The program did not start.
+    #[error("cannot execute the program in its own root")]
+    Execute(#[source] io::Error),
+    /// The program's own filters.
+    #[error("cannot filter the program's system calls")]
+    ProgramFilter(#[source] FilterError),
     /// User and group.
     #[error("cannot become an unprivileged user: {step}")]
     User {

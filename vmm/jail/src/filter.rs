@@ -120,6 +120,21 @@ impl SyscallFilter {
     /// # Errors
     /// [`FilterError::Empty`], [`FilterError::Compile`].
     pub fn new(rules: &[Rule]) -> Result<Self, FilterError> {
+        Self::compile(rules, SeccompAction::KillProcess, SeccompAction::Allow)
+    }
+
+    /// Compiles the calls that fail with `errno`. Such a filter permits everything else and is used beside one of
+    /// [`SyscallFilter::new`] that permits these calls too: of several filters the strictest answer counts (seccomp(2)).
+    ///
+    /// # Errors
+    /// [`FilterError::Empty`], [`FilterError::Compile`].
+    pub fn refusing(refusals: &[Rule], errno: i32) -> Result<Self, FilterError> {
+        let action = SeccompAction::Errno(errno.unsigned_abs());
+        Self::compile(refusals, SeccompAction::Allow, action)
+    }
+
+    /// `matched` is for calls that `rules` name, `other` for the rest.
+    fn compile(rules: &[Rule], other: SeccompAction, matched: SeccompAction) -> Result<Self, FilterError> {
         if rules.is_empty() {
             return Err(FilterError::Empty);
         }
@@ -136,13 +151,7 @@ impl SyscallFilter {
                 chain.push(SeccompRule::new(conditions).map_err(FilterError::Compile)?);
             }
         }
-        let filter = SeccompFilter::new(
-            chains,
-            SeccompAction::KillProcess,
-            SeccompAction::Allow,
-            TargetArch::x86_64,
-        )
-        .map_err(FilterError::Compile)?;
+        let filter = SeccompFilter::new(chains, other, matched, TargetArch::x86_64).map_err(FilterError::Compile)?;
         let program = BpfProgram::try_from(filter).map_err(FilterError::Compile)?;
         Ok(Self(program))
     }

@@ -21,7 +21,16 @@ use rustix::thread::{
 use crate::{JailError, privileges, sys};
 
 /// `nobody` and `nogroup`: the kernel's overflow ids, which own nothing.
-const NOBODY: u32 = 65534;
+pub(crate) const NOBODY: u32 = 65534;
+
+/// First of the users that programs get, one each: above what systemd gives to containers, below what it calls unsafe
+/// (systemd's `docs/UIDS-GIDS.md`). Process ids, which are below 2^22, are added.
+const PROGRAM_USERS: u32 = 1_900_000_000;
+
+/// A user that no other process is, for as long as this process lives: it waits for the program it becomes.
+pub(crate) fn own_user() -> u32 {
+    PROGRAM_USERS + rustix::process::getpid().as_raw_nonzero().get().unsigned_abs()
+}
 
 /// How the namespaces were left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,27 +104,54 @@ pub(crate) fn keep_for_files(namespaces: Namespaces) -> Result<Owners, JailError
     }
 }
 
-/// Becomes `nobody` in a user namespace, keeping just enough capabilities to drop the rest of them.
-pub(crate) fn drop_user(namespaces: Namespaces) -> Result<(), JailError> {
+/// What [`drop_user`] came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Dropped {
+    /// A user that owns nothing, in place of root.
+    pub(crate) user: bool,
+    /// A user namespace of its own.
+    pub(crate) namespace: bool,
+}
+
+impl Dropped {
+    /// Whether the host's root is out of reach: what is left of it in a user namespace of its own has no capability
+    /// outside.
+    pub(crate) fn has_left_root(self) -> bool {
+        self.user || self.namespace
+    }
+}
+
+/// Becomes `wanted`, or `nobody` where a container knows no such user, in a user namespace; keeps just enough
+/// capabilities to drop the rest of them.
+pub(crate) fn drop_user(namespaces: Namespaces, wanted: u32) -> Result<Dropped, JailError> {
     if namespaces == Namespaces::InUserNamespace {
-        return Ok(());
+        return Ok(Dropped {
+            user: true,
+            namespace: true,
+        });
     }
     // CAP_SETPCAP must survive the change of user: the bounding set is emptied later.
     set_keep_capabilities(true).map_err(fail("keep capabilities"))?;
     // A container may not have these ids, or may not change groups: its own user is then what there is.
     tolerate_unmapped(set_thread_groups(&[])).map_err(fail("leave groups"))?;
-    let group = Gid::from_raw(NOBODY);
-    tolerate_unmapped(set_thread_res_gid(group, group, group)).map_err(fail("change group"))?;
-    let user = Uid::from_raw(NOBODY);
-    tolerate_unmapped(set_thread_res_uid(user, user, user)).map_err(fail("change user"))?;
+    let user = become_user(wanted)? || become_user(NOBODY)?;
     let mut sets = capabilities(None).map_err(fail("read capabilities"))?;
     sets.effective = sets.permitted & CapabilitySet::SETPCAP;
     set_capabilities(None, sets).map_err(fail("keep SETPCAP"))?;
-    match sys::unshare(UnshareFlags::NEWUSER) {
-        Ok(()) => Ok(()),
-        Err(Errno::PERM | Errno::NOSPC | Errno::USERS | Errno::INVAL | Errno::NOSYS) => Ok(()),
-        Err(errno) => Err(fail("enter a user namespace")(errno)),
-    }
+    let namespace = match sys::unshare(UnshareFlags::NEWUSER) {
+        Ok(()) => true,
+        Err(Errno::PERM | Errno::NOSPC | Errno::USERS | Errno::INVAL | Errno::NOSYS) => false,
+        Err(errno) => return Err(fail("enter a user namespace")(errno)),
+    };
+    Ok(Dropped { user, namespace })
+}
+
+/// Whether this process has become user and group `id`.
+fn become_user(id: u32) -> Result<bool, JailError> {
+    let (user, group) = (Uid::from_raw(id), Gid::from_raw(id));
+    tolerate_unmapped(set_thread_res_gid(group, group, group)).map_err(fail("change group"))?;
+    tolerate_unmapped(set_thread_res_uid(user, user, user)).map_err(fail("change user"))?;
+    Ok(rustix::process::getuid() == user)
 }
 
 fn tolerate_unmapped(result: rustix::io::Result<()>) -> rustix::io::Result<()> {

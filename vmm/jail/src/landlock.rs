@@ -1,5 +1,8 @@
 //! Step: Landlock, a second lock behind the empty root, where the kernel has it.
 
+use std::os::fd::{AsRawFd, RawFd};
+
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::{JailError, sys};
@@ -7,6 +10,12 @@ use crate::{JailError, sys};
 /// File system rights by ABI version (`include/uapi/linux/landlock.h`): bits 0..=12 since 1, refer (13) since 2,
 /// truncate (14) since 3, device ioctls (15) since 5.
 const FILE_RIGHTS: [u64; 5] = [0x1fff, 0x3fff, 0x7fff, 0x7fff, 0xffff];
+/// `LANDLOCK_ACCESS_FS_EXECUTE`.
+const EXECUTE: u64 = 1;
+/// `LANDLOCK_ACCESS_FS_READ_FILE`.
+const READ_FILE: u64 = 1 << 2;
+/// `LANDLOCK_ACCESS_FS_READ_DIR`.
+const READ_FOLDER: u64 = 1 << 3;
 /// TCP bind and connect, since ABI 4.
 const NETWORK_RIGHTS: u64 = 0b11;
 /// Abstract UNIX sockets and signals towards processes outside, since ABI 6.
@@ -21,7 +30,7 @@ pub(crate) fn restrict_where_available() -> Result<(), JailError> {
         Err(errno) => return Err(JailError::Landlock(errno.into())),
     };
     let ruleset = ruleset(version);
-    sys::landlock_restrict(&ruleset).map_err(|errno| JailError::Landlock(errno.into()))
+    restrict(&ruleset)
 }
 
 /// The same, but files: for a process whose root holds only what it serves.
@@ -36,7 +45,37 @@ pub(crate) fn restrict_all_but_files_where_available() -> Result<(), JailError> 
         handled_access_fs: 0,
         ..ruleset(version)
     };
-    sys::landlock_restrict(&ruleset).map_err(|errno| JailError::Landlock(errno.into()))
+    restrict(&ruleset)
+}
+
+/// Denies everything but reading and executing what the root directory holds, and reading `files` where they are regular
+/// files: for a program whose root holds only what it needs.
+pub(crate) fn restrict_to_reading_where_available(files: &[RawFd]) -> Result<(), JailError> {
+    let fail = |errno: Errno| JailError::Landlock(errno.into());
+    let version = match sys::landlock_version() {
+        Ok(version) => version,
+        Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => return Ok(()),
+        Err(errno) => return Err(fail(errno)),
+    };
+    let ruleset = sys::Ruleset::new(&ruleset(version)).map_err(fail)?;
+    let root =
+        rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(fail)?;
+    ruleset
+        .permit(root.as_raw_fd(), READ_FILE | READ_FOLDER | EXECUTE)
+        .map_err(fail)?;
+    for &file in files {
+        match ruleset.permit(file, READ_FILE) {
+            // A memory file, which Landlock leaves alone, or a socket, which cannot be opened.
+            Ok(()) | Err(Errno::BADFD) => {}
+            Err(errno) => return Err(fail(errno)),
+        }
+    }
+    ruleset.restrict().map_err(fail)
+}
+
+fn restrict(ruleset: &sys::LandlockRuleset) -> Result<(), JailError> {
+    let made = sys::Ruleset::new(ruleset).and_then(|ruleset| ruleset.restrict());
+    made.map_err(|errno| JailError::Landlock(errno.into()))
 }
 
 fn ruleset(version: u32) -> sys::LandlockRuleset {

@@ -19,14 +19,18 @@ mod identity;
 mod landlock;
 mod panic;
 mod privileges;
+mod program;
 mod relay;
 mod rlimits;
 mod root;
 mod share;
 mod sys;
 
+use std::convert::Infallible;
+use std::ffi::CString;
 use std::io;
 use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStringExt;
 
 use rustix::process::Pid;
 
@@ -36,6 +40,7 @@ pub use error::JailError;
 pub use filter::{Condition, FilterError, Rule, SyscallFilter};
 pub use identity::Owners;
 pub use panic::{ABORTED_STATUS, abort_on_panic, panic_rules};
+pub use program::{Program, ProgramFile};
 pub use rlimits::{Resource, Rlimit};
 pub use share::Share;
 
@@ -77,9 +82,9 @@ impl Jail {
     }
 
     fn confine(&self, parent: Option<Pid>) -> Result<Option<relay::Lifeline>, JailError> {
-        let (namespaces, lifeline) = self.leave(RelayUser::Nobody, parent)?;
+        let (namespaces, lifeline) = self.leave(RelayUser::Becomes(identity::NOBODY), parent)?;
         root::empty()?;
-        identity::drop_user(namespaces)?;
+        identity::drop_user(namespaces, identity::NOBODY)?;
         // Limits that count per user count per user namespace only inside one of our own (Linux 5.14).
         rlimits::lower(&self.rlimits)?;
         privileges::drop_all()?;
@@ -111,6 +116,42 @@ impl Jail {
         landlock::restrict_all_but_files_where_available()?;
         hide(lifeline, parent)?;
         Ok((prepared, owners))
+    }
+
+    /// Confines the calling process as [`Jail::enter`] does and has it execute `program`, whose files are then its root.
+    /// `filters` apply from the execution on, so they must permit it and what the program's own start needs.
+    ///
+    /// An executed program can be traced by its user's other processes, whatever this process does
+    /// (`begin_new_exec` in the kernel's `fs/exec.c`). Run by root it therefore gets a user of its own, and none at all is
+    /// not tolerated.
+    ///
+    /// # Errors
+    /// As [`Jail::enter`]; the program's execution.
+    pub fn execute(&self, program: &Program, filters: &[SyscallFilter]) -> Result<Infallible, JailError> {
+        let parent = rustix::process::getppid();
+        let outside = (rustix::process::geteuid(), rustix::process::getegid());
+        let user = identity::own_user();
+        let (namespaces, lifeline) = self.leave(RelayUser::Becomes(user), parent)?;
+        if namespaces == identity::Namespaces::InUserNamespace {
+            identity::map_own_ids(outside)?;
+        }
+        program::enter(&program.files)?;
+        let dropped = identity::drop_user(namespaces, user)?;
+        if !dropped.has_left_root() {
+            return Err(JailError::StillRoot);
+        }
+        rlimits::lower(&self.rlimits)?;
+        privileges::drop_all()?;
+        privileges::forbid_new()?;
+        landlock::restrict_to_reading_where_available(&program.reopened_fds)?;
+        hide(lifeline, parent)?;
+        let executable = CString::new(program.executable.clone().into_os_string().into_vec())
+            .map_err(|error| JailError::Execute(error.into()))?;
+        for filter in filters {
+            filter.apply_to_thread().map_err(JailError::ProgramFilter)?;
+        }
+        nix::unistd::execve(&executable, &program.arguments, &program.environment)
+            .map_err(|errno| JailError::Execute(errno.into()))
     }
 
     /// Up to the fork into the pid namespace.

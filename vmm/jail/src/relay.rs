@@ -36,8 +36,8 @@ pub(crate) fn split(
 /// Who the relay is while it waits; in both cases it has no capabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RelayUser {
-    /// As the child is.
-    Nobody,
+    /// This one, as the child does.
+    Becomes(u32),
     /// The user who started it, as the child is.
     Kept,
 }
@@ -100,8 +100,8 @@ fn seal(
 ) -> Result<(), JailError> {
     // The child shares the mount namespace and empties the root meanwhile, so no path can be relied on here.
     descriptors::close_all_but_one(writer.as_raw_fd())?;
-    if user == RelayUser::Nobody {
-        identity::drop_user(namespaces)?;
+    if let RelayUser::Becomes(user) = user {
+        identity::drop_user(namespaces, user)?;
     }
     privileges::drop_all()?;
     privileges::forbid_new()?;

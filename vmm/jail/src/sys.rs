@@ -164,26 +164,65 @@ pub(crate) fn landlock_version() -> rustix::io::Result<u32> {
     u32::try_from(version).map_err(|_| last_errno())
 }
 
-/// Applies a ruleset without rules to the calling thread; needs `no_new_privs`.
-pub(crate) fn landlock_restrict(ruleset: &LandlockRuleset) -> rustix::io::Result<()> {
-    // A kernel that knows fewer fields accepts a longer structure when the rest is zero.
-    let size = size_of::<LandlockRuleset>();
-    // SAFETY: the attribute is a live structure of the stated size.
-    let fd = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::from_ref(ruleset), size, 0) };
-    if fd < 0 {
-        return Err(last_errno());
+/// A Landlock ruleset that is not in force yet.
+pub(crate) struct Ruleset(OwnedFd);
+
+/// `struct landlock_path_beneath_attr` (`include/uapi/linux/landlock.h`).
+#[repr(C, packed)]
+struct PathBeneath {
+    allowed_access: u64,
+    parent_fd: i32,
+}
+
+/// `LANDLOCK_RULE_PATH_BENEATH`.
+const RULE_PATH_BENEATH: u32 = 1;
+
+impl Ruleset {
+    /// A ruleset that permits nothing of what `handled` names.
+    pub(crate) fn new(handled: &LandlockRuleset) -> rustix::io::Result<Self> {
+        // A kernel that knows fewer fields accepts a longer structure when the rest is zero.
+        let size = size_of::<LandlockRuleset>();
+        // SAFETY: the attribute is a live structure of the stated size.
+        let fd = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::from_ref(handled), size, 0) };
+        if fd < 0 {
+            return Err(last_errno());
+        }
+        // SAFETY: the kernel has just made this fd for us, and nobody else knows it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
     }
-    // SAFETY: the kernel has just made this fd for us, and nobody else knows it.
-    let ruleset = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
-    // SAFETY: no pointers; the fd is open.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_landlock_restrict_self,
-            std::os::fd::AsRawFd::as_raw_fd(&ruleset),
-            0,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(last_errno()) }
+
+    /// Permits `rights` on the file open as `number`, and on what lies below it where it is a folder.
+    pub(crate) fn permit(&self, number: RawFd, rights: u64) -> rustix::io::Result<()> {
+        let rule = PathBeneath {
+            allowed_access: rights,
+            parent_fd: number,
+        };
+        // SAFETY: the rule is a live structure of the kind that the constant names; a number that is not open gives an
+        // error.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_landlock_add_rule,
+                std::os::fd::AsRawFd::as_raw_fd(&self.0),
+                RULE_PATH_BENEATH,
+                &raw const rule,
+                0,
+            )
+        };
+        if result == 0 { Ok(()) } else { Err(last_errno()) }
+    }
+
+    /// Applies the ruleset to the calling thread; needs `no_new_privs`.
+    pub(crate) fn restrict(&self) -> rustix::io::Result<()> {
+        // SAFETY: no pointers; the fd is open.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_landlock_restrict_self,
+                std::os::fd::AsRawFd::as_raw_fd(&self.0),
+                0,
+            )
+        };
+        if result == 0 { Ok(()) } else { Err(last_errno()) }
+    }
 }
 
 fn last_errno() -> Errno {

@@ -2,27 +2,43 @@
 //! about it in `/proc`.
 #![allow(missing_docs)]
 
+use std::ffi::CString;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use capsid_jail::{Condition, Jail, Resource, Rlimit, Rule, SyscallFilter, abort_on_panic, panic_rules};
+use capsid_jail::{
+    Condition, Jail, Program, ProgramFile, Resource, Rlimit, Rule, SyscallFilter, abort_on_panic, panic_rules,
+};
 
 const ROLE: &str = "--confined";
+/// The process that executes this program in a root of its own.
+const EXECUTING: &str = "--executing";
+/// Name of the loader that programs name (System V ABI, AMD64 supplement).
+const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
+/// This program, executed there.
+const EXECUTED: &str = "--executed";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() == Some(ROLE) {
         confined(arguments.next().as_deref() == Some("with-pid-namespace"));
     }
+    match std::env::args().nth(1).as_deref() {
+        Some(EXECUTING) => executing(),
+        Some(EXECUTED) => executed(),
+        _ => {}
+    }
     let mut users = vec![None];
     if rustix::process::geteuid().is_root() {
         users.push(Some(1000));
     }
     for user in users {
+        println!("user {user:?}, a program");
+        a_program_has_its_own_files_and_nothing_else(user);
         for pid_namespace in [true, false] {
             println!("user {user:?}, pid namespace {pid_namespace}");
             nothing_of_the_host_is_left(&Start { user, pid_namespace });
@@ -96,6 +112,130 @@ fn confined(pid_namespace: bool) -> ! {
         _ => std::process::exit(7),
     }
     std::process::exit(99)
+}
+
+/// Executes this program with no file but those that it is made of, and fd 9 to be opened again.
+fn executing() -> ! {
+    let maps = fs::read_to_string("/proc/self/maps").expect("procfs");
+    let mut paths: Vec<&str> = maps
+        .lines()
+        .filter_map(|line| line.find('/').map(|at| &line[at..]))
+        .collect();
+    paths.sort_unstable();
+    paths.dedup();
+    let own = fs::read_link("/proc/self/exe").expect("procfs");
+    let files = paths.into_iter().map(|path| ProgramFile {
+        source: path.into(),
+        // The loader's name in programs is a link's.
+        name: if path.contains("/ld-linux") { LOADER } else { path }.into(),
+    });
+    let word = |text: &str| CString::new(text).expect("no NUL");
+    let program = Program {
+        executable: own,
+        files: files.collect(),
+        arguments: vec![word("program"), word(EXECUTED)],
+        environment: vec![word("ONLY=this")],
+        reopened_fds: vec![9],
+    };
+    let jail = Jail {
+        keep_fds: vec![0, 1, 2, 9],
+        rlimits: vec![Rlimit {
+            resource: Resource::RLIMIT_NOFILE,
+            most: 64,
+        }],
+        pid_namespace: true,
+    };
+    let refused = [Rule::always(libc::SYS_ptrace, "test: any filter")];
+    let filter = SyscallFilter::refusing(&refused, libc::EPERM).expect("the rule compiles");
+    match jail.execute(&program, &[filter]) {
+        Ok(never) => match never {},
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+/// What a program sees, one line each; then it waits for the end of its input.
+fn executed() -> ! {
+    let mut names = Vec::new();
+    let mut folders = vec![PathBuf::from("/")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let is_folder = entry.file_type().expect("a type").is_dir();
+            if is_folder && path != Path::new("/fd") {
+                folders.push(path);
+            } else {
+                names.push(path.display().to_string());
+            }
+        }
+    }
+    names.sort();
+    let told = |result: std::io::Result<String>| result.unwrap_or_else(|error| format!("{:?}", error.kind()));
+    let write = |path: &str| told(fs::write(path, "x").map(|()| "written".into()));
+    println!("files {}", names.join(" "));
+    println!("environment {:?}", std::env::vars().collect::<Vec<_>>());
+    println!("own {}", told(fs::read_to_string("/fd/9")));
+    println!("new {}", write("/new"));
+    println!(
+        "program {}",
+        write(names.iter().find(|name| name.contains(".so")).expect("a library"))
+    );
+    println!("ready");
+    let _ = std::io::stdin().read(&mut [0]);
+    std::process::exit(7)
+}
+
+fn a_program_has_its_own_files_and_nothing_else(user: Option<u32>) {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let copy = home.path().join("confinement");
+    fs::copy("/proc/self/exe", &copy).expect("a copy of this program");
+    let everyone = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(home.path(), everyone).expect("a readable directory");
+    let readable = home.path().join("readable");
+    fs::write(&readable, "content").expect("a file");
+    let mut command = Command::new("/bin/sh");
+    let script = format!("exec 9<'{}'; exec '{}' {EXECUTING}", readable.display(), copy.display());
+    command
+        .args(["-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    if let Some(user) = user {
+        command.uid(user).gid(user);
+    }
+    let mut relay = command.spawn().expect("the process starts");
+    let mut lines = BufReader::new(relay.stdout.take().expect("a pipe")).lines();
+    let mut next = || lines.next().expect("a line").expect("text");
+    let files = next();
+    let files: Vec<&str> = files.strip_prefix("files ").expect("files").split(' ').collect();
+    let is_known = |name: &&str| name.ends_with("/confinement") || name.contains(".so") || *name == "/fd";
+    assert!(files.iter().all(|name| is_known(name)), "{files:?}");
+    assert_eq!(next(), r#"environment [("ONLY", "this")]"#);
+    assert_eq!(next(), "own content");
+    assert_eq!(next(), "new ReadOnlyFilesystem");
+    let refused = next();
+    assert!(!refused.contains("written"), "{refused}");
+    assert_eq!(next(), "ready");
+    let pid = child_of(relay.id());
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(field(&status, set), "0000000000000000", "{set}");
+    }
+    assert_eq!(field(&status, "NoNewPrivs"), "1");
+    assert_eq!(field(&status, "Seccomp"), "2");
+    let own: u32 = field(&status, "Uid")
+        .split('\t')
+        .next()
+        .and_then(|uid| uid.parse().ok())
+        .expect("a user");
+    match user.or_else(|| (!rustix::process::geteuid().is_root()).then(|| rustix::process::geteuid().as_raw())) {
+        Some(user) => assert_eq!(own, user),
+        None => assert!(own > 1_900_000_000, "a user of its own, not {own}"),
+    }
+    for name in ["user", "mnt", "net", "ipc", "uts", "cgroup", "pid"] {
+        let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{name}")).expect("a namespace");
+        assert_ne!(namespace(&pid.to_string()), namespace("self"), "{name}");
+    }
+    drop(relay.stdin.take());
+    assert_eq!(relay.wait().expect("a child").code(), Some(7));
 }
 
 struct Start {

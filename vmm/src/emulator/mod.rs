@@ -1,0 +1,86 @@
+//! Another VMM, confined as ours is: where there is no usable KVM, QEMU runs the guest's instructions.
+//!
+//! ```text
+//!   supervisor ── config, open files ──► capsid-vmm ── jail ── filters ── execve ──► QEMU
+//! ```
+//!
+//! QEMU is a program of the host's: it needs its libraries and firmware, opens files by path and makes code at run time.
+//! So its root directory holds just these files ([`capsid_jail::Program`]), and its filter permits far more calls than
+//! our own threads have. QEMU's own `-sandbox` comes on top.
+
+mod filters;
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+
+use capsid_jail::{FilterError, Jail, JailError, Program, ProgramFile, Resource, Rlimit};
+
+use crate::config::EmulatorConfig;
+
+/// Most fds: those handed over, those that QEMU makes for itself (event and signal fds, a memory file), two of a queue
+/// for each device, and some to spare.
+const FDS_MAX: u64 = 256;
+/// Threads besides vCPUs: relay, main loop, RCU, and the workers that QEMU's thread pool may have at a time.
+const OTHER_THREADS: u64 = 16;
+
+/// Why QEMU does not run confined.
+#[derive(Debug, thiserror::Error)]
+pub enum EmulatorError {
+    /// A word of its command line.
+    #[error("a word of the emulator's command line has a NUL byte")]
+    Word(#[source] std::ffi::NulError),
+    /// Its filter.
+    #[error("cannot filter the emulator's system calls")]
+    Filter(#[source] FilterError),
+    /// Its jail.
+    #[error("cannot confine the emulator, and will not emulate without that (see `capsid doctor`)")]
+    Confine(#[source] JailError),
+}
+
+/// Becomes the emulator. Returns only if that fails.
+///
+/// # Errors
+/// [`EmulatorError`].
+pub fn execute(config: &EmulatorConfig) -> Result<std::convert::Infallible, EmulatorError> {
+    let program = program(config).map_err(EmulatorError::Word)?;
+    let filters = filters::all().map_err(EmulatorError::Filter)?;
+    jail(config).execute(&program, &filters).map_err(EmulatorError::Confine)
+}
+
+fn program(config: &EmulatorConfig) -> Result<Program, std::ffi::NulError> {
+    let word = |word: &String| CString::new(word.as_bytes());
+    let mut arguments = vec![CString::new(config.executable.as_os_str().as_bytes())?];
+    for argument in &config.arguments {
+        arguments.push(word(argument)?);
+    }
+    Ok(Program {
+        executable: config.executable.clone(),
+        files: config
+            .files
+            .iter()
+            .map(|file| ProgramFile {
+                source: file.source.clone(),
+                name: file.name.clone(),
+            })
+            .collect(),
+        arguments,
+        environment: config.environment.iter().map(word).collect::<Result<_, _>>()?,
+        reopened_fds: config.reopened_fds.clone(),
+    })
+}
+
+fn jail(config: &EmulatorConfig) -> Jail {
+    let mut keep_fds = [&config.fds[..], &config.reopened_fds].concat();
+    keep_fds.push(2);
+    let rlimit = |resource, most| Rlimit { resource, most };
+    Jail {
+        keep_fds,
+        rlimits: vec![
+            rlimit(Resource::RLIMIT_NOFILE, FDS_MAX),
+            rlimit(Resource::RLIMIT_NPROC, u64::from(config.vcpus) + OTHER_THREADS),
+            // The one file that it may make longer is the guest's memory.
+            rlimit(Resource::RLIMIT_FSIZE, u64::from(config.memory_mib) << 20),
+        ],
+        pid_namespace: true,
+    }
+}
