@@ -11,6 +11,8 @@ use capsid_jail::Share;
 pub(crate) enum Command {
     /// Say which version this is.
     Version,
+    /// Enter the jail and tell what it consists of.
+    Confinement,
     /// Serve.
     Serve(Arguments),
 }
@@ -41,6 +43,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command
     while let Some(word) = words.next() {
         match word.to_str() {
             Some("--version") => return Ok(Command::Version),
+            Some("--confinement") => return Ok(Command::Confinement),
             Some("--socket-fd") => socket_fd = words.next(),
             Some("--source") => source = words.next(),
             Some("--identity") => identity = words.next(),
@@ -104,6 +107,7 @@ mod tests {
         assert_eq!(arguments.share.file_name, Some("file".into()));
         assert!(arguments.share.readonly);
         assert!(matches!(parse(words("--version")), Ok(Command::Version)));
+        assert!(matches!(parse(words("--confinement")), Ok(Command::Confinement)));
     }
 
     #[test]

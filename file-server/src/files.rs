@@ -229,7 +229,20 @@ impl FileSystem for Files {
     }
 
     fn link(&self, context: &Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry> {
-        self.inner.link(context, inode, parent, name)
+        let linked = self.inner.link(context, inode, parent, name);
+        linked.map_err(|error| match error.raw_os_error() {
+            // Before Linux 6.10 only capabilities in the host's own user namespace permit it (linkat(2), AT_EMPTY_PATH),
+            // and a kernel that does not says that there is no such file. Programs copy where links are not permitted.
+            Some(libc::ENOENT)
+                if self
+                    .inner
+                    .getattr(context, inode, None)
+                    .is_ok_and(|(known, _)| known.st_nlink > 0) =>
+            {
+                refuse(libc::EPERM)
+            }
+            _ => error,
+        })
     }
 
     fn open(

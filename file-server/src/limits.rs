@@ -10,8 +10,11 @@ pub(crate) const LISTING_BYTES: u32 = 1 << 20;
 /// Most bytes of a request, and of the room for its answer: `max_pages` of data, and a page for what stands before them.
 pub(crate) const MESSAGE_BYTES: usize = (1 << 20) + 4096;
 
-/// Most files that are open or known to the guest at a time, where the host permits as many: each is an fd.
-pub(crate) const FDS: u64 = 1 << 20;
+/// Most files that are open or known to the guest at a time, where the host permits as many: each is an fd, with an inode
+/// and a name that stay in the host's memory, about 1.5 KiB together. So a hostile guest holds 400 MiB by a share, and one
+/// that walks a source tree or a folder of packages (a few ten thousand files) has room. Beyond, it gets `EMFILE`, until its
+/// kernel forgets files that it has not used for long.
+pub(crate) const FDS: u64 = 1 << 18;
 
 /// Threads: main, requests, rings; and the relay outside the pid namespace, which counts for the same user.
 pub(crate) const THREADS: u64 = 4;

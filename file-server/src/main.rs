@@ -1,5 +1,6 @@
 //! `capsid-fs --socket-fd N --source PATH --identity DEVICE:INODE [--file NAME] [--readonly]`: serves one folder, or one
-//! file under a name of its own, to one machine. Started by a supervisor, not by hand.
+//! file under a name of its own, to one machine. Started by a supervisor, not by hand. `capsid-fs --confinement` does nothing
+//! but enter its jail, with its own program as the share, and tell what that consists of on this host.
 //!
 //! ```text
 //! main ── confined, waits      requests ── the vhost-user protocol      rings ── FUSE requests, one after the other
@@ -29,19 +30,24 @@ fn main() -> ExitCode {
             println!("capsid-fs {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
-        Ok(Command::Serve(arguments)) => match server::serve(&arguments) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("capsid-fs: {}", chain(&error));
-                ExitCode::FAILURE
-            }
-        },
+        Ok(Command::Confinement) => exit(server::report_confinement()),
+        Ok(Command::Serve(arguments)) => exit(server::serve(&arguments)),
         Err(error) => {
             eprintln!("capsid-fs: {error}");
             eprintln!(
                 "usage: capsid-fs --socket-fd N --source PATH --identity DEVICE:INODE [--file NAME] [--readonly]"
             );
             ExitCode::from(2)
+        }
+    }
+}
+
+fn exit(result: Result<(), server::ServeError>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("capsid-fs: {}", chain(&error));
+            ExitCode::FAILURE
         }
     }
 }

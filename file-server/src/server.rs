@@ -1,10 +1,11 @@
 //! The life of the process: take the socket, confine, serve until the machine is gone.
 
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixListener;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use capsid_jail::{FilterError, Jail, JailError, Resource, Rlimit, SyscallFilter};
+use capsid_jail::{FilterError, Jail, JailError, ReportError, Resource, Rlimit, Share, SyscallFilter};
 use rustix::process::{Rlimit as Limits, getrlimit, setrlimit};
 use vhost::vhost_user::{Error as ProtocolError, Listener};
 use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
@@ -20,6 +21,10 @@ use crate::{filters, limits, sys};
 pub(crate) enum ServeError {
     #[error("cannot confine this process")]
     Confine(#[source] JailError),
+    #[error("cannot find this program's own file")]
+    OwnProgram(#[source] io::Error),
+    #[error("cannot report what confines this process")]
+    Report(#[source] ReportError),
     #[error("cannot filter this process's system calls")]
     Filter(#[source] FilterError),
     #[error("cannot wait for requests")]
@@ -37,9 +42,9 @@ pub(crate) struct Reason(String);
 pub(crate) fn serve(arguments: &Arguments) -> Result<(), ServeError> {
     let listener = sys::inherited_listener(arguments.socket_fd);
     permit_many_files();
-    let jail = jail(&listener);
+    let jail = jail(&[2, listener.as_raw_fd()]);
     let entered = jail.enter_to_serve(&arguments.share, Files::new);
-    let (files, owners) = entered.map_err(ServeError::Confine)?;
+    let (files, owners, _) = entered.map_err(ServeError::Confine)?;
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     let device = Arc::new(FileDevice::new(files.owned_by(owners), memory.clone()));
     let daemon = |error: DaemonError| ServeError::Daemon(Reason(error.to_string()));
@@ -62,6 +67,25 @@ pub(crate) fn serve(arguments: &Arguments) -> Result<(), ServeError> {
     }
 }
 
+/// Enters the jail with this program as the share, and tells on stdout what it consists of.
+pub(crate) fn report_confinement() -> Result<(), ServeError> {
+    let share = own_program().map_err(ServeError::OwnProgram)?;
+    let entered = jail(&[1, 2]).enter_to_serve(&share, Files::new);
+    let (_, _, confinement) = entered.map_err(ServeError::Confine)?;
+    capsid_jail::report(confinement).map_err(ServeError::Report)
+}
+
+fn own_program() -> io::Result<Share> {
+    let source = std::fs::read_link("/proc/self/exe")?;
+    let metadata = source.metadata()?;
+    Ok(Share {
+        source,
+        identity: (metadata.dev(), metadata.ino()),
+        file_name: Some("program".into()),
+        readonly: true,
+    })
+}
+
 /// Each file that a guest knows is an fd: as many as this process may have. Root may have more than its own limit says.
 fn permit_many_files() {
     let own = getrlimit(rustix::process::Resource::Nofile).maximum;
@@ -78,9 +102,9 @@ fn permit_many_files() {
     // What is left is the soft limit, with which fewer files can be known at a time.
 }
 
-fn jail(listener: &UnixListener) -> Jail {
+fn jail(keep_fds: &[RawFd]) -> Jail {
     Jail {
-        keep_fds: vec![2, listener.as_raw_fd()],
+        keep_fds: keep_fds.to_vec(),
         rlimits: vec![
             Rlimit {
                 resource: Resource::RLIMIT_NOFILE,

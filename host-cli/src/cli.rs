@@ -10,6 +10,7 @@ mod volume;
 
 use std::path::PathBuf;
 
+use capsid_jail::Layer;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::detach::DetachKeys;
@@ -50,6 +51,16 @@ pub(crate) struct Cli {
     /// Folder of sockets and locks [default: $XDG_RUNTIME_DIR/capsid, as root /run/capsid]
     #[arg(long, global = true, env = "CAPSID_RUN_DIR", value_name = "DIR", hide = true)]
     pub run_dir: Option<PathBuf>,
+
+    /// Start nothing without these layers of confinement, as `landlock,userns,seccomp`; see `capsid doctor`
+    #[arg(
+        long,
+        global = true,
+        env = "CAPSID_REQUIRE",
+        value_name = "LAYERS",
+        value_delimiter = ','
+    )]
+    pub require: Vec<Layer>,
 
     #[command(subcommand)]
     pub command: Command,

@@ -20,7 +20,9 @@ use crate::state::{
 };
 use crate::timings::Timings;
 use crate::volumes::{self, VolumesLock};
-use crate::{clock, doctor, events, id, names, network, parts, scratch, session, shares, store_folder, terminal};
+use crate::{
+    clock, confinement, doctor, events, id, names, network, parts, scratch, session, shares, store_folder, terminal,
+};
 
 /// Largest `--env-file` and seccomp profile, bytes: the spec that carries them is at most 4 MiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -73,6 +75,7 @@ pub(crate) async fn create(
     let _deadline = Deadline::set();
     let args = &beside_another(args, state)?;
     let (name, command) = run::image_and_command(args)?;
+    confinement::check(&[confinement::Process::Converter])?;
     let store = open_store(folders)?;
     let bars = Bars::new(args.quiet);
     let obtaining = async {

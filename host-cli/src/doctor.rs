@@ -7,12 +7,16 @@ mod checks;
 mod elf;
 mod host;
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use capsid_jail::{Confinement, Layer};
 use serde::Serialize;
 
 use crate::cli::AccelChoice;
+use crate::confinement::{self, ProbeError, Process};
+use crate::error_text::describe;
 use crate::output;
 use crate::probe::KvmVerdict;
 
@@ -49,6 +53,48 @@ pub(crate) struct Environment {
     pub data: PathBuf,
     /// Sockets and locks; need not exist yet.
     pub run: PathBuf,
+    /// What confines each kind of process.
+    pub confinement: Vec<Confined>,
+    /// Layers that the user requires.
+    pub required: BTreeSet<Layer>,
+}
+
+/// What confines one kind of process.
+#[derive(Debug)]
+pub(crate) struct Confined {
+    /// Which kind.
+    pub process: Process,
+    /// Machines start none without this one, on the accelerator that would be chosen.
+    pub is_needed: bool,
+    /// What it reports.
+    pub found: Result<Confinement, ProbeError>,
+}
+
+impl Confined {
+    /// Has a process of that kind report.
+    pub(crate) fn examine(process: Process, is_needed: bool) -> Self {
+        Self {
+            process,
+            is_needed,
+            found: confinement::probe(process),
+        }
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        let active = |layer: &Layer| self.found.as_ref().is_ok_and(|found| found.has(*layer));
+        let layers: serde_json::Map<_, _> = Layer::ALL
+            .iter()
+            .map(|layer| (layer.name().to_owned(), active(layer).into()))
+            .collect();
+        let without = self.process.does_without().map_or(&[][..], |(layers, _)| layers);
+        serde_json::json!({
+            "process": self.process.name(),
+            "layers": layers,
+            "landlock_abi": self.found.as_ref().ok().and_then(Confinement::landlock_abi),
+            "without_by_design": without.iter().map(|layer| layer.name()).collect::<Vec<_>>(),
+            "error": self.found.as_ref().err().map(|error| describe(error)),
+        })
+    }
 }
 
 /// One thing examined.
@@ -128,8 +174,10 @@ pub(crate) fn examine(environment: &Environment) -> Vec<Check> {
         passt,
         data,
         run,
+        confinement,
+        required,
     } = environment;
-    vec![
+    let mut checks = vec![
         checks::kvm(kvm, host::group_name(kvm)),
         checks::accelerator(*accelerator, kvm, qemu.is_some()),
         checks::kernel(kernel.as_deref(), kernel.as_deref().map(elf::entry)),
@@ -150,7 +198,13 @@ pub(crate) fn examine(environment: &Environment) -> Vec<Check> {
         checks::folder("run", run, &host::folder(run)),
         checks::cgroups(&host::own_cgroups()),
         checks::memory(host::available_memory()),
-    ]
+    ];
+    checks.extend(
+        confinement
+            .iter()
+            .map(|confined| checks::confinement(confined, required)),
+    );
+    checks
 }
 
 /// Whether `run` can work on this host.
@@ -175,9 +229,11 @@ pub(crate) fn to_text(checks: &[Check], marks: Marks) -> String {
     text
 }
 
-/// `{"usable": ..., "checks": [{"name": ..., "state": "ok"|"warning"|"problem", "finding": ..., "cure": ...}]}`.
-pub(crate) fn to_json(checks: &[Check]) -> serde_json::Value {
-    serde_json::json!({ "usable": can_run(checks), "checks": checks })
+/// `{"usable": ..., "checks": [{"name": ..., "state": "ok"|"warning"|"problem", "finding": ..., "cure": ...}],
+/// "confinement": [{"process": ..., "layers": {"userns": true, ...}, "landlock_abi": ..., ...}]}`.
+pub(crate) fn to_json(checks: &[Check], confinement: &[Confined]) -> serde_json::Value {
+    let confinement: Vec<_> = confinement.iter().map(Confined::to_json).collect();
+    serde_json::json!({ "usable": can_run(checks), "checks": checks, "confinement": confinement })
 }
 
 fn mark(state: State, marks: Marks) -> &'static str {
@@ -215,7 +271,7 @@ mod tests {
 
     #[test]
     fn json_says_the_same() {
-        let json = to_json(&checks());
+        let json = to_json(&checks(), &[]);
         assert_eq!(json["usable"], false);
         assert_eq!(json["checks"][1]["state"], "warning");
         assert_eq!(json["checks"][1]["cure"], "install it");
@@ -244,6 +300,8 @@ mod tests {
             passt: None,
             data: folder.path().join("not/yet/there"),
             run: folder.path().to_owned(),
+            confinement: Vec::new(),
+            required: BTreeSet::new(),
         };
         let checks = examine(&environment);
         assert!(!can_run(&checks));

@@ -42,6 +42,7 @@ mod capability;
 mod cli;
 mod clock;
 mod commands;
+mod confinement;
 mod console;
 mod control;
 mod create;
@@ -129,6 +130,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
     let code = local.block_on(&runtime, async {
+        confinement::keep_flag(cli.require);
         let context = Context {
             data: cli.data_dir,
             run: cli.run_dir,

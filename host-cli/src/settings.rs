@@ -3,6 +3,7 @@
 //! ```toml
 //! accel = "kvm"                            # auto, kvm or emulate
 //! insecure_registries = ["build:5000"]     # plain HTTP allowed
+//! require = ["landlock", "userns"]         # layers of confinement without which nothing starts
 //!
 //! [registries."registry.example:5000"]
 //! token_realms = ["auth.example"]          # HOST or HOST:PORT: its users' credentials may go there
@@ -13,6 +14,7 @@ use std::io;
 use std::path::PathBuf;
 
 use capsid_image::TokenHost;
+use capsid_jail::Layer;
 
 use crate::cli::AccelChoice;
 use crate::folders;
@@ -24,6 +26,8 @@ pub(crate) struct Settings {
     pub accel: Option<AccelChoice>,
     #[serde(default)]
     pub insecure_registries: Vec<String>,
+    #[serde(default, deserialize_with = "layers")]
+    pub require: Vec<Layer>,
     /// By name, as in references: `docker.io`, `HOST:PORT`.
     #[serde(default)]
     pub registries: BTreeMap<String, RegistrySettings>,
@@ -46,6 +50,12 @@ impl Settings {
             .map(|(name, registry)| (name.clone(), registry.token_realms.clone()))
             .collect()
     }
+}
+
+fn layers<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Layer>, D::Error> {
+    let names: Vec<String> = serde::Deserialize::deserialize(from)?;
+    let layers = names.iter().map(|name| name.parse());
+    layers.collect::<Result<_, _>>().map_err(serde::de::Error::custom)
 }
 
 /// Why the file cannot be used.
@@ -79,7 +89,7 @@ pub(crate) fn read() -> Result<Settings, SettingsError> {
 
 #[cfg(test)]
 mod tests {
-    use super::Settings;
+    use super::*;
 
     #[test]
     fn a_registry_has_token_realms() {
@@ -99,5 +109,13 @@ mod tests {
             let text = format!("[registries.\"a\"]\n{bad}\n");
             assert!(toml::from_str::<Settings>(&text).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn layers_are_required_by_name() {
+        let settings: Settings = toml::from_str("require = [\"landlock\", \"userns\"]").unwrap();
+        assert_eq!(settings.require, [Layer::Landlock, Layer::UserNamespace]);
+        let wrong = toml::from_str::<Settings>("require = [\"selinux\"]").unwrap_err();
+        assert!(wrong.to_string().contains("selinux"), "{wrong}");
     }
 }

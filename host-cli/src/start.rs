@@ -7,6 +7,7 @@ use std::process::Stdio;
 use command_fds::{CommandFdExt, FdMapping};
 use tokio::process::{Child, Command};
 
+use crate::confinement::{self, RequirementError};
 use crate::control::{self, Connection, ControlError, PodRequest};
 use crate::folders::Folders;
 use crate::hold::{self, Hold, HoldError};
@@ -39,6 +40,8 @@ pub(crate) enum StartError {
     Spawn(#[source] io::Error),
     #[error(transparent)]
     Hold(#[from] HoldError),
+    #[error("the container was not started")]
+    Requirement(#[from] RequirementError),
     #[error("cannot hand the container over to its pod")]
     Adopt(#[source] ControlError),
 }
@@ -77,6 +80,9 @@ pub(crate) async fn container(folders: &Folders, hold: Hold, container: &Contain
         let care = Care::Process(child);
         return Ok(Started { connection, care });
     };
+    // A pod that runs already was started by whoever required less.
+    let processes = confinement::processes(container.config.accelerator.word(), !container.config.shares.is_empty());
+    confinement::check(&processes)?;
     let care = self::pod(folders, pod)?;
     let (connection, theirs) = Connection::pair().map_err(StartError::Connection)?;
     let lock = std::os::fd::AsFd::as_fd(&hold)
@@ -135,6 +141,7 @@ fn supervisor(folders: &Folders, hold: Hold, id: &str, kind: Kind) -> Result<(Co
         .arg(&folders.data)
         .arg("--run-dir")
         .arg(&folders.run)
+        .args(confinement::flag())
         .args([
             "supervise",
             "--lock-fd",

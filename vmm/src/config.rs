@@ -125,6 +125,9 @@ pub struct EmulatorConfig {
     pub fds: Vec<FdNumber>,
     /// The same, for what it opens again as `/fd/N`.
     pub reopened_fds: Vec<FdNumber>,
+    /// Its `capsid_jail::Confinement` is written to stdout before it starts, and stdout stays open.
+    #[serde(default)]
+    pub reports: bool,
 }
 
 /// A file of an emulator's root.

@@ -1,6 +1,9 @@
-//! `capsid-vmm --config-fd N`: one machine, confined. Started by a supervisor, not by hand.
+//! `capsid-vmm --config-fd N`: one machine, confined. Started by a supervisor, not by hand. `capsid-vmm --confinement` does
+//! nothing but enter its jail and tell what that consists of on this host.
 
 use std::process::ExitCode;
+
+use capsid_vmm::process::ProcessError;
 
 fn main() -> ExitCode {
     capsid_jail::abort_on_panic();
@@ -11,22 +14,28 @@ fn main() -> ExitCode {
             println!("capsid-vmm {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
+        ["--confinement"] => match capsid_vmm::process::report_confinement() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failure(&error),
+        },
         ["--config-fd", number] => number.parse().map_or_else(|_| usage(), run),
         _ => usage(),
     }
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: capsid-vmm --config-fd N");
+    eprintln!("usage: capsid-vmm --config-fd N | --confinement | --version");
     ExitCode::from(2)
 }
 
 fn run(config_fd: i32) -> ExitCode {
     match capsid_vmm::process::run(config_fd) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("capsid-vmm: {}", error.chain());
-            ExitCode::FAILURE
-        }
+        Err(error) => failure(&error),
     }
+}
+
+fn failure(error: &ProcessError) -> ExitCode {
+    eprintln!("capsid-vmm: {}", error.chain());
+    ExitCode::FAILURE
 }

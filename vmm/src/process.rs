@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 
-use capsid_jail::{Jail, JailError, Resource, Rlimit};
+use capsid_jail::{Jail, JailError, ReportError, Resource, Rlimit};
 
 use crate::bay::SLOT_BYTES;
 use crate::config::{Config, FdNumber, MachineConfig, VhostUserConfig};
@@ -52,6 +52,9 @@ pub enum ProcessError {
     /// The link between machines.
     #[error("cannot carry frames")]
     Switch(#[source] SwitchError),
+    /// The report of what confines this process.
+    #[error("cannot report what confines this process")]
+    Report(#[source] ReportError),
     /// The other VMM.
     #[error("cannot emulate")]
     Emulate(#[source] EmulatorError),
@@ -110,6 +113,23 @@ pub fn run(config_fd: FdNumber) -> Result<(), ProcessError> {
         }
         Config::Emulator(config) => match emulator::execute(&config).map_err(ProcessError::Emulate)? {},
     }
+}
+
+/// Enters the jail of a machine and tells on stdout what it consists of.
+///
+/// # Errors
+/// [`ProcessError`]: this process cannot be confined here.
+pub fn report_confinement() -> Result<(), ProcessError> {
+    let jail = Jail {
+        keep_fds: vec![1, 2],
+        rlimits: vec![Rlimit {
+            resource: Resource::RLIMIT_NOFILE,
+            most: FDS_MAX,
+        }],
+        pid_namespace: true,
+    };
+    let confinement = jail.enter().map_err(ProcessError::Confine)?;
+    capsid_jail::report(confinement).map_err(ProcessError::Report)
 }
 
 fn read_config(number: FdNumber) -> Result<Config, ProcessError> {

@@ -9,12 +9,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use capsid_vmm::Status;
 use capsid_vmm::config::{
-    Config, EmulatorConfig, VhostUserBay, VhostUserConfig, VhostUserDisk, VhostUserNet, VhostUserVsock,
+    Config, EmulatorConfig, MEMORY_MIB_MIN, VhostUserBay, VhostUserConfig, VhostUserDisk, VhostUserNet, VhostUserVsock,
 };
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -59,6 +59,9 @@ const OTHER_DEVICES: usize = 2;
 /// How long the device process may take to say why, after QEMU has ended.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
+/// Name of this accelerator.
+pub(crate) const EMULATE: &str = "emulate";
+
 /// Runs machines in QEMU.
 #[derive(Debug)]
 pub(crate) struct Emulate {
@@ -79,7 +82,7 @@ impl Emulate {
 
 impl Accelerator for Emulate {
     fn name(&self) -> &'static str {
-        "emulate"
+        EMULATE
     }
 
     fn disks_max(&self, has_network: bool) -> usize {
@@ -148,11 +151,36 @@ impl Emulate {
             memory_mib: size.memory_mib,
             fds,
             reopened_fds,
+            reports: false,
         });
         let config_fd = files.add(config_file(&config)?);
         let words = ["--config-fd".into(), config_fd.to_string()];
         spawn(&parts::vmm()?, &words, files, Stdio::piped())
     }
+}
+
+/// The command that confines the QEMU at `qemu`, reports what that consists of, and has it tell its version.
+pub(crate) fn reporting_qemu(qemu: &Path) -> Result<Command, StartError> {
+    let program = program::find(qemu).map_err(StartError::Emulator)?;
+    let config = Config::Emulator(EmulatorConfig {
+        executable: program::EXECUTABLE.into(),
+        files: program.files,
+        arguments: vec!["--version".into()],
+        environment: program.environment,
+        vcpus: 1,
+        memory_mib: MEMORY_MIB_MIN,
+        fds: Vec::new(),
+        reopened_fds: Vec::new(),
+        reports: true,
+    });
+    let mut files = HandedFiles::default();
+    let config_fd = files.add(config_file(&config)?);
+    let mut command = Command::new(parts::vmm()?);
+    command
+        .args(["--config-fd", &config_fd.to_string()])
+        .stdin(Stdio::null());
+    files.hand_to(&mut command)?;
+    Ok(command)
 }
 
 /// The same file, or a copy in memory where only its owner may read it: run by root, QEMU is another user, and opens it

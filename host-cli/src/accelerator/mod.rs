@@ -24,11 +24,11 @@ use crate::plan::MachineSize;
 use crate::probe::{self, KvmVerdict};
 
 pub(crate) use device_socket::{DeviceError, DeviceSocket, watched};
-pub(crate) use emulate::Emulate;
+pub(crate) use emulate::{EMULATE, Emulate, reporting_qemu};
 pub(crate) use file_server::{Share, serve_files};
 pub(crate) use helper::{Helper, Helpers, Words, guard};
 pub(crate) use kvm::{Kvm, config_file};
-pub(crate) use process::{HandedFiles, StartError, spawn_on_its_own};
+pub(crate) use process::{HandedFiles, StartError, last_complaint, spawn_on_its_own};
 
 /// One disk of a machine: host files, one after the other.
 #[derive(Debug)]

@@ -66,6 +66,13 @@ impl HandedFiles {
         child_fd
     }
 
+    /// Has `command` start with these files.
+    pub(super) fn hand_to(self, command: &mut std::process::Command) -> Result<(), StartError> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let handed = command.fd_mappings(self.0);
+        handed.map(drop).map_err(|source| StartError::Fds { program, source })
+    }
+
     /// The numbers of all files that were added.
     pub(super) fn numbers(&self) -> Vec<i32> {
         self.0.iter().map(|file| file.child_fd).collect()
@@ -150,7 +157,7 @@ const LAST_WORDS_BYTES_MAX: usize = 1024;
 
 /// The last line of `complaints` that is `wanted` and not empty, fit for a terminal: a hostile guest may have had a hand in
 /// it.
-pub(super) fn last_complaint(complaints: &str, wanted: impl Fn(&str) -> bool) -> Option<String> {
+pub(crate) fn last_complaint(complaints: &str, wanted: impl Fn(&str) -> bool) -> Option<String> {
     let mut lines = complaints.lines().rev().map(str::trim);
     let line = lines.find(|line| !line.is_empty() && wanted(line))?;
     Some(capsid_image::printable(line.as_bytes(), LAST_WORDS_BYTES_MAX))

@@ -4,16 +4,22 @@ use std::io::IsTerminal;
 
 use super::Context;
 use crate::cli::{AccelChoice, DoctorArgs};
-use crate::doctor::{self, Environment, Marks};
-use crate::{output, parts, probe, settings};
+use crate::confinement::Process;
+use crate::doctor::{self, Confined, Environment, Marks};
+use crate::probe::KvmVerdict;
+use crate::{confinement, output, parts, probe, settings};
 
 /// Examines the host and prints what was found; exits with 1 where `run` would fail.
 pub(crate) fn run(context: Context, args: &DoctorArgs) -> anyhow::Result<u8> {
     let settings = settings::read()?;
     let folders = context.folders()?;
+    let kvm = probe::cached_verdict(&folders.run);
+    let accelerator = args.accel.or(settings.accel).unwrap_or(AccelChoice::Auto);
     let environment = Environment {
-        kvm: probe::cached_verdict(&folders.run),
-        accelerator: args.accel.or(settings.accel).unwrap_or(AccelChoice::Auto),
+        confinement: confinement(accelerator, &kvm),
+        required: confinement::required()?,
+        kvm,
+        accelerator,
         kernel: args.kernel.clone().or_else(|| parts::kernel().ok()),
         agent: parts::agent().ok(),
         vmm: parts::vmm().ok(),
@@ -25,7 +31,8 @@ pub(crate) fn run(context: Context, args: &DoctorArgs) -> anyhow::Result<u8> {
     };
     let checks = doctor::examine(&environment);
     if args.json {
-        println!("{}", output::pretty_json(&doctor::to_json(&checks))?);
+        let found = doctor::to_json(&checks, &environment.confinement);
+        println!("{}", output::pretty_json(&found)?);
     } else {
         let marks = if std::io::stdout().is_terminal() {
             Marks::Symbols
@@ -35,4 +42,24 @@ pub(crate) fn run(context: Context, args: &DoctorArgs) -> anyhow::Result<u8> {
         print!("{}", doctor::to_text(&checks, marks));
     }
     Ok(u8::from(!doctor::can_run(&checks)))
+}
+
+/// What confines the processes whose programs are there.
+fn confinement(accelerator: AccelChoice, kvm: &KvmVerdict) -> Vec<Confined> {
+    let emulates = accelerator == AccelChoice::Emulate || accelerator == AccelChoice::Auto && !kvm.is_usable();
+    let all = [
+        (Process::Vmm, parts::vmm().is_ok(), true),
+        (
+            Process::Emulator,
+            parts::vmm().is_ok() && parts::qemu().is_ok(),
+            emulates,
+        ),
+        (Process::FileServer, parts::file_server().is_ok(), false),
+        (Process::Converter, parts::vmm().is_ok(), true),
+        (Process::Passt, parts::passt().is_ok(), false),
+    ];
+    let there = all.into_iter().filter(|(_, is_there, _)| *is_there);
+    there
+        .map(|(process, _, is_needed)| Confined::examine(process, is_needed))
+        .collect()
 }

@@ -10,6 +10,7 @@ use capsid_image::LoadSource;
 
 use super::{Context, signal_exit_code, unless_interrupted};
 use crate::cli::LoadArgs;
+use crate::confinement;
 use crate::progress::Bars;
 use crate::signals::Signals;
 
@@ -22,6 +23,7 @@ pub(crate) async fn run(context: Context, args: LoadArgs) -> anyhow::Result<u8> 
         }
         None => LoadSource::Stream(File::from(std::io::stdin().as_fd().try_clone_to_owned()?)),
     };
+    confinement::check(&[confinement::Process::Converter])?;
     let (_, store) = context.store()?;
     let (mut signals, bars) = (Signals::listen_to_ending()?, Arc::new(Bars::new(args.quiet)));
     let loading = tokio::task::spawn_blocking({

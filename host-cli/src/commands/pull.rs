@@ -4,6 +4,7 @@ use capsid_image::Reference;
 
 use super::{Context, pull_options, signal_exit_code, unless_interrupted};
 use crate::cli::PullArgs;
+use crate::confinement;
 use crate::progress::Bars;
 use crate::settings;
 use crate::signals::Signals;
@@ -12,6 +13,7 @@ use crate::signals::Signals;
 pub(crate) async fn run(context: Context, args: PullArgs) -> anyhow::Result<u8> {
     let reference: Reference = args.image.parse()?;
     let settings = settings::read()?;
+    confinement::check(&[confinement::Process::Converter])?;
     let (_, store) = context.store()?;
     let platform = args.platform.as_deref().map(str::parse).transpose()?;
     let options = pull_options(platform, &args.registry, &settings);

@@ -1,11 +1,16 @@
 //! The judgements: facts in, one [`Check`] out. Nothing here looks at the host.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::Check;
+use capsid_jail::Layer;
+
 use super::elf::{Entry, KernelError};
 use super::host::{Folder, Limits, Namespaces};
+use super::{Check, Confined};
 use crate::cli::AccelChoice;
+use crate::confinement::{self, Process};
+use crate::error_text::describe;
 use crate::probe::KvmVerdict;
 
 const MIB: u64 = 1 << 20;
@@ -187,6 +192,56 @@ pub(super) fn limits(facts: &Limits) -> Check {
     Check::ok(NAME, finding)
 }
 
+/// What confines one kind of process.
+pub(super) fn confinement(confined: &Confined, required: &BTreeSet<Layer>) -> Check {
+    let process = confined.process;
+    let name = match process {
+        Process::Vmm => "jail-vmm",
+        Process::Emulator => "jail-qemu",
+        Process::FileServer => "jail-file-server",
+        Process::Converter => "jail-converter",
+        Process::Passt => "jail-passt",
+    };
+    let found = match &confined.found {
+        Ok(found) => found,
+        Err(error) => {
+            let (finding, cure) = (describe(error), "see what the surrounding container forbids");
+            return if confined.is_needed {
+                Check::problem(name, finding, cure)
+            } else {
+                Check::warning(name, finding, cure)
+            };
+        }
+    };
+    let with = |active: bool| Layer::ALL.into_iter().filter(move |layer| found.has(*layer) == active);
+    let mut finding = confinement::names(with(true), ", ");
+    if let Some(abi) = found.landlock_abi() {
+        finding = finding.replace(Layer::Landlock.name(), &format!("landlock (ABI {abi})"));
+    }
+    let (by_design, reason) = process.does_without().unwrap_or_default();
+    let left_out: Vec<_> = with(false).filter(|layer| by_design.contains(layer)).collect();
+    if !left_out.is_empty() {
+        let names = confinement::names(left_out.iter().copied(), ", ");
+        finding = format!("{finding}; not {names}: {reason}");
+    }
+    let missing: Vec<_> = with(false).filter(|layer| !by_design.contains(layer)).collect();
+    let Some(first) = missing.first() else {
+        return Check::ok(name, finding);
+    };
+    let names = confinement::names(missing.iter().copied(), ", ");
+    let finding = format!("{finding}; without {names}");
+    let is_required = missing.iter().any(|layer| required.contains(layer));
+    if is_required && confined.is_needed {
+        Check::problem(
+            name,
+            finding,
+            format!("{}, or leave it out of `require`", confinement::cure(*first)),
+        )
+    } else {
+        Check::warning(name, finding, confinement::cure(*first))
+    }
+}
+
 /// Free bytes where images are kept; `None`: the filesystem does not tell.
 pub(super) fn disk(free: Option<u64>) -> Check {
     const NAME: &str = "disk";
@@ -265,6 +320,8 @@ pub(super) fn memory(available: Option<u64>) -> Check {
 
 #[cfg(test)]
 mod tests {
+    use capsid_jail::Confinement;
+
     use super::super::State;
     use super::*;
 
@@ -320,6 +377,41 @@ mod tests {
             );
         }
         assert_eq!(kernel(None, None).state, State::Problem);
+    }
+
+    #[test]
+    fn a_missing_layer_is_a_problem_where_it_is_required() {
+        let layers: Vec<_> = Layer::ALL
+            .into_iter()
+            .filter(|layer| *layer != Layer::Landlock)
+            .collect();
+        let judge = |is_needed, required: &[Layer]| {
+            let confined = Confined {
+                process: Process::Vmm,
+                is_needed,
+                found: Ok(Confinement::of(&layers)),
+            };
+            super::confinement(&confined, &required.iter().copied().collect())
+        };
+        let check = judge(true, &[]);
+        assert!(
+            check.state == State::Warning && check.finding.ends_with("; without landlock"),
+            "{check:?}"
+        );
+        assert!(check.cure.is_some_and(|cure| cure.contains("lsm=")));
+        assert_eq!(judge(true, &[Layer::Seccomp]).state, State::Warning);
+        assert_eq!(judge(true, &[Layer::Landlock]).state, State::Problem);
+        assert_eq!(judge(false, &[Layer::Landlock]).state, State::Warning);
+    }
+
+    #[test]
+    fn what_confines_itself_is_well_as_it_is() {
+        let confined = Confined::examine(Process::Passt, false);
+        let check = super::confinement(&confined, &BTreeSet::from([Layer::Landlock]));
+        assert!(
+            check.state == State::Ok && check.finding.contains("not rlimits, landlock"),
+            "{check:?}"
+        );
     }
 
     #[test]

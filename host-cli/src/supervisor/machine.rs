@@ -14,7 +14,7 @@ use crate::folders::Folders;
 use crate::network::{self, Endpoint, Wiring};
 use crate::plan::MachineSize;
 use crate::state::ShareMount;
-use crate::{hold, initramfs, parts, shares};
+use crate::{confinement, hold, initramfs, parts, shares};
 
 /// Why there is no machine.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +76,7 @@ pub(super) fn prepare(folders: &Folders, wanted: Wanted<'_>) -> Result<Prepared,
     let (coming, words) = Helpers::new();
     let open = || -> anyhow::Result<_> {
         let (accelerator, _) = accelerator::choose(wanted.accelerator, &folders.run)?;
+        confinement::check(&confinement::processes(accelerator.name(), !wanted.shares.is_empty()))?;
         let kernel = wanted.kernel.map_or_else(parts::kernel, |path| Ok(path.into()))?;
         let (shares, servers) = shares::serve(wanted.shares, wanted.id, folders)?;
         helpers.extend(servers);

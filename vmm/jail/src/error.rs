@@ -76,6 +76,18 @@ pub enum JailError {
          CAP_SETGID, or user.max_user_namespaces)"
     )]
     StillRoot,
+    /// Nobody reads what confines the program.
+    #[error("cannot report what confines the program")]
+    Report(#[source] io::Error),
+    /// The user namespace of a file server that is run by root.
+    #[error("cannot make a user namespace that knows everybody: {step}")]
+    NamespaceOfEverybody {
+        /// Which.
+        step: &'static str,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
     /// The program did not start.
     #[error("cannot execute the program in its own root")]
     Execute(#[source] io::Error),

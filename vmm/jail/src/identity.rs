@@ -10,15 +10,18 @@
 //! in containers that may not write several id mappings.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
+use nix::sys::wait::waitpid;
 use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Gid, Uid, geteuid};
 use rustix::thread::{
-    CapabilitySet, UnshareFlags, capabilities, set_capabilities, set_keep_capabilities, set_thread_groups,
-    set_thread_res_gid, set_thread_res_uid,
+    CapabilitySet, LinkNameSpaceType, UnshareFlags, capabilities, move_into_link_name_space, set_capabilities,
+    set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
-use crate::{JailError, privileges, sys};
+use crate::{Confinement, JailError, Layer, privileges, sys};
 
 /// `nobody` and `nogroup`: the kernel's overflow ids, which own nothing.
 pub(crate) const NOBODY: u32 = 65534;
@@ -79,10 +82,83 @@ pub(crate) fn map_own_ids(outside: (Uid, Gid)) -> Result<(), JailError> {
     write("/proc/self/gid_map", format!("0 {} 1", outside.1.as_raw()))
 }
 
-/// Keeps the user and what it takes to serve files as that user; drops every other capability.
-pub(crate) fn keep_for_files(namespaces: Namespaces) -> Result<Owners, JailError> {
+/// A user namespace that knows every user and group of this one by the same number; `None` for others than root, who make
+/// one that knows themselves only, and where user namespaces are not permitted.
+///
+/// A process cannot write such a map for itself: another one enters the namespace for it, and is gone when this returns.
+pub(crate) fn namespace_of_everybody() -> Result<Option<OwnedFd>, JailError> {
+    let fail = |step| move |source: io::Error| JailError::NamespaceOfEverybody { step, source };
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    let (entered, entered_writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| fail("make a pipe")(errno.into()))?;
+    let (mapped, mapped_writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| fail("make a pipe")(errno.into()))?;
+    let child = match sys::fork().map_err(fail("fork"))? {
+        sys::Fork::Parent(child) => child,
+        sys::Fork::Child => {
+            drop((entered, mapped_writer));
+            hold_namespace(&entered_writer, &mapped)
+        }
+    };
+    drop((entered_writer, mapped));
+    let namespace = map_everybody(child, &entered);
+    // Its end of the pipe closes: the process ends, however this went.
+    drop(mapped_writer);
+    waitpid(child, None).map_err(|errno| fail("wait for its first process")(errno.into()))?;
+    namespace
+}
+
+/// The life of a process that is in a new user namespace until somebody has opened that.
+fn hold_namespace(entered: &OwnedFd, mapped: &OwnedFd) -> ! {
+    if sys::unshare(UnshareFlags::NEWUSER).is_ok() && rustix::io::write(entered, &[1]).is_ok() {
+        // Ends with the pipe.
+        let _ = rustix::io::retry_on_intr(|| rustix::io::read(mapped, &mut [0; 1]));
+    }
+    sys::exit_now(0)
+}
+
+/// Writes the maps of the namespace that `child` says it has `entered`.
+fn map_everybody(child: nix::unistd::Pid, entered: &OwnedFd) -> Result<Option<OwnedFd>, JailError> {
+    let fail = |step| move |source: io::Error| JailError::NamespaceOfEverybody { step, source };
+    let said = rustix::io::retry_on_intr(|| rustix::io::read(entered, &mut [0; 1]));
+    if said != Ok(1) {
+        return Ok(None);
+    }
+    for map in ["uid_map", "gid_map"] {
+        let own = std::fs::read_to_string(format!("/proc/self/{map}")).map_err(fail("read this one's map"))?;
+        match std::fs::write(format!("/proc/{child}/{map}"), same_ids(&own)) {
+            Ok(()) => {}
+            // Root without the right to change its user: it can serve files of its own only, and says so.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
+            Err(error) => return Err(fail("write its map")(error)),
+        }
+    }
+    let namespace = std::fs::File::open(format!("/proc/{child}/ns/user")).map_err(fail("open it"))?;
+    Ok(Some(namespace.into()))
+}
+
+/// A map of every id that `own`, a map of proc_pid_uid_map(5), has, to itself.
+fn same_ids(own: &str) -> String {
+    let ranges = own.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let (first, count) = (words.next()?, words.nth(1)?);
+        Some(format!("{first} {first} {count}\n"))
+    });
+    ranges.collect()
+}
+
+/// Keeps the user and what it takes to serve files as that user; drops every other capability. `everybody` is the user
+/// namespace that root does it in.
+pub(crate) fn keep_for_files(
+    namespaces: Namespaces,
+    everybody: Option<OwnedFd>,
+) -> Result<(Owners, Confinement), JailError> {
     match namespaces {
         Namespaces::AsRoot => {
+            if let Some(namespace) = &everybody {
+                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User))
+                    .map_err(fail("enter the user namespace"))?;
+            }
             tolerate_unmapped(set_thread_groups(&[])).map_err(fail("leave groups"))?;
             // No MKNOD: no device nodes. No FSETID: the kernel takes set-user-id bits away when a file is written.
             // DAC_READ_SEARCH is for hard links (linkat(2), AT_EMPTY_PATH); what else it would permit,
@@ -95,14 +171,19 @@ pub(crate) fn keep_for_files(namespaces: Namespaces) -> Result<Owners, JailError
                     | CapabilitySet::SETUID
                     | CapabilitySet::SETGID,
             )?;
-            Ok(Owners::Anybody)
+            let confinement = Confinement::of(&ALWAYS).with(Layer::UserNamespace, everybody.is_some());
+            Ok((Owners::Anybody, confinement))
         }
         Namespaces::InUserNamespace => {
             privileges::drop_all()?;
-            Ok(Owners::OneUser)
+            let layers = [Layer::UserNamespace, Layer::User, Layer::Capabilities];
+            Ok((Owners::OneUser, Confinement::of(&[&ALWAYS[..], &layers].concat())))
         }
     }
 }
+
+/// Layers without which no process of ours is confined at all.
+const ALWAYS: [Layer; 4] = [Layer::Namespaces, Layer::Root, Layer::Rlimits, Layer::NoNewPrivileges];
 
 /// What [`drop_user`] came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +199,14 @@ impl Dropped {
     /// outside.
     pub(crate) fn has_left_root(self) -> bool {
         self.user || self.namespace
+    }
+
+    /// With no capabilities and no Landlock yet.
+    pub(crate) fn confinement(self) -> Confinement {
+        Confinement::of(&ALWAYS)
+            .with(Layer::Capabilities, true)
+            .with(Layer::User, self.user)
+            .with(Layer::UserNamespace, self.namespace)
     }
 }
 
@@ -165,5 +254,16 @@ fn fail(step: &'static str) -> impl Fn(Errno) -> JailError {
     move |errno| JailError::User {
         step,
         source: io::Error::from(errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::same_ids;
+
+    #[test]
+    fn everybody_is_whom_this_namespace_knows() {
+        assert_eq!(same_ids("         0          0 4294967295\n"), "0 0 4294967295\n");
+        assert_eq!(same_ids("0 100000 65536\n65536 1000 1\n"), "0 0 65536\n65536 65536 1\n");
     }
 }

@@ -16,46 +16,52 @@ const EXECUTE: u64 = 1;
 const READ_FILE: u64 = 1 << 2;
 /// `LANDLOCK_ACCESS_FS_READ_DIR`.
 const READ_FOLDER: u64 = 1 << 3;
+/// First version with [`NETWORK_RIGHTS`].
+const NETWORK_SINCE: u32 = 4;
 /// TCP bind and connect, since ABI 4.
 const NETWORK_RIGHTS: u64 = 0b11;
 /// Abstract UNIX sockets and signals towards processes outside, since ABI 6.
 const SCOPES: u64 = 0b11;
 
-/// Denies everything that the kernel's version can deny, with no exception.
-pub(crate) fn restrict_where_available() -> Result<(), JailError> {
-    let version = match sys::landlock_version() {
-        Ok(version) => version,
-        // Not built in, or not enabled at boot.
-        Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => return Ok(()),
-        Err(errno) => return Err(JailError::Landlock(errno.into())),
+/// Denies everything that the kernel's version can deny, with no exception. Each function here returns the version of what
+/// is in force.
+pub(crate) fn restrict_where_available() -> Result<Option<u32>, JailError> {
+    let Some(version) = version()? else {
+        return Ok(None);
     };
-    let ruleset = ruleset(version);
-    restrict(&ruleset)
+    restrict(&ruleset(version))?;
+    Ok(Some(version))
+}
+
+/// The kernel's version of Landlock, if it has it.
+fn version() -> Result<Option<u32>, JailError> {
+    match sys::landlock_version() {
+        Ok(version) => Ok(Some(version)),
+        // Not built in, or not enabled at boot.
+        Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => Ok(None),
+        Err(errno) => Err(JailError::Landlock(errno.into())),
+    }
 }
 
 /// The same, but files: for a process whose root holds only what it serves.
-pub(crate) fn restrict_all_but_files_where_available() -> Result<(), JailError> {
-    let version = match sys::landlock_version() {
-        // Without anything to deny a ruleset is refused.
-        Ok(version) if version >= 4 => version,
-        Ok(_) | Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => return Ok(()),
-        Err(errno) => return Err(JailError::Landlock(errno.into())),
+pub(crate) fn restrict_all_but_files_where_available() -> Result<Option<u32>, JailError> {
+    // Without anything to deny a ruleset is refused.
+    let Some(version) = version()?.filter(|version| *version >= NETWORK_SINCE) else {
+        return Ok(None);
     };
-    let ruleset = sys::LandlockRuleset {
+    restrict(&sys::LandlockRuleset {
         handled_access_fs: 0,
         ..ruleset(version)
-    };
-    restrict(&ruleset)
+    })?;
+    Ok(Some(version))
 }
 
 /// Denies everything but reading and executing what the root directory holds, and reading `files` where they are regular
 /// files: for a program whose root holds only what it needs.
-pub(crate) fn restrict_to_reading_where_available(files: &[RawFd]) -> Result<(), JailError> {
+pub(crate) fn restrict_to_reading_where_available(files: &[RawFd]) -> Result<Option<u32>, JailError> {
     let fail = |errno: Errno| JailError::Landlock(errno.into());
-    let version = match sys::landlock_version() {
-        Ok(version) => version,
-        Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => return Ok(()),
-        Err(errno) => return Err(fail(errno)),
+    let Some(version) = version()? else {
+        return Ok(None);
     };
     let ruleset = sys::Ruleset::new(&ruleset(version)).map_err(fail)?;
     let root =
@@ -70,7 +76,8 @@ pub(crate) fn restrict_to_reading_where_available(files: &[RawFd]) -> Result<(),
             Err(errno) => return Err(fail(errno)),
         }
     }
-    ruleset.restrict().map_err(fail)
+    ruleset.restrict().map_err(fail)?;
+    Ok(Some(version))
 }
 
 fn restrict(ruleset: &sys::LandlockRuleset) -> Result<(), JailError> {
@@ -82,7 +89,7 @@ fn ruleset(version: u32) -> sys::LandlockRuleset {
     let step = (version as usize).clamp(1, FILE_RIGHTS.len()) - 1;
     sys::LandlockRuleset {
         handled_access_fs: FILE_RIGHTS[step],
-        handled_access_net: if version >= 4 { NETWORK_RIGHTS } else { 0 },
+        handled_access_net: if version >= NETWORK_SINCE { NETWORK_RIGHTS } else { 0 },
         scoped: if version >= 6 { SCOPES } else { 0 },
     }
 }

@@ -12,6 +12,7 @@
 //! Whoever dies first takes the other along: the kernel kills the confined process when the relay dies, and the
 //! relay ends the way its child ended. Without a pid namespace there is no relay.
 
+mod confinement;
 mod descriptors;
 mod error;
 mod filter;
@@ -28,7 +29,7 @@ mod sys;
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStringExt;
 
@@ -36,6 +37,7 @@ use rustix::process::Pid;
 
 use relay::RelayUser;
 
+pub use confinement::{Confinement, Layer, LayerError, ReportError, report};
 pub use error::JailError;
 pub use filter::{Condition, FilterError, Rule, SyscallFilter};
 pub use identity::Owners;
@@ -57,17 +59,19 @@ pub struct Jail {
 }
 
 impl Jail {
-    /// Confines the calling process, which must have one thread only. Returns in the confined process.
+    /// Confines the calling process, which must have one thread only. Returns in the confined process: the layers that
+    /// are active, to which its caller adds its filter.
     ///
     /// The process that started this one must keep the *thread* alive that did so: the parent-death signal is bound
     /// to it (prctl(2), `PR_SET_PDEATHSIG`).
     ///
     /// # Errors
     /// [`JailError`] names the step that failed; the process is then half confined and should end.
-    pub fn enter(&self) -> Result<(), JailError> {
+    pub fn enter(&self) -> Result<Confinement, JailError> {
         let parent = rustix::process::getppid();
-        let lifeline = self.confine(parent)?;
-        hide(lifeline, parent)
+        let (lifeline, confinement) = self.confine(parent)?;
+        hide(lifeline, parent)?;
+        Ok(confinement)
     }
 
     /// Confines the calling process as [`Jail::enter`] does, but lets it outlive who started it, and who takes it then.
@@ -81,20 +85,23 @@ impl Jail {
         privileges::hide_memory()
     }
 
-    fn confine(&self, parent: Option<Pid>) -> Result<Option<relay::Lifeline>, JailError> {
+    fn confine(&self, parent: Option<Pid>) -> Result<(Option<relay::Lifeline>, Confinement), JailError> {
+        self.shed()?;
         let (namespaces, lifeline) = self.leave(RelayUser::Becomes(identity::NOBODY), parent)?;
         root::empty()?;
-        identity::drop_user(namespaces, identity::NOBODY)?;
+        let dropped = identity::drop_user(namespaces, identity::NOBODY)?;
         // Limits that count per user count per user namespace only inside one of our own (Linux 5.14).
         rlimits::lower(&self.rlimits)?;
         privileges::drop_all()?;
         privileges::forbid_new()?;
-        landlock::restrict_where_available()?;
-        Ok(lifeline)
+        let landlock = landlock::restrict_where_available()?;
+        Ok((lifeline, dropped.confinement().with_landlock(landlock)))
     }
 
     /// Confines the calling process as [`Jail::enter`] does, but for what it takes to serve `share`: that becomes its
-    /// root, and it keeps its user. `prepare` runs in the confined process while `/proc/self/fd` can still be opened.
+    /// root, and it keeps its user. Root keeps the capabilities that files need too, in a user namespace of its own that
+    /// knows everybody: there they are worth something for files and for nothing else of the host's.
+    /// `prepare` runs in the confined process while `/proc/self/fd` can still be opened.
     ///
     /// # Errors
     /// As [`Jail::enter`]; `prepare`'s own.
@@ -102,20 +109,23 @@ impl Jail {
         &self,
         share: &Share,
         prepare: impl FnOnce() -> io::Result<T>,
-    ) -> Result<(T, Owners), JailError> {
+    ) -> Result<(T, Owners, Confinement), JailError> {
         let parent = rustix::process::getppid();
         let outside = (rustix::process::geteuid(), rustix::process::getegid());
+        self.shed()?;
+        // Mounting needs the host's user namespace: the other is entered after that.
+        let everybody = identity::namespace_of_everybody()?;
         let (namespaces, lifeline) = self.leave(RelayUser::Kept, parent)?;
         if namespaces == identity::Namespaces::InUserNamespace {
             identity::map_own_ids(outside)?;
         }
         let prepared = share::enter(share, prepare)?;
         rlimits::lower(&self.rlimits)?;
-        let owners = identity::keep_for_files(namespaces)?;
+        let (owners, kept) = identity::keep_for_files(namespaces, everybody)?;
         privileges::forbid_new()?;
-        landlock::restrict_all_but_files_where_available()?;
+        let landlock = landlock::restrict_all_but_files_where_available()?;
         hide(lifeline, parent)?;
-        Ok((prepared, owners))
+        Ok((prepared, owners, kept.with_landlock(landlock)))
     }
 
     /// Confines the calling process as [`Jail::enter`] does and has it execute `program`, whose files are then its root.
@@ -131,6 +141,7 @@ impl Jail {
         let parent = rustix::process::getppid();
         let outside = (rustix::process::geteuid(), rustix::process::getegid());
         let user = identity::own_user();
+        self.shed()?;
         let (namespaces, lifeline) = self.leave(RelayUser::Becomes(user), parent)?;
         if namespaces == identity::Namespaces::InUserNamespace {
             identity::map_own_ids(outside)?;
@@ -143,26 +154,35 @@ impl Jail {
         rlimits::lower(&self.rlimits)?;
         privileges::drop_all()?;
         privileges::forbid_new()?;
-        landlock::restrict_to_reading_where_available(&program.reopened_fds)?;
+        let landlock = landlock::restrict_to_reading_where_available(&program.reopened_fds)?;
         hide(lifeline, parent)?;
         let executable = CString::new(program.executable.clone().into_os_string().into_vec())
             .map_err(|error| JailError::Execute(error.into()))?;
         for filter in filters {
             filter.apply_to_thread().map_err(JailError::ProgramFilter)?;
         }
+        if program.reports {
+            let confinement = dropped.confinement().with_landlock(landlock);
+            let confinement = confinement.with(Layer::Seccomp, !filters.is_empty());
+            writeln!(io::stdout(), "{confinement}").map_err(JailError::Report)?;
+        }
         nix::unistd::execve(&executable, &program.arguments, &program.environment)
             .map_err(|errno| JailError::Execute(errno.into()))
     }
 
-    /// Up to the fork into the pid namespace.
+    /// Closes what is not kept, and lowers what nobody needs.
+    fn shed(&self) -> Result<(), JailError> {
+        descriptors::close_all_but(&self.keep_fds)?;
+        sys::wipe_environment().map_err(JailError::Environment)?;
+        rlimits::lower(rlimits::ALWAYS)
+    }
+
+    /// Leaves the host's namespaces, up to the fork into the pid namespace.
     fn leave(
         &self,
         user: RelayUser,
         parent: Option<Pid>,
     ) -> Result<(identity::Namespaces, Option<relay::Lifeline>), JailError> {
-        descriptors::close_all_but(&self.keep_fds)?;
-        sys::wipe_environment().map_err(JailError::Environment)?;
-        rlimits::lower(rlimits::ALWAYS)?;
         let namespaces = identity::leave_namespaces(self.pid_namespace)?;
         // The fork makes the pid namespace; whatever belongs to one process only (parent-death signal, filters)
         // follows after it, in both.

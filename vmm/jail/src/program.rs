@@ -42,6 +42,8 @@ pub struct Program {
     pub environment: Vec<CString>,
     /// Kept fds that it opens again for reading, as `/fd/N`.
     pub reopened_fds: Vec<RawFd>,
+    /// Its [`Confinement`](crate::Confinement) is written to stdout, one line, before it is executed.
+    pub reports: bool,
 }
 
 /// A file of the host's in the root of a [`Program`].

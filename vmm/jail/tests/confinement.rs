@@ -136,6 +136,7 @@ fn executing() -> ! {
         arguments: vec![word("program"), word(EXECUTED)],
         environment: vec![word("ONLY=this")],
         reopened_fds: vec![9],
+        reports: false,
     };
     let jail = Jail {
         keep_fds: vec![0, 1, 2, 9],

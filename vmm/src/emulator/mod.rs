@@ -66,12 +66,14 @@ fn program(config: &EmulatorConfig) -> Result<Program, std::ffi::NulError> {
         arguments,
         environment: config.environment.iter().map(word).collect::<Result<_, _>>()?,
         reopened_fds: config.reopened_fds.clone(),
+        reports: config.reports,
     })
 }
 
 fn jail(config: &EmulatorConfig) -> Jail {
     let mut keep_fds = [&config.fds[..], &config.reopened_fds].concat();
     keep_fds.push(2);
+    keep_fds.extend(config.reports.then_some(1));
     let rlimit = |resource, most| Rlimit { resource, most };
     Jail {
         keep_fds,
