@@ -174,7 +174,7 @@ mod tests {
 
     /// A segment with these flags and options.
     fn segment(flags: u8, options: &[u8]) -> Vec<u8> {
-        let offset = (TCP_BYTES + options.len()) as u8 / 4 << 4;
+        let offset = ((TCP_BYTES + options.len()) as u8 / 4) << 4;
         let mut bytes = vec![
             0x0f, 0xa0, 1, 0xbb, 0, 0, 0, 1, 0, 0, 0, 0, offset, flags, 3, 0xe8, 0, 0, 0, 0,
         ];
