@@ -8,13 +8,14 @@
 //! | `layer` | a layer, packed or not | index, tree and EROFS writer |
 //! | `block` | the requests of a guest | every kind of request |
 //! | `vsock` | the packets of a guest | every operation |
-//! | `net` | the frames of a guest and of its network | every protocol, names, answers |
+//! | `net` | the frames of a guest and of its network | every protocol, names, answers; what leaves is compared with [`passt`] |
 //! | `switch` | the frames of a network's member | neighbours, names, other members |
 //!
 //! Devices are given well-formed rings, whose chains are the fuzzer's: a ring that is refused at once would leave what is
 //! behind it untouched. `tests/scripts/fuzz` ends with an error when a target does not reach what it is for.
 
 pub mod frame;
+pub mod passt;
 
 use capsid_vmm::virtio::test_driver::Part;
 

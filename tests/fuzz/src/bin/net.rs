@@ -1,16 +1,18 @@
 //! The frames that a guest sends, and those that come for it, under rules that look at all there is to look at.
 #![no_main]
 
+use std::collections::BTreeSet;
 use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use capsid_fuzz::Bytes;
-use capsid_fuzz::frame::{GATEWAY, OWN, OWN_V4, OWN_V6, RESOLVER_V4, frame};
-use capsid_vmm::egress::{Egress, Rule, Target};
-use capsid_vmm::segments::{Change, Segment};
+use capsid_fuzz::frame::{GATEWAY, LINK_V6, OWN, OWN_V4, OWN_V6, RESOLVER_V4, answer, frame};
+use capsid_fuzz::passt::{self, Reading};
+use capsid_vmm::egress::{Egress, Ports, Protocol, Rule, Target, is_special};
+use capsid_vmm::segments::{Change, Published, Segment, Uplink};
 use capsid_vmm::virtio::device::{Cause, Device as _};
 use capsid_vmm::virtio::net::NetDevice;
 use capsid_vmm::virtio::test_driver::{self, TestQueue, process};
@@ -19,6 +21,9 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv,
     sendmsg, socketpair,
 };
+
+/// The only published port.
+const PUBLISHED: u16 = 80;
 
 /// Where the guest receives.
 const BUFFERS: u64 = 1 << 20;
@@ -36,6 +41,141 @@ fn egress() -> Egress {
             rule(Target::Network("10.0.0.0/8".parse().expect("a network"))),
         ],
         ..Egress::default()
+    }
+}
+
+fn open_uplink() -> Uplink {
+    let published = |protocol| Published {
+        protocol,
+        ports: Ports {
+            first: PUBLISHED,
+            last: PUBLISHED,
+        },
+    };
+    Uplink {
+        hardware: GATEWAY,
+        addresses: vec![OWN_V4.into(), OWN_V6.into()],
+        egress: egress(),
+        published: [Protocol::Tcp, Protocol::Udp].map(published).to_vec(),
+        loopback_alias: Some(RESOLVER_V4.into()),
+    }
+}
+
+/// Frames in a stream, each after its length.
+#[derive(Default)]
+struct Frames(Vec<u8>);
+
+impl Frames {
+    fn next(&mut self) -> Option<Vec<u8>> {
+        let length = u32::from_be_bytes(*self.0.first_chunk::<4>()?) as usize;
+        let frame = self.0.get(4..4 + length)?.to_vec();
+        self.0.drain(..4 + length);
+        Some(frame)
+    }
+
+    /// Takes in all that is there.
+    fn read(&mut self, socket: &mut UnixStream) {
+        let mut bytes = [0; 65536];
+        while let Ok(count @ 1..) = socket.read(&mut bytes) {
+            self.0.extend_from_slice(&bytes[..count]);
+        }
+    }
+}
+
+/// What may leave, as somebody sees it who reads frames as passt does. More than the packet filter lets pass where it knows
+/// more; nothing that it must not.
+#[derive(Default)]
+struct Oracle {
+    arrived: Frames,
+    /// Protocol, the guest's port, peer and its port: of what came for the published port.
+    begun: BTreeSet<(u8, u16, IpAddr, u16)>,
+    /// The resolver has said something, so that names may have any public address.
+    has_names: bool,
+    announcements: usize,
+}
+
+impl Oracle {
+    /// Bytes that came from the uplink.
+    fn arrive(&mut self, bytes: &[u8]) {
+        self.arrived.0.extend_from_slice(bytes);
+        while let Some(frame) = self.arrived.next() {
+            let Some(reading) = passt::read(&frame) else {
+                continue;
+            };
+            self.has_names |= reading.from == IpAddr::from(RESOLVER_V4) && reading.from_port == 53;
+            if reading.begins && reading.to_port == PUBLISHED {
+                let Reading {
+                    protocol,
+                    from,
+                    from_port,
+                    ..
+                } = reading;
+                self.begun.insert((protocol, PUBLISHED, from, from_port));
+            }
+        }
+    }
+
+    /// Requires that a frame may leave by the uplink.
+    fn check_uplink(&mut self, frame: &[u8]) {
+        if is_announcement(frame) {
+            self.announcements = self.announcements.checked_sub(1).expect("the guest says who is here");
+            return;
+        }
+        assert_eq!(frame[..12], [GATEWAY, OWN].concat(), "in another's name");
+        let reading = passt::read(frame).expect("passt does not carry it");
+        assert_eq!(Some(reading.place), plain_place(frame), "{reading:?}: there is more than one reading");
+        let own = [OWN_V4.into(), OWN_V6.into(), LINK_V6.into()];
+        assert!(own.contains(&reading.from), "{reading:?}: in another's name");
+        assert!(self.permits(reading), "{reading:?}: no rule opens it");
+    }
+
+    fn permits(&self, reading: Reading) -> bool {
+        let Reading {
+            protocol,
+            to,
+            from_port,
+            to_port,
+            ..
+        } = reading;
+        let is_ruled = matches!(to, IpAddr::V4(to) if to.octets()[0] == 10);
+        let is_question = (protocol, to, to_port) == (17, RESOLVER_V4.into(), 53);
+        let peer = if to == IpAddr::V4(Ipv4Addr::LOCALHOST) {
+            RESOLVER_V4.into()
+        } else {
+            to
+        };
+        is_ruled
+            || is_question
+            || self.has_names && !is_special(to)
+            || self.begun.contains(&(protocol, from_port, peer, to_port))
+    }
+}
+
+/// Place of the transport behind headers that have nothing in between, in a frame that is as long as they say.
+fn plain_place(frame: &[u8]) -> Option<usize> {
+    let number = |at: usize| Some(usize::from(u16::from_be_bytes(*frame.get(at..)?.first_chunk()?)));
+    match *frame.get(12..15)? {
+        [8, 0, 0x45] if number(20)? & 0xbfff == 0 && number(16)? + 14 == frame.len() => Some(34),
+        [0x86, 0xdd, version] if version >> 4 == 6 && number(18)? + 54 == frame.len() => Some(54),
+        _ => None,
+    }
+}
+
+/// What the device tells the uplink when it opens.
+fn is_announcement(frame: &[u8]) -> bool {
+    let arp = [&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1][..], &OWN, &OWN_V4, &[0; 6], &OWN_V4].concat();
+    let is_for_all = frame.get(54) == Some(&136) && frame.get(38..40) == Some(&[0xff, 2]);
+    frame.get(12..) == Some(&arp) || is_for_all && frame.get(62..78) == Some(&LINK_V6) && frame.len() == 86
+}
+
+/// Requires that a frame has one reading, as that of a network's switch.
+fn check_switch(frame: &[u8]) {
+    if frame.get(12..14) == Some(&[8, 6]) {
+        return;
+    }
+    let plain = plain_place(frame).expect("a plain packet");
+    if let Some(reading) = passt::read(frame) {
+        assert_eq!(reading.place, plain, "{reading:?}");
     }
 }
 
@@ -71,10 +211,7 @@ fn rewire(supervisor: &OwnedFd, slot: u8, socket: Option<&UnixStream>) {
 /// Has the uplink lead out, or not any more.
 fn lead_out(supervisor: &OwnedFd, socket: Option<&UnixStream>) {
     let change = match socket {
-        Some(_) => Change::Open {
-            addresses: vec![OWN_V4.into(), OWN_V6.into()],
-            egress: egress(),
-        },
+        Some(_) => Change::Open(open_uplink()),
         None => Change::Close,
     };
     tell(supervisor, &change, socket);
@@ -107,8 +244,13 @@ fuzz_target!(|bytes: &[u8]| {
     let links = bytes.byte();
     let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
     let (supervisor, control) = socketpair(AddressFamily::UNIX, kind, flags, None).expect("sockets");
+    let mut oracle = Oracle::default();
+    let (mut left, mut switched) = (Frames::default(), Frames::default());
+    // Else nobody takes anything, and what leaves is not looked at.
+    let is_taken = links & 12 != 12;
     if links & 3 != 1 {
         lead_out(&supervisor, Some(&uplink));
+        oracle.announcements += 2;
     }
     if links & 3 != 0 {
         rewire(&supervisor, 0, Some(&socket));
@@ -124,42 +266,37 @@ fuzz_target!(|bytes: &[u8]| {
     while !bytes.is_empty() {
         match bytes.byte() % 16 {
             0 => drop(queues[1].add(&memory, &bytes.parts())),
-            1 => {
-                let frame = frame(&mut bytes, GATEWAY, OWN);
+            kind @ (1 | 3) => {
+                let frame = if kind == 1 {
+                    frame(&mut bytes, GATEWAY, OWN)
+                } else {
+                    answer(&mut bytes)
+                };
                 let length = (frame.len() as u32).to_be_bytes();
-                let _ = network.write(&[&length[..], &frame].concat());
+                arrive(&mut network, &mut oracle, &[&length[..], &frame].concat());
             }
             2 => {
                 let raw: Vec<u8> = (0..bytes.byte()).map(|_| bytes.byte()).collect();
-                let _ = network.write(&raw);
+                arrive(&mut network, &mut oracle, &raw);
             }
-            3 => drop(network.read(&mut [0; 4096])),
-            4 => drop(switch.read(&mut [0; 4096])),
             8 => {
                 let how = bytes.byte();
                 rewire(&supervisor, how & 3, (how & 4 != 0).then_some(&socket));
                 if how & 8 != 0 {
                     lead_out(&supervisor, (how & 16 != 0).then_some(&uplink));
+                    oracle.announcements += 2;
                 }
                 let _ = recv(&supervisor, &mut [0; 8], RecvFlags::DONTWAIT);
             }
             // Also what the guest has asked, given back.
-            5..=7 => {
+            4..=7 => {
                 let from = if bytes.byte() & 1 == 0 { OWN } else { GATEWAY };
                 let frame = frame(&mut bytes, from, OWN);
                 let length = (frame.len() as u32).to_be_bytes();
                 let _ = switch.write(&[&length[..], &frame].concat());
             }
             _ => {
-                let mut header = [0; 12];
-                let odd = bytes.byte();
-                if odd & 3 == 3 {
-                    header[0] = odd >> 7;
-                    header[1] = bytes.byte();
-                    header[6] = bytes.byte();
-                    header[8] = bytes.byte();
-                }
-                let whole = [&header[..], &frame(&mut bytes, OWN, GATEWAY)].concat();
+                let whole = sent(&mut bytes);
                 test_driver::write(&memory, &whole, TestQueue::FREE);
                 queues[1].add(&memory, &[(TestQueue::FREE, whole.len() as u32, false)]);
             }
@@ -170,6 +307,12 @@ fuzz_target!(|bytes: &[u8]| {
                 return;
             }
         }
+        if is_taken {
+            left.read(&mut network);
+            std::iter::from_fn(|| left.next()).for_each(|frame| oracle.check_uplink(&frame));
+            switched.read(&mut switch);
+            std::iter::from_fn(|| switched.next()).for_each(|frame| check_switch(&frame));
+        }
         queues[1].used(&memory);
         for _ in queues[0].used(&memory) {
             let buffer = BUFFERS + received % 16 * BUFFER_BYTES;
@@ -178,3 +321,22 @@ fuzz_target!(|bytes: &[u8]| {
         }
     }
 });
+
+/// A frame of the guest's, behind its header.
+fn sent(bytes: &mut Bytes<'_>) -> Vec<u8> {
+    let mut header = [0; 12];
+    let odd = bytes.byte();
+    if odd & 3 == 3 {
+        header[0] = odd >> 7;
+        header[1] = bytes.byte();
+        header[6] = bytes.byte();
+        header[8] = bytes.byte();
+    }
+    [&header[..], &frame(bytes, OWN, GATEWAY)].concat()
+}
+
+/// Has these bytes come from the uplink, as many as there is room for.
+fn arrive(network: &mut UnixStream, oracle: &mut Oracle, bytes: &[u8]) {
+    let written = network.write(bytes).unwrap_or(0);
+    oracle.arrive(&bytes[..written]);
+}
