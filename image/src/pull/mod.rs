@@ -126,8 +126,7 @@ async fn pull_image(
         });
     }
     let (manifest, manifest_bytes) = resolve(&registry, bytes, media_type, &options.platform).await?;
-    let config_bytes = registry.small_blob(&manifest.config).await?;
-    check_size("image config", &manifest.config, &config_bytes)?;
+    let config_bytes = config(&registry, &manifest.config).await?;
     let config = ImageConfig::parse(&config_bytes)?;
     if !options.platform.accepts(&config.platform) {
         let wanted = options.platform.clone();
@@ -206,6 +205,13 @@ async fn resolve(
         media_type = Some(entry.media_type.clone());
     }
     Err(PullError::TooDeep)
+}
+
+/// The bytes of a config.
+async fn config(registry: &Registry, descriptor: &Descriptor) -> Result<Vec<u8>, PullError> {
+    let bytes = registry.small_blob(descriptor).await?;
+    check_size("image config", descriptor, &bytes)?;
+    Ok(bytes)
 }
 
 /// Whether a document has the size that its descriptor gives.

@@ -9,7 +9,7 @@ use super::database::Kind;
 use super::error::{AddLayerError, RootfsError};
 use super::lock::TRY_EVERY;
 use super::seal::{Check, OpenSealedError, Seal};
-use super::{Allowance, ObjectLock, Store, StoreError};
+use super::{Allowance, ObjectLock, Store, StoreError, Workspace};
 use crate::cancellation::{Cancellation, cancelled_error};
 use crate::converter::ConvertError;
 use crate::digest::{Digest, Hasher};
@@ -244,24 +244,32 @@ impl Store {
                 found: converted.diff_id,
             });
         }
-        let sync = |file: &File| {
-            file.sync_all()
-                .map_err(|e| self.write_error(&self.layer_path(name), 0, e))
-        };
-        sync(&data)?;
-        sync(&index)?;
+        self.publish_layer(name, size, &workspace, &data, &index)
+    }
+
+    /// Flushes and seals the files of a converted layer, and gives it its name.
+    fn publish_layer(
+        &self,
+        name: LayerName,
+        blob_bytes: u64,
+        workspace: &Workspace,
+        data: &File,
+        index: &File,
+    ) -> Result<(), AddLayerError> {
         // The files' own names must be there before the directory's new name is.
         let whole = workspace.path().join("layer");
         let gather = || -> io::Result<()> {
+            data.sync_all()?;
+            index.sync_all()?;
             std::fs::create_dir(&whole)?;
             for file in LAYER_FILES {
                 std::fs::rename(workspace.path().join(file), whole.join(file))?;
             }
-            let files = [(LAYER_FILES[0], &data), (LAYER_FILES[1], &index)];
-            Seal::of(&files, Some(size), &self.cancellation)?.write(&whole)?;
+            let files = [(LAYER_FILES[0], data), (LAYER_FILES[1], index)];
+            Seal::of(&files, Some(blob_bytes), &self.cancellation)?.write(&whole)?;
             File::open(&whole)?.sync_all()
         };
-        gather().map_err(|error| self.write_error(&whole, 0, error))?;
+        gather().map_err(|error| self.write_error(&self.layer_path(name), 0, error))?;
         self.database()
             .record(Kind::Layers, &name.to_string())
             .map_err(AddLayerError::Store)?;
