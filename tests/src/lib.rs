@@ -38,6 +38,7 @@ pub mod requirement;
 pub mod resident;
 pub mod server;
 pub mod small_disk;
+pub mod snapshot;
 pub mod stream;
 pub mod sys;
 pub mod terminal;

@@ -53,18 +53,27 @@ impl Store {
     /// Removes the locks of objects that are not there, which killed or refused makers have left. Locks are empty: nothing
     /// is lost with one.
     fn remove_idle_locks(&self) -> Result<(), StoreError> {
-        let there = |name: &str| Kind::OBJECTS.iter().any(|kind| self.object_path(*kind, name).exists());
         for name in self.names_in("locks")? {
-            if !is_object(&name) || there(&name) || !is_empty_file(&self.lock_path(&name)) {
+            if !is_object(&name) || self.is_known(&name)? || !is_empty_file(&self.lock_path(&name)) {
                 continue;
             }
             if let Some(lock) = ObjectLock::try_exclusive(&self.lock_path(&name))?
-                && !there(&name)
+                && !self.is_known(&name)?
             {
                 lock.retire();
             }
         }
         Ok(())
+    }
+
+    /// Whether an object of this name is there, or should be.
+    fn is_known(&self, name: &str) -> Result<bool, StoreError> {
+        for kind in Kind::OBJECTS {
+            if std::fs::symlink_metadata(self.object_path(kind, name)).is_ok() || self.database().needs(kind, name)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// After a command that failed: removes what it has stored for an image that is not to be. A failure of this is
