@@ -45,6 +45,7 @@ pub mod terminal;
 pub mod test_images;
 pub mod token_server;
 pub mod tree;
+pub mod walls;
 pub mod world;
 
 pub use capsid::Capsid;

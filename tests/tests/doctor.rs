@@ -17,6 +17,61 @@ fn doctor_finds_this_host_fit_and_says_it_as_json_too() {
     assert!(json.is_object(), "{json}");
 }
 
+/// Each kind of process enters its jail for the report, so this is what they really have here.
+#[test]
+fn doctor_tells_each_layer_of_confinement() {
+    let capsid = Capsid::empty();
+    let json = capsid.call(["doctor", "--json"]).wait().succeeds().json();
+    let confinement = json["confinement"].as_array().unwrap();
+    let processes: Vec<_> = confinement.iter().map(|one| one["process"].as_str().unwrap()).collect();
+    assert_eq!(
+        processes,
+        ["capsid-vmm", "QEMU", "capsid-fs", "the converter of images", "passt"]
+    );
+    for one in confinement {
+        assert!(one["error"].is_null(), "{one}");
+        let layers = one["layers"].as_object().unwrap();
+        assert_eq!(layers.len(), 9, "{one}");
+        for layer in ["userns", "namespaces", "root", "no_new_privs", "seccomp"] {
+            assert_eq!(layers[layer], true, "{layer}: {one}");
+        }
+        assert_eq!(
+            layers["landlock"] == true && one["process"] != "passt",
+            one["landlock_abi"].is_u64(),
+            "{one}"
+        );
+    }
+    let text = capsid.call(["doctor"]).wait().succeeds().text();
+    let line = text.lines().find(|line| line.contains("jail-vmm")).unwrap();
+    assert!(line.contains("userns, namespaces, root, uid, capabilities"), "{line}");
+}
+
+/// Nothing starts without a layer that is required. The file server of root cannot do without capabilities anywhere, so
+/// that it stands for a host that lacks something.
+#[test]
+fn nothing_starts_without_a_required_layer() {
+    let capsid = Capsid::with_busybox();
+    let demand = ["--require", "userns,seccomp", "run", "--rm", "busybox", "echo", "hi"];
+    capsid.call(demand).wait().succeeds().prints("hi\n");
+    capsid
+        .call(["--require", "selinux", "ps"])
+        .wait()
+        .complains("selinux")
+        .complains("landlock");
+    if rustix::process::geteuid().is_root() {
+        let bind = format!("{}:/d", capsid.folder("home").display());
+        let settings = capsid.folder("home/.config/capsid/config.toml");
+        std::fs::create_dir_all(settings.parent().unwrap()).unwrap();
+        std::fs::write(&settings, "require = [\"capabilities\"]").unwrap();
+        let refused = capsid.run(["-v", &bind, "busybox", "true"]);
+        refused
+            .exits(125)
+            .complains("capsid-fs would run without capabilities")
+            .complains("require");
+        capsid.call(["ps", "-aq"]).wait().succeeds().prints("");
+    }
+}
+
 #[test]
 fn doctor_fails_where_run_would() {
     let capsid = Capsid::empty();

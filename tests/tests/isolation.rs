@@ -10,6 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use capsid_tests::Capsid;
+use capsid_tests::parts::accelerator;
+use capsid_tests::walls::{NO_CAPABILITIES, confined_below};
 use serde_json::Value;
 
 /// The whole report of an ordinary container, taken once.
@@ -199,6 +201,54 @@ fn two_pods_share_nothing() {
     }
     assert_ne!(reports[0]["boot_id"], reports[1]["boot_id"]);
     assert_ne!(reports[0]["hostname"], reports[1]["hostname"]);
+}
+
+/// Capabilities of a file server that root runs: CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, SETGID, SETUID.
+const FOR_FILES: &str = "00000000000000cf";
+
+/// What stands between a guest that took over one of its machine's processes and the host.
+#[test]
+fn each_process_of_a_machine_is_confined() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: what confines a process that hides its memory can be read by root only");
+        return;
+    }
+    let capsid = Capsid::with_busybox();
+    let shared = capsid.folder("shared");
+    std::fs::create_dir(&shared).unwrap();
+    let bind = format!("{}:/shared", shared.display());
+    capsid.detached("confined", &["-v", &bind, "busybox", "sleep", "1000"]);
+    let walls = confined_below(capsid.supervisor("confined"));
+    let named = |name: &str| {
+        walls
+            .iter()
+            .filter(|walls| walls.name.starts_with(name))
+            .collect::<Vec<_>>()
+    };
+    for vmm in named("capsid-vmm") {
+        vmm.assert_confined(NO_CAPABILITIES);
+        assert_eq!(vmm.root, [""; 0]);
+        assert_ne!(vmm.user(), Some(0));
+    }
+    for server in named("capsid-fs") {
+        server.assert_confined(FOR_FILES);
+        assert_eq!(server.root, [""; 0]);
+    }
+    for qemu in named("qemu") {
+        qemu.assert_is_confined_qemu();
+        // Of all users of this host, it is the only process of its own.
+        assert!(qemu.user() > Some(1_900_000_000), "{qemu:?}");
+    }
+    assert_eq!(
+        named("qemu").len(),
+        usize::from(accelerator() == "emulate"),
+        "{walls:?}"
+    );
+    assert_eq!(
+        (named("capsid-vmm").len(), named("capsid-fs").len()),
+        (1, 1),
+        "{walls:?}"
+    );
 }
 
 #[test]

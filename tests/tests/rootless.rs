@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use capsid_tests::invocation::{Invocation, eventually};
 use capsid_tests::parts::part;
+use capsid_tests::walls::{NO_CAPABILITIES, confined_below};
 use capsid_tests::{Outcome, TestImage};
 use tempfile::TempDir;
 
@@ -102,6 +103,14 @@ fn an_ordinary_user_has_pods_networks_and_volumes() {
     eventually("the server serves", 60, || {
         fetch(port.trim()).is_ok_and(|page| page.ends_with("a page"))
     });
+    let supervisor = person.does(&["inspect", "-f", "{{.State.Pid}}", "web"]).text();
+    let walls = confined_below(supervisor.trim().parse().unwrap());
+    let qemu = walls.iter().find(|walls| walls.name.starts_with("qemu")).unwrap();
+    qemu.assert_is_confined_qemu();
+    // Itself and nobody else, in a user namespace of its own.
+    assert_eq!(qemu.user(), Some(USER));
+    let ours = walls.iter().filter(|walls| !walls.name.starts_with("passt"));
+    ours.for_each(|walls| walls.assert_confined(NO_CAPABILITIES));
     let client = [
         "run",
         "--rm",

@@ -208,7 +208,7 @@ fn a_program_has_its_own_files_and_nothing_else(user: Option<u32>) {
     let files = next();
     let files: Vec<&str> = files.strip_prefix("files ").expect("files").split(' ').collect();
     let is_known = |name: &&str| name.ends_with("/confinement") || name.contains(".so") || *name == "/fd";
-    assert!(files.iter().all(|name| is_known(name)), "{files:?}");
+    assert!(files.iter().all(is_known), "{files:?}");
     assert_eq!(next(), r#"environment [("ONLY", "this")]"#);
     assert_eq!(next(), "own content");
     assert_eq!(next(), "new ReadOnlyFilesystem");

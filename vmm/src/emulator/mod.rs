@@ -17,9 +17,11 @@ use capsid_jail::{FilterError, Jail, JailError, Program, ProgramFile, Resource, 
 
 use crate::config::EmulatorConfig;
 
-/// Most fds: those handed over, those that QEMU makes for itself (event and signal fds, a memory file), two of a queue
-/// for each device, and some to spare.
-const FDS_MAX: u64 = 256;
+/// Fds besides those of vCPUs: those handed over, those that QEMU makes for itself (event and signal fds, a memory file),
+/// and some to spare.
+const OTHER_FDS: u64 = 256;
+/// Fds of a vCPU: block devices have a queue for each, with three event fds, and a machine has up to eight devices.
+const VCPU_FDS: u64 = 24;
 /// Threads besides vCPUs: relay, main loop, RCU, and the workers that QEMU's thread pool may have at a time.
 const OTHER_THREADS: u64 = 16;
 
@@ -78,7 +80,7 @@ fn jail(config: &EmulatorConfig) -> Jail {
     Jail {
         keep_fds,
         rlimits: vec![
-            rlimit(Resource::RLIMIT_NOFILE, FDS_MAX),
+            rlimit(Resource::RLIMIT_NOFILE, OTHER_FDS + VCPU_FDS * u64::from(config.vcpus)),
             rlimit(Resource::RLIMIT_NPROC, u64::from(config.vcpus) + OTHER_THREADS),
             // The one file that it may make longer is the guest's memory.
             rlimit(Resource::RLIMIT_FSIZE, u64::from(config.memory_mib) << 20),
