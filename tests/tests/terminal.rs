@@ -1,4 +1,4 @@
-//! `capsid run -it` in a real pseudo terminal.
+//! `capsid run -it` in a real pseudo terminal, and text that would control one.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -6,8 +6,9 @@
 use std::thread;
 use std::time::Duration;
 
+use capsid_tests::invocation::eventually;
 use capsid_tests::resident::descendants;
-use capsid_tests::{Capsid, Terminal, TestImage};
+use capsid_tests::{Capsid, Outcome, Terminal, TestImage};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -168,4 +169,74 @@ fn a_terminal_is_refused_where_there_is_none() {
         .exits(125)
         .complains("terminal")
         .complains_in_one_line();
+}
+
+/// What terminals obey, and what hides or reorders text for its reader; a line end would forge a line.
+const HOSTILE: &str = "a\u{1b}[2J\u{9b}31m\u{202e}b\u{2028}\u{200b}\u{e0041}\r";
+
+#[track_caller]
+fn assert_harmless(outcome: &Outcome) {
+    for text in [
+        String::from_utf8_lossy(&outcome.stdout).into_owned(),
+        outcome.stderr.clone(),
+    ] {
+        let steers = |c: char| (c.is_control() && !"\n\t".contains(c)) || HOSTILE[1..].contains(c) && !c.is_ascii();
+        assert!(!text.chars().any(steers), "{}: {text:?}", outcome.line);
+    }
+}
+
+/// Labels, commands, environment, names of files, health reports and errors, in every view of them.
+#[test]
+fn nothing_that_a_container_says_of_itself_steers_the_terminal() {
+    let capsid = Capsid::with_busybox();
+    let label = format!("note={HOSTILE}\nforged");
+    let health = format!("--health-cmd=printf '%s' '{HOSTILE}'");
+    let script = format!("touch '/{HOSTILE}'; sleep 1000; :");
+    let flags = ["--label", &label, "-e", &label, &health, "--health-interval=1s"];
+    let words = [&flags[..], &["busybox", "sh", "-c", &script, HOSTILE]].concat();
+    capsid.detached("bad", &words);
+    let call = |words: &[&str]| capsid.call(words).wait();
+    eventually("a health report", 60, || {
+        capsid.field("bad", "json .State.Health.Log").contains("u009b")
+    });
+    let views: [&[&str]; 10] = [
+        &["ps", "--no-trunc"],
+        &["ps", "--format", "{{.Command}} {{.Labels}}"],
+        &["ps", "--format", "table {{.Names}}\\t{{.Labels}}"],
+        &["inspect", "bad"],
+        &["inspect", "-f", "{{.Config.Labels}} {{.Config.Env}} {{.Args}}", "bad"],
+        &["inspect", "-f", "{{json .Config}} {{.State.Health}}", "bad"],
+        &["top", "bad"],
+        &["diff", "bad"],
+        &["events", "--since", "1h", "--until", "0s"],
+        &["events", "--since", "1h", "--until", "0s", "--json"],
+    ];
+    for view in views {
+        let outcome = call(view).succeeds();
+        assert_harmless(&outcome);
+        assert!(
+            outcome.text().contains("202e"),
+            "{}: {:?}",
+            outcome.line,
+            outcome.text()
+        );
+    }
+    assert_eq!(call(&["ps", "--format", "{{.Labels}}"]).text().lines().count(), 1);
+    // JSON gives its readers the very value.
+    let exact: serde_json::Value = serde_json::from_str(&capsid.field("bad", "json .Config.Labels.note")).unwrap();
+    assert_eq!(exact, label.strip_prefix("note=").unwrap());
+    let wrong: [&[&str]; 4] = [
+        &["exec", "bad", HOSTILE],
+        &["cp", &format!("bad:/{HOSTILE}none"), "."],
+        &["inspect", HOSTILE],
+        &["ps", &format!("--{HOSTILE}")],
+    ];
+    for words in wrong {
+        let outcome = call(words);
+        assert_ne!(outcome.code(), 0, "{}", outcome.line);
+        assert_harmless(&outcome);
+    }
+    // What it prints itself is its own, as with docker.
+    let raw = call(&["exec", "bad", "printf", "%s", HOSTILE]).succeeds();
+    assert_eq!(raw.stdout, HOSTILE.as_bytes());
 }
