@@ -167,7 +167,7 @@ fn a_link_of_the_images_does_not_have_a_volume_filled_by_the_kernel() {
         "firmware:/srv/firmware",
         "firmware:/f",
     ];
-    let words = flags.iter().flat_map(|volume| ["-v", volume]);
+    let words = flags.iter().flat_map(|volume| ["-v", *volume]);
     // Each volume is seen once more at a place that nothing covers.
     let script = "ls -A /k /f; readlink /srv/kernel";
     capsid
