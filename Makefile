@@ -56,8 +56,7 @@ build: deps ## Builds capsid, capsid-vmm, capsid-fs and capsid-agent into target
 .PHONY: build-tests
 build-tests: deps ## Builds the tests' own tools: probe and image maker
 	$(CARGO) build --release --locked -p capsid-tests --bin capsid-test-images
-	$(CARGO) rustc --profile agent --locked -p capsid-tests --bin capsid-probe -- -C target-feature=+crt-static
-	@cmp -s $(TARGET)/agent/capsid-probe $(RELEASE)/capsid-probe || install -m 755 $(TARGET)/agent/capsid-probe $(RELEASE)/capsid-probe
+	$(CARGO) rustc --release --locked -p capsid-tests --bin capsid-probe -- -C target-feature=+crt-static
 
 .PHONY: kernel
 kernel: deps ## Builds the guest kernel (minutes at first, then cached by its inputs)
