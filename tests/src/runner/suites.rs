@@ -77,6 +77,9 @@ pub(crate) const SUITES: &[Suite] = &[
         30,
         Kvm::Machine(&["the_machine_is_large_enough_for_the_limit"]),
     ),
+    suite("foreign_folders", 20, NO_MACHINE),
+    suite("hostile_images", 30, NO_MACHINE),
+    suite("lost_files", 30, NO_MACHINE),
     suite(
         "memory",
         15,
@@ -119,6 +122,11 @@ pub(crate) const SUITES: &[Suite] = &[
         "terminal",
         40,
         Kvm::Machine(&["the_terminals_mode_is_restored_when_the_machine_is_killed"]),
+    ),
+    suite(
+        "unresponsive",
+        30,
+        Kvm::Machine(&["what_hangs_is_ended_and_keeps_nobody_waiting"]),
     ),
     suite("user_networks", 90, INSIDE_ONLY),
     suite("verbs", 20, INSIDE_ONLY),
