@@ -80,7 +80,7 @@ impl Spoiled {
         let path = path.to_owned();
         match fault {
             Fault::Owner => chown(&path, Some(OTHER), Some(OTHER)).unwrap(),
-            Fault::Mode => fs::set_permissions(&path, Permissions::from_mode(0)).unwrap(),
+            Fault::Mode => fs::set_permissions(&path, Permissions::from_mode(0o000)).unwrap(),
             _ => {
                 fs::rename(&path, &kept).unwrap();
                 replace(&path, fault, &kept, aside);

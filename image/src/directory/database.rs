@@ -191,11 +191,11 @@ fn check_unlisted(
 
 /// Refuses to begin anew while there is something that only the lost database knew.
 fn refuse_loss(directory: &Path, spec: &DatabaseSpec, lost: Fault) -> Result<(), DirectoryError> {
-    let is_something = |name: &&str| {
+    let is_something = |name: &str| {
         let entries = std::fs::read_dir(directory.join(name));
         entries.is_ok_and(|mut entries| entries.next().is_some())
     };
-    if spec.describes.iter().any(|name| is_something(&name)) {
+    if spec.describes.iter().any(|name| is_something(name)) {
         return Err(fault(&directory.join(spec.name), lost));
     }
     Ok(())

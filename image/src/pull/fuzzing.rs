@@ -64,7 +64,7 @@ pub(crate) fn challenge(header: &str) {
                         .strip_prefix(*start)
                         .is_some_and(|rest| start.ends_with('/') || rest.starts_with([':', '/']))
                 };
-                assert!(allowed.iter().any(|start| follows(&start)), "{target} for {registry}");
+                assert!(allowed.iter().any(follows), "{target} for {registry}");
                 assert!(
                     admitted.trust != Trust::Own || target.starts_with(base),
                     "{target} for {registry}"
