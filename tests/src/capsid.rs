@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::invocation::{Invocation, Outcome};
 use crate::parts::{accelerator, part};
-use crate::resident::{Process, descendants};
+use crate::resident::descendants;
 use crate::test_images::TestImage;
 
 /// An installation with its own store, sockets, home and temporary files, gone with the value.
@@ -104,13 +104,16 @@ impl Capsid {
         self.field(name, ".State.Pid").parse().expect("a pid")
     }
 
-    /// The machine of a running container: its process on the host.
+    /// The machine of a running container: the process on the host that runs the guest's instructions.
     #[track_caller]
     pub fn machine(&self, name: &str) -> u32 {
-        let supervisor = self.supervisor(name);
-        let is_machine = |process: &Process| process.name == "capsid-vmm" || process.name.starts_with("qemu");
-        let machine = descendants(supervisor).into_iter().find(is_machine);
-        machine.expect("a running machine").pid
+        let descendants = descendants(self.supervisor(name));
+        let last = |start: &str| {
+            let named = descendants.iter().filter(|process| process.name.starts_with(start));
+            named.map(|process| process.pid).max()
+        };
+        // Both have a parent named capsid-vmm that enters their pid namespace; QEMU's devices have the name, too.
+        last("qemu").or_else(|| last("capsid-vmm")).expect("a running machine")
     }
 
     /// `capsid load -i PATH`.

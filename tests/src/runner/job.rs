@@ -68,7 +68,7 @@ const CHECKS: &[(&str, &[&str], u64)] = &[
 /// Seconds that the unit tests of one crate take at most.
 const UNIT_SECONDS: u64 = 15;
 /// Seconds that a test takes in a lab, as a rule.
-const LAB_SECONDS: u64 = 15;
+const LAB_SECONDS: u64 = 30;
 
 /// Everything that the options ask for; `kvm` is where machines run on KVM.
 pub(crate) fn plan(executables: &Executables, options: &Options, kvm: Place) -> Vec<Job> {
