@@ -31,7 +31,7 @@ fn assert_refused(write: impl FnOnce(&Path)) -> Outcome {
     let before = capsid.files();
     let outcome = capsid.load(&layout).exits(1).complains_in_one_line();
     assert_eq!(capsid.files(), before, "left behind\n{outcome}");
-    capsid.run([NAME, "true"]).exits(125);
+    capsid.run(["--pull", "never", NAME, "true"]).exits(125).complains(NAME);
     outcome
 }
 

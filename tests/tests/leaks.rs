@@ -60,7 +60,7 @@ fn failed_runs_leak_nothing() {
     let before = Census::take(&capsid);
     capsid.run(["busybox", "no-such-command"]).exits(127);
     capsid.run(["busybox", "/etc/passwd"]).exits(126);
-    capsid.run(["no-such-image.invalid/x"]).exits(125);
+    capsid.run(["localhost:1/x"]).exits(125);
     capsid.run(["--kernel", "/etc/passwd", "busybox", "true"]).exits(125);
     before.assert_nothing_new(&capsid);
 }
