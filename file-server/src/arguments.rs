@@ -8,7 +8,7 @@ use capsid_jail::Share;
 
 /// What is to be done.
 #[derive(Debug)]
-pub(crate) enum Command {
+pub enum Command {
     /// Say which version this is.
     Version,
     /// Enter the jail and tell what it consists of.
@@ -19,25 +19,37 @@ pub(crate) enum Command {
 
 /// What is served, and to whom.
 #[derive(Debug)]
-pub(crate) struct Arguments {
+pub struct Arguments {
     /// A listening socket with the one connection that will ever come.
-    pub(crate) socket_fd: RawFd,
-    pub(crate) share: Share,
+    pub socket_fd: RawFd,
+    /// What is served.
+    pub share: Share,
 }
 
 /// Why a command line is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(crate) enum ArgumentError {
+pub enum ArgumentError {
+    /// A word that is no flag.
     #[error("unknown argument {0:?}")]
     Unknown(OsString),
+    /// A flag that must be there.
     #[error("{0} is missing or has no value")]
     Missing(&'static str),
+    /// A value that is none for its flag.
     #[error("{flag} has the wrong value {value:?}")]
-    Value { flag: &'static str, value: OsString },
+    Value {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        value: OsString,
+    },
 }
 
 /// Parses the arguments behind the program's name.
-pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, ArgumentError> {
+///
+/// # Errors
+/// [`ArgumentError`].
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, ArgumentError> {
     let mut words = words.into_iter();
     let (mut socket_fd, mut source, mut identity, mut file_name, mut readonly) = (None, None, None, None, false);
     while let Some(word) = words.next() {

@@ -3,7 +3,9 @@
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 
+use fuse_backend_rs::api::filesystem::FileSystem;
 use fuse_backend_rs::api::server::Server;
+use fuse_backend_rs::passthrough::PassthroughFs;
 use fuse_backend_rs::transport::{Reader, VirtioFsWriter, Writer};
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackend, VringRwLock, VringT};
@@ -23,16 +25,22 @@ type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 type Chain = DescriptorChain<GuestMemoryLoadGuard<GuestMemoryMmap>>;
 
 /// The device, shared by the thread that speaks vhost-user and the one that serves the rings.
-pub(crate) struct FileDevice {
-    server: Server<Arc<Files>>,
+pub(crate) struct FileDevice<F = PassthroughFs>
+where
+    F: FileSystem<Inode = u64, Handle = u64> + Send + Sync + 'static,
+{
+    server: Server<Arc<Files<F>>>,
     memory: Memory,
     event_index: RwLock<bool>,
     gate: Gate,
 }
 
-impl FileDevice {
+impl<F> FileDevice<F>
+where
+    F: FileSystem<Inode = u64, Handle = u64> + Send + Sync + 'static,
+{
     /// A device that serves `files`, with its gate closed.
-    pub(crate) fn new(files: Files, memory: Memory) -> Self {
+    pub(crate) fn new(files: Files<F>, memory: Memory) -> Self {
         Self {
             server: Server::new(Arc::new(files)),
             memory,
@@ -47,7 +55,7 @@ impl FileDevice {
     }
 
     /// Answers every request in the ring, and those that come meanwhile.
-    fn serve(&self, vring: &VringRwLock) -> io::Result<()> {
+    pub(crate) fn serve(&self, vring: &VringRwLock) -> io::Result<()> {
         let event_index = *self.event_index.read().unwrap_or_else(PoisonError::into_inner);
         if !event_index {
             return self.work_off(vring);
@@ -103,7 +111,10 @@ impl FileDevice {
     }
 }
 
-impl VhostUserBackend for FileDevice {
+impl<F> VhostUserBackend for FileDevice<F>
+where
+    F: FileSystem<Inode = u64, Handle = u64> + Send + Sync + 'static,
+{
     type Bitmap = ();
     type Vring = VringRwLock;
 

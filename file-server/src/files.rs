@@ -48,8 +48,8 @@ const CREATE_FLAGS: i32 = libc::O_CREAT | libc::O_EXCL;
 const SET_ID_BITS: u32 = libc::S_ISUID | libc::S_ISGID;
 
 /// The share.
-pub(crate) struct Files {
-    inner: PassthroughFs,
+pub(crate) struct Files<F = PassthroughFs> {
+    inner: F,
     owners: Owners,
 }
 
@@ -78,6 +78,17 @@ impl Files {
     pub(crate) fn owned_by(self, owners: Owners) -> Self {
         Self { owners, ..self }
     }
+}
+
+impl<F> Files<F> {
+    /// The door before other files.
+    #[cfg(fuzzing)]
+    pub(crate) fn over(inner: F) -> Self {
+        Self {
+            inner,
+            owners: Owners::OneUser,
+        }
+    }
 
     /// Mode bits that a guest may give a file it makes, which is a folder or not.
     fn permitted_mode(mode: u32, is_folder: bool) -> u32 {
@@ -96,7 +107,7 @@ fn refuse(errno: i32) -> io::Error {
     io::Error::from_raw_os_error(errno)
 }
 
-impl FileSystem for Files {
+impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Files<F> {
     type Inode = u64;
     type Handle = u64;
 
@@ -393,8 +404,8 @@ mod tests {
 
     #[test]
     fn nobody_becomes_another_user_by_a_guests_file() {
-        assert_eq!(Files::permitted_mode(0o107_755, false), 0o101_755);
-        assert_eq!(Files::permitted_mode(0o47_755, true), 0o43_755);
+        assert_eq!(<Files>::permitted_mode(0o107_755, false), 0o101_755);
+        assert_eq!(<Files>::permitted_mode(0o47_755, true), 0o43_755);
     }
 
     #[test]

@@ -18,17 +18,23 @@ use crate::{filters, limits, sys};
 
 /// Why the machine is not served any more. Variant = step that failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ServeError {
+pub enum ServeError {
+    /// The jail.
     #[error("cannot confine this process")]
     Confine(#[source] JailError),
+    /// The program itself, which a report confines with.
     #[error("cannot find this program's own file")]
     OwnProgram(#[source] io::Error),
+    /// The report.
     #[error("cannot report what confines this process")]
     Report(#[source] ReportError),
+    /// The filter.
     #[error("cannot filter this process's system calls")]
     Filter(#[source] FilterError),
+    /// The event loop.
     #[error("cannot wait for requests")]
     Daemon(#[source] Reason),
+    /// The other side.
     #[error("the machine breaks the vhost-user protocol")]
     Protocol(#[source] Reason),
 }
@@ -36,10 +42,13 @@ pub(crate) enum ServeError {
 /// What the library says: its errors are no `std::error::Error`s.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Reason(String);
+pub struct Reason(String);
 
 /// Serves until the machine is gone.
-pub(crate) fn serve(arguments: &Arguments) -> Result<(), ServeError> {
+///
+/// # Errors
+/// [`ServeError`].
+pub fn serve(arguments: &Arguments) -> Result<(), ServeError> {
     let listener = sys::inherited_listener(arguments.socket_fd);
     permit_many_files();
     let jail = jail(&[2, listener.as_raw_fd()]);
@@ -68,7 +77,10 @@ pub(crate) fn serve(arguments: &Arguments) -> Result<(), ServeError> {
 }
 
 /// Enters the jail with this program as the share, and tells on stdout what it consists of.
-pub(crate) fn report_confinement() -> Result<(), ServeError> {
+///
+/// # Errors
+/// [`ServeError`].
+pub fn report_confinement() -> Result<(), ServeError> {
     let share = own_program().map_err(ServeError::OwnProgram)?;
     let entered = jail(&[1, 2]).enter_to_serve(&share, Files::new);
     let (_, _, confinement) = entered.map_err(ServeError::Confine)?;

@@ -28,6 +28,8 @@ pub mod egress;
 pub mod emulator;
 pub mod event_loop;
 mod filters;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod inherited;
 pub mod kernel;
 mod layout;

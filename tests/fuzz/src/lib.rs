@@ -10,9 +10,13 @@
 //! | `vsock` | the packets of a guest | every operation |
 //! | `net` | the frames of a guest and of its network | every protocol, names, answers; what leaves is compared with [`passt`] |
 //! | `switch` | the frames of a network's member | neighbours, names, other members |
+//! | `registers` | registers in any order, rings of any shape | every device behind virtio-mmio |
+//! | `vhost-user` | the messages of QEMU, or of who has broken into it | every message, rings |
+//! | `files` | requests for files of the host's | every request that the file server's door lets through |
+//! | `unpack` | an archive of a container's, for `cp` | every kind of member |
 //!
-//! Devices are given well-formed rings, whose chains are the fuzzer's: a ring that is refused at once would leave what is
-//! behind it untouched. `tests/scripts/fuzz` ends with an error when a target does not reach what it is for.
+//! Most devices are given well-formed rings, whose chains are the fuzzer's: a ring that is refused at once would leave what
+//! is behind it untouched. The rings themselves are the fuzzer's in `registers`, `vhost-user` and `files`. `tests/scripts/fuzz` ends with an error when a target does not reach what it is for.
 
 pub mod frame;
 pub mod passt;

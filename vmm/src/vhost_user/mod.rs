@@ -141,6 +141,13 @@ pub fn serve(
     ends.into_iter().collect()
 }
 
+/// Serves one device in this thread, for fuzzing.
+#[cfg(fuzzing)]
+pub(crate) fn serve_one(device: Box<dyn Device>, socket: UnixStream) {
+    let served = Server::new(device, socket).map(Server::run);
+    drop(served.expect("an epoll instance"));
+}
+
 /// Accepts QEMU's connection. Without a supervisor there will be no QEMU, and nobody to close the socket.
 fn accept(listener: &UnixListener, supervisor: &File) -> io::Result<UnixStream> {
     let mut events = [
