@@ -123,6 +123,22 @@ impl Capsid {
             .wait()
     }
 
+    /// Loads the OCI layout that `write` makes of an image `name`. It must be refused in one line, with nothing left in any
+    /// folder.
+    #[track_caller]
+    pub fn refuses_layout(name: &str, write: impl FnOnce(&Path)) -> Outcome {
+        let capsid = Self::with_busybox();
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let layout = folder.path().join("layout");
+        write(&layout);
+        let before = capsid.files();
+        let outcome = capsid.load(&layout).exits(1).complains_in_one_line();
+        assert_eq!(capsid.files(), before, "left behind\n{outcome}");
+        let run = capsid.run(["--pull", "never", name, "true"]);
+        run.exits(125).complains(name);
+        outcome
+    }
+
     /// The variables that `capsid` runs with.
     pub fn environment(&self) -> Vec<(&'static str, PathBuf)> {
         vec![

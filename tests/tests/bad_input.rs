@@ -25,23 +25,9 @@ fn harmless() -> Layer {
     Layer::new().folder("bin/").file("bin/file", "x")
 }
 
-/// Loads what `write` makes; it must be refused in one line, with nothing left in any folder.
-#[track_caller]
-fn assert_refused(write: impl FnOnce(&Path)) -> Outcome {
-    let capsid = Capsid::with_busybox();
-    let folder = tempfile::tempdir().unwrap();
-    let layout = folder.path().join("layout");
-    write(&layout);
-    let before = capsid.files();
-    let outcome = capsid.load(&layout).exits(1).complains_in_one_line();
-    assert_eq!(capsid.files(), before, "left behind\n{outcome}");
-    capsid.run(["--pull", "never", NAME, "true"]).exits(125).complains(NAME);
-    outcome
-}
-
 #[track_caller]
 fn assert_layer_refused(layer: Layer) -> Outcome {
-    assert_refused(|folder| drop(tree(layer).write_oci_layout(folder, NAME)))
+    Capsid::refuses_layout(NAME, |folder| drop(tree(layer).write_oci_layout(folder, NAME)))
 }
 
 /// A layer that must do no harm: refused, or loaded with everything beneath the root.
@@ -115,7 +101,7 @@ fn a_name_that_is_none() {
 
 #[test]
 fn a_wrong_digest_in_a_layout() {
-    assert_refused(|folder| {
+    Capsid::refuses_layout(NAME, |folder| {
         let layout = tree(harmless()).write_oci_layout(folder, NAME);
         let blob = layout.layer_blob(0);
         let mut bytes = fs::read(&blob).unwrap();
@@ -148,7 +134,7 @@ fn a_wrong_digest_from_a_registry() {
 
 #[test]
 fn a_layer_whose_content_is_not_its_diff_id() {
-    assert_refused(|folder| {
+    Capsid::refuses_layout(NAME, |folder| {
         let other = gzip(&Layer::new().file("other", "y").finish());
         drop(
             tree(harmless())
@@ -160,7 +146,7 @@ fn a_layer_whose_content_is_not_its_diff_id() {
 
 #[test]
 fn a_truncated_layer() {
-    assert_refused(|folder| {
+    Capsid::refuses_layout(NAME, |folder| {
         let layout = tree(harmless()).write_oci_layout(folder, NAME);
         let whole = fs::read(layout.layer_blob(0)).unwrap();
         drop(layout.replace_layer(0, &whole[..whole.len() / 2], NAME));
@@ -188,7 +174,7 @@ fn a_layer_that_is_cut_short_in_the_registry() {
 
 #[test]
 fn a_layer_that_is_not_a_tar() {
-    assert_refused(|folder| {
+    Capsid::refuses_layout(NAME, |folder| {
         drop(
             ImageBuilder::new()
                 .layer(vec![0x55; 4096])
@@ -325,7 +311,7 @@ fn zstd_bomb(gibibytes: u64) -> Vec<u8> {
 
 #[test]
 fn more_layers_than_the_limit() {
-    assert_refused(|folder| {
+    Capsid::refuses_layout(NAME, |folder| {
         let image = (0..129).fold(ImageBuilder::new(), |image, index| {
             image.layer(Layer::new().file(&format!("f{index}"), "x").finish())
         });
@@ -336,7 +322,7 @@ fn more_layers_than_the_limit() {
 
 #[test]
 fn duplicate_keys_in_json() {
-    assert_refused(|folder| {
+    Capsid::refuses_layout(NAME, |folder| {
         let layout = tree(harmless()).write_oci_layout(folder, NAME);
         let text = layout.manifest.to_string();
         // A reader that takes the last key and one that takes the first see two images.
@@ -349,7 +335,7 @@ fn duplicate_keys_in_json() {
 #[test]
 fn json_that_is_none() {
     for text in ["", "{", "[]", "null", "{\"schemaVersion\":1}", "\u{feff}{}"] {
-        assert_refused(|folder| {
+        Capsid::refuses_layout(NAME, |folder| {
             drop(
                 tree(harmless())
                     .write_oci_layout(folder, NAME)
@@ -362,7 +348,7 @@ fn json_that_is_none() {
 #[test]
 fn json_that_is_too_deep_or_too_large() {
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-    assert_refused(|folder| {
+    Capsid::refuses_layout(NAME, |folder| {
         drop(
             tree(harmless())
                 .write_oci_layout(folder, NAME)
@@ -370,7 +356,7 @@ fn json_that_is_too_deep_or_too_large() {
         )
     });
     let large = format!("{{\"x\":\"{}\"}}", "y".repeat(5 << 20));
-    assert_refused(|folder| {
+    Capsid::refuses_layout(NAME, |folder| {
         drop(
             tree(harmless())
                 .write_oci_layout(folder, NAME)
@@ -388,7 +374,7 @@ fn a_digest_that_is_a_path() {
         "sha512:00",
         "sha256:",
     ] {
-        assert_refused(|folder| {
+        Capsid::refuses_layout(NAME, |folder| {
             let mut layout = tree(harmless()).write_oci_layout(folder, NAME);
             layout.manifest["layers"][0]["digest"] = json!(digest);
             drop(layout.seal(NAME));
@@ -398,18 +384,20 @@ fn a_digest_that_is_a_path() {
 
 #[test]
 fn an_image_for_another_architecture() {
-    let refusal = assert_refused(|folder| drop(tree(harmless()).architecture("arm64").write_oci_layout(folder, NAME)));
+    let refusal = Capsid::refuses_layout(NAME, |folder| {
+        drop(tree(harmless()).architecture("arm64").write_oci_layout(folder, NAME))
+    });
     refusal.complains("arm64");
 }
 
 #[test]
 fn an_image_without_layers() {
-    assert_refused(|folder| drop(ImageBuilder::new().write_oci_layout(folder, NAME))).complains("layer");
+    Capsid::refuses_layout(NAME, |folder| drop(ImageBuilder::new().write_oci_layout(folder, NAME))).complains("layer");
 }
 
 #[test]
 fn more_diff_ids_than_layers() {
-    assert_refused(|folder| {
+    Capsid::refuses_layout(NAME, |folder| {
         let image = ImageBuilder::new()
             .layer(harmless().finish())
             .layer_as(Layer::new().finish(), Compression::None);

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use capsid_tests::{Capsid, ImageBuilder, Layer, Outcome};
+use capsid_tests::{Capsid, ImageBuilder, Layer};
 use serde_json::json;
 
 const NAME: &str = "bad:1";
@@ -21,25 +21,11 @@ fn harmless() -> Layer {
     Layer::new().folder("bin/").file("bin/file", "x")
 }
 
-/// Loads what `write` makes; it must be refused in one line, with nothing left in any folder.
-#[track_caller]
-fn assert_refused(write: impl FnOnce(&Path)) -> Outcome {
-    let capsid = Capsid::with_busybox();
-    let folder = tempfile::tempdir().unwrap();
-    let layout = folder.path().join("layout");
-    write(&layout);
-    let before = capsid.files();
-    let outcome = capsid.load(&layout).exits(1).complains_in_one_line();
-    assert_eq!(capsid.files(), before, "left behind\n{outcome}");
-    capsid.run(["--pull", "never", NAME, "true"]).exits(125).complains(NAME);
-    outcome
-}
-
 #[test]
 fn a_descriptor_with_the_wrong_size() {
     for (part, by) in [("config", 1), ("config", -1), ("layer", 1), ("layer", -1)] {
         let lie = |size: &mut serde_json::Value| *size = json!(size.as_i64().unwrap() + by);
-        let refusal = assert_refused(|folder| {
+        let refusal = Capsid::refuses_layout(NAME, |folder| {
             let mut layout = tree(harmless()).write_oci_layout(folder, NAME);
             lie(match part {
                 "config" => &mut layout.manifest["config"]["size"],
@@ -174,7 +160,8 @@ fn exposed_ports_that_are_ranges() {
         .exits(125)
         .complains("at most 1024");
     assert!(refused.took < Duration::from_secs(20), "{refused}");
-    assert_refused(|folder| drop(image(5000).write_oci_layout(folder, NAME))).complains("more than 4096 entries");
+    Capsid::refuses_layout(NAME, |folder| drop(image(5000).write_oci_layout(folder, NAME)))
+        .complains("more than 4096 entries");
 }
 
 #[test]

@@ -100,6 +100,7 @@ fn lab_command(job: &Job, steps: &[Step]) -> Command {
         .current_dir(root())
         .env("CAPSID_LAB", "1")
         .env("CAPSID_BIN_DIR", parts::bin_dir())
+        .env("LAB_SHARE", parts::target_dir())
         // Images are made before: that is work for a whole processor, not for an emulated one.
         .env("CAPSID_TEST_IMAGES", cache_folder())
         .envs(job.environment.iter().map(|(name, value)| (name, value)));
