@@ -41,7 +41,7 @@ pub(crate) fn merge(stack: &Stack, mut indexes: Vec<File>, out: &File) -> Result
     erofs::write_image(&tree, &stack.blob_blocks, out).map_err(MergeError::Write)
 }
 
-/// Reads the index twice: what it hides from the layers below, then what it adds. Counts what it adds.
+/// Applies the entries of a layer's index, and counts them.
 fn apply_layer(
     tree: &mut Tree,
     index: &mut File,
@@ -50,23 +50,18 @@ fn apply_layer(
     entries_left: &mut u64,
 ) -> Result<(), MergeError> {
     let blocks = stack.blob_blocks.get(usize::from(blob)).copied().unwrap_or(0);
-    for hiding in [true, false] {
-        index.rewind().map_err(MergeError::ReadIndex)?;
-        let mut reader = IndexReader::new(BufReader::with_capacity(256 << 10, &mut *index)).map_err(index_error)?;
-        while let Some(entry) = reader.next().map_err(index_error)? {
-            if hiding {
-                tree.hide(&entry)?;
-                continue;
-            }
-            *entries_left = entries_left.checked_sub(1).ok_or(LayerFault::TooManyImageEntries)?;
-            // A file beyond its blob would read a neighbour's.
-            if let Action::Make(_, crate::layer::entry::Node::File { block, size }) = entry.action
-                && u64::from(block).saturating_add(size.div_ceil(BLOCK_BYTES)) > u64::from(blocks)
-            {
-                return Err(LayerFault::Index.into());
-            }
-            tree.apply(entry, blob)?;
+    index.rewind().map_err(MergeError::ReadIndex)?;
+    let mut reader = IndexReader::new(BufReader::with_capacity(256 << 10, &mut *index)).map_err(index_error)?;
+    tree.begin_layer();
+    while let Some(entry) = reader.next().map_err(index_error)? {
+        *entries_left = entries_left.checked_sub(1).ok_or(LayerFault::TooManyImageEntries)?;
+        // A file beyond its blob would read a neighbour's.
+        if let Action::Make(_, crate::layer::entry::Node::File { block, size }) = entry.action
+            && u64::from(block).saturating_add(size.div_ceil(BLOCK_BYTES)) > u64::from(blocks)
+        {
+            return Err(LayerFault::Index.into());
         }
+        tree.apply(entry, blob)?;
     }
     Ok(())
 }

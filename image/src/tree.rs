@@ -1,16 +1,23 @@
 //! The tree of an image: its layers applied one over the other.
 //!
-//! Whiteouts of a layer hide what lower layers have and never its own entries (image specification, "Whiteouts"), so they
-//! are applied first. Then entries apply in the order of the tar; the last one wins. As in docker and containerd, a
-//! symbolic link in the directory part of a name is followed *inside the root*, with `..` stopping there; the last component
-//! is never followed; a directory over a directory keeps what it holds; any other clash replaces.
+//! Entries apply in the order of the tar; the last one wins. A symbolic link in the directory part of a name is followed
+//! *inside the root*, with `..` stopping there; the last component is never followed; a directory over a directory keeps what
+//! it holds; any other clash replaces. [`whiteouts`] are entries as others, so that one in a directory which its own layer
+//! puts in place of a link hides nothing at the link's target. umoci does the same; tests compare with it.
+
+mod walk;
+mod whiteouts;
 
 use std::collections::BTreeMap;
 
 use crate::layer::entry::{Action, Attributes, Entry, Node};
 use crate::layer::fault::LayerFault;
 use crate::layer::path::LayerPath;
-use crate::limits::{LINKS_FOLLOWED_MAX, ROOTFS_ENTRIES_MAX, ROOTFS_NAME_BYTES_MAX};
+use crate::limits::{ROOTFS_ENTRIES_MAX, ROOTFS_NAME_BYTES_MAX};
+use crate::tree::walk::{Step, Walk};
+
+/// Number of a layer, from 1 on; 0 is none.
+type LayerNumber = u16;
 
 /// An inode of a [`Tree`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,8 +63,36 @@ pub(crate) enum Content {
 #[derive(Debug)]
 pub(crate) struct Directory {
     /// In byte order, as EROFS wants them.
-    pub children: BTreeMap<Box<[u8]>, InodeId>,
+    children: BTreeMap<Box<[u8]>, Name>,
     pub parent: InodeId,
+    /// Last layer that has an entry for it or beneath it.
+    touched_by: LayerNumber,
+    /// Last layer that left nothing of lower layers in it.
+    cleared_by: LayerNumber,
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone, Copy)]
+struct Name {
+    inode: InodeId,
+    /// Layer that has the entry for it.
+    layer: LayerNumber,
+}
+
+impl Directory {
+    fn new(parent: InodeId, layer: LayerNumber) -> Self {
+        Self {
+            children: BTreeMap::new(),
+            parent,
+            touched_by: 0,
+            cleared_by: layer,
+        }
+    }
+
+    /// What it holds, by name.
+    pub(crate) fn children(&self) -> impl DoubleEndedIterator<Item = (&[u8], InodeId)> {
+        self.children.iter().map(|(name, child)| (&**name, child.inode))
+    }
 }
 
 /// A file tree held in memory, without the contents of files.
@@ -68,6 +103,8 @@ pub(crate) struct Tree {
     free: Vec<InodeId>,
     /// Names, link targets and attributes, bytes.
     name_bytes: u64,
+    /// The one that is being applied.
+    layer: LayerNumber,
 }
 
 impl Inode {
@@ -75,8 +112,8 @@ impl Inode {
     pub(crate) fn link_count(&self, tree: &Tree) -> u32 {
         match &self.content {
             Content::Directory(directory) => {
-                let is_directory = |id: &&InodeId| matches!(tree[**id].content, Content::Directory(_));
-                2 + directory.children.values().filter(is_directory).count() as u32
+                let is_directory = |id: &InodeId| matches!(tree[*id].content, Content::Directory(_));
+                2 + directory.children().map(|(_, id)| id).filter(is_directory).count() as u32
             }
             _ => self.names,
         }
@@ -94,10 +131,7 @@ impl std::ops::Index<InodeId> for Tree {
 impl Tree {
     /// The root directory alone.
     pub(crate) fn new() -> Self {
-        let directory = Directory {
-            children: BTreeMap::new(),
-            parent: InodeId::ROOT,
-        };
+        let directory = Directory::new(InodeId::ROOT, 0);
         let attributes = Attributes::implied_directory();
         let root = Inode {
             attributes,
@@ -108,7 +142,13 @@ impl Tree {
             inodes: vec![root],
             free: Vec::new(),
             name_bytes: 0,
+            layer: 0,
         }
+    }
+
+    /// Begins the next layer: what the tree holds is of lower ones from here on.
+    pub(crate) fn begin_layer(&mut self) {
+        self.layer += 1;
     }
 
     /// One more than the largest index of an inode.
@@ -116,35 +156,13 @@ impl Tree {
         self.inodes.len()
     }
 
-    /// Hides what a whiteout or opaque entry of the next layer hides; to be called before that layer's other entries.
-    pub(crate) fn hide(&mut self, entry: &Entry) -> Result<(), LayerFault> {
-        match entry.action {
-            Action::Whiteout => {
-                let Some((directory, name)) = entry.path.split_last() else {
-                    return Ok(());
-                };
-                if let Some(directory) = self.find_directory(&directory)? {
-                    self.unlink(directory, name);
-                }
-            }
-            Action::Opaque => {
-                if let Some(directory) = self.find_directory(&entry.path)? {
-                    for name in self.take_names(directory) {
-                        self.unlink(directory, &name);
-                    }
-                }
-            }
-            Action::Make(..) | Action::Link(_) => {}
-        }
-        Ok(())
-    }
-
-    /// Applies an entry that makes something. `blob` is the data blob of the entry's layer.
+    /// Applies an entry. `blob` is the data blob of the entry's layer.
     pub(crate) fn apply(&mut self, entry: Entry, blob: u16) -> Result<(), LayerFault> {
         match entry.action {
             Action::Make(attributes, node) => self.make(&entry.path, attributes, node, blob),
             Action::Link(target) => self.link(&entry.path, &target),
-            Action::Whiteout | Action::Opaque => Ok(()),
+            Action::Whiteout => self.hide_name(&entry.path),
+            Action::Opaque => self.hide_children(&entry.path),
         }
     }
 
@@ -159,14 +177,12 @@ impl Tree {
         if let (Node::Directory, Some(existing)) = (&node, self.child(directory, name))
             && matches!(self[existing].content, Content::Directory(_))
         {
+            self.touch(existing);
             return self.set_attributes(existing, attributes);
         }
         self.unlink(directory, name);
         let content = match node {
-            Node::Directory => Content::Directory(Directory {
-                children: BTreeMap::new(),
-                parent: directory,
-            }),
+            Node::Directory => Content::Directory(Directory::new(directory, self.layer)),
             Node::File { block, size } => Content::File { blob, block, size },
             Node::Symlink(target) => Content::Symlink(target),
             Node::CharDevice { major, minor } => Content::CharDevice { major, minor },
@@ -174,7 +190,9 @@ impl Tree {
             Node::Fifo => Content::Fifo,
         };
         let id = self.add_inode(attributes, content)?;
-        self.add_name(directory, name, id)
+        self.add_name(directory, name, id)?;
+        self.touch(id);
+        Ok(())
     }
 
     fn link(&mut self, path: &LayerPath, target: &LayerPath) -> Result<(), LayerFault> {
@@ -193,9 +211,6 @@ impl Tree {
         }
         let (directory, name) = path.split_last().ok_or(LayerFault::Root)?;
         let directory = self.make_directories(&directory, path)?;
-        if self.child(directory, name) == Some(id) {
-            return Ok(());
-        }
         // The new name may replace a directory that holds the target: count the new name first, or it would be freed.
         self.inodes[id.index()].names += 1;
         self.unlink(directory, name);
@@ -231,16 +246,14 @@ impl Tree {
                     });
                 }
                 Step::Missing => {
-                    let content = Content::Directory(Directory {
-                        children: BTreeMap::new(),
-                        parent: directory,
-                    });
+                    let content = Content::Directory(Directory::new(directory, self.layer));
                     let id = self.add_inode(Attributes::implied_directory(), content)?;
                     self.add_name(directory, &part, id)?;
                     directory = id;
                 }
             }
         }
+        self.touch(directory);
         Ok(directory)
     }
 
@@ -251,7 +264,7 @@ impl Tree {
         if part == b".." {
             return Ok(Step::Into(directory.parent));
         }
-        let Some(&id) = directory.children.get(part) else {
+        let Some(&Name { inode: id, .. }) = directory.children.get(part) else {
             return Ok(Step::Missing);
         };
         Ok(match &self[id].content {
@@ -268,15 +281,8 @@ impl Tree {
 
     fn child(&self, directory: InodeId, name: &[u8]) -> Option<InodeId> {
         match &self[directory].content {
-            Content::Directory(directory) => directory.children.get(name).copied(),
+            Content::Directory(directory) => directory.children.get(name).map(|child| child.inode),
             _ => None,
-        }
-    }
-
-    fn take_names(&self, directory: InodeId) -> Vec<Box<[u8]>> {
-        match &self[directory].content {
-            Content::Directory(directory) => directory.children.keys().cloned().collect(),
-            _ => Vec::new(),
         }
     }
 
@@ -310,7 +316,8 @@ impl Tree {
         self.charge(name.len() as u64)?;
         self.inodes[id.index()].names += 1;
         if let Content::Directory(directory) = &mut self.inodes[directory.index()].content {
-            directory.children.insert(name.into(), id);
+            let layer = self.layer;
+            directory.children.insert(name.into(), Name { inode: id, layer });
         }
         Ok(())
     }
@@ -320,9 +327,11 @@ impl Tree {
         let Content::Directory(parent) = &mut self.inodes[directory.index()].content else {
             return;
         };
-        let Some(id) = parent.children.remove(name) else { return };
+        let Some(removed) = parent.children.remove(name) else {
+            return;
+        };
         self.name_bytes -= name.len() as u64;
-        let mut unnamed = vec![id];
+        let mut unnamed = vec![removed.inode];
         while let Some(id) = unnamed.pop() {
             let inode = &mut self.inodes[id.index()];
             inode.names -= 1;
@@ -334,7 +343,7 @@ impl Tree {
             self.name_bytes -= attribute_bytes(&attributes) + content_bytes(&content);
             if let Content::Directory(removed) = content {
                 self.name_bytes -= removed.children.keys().map(|name| name.len() as u64).sum::<u64>();
-                unnamed.extend(removed.children.into_values());
+                unnamed.extend(removed.children.into_values().map(|child| child.inode));
             }
             self.free.push(id);
         }
@@ -362,40 +371,6 @@ fn content_bytes(content: &Content) -> u64 {
     match content {
         Content::Symlink(target) => target.len() as u64,
         _ => 0,
-    }
-}
-
-enum Step {
-    Into(InodeId),
-    /// A link was followed; go on with its parts from this directory.
-    Restart(InodeId),
-    Missing,
-    File,
-}
-
-/// The components still to be walked, last first, and the links followed so far.
-struct Walk {
-    parts: Vec<Vec<u8>>,
-    links: usize,
-}
-
-impl Walk {
-    fn new(path: &LayerPath) -> Self {
-        let mut parts: Vec<Vec<u8>> = path.components().map(<[u8]>::to_vec).collect();
-        parts.reverse();
-        Self { parts, links: 0 }
-    }
-
-    fn next(&mut self) -> Option<Vec<u8>> {
-        self.parts.pop()
-    }
-
-    /// Puts the components of a link's target first; `None` after too many links.
-    fn follow(&mut self, target: &[u8]) -> Option<()> {
-        self.links += 1;
-        let parts = target.split(|&b| b == b'/').filter(|part| !matches!(*part, b"" | b"."));
-        self.parts.extend(parts.map(<[u8]>::to_vec).rev());
-        (self.links <= LINKS_FOLLOWED_MAX).then_some(())
     }
 }
 

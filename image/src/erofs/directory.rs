@@ -36,11 +36,7 @@ fn lines<'a>(id: InodeId, directory: &'a Directory) -> impl Iterator<Item = Line
     ]
     .into_iter()
     .peekable();
-    let mut children = directory
-        .children
-        .iter()
-        .map(|(name, &id)| Line { name, id })
-        .peekable();
+    let mut children = directory.children().map(|(name, id)| Line { name, id }).peekable();
     std::iter::from_fn(move || match (dots.peek(), children.peek()) {
         (Some(dot), Some(child)) if dot.name < child.name => dots.next(),
         (Some(_), None) => dots.next(),

@@ -150,14 +150,14 @@ fn depth_first(tree: &Tree) -> Vec<InodeId> {
         let Content::Directory(directory) = &tree[id].content else {
             continue;
         };
-        for &child in directory.children.values() {
+        for (_, child) in directory.children() {
             if !matches!(tree[child].content, Content::Directory(_)) && !seen[child.index()] {
                 seen[child.index()] = true;
                 order.push(child);
             }
         }
-        let is_directory = |child: &&InodeId| matches!(tree[**child].content, Content::Directory(_));
-        pending.extend(directory.children.values().rev().filter(is_directory));
+        let is_directory = |child: &InodeId| matches!(tree[*child].content, Content::Directory(_));
+        pending.extend(directory.children().map(|(_, child)| child).rev().filter(is_directory));
     }
     order
 }

@@ -233,7 +233,7 @@ impl Store {
 /// Name of a rootfs: it depends on its layers and on how this version merges them.
 pub(super) fn rootfs_key(layers: &[LayerName]) -> Digest {
     let mut hasher = Hasher::default();
-    hasher.update(b"capsid rootfs 1\n");
+    hasher.update(b"capsid rootfs 2\n");
     for layer in layers {
         hasher.update(layer.to_string().as_bytes());
         hasher.update(b"\n");

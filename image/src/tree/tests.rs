@@ -31,7 +31,7 @@ fn hide(at: &str, action: Action) -> Entry {
 fn build(layers: &[Vec<Entry>]) -> Result<Tree, LayerFault> {
     let mut tree = Tree::new();
     for layer in layers {
-        layer.iter().try_for_each(|entry| tree.hide(entry))?;
+        tree.begin_layer();
         layer.iter().try_for_each(|entry| tree.apply(entry.clone(), 0))?;
     }
     Ok(tree)
@@ -45,7 +45,7 @@ fn list(tree: &Tree) -> BTreeMap<String, Option<u64>> {
         let Content::Directory(directory) = &tree[id].content else {
             continue;
         };
-        for (name, &child) in &directory.children {
+        for (name, child) in directory.children() {
             let at = format!("{at}/{}", String::from_utf8_lossy(name));
             let size = match tree[child].content {
                 Content::File { size, .. } => Some(size),
@@ -83,6 +83,45 @@ fn whiteouts_hide_lower_layers_only() {
     ] {
         assert_eq!(names(&build(&[lower.clone(), upper]).unwrap()), ["/d", "/d/c", "/e"]);
     }
+}
+
+#[test]
+fn whiteouts_in_a_directory_in_place_of_a_link_leave_its_target_alone() {
+    let lower = vec![file("d/x", 1), file("d/e/y", 1), symlink("l", "d")];
+    let all = ["/d", "/d/e", "/d/e/y", "/d/x", "/l"];
+    for upper in [
+        vec![make("l", Node::Directory), hide("l", Action::Opaque)],
+        vec![make("l", Node::Directory), hide("l/x", Action::Whiteout)],
+        vec![
+            hide("l", Action::Whiteout),
+            make("l", Node::Directory),
+            hide("l/e", Action::Opaque),
+        ],
+    ] {
+        assert_eq!(names(&build(&[lower.clone(), upper]).unwrap()), all);
+    }
+    // A link that stays is followed, as in the name of any entry.
+    let followed = build(&[lower, vec![hide("l/e", Action::Whiteout)]]).unwrap();
+    assert_eq!(names(&followed), ["/d", "/d/x", "/l"]);
+}
+
+#[test]
+fn a_whiteout_of_a_directory_keeps_what_its_layer_has_in_it() {
+    let link = |at: &str, target: &str| hide(at, Action::Link(path(target)));
+    let lower = vec![file("d/a", 1), file("d/e/a", 1), file("d/f/a", 1), symlink("l", "d/f")];
+    let upper = vec![
+        file("d/n/o/a", 1),
+        file("d/e/b", 1),
+        file("l/b", 1),
+        link("d/c", "d/a"),
+        hide("d", Action::Whiteout),
+    ];
+    assert_eq!(
+        names(&build(&[lower, upper]).unwrap()),
+        [
+            "/d", "/d/c", "/d/e", "/d/e/b", "/d/f", "/d/f/b", "/d/n", "/d/n/o", "/d/n/o/a", "/l"
+        ]
+    );
 }
 
 #[test]

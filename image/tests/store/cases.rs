@@ -37,6 +37,10 @@ pub(crate) const ALL: &[(&str, fn())] = &[
     ("odd_names_and_nodes_survive", odd_names_and_nodes_survive),
     ("real_images_equal_gnu_tar", real_images_equal_gnu_tar),
     (
+        "random_layers_are_what_umoci_unpacks",
+        crate::umoci::random_layers_are_what_umoci_unpacks,
+    ),
+    (
         "a_registry_gives_images_to_whom_it_should",
         crate::registry::a_registry_gives_images_to_whom_it_should,
     ),

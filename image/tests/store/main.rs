@@ -8,6 +8,7 @@
 mod cases;
 mod fixture;
 mod registry;
+mod umoci;
 
 use std::panic::catch_unwind;
 use std::process::ExitCode;
