@@ -94,6 +94,7 @@ use cli::{Cli, Command, ContainerCommand, ImageCommand, SystemCommand};
 use commands::Context;
 
 fn main() -> ExitCode {
+    sys::keep_descriptors_from_children();
     // The confined helper that reads image bytes is this same binary: see `capsid_image::Converter`.
     if std::env::args_os()
         .nth(1)

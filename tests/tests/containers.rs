@@ -8,8 +8,9 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use capsid_tests::parts::{patience, workload};
-use capsid_tests::{Capsid, Outcome};
+use capsid_tests::parts::{part, patience, workload};
+use capsid_tests::resident::descendants;
+use capsid_tests::{Capsid, Invocation, Outcome};
 
 /// `capsid WORDS...` to its end.
 fn call(capsid: &Capsid, words: &[&str]) -> Outcome {
@@ -74,6 +75,45 @@ fn a_detached_container_outlives_its_command_and_stops() {
     call(&capsid, &["logs", "web"]).succeeds().prints("hello\n");
     call(&capsid, &["rm", "web"]).succeeds().prints("web\n");
     call(&capsid, &["inspect", "web"]).exits(1);
+}
+
+/// As `(flock -n 9; capsid run -d ...) 9>lock` of a script, and `$(capsid run -d ...)`.
+#[test]
+fn a_detached_container_holds_nothing_that_its_caller_has_open() {
+    let capsid = Capsid::with_busybox();
+    let lock = capsid.folder("tmp").join("lock");
+    let script = format!("exec 7>'{}' 9>&1; exec \"$@\"", lock.display());
+    let words = [
+        "-c",
+        &script,
+        "sh",
+        part("capsid").to_str().unwrap(),
+        "run",
+        "-d",
+        "--name",
+        "c",
+        "busybox",
+        "sleep",
+        "600",
+    ]
+    .map(str::to_owned);
+    let mut call = Invocation::new("sh", words);
+    for (name, value) in capsid.environment() {
+        call.command().env(name, value);
+    }
+    // Ends only when nobody has its output's pipe any more.
+    let id = call.within(60).wait().succeeds().text();
+    assert_eq!(id.len(), 64, "no id: {id:?}");
+    let supervisor = capsid.supervisor("c");
+    let processes = descendants(supervisor).into_iter().map(|process| process.pid);
+    for pid in processes.chain([supervisor]) {
+        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        let names: Vec<_> = files
+            .flatten()
+            .filter_map(|file| std::fs::read_link(file.path()).ok())
+            .collect();
+        assert!(!names.contains(&lock), "process {pid} has {names:?}");
+    }
 }
 
 #[test]
