@@ -1,12 +1,15 @@
 //! Copies what an image has at a path into the tmpfs or volume mounted over it.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
+};
 use rustix::io::Errno;
 
 use crate::limits::XATTR_BYTES_MAX;
@@ -48,11 +51,17 @@ pub(crate) struct Bounds {
     pub(crate) depth: usize,
 }
 
-/// Copies the tree below the folder `from` to the folder `to`: content, modes, owners, times and extended attributes. No
-/// link is followed; hard links become files of their own.
+/// Copies the tree below the folder `from` to the folder `to`: content, modes, owners, times, extended attributes and hard
+/// links. No symbolic link is followed.
 pub(crate) fn populate(from: impl AsFd, to: impl AsFd, bounds: Bounds) -> Result<(), PopulateError> {
-    let mut left = bounds.entries;
-    copy_folder(from, to, bounds.depth, &mut left)
+    let to = to.as_fd();
+    let mut copying = Copying {
+        root: to,
+        entries_left: bounds.entries,
+        at: PathBuf::new(),
+        linked: HashMap::new(),
+    };
+    copying.folder(from, to, bounds.depth)
 }
 
 /// Gives the folder `to` the owner, mode and extended attributes of the folder `from`.
@@ -61,56 +70,108 @@ pub(crate) fn copy_own_attributes(from: &OwnedFd, to: &OwnedFd) -> Result<(), Er
     copy_attributes(from, to.as_fd(), &OsString::from("."), &stat)
 }
 
-fn copy_folder(from: impl AsFd, to: impl AsFd, depth: usize, left: &mut usize) -> Result<(), PopulateError> {
-    let depth = depth.checked_sub(1).ok_or(PopulateError::TooDeep)?;
-    let failed = |source| PopulateError::Copy {
-        name: ".".into(),
-        source,
-    };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = rustix::fs::openat(&from, ".", flags, Mode::empty()).map_err(failed)?;
-    for entry in Dir::read_from(&folder).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name().to_owned();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        *left = left.checked_sub(1).ok_or(PopulateError::TooMany)?;
-        let name = OsString::from_vec(name.into_bytes());
-        copy_entry(&folder, &to, &name, depth, left)?;
-    }
-    Ok(())
+/// A copy that is under way.
+struct Copying<'a> {
+    /// Folder that everything is copied to.
+    root: BorrowedFd<'a>,
+    entries_left: usize,
+    /// Folder that is being copied, relative to the root.
+    at: PathBuf,
+    /// Files that have more names than were met yet, by device and inode.
+    linked: HashMap<(u64, u64), Linked>,
 }
 
-fn copy_entry(
-    from: &OwnedFd,
-    to: impl AsFd,
-    name: &OsString,
-    depth: usize,
-    left: &mut usize,
-) -> Result<(), PopulateError> {
-    let failed = |source| PopulateError::Copy {
-        name: name.clone(),
-        source,
-    };
-    let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
-    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
-    let to = to.as_fd();
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => {
-            rustix::fs::mkdirat(to, name, mode).map_err(failed)?;
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let source = rustix::fs::openat(from, name, flags, Mode::empty()).map_err(failed)?;
-            let target = rustix::fs::openat(to, name, flags, Mode::empty()).map_err(failed)?;
-            copy_folder(&source, &target, depth, left)?;
+/// A file with several names.
+struct Linked {
+    /// Name of its copy, relative to the root.
+    copy: PathBuf,
+    names_left: u64,
+}
+
+impl Copying<'_> {
+    fn folder(&mut self, from: impl AsFd, to: impl AsFd, depth: usize) -> Result<(), PopulateError> {
+        let depth = depth.checked_sub(1).ok_or(PopulateError::TooDeep)?;
+        let failed = |source| PopulateError::Copy {
+            name: ".".into(),
+            source,
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::openat(&from, ".", flags, Mode::empty()).map_err(failed)?;
+        for entry in Dir::read_from(&folder).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name().to_owned();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            self.entries_left = self.entries_left.checked_sub(1).ok_or(PopulateError::TooMany)?;
+            let name = OsString::from_vec(name.into_bytes());
+            self.entry(&folder, to.as_fd(), &name, depth)?;
         }
-        FileType::RegularFile => copy_content(from, to, name, mode)?,
-        FileType::Symlink => {
-            let link = rustix::fs::readlinkat(from, name, Vec::new()).map_err(failed)?;
-            rustix::fs::symlinkat(&link, to, name).map_err(failed)?;
-        }
-        kind => rustix::fs::mknodat(to, name, kind, mode, stat.st_rdev).map_err(failed)?,
+        Ok(())
     }
-    copy_attributes(from, to, name, &stat).map_err(failed)
+
+    fn entry(
+        &mut self,
+        from: &OwnedFd,
+        to: BorrowedFd<'_>,
+        name: &OsString,
+        depth: usize,
+    ) -> Result<(), PopulateError> {
+        let failed = |source| PopulateError::Copy {
+            name: name.clone(),
+            source,
+        };
+        let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+        let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind != FileType::Directory && stat.st_nlink > 1 && self.link(to, name, &stat).map_err(failed)? {
+            return Ok(());
+        }
+        match kind {
+            FileType::Directory => {
+                rustix::fs::mkdirat(to, name, mode).map_err(failed)?;
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let source = rustix::fs::openat(from, name, flags, Mode::empty()).map_err(failed)?;
+                let target = rustix::fs::openat(to, name, flags, Mode::empty()).map_err(failed)?;
+                self.at.push(name);
+                self.folder(&source, &target, depth)?;
+                self.at.pop();
+            }
+            FileType::RegularFile => copy_content(from, to, name, mode)?,
+            FileType::Symlink => {
+                let link = rustix::fs::readlinkat(from, name, Vec::new()).map_err(failed)?;
+                rustix::fs::symlinkat(&link, to, name).map_err(failed)?;
+            }
+            kind => rustix::fs::mknodat(to, name, kind, mode, stat.st_rdev).map_err(failed)?,
+        }
+        copy_attributes(from, to, name, &stat).map_err(failed)
+    }
+
+    /// Makes `name` one more name of a file that was copied, if it was. Another container may have the volume already: its
+    /// links are not followed on the way to the copy.
+    fn link(&mut self, to: BorrowedFd<'_>, name: &OsString, stat: &Stat) -> Result<bool, Errno> {
+        let key = (stat.st_dev, stat.st_ino);
+        let Some(linked) = self.linked.get_mut(&key) else {
+            let linked = Linked {
+                copy: self.at.join(name),
+                names_left: stat.st_nlink - 1,
+            };
+            self.linked.insert(key, linked);
+            return Ok(false);
+        };
+        let (parent, file) = (linked.copy.parent(), linked.copy.file_name().unwrap_or_default());
+        let parent = parent
+            .filter(|path| !path.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let parent = rustix::fs::openat2(self.root, parent, flags, Mode::empty(), resolve)?;
+        rustix::fs::linkat(&parent, file, to, name, AtFlags::empty())?;
+        linked.names_left -= 1;
+        if linked.names_left == 0 {
+            self.linked.remove(&key);
+        }
+        Ok(true)
+    }
 }
 
 fn copy_content(from: &OwnedFd, to: impl AsFd, name: &OsString, mode: Mode) -> Result<(), PopulateError> {
@@ -213,6 +274,34 @@ mod tests {
             std::path::Path::new("/nowhere")
         );
     }
+
+    #[test]
+    fn hard_links_stay_links() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::create_dir_all(from.path().join("a/b")).unwrap();
+        fs::write(from.path().join("a/b/first"), "content").unwrap();
+        for name in ["second", "a/third"] {
+            fs::hard_link(from.path().join("a/b/first"), from.path().join(name)).unwrap();
+        }
+        symlink("nowhere", from.path().join("link")).unwrap();
+        fs::hard_link(from.path().join("link"), from.path().join("a/link")).unwrap();
+        // One more name, which is not copied.
+        let outside = tempfile::tempdir().unwrap();
+        fs::hard_link(from.path().join("second"), outside.path().join("fourth")).unwrap();
+        populate(
+            File::open(from.path()).unwrap(),
+            File::open(to.path()).unwrap(),
+            TMPFS_BOUNDS,
+        )
+        .unwrap();
+        let inode =
+            |name: &str| std::os::unix::fs::MetadataExt::ino(&fs::symlink_metadata(to.path().join(name)).unwrap());
+        assert_eq!(inode("a/b/first"), inode("second"));
+        assert_eq!(inode("a/b/first"), inode("a/third"));
+        assert_eq!(inode("link"), inode("a/link"));
+        assert_eq!(fs::read_to_string(to.path().join("second")).unwrap(), "content");
+    }
+
     #[test]
     fn bounds_end_a_copy() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

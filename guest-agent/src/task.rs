@@ -1,4 +1,4 @@
-//! What the agent does in a container itself, in place of a program: `cp`, `export` and `diff`.
+//! What the agent does in a container itself, in place of a program: `cp`, `export`, `diff`, and the preparation of volumes.
 //!
 //! The process that does it is a container's stage, or one that joined: single-threaded, in the container's namespaces,
 //! with the container's root as root. The container is hostile and may run: every path is resolved
@@ -34,6 +34,7 @@ pub(crate) enum Prepared {
     Unpack(Unpack),
     Export,
     Compare(Disks),
+    Mount,
 }
 
 /// Why a task was not done. These words reach the user.
@@ -81,6 +82,7 @@ pub(crate) fn prepare(kind: Kind, spec: &ContainerSpec) -> Result<Prepared, Disk
         Kind::Unpack(unpack) => Prepared::Unpack(unpack),
         Kind::Export(_) => Prepared::Export,
         Kind::Compare(_) => Prepared::Compare(Disks::open(spec)?),
+        Kind::Mount(_) => Prepared::Mount,
     })
 }
 
@@ -132,6 +134,7 @@ fn run(root: &Root, task: Prepared) -> Result<(), TaskError> {
             let mut output = io::BufWriter::new(stream(1)?);
             disks.compare(&mut output).map_err(TaskError::Compare)
         }
+        Prepared::Mount => Ok(()),
     }
 }
 

@@ -195,6 +195,7 @@ pub(crate) fn make_missing(
             created_ns: clock::now_ns(),
             labels: Vec::new(),
             anonymous: mount.anonymous,
+            prepared: false,
         });
     }
     Ok(made)
@@ -261,31 +262,43 @@ pub(crate) fn sweep(state: &State, data: &Path) -> Result<(), VolumeError> {
 pub(crate) struct Needed {
     pub name: String,
     pub serial: String,
-    /// Nobody who has it with this container may write to it.
+    /// Nobody who has it with this container may write to it, and it needs no preparation.
     pub readonly: bool,
+    /// Nobody may write to it, but the agent must: it is new.
+    pub is_to_be_prepared: bool,
 }
 
 /// The volumes of a container, each once. `siblings` are the containers of its pod.
-pub(crate) fn needed(container: &Container, siblings: &[Container]) -> Vec<Needed> {
+pub(crate) fn needed(state: &State, container: &Container, siblings: &[Container]) -> Result<Vec<Needed>, VolumeError> {
     let mut needed: Vec<Needed> = Vec::new();
     for mount in &container.config.mounts {
         if needed.iter().any(|known| known.serial == mount.serial) {
             continue;
         }
         let mut all = siblings.iter().chain([container]).flat_map(|one| &one.config.mounts);
+        let readonly = all.all(|other| other.volume != mount.volume || other.readonly);
+        let is_prepared = state.volume(&mount.volume)?.is_some_and(|volume| volume.prepared);
         needed.push(Needed {
             name: mount.volume.clone(),
             serial: mount.serial.clone(),
-            readonly: all.all(|other| other.volume != mount.volume || other.readonly),
+            readonly: readonly && is_prepared,
+            is_to_be_prepared: readonly && !is_prepared,
         });
     }
-    needed
+    Ok(needed)
+}
+
+/// Records that the volumes of a container are prepared: it has them mounted.
+pub(crate) fn record_prepared(state: &State, container: &Container) -> Result<(), StateError> {
+    let mounts = &container.config.mounts;
+    mounts
+        .iter()
+        .try_for_each(|mount| state.set_volume_prepared(&mount.volume))
 }
 
 /// The disks of a container's volumes, opened and locked for a pod.
 pub(crate) fn open(state: &State, data: &Path, container: &Container) -> Result<Vec<Disk>, VolumeError> {
-    let needed = needed(container, &[]);
-    needed
+    needed(state, container, &[])?
         .iter()
         .map(|volume| open_disk(state, data, container, volume))
         .collect()
@@ -379,6 +392,7 @@ mod tests {
                 created_ns: 1,
                 labels: vec!["a=b".into()],
                 anonymous: false,
+                prepared: false,
             })
             .unwrap();
         {

@@ -64,7 +64,7 @@ impl Work {
             }
             // Started meanwhile: once more.
             if let Some(hold) = scene.hold(&container.id)? {
-                let started = errand::start(&scene.folders, &scene.state, &container, hold, task).await?;
+                let started = errand::start(&scene.folders, &scene.state, &container, Some(hold), task).await?;
                 break (started.0, Place::Machine(Box::new(started.1)));
             }
         };

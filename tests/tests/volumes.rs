@@ -83,6 +83,8 @@ fn with_seeded() -> Capsid {
         })
         .file("srv/data/seed", "from the image\n")
         .file("srv/data/.capsid-filling", "")
+        .file("srv/linked/one", "two names\n")
+        .hardlink("srv/linked/two", "srv/linked/one")
         .symlink("srv/kernel", "/proc/sys/kernel/random")
         .symlink("srv/firmware", "/sys/firmware");
     let image = TestImage::Busybox
@@ -156,6 +158,42 @@ fn a_new_volume_has_the_images_files() {
         .run(["-v", "empty:/srv/data:nocopy", "seeded", "ls", "-A", "/srv/data"])
         .succeeds()
         .prints("");
+}
+
+/// Hard links among them, as docker keeps them.
+#[test]
+fn a_new_volume_that_is_only_read_is_filled() {
+    let capsid = with_seeded();
+    // Two that begin with it at once: one of them has it prepared, the other waits.
+    let volumes = [
+        "-v",
+        "data:/srv/data:ro",
+        "-v",
+        "linked:/srv/linked:ro",
+        "-v",
+        "blank:/blank:ro",
+    ];
+    let begin = |name| {
+        let words = [
+            &["run", "-d", "--name", name],
+            &volumes[..],
+            &["seeded", "sleep", "600"],
+        ]
+        .concat();
+        call(&capsid, &words).succeeds();
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| begin("one"));
+        begin("two");
+    });
+    let script = "ls -A /srv/data /blank; stat -c '%a %u' /srv/data; stat -c %h /srv/linked/one; \
+        [ /srv/linked/one -ef /srv/linked/two ] && echo same; touch /srv/data/x";
+    for name in ["one", "two"] {
+        call(&capsid, &["exec", name, "sh", "-c", script])
+            .exits(1)
+            .prints("/blank:\n\n/srv/data:\n.capsid-filling\nseed\n750 33\n2\nsame\n")
+            .complains("Read-only file system");
+    }
 }
 
 #[test]

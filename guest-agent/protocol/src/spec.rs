@@ -180,7 +180,7 @@ pub struct Address {
 #[derive(Clone, PartialEq, Message)]
 pub struct Task {
     /// Which; absent is newer than this build.
-    #[prost(oneof = "task::Kind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "task::Kind", tags = "1, 2, 3, 4, 5")]
     pub kind: Option<task::Kind>,
 }
 
@@ -204,6 +204,9 @@ pub mod task {
         /// `root`'s disks alone are looked at.
         #[prost(message, tag = "4")]
         Compare(super::Unit),
+        /// Nothing more: the container's mounts are made, which prepares new volumes.
+        #[prost(message, tag = "5")]
+        Mount(super::Unit),
     }
 }
 

@@ -82,6 +82,7 @@ fn keep_volumes(state: &State, folders: &Folders, place: &Path) -> anyhow::Resul
             labels: Vec::new(),
             // Whether somebody named it is not known: `prune` must not take it.
             anonymous: false,
+            prepared: false,
         })?;
         kept.push(name);
     }

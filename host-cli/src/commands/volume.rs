@@ -45,6 +45,7 @@ fn create(context: Context, args: VolumeCreateArgs) -> anyhow::Result<u8> {
             created_ns: clock::now_ns(),
             labels: args.label,
             anonymous,
+            prepared: false,
         })?;
     }
     println!("{name}");
@@ -231,6 +232,7 @@ mod tests {
             created_ns: 0,
             labels: vec!["tier=back".into()],
             anonymous: false,
+            prepared: false,
         };
         let used = BTreeSet::from(["data".to_owned()]);
         let takes = |text: &str| Filter::parse(text).unwrap().takes(&volume, &used);

@@ -54,7 +54,7 @@ pub(crate) const DATABASE: DatabaseSpec = DatabaseSpec {
 };
 
 /// One step each from the version of its index to the next.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     "
     CREATE TABLE containers (
         id TEXT PRIMARY KEY,
@@ -166,6 +166,8 @@ const MIGRATIONS: [&str; 6] = [
         INSERT OR REPLACE INTO pending VALUES ('network', OLD.id, 'remove');
     END;
 ",
+    // Of a volume from before nobody knows: it is prepared once more, which changes nothing in one that is.
+    "ALTER TABLE volumes ADD COLUMN prepared INTEGER NOT NULL DEFAULT 0;",
 ];
 
 /// Why the state cannot be read or changed.

@@ -16,6 +16,8 @@ pub(crate) struct Volume {
     pub labels: Vec<String>,
     /// Nobody named it: `volume prune` removes it when no container uses it.
     pub anonymous: bool,
+    /// A container that may write to it has had it: it holds what it is to begin with, and no `lost+found`.
+    pub prepared: bool,
 }
 
 /// A volume in a container.
@@ -46,7 +48,7 @@ pub(crate) struct ShareMount {
     pub tag: String,
 }
 
-const COLUMNS: &str = "name, created_ns, labels, anonymous";
+const COLUMNS: &str = "name, created_ns, labels, anonymous, prepared";
 
 impl State {
     /// Adds a volume, unless there is one of that name.
@@ -76,6 +78,13 @@ impl State {
         Ok(containers)
     }
 
+    /// Records that a volume is prepared.
+    pub(crate) fn set_volume_prepared(&self, name: &str) -> Result<(), StateError> {
+        let statement = "UPDATE volumes SET prepared = 1 WHERE name = ?1 AND NOT prepared";
+        let updated = self.0.execute(statement, [name]);
+        updated.map(drop).map_err(StateError::Query)
+    }
+
     /// Forgets a volume.
     pub(crate) fn remove_volume(&self, name: &str) -> Result<(), StateError> {
         let removed = self.0.execute("DELETE FROM volumes WHERE name = ?1", [name]);
@@ -95,10 +104,17 @@ impl State {
 
 /// Adds the row, also within somebody else's transaction.
 pub(super) fn insert(connection: &rusqlite::Connection, volume: &Volume) -> Result<(), StateError> {
-    let statement = "INSERT OR IGNORE INTO volumes (name, created_ns, labels, anonymous) VALUES (?1, ?2, ?3, ?4)";
+    let statement =
+        "INSERT OR IGNORE INTO volumes (name, created_ns, labels, anonymous, prepared) VALUES (?1, ?2, ?3, ?4, ?5)";
     // Strings alone always have a JSON form.
     let labels = serde_json::json!(volume.labels).to_string();
-    let row = params![volume.name, volume.created_ns, labels, volume.anonymous];
+    let row = params![
+        volume.name,
+        volume.created_ns,
+        labels,
+        volume.anonymous,
+        volume.prepared
+    ];
     connection.execute(statement, row).map(drop).map_err(StateError::Query)
 }
 
@@ -110,5 +126,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Volume> {
         // Only this module writes them.
         labels: serde_json::from_str(&labels).unwrap_or_default(),
         anonymous: row.get("anonymous")?,
+        prepared: row.get("prepared")?,
     })
 }

@@ -32,8 +32,8 @@ pub(crate) struct Errand {
     messages: mpsc::Receiver<agent_message::Kind>,
     /// Why the session with its agent ended.
     broken: JoinHandle<SessionError>,
-    /// Nobody starts or removes the container meanwhile.
-    _hold: Hold,
+    /// Nobody starts or removes the container meanwhile; of a supervisor's errand, it sees to that.
+    _hold: Option<Hold>,
 }
 
 fn takes_input(task: &Task) -> bool {
@@ -77,7 +77,7 @@ pub(crate) async fn start(
     folders: &Folders,
     state: &State,
     container: &Container,
-    hold: Hold,
+    hold: Option<Hold>,
     task: Task,
 ) -> anyhow::Result<(Vec<StdStream>, Errand)> {
     let (mut machine, sockets) = start_machine(container, state, folders)?;

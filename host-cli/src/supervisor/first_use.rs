@@ -1,0 +1,55 @@
+//! First use of a volume by a container that may only read it. A new volume is filled from the image and loses its
+//! `lost+found` like any other (docker does so, too), which takes a machine that may write to its disk: one of its own,
+//! without the container's program, which is gone before the container's machine has the disk read-only.
+
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use capsid_protocol::spec::task::Kind;
+use capsid_protocol::spec::{Task, Unit};
+use tokio::time::sleep;
+
+use super::errand;
+use super::life::siblings;
+use crate::folders::Folders;
+use crate::state::{Container, State};
+use crate::volumes::{self, VolumeError};
+
+/// How long another container may take to prepare a volume that both begin with.
+const OTHER_WAIT: Duration = Duration::from_secs(60);
+/// How often it is looked whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Prepares the volumes of a container that are new and read-only in it, or waits until another container has.
+pub(super) async fn prepare(folders: &Folders, state: &State, container: &Container) -> anyhow::Result<()> {
+    let deadline = Instant::now() + OTHER_WAIT;
+    loop {
+        let mut needed = volumes::needed(state, container, &siblings(container, state)?)?;
+        needed.retain(|volume| volume.is_to_be_prepared);
+        if needed.is_empty() {
+            return Ok(());
+        }
+        match mount_once(folders, state, container).await {
+            Ok(()) => return Ok(volumes::record_prepared(state, container)?),
+            Err(error) if is_in_use(&error) && Instant::now() < deadline => sleep(LOOK_EVERY).await,
+            Err(error) => return Err(error.context("cannot prepare the container's new volumes")),
+        }
+    }
+}
+
+async fn mount_once(folders: &Folders, state: &State, container: &Container) -> anyhow::Result<()> {
+    let task = Task {
+        kind: Some(Kind::Mount(Unit {})),
+    };
+    let (_streams, errand) = errand::start(folders, state, container, None, task).await?;
+    match errand.finish().await? {
+        0 => Ok(()),
+        code => bail!("the agent failed with {code}"),
+    }
+}
+
+fn is_in_use(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| matches!(cause.downcast_ref(), Some(VolumeError::InUse { .. })))
+}
