@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT};
-use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 
 use crate::limits::CHAIN_SLICES_MAX;
 
 /// What the guest made available at once.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Chain<'m> {
     /// What the device may read.
     pub(crate) readable: Buffers<'m>,
@@ -45,31 +45,88 @@ pub(crate) fn pop<'m>(
     Ok(Some((descriptors.head_index(), Chain::collect(descriptors, memory))))
 }
 
+/// A chain as the guest wrote it, for a device that comes back to it.
+#[derive(Debug)]
+pub(crate) struct Descriptors {
+    /// Index of the first one: names the chain to the guest.
+    pub(crate) head: u16,
+    parts: Result<Vec<Part>, ChainError>,
+}
+
+/// One descriptor.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    address: GuestAddress,
+    bytes: u32,
+    is_writable: bool,
+}
+
+impl Descriptors {
+    /// Takes the next chain off `queue`.
+    ///
+    /// # Errors
+    /// When the queue itself is unusable.
+    pub(crate) fn pop(queue: &mut Queue, memory: &GuestMemoryMmap) -> Result<Option<Self>, virtio_queue::Error> {
+        let Some(descriptors) = queue.iter(memory)?.next() else {
+            return Ok(None);
+        };
+        let head = descriptors.head_index();
+        let mut parts = Vec::new();
+        for descriptor in descriptors {
+            if parts.len() == CHAIN_SLICES_MAX {
+                let parts = Err(ChainError::TooMany);
+                return Ok(Some(Self { head, parts }));
+            }
+            parts.push(Part {
+                address: descriptor.addr(),
+                bytes: descriptor.len(),
+                is_writable: descriptor.is_write_only(),
+            });
+        }
+        Ok(Some(Self { head, parts: Ok(parts) }))
+    }
+
+    /// Its pieces of memory.
+    pub(crate) fn chain<'m>(&self, memory: &'m GuestMemoryMmap) -> Result<Chain<'m>, ChainError> {
+        let mut chain = Chain::default();
+        let parts = self.parts.as_ref().map_err(|error| *error)?;
+        parts.iter().try_for_each(|part| chain.push(*part, memory))?;
+        Ok(chain)
+    }
+}
+
 impl<'m> Chain<'m> {
     fn collect(
         descriptors: DescriptorChain<&'m GuestMemoryMmap>,
         memory: &'m GuestMemoryMmap,
     ) -> Result<Self, ChainError> {
-        let mut chain = Self {
-            readable: Buffers::default(),
-            writable: Buffers::default(),
-        };
+        let mut chain = Self::default();
         for descriptor in descriptors {
-            let part = if descriptor.is_write_only() {
-                &mut chain.writable
-            } else if chain.writable.slices.is_empty() {
-                &mut chain.readable
-            } else {
-                return Err(ChainError::Order);
+            let part = Part {
+                address: descriptor.addr(),
+                bytes: descriptor.len(),
+                is_writable: descriptor.is_write_only(),
             };
-            for slice in memory.get_slices(descriptor.addr(), descriptor.len() as usize) {
-                part.push(slice.map_err(|_| ChainError::Address)?);
-            }
-            if chain.readable.slices.len() + chain.writable.slices.len() > CHAIN_SLICES_MAX {
-                return Err(ChainError::TooMany);
-            }
+            chain.push(part, memory)?;
         }
         Ok(chain)
+    }
+
+    fn push(&mut self, part: Part, memory: &'m GuestMemoryMmap) -> Result<(), ChainError> {
+        let buffers = if part.is_writable {
+            &mut self.writable
+        } else if self.writable.slices.is_empty() {
+            &mut self.readable
+        } else {
+            return Err(ChainError::Order);
+        };
+        for slice in memory.get_slices(part.address, part.bytes as usize) {
+            buffers.push(slice.map_err(|_| ChainError::Address)?);
+        }
+        match self.readable.slices.len() + self.writable.slices.len() {
+            ..=CHAIN_SLICES_MAX => Ok(()),
+            _ => Err(ChainError::TooMany),
+        }
     }
 }
 

@@ -21,6 +21,15 @@ pub(crate) fn block_rules() -> Vec<Rule> {
         Rule::always(libc::SYS_preadv, "block: read"),
         Rule::always(libc::SYS_pwritev, "block: write"),
         Rule::always(libc::SYS_fdatasync, "block: flush"),
+        Rule::always(libc::SYS_fstatfs, "block: room on the host's disk"),
+        Rule::when(
+            libc::SYS_lseek,
+            vec![Condition::equals(2, libc::SEEK_HOLE as u64)],
+            "block: whether a write takes room",
+        ),
+        Rule::always(libc::SYS_clock_gettime, "block: ages, where the vDSO has no clock"),
+        Rule::always(libc::SYS_timerfd_settime, "block: writes that wait for room"),
+        Rule::always(libc::SYS_read, "block: own timer"),
         fallocate(punch_hole, "block: discard"),
         fallocate(zero_range, "block: write zeroes"),
     ]

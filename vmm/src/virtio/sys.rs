@@ -116,7 +116,7 @@ pub(super) fn discard(slice: &VolatileSlice<'_>, backing: Backing) -> io::Result
 }
 
 /// The fd of an epoll instance, which does not lend it itself.
-pub(super) fn epoll_fd(epoll: &Epoll) -> BorrowedFd<'_> {
+pub(in crate::virtio) fn epoll_fd(epoll: &Epoll) -> BorrowedFd<'_> {
     // SAFETY: the instance owns the fd, and the result borrows the instance.
     unsafe { BorrowedFd::borrow_raw(epoll.as_raw_fd()) }
 }

@@ -30,6 +30,19 @@ impl Bench {
     }
 
     fn send(&mut self, change: &Change, files: &[&File]) -> u8 {
+        self.post(change, files);
+        self.fixture.poke();
+        self.answer()
+    }
+
+    fn answer(&mut self) -> u8 {
+        let mut word = [0];
+        self.control.read_exact(&mut word).expect("an answer");
+        word[0]
+    }
+
+    /// Sends a change that the device does not notice yet.
+    fn post(&mut self, change: &Change, files: &[&File]) {
         let fds: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -42,10 +55,6 @@ impl Bench {
             SendFlags::empty(),
         )
         .expect("a reader");
-        self.fixture.poke();
-        let mut word = [0];
-        self.control.read_exact(&mut word).expect("an answer");
-        word[0]
     }
 
     fn insert(&mut self, slot: u16, readonly: bool, files: &[&File]) -> u8 {
@@ -110,6 +119,62 @@ fn nothing_beside_a_disk_is_reached() {
     let mut content = [0; 4096];
     one.read_exact_at(&mut content, 0).expect("readable");
     assert_eq!(content, [1; 4096]);
+}
+
+/// The host's disk is full, which `/dev/full` always is, until there is room.
+#[test]
+fn a_write_without_room_is_held_and_nothing_waits_for_it() {
+    let mut bench = Bench::new();
+    let full = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/full")
+        .expect("a device");
+    let (roomy, other) = (file(0), file(3));
+    let insert = |lengths| Change::Insert {
+        slot: 1,
+        readonly: false,
+        ignore_flush: false,
+        lengths,
+    };
+    assert_eq!(bench.send(&insert(vec![4096]), &[&full]), DONE);
+    assert_eq!(bench.insert(2, false, &[&other]), DONE);
+    let sector = SLOT_BYTES / SECTOR_BYTES;
+    bench.fixture.submit(OUT, sector, [9; 512]);
+    assert!(!bench.fixture.run().any(), "answered");
+    assert_eq!(bench.status(IN, 2, 0), STATUS_OK);
+    bench.fixture.poke();
+    assert_eq!(bench.fixture.counters().held, 2);
+    bench.post(&Change::Remove { slot: 1 }, &[]);
+    bench.post(&insert(vec![4096]), &[&roomy]);
+    bench.fixture.poke();
+    assert_eq!((bench.answer(), bench.answer()), (DONE, DONE));
+    assert_eq!(bench.fixture.submitted(), Some(STATUS_OK));
+    let mut content = [0; 512];
+    roomy.read_exact_at(&mut content, 0).expect("readable");
+    assert_eq!(content, [9; 512]);
+}
+
+#[test]
+fn a_write_without_room_is_forgotten_with_its_driver() {
+    let mut bench = Bench::new();
+    let full = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/full")
+        .expect("a device");
+    let change = Change::Insert {
+        slot: 1,
+        readonly: false,
+        ignore_flush: false,
+        lengths: vec![4096],
+    };
+    assert_eq!(bench.send(&change, &[&full]), DONE);
+    bench.fixture.submit(OUT, SLOT_BYTES / SECTOR_BYTES, [9; 512]);
+    bench.fixture.run();
+    bench.fixture.reset();
+    assert_eq!(bench.send(&Change::Remove { slot: 1 }, &[]), DONE);
+    assert_eq!(bench.fixture.submitted(), None);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use rustix::fs::FallocateFlags;
 
 use super::request::{Range, SECTOR_BYTES};
+use super::room::Room;
 use crate::limits::DISK_EXTENTS_MAX;
 use crate::virtio::chain::Buffers;
 use crate::virtio::sys;
@@ -70,6 +71,7 @@ pub struct Disk {
     extents: Vec<Extent>,
     capacity_bytes: u64,
     readonly: bool,
+    room: Room,
 }
 
 impl Disk {
@@ -119,6 +121,7 @@ impl Disk {
             extents,
             capacity_bytes: start,
             readonly,
+            room: Room::new(),
         })
     }
 
@@ -154,7 +157,9 @@ impl Disk {
     }
 
     /// Writes `source` from `offset` on; the range lies on the disk.
-    pub(super) fn write(&self, mut offset: u64, mut source: Buffers<'_>) -> io::Result<()> {
+    pub(super) fn write(&mut self, mut offset: u64, mut source: Buffers<'_>) -> io::Result<()> {
+        let bytes = source.len() as u64;
+        self.take_room(Range { offset, bytes })?;
         let file = self.writable_file()?;
         while source.len() > 0 {
             let count = retry(|| sys::write_at(file.as_fd(), &source, offset))?;
@@ -181,7 +186,8 @@ impl Disk {
     }
 
     /// Makes `range` zero and keeps its space.
-    pub(super) fn zero(&self, range: Range) -> io::Result<()> {
+    pub(super) fn zero(&mut self, range: Range) -> io::Result<()> {
+        self.take_room(range)?;
         self.allocate(range, FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE)
     }
 
@@ -193,6 +199,13 @@ impl Disk {
         Ok(rustix::io::retry_on_intr(|| {
             rustix::fs::fallocate(file, flags, range.offset, range.bytes)
         })?)
+    }
+
+    fn take_room(&mut self, range: Range) -> io::Result<()> {
+        match self.extents.as_slice() {
+            [extent] if !self.readonly => self.room.take(&extent.file, range),
+            _ => Ok(()),
+        }
     }
 
     fn writable_file(&self) -> io::Result<&File> {

@@ -1,12 +1,15 @@
-//! The block device (virtio 1.3, section 5.2): one queue, synchronous, straight between host files and guest memory.
+//! The block device (virtio 1.3, section 5.2): one queue, synchronous, straight between host files and guest memory. Only
+//! writes that the host has no room for are [`held`].
 
 mod bay;
 #[cfg(test)]
 mod bay_tests;
 mod config_space;
 mod disk;
+mod held;
 mod medium;
 mod request;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -22,9 +25,10 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestMemoryMmap;
 
-use super::chain;
+use super::chain::Descriptors;
 use super::device::{Cause, Device, QueueFault, Signals};
 use bay::Bay;
+use held::Held;
 use medium::Medium;
 use request::{Command, Range, Request, SERIAL_BYTES, STATUS_IOERR, STATUS_OK};
 
@@ -42,6 +46,8 @@ pub struct BlockCounters {
     pub refused: u64,
     /// Requests that the host's files failed.
     pub failed: u64,
+    /// Times that a write found no room on the host's disk, and was held.
+    pub held: u64,
 }
 
 /// The device.
@@ -51,6 +57,7 @@ pub struct BlockDevice {
     serial: [u8; SERIAL_BYTES],
     config: [u8; config_space::BYTES],
     counters: BlockCounters,
+    held: Held,
 }
 
 impl BlockDevice {
@@ -72,11 +79,13 @@ impl BlockDevice {
             *target = source;
         }
         let config = config_space::encode(medium.geometry());
+        let held = Held::new(medium.control(), !medium.geometry().readonly);
         Self {
             medium,
             serial: padded,
             config,
             counters: BlockCounters::default(),
+            held,
         }
     }
 
@@ -90,16 +99,8 @@ impl BlockDevice {
         let mut answered = false;
         loop {
             queue.disable_notification(memory)?;
-            while let Some((head, chain)) = chain::pop(queue, memory)? {
-                let written = match chain.map(|chain| Request::parse(chain, self.medium.geometry())) {
-                    Ok(Ok(request)) => self.serve(request),
-                    Ok(Err(_)) | Err(_) => {
-                        self.counters.malformed += 1;
-                        0
-                    }
-                };
-                queue.add_used(memory, head, written)?;
-                answered = true;
+            while let Some(descriptors) = Descriptors::pop(queue, memory)? {
+                answered |= self.answer(descriptors, memory, queue)?;
             }
             if !queue.enable_notification(memory)? {
                 return Ok(answered);
@@ -107,8 +108,43 @@ impl BlockDevice {
         }
     }
 
-    /// Does it and answers; the bytes written to the guest, with the status.
-    fn serve(&mut self, request: Request<'_>) -> u32 {
+    /// Tries the held requests again, until one has to wait once more.
+    fn retry(&mut self, memory: &GuestMemoryMmap, queue: &mut Queue) -> Result<bool, virtio_queue::Error> {
+        let mut answered = false;
+        let mut requests = self.held.take().into_iter();
+        while self.held.is_empty()
+            && let Some(descriptors) = requests.next()
+        {
+            answered |= self.answer(descriptors, memory, queue)?;
+        }
+        requests.for_each(|descriptors| self.held.push(descriptors));
+        Ok(answered)
+    }
+
+    /// Answers a request, or holds it: `false`.
+    fn answer(
+        &mut self,
+        descriptors: Descriptors,
+        memory: &GuestMemoryMmap,
+        queue: &mut Queue,
+    ) -> Result<bool, virtio_queue::Error> {
+        let chain = descriptors.chain(memory);
+        let written = match chain.map(|chain| Request::parse(chain, self.medium.geometry())) {
+            Ok(Ok(request)) => self.serve(request),
+            Ok(Err(_)) | Err(_) => {
+                self.counters.malformed += 1;
+                Some(0)
+            }
+        };
+        match written {
+            Some(written) => queue.add_used(memory, descriptors.head, written)?,
+            None => self.held.push(descriptors),
+        }
+        Ok(written.is_some())
+    }
+
+    /// Does it and answers: the bytes written to the guest, with the status; `None` where it is to be held.
+    fn serve(&mut self, request: Request<'_>) -> Option<u32> {
         let (result, data_bytes) = match request.command {
             Command::Read { offset, target } => {
                 let bytes = target.len();
@@ -132,11 +168,15 @@ impl BlockDevice {
             Command::Refuse { status } => {
                 self.counters.refused += 1;
                 request.status.copy_from(&[status]);
-                return 1;
+                return Some(1);
             }
         };
         let status = match result {
             Ok(()) => STATUS_OK,
+            Err(error) if self.held.takes(&error) => {
+                self.counters.held += 1;
+                return None;
+            }
             Err(error) => {
                 match bay::is_guests(&error) {
                     true => self.counters.refused += 1,
@@ -146,7 +186,7 @@ impl BlockDevice {
             }
         };
         request.status.copy_from(&[status]);
-        data_bytes as u32 + 1
+        Some(data_bytes as u32 + 1)
     }
 }
 
@@ -182,10 +222,12 @@ impl Device for BlockDevice {
 
     fn activate(&mut self, _features: u64) {}
 
-    fn reset(&mut self) {}
+    fn reset(&mut self) {
+        self.held.clear();
+    }
 
     fn backend_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.medium.control()
+        self.held.fd().or_else(|| self.medium.control())
     }
 
     fn process(
@@ -197,13 +239,16 @@ impl Device for BlockDevice {
         let mut signals = Signals::default();
         if cause == Cause::Backend {
             self.medium.obey();
-            return Ok(signals);
         }
         let Some(queue) = queues.first_mut().filter(|queue| queue.ready()) else {
             return Ok(signals);
         };
         let fault = |source| QueueFault { index: 0, source };
-        if self.drain(memory, queue).map_err(fault)? && queue.needs_notification(memory).map_err(fault)? {
+        let answered = match cause {
+            Cause::Backend => self.retry(memory, queue),
+            Cause::Queue(_) => self.drain(memory, queue),
+        };
+        if answered.map_err(fault)? && queue.needs_notification(memory).map_err(fault)? {
             signals.mark(0);
         }
         Ok(signals)

@@ -94,7 +94,33 @@ impl Fixture {
         )
     }
 
-    fn run(&mut self) -> Signals {
+    /// Makes a request of 512 bytes available, away from those of [`Self::request`], which may overtake it.
+    pub(super) fn submit(&mut self, kind: u32, sector: u64, data: [u8; 512]) {
+        let mut header = [0; 16];
+        header[..4].copy_from_slice(&kind.to_le_bytes());
+        header[8..].copy_from_slice(&sector.to_le_bytes());
+        self.put(HEADER + 0x40, &header);
+        self.put(STATUS + 0x40, &[0xff]);
+        self.put(DATA + 0x1000, &data);
+        let chain = [
+            (HEADER + 0x40, 16, false),
+            (DATA + 0x1000, 512, false),
+            (STATUS + 0x40, 1, true),
+        ];
+        self.queue.add(&self.memory, &chain);
+    }
+
+    /// Status of the submitted request, once it is answered.
+    pub(super) fn submitted(&mut self) -> Option<u8> {
+        let is_answered = !self.queue.used(&self.memory).is_empty();
+        is_answered.then(|| self.bytes(STATUS + 0x40, 1)[0])
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.device.reset();
+    }
+
+    pub(super) fn run(&mut self) -> Signals {
         process(&mut self.device, Cause::Queue(0), &self.memory, &mut [&mut self.queue]).expect("a good queue")
     }
 

@@ -1,0 +1,106 @@
+//! Writes that the host has no room for. They are not answered but held, and tried again until there is room: an error
+//! would be too late for the program that wrote, whose data the guest's kernel has accepted, and lose it without a word.
+//! Everything else goes on meanwhile. QEMU does the same (`werror=enospc`), with the whole machine stopped.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+use crate::virtio::chain::Descriptors;
+use crate::virtio::sys::epoll_fd;
+
+/// From one try to the next.
+const RETRY_EVERY: Duration = Duration::from_millis(250);
+
+/// The held requests of a device, and what wakes it for them.
+#[derive(Debug)]
+pub(super) struct Held {
+    requests: Vec<Descriptors>,
+    /// Without one (no descriptor was free), a write without room fails.
+    timer: Option<OwnedFd>,
+    /// Readable with the timer or the device's other fd.
+    both: Option<Epoll>,
+}
+
+impl Held {
+    /// Nothing held. The device waits for `other`, too. Of one that cannot be written, nothing ever is.
+    pub(super) fn new(other: Option<BorrowedFd<'_>>, is_writable: bool) -> Self {
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer = is_writable.then(|| timerfd_create(TimerfdClockId::Monotonic, flags));
+        let timer = timer.and_then(Result::ok);
+        let both = other.zip(timer.as_ref()).and_then(|(other, timer)| {
+            let epoll = Epoll::new().ok()?;
+            for fd in [other.as_raw_fd(), timer.as_raw_fd()] {
+                let event = EpollEvent::new(EventSet::IN, 0);
+                epoll.ctl(ControlOperation::Add, fd, event).ok()?;
+            }
+            Some(epoll)
+        });
+        let timer = timer.filter(|_| other.is_none() || both.is_some());
+        Self {
+            requests: Vec::new(),
+            timer,
+            both,
+        }
+    }
+
+    /// What the device waits for.
+    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.both {
+            Some(epoll) => Some(epoll_fd(epoll)),
+            None => self.timer.as_ref().map(AsFd::as_fd),
+        }
+    }
+
+    /// Whether a request that failed with `error` is to be held.
+    pub(super) fn takes(&self, error: &io::Error) -> bool {
+        let is_no_room = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        is_no_room && self.timer.is_some()
+    }
+
+    /// Holds a request until the next try. The guest has as many as its queue is long.
+    pub(super) fn push(&mut self, request: Descriptors) {
+        if self.requests.is_empty() {
+            self.arm();
+        }
+        self.requests.push(request);
+    }
+
+    /// Takes the requests for another try, oldest first.
+    pub(super) fn take(&mut self) -> Vec<Descriptors> {
+        if let Some(timer) = &self.timer {
+            // Fails when it has not run out.
+            let _ = rustix::io::read(timer, &mut [0; 8]);
+        }
+        std::mem::take(&mut self.requests)
+    }
+
+    /// Whether none is held.
+    pub(super) fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// Forgets all of them: the driver has.
+    pub(super) fn clear(&mut self) {
+        self.requests.clear();
+    }
+
+    fn arm(&self) {
+        let Some(timer) = &self.timer else { return };
+        let time = |duration: Duration| Timespec {
+            tv_sec: duration.as_secs() as i64,
+            tv_nsec: i64::from(duration.subsec_nanos()),
+        };
+        let once = Itimerspec {
+            it_interval: time(Duration::ZERO),
+            it_value: time(RETRY_EVERY),
+        };
+        // Fails for a time that is none only.
+        let _ = timerfd_settime(timer, TimerfdTimerFlags::empty(), &once);
+    }
+}
