@@ -29,8 +29,8 @@ impl Claims {
         }
     }
 
-    /// Counts one less, and waits until those that nobody uses are unmounted: `false` when one is not within
-    /// [`DISK_WAIT`].
+    /// Counts one less, and waits until those that nobody uses are unmounted, for which the kernel writes what is not
+    /// written yet: `false` when it writes nothing for [`DISK_WAIT`].
     pub(crate) fn give_back(&self, serials: &[String]) -> bool {
         let mut users = self.users();
         for serial in serials {
@@ -40,12 +40,12 @@ impl Claims {
             }
         }
         drop(users);
-        let deadline = Instant::now() + DISK_WAIT;
-        serials.iter().all(|serial| self.wait_until_free(serial, deadline))
+        let mut writing = Writing::now();
+        serials.iter().all(|serial| self.wait_until_free(serial, &mut writing))
     }
 
     /// Waits for one disk. One that has a user again is that user's concern.
-    fn wait_until_free(&self, serial: &str, deadline: Instant) -> bool {
+    fn wait_until_free(&self, serial: &str, writing: &mut Writing) -> bool {
         loop {
             // Held over the look, which for its moment keeps the disk from being mounted.
             let users = self.users();
@@ -57,11 +57,42 @@ impl Claims {
                 return true;
             }
             drop(users);
-            if Instant::now() >= deadline {
+            if writing.is_stuck() {
                 return false;
             }
             std::thread::sleep(LOOK_AGAIN);
         }
+    }
+}
+
+/// Whether the kernel still writes to disks.
+pub(crate) struct Writing {
+    sectors: u64,
+    since: Instant,
+}
+
+impl Writing {
+    pub(crate) fn now() -> Self {
+        Self {
+            sectors: disk::sectors_written(),
+            since: Instant::now(),
+        }
+    }
+
+    /// Whether nothing was written for [`DISK_WAIT`].
+    pub(crate) fn is_stuck(&mut self) -> bool {
+        if self.since.elapsed() < DISK_WAIT {
+            return false;
+        }
+        let sectors = disk::sectors_written();
+        if sectors == self.sectors {
+            return true;
+        }
+        *self = Self {
+            sectors,
+            since: Instant::now(),
+        };
+        false
     }
 }
 

@@ -3,19 +3,22 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use capsid_protocol::message::agent_message::Kind as Report;
 use capsid_protocol::{ContainerSpec, FrameError, Stopped, frame, write_frame};
 use rustix::process::{Pid, WaitStatus};
 
 use crate::cgroup::Cgroup;
+use crate::claim::Writing;
 use crate::life::{Ground, Life, LifeError};
 use crate::limits::JOINERS_WAIT;
 use crate::pod::Pod;
 use crate::stream::Copies;
 use crate::sys::{self, PidNamespace};
-use crate::{disk, log};
+use crate::{disk, log, threads};
 
 /// A container, from its spec to its end.
 pub(crate) struct Container {
@@ -28,8 +31,23 @@ pub(crate) struct Container {
     /// Processes that joined it and whose ends the host does not know yet.
     joiners: Mutex<usize>,
     joiners_changed: Condvar,
-    /// Its mount namespace, where its end is told before its mounts are gone.
+    /// Its mount namespace, which keeps its mounts until its end is known.
     mounts: Mutex<Option<File>>,
+}
+
+/// Has everything written, unless the host has no room for it.
+fn sync() {
+    let (done, waits) = std::sync::mpsc::channel();
+    let spawned = threads::spawn("sync", move || {
+        rustix::fs::sync();
+        // Nobody waits any more.
+        let _ = done.send(());
+    });
+    let mut writing = Writing::now();
+    while spawned.is_ok()
+        && waits.recv_timeout(Duration::from_millis(100)) == Err(RecvTimeoutError::Timeout)
+        && !writing.is_stuck()
+    {}
 }
 
 /// The right to start a process in a running container, and to have the container wait for its report.
@@ -132,11 +150,14 @@ impl Container {
         let outcome = self.run(ground, pod.as_deref(), report);
         let cgroup = self.cgroup().take();
         let was_oom_killed = cgroup.is_some_and(|cgroup| cgroup.was_oom_killed());
+        if !discards {
+            self.unmount();
+        }
         // After the last process: the host may use them elsewhere as soon as it knows of the end.
         let are_free = ground.claims.give_back(&disks);
         if !are_free {
             log::warn("a disk of a container is still mounted after its end");
-            rustix::fs::sync();
+            sync();
         }
         outcome.map(|status| Stopped {
             disks_busy: !are_free,
@@ -161,6 +182,13 @@ impl Container {
         copies.finish();
         self.wait_for_joiners();
         outcome.map(|()| status)
+    }
+
+    /// Begins to take its mounts apart, in a thread that waits for what the kernel has to write.
+    fn unmount(&self) {
+        let mounts = self.mounts.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Without a thread, here.
+        let _ = threads::spawn("unmount", move || drop(mounts));
     }
 
     /// Kills every process in it.
@@ -202,12 +230,10 @@ impl Container {
         report: &impl Fn(Report),
     ) -> Result<(), LifeError> {
         let ends = self.life.receive_created(&control)?;
-        if self.life.spec.discards_disks {
-            // To take the root's mounts apart takes longer than a short program runs. Nothing depends on this: a
-            // process that is gone takes its mounts with it.
-            let mounts = File::open(format!("/proc/{}/ns/mnt", pid.as_raw_nonzero())).ok();
-            *self.mounts.lock().unwrap_or_else(PoisonError::into_inner) = mounts;
-        }
+        // To take the root's mounts apart takes longer than a short program runs, and for ever while the host has no room
+        // for what is not written yet. Nothing depends on this: a process that is gone takes its mounts with it.
+        let mounts = File::open(format!("/proc/{}/ns/mnt", pid.as_raw_nonzero())).ok();
+        *self.mounts.lock().unwrap_or_else(PoisonError::into_inner) = mounts;
         // Only now: the stage itself opens disks.
         self.with_cgroup(|cgroup| cgroup.restrict_devices(&self.life.spec))
             .unwrap_or(Ok(()))

@@ -120,7 +120,7 @@ fn make_folder(path: &Path) -> Result<(), DiskError> {
 /// A disk of the machine that can be told from others.
 #[derive(Debug)]
 pub(crate) struct Disk {
-    serial: String,
+    pub(crate) serial: String,
     /// Its device node.
     pub(crate) path: String,
     /// Whether it cannot be written.
@@ -139,13 +139,13 @@ impl Disk {
     }
 
     /// Its device's name.
-    fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.path.trim_start_matches("/dev/")
     }
 }
 
 /// All disks with a serial, read once: the kernel asks the device for it each time.
-fn disks() -> Result<Vec<Disk>, DiskError> {
+pub(crate) fn disks() -> Result<Vec<Disk>, DiskError> {
     let mut disks = Vec::new();
     for entry in fs::read_dir("/sys/block").map_err(DiskError::List)? {
         let entry = entry.map_err(DiskError::List)?;
@@ -164,6 +164,17 @@ fn disks() -> Result<Vec<Disk>, DiskError> {
         disks.push(Disk::new(serial, &name, &entry.path()));
     }
     Ok(disks)
+}
+
+/// Sectors written to all disks since the machine started: the seventh number of each `/sys/block/*/stat`
+/// (`Documentation/block/stat.rst`).
+pub(crate) fn sectors_written() -> u64 {
+    let disks = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let written = disks.filter_map(|disk| {
+        let stat = fs::read_to_string(disk.path().join("stat")).ok()?;
+        stat.split_whitespace().nth(6)?.parse::<u64>().ok()
+    });
+    written.fold(0, u64::wrapping_add)
 }
 
 /// Makes devices of the disks in the machine's bay.

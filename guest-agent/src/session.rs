@@ -13,12 +13,11 @@ use capsid_protocol::message::agent_message::Kind as Report;
 use capsid_protocol::message::host_message::Kind as Intent;
 use capsid_protocol::spec::{Network, TerminalSize};
 use capsid_protocol::{
-    AgentMessage, ContainerSpec, FrameError, Hello, HostMessage, Pong, SESSION_PORT, STREAM_PORT, Signal, Stage,
-    StreamHello, VERSION, read_frame, write_frame,
+    AgentMessage, ContainerSpec, FrameError, Hello, HostMessage, SESSION_PORT, STREAM_PORT, Signal, Stage, StreamHello,
+    VERSION, read_frame, write_frame,
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::time::{ClockId, Timespec};
 use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener, VsockStream};
 
 use crate::arguments::ArgumentReaders;
@@ -29,7 +28,7 @@ use crate::limits::{
     CONTAINERS_MAX, DIAL_WAIT, JOINERS_MAX, LINGER, REQUESTS_MAX, SHUTDOWN_WAIT, STREAM_WAIT, WAITING_STREAMS_MAX,
 };
 use crate::request::{self, RequestError};
-use crate::{log, stage, sys, threads};
+use crate::{clock, free_space, log, stage, sys, threads};
 
 /// Why a session ended other than by `Shutdown`.
 #[derive(Debug, thiserror::Error)]
@@ -55,9 +54,6 @@ pub(crate) enum SessionError {
     /// A thread could not be started.
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
-    /// The clock could not be set.
-    #[error("cannot set the clock")]
-    Clock(#[source] Errno),
     /// The entropy could not be used.
     #[error("cannot add the host's entropy")]
     Entropy(#[source] Errno),
@@ -180,24 +176,10 @@ fn greet(host: &mut VsockStream, agent_start_ns: u64) -> Result<Vec<u8>, Session
     if hello.version != VERSION {
         return Err(SessionError::Version(hello.version));
     }
-    set_clock(hello.wall_clock_ns).map_err(SessionError::Clock)?;
     if let Ok(entropy) = <[u8; sys::ENTROPY_BYTES]>::try_from(hello.entropy.as_slice()) {
         add_entropy(entropy).map_err(SessionError::Entropy)?;
     }
     Ok(hello.nonce)
-}
-
-/// Sets the wall clock, when the host says what it is.
-fn set_clock(nanoseconds: u64) -> Result<(), Errno> {
-    const SECOND: u64 = 1_000_000_000;
-    if nanoseconds == 0 {
-        return Ok(());
-    }
-    let time = Timespec {
-        tv_sec: (nanoseconds / SECOND) as i64,
-        tv_nsec: (nanoseconds % SECOND) as i64,
-    };
-    rustix::time::clock_settime(ClockId::Realtime, time)
 }
 
 fn add_entropy(entropy: [u8; sys::ENTROPY_BYTES]) -> Result<(), Errno> {
@@ -222,13 +204,14 @@ fn serve(session: &Arc<Session>, host: &mut VsockStream) -> Result<(), SessionEr
             }
             Some(Intent::Shutdown(_)) => return Ok(()),
             // By this thread, which waits for no container and no request.
-            Some(Intent::Ping(_)) => session.report(Report::Pong(Pong {})),
+            Some(Intent::Ping(ping)) => session.report(Report::Pong(clock::answer(&ping))),
             Some(
                 intent @ (Intent::Freeze(_)
                 | Intent::Measure(_)
                 | Intent::List(_)
                 | Intent::Update(_)
-                | Intent::Readdress(_)),
+                | Intent::Readdress(_)
+                | Intent::KeepFree(_)),
             ) => session.ask(intent),
             // Versions are equal, so these are the host's mistakes; nothing in them can be wanted.
             Some(Intent::Hello(_)) | None => log::warn("ignoring an unexpected message of the host"),
@@ -327,6 +310,10 @@ impl Session {
     fn answer(&self, requests: &Receiver<Intent>) {
         let readers = Arc::new(ArgumentReaders::default());
         for intent in requests {
+            if let Intent::KeepFree(parts) = &intent {
+                free_space::keep(parts);
+                continue;
+            }
             let find = |id: &str| match self.members().get(id) {
                 Some(Member::Container(container)) => Some(Arc::clone(container)),
                 _ => None,

@@ -278,6 +278,37 @@ pub(crate) fn attach_device_program(cgroup: BorrowedFd<'_>, program: &[BpfInstru
     Ok(())
 }
 
+/// Moves the wall clock by `nanoseconds` in one step.
+pub(crate) fn step_clock(nanoseconds: i64) -> Result<(), Errno> {
+    const ADJ_SETOFFSET: libc::c_uint = 0x0100;
+    const ADJ_NANO: libc::c_uint = 0x2000;
+    const SECOND: i64 = 1_000_000_000;
+    adjust_clock(|change| {
+        change.modes = ADJ_SETOFFSET | ADJ_NANO;
+        change.time.tv_sec = nanoseconds.div_euclid(SECOND);
+        // Nanoseconds, because of `ADJ_NANO`; never negative.
+        change.time.tv_usec = nanoseconds.rem_euclid(SECOND);
+    })
+}
+
+/// Moves the wall clock by `microseconds`, gradually, in place of what is left of an earlier move.
+pub(crate) fn slew_clock(microseconds: i64) -> Result<(), Errno> {
+    const ADJ_OFFSET_SINGLESHOT: libc::c_uint = 0x8001;
+    adjust_clock(|change| {
+        change.modes = ADJ_OFFSET_SINGLESHOT;
+        change.offset = microseconds;
+    })
+}
+
+fn adjust_clock(describe: impl FnOnce(&mut libc::timex)) -> Result<(), Errno> {
+    // SAFETY: integers only: zero is a value of each.
+    let mut change: libc::timex = unsafe { mem::zeroed() };
+    describe(&mut change);
+    // SAFETY: `change` is a whole `timex` that the kernel reads and fills.
+    check(libc::c_long::from(unsafe { libc::adjtimex(&raw mut change) }))?;
+    Ok(())
+}
+
 /// Installs a seccomp filter: `program` holds whole `struct sock_filter`s.
 pub(crate) fn install_seccomp(program: &[u8]) -> Result<(), Errno> {
     const SECCOMP_SET_MODE_FILTER: libc::c_int = 1;

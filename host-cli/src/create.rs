@@ -116,7 +116,7 @@ pub(crate) async fn create(
         container.pod = Some(pod.id);
     }
     let hold = hold_new(state, folders, &container.id)?;
-    let added = make_disk(folders, &container.id)
+    let added = make_disk(folders, &container.id, container.config.remove)
         .and_then(|()| add_with_volumes(state, folders, &mut container, args.name.as_deref(), &random));
     let created = Created { container, hold };
     if let Err(error) = added {
@@ -197,11 +197,12 @@ fn hold_new(state: &State, folders: &Folders, id: &str) -> anyhow::Result<Hold> 
     Ok(hold)
 }
 
-fn make_disk(folders: &Folders, id: &str) -> anyhow::Result<()> {
+fn make_disk(folders: &Folders, id: &str, is_transient: bool) -> anyhow::Result<()> {
     store_folder::make(&folders.data, id).context("cannot make the container's folder")?;
     Ok(scratch::create(
         &folders.data,
         &store_folder::scratch(&folders.data, id),
+        is_transient,
     )?)
 }
 

@@ -35,8 +35,8 @@ struct Template {
     more: &'static [&'static str],
 }
 
-/// No journal: the disk dies with its pod or is not trusted after a crash. Few inodes keep the first mount short.
-const SCRATCH: Template = Template {
+/// Of a container with `--rm`. No journal: the disk dies with its machine. Few inodes keep the first mount short.
+const TRANSIENT: Template = Template {
     name: "scratch-v1.ext4",
     bytes: SCRATCH_BYTES,
     inode_ratio: "65536",
@@ -44,8 +44,17 @@ const SCRATCH: Template = Template {
     more: &[],
 };
 
-/// With a journal: a machine that was killed leaves a disk that the next one mounts as it was at its last `sync`. The
-/// journal's blocks are written over and over, so a small one keeps the disk small on the host.
+/// Of a container that stays. With a journal: a machine that was killed leaves a disk that the next one mounts as it was at
+/// its last `sync`. The journal's blocks are written over and over, so a small one keeps the disk small on the host.
+const KEPT: Template = Template {
+    name: "scratch-journal-v1.ext4",
+    bytes: SCRATCH_BYTES,
+    inode_ratio: "65536",
+    features: "has_journal,^resize_inode,sparse_super2,flex_bg,uninit_bg,metadata_csum",
+    more: &["-J", "size=16", "-E", "lazy_journal_init=1"],
+};
+
+/// As [`KEPT`], for more and smaller files.
 const VOLUME: Template = Template {
     name: "volume-v1.ext4",
     bytes: VOLUME_BYTES,
@@ -88,9 +97,9 @@ pub(crate) enum ScratchError {
     },
 }
 
-/// Makes a scratch disk at `path`.
-pub(crate) fn create(data: &Path, path: &Path) -> Result<(), ScratchError> {
-    copy(data, &SCRATCH, path).map(drop)
+/// Makes a scratch disk at `path`, for one life of a container or for many.
+pub(crate) fn create(data: &Path, path: &Path, is_transient: bool) -> Result<(), ScratchError> {
+    copy(data, if is_transient { &TRANSIENT } else { &KEPT }, path).map(drop)
 }
 
 /// Makes a volume's disk at `path`, durable on return but for the folder's entry.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use capsid_protocol::frame::{FrameError, body_len, decode_body, encode_frame};
 use capsid_protocol::message::{agent_message, host_message};
-use capsid_protocol::{AgentMessage, Hello, HostMessage, VERSION};
+use capsid_protocol::{AgentMessage, Hello, HostMessage, Ping, VERSION};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -59,8 +59,8 @@ pub(crate) struct Receiver(OwnedReadHalf);
 pub(crate) struct Sender(OwnedWriteHalf);
 
 impl Session {
-    /// Says Hello and waits for the agent's. The first bytes wait in the socket until the agent has dialled, so the
-    /// caller bounds the boot.
+    /// Says Hello, waits for the agent's, and sets the guest's wall clock. The first bytes wait in the socket until the agent
+    /// has dialled, so the caller bounds the boot.
     pub(crate) async fn open(stream: UnixStream) -> Result<Self, SessionError> {
         let (read, write) = stream.into_split();
         let (mut receiver, mut sender) = (Receiver(read), Sender(write));
@@ -69,7 +69,6 @@ impl Session {
             version: VERSION,
             build: env!("CARGO_PKG_VERSION").into(),
             nonce: nonce.clone(),
-            wall_clock_ns: u64::try_from(clock::now_ns()).unwrap_or(0),
             agent_start_ns: 0,
             entropy: random(32)?,
         };
@@ -84,6 +83,13 @@ impl Session {
         if hello.nonce != nonce {
             return Err(SessionError::WrongNonce);
         }
+        // Only now: the host's Hello waits in the socket while the machine boots.
+        let ping = Ping {
+            host_clock_ns: u64::try_from(clock::now_ns()).unwrap_or(0),
+            correction_ns: 0,
+            is_first: true,
+        };
+        sender.send(host_message::Kind::Ping(ping)).await?;
         Ok(Self {
             receiver,
             sender,

@@ -163,15 +163,16 @@ impl Capsid {
         self.root.path().join(name)
     }
 
-    /// The files of its folders, sorted, with sizes: what is compared to say "nothing left behind". The databases
-    /// and the markers are there from the first command on, and the probe's verdict is kept on purpose.
+    /// The files of its folders, sorted, with sizes: what is compared to say "nothing left behind". The databases and the
+    /// markers are there from the first command on, and the probe's verdict and the templates of disks are kept on purpose.
     pub fn files(&self) -> Vec<String> {
         let mut found = Vec::new();
         for name in ["data", "run", "tmp"] {
             collect(&self.folder(name), &mut found);
         }
         found.retain(|path| {
-            const KEPT: [&str; 7] = [
+            const KEPT: [&str; 8] = [
+                "-v1.ext4",
                 ".db",
                 "-wal",
                 "-shm",

@@ -91,7 +91,7 @@ fn a_detached_container_holds_nothing_that_its_caller_has_open() {
         "run",
         "-d",
         "--name",
-        "c",
+        "holder",
         "busybox",
         "sleep",
         "600",
@@ -104,7 +104,7 @@ fn a_detached_container_holds_nothing_that_its_caller_has_open() {
     // Ends only when nobody has its output's pipe any more.
     let id = call.within(60).wait().succeeds().text();
     assert_eq!(id.len(), 64, "no id: {id:?}");
-    let supervisor = capsid.supervisor("c");
+    let supervisor = capsid.supervisor("holder");
     let processes = descendants(supervisor).into_iter().map(|process| process.pid);
     for pid in processes.chain([supervisor]) {
         let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();

@@ -7,12 +7,14 @@
 #![allow(clippy::unwrap_used)]
 
 use std::thread;
+use std::time::Duration;
 
 use capsid_tests::invocation::eventually;
-use capsid_tests::live::{alone, call, detached, remove_all, spawn};
+use capsid_tests::live::{alone, call, detached, remove_all, send, spawn};
 use capsid_tests::parts::count;
 use capsid_tests::small_disk::SmallDisk;
 use capsid_tests::{Capsid, Census, Outcome, TestImage};
+use nix::sys::signal::Signal;
 
 /// Room that is left, in KiB: from nothing to what the template of a scratch disk takes.
 const LEVELS_KIB: [u64; 7] = [0, 200, 4, 64, 16, 600, 2000];
@@ -42,22 +44,25 @@ const TRIALS: [(&[&str], &[&str]); 17] = [
     (RUN, &["rm", "-f", "it"]),
 ];
 
-/// A store on a disk of 64 MiB; `None`, with a word, where none can be mounted.
-fn on_small_disk(test: &str) -> Option<(Capsid, SmallDisk)> {
+/// A store on a disk of so many MiB; `None`, with a word, where none can be mounted.
+fn on_small_disk(test: &str, mib: u64) -> Option<(Capsid, SmallDisk)> {
     let capsid = Capsid::empty();
-    let Some(disk) = SmallDisk::mount(&capsid, 64 << 20) else {
+    let Some(disk) = SmallDisk::mount(&capsid, mib << 20) else {
         capsid_tests::requirement::skip(test, "no permission to mount a small filesystem");
         return None;
     };
     capsid.load(&TestImage::Busybox.docker_archive()).succeeds();
     capsid.run(["busybox", "true"]).succeeds();
+    // The template of disks that stay.
+    call(&capsid, CREATE).succeeds();
+    call(&capsid, &["rm", "it"]).succeeds();
     Some((capsid, disk))
 }
 
 #[test]
 fn every_verb_says_that_the_disk_is_full_and_loses_nothing() {
     let _alone = alone();
-    let Some((capsid, disk)) = on_small_disk("every_verb") else {
+    let Some((capsid, disk)) = on_small_disk("every_verb", 64) else {
         return;
     };
     // The first volume makes the lock of all.
@@ -125,7 +130,7 @@ fn assert_kept(capsid: &Capsid, first: &[&str], words: &[&str], outcome: &Outcom
 #[test]
 fn a_disk_without_a_byte_free_is_emptied_by_the_usual_verbs() {
     let _alone = alone();
-    let Some((capsid, disk)) = on_small_disk("a_disk_without_a_byte_free") else {
+    let Some((capsid, disk)) = on_small_disk("a_disk_without_a_byte_free", 64) else {
         return;
     };
     for name in ["stopped", "running"] {
@@ -147,7 +152,7 @@ fn a_disk_without_a_byte_free_is_emptied_by_the_usual_verbs() {
 #[test]
 fn the_log_ends_early_and_its_container_does_not() {
     let _alone = alone();
-    let Some((capsid, disk)) = on_small_disk("the_log_ends_early") else {
+    let Some((capsid, disk)) = on_small_disk("the_log_ends_early", 64) else {
         return;
     };
     let before = Census::take(&capsid);
@@ -172,4 +177,76 @@ fn the_log_ends_early_and_its_container_does_not() {
     assert!(!call(&capsid, &["logs", "loud"]).stdout.is_empty());
     remove_all(&capsid);
     before.assert_nothing_new(&capsid);
+}
+
+/// `df`'s available MiB at a path of the container.
+fn available_mib(capsid: &Capsid, path: &str) -> u64 {
+    let told = call(capsid, &["exec", "it", "df", "-m", path]).succeeds().text();
+    let line = told.lines().last().unwrap_or_default();
+    line.split_whitespace()
+        .rev()
+        .nth(2)
+        .and_then(|word| word.parse().ok())
+        .expect("a number")
+}
+
+/// Writes files of random bytes without syncing them, and leaves no room for them at once: their digests.
+fn write_and_fill(capsid: &Capsid, disk: &SmallDisk, name: &str) -> String {
+    let script = format!(
+        "for d in / /box/; do head -c 6000000 /dev/urandom >${{d}}{name} || exit; done; md5sum /{name} /box/{name}"
+    );
+    let digests = call(capsid, &["exec", "it", "sh", "-c", &script]).succeeds().text();
+    disk.fill(0);
+    digests
+}
+
+/// The disks of a guest are sparse: it sees as much room as the host has, gets `ENOSPC` from `write(2)` and not later, and
+/// what it was told is written is kept until there is room.
+#[test]
+fn a_guest_is_told_in_time_and_loses_nothing() {
+    let _alone = alone();
+    let Some((capsid, disk)) = on_small_disk("a_guest_is_told", 160) else {
+        return;
+    };
+    call(
+        &capsid,
+        &[
+            "run", "-d", "--name", "it", "-v", "box:/box", "busybox", "sleep", "1000",
+        ],
+    )
+    .succeeds();
+    disk.fill(40 << 20);
+    for path in ["/", "/box"] {
+        eventually("the guest sees the host's room", 20, || {
+            available_mib(&capsid, path) <= 40
+        });
+        let script = format!("cd {path} && dd if=/dev/zero of=much bs=1M count=60; code=$?; rm much; exit $code");
+        let outcome = call(&capsid, &["exec", "it", "sh", "-c", &script]).exits(1);
+        assert!(outcome.stderr.contains("No space left on device"), "{outcome}");
+    }
+    disk.empty();
+    eventually("the guest sees room again", 20, || available_mib(&capsid, "/") > 60);
+
+    let digests = write_and_fill(&capsid, &disk, "kept");
+    let mut sync = spawn(&capsid, &["exec", "it", "sync"]);
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(sync.try_wait().unwrap(), None, "written without room");
+    call(&capsid, &["exec", "it", "true"]).succeeds();
+    disk.empty();
+    assert!(sync.wait().unwrap().success());
+
+    // A machine that ends while writes wait: the disks are as at the last sync.
+    write_and_fill(&capsid, &disk, "lost");
+    let mut sync = spawn(&capsid, &["exec", "it", "sync"]);
+    thread::sleep(Duration::from_secs(2));
+    send(capsid.machine("it"), Signal::SIGKILL);
+    sync.wait().unwrap();
+    disk.empty();
+    eventually("the container has ended", 20, || {
+        capsid.field("it", ".State.Status") == "exited"
+    });
+    call(&capsid, &["start", "it"]).succeeds();
+    let kept = call(&capsid, &["exec", "it", "md5sum", "/kept", "/box/kept"]);
+    assert_eq!(kept.succeeds().text(), digests);
+    remove_all(&capsid);
 }

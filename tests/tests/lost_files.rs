@@ -216,7 +216,7 @@ fn victims(capsid: &Capsid) -> Vec<Victim> {
         data.join("events.json"),
         data.join("volumes.lock"),
         data.join("scratch.lock"),
-        data.join("scratch-v1.ext4"),
+        data.join("scratch-journal-v1.ext4"),
         data.join("volume-v1.ext4"),
         container.join("scratch.ext4"),
         container,
@@ -335,7 +335,10 @@ fn verbs_name_what_is_in_the_place_of_their_files() {
     let cases: [(PathBuf, &[&str]); 5] = [
         (data.join("volumes.lock"), &["volume", "create", "third"]),
         (data.join("volume-v1.ext4"), &["volume", "create", "third"]),
-        (data.join("scratch-v1.ext4"), &["create", "--name", "second", "busybox"]),
+        (
+            data.join("scratch-journal-v1.ext4"),
+            &["create", "--name", "second", "busybox"],
+        ),
         (pod.join("lock"), &["rm", "box"]),
         (pod, &["rm", "box"]),
     ];

@@ -12,6 +12,7 @@
 //!   │ ◄───────────── connect SESSION_PORT ── │
 //!   │ ── Hello{version, nonce} ───────────►  │
 //!   │ ◄── Hello{version, nonce} ──────────── │   the nonce comes back: same session
+//!   │ ── Ping{host's clock} ──────────────►  │   sets the guest's wall clock
 //!   │ ── Create(ContainerSpec) ───────────►  │   disks mounted, namespaces made, process waits before exec
 //!   │ ◄── Created ────────────────────────── │
 //!   │ ── connect STREAM_PORT, StreamHello ►  │   one per stream of the spec
@@ -22,8 +23,9 @@
 //!   │ ── Freeze, Measure, List, Update, ──►  │   at any time of a container's life
 //!   │    Readdress                           │
 //!   │ ◄── Frozen, Measured, … | Failed ───── │   one answer each, in their order
-//!   │ ── Ping ────────────────────────────►  │   every few seconds: an agent that does not answer is
-//!   │ ◄── Pong ───────────────────────────── │   taken for dead, and its machine is ended
+//!   │ ── KeepFree{disks} ─────────────────►  │   when the host's disk fills up
+//!   │ ── Ping{clocks} ────────────────────►  │   every few seconds: an agent that does not answer is
+//!   │ ◄── Pong{clocks} ───────────────────── │   taken for dead, and its machine is ended
 //!   │ ── Shutdown ────────────────────────►  │   disks unmounted, machine off
 //! ```
 //!
@@ -40,15 +42,15 @@ pub mod spec;
 
 pub use frame::{FrameError, read_frame, write_frame};
 pub use message::{
-    AgentMessage, Created, Failed, Freeze, Frozen, Hello, HostMessage, List, Listed, Measure, Measured, Ping, Pong,
-    Process, Readdress, Readdressed, Request, Resize, Signal, Stage, Start, Started, Stopped, StreamHello, StreamKind,
-    Update, Updated,
+    AgentMessage, Created, Failed, FreePart, Freeze, Frozen, Hello, HostMessage, KeepFree, List, Listed, Measure,
+    Measured, Ping, Pong, Process, Readdress, Readdressed, Request, Resize, Signal, Stage, Start, Started, Stopped,
+    StreamHello, StreamKind, Update, Updated,
 };
 pub use spec::ContainerSpec;
 
 /// Version of this contract. Added fields keep it; a change of meaning bumps it, and unequal versions refuse each
 /// other at `Hello`.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Port on the host (CID 2) that the agent dials.
 pub const SESSION_PORT: u32 = 1024;

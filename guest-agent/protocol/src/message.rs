@@ -8,7 +8,7 @@ use crate::spec::{ContainerSpec, Limits, Network};
 #[derive(Clone, PartialEq, Message)]
 pub struct HostMessage {
     /// What is said; absent means a message newer than this build.
-    #[prost(oneof = "host_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "host_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub kind: Option<host_message::Kind>,
 }
 
@@ -55,6 +55,9 @@ pub mod host_message {
         /// Show that the agent is alive.
         #[prost(message, tag = "12")]
         Ping(super::Ping),
+        /// Keep part of disks free.
+        #[prost(message, tag = "13")]
+        KeepFree(super::KeepFree),
     }
 }
 
@@ -121,9 +124,6 @@ pub struct Hello {
     /// Chosen by the host; the agent sends it back, and every [`StreamHello`] carries it.
     #[prost(bytes = "vec", tag = "3")]
     pub nonce: Vec<u8>,
-    /// Host to agent: wall clock, nanoseconds since 1970.
-    #[prost(uint64, tag = "4")]
-    pub wall_clock_ns: u64,
     /// Agent to host: nanoseconds from kernel entry to the agent's first instruction (`CLOCK_BOOTTIME`).
     #[prost(uint64, tag = "5")]
     pub agent_start_ns: u64,
@@ -219,13 +219,51 @@ pub struct Readdress {
     pub network: Network,
 }
 
-/// Asks for a [`Pong`]. The agent answers at once, whatever requests it is busy with.
+/// Keeps part of disks free, for which the host has no room: programs get `ENOSPC` before their data is accepted, not an
+/// error of a write that they have forgotten. Has no answer.
+#[derive(Clone, PartialEq, Message)]
+pub struct KeepFree {
+    /// Each in place of what was said of it before.
+    #[prost(message, repeated, tag = "1")]
+    pub disks: Vec<FreePart>,
+}
+
+/// What is to be kept free of a disk.
+#[derive(Clone, PartialEq, Message)]
+pub struct FreePart {
+    /// Serial of the disk, as specs name it.
+    #[prost(string, tag = "1")]
+    pub serial: String,
+    /// How much.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+}
+
+/// Asks for a [`Pong`], and sets or corrects the guest's wall clock before it. The agent answers at once, whatever requests
+/// it is busy with.
 #[derive(Clone, Copy, PartialEq, Message)]
-pub struct Ping {}
+pub struct Ping {
+    /// Host's wall clock when it sent this, nanoseconds since 1970.
+    #[prost(uint64, tag = "1")]
+    pub host_clock_ns: u64,
+    /// Nanoseconds to add to the guest's wall clock.
+    #[prost(sint64, tag = "2")]
+    pub correction_ns: i64,
+    /// Sets the guest's wall clock to `host_clock_ns`: the first of a session, before any container runs.
+    #[prost(bool, tag = "3")]
+    pub is_first: bool,
+}
 
 /// The agent is alive.
 #[derive(Clone, Copy, PartialEq, Message)]
-pub struct Pong {}
+pub struct Pong {
+    /// That of the [`Ping`].
+    #[prost(uint64, tag = "1")]
+    pub host_clock_ns: u64,
+    /// Guest's wall clock after the correction, nanoseconds since 1970.
+    #[prost(uint64, tag = "2")]
+    pub guest_clock_ns: u64,
+}
 
 /// The container exists.
 #[derive(Clone, PartialEq, Message)]

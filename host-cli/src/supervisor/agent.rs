@@ -4,12 +4,15 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::time::Duration;
 
-use capsid_protocol::message::{Ping, Request, agent_message, host_message};
+use capsid_protocol::Ping;
+use capsid_protocol::message::{Request, agent_message, host_message};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::guest_clock::GuestClock;
 use super::heartbeat;
 use super::streams::StreamOpener;
+use crate::clock;
 use crate::session::{self, Receiver, Sender, SessionError};
 
 /// Messages that may wait for one process: Created, Started, Stopped. An agent that sends more is out of order.
@@ -39,6 +42,7 @@ pub(crate) struct Agent {
     ended: Cell<bool>,
     /// Number of messages that the agent has sent.
     heard: Cell<u64>,
+    clock: GuestClock,
 }
 
 /// A request whose answer is waited for.
@@ -80,6 +84,7 @@ impl Agent {
             asked: RefCell::default(),
             ended: Cell::default(),
             heard: Cell::default(),
+            clock: GuestClock::default(),
         };
         let outbox = Outbox {
             frames: waiting,
@@ -148,7 +153,11 @@ impl Agent {
 
     /// Asks the agent for a sign of life, unless so much waits to be sent that it is asked anyway.
     pub(super) fn ping(&self) {
-        if let Ok(frame) = session::encode(host_message::Kind::Ping(Ping {})) {
+        self.send_ping(self.clock.ping(clock::now_ns()));
+    }
+
+    fn send_ping(&self, ping: Ping) {
+        if let Ok(frame) = session::encode(host_message::Kind::Ping(ping)) {
             let _ = self.frames.try_send(frame);
         }
     }
@@ -166,7 +175,10 @@ impl Agent {
                 Err(error) => return error,
             };
             self.heard.set(self.heard.get().wrapping_add(1));
-            if let agent_message::Kind::Pong(_) = message {
+            if let agent_message::Kind::Pong(pong) = message {
+                if let Some(correction) = self.clock.pong(&pong, clock::now_ns()) {
+                    self.send_ping(correction);
+                }
                 continue;
             }
             if let Err(error) = self.hand_out_one(message) {

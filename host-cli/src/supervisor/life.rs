@@ -6,6 +6,7 @@
 //! ```
 
 use std::convert::Infallible;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,11 +21,11 @@ use tokio::time::{sleep, timeout};
 use super::agent::Agent;
 use super::bay::{self, BayError, DiskKey, Needed};
 use super::charge::{Charge, Outcome, Phase};
-use super::health;
 use super::machine::{self, MachineError, Prepared, Sockets, Wanted};
 use super::pod::Pod;
 use super::streams::{StreamError, StreamOpener};
 use super::{BOOT_TIMEOUT, LAST_WORDS};
+use super::{first_use, free_space, health};
 use crate::accelerator::{Disk, MachineEnd, RunningMachine};
 use crate::clock;
 use crate::control::Failure;
@@ -33,7 +34,7 @@ use crate::log::LogStream;
 use crate::network::{Endpoint, WiringError};
 use crate::plan::{ROOTFS_SERIAL, SCRATCH_SERIAL};
 use crate::session::{Session, SessionError};
-use crate::state::{Container, Exit, State};
+use crate::state::{Container, Exit, State, StateError};
 use crate::{scratch, store_folder, sys, volumes};
 
 /// From Create to Started: disks mounted, program executed.
@@ -42,6 +43,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 const KILL_GRACE: Duration = Duration::from_secs(5);
 /// How often it is looked whether a client that does not read is all that is left of a container.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Why what a container wrote, and did not sync, is lost.
+const NO_ROOM: &str = "the host's disk was full when the container ended: what it had written and not synced is lost";
 /// Lines of a guest's console that are shown: an oops with its registers and trace, and the panic that follows.
 const CONSOLE_LINES_MAX: usize = 60;
 
@@ -71,7 +74,7 @@ pub(super) enum LifeError {
     #[error("cannot write the container's output")]
     Output(#[source] std::io::Error),
     #[error("cannot write that the container runs")]
-    State(#[from] crate::state::StateError),
+    State(#[from] StateError),
     #[error("the machine ended: {}", .0.reason)]
     MachineEnded(MachineEnd),
     #[error("{}", sanitise(&.0.message))]
@@ -86,14 +89,24 @@ pub(crate) async fn live(charge: &Rc<Charge>, state: &State, folders: &Folders, 
     charge.paused.set(false);
     charge.output.begin();
     let mut started = false;
-    let lived = match pod {
-        None => live_alone(charge, state, folders, &mut started).await,
-        Some(pod) => live_in_pod(charge, state, folders, pod, &mut started).await,
+    let lived = match (prepare_volumes(charge, state, folders).await, pod) {
+        (Err(error), _) => Err(error),
+        (Ok(()), None) => live_alone(charge, state, folders, &mut started).await,
+        (Ok(()), Some(pod)) => live_in_pod(charge, state, folders, pod, &mut started).await,
     };
     charge.output.finish();
     match lived {
-        Ok(stopped) => Outcome::Exited(exit(&stopped)),
+        Ok(stopped) => Outcome::Exited(exit(&stopped, &charge.data)),
         Err(error) => conclude(&error, started),
+    }
+}
+
+/// Has new volumes filled that the container itself will not write to.
+async fn prepare_volumes(charge: &Charge, state: &State, folders: &Folders) -> Result<(), LifeError> {
+    let container = charge.container.borrow().clone();
+    tokio::select! {
+        prepared = first_use::prepare(folders, state, &container) => prepared.map_err(|e| LifeError::Prepare(e.into())),
+        () = charge.kill.notified() => Err(LifeError::Killed),
     }
 }
 
@@ -194,17 +207,18 @@ fn needed(container: &Container, state: &State, folders: &Folders, pod: &Pod) ->
         need(root, ROOTFS_SERIAL, true, &|| rootfs_disk(container, folders))?,
         need(own, SCRATCH_SERIAL, false, &|| scratch_disk(container, folders))?,
     ];
-    let siblings = container
-        .pod
-        .as_deref()
-        .map(|pod| state.containers_of(pod))
-        .transpose()?;
-    for volume in volumes::needed(container, siblings.as_deref().unwrap_or_default()) {
+    for volume in volumes::needed(state, container, &siblings(container, state)?)? {
         let open = || Ok(volumes::open_disk(state, &folders.data, container, &volume)?);
         let key = DiskKey::Volume(volume.name.clone());
         needed.push(need(key, &volume.serial, volume.readonly, &open)?);
     }
     Ok(needed)
+}
+
+/// The containers of its pod, if it is in one.
+pub(super) fn siblings(container: &Container, state: &State) -> Result<Vec<Container>, StateError> {
+    let pod = container.pod.as_deref();
+    pod.map_or_else(|| Ok(Vec::new()), |pod| state.containers_of(pod))
 }
 
 /// Starts the container's own machine.
@@ -337,6 +351,7 @@ async fn run_in(
         .await
         .map_err(|_| LifeError::StartTimeout)??;
     state.set_running(&charge.id, clock::now_ns(), std::process::id())?;
+    volumes::record_prepared(state, &charge.container.borrow())?;
     *started = true;
     *charge.agent.borrow_mut() = Some(Rc::clone(agent));
     charge.mark("container started");
@@ -348,6 +363,7 @@ async fn run_in(
         stopped = wait_stopped(&mut messages) => stopped?,
         never = notice_end(charge, agent) => match never {},
         never = health::watch(charge, agent) => match never {},
+        never = free_space::watch(charge, agent) => match never {},
     };
     charge.output.end();
     while let Some(drained) = outputs.join_next().await {
@@ -460,11 +476,12 @@ async fn while_machine_runs<T>(
 }
 
 /// The container's status, as a shell has it.
-fn exit(stopped: &Stopped) -> Exit {
+fn exit(stopped: &Stopped, data: &Path) -> Exit {
+    let is_cut_off = stopped.disks_busy && free_space::is_used_up(data);
     Exit {
         code: exit_code(stopped),
         oom_killed: stopped.oom_killed,
-        error: String::new(),
+        error: if is_cut_off { NO_ROOM.into() } else { String::new() },
     }
 }
 

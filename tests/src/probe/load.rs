@@ -1,10 +1,10 @@
 //! Load and behaviour on demand: what a container's program may do to its limits, streams and signals.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::process::ExitCode;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
@@ -22,6 +22,7 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
             io::copy(&mut io::stdin().lock(), &mut io::stdout().lock()).unwrap();
             ExitCode::SUCCESS
         }
+        ["clock"] => clock(),
         ["sleep", seconds] => {
             println!("sleeping");
             thread::sleep(Duration::from_secs(seconds.parse().unwrap()));
@@ -58,6 +59,15 @@ pub(crate) fn run(words: &[&str]) -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Answers every line with the wall clock, nanoseconds since 1970.
+fn clock() -> ExitCode {
+    for _ in io::stdin().lock().lines() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        println!("{}", now.as_nanos());
+    }
+    ExitCode::SUCCESS
 }
 
 /// As the first process of a bare machine: says so on its console, which is not open yet, and ends the machine.

@@ -38,6 +38,11 @@ pub(crate) const SUITES: &[Suite] = &[
     suite("authorisation", 25, NO_MACHINE),
     suite("bad_input", 20, NO_MACHINE),
     suite("broken_connections", 25, NO_MACHINE),
+    suite(
+        "clock",
+        80,
+        Kvm::Machine(&["the_guests_clock_is_the_hosts_for_a_minute"]),
+    ),
     suite("connecting", 60, Kvm::Full),
     suite(
         "containers",

@@ -1,0 +1,163 @@
+//! Room on the host's disk, for guests whose disks are sparse files: a guest sees as much free space as the host could
+//! store. It keeps the rest of each disk free, and its programs get `ENOSPC` in time. What it has accepted when several
+//! guests, or others, take the last of the room at once waits in the block device until there is some again.
+
+use std::convert::Infallible;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{fs, io};
+
+use capsid_protocol::message::host_message;
+use capsid_protocol::spec::mount::Source;
+use capsid_protocol::{FreePart, KeepFree};
+use tokio::time::sleep;
+
+use super::agent::Agent;
+use super::charge::Charge;
+use crate::{store_folder, volumes};
+
+/// Room that guests leave to Capsid's own files: state and logs. Twice what the machines' disks leave
+/// (`vmm/src/limits.rs`), so that programs get their error before writes wait.
+const KEPT_BYTES: u64 = 16 << 20;
+/// The same on a small disk: this part of it.
+const KEPT_PART: u64 = 32;
+/// Blocks that are counted alike: a change of less is not told.
+const GRAIN_BYTES: u64 = 256 << 10;
+
+/// A sparse file that a guest writes to.
+#[derive(Debug)]
+struct Sparse {
+    /// Serial of the disk that it is, in the guest.
+    serial: String,
+    path: PathBuf,
+    /// Inode tables: never stored as long as they are zero, and no free space either.
+    table_bytes: u64,
+    /// What the guest was told to keep free.
+    told_bytes: u64,
+}
+
+impl Sparse {
+    fn new(serial: &str, path: PathBuf) -> Self {
+        Self {
+            serial: serial.into(),
+            table_bytes: fs::File::open(&path)
+                .and_then(|file| inode_table_bytes(&file))
+                .unwrap_or(0),
+            path,
+            told_bytes: 0,
+        }
+    }
+
+    /// What the guest is to keep free of it, if that has changed.
+    fn change(&mut self, room_bytes: u64) -> Option<FreePart> {
+        let file = fs::metadata(&self.path).ok()?;
+        let length = file.len().saturating_sub(self.table_bytes);
+        let bytes = unbacked_bytes(length, file.blocks() * 512, room_bytes);
+        if bytes == self.told_bytes {
+            return None;
+        }
+        self.told_bytes = bytes;
+        Some(FreePart {
+            serial: self.serial.clone(),
+            bytes,
+        })
+    }
+}
+
+/// Bytes of a sparse file that the host could not store: what the guest keeps free. A block that the guest has freed and the
+/// host still has is as good as room.
+fn unbacked_bytes(length: u64, stored: u64, room: u64) -> u64 {
+    let bytes = length.saturating_sub(stored).saturating_sub(room);
+    bytes.next_multiple_of(GRAIN_BYTES)
+}
+
+/// Bytes of an ext4 filesystem's inode tables: `s_inodes_count` times `s_inode_size` of its superblock, which begins at 1024
+/// (fs/ext4/ext4.h). The guest can write what it likes there, and see more room than there is: then its writes wait.
+fn inode_table_bytes(disk: &fs::File) -> io::Result<u64> {
+    let (mut count, mut size) = ([0; 4], [0; 2]);
+    disk.read_exact_at(&mut count, 1024)?;
+    disk.read_exact_at(&mut size, 1024 + 0x58)?;
+    Ok(u64::from(u32::from_le_bytes(count)) * u64::from(u16::from_le_bytes(size)))
+}
+
+/// Tells the guest what to keep free of the container's disks, as long as it runs.
+pub(super) async fn watch(charge: &Charge, agent: &Agent) -> Infallible {
+    let mut disks = disks(charge);
+    loop {
+        let Some(room_bytes) = room(&charge.data) else {
+            return std::future::pending().await;
+        };
+        let disks: Vec<FreePart> = disks.iter_mut().filter_map(|disk| disk.change(room_bytes)).collect();
+        if !disks.is_empty() {
+            // A session that is broken is noticed by those who read.
+            let _ = agent.send(host_message::Kind::KeepFree(KeepFree { disks })).await;
+        }
+        sleep(pause(room_bytes)).await;
+    }
+}
+
+/// Whether guests may fill nothing more.
+pub(super) fn is_used_up(data: &Path) -> bool {
+    room(data) == Some(0)
+}
+
+/// Bytes that guests may still fill.
+fn room(data: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(data).ok()?;
+    let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+    let kept = KEPT_BYTES.min(bytes(disk.f_blocks) / KEPT_PART);
+    Some(bytes(disk.f_bavail).saturating_sub(kept))
+}
+
+/// Until the next look. A guest writes some gigabytes a second at best, into its memory first.
+fn pause(room_bytes: u64) -> Duration {
+    Duration::from_millis(match room_bytes >> 30 {
+        0 => 100,
+        1..8 => 500,
+        _ => 2000,
+    })
+}
+
+/// The disks that the container writes to. In its pod's machine they have other serials than in its row.
+fn disks(charge: &Charge) -> Vec<Sparse> {
+    let (container, in_guest) = (charge.container.borrow(), charge.spec_in_guest());
+    let mut disks = vec![Sparse::new(
+        &in_guest.root.scratch_serial,
+        store_folder::scratch(&charge.data, &charge.id),
+    )];
+    for (own, there) in container.spec.mounts.iter().zip(&in_guest.mounts) {
+        let (Some(Source::Volume(own)), Some(Source::Volume(there))) = (&own.source, &there.source) else {
+            continue;
+        };
+        let mut mounts = container.config.mounts.iter();
+        let Some(mount) = mounts.find(|mount| mount.serial == own.serial) else {
+            continue;
+        };
+        if disks.iter().all(|disk| disk.serial != there.serial) {
+            disks.push(Sparse::new(&there.serial, volumes::disk(&charge.data, &mount.volume)));
+        }
+    }
+    disks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_sees_what_the_host_could_store() {
+        let gib = 1 << 30;
+        assert_eq!(unbacked_bytes(10 * gib, 0, 20 * gib), 0);
+        assert_eq!(unbacked_bytes(10 * gib, 0, 2 * gib), 8 * gib);
+        assert_eq!(unbacked_bytes(10 * gib, 3 * gib, 2 * gib), 5 * gib);
+        assert_eq!(unbacked_bytes(10 * gib, 10 * gib, 0), 0);
+        assert_eq!(unbacked_bytes(10 * gib, gib, 1), 9 * gib);
+    }
+
+    #[test]
+    fn the_fuller_the_disk_the_closer_it_is_watched() {
+        let gib = 1 << 30;
+        assert!(pause(0) < pause(2 * gib) && pause(2 * gib) < pause(100 * gib));
+    }
+}
