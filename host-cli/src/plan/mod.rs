@@ -47,8 +47,8 @@ pub(crate) use update::update;
 pub(crate) use volumes::{VOLUMES_MAX, VolumeSources, parse_from};
 
 use crate::cli::RunArgs;
-use crate::seccomp;
 use crate::state::{LogOptions, NetworkConfig, PodConfig, RestartPolicy, ShareMount, VolumeMount};
+use crate::{labels, seccomp};
 
 use mounts::Mounts;
 
@@ -95,7 +95,7 @@ pub(crate) struct Plan {
     pub machine: MachineSize,
     /// Signal that asks the container to stop.
     pub stop_signal: u32,
-    /// The image's, then the user's.
+    /// The image's, overlaid by the user's.
     pub labels: Vec<String>,
     pub log: LogOptions,
     pub volumes: Vec<VolumeMount>,
@@ -254,7 +254,7 @@ pub(crate) fn plan(
         spec,
         machine,
         stop_signal: signal::parse(stop_signal)?,
-        labels: args.label.clone(),
+        labels: labels::overlay(&image.labels, &args.label),
         log: logging::options(&args.log_driver, &args.log_opt)?,
         volumes,
         shares,

@@ -171,3 +171,22 @@ fn mounts_replace_defaults_and_come_after_what_they_lie_in() {
     assert!(planned(&["--rm"], &[]).unwrap().spec.discards_disks);
     assert!(planned(&["--shm-size", "0"], &[]).is_err());
 }
+
+#[test]
+fn labels_are_the_images_overlaid_by_the_users() {
+    let labelled = CONFIG.replace(
+        "\"User\": \"app\"",
+        "\"Labels\": {\"tier\": \"back\", \"vendor\": \"x\"}",
+    );
+    let image = ImageConfig::parse(labelled.as_bytes()).unwrap();
+    let Command::Run(args) = Cli::try_parse_from(["capsid", "run", "-l", "tier=front", "image"])
+        .unwrap()
+        .command
+    else {
+        unreachable!("the verb is run")
+    };
+    assert_eq!(
+        plan(&args, &[], &image, around()).unwrap().labels,
+        ["tier=front", "vendor=x"]
+    );
+}
