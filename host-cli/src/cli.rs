@@ -4,6 +4,7 @@ mod changes;
 mod container;
 mod files;
 mod network;
+mod patience;
 mod pod;
 mod system;
 mod volume;
@@ -387,8 +388,8 @@ pub(crate) struct RunArgs {
     /// No check, whatever the image says
     #[arg(long)]
     pub no_healthcheck: bool,
-    /// Seconds between the stop signal and SIGKILL
-    #[arg(long, value_name = "SECONDS")]
+    /// Seconds between the stop signal and SIGKILL; -1 waits for ever
+    #[arg(long, value_name = "SECONDS", value_parser = patience::seconds, allow_negative_numbers = true)]
     pub stop_timeout: Option<u64>,
     /// Where output is kept: json-file, or none
     #[arg(long, value_name = "DRIVER", default_value = "json-file")]
@@ -462,6 +463,9 @@ pub(crate) struct ImagesArgs {
     /// As JSON
     #[arg(long)]
     pub json: bool,
+    /// A line each, as '{{.Repository}}:{{.Tag}}'; json; or 'table ' and columns
+    #[arg(long, value_name = "FORMAT", conflicts_with = "json")]
+    pub format: Option<String>,
 }
 
 /// Flags of `capsid image inspect`.
@@ -470,6 +474,9 @@ pub(crate) struct InspectArgs {
     /// Names or ids
     #[arg(required = true)]
     pub images: Vec<String>,
+    /// A line each, as '{{.Id}}'; json
+    #[arg(short, long, value_name = "FORMAT")]
+    pub format: Option<String>,
 }
 
 /// Flags of `capsid rmi`.
@@ -503,6 +510,9 @@ pub(crate) struct VersionArgs {
     /// As JSON
     #[arg(long)]
     pub json: bool,
+    /// As '{{.Server.Version}}'; json
+    #[arg(short, long, value_name = "FORMAT", conflicts_with = "json")]
+    pub format: Option<String>,
 }
 
 /// Flags of `capsid completion`.

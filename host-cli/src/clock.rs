@@ -28,6 +28,12 @@ pub(crate) fn rfc3339(ns: i64) -> String {
     format!("{:.9}", Timestamp::from_nanosecond(ns.into()).unwrap_or_default())
 }
 
+/// As Go prints a time, which is how docker's listings have it: `2026-02-03 04:05:06 +0000 UTC`.
+pub(crate) fn go_words(ns: i64) -> String {
+    let time = Timestamp::from_nanosecond(ns.into()).unwrap_or_default();
+    time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string()
+}
+
 /// Reads an RFC 3339 time (the time of day and the offset may be left out) or seconds since 1970 with a fraction:
 /// nanoseconds since 1970. None for what is no time, or too far away to be counted so (before 1678 or after 2261).
 pub(crate) fn parse(text: &str) -> Option<i64> {
@@ -114,6 +120,7 @@ mod tests {
             assert_eq!(parse(&rfc3339(ns)), Some(ns));
         }
         assert_eq!(rfc3339(1_709_209_805_000_000_007), "2024-02-29T12:30:05.000000007Z");
+        assert_eq!(go_words(1_709_209_805_000_000_007), "2024-02-29 12:30:05 +0000 UTC");
     }
 
     #[test]

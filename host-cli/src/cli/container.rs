@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{CpArgs, EventsArgs, ExportArgs, PortArgs, RunArgs, UpdateArgs};
+use super::{CpArgs, EventsArgs, ExportArgs, PortArgs, RunArgs, UpdateArgs, patience};
 use crate::detach::DetachKeys;
 
 /// The verbs of containers, at the top and below `capsid container`.
@@ -150,8 +150,15 @@ pub(crate) struct StopArgs {
     /// Names or ids
     #[arg(required = true, value_name = "CONTAINER")]
     pub containers: Vec<String>,
-    /// Seconds between the stop signal and SIGKILL
-    #[arg(short = 't', long = "timeout", alias = "time", value_name = "SECONDS")]
+    /// Seconds between the stop signal and SIGKILL; -1 waits for ever
+    #[arg(
+        short = 't',
+        long = "timeout",
+        alias = "time",
+        value_name = "SECONDS",
+        value_parser = patience::seconds,
+        allow_negative_numbers = true
+    )]
     pub timeout: Option<u64>,
 }
 
@@ -240,8 +247,14 @@ pub(crate) struct LogsArgs {
     /// A time before each line
     #[arg(short, long)]
     pub timestamps: bool,
-    /// So many lines from the end, or all
-    #[arg(short = 'n', long, value_name = "NUMBER", default_value = "all")]
+    /// So many lines from the end; -1 or all is the whole log
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "NUMBER",
+        default_value = "all",
+        allow_negative_numbers = true
+    )]
     pub tail: String,
     /// From a time on, as 2026-02-03T04:05:06 or 10m (ago)
     #[arg(long, value_name = "TIME")]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{AccelChoice, NetworkArgs};
+use super::{AccelChoice, NetworkArgs, patience};
 
 /// The verbs of `capsid pod`.
 #[derive(Debug, Subcommand)]
@@ -146,8 +146,15 @@ pub(crate) struct PodStopArgs {
     /// Names or ids
     #[arg(required = true, value_name = "POD")]
     pub pods: Vec<String>,
-    /// Seconds between a container's stop signal and SIGKILL
-    #[arg(short = 't', long = "time", alias = "timeout", value_name = "SECONDS")]
+    /// Seconds between a container's stop signal and SIGKILL; -1 waits for ever
+    #[arg(
+        short = 't',
+        long = "time",
+        alias = "timeout",
+        value_name = "SECONDS",
+        value_parser = patience::seconds,
+        allow_negative_numbers = true
+    )]
     pub timeout: Option<u64>,
 }
 

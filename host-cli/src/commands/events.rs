@@ -25,8 +25,8 @@ pub(crate) fn run(context: Context, args: &EventsArgs) -> anyhow::Result<u8> {
         .map(|text| Filter::parse(text))
         .collect::<Result<Vec<_>, _>>()?;
     let format = match (&args.format, args.json) {
-        (Some(text), _) => Some(Template::parse(text)?),
-        (None, true) => Some(Template::parse("json")?),
+        (Some(text), _) => Some(Template::of_lines(text)?),
+        (None, true) => Some(Template::of_lines("json")?),
         (None, false) => None,
     };
     let until = args.until.as_deref().map(clock::moment).transpose()?;
@@ -44,7 +44,7 @@ pub(crate) fn run(context: Context, args: &EventsArgs) -> anyhow::Result<u8> {
             let is_wanted = at >= since && until.is_none_or(|until| at <= until);
             if is_wanted && passes(&filters, &event) {
                 match &format {
-                    Some(template) => writeln!(stdout, "{}", template.render(&event, output::line)?)?,
+                    Some(template) => writeln!(stdout, "{}", template.render(&event)?)?,
                     None => writeln!(stdout, "{}", output::line(&line(&event)))?,
                 }
             }

@@ -1,16 +1,26 @@
 //! `capsid images`.
 
 use capsid_image::{Image, Reference};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Context, table};
 use crate::cli::ImagesArgs;
-use crate::clock;
-use crate::output;
+use crate::format::Template;
 use crate::plan::size;
+use crate::{clock, output};
+
+const COLUMNS: [(&str, &str); 5] = [
+    ("Repository", "REPOSITORY"),
+    ("Tag", "TAG"),
+    ("ID", "IMAGE ID"),
+    ("CreatedSince", "CREATED"),
+    ("Size", "SIZE"),
+];
+const DIGEST: (&str, &str) = ("Digest", "DIGEST");
 
 /// One line per name of an image; `<none>` for one without.
 pub(crate) fn run(context: Context, args: &ImagesArgs) -> anyhow::Result<u8> {
+    let template = args.format.as_deref().map(Template::of_lines).transpose()?;
     let (_, store) = context.store()?;
     let wanted: Option<Reference> = args.image.as_deref().map(str::parse).transpose()?;
     let tagged = args
@@ -35,7 +45,7 @@ pub(crate) fn run(context: Context, args: &ImagesArgs) -> anyhow::Result<u8> {
         rows.iter()
             .for_each(|(_, image)| println!("{}", shown_id(image, args.no_trunc)));
     } else {
-        print_table(&rows, args);
+        print_rows(&rows, args, template.as_ref())?;
     }
     Ok(0)
 }
@@ -75,39 +85,48 @@ fn matches(name: Option<&Reference>, wanted: Option<&Reference>, tagged: bool) -
     }
 }
 
-fn print_table(rows: &[(Option<Reference>, Image)], args: &ImagesArgs) {
-    let mut headers = vec!["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"];
+fn print_rows(
+    rows: &[(Option<Reference>, Image)],
+    args: &ImagesArgs,
+    template: Option<&Template>,
+) -> anyhow::Result<()> {
+    let mut columns = COLUMNS.to_vec();
     if args.digests {
-        headers.insert(2, "DIGEST");
+        columns.insert(2, DIGEST);
     }
-    table::print(
-        headers,
-        rows.iter().flat_map(|(name, image)| lines(name.as_ref(), image, args)),
-    );
+    // As docker: a line for each digest when they are asked for.
+    let each_digest = args.digests || template.is_some_and(|template| template.names(DIGEST.0));
+    let lines: Vec<Value> = rows
+        .iter()
+        .flat_map(|(name, image)| lines(name.as_ref(), image, args.no_trunc, each_digest))
+        .collect();
+    table::print_rows(&lines, template, &columns)
 }
 
-/// A line for an image, or one for each of its digests when they are asked for.
-fn lines(name: Option<&Reference>, image: &Image, args: &ImagesArgs) -> Vec<Vec<String>> {
-    let (repository, tag) = match name {
-        Some(name) => (name.familiar_name(), name.tag().unwrap_or("<none>").to_string()),
-        None => ("<none>".into(), "<none>".into()),
-    };
-    let cells = vec![
-        repository,
-        tag,
-        shown_id(image, args.no_trunc),
-        age(image.config.created.as_deref()),
-        size::human(image.size_bytes),
-    ];
-    if !args.digests {
-        return vec![cells];
-    }
+/// docker's fields of `--format`, once or for each digest.
+fn lines(name: Option<&Reference>, image: &Image, whole: bool, each_digest: bool) -> Vec<Value> {
+    let none = || String::from("<none>");
+    let created_ns = image.config.created.as_deref().and_then(clock::parse);
     let mut digests = repository_digests(name, image);
+    digests.truncate(if each_digest { usize::MAX } else { 1 });
     if digests.is_empty() {
-        digests.push("<none>".into());
+        digests.push(none());
     }
-    let with_digest = |digest: String| [&cells[..2], &[digest], &cells[2..]].concat();
-    digests.into_iter().map(with_digest).collect()
+    let line = |digest: String| {
+        json!({
+            "Repository": name.map_or_else(none, Reference::familiar_name),
+            "Tag": name.and_then(Reference::tag).map_or_else(none, Into::into),
+            "ID": shown_id(image, whole),
+            "Digest": digest,
+            "CreatedSince": created_ns.map_or_else(|| "N/A".into(), clock::ago),
+            "CreatedAt": created_ns.map_or_else(|| "N/A".into(), clock::go_words),
+            "Size": size::human(image.size_bytes),
+            "Containers": "N/A",
+            "SharedSize": "N/A",
+            "UniqueSize": "N/A",
+        })
+    };
+    digests.into_iter().map(line).collect()
 }
 
 fn describe(name: Option<&Reference>, image: &Image) -> serde_json::Value {
@@ -126,13 +145,5 @@ fn shown_id(image: &Image, whole: bool) -> String {
         image.id.to_string()
     } else {
         image.id.hex().chars().take(12).collect()
-    }
-}
-
-/// How long ago, in docker's words.
-fn age(created: Option<&str>) -> String {
-    match created.and_then(clock::parse) {
-        Some(created_ns) => clock::ago(created_ns),
-        None => "N/A".into(),
     }
 }

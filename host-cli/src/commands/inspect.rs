@@ -16,6 +16,7 @@ use crate::{clock, error_text, labels, store_folder, volumes};
 
 /// Prints what is known of the images, in docker's field names; those not found are told after the others.
 pub(crate) fn images(context: Context, args: &InspectArgs) -> anyhow::Result<u8> {
+    let template = args.format.as_deref().map(Template::of_objects).transpose()?;
     let (_, store) = context.store()?;
     let mut found = Vec::new();
     let mut code = 0;
@@ -28,13 +29,13 @@ pub(crate) fn images(context: Context, args: &InspectArgs) -> anyhow::Result<u8>
             }
         }
     }
-    table::print_objects(&found, None)?;
+    table::print_objects(&found, template.as_ref())?;
     Ok(code)
 }
 
 /// Prints what is known of containers, or of images where there is no container of that name, as docker does.
 pub(crate) fn containers(context: Context, args: &ContainerInspectArgs) -> anyhow::Result<u8> {
-    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let template = args.format.as_deref().map(Template::of_objects).transpose()?;
     let (folders, state) = context.state()?;
     let store = open_store(&folders)?;
     let mut found = Vec::new();
@@ -189,7 +190,7 @@ fn describe_container(container: &Container, endpoint: &Endpoint<'_>, folders: &
             "WorkingDir": spec.cwd,
             "Labels": labels::object(&config.labels),
             "StopSignal": config.stop_signal.to_string(),
-            "StopTimeout": config.stop_timeout_s,
+            "StopTimeout": i64::try_from(config.stop_timeout_s).unwrap_or(-1),
         },
         "Mounts": mounts(&config.mounts, &config.shares, folders),
         "NetworkSettings": network_fields::settings(endpoint),

@@ -93,12 +93,12 @@ impl Printer {
 }
 
 fn tail(text: &str) -> anyhow::Result<Option<usize>> {
-    match text {
-        "all" | "-1" => Ok(None),
-        number => {
-            Ok(Some(number.parse().with_context(|| {
-                format!("--tail {number:?} is not a number or all")
-            })?))
-        }
+    if text == "all" {
+        return Ok(None);
     }
+    let number: i64 = text
+        .parse()
+        .with_context(|| format!("--tail {text:?} is not a number or all"))?;
+    // docker: a negative number is the whole log.
+    Ok(usize::try_from(number).ok())
 }

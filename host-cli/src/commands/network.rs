@@ -118,8 +118,9 @@ impl Listed {
             "Scope": "local",
             "IPv6": has_v6.to_string(),
             "Internal": config.is_some_and(|config| config.internal).to_string(),
+            "Label": labels::object(self.labels()),
             "Labels": self.labels().join(","),
-            "CreatedAt": clock::rfc3339_or_never(self.network.as_ref().map_or(0, |network| network.created_ns)),
+            "CreatedAt": clock::go_words(self.network.as_ref().map_or(0, |network| network.created_ns)),
         })
     }
 }
@@ -130,7 +131,7 @@ fn list(context: Context, args: &NetworkLsArgs) -> anyhow::Result<u8> {
         .iter()
         .map(|text| Filter::parse(text))
         .collect::<Result<Vec<_>, _>>()?;
-    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let template = args.format.as_deref().map(Template::of_lines).transpose()?;
     let (_, state) = context.state()?;
     let mut listed: Vec<Listed> = [DEFAULT_NETWORK, NO_NETWORK]
         .into_iter()
@@ -153,7 +154,7 @@ fn list(context: Context, args: &NetworkLsArgs) -> anyhow::Result<u8> {
 }
 
 fn inspect(context: Context, args: &NetworkInspectArgs) -> anyhow::Result<u8> {
-    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let template = args.format.as_deref().map(Template::of_objects).transpose()?;
     let (_, state) = context.state()?;
     let mut found = Vec::new();
     let mut code = 0;

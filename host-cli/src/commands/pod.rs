@@ -129,7 +129,7 @@ fn list(context: Context, args: &PodLsArgs) -> anyhow::Result<u8> {
         .iter()
         .map(|text| Filter::parse(text))
         .collect::<Result<Vec<_>, _>>()?;
-    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let template = args.format.as_deref().map(Template::of_lines).transpose()?;
     let (_, state) = context.state()?;
     let mut rows = Vec::new();
     for pod in state.pods()? {
@@ -162,13 +162,14 @@ fn row(pod: &Pod, containers: &[Container], whole: bool) -> Value {
         "NumberOfContainers": containers.len().to_string(),
         "ContainerIds": containers.iter().map(|container| short(&container.id)).collect::<Vec<_>>().join(","),
         "ContainerNames": containers.iter().map(|container| container.name.clone()).collect::<Vec<_>>().join(","),
+        "Label": labels::object(&pod.config.labels),
         "Labels": pod.config.labels.join(","),
         "Accelerator": pod.config.accelerator.word(),
     })
 }
 
 fn inspect(context: Context, args: &PodInspectArgs) -> anyhow::Result<u8> {
-    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let template = args.format.as_deref().map(Template::of_objects).transpose()?;
     let (folders, state) = context.state()?;
     let mut found = Vec::new();
     let mut code = 0;
@@ -310,7 +311,7 @@ async fn remove(context: Context, args: PodRmArgs) -> anyhow::Result<u8> {
 async fn stats(context: Context, args: PodStatsArgs) -> anyhow::Result<u8> {
     let (folders, state) = context.state()?;
     let shown = Shown {
-        template: args.format.as_deref().map(Template::parse).transpose()?,
+        template: args.format.as_deref().map(Template::of_lines).transpose()?,
         columns: &STATS_COLUMNS,
         once: args.no_stream,
     };

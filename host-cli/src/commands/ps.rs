@@ -36,7 +36,7 @@ pub(crate) fn run(context: Context, args: &PsArgs) -> anyhow::Result<u8> {
         .iter()
         .map(|text| Filter::parse(text))
         .collect::<Result<Vec<_>, _>>()?;
-    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let template = args.format.as_deref().map(Template::of_lines).transpose()?;
     let (folders, state) = context.state()?;
     let pods: HashMap<String, Pod> = state.pods()?.into_iter().map(|pod| (pod.id.clone(), pod)).collect();
     let last = if args.latest { Some(1) } else { args.last };
@@ -92,13 +92,14 @@ fn describe(container: &Container, pods: &HashMap<String, Pod>, whole: bool, fol
         "ID": short(&container.id),
         "Image": container.image,
         "Command": format!("\"{shown}\""),
-        "CreatedAt": clock::rfc3339(container.created_ns),
+        "CreatedAt": clock::go_words(container.created_ns),
         "RunningFor": clock::ago(container.created_ns),
         "Status": status(container, folders),
         "State": container.status.word(),
         "Ports": network_fields::ports(ports),
         "Networks": network_fields::names(network),
         "Names": container.name,
+        "Label": labels::object(&container.config.labels),
         "Labels": container.config.labels.join(","),
         "Accelerator": container.config.accelerator.word(),
         "Pod": pod.map(|pod| short(&pod.id)).unwrap_or_default(),

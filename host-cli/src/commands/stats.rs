@@ -51,7 +51,7 @@ struct Sample {
 pub(crate) async fn run(context: Context, args: StatsArgs) -> anyhow::Result<u8> {
     let (folders, state) = context.state()?;
     let shown = Shown {
-        template: args.format.as_deref().map(Template::parse).transpose()?,
+        template: args.format.as_deref().map(Template::of_lines).transpose()?,
         columns: &COLUMNS,
         once: args.no_stream,
     };

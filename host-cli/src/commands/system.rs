@@ -165,7 +165,7 @@ fn df(scene: &Scene, args: &DfArgs) -> anyhow::Result<u8> {
         ("Size", "SIZE"),
         ("Reclaimable", "RECLAIMABLE"),
     ];
-    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let template = args.format.as_deref().map(Template::of_lines).transpose()?;
     let kinds = kinds(scene)?;
     if !args.verbose || template.is_some() {
         let rows: Vec<Value> = kinds.iter().map(Kind::row).collect();
@@ -301,12 +301,12 @@ fn info(scene: &Scene, args: &InfoArgs) -> anyhow::Result<u8> {
         "CapsidRunDir": scene.folders.run,
     });
     let template = match (&args.format, args.json) {
-        (Some(text), _) => Some(Template::parse(text)?),
-        (None, true) => Some(Template::parse("json")?),
+        (Some(text), _) => Some(Template::of_objects(text)?),
+        (None, true) => Some(Template::of_objects("json")?),
         (None, false) => None,
     };
     if let Some(template) = template {
-        output::rendered(&template.render(&info, output::lines)?);
+        output::rendered(&template.render(&info)?);
         return Ok(0);
     }
     let Some(fields) = info.as_object() else { return Ok(0) };

@@ -8,7 +8,7 @@ use crate::output;
 
 /// Prints objects as `--format` says, else these fields of them below these headers.
 pub(super) fn print_rows(rows: &[Value], template: Option<&Template>, columns: &[(&str, &str)]) -> anyhow::Result<()> {
-    let Some(template) = template else {
+    let Some(template) = template.filter(|template| !template.is_plain_table()) else {
         let headers = columns.iter().map(|(_, header)| *header);
         print(
             headers,
@@ -16,9 +16,10 @@ pub(super) fn print_rows(rows: &[Value], template: Option<&Template>, columns: &
         );
         return Ok(());
     };
-    let lines = render(rows, template, output::line)?;
-    if template.table {
-        print(template.header().split('\t'), lines.iter().map(|line| line.split('\t')));
+    let lines = render(rows, template)?;
+    if template.is_table() {
+        let header = template.header(columns)?;
+        print(header.split('\t'), lines.iter().map(|line| line.split('\t')));
     } else {
         lines.iter().for_each(|line| output::rendered(line));
     }
@@ -29,7 +30,7 @@ pub(super) fn print_rows(rows: &[Value], template: Option<&Template>, columns: &
 pub(super) fn print_objects(objects: &[Value], template: Option<&Template>) -> anyhow::Result<()> {
     match template {
         None => println!("{}", output::pretty_json(&objects)?),
-        Some(template) => render(objects, template, output::lines)?
+        Some(template) => render(objects, template)?
             .iter()
             .for_each(|text| output::rendered(text)),
     }
@@ -62,9 +63,9 @@ fn text<'a>(row: &'a Value, field: &str) -> &'a str {
     row[field].as_str().unwrap_or_default()
 }
 
-fn render(objects: &[Value], template: &Template, show: fn(&str) -> String) -> anyhow::Result<Vec<String>> {
+fn render(objects: &[Value], template: &Template) -> anyhow::Result<Vec<String>> {
     Ok(objects
         .iter()
-        .map(|object| template.render(object, show))
+        .map(|object| template.render(object))
         .collect::<Result<_, _>>()?)
 }

@@ -2,11 +2,18 @@
 
 use std::path::PathBuf;
 
+use serde_json::{Value, json};
+
 use crate::cli::VersionArgs;
+use crate::format::Template;
 use crate::{output, parts};
 
 /// Prints the version and where the parts are.
 pub(crate) fn run(args: &VersionArgs) -> anyhow::Result<u8> {
+    if let Some(text) = &args.format {
+        output::rendered(&Template::of_objects(text)?.render(&versions())?);
+        return Ok(0);
+    }
     let found = |part: Result<PathBuf, parts::PartError>| part.ok().map(|path| path.display().to_string());
     let parts = [
         ("kernel", found(parts::kernel())),
@@ -15,7 +22,7 @@ pub(crate) fn run(args: &VersionArgs) -> anyhow::Result<u8> {
         ("qemu", found(parts::qemu())),
     ];
     if args.json {
-        let mut object = serde_json::json!({
+        let mut object = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "protocol": capsid_protocol::VERSION,
         });
@@ -34,4 +41,14 @@ pub(crate) fn run(args: &VersionArgs) -> anyhow::Result<u8> {
         println!("  {name:<7} {}", path.as_deref().unwrap_or("not found"));
     }
     Ok(0)
+}
+
+/// docker's fields; client and server are one program.
+fn versions() -> Value {
+    let version = env!("CARGO_PKG_VERSION");
+    let arch = capsid_image::Platform::host().architecture;
+    json!({
+        "Client": { "Version": version, "Os": "linux", "Arch": arch },
+        "Server": { "Platform": { "Name": "Capsid" }, "Version": version, "Os": "linux", "Arch": arch },
+    })
 }

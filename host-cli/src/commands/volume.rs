@@ -58,7 +58,7 @@ fn list(context: Context, args: &VolumeLsArgs) -> anyhow::Result<u8> {
         .iter()
         .map(|text| Filter::parse(text))
         .collect::<Result<Vec<_>, _>>()?;
-    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let template = args.format.as_deref().map(Template::of_lines).transpose()?;
     let (folders, state) = context.state()?;
     let used = used(&state)?;
     let mut rows = Vec::new();
@@ -92,7 +92,9 @@ pub(super) fn used(state: &State) -> anyhow::Result<BTreeSet<String>> {
 fn row(volume: &Volume, folders: &Folders) -> Value {
     json!({
         "Driver": "local",
+        "Label": labels::object(&volume.labels),
         "Labels": volume.labels.join(","),
+        "Links": "N/A",
         "Mountpoint": volumes::disk(&folders.data, &volume.name),
         "Name": volume.name,
         "Scope": "local",
@@ -106,7 +108,7 @@ pub(super) fn used_bytes(volume: &Volume, folders: &Folders) -> u64 {
 }
 
 fn inspect(context: Context, args: &VolumeInspectArgs) -> anyhow::Result<u8> {
-    let template = args.format.as_deref().map(Template::parse).transpose()?;
+    let template = args.format.as_deref().map(Template::of_objects).transpose()?;
     let (folders, state) = context.state()?;
     let mut found = Vec::new();
     let mut code = 0;
