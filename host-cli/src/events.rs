@@ -19,8 +19,10 @@ use crate::state::{Container, Owner, Place};
 
 /// Bytes of the file before it becomes the old one, whose predecessor goes: some 10 000 events each.
 const FILE_BYTES_MAX: u64 = 4 << 20;
-/// Bytes of a line: names and labels are bounded where they are made.
+/// Bytes of a line: names are bounded where they are made, and labels here.
 const LINE_BYTES_MAX: u64 = 1 << 20;
+/// Bytes of labels in an event. An image may keep a mebibyte in one, which would push other events out of the file.
+const LABELS_BYTES_MAX: usize = 64 << 10;
 
 fn current(data: &Path) -> PathBuf {
     data.join("events.json")
@@ -59,9 +61,22 @@ fn describe_network(owner: &Owner, place: &Place, action: &str, at_ns: i64) -> V
     })
 }
 
+/// The labels that an event has room for.
+fn short_labels(labels: &[String]) -> Vec<String> {
+    let mut room = LABELS_BYTES_MAX;
+    let fits = |label: &&String| match room.checked_sub(label.len()) {
+        Some(left) => {
+            room = left;
+            true
+        }
+        None => false,
+    };
+    labels.iter().filter(fits).cloned().collect()
+}
+
 /// docker's object of a container.
 fn describe(container: &Container, action: &str, attributes: &[(&str, &str)], at_ns: i64) -> Value {
-    let mut all = crate::labels::object(&container.config.labels);
+    let mut all = crate::labels::object(&short_labels(&container.config.labels));
     for (name, value) in attributes {
         all.insert((*name).into(), json!(value));
     }
@@ -165,6 +180,16 @@ fn read_from(file: &mut File, mut position: u64, events: &mut Vec<Value>) -> io:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_that_are_long_are_left_out() {
+        let labels = [
+            "a=1".to_owned(),
+            format!("bom={}", "x".repeat(LABELS_BYTES_MAX)),
+            "b=2".to_owned(),
+        ];
+        assert_eq!(short_labels(&labels), ["a=1", "b=2"]);
+    }
 
     #[test]
     fn lines_come_whole_and_once_also_over_a_change_of_files() {
