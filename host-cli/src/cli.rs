@@ -18,8 +18,8 @@ use crate::detach::DetachKeys;
 use crate::state::RestartPolicy;
 pub(crate) use changes::{EventsArgs, PortArgs, UpdateArgs};
 pub(crate) use container::{
-    AttachArgs, ContainerCommand, ContainerInspectArgs, ExecArgs, KillArgs, LogsArgs, NameArgs, NamesArgs, PruneArgs,
-    PsArgs, RenameArgs, RmArgs, StartArgs, StatsArgs, StopArgs, SuperviseArgs,
+    AttachArgs, ContainerCommand, ContainerInspectArgs, ExecArgs, KillArgs, Kind, LogsArgs, NameArgs, NamesArgs,
+    PruneArgs, PsArgs, RenameArgs, RmArgs, StartArgs, StatsArgs, StopArgs, SuperviseArgs,
 };
 pub(crate) use files::{CpArgs, ExportArgs};
 pub(crate) use network::{
@@ -463,6 +463,9 @@ pub(crate) struct ImagesArgs {
     /// As JSON
     #[arg(long)]
     pub json: bool,
+    /// Only those with before=, since=, reference=, dangling=true|false, label=, label!=
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub filter: Vec<String>,
     /// A line each, as '{{.Repository}}:{{.Tag}}'; json; or 'table ' and columns
     #[arg(long, value_name = "FORMAT", conflicts_with = "json")]
     pub format: Option<String>,

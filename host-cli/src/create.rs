@@ -110,7 +110,7 @@ pub(crate) async fn create(
     if let Some(network) = &mut plan.network {
         network::choose_ports(&mut network.ports)?;
     }
-    let mut container = container(args, &name, &image, plan, accelerator)?;
+    let mut container = container(args, (&name, &command), &image, plan, accelerator)?;
     if let Some(pod) = pod {
         container.config.kernel = pod.config.kernel;
         container.pod = Some(pod.id);
@@ -255,7 +255,7 @@ fn add(
 
 fn container(
     args: &RunArgs,
-    image_name: &str,
+    (image_name, command): (&str, &[Vec<u8>]),
     image: &Image,
     plan: Plan,
     accelerator: AccelChoice,
@@ -284,6 +284,7 @@ fn container(
             mounts: plan.volumes,
             shares: plan.shares,
             network: plan.network,
+            declared: Some(plan::declared(args, command, &image.config)),
         },
         spec: plan.spec,
         status: Status::Created,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::{CpArgs, EventsArgs, ExportArgs, PortArgs, RunArgs, UpdateArgs, patience};
 use crate::detach::DetachKeys;
@@ -211,13 +211,17 @@ pub(crate) struct PsArgs {
     /// With the pods that they are in
     #[arg(short, long)]
     pub pod: bool,
+    /// With the space that they take on disk
+    #[arg(short, long)]
+    pub size: bool,
     /// The last so many, whatever their state
     #[arg(short = 'n', long, value_name = "NUMBER")]
     pub last: Option<usize>,
     /// The last one, whatever its state
     #[arg(short, long)]
     pub latest: bool,
-    /// Only those with name=, id=, status=, exited=, label=, ancestor=, pod=, network=
+    /// Only those with name=, id=, status=, exited=, label=, label!=, ancestor=, before=, since=, publish=, expose=,
+    /// volume=, network=, health=, is-task=, pod=
     #[arg(short, long, value_name = "NAME=VALUE")]
     pub filter: Vec<String>,
     /// A line each, as '{{.ID}} {{.Names}}'; json; or 'table ' and columns
@@ -225,12 +229,24 @@ pub(crate) struct PsArgs {
     pub format: Option<String>,
 }
 
+/// Kinds of objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    Container,
+    Image,
+    Network,
+    Volume,
+}
+
 /// Flags of `capsid inspect`.
 #[derive(Debug, Args)]
 pub(crate) struct ContainerInspectArgs {
-    /// Names or ids of containers, or of images
+    /// Names or ids of containers, or of images, networks and volumes
     #[arg(required = true)]
     pub names: Vec<String>,
+    /// Only objects of this kind
+    #[arg(long = "type", value_name = "KIND")]
+    pub kind: Option<Kind>,
     /// A line each, as '{{.State.Status}}'
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<String>,

@@ -113,7 +113,7 @@ pub(crate) struct PodLsArgs {
     /// Whole ids
     #[arg(long)]
     pub no_trunc: bool,
-    /// Only those with name=, id=, status=, label=
+    /// Only those with name=, id=, status=, label=, label!=
     #[arg(short, long, value_name = "NAME=VALUE")]
     pub filter: Vec<String>,
     /// A line each, as '{{.Name}} {{.Status}}'; json; or 'table ' and columns

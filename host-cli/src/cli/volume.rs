@@ -38,7 +38,7 @@ pub(crate) struct VolumeLsArgs {
     /// Only names
     #[arg(short, long)]
     pub quiet: bool,
-    /// Only those with name=, dangling=true|false, label=
+    /// Only those with name=, dangling=true|false, label=, label!=
     #[arg(short, long, value_name = "NAME=VALUE")]
     pub filter: Vec<String>,
     /// A line each, as '{{.Name}} {{.Labels}}'; json; or 'table ' and columns

@@ -3,6 +3,7 @@
 use capsid_image::{Image, Reference};
 use serde_json::{Value, json};
 
+use super::image_filter::{ImageFilter, ImageFilters, ReferencePattern};
 use super::{Context, table};
 use crate::cli::ImagesArgs;
 use crate::format::Template;
@@ -21,16 +22,18 @@ const DIGEST: (&str, &str) = ("Digest", "DIGEST");
 /// One line per name of an image; `<none>` for one without.
 pub(crate) fn run(context: Context, args: &ImagesArgs) -> anyhow::Result<u8> {
     let template = args.format.as_deref().map(Template::of_lines).transpose()?;
+    let filters = args.filter.iter().map(|text| ImageFilter::parse(text));
+    let filters = filters.collect::<Result<Vec<_>, _>>()?;
+    let wanted = args.image.as_deref().map(Wanted::parse).transpose()?;
     let (_, store) = context.store()?;
-    let wanted: Option<Reference> = args.image.as_deref().map(str::parse).transpose()?;
-    let tagged = args
-        .image
-        .as_deref()
-        .is_some_and(|name| name.rsplit('/').next().unwrap_or_default().contains(':'));
+    let filters = ImageFilters::new(filters, &store)?;
     let mut rows = Vec::new();
     for image in store.list()? {
         for name in shown_names(&image) {
-            if matches(name, wanted.as_ref(), tagged) {
+            let is_wanted = wanted
+                .as_ref()
+                .is_none_or(|wanted| name.is_some_and(|name| wanted.takes(name)));
+            if is_wanted && filters.take(name, &image) {
                 rows.push((name.cloned(), image.clone()));
             }
         }
@@ -77,11 +80,36 @@ fn same_repository(one: &Reference, other: &Reference) -> bool {
     (one.registry(), one.repository()) == (other.registry(), other.repository())
 }
 
-fn matches(name: Option<&Reference>, wanted: Option<&Reference>, tagged: bool) -> bool {
-    match (name, wanted) {
-        (_, None) => true,
-        (None, Some(_)) => false,
-        (Some(name), Some(wanted)) => name.repository() == wanted.repository() && (!tagged || name == wanted),
+/// The images that are asked for by name.
+enum Wanted {
+    /// In any spelling; without a tag, all tags.
+    Name {
+        name: Reference,
+        is_tagged: bool,
+    },
+    Pattern(ReferencePattern),
+}
+
+impl Wanted {
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        if text.contains(['*', '?', '[']) {
+            return Ok(Self::Pattern(ReferencePattern::parse(text)?));
+        }
+        Ok(Self::Name {
+            name: text.parse()?,
+            is_tagged: text.rsplit('/').next().unwrap_or_default().contains([':', '@']),
+        })
+    }
+
+    fn takes(&self, name: &Reference) -> bool {
+        match self {
+            Self::Name {
+                name: wanted,
+                is_tagged,
+            } if *is_tagged => name == wanted,
+            Self::Name { name: wanted, .. } => same_repository(name, wanted),
+            Self::Pattern(pattern) => pattern.takes(name),
+        }
     }
 }
 

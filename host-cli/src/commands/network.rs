@@ -3,7 +3,7 @@
 use anyhow::{Context as _, bail};
 use serde_json::{Map, Value, json};
 
-use super::filter;
+use super::filter::{self, LabelFilter};
 use super::lifecycle::confirm;
 use super::{Context, Scene, network_connect, table};
 use crate::cli::{
@@ -140,7 +140,7 @@ fn list(context: Context, args: &NetworkLsArgs) -> anyhow::Result<u8> {
     for network in state.networks()? {
         listed.push(Listed::users(network, &state)?);
     }
-    listed.retain(|network| filters.iter().all(|filter| filter.takes(network)));
+    listed.retain(|network| filter::pass(&filters, Filter::is_label, |filter| filter.takes(network)));
     listed.sort_by(|one, other| one.name.cmp(&other.name));
     let rows: Vec<Value> = listed.iter().map(|network| network.row(args.no_trunc)).collect();
     if args.quiet {
@@ -180,6 +180,14 @@ fn find(name: &str, state: &State) -> Result<Value, StateError> {
     Ok(whole(&network, &members))
 }
 
+/// docker's object of a network, if there is one of this name or id.
+pub(super) fn find_object(state: &State, name: &str) -> anyhow::Result<Option<Value>> {
+    match find(name, state) {
+        Err(StateError::UnknownNetwork(_)) => Ok(None),
+        found => Ok(Some(found?)),
+    }
+}
+
 /// docker's fields.
 fn whole(network: &Network, members: &[Member]) -> Value {
     let subnets = &network.config.subnets;
@@ -199,6 +207,8 @@ fn whole(network: &Network, members: &[Member]) -> Value {
         "IPAM": { "Driver": "default", "Options": {}, "Config": subnets.iter().map(config).collect::<Vec<_>>() },
         "Internal": network.config.internal,
         "Attachable": false,
+        "ConfigFrom": { "Network": "" },
+        "ConfigOnly": false,
         "Ingress": false,
         "Containers": containers,
         "Options": {},
@@ -240,6 +250,8 @@ fn whole_predefined(listed: &Listed) -> Value {
         "IPAM": { "Driver": "default", "Options": {}, "Config": config },
         "Internal": false,
         "Attachable": false,
+        "ConfigFrom": { "Network": "" },
+        "ConfigOnly": false,
         "Ingress": false,
         "Containers": {},
         "Options": {},
@@ -316,21 +328,27 @@ enum Filter {
     Name(String),
     Id(String),
     Driver(String),
-    Label(String),
+    Label(LabelFilter),
     Dangling(bool),
 }
 
 impl Filter {
     fn parse(text: &str) -> anyhow::Result<Self> {
         let (name, value) = filter::halves(text)?;
+        if let Some(label) = LabelFilter::parse(name, value) {
+            return Ok(Self::Label(label));
+        }
         Ok(match name {
             "name" => Self::Name(value.into()),
             "id" => Self::Id(value.into()),
             "driver" => Self::Driver(value.into()),
-            "label" => Self::Label(value.into()),
-            "dangling" => Self::Dangling(filter::dangling(value)?),
-            other => bail!("there is no filter {other:?}: use name, id, driver, label or dangling"),
+            "dangling" => Self::Dangling(filter::truth(name, value)?),
+            other => bail!("there is no filter {other:?}: use name, id, driver, label, label! or dangling"),
         })
+    }
+
+    fn is_label(&self) -> bool {
+        matches!(self, Self::Label(_))
     }
 
     fn takes(&self, network: &Listed) -> bool {
@@ -338,7 +356,7 @@ impl Filter {
             Self::Name(part) => network.name.contains(part.as_str()),
             Self::Id(part) => network.id.contains(part.as_str()),
             Self::Driver(driver) => network.driver == driver,
-            Self::Label(wanted) => labels::are_chosen(network.labels(), wanted),
+            Self::Label(label) => label.takes(network.labels()),
             Self::Dangling(wanted) => network.is_used != *wanted,
         }
     }

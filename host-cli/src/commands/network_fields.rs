@@ -23,14 +23,15 @@ pub(super) fn names(network: Option<&NetworkConfig>) -> String {
 
 /// `NetworkSettings`; Capsid's are `Egress`, what is in force, as `--egress` has it, and `BytesPerSecond`, the limit each
 /// way, null without one. As docker's, the fields of a link stand outside of `Networks` too where it is the pod's own.
-pub(super) fn settings(endpoint: &Endpoint<'_>) -> Value {
+/// Ports that are exposed and not published have no bindings.
+pub(super) fn settings(endpoint: &Endpoint<'_>, exposed: &[String]) -> Value {
     let Some(config) = endpoint.config else {
         return json!({ "Ports": {}, "Networks": {}, "Egress": [], "BytesPerSecond": null });
     };
     let own = config.own_link.then(own_link);
     let egress = config.egress.iter().filter(|_| endpoint.leads_out());
     let mut settings = json!({
-        "Ports": bindings(Some(config)),
+        "Ports": bindings(Some(config), exposed),
         "Networks": networks(endpoint, config),
         "Egress": egress.map(ToString::to_string).collect::<Vec<_>>(),
         "BytesPerSecond": config.bytes_per_second,
@@ -90,18 +91,24 @@ fn link(link: Option<&Link>) -> [(&'static str, Value); 3] {
     ]
 }
 
-/// Ports of the host's by the container's: `{"80/tcp": [{"HostIp": ..., "HostPort": ...}]}`.
-pub(super) fn bindings(network: Option<&NetworkConfig>) -> Value {
-    let mut bindings: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+/// Ports of the host's by the container's: `{"80/tcp": [{"HostIp": ..., "HostPort": ...}]}`, and null for those that are
+/// exposed only.
+pub(super) fn bindings(network: Option<&NetworkConfig>, exposed: &[String]) -> Value {
+    let mut bindings: BTreeMap<String, Option<Vec<Value>>> = BTreeMap::new();
+    bindings.extend(exposed.iter().map(|port| (port.clone(), None)));
     for port in network.iter().flat_map(|network| &network.ports) {
         let host = json!({ "HostIp": port.host.ip(), "HostPort": port.host.port().to_string() });
-        bindings.entry(port.container_words()).or_default().push(host);
+        bindings
+            .entry(port.container_words())
+            .or_default()
+            .get_or_insert_default()
+            .push(host);
     }
     json!(bindings)
 }
 
-/// The column of `ps`: ports that follow each other are one.
-pub(super) fn ports(network: Option<&NetworkConfig>) -> String {
+/// The column of `ps`: ports that follow each other are one, then those that are exposed only.
+pub(super) fn ports(network: Option<&NetworkConfig>, exposed: &[String]) -> String {
     let mut ports: Vec<&PublishedPort> = network.iter().flat_map(|network| &network.ports).collect();
     ports.sort_unstable_by_key(|port| (port.host.ip(), port.protocol, port.host.port(), port.container));
     let follows = |one: &&PublishedPort, next: &&PublishedPort| one.is_followed_by(next);
@@ -121,8 +128,10 @@ pub(super) fn ports(network: Option<&NetworkConfig>) -> String {
         );
         Some(format!("{address}:{hosts}->{containers}/{protocol}"))
     };
-    let runs: Vec<String> = ports.chunk_by(follows).filter_map(words).collect();
-    runs.join(", ")
+    let runs = ports.chunk_by(follows).filter_map(words);
+    let is_published = |name: &String| ports.iter().any(|port| port.container_words() == *name);
+    let exposed = exposed.iter().filter(|name| !is_published(name)).cloned();
+    runs.chain(exposed).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -177,7 +186,7 @@ mod tests {
             config: Some(&config),
             networks,
         };
-        let shown = settings(&endpoint);
+        let shown = settings(&endpoint, &[]);
         let (back, front) = (&shown["Networks"]["back"], &shown["Networks"]["front"]);
         assert_eq!(
             (&back["IPAddress"], &back["IPPrefixLen"]),
@@ -221,10 +230,14 @@ mod tests {
             ..config(Vec::new())
         };
         assert_eq!(
-            ports(Some(&network)),
-            "127.0.0.1:8000-8001->80-81/tcp, 127.0.0.1:53->53/udp, [::1]:9000->90/tcp"
+            ports(Some(&network), &["80/tcp".into(), "99/udp".into()]),
+            "127.0.0.1:8000-8001->80-81/tcp, 127.0.0.1:53->53/udp, [::1]:9000->90/tcp, 99/udp"
         );
-        assert_eq!(ports(None), "");
-        assert_eq!(bindings(Some(&network))["80/tcp"][0]["HostPort"], "8000");
+        assert_eq!(ports(None, &[]), "");
+        let bindings = bindings(Some(&network), &["80/tcp".into(), "99/udp".into()]);
+        assert_eq!(
+            (&bindings["80/tcp"][0]["HostPort"], &bindings["99/udp"]),
+            (&json!("8000"), &json!(null))
+        );
     }
 }

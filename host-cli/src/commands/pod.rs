@@ -3,7 +3,7 @@
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
-use super::filter;
+use super::filter::{self, LabelFilter};
 use super::lifecycle::{each, rm_one, start_one};
 use super::name_pattern::NamePattern;
 use super::network_fields;
@@ -134,7 +134,7 @@ fn list(context: Context, args: &PodLsArgs) -> anyhow::Result<u8> {
     let mut rows = Vec::new();
     for pod in state.pods()? {
         let containers = state.containers_of(&pod.id)?;
-        if filters.iter().all(|filter| filter.takes(&pod, &containers)) {
+        if filter::pass(&filters, Filter::is_label, |filter| filter.takes(&pod, &containers)) {
             rows.push(row(&pod, &containers, args.no_trunc));
         }
     }
@@ -211,8 +211,8 @@ fn whole(pod: &Pod, state: &State, folders: &Folders) -> anyhow::Result<Value> {
         "Containers": containers.iter().map(describe).collect::<Vec<_>>(),
         "memory_limit": config.limits.memory_max_bytes.unwrap_or(0),
         "cpu_quota": config.limits.cpu_quota_us.unwrap_or(0),
-        "Mounts": super::inspect::mounts(&config.volumes, &config.shares, folders),
-        "NetworkSettings": network_fields::settings(&Endpoint::of_pod(pod, state)?),
+        "Mounts": super::inspect_fields::mounts(&config.volumes, &config.shares, folders),
+        "NetworkSettings": network_fields::settings(&Endpoint::of_pod(pod, state)?, &[]),
         "Capsid": {
             "Accelerator": config.accelerator.word(),
             "Machine": { "Vcpus": config.machine.vcpus, "MemoryMiB": config.machine.memory_mib },
@@ -340,19 +340,25 @@ enum Filter {
     Name(NamePattern),
     Id(String),
     Status(String),
-    Label(String),
+    Label(LabelFilter),
 }
 
 impl Filter {
     fn parse(text: &str) -> anyhow::Result<Self> {
         let (name, value) = filter::halves(text)?;
+        if let Some(label) = LabelFilter::parse(name, value) {
+            return Ok(Self::Label(label));
+        }
         Ok(match name {
             "name" => Self::Name(NamePattern::parse(value)?),
             "id" => Self::Id(value.into()),
             "status" => Self::Status(value.into()),
-            "label" => Self::Label(value.into()),
-            other => bail!("there is no filter {other:?}: use name, id, status or label"),
+            other => bail!("there is no filter {other:?}: use name, id, status, label or label!"),
         })
+    }
+
+    fn is_label(&self) -> bool {
+        matches!(self, Self::Label(_))
     }
 
     fn takes(&self, pod: &Pod, containers: &[Container]) -> bool {
@@ -360,7 +366,7 @@ impl Filter {
             Self::Name(pattern) => pattern.takes(&pod.name),
             Self::Id(start) => pod.id.starts_with(start.as_str()),
             Self::Status(word) => status(pod, containers).eq_ignore_ascii_case(word),
-            Self::Label(wanted) => labels::are_chosen(&pod.config.labels, wanted),
+            Self::Label(label) => label.takes(&pod.config.labels),
         }
     }
 }

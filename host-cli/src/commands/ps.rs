@@ -2,32 +2,37 @@
 
 use std::collections::HashMap;
 
-use anyhow::bail;
 use serde_json::{Value, json};
 
-use super::filter;
-use super::name_pattern::NamePattern;
-use super::{Context, network_fields, table};
-use crate::cli::{AccelChoice, PsArgs};
+use super::ps_filter::{Filter, Filters};
+use super::{Context, network_fields, open_store, system, table};
+use crate::cli::PsArgs;
 use crate::folders::Folders;
 use crate::format::Template;
 use crate::health::{Health, Verdict};
-use crate::state::{Container, NO_NETWORK, NetworkConfig, Pod, Status};
+use crate::plan::size;
+use crate::state::{Container, NetworkConfig, Pod, Status};
 use crate::{clock, labels};
 
 /// docker's width of a command.
 const COMMAND_CHARS_MAX: usize = 20;
-const COLUMNS: [(&str, &str); 7] = [
+/// docker's width of the name of what is mounted.
+const MOUNT_CHARS_MAX: usize = 15;
+/// docker's, and the accelerator, which `STATUS` says nothing of.
+const COLUMNS: [(&str, &str); 8] = [
     ("ID", "CONTAINER ID"),
     ("Image", "IMAGE"),
     ("Command", "COMMAND"),
     ("RunningFor", "CREATED"),
     ("Status", "STATUS"),
+    ("Accelerator", "ACCEL"),
     ("Ports", "PORTS"),
     ("Names", "NAMES"),
 ];
 /// podman's, behind them with `--pod`.
 const POD_COLUMNS: [(&str, &str); 2] = [("Pod", "POD ID"), ("PodName", "PODNAME")];
+/// docker's, behind them with `--size`.
+const SIZE: (&str, &str) = ("Size", "SIZE");
 
 /// Lists containers, the newest first.
 pub(crate) fn run(context: Context, args: &PsArgs) -> anyhow::Result<u8> {
@@ -42,78 +47,125 @@ pub(crate) fn run(context: Context, args: &PsArgs) -> anyhow::Result<u8> {
     let last = if args.latest { Some(1) } else { args.last };
     // A filter by state asks for containers in that state.
     let all = args.all || last.is_some() || filters.iter().any(Filter::is_about_state);
+    let wants_sizes = args.size || template.as_ref().is_some_and(|template| template.names(SIZE.0));
+    let wants_images = wants_sizes || filters.iter().any(Filter::is_about_images);
+    let store = wants_images.then(|| open_store(&folders)).transpose()?;
+    let filters = Filters::new(filters, &pods, &folders, &state, store.as_ref())?;
     let containers: Vec<Container> = state
         .containers()?
         .into_iter()
         .filter(|container| all || container.status.is_live())
-        .filter(|container| passes(&filters, container, &pods))
+        .filter(|container| filters.take(container))
         .take(last.unwrap_or(usize::MAX))
         .collect();
-    let rows: Vec<Value> = containers
-        .iter()
-        .map(|container| describe(container, &pods, args.no_trunc, &folders))
-        .collect();
+    let mut listing = Listing {
+        pods: &pods,
+        folders: &folders,
+        whole: args.no_trunc,
+        image_bytes: HashMap::new(),
+    };
+    if let Some(store) = store.filter(|_| wants_sizes) {
+        let images = store.list()?.into_iter();
+        listing.image_bytes = images.map(|image| (image.id.to_string(), image.size_bytes)).collect();
+    }
+    let rows: Vec<Value> = containers.iter().map(|container| listing.row(container)).collect();
     if args.quiet {
         for row in &rows {
             println!("{}", row["ID"].as_str().unwrap_or_default());
         }
         return Ok(0);
     }
-    let more = if args.pod { &POD_COLUMNS[..] } else { &[] };
-    table::print_rows(&rows, template.as_ref(), &[&COLUMNS[..], more].concat())?;
+    let mut columns = COLUMNS.to_vec();
+    columns.extend(args.size.then_some(SIZE));
+    columns.extend(POD_COLUMNS.iter().filter(|_| args.pod));
+    table::print_rows(&rows, template.as_ref(), &columns)?;
     Ok(0)
 }
 
-/// docker's fields of `--format`.
-fn describe(container: &Container, pods: &HashMap<String, Pod>, whole: bool, folders: &Folders) -> Value {
-    let words: Vec<String> = container
-        .spec
-        .args
-        .iter()
-        .map(|word| String::from_utf8_lossy(word).into_owned())
-        .collect();
-    let command = words.join(" ").replace(char::is_control, " ");
-    let shown = if !whole && command.chars().count() > COMMAND_CHARS_MAX {
-        format!("{}…", command.chars().take(COMMAND_CHARS_MAX - 1).collect::<String>())
-    } else {
-        command
-    };
-    let short = |id: &str| -> String {
-        if whole {
-            id.into()
-        } else {
-            id.chars().take(12).collect()
+/// What rows are made from beside containers.
+struct Listing<'a> {
+    pods: &'a HashMap<String, Pod>,
+    folders: &'a Folders,
+    /// Whole ids, commands and names.
+    whole: bool,
+    /// Bytes of images by id, where sizes are asked for.
+    image_bytes: HashMap<String, u64>,
+}
+
+impl Listing<'_> {
+    /// docker's fields of `--format`.
+    fn row(&self, container: &Container) -> Value {
+        let config = &container.config;
+        let pod = container.pod.as_deref().and_then(|id| self.pods.get(id));
+        let network = network(container, self.pods);
+        let exposed = config.declared.as_ref().map(|declared| &declared.exposed_ports[..]);
+        let ports = || network_fields::ports(network, exposed.unwrap_or_default());
+        json!({
+            "ID": self.id(&container.id),
+            "Image": container.image,
+            "Command": format!("\"{}\"", self.command(container)),
+            "CreatedAt": clock::go_words(container.created_ns),
+            "RunningFor": clock::ago(container.created_ns),
+            "Status": status(container, self.folders),
+            "State": container.status.word(),
+            "Ports": container.status.is_live().then(ports).unwrap_or_default(),
+            "Networks": network_fields::names(network),
+            "Names": container.name,
+            "Label": labels::object(&config.labels),
+            "Labels": config.labels.join(","),
+            "Mounts": self.mounts(container),
+            "LocalVolumes": config.mounts.len().to_string(),
+            "Size": self.size(container),
+            "Platform": "linux",
+            "Accelerator": config.accelerator.word(),
+            "Pod": pod.map(|pod| self.id(&pod.id)).unwrap_or_default(),
+            "PodName": pod.map(|pod| pod.name.as_str()).unwrap_or_default(),
+        })
+    }
+
+    fn id(&self, id: &str) -> String {
+        id.chars().take(if self.whole { usize::MAX } else { 12 }).collect()
+    }
+
+    fn shortened(&self, text: String, chars_max: usize) -> String {
+        if self.whole || text.chars().count() <= chars_max {
+            return text;
         }
-    };
-    let pod = container.pod.as_deref().and_then(|id| pods.get(id));
-    let network = network(container, pods);
-    let ports = network.filter(|_| container.status.is_live());
-    json!({
-        "ID": short(&container.id),
-        "Image": container.image,
-        "Command": format!("\"{shown}\""),
-        "CreatedAt": clock::go_words(container.created_ns),
-        "RunningFor": clock::ago(container.created_ns),
-        "Status": status(container, folders),
-        "State": container.status.word(),
-        "Ports": network_fields::ports(ports),
-        "Networks": network_fields::names(network),
-        "Names": container.name,
-        "Label": labels::object(&container.config.labels),
-        "Labels": container.config.labels.join(","),
-        "Accelerator": container.config.accelerator.word(),
-        "Pod": pod.map(|pod| short(&pod.id)).unwrap_or_default(),
-        "PodName": pod.map(|pod| pod.name.as_str()).unwrap_or_default(),
-    })
+        format!("{}…", text.chars().take(chars_max - 1).collect::<String>())
+    }
+
+    fn command(&self, container: &Container) -> String {
+        let words = container.spec.args.iter().map(|word| String::from_utf8_lossy(word));
+        let command = words.collect::<Vec<_>>().join(" ").replace(char::is_control, " ");
+        self.shortened(command, COMMAND_CHARS_MAX)
+    }
+
+    /// Names of volumes, and sources of bind mounts.
+    fn mounts(&self, container: &Container) -> String {
+        let volumes = container.config.mounts.iter().map(|mount| mount.volume.clone());
+        let shares = container.config.shares.iter().map(|share| share.source.clone());
+        let shown = volumes.chain(shares).map(|name| self.shortened(name, MOUNT_CHARS_MAX));
+        shown.collect::<Vec<_>>().join(",")
+    }
+
+    /// What a container takes of the host's disk, and together with its image.
+    fn size(&self, container: &Container) -> String {
+        let Some(image_bytes) = self.image_bytes.get(&container.image_id) else {
+            return size::human(0);
+        };
+        let own_bytes = system::container_bytes(self.folders, container);
+        let virtual_bytes = own_bytes.saturating_add(*image_bytes);
+        format!("{} (virtual {})", size::human(own_bytes), size::human(virtual_bytes))
+    }
 }
 
 /// A container's, or its pod's.
-fn network<'a>(container: &'a Container, pods: &'a HashMap<String, Pod>) -> Option<&'a NetworkConfig> {
+pub(super) fn network<'a>(container: &'a Container, pods: &'a HashMap<String, Pod>) -> Option<&'a NetworkConfig> {
     let pod = container.pod.as_deref().and_then(|id| pods.get(id));
     pod.map_or(container.config.network.as_ref(), |pod| pod.config.network.as_ref())
 }
 
-/// docker's words, and whether the pod is emulated.
+/// docker's words.
 fn status(container: &Container, folders: &Folders) -> String {
     let up = || {
         format!(
@@ -122,11 +174,6 @@ fn status(container: &Container, folders: &Folders) -> String {
         )
     };
     let ended = || format!("({}) {}", container.exit_code, clock::ago(container.finished_ns));
-    let emulated = if container.config.accelerator == AccelChoice::Emulate {
-        " (emulated)"
-    } else {
-        ""
-    };
     match container.status {
         Status::Created => "Created".into(),
         Status::Running if container.config.health.is_some() => {
@@ -134,107 +181,11 @@ fn status(container: &Container, folders: &Folders) -> String {
                 Verdict::Starting => "health: starting",
                 verdict => verdict.word(),
             };
-            format!("{} ({health}){emulated}", up())
+            format!("{} ({health})", up())
         }
-        Status::Running => format!("{}{emulated}", up()),
-        Status::Paused => format!("{} (Paused){emulated}", up()),
+        Status::Running => up(),
+        Status::Paused => format!("{} (Paused)", up()),
         Status::Restarting => format!("Restarting {}", ended()),
         Status::Exited => format!("Exited {}", ended()),
-    }
-}
-
-/// One `--filter`.
-#[derive(Debug)]
-enum Filter {
-    Name(NamePattern),
-    Id(String),
-    Status(Status),
-    Exited(u8),
-    Label(String),
-    Ancestor(String),
-    Pod(String),
-    Network(String),
-}
-
-impl Filter {
-    fn parse(text: &str) -> anyhow::Result<Self> {
-        let (name, value) = filter::halves(text)?;
-        Ok(match name {
-            "name" => Self::Name(NamePattern::parse(value)?),
-            "id" => Self::Id(value.into()),
-            "status" => Self::Status(value.parse().map_err(anyhow::Error::msg)?),
-            "exited" => Self::Exited(value.parse()?),
-            "label" => Self::Label(value.into()),
-            "ancestor" => Self::Ancestor(value.into()),
-            "pod" => Self::Pod(value.into()),
-            "network" => Self::Network(value.into()),
-            other => {
-                bail!("there is no filter {other:?}: use name, id, status, exited, label, ancestor, pod or network")
-            }
-        })
-    }
-
-    fn is_about_state(&self) -> bool {
-        matches!(self, Self::Status(_) | Self::Exited(_))
-    }
-
-    /// What is being asked: filters of one kind are alternatives.
-    fn kind(&self) -> std::mem::Discriminant<Self> {
-        std::mem::discriminant(self)
-    }
-
-    fn takes(&self, container: &Container, pods: &HashMap<String, Pod>) -> bool {
-        match self {
-            Self::Name(pattern) => pattern.takes(&container.name),
-            Self::Id(start) => container.id.starts_with(start.as_str()),
-            Self::Status(status) => container.status == *status,
-            Self::Exited(code) => container.status == Status::Exited && container.exit_code == *code,
-            Self::Label(wanted) => labels::are_chosen(&container.config.labels, wanted),
-            Self::Pod(wanted) => container.pod.as_ref().is_some_and(|id| {
-                id.starts_with(wanted.as_str()) || pods.get(id).is_some_and(|pod| pod.name == *wanted)
-            }),
-            Self::Network(wanted) => {
-                let network = network(container, pods);
-                let has_id = |id: &str| wanted.len() >= 12 && id.starts_with(wanted.as_str());
-                let is_on = |network: &NetworkConfig| {
-                    network.names().any(|name| name == wanted)
-                        || network.joined.iter().any(|joined| has_id(&joined.network))
-                };
-                network.map_or(wanted == NO_NETWORK, is_on)
-            }
-            Self::Ancestor(image) => {
-                let hex = container.image_id.trim_start_matches("sha256:");
-                container.image == *image
-                    || container.image.split(':').next() == Some(image.as_str())
-                    || (image.len() >= 4 && hex.starts_with(image.trim_start_matches("sha256:")))
-            }
-        }
-    }
-}
-
-/// Every kind of filter that was given is met by one of its kind; labels all.
-fn passes(filters: &[Filter], container: &Container, pods: &HashMap<String, Pod>) -> bool {
-    filters.iter().all(|filter| {
-        let alternatives = filters.iter().filter(|other| other.kind() == filter.kind());
-        match filter {
-            Filter::Label(_) => filter.takes(container, pods),
-            _ => alternatives.into_iter().any(|other| other.takes(container, pods)),
-        }
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn filters_are_read() {
-        assert!(matches!(Filter::parse("name=/web"), Ok(Filter::Name(_))));
-        assert!(matches!(
-            Filter::parse("status=exited"),
-            Ok(Filter::Status(Status::Exited))
-        ));
-        assert!(Filter::parse("status=gone").is_err());
-        assert!(Filter::parse("color=red").is_err());
     }
 }

@@ -13,6 +13,7 @@ use super::{Context, Scene, network, open_store, recover, signal_exit_code, tabl
 use crate::cli::{DfArgs, InfoArgs, SystemCommand, SystemPruneArgs};
 use crate::control::{Answer, Request};
 use crate::error_text;
+use crate::folders::Folders;
 use crate::format::Template;
 use crate::plan::size;
 use crate::progress::Bars;
@@ -60,8 +61,9 @@ fn disk_bytes(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.blocks() * 512)
 }
 
-fn container_bytes(scene: &Scene, container: &Container) -> u64 {
-    let folder = store_folder::all(&scene.folders.data).join(&container.id);
+/// Bytes that a container's files take on disk, its image's not counted.
+pub(super) fn container_bytes(folders: &Folders, container: &Container) -> u64 {
+    let folder = store_folder::all(&folders.data).join(&container.id);
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
     files.map(|file| disk_bytes(&file.path())).sum()
 }
@@ -135,7 +137,7 @@ fn kinds(scene: &Scene) -> anyhow::Result<[Kind; 3]> {
     let held = containers.iter().map(|container| Item {
         name: container.name.clone(),
         detail: container.status.word().into(),
-        bytes: container_bytes(scene, container),
+        bytes: container_bytes(&scene.folders, container),
         in_use: container.status.is_live(),
     });
     Ok([
@@ -199,7 +201,7 @@ async fn prune(scene: &Scene, args: &SystemPruneArgs) -> anyhow::Result<u8> {
     if !args.force && !confirm(&warning)? {
         return Ok(0);
     }
-    let mut reclaimed = remove_ended(scene, |container| container_bytes(scene, container)).await?;
+    let mut reclaimed = remove_ended(scene, |container| container_bytes(&scene.folders, container)).await?;
     network::remove_unused(&scene.state, &scene.folders)?;
     if args.volumes {
         reclaimed += volume::remove_unused(&scene.state, &scene.folders, false)?;

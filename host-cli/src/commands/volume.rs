@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use anyhow::bail;
 use serde_json::{Value, json};
 
-use super::filter;
+use super::filter::{self, LabelFilter};
 use super::lifecycle::confirm;
 use super::{Context, table};
 use crate::cli::{VolumeCommand, VolumeCreateArgs, VolumeInspectArgs, VolumeLsArgs, VolumePruneArgs, VolumeRmArgs};
@@ -63,7 +63,7 @@ fn list(context: Context, args: &VolumeLsArgs) -> anyhow::Result<u8> {
     let used = used(&state)?;
     let mut rows = Vec::new();
     for volume in state.volumes()? {
-        if filters.iter().all(|filter| filter.takes(&volume, &used)) {
+        if filter::pass(&filters, Filter::is_label, |filter| filter.takes(&volume, &used)) {
             rows.push(row(&volume, &folders));
         }
     }
@@ -123,6 +123,12 @@ fn inspect(context: Context, args: &VolumeInspectArgs) -> anyhow::Result<u8> {
     }
     table::print_objects(&found, template.as_ref())?;
     Ok(code)
+}
+
+/// docker's object of a volume, if there is one of this name.
+pub(super) fn find_object(state: &State, folders: &Folders, name: &str) -> anyhow::Result<Option<Value>> {
+    let volume = state.volume(name)?;
+    volume.map(|volume| whole(&volume, state, folders)).transpose()
 }
 
 /// docker's fields, and what only Capsid has below `Capsid`.
@@ -199,26 +205,32 @@ pub(super) fn remove_unused(state: &State, folders: &Folders, all: bool) -> anyh
 #[derive(Debug, PartialEq)]
 enum Filter {
     Name(String),
-    Label(String),
+    Label(LabelFilter),
     Dangling(bool),
 }
 
 impl Filter {
     fn parse(text: &str) -> anyhow::Result<Self> {
         let (name, value) = filter::halves(text)?;
+        if let Some(label) = LabelFilter::parse(name, value) {
+            return Ok(Self::Label(label));
+        }
         Ok(match name {
             "name" => Self::Name(value.into()),
-            "label" => Self::Label(value.into()),
-            "dangling" => Self::Dangling(filter::dangling(value)?),
-            other => bail!("there is no filter {other:?}: use name, label or dangling"),
+            "dangling" => Self::Dangling(filter::truth(name, value)?),
+            other => bail!("there is no filter {other:?}: use name, label, label! or dangling"),
         })
+    }
+
+    fn is_label(&self) -> bool {
+        matches!(self, Self::Label(_))
     }
 
     fn takes(&self, volume: &Volume, used: &BTreeSet<String>) -> bool {
         match self {
             Self::Name(part) => volume.name.contains(part.as_str()),
             Self::Dangling(wanted) => used.contains(&volume.name) != *wanted,
-            Self::Label(wanted) => labels::are_chosen(&volume.labels, wanted),
+            Self::Label(label) => label.takes(&volume.labels),
         }
     }
 }

@@ -6,6 +6,7 @@
 mod binds;
 mod capability;
 mod choice;
+mod declared;
 mod egress;
 mod environment;
 mod health;
@@ -34,6 +35,7 @@ pub(crate) use binds::{Bind, FoundSource};
 pub(crate) use choice::{
     connection as network_connection, is_wanted as is_network_wanted, user_network, wanted as wanted_networks,
 };
+pub(crate) use declared::declared;
 pub(crate) use environment::{parse_file, parse_flag};
 pub(crate) use health::health;
 pub(crate) use limits::MachineSize;
@@ -41,7 +43,7 @@ pub(crate) use network::{Found, place as network_place};
 pub(crate) use pod::{PodSurroundings, pod, wanted_binds as wanted_pod_binds};
 pub(crate) use security::{SeccompChoice, SecurityOptions};
 
-pub(crate) use signal::parse as parse_signal;
+pub(crate) use signal::{name as signal_name, parse as parse_signal};
 pub(crate) use subnets::{SubnetError, free_address, subnets};
 pub(crate) use update::update;
 pub(crate) use volumes::{VOLUMES_MAX, VolumeSources, parse_from};

@@ -38,6 +38,21 @@ pub(crate) fn parse(text: &str) -> Result<u32, SignalError> {
     Ok(signal as u32)
 }
 
+/// docker's name of a signal: `SIGTERM`, `SIGRTMIN+3`; a number where there is none.
+pub(crate) fn name(number: u32) -> String {
+    let known = i32::try_from(number)
+        .ok()
+        .and_then(|number| nix::sys::signal::Signal::try_from(number).ok());
+    match (known, number) {
+        (Some(signal), _) => signal.as_str().into(),
+        (None, 34) => "SIGRTMIN".into(),
+        (None, 35..=49) => format!("SIGRTMIN+{}", number - 34),
+        (None, 50..=63) => format!("SIGRTMAX-{}", 64 - number),
+        (None, 64) => "SIGRTMAX".into(),
+        (None, number) => number.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +64,13 @@ mod tests {
         assert_eq!(parse("9"), Ok(9));
         assert_eq!(parse("SIGRTMIN+3"), Ok(37));
         assert_eq!(parse("RTMAX-1"), Ok(63));
+        for number in (1..=31).chain(34..=64) {
+            assert_eq!(parse(&name(number)), Ok(number));
+        }
+        assert_eq!(
+            (name(15), name(37), name(32)),
+            ("SIGTERM".into(), "SIGRTMIN+3".into(), "32".into())
+        );
         for wrong in ["", "0", "65", "SIG", "RTMIN+99", "RTMIN3", "TERMINATE"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

@@ -80,6 +80,26 @@ pub(crate) struct ContainerConfig {
     /// none.
     #[serde(default)]
     pub network: Option<NetworkConfig>,
+    /// Containers made before it was kept have none.
+    #[serde(default)]
+    pub declared: Option<Declared>,
+}
+
+/// What image and user said of a container that its spec does not keep apart, in docker's words.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub(crate) struct Declared {
+    pub entrypoint: Vec<String>,
+    pub cmd: Vec<String>,
+    /// As `80/tcp`, the image's and the user's.
+    pub exposed_ports: Vec<String>,
+    /// Paths of volumes without a name, the image's and the user's.
+    pub volumes: Vec<String>,
+    /// `-v`, but for volumes without a name.
+    pub binds: Vec<String>,
+    pub cap_add: Vec<String>,
+    pub cap_drop: Vec<String>,
+    pub security_opt: Vec<String>,
 }
 
 /// A command that is run in the container again and again.

@@ -35,7 +35,9 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use crate::folders;
 use crate::plan::SubnetError;
 
-pub(crate) use container::{Container, ContainerConfig, Exit, HealthCheck, LogOptions, RestartPolicy, Status};
+pub(crate) use container::{
+    Container, ContainerConfig, Declared, Exit, HealthCheck, LogOptions, RestartPolicy, Status,
+};
 pub(crate) use membership::{Member, Place};
 pub(crate) use network::{DEFAULT_NETWORK, NO_NETWORK, NetworkConfig, PublishedPort, mac_words, word as protocol_word};
 pub(crate) use owner::Owner;

@@ -89,6 +89,7 @@ pub(crate) fn container(digit: &str, config: Option<NetworkConfig>) -> Container
             mounts: Vec::new(),
             shares: Vec::new(),
             network: config,
+            declared: None,
         },
         status: Status::Created,
         started_ns: 0,

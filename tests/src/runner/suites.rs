@@ -76,6 +76,7 @@ pub(crate) const SUITES: &[Suite] = &[
     suite("killed_pods", 45, SAME_PROCESSES),
     suite("leaks", 170, Kvm::Full),
     suite("limits", 40, Kvm::Full),
+    suite("listing", 15, INSIDE_ONLY),
     suite("lost_files", 10, NO_MACHINE),
     suite(
         "memory",
