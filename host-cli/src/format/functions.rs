@@ -29,6 +29,21 @@ const MAPS: [&str; 10] = [
     "Volumes",
 ];
 
+/// Fields that are lists in docker's objects, and may be null in JSON: Go prints such a list as one without entries.
+const LISTS: [&str; 11] = [
+    "Binds",
+    "CapAdd",
+    "CapDrop",
+    "Cmd",
+    "Dns",
+    "Entrypoint",
+    "Env",
+    "GroupAdd",
+    "OnBuild",
+    "SecurityOpt",
+    "Shell",
+];
+
 /// Functions of the text of an object.
 pub(super) fn body() -> FuncMap {
     let mut functions = common();
@@ -59,12 +74,7 @@ pub(super) fn header() -> FuncMap {
 }
 
 fn common() -> FuncMap {
-    let functions: [(&str, Function); 4] = [
-        (FIELD, field),
-        (SHOWN, |arguments| one(SHOWN, arguments).map(|value| text(shown(value)))),
-        ("index", index),
-        ("len", len),
-    ];
+    let functions: [(&str, Function); 4] = [(FIELD, field), (SHOWN, harmless), ("index", index), ("len", len)];
     FuncMap::from(functions.map(|(name, function)| (name.to_owned(), Arc::new(function) as _)))
 }
 
@@ -87,6 +97,15 @@ fn change(name: &str, arguments: &[Value], change: impl Fn(&str) -> String) -> R
     match one(name, arguments)? {
         Value::String(words) => Ok(text(change(words))),
         other => Err(wrong(format!("{name} takes a text, not a {}", other.type_name()))),
+    }
+}
+
+/// Text of a value that is printed as the field of this name.
+fn harmless(arguments: &[Value]) -> Result {
+    match arguments {
+        [Value::String(name), Value::Nil] if LISTS.contains(&&**name) => Ok(text("[]")),
+        [_, value] => Ok(text(shown(value))),
+        _ => Err(wrong("nothing to print")),
     }
 }
 

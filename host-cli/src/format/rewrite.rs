@@ -41,10 +41,11 @@ impl Rewrite {
             Node::Text(text) if self.lines == Lines::One => text.text = unescape(&text.text).into(),
             Node::Text(_) | Node::Break(_) | Node::Continue(_) => {}
             Node::Action(action) => {
+                let name = Expr::String(action.pos, printed_field(&action.pipe).into());
                 self.pipe(&mut action.pipe);
                 // A declaration prints nothing.
                 if action.pipe.decl.is_empty() {
-                    action.pipe.commands.push(call(action.pos, SHOWN, []));
+                    action.pipe.commands.push(call(action.pos, SHOWN, [name]));
                 }
             }
             Node::If(branch) | Node::With(branch) | Node::Range(branch) => self.branch(branch),
@@ -102,6 +103,17 @@ impl Rewrite {
         let name = |name: &SmolStr| Expr::String(pos, name.as_str().into());
         let arguments: Vec<Expr> = [base].into_iter().chain(names.iter().map(name)).collect();
         *expression = Expr::Pipe(pos, pipe_of(call(pos, FIELD, arguments)));
+    }
+}
+
+/// Name of the field that an action prints; empty where it prints anything else.
+fn printed_field(pipe: &PipeNode) -> &str {
+    let [command] = &pipe.commands[..] else { return "" };
+    match &command.args[..] {
+        [Expr::Field(_, names) | Expr::Variable(_, _, names) | Expr::Chain(_, _, names)] => {
+            names.last().map_or("", SmolStr::as_str)
+        }
+        _ => "",
     }
 }
 

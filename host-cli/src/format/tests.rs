@@ -96,6 +96,10 @@ fn scripts_of_dockers_users_work() {
             "{{$n := .Name}}{{$n}}{{with .State}}{{.Pid}}{{$.Name}}{{end}}",
             "/web3/web",
         ),
+        (
+            "{{.Config.Cmd}} {{json .Config.Cmd}} {{range .Config.Cmd}}x{{end}}",
+            "[] null ",
+        ),
         ("a\\tb", "a\\tb"),
     ] {
         assert_eq!(objects(text).unwrap(), expected, "{text}");
