@@ -76,8 +76,16 @@ impl Hold {
         }
     }
 
-    /// Removes the folder: the container is gone.
+    /// Whether the lock is where others look for it: nobody has removed or replaced it.
+    pub(crate) fn is_current(&self) -> bool {
+        is_at(&self.lock, &self.folder.join("lock"))
+    }
+
+    /// Removes the folder: the container is gone. One that was removed and made anew is another's.
     pub(crate) fn remove(self) -> io::Result<()> {
+        if !self.is_current() {
+            return Ok(());
+        }
         match std::fs::remove_dir_all(&self.folder) {
             // Or somebody has made the lock anew meanwhile, and removes it for the same reason.
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Ok(()),
@@ -102,6 +110,15 @@ pub(crate) fn folder(run: &Path, id: &str) -> PathBuf {
     run.join("pods").join(id)
 }
 
+/// Whether the open file is the one that a path names.
+fn is_at(file: &File, path: &Path) -> bool {
+    let there = std::fs::symlink_metadata(path);
+    there.is_ok_and(|there| {
+        file.metadata()
+            .is_ok_and(|ours| (ours.dev(), ours.ino()) == (there.dev(), there.ino()))
+    })
+}
+
 /// Whether something else is in its place.
 fn is_no_folder(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|found| !found.is_dir())
@@ -124,11 +141,7 @@ fn take(folder: &Path, path: &Path) -> io::Result<Option<Hold>> {
             locked => locked?,
         }
         // A lock on a file that has been removed meanwhile says nothing.
-        let is_current = std::fs::symlink_metadata(path).is_ok_and(|now| {
-            lock.metadata()
-                .is_ok_and(|ours| (ours.dev(), ours.ino()) == (now.dev(), now.ino()))
-        });
-        if is_current {
+        if is_at(&lock, path) {
             return Ok(Some(Hold {
                 folder: folder.into(),
                 lock,

@@ -79,6 +79,7 @@ mod state;
 mod stdio;
 mod store_folder;
 mod supervisor;
+mod supervisor_process;
 mod sys;
 mod terminal;
 mod timings;

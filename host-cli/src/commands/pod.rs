@@ -21,6 +21,7 @@ use crate::hold::Hold;
 use crate::network::Endpoint;
 use crate::plan::PodSurroundings;
 use crate::state::{Container, Pending, Pod, PodStatus, State, StateError};
+use crate::supervisor_process::SupervisorProcess;
 use crate::{clock, create, error_text, id, labels, names, network, parts, plan, session, settings, shares, start};
 
 /// How often a generated name is tried.
@@ -277,6 +278,10 @@ async fn stop_one(scene: &Scene, pod: &Pod, timeout_s: Option<u64>) -> anyhow::R
         let is_running = || scene.is_supervised(&pod.id);
         // Started again meanwhile: once more.
         if let Some(hold) = Hold::take(&scene.folders.run, &pod.id, is_running)? {
+            // Out of reach: its lock was removed.
+            if let Some(supervisor) = SupervisorProcess::find(&pod.id) {
+                supervisor.end();
+            }
             return Ok(hold);
         }
     }

@@ -9,6 +9,7 @@ use crate::control::{self, Answer, Connection, Request};
 use crate::folders::Folders;
 use crate::hold::{self, Hold};
 use crate::state::{Container, State, StateError};
+use crate::supervisor_process::SupervisorProcess;
 
 /// From the end of a container's own time to the end of its supervisor: a guest that does not kill it is given some
 /// seconds before its machine is ended, and whoever is attached some to take the last of its output.
@@ -62,13 +63,18 @@ impl Scene {
         let Some(hold) = Hold::take(&self.folders.run, id, || self.is_supervised(id))? else {
             return Ok(None);
         };
-        if let Err(error) = self.state.container(id) {
-            if matches!(error, StateError::Unknown(_)) {
-                hold.remove()?;
+        match self.state.container(id) {
+            Err(error) => {
+                if matches!(error, StateError::Unknown(_)) {
+                    hold.remove()?;
+                }
+                Err(error.into())
             }
-            return Err(error.into());
+            Ok(container) => {
+                end_out_of_reach(&container);
+                Ok(Some(hold))
+            }
         }
-        Ok(Some(hold))
     }
 
     /// Stops the container, if it runs or is about to: nothing of it is left then, and its lock is the caller's.
@@ -86,6 +92,16 @@ impl Scene {
                 return Ok(hold);
             }
         }
+    }
+}
+
+/// Ends the supervisor of a container whose lock could be taken all the same: somebody has removed it, and what the
+/// supervisor runs would run on when the container is gone.
+fn end_out_of_reach(container: &Container) {
+    if container.status.is_live()
+        && let Some(supervisor) = SupervisorProcess::find(&container.id)
+    {
+        supervisor.end();
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) use message::{
 };
 
 /// Name of the socket in a container's run folder.
-const SOCKET: &str = "socket";
+pub(crate) const SOCKET: &str = "socket";
 
 /// Listens for commands in a container's run folder.
 pub(crate) fn listen(folder: &Path) -> io::Result<UnixListener> {

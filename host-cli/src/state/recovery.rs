@@ -3,6 +3,7 @@
 use super::{Container, Exit, Pending, PodStatus, State, StateError, Status, Step};
 use crate::folders::Folders;
 use crate::hold::Hold;
+use crate::supervisor_process::SupervisorProcess;
 use crate::volumes::{self, VolumeError};
 use crate::{clock, events, id, network, store_folder};
 
@@ -61,7 +62,8 @@ fn end_lost(state: &State, folders: &Folders, container: &Container) -> Result<(
         Err(_) => return Ok(()),
         Ok(now) => now,
     };
-    if !is_unfinished(&now) {
+    if !is_unfinished(&now) || SupervisorProcess::find(&now.id).is_some() {
+        // It runs out of reach: the lock is a new one, in place of one that somebody removed.
         return Ok(());
     }
     if now.config.remove {
@@ -89,7 +91,7 @@ fn end_lost_pod(state: &State, folders: &Folders, id: &str) -> Result<(), Recove
         return Ok(());
     };
     match state.pod(id) {
-        Ok(now) if now.status == PodStatus::Running => {
+        Ok(now) if now.status == PodStatus::Running && SupervisorProcess::find(id).is_none() => {
             Ok(state.set_pod_exited(id, clock::now_ns(), SUPERVISOR_KILLED)?)
         }
         _ => Ok(()),

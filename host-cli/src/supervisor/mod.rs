@@ -42,6 +42,7 @@ mod life;
 mod machine;
 mod output;
 pub(crate) mod pod;
+mod reach;
 mod rewire;
 mod stall;
 mod streams;
@@ -54,6 +55,7 @@ use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use self::reach::Reach;
 use crate::control::{self, Connection};
 use crate::folders::Folders;
 use crate::hold::Hold;
@@ -115,7 +117,7 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
 /// The recipe, from a container's first start to its last end.
 async fn attend(folders: &Folders, inheritance: Inheritance, pod: Option<Rc<Pod>>) -> anyhow::Result<()> {
     let Inheritance { id, hold, first } = inheritance;
-    let (state, charge, listener, mut signals) = match prepare(folders, &id, &hold, pod.as_ref()) {
+    let (state, charge, mut listener, mut signals) = match prepare(folders, &id, &hold, pod.as_ref()) {
         Ok(prepared) => prepared,
         Err(error) => {
             // What cannot be removed either is left to `capsid rm`.
@@ -128,6 +130,8 @@ async fn attend(folders: &Folders, inheritance: Inheritance, pod: Option<Rc<Pod>
     let heard = client::hear_first(&charge, first).await;
     clients.spawn_local(heard);
     let mut log_failed = false;
+    let mut looks = tokio::time::interval(reach::LOOK_EVERY);
+    let files = store_folder::all(&folders.data).join(&id);
     let (outcome, unwritten) = {
         let lives = lives(&charge, &state, folders, pod.as_ref());
         tokio::pin!(lives);
@@ -146,6 +150,19 @@ async fn attend(folders: &Folders, inheritance: Inheritance, pod: Option<Rc<Pod>
                     // A disk that is full for the log may be so for the row: its end is told again with the container's.
                     let _ = state.set_error(&id, &words);
                 }
+                _ = looks.tick() => match reach::look(&hold, &files) {
+                    Reach::Whole => {}
+                    Reach::NoSocket => {
+                        if let Ok(anew) = control::listen(hold.folder()) {
+                            listener = anew;
+                        }
+                    }
+                    Reach::Lost(what) => {
+                        looks.reset_after(reach::LOST_LOOK_EVERY);
+                        let _ = state.set_error(&id, what);
+                        charge.stop_in_background(Some(0));
+                    }
+                },
                 // What a command needed, the next minutes mostly do not.
                 Some(_) = clients.join_next() => sys::forget_code(),
                 // The host shuts down, or somebody ends us: as `capsid stop`.

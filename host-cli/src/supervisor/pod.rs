@@ -24,6 +24,7 @@ use super::bay::Bay;
 use super::charge::Charge;
 use super::life::sanitise;
 use super::machine::{self, MachineError, Sockets, Wanted};
+use super::reach::{self, Reach};
 use super::streams::StreamOpener;
 use super::{ACCEPT_PAUSE, BOOT_TIMEOUT, CLIENTS_MAX, Inheritance, LAST_WORDS, client, rewire};
 use crate::accelerator::{DeviceSocket, MachineEnd, RunningMachine};
@@ -159,7 +160,7 @@ impl Pod {
 /// The recipe.
 pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> anyhow::Result<()> {
     let Inheritance { id, hold, first } = inheritance;
-    let (state, row, listener, mut signals) = match prepare(&folders, &id, &hold) {
+    let (state, row, mut listener, mut signals) = match prepare(&folders, &id, &hold) {
         Ok(prepared) => prepared,
         Err(error) => {
             if matches!(error.downcast_ref(), Some(StateError::UnknownPod(_))) {
@@ -176,6 +177,7 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
     let folders = Rc::new(folders);
     let mut clients = JoinSet::new();
     clients.spawn_local(serve(Rc::clone(&pod), Rc::clone(&folders), first));
+    let mut looks = tokio::time::interval(reach::LOOK_EVERY);
     let error = {
         let course = run(&pod, &folders, &row, &state, machine_bay);
         tokio::pin!(course);
@@ -190,6 +192,19 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
                     Err(_) => sleep(ACCEPT_PAUSE).await,
                 },
                 Some(_) = clients.join_next() => {}
+                _ = looks.tick() => match reach::look(&hold, &folders.data.join(state::DATABASE.name)) {
+                    Reach::Whole => {}
+                    Reach::NoSocket => {
+                        if let Ok(anew) = control::listen(hold.folder()) {
+                            listener = anew;
+                        }
+                    }
+                    Reach::Lost(_) => {
+                        looks.reset_after(reach::LOST_LOOK_EVERY);
+                        let pod = Rc::clone(&pod);
+                        tokio::task::spawn_local(async move { pod.stop(Some(0)).await });
+                    }
+                },
                 // The host shuts down, or somebody ends us: as `capsid pod stop`.
                 _ = signals.interruption() => {
                     let pod = Rc::clone(&pod);

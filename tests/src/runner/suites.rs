@@ -88,6 +88,7 @@ pub(crate) const SUITES: &[Suite] = &[
         90,
         Kvm::Machine(&["published_ports_are_reached_from_where_they_are_published"]),
     ),
+    suite("out_of_reach", 25, SAME_PROCESSES),
     suite(
         "pods",
         110,

@@ -1,0 +1,64 @@
+//! Whether commands can still reach this supervisor: by its lock and socket in the run directory, and its row and files in
+//! the data directory. One that nobody can reach ends what it runs, which would otherwise run for ever, unseen.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::FileType;
+
+use crate::control::SOCKET;
+use crate::hold::Hold;
+
+/// From one look to the next.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// The same after a loss, which is noticed once.
+pub(super) const LOST_LOOK_EVERY: Duration = Duration::from_secs(86_400);
+
+/// How it can be reached.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    Whole,
+    /// The socket was removed: another can be made in its place.
+    NoSocket,
+    /// For good; what is missing.
+    Lost(&'static str),
+}
+
+/// Looks. `files` are what is supervised in the data directory.
+pub(super) fn look(hold: &Hold, files: &Path) -> Reach {
+    let is_socket = |path: &Path| {
+        rustix::fs::lstat(path).is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Socket)
+    };
+    if !hold.is_current() {
+        Reach::Lost("its lock in the run directory was removed")
+    } else if !files.exists() {
+        Reach::Lost("its files in the data directory were removed")
+    } else if !is_socket(&hold.folder().join(SOCKET)) {
+        Reach::NoSocket
+    } else {
+        Reach::Whole
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_removed_is_noticed() {
+        let (run, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let hold = Hold::try_take(run.path(), "1").unwrap().unwrap();
+        assert_eq!(look(&hold, data.path()), Reach::NoSocket);
+        let _socket = std::os::unix::net::UnixListener::bind(hold.folder().join(SOCKET)).unwrap();
+        assert_eq!(look(&hold, data.path()), Reach::Whole);
+        assert!(matches!(look(&hold, &data.path().join("gone")), Reach::Lost(_)));
+        std::fs::remove_dir_all(hold.folder()).unwrap();
+        assert!(matches!(look(&hold, data.path()), Reach::Lost(_)));
+        // Another's lock in its place is none of ours.
+        let other = Hold::try_take(run.path(), "1").unwrap().unwrap();
+        assert!(matches!(look(&hold, data.path()), Reach::Lost(_)));
+        hold.remove().unwrap();
+        assert!(other.is_current());
+    }
+}

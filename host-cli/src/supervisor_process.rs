@@ -1,0 +1,116 @@
+//! The supervisor of a container or pod, found by its command line: also when the files are gone by which it is reached.
+//! Its lock and its socket lie in the run directory, which anybody who may can remove while the machine runs on.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// Word of the command line that names what the process is for: the verb of [`crate::cli`].
+const VERB: &[u8] = b"supervise";
+/// How long a supervisor may take to end its machine when it is asked to.
+const TERM_WAIT: Duration = Duration::from_secs(10);
+/// How long the kernel may take to end it.
+const KILL_WAIT: Duration = Duration::from_secs(5);
+
+/// A running supervisor.
+#[derive(Debug)]
+pub(crate) struct SupervisorProcess {
+    /// Refers to it for as long as it is held, however pids are reused.
+    pidfd: OwnedFd,
+}
+
+impl SupervisorProcess {
+    /// The supervisor of the container or pod `id`, if one of this user runs.
+    pub(crate) fn find(id: &str) -> Option<Self> {
+        let user = rustix::process::geteuid().as_raw();
+        let entries = fs::read_dir("/proc").ok()?.flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter_map(Pid::from_raw).find_map(|pid| {
+            // First, so that what is read is of the same process.
+            let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+            let folder = format!("/proc/{}", pid.as_raw_nonzero());
+            let is_ours = fs::metadata(&folder).is_ok_and(|found| found.uid() == user);
+            let line = is_ours.then(|| fs::read(format!("{folder}/cmdline")));
+            let line = line.and_then(Result::ok)?;
+            (is_supervisor_of(&line, id) && !has_ended(&pidfd, Duration::ZERO)).then_some(Self { pidfd })
+        })
+    }
+
+    /// Has it stop what it supervises, and ends it if it does not.
+    pub(crate) fn end(&self) {
+        for (signal, wait) in [(Signal::TERM, TERM_WAIT), (Signal::KILL, KILL_WAIT)] {
+            // Fails when it has ended meanwhile.
+            let _ = pidfd_send_signal(&self.pidfd, signal);
+            if has_ended(&self.pidfd, wait) {
+                return;
+            }
+        }
+    }
+}
+
+/// Whether a command line, its words ended by zero bytes, is that of the supervisor of `id`.
+fn is_supervisor_of(line: &[u8], id: &str) -> bool {
+    let mut words = line.split(|byte| *byte == 0).skip(1).skip_while(|word| *word != VERB);
+    words.next().is_some() && words.any(|word| word == id.as_bytes())
+}
+
+fn has_ended(pidfd: &OwnedFd, within: Duration) -> bool {
+    let timeout = Timespec {
+        tv_sec: within.as_secs() as i64,
+        tv_nsec: i64::from(within.subsec_nanos()),
+    };
+    let ended = || poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&timeout));
+    rustix::io::retry_on_intr(ended).is_ok_and(|ready| ready == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn only_a_supervisors_command_line_is_one() {
+        let line = |words: &[&str]| {
+            words
+                .iter()
+                .flat_map(|word| [word.as_bytes(), b"\0"].concat())
+                .collect::<Vec<u8>>()
+        };
+        assert!(is_supervisor_of(
+            &line(&["capsid", "--data-dir", "/d", "supervise", "--lock-fd", "3", "id"]),
+            "id"
+        ));
+        for other in [
+            &["capsid", "supervise", "--lock-fd", "3", "other"][..],
+            &["capsid", "rm", "id"],
+            &["supervise", "id"],
+            &["grep", "id", "supervise"],
+            &[],
+        ] {
+            assert!(!is_supervisor_of(&line(other), "id"), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn it_is_found_and_ended_and_nothing_else() {
+        let id = format!("test-{}", std::process::id());
+        let sleep = |word: &str| {
+            Command::new("sh")
+                .args(["-c", "sleep 100", "sh", word, &id])
+                .spawn()
+                .unwrap()
+        };
+        let (mut supervisor, mut other) = (sleep("supervise"), sleep("watch"));
+        SupervisorProcess::find(&id).unwrap().end();
+        assert!(!supervisor.wait().unwrap().success());
+        assert!(SupervisorProcess::find(&id).is_none());
+        assert_eq!(other.try_wait().unwrap(), None);
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+}
