@@ -16,7 +16,7 @@ KERNEL ?= $(RELEASE)/vmlinux
 RUN_PACKAGES := gcc libc6-dev binutils linux-source-6.12 flex bison bc libelf-dev xz-utils cpio kmod \
 	qemu-system-x86 qemu-system-common e2fsprogs busybox-static passt
 # What the tests compare against and are served by.
-TEST_PACKAGES := procps erofs-utils umoci skopeo mmdebstrap docker-registry apache2-utils openssl strace tmux acl attr zstd \
+TEST_PACKAGES := procps erofs-utils umoci skopeo mmdebstrap docker-registry apache2-utils openssl strace tmux acl attr bzip2 zstd \
 	gpgv debian-archive-keyring iproute2 dnsmasq-base
 
 .PHONY: help

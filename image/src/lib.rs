@@ -12,6 +12,7 @@
 pub mod limits;
 
 mod cancellation;
+mod compression;
 mod config;
 mod confined;
 mod converter;
@@ -37,6 +38,7 @@ mod sys;
 mod text;
 mod tree;
 
+pub use compression::Compression;
 pub use config::{ConfigError, Healthcheck, ImageConfig};
 pub use confined::convert_main;
 pub use converter::{CONVERTER_COMMAND, ConvertError, Converter};

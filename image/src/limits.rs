@@ -85,6 +85,9 @@ pub const SEAL_BYTES_MAX: u64 = 16 << 10;
 /// Window that a zstd frame may ask for, as a power of two: 128 MiB, what `zstd -d` allows without `--long`.
 pub const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
+/// Memory that an xz block may ask for, KiB: the dictionary of `xz -9`, and as much again.
+pub const XZ_MEMORY_KIB_MAX: u32 = 128 << 10;
+
 /// Longest answer of a converter, bytes. It holds a digest and four numbers, or one error.
 pub const CONVERTER_REPLY_BYTES_MAX: usize = 64 << 10;
 

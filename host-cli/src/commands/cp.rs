@@ -17,6 +17,7 @@ use anyhow::{Context as _, bail};
 use capsid_archive::{
     Copied, Destination, Found, Packer, ReadTarError, TarReader, UnpackError, Unpacked, Unpacking, destination,
 };
+use capsid_image::Compression;
 use capsid_protocol::spec::task::Kind;
 use capsid_protocol::spec::{Pack, Unpack};
 use rustix::fs::{FileType, OFlags};
@@ -352,9 +353,22 @@ async fn stream_in(scene: &Scene, name: &str, path: Vec<u8>) -> anyhow::Result<(
         ..Unpack::default()
     };
     let copied = feed(scene, name, unpack, |mut to| {
-        io::copy(&mut io::stdin().lock(), &mut to).context("cannot pass the archive on")
+        let mut archive = expanded(io::stdin().lock()).context("cannot read the archive")?;
+        io::copy(&mut archive, &mut to).context("cannot pass the archive on")
     });
     copied.await.map(drop)
+}
+
+/// The archive in `input`, which may be compressed.
+fn expanded(mut input: impl Read + 'static) -> io::Result<Box<dyn Read>> {
+    let mut magic = Vec::with_capacity(Compression::MAGIC_BYTES);
+    input.by_ref().take(Compression::MAGIC_BYTES as u64).read_to_end(&mut magic)?;
+    let compression = magic.as_slice().try_into().ok().and_then(Compression::of);
+    let whole = io::BufReader::new(Cursor::new(magic).chain(input));
+    match compression {
+        Some(compression) => compression.reader(whole),
+        None => Ok(Box::new(whole)),
+    }
 }
 
 /// Has the agent unpack what `write` writes.

@@ -4,14 +4,13 @@
 //! at its limit and not at the end of the disk.
 
 use std::cell::RefCell;
-use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::io::{self, BufReader, Cursor, Read};
 use std::rc::Rc;
 
-use flate2::bufread::MultiGzDecoder;
-
 use super::fault::LayerFault;
+use crate::compression::Compression;
 use crate::digest::{Digest, Hasher};
-use crate::limits::{EXPANSION_RATIO_MAX, RATIO_FREE_BYTES, ZSTD_WINDOW_LOG_MAX};
+use crate::limits::{EXPANSION_RATIO_MAX, RATIO_FREE_BYTES};
 
 const READ_BYTES: usize = 256 << 10;
 
@@ -51,21 +50,19 @@ pub(crate) struct Watch(Rc<RefCell<Meter>>);
 
 impl<'a> Expanded<'a> {
     /// Looks at the first bytes of `input` and picks the decoder. Plain tars have their magic at 257, but old ones have
-    /// none, so whatever is neither gzip nor zstd is taken for a tar and the tar reader judges it.
+    /// none, so whatever is no compression is taken for a tar and the tar reader judges it.
     pub(crate) fn new(input: impl Read + 'a, bytes_max: u64) -> Result<Self, LayerFault> {
         let meter = Rc::new(RefCell::new(Meter::default()));
         let mut input = Counted {
             input,
             bytes: meter.clone(),
         };
-        let mut magic = [0; 4];
+        let mut magic = [0; Compression::MAGIC_BYTES];
         let length = read_up_to(&mut input, &mut magic).map_err(LayerFault::read)?;
         let input = BufReader::with_capacity(READ_BYTES, Cursor::new(magic[..length].to_vec()).chain(input));
-        let input: Box<dyn Read + 'a> = match magic {
-            [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(input)),
-            // A skippable frame (0x184D2A5?) may come first, as zstd:chunked's tools write.
-            [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Box::new(zstd_decoder(input)?),
-            _ => Box::new(input),
+        let input: Box<dyn Read + 'a> = match Compression::of(magic) {
+            Some(compression) => compression.reader(input).map_err(LayerFault::read)?,
+            None => Box::new(input),
         };
         Ok(Self {
             input,
@@ -87,12 +84,6 @@ impl<'a> Expanded<'a> {
         let bytes = self.meter.borrow().expanded_bytes;
         Ok((self.hasher.finish(), bytes))
     }
-}
-
-fn zstd_decoder<'a>(input: impl BufRead + 'a) -> Result<impl Read + 'a, LayerFault> {
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(input).map_err(LayerFault::read)?;
-    decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(LayerFault::read)?;
-    Ok(decoder)
 }
 
 impl Read for Expanded<'_> {
@@ -118,11 +109,10 @@ impl Read for Expanded<'_> {
 impl Watch {
     /// What `error`, got while reading, really was: one of our limits, or the layer's bytes.
     pub(crate) fn fault(&self, error: io::Error) -> LayerFault {
-        self.0
-            .borrow_mut()
-            .fault
-            .take()
-            .unwrap_or_else(|| LayerFault::read(error))
+        let mut meter = self.0.borrow_mut();
+        let offset = meter.expanded_bytes;
+        let reason = || LayerFault::read(format_args!("{error} (at byte {offset} of the tar)"));
+        meter.fault.take().unwrap_or_else(reason)
     }
 }
 

@@ -1,7 +1,5 @@
 //! What is wrong with a layer.
 
-use std::io;
-
 use serde::{Deserialize, Serialize};
 
 use super::path::NameFault;
@@ -20,7 +18,7 @@ const MIB: u64 = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum LayerFault {
-    /// The bytes are not gzip, zstd or tar, or end too early.
+    /// The bytes are no tar in a compression that is known, or end too early.
     #[error("layer is not a valid tar archive: {reason}")]
     Read {
         /// The decoder's words.
@@ -122,7 +120,7 @@ pub enum LayerFault {
 }
 
 impl LayerFault {
-    pub(crate) fn read(error: io::Error) -> Self {
+    pub(crate) fn read(error: impl std::fmt::Display) -> Self {
         Self::Read {
             reason: printable(error.to_string().as_bytes(), 200),
         }

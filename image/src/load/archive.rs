@@ -236,11 +236,3 @@ fn find_member(members: &BTreeMap<Vec<u8>, Member>, name: &str) -> Option<(u64, 
 pub(super) fn blob_name(digest: Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
-
-/// Whether these first bytes are gzip's or zstd's.
-pub(super) fn is_compressed(magic: [u8; 4]) -> bool {
-    matches!(
-        magic,
-        [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18]
-    )
-}

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::archive::{Archive, diff_ids, is_compressed};
+use super::archive::{Archive, diff_ids};
 use super::catalog::{CatalogImage, CatalogLayer};
 use super::fault::ArchiveFault;
+use crate::compression::Compression;
 use crate::digest::Digest;
 use crate::json;
 use crate::limits::{CONFIG_BYTES_MAX, INDEX_ENTRIES_MAX, LAYERS_MAX, MANIFEST_BYTES_MAX};
@@ -94,19 +95,15 @@ fn image(archive: &Archive<'_>, config_name: &str, members: &[String]) -> Result
 /// Plain layers, the usual ones, are named by their `diff_id`, which the conversion checks.
 fn layer(archive: &Archive<'_>, member: &str, diff: Digest) -> Result<CatalogLayer, ArchiveFault> {
     let part = archive.part(member)?;
-    let compressed = part.magic().filter(|magic| is_compressed(*magic));
+    let compressed = part.magic().and_then(Compression::of);
     Ok(CatalogLayer {
         blob: compressed.is_none().then_some(diff),
         diff,
         size: part.size,
         media_type: compressed.map_or_else(
             || OCI_LAYER.into(),
-            |magic| format!("{OCI_LAYER}+{}", compression(magic)),
+            |compression| format!("{OCI_LAYER}+{}", compression.name()),
         ),
         location: part.location,
     })
-}
-
-fn compression(magic: [u8; 4]) -> &'static str {
-    if magic[0] == 0x1f { "gzip" } else { "zstd" }
 }

@@ -8,11 +8,11 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
-use super::archive::is_compressed;
 use super::catalog::{Catalog, Location};
 use super::fault::ArchiveFault;
 use super::{LoadError, LoadSource};
 use crate::cancellation::{CancellableFile, Cancellation, cancelled_error};
+use crate::compression::Compression;
 use crate::converter::ConvertError;
 use crate::limits::CATALOG_BYTES_MAX;
 use crate::store::{Store, Workspace};
@@ -41,7 +41,7 @@ impl Source {
         }
         let mut magic = [0; 4];
         // What cannot be read at an offset is a named pipe.
-        let is_plain = file.read_exact_at(&mut magic, 0).is_ok() && !is_compressed(magic);
+        let is_plain = file.read_exact_at(&mut magic, 0).is_ok() && Compression::of(magic).is_none();
         if is_plain {
             return Ok(Self::Tar { file, _workspace: None });
         }

@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 
 use capsid_image::{Digest, Removed};
 
-use crate::fixture::{Disk, Fixture, Tar, docker_archive, docker_archive_for, open, run};
+use crate::fixture::{Disk, Fixture, Tar, docker_archive, docker_archive_for, filter, open, run};
 
 pub(crate) const ALL: &[(&str, fn())] = &[
     ("a_small_image_has_its_files", a_small_image_has_its_files),
@@ -89,11 +89,20 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 
 fn compressed_layers_and_archives_load() {
     let tar = Tar::new().file("a", b"hello").finish();
-    for layer in [tar.clone(), gzip(&tar), zstd::encode_all(&tar[..], 1).unwrap()] {
+    let layers = [
+        tar.clone(),
+        gzip(&tar),
+        zstd::encode_all(&tar[..], 1).unwrap(),
+        filter(&["bzip2", "-c"], &tar),
+        filter(&["xz", "-c"], &tar),
+    ];
+    for layer in layers {
         for pack in [
             |bytes: Vec<u8>| bytes,
             |bytes: Vec<u8>| gzip(&bytes),
             |b: Vec<u8>| zstd::encode_all(&b[..], 1).unwrap(),
+            |b: Vec<u8>| filter(&["bzip2", "-c"], &b),
+            |b: Vec<u8>| filter(&["xz", "-c"], &b),
         ] {
             let fixture = Fixture::new();
             let image = fixture

@@ -194,6 +194,22 @@ pub(crate) fn docker_archive_for(layers: &[Vec<u8>], architecture: &str) -> Vec<
     archive.finish()
 }
 
+/// What a program makes of bytes on its stdin.
+pub(crate) fn filter(words: &[&str], bytes: &[u8]) -> Vec<u8> {
+    let mut child = Command::new(words[0])
+        .args(&words[1..])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let bytes = bytes.to_vec();
+    let writer = std::thread::spawn(move || std::io::Write::write_all(&mut stdin, &bytes).unwrap());
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    output.stdout
+}
+
 fn plain(layer: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     match layer {
@@ -203,6 +219,8 @@ fn plain(layer: &[u8]) -> Vec<u8> {
         [0x28, 0xb5, ..] => {
             let _ = zstd::Decoder::new(layer).unwrap().read_to_end(&mut out);
         }
+        [b'B', b'Z', b'h', ..] => return filter(&["bzip2", "-dc"], layer),
+        [0xfd, b'7', ..] => return filter(&["xz", "-dc"], layer),
         _ => out.extend_from_slice(layer),
     }
     out
