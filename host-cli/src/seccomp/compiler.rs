@@ -1,16 +1,15 @@
 //! From a [`Policy`] to the classic BPF program that the guest kernel runs at every system call.
 //!
-//! Shape of a program: is this the x86_64 ABI (else `ENOSYS`); a balanced binary tree of comparisons over ranges of call
-//! numbers that share one answer; at its leaves the answer itself, or the argument tests of that call. All calls of a long
-//! policy are thus answered in about eight instructions, and for those whose answer is "allow, whatever the arguments" the
-//! kernel remembers it and runs no filter at all (kernel/seccomp.c, `seccomp_cache_prepare`, which understands exactly the
-//! instructions used here).
+//! Shape of a program: which ABI is this (`ENOSYS` for one without a policy); for each ABI a balanced binary tree of
+//! comparisons over ranges of call numbers that share one answer; at its leaves the answer itself, or the argument tests of
+//! that call. All calls of a long policy are thus answered in about eight instructions, and for those whose answer is
+//! "allow, whatever the arguments" the kernel remembers it and runs no filter at all (kernel/seccomp.c,
+//! `seccomp_cache_prepare`, which understands exactly the instructions used here).
 
 use super::policy::{Action, Answer, Condition, Policy, Rule, Test};
 use super::program::{Instruction, Program};
+use super::syscalls::Abi;
 
-/// `AUDIT_ARCH_X86_64`: what `seccomp_data.arch` holds for a call through the native ABI.
-pub(super) const ARCH_X86_64: u32 = 0xc000_003e;
 /// Set in the number of every x32 call (`__X32_SYSCALL_BIT`).
 pub(super) const X32_BIT: u32 = 0x4000_0000;
 /// Offsets in `struct seccomp_data`, in bytes.
@@ -18,22 +17,33 @@ const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
-/// "No such system call". Answers the ABIs that the guest kernel is built without (IA32, x32), and calls newer than
+/// "No such system call". Answers x32, which the guest kernel is built without, ABIs without a policy, and calls newer than
 /// the policy: a C library that meets it falls back to an older call, which it does not on EPERM.
 pub(super) const NO_SYSCALL: Action = Action::Errno(38);
 
-/// Compiles `policy`.
-pub(super) fn compile(policy: &Policy) -> Program {
-    let mut instructions = vec![
-        Instruction::load(ARCH),
-        Instruction::jump_equal(ARCH_X86_64, 1, 0),
-        Instruction::give(NO_SYSCALL.code()),
+/// Compiles the policies of the ABIs that a container may use.
+pub(super) fn compile(policies: &[(Abi, Policy)]) -> Program {
+    let mut instructions = vec![Instruction::load(ARCH)];
+    for (abi, policy) in policies {
+        let judged = judge(policy);
+        // The accumulator still holds the ABI when this one's code is jumped over.
+        instructions.push(Instruction::jump_equal(abi.audit_arch(), 1, 0));
+        instructions.push(Instruction::jump(judged.len()));
+        instructions.extend(judged);
+    }
+    instructions.push(Instruction::give(NO_SYSCALL.code()));
+    Program::new(instructions)
+}
+
+/// Code that answers every call of one ABI.
+fn judge(policy: &Policy) -> Vec<Instruction> {
+    let mut code = vec![
         Instruction::load(NUMBER),
         Instruction::jump_at_least(X32_BIT, 0, 1),
         Instruction::give(NO_SYSCALL.code()),
     ];
-    instructions.extend(tree(&ranges(policy), policy.default_action()));
-    Program::new(instructions)
+    code.extend(tree(&ranges(policy), policy.default_action()));
+    code
 }
 
 /// A run of call numbers from `first` to the next range's, all with the same answer.

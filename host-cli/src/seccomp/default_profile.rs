@@ -1,15 +1,16 @@
 //! What a container may call when nobody says otherwise.
 //!
 //! The machine is the boundary; this keeps a container from the agent's side of the guest kernel and from calls whose
-//! history is worse than their use. Effect: that of the default profile of docker (moby/profiles, early 2026) on x86_64, so
-//! that an image that runs there runs here. All that is not listed fails with EPERM, newer calls with ENOSYS.
+//! history is worse than their use. Effect: that of the default profile of docker (moby/profiles, early 2026) on x86_64, for
+//! 64-bit and 32-bit programs, so that an image that runs there runs here. All that is not listed fails with EPERM, newer
+//! calls with ENOSYS.
 //!
 //! Refused whoever asks: `io_uring_*` (work is done by kernel threads that no filter sees), `userfaultfd` (makes kernel
 //! races easy to win), keyrings (not namespaced), `kexec`, swap, module and NUMA page moving calls, `pivot_root`,
 //! and what Linux has long given up (`uselib`, `ustat`, `sysfs`, ...).
 
 use super::policy::{Action, Condition, Policy, Rule, Test};
-use super::syscalls;
+use super::syscalls::Abi;
 use crate::capability;
 
 /// EPERM.
@@ -89,6 +90,32 @@ const ALLOWED: &[&[&str]] = &[
     &["getrandom"],
 ];
 
+/// Calls that 32-bit programs have besides: wider forms of calls above, older ones, and the two that carry many.
+///
+/// `socketcall` has its arguments in memory, where a filter cannot see them: through it a 32-bit program makes sockets of
+/// every family that the kernel has. C libraries of 32 bits have no other way to a socket (glibc to this day), so that
+/// docker, which refused it for a week, permits it again. The agent does not depend on this filter: see
+/// `privileged_does_not_pose_as_the_host_to_the_agent`.
+#[rustfmt::skip]
+const ALLOWED_I386: &[&[&str]] = &[
+    // Sizes and offsets of 64 bits.
+    &["_llseek", "fadvise64_64", "fcntl64", "fstat64", "fstatat64", "fstatfs64", "ftruncate64", "lstat64", "mmap2",
+      "sendfile64", "stat64", "statfs64", "truncate64"],
+    // Users and groups of 32 bits.
+    &["chown32", "fchown32", "getegid32", "geteuid32", "getgid32", "getgroups32", "getresgid32", "getresuid32", "getuid32",
+      "lchown32", "setfsgid32", "setfsuid32", "setgid32", "setgroups32", "setregid32", "setresgid32", "setresuid32",
+      "setreuid32", "setuid32"],
+    // Times of 64 bits.
+    &["clock_adjtime64", "clock_getres_time64", "clock_gettime64", "clock_nanosleep_time64", "futex_time64",
+      "io_pgetevents_time64", "mq_timedreceive_time64", "mq_timedsend_time64", "ppoll_time64", "pselect6_time64",
+      "recvmmsg_time64", "rt_sigtimedwait_time64", "sched_rr_get_interval_time64", "semtimedop_time64",
+      "timer_gettime64", "timer_settime64", "timerfd_gettime64", "timerfd_settime64", "utimensat_time64"],
+    // Older forms.
+    &["_newselect", "sigprocmask", "sigreturn", "ugetrlimit", "waitpid"],
+    // Many calls in one.
+    &["ipc", "socketcall"],
+];
+
 /// Calls that a container may make once it holds the capability.
 #[rustfmt::skip]
 const ALLOWED_WITH: &[(&str, &[&str])] = &[
@@ -96,14 +123,14 @@ const ALLOWED_WITH: &[(&str, &[&str])] = &[
     ("CAP_SYS_ADMIN", &["bpf", "clone", "clone3", "fanotify_init", "fsconfig", "fsmount", "fsopen", "fspick",
                         "lookup_dcookie", "lsm_get_self_attr", "lsm_list_modules", "lsm_set_self_attr", "mount",
                         "mount_setattr", "move_mount", "open_tree", "perf_event_open", "quotactl", "quotactl_fd",
-                        "setdomainname", "sethostname", "setns", "syslog", "umount2", "unshare"]),
+                        "setdomainname", "sethostname", "setns", "syslog", "umount", "umount2", "unshare"]),
     ("CAP_SYS_BOOT", &["reboot"]),
     ("CAP_SYS_CHROOT", &["chroot"]),
     ("CAP_SYS_MODULE", &["delete_module", "finit_module", "init_module"]),
     ("CAP_SYS_PACCT", &["acct"]),
     ("CAP_SYS_PTRACE", &["kcmp", "pidfd_getfd", "process_madvise"]),
     ("CAP_SYS_RAWIO", &["ioperm", "iopl"]),
-    ("CAP_SYS_TIME", &["clock_settime", "settimeofday"]),
+    ("CAP_SYS_TIME", &["clock_settime", "clock_settime64", "settimeofday", "stime"]),
     ("CAP_SYS_TTY_CONFIG", &["vhangup"]),
     ("CAP_SYS_NICE", &["get_mempolicy", "mbind", "set_mempolicy", "set_mempolicy_home_node"]),
     ("CAP_SYSLOG", &["syslog"]),
@@ -131,16 +158,27 @@ const FAMILIES: &[(u64, u64)] = &[
 /// for the present one. `READ_IMPLIES_EXEC` and `ADDR_NO_RANDOMIZE` are refused.
 const PERSONALITIES: &[u64] = &[0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
-/// The policy for a container whose bounding set is `capabilities`.
-pub(super) fn policy(capabilities: u64) -> Policy {
+/// The policies for a container whose bounding set is `capabilities`.
+pub(super) fn policies(capabilities: u64) -> Vec<(Abi, Policy)> {
+    let policy = |abi| (abi, policy(abi, capabilities));
+    [Abi::X86_64, Abi::I386].map(policy).into()
+}
+
+fn policy(abi: Abi, capabilities: u64) -> Policy {
     let mut policy = Policy::new(REFUSED);
-    for name in ALLOWED.iter().copied().flatten() {
-        add(&mut policy, name, Vec::new(), Action::Allow);
+    // A name that this ABI has no call of is one of the other's (checked by `every_name_of_the_default_profile_is_known`).
+    let mut add = |name: &str, conditions: Vec<Condition>, action: Action| {
+        if let Some(number) = abi.number(name) {
+            policy.add(number, Rule { conditions, action });
+        }
+    };
+    for name in ALLOWED.iter().chain(ALLOWED_I386).copied().flatten() {
+        add(name, Vec::new(), Action::Allow);
     }
     for (needed, names) in ALLOWED_WITH {
         if holds(capabilities, needed) {
             for name in *names {
-                add(&mut policy, name, Vec::new(), Action::Allow);
+                add(name, Vec::new(), Action::Allow);
             }
         }
     }
@@ -149,36 +187,19 @@ pub(super) fn policy(capabilities: u64) -> Policy {
             mask: NEW_NAMESPACES,
             value: 0,
         };
-        add(
-            &mut policy,
-            "clone",
-            vec![Condition { argument: 0, test }],
-            Action::Allow,
-        );
+        add("clone", vec![Condition { argument: 0, test }], Action::Allow);
         // Its flags lie in memory where a filter cannot see them. ENOSYS makes C libraries fall back to clone.
-        add(&mut policy, "clone3", Vec::new(), MISSING);
+        add("clone3", Vec::new(), MISSING);
     }
     for (first, last) in FAMILIES {
         let range = [Test::Ge(*first), Test::Le(*last)].map(|test| Condition { argument: 0, test });
-        add(&mut policy, "socket", range.to_vec(), Action::Allow);
+        add("socket", range.to_vec(), Action::Allow);
     }
     for personality in PERSONALITIES {
         let test = Test::Eq(*personality);
-        add(
-            &mut policy,
-            "personality",
-            vec![Condition { argument: 0, test }],
-            Action::Allow,
-        );
+        add("personality", vec![Condition { argument: 0, test }], Action::Allow);
     }
     policy
-}
-
-/// All names here are in the table (checked by `every_name_of_the_default_profile_is_known`).
-fn add(policy: &mut Policy, name: &str, conditions: Vec<Condition>, action: Action) {
-    if let Some(number) = syscalls::number(name) {
-        policy.add(number, Rule { conditions, action });
-    }
 }
 
 fn holds(capabilities: u64, name: &str) -> bool {
@@ -193,13 +214,18 @@ mod tests {
 
     fn listed() -> Vec<&'static str> {
         let conditional = ALLOWED_WITH.iter().flat_map(|(_, names)| names.iter());
-        ALLOWED.iter().copied().flatten().chain(conditional).copied().collect()
+        let always = ALLOWED.iter().chain(ALLOWED_I386).copied().flatten();
+        always.chain(conditional).copied().collect()
     }
 
     #[test]
     fn every_name_of_the_default_profile_is_known() {
         for name in listed() {
-            assert!(syscalls::number(name).is_some(), "{name}");
+            let known = [Abi::X86_64, Abi::I386].map(|abi| abi.number(name).is_some());
+            assert_ne!(known, [false, false], "{name}");
+        }
+        for name in ALLOWED_I386.iter().copied().flatten() {
+            assert_eq!(Abi::X86_64.number(name), None, "{name}");
         }
         for (name, _) in ALLOWED_WITH {
             assert!(capability::bit(name).is_some(), "{name}");
@@ -212,15 +238,27 @@ mod tests {
     #[test]
     fn exactly_these_calls_are_refused_to_everyone() {
         let listed: BTreeSet<_> = listed().into_iter().chain(["socket", "personality"]).collect();
-        let refused: Vec<_> = syscalls::SYSCALLS
-            .iter()
-            .map(|(name, _)| *name)
-            .filter(|n| !listed.contains(n))
-            .collect();
+        let refused = |abi: Abi| -> Vec<_> {
+            let names = abi.calls().iter().map(|(name, _)| *name);
+            names.filter(|name| !listed.contains(name)).collect()
+        };
         let expected = "_sysctl add_key afs_syscall create_module file_getattr file_setattr get_kernel_syms getpmsg \
                         io_uring_enter io_uring_register io_uring_setup kexec_file_load kexec_load keyctl listns \
                         migrate_pages move_pages nfsservctl open_tree_attr pivot_root putpmsg query_module request_key \
                         security swapoff swapon sysfs tuxcall uprobe uselib userfaultfd ustat vserver";
-        assert_eq!(refused, expected.split_ascii_whitespace().collect::<Vec<_>>());
+        assert_eq!(
+            refused(Abi::X86_64),
+            expected.split_ascii_whitespace().collect::<Vec<_>>()
+        );
+        let expected = "_sysctl add_key afs_syscall bdflush break create_module file_getattr file_setattr ftime \
+                        get_kernel_syms getpmsg gtty idle io_uring_enter io_uring_register io_uring_setup kexec_load \
+                        keyctl listns lock migrate_pages move_pages mpx nfsservctl nice oldfstat oldlstat oldolduname \
+                        oldstat olduname open_tree_attr pivot_root prof profil putpmsg query_module readdir \
+                        request_key sgetmask sigaction signal sigpending sigsuspend ssetmask stty swapoff swapon \
+                        sysfs ulimit uselib userfaultfd ustat vm86 vm86old vserver";
+        assert_eq!(
+            refused(Abi::I386),
+            expected.split_ascii_whitespace().collect::<Vec<_>>()
+        );
     }
 }

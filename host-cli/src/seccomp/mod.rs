@@ -33,12 +33,12 @@ pub(crate) enum SeccompError {
 /// array of `struct sock_filter`.
 pub(crate) fn compile_default(capabilities: u64) -> Vec<u8> {
     // Short enough whatever the capabilities: checked by `the_default_filter_is_short_and_quick`.
-    compiler::compile(&default_profile::policy(capabilities)).to_bytes()
+    compiler::compile(&default_profile::policies(capabilities)).to_bytes()
 }
 
 /// The filter of the profile `json` for a container whose bounding set is `capabilities`.
 pub(crate) fn compile_profile(json: &[u8], capabilities: u64) -> Result<Vec<u8>, SeccompError> {
-    let policy = profile::resolve(json, capabilities).map_err(SeccompError::Profile)?;
-    let program = compiler::compile(&policy).check().map_err(SeccompError::Compile)?;
+    let policies = profile::resolve(json, capabilities).map_err(SeccompError::Profile)?;
+    let program = compiler::compile(&policies).check().map_err(SeccompError::Compile)?;
     Ok(program.to_bytes())
 }

@@ -7,7 +7,7 @@
 use serde::Deserialize;
 
 use super::policy::{ARGUMENTS, Action, Condition, Policy, Rule, Test};
-use super::syscalls;
+use super::syscalls::Abi;
 use crate::capability;
 
 /// Largest profile read, in bytes. Docker's own takes 17 KiB; the bound keeps a hostile file from costing memory.
@@ -103,7 +103,7 @@ pub(crate) enum ActionError {
 }
 
 /// Parses `json` and resolves it for a container whose bounding set is `capabilities`.
-pub(super) fn resolve(json: &[u8], capabilities: u64) -> Result<Policy, ProfileError> {
+pub(super) fn resolve(json: &[u8], capabilities: u64) -> Result<Vec<(Abi, Policy)>, ProfileError> {
     Profile::parse(json)?.resolve(capabilities)
 }
 
@@ -172,7 +172,7 @@ impl Profile {
         Ok(profile)
     }
 
-    /// Which architectures are listed changes nothing here (the guest has one), but a wrong name is a mistake to tell.
+    /// A wrong name is a mistake to tell, whatever the guest has.
     fn check_architectures(&self) -> Result<(), ProfileError> {
         let listed = self.architectures.as_deref().unwrap_or_default();
         let map = self.arch_map.as_deref().unwrap_or_default();
@@ -190,14 +190,30 @@ impl Profile {
         Ok(())
     }
 
-    fn resolve(&self, capabilities: u64) -> Result<Policy, ProfileError> {
+    /// The interfaces that the profile is for: the native one always, others where it names them.
+    fn abis(&self) -> Vec<Abi> {
+        let listed = self.architectures.iter().flatten();
+        let map = self.arch_map.iter().flatten();
+        let native = map.filter(|entry| entry.architecture == "SCMP_ARCH_X86_64");
+        let mut named = listed.chain(native.flat_map(|entry| entry.sub_architectures.iter().flatten()));
+        let mut abis = vec![Abi::X86_64];
+        abis.extend(named.any(|name| name == "SCMP_ARCH_X86").then_some(Abi::I386));
+        abis
+    }
+
+    fn resolve(&self, capabilities: u64) -> Result<Vec<(Abi, Policy)>, ProfileError> {
         let name = self.default_action.as_deref().filter(|name| !name.is_empty());
         let name = name.ok_or(ProfileError::NoDefaultAction)?;
         let default = action(name, self.default_errno_ret).map_err(ProfileError::DefaultAction)?;
+        let policy = |abi| Ok((abi, self.policy(abi, default, capabilities)?));
+        self.abis().into_iter().map(policy).collect()
+    }
+
+    fn policy(&self, abi: Abi, default: Action, capabilities: u64) -> Result<Policy, ProfileError> {
         let mut policy = Policy::new(default);
         for (index, entry) in self.syscalls.iter().flatten().enumerate() {
             entry
-                .add_to(&mut policy, capabilities)
+                .add_to(&mut policy, abi, capabilities)
                 .map_err(|source| ProfileError::Entry {
                     index,
                     names: entry.title(),
@@ -211,7 +227,7 @@ impl Profile {
 impl Entry {
     /// Adds the rules of this entry. Everything is checked, also where the entry does not apply to this container, so that a
     /// mistake shows at once and not with the first container that has another capability.
-    fn add_to(&self, policy: &mut Policy, capabilities: u64) -> Result<(), EntryError> {
+    fn add_to(&self, policy: &mut Policy, abi: Abi, capabilities: u64) -> Result<(), EntryError> {
         let names = self.names()?;
         let action = action(&self.action, self.errno_ret).map_err(EntryError::Action)?;
         let alternatives = self.alternatives()?;
@@ -219,7 +235,7 @@ impl Entry {
         if !self.applies(capabilities)? || action == policy.default_action() {
             return Ok(());
         }
-        for number in names.iter().filter_map(|name| syscalls::number(name)) {
+        for number in names.iter().filter_map(|name| abi.number(name)) {
             for conditions in &alternatives {
                 policy.add(
                     number,
