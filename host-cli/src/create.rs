@@ -308,7 +308,7 @@ async fn obtain(store: &Store, name: &str, args: &RunArgs, settings: &Settings, 
     };
     match (stored, &platform) {
         (Some(image), None) => return Ok(image),
-        (Some(image), Some(wanted)) if wanted.accepts(&image.config.platform) => return Ok(image),
+        (Some(image), Some(wanted)) if wanted.matches(&image.config.platform) => return Ok(image),
         (Some(image), Some(wanted)) if args.pull == PullPolicy::Never => {
             anyhow::bail!(
                 "image {name} is for {}, not for {wanted} (and --pull never)",

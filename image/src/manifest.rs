@@ -203,11 +203,12 @@ impl Manifest {
     }
 }
 
-/// The entry of an index for a platform: an exact one, or else one whose variant is left open.
+/// The entry of an index for a platform: an exact one, or else one whose variant is left open, or else one that runs there.
 pub(crate) fn choose<'a>(entries: &'a [Descriptor], wanted: &Platform) -> Result<&'a Descriptor, ManifestError> {
     let platforms = || entries.iter().filter_map(|entry| Some((entry, entry.platform()?)));
     let exact = platforms().find(|(_, built)| built == wanted);
-    let found = exact.or_else(|| platforms().find(|(_, built)| wanted.accepts(built)));
+    let similar = exact.or_else(|| platforms().find(|(_, built)| wanted.matches(built)));
+    let found = similar.or_else(|| platforms().find(|(_, built)| wanted.accepts(built)));
     match found {
         Some((entry, _)) => Ok(entry),
         None => Err(ManifestError::NoPlatform {

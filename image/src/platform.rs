@@ -43,8 +43,14 @@ impl Platform {
         }
     }
 
-    /// Whether an image built for `built` runs where `self` is wanted. A variant that either side leaves out matches.
+    /// Whether an image built for `built` runs where `self` is wanted: machines of x86-64 run programs of 32-bit x86 too.
     pub fn accepts(&self, built: &Platform) -> bool {
+        let is_32_bit = self.os == built.os && self.architecture == "amd64" && built.architecture == "386";
+        is_32_bit || self.matches(built)
+    }
+
+    /// Whether `built` is this platform. A variant that either side leaves out matches.
+    pub fn matches(&self, built: &Platform) -> bool {
         self.os == built.os
             && self.architecture == built.architecture
             && match (&self.variant, &built.variant) {
@@ -108,6 +114,15 @@ impl fmt::Display for Platform {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_64_bit_machine_runs_32_bit_images() {
+        let platform = |text: &str| text.parse::<Platform>().unwrap();
+        assert!(platform("amd64").accepts(&platform("386")));
+        assert!(!platform("amd64").matches(&platform("386")));
+        assert!(!platform("386").accepts(&platform("amd64")));
+        assert!(!platform("arm64").accepts(&platform("386")));
+    }
 
     #[test]
     fn parses_as_docker_does() {
