@@ -1,7 +1,7 @@
 //! PID 1 of the guest: its own root, the kernel's filesystems, and the way out.
 
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -41,6 +41,9 @@ pub(crate) enum GuestError {
     /// Resource limits.
     #[error("cannot raise resource limit {resource}")]
     Rlimit { resource: u32, source: Errno },
+    /// A kernel parameter.
+    #[error("cannot set the kernel parameter {name}")]
+    Parameter { name: &'static str, source: std::io::Error },
     /// The agent's cgroup.
     #[error("cannot make the agent's cgroup")]
     Cgroup(#[source] CgroupError),
@@ -51,6 +54,21 @@ pub(crate) enum GuestError {
 
 /// What is mounted where: nothing of it may run or own devices, but `/dev`.
 const NO_PROGRAMS: u64 = attribute::NOSUID | attribute::NODEV | attribute::NOEXEC;
+
+/// Kernel parameters in which the kernel's defaults are too low for what people run, and those of servers are higher.
+const PARAMETERS: [(&str, &str); 4] = [
+    // Elasticsearch and others that map many files: the value of Debian 13, Ubuntu and Fedora (the kernel's is 65530).
+    ("vm/max_map_count", "1048576"),
+    // Watches of a large source tree. The kernel allows 1% of memory for them: 8192 in a machine of 1 GiB. Each is charged
+    // to the memory limit of its container.
+    ("fs/inotify/max_user_watches", "524288"),
+    // Open files of all containers together: as systemd sets it, since limits of memory and of open files count already.
+    ("fs/file-max", "9223372036854775807"),
+    // Reserving memory is not using it. The kernel refuses a mapping larger than the machine, which is as small as the
+    // container's limit and not the host: JVMs, Go programs and databases that reserve much would not start where they do
+    // under docker. What is used counts against the limit, as there.
+    ("vm/overcommit_memory", "1"),
+];
 
 /// Makes the guest ready for containers: the agent's own program, to be started again as stages.
 pub(crate) fn set_up() -> Result<OwnedFd, GuestError> {
@@ -78,9 +96,17 @@ pub(crate) fn set_up() -> Result<OwnedFd, GuestError> {
     std::fs::write("/proc/self/oom_score_adj", "-1000").map_err(GuestError::OomScore)?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(GuestError::Dumpable)?;
     raise_limits()?;
+    set_parameters()?;
     cgroup::set_up_agent().map_err(GuestError::Cgroup)?;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     rustix::fs::open("/proc/self/exe", flags, Mode::empty()).map_err(GuestError::Program)
+}
+
+fn set_parameters() -> Result<(), GuestError> {
+    PARAMETERS.into_iter().try_for_each(|(name, value)| {
+        std::fs::write(Path::new("/proc/sys").join(name), value)
+            .map_err(|source| GuestError::Parameter { name, source })
+    })
 }
 
 /// Limits of the agent, and of containers whose specs say nothing: the kernel's own for PID 1 are too low for many

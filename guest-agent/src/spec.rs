@@ -37,8 +37,8 @@ pub(crate) enum SpecError {
     /// A mount has a source that this build does not know.
     #[error("the mount at {0:?} has no known source")]
     MountSource(String),
-    /// A kernel parameter is not the container's own.
-    #[error("the kernel parameter {0:?} is not namespaced")]
+    /// A kernel parameter is not one that a container or a pod may set.
+    #[error("the kernel parameter {0:?} is not below net, fs, kernel, user or vm")]
     Sysctl(String),
     /// A seccomp program is not whole instructions, or has too many.
     #[error("the seccomp program of {0} bytes is not 1 to {SECCOMP_INSTRUCTIONS_MAX} instructions")]
@@ -78,7 +78,7 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<(), SpecError> {
     if let Some(device) = spec.devices.iter().find(|d| d.major > MAJOR_MAX || d.minor > MINOR_MAX) {
         return Err(SpecError::Device(device.path.clone()));
     }
-    if let Some(sysctl) = spec.sysctls.iter().find(|s| !is_namespaced(&s.name)) {
+    if let Some(sysctl) = spec.sysctls.iter().find(|s| !is_parameter(&s.name)) {
         return Err(SpecError::Sysctl(sysctl.name.clone()));
     }
     let bytes = spec.seccomp.len();
@@ -103,6 +103,7 @@ fn check_lists(spec: &ContainerSpec) -> Result<(), SpecError> {
         ("environment variables", spec.env.len(), STRINGS_MAX),
         ("mounts", spec.mounts.len(), ENTRIES_MAX),
         ("devices", spec.devices.len(), ENTRIES_MAX),
+        ("devices of the guest", spec.guest_devices.len(), ENTRIES_MAX),
         ("masked paths", spec.masked_paths.len(), ENTRIES_MAX),
         ("read-only paths", spec.readonly_paths.len(), ENTRIES_MAX),
         ("files", spec.files.len(), ENTRIES_MAX),
@@ -121,6 +122,7 @@ fn check_lists(spec: &ContainerSpec) -> Result<(), SpecError> {
 fn paths(spec: &ContainerSpec) -> impl Iterator<Item = &str> {
     let mounts = spec.mounts.iter().map(|m| m.target.as_str());
     let devices = spec.devices.iter().map(|d| d.path.as_str());
+    let devices = devices.chain(spec.guest_devices.iter().map(|d| d.target.as_str()));
     let files = spec.files.iter().map(|f| f.path.as_str());
     let covered = spec.masked_paths.iter().chain(&spec.readonly_paths).map(String::as_str);
     mounts
@@ -139,28 +141,16 @@ fn check_path(path: &str) -> Result<(), SpecError> {
     }
 }
 
-/// Whether a kernel parameter belongs to a namespace of the container: the list of docker and runc
-/// (`libcontainer/configs/validate`), names with dots.
-fn is_namespaced(name: &str) -> bool {
-    const NAMES: [&str; 10] = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-        "kernel.hostname",
-        "kernel.domainname",
-    ];
-    let is_plain = name.split('.').all(|part| {
-        !part.is_empty()
-            && part
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'@'))
-    });
-    is_plain && (NAMES.contains(&name) || name.starts_with("net.") || name.starts_with("fs.mqueue."))
+/// Whether a container, or a pod, may set the kernel parameter `name`, with dots: the machine is its own, so that also what
+/// docker refuses because it is the host's (`vm.max_map_count`) is set here.
+fn is_parameter(name: &str) -> bool {
+    const TREES: [&str; 5] = ["fs", "kernel", "net", "user", "vm"];
+    let is_plain = |part: &str| {
+        let is_legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'@');
+        !part.is_empty() && part.bytes().all(is_legal)
+    };
+    let tree = name.split_once('.').map(|(tree, _)| tree);
+    name.split('.').all(is_plain) && tree.is_some_and(|tree| TREES.contains(&tree))
 }
 
 #[cfg(test)]
@@ -243,14 +233,16 @@ mod tests {
     }
 
     #[test]
-    fn only_namespaced_kernel_parameters_pass() {
+    fn parameters_of_the_machine_pass_and_paths_do_not() {
         for (name, expected) in [
             ("net.ipv4.ip_forward", true),
             ("net.ipv4.conf.eth0-1.forwarding", true),
             ("kernel.shmmax", true),
             ("fs.mqueue.msg_max", true),
-            ("kernel.panic", false),
-            ("vm.swappiness", false),
+            ("vm.max_map_count", true),
+            ("fs.inotify.max_user_watches", true),
+            ("dev.scsi.logging_level", false),
+            ("vm", false),
             ("net/../kernel/panic", false),
             ("net...kernel.panic", false),
         ] {

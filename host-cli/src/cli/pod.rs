@@ -87,7 +87,7 @@ pub(crate) struct PodCreateArgs {
     /// Size of /dev/shm, which its containers share
     #[arg(long, value_name = "BYTES")]
     pub shm_size: Option<String>,
-    /// Namespaced kernel parameter
+    /// Kernel parameter of the microVM
     #[arg(long, value_name = "NAME=VALUE")]
     pub sysctl: Vec<String>,
     /// Label
