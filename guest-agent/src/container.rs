@@ -18,7 +18,7 @@ use crate::limits::JOINERS_WAIT;
 use crate::pod::Pod;
 use crate::stream::Copies;
 use crate::sys::{self, PidNamespace};
-use crate::{disk, log, threads};
+use crate::{devices, disk, log, threads};
 
 /// A container, from its spec to its end.
 pub(crate) struct Container {
@@ -133,6 +133,7 @@ impl Container {
     /// that are thrown away.
     fn live_in_cgroup(&self, ground: &Ground, report: &impl Fn(Report)) -> Result<Stopped, LifeError> {
         crate::spec::check(&self.life.spec).map_err(LifeError::Spec)?;
+        let spec = devices::resolve(&self.life.spec).map_err(LifeError::Device)?;
         let pod = ground.pod_of(&self.life.spec)?;
         if let Some(pod) = &pod {
             self.pod.get_or_init(|| Arc::clone(pod));
@@ -147,7 +148,7 @@ impl Container {
             disk::serials(&self.life.spec)
         };
         ground.claims.take(&disks);
-        let outcome = self.run(ground, pod.as_deref(), report);
+        let outcome = self.run(ground, &spec, pod.as_deref(), report);
         let cgroup = self.cgroup().take();
         let was_oom_killed = cgroup.is_some_and(|cgroup| cgroup.was_oom_killed());
         if !discards {
@@ -165,14 +166,20 @@ impl Container {
         })
     }
 
-    /// The recipe of a life: each step leaves the state as the next one needs it.
-    fn run(&self, ground: &Ground, pod: Option<&Pod>, report: &impl Fn(Report)) -> Result<WaitStatus, LifeError> {
+    /// The recipe of a life: each step leaves the state as the next one needs it. `spec` names all its devices.
+    fn run(
+        &self,
+        ground: &Ground,
+        spec: &ContainerSpec,
+        pod: Option<&Pod>,
+        report: &impl Fn(Report),
+    ) -> Result<WaitStatus, LifeError> {
         let (mut control, stage_end) = UnixStream::pair().map_err(|e| LifeError::Control(FrameError::Io(e)))?;
         let pid = self.spawn(ground, pod, stage_end)?;
         let mut copies = Copies::new().map_err(LifeError::Copy)?;
         let outcome = self
-            .tell(&mut control, pod)
-            .and_then(|()| self.until_running(control, pid, &mut copies, report));
+            .tell(&mut control, spec, pod)
+            .and_then(|()| self.until_running((control, spec), pid, &mut copies, report));
         if outcome.is_err() {
             self.kill();
         }
@@ -212,11 +219,12 @@ impl Container {
     }
 
     /// Tells the stage what to become, and hands over what it shares.
-    fn tell(&self, control: &mut UnixStream, pod: Option<&Pod>) -> Result<(), LifeError> {
+    fn tell(&self, control: &mut UnixStream, spec: &ContainerSpec, pod: Option<&Pod>) -> Result<(), LifeError> {
         let told = match pod {
-            None => write_frame(control, &self.life.spec),
-            Some(pod) => frame::encode_frame(&self.life.spec)
-                .and_then(|spec| crate::control::send(control, &spec, &pod.namespaces())),
+            None => write_frame(control, spec),
+            Some(pod) => {
+                frame::encode_frame(spec).and_then(|spec| crate::control::send(control, &spec, &pod.namespaces()))
+            }
         };
         told.map_err(LifeError::Control)
     }
@@ -224,7 +232,7 @@ impl Container {
     /// Has the stage make everything but the program, and then run it.
     fn until_running(
         &self,
-        control: UnixStream,
+        (control, spec): (UnixStream, &ContainerSpec),
         pid: Pid,
         copies: &mut Copies,
         report: &impl Fn(Report),
@@ -235,7 +243,7 @@ impl Container {
         let mounts = File::open(format!("/proc/{}/ns/mnt", pid.as_raw_nonzero())).ok();
         *self.mounts.lock().unwrap_or_else(PoisonError::into_inner) = mounts;
         // Only now: the stage itself opens disks.
-        self.with_cgroup(|cgroup| cgroup.restrict_devices(&self.life.spec))
+        self.with_cgroup(|cgroup| cgroup.restrict_devices(spec))
             .unwrap_or(Ok(()))
             .map_err(LifeError::Cgroup)?;
         self.life

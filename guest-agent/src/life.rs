@@ -19,6 +19,7 @@ use rustix::process::{Pid, WaitStatus};
 
 use crate::cgroup::CgroupError;
 use crate::claim::Claims;
+use crate::devices::DeviceError;
 use crate::limits::{PENDING_SIGNALS_MAX, STREAM_WAIT};
 use crate::network::{self, NetworkError};
 use crate::pod::{Pod, PodError};
@@ -79,6 +80,9 @@ pub(crate) enum LifeError {
     /// The container to join is frozen.
     #[error("container {0} is paused, unpause the container before exec")]
     Paused(String),
+    /// A device that it asks for.
+    #[error("cannot give the container a device")]
+    Device(#[source] DeviceError),
     /// Its cgroup.
     #[error("cannot make the cgroup")]
     Cgroup(#[source] CgroupError),
@@ -116,6 +120,7 @@ impl LifeError {
             Self::Spec(_) | Self::NotRunning(_) | Self::Paused(_) => Stage::Spec,
             Self::Cgroup(_) | Self::Ended => Stage::Cgroup,
             Self::Spawn(_) | Self::Pod(_) => Stage::Namespace,
+            Self::Device(_) => Stage::Mount,
             Self::Control(_) | Self::Unexpected => Stage::Unknown,
             Self::Stream(_) | Self::Copy(_) => Stage::Stream,
         };

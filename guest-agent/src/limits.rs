@@ -21,6 +21,9 @@ pub(crate) const STRINGS_MAX: usize = 65_536;
 /// Entries of one list of a spec: mounts, devices, files, masked paths. Each is a few system calls.
 pub(crate) const ENTRIES_MAX: usize = 1_024;
 
+/// Folders within each other in the guest's `/dev`: `net/tun` and `input/by-id` are the deepest of real ones.
+pub(crate) const DEVICE_DEPTH_MAX: usize = 4;
+
 /// Bytes of a path, `PATH_MAX` of Linux with its zero byte.
 pub(crate) const PATH_BYTES_MAX: usize = 4_095;
 

@@ -14,6 +14,7 @@ mod claim;
 mod clock;
 mod container;
 mod control;
+mod devices;
 mod disk;
 mod exec;
 mod free_space;

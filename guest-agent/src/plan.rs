@@ -235,6 +235,7 @@ mod tests {
                 major: 1,
                 minor: 3,
                 mode: 0o666,
+                ..Device::default()
             }],
             files: vec![File {
                 path: "/etc/hosts".into(),

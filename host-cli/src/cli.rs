@@ -319,13 +319,16 @@ pub(crate) struct RunArgs {
     /// All capabilities and devices of the microVM, nothing of the host
     #[arg(long)]
     pub privileged: bool,
+    /// Give the container a device of the microVM, as /dev/fuse or /dev/net/tun
+    #[arg(long, value_name = "DEVICE[:PATH][:rwm]")]
+    pub device: Vec<String>,
     /// no-new-privileges, seccomp=FILE|unconfined, systempaths=unconfined
     #[arg(long, value_name = "OPTION")]
     pub security_opt: Vec<String>,
     /// Resource limit
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     pub ulimit: Vec<String>,
-    /// Namespaced kernel parameter
+    /// Kernel parameter of the microVM
     #[arg(long, value_name = "NAME=VALUE")]
     pub sysctl: Vec<String>,
     /// Run a small init that reaps orphans and forwards signals
@@ -541,7 +544,6 @@ pub(crate) const NOT_YET: &[&str] = &[
     "--cpu-rt-period",
     "--cpu-rt-runtime",
     "--cpuset-mems",
-    "--device",
     "--device-cgroup-rule",
     "--device-read-bps",
     "--device-read-iops",

@@ -60,7 +60,8 @@ pub struct ContainerSpec {
     /// Resource limits.
     #[prost(message, repeated, tag = "18")]
     pub rlimits: Vec<Rlimit>,
-    /// Namespaced kernel parameters, `net.ipv4.ip_forward` style names.
+    /// Kernel parameters, `net.ipv4.ip_forward` style names. The machine is the container's or its pod's own, so that all
+    /// of them may be set.
     #[prost(message, repeated, tag = "19")]
     pub sysctls: Vec<Sysctl>,
     /// Runs the program under a small init of the agent that reaps orphans and forwards signals (`--init`).
@@ -73,7 +74,8 @@ pub struct ContainerSpec {
     /// from the agent's own tmpfs so that the image is not changed.
     #[prost(message, repeated, tag = "22")]
     pub files: Vec<File>,
-    /// Every device node is usable (`--privileged`); else only those of `devices` and the pseudo terminals.
+    /// Every device of the guest has a node and is usable (`--privileged`); else only those of `devices` and
+    /// `guest_devices`, and the pseudo terminals.
     #[prost(bool, tag = "23")]
     pub all_devices: bool,
     /// Makes this a process that joins the running container of this id, instead of a container of its own (`exec`).
@@ -85,6 +87,9 @@ pub struct ContainerSpec {
     /// The machine ends with this container and its disks are thrown away: its end is told before they are unmounted.
     #[prost(bool, tag = "25")]
     pub discards_disks: bool,
+    /// Devices of the guest's own, made under the names that the guest's kernel gives them (`--device`).
+    #[prost(message, repeated, tag = "26")]
+    pub guest_devices: Vec<GuestDevice>,
     /// Disks of the machine's bay that the rest of the spec names by [`slot_serial`]: they were put there before.
     #[prost(message, repeated, tag = "30")]
     pub slots: Vec<Slot>,
@@ -399,6 +404,29 @@ pub struct Device {
     /// Permission bits.
     #[prost(uint32, tag = "5")]
     pub mode: u32,
+    /// It cannot be opened for reading.
+    #[prost(bool, tag = "6")]
+    pub no_read: bool,
+    /// It cannot be opened for writing.
+    #[prost(bool, tag = "7")]
+    pub no_write: bool,
+}
+
+/// A device of the guest that a container has.
+#[derive(Clone, PartialEq, Message)]
+pub struct GuestDevice {
+    /// Absolute path of the node, or of a folder of nodes, in the guest's `/dev`.
+    #[prost(string, tag = "1")]
+    pub source: String,
+    /// Absolute path in the container.
+    #[prost(string, tag = "2")]
+    pub target: String,
+    /// It cannot be opened for reading.
+    #[prost(bool, tag = "3")]
+    pub no_read: bool,
+    /// It cannot be opened for writing.
+    #[prost(bool, tag = "4")]
+    pub no_write: bool,
 }
 
 /// The type of a device node.

@@ -10,8 +10,9 @@ use crate::sys::BpfInstruction;
 const BLOCK: i32 = 1;
 const CHARACTER: i32 = 2;
 
-/// `BPF_DEVCG_ACC_READ | BPF_DEVCG_ACC_WRITE`; the remaining bit is mknod.
-const READ_OR_WRITE: i32 = 2 | 4;
+/// `BPF_DEVCG_ACC_*`; the remaining bit is mknod.
+const READ: i32 = 2;
+const WRITE: i32 = 4;
 
 /// One device, or all minors of a major, that may be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,30 +20,28 @@ pub(super) struct Rule {
     kind: i32,
     major: i32,
     minor: Option<i32>,
+    /// Access that this rule does not permit: of [`READ`] and [`WRITE`].
+    refused: i32,
+}
+
+impl Rule {
+    /// Permits reading and writing.
+    const fn whole(kind: i32, major: i32, minor: Option<i32>) -> Self {
+        Self {
+            kind,
+            major,
+            minor,
+            refused: 0,
+        }
+    }
 }
 
 /// The terminal devices that every container may open: its own devpts has only its own terminals.
 const TERMINALS: [Rule; 4] = [
-    Rule {
-        kind: CHARACTER,
-        major: 5,
-        minor: Some(0),
-    },
-    Rule {
-        kind: CHARACTER,
-        major: 5,
-        minor: Some(1),
-    },
-    Rule {
-        kind: CHARACTER,
-        major: 5,
-        minor: Some(2),
-    },
-    Rule {
-        kind: CHARACTER,
-        major: 136,
-        minor: None,
-    },
+    Rule::whole(CHARACTER, 5, Some(0)),
+    Rule::whole(CHARACTER, 5, Some(1)),
+    Rule::whole(CHARACTER, 5, Some(2)),
+    Rule::whole(CHARACTER, 136, None),
 ];
 
 /// The rules for a spec's devices.
@@ -55,6 +54,7 @@ pub(super) fn rules(devices: &[Device]) -> Vec<Rule> {
         },
         major: d.major as i32,
         minor: Some(d.minor as i32),
+        refused: if d.no_read { READ } else { 0 } | if d.no_write { WRITE } else { 0 },
     };
     TERMINALS.into_iter().chain(devices.iter().map(of)).collect()
 }
@@ -66,6 +66,7 @@ const KIND: u8 = 2;
 const ACCESS: u8 = 3;
 const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
+const REFUSED: u8 = 6;
 
 // Operation codes: class | size or operation | mode or source, of `linux/bpf.h` and `linux/bpf_common.h`.
 const LOAD_WORD: u8 = 0x61;
@@ -95,7 +96,7 @@ const PROLOGUE: [BpfInstruction; 9] = [
     instruction(LOAD_WORD, MAJOR, CONTEXT, 4, 0),
     instruction(LOAD_WORD, MINOR, CONTEXT, 8, 0),
     // Neither reading nor writing: mknod, which is allowed.
-    instruction(AND_CONSTANT_32, ACCESS, 0, 0, READ_OR_WRITE),
+    instruction(AND_CONSTANT_32, ACCESS, 0, 0, READ | WRITE),
     instruction(MOVE_CONSTANT, RESULT, 0, 0, 1),
     // Falls over the exit below when there is access to judge.
     instruction(JUMP_NOT_EQUAL, ACCESS, 0, 1, 0),
@@ -106,13 +107,24 @@ pub(super) fn program(rules: &[Rule]) -> Vec<BpfInstruction> {
     let mut program = PROLOGUE.to_vec();
     program.push(instruction(EXIT, 0, 0, 0, 0));
     for rule in rules {
-        // Each mismatch jumps behind the rule's exit.
-        let mut tests = vec![(KIND, rule.kind), (MAJOR, rule.major)];
-        tests.extend(rule.minor.map(|minor| (MINOR, minor)));
-        let count = tests.len();
-        for (n, (register, value)) in tests.into_iter().enumerate() {
-            program.push(instruction(JUMP_NOT_EQUAL, register, 0, (count - n) as i16, value));
+        let mut tests = Vec::new();
+        if rule.refused != 0 {
+            tests.push(instruction(MOVE_REGISTER_32, REFUSED, ACCESS, 0, 0));
+            tests.push(instruction(AND_CONSTANT_32, REFUSED, 0, 0, rule.refused));
+            tests.push(instruction(JUMP_NOT_EQUAL, REFUSED, 0, 0, 0));
         }
+        let numbers = [(KIND, rule.kind), (MAJOR, rule.major)].into_iter();
+        for (register, value) in numbers.chain(rule.minor.map(|minor| (MINOR, minor))) {
+            tests.push(instruction(JUMP_NOT_EQUAL, register, 0, 0, value));
+        }
+        // Each mismatch jumps behind the rule's exit.
+        let count = tests.len();
+        for (n, test) in tests.iter_mut().enumerate() {
+            if test.code == JUMP_NOT_EQUAL {
+                test.offset = (count - n) as i16;
+            }
+        }
+        program.extend(tests);
         program.push(instruction(EXIT, 0, 0, 0, 0));
     }
     program.push(instruction(MOVE_CONSTANT, RESULT, 0, 0, 0));
@@ -155,6 +167,7 @@ mod tests {
             major: 1,
             minor: 3,
             mode: 0o666,
+            ..Device::default()
         };
         let disk = Device {
             kind: 1,
@@ -173,6 +186,27 @@ mod tests {
             assert!(!allows(&program, BLOCK, access, 254, 0));
         }
         assert!(allows(&program, BLOCK, 1, 254, 0), "mknod is allowed");
+    }
+
+    #[test]
+    fn a_device_may_be_opened_for_reading_alone_or_writing_alone() {
+        let device = |minor, no_read, no_write| Device {
+            major: 10,
+            minor,
+            no_read,
+            no_write,
+            ..Device::default()
+        };
+        let program = program(&rules(&[
+            device(1, false, true),
+            device(2, true, false),
+            device(3, true, true),
+        ]));
+        let allowed = |minor| [READ, WRITE, READ | WRITE].map(|access| allows(&program, CHARACTER, access, 10, minor));
+        assert_eq!(allowed(1), [true, false, false]);
+        assert_eq!(allowed(2), [false, true, false]);
+        assert_eq!(allowed(3), [false, false, false]);
+        assert!(allows(&program, CHARACTER, 1, 10, 3), "mknod is allowed");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod binds;
 mod capability;
 mod choice;
 mod declared;
+mod devices;
 mod egress;
 mod environment;
 mod health;
@@ -129,6 +130,8 @@ pub(crate) enum PlanError {
     Mounts(#[from] mounts::MountError),
     #[error("invalid capability")]
     Capability(#[from] capability::CapabilityError),
+    #[error(transparent)]
+    Device(#[from] devices::DeviceError),
     #[error("invalid security option")]
     Security(#[from] security::SecurityError),
     #[error("invalid stop signal")]
@@ -217,7 +220,12 @@ pub(crate) fn plan(
         terminal,
         stdin: args.interactive,
         mounts,
-        devices: mounts::devices(),
+        devices: devices::usual(),
+        guest_devices: args
+            .device
+            .iter()
+            .map(|flag| devices::parse(flag))
+            .collect::<Result<_, _>>()?,
         masked_paths,
         readonly_paths,
         limits,

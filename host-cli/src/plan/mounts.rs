@@ -1,7 +1,7 @@
 //! What is mounted over a container's root: docker's defaults, `--shm-size`, `--tmpfs`, and volumes.
 
 use capsid_protocol::spec::mount::Source;
-use capsid_protocol::spec::{Device, Mount, Tmpfs, Unit};
+use capsid_protocol::spec::{Mount, Tmpfs, Unit};
 
 use super::binds::{self, Bind};
 use super::size::{self, SizeError};
@@ -28,8 +28,8 @@ pub(crate) enum MountError {
 
 /// docker's default for `/dev/shm`.
 const SHM_BYTES: u64 = 64 << 20;
-/// `/dev` holds nodes and links only.
-const DEV_BYTES: u64 = 64 << 10;
+/// docker's size of `/dev`.
+const DEV_BYTES: u64 = 64 << 20;
 
 /// What is mounted, and what the host keeps or serves for it.
 pub(crate) struct Mounts {
@@ -133,6 +133,8 @@ fn defaults(privileged: bool, shm: Source) -> Vec<Mount> {
         closed("/proc", Source::Proc(Unit {})),
         Mount {
             nodev: false,
+            // Programs map /dev/zero with code in it.
+            noexec: false,
             ..closed("/dev", memory(DEV_BYTES, 0o755))
         },
         Mount {
@@ -206,28 +208,6 @@ fn parse_tmpfs(flag: &str) -> Result<Mount, MountError> {
     }
     mount.source = Some(Source::Tmpfs(tmpfs));
     Ok(mount)
-}
-
-/// Device nodes in `/dev`; the terminal ones are the agent's own.
-pub(crate) fn devices() -> Vec<Device> {
-    const NODES: [(&str, u32); 6] = [
-        ("null", 3),
-        ("zero", 5),
-        ("full", 7),
-        ("random", 8),
-        ("urandom", 9),
-        ("tty", 0),
-    ];
-    NODES
-        .iter()
-        .map(|(name, minor)| Device {
-            path: format!("/dev/{name}"),
-            kind: 0,
-            major: if *name == "tty" { 5 } else { 1 },
-            minor: *minor,
-            mode: 0o666,
-        })
-        .collect()
 }
 
 /// What docker hides.

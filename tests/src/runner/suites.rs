@@ -61,6 +61,7 @@ pub(crate) const SUITES: &[Suite] = &[
     suite("fixtures", 5, NO_MACHINE),
     suite("foreign_folders", 5, NO_MACHINE),
     suite("full_disk", 80, SAME_PROCESSES),
+    suite("guest", 25, INSIDE_ONLY),
     suite("hostile_images", 5, NO_MACHINE),
     suite("images", 300, NO_MACHINE),
     suite("interrupted_images", 40, NO_MACHINE),
