@@ -408,6 +408,7 @@ fn surroundings(
         },
         pod: pod.map(|pod| pod.config.clone()),
         networks: user_networks(&args.network, state)?,
+        host_address: network::host_address(),
         id,
     })
 }

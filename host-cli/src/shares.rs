@@ -7,7 +7,7 @@ mod secrets;
 
 use std::fs::{self, DirBuilder, FileType};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -61,6 +61,10 @@ pub(crate) enum ShareError {
     Name { path: PathBuf },
     #[error("cannot share {path}: it is neither a folder nor a regular file")]
     Kind { path: String },
+    #[error(
+        "cannot share {path}: it is a socket, and a container, which has a kernel of its own, cannot connect to what listens there; let that listen at a TCP port too, and reach it with --network host or --egress"
+    )]
+    IsSocket { path: String },
     #[error("cannot share {path}: {holds} {what}, which no container may have")]
     Refused {
         path: String,
@@ -143,6 +147,11 @@ fn look(path: &Path, folders: &Folders) -> Result<(PathBuf, fs::Metadata), Share
     let real = fs::canonicalize(path).map_err(failed)?;
     refuse(&real, folders)?;
     let metadata = fs::symlink_metadata(&real).map_err(failed)?;
+    if metadata.file_type().is_socket() {
+        return Err(ShareError::IsSocket {
+            path: path.display().to_string(),
+        });
+    }
     if !metadata.is_dir() && !metadata.is_file() {
         return Err(ShareError::Kind {
             path: path.display().to_string(),
@@ -343,7 +352,7 @@ mod tests {
         let _listener = UnixListener::bind(&socket).unwrap();
         assert!(matches!(
             find(&[bind(&socket, false)], &folders),
-            Err(ShareError::Kind { .. })
+            Err(ShareError::IsSocket { .. })
         ));
     }
 }

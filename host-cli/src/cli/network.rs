@@ -41,8 +41,8 @@ pub(crate) struct NetworkArgs {
     /// Option of the resolver, as ndots:2
     #[arg(long, visible_alias = "dns-opt", value_name = "OPTION")]
     pub dns_option: Vec<String>,
-    /// Another line of /etc/hosts
-    #[arg(long, value_name = "NAME:ADDRESS")]
+    /// Another line of /etc/hosts; host-gateway is the address of this host, where it may be reached
+    #[arg(long, value_name = "NAME:ADDRESS|host-gateway")]
     pub add_host: Vec<String>,
     /// Hardware address
     #[arg(long, value_name = "MAC")]

@@ -80,6 +80,7 @@ fn create(context: Context, args: &PodCreateArgs) -> anyhow::Result<u8> {
         found: shares::find(&plan::wanted_pod_binds(args)?, &folders)?,
         room: accelerator.disks_max(plan::is_network_wanted(&args.network)?) - BAYS,
         networks: create::user_networks(&args.network, &state)?,
+        host_address: network::host_address(),
     };
     let mut attempt = 0;
     loop {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -59,6 +59,22 @@ impl Host {
         own.chain(networks_v4(&fs::read_to_string(ROUTES_V4).unwrap_or_default()))
             .collect()
     }
+}
+
+/// The address of this host's that it has on the way to everywhere: by which others reach it. Asks the kernel alone: to
+/// connect a socket of UDP sends nothing.
+pub(crate) fn address() -> Option<IpAddr> {
+    // Reserved for documentation (RFC 5737 and 3849): routed as every address is that nobody has a way of its own to.
+    let by = |own: SocketAddr, other: IpAddr| {
+        let socket = UdpSocket::bind(own).ok()?;
+        socket.connect((other, 9)).ok()?;
+        Some(socket.local_addr().ok()?.ip()).filter(|address| !address.is_loopback())
+    };
+    let v4 = by((Ipv4Addr::UNSPECIFIED, 0).into(), Ipv4Addr::new(192, 0, 2, 1).into());
+    v4.or_else(|| {
+        let other = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+        by((Ipv6Addr::UNSPECIFIED, 0).into(), other.into())
+    })
 }
 
 /// Hears of changes of this host's addresses (`rtnetlink(7)`), which no right is needed for.

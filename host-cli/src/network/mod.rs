@@ -34,6 +34,7 @@ use crate::state::NetworkConfig;
 
 pub(crate) use endpoint::Endpoint;
 pub(crate) use guest::{GuestNetwork, Link};
+pub(crate) use host::address as host_address;
 use lead::Lead;
 pub(crate) use ports::choose as choose_ports;
 pub(crate) use switch::forget;

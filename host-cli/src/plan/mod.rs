@@ -89,6 +89,8 @@ pub(crate) struct Surroundings {
     pub pod: Option<PodConfig>,
     /// Those that there are of the networks that [`wanted_networks`] names.
     pub networks: Found,
+    /// The address by which others reach this host.
+    pub host_address: Option<IpAddr>,
 }
 
 /// What to run, in which machine.
@@ -192,10 +194,11 @@ pub(crate) fn plan(
     pod.map_or(Ok(()), |pod| pod::check_shares(&shares, pod))?;
     let (network, hosts) = match pod {
         Some(pod) => (None, pod.hosts.clone()),
-        None => (
-            network::resolve(&args.network, &around.id, &image.exposed_ports, &around.networks)?,
-            network::hosts(&args.network)?,
-        ),
+        None => {
+            let network = network::resolve(&args.network, &around.id, &image.exposed_ports, &around.networks)?;
+            let hosts = network::hosts(&args.network, network.as_ref(), around.host_address)?;
+            (network, hosts)
+        }
     };
     let has_network = network.is_some() || pod.is_some_and(|pod| pod.network.is_some());
     let mut own_files = files(&hostname, &hosts, has_network);

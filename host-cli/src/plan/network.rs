@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU64;
 use std::str::FromStr;
 
+use capsid_vmm::egress::{Rule, Target};
+
 use super::choice::{self, Choice, ChoiceError, Wish};
 use super::{PlanError, egress, ports, size, subnets};
 use crate::cli::NetworkArgs;
@@ -57,8 +59,12 @@ pub(crate) enum NetworkError {
     DnsWord(String),
     #[error("invalid --add-host {0:?}: write NAME:ADDRESS")]
     AddHost(String),
-    #[error("--add-host {0}: a pod does not reach its host, so host-gateway has no address")]
-    HostGateway(String),
+    #[error(
+        "--add-host {flag}: what the container may reach does not include this host, {address}: permit it by --egress public,{address}, or by --network host"
+    )]
+    HostGateway { flag: String, address: IpAddr },
+    #[error("--add-host {0}: the container has no network, or this host has no address by which it is reached")]
+    NoHostGateway(String),
     #[error("--mac-address {0} is the gateway's: choose another one")]
     GatewayMac(String),
     #[error("invalid --mac-address {0:?}: write six bytes as 02:ca:00:11:22:33, the first of them even")]
@@ -259,24 +265,43 @@ pub(super) fn given(args: &NetworkArgs) -> Option<&'static str> {
     outward(args).or_else(|| first(&others)).or_else(|| choice::place(args))
 }
 
-/// What `--add-host` adds.
-pub(super) fn hosts(args: &NetworkArgs) -> Result<Vec<Host>, PlanError> {
-    Ok(args.add_host.iter().map(|flag| host(flag)).collect::<Result<_, _>>()?)
+/// What `--add-host` adds to a container on this network; `gateway` is the address by which others reach this host.
+pub(super) fn hosts(
+    args: &NetworkArgs,
+    network: Option<&NetworkConfig>,
+    gateway: Option<IpAddr>,
+) -> Result<Vec<Host>, PlanError> {
+    let gateway = network.zip(gateway);
+    let hosts = args.add_host.iter().map(|flag| host(flag, gateway));
+    Ok(hosts.collect::<Result<_, _>>()?)
 }
 
-fn host(flag: &str) -> Result<Host, NetworkError> {
+/// The address that `host-gateway` stands for, where a rule opens it.
+fn host_gateway(flag: &str, gateway: Option<(&NetworkConfig, IpAddr)>) -> Result<IpAddr, NetworkError> {
+    let (network, address) = gateway.ok_or_else(|| NetworkError::NoHostGateway(flag.into()))?;
+    let opens = |rule: &Rule| matches!(&rule.target, Target::Network(network) if network.contains(&address));
+    if network.egress.iter().any(opens) {
+        return Ok(address);
+    }
+    Err(NetworkError::HostGateway {
+        flag: flag.into(),
+        address,
+    })
+}
+
+fn host(flag: &str, gateway: Option<(&NetworkConfig, IpAddr)>) -> Result<Host, NetworkError> {
     let wrong = || NetworkError::AddHost(flag.into());
     let (name, address) = flag.split_once([':', '=']).ok_or_else(wrong)?;
+    if !is_host_name(name) {
+        return Err(wrong());
+    }
     if address == "host-gateway" {
-        return Err(NetworkError::HostGateway(flag.into()));
+        return Ok((host_gateway(flag, gateway)?, name.into()));
     }
     let address = address
         .strip_prefix('[')
         .and_then(|a| a.strip_suffix(']'))
         .unwrap_or(address);
-    if !is_host_name(name) {
-        return Err(wrong());
-    }
     Ok((address.parse().map_err(|_| wrong())?, name.into()))
 }
 
@@ -463,13 +488,38 @@ mod tests {
 
     #[test]
     fn hosts_are_names_and_addresses() {
+        let host = |flag: &str| host(flag, None);
         assert_eq!(host("db:10.0.0.5").unwrap(), ("10.0.0.5".parse().unwrap(), "db".into()));
         assert_eq!(host("db=10.0.0.5").unwrap().1, "db");
         assert_eq!(host("db:[fd00::1]").unwrap(), host("db:fd00::1").unwrap());
         for wrong in ["db", ":10.0.0.5", "db:", "a b:10.0.0.5", "db:10.0.0"] {
             assert!(matches!(host(wrong), Err(NetworkError::AddHost(_))), "{wrong}");
         }
-        assert!(matches!(host("a:host-gateway"), Err(NetworkError::HostGateway(_))));
+        assert!(matches!(host("a:host-gateway"), Err(NetworkError::NoHostGateway(_))));
+    }
+
+    #[test]
+    fn host_gateway_is_this_host_where_rules_open_it() {
+        let told = |network: &str, egress: &[&str]| {
+            let args = NetworkArgs {
+                network: vec![network.into()],
+                egress: egress.iter().map(|&rule| rule.into()).collect(),
+                add_host: vec!["db:host-gateway".into()],
+                ..NetworkArgs::default()
+            };
+            let network = config(&args, &"0a".repeat(32), &[], &Found::new()).unwrap();
+            hosts(&args, network.as_ref(), Some([192, 168, 7, 7].into())).map_err(|error| error.to_string())
+        };
+        let expected = Ok(vec![([192, 168, 7, 7].into(), "db".to_owned())]);
+        assert_eq!(told("host", &[]), expected);
+        assert_eq!(told("default", &["public,192.168.7.7:5432/tcp"]), expected);
+        assert!(
+            told("default", &[])
+                .unwrap_err()
+                .contains("--egress public,192.168.7.7")
+        );
+        assert!(told("host", &["10.0.0.0/8"]).is_err());
+        assert!(told("none", &[]).unwrap_err().contains("no network"));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What a pod is made of, and what its containers take from it: also pure.
 
+use std::net::IpAddr;
+
 use capsid_protocol::spec::{Limits, Pod as PodSpec};
 
 use super::binds::{Bind, FoundSource};
@@ -53,6 +55,8 @@ pub(crate) struct PodSurroundings {
     pub room: usize,
     /// Those that there are of the networks that [`wanted_networks`](super::wanted_networks) names.
     pub networks: Found,
+    /// The address by which others reach this host.
+    pub host_address: Option<IpAddr>,
 }
 
 /// Reads the pod's bind mounts, so that the caller knows which sources to look for.
@@ -84,6 +88,8 @@ pub(crate) fn pod(args: &PodCreateArgs, name: &str, around: PodSurroundings) -> 
         room: around.room,
         ..VolumeSources::default()
     };
+    let network = network::resolve(&args.network, &id, &[], &around.networks)?;
+    let hosts = network::hosts(&args.network, network.as_ref(), around.host_address)?;
     let (volumes, shares) = volumes::resolve(&wanted(args)?, &[], sources).map_err(|e| PodError::Mounts(e.into()))?;
     Ok(PodConfig {
         machine,
@@ -97,8 +103,8 @@ pub(crate) fn pod(args: &PodCreateArgs, name: &str, around: PodSurroundings) -> 
         limits,
         volumes,
         shares,
-        network: network::resolve(&args.network, &id, &[], &around.networks)?,
-        hosts: network::hosts(&args.network)?,
+        network,
+        hosts,
     })
 }
 

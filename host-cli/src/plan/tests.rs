@@ -30,6 +30,7 @@ fn around() -> Surroundings {
         },
         pod: None,
         networks: Found::new(),
+        host_address: Some([192, 168, 7, 7].into()),
     }
 }
 
