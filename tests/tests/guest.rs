@@ -10,7 +10,7 @@ use capsid_tests::layer::Layer;
 /// In one container: programs run from `/dev` as under docker, parameters are those of servers, and more can be set.
 #[test]
 fn defaults_are_those_of_a_server() {
-    let script = "cp /bin/busybox /dev/tool && /dev/tool echo runs
+    let script = "cp /bin/busybox /dev && /dev/busybox echo runs
         cd /proc/sys; cat vm/max_map_count fs/inotify/max_user_watches vm/overcommit_memory vm/swappiness kernel/pid_max
         ls -d /dev/fuse /dev/net /dev/vda /dev/loop* 2>/dev/null";
     let flags = ["--sysctl", "vm.swappiness=7", "--sysctl", "kernel.pid_max=4242"];
@@ -21,7 +21,7 @@ fn defaults_are_those_of_a_server() {
 /// The nodes are there and lead to their drivers: a loop device is made and read.
 #[test]
 fn privileged_has_every_device_of_the_machine() {
-    let script = ": <>/dev/fuse && : <>/dev/net/tun && : </dev/loop-control && head -c 0 /dev/vda && echo open
+    let script = "true <>/dev/fuse && true <>/dev/net/tun && true </dev/loop-control && head -c 0 /dev/vda && echo open
         echo content >/tmp/file && truncate -s 4096 /tmp/file
         device=$(losetup -f) && losetup $device /tmp/file && head -n 1 $device";
     let outcome = Capsid::with_busybox().run(["--privileged", "busybox", "sh", "-c", script]);
@@ -32,8 +32,8 @@ fn privileged_has_every_device_of_the_machine() {
 fn a_device_of_the_machine_is_given_by_name() {
     let capsid = Capsid::with_busybox();
     // A node that the container makes itself is refused by the rules: 10:237 is loop-control.
-    let script = ": <>/dev/fuse && echo fuse; : </dev/vpn/tun && echo read; : >/dev/vpn/tun || echo no writing
-        mknod /tmp/loop c 10 237; : </tmp/loop || echo no loop";
+    let script = "true <>/dev/fuse && echo fuse; true </dev/vpn/tun && echo read; true >/dev/vpn/tun || echo no writing
+        mknod /tmp/loop c 10 237; true </tmp/loop || echo no loop";
     let flags = ["--device", "/dev/fuse", "--device=/dev/net:/dev/vpn:r"];
     capsid
         .run([&flags[..], &["busybox", "sh", "-c", script]].concat())
@@ -77,7 +77,7 @@ fn program_of_32_bits() -> Vec<u8> {
 #[test]
 fn an_image_of_32_bits_runs_under_the_same_filter() {
     let capsid = Capsid::empty();
-    let archive = capsid.folder("archive").join("i386.tar");
+    let archive = capsid.folder("tmp").join("i386.tar");
     ImageBuilder::new()
         .layer(Layer::new().program("program", program_of_32_bits()).finish())
         .architecture("386")
