@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use capsid_tests::resident::descendants;
-use capsid_tests::world::alone;
+use capsid_tests::world::{HOST_V4, alone};
 use capsid_tests::{Capsid, Census, TestImage, World, live};
 use nix::sys::signal::Signal;
 
@@ -465,6 +465,13 @@ fn flags_are_dockers_and_what_makes_no_sense_is_refused() {
         )
         .wait();
     none.succeeds().prints("lo\n");
+    // That it is reached there is what `rules_open_what_they_name_for_every_protocol_alike` of the egress suite shows.
+    let words = ["run", "--rm", "--network", "host", "--add-host", "up:host-gateway"];
+    world
+        .call(&capsid, [&words[..], &["busybox", "grep", "up", "/etc/hosts"]].concat())
+        .wait()
+        .succeeds()
+        .prints(format!("{HOST_V4}\tup\n"));
     for (words, reason) in [
         (&["-p", "80:80:80:80"][..], "invalid port"),
         (&["-p", "80/sctp"], "SCTP"),
@@ -480,6 +487,7 @@ fn flags_are_dockers_and_what_makes_no_sense_is_refused() {
         (&["--network", "none", "-p", "80"], "--publish without a network"),
         (&["--dns", "here"], "invalid --dns"),
         (&["--add-host", "db"], "invalid --add-host"),
+        (&["--add-host", "up:host-gateway"], "--egress public,192.168.77.1"),
         (&["--mac-address", "ff:ff:ff:ff:ff:ff"], "invalid --mac-address"),
     ] {
         let words = [&["run", "--rm"], words, &["busybox", "true"]].concat();

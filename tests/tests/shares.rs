@@ -145,8 +145,8 @@ fn a_huge_folder_is_listed_whole_and_its_server_stays_small() {
     let resident_kib = || servers().iter().map(|process| anonymous_kib(process.pid)).sum::<u64>();
     let known_kib = resident_kib();
     // What it remembers of a file is some hundred bytes, and nothing of a listing.
-    assert!(servers().len() == 1 && known_kib < 48 << 10, "{known_kib}");
-    exec("for i in 1 2 3 4 5 6 7 8; do ls /d >/dev/null; done");
+    assert!((1..48 << 10).contains(&known_kib), "{known_kib}");
+    exec("for i in 1 2 3 4; do set -- /d/*; done");
     assert!(
         resident_kib() < known_kib + 1024,
         "{known_kib} KiB and then {}",
