@@ -142,22 +142,6 @@ impl Command {
             _ => false,
         }
     }
-
-    /// Whether the verb reads what is there and prints it, and does nothing else.
-    pub(crate) fn only_prints(&self) -> bool {
-        match self {
-            Self::Images(_) | Self::Image(ImageCommand::Inspect(_) | ImageCommand::Ls(_)) => true,
-            Self::Doctor(_) | Self::Version(_) | Self::Completion(_) | Self::Man => true,
-            Self::Top(command) | Self::Container(command) => command.only_prints(),
-            Self::Volume(command) => matches!(command, VolumeCommand::Ls(_) | VolumeCommand::Inspect(_)),
-            Self::Network(command) => matches!(command, NetworkCommand::Ls(_) | NetworkCommand::Inspect(_)),
-            Self::System(command) => matches!(command, SystemCommand::Df(_) | SystemCommand::Info(_)),
-            Self::Info(_) => true,
-            Self::Pod(command) => command.only_prints(),
-            Self::Run(_) | Self::Supervise(_) => false,
-            Self::Pull(_) | Self::Load(_) | Self::Rmi(_) | Self::Image(_) => false,
-        }
-    }
 }
 
 /// The verbs of `capsid image`.

@@ -33,6 +33,8 @@
 //! | `folders`, `parts`, `settings` | where things are |
 //! | `reserve` | room for commands on a full disk |
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 #[macro_use]
 mod output;
 
@@ -108,24 +110,19 @@ fn main() -> ExitCode {
         Err(error) => return usage_error(&error),
     };
     let is_dockers = cli.command.has_dockers_codes();
-    if cli.command.only_prints() {
-        sys::end_with_the_pipe();
-    }
-    match dispatch(cli) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            error_text::tell(error.as_ref());
-            if let Some(console) = commands::run::console(&error) {
-                eprintln!("capsid: last lines of the guest's console:");
-                console.lines().for_each(|line| eprintln!("  {line}"));
-            }
-            ExitCode::from(if is_dockers {
-                commands::run::exit_code(&error)
-            } else {
-                1
-            })
+    let code = dispatch(cli).unwrap_or_else(|error| {
+        error_text::tell(error.as_ref());
+        if let Some(console) = commands::run::console(&error) {
+            eprintln!("capsid: last lines of the guest's console:");
+            console.lines().for_each(|line| eprintln!("  {line}"));
         }
-    }
+        if is_dockers {
+            commands::run::exit_code(&error)
+        } else {
+            1
+        }
+    });
+    ExitCode::from(output::finish(code))
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<u8> {
@@ -196,8 +193,8 @@ async fn container(context: Context, command: ContainerCommand) -> anyhow::Resul
 /// clap's own message; help and version are no errors. docker's code for a wrong `run` line is 125.
 fn usage_error(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        let _ = error.print();
-        return ExitCode::SUCCESS;
+        output::record(error.print());
+        return ExitCode::from(output::finish(0));
     }
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     let is_run = words

@@ -1,14 +1,28 @@
-//! Text for the user's terminal: the one place at which all of it is made harmless.
+//! Text for the user's terminal: the one place that writes to stdout and stderr, and makes all of it harmless.
 //!
 //! Labels, commands, environment variables, health reports and errors quote images, containers, registries and files.
 //! This module's `print!`, `println!` and `eprintln!` take the place of the standard library's in the whole crate: nothing
 //! that is printed with them controls the terminal. What a container itself prints (`run`, `attach`, `exec`, `logs`) and
 //! archives (`cp`, `export`) pass raw, as docker's do.
+//!
+//! A stdout that cannot be written ends no verb halfway: the first failure is recorded, later output is dropped, and
+//! [`finish`] reports the failure when the work is done. A reader that closed the pipe is no failure. Lints forbid the
+//! standard library's macros and `std::io::stdout` elsewhere (`clippy.toml`).
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the one module that opens the standard streams"
+)]
 
 use std::fmt;
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::sync::{LazyLock, OnceLock};
 
 use capsid_image::{controls_terminal, printable};
 use serde::Serialize;
+
+use crate::stdio;
 
 macro_rules! print {
     ($($words:tt)*) => { $crate::output::to_stdout(format_args!($($words)*)) };
@@ -23,25 +37,89 @@ macro_rules! eprintln {
     ($($words:tt)*) => { $crate::output::to_stderr(format_args!("{}\n", format_args!($($words)*))) };
 }
 
-/// Prints words of ours with what they quote, on stdout.
+/// A second descriptor of stdout, without a buffer.
+static STDOUT: LazyLock<io::Result<File>> = LazyLock::new(stdout_file);
+
+/// First failure to write to stdout.
+static FAILURE: OnceLock<io::Error> = OnceLock::new();
+
+/// Prints Capsid's own words and what they quote, on stdout.
 pub(crate) fn to_stdout(words: fmt::Arguments<'_>) {
-    std::print!("{}", lines(&words.to_string()));
+    write_stdout(lines(&words.to_string()).as_bytes());
 }
 
-/// Prints words of ours with what they quote, on stderr.
+/// Prints Capsid's own words and what they quote, on stderr. A stderr that cannot be written has nobody to report to.
 pub(crate) fn to_stderr(words: fmt::Arguments<'_>) {
-    std::eprint!("{}", lines(&words.to_string()));
+    write_stderr(lines(&words.to_string()).as_bytes());
 }
 
 /// Prints a line that a template of the user's gave: its fields are harmless already, and its own words, which may be
 /// colours, are the user's.
 pub(crate) fn rendered(line: &str) {
-    std::println!("{line}");
+    write_stdout(line.as_bytes());
+    write_stdout(b"\n");
 }
 
 /// Moves the terminal's cursor home and clears what is below.
 pub(crate) fn clear_screen() {
-    std::print!("\x1b[H\x1b[J");
+    write_stdout(b"\x1b[H\x1b[J");
+}
+
+/// Writes bytes to stdout as they are.
+pub(crate) fn write_stdout(bytes: &[u8]) {
+    if has_failed() {
+        return;
+    }
+    match &*STDOUT {
+        Ok(file) => record(stdio::write_all(bytes, &mut &*file)),
+        Err(error) => record(Err(error.kind().into())),
+    }
+}
+
+/// Writes bytes to stderr as they are.
+pub(crate) fn write_stderr(bytes: &[u8]) {
+    // Nobody is left to report to.
+    let _ = io::stderr().lock().write_all(bytes);
+}
+
+/// Records the failure of a write to stdout, if it is the first.
+pub(crate) fn record(written: io::Result<()>) {
+    if let Err(error) = written {
+        // A later failure has the same reason.
+        let _ = FAILURE.set(error);
+    }
+}
+
+/// Whether stdout can no longer be written: what only prints may end.
+pub(crate) fn has_failed() -> bool {
+    FAILURE.get().is_some()
+}
+
+/// Reports a failure of stdout once, and returns the exit code: that of the verb, or 1 when the
+/// verb succeeded and its output was lost. A reader that closed the pipe wanted no more.
+pub(crate) fn finish(code: u8) -> u8 {
+    match FAILURE.get() {
+        Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            to_stderr(format_args!("capsid: cannot write to stdout: {error}\n"));
+            code.max(1)
+        }
+        _ => code,
+    }
+}
+
+/// A second descriptor of stdout, for streams that are copied without being looked at.
+pub(crate) fn stdout_file() -> io::Result<File> {
+    Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
+}
+
+/// A second descriptor of stderr.
+pub(crate) fn stderr_file() -> io::Result<File> {
+    Ok(io::stderr().as_fd().try_clone_to_owned()?.into())
+}
+
+/// Whether stdout is a terminal.
+pub(crate) fn is_terminal() -> bool {
+    io::stdout().is_terminal()
 }
 
 /// Foreign text as a part of one line: line ends and tabs become escapes too.

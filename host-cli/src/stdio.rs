@@ -13,6 +13,7 @@ use std::thread;
 use tokio::sync::oneshot;
 
 use crate::detach::{DetachKeys, Typed};
+use crate::output;
 
 /// Why streams could not be joined with the user's.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +62,7 @@ pub(crate) fn join(streams: Vec<OwnedFd>, terminal: bool, stdin: bool, keys: Det
                 let input = stream.try_clone().map_err(StreamError::Socket)?;
                 feed(input, Some((keys, detach)))?;
             }
-            outputs.push(drain("stdout", stream, io::stdout().as_fd())?);
+            outputs.push(drain("stdout", stream, output::stdout_file())?);
         }
         (false, 2 | 3) => {
             if count == 3 {
@@ -72,8 +73,8 @@ pub(crate) fn join(streams: Vec<OwnedFd>, terminal: bool, stdin: bool, keys: Det
             }
             let stderr = streams.pop().ok_or(StreamError::Count(count))?;
             let stdout = streams.pop().ok_or(StreamError::Count(count))?;
-            outputs.push(drain("stdout", stdout, io::stdout().as_fd())?);
-            outputs.push(drain("stderr", stderr, io::stderr().as_fd())?);
+            outputs.push(drain("stdout", stdout, output::stdout_file())?);
+            outputs.push(drain("stderr", stderr, output::stderr_file())?);
         }
         _ => return Err(StreamError::Count(count)),
     }
@@ -109,8 +110,8 @@ fn feed(mut to: UnixStream, mut keys: Option<(DetachKeys, oneshot::Sender<()>)>)
 }
 
 /// A process's output to the user.
-fn drain(name: &str, mut from: UnixStream, to: std::os::fd::BorrowedFd<'_>) -> Result<Draining, StreamError> {
-    let mut to = to.try_clone_to_owned().map(File::from).map_err(StreamError::Socket)?;
+fn drain(name: &str, mut from: UnixStream, to: io::Result<File>) -> Result<Draining, StreamError> {
+    let mut to = to.map_err(StreamError::Socket)?;
     let (done, draining) = oneshot::channel();
     let mut body = move || -> io::Result<Drained> {
         let mut buffer = vec![0u8; 64 << 10];
@@ -150,7 +151,8 @@ fn read(from: &mut (impl Read + AsFd), buffer: &mut [u8]) -> io::Result<Option<u
     }
 }
 
-fn write_all(mut bytes: &[u8], to: &mut (impl Write + AsFd)) -> io::Result<()> {
+/// Writes all bytes; the target may be non-blocking, as the source of [`read`].
+pub(crate) fn write_all(mut bytes: &[u8], to: &mut (impl Write + AsFd)) -> io::Result<()> {
     while !bytes.is_empty() {
         match to.write(bytes) {
             Ok(written) => bytes = &bytes[written..],

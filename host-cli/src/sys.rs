@@ -28,15 +28,6 @@ pub(crate) fn die_with_parent(command: &mut Command) {
     }
 }
 
-/// Lets a closed stdout end this process quietly, as it ends every filter of a pipeline. Rust programs start with
-/// `SIGPIPE` ignored, which verbs that write to sockets and children need, and those that only print do not.
-pub(crate) fn end_with_the_pipe() {
-    // SAFETY: the default disposition runs no code of ours, and nothing else in this process sets one for SIGPIPE.
-    let set =
-        unsafe { nix::sys::signal::signal(nix::sys::signal::Signal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl) };
-    debug_assert!(set.is_ok(), "SIGPIPE can be reset");
-}
-
 /// Makes the child the leader of a session of its own: no terminal of ours reaches it.
 pub(crate) fn lead_session(command: &mut Command) {
     // SAFETY: the closure runs between fork and exec and makes only one async-signal-safe system call.

@@ -6,6 +6,8 @@ use std::os::fd::AsFd;
 use capsid_protocol::spec::TerminalSize;
 use rustix::termios::{self, OptionalActions, Termios};
 
+use crate::output;
+
 /// Raw mode; the terminal's settings come back when this is dropped.
 #[derive(Debug)]
 pub(crate) struct RawMode {
@@ -39,7 +41,8 @@ pub(crate) fn stdin_is_terminal() -> bool {
 
 /// The size of the terminal that stdout or stdin is.
 pub(crate) fn size() -> Option<TerminalSize> {
-    window(&io::stdout()).or_else(|| window(&io::stdin()))
+    let stdout = output::stdout_file().ok();
+    stdout.and_then(|file| window(&file)).or_else(|| window(&io::stdin()))
 }
 
 fn window(fd: &impl AsFd) -> Option<TerminalSize> {

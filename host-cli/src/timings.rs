@@ -1,7 +1,5 @@
 //! Where a start's time goes (`--timings`): of this command and of the pod's supervisor, on one clock.
 
-use std::io::Write;
-
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::control::Moment;
@@ -44,17 +42,17 @@ impl Timings {
         self.moments.extend_from_slice(moments);
     }
 
-    /// Prints a table: what each step took, and when it ended.
-    pub(crate) fn print(&self, to: &mut impl Write) -> std::io::Result<()> {
-        writeln!(to, "{:<28} {:>10} {:>10}", "STEP", "TOOK ms", "AT ms")?;
+    /// Prints a table on stderr: what each step took, and when it ended.
+    pub(crate) fn print(&self) {
+        eprintln!("{:<28} {:>10} {:>10}", "STEP", "TOOK ms", "AT ms");
         let mut before_ns = self.began_ns;
         for Moment { step, at_ns } in &self.moments {
             let took = at_ns.saturating_sub(before_ns) as f64 / 1e6;
             let total = at_ns.saturating_sub(self.began_ns) as f64 / 1e6;
-            writeln!(to, "{step:<28} {took:>10.1} {total:>10.1}")?;
+            eprintln!("{step:<28} {took:>10.1} {total:>10.1}");
             before_ns = *at_ns;
         }
         let guest = self.agent_start_ns as f64 / 1e6;
-        writeln!(to, "{:<28} {guest:>10.1}", "(guest kernel alone)")
+        eprintln!("{:<28} {guest:>10.1}", "(guest kernel alone)");
     }
 }

@@ -17,6 +17,7 @@ pub struct Invocation {
     command: Command,
     input: Vec<u8>,
     limit: Duration,
+    stdout: Option<Stdio>,
 }
 
 /// What came of a call.
@@ -42,6 +43,7 @@ impl Invocation {
             command,
             input: Vec::new(),
             limit: patience(60),
+            stdout: None,
         }
     }
 
@@ -55,6 +57,19 @@ impl Invocation {
     pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.input = bytes.into();
         self
+    }
+
+    /// Gives it this stdout: nothing of what it prints is in the outcome.
+    pub fn stdout(mut self, to: impl Into<Stdio>) -> Self {
+        self.stdout = Some(to.into());
+        self
+    }
+
+    /// Gives it a stdout that nobody reads any more.
+    pub fn closed_stdout(self) -> Self {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        self.stdout(writer)
     }
 
     /// Another time limit, in seconds of an ordinary machine.
@@ -83,7 +98,7 @@ impl Invocation {
         let started = Instant::now();
         self.command
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
+            .stdout(self.stdout.take().unwrap_or_else(Stdio::piped))
             .stderr(Stdio::piped());
         sys::die_with_parent(&mut self.command);
         let mut child = self.command.spawn().unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -91,11 +106,11 @@ impl Invocation {
         let input = self.input;
         // A child that does not read its stdin closes it: not the test's concern.
         let feeder = thread::spawn(move || drop(stdin.write_all(&input)));
-        let stdout = drain(child.stdout.take().expect("piped"));
+        let stdout = child.stdout.take().map(drain);
         let stderr = drain(child.stderr.take().expect("piped"));
         let status = wait_until(&mut child, started + self.limit);
         let took = started.elapsed();
-        let stdout = stdout.join().expect("reader");
+        let stdout = stdout.map_or_else(Vec::new, |reader| reader.join().expect("reader"));
         let stderr = String::from_utf8_lossy(&stderr.join().expect("reader")).into_owned();
         feeder.join().expect("feeder");
         match status {

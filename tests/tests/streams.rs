@@ -11,7 +11,7 @@ use std::time::Duration;
 use capsid_tests::parts::{count, workload};
 use capsid_tests::resident::{anonymous_kib, descendants};
 use capsid_tests::stream::Bytes;
-use capsid_tests::{Capsid, image::sha256_hex};
+use capsid_tests::{Capsid, TestImage, image::sha256_hex};
 
 const MIB: u64 = 1 << 20;
 
@@ -172,4 +172,86 @@ fn a_container_that_does_not_read_does_not_stop_the_exit() {
     let status = capsid_tests::invocation::wait_until(&mut child, deadline).expect("an end");
     assert_eq!(status.code(), Some(5));
     assert!(writer.join().unwrap().is_err());
+}
+
+/// A stdout that takes nothing.
+fn full() -> std::fs::File {
+    std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap()
+}
+
+/// Verbs that print, for a running container `web`; `%` stands for a word of the round's own.
+const PRINTING: &str = "--help
+    run --help
+    images
+    image inspect busybox
+    ps
+    inspect web
+    logs web
+    port web
+    top web
+    stats --no-stream web
+    diff web
+    export web
+    cp web:/etc -
+    events --since 1h --until 0s
+    pause web
+    unpause web
+    kill -s CONT web
+    update --pids-limit 100 web
+    create --name made-% busybox
+    wait made-%
+    rm made-%
+    volume create volume-%
+    volume ls
+    volume inspect volume-%
+    volume rm volume-%
+    network create network-%
+    network ls
+    network inspect network-%
+    network rm network-%
+    pod create --name pod-%
+    pod ls
+    pod inspect pod-%
+    pod rm pod-%
+    system df
+    info
+    version
+    completion bash
+    man
+    stop -t 0 web
+    start web";
+
+#[test]
+fn a_stdout_that_takes_nothing_ends_no_verb_halfway() {
+    let capsid = Capsid::with_busybox();
+    let script = "echo said; touch /changed; exec sleep 1000";
+    capsid.detached("web", &["-p", "80", "busybox", "sh", "-c", script]);
+    let rounds = ["full", "closed"].map(|round| PRINTING.lines().map(move |verb| (round, verb)));
+    for (round, verb) in rounds.into_iter().flatten() {
+        let line = verb.replace('%', round);
+        let call = capsid.call(line.split_whitespace());
+        if round == "full" {
+            let outcome = call.stdout(full()).wait().exits(1).complains_in_one_line();
+            outcome.complains("cannot write to stdout: No space left on device");
+        } else {
+            let outcome = call.closed_stdout().wait().succeeds();
+            assert_eq!(outcome.complaints(), [""; 0], "{outcome}");
+        }
+    }
+    let archive = TestImage::Busybox.docker_archive();
+    let load = || capsid.call(["load".as_ref(), "-i".as_ref(), archive.as_os_str()]);
+    load().stdout(full()).wait().exits(1).complains_in_one_line();
+    assert_eq!(load().closed_stdout().wait().succeeds().complaints(), [""; 0]);
+    let names = ["one", "two", "three"];
+    for name in names {
+        capsid.call(["create", "--name", name, "busybox"]).wait().succeeds();
+    }
+    let removed = capsid
+        .call(["rm"].iter().chain(&names))
+        .closed_stdout()
+        .wait()
+        .succeeds();
+    assert_eq!(removed.complaints(), [""; 0]);
+    let left = capsid.call(["ps", "-a", "--format", "{{.Names}}"]).wait().succeeds();
+    left.prints("web\n");
 }

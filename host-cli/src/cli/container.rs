@@ -102,15 +102,6 @@ pub(crate) enum ContainerCommand {
     Prune(PruneArgs),
 }
 
-impl ContainerCommand {
-    pub(super) fn only_prints(&self) -> bool {
-        matches!(
-            self,
-            Self::Ps(_) | Self::Inspect(_) | Self::Logs(_) | Self::Events(_) | Self::Top(_) | Self::Stats(_)
-        )
-    }
-}
-
 /// Names of several containers.
 #[derive(Debug, Args)]
 pub(crate) struct NamesArgs {

@@ -43,12 +43,6 @@ pub(crate) enum PodCommand {
     Stats(PodStatsArgs),
 }
 
-impl PodCommand {
-    pub(super) fn only_prints(&self) -> bool {
-        matches!(self, Self::Ls(_) | Self::Inspect(_) | Self::Stats(_))
-    }
-}
-
 /// Flags of `capsid pod create`.
 #[derive(Debug, Args)]
 pub(crate) struct PodCreateArgs {

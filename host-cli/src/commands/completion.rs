@@ -3,9 +3,12 @@
 use clap::CommandFactory;
 
 use crate::cli::{Cli, CompletionArgs};
+use crate::output;
 
 /// Prints the completion script of a shell.
 pub(crate) fn run(args: &CompletionArgs) -> anyhow::Result<u8> {
-    clap_complete::generate(args.shell, &mut Cli::command(), "capsid", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "capsid", &mut script);
+    output::write_stdout(&script);
     Ok(0)
 }

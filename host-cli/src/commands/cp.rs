@@ -6,6 +6,7 @@
 pub(super) mod local;
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{self, Cursor, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
@@ -25,6 +26,7 @@ use rustix::io::Errno;
 
 use super::{Context, Scene};
 use crate::cli::CpArgs;
+use crate::output;
 use crate::plan::size;
 use crate::work::{Rest, Work};
 use local::Resolver;
@@ -78,10 +80,10 @@ pub(crate) async fn run(context: Context, args: CpArgs) -> anyhow::Result<u8> {
     let scene = Scene::set(context)?;
     let (copied, to) = match (source, target) {
         (End::Container { name, path }, End::Stream) => {
-            if rustix::termios::isatty(io::stdout()) {
+            if output::is_terminal() {
                 bail!("cowardly refusing to write an archive to a terminal: redirect it, or name a file");
             }
-            stream_out(&scene, &name, Kind::Pack(pack(path, &args)), io::stdout()).await?;
+            stream_to_stdout(&scene, &name, Kind::Pack(pack(path, &args))).await?;
             return Ok(0);
         }
         (End::Container { name, path }, End::Local(to)) => {
@@ -115,20 +117,34 @@ fn pack(path: Vec<u8>, args: &CpArgs) -> Pack {
     }
 }
 
-/// An archive of the agent's, byte for byte.
-pub(super) async fn stream_out(
+/// Writes an archive of the agent's to a file, byte for byte.
+pub(super) async fn stream_out(scene: &Scene, name: &str, kind: Kind, to: File) -> anyhow::Result<()> {
+    let (copied, ended) = copy_stream(scene, name, kind, to).await?;
+    // A file that cannot be written is not the agent's fault.
+    copied.context("cannot write the archive")?;
+    ended
+}
+
+/// The same, to stdout; its failure is reported when the command ends.
+pub(super) async fn stream_to_stdout(scene: &Scene, name: &str, kind: Kind) -> anyhow::Result<()> {
+    let (copied, ended) = copy_stream(scene, name, kind, output::stdout_file()?).await?;
+    if copied.is_ok() {
+        return ended;
+    }
+    output::record(copied);
+    Ok(())
+}
+
+/// How the copying ended, and how the agent's work.
+async fn copy_stream(
     scene: &Scene,
     name: &str,
     kind: Kind,
-    mut to: impl Write + Send + 'static,
-) -> anyhow::Result<()> {
+    mut to: File,
+) -> anyhow::Result<(io::Result<()>, anyhow::Result<()>)> {
     let (_, mut stdout, rest) = Work::start(scene, name, kind).await?.split();
-    let copied = tokio::task::spawn_blocking(move || io::copy(&mut stdout, &mut to).and_then(|_| to.flush()));
-    let copied = copied.await?.context("cannot write the archive");
-    // A reader that left is not the agent's fault.
-    let ended = rest.finish().await;
-    copied?;
-    ended
+    let copied = tokio::task::spawn_blocking(move || io::copy(&mut stdout, &mut to).map(drop)).await?;
+    Ok((copied, rest.finish().await))
 }
 
 /// From a container into a folder of the host's.

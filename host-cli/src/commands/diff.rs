@@ -1,6 +1,7 @@
 //! `capsid diff`.
 
-use std::io::{self, Read, Write};
+use std::fmt::Write;
+use std::io::Read;
 
 use anyhow::bail;
 use capsid_protocol::spec::Unit;
@@ -29,18 +30,18 @@ pub(crate) async fn run(context: Context, args: NameArgs) -> anyhow::Result<u8> 
     let (changes, ended) = tokio::join!(read, rest.finish());
     ended?;
     let changes = changes??;
-    let mut output = io::BufWriter::new(io::stdout().lock());
+    let mut shown = String::new();
     for change in changes.split(|byte| *byte == 0).filter(|change| !change.is_empty()) {
         let (Some((letter @ (b'A' | b'C' | b'D'), path)), true) = (change.split_first(), change.len() > 1) else {
             bail!("the agent sent something else than changes");
         };
         writeln!(
-            output,
+            shown,
             "{} {}",
             char::from(*letter),
             capsid_image::printable(path, usize::MAX)
         )?;
     }
-    output.flush()?;
+    print!("{shown}");
     Ok(0)
 }

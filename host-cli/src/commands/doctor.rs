@@ -1,7 +1,5 @@
 //! `capsid doctor`.
 
-use std::io::IsTerminal;
-
 use super::Context;
 use crate::cli::{AccelChoice, DoctorArgs};
 use crate::confinement::Process;
@@ -34,7 +32,7 @@ pub(crate) fn run(context: Context, args: &DoctorArgs) -> anyhow::Result<u8> {
         let found = doctor::to_json(&checks, &environment.confinement);
         println!("{}", output::pretty_json(&found)?);
     } else {
-        let marks = if std::io::stdout().is_terminal() {
+        let marks = if output::is_terminal() {
             Marks::Symbols
         } else {
             Marks::Words

@@ -1,6 +1,5 @@
 //! `capsid events`.
 
-use std::io::{self, Write};
 use std::time::Duration;
 
 use anyhow::bail;
@@ -38,22 +37,19 @@ pub(crate) fn run(context: Context, args: &EventsArgs) -> anyhow::Result<u8> {
     loop {
         // Asked before the look: what happened until then is seen.
         let is_over = until.is_some_and(|until| clock::now_ns() > until);
-        let mut stdout = io::stdout().lock();
         for event in reader.more()? {
             let at = event["timeNano"].as_i64().unwrap_or(0);
             let is_wanted = at >= since && until.is_none_or(|until| at <= until);
             if is_wanted && passes(&filters, &event) {
                 match &format {
-                    Some(template) => writeln!(stdout, "{}", template.render(&event)?)?,
-                    None => writeln!(stdout, "{}", output::line(&line(&event)))?,
+                    Some(template) => output::rendered(&template.render(&event)?),
+                    None => println!("{}", output::line(&line(&event))),
                 }
             }
         }
-        stdout.flush()?;
-        if is_over {
+        if is_over || output::has_failed() {
             return Ok(0);
         }
-        drop(stdout);
         std::thread::sleep(LOOK_EVERY);
     }
 }

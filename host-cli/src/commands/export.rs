@@ -1,7 +1,6 @@
 //! `capsid export`.
 
 use std::fs::File;
-use std::io;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
@@ -11,16 +10,17 @@ use capsid_protocol::spec::task::Kind;
 use super::cp::local::{self, Resolver};
 use super::{Context, Scene, cp};
 use crate::cli::ExportArgs;
+use crate::output;
 
 /// Writes a container's whole root as a tar archive, without volumes and what else is mounted over it.
 pub(crate) async fn run(context: Context, args: ExportArgs) -> anyhow::Result<u8> {
     let kind = Kind::Export(Unit {});
     let scene = Scene::set(context)?;
     let Some(path) = &args.output else {
-        if rustix::termios::isatty(io::stdout()) {
+        if output::is_terminal() {
             bail!("cowardly refusing to save to a terminal: use -o or redirect the output");
         }
-        cp::stream_out(&scene, &args.container, kind, io::stdout()).await?;
+        cp::stream_to_stdout(&scene, &args.container, kind).await?;
         return Ok(0);
     };
     // Known before the file is made, or an old one emptied.

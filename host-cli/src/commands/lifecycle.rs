@@ -2,7 +2,7 @@
 //!
 //! As docker, each verb goes on after a container that it failed for, and its exit code says so.
 
-use std::io::{BufRead, Write};
+use std::io::BufRead;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -269,7 +269,6 @@ pub(super) async fn remove_ended(scene: &Scene, measure: impl Fn(&Container) -> 
 /// docker's question.
 pub(super) fn confirm(warning: &str) -> anyhow::Result<bool> {
     print!("{warning}\nAre you sure you want to continue? [y/N] ");
-    std::io::stdout().flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

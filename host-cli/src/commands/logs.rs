@@ -1,6 +1,6 @@
 //! `capsid logs`.
 
-use std::io::{self, Write};
+use std::io;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -11,7 +11,7 @@ use crate::cli::LogsArgs;
 use crate::clock;
 use crate::control::{self, Answer, Request};
 use crate::log::{Entry, LogReader, LogStream, Selection};
-use crate::{hold, store_folder};
+use crate::{hold, output, store_folder};
 
 /// How often a followed log is looked at: quick to the eye, nothing to the processor.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -33,14 +33,11 @@ pub(crate) async fn run(context: Context, args: &LogsArgs) -> anyhow::Result<u8>
     };
     let path = store_folder::log(&folders.data, &container.id);
     let mut reader = LogReader::open(&path, selection);
-    let mut printer = Printer {
+    let printer = Printer {
         timestamps: args.timestamps,
     };
-    reader
-        .existing(|entry| printer.print(&entry))
-        .context("cannot read the log")?;
-    printer.flush()?;
-    if !args.follow {
+    told(reader.existing(|entry| printer.print(&entry)))?;
+    if !args.follow || output::has_failed() {
         return Ok(0);
     }
     // Held until the container's end, which it tells: nobody is asked again and again.
@@ -57,13 +54,18 @@ pub(crate) async fn run(context: Context, args: &LogsArgs) -> anyhow::Result<u8>
         };
         // Known before the last look: what was written until then is seen.
         let past = selection.until_ns.is_some_and(|until| clock::now_ns() > until);
-        reader
-            .more(|entry| printer.print(&entry))
-            .context("cannot read the log")?;
-        printer.flush()?;
-        if ended || past {
+        told(reader.more(|entry| printer.print(&entry)))?;
+        if ended || past || output::has_failed() {
             return Ok(0);
         }
+    }
+}
+
+/// A failure to read the log; one of stdout is reported when the command ends.
+fn told(read: io::Result<()>) -> anyhow::Result<()> {
+    match read {
+        Err(_) if output::has_failed() => Ok(()),
+        read => read.context("cannot read the log"),
     }
 }
 
@@ -72,23 +74,22 @@ struct Printer {
 }
 
 impl Printer {
-    fn print(&mut self, entry: &Entry) -> io::Result<()> {
+    /// Prints an entry; an error ends the reading of the log, whose further lines nobody would see.
+    fn print(&self, entry: &Entry) -> io::Result<()> {
         let bytes = entry.bytes();
+        let line = if self.timestamps {
+            [entry.time.as_bytes(), b" ", &bytes[..]].concat()
+        } else {
+            bytes
+        };
         match entry.stream {
-            LogStream::Stdout => self.print_to(&mut io::stdout().lock(), entry, &bytes),
-            LogStream::Stderr => self.print_to(&mut io::stderr().lock(), entry, &bytes),
+            LogStream::Stdout => output::write_stdout(&line),
+            LogStream::Stderr => output::write_stderr(&line),
         }
-    }
-
-    fn print_to(&self, to: &mut impl Write, entry: &Entry, bytes: &[u8]) -> io::Result<()> {
-        if self.timestamps {
-            write!(to, "{} ", entry.time)?;
+        if output::has_failed() {
+            return Err(io::ErrorKind::BrokenPipe.into());
         }
-        to.write_all(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stdout().flush()
+        Ok(())
     }
 }
 

@@ -78,7 +78,7 @@ pub(crate) async fn run(context: Context, args: RunArgs) -> anyhow::Result<u8> {
         timings.add(&course.moments);
         timings.agent_start_ns = course.agent_start_ns;
         timings.mark("torn down");
-        timings.print(&mut std::io::stderr())?;
+        timings.print();
     }
     report(end?)
 }

@@ -1,7 +1,6 @@
 //! `capsid stats`.
 
 use std::collections::HashMap;
-use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -79,11 +78,11 @@ pub(super) async fn show(
         let row = |container: &Container| describe(container, before.get(&container.id), now.get(&container.id));
         let rows: Vec<Value> = containers.iter().map(row).collect();
         before = now;
-        if !shown.once && std::io::stdout().is_terminal() {
+        if !shown.once && output::is_terminal() {
             output::clear_screen();
         }
         table::print_rows(&rows, shown.template.as_ref(), shown.columns)?;
-        if shown.once {
+        if shown.once || output::has_failed() {
             return Ok(0);
         }
     }
