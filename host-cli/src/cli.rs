@@ -1,14 +1,18 @@
 //! The command line as typed: words, flags, help. What they mean is decided in `plan`.
 
+mod boolean;
 mod changes;
 mod container;
+mod empty;
 mod files;
+mod line;
 mod network;
 mod patience;
 mod pod;
 mod system;
 mod volume;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use capsid_jail::Layer;
@@ -16,12 +20,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::detach::DetachKeys;
 use crate::state::RestartPolicy;
+pub(crate) use boolean::parse_bool;
 pub(crate) use changes::{EventsArgs, PortArgs, UpdateArgs};
 pub(crate) use container::{
     AttachArgs, ContainerCommand, ContainerInspectArgs, ExecArgs, KillArgs, Kind, LogsArgs, NameArgs, NamesArgs,
     PruneArgs, PsArgs, RenameArgs, RmArgs, StartArgs, StatsArgs, StopArgs, SuperviseArgs,
 };
 pub(crate) use files::{CpArgs, ExportArgs};
+pub(crate) use line::verb;
 pub(crate) use network::{
     NetworkArgs, NetworkCommand, NetworkConnectArgs, NetworkCreateArgs, NetworkDisconnectArgs, NetworkInspectArgs,
     NetworkLsArgs, NetworkPruneArgs, NetworkRmArgs,
@@ -210,13 +216,8 @@ pub(crate) enum PullPolicy {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RunArgs {
     /// Image, then the command and its arguments
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "IMAGE [COMMAND]"
-    )]
-    pub image_and_command: Vec<std::ffi::OsString>,
+    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE [COMMAND]")]
+    pub image_and_command: Vec<OsString>,
 
     /// Keep stdin open
     #[arg(short, long)]
@@ -349,7 +350,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
     pub detach_keys: DetachKeys,
     /// Pass signals on to the container
-    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set, value_parser = boolean::value)]
     pub sig_proxy: bool,
     /// Write the container's id to a file
     #[arg(long, value_name = "FILE")]

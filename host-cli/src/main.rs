@@ -90,10 +90,9 @@ mod work;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use cli::{Cli, Command, ContainerCommand, ImageCommand, SystemCommand};
+use cli::{Cli, Command, ContainerCommand, ImageCommand, SystemCommand, verb};
 use commands::Context;
 
 fn main() -> ExitCode {
@@ -105,7 +104,7 @@ fn main() -> ExitCode {
     {
         return capsid_image::convert_main();
     }
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return usage_error(&error),
     };
@@ -190,25 +189,26 @@ async fn container(context: Context, command: ContainerCommand) -> anyhow::Resul
     }
 }
 
-/// clap's own message; help and version are no errors. docker's code for a wrong `run` line is 125.
+/// clap's own message; help and version are no errors. docker's code for a wrong flag is 125, whatever the verb, and for
+/// any wrong `run` line.
 fn usage_error(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         output::record(error.print());
         return ExitCode::from(output::finish(0));
     }
     let words: Vec<_> = std::env::args_os().skip(1).collect();
-    let is_run = words
-        .iter()
-        .find(|word| !word.to_string_lossy().starts_with('-'))
-        .is_some_and(|word| word == "run");
-    if let (true, Some(ContextValue::String(flag))) = (is_run, error.get(ContextKind::InvalidArg))
-        && error.kind() == ErrorKind::UnknownArgument
-        && let Some(message) = commands::run::explain_flag(flag)
-    {
+    let verb = verb(&words).unwrap_or_default();
+    let flag = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(word)) if word.starts_with('-') => Some(word),
+        _ => None,
+    };
+    if let (ErrorKind::UnknownArgument, "run" | "create", Some(flag)) = (error.kind(), verb.as_str(), flag) {
+        let message = commands::run::explain_flag(flag)
+            .unwrap_or_else(|| format!("unknown flag: {flag} (see `capsid {verb} --help`)"));
         eprintln!("capsid: {message}");
         return ExitCode::from(125);
     }
     // Without clap's colours: it quotes the words of the line, which may come from anywhere.
     eprintln!("{}", error.render().to_string().trim_end());
-    ExitCode::from(if is_run { 125 } else { 1 })
+    ExitCode::from(if verb == "run" || flag.is_some() { 125 } else { 1 })
 }

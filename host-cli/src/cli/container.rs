@@ -283,7 +283,7 @@ pub(crate) struct AttachArgs {
     #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
     pub detach_keys: DetachKeys,
     /// Pass signals on to the container
-    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set, value_parser = super::boolean::value)]
     pub sig_proxy: bool,
 }
 
@@ -295,7 +295,6 @@ pub(crate) struct ExecArgs {
         required = true,
         num_args = 2..,
         trailing_var_arg = true,
-        allow_hyphen_values = true,
         value_name = "CONTAINER COMMAND"
     )]
     pub container_and_command: Vec<std::ffi::OsString>,

@@ -30,9 +30,6 @@ pub(crate) async fn attach(context: Context, args: AttachArgs) -> anyhow::Result
 pub(crate) async fn exec(context: Context, args: ExecArgs) -> anyhow::Result<u8> {
     let (name, command) = args.container_and_command.split_first().context("no container given")?;
     let name = name.to_str().context("the container's name is not text")?;
-    if name.starts_with('-') {
-        bail!("unknown flag: {name} (see `capsid exec --help`)");
-    }
     if args.tty && args.interactive && !args.detach && !terminal::stdin_is_terminal() {
         bail!("the input device is not a terminal: leave out -t");
     }

@@ -165,18 +165,12 @@ pub(crate) fn console(error: &anyhow::Error) -> Option<&str> {
     }
 }
 
-/// The first word is the image; a flag there is one that is not known.
+/// The first word is the image.
 pub(crate) fn image_and_command(args: &RunArgs) -> anyhow::Result<(String, Vec<Vec<u8>>)> {
     let (image, command) = args.image_and_command.split_first().context("no image given")?;
     let Some(name) = image.to_str() else {
         bail!("the image name {image:?} is not text")
     };
-    if name.starts_with('-') {
-        bail!(
-            "{}",
-            explain_flag(name).unwrap_or_else(|| format!("unknown flag: {name} (see `capsid run --help`)"))
-        );
-    }
     Ok((
         name.into(),
         command.iter().map(|word| word.as_bytes().to_vec()).collect(),

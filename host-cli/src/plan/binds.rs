@@ -3,7 +3,7 @@
 use capsid_protocol::spec::mount::Source;
 use capsid_protocol::spec::{Mount, Share};
 
-use super::volumes::{VolumeError, clean, truth};
+use super::volumes::{VolumeError, clean, key_and_value, truth};
 use crate::state::ShareMount;
 
 /// A folder or file of the host's that a flag asks for.
@@ -64,12 +64,12 @@ pub(super) fn parse_mount(flag: &str) -> Result<Bind, VolumeError> {
             flag: flag.into(),
             field: field.into(),
         };
-        let (name, value) = field.split_once('=').unwrap_or((field, ""));
-        match name {
+        let (name, value) = key_and_value(field);
+        match name.as_str() {
             "type" => {}
             "source" | "src" if is_path(value) => source = Some(value),
             "target" | "dst" | "destination" => target = Some(value),
-            "readonly" | "ro" => readonly = truth(value).ok_or_else(wrong)?,
+            "readonly" | "ro" => readonly = truth(field).ok_or_else(wrong)?,
             "bind-propagation" if matches!(value, "private" | "rprivate") => {}
             "consistency" => {}
             _ => return Err(wrong()),
@@ -122,6 +122,10 @@ mod tests {
         assert_eq!(
             parse_mount("type=bind,src=.,dst=/d,ro=false").unwrap(),
             expected(".", false, false)
+        );
+        assert_eq!(
+            parse_mount("Type=BIND,SOURCE=/H,Target=/d,ReadOnly=T").unwrap(),
+            expected("/H", true, false)
         );
         for wrong in [
             "type=bind",

@@ -166,8 +166,14 @@ fn split_protocol(text: &str) -> Result<(&str, Protocol), PortError> {
 
 fn parse_range(text: &str) -> Option<RangeInclusive<u16>> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+    let (first, last) = (parse_number(first)?, parse_number(last)?);
     (first > 0 && first <= last).then_some(first..=last)
+}
+
+/// The number of a port: digits alone, without the sign that Rust's parser takes.
+pub(crate) fn parse_number(text: &str) -> Option<u16> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| is_plain)
 }
 
 #[cfg(test)]
@@ -207,6 +213,9 @@ mod tests {
             "0",
             "65536",
             "80:0",
+            "+80:80",
+            "80:+80",
+            "80-+81",
             "a:80",
             "8000-8002:80-81",
             "81-80",

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::cli::parse_bool;
+
 /// Why an option is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum SecurityError {
@@ -43,18 +45,22 @@ pub(crate) fn parse(flags: &[String], privileged: bool) -> Result<SecurityOption
         options.seccomp = SeccompChoice::Unconfined;
     }
     for flag in flags {
+        let unknown = || SecurityError::Unknown(flag.clone());
+        if flag == "no-new-privileges" {
+            options.no_new_privileges = true;
+            continue;
+        }
         // docker takes both "=" and, from older days, ":".
-        let (name, value) = flag.split_once(['=', ':']).unwrap_or((flag, ""));
-        match (name, value) {
-            ("no-new-privileges", "" | "true") => options.no_new_privileges = true,
-            ("no-new-privileges", "false") => options.no_new_privileges = false,
+        let halves = flag.split_once('=').or_else(|| flag.split_once(':'));
+        match halves.ok_or_else(unknown)? {
+            ("no-new-privileges", value) => options.no_new_privileges = parse_bool(value).ok_or_else(unknown)?,
             ("seccomp", "unconfined") => options.seccomp = SeccompChoice::Unconfined,
             ("seccomp", "builtin") => options.seccomp = SeccompChoice::Default,
             ("seccomp", file) if !file.is_empty() => options.seccomp = SeccompChoice::File(file.into()),
             ("systempaths", "unconfined") => options.open_system_paths = true,
             ("apparmor", "unconfined") | ("label", "disable") => {}
             ("apparmor" | "label", _) => return Err(SecurityError::NoModule(flag.clone())),
-            _ => return Err(SecurityError::Unknown(flag.clone())),
+            _ => return Err(unknown()),
         }
     }
     Ok(options)
@@ -68,6 +74,8 @@ mod tests {
     fn options_are_read_and_unknown_ones_refused() {
         let parse = |flags: &[&str]| parse(&flags.iter().map(|f| f.to_string()).collect::<Vec<_>>(), false);
         assert!(parse(&["no-new-privileges"]).unwrap().no_new_privileges);
+        assert!(parse(&["no-new-privileges:1"]).unwrap().no_new_privileges);
+        assert!(!parse(&["no-new-privileges=F"]).unwrap().no_new_privileges);
         assert_eq!(
             parse(&["seccomp=unconfined"]).unwrap().seccomp,
             SeccompChoice::Unconfined
@@ -82,6 +90,8 @@ mod tests {
             "apparmor=profile",
             "fly",
             "no-new-privileges=maybe",
+            "no-new-privileges=",
+            "no-new-privileges:",
         ] {
             assert!(parse(&[wrong]).is_err(), "{wrong}");
         }

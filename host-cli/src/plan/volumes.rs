@@ -7,6 +7,7 @@ use capsid_protocol::spec::{Mount, Tmpfs, Volume};
 
 use super::binds::{self, Bind, FoundSource};
 use super::size;
+use crate::cli::parse_bool;
 use crate::state::{ShareMount, VolumeMount};
 
 /// Most volumes of one container: each is a device of the machine. The VMM has interrupt lines for 16 disks, root and
@@ -134,10 +135,15 @@ pub(super) fn parse_volume(flag: &str) -> Result<Wanted, VolumeError> {
 
 /// `--mount type=bind|volume|tmpfs,target=PATH,...`.
 pub(super) fn parse_mount(flag: &str) -> Result<Wanted, VolumeError> {
-    if flag.split(',').any(|field| field == "type=bind") {
+    let is_bind = |field: &str| {
+        field
+            .split_once('=')
+            .is_some_and(|(name, value)| name.eq_ignore_ascii_case("type") && value.eq_ignore_ascii_case("bind"))
+    };
+    if flag.split(',').any(is_bind) {
         return binds::parse_mount(flag).map(Wanted::Bind);
     }
-    let (mut kind, mut source, mut target) = ("volume", None, None);
+    let (mut kind, mut source, mut target) = ("volume".to_owned(), None, None);
     let (mut readonly, mut nocopy) = (None, None);
     let mut memory = Tmpfs {
         mode: 0o1777,
@@ -149,13 +155,13 @@ pub(super) fn parse_mount(flag: &str) -> Result<Wanted, VolumeError> {
             flag: flag.into(),
             field: field.into(),
         };
-        let (name, value) = field.split_once('=').unwrap_or((field, ""));
-        match name {
-            "type" => kind = value,
+        let (name, value) = key_and_value(field);
+        match name.as_str() {
+            "type" => kind = value.to_ascii_lowercase(),
             "source" | "src" if !value.is_empty() => source = Some(value),
             "target" | "dst" | "destination" => target = Some(value),
-            "readonly" | "ro" => readonly = Some(truth(value).ok_or_else(wrong)?),
-            "volume-nocopy" => nocopy = Some((truth(value).ok_or_else(wrong)?, field)),
+            "readonly" | "ro" => readonly = Some(truth(field).ok_or_else(wrong)?),
+            "volume-nocopy" => nocopy = Some((truth(field).ok_or_else(wrong)?, field)),
             "tmpfs-size" => {
                 memory.size_bytes = size::parse(value).map_err(|_| wrong())?;
                 fields_of_tmpfs = Some(field);
@@ -173,7 +179,7 @@ pub(super) fn parse_mount(flag: &str) -> Result<Wanted, VolumeError> {
         field: field.into(),
     };
     let target = clean(target.ok_or_else(|| VolumeError::NoTarget(flag.into()))?)?;
-    match (kind, source, fields_of_tmpfs, nocopy) {
+    match (kind.as_str(), source, fields_of_tmpfs, nocopy) {
         ("volume", _, Some(field), _) => Err(misplaced(field)),
         ("volume", Some(source), ..) if is_odd_path(source) => Err(VolumeError::Path(source.into())),
         ("volume", source, None, nocopy) => {
@@ -202,13 +208,15 @@ pub(super) fn parse_mount(flag: &str) -> Result<Wanted, VolumeError> {
     }
 }
 
-/// docker's booleans; a name alone is true.
-pub(super) fn truth(value: &str) -> Option<bool> {
-    match value {
-        "" | "1" | "true" => Some(true),
-        "0" | "false" => Some(false),
-        _ => None,
-    }
+/// The halves of one field of `--mount`; docker's keys have any case.
+pub(super) fn key_and_value(field: &str) -> (String, &str) {
+    let (key, value) = field.split_once('=').unwrap_or((field, ""));
+    (key.to_ascii_lowercase(), value)
+}
+
+/// The boolean of a field of `--mount`; a key alone is true.
+pub(super) fn truth(field: &str) -> Option<bool> {
+    field.split_once('=').map_or(Some(true), |(_, value)| parse_bool(value))
 }
 
 /// `--volumes-from CONTAINER[:ro|rw]`: the container's name, and whether all of its volumes are read-only here.
