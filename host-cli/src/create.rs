@@ -7,27 +7,21 @@ use capsid_image::{Image, Platform, Reference, Store};
 
 use crate::accelerator::{self, Accelerator};
 use crate::attachment::AttachError;
-use crate::cli::{AccelChoice, NetworkArgs, PullPolicy, RunArgs};
+use crate::cli::{AccelChoice, PullPolicy, RunArgs};
 use crate::commands::{open_store, pull_options, run, unless_interrupted};
 use crate::folders::Folders;
 use crate::hold::Hold;
-use crate::plan::{self, Found, Plan, SeccompChoice, Surroundings, VOLUMES_MAX, VolumeSources, size};
+use crate::plan::{self, Plan, size};
 use crate::progress::Bars;
 use crate::settings::Settings;
 use crate::signals::{Deadline, Signals};
-use crate::state::{
-    Container, ContainerConfig, Pending, Pod, ShareMount, State, StateError, Status, Volume, VolumeMount,
-};
+use crate::state::{Container, ContainerConfig, Pending, Pod, State, StateError, Status, Volume};
 use crate::timings::Timings;
 use crate::volumes::{self, VolumesLock};
 use crate::{
-    clock, confinement, doctor, events, id, names, network, parts, scratch, session, shares, store_folder, terminal,
+    clock, confinement, doctor, events, names, network, parts, scratch, session, shares, store_folder, surroundings,
 };
 
-/// Largest `--env-file` and seccomp profile, bytes: the spec that carries them is at most 4 MiB.
-const FILE_BYTES_MAX: u64 = 1 << 20;
-/// Root and scratch disk.
-const OWN_DISKS: usize = 2;
 /// How often a generated name is tried.
 const NAME_ATTEMPTS: u32 = 10;
 
@@ -76,33 +70,21 @@ pub(crate) async fn create(
     let args = &beside_another(args, state)?;
     let (name, command) = run::image_and_command(args)?;
     confinement::check(&[confinement::Process::Converter])?;
-    let store = open_store(folders)?;
-    let bars = Bars::new(args.quiet);
-    let obtaining = async {
-        let image = obtain(&store, &name, args, settings, &bars).await?;
-        check(&store, image).await
-    };
-    let image = unless_interrupted(&store, signals, &bars, obtaining).await;
-    let image = image.map_err(AttachError::Interrupted)??;
-    drop(bars);
-    check_platform(&name, &image)?;
-    timings.mark("image found");
-    let choice = args.accel.or(settings.accel).unwrap_or(AccelChoice::Auto);
+    // All that flags say is checked before a registry is asked and before anything is made.
+    check_free(args, state)?;
+    let platform = args.platform.as_deref().map(str::parse).transpose()?;
     let pod = args.pod.as_deref().map(|name| state.find_pod(name)).transpose()?;
-    let (accelerator, disks_max) = match &pod {
-        // Its disks go into the pod's bay, which has room for many.
-        Some(pod) => (pods_accelerator(pod, choice)?, usize::MAX),
-        None => {
-            let accelerator = choose_accelerator(choice, folders)?;
-            let disks_max = accelerator.disks_max(plan::is_network_wanted(&args.network)?);
-            (AccelChoice::named(accelerator.name()), disks_max)
-        }
-    };
+    let (accelerator, disks_max) = choose_machine(args, settings, folders, pod.as_ref())?;
     timings.mark("accelerator chosen");
     if let Some(kernel) = &args.kernel {
         parts::open_kernel(kernel)?;
     }
-    let around = surroundings(args, state, folders, disks_max, pod.as_ref())?;
+    let mut around = surroundings::collect(args, state, folders, disks_max, pod.as_ref())?;
+    plan::check(args, &command, around.clone())?;
+    timings.mark("flags checked");
+    let image = find_image(folders, settings, args, &name, platform, signals).await?;
+    timings.mark("image found");
+    around.volumes.found = shares::find(&plan::wanted_binds(args)?, folders)?;
     let random = session::random(4)?;
     let mut plan = plan::plan(args, &command, &image.config, around)?;
     timings.mark("planned");
@@ -127,6 +109,54 @@ pub(crate) async fn create(
     events::tell(&folders.data, &created.container, "create", &[]);
     timings.mark("container made");
     Ok(created)
+}
+
+/// Accelerator of the machine that the container is to be in, its own or its pod's, and how many disks that has room for.
+fn choose_machine(
+    args: &RunArgs,
+    settings: &Settings,
+    folders: &Folders,
+    pod: Option<&Pod>,
+) -> anyhow::Result<(AccelChoice, usize)> {
+    let choice = args.accel.or(settings.accel).unwrap_or(AccelChoice::Auto);
+    if let Some(pod) = pod {
+        // Its disks go into the pod's bay, which has room for many.
+        return Ok((pods_accelerator(pod, choice)?, usize::MAX));
+    }
+    let accelerator = choose_accelerator(choice, folders)?;
+    let disks_max = accelerator.disks_max(plan::is_network_wanted(&args.network)?);
+    Ok((AccelChoice::named(accelerator.name()), disks_max))
+}
+
+/// The image, whole and for this machine.
+async fn find_image(
+    folders: &Folders,
+    settings: &Settings,
+    args: &RunArgs,
+    name: &str,
+    platform: Option<Platform>,
+    signals: &mut Signals,
+) -> anyhow::Result<Image> {
+    let store = open_store(folders)?;
+    let bars = Bars::new(args.quiet);
+    let obtaining = async {
+        let image = obtain(&store, name, args, platform, settings, &bars).await?;
+        check(&store, image).await
+    };
+    let image = unless_interrupted(&store, signals, &bars, obtaining).await;
+    let image = image.map_err(AttachError::Interrupted)??;
+    check_platform(name, &image)?;
+    Ok(image)
+}
+
+/// Refuses a name that a container has, and a file for the id that is there already. Both are looked at again when they are
+/// taken.
+fn check_free(args: &RunArgs, state: &State) -> anyhow::Result<()> {
+    if let Some(name) = &args.name {
+        plan::check_name(name)?;
+        state.check_name_is_free(name)?;
+    }
+    run::check_id_file(args.cidfile.as_deref())
 }
 
 /// The same; `--network container:NAME` of a container in a pod is that pod. One that is alone has a machine to itself,
@@ -299,8 +329,14 @@ fn container(
 }
 
 /// The image from the store or a registry, as `--pull` says.
-async fn obtain(store: &Store, name: &str, args: &RunArgs, settings: &Settings, bars: &Bars) -> anyhow::Result<Image> {
-    let platform: Option<Platform> = args.platform.as_deref().map(str::parse).transpose()?;
+async fn obtain(
+    store: &Store,
+    name: &str,
+    args: &RunArgs,
+    platform: Option<Platform>,
+    settings: &Settings,
+    bars: &Bars,
+) -> anyhow::Result<Image> {
     let stored = if args.pull == PullPolicy::Always {
         None
     } else {
@@ -344,107 +380,4 @@ fn check_platform(name: &str, image: &Image) -> anyhow::Result<()> {
         anyhow::bail!("image {name} is for {built}, and this machine runs {here}");
     }
     Ok(())
-}
-
-/// `--env-file` and `-e`, read and resolved: files first, as docker has it.
-pub(crate) fn user_env(files: &[std::path::PathBuf], flags: &[String]) -> anyhow::Result<Vec<String>> {
-    let own = |name: &str| std::env::var(name).ok();
-    let mut variables = Vec::new();
-    for path in files {
-        let text = read_text(path).context("cannot read --env-file")?;
-        variables.extend(plan::parse_file(&text, own)?);
-    }
-    for flag in flags {
-        variables.extend(plan::parse_flag(flag, own)?);
-    }
-    Ok(variables)
-}
-
-/// Those that there are of the user's networks that are wanted.
-pub(crate) fn user_networks(args: &NetworkArgs, state: &State) -> anyhow::Result<Found> {
-    let mut found = Found::new();
-    for wanted in plan::wanted_networks(args)? {
-        match state.find_network(&wanted) {
-            Err(StateError::UnknownNetwork(_)) => {}
-            network => drop(found.insert(wanted, network?)),
-        }
-    }
-    Ok(found)
-}
-
-fn surroundings(
-    args: &RunArgs,
-    state: &State,
-    folders: &Folders,
-    disks_max: usize,
-    pod: Option<&Pod>,
-) -> anyhow::Result<Surroundings> {
-    let user_env = user_env(&args.env_file, &args.env)?;
-    let seccomp_profile = match plan::security_options(args)?.seccomp {
-        SeccompChoice::File(path) => Some(
-            read_text(&path)
-                .context("cannot read the seccomp profile")?
-                .into_bytes(),
-        ),
-        SeccompChoice::Default | SeccompChoice::Unconfined => None,
-    };
-    let (from, shares_from) = volumes_from(args, state)?;
-    let id = id::new()?;
-    Ok(Surroundings {
-        host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
-        user_env,
-        seccomp_profile,
-        terminal: terminal::size(),
-        volumes: VolumeSources {
-            from,
-            shares_from,
-            of_pod: pod.map_or_else(Default::default, |pod| {
-                (pod.config.volumes.clone(), pod.config.shares.clone())
-            }),
-            found: shares::find(&plan::wanted_binds(args)?, folders)?,
-            container: id.clone(),
-            new_names: (0..VOLUMES_MAX).map(|_| id::new()).collect::<Result<_, _>>()?,
-            room: disks_max.saturating_sub(OWN_DISKS),
-        },
-        pod: pod.map(|pod| pod.config.clone()),
-        networks: user_networks(&args.network, state)?,
-        host_address: network::host_address(),
-        id,
-    })
-}
-
-/// What `--volumes-from` brings; as docker has it, the last one wins a place.
-fn volumes_from(args: &RunArgs, state: &State) -> anyhow::Result<(Vec<VolumeMount>, Vec<ShareMount>)> {
-    let mut volumes: Vec<VolumeMount> = Vec::new();
-    let mut shares: Vec<ShareMount> = Vec::new();
-    for flag in &args.volumes_from {
-        let (name, readonly) = plan::parse_from(flag)?;
-        let config = state.find(name)?.config;
-        for mut mount in config.mounts {
-            mount.readonly |= readonly;
-            volumes.retain(|known| known.target != mount.target);
-            shares.retain(|known| known.target != mount.target);
-            volumes.push(mount);
-        }
-        for mut share in config.shares {
-            share.readonly |= readonly;
-            volumes.retain(|known| known.target != share.target);
-            shares.retain(|known| known.target != share.target);
-            shares.push(share);
-        }
-    }
-    Ok((volumes, shares))
-}
-
-fn read_text(path: &std::path::Path) -> anyhow::Result<String> {
-    let bytes = std::fs::metadata(path)
-        .with_context(|| path.display().to_string())?
-        .len();
-    if bytes > FILE_BYTES_MAX {
-        anyhow::bail!(
-            "{}: {bytes} bytes are over the limit of {FILE_BYTES_MAX}",
-            path.display()
-        );
-    }
-    std::fs::read_to_string(path).with_context(|| path.display().to_string())
 }

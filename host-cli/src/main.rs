@@ -12,7 +12,7 @@
 //! | `commands/` | one recipe per verb |
 //! | `plan/` | image config + flags → container spec + machine size, pure |
 //! | `accelerator/` | how guest instructions run: `kvm`, `emulate` |
-//! | `create`, `start` | making a container, and starting its supervisor |
+//! | `surroundings`, `create`, `start` | what a plan needs of this host, making a container, and starting its supervisor |
 //! | `supervisor/` | one pod from start to end, in a process that outlives the command |
 //! | `control/` | what commands and supervisors say to each other |
 //! | `attachment`, `stdio`, `detach`, `terminal`, `signals` | what flows between user and container |
@@ -82,6 +82,7 @@ mod stdio;
 mod store_folder;
 mod supervisor;
 mod supervisor_process;
+mod surroundings;
 mod sys;
 mod terminal;
 mod timings;

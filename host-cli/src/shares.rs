@@ -88,39 +88,64 @@ pub(crate) enum ShareError {
     },
 }
 
+/// Looks for the sources of a new container's bind mounts, and makes none: one that [`find`] would make is an empty folder.
+pub(crate) fn look(binds: &[Bind], folders: &Folders) -> Result<Vec<FoundSource>, ShareError> {
+    let look_one = |bind: &Bind| match fs::metadata(&bind.source) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && bind.create => Ok(FoundSource {
+            path: makeable(&bind.source, folders)?.display().to_string(),
+            is_file: false,
+        }),
+        _ => found(bind, folders).map(|(source, _)| source),
+    };
+    binds.iter().map(look_one).collect()
+}
+
 /// Finds the sources of a new container's bind mounts, and makes those that `-v` makes.
 pub(crate) fn find(binds: &[Bind], folders: &Folders) -> Result<Vec<FoundSource>, ShareError> {
     binds.iter().map(|bind| find_one(bind, folders)).collect()
 }
 
 fn find_one(bind: &Bind, folders: &Folders) -> Result<FoundSource, ShareError> {
+    if bind.create && fs::metadata(&bind.source).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        make(&bind.source, folders)?;
+    }
+    let (source, real) = found(bind, folders)?;
+    secrets::warn(&real);
+    Ok(source)
+}
+
+/// A source that is there, and where it is.
+fn found(bind: &Bind, folders: &Folders) -> Result<(FoundSource, PathBuf), ShareError> {
     let path = &bind.source;
     if let Err(source) = fs::metadata(path) {
-        match source.kind() {
-            io::ErrorKind::NotFound if bind.create => make(path, folders)?,
-            io::ErrorKind::NotFound => return Err(ShareError::Absent { path: path.clone() }),
-            _ => {
-                return Err(ShareError::Look {
-                    path: path.clone(),
-                    source,
-                });
-            }
-        }
+        let path = path.clone();
+        return Err(match source.kind() {
+            io::ErrorKind::NotFound => ShareError::Absent { path },
+            _ => ShareError::Look { path, source },
+        });
     }
-    let (real, metadata) = look(Path::new(path), folders)?;
-    secrets::warn(&real);
-    let path = real
-        .into_os_string()
-        .into_string()
-        .map_err(|path| ShareError::Name { path: path.into() })?;
-    Ok(FoundSource {
-        path,
+    let (real, metadata) = examine(Path::new(path), folders)?;
+    let path = real.clone().into_os_string().into_string();
+    let source = FoundSource {
+        path: path.map_err(|path| ShareError::Name { path: path.into() })?,
         is_file: metadata.is_file(),
+    };
+    Ok((source, real))
+}
+
+/// Makes a folder and its parents.
+fn make(path: &str, folders: &Folders) -> Result<(), ShareError> {
+    let absolute = makeable(path, folders)?;
+    let mut builder = DirBuilder::new();
+    let made = builder.mode(0o755).recursive(true).create(&absolute);
+    made.map_err(|source| ShareError::Make {
+        path: path.into(),
+        source,
     })
 }
 
-/// Makes a folder and its parents, unless it would lie where nothing is shared from.
-fn make(path: &str, folders: &Folders) -> Result<(), ShareError> {
+/// The absolute path of a folder that may be made, unless it would lie where nothing is shared from.
+fn makeable(path: &str, folders: &Folders) -> Result<PathBuf, ShareError> {
     let failed = |source| ShareError::Make {
         path: path.into(),
         source,
@@ -134,12 +159,11 @@ fn make(path: &str, folders: &Folders) -> Result<(), ShareError> {
     {
         refuse(&fs::canonicalize(existing).map_err(failed)?.join(absent), folders)?;
     }
-    let mut builder = DirBuilder::new();
-    builder.mode(0o755).recursive(true).create(&absolute).map_err(failed)
+    Ok(absolute)
 }
 
 /// A source without links, when it may be shared.
-fn look(path: &Path, folders: &Folders) -> Result<(PathBuf, fs::Metadata), ShareError> {
+fn examine(path: &Path, folders: &Folders) -> Result<(PathBuf, fs::Metadata), ShareError> {
     let failed = |source| ShareError::Look {
         path: path.display().to_string(),
         source,
@@ -249,7 +273,7 @@ pub(crate) fn serve(
 
 fn serve_one(mount: &ShareMount, id: &str, folders: &Folders) -> Result<(UnixStream, Helper), ShareError> {
     let path = || mount.source.clone();
-    let (real, metadata) = look(Path::new(&mount.source), folders)?;
+    let (real, metadata) = examine(Path::new(&mount.source), folders)?;
     if is_expected(metadata.file_type(), mount.is_file) {
         let (listener, socket) = passing_name::connection(&hold::folder(&folders.run, id))
             .map_err(|source| ShareError::Socket { path: path(), source })?;

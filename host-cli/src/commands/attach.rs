@@ -11,7 +11,7 @@ use crate::cli::{AttachArgs, ExecArgs};
 use crate::control::{self, Answer, Connection, ExecRequest, Request};
 use crate::signals::Signals;
 use crate::state::Status;
-use crate::{create, hold, terminal};
+use crate::{hold, plan, surroundings, terminal};
 
 /// Follows a running container; its exit code is ours.
 pub(crate) async fn attach(context: Context, args: AttachArgs) -> anyhow::Result<u8> {
@@ -33,9 +33,10 @@ pub(crate) async fn exec(context: Context, args: ExecArgs) -> anyhow::Result<u8>
     if args.tty && args.interactive && !args.detach && !terminal::stdin_is_terminal() {
         bail!("the input device is not a terminal: leave out -t");
     }
+    args.user.as_deref().map_or(Ok(()), plan::check_user)?;
     let request = ExecRequest {
         args: command.iter().map(|word| word.as_bytes().to_vec()).collect(),
-        env: create::user_env(&args.env_file, &args.env)?,
+        env: surroundings::user_env(&args.env_file, &args.env)?,
         cwd: args.workdir.clone(),
         user: args.user.clone(),
         terminal: args

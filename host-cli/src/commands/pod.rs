@@ -22,7 +22,9 @@ use crate::network::Endpoint;
 use crate::plan::PodSurroundings;
 use crate::state::{Container, Pending, Pod, PodStatus, State, StateError};
 use crate::supervisor_process::SupervisorProcess;
-use crate::{clock, create, error_text, id, labels, names, network, parts, plan, session, settings, shares, start};
+use crate::{
+    clock, create, error_text, id, labels, names, network, parts, plan, session, settings, shares, start, surroundings,
+};
 
 /// How often a generated name is tried.
 const NAME_ATTEMPTS: u32 = 10;
@@ -73,15 +75,19 @@ fn create(context: Context, args: &PodCreateArgs) -> anyhow::Result<u8> {
     let wanted = args.name.as_deref().or(args.plain_name.as_deref());
     let random = session::random(4)?;
     let id = id::new()?;
-    let around = PodSurroundings {
+    let mut around = PodSurroundings {
         id: id.clone(),
         accelerator: AccelChoice::named(accelerator.name()),
         host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
-        found: shares::find(&plan::wanted_pod_binds(args)?, &folders)?,
+        found: shares::look(&plan::wanted_pod_binds(args)?, &folders)?,
         room: accelerator.disks_max(plan::is_network_wanted(&args.network)?) - BAYS,
-        networks: create::user_networks(&args.network, &state)?,
+        networks: surroundings::user_networks(&args.network, &state)?,
         host_address: network::host_address(),
     };
+    // All that flags say is checked before anything is made.
+    run::check_id_file(args.pod_id_file.as_deref())?;
+    plan::pod(args, wanted.unwrap_or("pod"), around.clone())?;
+    around.found = shares::find(&plan::wanted_pod_binds(args)?, &folders)?;
     let mut attempt = 0;
     loop {
         let name = wanted.map_or_else(|| names::generate(&random, attempt), Into::into);

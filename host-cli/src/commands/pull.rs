@@ -12,10 +12,10 @@ use crate::signals::Signals;
 /// Pulls one image and prints its name.
 pub(crate) async fn run(context: Context, args: PullArgs) -> anyhow::Result<u8> {
     let reference: Reference = args.image.parse()?;
+    let platform = args.platform.as_deref().map(str::parse).transpose()?;
     let settings = settings::read()?;
     confinement::check(&[confinement::Process::Converter])?;
     let (_, store) = context.store()?;
-    let platform = args.platform.as_deref().map(str::parse).transpose()?;
     let options = pull_options(platform, &args.registry, &settings);
     let (mut signals, bars) = (Signals::listen_to_ending()?, Bars::new(args.quiet));
     let pulling = capsid_image::pull(&store, &reference, &options, &bars);

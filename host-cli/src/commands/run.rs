@@ -142,6 +142,16 @@ pub(super) fn check_terminal(args: &RunArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Refuses a file for the id that is there already, before anything is made.
+pub(crate) fn check_id_file(path: Option<&std::path::Path>) -> anyhow::Result<()> {
+    if let Some(path) = path
+        && path.symlink_metadata().is_ok()
+    {
+        bail!("cannot write the id to {}: the file exists", path.display());
+    }
+    Ok(())
+}
+
 /// Writes the id into a file that must not be there yet, as docker has it.
 pub(super) fn write_id_file(path: &std::path::Path, id: &str) -> anyhow::Result<()> {
     let write = || {

@@ -32,6 +32,15 @@ pub(crate) fn health(args: &RunArgs, image: &ImageConfig) -> Result<Option<Healt
     if args.no_healthcheck {
         return if is_asked { Err(HealthError::Conflict) } else { Ok(None) };
     }
+    // Also where there is nothing to check.
+    let given = [
+        ("health-interval", &args.health_interval),
+        ("health-timeout", &args.health_timeout),
+        ("health-start-period", &args.health_start_period),
+    ];
+    for (flag, text) in given {
+        text.as_deref().map_or(Ok(0), |text| duration(flag, text))?;
+    }
     let own = &image.healthcheck;
     let command = match &args.health_cmd {
         Some(command) => Some(shell(image, command)),

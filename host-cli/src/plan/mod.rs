@@ -21,16 +21,18 @@ mod security;
 mod signal;
 pub(crate) mod size;
 mod subnets;
+mod sysctl;
 #[cfg(test)]
 mod tests;
 mod update;
+mod user;
 mod volumes;
 
 use std::net::IpAddr;
 
-use capsid_image::ImageConfig;
+use capsid_image::{Healthcheck, ImageConfig, Platform};
 use capsid_protocol::ContainerSpec;
-use capsid_protocol::spec::{File, Root, Sysctl, TerminalSize};
+use capsid_protocol::spec::{File, Root, TerminalSize};
 
 pub(crate) use binds::{Bind, FoundSource};
 pub(crate) use choice::{
@@ -47,6 +49,7 @@ pub(crate) use security::{SeccompChoice, SecurityOptions};
 pub(crate) use signal::{name as signal_name, parse as parse_signal};
 pub(crate) use subnets::{SubnetError, free_address, subnets};
 pub(crate) use update::update;
+pub(crate) use user::check as check_user;
 pub(crate) use volumes::{VOLUMES_MAX, VolumeSources, parse_from};
 
 use crate::cli::RunArgs;
@@ -54,6 +57,7 @@ use crate::state::{LogOptions, NetworkConfig, PodConfig, RestartPolicy, ShareMou
 use crate::{labels, seccomp};
 
 use mounts::Mounts;
+use sysctl::Owner;
 
 /// Serial of the rootfs disk.
 pub(crate) const ROOTFS_SERIAL: &str = "capsid-rootfs";
@@ -71,7 +75,7 @@ pub(crate) fn all_capabilities() -> u64 {
 pub(crate) const STOP_TIMEOUT_S: u64 = 10;
 
 /// What the plan is made from beside flags and image.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Surroundings {
     /// Container id, 64 hexadecimal digits.
     pub id: String,
@@ -118,8 +122,12 @@ pub(crate) enum PlanError {
     Hostname(String),
     #[error("the working directory {0:?} is not absolute")]
     WorkingDirectory(String),
-    #[error("invalid --sysctl {0:?}: write name=value")]
-    Sysctl(String),
+    #[error("exec: \"\": executable file not found in $PATH: the command begins with an empty word")]
+    EmptyProgram,
+    #[error(transparent)]
+    Sysctl(#[from] sysctl::SysctlError),
+    #[error(transparent)]
+    User(#[from] user::UserError),
     #[error("invalid name {0:?}: use two or more letters, digits, and after the first one _ . -")]
     Name(String),
     #[error("invalid --label {0:?}: the key is empty")]
@@ -150,6 +158,8 @@ pub(crate) enum PlanError {
     Pod(#[from] pod::PodError),
     #[error("invalid seccomp profile")]
     Seccomp(#[from] seccomp::SeccompError),
+    #[error(transparent)]
+    Health(#[from] health::HealthError),
 }
 
 /// Reads the bind mounts, so that the caller knows which sources to look for.
@@ -162,6 +172,30 @@ pub(crate) fn security_options(args: &RunArgs) -> Result<SecurityOptions, PlanEr
     Ok(security::parse(&args.security_opt, args.privileged)?)
 }
 
+/// Checks all that flags say before there is an image: plans for one that says nothing and has a command.
+pub(crate) fn check(args: &RunArgs, command: &[Vec<u8>], around: Surroundings) -> Result<(), PlanError> {
+    let image = ImageConfig {
+        entrypoint: Vec::new(),
+        cmd: Vec::new(),
+        env: Vec::new(),
+        user: String::new(),
+        working_dir: String::new(),
+        stop_signal: None,
+        volumes: Vec::new(),
+        labels: Default::default(),
+        exposed_ports: Vec::new(),
+        shell: Vec::new(),
+        healthcheck: Healthcheck::default(),
+        platform: Platform::host(),
+        created: None,
+        diff_ids: Vec::new(),
+    };
+    // Its command may begin with an empty word where the image has an entrypoint.
+    let command = [&[b"true".to_vec()], command].concat();
+    health(args, &image)?;
+    plan(args, &command, &image, around).map(drop)
+}
+
 /// Makes the plan.
 pub(crate) fn plan(
     args: &RunArgs,
@@ -170,6 +204,8 @@ pub(crate) fn plan(
     around: Surroundings,
 ) -> Result<Plan, PlanError> {
     check_name_and_labels(args)?;
+    check_user(args.user.as_deref().unwrap_or_default())?;
+    args.group_add.iter().try_for_each(|group| user::check_group(group))?;
     if args.rm && args.restart != RestartPolicy::No {
         return Err(PlanError::RemovedAndRestarted);
     }
@@ -240,7 +276,10 @@ pub(crate) fn plan(
             (_, None) => seccomp::compile_default(capabilities),
         },
         rlimits: limits::ulimits(&args.ulimit)?,
-        sysctls: sysctls(pod.map_or(&args.sysctl, |pod| &pod.sysctls))?,
+        sysctls: match pod {
+            None => sysctl::resolve(&args.sysctl, Owner::Container)?,
+            Some(pod) => sysctl::resolve(&pod.sysctls, Owner::Pod)?,
+        },
         init: args.init,
         additional_groups: args.group_add.clone(),
         all_devices: args.privileged,
@@ -313,26 +352,6 @@ fn working_directory(args: &RunArgs, image: &ImageConfig) -> Result<String, Plan
         path if path.starts_with('/') => Ok(path.into()),
         path => Err(PlanError::WorkingDirectory(path.into())),
     }
-}
-
-/// What docker sets so that a container's root needs no capability for low ports and ping, then the flags.
-fn sysctls(flags: &[String]) -> Result<Vec<Sysctl>, PlanError> {
-    let defaults = [
-        "net.ipv4.ip_unprivileged_port_start=0",
-        "net.ipv4.ping_group_range=0 2147483647",
-    ];
-    let mut sysctls: Vec<Sysctl> = Vec::new();
-    for flag in defaults.into_iter().chain(flags.iter().map(String::as_str)) {
-        let Some((name, value)) = flag.split_once('=').filter(|(name, _)| !name.is_empty()) else {
-            return Err(PlanError::Sysctl(flag.into()));
-        };
-        sysctls.retain(|known| known.name != name);
-        sysctls.push(Sysctl {
-            name: name.into(),
-            value: value.into(),
-        });
-    }
-    Ok(sysctls)
 }
 
 /// What a container may be called.

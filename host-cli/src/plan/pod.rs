@@ -8,8 +8,9 @@ use super::binds::{Bind, FoundSource};
 use super::limits::{self, LimitsError};
 use super::mounts::{self, MountError};
 use super::network::{self, Found};
+use super::sysctl::{self, Owner};
 use super::volumes::{self, VolumeSources, Wanted};
-use super::{PlanError, check_labels, check_name, sysctls};
+use super::{PlanError, check_labels, check_name};
 use crate::cli::{AccelChoice, PodCreateArgs, RunArgs};
 use crate::state::{PodConfig, PodLimits, ShareMount};
 
@@ -79,7 +80,7 @@ pub(crate) fn pod(args: &PodCreateArgs, name: &str, around: PodSurroundings) -> 
     check_name(name)?;
     check_labels(&args.label)?;
     // Said now, not by the first container.
-    sysctls(&args.sysctl)?;
+    sysctl::resolve(&args.sysctl, Owner::Pod)?;
     let (limits, machine) = limits::resolve_pod(args, around.host_cpus).map_err(PodError::Limits)?;
     let id = around.id.clone();
     let sources = VolumeSources {

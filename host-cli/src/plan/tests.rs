@@ -134,6 +134,8 @@ fn an_entrypoint_flag_drops_the_images_command() {
     assert_eq!(args(&["--entrypoint", "sh"], &[]), ["sh"]);
     assert_eq!(args(&["--entrypoint", ""], &["ls"]), ["ls"]);
     assert!(matches!(planned(&["--entrypoint", ""], &[]), Err(PlanError::NoCommand)));
+    let empty = planned(&["--entrypoint", ""], &["", "x"]);
+    assert!(matches!(empty, Err(PlanError::EmptyProgram)));
 }
 
 #[test]
@@ -149,6 +151,29 @@ fn wrong_flags_are_refused() {
         ["--security-opt", "apparmor=x"],
     ] {
         assert!(planned(&flags, &[]).is_err(), "{flags:?}");
+    }
+}
+
+#[test]
+fn flags_are_checked_without_an_image() {
+    let checked = |flags: &[&str], command: &[&str]| {
+        let words = ["capsid", "run"].iter().chain(flags).chain(&["image"]);
+        let Command::Run(args) = Cli::try_parse_from(words).unwrap().command else {
+            unreachable!("the verb is run")
+        };
+        let command: Vec<_> = command.iter().map(|word| word.as_bytes().to_vec()).collect();
+        check(&args, &command, around())
+    };
+    // An image may have an entrypoint for this.
+    checked(&[], &[""]).unwrap();
+    checked(&[], &[]).unwrap();
+    checked(&["--entrypoint", ""], &[]).unwrap();
+    for flags in [
+        ["--health-interval", "soon"],
+        ["--user", "a:b:c"],
+        ["--sysctl", "kernel.panic=1"],
+    ] {
+        assert!(checked(&flags, &[]).is_err(), "{flags:?}");
     }
 }
 

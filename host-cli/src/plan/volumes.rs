@@ -233,7 +233,7 @@ pub(crate) fn parse_from(flag: &str) -> Result<(&str, bool), VolumeError> {
 }
 
 /// What there is to choose from beside the flags.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct VolumeSources {
     /// Volumes of the containers of `--volumes-from`.
     pub from: Vec<VolumeMount>,

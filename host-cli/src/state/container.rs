@@ -251,6 +251,13 @@ pub(crate) struct Exit {
 const COLUMNS: &str = "id, name, pod, image, image_id, created_ns, spec, config, status, started_ns, finished_ns, exit_code, \
                        oom_killed, error, restarts, supervisor_pid";
 
+fn name_taken(name: &str, id: &str) -> StateError {
+    StateError::NameTaken {
+        name: name.into(),
+        id: id.chars().take(12).collect(),
+    }
+}
+
 impl State {
     /// Adds a container and the volumes that were made for it, all or nothing, and gives it its addresses on a user's
     /// network. Its name must be free.
@@ -286,6 +293,21 @@ impl State {
         Ok(())
     }
 
+    /// Refuses a name that a container has.
+    pub(crate) fn check_name_is_free(&self, name: &str) -> Result<(), StateError> {
+        match self.id_of(name)? {
+            Some(id) => Err(name_taken(name, &id)),
+            None => Ok(()),
+        }
+    }
+
+    fn id_of(&self, name: &str) -> Result<Option<String>, StateError> {
+        let found = self
+            .0
+            .query_row("SELECT id FROM containers WHERE name = ?1", [name], |row| row.get(0));
+        found.optional().map_err(StateError::Query)
+    }
+
     /// Gives a container another name, which must be free.
     pub(crate) fn rename(&self, id: &str, name: &str) -> Result<(), StateError> {
         let renamed = self
@@ -302,15 +324,7 @@ impl State {
                 Err(StateError::PodGone)
             }
             Err(rusqlite::Error::SqliteFailure(e, _)) if e.code == ErrorCode::ConstraintViolation => {
-                let id: Option<String> = self
-                    .0
-                    .query_row("SELECT id FROM containers WHERE name = ?1", [name], |row| row.get(0))
-                    .optional()
-                    .map_err(StateError::Query)?;
-                Err(StateError::NameTaken {
-                    name: name.into(),
-                    id: id.unwrap_or_default().chars().take(12).collect(),
-                })
+                Err(name_taken(name, &self.id_of(name)?.unwrap_or_default()))
             }
             Err(e) => Err(StateError::Query(e)),
         }

@@ -1,0 +1,119 @@
+//! What the plan of a container is made from beside flags and image: files, variables, the terminal, and what the state
+//! knows of pods, networks and other containers. Nothing is made or changed.
+
+use anyhow::Context as _;
+
+use crate::cli::{NetworkArgs, RunArgs};
+use crate::folders::Folders;
+use crate::plan::{self, Found, SeccompChoice, Surroundings, VOLUMES_MAX, VolumeSources};
+use crate::state::{Pod, ShareMount, State, StateError, VolumeMount};
+use crate::{id, network, shares, terminal};
+
+/// Largest `--env-file` and seccomp profile, bytes: the spec that carries them is at most 4 MiB.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Root and scratch disk.
+const OWN_DISKS: usize = 2;
+
+/// `--env-file` and `-e`, read and resolved: files first, as docker has it.
+pub(crate) fn user_env(files: &[std::path::PathBuf], flags: &[String]) -> anyhow::Result<Vec<String>> {
+    let own = |name: &str| std::env::var(name).ok();
+    let mut variables = Vec::new();
+    for path in files {
+        let text = read_text(path).context("cannot read --env-file")?;
+        variables.extend(plan::parse_file(&text, own)?);
+    }
+    for flag in flags {
+        variables.extend(plan::parse_flag(flag, own)?);
+    }
+    Ok(variables)
+}
+
+/// Those that there are of the user's networks that are wanted.
+pub(crate) fn user_networks(args: &NetworkArgs, state: &State) -> anyhow::Result<Found> {
+    let mut found = Found::new();
+    for wanted in plan::wanted_networks(args)? {
+        match state.find_network(&wanted) {
+            Err(StateError::UnknownNetwork(_)) => {}
+            network => drop(found.insert(wanted, network?)),
+        }
+    }
+    Ok(found)
+}
+
+/// Collects them, for a machine that has room for `disks_max` disks, or for a pod.
+pub(crate) fn collect(
+    args: &RunArgs,
+    state: &State,
+    folders: &Folders,
+    disks_max: usize,
+    pod: Option<&Pod>,
+) -> anyhow::Result<Surroundings> {
+    let user_env = user_env(&args.env_file, &args.env)?;
+    let seccomp_profile = match plan::security_options(args)?.seccomp {
+        SeccompChoice::File(path) => Some(
+            read_text(&path)
+                .context("cannot read the seccomp profile")?
+                .into_bytes(),
+        ),
+        SeccompChoice::Default | SeccompChoice::Unconfined => None,
+    };
+    let (from, shares_from) = volumes_from(args, state)?;
+    let id = id::new()?;
+    Ok(Surroundings {
+        host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        user_env,
+        seccomp_profile,
+        terminal: terminal::size(),
+        volumes: VolumeSources {
+            from,
+            shares_from,
+            of_pod: pod.map_or_else(Default::default, |pod| {
+                (pod.config.volumes.clone(), pod.config.shares.clone())
+            }),
+            found: shares::look(&plan::wanted_binds(args)?, folders)?,
+            container: id.clone(),
+            new_names: (0..VOLUMES_MAX).map(|_| id::new()).collect::<Result<_, _>>()?,
+            room: disks_max.saturating_sub(OWN_DISKS),
+        },
+        pod: pod.map(|pod| pod.config.clone()),
+        networks: user_networks(&args.network, state)?,
+        host_address: network::host_address(),
+        id,
+    })
+}
+
+/// What `--volumes-from` brings; as docker has it, the last one wins a place.
+fn volumes_from(args: &RunArgs, state: &State) -> anyhow::Result<(Vec<VolumeMount>, Vec<ShareMount>)> {
+    let mut volumes: Vec<VolumeMount> = Vec::new();
+    let mut shares: Vec<ShareMount> = Vec::new();
+    for flag in &args.volumes_from {
+        let (name, readonly) = plan::parse_from(flag)?;
+        let config = state.find(name)?.config;
+        for mut mount in config.mounts {
+            mount.readonly |= readonly;
+            volumes.retain(|known| known.target != mount.target);
+            shares.retain(|known| known.target != mount.target);
+            volumes.push(mount);
+        }
+        for mut share in config.shares {
+            share.readonly |= readonly;
+            volumes.retain(|known| known.target != share.target);
+            shares.retain(|known| known.target != share.target);
+            shares.push(share);
+        }
+    }
+    Ok((volumes, shares))
+}
+
+fn read_text(path: &std::path::Path) -> anyhow::Result<String> {
+    let bytes = std::fs::metadata(path)
+        .with_context(|| path.display().to_string())?
+        .len();
+    if bytes > FILE_BYTES_MAX {
+        anyhow::bail!(
+            "{}: {bytes} bytes are over the limit of {FILE_BYTES_MAX}",
+            path.display()
+        );
+    }
+    std::fs::read_to_string(path).with_context(|| path.display().to_string())
+}
