@@ -15,6 +15,7 @@ use crate::control::{self, Answer, Connection, Request};
 use crate::create::{self, Created};
 use crate::folders::Folders;
 use crate::hold;
+use crate::plan::PlanError;
 use crate::settings;
 use crate::signals::Signals;
 use crate::start;
@@ -28,6 +29,9 @@ const KNOCK_EVERY: Duration = Duration::from_millis(20);
 /// How long a supervisor may take to say whether what it was started for runs: longer than it waits for a machine and a
 /// container, a minute each, and for volumes.
 pub(super) const START_MAX: Duration = Duration::from_secs(180);
+
+/// docker's exit code for a program that is not there.
+const NOT_FOUND: u8 = 127;
 
 /// The recipe: container, supervisor, and what the user sees of it.
 pub(crate) async fn run(context: Context, args: RunArgs) -> anyhow::Result<u8> {
@@ -164,6 +168,9 @@ pub(super) fn write_id_file(path: &std::path::Path, id: &str) -> anyhow::Result<
 
 /// The exit code for an error of `run`, `create`, `start` or `exec`.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
+    if let Some(PlanError::EmptyProgram) = error.downcast_ref() {
+        return NOT_FOUND;
+    }
     error.downcast_ref::<AttachError>().map_or(125, AttachError::exit_code)
 }
 

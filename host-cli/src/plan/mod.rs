@@ -314,12 +314,14 @@ pub(crate) fn plan(
     })
 }
 
-/// As docker: `--entrypoint` drops the image's command too; a command on the line replaces the image's.
+/// As docker: `--entrypoint` drops the image's command too; a command on the line replaces the image's; and an entrypoint
+/// that is one empty word is none.
 fn arguments(args: &RunArgs, command: &[Vec<u8>], image: &ImageConfig) -> Result<Vec<Vec<u8>>, PlanError> {
     let bytes = |words: &[String]| words.iter().map(|w| w.clone().into_bytes()).collect::<Vec<_>>();
     let (mut words, default_command) = match args.entrypoint.as_deref() {
         Some("") => (Vec::new(), Vec::new()),
         Some(program) => (vec![program.as_bytes().to_vec()], Vec::new()),
+        None if image.entrypoint == [""] => (Vec::new(), bytes(&image.cmd)),
         None => (bytes(&image.entrypoint), bytes(&image.cmd)),
     };
     words.extend(if command.is_empty() {
@@ -327,10 +329,11 @@ fn arguments(args: &RunArgs, command: &[Vec<u8>], image: &ImageConfig) -> Result
     } else {
         command.to_vec()
     });
-    if words.is_empty() {
-        Err(PlanError::NoCommand)
-    } else {
-        Ok(words)
+    match words.first() {
+        None => Err(PlanError::NoCommand),
+        // No folder of $PATH holds it, whatever the image: docker's error comes from the runtime.
+        Some(program) if program.is_empty() => Err(PlanError::EmptyProgram),
+        Some(_) => Ok(words),
     }
 }
 
