@@ -109,7 +109,6 @@ fn config(
     check_once(&networks)?;
     let lead = lead(&choice, &networks, outward(args))?;
     let places = choice.users.iter().zip(&networks);
-    let exposed: Vec<&String> = exposed.iter().chain(&args.expose).collect();
     let dns = |text: &String| text.parse().map_err(|_| NetworkError::Dns(text.clone()));
     let words = args.dns_search.iter().chain(&args.dns_option);
     if let Some(wrong) = words
@@ -118,7 +117,7 @@ fn config(
     {
         return Err(NetworkError::DnsWord(wrong.clone()));
     }
-    let ports = ports::published(&args.publish, args.publish_all, &exposed)?;
+    let ports = ports::published(&args.publish, args.publish_all, exposed, &args.expose)?;
     check_kinds(&ports, lead)?;
     Ok(Some(NetworkConfig {
         mac: args

@@ -29,14 +29,20 @@ pub(crate) enum PortError {
     TooMany(usize),
 }
 
-/// The ports that the flags publish. With `all`, those that `exposed` names as well, each at a port that is free.
-pub(crate) fn published(publish: &[String], all: bool, exposed: &[&String]) -> Result<Vec<PublishedPort>, PortError> {
+/// The ports that the flags publish. With `all`, those that the image and `--expose` name as well, each at a port that is
+/// free.
+pub(crate) fn published(
+    publish: &[String],
+    all: bool,
+    image: &[String],
+    expose: &[String],
+) -> Result<Vec<PublishedPort>, PortError> {
     let mut ports = Vec::new();
     for flag in publish {
         ports.extend(one(flag)?);
         check_count(ports.len())?;
     }
-    let exposed = Exposed::parse(exposed)?;
+    let exposed = Exposed::parse(image, expose, all)?;
     if all {
         exposed.publish(&mut ports)?;
     }
@@ -66,13 +72,24 @@ fn check_count(count: usize) -> Result<(), PortError> {
 struct Exposed(Vec<(RangeInclusive<u16>, Protocol)>);
 
 impl Exposed {
-    fn parse(exposed: &[&String]) -> Result<Self, PortError> {
-        let parse = |flag: &&String| {
-            let (range, protocol) = split_protocol(flag)?;
-            let range = parse_range(range).ok_or_else(|| PortError::Port((*flag).clone()))?;
+    /// An image's words inform, and so do ports of SCTP: what cannot be understood or carried matters only when all is to
+    /// be published.
+    fn parse(image: &[String], expose: &[String], all: bool) -> Result<Self, PortError> {
+        let parse = |text: &String| {
+            let (range, protocol) = split_protocol(text)?;
+            let range = parse_range(range).ok_or_else(|| PortError::Port(text.clone()))?;
             Ok((range, protocol))
         };
-        exposed.iter().map(parse).collect::<Result<_, _>>().map(Self)
+        let mut ranges = Vec::new();
+        let of_image = image.iter().map(|text| (parse(text), true));
+        for (parsed, is_images) in of_image.chain(expose.iter().map(|text| (parse(text), false))) {
+            match parsed {
+                Err(PortError::Sctp(_)) if !all => {}
+                Err(PortError::Port(_)) if is_images => {}
+                parsed => ranges.push(parsed?),
+            }
+        }
+        Ok(Self(ranges))
     }
 
     /// Adds the ports that `ports` does not have, in order, TCP before UDP.
@@ -154,13 +171,16 @@ fn split_host(text: &str) -> Option<(IpAddr, Option<RangeInclusive<u16>>)> {
     Some((address.parse().ok()?, ports))
 }
 
+/// The part before the protocol, which has any case; without one it is TCP.
 fn split_protocol(text: &str) -> Result<(&str, Protocol), PortError> {
-    match text.split_once('/') {
-        None => Ok((text, Protocol::Tcp)),
-        Some((rest, "tcp")) => Ok((rest, Protocol::Tcp)),
-        Some((rest, "udp")) => Ok((rest, Protocol::Udp)),
-        Some((_, "sctp")) => Err(PortError::Sctp(text.into())),
-        Some(_) => Err(PortError::Port(text.into())),
+    let Some((rest, protocol)) = text.split_once('/') else {
+        return Ok((text, Protocol::Tcp));
+    };
+    match protocol.to_ascii_lowercase().as_str() {
+        "tcp" => Ok((rest, Protocol::Tcp)),
+        "udp" => Ok((rest, Protocol::Udp)),
+        "sctp" => Err(PortError::Sctp(text.into())),
+        _ => Err(PortError::Port(text.into())),
     }
 }
 
@@ -182,7 +202,7 @@ mod tests {
 
     fn shown(publish: &[&str]) -> String {
         let flags: Vec<String> = publish.iter().map(|&flag| flag.into()).collect();
-        match published(&flags, false, &[]) {
+        match published(&flags, false, &[], &[]) {
             Ok(ports) => ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
             Err(error) => error.to_string(),
         }
@@ -201,6 +221,8 @@ mod tests {
             ("[::]::80", "[::]:0->80/tcp"),
             ("8000-8001:80-81", "127.0.0.1:8000->80/tcp 127.0.0.1:8001->81/tcp"),
             ("80-81", "127.0.0.1:0->80/tcp 127.0.0.1:0->81/tcp"),
+            ("80:80/TCP", "127.0.0.1:80->80/tcp"),
+            ("53/Udp", "127.0.0.1:0->53/udp"),
         ] {
             assert_eq!(shown(&[flag]), expected, "{flag}");
         }
@@ -238,9 +260,8 @@ mod tests {
     #[test]
     fn what_an_image_exposes_is_published_when_asked_for() {
         let exposed: Vec<String> = ["80/tcp", "53/udp", "9000-9001"].map(Into::into).to_vec();
-        let exposed: Vec<&String> = exposed.iter().collect();
         let ports = |all| {
-            let ports = published(&["8080:80".into()], all, &exposed).unwrap();
+            let ports = published(&["8080:80".into()], all, &exposed, &[]).unwrap();
             ports
                 .iter()
                 .map(PublishedPort::container_words)
@@ -252,12 +273,20 @@ mod tests {
     }
 
     #[test]
+    fn exposed_ports_that_cannot_be_carried_stop_only_their_publishing() {
+        let image = ["90/sctp", "91/TCP", "nonsense/x", "0"].map(String::from);
+        assert_eq!(published(&[], false, &image, &["92/SCTP".into()]).unwrap(), []);
+        assert!(matches!(published(&[], true, &image, &[]), Err(PortError::Sctp(_))));
+        assert_eq!(published(&[], true, &image[1..], &[]).unwrap().len(), 1);
+        assert!(published(&[], false, &[], &["nonsense".into()]).is_err());
+    }
+
+    #[test]
     fn ranges_that_an_image_exposes_are_not_expanded() {
         let exposed: Vec<String> = (1..4000).map(|first| format!("{first}-65535/udp")).collect();
-        let exposed: Vec<&String> = exposed.iter().collect();
         let start = std::time::Instant::now();
-        assert_eq!(published(&[], false, &exposed).unwrap(), []);
-        let refused = published(&[], true, &exposed).unwrap_err();
+        assert_eq!(published(&[], false, &exposed, &[]).unwrap(), []);
+        let refused = published(&[], true, &exposed, &[]).unwrap_err();
         assert!(matches!(refused, PortError::TooMany(1025)), "{refused}");
         assert!(
             start.elapsed() < std::time::Duration::from_millis(500),
@@ -267,8 +296,7 @@ mod tests {
         let overlapping: Vec<String> = ["10-12", "11-13/tcp", "10-10", "65535", "65534-65535"]
             .map(Into::into)
             .to_vec();
-        let overlapping: Vec<&String> = overlapping.iter().collect();
-        let ports = published(&["11".into()], true, &overlapping).unwrap();
+        let ports = published(&["11".into()], true, &overlapping, &[]).unwrap();
         let containers: Vec<u16> = ports.iter().map(|port| port.container).collect();
         assert_eq!(containers, [11, 10, 12, 13, 65534, 65535]);
     }

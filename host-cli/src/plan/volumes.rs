@@ -81,6 +81,19 @@ pub(super) fn clean(path: &str) -> Result<String, VolumeError> {
     Ok(format!("/{}", names.join("/")))
 }
 
+/// The place of an image's volume: as docker, a path below the root whatever it says; none for the root itself.
+fn image_target(path: &str) -> Option<String> {
+    let mut names = Vec::new();
+    for name in path.split('/') {
+        match name {
+            "" | "." => {}
+            ".." => drop(names.pop()),
+            name => names.push(name),
+        }
+    }
+    (!names.is_empty()).then(|| format!("/{}", names.join("/")))
+}
+
 fn check_name(name: &str) -> Result<(), VolumeError> {
     super::check_name(name).map_err(|_| VolumeError::Name(name.into()))
 }
@@ -321,8 +334,7 @@ pub(super) fn resolve(
     for (index, share) in shares.iter_mut().enumerate() {
         share.tag = binds::tag(&sources.container, index);
     }
-    for path in image {
-        let target = clean(path)?;
+    for target in image.iter().filter_map(|path| image_target(path)) {
         if taken.insert(target.clone()) {
             add(None, target, false, true);
         }

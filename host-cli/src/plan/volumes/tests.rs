@@ -238,3 +238,18 @@ fn places_are_unique_and_volumes_are_bounded() {
         Err(VolumeError::TooMany { count: 4, max: 3 })
     );
 }
+
+#[test]
+fn an_images_volumes_are_below_its_root_whatever_they_say() {
+    for (path, expected) in [
+        ("/data/", Some("/data")),
+        ("rel", Some("/rel")),
+        ("./a/../b", Some("/b")),
+        ("../../etc", Some("/etc")),
+        ("/", None),
+        ("", None),
+        ("..", None),
+    ] {
+        assert_eq!(image_target(path).as_deref(), expected, "{path:?}");
+    }
+}
