@@ -48,7 +48,7 @@ pub use directory::{DatabaseSpec, Directory, DirectoryError, DirectorySpec, Link
 pub use json::JsonError;
 pub use layer::fault::LayerFault;
 pub use layer::path::NameFault;
-pub use load::{ArchiveFault, LoadError, LoadSource, load};
+pub use load::{ArchiveFault, LoadError, LoadSource, Loaded, load};
 pub use manifest::ManifestError;
 pub use platform::{ParsePlatformError, Platform};
 pub use progress::{LayerState, Progress, Warning};

@@ -213,7 +213,7 @@ fn is_registry(text: &str) -> bool {
     let port = port.is_empty()
         || port
             .strip_prefix(':')
-            .is_some_and(|digits| digits.parse::<u16>().is_ok());
+            .is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok());
     port && host.split('.').all(label)
 }
 
@@ -310,6 +310,7 @@ mod tests {
             "../a",
             "a/../b",
             "localhost:99999/a",
+            "localhost:+80/a",
             "evil\u{1b}[31m",
             long_tag.as_str(),
         ] {

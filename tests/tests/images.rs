@@ -209,6 +209,32 @@ fn a_load_from_stdin_works() {
 }
 
 #[test]
+fn a_load_tells_the_names_of_its_archive() {
+    let capsid = Capsid::with_busybox();
+    let path = capsid.folder("tmp").join("image.tar");
+    TestImage::Busybox.build().write_docker_archive(&path, "other:1");
+    capsid.load(&path).succeeds().prints("Loaded image: other:1\n");
+    // A layout's tag alone names no repository.
+    let layout = capsid.folder("tmp").join("layout");
+    TestImage::Busybox.build().write_oci_layout(&layout, "tag");
+    let index = layout.join("index.json");
+    let named = fs::read_to_string(&index).unwrap();
+    fs::write(
+        &index,
+        named.replace("io.containerd.image.name", "some.other.annotation"),
+    )
+    .unwrap();
+    let told = capsid.load(&layout).succeeds().text();
+    assert!(
+        told.starts_with("Loaded image ID: sha256:") && told.lines().count() == 1,
+        "{told}"
+    );
+    TestImage::Busybox.build().write_docker_archive(&path, "Bug:t");
+    let refused = capsid.load(&path).exits(1).complains_in_one_line();
+    refused.complains("Bug:t").complains("must be lowercase");
+}
+
+#[test]
 fn images_are_listed_inspected_and_removed() {
     let capsid = Capsid::with_busybox();
     assert!(capsid.call(["images"]).wait().succeeds().text().contains("busybox"));

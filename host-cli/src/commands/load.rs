@@ -34,12 +34,12 @@ pub(crate) async fn run(context: Context, args: LoadArgs) -> anyhow::Result<u8> 
         Ok(loaded) => loaded.context("the load broke off")??,
         Err(number) => return Ok(signal_exit_code(number)),
     };
-    for image in images {
-        match image.references.as_slice() {
-            [] => println!("Loaded image ID: {}", image.id),
-            references => references
-                .iter()
-                .for_each(|reference| println!("Loaded image: {reference}")),
+    for loaded in images {
+        if loaded.references.is_empty() {
+            println!("Loaded image ID: {}", loaded.image.id);
+        }
+        for reference in &loaded.references {
+            println!("Loaded image: {reference}");
         }
     }
     Ok(0)

@@ -15,6 +15,8 @@ use crate::manifest::{Descriptor, ManifestError, OCI_CONFIG, OCI_LAYER};
 use crate::reference::Reference;
 
 const NAME: &str = "manifest.json";
+/// What some tools write for an image without a name.
+const NO_NAME: &str = "<none>:<none>";
 
 /// An image of `manifest.json`.
 #[derive(Deserialize)]
@@ -26,10 +28,12 @@ pub(super) struct SavedImage {
 }
 
 impl SavedImage {
-    /// Names that parse; `<none>:<none>` and the like do not.
-    pub(super) fn references(&self) -> impl Iterator<Item = String> {
+    /// The names of the image, each one that docker could give.
+    pub(super) fn references(&self) -> Result<Vec<String>, ArchiveFault> {
         let tags = self.repo_tags.iter().flatten();
-        tags.filter(|tag| tag.parse::<Reference>().is_ok()).cloned()
+        tags.filter(|tag| *tag != NO_NAME)
+            .map(|tag| checked_name(tag))
+            .collect()
     }
 
     pub(super) fn config(&self) -> &str {
@@ -59,7 +63,7 @@ pub(super) fn images(archive: &Archive<'_>) -> Result<Vec<CatalogImage>, Archive
         if index == images.len() {
             images.push(image(archive, &one.config, layers)?);
         }
-        images[index].references.extend(one.references());
+        images[index].references.extend(one.references()?);
     }
     Ok(images)
 }
@@ -106,4 +110,12 @@ fn layer(archive: &Archive<'_>, member: &str, diff: Digest) -> Result<CatalogLay
         ),
         location: part.location,
     })
+}
+
+/// A name that an archive gives an image.
+pub(super) fn checked_name(name: &str) -> Result<String, ArchiveFault> {
+    match name.parse::<Reference>() {
+        Ok(_) => Ok(name.into()),
+        Err(error) => Err(ArchiveFault::name(&error)),
+    }
 }

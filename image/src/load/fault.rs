@@ -7,6 +7,7 @@ use crate::limits::{
     ARCHIVE_DOCUMENTS_BYTES_MAX, ARCHIVE_MEMBERS_MAX, ARCHIVE_NAMES_BYTES_MAX, CATALOG_BYTES_MAX, INDEX_DEPTH_MAX,
     INDEX_ENTRIES_MAX,
 };
+use crate::reference::ParseReferenceError;
 use crate::text::{chain, printable};
 
 const MIB: u64 = 1 << 20;
@@ -85,6 +86,12 @@ pub enum ArchiveFault {
         /// Why.
         reason: String,
     },
+    /// An image with a name that no image can have.
+    #[error("an image of the archive has a name that cannot be its name: {}", shown(reason))]
+    Name {
+        /// Why.
+        reason: String,
+    },
     /// Config and manifest name different numbers of layers.
     #[error("image manifest has {manifest} layers, its config {config}")]
     LayerCount {
@@ -98,6 +105,12 @@ pub enum ArchiveFault {
 impl ArchiveFault {
     pub(super) fn read(error: &dyn std::error::Error) -> Self {
         Self::Read {
+            reason: shown(&chain(error)),
+        }
+    }
+
+    pub(super) fn name(error: &ParseReferenceError) -> Self {
+        Self::Name {
             reason: shown(&chain(error)),
         }
     }

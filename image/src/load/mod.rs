@@ -43,12 +43,21 @@ pub enum LoadSource {
     Stream(File),
 }
 
+/// An image of an archive.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The image as the store has it, perhaps under other names too.
+    pub image: Image,
+    /// The names that the archive gives it, each once.
+    pub references: Vec<Reference>,
+}
+
 /// Loads all images of an archive that this machine can run, and returns them in the archive's order.
 /// [`Store::cancel`] ends it.
 ///
 /// # Errors
 /// [`LoadError`]; images that were loaded before the failing one stay.
-pub fn load(store: &Store, source: LoadSource, progress: &dyn Progress) -> Result<Vec<Image>, LoadError> {
+pub fn load(store: &Store, source: LoadSource, progress: &dyn Progress) -> Result<Vec<Loaded>, LoadError> {
     let source = Source::open(store, source)?;
     let catalog = source.catalog(store)?;
     let mut loader = Loader {
@@ -73,7 +82,7 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn load(&mut self, image: &CatalogImage) -> Result<Image, LoadError> {
+    fn load(&mut self, image: &CatalogImage) -> Result<Loaded, LoadError> {
         let (mut held, mut layers) = (Vec::new(), Vec::new());
         let allowance = Allowance::of_an_image();
         for layer in &image.layers {
@@ -98,14 +107,15 @@ impl Loader<'_> {
                 Manifest { config, layers }.encode()
             }
         };
-        let references: Vec<Reference> = image.references.iter().filter_map(|name| name.parse().ok()).collect();
+        let references = references(&image.references)?;
         let new = NewImage {
             manifest: &manifest,
             config: &self.read(&image.config, CONFIG_BYTES_MAX)?,
             layers: &held.iter().map(|held| held.layer).collect::<Vec<_>>(),
             references: &references,
         };
-        Ok(self.store.commit_image(&new)?)
+        let image = self.store.commit_image(&new)?;
+        Ok(Loaded { image, references })
     }
 
     fn hold(&self, layer: &CatalogLayer, blob: Digest, allowance: &Allowance) -> Result<HeldLayer, LoadError> {
@@ -147,6 +157,18 @@ impl Loader<'_> {
         };
         read().map_err(LoadError::Read)
     }
+}
+
+/// Names, each once.
+fn references(names: &[String]) -> Result<Vec<Reference>, ArchiveFault> {
+    let mut references = Vec::new();
+    for name in names {
+        let reference: Reference = name.parse().map_err(|error| ArchiveFault::name(&error))?;
+        if !references.contains(&reference) {
+            references.push(reference);
+        }
+    }
+    Ok(references)
 }
 
 fn digest_of(mut input: impl Read) -> io::Result<Digest> {

@@ -7,14 +7,13 @@ use serde::Deserialize;
 
 use super::archive::{Archive, blob_name, diff_ids};
 use super::catalog::{CatalogImage, CatalogLayer};
-use super::docker::saved_images;
+use super::docker::{checked_name, saved_images};
 use super::fault::ArchiveFault;
 use crate::digest::Digest;
 use crate::json;
 use crate::limits::{CONFIG_BYTES_MAX, INDEX_DEPTH_MAX, INDEX_ENTRIES_MAX, MANIFEST_BYTES_MAX};
 use crate::manifest::{Descriptor, Document, ManifestError, choose};
 use crate::platform::Platform;
-use crate::reference::Reference;
 
 /// containerd's and docker's annotation: the whole name.
 const IMAGE_NAME: &str = "io.containerd.image.name";
@@ -54,7 +53,7 @@ pub(super) fn images(archive: &Archive<'_>) -> Result<Vec<CatalogImage>, Archive
         if index == images.len() {
             images.push(image(archive, &manifest)?);
         }
-        images[index].references.extend(name(entry));
+        images[index].references.extend(name(entry)?);
     }
     add_docker_names(archive, &mut images)?;
     Ok(images)
@@ -118,10 +117,10 @@ fn image(archive: &Archive<'_>, descriptor: &Descriptor) -> Result<CatalogImage,
 }
 
 /// The name an entry gives its image. A bare tag names no repository, so it is passed over.
-fn name(entry: &Descriptor) -> Option<String> {
+fn name(entry: &Descriptor) -> Result<Option<String>, ArchiveFault> {
     let full = entry.annotations.get(IMAGE_NAME);
     let short = entry.annotations.get(REF_NAME).filter(|name| name.contains([':', '/']));
-    full.or(short).filter(|name| name.parse::<Reference>().is_ok()).cloned()
+    full.or(short).map(|name| checked_name(name)).transpose()
 }
 
 /// Docker writes its own `manifest.json` beside the layout; tags may be there alone.
@@ -136,7 +135,7 @@ fn add_docker_names(archive: &Archive<'_>, images: &mut [CatalogImage]) -> Resul
         .collect();
     for saved in saved_images(archive)? {
         if let Some(&index) = by_config.get(saved.config()) {
-            images[index].references.extend(saved.references());
+            images[index].references.extend(saved.references()?);
         }
     }
     Ok(())

@@ -412,6 +412,7 @@ fn two_processes_convert_a_layer_once() {
                 capsid_image::load(&open(&root), capsid_image::LoadSource::Path(path), &())
                     .unwrap()
                     .remove(0)
+                    .image
                     .id
             })
         })

@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use capsid_image::{Converter, Digest, Image, LoadError, LoadSource, Rootfs, Store, load};
+use capsid_image::{Converter, Digest, Image, LoadError, LoadSource, Loaded, Rootfs, Store, load};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -31,11 +31,11 @@ impl Fixture {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&archive).unwrap();
         file.rewind().unwrap();
-        load(&self.store, LoadSource::Stream(file), &())
+        Ok(images(load(&self.store, LoadSource::Stream(file), &())?))
     }
 
     pub(crate) fn load_path(&self, path: &Path) -> Result<Vec<Image>, LoadError> {
-        load(&self.store, LoadSource::Path(path.to_owned()), &())
+        Ok(images(load(&self.store, LoadSource::Path(path.to_owned()), &())?))
     }
 
     /// Loads an image of these layers and extracts its rootfs by `fsck.erofs`.
@@ -290,4 +290,9 @@ impl Tar {
         self.0.extend([0; 1024]);
         std::mem::take(&mut self.0)
     }
+}
+
+/// The images as the store has them.
+fn images(loaded: Vec<Loaded>) -> Vec<Image> {
+    loaded.into_iter().map(|loaded| loaded.image).collect()
 }
