@@ -253,3 +253,29 @@ fn health_checks_are_run_and_shown() {
         .exits(125)
         .complains("--no-healthcheck conflicts with --health-* options");
 }
+
+#[test]
+fn several_containers_are_handled_at_once_and_told_in_order() {
+    let capsid = Capsid::with_busybox();
+    let names = ["one", "two", "three", "four"];
+    for name in names {
+        // As process 1 it ignores SIGTERM.
+        call(&capsid, &["create", "--name", name, "busybox", "sleep", "1000"]).succeeds();
+    }
+    let all = |verb: &[&str]| {
+        let words = [verb, &names].concat();
+        call(&capsid, &words)
+    };
+    let told = "one\ntwo\nthree\nfour\n";
+    all(&["start"]).succeeds().prints(told);
+    all(&["pause"]).succeeds().prints(told);
+    all(&["unpause"]).succeeds().prints(told);
+    let stopped = call(&capsid, &["stop", "-t", "5", "one", "two", "nobody", "three", "four"]).exits(1);
+    assert_eq!(stopped.complaints().len(), 1, "{stopped}");
+    // One after another they would take 20 s.
+    assert!(stopped.took < std::time::Duration::from_secs(15), "{stopped}");
+    stopped.complains("nobody").prints(told);
+    all(&["wait"]).succeeds().prints("137\n137\n137\n137\n");
+    call(&capsid, &["start", "one", "one"]).succeeds().prints("one\none\n");
+    all(&["rm", "-f"]).succeeds().prints(told);
+}

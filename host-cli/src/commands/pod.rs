@@ -2,9 +2,10 @@
 
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::filter::{self, LabelFilter};
-use super::lifecycle::{each, rm_one, start_one};
+use super::lifecycle::{STARTS_AT_ONCE, each, rm_one, start_one};
 use super::name_pattern::NamePattern;
 use super::network_fields;
 use super::scene::stop_limit;
@@ -238,7 +239,9 @@ fn whole(pod: &Pod, state: &State, folders: &Folders) -> anyhow::Result<Value> {
 /// Starts each pod, and then its containers; docker's and podman's way: one that fails does not keep the next ones.
 async fn start_all(context: Context, args: PodNamesArgs) -> anyhow::Result<u8> {
     let scene = Scene::set(context)?;
+    let starts = Semaphore::new(STARTS_AT_ONCE);
     each(&args.pods, async |name| {
+        let _turn = starts.acquire().await?;
         let pod = scene.state.find_pod(name)?;
         let mut connection = start::pod(&scene.folders, &pod.id)?;
         connection.writer.send(&PodRequest::Start).await?;
