@@ -17,6 +17,7 @@ pub(crate) fn describe(error: &(dyn Error + 'static)) -> String {
     for cause in anyhow::Chain::new(error) {
         let text = match cause.downcast_ref::<rusqlite::Error>() {
             Some(error) if lacks_room(error) => "the disk is full".to_owned(),
+            Some(error) if is_read_only(error) => "the data directory is read-only".to_owned(),
             _ => cause.to_string(),
         };
         if words.last().is_none_or(|before| !before.contains(&text)) {
@@ -24,6 +25,11 @@ pub(crate) fn describe(error: &(dyn Error + 'static)) -> String {
         }
     }
     capsid_image::printable(words.join(": ").as_bytes(), BYTES_MAX)
+}
+
+/// SQLite's words are of a database, and its file may well be writable.
+fn is_read_only(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::ReadOnly)
 }
 
 /// On a full disk SQLite fails first at the memory that connections share, and calls it an I/O error with a number.

@@ -1,5 +1,5 @@
-//! Directories that are not Capsid's are left as they are; those of the last release are taken over. No machine is started
-//! here.
+//! Directories that are not Capsid's are left as they are; those of the last release are taken over; read-only and relative
+//! ones are used as far as they can be. Hardly a machine is started here.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -208,4 +208,67 @@ fn a_link_in_tmp_does_not_lead_to_the_users_files() {
     ps().succeeds();
     assert_eq!(fs::metadata(&place).unwrap().mode() & 0o777, 0o700);
     ps().succeeds();
+}
+
+#[test]
+fn a_read_only_data_directory_is_read() {
+    const TEST: &str = "a_read_only_data_directory_is_read";
+    if !is_root() {
+        return skip(TEST, "only root can mount");
+    }
+    let capsid = furnished();
+    let data = capsid.folder("data");
+    let read_only = |words: &str| {
+        let mount = format!("mount --bind {0} {0} && mount -o remount,ro,bind {0}", data.display());
+        let script = format!("{mount} && exec {} {words}", part("capsid").display());
+        let mut call = Invocation::new("unshare", ["--mount", "sh", "-c", &script]);
+        for (name, value) in capsid.environment() {
+            call = call.env(name, value);
+        }
+        call.wait()
+    };
+    let probe = read_only("version");
+    if probe.code() != 0 {
+        return skip(TEST, "this process may not mount");
+    }
+    read_only("ps -a --format '{{.Names}}'").succeeds().prints("box\n");
+    assert_eq!(read_only("images -q").succeeds().text().lines().count(), 1);
+    assert!(read_only("volume ls -q").succeeds().text().contains("notes"));
+    for words in [
+        "inspect box",
+        "image inspect busybox",
+        "logs box",
+        "system df",
+        "info",
+        "pod ls",
+        "network ls",
+    ] {
+        read_only(words).succeeds();
+    }
+    for words in ["rm box", "volume create more", "pod create", "create busybox"] {
+        let outcome = read_only(words);
+        assert_ne!(outcome.code(), 0, "{outcome}");
+        outcome.complains_in_one_line().complains("read-only");
+    }
+    call(&capsid, &PS).succeeds().prints("box\n");
+}
+
+#[test]
+fn directories_may_be_relative() {
+    let capsid = furnished();
+    let call = |words: &str| {
+        let words = ["--data-dir", "data", "--run-dir", "./run"]
+            .into_iter()
+            .chain(words.split_whitespace());
+        let mut call = capsid.call(words);
+        call.command().current_dir(capsid.folder("data").parent().unwrap());
+        call.command()
+            .env_remove("CAPSID_DATA_DIR")
+            .env_remove("CAPSID_RUN_DIR");
+        call.wait()
+    };
+    call("run -d --name far busybox sleep 1000").succeeds();
+    call("exec far true").succeeds();
+    call("rm -f far").succeeds().prints("far\n");
+    assert!(!Path::new("/data/containers.db").exists() && !Path::new("/run/capsid-directory.json").exists());
 }

@@ -253,6 +253,11 @@ impl State {
         Ok(Self(directory.open_database(&DATABASE)?))
     }
 
+    /// Whether its database can only be read.
+    fn is_read_only(&self) -> bool {
+        self.0.is_readonly(rusqlite::MAIN_DB).unwrap_or(false)
+    }
+
     /// A transaction that writes: what it reads stays true until it is committed.
     fn begin(&self) -> Result<Transaction<'_>, StateError> {
         Transaction::new_unchecked(&self.0, TransactionBehavior::Immediate).map_err(StateError::Query)

@@ -24,6 +24,10 @@ pub(crate) enum RecoverError {
 /// Brings rows and folders to what is true: a container whose supervisor is gone has exited, and what was recorded as
 /// being made or removed, and has no row, is removed. Cheap when there is nothing to do.
 pub(crate) fn recover(state: &State, folders: &Folders) -> Result<(), RecoverError> {
+    // Verbs that only read work in a read-only data folder, and see what killed processes have left.
+    if state.is_read_only() {
+        return Ok(());
+    }
     for container in state.unfinished()? {
         end_lost(state, folders, &container)?;
     }

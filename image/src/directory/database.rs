@@ -1,5 +1,6 @@
 //! Databases of a directory: opened only if they are the ones that were made there.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
@@ -30,6 +31,9 @@ impl Directory {
     pub fn open_database(&self, spec: &DatabaseSpec) -> Result<Connection, DirectoryError> {
         let path = self.path.join(spec.name);
         let listed = self.marker.lists(spec.name);
+        if self.is_read_only() {
+            return self.open_to_read(&path, spec);
+        }
         if !listed && let Some(made) = self.make_database(&path, spec)? {
             return Ok(made);
         }
@@ -42,6 +46,38 @@ impl Directory {
         }
         database::prepare(&mut connection, spec.migrations).map_err(|e| sqlite(&path, e))?;
         Ok(connection)
+    }
+
+    /// Opens a database of a directory in which nothing can be written, as it is.
+    fn open_to_read(&self, path: &Path, spec: &DatabaseSpec) -> Result<Connection, DirectoryError> {
+        let refused = |reason: String| DirectoryError::ReadOnly {
+            path: self.path.clone(),
+            reason,
+        };
+        if !self.marker.lists(spec.name) {
+            return Err(refused(format!("its database {} is yet to be made", spec.name)));
+        }
+        check_files(path)?;
+        let connection = connect_to_read(path)?;
+        let unfinished = |error: rusqlite::Error| match error.sqlite_error_code() {
+            Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly) => refused(format!(
+                "its database {} has changes that an ended command has left unfinished",
+                spec.name
+            )),
+            _ => sqlite(path, error),
+        };
+        let version = database::user_version(&connection).map_err(unfinished)?;
+        check_version(path, &connection, spec)?;
+        if version < spec.migrations.len() as i64 {
+            return Err(refused(format!(
+                "its database {} is of an older version of capsid",
+                spec.name
+            )));
+        }
+        match identity(&connection).map_err(|e| sqlite(path, e))? {
+            Some(found) if found.is(&self.marker, spec) => Ok(connection),
+            _ => Err(fault(path, Fault::Identity)),
+        }
     }
 
     /// Makes a database and lists it in the marker; `None` if another command has listed it meanwhile.
@@ -229,6 +265,27 @@ fn connect(path: &Path, access: OpenFlags) -> Result<Connection, DirectoryError>
         .busy_timeout(database::BUSY_TIMEOUT)
         .map_err(|e| sqlite(path, e))?;
     Ok(connection)
+}
+
+/// Opens a database beside which nothing can be written. Without a write-ahead log nobody else has it open, and SQLite needs
+/// no shared memory beside it.
+fn connect_to_read(path: &Path) -> Result<Connection, DirectoryError> {
+    if std::fs::symlink_metadata(side_file(path, SIDE_FILES[0])).is_ok() {
+        return connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY);
+    }
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/-._".contains(byte);
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_bytes() {
+        match is_plain(byte) {
+            true => uri.push(char::from(*byte)),
+            false => uri += &format!("%{byte:02x}"),
+        }
+    }
+    uri += "?immutable=1";
+    connect(
+        Path::new(&uri),
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI,
+    )
 }
 
 fn check_version(path: &Path, connection: &Connection, spec: &DatabaseSpec) -> Result<(), DirectoryError> {

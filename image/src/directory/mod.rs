@@ -20,7 +20,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::own_file::Fault;
 use marker::Marker;
@@ -135,6 +136,14 @@ pub enum DirectoryError {
         /// What is wrong with it.
         fault: Fault,
     },
+    /// Nothing can be written in it, and something would have to be.
+    #[error("directory {} is read-only, and {reason}: make it writable, and run any command once", path.display())]
+    ReadOnly {
+        /// Which.
+        path: PathBuf,
+        /// What would have to be written.
+        reason: String,
+    },
     /// A later release wrote it.
     #[error("{} is of a newer version of capsid ({found}, this one knows {known}): upgrade capsid", path.display())]
     Newer {
@@ -193,6 +202,12 @@ impl Directory {
         check_subdirectories(&path, spec)?;
         close_to_others(&path, &file)?;
         Ok(Self { path, file, marker })
+    }
+
+    /// Whether nothing can be written in it: its filesystem is read-only, or its permissions keep the caller from it.
+    pub fn is_read_only(&self) -> bool {
+        let access = rustix::fs::accessat(&self.file, ".", Access::WRITE_OK, AtFlags::EACCESS);
+        matches!(access, Err(Errno::ROFS | Errno::ACCESS | Errno::PERM))
     }
 
     /// Its path, without links.

@@ -136,7 +136,10 @@ impl Store {
             converter,
             cancellation: Cancellation::new().map_err(OpenStoreError::Event)?,
         };
-        store.recover()?;
+        // What killed processes have left stays where nothing can be removed.
+        if !directory.is_read_only() {
+            store.recover()?;
+        }
         Ok(store)
     }
 
