@@ -226,7 +226,7 @@ pub(crate) fn plan(
         mounts,
         volumes,
         shares,
-    } = mounts::resolve(args, &image.volumes, around.volumes, pod.is_some())?;
+    } = mounts::resolve(args, &image.volumes, around.volumes, pod.is_some(), machine)?;
     pod.map_or(Ok(()), |pod| pod::check_shares(&shares, pod))?;
     let (network, hosts) = match pod {
         Some(pod) => (None, pod.hosts.clone()),

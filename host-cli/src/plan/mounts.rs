@@ -4,6 +4,7 @@ use capsid_protocol::spec::mount::Source;
 use capsid_protocol::spec::{Mount, Tmpfs, Unit};
 
 use super::binds::{self, Bind};
+use super::limits::MachineSize;
 use super::size::{self, SizeError};
 use super::volumes::{self, VolumeError, VolumeSources, Wanted};
 use crate::cli::RunArgs;
@@ -31,6 +32,19 @@ const SHM_BYTES: u64 = 64 << 20;
 /// docker's size of `/dev`.
 const DEV_BYTES: u64 = 64 << 20;
 
+/// A part of the machine's memory, from 1 to 100.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Percent(u8);
+
+impl Percent {
+    fn parse(text: &str) -> Option<Self> {
+        text.parse()
+            .ok()
+            .filter(|percent| (1..=100).contains(percent))
+            .map(Self)
+    }
+}
+
 /// What is mounted, and what the host keeps or serves for it.
 pub(crate) struct Mounts {
     /// Every mount, in order.
@@ -45,7 +59,7 @@ pub(crate) struct Mounts {
 pub(super) fn binds(wanted: &[Wanted]) -> Vec<Bind> {
     let binds = wanted.iter().filter_map(|one| match one {
         Wanted::Bind(bind) => Some(bind.clone()),
-        Wanted::Volume { .. } | Wanted::Tmpfs(_) => None,
+        Wanted::Volume { .. } | Wanted::Tmpfs(..) => None,
     });
     binds.collect()
 }
@@ -56,6 +70,7 @@ pub(crate) fn resolve(
     image_volumes: &[String],
     sources: VolumeSources,
     in_pod: bool,
+    machine: MachineSize,
 ) -> Result<Mounts, MountError> {
     let shm = if in_pod {
         Source::PodShm(Unit {})
@@ -65,7 +80,7 @@ pub(crate) fn resolve(
     let wanted = wanted(&args.tmpfs, &args.volume, &args.mount)?;
     let (volumes, shares) = volumes::resolve(&wanted, image_volumes, sources)?;
     let tmpfs = wanted.into_iter().filter_map(|one| match one {
-        Wanted::Tmpfs(mount) => Some(mount),
+        Wanted::Tmpfs(mount, percent) => Some(sized(mount, percent, machine)),
         Wanted::Volume { .. } | Wanted::Bind(_) => None,
     });
     let mut own: Vec<Mount> = tmpfs
@@ -109,7 +124,8 @@ fn memory(size_bytes: u64, mode: u32) -> Source {
 pub(super) fn wanted(tmpfs: &[String], volumes: &[String], mounts: &[String]) -> Result<Vec<Wanted>, MountError> {
     let mut wanted = Vec::new();
     for flag in tmpfs {
-        wanted.push(Wanted::Tmpfs(parse_tmpfs(flag)?));
+        let (mount, percent) = parse_tmpfs(flag)?;
+        wanted.push(Wanted::Tmpfs(mount, percent));
     }
     for flag in volumes {
         wanted.push(volumes::parse_volume(flag)?);
@@ -154,8 +170,16 @@ fn defaults(privileged: bool, shm: Source) -> Vec<Mount> {
     ]
 }
 
-/// `PATH[:OPTION,...]`: docker mounts it `noexec,nosuid,nodev` unless told otherwise.
-fn parse_tmpfs(flag: &str) -> Result<Mount, MountError> {
+/// A tmpfs with its size, which may be a part of the machine's memory.
+fn sized(mut mount: Mount, percent: Option<Percent>, machine: MachineSize) -> Mount {
+    if let (Some(Source::Tmpfs(tmpfs)), Some(Percent(percent))) = (&mut mount.source, percent) {
+        tmpfs.size_bytes = (u64::from(machine.memory_mib) << 20) / 100 * u64::from(percent);
+    }
+    mount
+}
+
+/// `PATH[:OPTION,...]`: docker mounts it `noexec,nosuid,nodev` unless told otherwise. The size may be in percent.
+fn parse_tmpfs(flag: &str) -> Result<(Mount, Option<Percent>), MountError> {
     let (path, options) = flag.split_once(':').unwrap_or((flag, ""));
     if !path.starts_with('/') || path == "/" {
         return Err(MountError::NotAbsolute(path.into()));
@@ -167,6 +191,7 @@ fn parse_tmpfs(flag: &str) -> Result<Mount, MountError> {
         gid: 0,
         populate: true,
     };
+    let mut percent = None;
     let mut mount = Mount {
         target: path.into(),
         source: None,
@@ -189,7 +214,10 @@ fn parse_tmpfs(flag: &str) -> Result<Mount, MountError> {
             ("nosuid", "") => mount.nosuid = true,
             ("dev", "") => mount.nodev = false,
             ("nodev", "") => mount.nodev = true,
-            ("size", value) => tmpfs.size_bytes = size::parse(value).map_err(|_| wrong())?,
+            ("size", value) => match value.strip_suffix('%') {
+                None => (tmpfs.size_bytes, percent) = (size::parse(value).map_err(|_| wrong())?, None),
+                Some(number) => percent = Some(Percent::parse(number).ok_or_else(wrong)?),
+            },
             ("mode", value) => {
                 tmpfs.mode = u32::from_str_radix(value, 8)
                     .ok()
@@ -207,7 +235,7 @@ fn parse_tmpfs(flag: &str) -> Result<Mount, MountError> {
         }
     }
     mount.source = Some(Source::Tmpfs(tmpfs));
-    Ok(mount)
+    Ok((mount, percent))
 }
 
 /// What docker hides.
@@ -243,14 +271,32 @@ mod tests {
 
     #[test]
     fn a_tmpfs_takes_dockers_options() {
-        let mount = parse_tmpfs("/run:rw,exec,size=64k,mode=755").unwrap();
+        let (mount, percent) = parse_tmpfs("/run:rw,exec,size=64k,mode=755").unwrap();
+        assert_eq!(percent, None);
         assert!(!mount.noexec && mount.nosuid && !mount.readonly);
         let Some(Source::Tmpfs(tmpfs)) = mount.source else {
             panic!()
         };
         assert_eq!((tmpfs.size_bytes, tmpfs.mode), (65_536, 0o755));
-        for wrong in ["run", "/", "/run:fly", "/run:size=x", "/run:mode=9"] {
+        for wrong in [
+            "run",
+            "/",
+            "/run:fly",
+            "/run:size=x",
+            "/run:size=0%",
+            "/run:size=101%",
+            "/run:mode=9",
+        ] {
             assert!(parse_tmpfs(wrong).is_err(), "{wrong}");
         }
+        let (mount, percent) = parse_tmpfs("/run:size=10%").unwrap();
+        let machine = MachineSize {
+            vcpus: 1,
+            memory_mib: 1000,
+        };
+        let Some(Source::Tmpfs(tmpfs)) = sized(mount, percent, machine).source else {
+            panic!()
+        };
+        assert_eq!(tmpfs.size_bytes, 104_857_600);
     }
 }

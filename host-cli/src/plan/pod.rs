@@ -69,7 +69,7 @@ fn wanted(args: &PodCreateArgs) -> Result<Vec<Wanted>, PodError> {
     let wanted = mounts::wanted(&[], &args.volume, &args.mount)?;
     let refused = wanted.iter().find_map(|one| match one {
         Wanted::Volume { name: None, target, .. } => Some(format!("the volume without a name at {target}")),
-        Wanted::Tmpfs(mount) => Some(format!("the tmpfs at {}", mount.target)),
+        Wanted::Tmpfs(mount, _) => Some(format!("the tmpfs at {}", mount.target)),
         Wanted::Volume { .. } | Wanted::Bind(_) => None,
     });
     refused.map_or(Ok(wanted), |what| Err(PodError::Mount(what)))

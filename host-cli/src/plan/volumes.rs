@@ -6,6 +6,7 @@ use capsid_protocol::spec::mount::Source;
 use capsid_protocol::spec::{Mount, Tmpfs, Volume};
 
 use super::binds::{self, Bind, FoundSource};
+use super::mounts::Percent;
 use super::size;
 use crate::cli::parse_bool;
 use crate::state::{ShareMount, VolumeMount};
@@ -57,7 +58,8 @@ pub(super) enum Wanted {
         populate: bool,
     },
     Bind(Bind),
-    Tmpfs(Mount),
+    /// A tmpfs, and its size where that is a part of the machine's memory.
+    Tmpfs(Mount, Option<Percent>),
 }
 
 impl Wanted {
@@ -65,7 +67,7 @@ impl Wanted {
         match self {
             Self::Volume { target, .. } => target,
             Self::Bind(bind) => &bind.target,
-            Self::Tmpfs(mount) => &mount.target,
+            Self::Tmpfs(mount, _) => &mount.target,
         }
     }
 }
@@ -206,14 +208,17 @@ pub(super) fn parse_mount(flag: &str) -> Result<Wanted, VolumeError> {
         }
         ("tmpfs", Some(source), ..) => Err(misplaced(&format!("source={source}"))),
         ("tmpfs", None, _, Some((_, field))) => Err(misplaced(field)),
-        ("tmpfs", None, _, None) => Ok(Wanted::Tmpfs(Mount {
-            target,
-            source: Some(Source::Tmpfs(memory)),
-            readonly: readonly.unwrap_or(false),
-            noexec: true,
-            nosuid: true,
-            nodev: true,
-        })),
+        ("tmpfs", None, _, None) => {
+            let mount = Mount {
+                target,
+                source: Some(Source::Tmpfs(memory)),
+                readonly: readonly.unwrap_or(false),
+                noexec: true,
+                nosuid: true,
+                nodev: true,
+            };
+            Ok(Wanted::Tmpfs(mount, None))
+        }
         (kind, ..) => Err(VolumeError::Type {
             flag: flag.into(),
             kind: kind.into(),

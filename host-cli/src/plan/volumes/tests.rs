@@ -74,7 +74,7 @@ fn a_mount_flag_is_read() {
         volume(Some("data"), "/d", true, false)
     );
     assert_eq!(parse_mount("dst=/d,ro=0").unwrap(), volume(None, "/d", false, true));
-    let Wanted::Tmpfs(mount) = parse_mount("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=700").unwrap() else {
+    let Wanted::Tmpfs(mount, _) = parse_mount("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=700").unwrap() else {
         panic!("no tmpfs")
     };
     let Some(Source::Tmpfs(memory)) = mount.source else {
