@@ -219,6 +219,7 @@ mod tests {
             container,
             protocol,
             host: host.parse().unwrap(),
+            host_last: 0,
         };
         let network = NetworkConfig {
             ports: vec![

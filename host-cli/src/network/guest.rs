@@ -316,6 +316,7 @@ mod tests {
             container: 80,
             protocol: Protocol::Tcp,
             host: "[::1]:80".parse().unwrap(),
+            host_last: 0,
         });
         assert_eq!(kinds(&config), [true, false]);
         // Names are asked for where somebody answers.

@@ -196,6 +196,7 @@ mod tests {
             container,
             protocol: Protocol::Tcp,
             host: host.parse().unwrap(),
+            host_last: 0,
         };
         let ports = [
             port("127.0.0.1:8001", 81),

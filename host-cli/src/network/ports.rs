@@ -1,6 +1,7 @@
 //! Ports of the host's: chosen when a container is made, looked at again at each start. passt binds them itself; whether
 //! it can is asked here, where there are words for it.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
@@ -45,9 +46,18 @@ impl Taken {
     }
 }
 
-/// Chooses a port for each that has none: of all at once, so that none is chosen twice.
+/// Chooses a port for each that has none or a range: of all at once, so that none is chosen twice.
 pub(crate) fn choose(ports: &mut [PublishedPort]) -> Result<(), PortError> {
-    let mut taken = Vec::new();
+    let (mut taken, mut given) = (Vec::new(), HashSet::new());
+    given.extend(
+        ports
+            .iter()
+            .filter(|port| port.host_last == 0)
+            .map(|port| (port.host, port.protocol)),
+    );
+    for port in ports.iter_mut().filter(|port| port.host_last > 0) {
+        taken.push(choose_of_range(port, &given)?);
+    }
     for port in ports.iter_mut().filter(|port| port.host.port() == 0) {
         let one = take(port)?;
         let number = one.port().map_err(|source| PortError::Other {
@@ -58,6 +68,23 @@ pub(crate) fn choose(ports: &mut [PublishedPort]) -> Result<(), PortError> {
         taken.push(one);
     }
     Ok(())
+}
+
+/// Takes the first port of a range that is free, and that no other flag names.
+fn choose_of_range(port: &mut PublishedPort, given: &HashSet<(SocketAddr, Protocol)>) -> Result<Taken, PortError> {
+    let (first, last) = (port.host, std::mem::take(&mut port.host_last));
+    for number in first.port()..=last {
+        port.host.set_port(number);
+        if given.contains(&(port.host, port.protocol)) {
+            continue;
+        }
+        match take(port) {
+            Err(PortError::InUse(_)) => {}
+            taken => return taken,
+        }
+    }
+    let protocol = crate::state::protocol_word(port.protocol);
+    Err(PortError::InUse(format!("{first}-{last}/{protocol}")))
 }
 
 /// Whether all of them can be had.
@@ -106,6 +133,7 @@ mod tests {
             container: 80,
             protocol,
             host: host.parse().unwrap(),
+            host_last: 0,
         }
     }
 
@@ -119,6 +147,29 @@ mod tests {
         numbers.sort_unstable();
         numbers.dedup();
         assert_eq!(numbers.len(), 20);
+    }
+
+    #[test]
+    fn one_port_of_a_range_is_chosen() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = listener.local_addr().unwrap();
+        let range = |last| PublishedPort {
+            host_last: last,
+            ..port(&host.to_string(), Protocol::Tcp)
+        };
+        let used = choose(&mut [range(host.port())]).unwrap_err().to_string();
+        assert_eq!(used, format!("port {host}-{}/tcp is in use on this host", host.port()));
+        let mut ports = [
+            range(host.port().saturating_add(20)),
+            range(host.port().saturating_add(20)),
+        ];
+        choose(&mut ports).unwrap();
+        assert!(
+            ports
+                .iter()
+                .all(|port| port.host_last == 0 && port.host.port() > host.port())
+        );
+        assert_ne!(ports[0].host, ports[1].host);
     }
 
     #[test]

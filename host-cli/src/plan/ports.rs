@@ -16,7 +16,9 @@ const DEFAULT_HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Why a port cannot be published.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PortError {
-    #[error("invalid port {0:?}: write [IP:][HOST_PORT:]PORT[/tcp|udp], or ranges of ports of the same length")]
+    #[error(
+        "invalid port {0:?}: write [IP:][HOST_PORT:]PORT[/tcp|udp], ranges of ports of the same length, or a range of the host's for one PORT"
+    )]
     Port(String),
     #[error("invalid port {0:?}: SCTP is not carried")]
     Sctp(String),
@@ -49,7 +51,8 @@ pub(crate) fn published(
     let mut seen = BTreeSet::new();
     let twice = ports
         .iter()
-        .find(|port| port.host.port() != 0 && !seen.insert((port.host, port.protocol)));
+        .filter(|port| port.host.port() != 0 && port.host_last == 0)
+        .find(|port| !seen.insert((port.host, port.protocol)));
     match twice {
         Some(port) => Err(PortError::Twice(format!(
             "{}/{}",
@@ -118,6 +121,7 @@ impl Exposed {
             container,
             protocol,
             host: SocketAddr::new(DEFAULT_HOST, 0),
+            host_last: 0,
         }));
         Ok(())
     }
@@ -138,15 +142,18 @@ fn one(flag: &str) -> Result<Vec<PublishedPort>, PortError> {
     if protocol == Protocol::Udp && address == Ipv6Addr::LOCALHOST {
         return Err(PortError::UdpLoopback(flag.into()));
     }
-    let hosts: Vec<u16> = match ports {
-        None => container.clone().map(|_| 0).collect(),
-        Some(ports) if ports.len() == container.len() => ports.collect(),
+    let hosts: Vec<(u16, u16)> = match ports {
+        None => container.clone().map(|_| (0, 0)).collect(),
+        Some(ports) if ports.len() == container.len() => ports.map(|port| (port, 0)).collect(),
+        // Any of them, as docker has it.
+        Some(ports) if container.len() == 1 => vec![(*ports.start(), *ports.end())],
         Some(_) => return Err(wrong()),
     };
-    let publish = |(container, host)| PublishedPort {
+    let publish = |(container, (host, host_last))| PublishedPort {
         container,
         protocol,
         host: SocketAddr::new(address, host),
+        host_last,
     };
     Ok(container.zip(hosts).map(publish).collect())
 }
@@ -221,6 +228,7 @@ mod tests {
             ("[::]::80", "[::]:0->80/tcp"),
             ("8000-8001:80-81", "127.0.0.1:8000->80/tcp 127.0.0.1:8001->81/tcp"),
             ("80-81", "127.0.0.1:0->80/tcp 127.0.0.1:0->81/tcp"),
+            ("8000-8010:80", "127.0.0.1:8000-8010->80/tcp"),
             ("80:80/TCP", "127.0.0.1:80->80/tcp"),
             ("53/Udp", "127.0.0.1:0->53/udp"),
         ] {

@@ -55,6 +55,9 @@ pub(crate) struct PublishedPort {
     pub protocol: Protocol,
     /// Where the host listens; port 0 is one that is still to be chosen.
     pub host: SocketAddr,
+    /// Last of the ports from `host` on of which one is still to be chosen; 0 when there is nothing to choose.
+    #[serde(skip)]
+    pub host_last: u16,
 }
 
 impl PublishedPort {
@@ -75,7 +78,10 @@ impl PublishedPort {
 impl fmt::Display for PublishedPort {
     /// As `docker ps` shows it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}->{}", self.host, self.container_words())
+        match self.host_last {
+            0 => write!(f, "{}->{}", self.host, self.container_words()),
+            last => write!(f, "{}-{last}->{}", self.host, self.container_words()),
+        }
     }
 }
 
