@@ -67,8 +67,8 @@ pub enum ConfigError {
     /// Not strict JSON of the right shape.
     #[error("image config is malformed")]
     Json(#[from] JsonError),
-    /// No valid `os` and `architecture`.
-    #[error("image config names no platform")]
+    /// No valid `os` or `architecture`.
+    #[error("image config names no valid platform")]
     Platform(#[from] ParsePlatformError),
     /// `rootfs.type` is not `layers`.
     #[error("image config has the rootfs type {kind:?}")]
@@ -103,9 +103,9 @@ pub enum ConfigError {
 
 #[derive(Deserialize)]
 struct Raw {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     architecture: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     os: String,
     variant: Option<String>,
     created: Option<String>,
@@ -176,6 +176,13 @@ impl RawHealthcheck {
     }
 }
 
+/// As docker: what a config does not say of its platform is that of this machine.
+fn platform(os: &str, architecture: &str) -> Result<Platform, ParsePlatformError> {
+    let host = Platform::host();
+    let or_host = |word: &str, host: String| if word.is_empty() { host } else { word.into() };
+    Platform::from_parts(&or_host(os, host.os), &or_host(architecture, host.architecture))
+}
+
 /// Go writes `null` for an empty list.
 fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
     Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
@@ -197,7 +204,7 @@ impl ImageConfig {
         if raw.rootfs.diff_ids.len() > LAYERS_MAX {
             return Err(ConfigError::TooManyLayers);
         }
-        let mut platform = Platform::from_parts(&raw.os, &raw.architecture)?;
+        let mut platform = platform(&raw.os, &raw.architecture)?;
         platform.variant = raw.variant.filter(|variant| !variant.is_empty());
         let run = raw.config;
         let config = Self {
@@ -307,13 +314,25 @@ mod tests {
         for text in [
             String::new(),
             "[]".into(),
-            format!(r#"{{"os":"linux",{rootfs}}}"#),
             format!(r#"{{"os":"linux","architecture":"../x",{rootfs}}}"#),
             format!(r#"{{"os":"linux","architecture":"amd64","config":{{"Cmd":["a\u0000b"]}},{rootfs}}}"#),
             r#"{"os":"linux","architecture":"amd64","rootfs":{"type":"x"}}"#.into(),
         ] {
             assert!(ImageConfig::parse(text.as_bytes()).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_platform_that_is_not_named_is_this_machines() {
+        let rootfs = r#""rootfs":{"type":"layers","diff_ids":[]}"#;
+        let platform = |fields: &str| {
+            let text = format!("{{{fields}{rootfs}}}");
+            ImageConfig::parse(text.as_bytes()).unwrap().platform.to_string()
+        };
+        let host = Platform::host();
+        assert_eq!(platform(""), host.to_string());
+        assert_eq!(platform(r#""os":"linux","architecture":"","#), host.to_string());
+        assert_eq!(platform(r#""os":null,"architecture":"riscv64","#), "linux/riscv64");
     }
 
     #[test]

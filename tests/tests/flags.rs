@@ -14,8 +14,8 @@ fn call(capsid: &Capsid, line: &str) -> Outcome {
 #[test]
 fn flags_have_dockers_forms() {
     let capsid = Capsid::with_busybox();
-    let line = "-e=A=1 -eB=2 -m=96m -it=false --read-only=true --init=false --sig-proxy=T --mount TYPE=Tmpfs,Target=/t";
-    let script = "echo $A$B $(hostname | wc -c); touch /t/x; touch /x";
+    let line = "-e=A=1 -eB=2 -m=96m -it=false --read-only=true --init=false --sig-proxy=T --tmpfs /s:size=10% --mount TYPE=Tmpfs,Target=/t";
+    let script = "echo $A$B $(hostname | wc -c); touch /t/x /s/x; touch /x";
     let words = line
         .split_whitespace()
         .chain(["--hostname", "", "busybox", "sh", "-c", script]);
@@ -108,7 +108,8 @@ fn flags_are_checked_before_a_registry_is_asked_or_anything_is_made() {
 fn empty_words_and_metadata_are_dockers() {
     let capsid = Capsid::with_busybox();
     let image = |name: &str, fields: &[(&str, serde_json::Value)]| {
-        let busybox = TestImage::Busybox.build();
+        // As docker, what an image does not say of its platform is that of this machine.
+        let busybox = TestImage::Busybox.build().architecture("");
         let image = fields
             .iter()
             .fold(busybox, |image, (field, value)| image.config(field, value.clone()));
