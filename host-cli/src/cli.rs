@@ -476,7 +476,7 @@ pub(crate) struct RmiArgs {
     /// Names or ids
     #[arg(required = true)]
     pub images: Vec<String>,
-    /// Also when an id has several names
+    /// Also when an id has several names, or stopped containers were made from it: these keep it, without a name
     #[arg(short, long)]
     pub force: bool,
 }

@@ -208,6 +208,8 @@ fn names_are_unique_and_removal_is_asked_for() {
     assert!(running.stderr.contains("rm -f"), "{}", running.stderr);
     let used = call(&capsid, &["rmi", "busybox"]).exits(1);
     assert!(used.stderr.contains("used by container one"), "{}", used.stderr);
+    let running = call(&capsid, &["rmi", "-f", "busybox"]).exits(1);
+    running.complains("used by the running container one");
     call(&capsid, &["rename", "one", "two"]).succeeds();
     call(&capsid, &["rm", "-f", "two"]).succeeds().prints("two\n");
     call(&capsid, &["rm", "two"]).exits(1);
@@ -226,6 +228,11 @@ fn create_then_start_runs_what_was_asked_for() {
     .text();
     assert_eq!(field(&capsid, "later", ".State.Status"), "created");
     assert_eq!(id.trim().len(), 64);
+    // It keeps what it is made from, without a name.
+    call(&capsid, &["rmi", "busybox"]).exits(1);
+    let untagged = call(&capsid, &["rmi", "-f", "busybox"]).succeeds();
+    untagged.prints("Untagged: busybox:latest\n");
+    call(&capsid, &["image", "inspect", "busybox"]).exits(1);
     capsid
         .call(["start", "-ai", "later"])
         .input("words\n")

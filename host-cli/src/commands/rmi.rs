@@ -25,19 +25,27 @@ pub(crate) fn run(context: Context, args: &RmiArgs) -> anyhow::Result<u8> {
     Ok(code)
 }
 
-/// An image that a container was made from stays: without it the container could not start again.
+/// An image that a container was made from stays: without it the container could not start again. As docker, `force` takes
+/// the names of one that only stopped containers use; it is removed by `system prune` when they are gone.
 fn remove(state: &State, store: &Store, name: &str, force: bool) -> anyhow::Result<Vec<Removed>> {
-    if let Some(image) = store.find(name)?
-        && image.references.len() <= 1
-        && let Some(user) = state.users_of_image(&image.id.to_string())?.first()
-    {
-        bail!(
+    let Some(image) = store.find(name)?.filter(|image| !image.has_other_tag(name)) else {
+        return Ok(store.remove(name, force)?);
+    };
+    let users = state.users_of_image(&image.id.to_string())?;
+    let running = users.iter().find(|user| user.status.is_live());
+    match (running, users.first()) {
+        (None, None) => Ok(store.remove(name, force)?),
+        (None, Some(_)) if force && !image.references.is_empty() => Ok(store.untag(&image)?),
+        (Some(user), _) if force => bail!(
+            "image {name} is used by the running container {}: stop it first",
+            user.name
+        ),
+        (Some(user), _) | (None, Some(user)) => bail!(
             "image {name} is used by container {} ({}): remove that container first",
             user.name,
             user.status.word()
-        );
+        ),
     }
-    Ok(store.remove(name, force)?)
 }
 
 fn print(removed: &Removed) {

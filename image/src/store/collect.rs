@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::database::Kind;
 use super::error::RemoveImageError;
 use super::layers::LayerName;
-use super::{FindImageError, ObjectLock, Removed, Store, StoreError, shown};
+use super::{FindImageError, Image, ObjectLock, Removed, Store, StoreError, shown};
 use crate::digest::Digest;
 use crate::reference::Reference;
 
@@ -40,6 +40,17 @@ impl Store {
         removed.push(Removed::Deleted(id));
         removed.extend(self.collect()?.into_iter().map(|layer| Removed::Deleted(layer.diff)));
         Ok(removed)
+    }
+
+    /// Takes all names away from an image that something still needs: it stays without a name.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be changed.
+    pub fn untag(&self, image: &Image) -> Result<Vec<Removed>, StoreError> {
+        for name in &image.references {
+            self.database().delete_name(name)?;
+        }
+        Ok(image.references.iter().cloned().map(Removed::Untagged).collect())
     }
 
     /// Removes what killed processes have left: unfinished objects, and finished ones that no image needs. Only what was

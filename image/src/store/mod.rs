@@ -95,6 +95,16 @@ pub enum Removed {
     Deleted(Digest),
 }
 
+impl Image {
+    /// Whether the image has another tag than `name`, so that removing that name leaves the image where it is.
+    pub fn has_other_tag(&self, name: &str) -> bool {
+        let is_tag = |reference: &&Reference| reference.tag().is_some();
+        name.parse::<Reference>().is_ok_and(|name| {
+            self.references.contains(&name) && self.references.iter().filter(is_tag).any(|tag| *tag != name)
+        })
+    }
+}
+
 /// The content store. Many processes may use one at the same time.
 #[derive(Debug, Clone)]
 pub struct Store {
