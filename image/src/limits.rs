@@ -147,6 +147,10 @@ pub const NO_PROGRESS_SECONDS: u64 = 30;
 /// Redirects followed for one request.
 pub const REDIRECTS_MAX: usize = 5;
 
+/// Longest time after which a registry that wants fewer requests is asked again without a word, seconds: about what the
+/// pauses between tries come to.
+pub const RETRY_SECONDS_MAX: u64 = 8;
+
 /// Bytes of a whole archive given to `load`: an image and its manifests, twice for archives that hold both layouts.
 pub const ARCHIVE_BYTES_MAX: u64 = 2 * IMAGE_EXPANDED_BYTES_MAX;
 

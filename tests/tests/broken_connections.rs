@@ -1,11 +1,12 @@
-//! Connections to a registry that break in the middle of a layer: the pull goes on where it stood, and gives up in time.
+//! Registries that do not give what was asked for: connections that break in the middle of a layer, where the pull goes on
+//! and gives up in time, and refusals.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
 
 use capsid_tests::flaky_proxy::{Fault, Then};
 use capsid_tests::layer::noise;
-use capsid_tests::{Capsid, FlakyProxy, ImageBuilder, Layer, Registry};
+use capsid_tests::{Capsid, FlakyProxy, ImageBuilder, Layer, Recorder, Registry, Reply};
 
 const NAME: &str = "broken:1";
 /// What one connection carries of the layer before it breaks.
@@ -68,4 +69,28 @@ fn a_connection_that_always_breaks_is_given_up() {
     let again = vec!["bytes=1048576-"; 5];
     assert_eq!(spoilt(&proxy), [vec!["none"], again].concat());
     assert_eq!(capsid.files(), before, "left behind\n{outcome}");
+}
+
+#[test]
+fn what_a_registry_refuses_is_told_with_its_words() {
+    let (capsid, registry) = (Capsid::empty(), Recorder::start());
+    let pull = || {
+        capsid
+            .call(["pull", &format!("127.0.0.1:{}/x", registry.port())])
+            .wait()
+    };
+    registry.play(|_| Reply {
+        status: "429 Too Many Requests",
+        fields: vec![("retry-after", "3600".into())],
+        body: r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}"#.into(),
+    });
+    let limited = pull().exits(1).complains_in_one_line();
+    limited.complains("try again in 3600 s: TOOMANYREQUESTS slow down");
+    registry.play(|head| match head.start.contains(" /v2/ ") {
+        true => Reply::found(""),
+        false => Reply::redirect("302 Found", "ftp://cdn.example/x?signature=secret"),
+    });
+    let led_away = pull().exits(1).complains_in_one_line();
+    assert!(!led_away.stderr.contains("secret"), "{led_away}");
+    led_away.complains("refused redirect to ftp://cdn.example/x: ");
 }

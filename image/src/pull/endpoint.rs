@@ -171,12 +171,16 @@ pub(super) fn connection_error(error: reqwest::Error) -> RegistryError {
         return RegistryError::Stalled;
     }
     let address = error.url().map(origin).unwrap_or_default();
+    let server = error.url().map(server).unwrap_or_default();
     let error = error.without_url();
     let mut reason = error.to_string();
     let mut cause = std::error::Error::source(&error);
     while let Some(error) = cause {
         if error.is::<Forbidden>() {
             return RegistryError::ForbiddenAddress { address };
+        }
+        if is_no_tls(error) {
+            return RegistryError::PlainHttp { address: server };
         }
         reason = format!("{reason}: {error}");
         cause = error.source();
@@ -186,10 +190,59 @@ pub(super) fn connection_error(error: reqwest::Error) -> RegistryError {
     }
 }
 
+/// Host and port of a URL.
+fn server(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    let port = url.port_or_known_default().unwrap_or_default();
+    crate::text::printable(format!("{host}:{port}").as_bytes(), 300)
+}
+
+/// Whether a server answered a TLS greeting with something else, as one of plain HTTP does. rustls' error is inside of I/O
+/// errors, whose chain passes over it.
+fn is_no_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut inner = Some(error);
+    while let Some(error) = inner {
+        if let Some(error) = error.downcast_ref::<rustls::Error>() {
+            let wrong_type = rustls::InvalidMessage::InvalidContentType;
+            return *error == rustls::Error::InvalidMessage(wrong_type);
+        }
+        let wrapper = error.downcast_ref::<std::io::Error>();
+        inner = wrapper.and_then(|wrapper| Some(wrapper.get_ref()? as _));
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
     use std::net::TcpListener;
+
+    #[test]
+    fn a_server_of_plain_http_is_named_as_such() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n");
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let url = format!("https://127.0.0.1:{port}/");
+        let error = runtime.block_on(async {
+            let client = client(&[], false, None).unwrap();
+            connection_error(client.get(&url).send().await.unwrap_err())
+        });
+        server.join().unwrap();
+        let told = error.to_string();
+        assert!(
+            told.starts_with(&format!("127.0.0.1:{port} speaks plain HTTP")),
+            "{told}"
+        );
+    }
 
     /// What a name resolves to is checked when the connection is made, not when the redirect is read.
     #[test]

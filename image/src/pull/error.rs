@@ -6,7 +6,9 @@ use std::process::ExitStatus;
 
 use crate::config::ConfigError;
 use crate::digest::Digest;
-use crate::limits::{HELPER_BYTES_MAX, HELPER_SECONDS_MAX, INDEX_DEPTH_MAX, NO_PROGRESS_SECONDS, REDIRECTS_MAX};
+use crate::limits::{
+    HELPER_BYTES_MAX, HELPER_SECONDS_MAX, INDEX_DEPTH_MAX, NO_PROGRESS_SECONDS, REDIRECTS_MAX, RETRY_SECONDS_MAX,
+};
 use crate::manifest::ManifestError;
 use crate::store::{AddLayerError, CommitImageError};
 
@@ -187,12 +189,31 @@ pub enum RegistryError {
     #[error("no data for {NO_PROGRESS_SECONDS} s")]
     Stalled,
     /// An answer that is an error.
-    #[error("status {status}{}", if text.is_empty() { String::new() } else { format!(": {text}") })]
+    #[error("status {status}{}", colon(text))]
     Status {
         /// HTTP status.
         status: u16,
         /// The registry's words, printable.
         text: String,
+    },
+    /// The registry wants fewer requests.
+    #[error("too many requests (status 429): try again {}{}", when(*seconds, date), colon(text))]
+    TooManyRequests {
+        /// After how long, if it says.
+        seconds: Option<u64>,
+        /// At what time, printable, if it says that.
+        date: String,
+        /// The registry's words, printable.
+        text: String,
+    },
+    /// A server without TLS where TLS is expected.
+    #[error(
+        "{address} speaks plain HTTP where TLS is expected: if that is right, name the registry under insecure_registries in \
+         config.toml, or with --insecure-registry"
+    )]
+    PlainHttp {
+        /// Host and port.
+        address: String,
     },
     /// An answer over its limit.
     #[error("answer is longer than {bytes_max} bytes")]
@@ -200,11 +221,19 @@ pub enum RegistryError {
         /// The limit.
         bytes_max: u64,
     },
-    /// Too many redirects, or one from TLS to plain HTTP.
-    #[error("refused redirect to {host} (at most {REDIRECTS_MAX}, never from https to http)")]
+    /// A redirect that is not followed.
+    #[error("refused redirect to {target}: {reason}")]
     Redirect {
-        /// Where to.
-        host: String,
+        /// Where to, without credentials and query.
+        target: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// More redirects than the limit.
+    #[error("refused redirect to {target}: it is one of more than {REDIRECTS_MAX}")]
+    Redirects {
+        /// Where to, without credentials and query.
+        target: String,
     },
     /// An answer that makes no sense.
     #[error("unexpected answer: {what}")]
@@ -253,12 +282,31 @@ pub enum RegistryError {
     },
 }
 
+fn colon(text: &str) -> String {
+    if text.is_empty() {
+        String::new()
+    } else {
+        format!(": {text}")
+    }
+}
+
+fn when(seconds: Option<u64>, date: &str) -> String {
+    match seconds {
+        Some(seconds) => format!("in {seconds} s"),
+        None if date.is_empty() => "later".into(),
+        None => format!("after {date}"),
+    }
+}
+
 impl RegistryError {
     /// Whether another try may help.
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Connection { .. } | Self::Stalled => true,
-            Self::Status { status, .. } => *status == 429 || *status >= 500,
+            Self::TooManyRequests { seconds, date, .. } => {
+                date.is_empty() && seconds.is_none_or(|seconds| seconds <= RETRY_SECONDS_MAX)
+            }
+            Self::Status { status, .. } => *status >= 500,
             _ => false,
         }
     }

@@ -1,6 +1,8 @@
 //! One repository of a registry: requests, authorisation, redirects, bounded answers.
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, WWW_AUTHENTICATE};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use tokio::sync::Mutex;
@@ -179,7 +181,7 @@ impl Registry {
             is_own = is_own && next.origin() == self.endpoint.base.origin();
             url = next;
         }
-        Err(RegistryError::Redirect { host: host(&url) })
+        Err(RegistryError::Redirects { target: shown(&url) })
     }
 
     /// The header that answers a challenge, or `None` if we have nothing to say.
@@ -240,13 +242,17 @@ fn redirect_target(url: &Url, location: Option<&str>) -> Result<Url, RegistryErr
         what: "redirect without a valid address",
     })?;
     let is_private = next.scheme() == "https" || (next.scheme() == "http" && url.scheme() == "http");
+    let refused = |reason| {
+        Err(RegistryError::Redirect {
+            target: shown(&next),
+            reason,
+        })
+    };
     if !is_private {
-        return Err(RegistryError::Redirect { host: host(&next) });
+        return refused("the registry is reached by TLS, and a redirect must not lead away from it");
     }
     if !next.username().is_empty() || next.password().is_some() {
-        return Err(RegistryError::Protocol {
-            what: "redirect with credentials in its address",
-        });
+        return refused("there are credentials in its address");
     }
     Ok(next)
 }
@@ -257,6 +263,8 @@ pub(super) async fn check(mut answer: Response) -> Result<Response, RegistryErro
         return Ok(answer);
     }
     let status = answer.status().as_u16();
+    let retry_after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let retry_after = printable(retry_after.unwrap_or_default().trim().as_bytes(), 64);
     let body = read_bounded(&mut answer, REGISTRY_ERROR_BYTES_MAX)
         .await
         .unwrap_or_default();
@@ -277,9 +285,19 @@ pub(super) async fn check(mut answer: Response) -> Result<Response, RegistryErro
     let text = first
         .map(|first| format!("{} {}", first.code, first.message))
         .unwrap_or_default();
-    Err(RegistryError::Status {
-        status,
-        text: printable(text.trim().as_bytes(), REGISTRY_TEXT_BYTES_MAX),
+    let text = printable(text.trim().as_bytes(), REGISTRY_TEXT_BYTES_MAX);
+    Err(match (status, retry_after.parse()) {
+        (429, Ok(seconds)) => RegistryError::TooManyRequests {
+            seconds: Some(seconds),
+            date: String::new(),
+            text,
+        },
+        (429, Err(_)) => RegistryError::TooManyRequests {
+            seconds: None,
+            date: retry_after,
+            text,
+        },
+        _ => RegistryError::Status { status, text },
     })
 }
 
@@ -299,13 +317,30 @@ pub(super) async fn back_off(tries: u32) {
     sleep(Duration::from_millis(250) * 2u32.pow(tries.min(6))).await;
 }
 
-fn host(url: &Url) -> String {
-    printable(url.host_str().unwrap_or_default().as_bytes(), 255)
+/// An address without credentials and query, which may hold a signature.
+fn shown(url: &Url) -> String {
+    format!("{}{}", origin(url), printable(url.path().as_bytes(), 255))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refused_redirect_names_its_target() {
+        let from = "https://registry.example/v2/a".parse().unwrap();
+        let refusal = |location| redirect_target(&from, Some(location)).unwrap_err().to_string();
+        let plain = refusal("http://cdn.example:81/b?signature=secret");
+        assert!(
+            plain.starts_with("refused redirect to http://cdn.example:81/b: "),
+            "{plain}"
+        );
+        let named = refusal("https://user:word@cdn.example/b");
+        assert_eq!(
+            named,
+            "refused redirect to https://cdn.example/b: there are credentials in its address"
+        );
+    }
 
     #[test]
     fn redirects_stay_private_and_bring_no_credentials() {
