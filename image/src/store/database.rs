@@ -177,17 +177,14 @@ impl Database {
     pub(super) fn insert_image(&mut self, row: ImageRow, rootfs: Digest) -> Result<ImageRow, StoreError> {
         let id = row.id.to_string();
         let transaction = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        // The same config may come with other blobs (another compression): the newer ones are as good.
-        let upsert = "INSERT INTO images (id, manifest, size_bytes, added, rootfs) VALUES (?1, ?2, ?3, ?4, ?5)
-            ON CONFLICT (id) DO UPDATE SET manifest = ?2, size_bytes = ?3, rootfs = ?5";
-        let values = params![
-            id,
-            row.manifest.to_string(),
-            row.size_bytes as i64,
-            row.added,
-            rootfs.hex()
-        ];
-        transaction.execute(upsert, values)?;
+        // The same config may come with other blobs (another compression): the newer ones are as good. No upsert: its
+        // conflict handling replaces that of the triggers, which ignore names that another maker has recorded.
+        let update = "UPDATE images SET manifest = ?2, size_bytes = ?3, rootfs = ?4 WHERE id = ?1";
+        let (manifest, size_bytes) = (row.manifest.to_string(), row.size_bytes as i64);
+        if transaction.execute(update, params![id, manifest, size_bytes, rootfs.hex()])? == 0 {
+            let insert = "INSERT INTO images (id, manifest, size_bytes, added, rootfs) VALUES (?1, ?2, ?3, ?4, ?5)";
+            transaction.execute(insert, params![id, manifest, size_bytes, row.added, rootfs.hex()])?;
+        }
         transaction.execute("DELETE FROM layers WHERE image = ?1", [&id])?;
         for (position, layer) in row.layers.iter().enumerate() {
             let insert = "INSERT INTO layers (image, position, name) VALUES (?1, ?2, ?3)";

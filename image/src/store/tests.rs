@@ -1,4 +1,4 @@
-use super::database::Kind;
+use super::database::{ImageRow, Kind};
 use super::*;
 use crate::directory::DirectoryError;
 use crate::reference::Reference;
@@ -41,6 +41,24 @@ fn recorded_leftovers_vanish_when_the_store_is_opened_and_others_stay() {
         assert!(directory.path().join(path).join("x").exists(), "{path}");
     }
     assert!(second.database().pending(Kind::Layers).unwrap().is_empty());
+}
+
+/// Another command that makes the same image has recorded what it is about to make.
+#[test]
+fn an_image_is_stored_again_beside_another_maker() {
+    let (_directory, store) = store();
+    let digest = |digit: &str| format!("sha256:{}", digit.repeat(64)).parse::<Digest>().unwrap();
+    let row = || ImageRow {
+        id: digest("1"),
+        manifest: digest("2"),
+        size_bytes: 0,
+        added: 0,
+        references: Vec::new(),
+        layers: Vec::new(),
+    };
+    store.database().insert_image(row(), digest("3")).unwrap();
+    store.database().record(Kind::Rootfs, &digest("3").hex()).unwrap();
+    store.database().insert_image(row(), digest("3")).unwrap();
 }
 
 #[test]
