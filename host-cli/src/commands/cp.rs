@@ -378,7 +378,10 @@ async fn stream_in(scene: &Scene, name: &str, path: Vec<u8>) -> anyhow::Result<(
 /// The archive in `input`, which may be compressed.
 fn expanded(mut input: impl Read + 'static) -> io::Result<Box<dyn Read>> {
     let mut magic = Vec::with_capacity(Compression::MAGIC_BYTES);
-    input.by_ref().take(Compression::MAGIC_BYTES as u64).read_to_end(&mut magic)?;
+    input
+        .by_ref()
+        .take(Compression::MAGIC_BYTES as u64)
+        .read_to_end(&mut magic)?;
     let compression = magic.as_slice().try_into().ok().and_then(Compression::of);
     let whole = io::BufReader::new(Cursor::new(magic).chain(input));
     match compression {
