@@ -59,6 +59,7 @@ pub(crate) const SUITES: &[Suite] = &[
     suite("egress", 90, Kvm::Full),
     suite("endurance", 90, SAME_PROCESSES),
     suite("fixtures", 5, NO_MACHINE),
+    suite("flags", 20, INSIDE_ONLY),
     suite("foreign_folders", 5, NO_MACHINE),
     suite("full_disk", 80, SAME_PROCESSES),
     suite("guest", 25, INSIDE_ONLY),
