@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::disk;
-use crate::limits::DISK_WAIT;
+use crate::limits::{DISK_WAIT, DISK_WAIT_ALL};
 
 /// How often a disk is looked at that is still being unmounted.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -40,7 +40,7 @@ impl Claims {
             }
         }
         drop(users);
-        let mut writing = Writing::now();
+        let mut writing = Writing::to(disk::names(serials));
         serials.iter().all(|serial| self.wait_until_free(serial, &mut writing))
     }
 
@@ -65,34 +65,34 @@ impl Claims {
     }
 }
 
-/// Whether the kernel still writes to disks.
+/// Whether the kernel still writes to disks: only to these, since others have what to write for ever.
 pub(crate) struct Writing {
+    /// Names of the devices.
+    disks: Vec<String>,
     sectors: u64,
+    began: Instant,
     since: Instant,
 }
 
 impl Writing {
-    pub(crate) fn now() -> Self {
+    pub(crate) fn to(disks: Vec<String>) -> Self {
         Self {
-            sectors: disk::sectors_written(),
+            sectors: disk::sectors_written(&disks),
+            disks,
+            began: Instant::now(),
             since: Instant::now(),
         }
     }
 
-    /// Whether nothing was written for [`DISK_WAIT`].
+    /// Whether nothing was written for [`DISK_WAIT`], or it takes longer than [`DISK_WAIT_ALL`].
     pub(crate) fn is_stuck(&mut self) -> bool {
         if self.since.elapsed() < DISK_WAIT {
             return false;
         }
-        let sectors = disk::sectors_written();
-        if sectors == self.sectors {
-            return true;
-        }
-        *self = Self {
-            sectors,
-            since: Instant::now(),
-        };
-        false
+        let sectors = disk::sectors_written(&self.disks);
+        let has_moved = std::mem::replace(&mut self.sectors, sectors) != sectors;
+        self.since = Instant::now();
+        !has_moved || self.began.elapsed() > DISK_WAIT_ALL
     }
 }
 

@@ -35,15 +35,15 @@ pub(crate) struct Container {
     mounts: Mutex<Option<File>>,
 }
 
-/// Has everything written, unless the host has no room for it.
-fn sync() {
+/// Has everything written, unless the host has no room for what is to go to these disks.
+fn sync(serials: &[String]) {
     let (done, waits) = std::sync::mpsc::channel();
     let spawned = threads::spawn("sync", move || {
         rustix::fs::sync();
         // Nobody waits any more.
         let _ = done.send(());
     });
-    let mut writing = Writing::now();
+    let mut writing = Writing::to(disk::names(serials));
     while spawned.is_ok()
         && waits.recv_timeout(Duration::from_millis(100)) == Err(RecvTimeoutError::Timeout)
         && !writing.is_stuck()
@@ -158,7 +158,7 @@ impl Container {
         let are_free = ground.claims.give_back(&disks);
         if !are_free {
             log::warn("a disk of a container is still mounted after its end");
-            sync();
+            sync(&disks);
         }
         outcome.map(|status| Stopped {
             disks_busy: !are_free,

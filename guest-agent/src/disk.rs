@@ -166,12 +166,18 @@ pub(crate) fn disks() -> Result<Vec<Disk>, DiskError> {
     Ok(disks)
 }
 
-/// Sectors written to all disks since the machine started: the seventh number of each `/sys/block/*/stat`
+/// Names of the devices with these serials.
+pub(crate) fn names(serials: &[String]) -> Vec<String> {
+    let disks = disks().unwrap_or_default().into_iter();
+    let named = disks.filter(|disk| serials.contains(&disk.serial));
+    named.map(|disk| disk.name().to_owned()).collect()
+}
+
+/// Sectors written to disks since the machine started: the seventh number of each one's `stat`
 /// (`Documentation/block/stat.rst`).
-pub(crate) fn sectors_written() -> u64 {
-    let disks = fs::read_dir("/sys/block").into_iter().flatten().flatten();
-    let written = disks.filter_map(|disk| {
-        let stat = fs::read_to_string(disk.path().join("stat")).ok()?;
+pub(crate) fn sectors_written(names: &[String]) -> u64 {
+    let written = names.iter().filter_map(|name| {
+        let stat = fs::read_to_string(Path::new("/sys/class/block").join(name).join("stat")).ok()?;
         stat.split_whitespace().nth(6)?.parse::<u64>().ok()
     });
     written.fold(0, u64::wrapping_add)

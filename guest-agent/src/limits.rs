@@ -61,6 +61,8 @@ pub(crate) const XATTR_BYTES_MAX: usize = 64 << 10;
 /// How long the disks of an ended container may be busy without anything being written to them: its last process is gone,
 /// but io_uring and sockets that hold files are cleaned up behind it, or the host has no room for what is not written yet.
 pub(crate) const DISK_WAIT: Duration = Duration::from_secs(5);
+/// How long it may take in all: what a machine's memory holds, written to a slow disk.
+pub(crate) const DISK_WAIT_ALL: Duration = Duration::from_secs(600);
 
 /// Size of the tmpfs that a container's staging folders and small files live in. A frame holds 4 MiB, so all files of
 /// a spec fit, and a container that fills its `/etc/hosts` stops here.

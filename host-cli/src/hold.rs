@@ -76,9 +76,13 @@ impl Hold {
         }
     }
 
-    /// Whether the lock is where others look for it: nobody has removed or replaced it.
+    /// Whether the lock is where others look for it, as far as can be told: nobody has removed or replaced it.
     pub(crate) fn is_current(&self) -> bool {
-        is_at(&self.lock, &self.folder.join("lock"))
+        let path = self.folder.join("lock");
+        match std::fs::symlink_metadata(&path) {
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+            Ok(_) => is_at(&self.lock, &path),
+        }
     }
 
     /// Removes the folder: the container is gone. One that was removed and made anew is another's.

@@ -1,9 +1,12 @@
 //! The supervisor of a container or pod, found by its command line: also when the files are gone by which it is reached.
 //! Its lock and its socket lie in the run directory, which anybody who may can remove while the machine runs on.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -11,8 +14,6 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// Word of the command line that names what the process is for: the verb of [`crate::cli`].
 const VERB: &[u8] = b"supervise";
-/// How long a supervisor may take to end its machine when it is asked to.
-const TERM_WAIT: Duration = Duration::from_secs(10);
 /// How long the kernel may take to end it.
 const KILL_WAIT: Duration = Duration::from_secs(5);
 
@@ -26,6 +27,12 @@ pub(crate) struct SupervisorProcess {
 impl SupervisorProcess {
     /// The supervisor of the container or pod `id`, if one of this user runs.
     pub(crate) fn find(id: &str) -> Option<Self> {
+        let program = std::env::current_exe().ok()?;
+        Self::find_of(program.file_name()?, id)
+    }
+
+    /// The same among processes that run a program of this name.
+    fn find_of(program: &OsStr, id: &str) -> Option<Self> {
         let user = rustix::process::geteuid().as_raw();
         let entries = fs::read_dir("/proc").ok()?.flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -36,13 +43,15 @@ impl SupervisorProcess {
             let is_ours = fs::metadata(&folder).is_ok_and(|found| found.uid() == user);
             let line = is_ours.then(|| fs::read(format!("{folder}/cmdline")));
             let line = line.and_then(Result::ok)?;
-            (is_supervisor_of(&line, id) && !has_ended(&pidfd, Duration::ZERO)).then_some(Self { pidfd })
+            let runs_it = fs::read_link(format!("{folder}/exe")).is_ok_and(|path| is_named(&path, program));
+            (runs_it && is_supervisor_of(&line, id) && !has_ended(&pidfd, Duration::ZERO)).then_some(Self { pidfd })
         })
     }
 
-    /// Has it stop what it supervises, and ends it if it does not.
-    pub(crate) fn end(&self) {
-        for (signal, wait) in [(Signal::TERM, TERM_WAIT), (Signal::KILL, KILL_WAIT)] {
+    /// Has it stop what it supervises, and ends it if it does not within `patience`; without any, at once.
+    pub(crate) fn end(&self, patience: Duration) {
+        let polite = (!patience.is_zero()).then_some((Signal::TERM, patience));
+        for (signal, wait) in polite.into_iter().chain([(Signal::KILL, KILL_WAIT)]) {
             // Fails when it has ended meanwhile.
             let _ = pidfd_send_signal(&self.pidfd, signal);
             if has_ended(&self.pidfd, wait) {
@@ -52,10 +61,17 @@ impl SupervisorProcess {
     }
 }
 
+/// Whether a process's program has this name; one that was replaced since has a word more.
+fn is_named(path: &Path, program: &OsStr) -> bool {
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    name.strip_suffix(b" (deleted)").unwrap_or(name) == program.as_bytes()
+}
+
 /// Whether a command line, its words ended by zero bytes, is that of the supervisor of `id`.
 fn is_supervisor_of(line: &[u8], id: &str) -> bool {
     let mut words = line.split(|byte| *byte == 0).skip(1).skip_while(|word| *word != VERB);
-    words.next().is_some() && words.any(|word| word == id.as_bytes())
+    let (verb, flags) = (words.next(), [&b"--lock-fd"[..], b"--connection-fd"]);
+    verb.is_some() && words.clone().any(|word| flags.contains(&word)) && words.any(|word| word == id.as_bytes())
 }
 
 fn has_ended(pidfd: &OwnedFd, within: Duration) -> bool {
@@ -87,6 +103,7 @@ mod tests {
         ));
         for other in [
             &["capsid", "supervise", "--lock-fd", "3", "other"][..],
+            &["capsid", "supervise", "id"],
             &["capsid", "rm", "id"],
             &["supervise", "id"],
             &["grep", "id", "supervise"],
@@ -101,14 +118,19 @@ mod tests {
         let id = format!("test-{}", std::process::id());
         let sleep = |word: &str| {
             Command::new("sh")
-                .args(["-c", "sleep 100", "sh", word, &id])
+                .args(["-c", "sleep 100", "sh", word, "--lock-fd", "3", &id])
                 .spawn()
                 .unwrap()
         };
         let (mut supervisor, mut other) = (sleep("supervise"), sleep("watch"));
-        SupervisorProcess::find(&id).unwrap().end();
+        let shell = fs::read_link(format!("/proc/{}/exe", supervisor.id())).unwrap();
+        let shell = shell.file_name().unwrap();
+        assert!(SupervisorProcess::find(&id).is_none(), "another program");
+        SupervisorProcess::find_of(shell, &id)
+            .unwrap()
+            .end(Duration::from_secs(5));
         assert!(!supervisor.wait().unwrap().success());
-        assert!(SupervisorProcess::find(&id).is_none());
+        assert!(SupervisorProcess::find_of(shell, &id).is_none());
         assert_eq!(other.try_wait().unwrap(), None);
         other.kill().unwrap();
         other.wait().unwrap();

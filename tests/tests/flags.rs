@@ -73,7 +73,7 @@ fn flags_are_checked_before_a_registry_is_asked_or_anything_is_made() {
         "--volumes-from nobody",
         "--network nowhere",
         "--ip 10.0.0.1",
-        "--sysctl kernel.panic=1",
+        "--sysctl dev.x=1",
         "--ulimit files=1",
         "--label =x",
         "--stop-signal FLY",

@@ -117,6 +117,11 @@ fn a_directory_of_the_last_release_is_taken_over() {
         for trigger in triggers {
             database.execute_batch(&format!("DROP TRIGGER {trigger};")).unwrap();
         }
+        if name == "containers.db" {
+            database
+                .execute_batch("ALTER TABLE volumes DROP COLUMN prepared;")
+                .unwrap();
+        }
         database
             .execute_batch(&format!(
                 "DROP TABLE pending; DROP TABLE identity; PRAGMA application_id = 0; PRAGMA user_version = {version};"

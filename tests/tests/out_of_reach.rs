@@ -37,7 +37,7 @@ fn are_gone(processes: &[u32]) -> bool {
 
 #[track_caller]
 fn assert_ends(processes: &[u32], what: &str) {
-    eventually(what, 20, || are_gone(processes));
+    eventually(what, 40, || are_gone(processes));
 }
 
 fn remove(folder: &Path) {
@@ -66,7 +66,7 @@ fn a_supervisor_whose_directory_is_gone_ends_its_pod() {
     let first = start(&capsid);
     remove(&capsid.folder("run"));
     assert_ends(&first, "the end of a pod without run directory");
-    eventually("its row", 10, || capsid.field("it", ".State.Status") == "exited");
+    eventually("its row", 20, || capsid.field("it", ".State.Status") == "exited");
     call(&capsid, &["start", "it"]).succeeds();
     let second = processes(capsid.supervisor("it"));
     remove(&capsid.folder("data"));

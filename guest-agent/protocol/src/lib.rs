@@ -39,6 +39,7 @@
 pub mod frame;
 pub mod message;
 pub mod spec;
+pub mod upkeep;
 
 pub use frame::{FrameError, read_frame, write_frame};
 pub use message::{

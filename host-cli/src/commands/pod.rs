@@ -1,5 +1,7 @@
 //! `capsid pod`: podman's words for pods of several containers.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -290,7 +292,12 @@ async fn stop_one(scene: &Scene, pod: &Pod, timeout_s: Option<u64>) -> anyhow::R
         if let Some(hold) = Hold::take(&scene.folders.run, &pod.id, is_running)? {
             // Out of reach: its lock was removed.
             if let Some(supervisor) = SupervisorProcess::find(&pod.id) {
-                supervisor.end();
+                let is_at_once = timeout_s == Some(0);
+                supervisor.end(if is_at_once {
+                    Duration::ZERO
+                } else {
+                    stop_limit(patience)
+                });
             }
             return Ok(hold);
         }

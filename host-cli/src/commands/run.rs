@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn dockers_flags_that_are_not_honoured_are_named() {
-        assert!(explain_flag("--device=/dev/fuse").unwrap().starts_with("--device "));
+        assert!(explain_flag("--gpus=all").unwrap().starts_with("--gpus "));
         assert!(explain_flag("-astdin").unwrap().starts_with("-a "));
         assert!(explain_flag("-a").is_some());
         assert!(explain_flag("--fly").is_none());

@@ -70,10 +70,15 @@ impl Scene {
                 }
                 Err(error.into())
             }
-            Ok(container) => {
-                end_out_of_reach(&container);
-                Ok(Some(hold))
-            }
+            Ok(container) => match out_of_reach(&container) {
+                None => Ok(Some(hold)),
+                Some(_) => bail!(
+                    "container {} runs, and cannot be reached in {}: use the run directory that it was started with, or \
+                     `capsid stop` or `capsid rm -f` to end it",
+                    container.name,
+                    self.folders.run.display()
+                ),
+            },
         }
     }
 
@@ -87,6 +92,14 @@ impl Scene {
                     connection.end_within::<Answer>(stop_limit(patience)).await;
                 }
             }
+            if let Some(supervisor) = self.state.container(id).ok().as_ref().and_then(out_of_reach) {
+                let is_at_once = timeout_s == Some(0);
+                supervisor.end(if is_at_once {
+                    Duration::ZERO
+                } else {
+                    stop_limit(patience)
+                });
+            }
             // Started again meanwhile, or by a command whose supervisor was not there yet: once more.
             if let Some(hold) = self.hold(id)? {
                 return Ok(hold);
@@ -95,14 +108,11 @@ impl Scene {
     }
 }
 
-/// Ends the supervisor of a container whose lock could be taken all the same: somebody has removed it, and what the
-/// supervisor runs would run on when the container is gone.
-fn end_out_of_reach(container: &Container) {
-    if container.status.is_live()
-        && let Some(supervisor) = SupervisorProcess::find(&container.id)
-    {
-        supervisor.end();
-    }
+/// The supervisor of a container that runs although nobody answers at its socket: its files in the run directory were
+/// removed, or this is another run directory.
+fn out_of_reach(container: &Container) -> Option<SupervisorProcess> {
+    let is_live = container.status.is_live();
+    is_live.then(|| SupervisorProcess::find(&container.id)).flatten()
 }
 
 /// How long a supervisor may take to stop what it was given some seconds for: then SIGKILL, and the machine's end, follow.

@@ -7,12 +7,12 @@ use capsid_protocol::spec::Sysctl;
 pub(crate) enum SysctlError {
     #[error("invalid --sysctl {0:?}: write name=value")]
     Form(String),
+    #[error("--sysctl {0} is no kernel parameter that can be set: use one of net.*, fs.*, kernel.*, user.* or vm.*")]
+    Unknown(String),
     #[error(
-        "--sysctl {0} is no parameter of a container's namespaces: use one of net.*, fs.mqueue.*, kernel.msg*, kernel.sem \
-         or kernel.shm*"
+        "--sysctl {0} is for the whole machine, which the containers of a pod share: use one of net.*, fs.mqueue.*, \
+         kernel.msg*, kernel.sem or kernel.shm*"
     )]
-    NotNamespaced(String),
-    #[error("--sysctl {0} is for the whole machine, which the containers of a pod share")]
     OfMachine(String),
     #[error("--sysctl {0}: use --hostname")]
     Hostname(String),
@@ -73,10 +73,13 @@ fn check(name: &str, owner: Owner) -> Result<(), SysctlError> {
         Some(("fs", rest)) if rest.starts_with("mqueue.") => Ok(()),
         Some(("kernel", "hostname")) => Err(SysctlError::Hostname(name.into())),
         Some(("kernel", "domainname")) => Ok(()),
-        Some(("vm", _)) if owner == Owner::Container => Ok(()),
-        Some(("vm", _)) => Err(SysctlError::OfMachine(name.into())),
         _ if IPC.contains(&name) => Ok(()),
-        _ => Err(SysctlError::NotNamespaced(name.into())),
+        // The kernel is the container's own: also what docker refuses because it is the host's.
+        Some(("fs" | "kernel" | "user" | "vm", _)) => match owner {
+            Owner::Container => Ok(()),
+            Owner::Pod => Err(SysctlError::OfMachine(name.into())),
+        },
+        _ => Err(SysctlError::Unknown(name.into())),
     }
 }
 
@@ -95,7 +98,15 @@ mod tests {
         ] {
             assert_eq!(resolved(flag, Owner::Pod).unwrap().len(), 3, "{flag}");
         }
-        assert!(resolved("vm.max_map_count=1", Owner::Container).is_ok());
+        for flag in [
+            "vm.max_map_count=1",
+            "fs.file-max=1",
+            "kernel.pid_max=4242",
+            "user.max_user_namespaces=0",
+        ] {
+            assert!(resolved(flag, Owner::Container).is_ok(), "{flag}");
+            assert!(resolved(flag, Owner::Pod).is_err(), "{flag}");
+        }
         let refused = resolved("vm.max_map_count=1", Owner::Pod).unwrap_err();
         assert_eq!(refused, SysctlError::OfMachine("vm.max_map_count".into()));
         for wrong in [
@@ -103,8 +114,7 @@ mod tests {
             "=1",
             "net..x=1",
             "net/../kernel/panic=1",
-            "kernel.panic=1",
-            "fs.file-max=1",
+            "dev.raid.speed_limit_max=1",
             "kernel.hostname=x",
         ] {
             assert!(resolved(wrong, Owner::Container).is_err(), "{wrong}");

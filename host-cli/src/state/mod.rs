@@ -168,8 +168,11 @@ const MIGRATIONS: [&str; 7] = [
         INSERT OR REPLACE INTO pending VALUES ('network', OLD.id, 'remove');
     END;
 ",
-    // Of a volume from before nobody knows: it is prepared once more, which changes nothing in one that is.
-    "ALTER TABLE volumes ADD COLUMN prepared INTEGER NOT NULL DEFAULT 0;",
+    // Those from before are as a container has had them.
+    "
+    ALTER TABLE volumes ADD COLUMN prepared INTEGER NOT NULL DEFAULT 0;
+    UPDATE volumes SET prepared = 1;
+",
 ];
 
 /// Why the state cannot be read or changed.

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use capsid_protocol::message::{Freeze, List, Measure, Request as Asked, Update, agent_message, host_message};
 use capsid_protocol::spec::{Limits, Task};
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::agent::Agent;
 use super::charge::{Charge, Outcome, Phase};
+use super::free_space::Writing;
 use super::life::{exit_code, failed_code, sanitise};
 use super::output::Sink;
 use super::rewire;
@@ -25,8 +26,11 @@ use crate::log::LogStream;
 use crate::state::{Exit, State, Status};
 use crate::{events, id, plan, session};
 
-/// How long a killed container may take to be gone before its machine is ended.
-const KILL_GRACE: Duration = Duration::from_secs(5);
+/// How long a killed container may take to be gone, without anything being written to its disks, before its machine is ended.
+/// The agent itself waits for twice `DISK_WAIT` (`guest-agent/src/limits.rs`) for what cannot be written.
+const KILL_GRACE: Duration = Duration::from_secs(12);
+/// How long it may take while its disks are written to.
+const WRITE_PATIENCE: Duration = Duration::from_secs(600);
 /// How long the command that started this process may take to say what it wants.
 const FIRST_WORD: Duration = Duration::from_secs(10);
 
@@ -299,9 +303,16 @@ pub(super) async fn stop(charge: &Rc<Charge>, timeout_s: Option<u64>) {
 /// Ends the container without asking it.
 async fn kill(charge: &Rc<Charge>) {
     charge.ask_to_stop();
-    if send_signal(charge, &charge.id, libc::SIGKILL).await.is_ok() && timeout(KILL_GRACE, charge.over()).await.is_ok()
-    {
-        return;
+    if send_signal(charge, &charge.id, libc::SIGKILL).await.is_ok() {
+        let (began, mut writing) = (Instant::now(), Writing::of(charge));
+        loop {
+            if timeout(KILL_GRACE, charge.over()).await.is_ok() {
+                return;
+            }
+            if !writing.goes_on() || began.elapsed() > WRITE_PATIENCE {
+                break;
+            }
+        }
     }
     charge.kill.notify_one();
 }

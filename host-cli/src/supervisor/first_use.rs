@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use capsid_protocol::spec::mount::Source;
 use capsid_protocol::spec::task::Kind;
 use capsid_protocol::spec::{Task, Unit};
 use tokio::time::sleep;
@@ -13,7 +14,7 @@ use super::errand;
 use super::life::siblings;
 use crate::folders::Folders;
 use crate::state::{Container, State};
-use crate::volumes::{self, VolumeError};
+use crate::volumes::{self, Needed, VolumeError};
 
 /// How long another container may take to prepare a volume that both begin with.
 const OTHER_WAIT: Duration = Duration::from_secs(60);
@@ -29,12 +30,25 @@ pub(super) async fn prepare(folders: &Folders, state: &State, container: &Contai
         if needed.is_empty() {
             return Ok(());
         }
-        match mount_once(folders, state, container).await {
-            Ok(()) => return Ok(volumes::record_prepared(state, container)?),
+        let with_these = with_volumes(container, &needed);
+        match mount_once(folders, state, &with_these).await {
+            Ok(()) => return Ok(volumes::record_prepared(state, &with_these)?),
             Err(error) if is_in_use(&error) && Instant::now() < deadline => sleep(LOOK_EVERY).await,
             Err(error) => return Err(error.context("cannot prepare the container's new volumes")),
         }
     }
+}
+
+/// The container with these volumes alone: its others may be in use, and are not what the machine is for.
+fn with_volumes(container: &Container, volumes: &[Needed]) -> Container {
+    let mut container = container.clone();
+    let is_one = |serial: &str| volumes.iter().any(|volume| volume.serial == serial);
+    container.config.mounts.retain(|mount| is_one(&mount.serial));
+    container.spec.mounts.retain(|mount| match &mount.source {
+        Some(Source::Volume(volume)) => is_one(&volume.serial),
+        _ => true,
+    });
+    container
 }
 
 async fn mount_once(folders: &Folders, state: &State, container: &Container) -> anyhow::Result<()> {

@@ -97,6 +97,32 @@ pub(super) async fn watch(charge: &Charge, agent: &Agent) -> Infallible {
     }
 }
 
+/// Whether a guest still writes to a container's disks: what its programs left to the kernel when they ended.
+pub(super) struct Writing {
+    paths: Vec<PathBuf>,
+    seen: Vec<Option<(i64, i64)>>,
+}
+
+impl Writing {
+    pub(super) fn of(charge: &Charge) -> Self {
+        let paths: Vec<PathBuf> = disks(charge).into_iter().map(|disk| disk.path).collect();
+        let seen = modified(&paths);
+        Self { paths, seen }
+    }
+
+    /// Whether it has written since the last look.
+    pub(super) fn goes_on(&mut self) -> bool {
+        let now = modified(&self.paths);
+        std::mem::replace(&mut self.seen, now) != self.seen
+    }
+}
+
+/// When files were last written to.
+fn modified(paths: &[PathBuf]) -> Vec<Option<(i64, i64)>> {
+    let time = |path| fs::metadata(path).ok().map(|file| (file.mtime(), file.mtime_nsec()));
+    paths.iter().map(time).collect()
+}
+
 /// Whether guests may fill nothing more.
 pub(super) fn is_used_up(data: &Path) -> bool {
     room(data) == Some(0)

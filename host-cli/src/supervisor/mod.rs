@@ -160,7 +160,7 @@ async fn attend(folders: &Folders, inheritance: Inheritance, pod: Option<Rc<Pod>
                     Reach::Lost(what) => {
                         looks.reset_after(reach::LOST_LOOK_EVERY);
                         let _ = state.set_error(&id, what);
-                        charge.stop_in_background(Some(0));
+                        charge.stop_in_background(None);
                     }
                 },
                 // What a command needed, the next minutes mostly do not.

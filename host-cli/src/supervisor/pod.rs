@@ -202,7 +202,7 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
                     Reach::Lost(_) => {
                         looks.reset_after(reach::LOST_LOOK_EVERY);
                         let pod = Rc::clone(&pod);
-                        tokio::task::spawn_local(async move { pod.stop(Some(0)).await });
+                        tokio::task::spawn_local(async move { pod.stop(None).await });
                     }
                 },
                 // The host shuts down, or somebody ends us: as `capsid pod stop`.

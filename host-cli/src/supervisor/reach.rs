@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::time::Duration;
+use std::{fs, io};
 
 use rustix::fs::FileType;
 
@@ -32,7 +33,7 @@ pub(super) fn look(hold: &Hold, files: &Path) -> Reach {
     };
     if !hold.is_current() {
         Reach::Lost("its lock in the run directory was removed")
-    } else if !files.exists() {
+    } else if fs::symlink_metadata(files).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
         Reach::Lost("its files in the data directory were removed")
     } else if !is_socket(&hold.folder().join(SOCKET)) {
         Reach::NoSocket

@@ -155,6 +155,32 @@ fn a_write_without_room_is_held_and_nothing_waits_for_it() {
     assert_eq!(content, [9; 512]);
 }
 
+/// A driver that makes one chain available again and again.
+#[test]
+fn no_more_writes_are_held_than_a_queue_has() {
+    let mut bench = Bench::new();
+    let full = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/full")
+        .expect("a device");
+    let change = Change::Insert {
+        slot: 1,
+        readonly: false,
+        ignore_flush: false,
+        lengths: vec![4096],
+    };
+    assert_eq!(bench.send(&change, &[&full]), DONE);
+    bench.fixture.submit(OUT, SLOT_BYTES / SECTOR_BYTES, [9; 512]);
+    bench.fixture.run();
+    for _ in 0..1000 {
+        bench.fixture.offer_again();
+        bench.fixture.run();
+    }
+    assert_eq!(bench.fixture.counters().held, 256);
+    assert_eq!(bench.fixture.counters().failed, 1001 - 256);
+}
+
 #[test]
 fn a_write_without_room_is_forgotten_with_its_driver() {
     let mut bench = Bench::new();

@@ -14,6 +14,8 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use crate::virtio::chain::Descriptors;
 use crate::virtio::sys::epoll_fd;
 
+/// Longest queue of the device.
+const QUEUE_SIZE_MAX: usize = super::QUEUE_SIZES[0] as usize;
 /// From one try to the next.
 const RETRY_EVERY: Duration = Duration::from_millis(250);
 
@@ -57,13 +59,14 @@ impl Held {
         }
     }
 
-    /// Whether a request that failed with `error` is to be held.
+    /// Whether a request that failed with `error` is to be held. A driver has no more of them than its queue is long; one
+    /// that makes a chain available again before it is answered is hostile, and would have this process hold any number.
     pub(super) fn takes(&self, error: &io::Error) -> bool {
         let is_no_room = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-        is_no_room && self.timer.is_some()
+        is_no_room && self.timer.is_some() && self.requests.len() < QUEUE_SIZE_MAX
     }
 
-    /// Holds a request until the next try. The guest has as many as its queue is long.
+    /// Holds a request until the next try.
     pub(super) fn push(&mut self, request: Descriptors) {
         if self.requests.is_empty() {
             self.arm();
@@ -78,11 +81,6 @@ impl Held {
             let _ = rustix::io::read(timer, &mut [0; 8]);
         }
         std::mem::take(&mut self.requests)
-    }
-
-    /// Whether none is held.
-    pub(super) fn is_empty(&self) -> bool {
-        self.requests.is_empty()
     }
 
     /// Forgets all of them: the driver has.

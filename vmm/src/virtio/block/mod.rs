@@ -108,16 +108,12 @@ impl BlockDevice {
         }
     }
 
-    /// Tries the held requests again, until one has to wait once more.
+    /// Tries the held requests again: a small one may find room where a large one does not.
     fn retry(&mut self, memory: &GuestMemoryMmap, queue: &mut Queue) -> Result<bool, virtio_queue::Error> {
         let mut answered = false;
-        let mut requests = self.held.take().into_iter();
-        while self.held.is_empty()
-            && let Some(descriptors) = requests.next()
-        {
+        for descriptors in self.held.take() {
             answered |= self.answer(descriptors, memory, queue)?;
         }
-        requests.for_each(|descriptors| self.held.push(descriptors));
         Ok(answered)
     }
 

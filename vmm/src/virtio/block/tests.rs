@@ -110,6 +110,11 @@ impl Fixture {
         self.queue.add(&self.memory, &chain);
     }
 
+    /// Makes the submitted request available once more.
+    pub(super) fn offer_again(&mut self) {
+        self.queue.offer(&self.memory, 0);
+    }
+
     /// Status of the submitted request, once it is answered.
     pub(super) fn submitted(&mut self) -> Option<u8> {
         let is_answered = !self.queue.used(&self.memory).is_empty();
