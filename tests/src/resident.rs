@@ -84,6 +84,8 @@ pub struct Held {
     pub threads: usize,
     /// Resident memory.
     pub resident_kib: u64,
+    /// Of it, what is no file's: code comes and goes with what the process was just asked.
+    pub anonymous_kib: u64,
 }
 
 impl Held {
@@ -94,6 +96,7 @@ impl Held {
             fds: entries("fd"),
             threads: entries("task"),
             resident_kib: field_kib(pid, "status", "VmRSS:"),
+            anonymous_kib: field_kib(pid, "status", "RssAnon:"),
         }
     }
 }
