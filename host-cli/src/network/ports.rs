@@ -1,7 +1,6 @@
 //! Ports of the host's: chosen when a container is made, looked at again at each start. passt binds them itself; whether
 //! it can is asked here, where there are words for it.
 
-use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
@@ -48,13 +47,12 @@ impl Taken {
 
 /// Chooses a port for each that has none or a range: of all at once, so that none is chosen twice.
 pub(crate) fn choose(ports: &mut [PublishedPort]) -> Result<(), PortError> {
-    let (mut taken, mut given) = (Vec::new(), HashSet::new());
-    given.extend(
-        ports
-            .iter()
-            .filter(|port| port.host_last == 0)
-            .map(|port| (port.host, port.protocol)),
-    );
+    let mut taken = Vec::new();
+    let given: Vec<_> = ports
+        .iter()
+        .filter(|port| port.host_last == 0)
+        .map(|port| (port.host, port.protocol))
+        .collect();
     for port in ports.iter_mut().filter(|port| port.host_last > 0) {
         taken.push(choose_of_range(port, &given)?);
     }
@@ -70,12 +68,20 @@ pub(crate) fn choose(ports: &mut [PublishedPort]) -> Result<(), PortError> {
     Ok(())
 }
 
+/// Whether two addresses cannot be listened to at the same time: that of all interfaces has each.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let is_all = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && (is_all || one.ip() == other.ip())
+}
+
 /// Takes the first port of a range that is free, and that no other flag names.
-fn choose_of_range(port: &mut PublishedPort, given: &HashSet<(SocketAddr, Protocol)>) -> Result<Taken, PortError> {
+fn choose_of_range(port: &mut PublishedPort, given: &[(SocketAddr, Protocol)]) -> Result<Taken, PortError> {
     let (first, last) = (port.host, std::mem::take(&mut port.host_last));
     for number in first.port()..=last {
         port.host.set_port(number);
-        if given.contains(&(port.host, port.protocol)) {
+        let collides =
+            |(host, protocol): &(SocketAddr, Protocol)| *protocol == port.protocol && overlap(*host, port.host);
+        if given.iter().any(collides) {
             continue;
         }
         match take(port) {
@@ -135,6 +141,16 @@ mod tests {
             host: host.parse().unwrap(),
             host_last: 0,
         }
+    }
+
+    #[test]
+    fn an_address_of_all_interfaces_overlaps_with_each() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        assert!(overlap(at("0.0.0.0:80"), at("127.0.0.1:80")));
+        assert!(overlap(at("127.0.0.1:80"), at("[::]:80")));
+        assert!(overlap(at("127.0.0.1:80"), at("127.0.0.1:80")));
+        assert!(!overlap(at("127.0.0.1:80"), at("127.0.0.2:80")));
+        assert!(!overlap(at("0.0.0.0:80"), at("0.0.0.0:81")));
     }
 
     #[test]
