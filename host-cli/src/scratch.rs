@@ -59,7 +59,7 @@ const VOLUME: Template = Template {
     name: "volume-v1.ext4",
     bytes: VOLUME_BYTES,
     inode_ratio: "16384",
-    features: "has_journal,^resize_inode,sparse_super2,flex_bg,uninit_bg,metadata_csum",
+    features: KEPT.features,
     more: &["-J", "size=32", "-E", "lazy_journal_init=1"],
 };
 

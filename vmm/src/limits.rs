@@ -87,7 +87,7 @@ pub(crate) const WARNINGS_PER_SECOND: u32 = 10;
 pub(crate) const CONFIG_BYTES: u64 = 1 << 20;
 
 /// Free space of the host's disk that guests' writes leave: Capsid's state and logs need some.
-pub(crate) const ROOM_KEPT_BYTES: u64 = 8 << 20;
+pub const ROOM_KEPT_BYTES: u64 = 8 << 20;
 
 /// The same on a small disk: this part of it.
-pub(crate) const ROOM_KEPT_PART: u64 = 64;
+pub const ROOM_KEPT_PART: u64 = 64;

@@ -1,7 +1,5 @@
 //! `capsid pod`: podman's words for pods of several containers.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -10,7 +8,7 @@ use super::filter::{self, LabelFilter};
 use super::lifecycle::{STARTS_AT_ONCE, each, rm_one, start_one};
 use super::name_pattern::NamePattern;
 use super::network_fields;
-use super::scene::stop_limit;
+use super::scene::{end_unasked, stop_limit};
 use super::stats::{self, Shown};
 use super::{Context, Scene, run, table};
 use crate::cli::{
@@ -292,12 +290,7 @@ async fn stop_one(scene: &Scene, pod: &Pod, timeout_s: Option<u64>) -> anyhow::R
         if let Some(hold) = Hold::take(&scene.folders.run, &pod.id, is_running)? {
             // Out of reach: its lock was removed.
             if let Some(supervisor) = SupervisorProcess::find(&pod.id) {
-                let is_at_once = timeout_s == Some(0);
-                supervisor.end(if is_at_once {
-                    Duration::ZERO
-                } else {
-                    stop_limit(patience)
-                });
+                end_unasked(&supervisor, timeout_s, patience);
             }
             return Ok(hold);
         }

@@ -93,12 +93,7 @@ impl Scene {
                 }
             }
             if let Some(supervisor) = self.state.container(id).ok().as_ref().and_then(out_of_reach) {
-                let is_at_once = timeout_s == Some(0);
-                supervisor.end(if is_at_once {
-                    Duration::ZERO
-                } else {
-                    stop_limit(patience)
-                });
+                end_unasked(&supervisor, timeout_s, patience);
             }
             // Started again meanwhile, or by a command whose supervisor was not there yet: once more.
             if let Some(hold) = self.hold(id)? {
@@ -113,6 +108,16 @@ impl Scene {
 fn out_of_reach(container: &Container) -> Option<SupervisorProcess> {
     let is_live = container.status.is_live();
     is_live.then(|| SupervisorProcess::find(&container.id)).flatten()
+}
+
+/// Ends a supervisor that cannot be asked to stop, with the time that it would have: none where the user gave none.
+pub(super) fn end_unasked(supervisor: &SupervisorProcess, timeout_s: Option<u64>, patience_s: u64) {
+    let is_at_once = timeout_s == Some(0);
+    supervisor.end(if is_at_once {
+        Duration::ZERO
+    } else {
+        stop_limit(patience_s)
+    });
 }
 
 /// How long a supervisor may take to stop what it was given some seconds for: then SIGKILL, and the machine's end, follow.

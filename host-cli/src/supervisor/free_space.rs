@@ -17,11 +17,11 @@ use super::agent::Agent;
 use super::charge::Charge;
 use crate::{store_folder, volumes};
 
-/// Room that guests leave to Capsid's own files: state and logs. Twice what the machines' disks leave
-/// (`vmm/src/limits.rs`), so that programs get their error before writes wait.
-const KEPT_BYTES: u64 = 16 << 20;
+/// Room that guests leave to Capsid's own files: state and logs. Twice what the machines' disks leave, so that programs get
+/// their error before writes wait.
+const KEPT_BYTES: u64 = 2 * capsid_vmm::limits::ROOM_KEPT_BYTES;
 /// The same on a small disk: this part of it.
-const KEPT_PART: u64 = 32;
+const KEPT_PART: u64 = capsid_vmm::limits::ROOM_KEPT_PART / 2;
 /// Blocks that are counted alike: a change of less is not told.
 const GRAIN_BYTES: u64 = 256 << 10;
 
@@ -38,9 +38,9 @@ struct Sparse {
 }
 
 impl Sparse {
-    fn new(serial: &str, path: PathBuf) -> Self {
+    fn new(serial: String, path: PathBuf) -> Self {
         Self {
-            serial: serial.into(),
+            serial,
             table_bytes: fs::File::open(&path)
                 .and_then(|file| inode_table_bytes(&file))
                 .unwrap_or(0),
@@ -83,7 +83,10 @@ fn inode_table_bytes(disk: &fs::File) -> io::Result<u64> {
 
 /// Tells the guest what to keep free of the container's disks, as long as it runs.
 pub(super) async fn watch(charge: &Charge, agent: &Agent) -> Infallible {
-    let mut disks = disks(charge);
+    let mut disks: Vec<Sparse> = disks(charge)
+        .into_iter()
+        .map(|(serial, path)| Sparse::new(serial, path))
+        .collect();
     loop {
         let Some(room_bytes) = room(&charge.data) else {
             return std::future::pending().await;
@@ -105,7 +108,7 @@ pub(super) struct Writing {
 
 impl Writing {
     pub(super) fn of(charge: &Charge) -> Self {
-        let paths: Vec<PathBuf> = disks(charge).into_iter().map(|disk| disk.path).collect();
+        let paths: Vec<PathBuf> = disks(charge).into_iter().map(|(_, path)| path).collect();
         let seen = modified(&paths);
         Self { paths, seen }
     }
@@ -145,13 +148,12 @@ fn pause(room_bytes: u64) -> Duration {
     })
 }
 
-/// The disks that the container writes to. In its pod's machine they have other serials than in its row.
-fn disks(charge: &Charge) -> Vec<Sparse> {
+/// Disks that the container writes to: serial in the guest and file of each. In its pod's machine they have other serials than
+/// in its row.
+fn disks(charge: &Charge) -> Vec<(String, PathBuf)> {
     let (container, in_guest) = (charge.container.borrow(), charge.spec_in_guest());
-    let mut disks = vec![Sparse::new(
-        &in_guest.root.scratch_serial,
-        store_folder::scratch(&charge.data, &charge.id),
-    )];
+    let scratch = store_folder::scratch(&charge.data, &charge.id);
+    let mut disks = vec![(in_guest.root.scratch_serial.clone(), scratch)];
     for (own, there) in container.spec.mounts.iter().zip(&in_guest.mounts) {
         let (Some(Source::Volume(own)), Some(Source::Volume(there))) = (&own.source, &there.source) else {
             continue;
@@ -160,8 +162,8 @@ fn disks(charge: &Charge) -> Vec<Sparse> {
         let Some(mount) = mounts.find(|mount| mount.serial == own.serial) else {
             continue;
         };
-        if disks.iter().all(|disk| disk.serial != there.serial) {
-            disks.push(Sparse::new(&there.serial, volumes::disk(&charge.data, &mount.volume)));
+        if disks.iter().all(|(serial, _)| *serial != there.serial) {
+            disks.push((there.serial.clone(), volumes::disk(&charge.data, &mount.volume)));
         }
     }
     disks

@@ -71,11 +71,27 @@ impl Bench {
         self.send(&change, files)
     }
 
+    /// Puts a disk into slot 1 that has no room for any write.
+    fn insert_full(&mut self) {
+        let full = File::options().read(true).write(true).open("/dev/full");
+        assert_eq!(self.send(&one_page(), &[&full.expect("a device")]), DONE);
+    }
+
     fn status(&mut self, kind: u32, slot: u64, sector: u64) -> u8 {
         let sector = slot * (SLOT_BYTES / SECTOR_BYTES) + sector;
         let writes = kind == IN;
         let parts: &[_] = if kind == FLUSH { &[] } else { &[(DATA, 512, writes)] };
         self.fixture.request(kind, sector, parts).1
+    }
+}
+
+/// A writable disk of 4096 bytes in slot 1.
+fn one_page() -> Change {
+    Change::Insert {
+        slot: 1,
+        readonly: false,
+        ignore_flush: false,
+        lengths: vec![4096],
     }
 }
 
@@ -125,19 +141,8 @@ fn nothing_beside_a_disk_is_reached() {
 #[test]
 fn a_write_without_room_is_held_and_nothing_waits_for_it() {
     let mut bench = Bench::new();
-    let full = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/full")
-        .expect("a device");
     let (roomy, other) = (file(0), file(3));
-    let insert = |lengths| Change::Insert {
-        slot: 1,
-        readonly: false,
-        ignore_flush: false,
-        lengths,
-    };
-    assert_eq!(bench.send(&insert(vec![4096]), &[&full]), DONE);
+    bench.insert_full();
     assert_eq!(bench.insert(2, false, &[&other]), DONE);
     let sector = SLOT_BYTES / SECTOR_BYTES;
     bench.fixture.submit(OUT, sector, [9; 512]);
@@ -146,7 +151,7 @@ fn a_write_without_room_is_held_and_nothing_waits_for_it() {
     bench.fixture.poke();
     assert_eq!(bench.fixture.counters().held, 2);
     bench.post(&Change::Remove { slot: 1 }, &[]);
-    bench.post(&insert(vec![4096]), &[&roomy]);
+    bench.post(&one_page(), &[&roomy]);
     bench.fixture.poke();
     assert_eq!((bench.answer(), bench.answer()), (DONE, DONE));
     assert_eq!(bench.fixture.submitted(), Some(STATUS_OK));
@@ -159,18 +164,7 @@ fn a_write_without_room_is_held_and_nothing_waits_for_it() {
 #[test]
 fn no_more_writes_are_held_than_a_queue_has() {
     let mut bench = Bench::new();
-    let full = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/full")
-        .expect("a device");
-    let change = Change::Insert {
-        slot: 1,
-        readonly: false,
-        ignore_flush: false,
-        lengths: vec![4096],
-    };
-    assert_eq!(bench.send(&change, &[&full]), DONE);
+    bench.insert_full();
     bench.fixture.submit(OUT, SLOT_BYTES / SECTOR_BYTES, [9; 512]);
     bench.fixture.run();
     for _ in 0..1000 {
@@ -184,18 +178,7 @@ fn no_more_writes_are_held_than_a_queue_has() {
 #[test]
 fn a_write_without_room_is_forgotten_with_its_driver() {
     let mut bench = Bench::new();
-    let full = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/full")
-        .expect("a device");
-    let change = Change::Insert {
-        slot: 1,
-        readonly: false,
-        ignore_flush: false,
-        lengths: vec![4096],
-    };
-    assert_eq!(bench.send(&change, &[&full]), DONE);
+    bench.insert_full();
     bench.fixture.submit(OUT, SLOT_BYTES / SECTOR_BYTES, [9; 512]);
     bench.fixture.run();
     bench.fixture.reset();
