@@ -22,7 +22,7 @@ pub enum Command {
 pub struct Arguments {
     /// A listening socket with the one connection that will ever come.
     pub socket_fd: RawFd,
-    /// What is served.
+    /// Directory or file that is served.
     pub share: Share,
 }
 
@@ -40,7 +40,7 @@ pub enum ArgumentError {
     Value {
         /// The flag.
         flag: &'static str,
-        /// Its value.
+        /// Value of the argument.
         value: OsString,
     },
 }

@@ -20,7 +20,7 @@ use crate::limits;
 pub const MEMORY_BYTES: u64 = 4 << 20;
 /// Entries of the ring.
 pub const RING_SIZE: u16 = 64;
-/// Where the ring's descriptors, available and used entries lie.
+/// Addresses of the ring's descriptors, available and used entries.
 pub const RING: [u64; 3] = [0x1000, 0x2000, 0x3000];
 
 /// A file server with a guest's memory and one ring.

@@ -31,7 +31,7 @@ pub(crate) struct Container {
     /// Processes that joined it and whose ends the host does not know yet.
     joiners: Mutex<usize>,
     joiners_changed: Condvar,
-    /// Its mount namespace, which keeps its mounts until its end is known.
+    /// Mount namespace, which keeps the container's mounts until its end is known.
     mounts: Mutex<Option<File>>,
 }
 

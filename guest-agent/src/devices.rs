@@ -10,10 +10,10 @@ use capsid_protocol::spec::{Device, DeviceType, GuestDevice};
 
 use crate::limits::{DEVICE_DEPTH_MAX, ENTRIES_MAX};
 
-/// Where the kernel makes its nodes (devtmpfs).
+/// Directory in which the kernel makes device nodes (devtmpfs).
 const FOLDER: &str = "/dev";
 
-/// What a container has of its own instead: its console and its own pseudo terminals.
+/// Nodes that a container has of its own instead: its console and its own pseudo terminals.
 const OWN: [&str; 3] = ["/dev/console", "/dev/ptmx", "/dev/pts"];
 
 /// Loop devices that a container finds, as on a host. The kernel makes each when it is asked for, after the nodes of a

@@ -1,5 +1,5 @@
 //! The supervisor of a container or pod, found by its command line: also when the files are gone by which it is reached.
-//! Its lock and its socket lie in the run directory, which anybody who may can remove while the machine runs on.
+//! Lock and socket lie in the run directory, which anybody who may can remove while the machine runs on.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,4 +1,4 @@
-//! What the plan of a container is made from beside flags and image: files, variables, the terminal, and what the state
+//! Inputs of a container's plan beside flags and image: files, variables, the terminal, and what the state
 //! knows of pods, networks and other containers. Nothing is made or changed.
 
 use anyhow::Context as _;
@@ -28,7 +28,7 @@ pub(crate) fn user_env(files: &[std::path::PathBuf], flags: &[String]) -> anyhow
     Ok(variables)
 }
 
-/// Those that there are of the user's networks that are wanted.
+/// Finds the user-defined networks that flags name; missing ones are left out.
 pub(crate) fn user_networks(args: &NetworkArgs, state: &State) -> anyhow::Result<Found> {
     let mut found = Found::new();
     for wanted in plan::wanted_networks(args)? {
@@ -82,7 +82,7 @@ pub(crate) fn collect(
     })
 }
 
-/// What `--volumes-from` brings; as docker has it, the last one wins a place.
+/// Mounts that `--volumes-from` brings; as docker has it, the last one wins a place.
 fn volumes_from(args: &RunArgs, state: &State) -> anyhow::Result<(Vec<VolumeMount>, Vec<ShareMount>)> {
     let mut volumes: Vec<VolumeMount> = Vec::new();
     let mut shares: Vec<ShareMount> = Vec::new();

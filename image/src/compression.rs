@@ -37,7 +37,7 @@ impl Compression {
         }
     }
 
-    /// Its name, as a media type ends with.
+    /// Name of the compression, as media types end with.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -89,7 +89,7 @@ impl Directory {
         }
     }
 
-    /// What it holds, by name.
+    /// Entries of the directory, by name.
     pub(crate) fn children(&self) -> impl DoubleEndedIterator<Item = (&[u8], InodeId)> {
         self.children.iter().map(|(name, child)| (&**name, child.inode))
     }

@@ -1,4 +1,4 @@
-//! What the guest's kernel offers to programs: devices, kernel parameters, programs of 32 bits.
+//! Offers of the guest's kernel to programs: devices, kernel parameters, programs of 32 bits.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]

@@ -1,4 +1,4 @@
-//! What carries devices to a guest, driven by bytes, for fuzzing.
+//! Transports of devices, driven by bytes, for fuzzing.
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;

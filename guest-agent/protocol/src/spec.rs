@@ -404,10 +404,10 @@ pub struct Device {
     /// Permission bits.
     #[prost(uint32, tag = "5")]
     pub mode: u32,
-    /// It cannot be opened for reading.
+    /// Refuses to be opened for reading.
     #[prost(bool, tag = "6")]
     pub no_read: bool,
-    /// It cannot be opened for writing.
+    /// Refuses to be opened for writing.
     #[prost(bool, tag = "7")]
     pub no_write: bool,
 }
@@ -421,10 +421,10 @@ pub struct GuestDevice {
     /// Absolute path in the container.
     #[prost(string, tag = "2")]
     pub target: String,
-    /// It cannot be opened for reading.
+    /// Refuses to be opened for reading.
     #[prost(bool, tag = "3")]
     pub no_read: bool,
-    /// It cannot be opened for writing.
+    /// Refuses to be opened for writing.
     #[prost(bool, tag = "4")]
     pub no_write: bool,
 }

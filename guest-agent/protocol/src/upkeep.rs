@@ -1,4 +1,4 @@
-//! What keeps a guest as its host is: signs of life, clock, free space.
+//! Upkeep of a guest: heartbeat, clock, free space.
 
 use prost::Message;
 
@@ -11,7 +11,7 @@ pub struct KeepFree {
     pub disks: Vec<FreePart>,
 }
 
-/// What is to be kept free of a disk.
+/// Part of a disk to keep free.
 #[derive(Clone, PartialEq, Message)]
 pub struct FreePart {
     /// Serial of the disk, as specs name it.
@@ -40,7 +40,7 @@ pub struct Ping {
 /// The agent is alive.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct Pong {
-    /// That of the [`Ping`].
+    /// Host's wall clock in the [`Ping`].
     #[prost(uint64, tag = "1")]
     pub host_clock_ns: u64,
     /// Guest's wall clock after the correction, nanoseconds since 1970.

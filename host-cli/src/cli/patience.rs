@@ -1,6 +1,6 @@
 //! Seconds between a stop signal and SIGKILL.
 
-/// What is waited when SIGKILL is never sent.
+/// Seconds that stand for never sending SIGKILL.
 const FOREVER_S: u64 = u64::MAX;
 
 /// Parses docker's seconds: a negative number is for ever.

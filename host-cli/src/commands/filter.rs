@@ -1,4 +1,4 @@
-//! What all `--filter` have in common: as with docker, filters of different kinds all count, and those of one kind are
+//! Rules of all `--filter` flags: as with docker, filters of different kinds all count, and those of one kind are
 //! alternatives, but for labels.
 
 use std::mem::discriminant;

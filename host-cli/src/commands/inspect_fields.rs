@@ -139,7 +139,7 @@ pub(super) fn container(container: &Container, endpoint: &Endpoint<'_>, folders:
     })
 }
 
-/// What was declared of a container; of one that an earlier version made, what its spec tells.
+/// Declared properties of a container; of one that an earlier version made, those of its spec.
 fn declared(container: &Container) -> Declared {
     container.config.declared.clone().unwrap_or_else(|| Declared {
         cmd: container.spec.args.iter().map(|bytes| text(bytes)).collect(),

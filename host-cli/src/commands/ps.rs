@@ -82,7 +82,7 @@ pub(crate) fn run(context: Context, args: &PsArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// What rows are made from beside containers.
+/// Sources of rows beside containers.
 struct Listing<'a> {
     pods: &'a HashMap<String, Pod>,
     folders: &'a Folders,
@@ -148,7 +148,7 @@ impl Listing<'_> {
         shown.collect::<Vec<_>>().join(",")
     }
 
-    /// What a container takes of the host's disk, and together with its image.
+    /// Bytes that a container takes of the host's disk, and together with its image.
     fn size(&self, container: &Container) -> String {
         let Some(image_bytes) = self.image_bytes.get(&container.image_id) else {
             return size::human(0);

@@ -38,7 +38,7 @@ pub(crate) struct Template {
     is_plain_table: bool,
 }
 
-/// What is wrong with a template, or with what it asks of an object.
+/// Error of a template, or of a field that it asks for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FormatError {
     #[error("invalid format")]

@@ -1,4 +1,4 @@
-//! What image and flags say of a container that its spec does not keep apart, for `inspect` and filters.
+//! Properties from image and flags that a container's spec does not keep apart, for `inspect` and filters.
 
 use std::collections::BTreeSet;
 

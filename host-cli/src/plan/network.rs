@@ -264,7 +264,7 @@ pub(super) fn given(args: &NetworkArgs) -> Option<&'static str> {
     outward(args).or_else(|| first(&others)).or_else(|| choice::place(args))
 }
 
-/// What `--add-host` adds to a container on this network; `gateway` is the address by which others reach this host.
+/// Host names that `--add-host` adds to a container on this network; `gateway` is the address by which others reach this host.
 pub(super) fn hosts(
     args: &NetworkArgs,
     network: Option<&NetworkConfig>,

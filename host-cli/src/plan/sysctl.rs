@@ -27,7 +27,7 @@ pub(super) enum Owner {
     Pod,
 }
 
-/// What docker sets so that a container's root needs no capability for low ports and ping.
+/// Parameters that docker sets so that a container's root needs no capability for low ports and ping.
 const DEFAULTS: [&str; 2] = [
     "net.ipv4.ip_unprivileged_port_start=0",
     "net.ipv4.ping_group_range=0 2147483647",

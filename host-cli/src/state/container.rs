@@ -85,7 +85,7 @@ pub(crate) struct ContainerConfig {
     pub declared: Option<Declared>,
 }
 
-/// What image and user said of a container that its spec does not keep apart, in docker's words.
+/// Properties from image and user that a container's spec does not keep apart, in docker's words.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub(crate) struct Declared {

@@ -33,7 +33,7 @@ struct Sparse {
     path: PathBuf,
     /// Inode tables: never stored as long as they are zero, and no free space either.
     table_bytes: u64,
-    /// What the guest was told to keep free.
+    /// Bytes that the guest was told to keep free.
     told_bytes: u64,
 }
 
@@ -49,7 +49,7 @@ impl Sparse {
         }
     }
 
-    /// What the guest is to keep free of it, if that has changed.
+    /// Returns the part that the guest is to keep free, if it has changed.
     fn change(&mut self, room_bytes: u64) -> Option<FreePart> {
         let file = fs::metadata(&self.path).ok()?;
         let length = file.len().saturating_sub(self.table_bytes);

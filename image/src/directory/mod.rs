@@ -141,7 +141,7 @@ pub enum DirectoryError {
     ReadOnly {
         /// Which.
         path: PathBuf,
-        /// What would have to be written.
+        /// File that would have to be written.
         reason: String,
     },
     /// A later release wrote it.

@@ -15,7 +15,7 @@ use crate::manifest::{Descriptor, ManifestError, OCI_CONFIG, OCI_LAYER};
 use crate::reference::Reference;
 
 const NAME: &str = "manifest.json";
-/// What some tools write for an image without a name.
+/// Name that some tools write for an image without one.
 const NO_NAME: &str = "<none>:<none>";
 
 /// An image of `manifest.json`.

@@ -224,7 +224,7 @@ pub enum RegistryError {
     /// A redirect that is not followed.
     #[error("refused redirect to {target}: {reason}")]
     Redirect {
-        /// Where to, without credentials and query.
+        /// Target, without credentials and query.
         target: String,
         /// Why.
         reason: &'static str,
@@ -232,7 +232,7 @@ pub enum RegistryError {
     /// More redirects than the limit.
     #[error("refused redirect to {target}: it is one of more than {REDIRECTS_MAX}")]
     Redirects {
-        /// Where to, without credentials and query.
+        /// Target, without credentials and query.
         target: String,
     },
     /// An answer that makes no sense.

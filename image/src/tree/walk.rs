@@ -4,7 +4,7 @@ use super::InodeId;
 use crate::layer::path::LayerPath;
 use crate::limits::LINKS_FOLLOWED_MAX;
 
-/// Where the next component of a path leads.
+/// Result of looking up the next component of a path.
 pub(super) enum Step {
     Into(InodeId),
     /// A link was followed; go on with its parts from this directory.

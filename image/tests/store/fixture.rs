@@ -194,7 +194,7 @@ pub(crate) fn docker_archive_for(layers: &[Vec<u8>], architecture: &str) -> Vec<
     archive.finish()
 }
 
-/// What a program makes of bytes on its stdin.
+/// Output of a program for bytes on its stdin.
 pub(crate) fn filter(words: &[&str], bytes: &[u8]) -> Vec<u8> {
     let mut child = Command::new(words[0])
         .args(&words[1..])

@@ -40,7 +40,7 @@ fn piece() -> impl Strategy<Value = Piece> {
     ]
 }
 
-/// Where directories are, `l` also a link to one (to no other link: no circles). Few and short, so that entries meet: most
+/// Paths of directories, `l` also a link to one (to no other link: no circles). Few and short, so that entries meet: most
 /// stacks have a link, something at its target, and a layer that changes both.
 fn directory() -> impl Strategy<Value = String> {
     prop_oneof![2 => "[abl]", 2 => "[abl]/[abl]", 1 => "[ab]/[abl]/[ab]"]

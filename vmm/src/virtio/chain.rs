@@ -86,7 +86,7 @@ impl Descriptors {
         Ok(Some(Self { head, parts: Ok(parts) }))
     }
 
-    /// Its pieces of memory.
+    /// Resolves the descriptors to pieces of guest memory.
     pub(crate) fn chain<'m>(&self, memory: &'m GuestMemoryMmap) -> Result<Chain<'m>, ChainError> {
         let mut chain = Chain::default();
         let parts = self.parts.as_ref().map_err(|error| *error)?;

@@ -51,7 +51,7 @@ impl Held {
         }
     }
 
-    /// What the device waits for.
+    /// Fd that the device waits for.
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.both {
             Some(epoll) => Some(epoll_fd(epoll)),

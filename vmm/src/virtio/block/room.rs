@@ -15,7 +15,7 @@ const LOOK_BYTES: u64 = 1 << 20;
 /// Time that may pass before it.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// What may be written to a sparse file without another look.
+/// Bytes that may be written to a sparse file before the next look at the host's disk.
 #[derive(Debug)]
 pub(super) struct Room {
     bytes_left: u64,
