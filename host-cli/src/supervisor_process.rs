@@ -12,6 +12,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::resident::descendants;
+
 /// Word of the command line that names what the process is for: the verb of [`crate::cli`].
 const VERB: &[u8] = b"supervise";
 /// How long the kernel may take to end it.
@@ -22,6 +24,7 @@ const KILL_WAIT: Duration = Duration::from_secs(5);
 pub(crate) struct SupervisorProcess {
     /// Refers to it for as long as it is held, however pids are reused.
     pidfd: OwnedFd,
+    pid: Pid,
 }
 
 impl SupervisorProcess {
@@ -44,19 +47,42 @@ impl SupervisorProcess {
             let line = is_ours.then(|| fs::read(format!("{folder}/cmdline")));
             let line = line.and_then(Result::ok)?;
             let runs_it = fs::read_link(format!("{folder}/exe")).is_ok_and(|path| is_named(&path, program));
-            (runs_it && is_supervisor_of(&line, id) && !has_ended(&pidfd, Duration::ZERO)).then_some(Self { pidfd })
+            (runs_it && is_supervisor_of(&line, id) && !has_ended(&pidfd, Duration::ZERO))
+                .then_some(Self { pidfd, pid })
         })
     }
 
-    /// Has it stop what it supervises, and ends it if it does not within `patience`; without any, at once.
+    /// Has it stop what it supervises, and ends it if it does not within `patience`; without any, at once. Returns when
+    /// its machine and everything else that it started have ended too.
     pub(crate) fn end(&self, patience: Duration) {
+        let children = self.children();
         let polite = (!patience.is_zero()).then_some((Signal::TERM, patience));
         for (signal, wait) in polite.into_iter().chain([(Signal::KILL, KILL_WAIT)]) {
             // Fails when it has ended meanwhile.
             let _ = pidfd_send_signal(&self.pidfd, signal);
             if has_ended(&self.pidfd, wait) {
-                return;
+                break;
             }
+        }
+        // The kernel ends them with it, by their parent-death signal, but not in the same moment.
+        for child in children {
+            let _ = pidfd_send_signal(&child, Signal::KILL);
+            has_ended(&child, KILL_WAIT);
+        }
+    }
+
+    /// Its descendants, which are its own for as long as it runs.
+    fn children(&self) -> Vec<OwnedFd> {
+        let pids = descendants(self.pid.as_raw_nonzero().get().unsigned_abs()).into_iter();
+        let pids = pids.filter_map(|pid| Pid::from_raw(pid.try_into().ok()?));
+        let children = pids
+            .filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+            .collect();
+        // Otherwise its pid may have been another's.
+        if has_ended(&self.pidfd, Duration::ZERO) {
+            Vec::new()
+        } else {
+            children
         }
     }
 }

@@ -15,6 +15,9 @@ use crate::supervisor_process::SupervisorProcess;
 /// seconds before its machine is ended, and whoever is attached some to take the last of its output.
 const STOP_MARGIN: Duration = Duration::from_secs(30);
 
+/// How long a supervisor may take that has noticed by itself that nobody can reach it.
+const ENDING_WAIT: Duration = Duration::from_secs(30);
+
 /// The folders and the open state.
 pub(crate) struct Scene {
     pub(crate) folders: Folders,
@@ -70,8 +73,13 @@ impl Scene {
                 }
                 Err(error.into())
             }
-            Ok(container) => match out_of_reach(&container) {
+            Ok(container) => match SupervisorProcess::find(id) {
                 None => Ok(Some(hold)),
+                // It has noticed that it is out of reach, and is about to end.
+                Some(supervisor) if !container.status.is_live() => {
+                    supervisor.end(ENDING_WAIT);
+                    Ok(Some(hold))
+                }
                 Some(_) => bail!(
                     "container {} runs, and cannot be reached in {}: use the run directory that it was started with, or \
                      `capsid stop` or `capsid rm -f` to end it",
@@ -92,7 +100,10 @@ impl Scene {
                     connection.end_within::<Answer>(stop_limit(patience)).await;
                 }
             }
-            if let Some(supervisor) = self.state.container(id).ok().as_ref().and_then(out_of_reach) {
+            let is_live = |container: &Container| container.status.is_live();
+            if self.state.container(id).as_ref().is_ok_and(is_live)
+                && let Some(supervisor) = SupervisorProcess::find(id)
+            {
                 end_unasked(&supervisor, timeout_s, patience);
             }
             // Started again meanwhile, or by a command whose supervisor was not there yet: once more.
@@ -101,13 +112,6 @@ impl Scene {
             }
         }
     }
-}
-
-/// The supervisor of a container that runs although nobody answers at its socket: its files in the run directory were
-/// removed, or this is another run directory.
-fn out_of_reach(container: &Container) -> Option<SupervisorProcess> {
-    let is_live = container.status.is_live();
-    is_live.then(|| SupervisorProcess::find(&container.id)).flatten()
 }
 
 /// Ends a supervisor that cannot be asked to stop, with the time that it would have: none where the user gave none.
