@@ -1,6 +1,7 @@
 //! Long lives: thousands of execs and starts, gigabytes of log, and all is as it was after the first.
 //!
-//! Counts are small here and large in `make test-full`: `CAPSID_EXECS`, `CAPSID_CYCLES`, `CAPSID_LOG_MIB`.
+//! Counts are small here and large in `make test-full`: `CAPSID_EXECS`, `CAPSID_CYCLES`, `CAPSID_LOG_MIB`,
+//! `CAPSID_LISTINGS`, `CAPSID_EDIT_SECONDS`.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use capsid_tests::invocation::{eventually, wait_until};
 use capsid_tests::live::{alone, call, detached, spawn, warmed_up};
 use capsid_tests::parts::{bin_dir, count, patience, workload};
-use capsid_tests::resident::Held;
+use capsid_tests::resident::{Held, descendants};
 use capsid_tests::{Capsid, Census};
 
 #[test]
@@ -295,4 +296,66 @@ fn a_torrent_fills_no_disk_when_its_log_rotates() {
     // Eight to twelve MiB of entries, each half as long again as its line.
     let kept = rounds - seen.first_round.unwrap();
     assert!((4..=9).contains(&kept) || kept == rounds, "{kept} rounds are kept");
+}
+
+#[test]
+fn many_listings_leave_the_file_server_as_it_was() {
+    let _alone = alone();
+    let capsid = warmed_up();
+    let shared = tempfile::tempdir().unwrap();
+    for name in ["one", "two", "three"] {
+        fs::write(shared.path().join(name), "").unwrap();
+    }
+    let volume = format!("{}:/d", shared.path().display());
+    capsid.detached("host", &["-v", &volume, "busybox", "sleep", "100000"]);
+    let listings = count("CAPSID_LISTINGS", 2_000);
+    let list = |times: usize| {
+        let script = format!("i=0; while [ $i -lt {times} ]; do set -- /d/*; i=$((i + 1)); done; echo $#");
+        let words = ["exec", "host", "sh", "-c", &script];
+        capsid.call(words).within(36_000).wait().succeeds().prints("3\n");
+    };
+    // The server, and the process that waits for it outside of its namespaces.
+    let mut servers = descendants(capsid.supervisor("host"));
+    servers.retain(|process| process.name == "capsid-fs");
+    let held = || servers.iter().map(|process| Held::of(process.pid)).collect::<Vec<_>>();
+    list(200);
+    let before = held();
+    list(listings);
+    let after = held();
+    println!("{listings} listings: {before:?} -> {after:?}");
+    assert!(!before.is_empty());
+    for (after, before) in after.iter().zip(&before) {
+        assert!(after.fds <= before.fds && after.threads <= before.threads);
+        assert!(after.anonymous_kib <= before.anonymous_kib + 256);
+    }
+}
+
+/// As an editor, a compiler and a checkout do it: in place with the same length, appended, replaced, removed.
+#[test]
+fn edits_of_the_host_are_seen_for_as_long_as_a_container_runs() {
+    let capsid = warmed_up();
+    let shared = tempfile::tempdir().unwrap();
+    let path = |name: &str| shared.path().join(name);
+    fs::create_dir(path("folder")).unwrap();
+    let volume = format!("{}:/d", shared.path().display());
+    capsid.detached("host", &["-v", &volume, "busybox", "sleep", "100000"]);
+    let end = Instant::now() + Duration::from_secs(count("CAPSID_EDIT_SECONDS", 6) as u64);
+    let mut log = String::new();
+    for round in 0.. {
+        log.push('x');
+        fs::write(path("in-place"), format!("{round:08}")).unwrap();
+        fs::write(path("log"), &log).unwrap();
+        fs::write(path("new"), format!("replaced {round}")).unwrap();
+        fs::rename(path("new"), path("folder/replaced")).unwrap();
+        let _ = fs::remove_file(path(&format!("there-{}", round - 1)));
+        fs::write(path(&format!("there-{round}")), "").unwrap();
+        let script = "cd /d; cat in-place folder/replaced; echo; wc -c <log; echo there-*";
+        let words = ["exec", "host", "sh", "-c", script];
+        let expected = format!("{round:08}replaced {round}\n{}\nthere-{round}\n", log.len());
+        capsid.call(words).wait().succeeds().prints(&expected);
+        if Instant::now() >= end {
+            break;
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
 }

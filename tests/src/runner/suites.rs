@@ -137,6 +137,8 @@ pub(crate) const FULL_COUNTS: &[(&str, &str)] = &[
     ("CAPSID_CRASH_ROUNDS", "10"),
     ("CAPSID_EXECS", "10000"),
     ("CAPSID_CYCLES", "500"),
+    ("CAPSID_LISTINGS", "1000000"),
+    ("CAPSID_EDIT_SECONDS", "3600"),
     ("CAPSID_LOG_MIB", "10240"),
     ("CAPSID_DISK_LEVELS", "7"),
     ("CAPSID_FAULT_POINTS", "40"),
