@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use capsid_protocol::ContainerSpec;
 use capsid_protocol::spec::mount::Source;
-use capsid_protocol::spec::{BAY_SERIAL, Root, Slot, slot_serial};
+use capsid_protocol::spec::{DISK_SLOTS_SERIAL, Root, Slot, slot_serial};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::bay::{self, BayError};
+use crate::disk_slots::{self, DiskSlotsError};
 use crate::mount::{MountError, attach, filesystem};
 use crate::plan::attribute;
 
@@ -30,9 +30,9 @@ pub(crate) enum DiskError {
     /// A folder for a mount cannot be made.
     #[error("cannot make the folder {path}")]
     Folder { path: PathBuf, source: Errno },
-    /// A disk in the machine's bay.
-    #[error("cannot use the machine's bay")]
-    Bay(#[source] BayError),
+    /// A disk in one of the machine's slots.
+    #[error("cannot use the machine's disk slots")]
+    DiskSlots(#[source] DiskSlotsError),
     /// A mount failed.
     #[error("cannot mount the {disk} disk")]
     Mount { disk: &'static str, source: MountError },
@@ -155,8 +155,8 @@ pub(crate) fn disks() -> Result<Vec<Disk>, DiskError> {
         };
         let serial = serial.trim_end_matches(['\n', '\0']).to_owned();
         let name = entry.file_name().display().to_string();
-        if serial == BAY_SERIAL {
-            for slot in bay::slots(&name) {
+        if serial == DISK_SLOTS_SERIAL {
+            for slot in disk_slots::slots(&name) {
                 let partition = format!("{name}{slot}");
                 disks.push(Disk::new(slot_serial(slot), &partition, &entry.path().join(&partition)));
             }
@@ -183,23 +183,23 @@ pub(crate) fn sectors_written(names: &[String]) -> u64 {
     written.fold(0, u64::wrapping_add)
 }
 
-/// Makes devices of the disks in the machine's bay.
+/// Makes devices of the disks in the machine's disk slots.
 pub(crate) fn add_slots(slots: &[Slot]) -> Result<(), DiskError> {
     if slots.is_empty() {
         return Ok(());
     }
-    let bay = find(BAY_SERIAL)?;
+    let disk_slots = find(DISK_SLOTS_SERIAL)?;
     slots
         .iter()
-        .try_for_each(|slot| bay::add(bay.name(), slot))
-        .map_err(DiskError::Bay)
+        .try_for_each(|slot| disk_slots::add(disk_slots.name(), slot))
+        .map_err(DiskError::DiskSlots)
 }
 
 /// Takes the device of a slot away, if that is what the serial names and nobody uses it.
 pub(crate) fn remove_slot(serial: &str) -> Result<(), Errno> {
     let slot = serial.strip_prefix(slot_serial(0).trim_end_matches('0'));
     match slot.and_then(|number| number.parse().ok()) {
-        Some(slot) => bay::remove(find(BAY_SERIAL).map_err(|_| Errno::NODEV)?.name(), slot),
+        Some(slot) => disk_slots::remove(find(DISK_SLOTS_SERIAL).map_err(|_| Errno::NODEV)?.name(), slot),
         None => Ok(()),
     }
 }

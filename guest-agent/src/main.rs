@@ -6,7 +6,6 @@
 #![cfg_attr(test, allow(dead_code, reason = "tests have an entry of their own"))]
 
 mod arguments;
-mod bay;
 mod beneath;
 mod capability;
 mod cgroup;
@@ -16,6 +15,7 @@ mod container;
 mod control;
 mod devices;
 mod disk;
+mod disk_slots;
 mod exec;
 mod free_space;
 mod guest;

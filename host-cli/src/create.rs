@@ -39,8 +39,9 @@ impl Created {
     }
 }
 
-/// Removes a held container. The row goes first, and leaves a record: what is killed in between leaves files without a row,
-/// which the next command removes, and never a row without files. With `anonymous`, the volumes that were made for it go as well.
+/// Removes a held container. The row goes first, and leaves a record: what is killed in between leaves files without a
+/// row, which the next command removes, and never a row without files. With `anonymous`, the volumes that were made for
+/// it go as well.
 pub(crate) fn remove(
     state: &State,
     folders: &Folders,
@@ -111,7 +112,8 @@ pub(crate) async fn create(
     Ok(created)
 }
 
-/// Accelerator of the machine that the container is to be in, its own or its pod's, and how many disks that has room for.
+/// Accelerator of the machine that the container is to be in, its own or its pod's, and how many disks that has room
+/// for.
 fn choose_machine(
     args: &RunArgs,
     settings: &Settings,
@@ -120,7 +122,7 @@ fn choose_machine(
 ) -> anyhow::Result<(AccelChoice, usize)> {
     let choice = args.accel.or(settings.accel).unwrap_or(AccelChoice::Auto);
     if let Some(pod) = pod {
-        // Its disks go into the pod's bay, which has room for many.
+        // Its disks go into the pod's disk slots, which have room for many.
         return Ok((pods_accelerator(pod, choice)?, usize::MAX));
     }
     let accelerator = choose_accelerator(choice, folders)?;
@@ -149,8 +151,8 @@ async fn find_image(
     Ok(image)
 }
 
-/// Refuses a name that a container has, and a file for the id that is there already. Both are looked at again when they are
-/// taken.
+/// Refuses a name that a container has, and a file for the id that is there already. Both are looked at again when they
+/// are taken.
 fn check_free(args: &RunArgs, state: &State) -> anyhow::Result<()> {
     if let Some(name) = &args.name {
         plan::check_name(name)?;
@@ -177,8 +179,8 @@ fn beside_another<'a>(args: &'a RunArgs, state: &State) -> anyhow::Result<Cow<'a
     Ok(Cow::Owned(args))
 }
 
-/// A machine gets its memory as it touches it, so one that may have more than there is starts, and is ended when it takes
-/// that: the user should know before.
+/// A machine gets its memory as it touches it, so one that may have more than there is starts, and is ended when it
+/// takes that: the user should know before.
 fn warn_of_memory(plan: &Plan) {
     let Some(limit) = plan.spec.limits.memory_max_bytes else {
         return;

@@ -2,7 +2,7 @@
 
 use vm_memory::GuestMemoryMmap;
 
-use crate::config::{BayConfig, DiskConfig, FdNumber, MachineConfig, NetConfig, ShareConfig, VsockConfig};
+use crate::config::{DiskConfig, DiskSlotsConfig, FdNumber, MachineConfig, NetConfig, ShareConfig, VsockConfig};
 use crate::inherited::{Inherited, InheritedError};
 use crate::virtio::balloon::BalloonDevice;
 use crate::virtio::block::{BlockDevice, Disk, DiskError};
@@ -56,8 +56,8 @@ pub(crate) struct Attachment {
     pub(crate) device: Box<dyn Device>,
 }
 
-/// Disks first, so that the guest names them in this order; then the bay, shares, network, sockets, entropy, and the
-/// balloon.
+/// Disks first, so that the guest names them in this order; then the disk slots, shares, network, sockets, entropy, and
+/// the balloon.
 pub(crate) fn of_machine(
     config: &MachineConfig,
     inherited: &mut Inherited,
@@ -69,10 +69,10 @@ pub(crate) fn of_machine(
         let device = Box::new(block(&name, disk, inherited)?);
         attachments.push(Attachment { name, device });
     }
-    if let Some(config) = &config.bay {
-        let device = Box::new(bay(config, inherited)?);
+    if let Some(config) = &config.disk_slots {
+        let device = Box::new(disk_slots(config, inherited)?);
         attachments.push(Attachment {
-            name: "bay".to_owned(),
+            name: "disk slots".to_owned(),
             device,
         });
     }
@@ -119,13 +119,13 @@ fn block(name: &str, config: &DiskConfig, inherited: &mut Inherited) -> Result<B
     Ok(BlockDevice::new(disk, &config.serial, config.ignore_flush))
 }
 
-fn bay(config: &BayConfig, inherited: &mut Inherited) -> Result<BlockDevice, AttachmentError> {
+fn disk_slots(config: &DiskSlotsConfig, inherited: &mut Inherited) -> Result<BlockDevice, AttachmentError> {
     let control = inherited.take(config.control_fd);
     let control = control.map_err(|source| AttachmentError::Inherited {
-        device: "the bay".to_owned(),
+        device: "the disk slots".to_owned(),
         source,
     })?;
-    Ok(BlockDevice::with_bay(control, &config.serial))
+    Ok(BlockDevice::with_disk_slots(control, &config.serial))
 }
 
 fn share(

@@ -1,5 +1,5 @@
-//! What a supervisor hands to `capsid-vmm`: numbers and already open file descriptors, never paths. Only an emulator, which
-//! is a program of the host's, has paths: those of the files that it consists of.
+//! What a supervisor hands to `capsid-vmm`: numbers and already open file descriptors, never paths. Only an emulator,
+//! which is a program of the host's, has paths: those of the files that it consists of.
 
 use std::net::IpAddr;
 use std::num::NonZeroU64;
@@ -30,8 +30,8 @@ pub const VCPUS_MAX: u8 = 32;
 pub const MEMORY_MIB_MIN: u32 = 32;
 /// Most memory: 1 TiB.
 pub const MEMORY_MIB_MAX: u32 = 1 << 20;
-/// Most disks and shares: each device needs an interrupt line of its own, of which sockets, entropy, balloon and network
-/// have one each.
+/// Most disks and shares: each device needs an interrupt line of its own, of which sockets, entropy, balloon and
+/// network have one each.
 pub const DISKS_MAX: usize = 15;
 
 /// A machine on KVM.
@@ -53,7 +53,7 @@ pub struct MachineConfig {
     /// Disks, in attach order.
     pub disks: Vec<DiskConfig>,
     /// Room for disks that come while the machine runs.
-    pub bay: Option<BayConfig>,
+    pub disk_slots: Option<DiskSlotsConfig>,
     /// Folders that file servers serve, in attach order.
     #[serde(default)]
     pub shares: Vec<ShareConfig>,
@@ -147,7 +147,7 @@ pub struct VhostUserConfig {
     /// Disks, each served on a connected socket of its own.
     pub disks: Vec<VhostUserDisk>,
     /// Room for disks that come while the machine runs.
-    pub bay: Option<VhostUserBay>,
+    pub disk_slots: Option<VhostUserDiskSlots>,
     /// The network device, if there is one, and the socket it is served on.
     #[serde(default)]
     pub net: Option<VhostUserNet>,
@@ -167,14 +167,14 @@ pub struct VhostUserDisk {
     pub disk: DiskConfig,
 }
 
-/// A bay and the socket it is served on.
+/// Disk slots and the socket that they are served on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct VhostUserBay {
+pub struct VhostUserDiskSlots {
     /// A connected UNIX stream socket; the other end is QEMU's (`-chardev socket,fd=`).
     pub socket_fd: FdNumber,
-    /// The bay.
-    pub device: BayConfig,
+    /// The disk slots.
+    pub device: DiskSlotsConfig,
 }
 
 /// The network device and the socket it is served on.
@@ -212,10 +212,10 @@ pub struct DiskConfig {
     pub extent_fds: Vec<FdNumber>,
 }
 
-/// A block device whose disks come and go: see [`crate::bay`].
+/// A block device whose disks come and go: see [`crate::disk_slots`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct BayConfig {
+pub struct DiskSlotsConfig {
     /// What the guest reads from `/sys/block/*/serial`; at most 20 bytes of ASCII.
     pub serial: String,
     /// Where the supervisor puts disks in and takes them out, a `SOCK_SEQPACKET` UNIX socket. It stays open for as long
@@ -280,7 +280,7 @@ impl MachineConfig {
         if !(MEMORY_MIB_MIN..=MEMORY_MIB_MAX).contains(&self.memory_mib) {
             return Err(ConfigError::Memory { mib: self.memory_mib });
         }
-        let count = self.disks.len() + usize::from(self.bay.is_some()) + self.shares.len();
+        let count = self.disks.len() + usize::from(self.disk_slots.is_some()) + self.shares.len();
         if count > DISKS_MAX {
             return Err(ConfigError::Disks { count });
         }
@@ -296,7 +296,7 @@ impl MachineConfig {
         let mut fds = vec![self.kvm_fd, self.kernel_fd, self.initramfs_fd, self.status_fd];
         fds.extend([self.vsock.session_fd, self.vsock.control_fd]);
         fds.extend(self.disks.iter().flat_map(|disk| &disk.extent_fds));
-        fds.extend(self.bay.iter().map(|bay| bay.control_fd));
+        fds.extend(self.disk_slots.iter().map(|disk_slots| disk_slots.control_fd));
         fds.extend(self.shares.iter().map(|share| share.socket_fd));
         fds.extend(self.net.iter().map(|net| net.control_fd));
         fds
@@ -313,8 +313,8 @@ impl VhostUserConfig {
             fds.push(disk.socket_fd);
             fds.extend(&disk.disk.extent_fds);
         }
-        if let Some(bay) = &self.bay {
-            fds.extend([bay.socket_fd, bay.device.control_fd]);
+        if let Some(disk_slots) = &self.disk_slots {
+            fds.extend([disk_slots.socket_fd, disk_slots.device.control_fd]);
         }
         if let Some(net) = &self.net {
             fds.extend([net.listener_fd, net.device.control_fd]);
@@ -341,8 +341,8 @@ mod tests {
                 ignore_flush: false,
                 extent_fds: vec![9, 10],
             }],
-            bay: Some(BayConfig {
-                serial: "bay".to_owned(),
+            disk_slots: Some(DiskSlotsConfig {
+                serial: "disk slots".to_owned(),
                 control_fd: 11,
             }),
             shares: Vec::new(),

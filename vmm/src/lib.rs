@@ -15,15 +15,15 @@
 //! KVM binds a VM to the process that made it, so the fork into the pid namespace comes first. What follows is
 //! confined but for its system calls; those are filtered before the first guest instruction.
 //!
-//! The same devices serve QEMU over vhost-user when there is no usable KVM ([`Config::VhostUser`]); QEMU itself is confined
-//! here before it is executed ([`Config::Emulator`]). The link between the
-//! machines of one network is a process of the same kind ([`Config::Switch`]).
+//! The same devices serve QEMU over vhost-user when there is no usable KVM ([`Config::VhostUser`]); QEMU itself is
+//! confined here before it is executed ([`Config::Emulator`]). The link between the machines of one network is a
+//! process of the same kind ([`Config::Switch`]).
 
 pub mod attachments;
-pub mod bay;
 mod bus;
 pub mod config;
 mod console;
+pub mod disk_slots;
 pub mod egress;
 pub mod emulator;
 pub mod event_loop;

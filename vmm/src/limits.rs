@@ -25,9 +25,9 @@ pub(crate) const BLOCK_DISCARD_SEGMENTS_MAX: u32 = 16;
 /// Host files in one disk: a page of rootfs layers and their metadata; image layers end at 128.
 pub(crate) const DISK_EXTENTS_MAX: usize = 256;
 
-/// Fds for the files of a bay's disks: 128 containers of one file and of an image with 30 layers each. More than that is
-/// refused where it is put in.
-pub(crate) const BAY_FDS_MAX: u64 = 4096;
+/// Fds for the the files of disks in slots: 128 containers of one file and of an image with 30 layers each. More than
+/// that is refused where it is put in.
+pub(crate) const DISK_SLOTS_FDS_MAX: u64 = 4096;
 
 /// Random bytes in one request: Linux asks for 32 to 64 bytes; this bounds the time in `getrandom`.
 pub(crate) const RNG_REQUEST_BYTES_MAX: usize = 64 << 10;

@@ -6,11 +6,11 @@ use std::os::fd::AsRawFd;
 
 use capsid_jail::{Jail, JailError, ReportError, Resource, Rlimit};
 
-use crate::bay::SLOT_BYTES;
 use crate::config::{Config, FdNumber, MachineConfig, VhostUserConfig};
+use crate::disk_slots::SLOT_BYTES;
 use crate::emulator::{self, EmulatorError};
 use crate::inherited::{Inherited, InheritedError};
-use crate::limits::{BAY_FDS_MAX, CONFIG_BYTES};
+use crate::limits::{CONFIG_BYTES, DISK_SLOTS_FDS_MAX};
 use crate::machine::{BuildError, Machine};
 use crate::segments::SEGMENTS_MAX;
 use crate::status::{MachineExit, Status};
@@ -204,7 +204,13 @@ fn machine_jail(config: &MachineConfig) -> Jail {
     let rlimits = vec![
         Rlimit {
             resource: Resource::RLIMIT_NOFILE,
-            most: FDS_MAX + SEGMENTS_MAX as u64 + if config.bay.is_some() { BAY_FDS_MAX } else { 0 },
+            most: FDS_MAX
+                + SEGMENTS_MAX as u64
+                + if config.disk_slots.is_some() {
+                    DISK_SLOTS_FDS_MAX
+                } else {
+                    0
+                },
         },
         Rlimit {
             resource: Resource::RLIMIT_NPROC,
@@ -224,7 +230,7 @@ fn machine_jail(config: &MachineConfig) -> Jail {
 
 /// Length of the longest file that the guest may write to.
 fn largest_disk_bytes(config: &MachineConfig) -> u64 {
-    if config.bay.is_some() {
+    if config.disk_slots.is_some() {
         return SLOT_BYTES;
     }
     let writable = config

@@ -1,9 +1,9 @@
-//! Where a machine's frames may go to: networks of pods, the way out, and what of it its host's addresses close. It changes
-//! while the machine runs, and this is how a supervisor says so.
+//! Where a machine's frames may go to: networks of pods, the way out, and what of it its host's addresses close. It
+//! changes while the machine runs, and this is how a supervisor says so.
 //!
-//! A machine has one network device, with one uplink and as many places on networks as [`SEGMENTS_MAX`]: none of them leads
-//! anywhere before it is said. One message a change, on a `SOCK_SEQPACKET` UNIX socket: JSON, with the stream of the frames
-//! beside it when there is one. It is answered by one byte: [`DONE`] or [`REFUSED`].
+//! A machine has one network device, with one uplink and as many places on networks as [`SEGMENTS_MAX`]: none of them
+//! leads anywhere before it is said. One message a change, on a `SOCK_SEQPACKET` UNIX socket: JSON, with the stream of
+//! the frames beside it when there is one. It is answered by one byte: [`DONE`] or [`REFUSED`].
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::egress::{Egress, Ports, Protocol};
 
-pub use crate::bay::{DONE, REFUSED};
+pub use crate::disk_slots::{DONE, REFUSED};
 
 /// Places for segments.
 pub const SEGMENTS_MAX: usize = 16;
@@ -23,9 +23,9 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 128 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Change {
-    /// The machine is on this one too, by an empty place. A connected UNIX stream socket comes beside this; its other end
-    /// is the network's switch, which takes and gives frames, each after its length. What it gives back of the guest's
-    /// are questions for names that no member has.
+    /// The machine is on this one too, by an empty place. A connected UNIX stream socket comes beside this; its other
+    /// end is the network's switch, which takes and gives frames, each after its length. What it gives back of the
+    /// guest's are questions for names that no member has.
     Connect {
         /// The place, from 0.
         slot: u8,
@@ -37,8 +37,8 @@ pub enum Change {
         /// The place.
         slot: u8,
     },
-    /// The uplink leads somewhere, which it did not. A connected UNIX stream socket comes beside this; its other end carries
-    /// frames everywhere (passt), each after its length.
+    /// The uplink leads somewhere, which it did not. A connected UNIX stream socket comes beside this; its other end
+    /// carries frames everywhere (passt), each after its length.
     Open(Uplink),
     /// The uplink leads nowhere any more, and what it was remembered for is forgotten.
     Close,
@@ -61,8 +61,8 @@ pub struct Uplink {
     pub egress: Egress,
     /// Ports of the guest that others may begin to speak to through the uplink.
     pub published: Vec<Published>,
-    /// Address by which the guest knows the host's loopback, where the other end does not translate it back in answers over
-    /// UDP: the device sends them to 127.0.0.1.
+    /// Address by which the guest knows the host's loopback, where the other end does not translate it back in answers
+    /// over UDP: the device sends them to 127.0.0.1.
     pub loopback_alias: Option<Ipv4Addr>,
 }
 

@@ -60,8 +60,8 @@ pub struct ContainerSpec {
     /// Resource limits.
     #[prost(message, repeated, tag = "18")]
     pub rlimits: Vec<Rlimit>,
-    /// Kernel parameters, `net.ipv4.ip_forward` style names. The machine is the container's or its pod's own, so that all
-    /// of them may be set.
+    /// Kernel parameters, `net.ipv4.ip_forward` style names. The machine is the container's or its pod's own, so that
+    /// all of them may be set.
     #[prost(message, repeated, tag = "19")]
     pub sysctls: Vec<Sysctl>,
     /// Runs the program under a small init of the agent that reaps orphans and forwards signals (`--init`).
@@ -90,7 +90,7 @@ pub struct ContainerSpec {
     /// Devices of the guest's own, made under the names that the guest's kernel gives them (`--device`).
     #[prost(message, repeated, tag = "26")]
     pub guest_devices: Vec<GuestDevice>,
-    /// Disks of the machine's bay that the rest of the spec names by [`slot_serial`]: they were put there before.
+    /// Disks in the machine's slots that the rest of the spec names by [`slot_serial`]: they were plugged in before.
     #[prost(message, repeated, tag = "30")]
     pub slots: Vec<Slot>,
     /// Shares namespaces with the other containers that say so.
@@ -100,15 +100,15 @@ pub struct ContainerSpec {
     /// first one's that counts, as with [`ContainerSpec::pod`].
     #[prost(message, optional, tag = "32")]
     pub network: Option<Network>,
-    /// What the agent itself does in the container, in place of a program: `args`, `env`, `cwd`, `user` and what confines
-    /// a program are not used then. It reads from its stdin and writes to its stdout what its kind says; its stderr is
-    /// words for people, and its exit code is 0 when it was done.
+    /// What the agent itself does in the container, in place of a program: `args`, `env`, `cwd`, `user` and what
+    /// confines a program are not used then. It reads from its stdin and writes to its stdout what its kind says; its
+    /// stderr is words for people, and its exit code is 0 when it was done.
     #[prost(message, optional, tag = "40")]
     pub task: Option<Task>,
 }
 
-/// Serial of the one disk whose parts are slots: the machine's bay.
-pub const BAY_SERIAL: &str = "capsid-bay";
+/// Serial of the one block device whose parts are the machine's disk slots.
+pub const DISK_SLOTS_SERIAL: &str = "capsid-disk-slots";
 
 /// Bytes of a slot; slot n begins at n times that.
 pub const SLOT_BYTES: u64 = 1 << 40;
@@ -119,8 +119,8 @@ pub fn slot_serial(slot: u32) -> String {
     format!("capsid-slot-{slot}")
 }
 
-/// A disk in the machine's bay. The agent makes a partition of it and removes that when no container uses it any more:
-/// then the host may take it out.
+/// A disk in one of the machine's slots. The agent makes a partition of it and removes that when no container uses it
+/// any more: then the host may take it out.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct Slot {
     /// 1 to 255.
@@ -135,8 +135,8 @@ pub struct Slot {
 }
 
 /// What the containers of a pod have together: the namespaces of network, ipc (with `/dev/shm`) and uts. The first
-/// container makes them, with its host name and kernel parameters; the others' are not used. They stay until the machine
-/// ends.
+/// container makes them, with its host name and kernel parameters; the others' are not used. They stay until the
+/// machine ends.
 #[derive(Clone, PartialEq, Message)]
 pub struct Pod {
     /// The pid namespace as well.
@@ -233,8 +233,8 @@ pub struct Unpack {
     /// Path in the container: docker's rules for what is there, and for a trailing `/`, hold.
     #[prost(bytes = "vec", tag = "1")]
     pub path: Vec<u8>,
-    /// First component of every name in the archive, which is the name of what is copied; empty where only the content of
-    /// a folder is copied.
+    /// First component of every name in the archive, which is the name of what is copied; empty where only the content
+    /// of a folder is copied.
     #[prost(bytes = "vec", tag = "2")]
     pub top: Vec<u8>,
     /// What is copied is a folder.
@@ -366,8 +366,8 @@ pub struct Volume {
     /// The disk's virtio-blk serial.
     #[prost(string, tag = "1")]
     pub serial: String,
-    /// While the disk is empty, the image's files at the target are copied into it first, with the target's own mode and
-    /// owner. A copy that was cut off is made again from the start.
+    /// While the disk is empty, the image's files at the target are copied into it first, with the target's own mode
+    /// and owner. A copy that was cut off is made again from the start.
     #[prost(bool, tag = "2")]
     pub populate: bool,
 }

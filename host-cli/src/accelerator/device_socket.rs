@@ -1,5 +1,5 @@
-//! The socket on which a device of a running machine is told of changes: one message each, with files beside it, answered
-//! by one byte (`capsid_vmm::bay`, `capsid_vmm::segments`).
+//! The socket on which a device of a running machine is told of changes: one message each, with files beside it,
+//! answered by one byte (`capsid_vmm::disk_slots`, `capsid_vmm::segments`).
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -8,7 +8,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram as StdDatagram;
 use std::time::Duration;
 
-use capsid_vmm::bay::{DONE, FILES_MAX};
+use capsid_vmm::disk_slots::{DONE, FILES_MAX};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };

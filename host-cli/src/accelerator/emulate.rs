@@ -1,7 +1,7 @@
 //! QEMU's microvm machine under TCG, for hosts without usable KVM. Our devices are served to it over vhost-user by
 //! the same program that runs machines on KVM, so that each device has one implementation. QEMU's authors do not
-//! call TCG a security boundary (docs/system/security.rst): the caller warns, and QEMU runs in a jail like that of our own
-//! VMM (`capsid_vmm::emulator`), or not at all.
+//! call TCG a security boundary (docs/system/security.rst): the caller warns, and QEMU runs in a jail like that of our
+//! own VMM (`capsid_vmm::emulator`), or not at all.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Seek};
@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use capsid_vmm::Status;
 use capsid_vmm::config::{
-    Config, EmulatorConfig, MEMORY_MIB_MIN, VhostUserBay, VhostUserConfig, VhostUserDisk, VhostUserNet, VhostUserVsock,
+    Config, EmulatorConfig, MEMORY_MIB_MIN, VhostUserConfig, VhostUserDisk, VhostUserDiskSlots, VhostUserNet,
+    VhostUserVsock,
 };
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -23,7 +24,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::frequency::Reading;
-use super::kvm::{bay_config, config_file, disk_config, last_status, net_config, vsock_config};
+use super::kvm::{config_file, disk_config, disk_slots_config, last_status, net_config, vsock_config};
 use super::process::{HandedFiles, StartError, collect_complaints, ended, last_complaint, spawn};
 use super::program;
 use super::{Accelerator, Disk, MachineEnd, MachineParts, Nic, RunningMachine, Share};
@@ -35,11 +36,11 @@ use crate::state::mac_words;
 
 /// What the kernel is told. `reboot=t`: QEMU's microvm has no i8042; a triple fault ends it (`-no-reboot`).
 /// `noapictimer`: emulated, the APIC's timer is calibrated for a quarter of a second and then mostly found unfit, since
-/// the emulator does not run evenly; the PIT serves from the beginning instead. `clearcpuid`: QEMU 7.2 works out the flags
-/// after `cmpxchg16b` from what it had not written down yet (`target/i386/tcg/translate.c`: no `gen_update_cc_op` before the
-/// helper), and an interrupt just then keeps a part of a pointer as flags, virtual-8086 mode among them: a double fault
-/// at its end, about once in some hundred starts. The kernel does without; programs still find it. `swiotlb`: see
-/// [`BOUNCED`]; 2048 slots are 4 MiB, room for what a disk reads ahead. The rest as under KVM.
+/// the emulator does not run evenly; the PIT serves from the beginning instead. `clearcpuid`: QEMU 7.2 works out the
+/// flags after `cmpxchg16b` from what it had not written down yet (`target/i386/tcg/translate.c`: no `gen_update_cc_op`
+/// before the helper), and an interrupt just then keeps a part of a pointer as flags, virtual-8086 mode among them: a
+/// double fault at its end, about once in some hundred starts. The kernel does without; programs still find it.
+/// `swiotlb`: see [`BOUNCED`]; 2048 slots are 4 MiB, room for what a disk reads ahead. The rest as under KVM.
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 reboot=t panic=-1 tsc=reliable no_timer_check noapictimer \
                             noreplace-smp 8250.nr_uarts=1 random.trust_cpu=on cryptomgr.notests \
                             rcupdate.rcu_expedited=1 swiotlb=2048,force clearcpuid=cx16";
@@ -105,14 +106,19 @@ impl Accelerator for Emulate {
             files.add(qemu_console),
             &command_line(self.counter.khz_since()),
         );
-        let mut sockets = Sockets::connect(parts.disks.len(), parts.bay.is_some(), &mut files, &mut arguments)?;
+        let mut sockets = Sockets::connect(
+            parts.disks.len(),
+            parts.disk_slots.is_some(),
+            &mut files,
+            &mut arguments,
+        )?;
         if let Some(nic) = &parts.nic {
             sockets.net = Some(connect_nic(nic, &parts.folder, &mut files, &mut arguments)?);
         }
         connect_shares(parts.shares, &mut files, &mut arguments);
         let (devices, status) = start_devices(
             parts.disks,
-            parts.bay,
+            parts.disk_slots,
             parts.nic,
             (parts.session, parts.control),
             sockets,
@@ -204,7 +210,7 @@ fn readable_by_all(mut file: File) -> io::Result<File> {
 struct Sockets {
     vsock: StdStream,
     disks: Vec<StdStream>,
-    bay: Option<StdStream>,
+    disk_slots: Option<StdStream>,
     /// Which QEMU connects to.
     net: Option<UnixListener>,
 }
@@ -213,7 +219,7 @@ impl Sockets {
     /// Makes a connected pair for each device and tells QEMU of its ends.
     fn connect(
         disks: usize,
-        has_bay: bool,
+        has_disk_slots: bool,
         files: &mut HandedFiles,
         arguments: &mut Vec<String>,
     ) -> Result<Self, StartError> {
@@ -230,16 +236,16 @@ impl Sockets {
             disks: (0..disks)
                 .map(|index| connect(&format!("disk{index}"), &disk))
                 .collect::<Result<_, _>>()?,
-            bay: has_bay.then(|| connect("bay", &disk)).transpose()?,
+            disk_slots: has_disk_slots.then(|| connect("disk slots", &disk)).transpose()?,
             net: None,
         })
     }
 }
 
-/// Tells QEMU of the network device, which is ours but for its hardware address; its other end. Not [`BOUNCED`]: what it
-/// writes are frames, whose bytes the guest's kernel copies before they are anybody's code.
-/// For this kind of device alone QEMU takes no connection, but wants to make one itself (net/vhost-user.c asks for a
-/// socket that can pass descriptors, and of one that was passed to it char-socket.c does not know that it can).
+/// Tells QEMU of the network device, which is ours but for its hardware address; its other end. Not [`BOUNCED`]: what
+/// it writes are frames, whose bytes the guest's kernel copies before they are anybody's code. For this kind of device
+/// alone QEMU takes no connection, but wants to make one itself (net/vhost-user.c asks for a socket that can pass
+/// descriptors, and of one that was passed to it char-socket.c does not know that it can).
 fn connect_nic(
     nic: &Nic,
     folder: &Path,
@@ -282,7 +288,7 @@ fn command_line(tsc_khz: Option<u64>) -> String {
 /// Starts the process that serves our devices.
 fn start_devices(
     disks: Vec<Disk>,
-    bay: Option<OwnedFd>,
+    disk_slots: Option<OwnedFd>,
     nic: Option<Nic>,
     (session, control): (OwnedFd, OwnedFd),
     sockets: Sockets,
@@ -298,10 +304,12 @@ fn start_devices(
                 disk: disk_config(disk, &mut files),
             })
             .collect(),
-        bay: bay.zip(sockets.bay).map(|(control, socket)| VhostUserBay {
-            socket_fd: files.add(socket),
-            device: bay_config(control, &mut files),
-        }),
+        disk_slots: disk_slots
+            .zip(sockets.disk_slots)
+            .map(|(control, socket)| VhostUserDiskSlots {
+                socket_fd: files.add(socket),
+                device: disk_slots_config(control, &mut files),
+            }),
         net: nic.zip(sockets.net).map(|(nic, listener)| VhostUserNet {
             listener_fd: files.add(listener),
             device: net_config(nic, &mut files),

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
 use capsid_vmm::config::{
-    BayConfig, Config, DISKS_MAX, DiskConfig, MachineConfig, NetConfig, ShareConfig, VsockConfig,
+    Config, DISKS_MAX, DiskConfig, DiskSlotsConfig, MachineConfig, NetConfig, ShareConfig, VsockConfig,
 };
 use capsid_vmm::{MachineExit, Status};
 use rustix::fs::MemfdFlags;
@@ -23,8 +23,8 @@ use crate::parts;
 pub(crate) const GUEST_CID: u32 = 3;
 
 /// What the kernel is told. `reboot=k panic=-1`: a panic resets at once, through the i8042 that the VMM watches.
-/// `rcu_expedited`: making and removing cgroups and mounts waits for grace periods, which last some ticks each unless the
-/// few vCPUs are simply asked.
+/// `rcu_expedited`: making and removing cgroups and mounts waits for grace periods, which last some ticks each unless
+/// the few vCPUs are simply asked.
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 reboot=k panic=-1 tsc=reliable no_timer_check noreplace-smp \
                             8250.nr_uarts=1 random.trust_cpu=on cryptomgr.notests \
                             rcupdate.rcu_expedited=1";
@@ -68,7 +68,7 @@ impl Accelerator for Kvm {
                 .into_iter()
                 .map(|disk| disk_config(disk, &mut files))
                 .collect(),
-            bay: parts.bay.map(|control| bay_config(control, &mut files)),
+            disk_slots: parts.disk_slots.map(|control| disk_slots_config(control, &mut files)),
             shares: parts
                 .shares
                 .into_iter()
@@ -104,10 +104,10 @@ pub(super) fn disk_config(disk: Disk, files: &mut HandedFiles) -> DiskConfig {
     }
 }
 
-/// The bay's configuration.
-pub(super) fn bay_config(control: OwnedFd, files: &mut HandedFiles) -> BayConfig {
-    BayConfig {
-        serial: capsid_protocol::spec::BAY_SERIAL.into(),
+/// The disk slots' configuration.
+pub(super) fn disk_slots_config(control: OwnedFd, files: &mut HandedFiles) -> DiskSlotsConfig {
+    DiskSlotsConfig {
+        serial: capsid_protocol::spec::DISK_SLOTS_SERIAL.into(),
         control_fd: files.add(control),
     }
 }

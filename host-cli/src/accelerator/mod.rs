@@ -61,8 +61,8 @@ pub(crate) struct MachineParts {
     pub kernel: File,
     pub initramfs: File,
     pub disks: Vec<Disk>,
-    /// The machine's end of the socket on which disks are put into its bay, if it is to have one.
-    pub bay: Option<OwnedFd>,
+    /// The machine's end of the socket on which disks are plugged into its slots, if it is to have any.
+    pub disk_slots: Option<OwnedFd>,
     pub shares: Vec<Share>,
     pub nic: Option<Nic>,
     /// The machine's end of the session.

@@ -30,7 +30,7 @@ use crate::{
 /// How often a generated name is tried.
 const NAME_ATTEMPTS: u32 = 10;
 /// Where the disks of its containers are: one device of its machine.
-const BAYS: usize = 1;
+const DISK_SLOTS_DEVICES: usize = 1;
 
 const COLUMNS: [(&str, &str); 5] = [
     ("ID", "POD ID"),
@@ -81,7 +81,7 @@ fn create(context: Context, args: &PodCreateArgs) -> anyhow::Result<u8> {
         accelerator: AccelChoice::named(accelerator.name()),
         host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
         found: shares::look(&plan::wanted_pod_binds(args)?, &folders)?,
-        room: accelerator.disks_max(plan::is_network_wanted(&args.network)?) - BAYS,
+        room: accelerator.disks_max(plan::is_network_wanted(&args.network)?) - DISK_SLOTS_DEVICES,
         networks: surroundings::user_networks(&args.network, &state)?,
         host_address: network::host_address(),
     };

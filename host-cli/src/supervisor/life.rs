@@ -19,8 +19,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::agent::Agent;
-use super::bay::{self, BayError, DiskKey, Needed};
 use super::charge::{Charge, Outcome, Phase};
+use super::disk_slots::{self, DiskKey, DiskSlotsError, Needed};
 use super::machine::{self, MachineError, Prepared, Sockets, Wanted};
 use super::pod::Pod;
 use super::streams::{StreamError, StreamOpener};
@@ -58,7 +58,7 @@ pub(super) enum LifeError {
     #[error(transparent)]
     Pod(Failure),
     #[error("cannot give the container its disks")]
-    Bay(#[from] BayError),
+    DiskSlots(#[from] DiskSlotsError),
     #[error("cannot use a stream of the guest's")]
     Socket(#[source] std::io::Error),
     #[error("the machine did not become ready within {} s", BOOT_TIMEOUT.as_secs())]
@@ -143,17 +143,20 @@ async fn live_in_pod(
     };
     charge.mark("machine ready");
     let needed = needed(&charge.container.borrow(), state, folders, pod);
-    let placed = pod.bay.put(needed.map_err(|e| LifeError::Prepare(e.into()))?).await?;
+    let placed = pod
+        .disk_slots
+        .plug(needed.map_err(|e| LifeError::Prepare(e.into()))?)
+        .await?;
     charge.mark("disks in the machine");
-    let mut spec = bay::with_slots(&charge.container.borrow().spec, &placed);
+    let mut spec = disk_slots::with_slots(&charge.container.borrow().spec, &placed);
     pod.furnish(&mut spec);
     charge.guest_spec.replace(Some(spec.clone()));
     let lived = live_among_others(charge, state, pod, &agent, spec, started).await;
     charge.guest_spec.take();
     charge.agent.borrow_mut().take();
     match &lived {
-        Ok(Stopped { disks_busy: false, .. }) | Err(LifeError::Failed(_)) => pod.bay.take_out(&placed).await,
-        _ => pod.bay.leave(&placed),
+        Ok(Stopped { disks_busy: false, .. }) | Err(LifeError::Failed(_)) => pod.disk_slots.unplug(&placed).await,
+        _ => pod.disk_slots.leave(&placed),
     }
     lived
 }
@@ -193,7 +196,7 @@ async fn live_among_others(
 /// The disks of a container in a pod, but for those that are there already.
 fn needed(container: &Container, state: &State, folders: &Folders, pod: &Pod) -> anyhow::Result<Vec<Needed>> {
     let need = |key: DiskKey, serial: &str, readonly: bool, open: &dyn Fn() -> anyhow::Result<Disk>| {
-        let disk = if pod.bay.has(&key) { None } else { Some(open()?) };
+        let disk = if pod.disk_slots.has(&key) { None } else { Some(open()?) };
         Ok::<_, anyhow::Error>(Needed {
             key,
             serial: serial.into(),
@@ -255,7 +258,7 @@ fn prepare(
         size: container.config.machine,
         kernel: container.config.kernel.as_deref(),
         disks,
-        bay: None,
+        disk_slots: None,
         shares: &container.config.shares,
         endpoint,
     };

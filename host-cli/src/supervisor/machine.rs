@@ -36,8 +36,8 @@ pub(super) struct Wanted<'a> {
     /// The installed one when absent.
     pub kernel: Option<&'a Path>,
     pub disks: Vec<Disk>,
-    /// The machine's end of its bay's socket.
-    pub bay: Option<OwnedFd>,
+    /// The machine's end of its disk slots' socket.
+    pub disk_slots: Option<OwnedFd>,
     pub shares: &'a [ShareMount],
     pub endpoint: Option<Endpoint<'a>>,
 }
@@ -92,7 +92,7 @@ pub(super) fn prepare(folders: &Folders, wanted: Wanted<'_>) -> Result<Prepared,
             kernel: parts::open_kernel(&kernel)?,
             initramfs: initramfs::build(&parts::agent()?).context("cannot make the initramfs")?,
             disks: wanted.disks,
-            bay: wanted.bay,
+            disk_slots: wanted.disk_slots,
             shares,
             nic,
             session,

@@ -14,7 +14,7 @@
 //! | `pod` | what several containers have in common: the machine |
 //! | `life` | one life of a container, in a machine of its own or its pod's |
 //! | `machine` | a machine that was just started |
-//! | `bay` | disks that come to a running machine and go |
+//! | `disk_slots` | disks that come to a running machine and go |
 //! | `agent` | the session, shared by all who speak to the guest |
 //! | `heartbeat` | signs of life of the agent |
 //! | `stall` | time that the host kept from the machine's processes |
@@ -29,9 +29,9 @@
 //! output it is.
 
 mod agent;
-mod bay;
 mod charge;
 mod client;
+mod disk_slots;
 pub(crate) mod errand;
 mod first_use;
 mod free_space;
@@ -147,7 +147,8 @@ async fn attend(folders: &Folders, inheritance: Inheritance, pod: Option<Rc<Pod>
                 },
                 words = charge.output.log_failed(), if !log_failed => {
                     log_failed = true;
-                    // A disk that is full for the log may be so for the row: its end is told again with the container's.
+                    // A disk that is full for the log may be so for the row: its end is told again with the
+                    // container's.
                     let _ = state.set_error(&id, &words);
                 }
                 _ = looks.tick() => match reach::look(&hold, &files) {

@@ -20,8 +20,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::agent::Agent;
-use super::bay::Bay;
 use super::charge::Charge;
+use super::disk_slots::DiskSlots;
 use super::life::sanitise;
 use super::machine::{self, MachineError, Sockets, Wanted};
 use super::reach::{self, Reach};
@@ -67,7 +67,7 @@ enum PodError {
 pub(crate) struct Pod {
     pub id: String,
     pub name: String,
-    pub bay: Bay,
+    pub disk_slots: DiskSlots,
     phase: watch::Sender<Phase>,
     /// Set once: no container comes any more.
     stopping: watch::Sender<bool>,
@@ -79,11 +79,11 @@ pub(crate) struct Pod {
 }
 
 impl Pod {
-    fn new(row: &state::Pod, bay: Bay) -> Rc<Self> {
+    fn new(row: &state::Pod, disk_slots: DiskSlots) -> Rc<Self> {
         Rc::new(Self {
             id: row.id.clone(),
             name: row.name.clone(),
-            bay,
+            disk_slots,
             phase: watch::Sender::new(Phase::Booting),
             stopping: watch::Sender::new(false),
             halt: Notify::new(),
@@ -171,15 +171,16 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
             return Err(error);
         }
     };
-    let (bay, machine_bay) = DeviceSocket::pair().context("cannot make a socket for the machine's bay")?;
-    let pod = Pod::new(&row, Bay::new(bay));
+    let (disk_slots, machine_disk_slots) =
+        DeviceSocket::pair().context("cannot make a socket for the machine's disk slots")?;
+    let pod = Pod::new(&row, DiskSlots::new(disk_slots));
     state.set_pod_running(&id, clock::now_ns(), std::process::id())?;
     let folders = Rc::new(folders);
     let mut clients = JoinSet::new();
     clients.spawn_local(serve(Rc::clone(&pod), Rc::clone(&folders), first));
     let mut looks = tokio::time::interval(reach::LOOK_EVERY);
     let error = {
-        let course = run(&pod, &folders, &row, &state, machine_bay);
+        let course = run(&pod, &folders, &row, &state, machine_disk_slots);
         tokio::pin!(course);
         loop {
             tokio::select! {
@@ -237,8 +238,8 @@ fn prepare(folders: &Folders, id: &str, hold: &Hold) -> anyhow::Result<(State, s
 }
 
 /// The machine, from its start to its end: why it ended.
-async fn run(pod: &Rc<Pod>, folders: &Folders, row: &state::Pod, state: &State, bay: OwnedFd) -> PodError {
-    let error = match start(folders, row, state, bay) {
+async fn run(pod: &Rc<Pod>, folders: &Folders, row: &state::Pod, state: &State, disk_slots: OwnedFd) -> PodError {
+    let error = match start(folders, row, state, disk_slots) {
         Err(error) => error.into(),
         Ok((mut machine, mut sockets)) => {
             if let Some(wiring) = sockets.network.take() {
@@ -273,7 +274,7 @@ fn start(
     folders: &Folders,
     row: &state::Pod,
     state: &State,
-    bay: OwnedFd,
+    disk_slots: OwnedFd,
 ) -> Result<(RunningMachine, Sockets), MachineError> {
     let config = &row.config;
     let endpoint = Endpoint::of_pod(row, state).map_err(|e| MachineError::Prepare(e.into()))?;
@@ -283,7 +284,7 @@ fn start(
         size: config.machine,
         kernel: config.kernel.as_deref(),
         disks: Vec::new(),
-        bay: Some(bay),
+        disk_slots: Some(disk_slots),
         shares: &config.shares,
         endpoint: Some(endpoint),
     };

@@ -25,7 +25,7 @@ use rustix::io::Errno;
 
 use crate::config::{DiskConfig, NetConfig, VhostUserConfig, VsockConfig};
 use crate::inherited::{Inherited, InheritedError};
-use crate::limits::{BAY_FDS_MAX, DISK_EXTENTS_MAX, VSOCK_CONNECTIONS_MAX};
+use crate::limits::{DISK_EXTENTS_MAX, DISK_SLOTS_FDS_MAX, VSOCK_CONNECTIONS_MAX};
 use crate::segments::SEGMENTS_MAX;
 use crate::virtio::block::{BlockDevice, Disk, DiskError};
 use crate::virtio::device::Device;
@@ -99,12 +99,12 @@ pub fn serve(
             filters::block_rules,
         )?);
     }
-    if let Some(bay) = &config.bay {
-        let control = inherited.take(bay.device.control_fd)?;
-        let device = Box::new(BlockDevice::with_bay(control, &bay.device.serial));
-        let socket = UnixStream::from(inherited.take(bay.socket_fd)?);
+    if let Some(disk_slots) = &config.disk_slots {
+        let control = inherited.take(disk_slots.device.control_fd)?;
+        let device = Box::new(BlockDevice::with_disk_slots(control, &disk_slots.device.serial));
+        let socket = UnixStream::from(inherited.take(disk_slots.socket_fd)?);
         threads.push(DeviceThread::start(
-            "bay".to_owned(),
+            "disk slots".to_owned(),
             device,
             socket,
             filters::block_rules,
@@ -222,12 +222,16 @@ fn vsock_device(config: &VsockConfig, inherited: &mut Inherited) -> Result<Vsock
 
 fn jail(config: &VhostUserConfig) -> Jail {
     let mut keep_fds = config.fds();
-    let bay_fds = if config.bay.is_some() { BAY_FDS_MAX } else { 0 };
+    let disk_slots_fds = if config.disk_slots.is_some() {
+        DISK_SLOTS_FDS_MAX
+    } else {
+        0
+    };
     let segment_fds = if config.net.is_some() { SEGMENTS_MAX as u64 } else { 0 };
-    let fds_max = keep_fds.len() as u64 + VSOCK_CONNECTIONS_MAX as u64 + OTHER_FDS + bay_fds + segment_fds;
+    let fds_max = keep_fds.len() as u64 + VSOCK_CONNECTIONS_MAX as u64 + OTHER_FDS + disk_slots_fds + segment_fds;
     keep_fds.push(2);
-    // Relay, main and the socket device's thread, and one for each disk, the bay and the network.
-    let more = [config.bay.is_some(), config.net.is_some()].map(u64::from);
+    // Relay, main and the socket device's thread, and one for each disk, the disk slots and the network.
+    let more = [config.disk_slots.is_some(), config.net.is_some()].map(u64::from);
     let threads = 3 + config.disks.len() as u64 + more.into_iter().sum::<u64>();
     let rlimit = |resource, most| Rlimit { resource, most };
     Jail {

@@ -1,10 +1,10 @@
-//! What a block device reads and writes: one disk, or the disks of a bay.
+//! What a block device reads and writes: one disk, or the disks in slots.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use super::bay::Bay;
 use super::disk::Disk;
+use super::disk_slots::DiskSlots;
 use super::request::{Geometry, Range};
 use crate::virtio::chain::Buffers;
 
@@ -12,7 +12,7 @@ use crate::virtio::chain::Buffers;
 #[derive(Debug)]
 pub(super) enum Medium {
     Disk { disk: Disk, ignore_flush: bool },
-    Bay(Bay),
+    DiskSlots(DiskSlots),
 }
 
 impl Medium {
@@ -23,8 +23,8 @@ impl Medium {
                 readonly: disk.is_readonly(),
             },
             // Each of its disks has its own word on writing.
-            Self::Bay(bay) => Geometry {
-                capacity_bytes: bay.capacity_bytes(),
+            Self::DiskSlots(disk_slots) => Geometry {
+                capacity_bytes: disk_slots.capacity_bytes(),
                 readonly: false,
             },
         }
@@ -33,14 +33,14 @@ impl Medium {
     pub(super) fn read(&mut self, offset: u64, target: Buffers<'_>) -> io::Result<()> {
         match self {
             Self::Disk { disk, .. } => disk.read(offset, target),
-            Self::Bay(bay) => bay.read(offset, target),
+            Self::DiskSlots(disk_slots) => disk_slots.read(offset, target),
         }
     }
 
     pub(super) fn write(&mut self, offset: u64, source: Buffers<'_>) -> io::Result<()> {
         match self {
             Self::Disk { disk, .. } => disk.write(offset, source),
-            Self::Bay(bay) => bay.write(offset, source),
+            Self::DiskSlots(disk_slots) => disk_slots.write(offset, source),
         }
     }
 
@@ -48,21 +48,21 @@ impl Medium {
         match self {
             Self::Disk { ignore_flush: true, .. } => Ok(()),
             Self::Disk { disk, .. } => disk.flush(),
-            Self::Bay(bay) => bay.flush(),
+            Self::DiskSlots(disk_slots) => disk_slots.flush(),
         }
     }
 
     pub(super) fn punch_hole(&mut self, range: Range) -> io::Result<()> {
         match self {
             Self::Disk { disk, .. } => disk.punch_hole(range),
-            Self::Bay(bay) => bay.punch_hole(range),
+            Self::DiskSlots(disk_slots) => disk_slots.punch_hole(range),
         }
     }
 
     pub(super) fn zero(&mut self, range: Range) -> io::Result<()> {
         match self {
             Self::Disk { disk, .. } => disk.zero(range),
-            Self::Bay(bay) => bay.zero(range),
+            Self::DiskSlots(disk_slots) => disk_slots.zero(range),
         }
     }
 
@@ -70,14 +70,14 @@ impl Medium {
     pub(super) fn control(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Disk { .. } => None,
-            Self::Bay(bay) => Some(bay.control()),
+            Self::DiskSlots(disk_slots) => Some(disk_slots.control()),
         }
     }
 
     /// Does what the supervisor wants.
     pub(super) fn obey(&mut self) {
-        if let Self::Bay(bay) = self {
-            bay.obey();
+        if let Self::DiskSlots(disk_slots) = self {
+            disk_slots.obey();
         }
     }
 }

@@ -1,11 +1,11 @@
-//! The block device (virtio 1.3, section 5.2): one queue, synchronous, straight between host files and guest memory. Only
-//! writes that the host has no room for are [`held`].
+//! The block device (virtio 1.3, section 5.2): one queue, synchronous, straight between host files and guest memory.
+//! Only writes that the host has no room for are [`held`].
 
-mod bay;
-#[cfg(test)]
-mod bay_tests;
 mod config_space;
 mod disk;
+mod disk_slots;
+#[cfg(test)]
+mod disk_slots_tests;
 mod held;
 mod medium;
 mod request;
@@ -27,7 +27,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::chain::Descriptors;
 use super::device::{Cause, Device, QueueFault, Signals};
-use bay::Bay;
+use disk_slots::DiskSlots;
 use held::Held;
 use medium::Medium;
 use request::{Command, Range, Request, SERIAL_BYTES, STATUS_IOERR, STATUS_OK};
@@ -67,10 +67,10 @@ impl BlockDevice {
         Self::of(Medium::Disk { disk, ignore_flush }, serial)
     }
 
-    /// A device for an empty bay, which the supervisor fills through `control`: see [`crate::bay`].
+    /// A device of empty disk slots, which the supervisor fills through `control`: see [`crate::disk_slots`].
     #[must_use]
-    pub fn with_bay(control: OwnedFd, serial: &str) -> Self {
-        Self::of(Medium::Bay(Bay::new(control)), serial)
+    pub fn with_disk_slots(control: OwnedFd, serial: &str) -> Self {
+        Self::of(Medium::DiskSlots(DiskSlots::new(control)), serial)
     }
 
     fn of(medium: Medium, serial: &str) -> Self {
@@ -174,7 +174,7 @@ impl BlockDevice {
                 return None;
             }
             Err(error) => {
-                match bay::is_guests(&error) {
+                match disk_slots::is_guests(&error) {
                     true => self.counters.refused += 1,
                     false => self.counters.failed += 1,
                 }

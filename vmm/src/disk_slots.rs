@@ -1,10 +1,10 @@
-//! A bay: one block device whose disks come and go while the machine runs, and what a supervisor says to it.
+//! Disk slots: one block device whose disks come and go while the machine runs, and what a supervisor says to it.
 //!
-//! The guest sees one huge disk. It is divided into slots of [`SLOT_BYTES`]; slot n begins at n times that. Slot 0 stays
-//! empty, so that a slot's number may be that of a partition of the guest's. The supervisor puts a disk into a slot and
-//! takes it out again; the guest is told by other means how long that disk is (`BLKPG_ADD_PARTITION` of Linux makes a
-//! device of it). What is not a disk's bytes cannot be read or written. A change of capacity, the other way to add disks
-//! to a machine, does not reach the guest of every VMM; and a machine has few windows for devices.
+//! The guest sees one huge disk. It is divided into slots of [`SLOT_BYTES`]; slot n begins at n times that. Slot 0
+//! stays empty, so that a slot's number may be that of a partition of the guest's. The supervisor puts a disk into a
+//! slot and takes it out again; the guest is told by other means how long that disk is (`BLKPG_ADD_PARTITION` of Linux
+//! makes a device of it). What is not a disk's bytes cannot be read or written. A change of capacity, the other way to
+//! add disks to a machine, does not reach the guest of every VMM; and a machine has few windows for devices.
 //!
 //! One message a change, on a `SOCK_SEQPACKET` UNIX socket, answered by one byte: [`DONE`] or [`REFUSED`].
 //!
@@ -32,16 +32,16 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = HEADER_BYTES + FILES_MAX * LENGTH_BY
 
 const HEADER_BYTES: usize = 8;
 const LENGTH_BYTES: usize = 8;
-const INSERT: u8 = 1;
-const REMOVE: u8 = 2;
+const PLUG: u8 = 1;
+const UNPLUG: u8 = 2;
 const READONLY: u8 = 1;
 const IGNORE_FLUSH: u8 = 2;
 
-/// A change of what is in a bay.
+/// A disk that is plugged in or unplugged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// A disk comes into an empty slot.
-    Insert {
+    Plug {
         /// 1 to 255.
         slot: u16,
         /// Refuses writes, discards and write-zeroes.
@@ -52,7 +52,7 @@ pub enum Change {
         lengths: Vec<u64>,
     },
     /// The disk of a slot goes.
-    Remove {
+    Unplug {
         /// 1 to 255.
         slot: u16,
     },
@@ -63,16 +63,16 @@ impl Change {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let (kind, flags, slot, lengths) = match self {
-            Self::Insert {
+            Self::Plug {
                 slot,
                 readonly,
                 ignore_flush,
                 lengths,
             } => {
                 let flags = if *readonly { READONLY } else { 0 } | if *ignore_flush { IGNORE_FLUSH } else { 0 };
-                (INSERT, flags, *slot, lengths.as_slice())
+                (PLUG, flags, *slot, lengths.as_slice())
             }
-            Self::Remove { slot } => (REMOVE, 0, *slot, &[][..]),
+            Self::Unplug { slot } => (UNPLUG, 0, *slot, &[][..]),
         };
         let [low, high] = slot.to_le_bytes();
         let mut bytes = vec![kind, flags, low, high, 0, 0, 0, 0];
@@ -90,13 +90,13 @@ impl Change {
             return None;
         };
         match kind {
-            INSERT if flags & !(READONLY | IGNORE_FLUSH) == 0 => Some(Self::Insert {
+            PLUG if flags & !(READONLY | IGNORE_FLUSH) == 0 => Some(Self::Plug {
                 slot,
                 readonly: flags & READONLY != 0,
                 ignore_flush: flags & IGNORE_FLUSH != 0,
                 lengths: lengths.iter().map(|length| u64::from_le_bytes(*length)).collect(),
             }),
-            REMOVE if flags == 0 && lengths.is_empty() => Some(Self::Remove { slot }),
+            UNPLUG if flags == 0 && lengths.is_empty() => Some(Self::Unplug { slot }),
             _ => None,
         }
     }
@@ -109,13 +109,13 @@ mod tests {
     #[test]
     fn changes_survive_the_socket() {
         let changes = [
-            Change::Insert {
+            Change::Plug {
                 slot: 255,
                 readonly: true,
                 ignore_flush: false,
                 lengths: vec![4096, 1 << 40],
             },
-            Change::Remove { slot: 1 },
+            Change::Unplug { slot: 1 },
         ];
         for change in changes {
             assert_eq!(Change::decode(&change.encode()), Some(change));
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn other_bytes_are_no_change() {
-        let good = Change::Remove { slot: 1 }.encode();
+        let good = Change::Unplug { slot: 1 }.encode();
         for (at, byte) in [(0, 3), (1, 1), (2, 0), (3, 1), (4, 1)] {
             let mut bad = good.clone();
             bad[at] = byte;

@@ -1,4 +1,4 @@
-//! The disks of a bay: see [`crate::bay`].
+//! The disks in the slots: see [`crate::disk_slots`].
 
 use std::fs::File;
 use std::io;
@@ -6,13 +6,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::disk::Disk;
 use super::request::Range;
-use crate::bay::{Change, DONE, FILES_MAX, MESSAGE_BYTES_MAX, REFUSED, SLOT_BYTES, SLOTS};
+use crate::disk_slots::{Change, DONE, FILES_MAX, MESSAGE_BYTES_MAX, REFUSED, SLOT_BYTES, SLOTS};
 use crate::message::{self, Received};
 use crate::virtio::chain::Buffers;
 
 /// A disk in its slot.
 #[derive(Debug)]
-struct Inserted {
+struct Plugged {
     disk: Disk,
     ignore_flush: bool,
     /// Written to since the last flush.
@@ -21,13 +21,13 @@ struct Inserted {
 
 /// The slots and the supervisor's word on them.
 #[derive(Debug)]
-pub(super) struct Bay {
-    slots: Vec<Option<Inserted>>,
+pub(super) struct DiskSlots {
+    slots: Vec<Option<Plugged>>,
     control: OwnedFd,
 }
 
-impl Bay {
-    /// An empty bay. `control` stays open for as long as the machine runs.
+impl DiskSlots {
+    /// Slots without disks. `control` stays open for as long as the machine runs.
     pub(super) fn new(control: OwnedFd) -> Self {
         Self {
             slots: (0..SLOTS).map(|_| None).collect(),
@@ -61,7 +61,7 @@ impl Bay {
 
     fn apply(&mut self, change: Change, files: Vec<File>) -> bool {
         match change {
-            Change::Insert {
+            Change::Plug {
                 slot,
                 readonly,
                 ignore_flush,
@@ -76,63 +76,63 @@ impl Bay {
                 if disk.capacity_bytes() > SLOT_BYTES {
                     return false;
                 }
-                *place = Some(Inserted {
+                *place = Some(Plugged {
                     disk,
                     ignore_flush,
                     is_dirty: false,
                 });
                 true
             }
-            Change::Remove { slot } => self.slots[usize::from(slot)].take().is_some(),
+            Change::Unplug { slot } => self.slots[usize::from(slot)].take().is_some(),
         }
     }
 
     /// The disk that the whole range lies on, and where on it.
-    fn find(&mut self, offset: u64, bytes: u64) -> io::Result<(&mut Inserted, u64)> {
+    fn find(&mut self, offset: u64, bytes: u64) -> io::Result<(&mut Plugged, u64)> {
         let slot = usize::try_from(offset / SLOT_BYTES).unwrap_or(usize::MAX);
         let within = offset % SLOT_BYTES;
-        let inserted = self.slots.get_mut(slot).and_then(Option::as_mut);
-        let inserted = inserted.filter(|inserted| within + bytes <= inserted.disk.capacity_bytes());
-        inserted.map(|inserted| (inserted, within)).ok_or_else(nothing_there)
+        let plugged = self.slots.get_mut(slot).and_then(Option::as_mut);
+        let plugged = plugged.filter(|plugged| within + bytes <= plugged.disk.capacity_bytes());
+        plugged.map(|plugged| (plugged, within)).ok_or_else(nothing_there)
     }
 
     /// As [`Self::find`], for writing.
-    fn find_writable(&mut self, offset: u64, bytes: u64) -> io::Result<(&mut Inserted, u64)> {
-        let (inserted, within) = self.find(offset, bytes)?;
-        if inserted.disk.is_readonly() {
+    fn find_writable(&mut self, offset: u64, bytes: u64) -> io::Result<(&mut Plugged, u64)> {
+        let (plugged, within) = self.find(offset, bytes)?;
+        if plugged.disk.is_readonly() {
             return Err(io::ErrorKind::ReadOnlyFilesystem.into());
         }
-        inserted.is_dirty = true;
-        Ok((inserted, within))
+        plugged.is_dirty = true;
+        Ok((plugged, within))
     }
 
     pub(super) fn read(&mut self, offset: u64, target: Buffers<'_>) -> io::Result<()> {
-        let (inserted, within) = self.find(offset, target.len() as u64)?;
-        inserted.disk.read(within, target)
+        let (plugged, within) = self.find(offset, target.len() as u64)?;
+        plugged.disk.read(within, target)
     }
 
     pub(super) fn write(&mut self, offset: u64, source: Buffers<'_>) -> io::Result<()> {
-        let (inserted, within) = self.find_writable(offset, source.len() as u64)?;
-        inserted.disk.write(within, source)
+        let (plugged, within) = self.find_writable(offset, source.len() as u64)?;
+        plugged.disk.write(within, source)
     }
 
     pub(super) fn punch_hole(&mut self, range: Range) -> io::Result<()> {
-        let (inserted, offset) = self.find_writable(range.offset, range.bytes)?;
-        inserted.disk.punch_hole(Range { offset, ..range })
+        let (plugged, offset) = self.find_writable(range.offset, range.bytes)?;
+        plugged.disk.punch_hole(Range { offset, ..range })
     }
 
     pub(super) fn zero(&mut self, range: Range) -> io::Result<()> {
-        let (inserted, offset) = self.find_writable(range.offset, range.bytes)?;
-        inserted.disk.zero(Range { offset, ..range })
+        let (plugged, offset) = self.find_writable(range.offset, range.bytes)?;
+        plugged.disk.zero(Range { offset, ..range })
     }
 
     /// A flush does not say of which disk: all that were written to.
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        for inserted in self.slots.iter_mut().flatten() {
-            if inserted.is_dirty && !inserted.ignore_flush {
-                inserted.disk.flush()?;
+        for plugged in self.slots.iter_mut().flatten() {
+            if plugged.is_dirty && !plugged.ignore_flush {
+                plugged.disk.flush()?;
             }
-            inserted.is_dirty = false;
+            plugged.is_dirty = false;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The disks of the machine's bay: parts of one huge block device, each made a device of its own by a partition that no
+//! The machine's disk slots: parts of one huge block device, each made a device of its own by a partition that no
 //! table on the disk knows of (`BLKPG`, `include/uapi/linux/blkpg.h`).
 
 use std::fs;
@@ -17,11 +17,11 @@ const SLOT_MAX: u32 = 255;
 
 /// Why a slot cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BayError {
+pub(crate) enum DiskSlotsError {
     /// The number is none, or the length does not fit.
     #[error("slot {slot} with {bytes} bytes is none")]
     Slot { slot: u32, bytes: u64 },
-    /// The bay's device.
+    /// The device of the disk slots.
     #[error("cannot open {path}")]
     Open { path: String, source: Errno },
     /// The kernel refuses the partition.
@@ -32,31 +32,32 @@ pub(crate) enum BayError {
     ReadOnly { slot: u32, source: Errno },
 }
 
-/// Makes a device of the disk in a slot, if there is none yet. `bay` is the name of the bay's device, as `vda`.
-pub(crate) fn add(bay: &str, slot: &Slot) -> Result<(), BayError> {
+/// Makes a device of the disk in a slot, if there is none yet. `name` is that of the disk slots' device, as `vda`.
+pub(crate) fn add(name: &str, slot: &Slot) -> Result<(), DiskSlotsError> {
     let Slot { slot, bytes, readonly } = *slot;
     let is_whole = bytes.is_multiple_of(SECTOR_BYTES);
     if !(1..=SLOT_MAX).contains(&slot) || bytes == 0 || bytes > SLOT_BYTES || !is_whole {
-        return Err(BayError::Slot { slot, bytes });
+        return Err(DiskSlotsError::Slot { slot, bytes });
     }
-    let device = open(bay)?;
+    let device = open(name)?;
     let start = u64::from(slot) * SLOT_BYTES;
     match sys::add_partition(device.as_fd(), slot as i32, start, bytes) {
         Ok(()) => {}
         // Another container has the same disk.
-        Err(Errno::BUSY) if is_there(bay, slot, start, bytes) => {}
-        Err(source) => return Err(BayError::Add { slot, source }),
+        Err(Errno::BUSY) if is_there(name, slot, start, bytes) => {}
+        Err(source) => return Err(DiskSlotsError::Add { slot, source }),
     }
     if readonly {
-        let partition = open(&format!("{bay}{slot}"))?;
-        sys::set_block_device_readonly(partition.as_fd()).map_err(|source| BayError::ReadOnly { slot, source })?;
+        let partition = open(&format!("{name}{slot}"))?;
+        sys::set_block_device_readonly(partition.as_fd())
+            .map_err(|source| DiskSlotsError::ReadOnly { slot, source })?;
     }
     Ok(())
 }
 
 /// Takes the device of a slot away, which nobody uses. Nothing of it stays in the kernel's caches.
-pub(crate) fn remove(bay: &str, slot: u32) -> Result<(), Errno> {
-    let device = open(bay).map_err(|_| Errno::NODEV)?;
+pub(crate) fn remove(name: &str, slot: u32) -> Result<(), Errno> {
+    let device = open(name).map_err(|_| Errno::NODEV)?;
     match sys::remove_partition(device.as_fd(), slot as i32) {
         // It was never made.
         Ok(()) | Err(Errno::NXIO) => Ok(()),
@@ -65,8 +66,8 @@ pub(crate) fn remove(bay: &str, slot: u32) -> Result<(), Errno> {
 }
 
 /// The slots that have a device.
-pub(crate) fn slots(bay: &str) -> Vec<u32> {
-    let entries = fs::read_dir(format!("/sys/block/{bay}"))
+pub(crate) fn slots(name: &str) -> Vec<u32> {
+    let entries = fs::read_dir(format!("/sys/block/{name}"))
         .into_iter()
         .flatten()
         .flatten();
@@ -74,16 +75,16 @@ pub(crate) fn slots(bay: &str) -> Vec<u32> {
     numbers.filter_map(|text| text.ok()?.trim().parse().ok()).collect()
 }
 
-fn open(name: &str) -> Result<OwnedFd, BayError> {
+fn open(name: &str) -> Result<OwnedFd, DiskSlotsError> {
     let path = format!("/dev/{name}");
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    rustix::fs::open(&path, flags, Mode::empty()).map_err(|source| BayError::Open { path, source })
+    rustix::fs::open(&path, flags, Mode::empty()).map_err(|source| DiskSlotsError::Open { path, source })
 }
 
 /// Whether the partition that is there is the one that is wanted.
-fn is_there(bay: &str, slot: u32, start: u64, bytes: u64) -> bool {
+fn is_there(name: &str, slot: u32, start: u64, bytes: u64) -> bool {
     let sectors = |file: &str| -> Option<u64> {
-        let text = fs::read_to_string(format!("/sys/block/{bay}/{bay}{slot}/{file}")).ok()?;
+        let text = fs::read_to_string(format!("/sys/block/{name}/{name}{slot}/{file}")).ok()?;
         text.trim().parse().ok()
     };
     sectors("start") == Some(start / SECTOR_BYTES) && sectors("size") == Some(bytes / SECTOR_BYTES)
@@ -101,7 +102,7 @@ mod tests {
                 bytes,
                 readonly: false,
             };
-            assert!(matches!(add("nothing", &slot), Err(BayError::Slot { .. })));
+            assert!(matches!(add("nothing", &slot), Err(DiskSlotsError::Slot { .. })));
         }
     }
 }

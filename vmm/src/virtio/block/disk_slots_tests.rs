@@ -1,4 +1,4 @@
-//! A bay as its guest and its supervisor see it.
+//! Disk slots as their guest and their supervisor see them.
 
 use std::fs::File;
 use std::io::{IoSlice, Read};
@@ -12,7 +12,7 @@ use rustix::net::{
 
 use super::tests::{DATA, FLUSH, Fixture, IN, OUT};
 use super::*;
-use crate::bay::{Change, DONE, REFUSED, SLOT_BYTES};
+use crate::disk_slots::{Change, DONE, REFUSED, SLOT_BYTES};
 
 struct Bench {
     fixture: Fixture,
@@ -24,7 +24,7 @@ impl Bench {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a socket");
         Self {
-            fixture: Fixture::of(BlockDevice::with_bay(theirs, "bay")),
+            fixture: Fixture::of(BlockDevice::with_disk_slots(theirs, "disk slots")),
             control: File::from(ours),
         }
     }
@@ -62,7 +62,7 @@ impl Bench {
             .iter()
             .map(|file| file.metadata().expect("a file").len())
             .collect();
-        let change = Change::Insert {
+        let change = Change::Plug {
             slot,
             readonly,
             ignore_flush: false,
@@ -87,7 +87,7 @@ impl Bench {
 
 /// A writable disk of 4096 bytes in slot 1.
 fn one_page() -> Change {
-    Change::Insert {
+    Change::Plug {
         slot: 1,
         readonly: false,
         ignore_flush: false,
@@ -115,7 +115,7 @@ fn disks_come_and_go() {
     let mut written = [0; 512];
     one.read_exact_at(&mut written, 4096 - 512).expect("readable");
     assert_eq!(written, [2; 512]);
-    assert_eq!(bench.send(&Change::Remove { slot: 1 }, &[]), DONE);
+    assert_eq!(bench.send(&Change::Unplug { slot: 1 }, &[]), DONE);
     assert_eq!(bench.status(IN, 1, 0), STATUS_IOERR);
     assert_eq!(bench.insert(1, false, &[&two]), DONE);
     assert_eq!(bench.status(IN, 1, 0), STATUS_OK);
@@ -150,7 +150,7 @@ fn a_write_without_room_is_held_and_nothing_waits_for_it() {
     assert_eq!(bench.status(IN, 2, 0), STATUS_OK);
     bench.fixture.poke();
     assert_eq!(bench.fixture.counters().held, 2);
-    bench.post(&Change::Remove { slot: 1 }, &[]);
+    bench.post(&Change::Unplug { slot: 1 }, &[]);
     bench.post(&one_page(), &[&roomy]);
     bench.fixture.poke();
     assert_eq!((bench.answer(), bench.answer()), (DONE, DONE));
@@ -182,7 +182,7 @@ fn a_write_without_room_is_forgotten_with_its_driver() {
     bench.fixture.submit(OUT, SLOT_BYTES / SECTOR_BYTES, [9; 512]);
     bench.fixture.run();
     bench.fixture.reset();
-    assert_eq!(bench.send(&Change::Remove { slot: 1 }, &[]), DONE);
+    assert_eq!(bench.send(&Change::Unplug { slot: 1 }, &[]), DONE);
     assert_eq!(bench.fixture.submitted(), None);
 }
 
@@ -190,11 +190,11 @@ fn a_write_without_room_is_forgotten_with_its_driver() {
 fn a_change_that_cannot_be_is_refused() {
     let mut bench = Bench::new();
     let (one, two) = (file(1), file(2));
-    assert_eq!(bench.send(&Change::Remove { slot: 1 }, &[]), REFUSED);
+    assert_eq!(bench.send(&Change::Unplug { slot: 1 }, &[]), REFUSED);
     assert_eq!(bench.insert(1, false, &[&one]), DONE);
     assert_eq!(bench.insert(1, false, &[&two]), REFUSED);
     assert_eq!(bench.insert(2, false, &[&one, &two]), REFUSED);
-    let missing = Change::Insert {
+    let missing = Change::Plug {
         slot: 3,
         readonly: true,
         ignore_flush: false,

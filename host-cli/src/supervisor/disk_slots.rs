@@ -1,4 +1,4 @@
-//! The disks of a pod's containers, put into the machine's bay and taken out of it: see `capsid_vmm::bay`.
+//! The disks of a pod's containers, plugged into the machine's slots and unplugged: see `capsid_vmm::disk_slots`.
 //!
 //! Containers of one image have one root disk in common, and those that have the same volume that one. A disk goes with
 //! its last container, unless the guest says that it could not unmount it: then it stays until the machine ends, and a
@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use capsid_protocol::ContainerSpec;
 use capsid_protocol::spec::mount::Source;
 use capsid_protocol::spec::{Slot, slot_serial};
-use capsid_vmm::bay::{Change, FILES_MAX, SLOT_BYTES, SLOTS};
+use capsid_vmm::disk_slots::{Change, FILES_MAX, SLOT_BYTES, SLOTS};
 use tokio::sync::Mutex;
 
 use crate::accelerator::{DeviceError, DeviceSocket, Disk};
@@ -19,9 +19,9 @@ use crate::accelerator::{DeviceError, DeviceSocket, Disk};
 /// Files of a read-only disk are rounded up to this by the machine.
 const EXTENT_ALIGNMENT: u64 = 4096;
 
-/// Why a disk is not in the bay.
+/// Why a disk cannot be plugged in.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BayError {
+pub(crate) enum DiskSlotsError {
     #[error("the pod has no room for another disk: {} are the most", SLOTS - 1)]
     Full,
     #[error("volume {0} is read-only in this pod, where a container has it: stop that container first")]
@@ -47,7 +47,7 @@ pub(crate) enum DiskKey {
     Volume(String),
 }
 
-/// A disk that a container needs, opened when it is not in the bay yet.
+/// A disk that a container needs, opened when it is not plugged in yet.
 #[derive(Debug)]
 pub(crate) struct Needed {
     pub key: DiskKey,
@@ -71,17 +71,17 @@ struct Occupied {
     users: usize,
 }
 
-/// The bay of a pod's machine.
+/// The disk slots of a pod's machine.
 #[derive(Debug)]
-pub(crate) struct Bay {
+pub(crate) struct DiskSlots {
     control: DeviceSocket,
     occupied: RefCell<Vec<Occupied>>,
     /// One change at a time waits for its answer.
     changing: Mutex<()>,
 }
 
-impl Bay {
-    /// An empty one.
+impl DiskSlots {
+    /// Slots without disks.
     pub(crate) fn new(control: DeviceSocket) -> Self {
         Self {
             control,
@@ -90,19 +90,19 @@ impl Bay {
         }
     }
 
-    /// Whether a disk is there: it need not, and mostly cannot, be opened again.
+    /// Whether a disk is plugged in: it need not, and mostly cannot, be opened again.
     pub(crate) fn has(&self, key: &DiskKey) -> bool {
         self.occupied.borrow().iter().any(|one| one.key == *key)
     }
 
-    /// Puts a container's disks in: all, or none.
-    pub(crate) async fn put(&self, needed: Vec<Needed>) -> Result<Vec<Placed>, BayError> {
+    /// Plugs a container's disks in: all, or none.
+    pub(crate) async fn plug(&self, needed: Vec<Needed>) -> Result<Vec<Placed>, DiskSlotsError> {
         let mut placed = Vec::new();
         for one in needed {
-            match self.put_one(one).await {
+            match self.plug_one(one).await {
                 Ok(disk) => placed.push(disk),
                 Err(error) => {
-                    self.take_out(&placed).await;
+                    self.unplug(&placed).await;
                     return Err(error);
                 }
             }
@@ -110,7 +110,7 @@ impl Bay {
         Ok(placed)
     }
 
-    async fn put_one(&self, needed: Needed) -> Result<Placed, BayError> {
+    async fn plug_one(&self, needed: Needed) -> Result<Placed, DiskSlotsError> {
         let _turn = self.changing.lock().await;
         let Needed {
             key,
@@ -120,7 +120,7 @@ impl Bay {
         } = needed;
         if let Some(there) = self.occupied.borrow_mut().iter_mut().find(|one| one.key == key) {
             if there.slot.readonly && !readonly {
-                return Err(BayError::Readonly(match key {
+                return Err(DiskSlotsError::Readonly(match key {
                     DiskKey::Volume(name) | DiskKey::Rootfs(name) | DiskKey::Scratch(name) => name,
                 }));
             }
@@ -130,18 +130,18 @@ impl Bay {
                 slot: there.slot,
             });
         }
-        // Taken out between the look and this turn.
+        // Unplugged between the look and this turn.
         let disk = disk.ok_or(DeviceError::Refused)?;
         let lengths = lengths(&disk)?;
         let slot = Slot {
-            slot: u32::from(self.free_slot().ok_or(BayError::Full)?),
+            slot: u32::from(self.free_slot().ok_or(DiskSlotsError::Full)?),
             bytes: capacity(&lengths, disk.readonly),
             readonly: disk.readonly,
         };
         if slot.bytes > SLOT_BYTES {
-            return Err(BayError::TooLarge(slot.bytes));
+            return Err(DiskSlotsError::TooLarge(slot.bytes));
         }
-        let change = Change::Insert {
+        let change = Change::Plug {
             slot: slot.slot as u16,
             readonly: disk.readonly,
             ignore_flush: !disk.is_durable,
@@ -153,8 +153,8 @@ impl Bay {
         Ok(Placed { serial, slot })
     }
 
-    /// Takes a container's disks out that no other has. A machine that does not answer is about to end.
-    pub(crate) async fn take_out(&self, placed: &[Placed]) {
+    /// Unplugs a container's disks that no other has. A machine that does not answer is about to end.
+    pub(crate) async fn unplug(&self, placed: &[Placed]) {
         for Placed { slot, .. } in placed {
             let _turn = self.changing.lock().await;
             let is_last = self.occupied.borrow_mut().iter_mut().any(|one| {
@@ -162,7 +162,7 @@ impl Bay {
                 one.users -= usize::from(is_it);
                 is_it && one.users == 0
             });
-            let change = Change::Remove { slot: slot.slot as u16 };
+            let change = Change::Unplug { slot: slot.slot as u16 };
             if is_last && self.change(&change, &[]).await.is_ok() {
                 self.occupied.borrow_mut().retain(|one| one.slot.slot != slot.slot);
             }
@@ -182,7 +182,7 @@ impl Bay {
     }
 
     /// Tells the machine of a change, and waits until it is done.
-    async fn change(&self, change: &Change, files: &[std::fs::File]) -> Result<(), BayError> {
+    async fn change(&self, change: &Change, files: &[std::fs::File]) -> Result<(), DiskSlotsError> {
         let files: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
         Ok(self.control.change(&change.encode(), &files).await?)
     }
@@ -207,12 +207,12 @@ pub(crate) fn with_slots(spec: &ContainerSpec, placed: &[Placed]) -> ContainerSp
     spec
 }
 
-fn lengths(disk: &Disk) -> Result<Vec<u64>, BayError> {
+fn lengths(disk: &Disk) -> Result<Vec<u64>, DiskSlotsError> {
     if disk.files.len() > FILES_MAX {
-        return Err(BayError::TooManyFiles(disk.files.len()));
+        return Err(DiskSlotsError::TooManyFiles(disk.files.len()));
     }
     let lengths = disk.files.iter().map(|file| Ok(file.metadata()?.len()));
-    lengths.collect::<io::Result<_>>().map_err(BayError::Size)
+    lengths.collect::<io::Result<_>>().map_err(DiskSlotsError::Size)
 }
 
 /// What the machine makes of files of these lengths.
