@@ -99,7 +99,7 @@ pub struct SwitchConfig {
     pub listener_fd: FdNumber,
     /// The file that is locked by those who join.
     pub lock_fd: FdNumber,
-    /// Hardware address of the way out that each machine has behind its own device.
+    /// Hardware address of the uplink that each machine has behind its own device.
     pub gateway_mac: [u8; 6],
     /// Its addresses.
     pub gateways: Vec<IpAddr>,

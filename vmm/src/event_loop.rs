@@ -47,7 +47,7 @@ impl Ending {
     }
 
     /// Ends the machine; later tellers are not heard.
-    pub(crate) fn tell(&self, exit: MachineExit) {
+    pub(crate) fn notify(&self, exit: MachineExit) {
         self.exit
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -75,7 +75,7 @@ pub(crate) fn event() -> Result<EventFd, EventLoopError> {
 enum Token {
     Ending,
     Supervisor,
-    Unsettled,
+    PendingStatus,
     Backend { device: u32 },
     Queue { device: u32, queue: u8 },
 }
@@ -85,7 +85,7 @@ impl Token {
         match self {
             Self::Ending => 0,
             Self::Supervisor => 1,
-            Self::Unsettled => 2,
+            Self::PendingStatus => 2,
             Self::Backend { device } => 3 | u64::from(device) << 32,
             Self::Queue { device, queue } => 4 | u64::from(queue) << 8 | u64::from(device) << 32,
         }
@@ -96,7 +96,7 @@ impl Token {
         match bits & 0xff {
             0 => Some(Self::Ending),
             1 => Some(Self::Supervisor),
-            2 => Some(Self::Unsettled),
+            2 => Some(Self::PendingStatus),
             3 => Some(Self::Backend { device }),
             4 => Some(Self::Queue {
                 device,
@@ -124,7 +124,7 @@ pub(crate) struct EventLoop {
     epoll: Epoll,
     memory: GuestMemoryMmap,
     ending: Arc<Ending>,
-    unsettled: Arc<EventFd>,
+    pending_status: Arc<EventFd>,
     served: Vec<Served>,
 }
 
@@ -133,7 +133,7 @@ impl EventLoop {
     pub(crate) fn new(
         memory: GuestMemoryMmap,
         ending: Arc<Ending>,
-        unsettled: Arc<EventFd>,
+        pending_status: Arc<EventFd>,
         supervisor: RawFd,
     ) -> Result<Self, EventLoopError> {
         let epoll = Epoll::new().map_err(EventLoopError::Epoll)?;
@@ -141,14 +141,14 @@ impl EventLoop {
             epoll,
             memory,
             ending,
-            unsettled,
+            pending_status,
             served: Vec::new(),
         };
         event_loop.watch(event_loop.ending.raw_fd(), EventSet::IN, Token::Ending, "the end")?;
         event_loop.watch(
-            event_loop.unsettled.as_raw_fd(),
+            event_loop.pending_status.as_raw_fd(),
             EventSet::IN,
-            Token::Unsettled,
+            Token::PendingStatus,
             "drivers",
         )?;
         // Errors and hang-ups are always reported; a pipe's write end has nothing else to say.
@@ -215,9 +215,9 @@ impl EventLoop {
                         }
                     }
                     Some(Token::Supervisor) => return MachineExit::SupervisorGone,
-                    Some(Token::Unsettled) => {
-                        drain(&self.unsettled);
-                        (0..self.served.len()).for_each(|device| self.settle(device));
+                    Some(Token::PendingStatus) => {
+                        drain(&self.pending_status);
+                        (0..self.served.len()).for_each(|device| self.apply_pending_status(device));
                     }
                     Some(Token::Backend { device }) => self.process(device as usize, Cause::Backend),
                     Some(Token::Queue { device, queue }) => {
@@ -232,13 +232,13 @@ impl EventLoop {
 
     fn process(&mut self, device: usize, cause: Cause) {
         // The notification may be older than a reset, or newer than a start, that the device has not heard of.
-        self.settle(device);
+        self.apply_pending_status(device);
         self.served[device].transport.process(cause, &self.memory);
         self.watch_backend(device);
     }
 
-    fn settle(&mut self, device: usize) {
-        self.served[device].transport.settle(&self.memory);
+    fn apply_pending_status(&mut self, device: usize) {
+        self.served[device].transport.apply_pending_status(&self.memory);
         self.watch_backend(device);
     }
 
@@ -287,7 +287,7 @@ mod tests {
         let tokens = [
             Token::Ending,
             Token::Supervisor,
-            Token::Unsettled,
+            Token::PendingStatus,
             Token::Backend { device: 18 },
             Token::Queue { device: 18, queue: 255 },
         ];

@@ -24,8 +24,8 @@ impl MmioDevice {
     /// Without an eventfd.
     #[must_use]
     pub fn new(device: Box<dyn Device>, memory: GuestMemoryMmap) -> Self {
-        let unsettled = Arc::new(EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd"));
-        let transport = Transport::new("fuzz".to_owned(), device, unsettled, Arc::new(Warnings::new()));
+        let pending_status = Arc::new(EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd"));
+        let transport = Transport::new("fuzz".to_owned(), device, pending_status, Arc::new(Warnings::new()));
         Self {
             transport: transport.expect("a transport"),
             memory,
@@ -52,7 +52,7 @@ impl MmioDevice {
 
     /// The event loop's turn: what the driver has decided, then the device's work.
     pub fn process(&self, cause: Cause) {
-        self.transport.settle(&self.memory);
+        self.transport.apply_pending_status(&self.memory);
         self.transport.process(cause, &self.memory);
     }
 }

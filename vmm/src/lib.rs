@@ -19,10 +19,10 @@
 //! confined here before it is executed ([`Config::Emulator`]). The link between the machines of one network is a
 //! process of the same kind ([`Config::Switch`]).
 
-pub mod attachments;
 mod bus;
 pub mod config;
 mod console;
+pub mod devices;
 pub mod disk_slots;
 pub mod egress;
 pub mod emulator;

@@ -11,10 +11,10 @@ use virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::attachments::{self, Attachment, AttachmentError};
 use crate::bus::{Bus, SerialInterrupt};
 use crate::config::{ConfigError, MachineConfig};
 use crate::console::Console;
+use crate::devices::{self, DeviceError, NamedDevice};
 use crate::event_loop::{self, Ending, EventLoop, EventLoopError};
 use crate::inherited::{Inherited, InheritedError};
 use crate::kernel::{self, KernelError};
@@ -68,7 +68,7 @@ pub enum BuildError {
     EventLoop(#[source] EventLoopError),
     /// A device.
     #[error("cannot make the devices")]
-    Attachments(#[source] AttachmentError),
+    Devices(#[source] DeviceError),
     /// A device's transport.
     #[error("cannot attach {device}")]
     Transport {
@@ -141,19 +141,19 @@ impl Machine {
 
         let warnings = Arc::new(Warnings::new());
         let ending = Arc::new(Ending::new().map_err(BuildError::EventLoop)?);
-        let unsettled = Arc::new(event_loop::event().map_err(BuildError::EventLoop)?);
-        let mut event_loop = EventLoop::new(memory.clone(), Arc::clone(&ending), Arc::clone(&unsettled), status)
+        let pending_status = Arc::new(event_loop::event().map_err(BuildError::EventLoop)?);
+        let mut event_loop = EventLoop::new(memory.clone(), Arc::clone(&ending), Arc::clone(&pending_status), status)
             .map_err(BuildError::EventLoop)?;
 
         let mut command_line = config.command_line.clone();
         let mut transports = Vec::new();
-        for attachment in attachments::of_machine(config, inherited, &memory).map_err(BuildError::Attachments)? {
+        for device in devices::of_machine(config, inherited, &memory).map_err(BuildError::Devices)? {
             let transport = attach(
                 &vm,
                 &mut event_loop,
-                attachment,
+                device,
                 transports.len(),
-                &unsettled,
+                &pending_status,
                 &warnings,
             )?;
             command_line.push_str(&announce(transports.len()));
@@ -163,7 +163,11 @@ impl Machine {
         vm.register_irqfd(&serial_interrupt, layout::SERIAL_IRQ)
             .map_err(calls("wire the serial port's interrupt"))?;
         let mut vcpu_eventfds = event_loop.interrupt_fds();
-        vcpu_eventfds.extend([ending.raw_fd(), unsettled.as_raw_fd(), serial_interrupt.as_raw_fd()]);
+        vcpu_eventfds.extend([
+            ending.raw_fd(),
+            pending_status.as_raw_fd(),
+            serial_interrupt.as_raw_fd(),
+        ]);
         let bus = Arc::new(Bus::new(SerialInterrupt(serial_interrupt), transports));
 
         let mut kernel = inherited.take_file(config.kernel_fd).map_err(inherits("the kernel"))?;
@@ -233,13 +237,13 @@ fn create_interrupt_controllers(vm: &VmFd) -> Result<(), BuildError> {
 fn attach(
     vm: &VmFd,
     event_loop: &mut EventLoop,
-    attachment: Attachment,
+    device: NamedDevice,
     index: usize,
-    unsettled: &Arc<EventFd>,
+    pending_status: &Arc<EventFd>,
     warnings: &Arc<Warnings>,
 ) -> Result<Arc<Transport>, BuildError> {
-    let Attachment { name, device } = attachment;
-    let transport = Transport::new(name.clone(), device, Arc::clone(unsettled), Arc::clone(warnings));
+    let NamedDevice { name, device } = device;
+    let transport = Transport::new(name.clone(), device, Arc::clone(pending_status), Arc::clone(warnings));
     let transport = Arc::new(transport.map_err(|source| BuildError::Transport { device: name, source })?);
     vm.register_irqfd(transport.interrupt_line(), layout::irq(index))
         .map_err(calls("wire a device's interrupt"))?;
@@ -274,14 +278,14 @@ fn start_thread(
     let name = format!("vcpu{}", vcpu.index());
     let rules = filters::vcpu_rules(vcpu.raw_fd(), eventfds);
     let (gate, bus, ending) = (Arc::clone(gate), Arc::clone(bus), Arc::clone(ending));
-    let (tell, confined) = mpsc::sync_channel(1);
+    let (notify, confined) = mpsc::sync_channel(1);
     let body = move || {
         let result = confine("a vCPU", &rules);
         let is_confined = result.is_ok();
-        let _ = tell.send(result);
+        let _ = notify.send(result);
         if is_confined {
             gate.wait();
-            ending.tell(vcpu.run(&bus));
+            ending.notify(vcpu.run(&bus));
             // What this thread holds would be closed now, and closing is not its business.
             loop {
                 thread::park();

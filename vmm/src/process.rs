@@ -164,7 +164,7 @@ fn run_vhost_user(config: &VhostUserConfig) -> Result<(), ProcessError> {
     );
     let ready = || {
         // A supervisor that does not listen is gone, and then QEMU goes as well.
-        let _ = status.tell(&Status::Ready {
+        let _ = status.send(&Status::Ready {
             monotonic_ns: sys::monotonic_ns(),
         });
     };
@@ -176,21 +176,21 @@ fn run_vhost_user(config: &VhostUserConfig) -> Result<(), ProcessError> {
 fn confine_and_run(config: &MachineConfig, inherited: &mut Inherited, status: &StatusLine) -> Result<(), ProcessError> {
     machine_jail(config).enter().map_err(ProcessError::Confine)?;
     let machine = Machine::build(config, inherited, status.0.as_raw_fd()).map_err(ProcessError::Build)?;
-    status.tell(&Status::Ready {
+    status.send(&Status::Ready {
         monotonic_ns: sys::monotonic_ns(),
     })?;
-    let mut told = Ok(());
+    let mut sent = Ok(());
     let end = machine.run(|| {
-        told = status.tell(&Status::Running {
+        sent = status.send(&Status::Running {
             monotonic_ns: sys::monotonic_ns(),
         })
     });
     if end.exit == MachineExit::SupervisorGone {
         return Ok(());
     }
-    told?;
+    sent?;
     let console_dropped_bytes = end.console_dropped_bytes;
-    status.tell(&Status::Exited {
+    status.send(&Status::Exited {
         exit: end.exit,
         console: end.console,
         console_dropped_bytes,
@@ -258,14 +258,14 @@ impl StatusLine {
     fn tell_failure(&self, result: &Result<(), ProcessError>) {
         if let Err(error) = result {
             // The error itself is reported by our caller too, whether the supervisor listens or not.
-            let _ = self.tell(&Status::Failed {
+            let _ = self.send(&Status::Failed {
                 message: error.chain(),
                 errno: error.errno(),
             });
         }
     }
 
-    fn tell(&self, status: &Status) -> Result<(), ProcessError> {
+    fn send(&self, status: &Status) -> Result<(), ProcessError> {
         let mut line = serde_json::to_vec(status).map_err(|error| ProcessError::Tell(error.into()))?;
         line.push(b'\n');
         (&self.0).write_all(&line).map_err(ProcessError::Tell)

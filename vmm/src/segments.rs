@@ -1,4 +1,4 @@
-//! Where a machine's frames may go to: networks of pods, the way out, and what of it its host's addresses close. It
+//! Where a machine's frames may go to: networks of pods, the uplink, and what of it its host's addresses close. It
 //! changes while the machine runs, and this is how a supervisor says so.
 //!
 //! A machine has one network device, with one uplink and as many places on networks as [`SEGMENTS_MAX`]: none of them
@@ -49,7 +49,7 @@ pub enum Change {
     },
 }
 
-/// The way out of a machine, and who may use it for what.
+/// The uplink of a machine, and who may use it for what.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Uplink {
@@ -84,7 +84,7 @@ pub struct Segment {
     pub addresses: Vec<IpAddr>,
     /// The addresses of the link: of IPv4, IPv6, or both. None of them is spoken to through the uplink.
     pub networks: Vec<IpNet>,
-    /// Those of them that no member has: they are the way out's.
+    /// Those of them that no member has: they are the uplink's.
     pub gateways: Vec<IpAddr>,
 }
 

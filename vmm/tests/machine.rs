@@ -86,8 +86,8 @@ fn a_guest_that_is_not_runnable_ends_in_a_named_state() {
 fn a_machine_dies_with_its_relay() {
     let Some(kvm) = kvm() else { return };
     let mut vmm = Guest::of_code(SPIN).start(&kvm);
-    assert!(matches!(vmm.hear(), Some(Status::Ready { .. })));
-    assert!(matches!(vmm.hear(), Some(Status::Running { .. })));
+    assert!(matches!(vmm.next_status(), Some(Status::Ready { .. })));
+    assert!(matches!(vmm.next_status(), Some(Status::Running { .. })));
     let confined = child_of(vmm.process.id());
     vmm.process.kill().expect("it runs");
     let deadline = Instant::now() + Duration::from_secs(5);
@@ -101,7 +101,7 @@ fn a_machine_dies_with_its_relay() {
 fn a_machine_ends_when_its_supervisor_hangs_up() {
     let Some(kvm) = kvm() else { return };
     let mut vmm = Guest::of_code(SPIN).start(&kvm);
-    while !matches!(vmm.hear(), Some(Status::Running { .. })) {}
+    while !matches!(vmm.next_status(), Some(Status::Running { .. })) {}
     assert_eq!(vmm.hang_up().code(), Some(0));
 }
 
@@ -113,7 +113,7 @@ fn a_running_machine_is_confined() {
         ..Guest::of_code(SPIN)
     }
     .start(&kvm);
-    while !matches!(vmm.hear(), Some(Status::Running { .. })) {}
+    while !matches!(vmm.next_status(), Some(Status::Running { .. })) {}
     let confined = Path::new("/proc").join(child_of(vmm.process.id()).to_string());
     let mut threads = Vec::new();
     for task in fs::read_dir(confined.join("task"))
@@ -177,7 +177,7 @@ fn memory_outside_the_guest_stays_small() {
     const MOST_KIB: u64 = 5 << 10;
     let Some(kvm) = kvm() else { return };
     let mut vmm = Guest::of_code(SPIN).start(&kvm);
-    while !matches!(vmm.hear(), Some(Status::Running { .. })) {}
+    while !matches!(vmm.next_status(), Some(Status::Running { .. })) {}
     let smaps = format!("/proc/{}/smaps", child_of(vmm.process.id()));
     let Ok(smaps) = fs::read_to_string(smaps) else {
         eprintln!("skipped: only root can read the maps of a process that hides its memory");

@@ -170,11 +170,11 @@ fn executed() -> ! {
         }
     }
     names.sort();
-    let told = |result: std::io::Result<String>| result.unwrap_or_else(|error| format!("{:?}", error.kind()));
-    let write = |path: &str| told(fs::write(path, "x").map(|()| "written".into()));
+    let outcome = |result: std::io::Result<String>| result.unwrap_or_else(|error| format!("{:?}", error.kind()));
+    let write = |path: &str| outcome(fs::write(path, "x").map(|()| "written".into()));
     println!("files {}", names.join(" "));
     println!("environment {:?}", std::env::vars().collect::<Vec<_>>());
-    println!("own {}", told(fs::read_to_string("/fd/9")));
+    println!("own {}", outcome(fs::read_to_string("/fd/9")));
     println!("new {}", write("/new"));
     println!(
         "program {}",

@@ -124,7 +124,7 @@ impl Fabric {
         match token {
             Token::Listener => self.accept(),
             Token::Knocking(fd) => self.open(fd),
-            Token::Control(mac) => self.hear(mac),
+            Token::Control(mac) => self.receive(mac),
             Token::Frames(mac) => drop(senders.insert(mac)),
         }
     }
@@ -162,7 +162,7 @@ impl Fabric {
 
     fn add(&mut self, join: Join, control: OwnedFd, frames: OwnedFd) {
         // One that was killed and started again may come before its end is heard of.
-        self.hear_all();
+        self.receive_all();
         let mac = join.mac;
         if let Err(refusal) = self.members.add(join) {
             membership::answer(&control, &Answer::Refused(refusal.to_string()));
@@ -196,8 +196,8 @@ impl Fabric {
         self.ports.remove(&mac);
     }
 
-    /// Hears what a member's supervisor has to say.
-    fn hear(&mut self, mac: Mac) {
+    /// Receives what a member's supervisor has to say.
+    fn receive(&mut self, mac: Mac) {
         // The event may be older than a member that came back.
         while let Some(port) = self.ports.get(&mac) {
             match membership::receive(port.control()) {
@@ -208,10 +208,10 @@ impl Fabric {
         }
     }
 
-    fn hear_all(&mut self) {
+    fn receive_all(&mut self) {
         let speaking = self.ports.iter().filter(|(_, port)| port.speaks());
         let macs: Vec<Mac> = speaking.map(|(mac, _)| *mac).collect();
-        macs.into_iter().for_each(|mac| self.hear(mac));
+        macs.into_iter().for_each(|mac| self.receive(mac));
     }
 
     /// Carries what a member has sent.
@@ -248,10 +248,10 @@ impl Fabric {
         }
         for to in receivers {
             if let Some(receiver) = self.ports.get_mut(&to) {
-                receiver.settle(&self.epoll);
+                receiver.flush_and_watch(&self.epoll);
             }
         }
-        port.settle(&self.epoll);
+        port.flush_and_watch(&self.epoll);
         self.ports.insert(from, port);
         if bytes >= SWITCH_BYTES_PER_TURN {
             self.unfinished.insert(from);

@@ -6,7 +6,7 @@ use super::members::Members;
 use super::names;
 use crate::virtio::net::{Body, DNS_PORT, Mac, NeighborQuestion, Transport, answer_udp, parse_frame};
 
-/// The way out of the network, which each member has behind its own device: nobody is there, but its addresses are.
+/// The uplink of the network, which each member has behind its own device: nobody is there, but its addresses are.
 #[derive(Debug, Clone)]
 pub(super) struct Gateway {
     pub(super) mac: Mac,
@@ -62,7 +62,8 @@ fn decide(bytes: &[u8], from: Mac, members: &Members, gateway: &Gateway) -> Opti
     (to != from && is_for_one).then_some(Forward::To(to))
 }
 
-/// Decides about a frame on a network with two members, `web` and `db`, and requires that it is decided well. For fuzzing.
+/// Decides about a frame on a network with two members, `web` and `db`, and requires that it is decided well. For
+/// fuzzing.
 #[cfg(fuzzing)]
 pub fn forward_between_two(frame: &[u8]) {
     use super::membership::Join;

@@ -74,7 +74,7 @@ impl Port {
     }
 
     /// Sends what it was given, and waits for what matters now.
-    pub(super) fn settle(&mut self, epoll: &Epoll) {
+    pub(super) fn flush_and_watch(&mut self, epoll: &Epoll) {
         self.frames.flush();
         self.frames.watch(epoll, self.event);
     }

@@ -92,7 +92,7 @@ impl Backend {
     /// Enables all rings.
     pub(super) fn enable(&mut self) {
         self.vrings.iter_mut().for_each(|vring| vring.enabled = true);
-        self.settle();
+        self.apply_ring_states();
     }
 
     /// Lets the device look at queues that were started since the last call.
@@ -110,11 +110,11 @@ impl Backend {
         let id = self.device.id();
         self.warnings
             .warn(format_args!("device {id}: {fault}: {}", fault.source));
-        self.settle();
+        self.apply_ring_states();
     }
 
     /// Brings what the loop waits for, and what the device knows, in line with the rings.
-    fn settle(&mut self) {
+    fn apply_ring_states(&mut self) {
         for (index, vring) in self.vrings.iter_mut().enumerate() {
             let runs = vring.started && vring.enabled && !self.faulted;
             vring.queue.set_ready(runs);
@@ -200,7 +200,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
             vring.queue.reset();
             (vring.started, vring.enabled) = (false, false);
         }
-        self.settle();
+        self.apply_ring_states();
         Ok(())
     }
 
@@ -293,7 +293,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
         vring.kick = None;
         vring.call = None;
         let base = u32::from(vring.queue.next_avail());
-        self.settle();
+        self.apply_ring_states();
         Ok(VhostUserVringState::new(index, base))
     }
 
@@ -309,7 +309,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
             vring.kick = None;
         }
         let started = vring.started;
-        self.settle();
+        self.apply_ring_states();
         if !started {
             return Err(Error::InvalidParam);
         }
@@ -339,7 +339,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
 
     fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
         self.vring(index)?.enabled = enable;
-        self.settle();
+        self.apply_ring_states();
         Ok(())
     }
 

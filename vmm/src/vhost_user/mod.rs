@@ -180,11 +180,11 @@ impl DeviceThread {
     ) -> Result<Self, ServeError> {
         let server = Server::new(device, socket).map_err(ServeError::Server)?;
         let filter = SyscallFilter::new(&rules()).map_err(ServeError::Filter)?;
-        let (tell, confined) = mpsc::channel();
+        let (notify, confined) = mpsc::channel();
         let serve = move || {
             filter.apply_to_thread().map_err(ServeError::Filter)?;
             // Nobody listens only when this process ends anyway.
-            let _ = tell.send(());
+            let _ = notify.send(());
             server.run().map_err(ServeError::Server)
         };
         let handle = thread::Builder::new()

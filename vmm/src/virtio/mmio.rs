@@ -4,7 +4,7 @@
 //! vCPU threads read and write registers; the event loop lets the device work. Both take one lock, so a queue is
 //! never changed while it is worked on. Only the interrupt status is outside it: the guest acknowledges an interrupt
 //! without waiting for a device that is busy. Starting and resetting the device itself happens on the event loop
-//! ([`Transport::settle`]), because the vCPU threads' filters permit next to nothing.
+//! ([`Transport::apply_pending_status`]), because the vCPU threads' filters permit next to nothing.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -59,8 +59,8 @@ pub(crate) struct Transport {
     metrics: TransportMetrics,
     warnings: Arc<Warnings>,
     interrupt: Interrupt,
-    /// Asks the event loop to call [`Transport::settle`].
-    unsettled: Arc<EventFd>,
+    /// Asks the event loop to call [`Transport::apply_pending_status`].
+    pending_status: Arc<EventFd>,
     registers: Mutex<Registers>,
 }
 
@@ -103,7 +103,7 @@ impl Transport {
     pub(crate) fn new(
         name: String,
         device: Box<dyn Device>,
-        unsettled: Arc<EventFd>,
+        pending_status: Arc<EventFd>,
         warnings: Arc<Warnings>,
     ) -> Result<Self, TransportError> {
         let queues: Result<Vec<_>, _> = device.queue_sizes().iter().map(|&size| Queue::new(size)).collect();
@@ -128,7 +128,7 @@ impl Transport {
                 status: AtomicU32::new(0),
                 line: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(TransportError::EventFd)?,
             },
-            unsettled,
+            pending_status,
             registers: Mutex::new(registers),
         })
     }
@@ -162,7 +162,7 @@ impl Transport {
     }
 
     /// Tells the device what the driver has decided since the last call: reset, start.
-    pub(crate) fn settle(&self, memory: &GuestMemoryMmap) {
+    pub(crate) fn apply_pending_status(&self, memory: &GuestMemoryMmap) {
         let mut registers = self.registers();
         if std::mem::take(&mut registers.reset_due) && std::mem::take(&mut registers.started) {
             registers.device.reset();
@@ -370,7 +370,7 @@ impl Transport {
 
     fn ask_to_settle(&self) {
         // As above: a full counter means that the loop will look anyway.
-        let _ = self.unsettled.write(1);
+        let _ = self.pending_status.write(1);
     }
 
     fn count_bad_access(&self, offset: u32) {

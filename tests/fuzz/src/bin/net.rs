@@ -82,8 +82,8 @@ impl Frames {
     }
 }
 
-/// What may leave, as somebody sees it who reads frames as passt does. More than the packet filter lets pass where it knows
-/// more; nothing that it must not.
+/// What may leave, as somebody sees it who reads frames as passt does. More than the packet filter lets pass where it
+/// knows more; nothing that it must not.
 #[derive(Default)]
 struct Oracle {
     arrived: Frames,
@@ -205,7 +205,7 @@ fn rewire(supervisor: &OwnedFd, slot: u8, socket: Option<&UnixStream>) {
         },
         None => Change::Disconnect { slot },
     };
-    tell(supervisor, &change, socket);
+    notify(supervisor, &change, socket);
 }
 
 /// Has the uplink lead out, or not any more.
@@ -214,10 +214,10 @@ fn lead_out(supervisor: &OwnedFd, socket: Option<&UnixStream>) {
         Some(_) => Change::Open(open_uplink()),
         None => Change::Close,
     };
-    tell(supervisor, &change, socket);
+    notify(supervisor, &change, socket);
 }
 
-fn tell(supervisor: &OwnedFd, change: &Change, socket: Option<&UnixStream>) {
+fn notify(supervisor: &OwnedFd, change: &Change, socket: Option<&UnixStream>) {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let fds: Vec<_> = socket.iter().map(AsFd::as_fd).collect();

@@ -68,7 +68,7 @@ fn solicitation(from: &str, target: &str) -> Vec<u8> {
 }
 
 /// Who an answer says is there.
-fn told(forward: Forward) -> Option<Mac> {
+fn sender_of(forward: Forward) -> Option<Mac> {
     let Forward::Answer(frame) = forward else {
         return None;
     };
@@ -125,7 +125,7 @@ fn a_frame_in_anothers_name_goes_nowhere() {
         udp((DB, WEB_V4), (DB, DB_V4), 7, b"x"),
         udp((WEB, DB_V4), (DB, DB_V4), 7, b"x"),
         udp((WEB, [10, 89, 0, 9]), (DB, DB_V4), 7, b"x"),
-        // To nobody, to everybody, to itself, to the way out.
+        // To nobody, to everybody, to itself, to the uplink.
         udp((WEB, WEB_V4), (DB, [10, 89, 0, 9]), 7, b"x"),
         udp((WEB, WEB_V4), ([0xff; 6], DB_V4), 7, b"x"),
         udp((WEB, WEB_V4), (GATEWAY, DB_V4), 7, b"x"),
@@ -145,10 +145,10 @@ fn a_frame_in_anothers_name_goes_nowhere() {
 
 #[test]
 fn neighbours_are_told_by_the_switch() {
-    let ask = |target| told(decide_for(WEB, &arp((WEB, WEB_V4), ArpOperation::REQUEST, target)));
+    let ask = |target| sender_of(decide_for(WEB, &arp((WEB, WEB_V4), ArpOperation::REQUEST, target)));
     assert_eq!(ask(DB_V4), Some(DB));
     assert_eq!(ask(GATEWAY_V4), Some(GATEWAY));
-    let ask = |from, target| told(decide_for(WEB, &solicitation(from, target)));
+    let ask = |from, target| sender_of(decide_for(WEB, &solicitation(from, target)));
     assert_eq!(ask("fd00::2", "fd00::3"), Some(DB));
     assert_eq!(ask("fe80::ca:ff:fe00:2", "fe80::ca:ff:fe00:3"), Some(DB));
     assert_eq!(ask("fd00::2", "fd00::1"), Some(GATEWAY));
@@ -158,9 +158,9 @@ fn neighbours_are_told_by_the_switch() {
 fn a_member_is_answered_by_its_address_on_another_network_too() {
     const ELSEWHERE: [u8; 4] = [10, 90, 0, 7];
     let request = arp((WEB, ELSEWHERE), ArpOperation::REQUEST, GATEWAY_V4);
-    assert_eq!(told(decide_for(WEB, &request)), Some(GATEWAY));
+    assert_eq!(sender_of(decide_for(WEB, &request)), Some(GATEWAY));
     assert_eq!(
-        told(decide_for(WEB, &solicitation("fd90::7", "fd00::1"))),
+        sender_of(decide_for(WEB, &solicitation("fd90::7", "fd00::1"))),
         Some(GATEWAY)
     );
     let ask = |name| {

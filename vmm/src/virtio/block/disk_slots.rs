@@ -44,7 +44,7 @@ impl DiskSlots {
     }
 
     /// Does what the supervisor asks for, as far as it has asked.
-    pub(super) fn obey(&mut self) {
+    pub(super) fn handle_control(&mut self) {
         loop {
             let done = match message::receive(&self.control, MESSAGE_BYTES_MAX, FILES_MAX) {
                 // The supervisor is gone, and this process is about to be.

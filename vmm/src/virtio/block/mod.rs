@@ -1,13 +1,13 @@
 //! The block device (virtio 1.3, section 5.2): one queue, synchronous, straight between host files and guest memory.
 //! Only writes that the host has no room for are [`held`].
 
+mod backend;
 mod config_space;
 mod disk;
 mod disk_slots;
 #[cfg(test)]
 mod disk_slots_tests;
 mod held;
-mod medium;
 mod request;
 mod room;
 #[cfg(test)]
@@ -27,9 +27,9 @@ use vm_memory::GuestMemoryMmap;
 
 use super::chain::Descriptors;
 use super::device::{Cause, Device, QueueFault, Signals};
+use backend::Backend;
 use disk_slots::DiskSlots;
 use held::Held;
-use medium::Medium;
 use request::{Command, Range, Request, SERIAL_BYTES, STATUS_IOERR, STATUS_OK};
 
 pub use disk::{Disk, DiskError};
@@ -53,7 +53,7 @@ pub struct BlockCounters {
 /// The device.
 #[derive(Debug)]
 pub struct BlockDevice {
-    medium: Medium,
+    backend: Backend,
     serial: [u8; SERIAL_BYTES],
     config: [u8; config_space::BYTES],
     counters: BlockCounters,
@@ -64,24 +64,24 @@ impl BlockDevice {
     /// A device for `disk`. Of `serial`, the first 20 bytes count.
     #[must_use]
     pub fn new(disk: Disk, serial: &str, ignore_flush: bool) -> Self {
-        Self::of(Medium::Disk { disk, ignore_flush }, serial)
+        Self::of(Backend::Disk { disk, ignore_flush }, serial)
     }
 
     /// A device of empty disk slots, which the supervisor fills through `control`: see [`crate::disk_slots`].
     #[must_use]
     pub fn with_disk_slots(control: OwnedFd, serial: &str) -> Self {
-        Self::of(Medium::DiskSlots(DiskSlots::new(control)), serial)
+        Self::of(Backend::DiskSlots(DiskSlots::new(control)), serial)
     }
 
-    fn of(medium: Medium, serial: &str) -> Self {
+    fn of(backend: Backend, serial: &str) -> Self {
         let mut padded = [0; SERIAL_BYTES];
         for (target, source) in padded.iter_mut().zip(serial.bytes()) {
             *target = source;
         }
-        let config = config_space::encode(medium.geometry());
-        let held = Held::new(medium.control(), !medium.geometry().readonly);
+        let config = config_space::encode(backend.geometry());
+        let held = Held::new(backend.control(), !backend.geometry().readonly);
         Self {
-            medium,
+            backend,
             serial: padded,
             config,
             counters: BlockCounters::default(),
@@ -125,7 +125,7 @@ impl BlockDevice {
         queue: &mut Queue,
     ) -> Result<bool, virtio_queue::Error> {
         let chain = descriptors.chain(memory);
-        let written = match chain.map(|chain| Request::parse(chain, self.medium.geometry())) {
+        let written = match chain.map(|chain| Request::parse(chain, self.backend.geometry())) {
             Ok(Ok(request)) => self.serve(request),
             Ok(Err(_)) | Err(_) => {
                 self.counters.malformed += 1;
@@ -144,20 +144,20 @@ impl BlockDevice {
         let (result, data_bytes) = match request.command {
             Command::Read { offset, target } => {
                 let bytes = target.len();
-                (self.medium.read(offset, target), bytes)
+                (self.backend.read(offset, target), bytes)
             }
-            Command::Write { offset, source } => (self.medium.write(offset, source), 0),
-            Command::Flush => (self.medium.flush(), 0),
+            Command::Write { offset, source } => (self.backend.write(offset, source), 0),
+            Command::Flush => (self.backend.flush(), 0),
             Command::Serial { target } => (Ok(()), target.copy_from(&self.serial)),
             Command::Discard(ranges) => {
                 let mut ranges = ranges.into_iter();
-                (ranges.try_for_each(|range| self.medium.punch_hole(range)), 0)
+                (ranges.try_for_each(|range| self.backend.punch_hole(range)), 0)
             }
             Command::WriteZeroes(ranges) => {
                 let mut ranges = ranges.into_iter();
                 let zero = |(range, unmap): (Range, bool)| match unmap {
-                    true => self.medium.punch_hole(range),
-                    false => self.medium.zero(range),
+                    true => self.backend.punch_hole(range),
+                    false => self.backend.zero(range),
                 };
                 (ranges.try_for_each(zero), 0)
             }
@@ -205,7 +205,7 @@ impl Device for BlockDevice {
             VIRTIO_BLK_F_BLK_SIZE,
             VIRTIO_BLK_F_TOPOLOGY,
         ];
-        match self.medium.geometry().readonly {
+        match self.backend.geometry().readonly {
             true => bits.push(VIRTIO_BLK_F_RO),
             false => bits.extend([VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES]),
         }
@@ -223,7 +223,7 @@ impl Device for BlockDevice {
     }
 
     fn backend_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.held.fd().or_else(|| self.medium.control())
+        self.held.fd().or_else(|| self.backend.control())
     }
 
     fn process(
@@ -234,7 +234,7 @@ impl Device for BlockDevice {
     ) -> Result<Signals, QueueFault> {
         let mut signals = Signals::default();
         if cause == Cause::Backend {
-            self.medium.obey();
+            self.backend.handle_control();
         }
         let Some(queue) = queues.first_mut().filter(|queue| queue.ready()) else {
             return Ok(signals);

@@ -19,7 +19,7 @@ const EVENTS: &[u32] = &[
 
 /// What the device was told, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Told {
+enum Call {
     Activate(u64),
     Reset,
     Process(Cause),
@@ -27,7 +27,7 @@ enum Told {
 
 /// A device that remembers what it is told and that can be made to fail.
 struct Recorder {
-    told: Arc<Mutex<Vec<Told>>>,
+    calls: Arc<Mutex<Vec<Call>>>,
     config: Vec<u8>,
     faulty: bool,
 }
@@ -50,11 +50,11 @@ impl Device for Recorder {
     }
 
     fn activate(&mut self, features: u64) {
-        self.told.lock().expect("one thread").push(Told::Activate(features));
+        self.calls.lock().expect("one thread").push(Call::Activate(features));
     }
 
     fn reset(&mut self) {
-        self.told.lock().expect("one thread").push(Told::Reset);
+        self.calls.lock().expect("one thread").push(Call::Reset);
     }
 
     fn backend_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -68,7 +68,7 @@ impl Device for Recorder {
         queues: &mut [&mut Queue],
     ) -> Result<Signals, QueueFault> {
         assert_eq!(queues.len(), SIZES.len());
-        self.told.lock().expect("one thread").push(Told::Process(cause));
+        self.calls.lock().expect("one thread").push(Call::Process(cause));
         if self.faulty {
             return Err(QueueFault {
                 index: 0,
@@ -84,23 +84,23 @@ impl Device for Recorder {
 /// A transport with everything around it.
 struct Bench {
     transport: Transport,
-    told: Arc<Mutex<Vec<Told>>>,
+    calls: Arc<Mutex<Vec<Call>>>,
     memory: GuestMemoryMmap,
 }
 
 impl Bench {
     fn new(faulty: bool) -> Self {
-        let told = Arc::new(Mutex::new(Vec::new()));
+        let calls = Arc::new(Mutex::new(Vec::new()));
         let device = Box::new(Recorder {
-            told: Arc::clone(&told),
+            calls: Arc::clone(&calls),
             config: vec![1, 2, 3, 4, 5],
             faulty,
         });
-        let unsettled = Arc::new(EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd"));
-        let transport = Transport::new("test".to_owned(), device, unsettled, Arc::new(Warnings::new()));
+        let pending_status = Arc::new(EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd"));
+        let transport = Transport::new("test".to_owned(), device, pending_status, Arc::new(Warnings::new()));
         Self {
             transport: transport.expect("sound sizes"),
-            told,
+            calls,
             memory: memory::allocate(32, false).expect("memory"),
         }
     }
@@ -139,11 +139,11 @@ impl Bench {
         self.set_up_queue(0, 0x1_0000);
         self.set_up_queue(1, 0x2_0000);
         self.write(VIRTIO_MMIO_STATUS, status::DRIVER_OK);
-        self.transport.settle(&self.memory);
+        self.transport.apply_pending_status(&self.memory);
     }
 
-    fn told(&self) -> Vec<Told> {
-        self.told.lock().expect("one thread").clone()
+    fn calls(&self) -> Vec<Call> {
+        self.calls.lock().expect("one thread").clone()
     }
 }
 
@@ -151,13 +151,13 @@ impl Bench {
 fn a_driver_starts_the_device_once_and_resets_it_once() {
     let bench = Bench::new(false);
     bench.start();
-    bench.transport.settle(&bench.memory);
+    bench.transport.apply_pending_status(&bench.memory);
     assert!(bench.transport.is_running());
     bench.write(VIRTIO_MMIO_STATUS, 0);
     assert!(!bench.transport.is_running());
-    bench.transport.settle(&bench.memory);
-    bench.transport.settle(&bench.memory);
-    assert_eq!(bench.told(), [Told::Activate(1 << VIRTIO_F_VERSION_1), Told::Reset]);
+    bench.transport.apply_pending_status(&bench.memory);
+    bench.transport.apply_pending_status(&bench.memory);
+    assert_eq!(bench.calls(), [Call::Activate(1 << VIRTIO_F_VERSION_1), Call::Reset]);
     assert_eq!(bench.read(VIRTIO_MMIO_STATUS), 0);
     assert_eq!(bench.transport.metrics.total(), 0);
 }
@@ -168,8 +168,8 @@ fn a_reset_and_a_start_between_two_looks_are_both_told() {
     bench.start();
     bench.write(VIRTIO_MMIO_STATUS, 0);
     bench.start();
-    let activate = Told::Activate(1 << VIRTIO_F_VERSION_1);
-    assert_eq!(bench.told(), [activate.clone(), Told::Reset, activate]);
+    let activate = Call::Activate(1 << VIRTIO_F_VERSION_1);
+    assert_eq!(bench.calls(), [activate.clone(), Call::Reset, activate]);
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn work_is_done_only_while_running_and_interrupts() {
     bench.start();
     bench.transport.process(Cause::Queue(9), &bench.memory);
     bench.transport.process(Cause::Queue(1), &bench.memory);
-    assert_eq!(bench.told()[1..], [Told::Process(Cause::Queue(1))]);
+    assert_eq!(bench.calls()[1..], [Call::Process(Cause::Queue(1))]);
     assert_eq!(bench.read(VIRTIO_MMIO_INTERRUPT_STATUS), VIRTIO_MMIO_INT_VRING);
     assert_eq!(bench.transport.interrupt_line().read().expect("raised"), 1);
     bench.write(VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INT_VRING);
@@ -194,7 +194,7 @@ fn a_broken_queue_stops_the_device_until_it_is_reset() {
     assert_eq!(bench.read(VIRTIO_MMIO_STATUS), status::DRIVER_OK | status::NEEDS_RESET);
     assert_eq!(bench.read(VIRTIO_MMIO_INTERRUPT_STATUS), VIRTIO_MMIO_INT_CONFIG);
     bench.transport.process(Cause::Queue(0), &bench.memory);
-    assert_eq!(bench.told().len(), 2, "no work after the fault");
+    assert_eq!(bench.calls().len(), 2, "no work after the fault");
     assert_eq!(bench.transport.metrics.queue_faults.get(), 1);
     bench.write(VIRTIO_MMIO_STATUS, 0);
     bench.start();
@@ -275,10 +275,10 @@ fn a_queue_outside_memory_stops_the_device() {
     bench.negotiate(1 << VIRTIO_F_VERSION_1);
     bench.set_up_queue(0, 0xffff_0000);
     bench.write(VIRTIO_MMIO_STATUS, status::DRIVER_OK);
-    bench.transport.settle(&bench.memory);
+    bench.transport.apply_pending_status(&bench.memory);
     assert!(!bench.transport.is_running());
     assert_eq!(bench.read(VIRTIO_MMIO_STATUS), status::DRIVER_OK | status::NEEDS_RESET);
-    assert_eq!(bench.told(), []);
+    assert_eq!(bench.calls(), []);
 }
 
 #[test]
@@ -337,10 +337,10 @@ proptest! {
             match step {
                 Step::Read(offset, bytes) => bench.transport.read(offset, &mut vec![0; bytes]),
                 Step::Write(offset, bytes) => bench.transport.write(offset, &bytes),
-                Step::Settle => bench.transport.settle(&bench.memory),
+                Step::Settle => bench.transport.apply_pending_status(&bench.memory),
                 Step::Start => bench.start(),
                 Step::Process(cause) => {
-                    bench.transport.settle(&bench.memory);
+                    bench.transport.apply_pending_status(&bench.memory);
                     bench.transport.process(cause, &bench.memory);
                 }
             }
@@ -349,15 +349,15 @@ proptest! {
             prop_assert!(known.contains(&status));
         }
         let mut active = false;
-        for told in bench.told() {
-            match told {
-                Told::Activate(features) => {
+        for calls in bench.calls() {
+            match calls {
+                Call::Activate(features) => {
                     prop_assert!(!active);
                     prop_assert!(features & !OFFERED == 0 && features & 1 << VIRTIO_F_VERSION_1 != 0);
                     active = true;
                 }
-                Told::Reset => prop_assert!(std::mem::take(&mut active)),
-                Told::Process(_) => prop_assert!(active),
+                Call::Reset => prop_assert!(std::mem::take(&mut active)),
+                Call::Process(_) => prop_assert!(active),
             }
         }
     }

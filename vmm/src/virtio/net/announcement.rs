@@ -1,5 +1,5 @@
-//! Frames that tell a guest's link where it is, in its name and before it has said anything: what comes for it is sent to
-//! everybody until then, and such a packet is none for Linux' TCP; or, of IPv6, to an address that passt made up.
+//! Frames that tell a guest's link where it is, in its name and before it has said anything: what comes for it is sent
+//! to everybody until then, and such a packet is none for Linux' TCP; or, of IPv6, to an address that passt made up.
 
 use std::net::IpAddr;
 
@@ -40,7 +40,7 @@ fn arp(mac: Mac, own: [u8; 4]) -> Option<Vec<u8>> {
 /// 7.2.6).
 fn advertisement(mac: Mac) -> Vec<u8> {
     let own = link_local(mac).octets();
-    let told = Icmpv6Type::Unknown {
+    let advertised = Icmpv6Type::Unknown {
         type_u8: NEIGHBOR_ADVERTISEMENT,
         code_u8: 0,
         bytes5to8: OVERRIDE,
@@ -49,7 +49,7 @@ fn advertisement(mac: Mac) -> Vec<u8> {
     // The same.
     let _ = PacketBuilder::ethernet2(mac, multicast_hardware(ALL_NODES))
         .ipv6(own, ALL_NODES.octets(), ON_LINK_HOPS)
-        .icmpv6(told)
+        .icmpv6(advertised)
         .write_to_vec(&mut frame, &[&own[..], &TARGET_HARDWARE, &mac].concat());
     frame
 }
@@ -72,10 +72,10 @@ mod tests {
                 assert_eq!((parsed.from, parsed.bytes), (mac, frame.len()));
                 match parsed.body {
                     Body::Arp(arp) => assert_eq!((arp.sender, arp.target), ([100, 96, 0, 2].into(), arp.sender)),
-                    Body::Discovery(told) => {
+                    Body::Discovery(advertised) => {
                         let target = link_local(mac);
-                        assert_eq!(told.kind, DiscoveryKind::Advertisement { target });
-                        assert_eq!(told.hardware, Some(mac));
+                        assert_eq!(advertised.kind, DiscoveryKind::Advertisement { target });
+                        assert_eq!(advertised.hardware, Some(mac));
                     }
                     Body::Packet(packet) => panic!("{packet:?}"),
                 }

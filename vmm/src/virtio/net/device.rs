@@ -18,11 +18,11 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-use super::guard::{Guard, NetCounters, Verdict};
 use super::header::{self, HEADER_BYTES};
-use super::links::{Links, Source, Way};
+use super::links::{Links, Port, Source};
+use super::packet_filter::{NetCounters, PacketFilter, Verdict};
 use super::rate::{Direction, RateLimiter};
-use super::receive_ring::{Delivery, Manner, ReceiveRing};
+use super::receive_ring::{Delivery, ReceiveRing, RxFormat};
 use super::segment::Slot;
 use super::{ETHERNET_BYTES, FRAME_BYTES_MAX, Mac};
 use crate::limits::NET_FRAMES_PER_TURN;
@@ -69,15 +69,15 @@ pub struct NetDevice {
     control: OwnedFd,
     links: Links,
     limiter: RateLimiter,
-    guard: Guard,
+    filter: PacketFilter,
     /// The frame that is looked at, out of others' reach.
     frame: Vec<u8>,
-    manner: Manner,
+    rx_format: RxFormat,
 }
 
 impl NetDevice {
-    /// A device of a guest with this hardware address, that is connected to nothing before `control` says so. Its guest asks
-    /// `resolver` for names; `bytes_per_second` limits each way, answers included.
+    /// A device of a guest with this hardware address, that is connected to nothing before `control` says so. Its guest
+    /// asks `resolver` for names; `bytes_per_second` limits each way, answers included.
     ///
     /// # Errors
     /// [`NetError`].
@@ -113,16 +113,16 @@ impl NetDevice {
             control,
             links: Links::default(),
             limiter,
-            guard: Guard::new(mac, resolver),
+            filter: PacketFilter::new(mac, resolver),
             frame: Vec::with_capacity(FRAME_BYTES_MAX),
-            manner: Manner::default(),
+            rx_format: RxFormat::default(),
         })
     }
 
     /// What ended here so far.
     #[must_use]
     pub fn counters(&self) -> NetCounters {
-        self.guard.counters
+        self.filter.counters
     }
 
     /// Takes in what the guest has sent; whether chains were used.
@@ -136,7 +136,7 @@ impl NetDevice {
                 };
                 match chain {
                     Ok(chain) => self.transmit(chain.readable),
-                    Err(_) => self.guard.counters.malformed += 1,
+                    Err(_) => self.filter.counters.malformed += 1,
                 }
                 queue.add_used(memory, head, 0)?;
                 frames += 1;
@@ -166,7 +166,7 @@ impl NetDevice {
         let header = readable.take_array::<HEADER_BYTES>();
         let bytes = readable.len();
         let (Some(header), true) = (header, (ETHERNET_BYTES..=FRAME_BYTES_MAX).contains(&bytes)) else {
-            self.guard.counters.malformed += 1;
+            self.filter.counters.malformed += 1;
             return;
         };
         self.limiter.take(Direction::Transmit, bytes);
@@ -174,11 +174,11 @@ impl NetDevice {
         // Once: what is looked at is what is passed on, whatever the guest writes meanwhile.
         readable.copy_to(&mut self.frame);
         if header::finish(header, &mut self.frame).is_err() {
-            self.guard.counters.malformed += 1;
+            self.filter.counters.malformed += 1;
             return;
         }
-        match self.guard.examine(&mut self.frame, Instant::now()) {
-            Verdict::Pass(way) => self.links.append(way, &self.frame),
+        match self.filter.examine(&mut self.frame, Instant::now()) {
+            Verdict::Pass(port) => self.links.append(port, &self.frame),
             Verdict::Answer(answer) => self.links.answer(answer),
             Verdict::Drop => {}
         }
@@ -186,9 +186,9 @@ impl NetDevice {
 
     /// Passes a question on that a segment has given back, if it may.
     fn pass_on_returned(&mut self, slot: Slot) {
-        match self.guard.examine_returned(&mut self.frame, slot) {
+        match self.filter.examine_returned(&mut self.frame, slot) {
             // The resolver is asked again when it does not answer; the segment's other frames are not to wait.
-            Verdict::Pass(way) if !self.links.send(way, &self.frame) => self.guard.counters.dropped += 1,
+            Verdict::Pass(port) if !self.links.send(port, &self.frame) => self.filter.counters.dropped += 1,
             Verdict::Answer(answer) => self.links.answer(answer),
             Verdict::Pass(_) | Verdict::Drop => {}
         }
@@ -196,7 +196,7 @@ impl NetDevice {
 
     /// Gives the guest what is there for it, as far as it has room; whether it is to be interrupted.
     fn fill_receive(&mut self, memory: &GuestMemoryMmap, queue: &mut Queue) -> Result<bool, virtio_queue::Error> {
-        let mut ring = ReceiveRing::new(queue, memory, self.manner);
+        let mut ring = ReceiveRing::new(queue, memory, self.rx_format);
         ring.expect_nothing()?;
         let mut frames = 0;
         while frames < NET_FRAMES_PER_TURN {
@@ -207,8 +207,8 @@ impl NetDevice {
             let Some((source, frame)) = self.links.next() else {
                 return ring.needs_interrupt();
             };
-            if let Source::Link(Way::Segment(slot)) = source
-                && self.guard.is_own(frame)
+            if let Source::Link(Port::Segment(slot)) = source
+                && self.filter.is_own(frame)
             {
                 self.frame.clear();
                 self.frame.extend_from_slice(frame);
@@ -224,11 +224,11 @@ impl NetDevice {
                     frames += 1;
                     self.limiter.take(Direction::Receive, frame.len());
                     if delivery == Delivery::Impossible {
-                        self.guard.counters.dropped += 1;
+                        self.filter.counters.dropped += 1;
                     }
                     // What is on the segment may not be answered through the uplink.
-                    if source == Source::Link(Way::Uplink) {
-                        self.guard.note(frame, Instant::now());
+                    if source == Source::Link(Port::Uplink) {
+                        self.filter.note(frame, Instant::now());
                     }
                     self.links.skip(source);
                 }
@@ -239,7 +239,7 @@ impl NetDevice {
     }
 
     /// Does what the supervisor asks for, as far as it has asked.
-    fn obey(&mut self) {
+    fn handle_control(&mut self) {
         loop {
             let done = match message::receive(&self.control, MESSAGE_BYTES_MAX, 1) {
                 Received::Nothing => return,
@@ -263,32 +263,32 @@ impl NetDevice {
 
     fn apply(&mut self, change: Change, socket: Option<OwnedFd>) -> bool {
         match (change, socket) {
-            (Change::Connect { slot, segment }, Some(socket)) if !self.links.has(Way::Segment(slot)) => {
-                let connected = self.links.connect(Way::Segment(slot), socket, &self.epoll);
+            (Change::Connect { slot, segment }, Some(socket)) if !self.links.has(Port::Segment(slot)) => {
+                let connected = self.links.connect(Port::Segment(slot), socket, &self.epoll);
                 if connected.is_ok() {
-                    self.guard.connect(slot, segment);
+                    self.filter.connect(slot, segment);
                 }
                 connected.is_ok()
             }
             (Change::Disconnect { slot }, None) => {
-                self.links.disconnect(Way::Segment(slot));
-                self.guard.disconnect(slot)
+                self.links.disconnect(Port::Segment(slot));
+                self.filter.disconnect(slot)
             }
-            (Change::Open(uplink), Some(socket)) if !self.links.has(Way::Uplink) => {
-                let connected = self.links.connect(Way::Uplink, socket, &self.epoll);
+            (Change::Open(uplink), Some(socket)) if !self.links.has(Port::Uplink) => {
+                let connected = self.links.connect(Port::Uplink, socket, &self.epoll);
                 if connected.is_ok() {
-                    self.guard.open(uplink);
+                    self.filter.open(uplink);
                     self.announce();
                 }
                 connected.is_ok()
             }
             (Change::Close, None) => {
-                self.links.disconnect(Way::Uplink);
-                self.guard.close();
+                self.links.disconnect(Port::Uplink);
+                self.filter.close();
                 true
             }
             (Change::Host { addresses }, None) => {
-                self.guard.set_host(addresses);
+                self.filter.set_host(addresses);
                 true
             }
             (
@@ -304,8 +304,8 @@ impl NetDevice {
 
     /// Tells the uplink who is here. A switch knows its members.
     fn announce(&mut self) {
-        for frame in self.guard.announcement() {
-            self.links.send(Way::Uplink, &frame);
+        for frame in self.filter.announcement() {
+            self.links.send(Port::Uplink, &frame);
         }
     }
 
@@ -351,14 +351,14 @@ impl Device for NetDevice {
     }
 
     fn activate(&mut self, features: u64) {
-        self.manner = Manner {
+        self.rx_format = RxFormat {
             merges: features & 1 << VIRTIO_NET_F_MRG_RXBUF != 0,
             trusts: features & 1 << VIRTIO_NET_F_GUEST_CSUM != 0,
         };
     }
 
     fn reset(&mut self) {
-        self.guard.reset();
+        self.filter.reset();
         self.links.forget_answers();
     }
 
@@ -376,7 +376,7 @@ impl Device for NetDevice {
         if cause == Cause::Backend {
             self.clear_again();
             self.limiter.clear_timer();
-            self.obey();
+            self.handle_control();
             self.links.receive();
         }
         self.limiter.begin_turn();

@@ -1,16 +1,16 @@
-//! The table of frames: protocol, destination, extension header, fragment and direction, under each kind of policy. What is
-//! expected is said by a few lines of its own, not by the code under test.
+//! The table of frames: protocol, destination, extension header, fragment and direction, under each kind of policy.
+//! What is expected is said by a few lines of its own, not by the code under test.
 
 use std::net::IpAddr;
 use std::time::Instant;
 
 use super::frame::{self, FrameError};
-use super::guard::Guard;
-use super::guard_tests::{
+use super::header::checksum;
+use super::packet_filter::PacketFilter;
+use super::packet_filter_tests::{
     GATEWAY, GATEWAY_V6, LINK_V6, Look, METADATA_V4, OWN, OWN_V4, OWN_V6, PRIVATE_V4, PUBLIC_V4, PUBLIC_V6,
     RESOLVER_V4, UPLINK, uplink,
 };
-use super::header::checksum;
 use crate::egress::{Egress, Ports, Protocol, Rule, Target};
 
 const TCP: u8 = 6;
@@ -39,7 +39,7 @@ enum Policy {
 const PRIVATE_V6: [u8; 16] = [0xfd, 0x99, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5];
 
 impl Policy {
-    fn guard(self) -> Guard {
+    fn filter(self) -> PacketFilter {
         let network = |text: &str| Target::Network(text.parse().expect("a network"));
         let rule = |target, ports, protocol| Rule {
             target,
@@ -56,13 +56,13 @@ impl Policy {
             Self::Networks => ["192.168.0.0/16", "fd99::/16"].map(network).map(any).to_vec(),
             Self::Port => all().map(|target| rule(target, port, Some(Protocol::Tcp))).to_vec(),
         };
-        let mut guard = Guard::new(OWN, RESOLVER_V4.into());
-        guard.open(uplink(Egress {
+        let mut filter = PacketFilter::new(OWN, RESOLVER_V4.into());
+        filter.open(uplink(Egress {
             rules,
             host: Vec::new(),
             closed: vec![RESOLVER_V4.into(), IpAddr::from(GATEWAY_V6)],
         }));
-        guard
+        filter
     }
 
     /// Whether an ordinary packet of this protocol may begin a conversation there.
@@ -249,10 +249,10 @@ fn only_ordinary_packets_go_where_the_policy_opens() {
     for policy in policies {
         for (class, to) in destinations() {
             for protocol in protocols(to) {
-                let mut guard = policy.guard();
+                let mut filter = policy.filter();
                 for (index, frame) in frames(protocol, (OWN, GATEWAY), (own(to), to)).iter().enumerate() {
                     let expected = index == 0 && policy.opens(protocol, class);
-                    let is_passed = guard.look(frame, now) == UPLINK;
+                    let is_passed = filter.look(frame, now) == UPLINK;
                     assert_eq!(
                         is_passed, expected,
                         "{policy:?} {protocol} to {to}, frame {index}: {frame:02x?}"
@@ -275,11 +275,11 @@ fn what_comes_opens_a_way_back_only_to_a_published_port() {
                 let answer = &frames(protocol, (OWN, GATEWAY), (own(peer), peer))[0];
                 for arrived in frames(protocol, (GATEWAY, OWN), (peer, own(peer))) {
                     // To FROM's counterpart, which is not published, whatever it looks like.
-                    let mut guard = policy.guard();
-                    guard.note(&arrived, now);
+                    let mut filter = policy.filter();
+                    filter.note(&arrived, now);
                     let expected = policy.opens(protocol, class);
                     assert_eq!(
-                        guard.look(answer, now) == UPLINK,
+                        filter.look(answer, now) == UPLINK,
                         expected,
                         "{policy:?} {protocol} of {peer}"
                     );
@@ -297,12 +297,12 @@ fn what_comes_opens_a_way_back_only_to_a_published_port() {
         let transport = if peer.is_ipv4() { 34 } else { 54 };
         let arrived = frames(UDP, (GATEWAY, OWN), (peer, own(peer)));
         for (index, arrived) in arrived.iter().enumerate() {
-            let mut guard = Policy::None.guard();
-            guard.note(&published(arrived, transport + 2), now);
+            let mut filter = Policy::None.filter();
+            filter.note(&published(arrived, transport + 2), now);
             let mut answer = published(&frames(UDP, (OWN, GATEWAY), (own(peer), peer))[0], transport);
             answer[transport + 2..transport + 4].copy_from_slice(&FROM.to_be_bytes());
             assert_eq!(
-                guard.look(&answer, now) == UPLINK,
+                filter.look(&answer, now) == UPLINK,
                 index == 0,
                 "frame {index} of {peer}"
             );
@@ -310,8 +310,8 @@ fn what_comes_opens_a_way_back_only_to_a_published_port() {
     }
 }
 
-/// A neighbor solicitation by extension headers that is `protocol` to passt, whose walk takes the fragment header's reserved
-/// byte for a length and does not step over the last header: that is the transport's first byte.
+/// A neighbor solicitation by extension headers that is `protocol` to passt, whose walk takes the fragment header's
+/// reserved byte for a length and does not step over the last header: that is the transport's first byte.
 fn two_faced(protocol: u8, to: [u8; 16]) -> Vec<u8> {
     let hidden = match protocol {
         TCP => vec![
@@ -346,9 +346,9 @@ fn a_solicitation_with_another_face_goes_nowhere() {
         for to in [GATEWAY_V6, PUBLIC_V6, PRIVATE_V6, LINK_V6] {
             let frame = two_faced(protocol, to);
             for policy in [Policy::Public, Policy::None, Policy::Everywhere] {
-                let mut guard = policy.guard();
-                assert_ne!(guard.look(&frame, now), UPLINK, "{policy:?}");
-                assert_eq!(guard.counters.fragments, 1);
+                let mut filter = policy.filter();
+                assert_ne!(filter.look(&frame, now), UPLINK, "{policy:?}");
+                assert_eq!(filter.counters.fragments, 1);
             }
         }
     }
@@ -364,11 +364,11 @@ fn headers_are_written_anew() {
     odd[..6].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
     odd[24..26].copy_from_slice(&[0xab, 0xcd]);
     odd.extend([7; 30]);
-    assert_eq!(Policy::Public.guard().examine(&mut odd, now), UPLINK);
+    assert_eq!(Policy::Public.filter().examine(&mut odd, now), UPLINK);
     assert_eq!(odd, ordinary);
     let ordinary = ethernet((OWN, GATEWAY), 0x86dd, &ipv6((OWN_V6, PUBLIC_V6), UDP, &transport(UDP)));
     let mut odd = [&ordinary[..], &[7; 30]].concat();
-    assert_eq!(Policy::Public.guard().examine(&mut odd, now), UPLINK);
+    assert_eq!(Policy::Public.filter().examine(&mut odd, now), UPLINK);
     assert_eq!(odd, ordinary);
     // The urgent pointer, with its flag or without.
     for (flags, pointer) in [(0x22, 9), (0x02, 9), (0x22, 0)] {
@@ -376,7 +376,7 @@ fn headers_are_written_anew() {
         let expected = ethernet((OWN, GATEWAY), 0x0800, &ipv4(ends, TCP, 0, &[], &segment));
         (segment[13], segment[19]) = (flags, pointer);
         let mut frame = ethernet((OWN, GATEWAY), 0x0800, &ipv4(ends, TCP, 0, &[], &segment));
-        assert_eq!(Policy::Public.guard().examine(&mut frame, now), UPLINK);
+        assert_eq!(Policy::Public.filter().examine(&mut frame, now), UPLINK);
         assert_eq!((frame[47], &frame[52..54]), (expected[47], &[0, 0][..]));
     }
 }

@@ -14,7 +14,7 @@ use crate::segments::SEGMENTS_MAX;
 
 /// Where a frame of the guest's goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Port {
     Uplink,
     Segment(Slot),
 }
@@ -23,7 +23,7 @@ pub(super) enum Way {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     Answers,
-    Link(Way),
+    Link(Port),
 }
 
 /// All of them; none is there at first.
@@ -38,7 +38,7 @@ pub(super) struct Links {
 
 const STREAMS: usize = 1 + SEGMENTS_MAX;
 
-impl Way {
+impl Port {
     /// Which of the streams.
     fn index(self) -> usize {
         match self {
@@ -57,8 +57,8 @@ impl Way {
 impl Source {
     fn following(self) -> Self {
         match self {
-            Self::Answers => Self::Link(Way::Uplink),
-            Self::Link(way) if way.index() + 1 < STREAMS => Self::Link(Way::of(way.index() + 1)),
+            Self::Answers => Self::Link(Port::Uplink),
+            Self::Link(port) if port.index() + 1 < STREAMS => Self::Link(Port::of(port.index() + 1)),
             Self::Link(_) => Self::Answers,
         }
     }
@@ -79,19 +79,19 @@ impl Links {
     pub(super) const EVENTS: u64 = STREAMS as u64;
 
     /// A stream is there from now on. What waits on `epoll` has events below [`Self::EVENTS`].
-    pub(super) fn connect(&mut self, way: Way, socket: OwnedFd, epoll: &Epoll) -> io::Result<()> {
-        self.streams[way.index()] = Some(Stream::new(socket, epoll, way.index() as u64)?);
+    pub(super) fn connect(&mut self, port: Port, socket: OwnedFd, epoll: &Epoll) -> io::Result<()> {
+        self.streams[port.index()] = Some(Stream::new(socket, epoll, port.index() as u64)?);
         Ok(())
     }
 
     /// It is not there any more, and what came from there and was not taken neither.
-    pub(super) fn disconnect(&mut self, way: Way) {
+    pub(super) fn disconnect(&mut self, port: Port) {
         // With the last of its fds it leaves epoll as well.
-        self.streams[way.index()] = None;
+        self.streams[port.index()] = None;
     }
 
-    pub(super) fn has(&self, way: Way) -> bool {
-        self.streams[way.index()].is_some()
+    pub(super) fn has(&self, port: Port) -> bool {
+        self.streams[port.index()].is_some()
     }
 
     /// Whether one of them has to take something first.
@@ -100,15 +100,15 @@ impl Links {
     }
 
     /// Appends a frame to what is sent with the next [`Self::flush`].
-    pub(super) fn append(&mut self, way: Way, frame: &[u8]) {
-        if let Some(stream) = &mut self.streams[way.index()] {
+    pub(super) fn append(&mut self, port: Port, frame: &[u8]) {
+        if let Some(stream) = &mut self.streams[port.index()] {
             stream.append(frame);
         }
     }
 
     /// Sends a frame by itself; whether there was room.
-    pub(super) fn send(&mut self, way: Way, frame: &[u8]) -> bool {
-        let stream = self.streams[way.index()].as_mut();
+    pub(super) fn send(&mut self, port: Port, frame: &[u8]) -> bool {
+        let stream = self.streams[port.index()].as_mut();
         let Some(stream) = stream.filter(|stream| !stream.is_full()) else {
             return false;
         };
@@ -146,8 +146,8 @@ impl Links {
     pub(super) fn skip(&mut self, source: Source) {
         match source {
             Source::Answers => drop(self.answers.pop_front()),
-            Source::Link(way) => {
-                if let Some(stream) = &mut self.streams[way.index()] {
+            Source::Link(port) => {
+                if let Some(stream) = &mut self.streams[port.index()] {
                     stream.skip();
                 }
             }
@@ -183,7 +183,7 @@ impl Links {
     fn front(&self, source: Source) -> Option<&[u8]> {
         match source {
             Source::Answers => self.answers.front().map(Vec::as_slice),
-            Source::Link(way) => self.streams[way.index()].as_ref()?.front(),
+            Source::Link(port) => self.streams[port.index()].as_ref()?.front(),
         }
     }
 }

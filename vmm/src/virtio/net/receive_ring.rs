@@ -1,8 +1,8 @@
 //! The guest's receive queue: chains for frames, of which a long one fills several.
 //!
-//! All chains of a frame become used at once, by one change of the ring's index: Linux drops a frame whose other buffers
-//! are not there yet (`receive_mergeable` in `drivers/net/virtio_net.c`). `virtio-queue` only knows one at a time, and
-//! counts those for its decision to interrupt; so both are done here.
+//! All chains of a frame become used at once, by one change of the ring's index: Linux drops a frame whose other
+//! buffers are not there yet (`receive_mergeable` in `drivers/net/virtio_net.c`). `virtio-queue` only knows one at a
+//! time, and counts those for its decision to interrupt; so both are done here.
 
 use std::sync::atomic::{Ordering, fence};
 
@@ -22,7 +22,7 @@ const AVAILABLE_ELEMENT_BYTES: u64 = 2;
 
 /// How a driver takes frames.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Manner {
+pub(super) struct RxFormat {
     /// In several chains.
     pub(super) merges: bool,
     /// With our word that checksums are good.
@@ -45,18 +45,18 @@ pub(super) enum Delivery {
 pub(super) struct ReceiveRing<'q, 'm> {
     queue: &'q mut Queue,
     memory: &'m GuestMemoryMmap,
-    manner: Manner,
+    rx_format: RxFormat,
     /// Index of the used ring before this turn.
     before: u16,
 }
 
 impl<'q, 'm> ReceiveRing<'q, 'm> {
-    pub(super) fn new(queue: &'q mut Queue, memory: &'m GuestMemoryMmap, manner: Manner) -> Self {
+    pub(super) fn new(queue: &'q mut Queue, memory: &'m GuestMemoryMmap, rx_format: RxFormat) -> Self {
         let before = queue.next_used();
         Self {
             queue,
             memory,
-            manner,
+            rx_format,
             before,
         }
     }
@@ -64,7 +64,7 @@ impl<'q, 'm> ReceiveRing<'q, 'm> {
     /// Gives the guest a frame.
     pub(super) fn deliver(&mut self, frame: &[u8]) -> Result<Delivery, virtio_queue::Error> {
         let wanted = HEADER_BYTES + frame.len();
-        let most = if self.manner.merges {
+        let most = if self.rx_format.merges {
             NET_CHAINS_PER_FRAME_MAX
         } else {
             1
@@ -88,7 +88,7 @@ impl<'q, 'm> ReceiveRing<'q, 'm> {
             taken.push((head, bytes));
             room.append(writable);
         }
-        let header = header::received(taken.len() as u16, self.manner.trusts);
+        let header = header::received(taken.len() as u16, self.rx_format.trusts);
         if let Some(start) = room.split_front(HEADER_BYTES) {
             start.copy_from(&header);
         }

@@ -20,7 +20,7 @@ pub(super) enum Place {
     Member(Slot),
     /// All members' of a network together.
     Broadcast,
-    /// Of none of the networks, or the way out's.
+    /// Of none of the networks, or the uplink's.
     Elsewhere,
 }
 
@@ -68,7 +68,7 @@ impl Segments {
         }
     }
 
-    /// Whether `address` is the way out's of one of them.
+    /// Whether `address` is the uplink's of one of them.
     pub(super) fn has_gateway(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.iter().any(|(_, segment)| segment.gateways.contains(&address))

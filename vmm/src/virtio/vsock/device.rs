@@ -135,7 +135,7 @@ impl VsockDevice {
                 Some(Due::Packet(header)) => ring.fill(&header)?,
                 Some(Due::Payload { stream, bytes_max }) => {
                     self.fill_payload(ring, room, stream, bytes_max)?;
-                    self.muxer.settle(stream);
+                    self.muxer.schedule(stream);
                 }
                 None => return Ok(()),
             }

@@ -185,13 +185,13 @@ impl Muxer {
                 if !stream.guest_reset() {
                     self.end(key);
                 }
-                self.settle(key);
+                self.schedule(key);
                 return;
             }
             Some(Operation::Request) | None => Err(Violation),
         };
         match result {
-            Ok(()) => self.settle(key),
+            Ok(()) => self.schedule(key),
             Err(Violation) => {
                 self.counters.violations += 1;
                 self.streams.remove(&key);
@@ -230,7 +230,7 @@ impl Muxer {
                 }
                 Turn::Nothing => continue,
             };
-            self.settle(key);
+            self.schedule(key);
             return Some(due);
         }
         None
@@ -260,7 +260,7 @@ impl Muxer {
     }
 
     /// Lists `key` for a turn when it has something to say, and watches for room when it waits for that.
-    pub(super) fn settle(&mut self, key: StreamKey) {
+    pub(super) fn schedule(&mut self, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(&key) else {
             return;
         };
@@ -322,7 +322,7 @@ impl Muxer {
         };
         let hung_up = events.intersects(EventSet::HANG_UP | EventSet::ERROR);
         stream.host_event(events.contains(EventSet::IN), events.contains(EventSet::OUT), hung_up);
-        self.settle(key);
+        self.schedule(key);
     }
 
     fn time_has_passed(&mut self, now: Instant) {
@@ -379,7 +379,7 @@ impl Muxer {
             return;
         }
         self.streams.insert(key, stream);
-        self.settle(key);
+        self.schedule(key);
     }
 
     fn end(&mut self, key: StreamKey) {

@@ -102,7 +102,7 @@ impl Fixture {
     }
 
     /// Lets the device work as long as it wants to.
-    pub(super) fn settle(&mut self) {
+    pub(super) fn run_to_rest(&mut self) {
         for _ in 0..10_000 {
             if !self.is_readable() {
                 return;
@@ -142,7 +142,7 @@ impl Fixture {
 
     /// What the guest has received since.
     pub(super) fn packets(&mut self) -> Vec<Packet> {
-        self.settle();
+        self.run_to_rest();
         self.packets_so_far()
     }
 

@@ -158,7 +158,7 @@ fn credit_bounds_what_is_kept_for_a_slow_reader() {
     let mut buffer = vec![0; 1 << 16];
     while left > 0 {
         left -= host.read(&mut buffer).expect("open");
-        fixture.settle();
+        fixture.run_to_rest();
     }
     let last = fixture.packets().pop().expect("credit");
     assert_eq!(last.operation(), Operation::CreditUpdate);
@@ -274,7 +274,7 @@ fn what_the_guest_sent_before_it_closed_arrives() {
             break;
         }
         received += count;
-        fixture.settle();
+        fixture.run_to_rest();
     }
     assert_eq!(received, sent);
 }
@@ -325,7 +325,7 @@ fn streams_are_bounded() {
     for _ in 0..VSOCK_CONNECTIONS_MAX + 3 {
         let (ours, theirs) = UnixStream::pair().expect("sockets");
         fixture.ask(GUEST_PORT, &[theirs.as_fd()]);
-        fixture.settle();
+        fixture.run_to_rest();
         ends.push(ours);
     }
     assert_eq!(fixture.counters().control_refused, 3);
@@ -421,7 +421,7 @@ proptest! {
             fixture.send(header, &payload[..*bytes]);
             let _ = host.write(&payload[..100]);
             let _ = host.read(&mut [0; 5000]);
-            fixture.settle();
+            fixture.run_to_rest();
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::discovery::{Arp, Discovery, DiscoveryKind, Question as NeighborQuestion, link_local};
 use super::flows::{Flow, Flows};
 use super::frame::{self, Body, FrameError, Packet};
-use super::links::Way;
+use super::links::Port;
 use super::names::{Names, Question};
 use super::refusal;
 use super::segment::{Place, Segments, Slot};
@@ -44,7 +44,7 @@ impl NetCounters {
 /// What becomes of a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    Pass(Way),
+    Pass(Port),
     /// Nothing but this, to the guest.
     Answer(Vec<u8>),
     Drop,
@@ -52,11 +52,11 @@ pub(super) enum Verdict {
 
 /// The packet filter of one guest, and what it remembers.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(super) struct PacketFilter {
     mac: Mac,
     /// Where names are asked for.
     resolver: IpAddr,
-    /// The way out; without an address of the guest's it leads nowhere.
+    /// The uplink; without an address of the guest's it leads nowhere.
     uplink: Uplink,
     /// The link-local address that the uplink speaks from, once it has: passt's for this host's loopback.
     neighbor: Option<IpAddr>,
@@ -88,13 +88,13 @@ impl From<FrameError> for Fault {
 enum Sent<'a> {
     /// A question for a neighbor's hardware address.
     Question(NeighborQuestion),
-    /// Neighbor discovery that needs no answer: nothing is learnt from it, every gateway is known to who is here, and an
-    /// address that a guest asks for is its own.
+    /// Neighbor discovery that needs no answer: nothing is learnt from it, every gateway is known to who is here, and
+    /// an address that a guest asks for is its own.
     Announcement,
     Packet(Packet<'a>),
 }
 
-impl Guard {
+impl PacketFilter {
     /// Of a guest that is on no segment, and has no uplink.
     pub(super) fn new(mac: Mac, resolver: IpAddr) -> Self {
         Self {
@@ -180,8 +180,8 @@ impl Guard {
         frame.get(6..12) == Some(&self.mac)
     }
 
-    /// Decides about a frame of the guest's that this segment has given back: a question for a name goes to the next one
-    /// then, and to the uplink after the last, or nowhere.
+    /// Decides about a frame of the guest's that this segment has given back: a question for a name goes to the next
+    /// one then, and to the uplink after the last, or nowhere.
     pub(super) fn examine_returned(&mut self, frame: &mut Vec<u8>, slot: Slot) -> Verdict {
         let (packet, bytes) = match self.identify(frame) {
             Ok((Sent::Packet(packet), bytes)) => (packet, bytes),
@@ -189,7 +189,7 @@ impl Guard {
             Err(fault) => return self.drop_faulty(fault),
         };
         let verdict = match (self.question(packet), self.segments.after(slot)) {
-            (Some(_), Some(next)) => Verdict::Pass(Way::Segment(next)),
+            (Some(_), Some(next)) => Verdict::Pass(Port::Segment(next)),
             (Some((port, payload)), None) => self.judge_question(frame, packet, port, payload),
             (None, _) => drop_counted(&mut self.counters.malformed),
         };
@@ -250,13 +250,13 @@ impl Guard {
     /// Writes a frame anew that goes on.
     fn rewrite(&self, frame: &mut Vec<u8>, bytes: usize, is_for_loopback: bool, verdict: &Verdict) {
         match verdict {
-            Verdict::Pass(Way::Uplink) => {
+            Verdict::Pass(Port::Uplink) => {
                 frame::serialize_for_uplink(frame, bytes, self.uplink.hardware);
                 if is_for_loopback {
                     frame::redirect_udp_v4(frame, Ipv4Addr::LOCALHOST);
                 }
             }
-            Verdict::Pass(Way::Segment(_)) => frame::serialize(frame, bytes),
+            Verdict::Pass(Port::Segment(_)) => frame::serialize(frame, bytes),
             Verdict::Answer(_) | Verdict::Drop => {}
         }
     }
@@ -268,12 +268,12 @@ impl Guard {
         is_alias && matches!(packet.transport, Transport::Udp { .. }) && self.question(packet).is_none()
     }
 
-    /// Has a neighbor's hardware address told, by a segment's switch or by the device in place of the uplink, where nobody
-    /// is but the uplink itself.
+    /// Has a neighbor's hardware address told, by a segment's switch or by the device in place of the uplink, where
+    /// nobody is but the uplink itself.
     fn resolve(&self, question: NeighborQuestion) -> Verdict {
         let target = question.target();
         match self.segments.link_of(target) {
-            Some(slot) if self.neighbor != Some(target) => Verdict::Pass(Way::Segment(slot)),
+            Some(slot) if self.neighbor != Some(target) => Verdict::Pass(Port::Segment(slot)),
             _ if self.leads_out() && !self.is_own_host(target) => question
                 .answer(self.uplink.hardware)
                 .map_or(Verdict::Drop, Verdict::Answer),
@@ -356,13 +356,13 @@ impl Guard {
         if let Some((port, payload)) = self.question(packet) {
             // The names of members come first, and need no rule.
             return match self.segments.first() {
-                Some(first) => Verdict::Pass(Way::Segment(first)),
+                Some(first) => Verdict::Pass(Port::Segment(first)),
                 None => self.judge_question(frame, packet, port, payload),
             };
         }
         match self.segments.place(packet.to) {
             _ if self.neighbor == Some(packet.to) => self.judge(frame, packet, now),
-            Place::Member(slot) if self.may_send(slot, packet.from) => Verdict::Pass(Way::Segment(slot)),
+            Place::Member(slot) if self.may_send(slot, packet.from) => Verdict::Pass(Port::Segment(slot)),
             // It is the guest's address on another one.
             Place::Member(_) => drop_counted(&mut self.counters.spoofed),
             Place::Broadcast => drop_counted(&mut self.counters.denied),
@@ -398,18 +398,18 @@ impl Guard {
         // Of TCP, what begins a connection is known by its look; an answered echo does not begin one.
         let goes_on = !(begins && protocol == Protocol::Tcp);
         if goes_on && self.flows.has(flow, now) {
-            return Verdict::Pass(Way::Uplink);
+            return Verdict::Pass(Port::Uplink);
         }
         let destination = destination(flow);
         // A reply to an echo is no way to begin to speak.
         let may_begin = protocol != Protocol::Icmp || begins;
         if may_begin && self.opens(destination, |_| false) {
-            return Verdict::Pass(Way::Uplink);
+            return Verdict::Pass(Port::Uplink);
         }
         if may_begin && self.permits(destination, now) {
             // The name may have another address when this conversation still lasts.
             self.flows.note(flow, now);
-            return Verdict::Pass(Way::Uplink);
+            return Verdict::Pass(Port::Uplink);
         }
         if begins {
             return self.refuse(frame, packet);
@@ -432,10 +432,10 @@ impl Guard {
             return self.refuse(frame, packet);
         }
         let Some(permitted) = self.uplink.egress.only_names() else {
-            return Verdict::Pass(Way::Uplink);
+            return Verdict::Pass(Port::Uplink);
         };
         match self.names.ask(payload, port, &permitted) {
-            Question::Pass => Verdict::Pass(Way::Uplink),
+            Question::Pass => Verdict::Pass(Port::Uplink),
             Question::Malformed => drop_counted(&mut self.counters.malformed),
             Question::Refuse(answer) => {
                 self.counters.denied += 1;

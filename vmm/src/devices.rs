@@ -14,7 +14,7 @@ use crate::virtio::vsock::{VsockDevice, VsockError};
 
 /// Why a device cannot be made.
 #[derive(Debug, thiserror::Error)]
-pub enum AttachmentError {
+pub enum DeviceError {
     /// One of its fds.
     #[error("cannot take an fd of {device} from the supervisor")]
     Inherited {
@@ -51,7 +51,7 @@ pub enum AttachmentError {
 }
 
 /// A device and its name in log lines.
-pub(crate) struct Attachment {
+pub(crate) struct NamedDevice {
     pub(crate) name: String,
     pub(crate) device: Box<dyn Device>,
 }
@@ -62,16 +62,16 @@ pub(crate) fn of_machine(
     config: &MachineConfig,
     inherited: &mut Inherited,
     memory: &GuestMemoryMmap,
-) -> Result<Vec<Attachment>, AttachmentError> {
-    let mut attachments = Vec::with_capacity(config.disks.len() + config.shares.len() + 5);
+) -> Result<Vec<NamedDevice>, DeviceError> {
+    let mut devices = Vec::with_capacity(config.disks.len() + config.shares.len() + 5);
     for (index, disk) in config.disks.iter().enumerate() {
         let name = format!("disk {index}");
         let device = Box::new(block(&name, disk, inherited)?);
-        attachments.push(Attachment { name, device });
+        devices.push(NamedDevice { name, device });
     }
     if let Some(config) = &config.disk_slots {
         let device = Box::new(disk_slots(config, inherited)?);
-        attachments.push(Attachment {
+        devices.push(NamedDevice {
             name: "disk slots".to_owned(),
             device,
         });
@@ -79,49 +79,49 @@ pub(crate) fn of_machine(
     for (index, config) in config.shares.iter().enumerate() {
         let name = format!("share {index}");
         let device = Box::new(share(&name, config, inherited, memory)?);
-        attachments.push(Attachment { name, device });
+        devices.push(NamedDevice { name, device });
     }
     if let Some(config) = &config.net {
         let device = Box::new(net(config, inherited)?);
-        attachments.push(Attachment {
+        devices.push(NamedDevice {
             name: "net".to_owned(),
             device,
         });
     }
     let device = Box::new(vsock(&config.vsock, inherited)?);
-    attachments.push(Attachment {
+    devices.push(NamedDevice {
         name: "vsock".to_owned(),
         device,
     });
-    attachments.push(Attachment {
+    devices.push(NamedDevice {
         name: "rng".to_owned(),
         device: Box::new(RngDevice::new()),
     });
-    attachments.push(Attachment {
+    devices.push(NamedDevice {
         name: "balloon".to_owned(),
         device: Box::new(BalloonDevice::new()),
     });
-    Ok(attachments)
+    Ok(devices)
 }
 
-fn block(name: &str, config: &DiskConfig, inherited: &mut Inherited) -> Result<BlockDevice, AttachmentError> {
+fn block(name: &str, config: &DiskConfig, inherited: &mut Inherited) -> Result<BlockDevice, DeviceError> {
     let take = |fd: &FdNumber| inherited.take_file(*fd);
     let files: Result<Vec<_>, _> = config.extent_fds.iter().map(take).collect();
-    let files = files.map_err(|source| AttachmentError::Inherited {
+    let files = files.map_err(|source| DeviceError::Inherited {
         device: name.to_owned(),
         source,
     })?;
     let disk = Disk::new(files, config.readonly);
-    let disk = disk.map_err(|source| AttachmentError::Disk {
+    let disk = disk.map_err(|source| DeviceError::Disk {
         device: name.to_owned(),
         source,
     })?;
     Ok(BlockDevice::new(disk, &config.serial, config.ignore_flush))
 }
 
-fn disk_slots(config: &DiskSlotsConfig, inherited: &mut Inherited) -> Result<BlockDevice, AttachmentError> {
+fn disk_slots(config: &DiskSlotsConfig, inherited: &mut Inherited) -> Result<BlockDevice, DeviceError> {
     let control = inherited.take(config.control_fd);
-    let control = control.map_err(|source| AttachmentError::Inherited {
+    let control = control.map_err(|source| DeviceError::Inherited {
         device: "the disk slots".to_owned(),
         source,
     })?;
@@ -133,35 +133,35 @@ fn share(
     config: &ShareConfig,
     inherited: &mut Inherited,
     memory: &GuestMemoryMmap,
-) -> Result<ShareDevice, AttachmentError> {
+) -> Result<ShareDevice, DeviceError> {
     let socket = inherited.take(config.socket_fd);
-    let socket = socket.map_err(|source| AttachmentError::Inherited {
+    let socket = socket.map_err(|source| DeviceError::Inherited {
         device: name.to_owned(),
         source,
     })?;
-    ShareDevice::connect(&config.tag, socket.into(), memory).map_err(|source| AttachmentError::Share {
+    ShareDevice::connect(&config.tag, socket.into(), memory).map_err(|source| DeviceError::Share {
         device: name.to_owned(),
         source,
     })
 }
 
-fn net(config: &NetConfig, inherited: &mut Inherited) -> Result<NetDevice, AttachmentError> {
+fn net(config: &NetConfig, inherited: &mut Inherited) -> Result<NetDevice, DeviceError> {
     let control = inherited.take(config.control_fd);
-    let control = control.map_err(|source| AttachmentError::Inherited {
+    let control = control.map_err(|source| DeviceError::Inherited {
         device: "the network device".to_owned(),
         source,
     })?;
-    NetDevice::new(config.mac, config.resolver, control, config.bytes_per_second).map_err(AttachmentError::Net)
+    NetDevice::new(config.mac, config.resolver, control, config.bytes_per_second).map_err(DeviceError::Net)
 }
 
-fn vsock(config: &VsockConfig, inherited: &mut Inherited) -> Result<VsockDevice, AttachmentError> {
+fn vsock(config: &VsockConfig, inherited: &mut Inherited) -> Result<VsockDevice, DeviceError> {
     let mut take = |fd| {
-        let fail = |source| AttachmentError::Inherited {
+        let fail = |source| DeviceError::Inherited {
             device: "the socket device".to_owned(),
             source,
         };
         inherited.take(fd).map_err(fail)
     };
     let (session, control) = (take(config.session_fd)?, take(config.control_fd)?);
-    VsockDevice::new(config.guest_cid, config.session_port, session, control).map_err(AttachmentError::Vsock)
+    VsockDevice::new(config.guest_cid, config.session_port, session, control).map_err(DeviceError::Vsock)
 }

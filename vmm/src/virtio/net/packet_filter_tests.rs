@@ -7,8 +7,8 @@ use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv6Type, 
 
 use super::discovery::multicast_hardware;
 use super::frame::{Body, parse};
-use super::guard::{Guard, NetCounters, Verdict};
-use super::links::Way;
+use super::links::Port;
+use super::packet_filter::{NetCounters, PacketFilter, Verdict};
 use crate::egress::{Egress, Ports, Protocol, Rule, Target};
 use crate::segments::{Published, Segment, Uplink};
 
@@ -25,8 +25,8 @@ pub(super) const PUBLIC_V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0,
 /// `link_local(OWN)`.
 pub(super) const LINK_V6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, 2];
 
-pub(super) const UPLINK: Verdict = Verdict::Pass(Way::Uplink);
-const SEGMENT: Verdict = Verdict::Pass(Way::Segment(0));
+pub(super) const UPLINK: Verdict = Verdict::Pass(Port::Uplink);
+const SEGMENT: Verdict = Verdict::Pass(Port::Segment(0));
 
 fn egress(targets: &[Target]) -> Egress {
     let rule = |target: &Target| Rule {
@@ -56,28 +56,28 @@ pub(super) fn uplink(egress: Egress) -> Uplink {
     }
 }
 
-fn guard(targets: &[Target]) -> Guard {
-    let mut guard = Guard::new(OWN, RESOLVER_V4.into());
-    guard.open(uplink(egress(targets)));
-    guard
+fn filter(targets: &[Target]) -> PacketFilter {
+    let mut filter = PacketFilter::new(OWN, RESOLVER_V4.into());
+    filter.open(uplink(egress(targets)));
+    filter
 }
 
-/// What a guard does with a frame, whose sender it is not changed for.
+/// What a filter does with a frame, whose sender it is not changed for.
 pub(super) trait Look {
     fn look(&mut self, frame: &[u8], now: Instant) -> Verdict;
     fn look_returned(&mut self, frame: &[u8], slot: u8) -> Verdict;
 }
 
-impl Look for Guard {
+impl Look for PacketFilter {
     fn look(&mut self, frame: &[u8], now: Instant) -> Verdict {
         let mut written = frame.to_vec();
         let verdict = self.examine(&mut written, now);
-        if let Verdict::Pass(way) = verdict {
+        if let Verdict::Pass(port) = verdict {
             let parsed = parse(&written).expect("what passes is of the grammar");
             assert_eq!(parsed.bytes, written.len(), "nothing lies behind it");
             let is_packet = matches!(parsed.body, Body::Packet(_));
             assert!(
-                way != Way::Uplink || is_packet && parsed.to == GATEWAY,
+                port != Port::Uplink || is_packet && parsed.to == GATEWAY,
                 "{written:02x?}"
             );
         }
@@ -89,8 +89,8 @@ impl Look for Guard {
     }
 }
 
-fn public() -> Guard {
-    guard(&[Target::Public])
+fn public() -> PacketFilter {
+    filter(&[Target::Public])
 }
 
 type Ethernet = etherparse::PacketBuilderStep<etherparse::Ethernet2Header>;
@@ -124,8 +124,8 @@ fn is_answered(verdict: &Verdict) -> bool {
 
 #[test]
 fn a_guest_speaks_in_its_own_name_only() {
-    let (mut guard, now) = (public(), Instant::now());
-    let mut pass = |frame: Vec<u8>| guard.look(&frame, now) == UPLINK;
+    let (mut filter, now) = (public(), Instant::now());
+    let mut pass = |frame: Vec<u8>| filter.look(&frame, now) == UPLINK;
     assert!(pass(udp(OWN_V4, PUBLIC_V4, 443, b"x")));
     assert!(pass(frame!(out().ipv6(OWN_V6, PUBLIC_V6, 64).udp(4000, 443), b"x")));
     assert!(!pass(udp([100, 96, 0, 3], PUBLIC_V4, 443, b"x")));
@@ -135,7 +135,7 @@ fn a_guest_speaks_in_its_own_name_only() {
     let foreign = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], GATEWAY);
     assert!(!pass(frame!(foreign.ipv4(OWN_V4, PUBLIC_V4, 64).udp(4000, 443), b"x")));
     assert_eq!(
-        guard.counters,
+        filter.counters,
         NetCounters {
             spoofed: 5,
             ..NetCounters::default()
@@ -145,35 +145,35 @@ fn a_guest_speaks_in_its_own_name_only() {
 
 #[test]
 fn tags_fragments_and_other_kinds_end_here() {
-    let (mut guard, now) = (public(), Instant::now());
+    let (mut filter, now) = (public(), Instant::now());
     let tagged = out()
         .single_vlan(VlanId::ZERO)
         .ipv4(OWN_V4, PUBLIC_V4, 64)
         .udp(4000, 443);
-    assert_eq!(guard.look(&frame!(tagged, b"x"), now), Verdict::Drop);
+    assert_eq!(filter.look(&frame!(tagged, b"x"), now), Verdict::Drop);
     let mut other = udp(OWN_V4, PUBLIC_V4, 443, b"x");
     // 802.1X, and what is no kind but a length.
     for kind in [[0x88, 0x8e], [0, 40]] {
         other[12..14].copy_from_slice(&kind);
-        assert_eq!(guard.look(&other, now), Verdict::Drop);
+        assert_eq!(filter.look(&other, now), Verdict::Drop);
     }
     let whole = udp(OWN_V4, PUBLIC_V4, 443, &[0; 64]);
     for cut in [0, 13, 14, 20, 33, 40, whole.len() - 1] {
-        assert_eq!(guard.look(&whole[..cut], now), Verdict::Drop, "{cut} bytes");
+        assert_eq!(filter.look(&whole[..cut], now), Verdict::Drop, "{cut} bytes");
     }
-    assert_eq!(guard.counters.malformed, 10);
+    assert_eq!(filter.counters.malformed, 10);
     // More fragments; an offset.
     for flags in [[0x20, 0], [0, 1]] {
         let mut fragment = whole.clone();
         fragment[20..22].copy_from_slice(&flags);
-        assert_eq!(guard.look(&fragment, now), Verdict::Drop);
+        assert_eq!(filter.look(&fragment, now), Verdict::Drop);
     }
     // A header of extension says the same over IPv6.
     let mut fragment = frame!(out().ipv6(OWN_V6, PUBLIC_V6, 64).udp(4000, 443), &[0; 64]);
     fragment[20] = 44;
     fragment[54..62].copy_from_slice(&[17, 0, 0, 1, 0, 0, 0, 7]);
-    assert_eq!(guard.look(&fragment, now), Verdict::Drop);
-    assert_eq!(guard.counters.fragments, 3);
+    assert_eq!(filter.look(&fragment, now), Verdict::Drop);
+    assert_eq!(filter.counters.fragments, 3);
 }
 
 fn arp(operation: ArpOperation, mac: [u8; 6], address: [u8; 4]) -> Vec<u8> {
@@ -254,9 +254,9 @@ fn discovery(kind: u8, from: [u8; 16], hops: u8, about: [u8; 16], option: [u8; 6
 fn discovery_is_a_hosts_and_its_own_and_is_answered_here() {
     let now = Instant::now();
     let say = |kind: u8, from: [u8; 16], hops: u8, about: [u8; 16], option: [u8; 6]| {
-        let mut guard = public();
-        let verdict = guard.look(&discovery(kind, from, hops, about, option), now);
-        (verdict, guard.counters.total())
+        let mut filter = public();
+        let verdict = filter.look(&discovery(kind, from, hops, about, option), now);
+        (verdict, filter.counters.total())
     };
     for from in [OWN_V6, LINK_V6] {
         for about in [PUBLIC_V6, GATEWAY_V6, MEMBER_LINK_V6] {
@@ -298,9 +298,9 @@ fn discovery_is_a_hosts_and_its_own_and_is_answered_here() {
 
 #[test]
 fn what_is_denied_is_told_so() {
-    let (mut guard, now) = (public(), Instant::now());
+    let (mut filter, now) = (public(), Instant::now());
     let denied = udp(OWN_V4, PRIVATE_V4, 443, b"x");
-    let Verdict::Answer(answer) = guard.look(&denied, now) else {
+    let Verdict::Answer(answer) = filter.look(&denied, now) else {
         panic!("no answer");
     };
     assert_eq!((&answer[..6], &answer[6..12]), (&OWN[..], &GATEWAY[..]));
@@ -308,51 +308,51 @@ fn what_is_denied_is_told_so() {
     assert_eq!(answer[34..36], [3, 13]);
     assert_eq!(answer[42..], denied[14..]);
     let v6 = frame!(out().ipv6(OWN_V6, OWN_V6, 64).tcp(4000, 80, 1, 1000).syn(), &[]);
-    assert!(is_answered(&guard.look(&v6, now)));
+    assert!(is_answered(&filter.look(&v6, now)));
     // Not in the middle of a conversation that is none, and not to many.
     let middle = frame!(out().ipv4(OWN_V4, PRIVATE_V4, 64).tcp(4000, 80, 1, 1000).ack(1), b"x");
-    assert_eq!(guard.look(&middle, now), Verdict::Drop);
+    assert_eq!(filter.look(&middle, now), Verdict::Drop);
     for to in [[224, 0, 0, 251], [255; 4]] {
-        assert_eq!(guard.look(&udp(OWN_V4, to, 5353, b"x"), now), Verdict::Drop);
+        assert_eq!(filter.look(&udp(OWN_V4, to, 5353, b"x"), now), Verdict::Drop);
     }
-    assert_eq!(guard.counters.denied, 5);
+    assert_eq!(filter.counters.denied, 5);
 }
 
 #[test]
 fn dhcp_and_its_answers_go_nowhere() {
-    let (mut guard, now) = (public(), Instant::now());
+    let (mut filter, now) = (public(), Instant::now());
     for (from, to) in [(68, 67), (67, 68), (546, 547), (547, 546)] {
         let v4 = frame!(out().ipv4(OWN_V4, [255; 4], 64).udp(from, to), b"x");
         let v6 = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2];
         let v6 = frame!(out().ipv6(OWN_V6, v6, 64).udp(from, to), b"x");
-        assert_eq!(guard.look(&v4, now), Verdict::Drop);
-        assert_eq!(guard.look(&v6, now), Verdict::Drop);
+        assert_eq!(filter.look(&v4, now), Verdict::Drop);
+        assert_eq!(filter.look(&v6, now), Verdict::Drop);
     }
     let nobody = frame!(out().ipv4([0; 4], [255; 4], 64).udp(68, 67), b"x");
-    assert_eq!(guard.look(&nobody, now), Verdict::Drop);
+    assert_eq!(filter.look(&nobody, now), Verdict::Drop);
 }
 
 #[test]
 fn whom_a_stranger_asks_may_answer_and_nobody_else() {
-    let (mut guard, now) = (guard(&[]), Instant::now());
+    let (mut filter, now) = (filter(&[]), Instant::now());
     let answer = |to: [u8; 4], port| frame!(out().ipv4(OWN_V4, to, 64).tcp(80, port, 1, 1000).syn().ack(1), &[]);
-    assert_eq!(guard.look(&answer(PRIVATE_V4, 999), now), Verdict::Drop);
-    guard.note(
+    assert_eq!(filter.look(&answer(PRIVATE_V4, 999), now), Verdict::Drop);
+    filter.note(
         &frame!(back().ipv4(PRIVATE_V4, OWN_V4, 64).tcp(999, 80, 1, 1000).syn(), &[]),
         now,
     );
-    assert_eq!(guard.look(&answer(PRIVATE_V4, 999), now), UPLINK);
-    assert_eq!(guard.look(&answer(PRIVATE_V4, 998), now), Verdict::Drop);
-    assert_eq!(guard.look(&answer(PUBLIC_V4, 999), now), Verdict::Drop);
+    assert_eq!(filter.look(&answer(PRIVATE_V4, 999), now), UPLINK);
+    assert_eq!(filter.look(&answer(PRIVATE_V4, 998), now), Verdict::Drop);
+    assert_eq!(filter.look(&answer(PUBLIC_V4, 999), now), Verdict::Drop);
     // The other way round, from the same ports, is a connection of the guest's own.
     let begin = frame!(out().ipv4(OWN_V4, PRIVATE_V4, 64).tcp(80, 999, 1, 1000).syn(), &[]);
-    assert!(is_answered(&guard.look(&begin, now)));
+    assert!(is_answered(&filter.look(&begin, now)));
     let reply = |to| frame!(out().ipv4(OWN_V4, to, 64).udp(81, 999), b"x");
-    assert!(is_answered(&guard.look(&reply(PRIVATE_V4), now)));
-    guard.note(&frame!(back().ipv4(PRIVATE_V4, OWN_V4, 64).udp(999, 81), b"x"), now);
-    assert_eq!(guard.look(&reply(PRIVATE_V4), now), UPLINK);
+    assert!(is_answered(&filter.look(&reply(PRIVATE_V4), now)));
+    filter.note(&frame!(back().ipv4(PRIVATE_V4, OWN_V4, 64).udp(999, 81), b"x"), now);
+    assert_eq!(filter.look(&reply(PRIVATE_V4), now), UPLINK);
     let later = now + Duration::from_secs(600);
-    assert!(is_answered(&guard.look(&reply(PRIVATE_V4), later)));
+    assert!(is_answered(&filter.look(&reply(PRIVATE_V4), later)));
 }
 
 #[test]
@@ -380,10 +380,10 @@ fn only_what_begins_at_a_published_port_is_answered() {
         frame!(back().ipv4(PRIVATE_V4, OWN_V4, 64).icmpv4_echo_request(80, 1), b"x"),
     ] {
         for targets in [&[][..], &[Target::Public], &[Target::Name("a.test".into())]] {
-            let mut guard = guard(targets);
-            guard.note(&arrived, now);
+            let mut filter = filter(targets);
+            filter.note(&arrived, now);
             for answer in &answers {
-                assert_ne!(guard.look(answer, now), UPLINK, "{arrived:02x?}: {answer:02x?}");
+                assert_ne!(filter.look(answer, now), UPLINK, "{arrived:02x?}: {answer:02x?}");
             }
         }
     }
@@ -395,20 +395,20 @@ fn an_answer_to_the_hosts_loopback_goes_there() {
     let mut opened = uplink(egress(&[]));
     opened.egress.closed = vec![RESOLVER_V4.into()];
     opened.loopback_alias = Some(RESOLVER_V4.into());
-    let mut guard = Guard::new(OWN, RESOLVER_V4.into());
-    guard.open(opened);
+    let mut filter = PacketFilter::new(OWN, RESOLVER_V4.into());
+    filter.open(opened);
     let answer = |port| frame!(out().ipv4(OWN_V4, RESOLVER_V4, 64).udp(80, port), b"odd");
-    assert!(is_answered(&guard.look(&answer(999), now)));
-    guard.note(&frame!(back().ipv4(RESOLVER_V4, OWN_V4, 64).udp(999, 80), b"x"), now);
+    assert!(is_answered(&filter.look(&answer(999), now)));
+    filter.note(&frame!(back().ipv4(RESOLVER_V4, OWN_V4, 64).udp(999, 80), b"x"), now);
     let mut frame = answer(999);
-    assert_eq!(guard.examine(&mut frame, now), UPLINK);
+    assert_eq!(filter.examine(&mut frame, now), UPLINK);
     let expected = frame!(out().ipv4(OWN_V4, [127, 0, 0, 1], 64).udp(80, 999), b"odd");
     assert_eq!(frame, expected, "checksums included");
-    assert!(is_answered(&guard.look(&answer(998), now)));
+    assert!(is_answered(&filter.look(&answer(998), now)));
     let by_itself = frame!(out().ipv4(OWN_V4, [127, 0, 0, 1], 64).udp(80, 999), b"x");
-    assert!(is_answered(&guard.look(&by_itself, now)));
+    assert!(is_answered(&filter.look(&by_itself, now)));
     // A connection is translated by the other end.
-    guard.note(
+    filter.note(
         &frame!(back().ipv4(RESOLVER_V4, OWN_V4, 64).tcp(999, 80, 1, 1000).syn(), &[]),
         now,
     );
@@ -417,28 +417,28 @@ fn an_answer_to_the_hosts_loopback_goes_there() {
         &[]
     );
     let mut frame = tcp.clone();
-    assert_eq!(guard.examine(&mut frame, now), UPLINK);
+    assert_eq!(filter.examine(&mut frame, now), UPLINK);
     assert_eq!(frame, tcp);
 }
 
 #[test]
 fn echoes_are_asked_for_where_the_guest_may_go_and_answered_to_nobody() {
-    let (mut guard, now) = (public(), Instant::now());
+    let (mut filter, now) = (public(), Instant::now());
     let request = |to| frame!(out().ipv4(OWN_V4, to, 64).icmpv4_echo_request(7, 1), b"x");
     let reply = |to| frame!(out().ipv4(OWN_V4, to, 64).icmpv4_echo_reply(7, 1), b"x");
-    assert_eq!(guard.look(&request(PUBLIC_V4), now), UPLINK);
-    assert!(is_answered(&guard.look(&request(PRIVATE_V4), now)));
-    assert_eq!(guard.look(&reply(PUBLIC_V4), now), Verdict::Drop);
+    assert_eq!(filter.look(&request(PUBLIC_V4), now), UPLINK);
+    assert!(is_answered(&filter.look(&request(PRIVATE_V4), now)));
+    assert_eq!(filter.look(&reply(PUBLIC_V4), now), Verdict::Drop);
     let v6 = frame!(out().ipv6(OWN_V6, PUBLIC_V6, 64).icmpv6_echo_request(7, 1), b"x");
-    assert_eq!(guard.look(&v6, now), UPLINK);
+    assert_eq!(filter.look(&v6, now), UPLINK);
     // An error is no echo either, and an answer to it would be answered.
     let mut error = request(PUBLIC_V4);
     error[34] = 3;
-    assert_eq!(guard.look(&error, now), Verdict::Drop);
+    assert_eq!(filter.look(&error, now), Verdict::Drop);
     // A tunnel is no echo.
     let mut tunnel = request(PUBLIC_V4);
     tunnel[23] = 47;
-    assert!(is_answered(&guard.look(&tunnel, now)));
+    assert!(is_answered(&filter.look(&tunnel, now)));
 }
 
 /// A question for `a.test`, or an answer that it is [`PUBLIC_V4`].
@@ -459,15 +459,15 @@ fn dns(name: &[u8; 1], is_answer: bool) -> Vec<u8> {
 #[test]
 fn names_are_asked_for_as_the_rules_say() {
     let now = Instant::now();
-    let ask = |guard: &mut Guard, name| guard.look(&udp(OWN_V4, RESOLVER_V4, 53, &dns(name, false)), now);
+    let ask = |filter: &mut PacketFilter, name| filter.look(&udp(OWN_V4, RESOLVER_V4, 53, &dns(name, false)), now);
     assert_eq!(ask(&mut public(), b"b"), UPLINK);
-    assert!(is_answered(&ask(&mut guard(&[]), b"a")));
+    assert!(is_answered(&ask(&mut filter(&[]), b"a")));
     let other_port = udp(OWN_V4, RESOLVER_V4, 54, &dns(b"a", false));
     assert!(
         is_answered(&public().look(&other_port, now)),
         "only questions go to the resolver"
     );
-    let mut named = guard(&[Target::Name("a.test".into())]);
+    let mut named = filter(&[Target::Name("a.test".into())]);
     let open = udp(OWN_V4, PUBLIC_V4, 443, b"x");
     let Verdict::Answer(refused) = ask(&mut named, b"b") else {
         panic!("not answered");

@@ -8,14 +8,14 @@ use super::disk_slots::DiskSlots;
 use super::request::{Geometry, Range};
 use crate::virtio::chain::Buffers;
 
-/// The medium. Ranges lie within its capacity.
+/// The backend. Ranges lie within its capacity.
 #[derive(Debug)]
-pub(super) enum Medium {
+pub(super) enum Backend {
     Disk { disk: Disk, ignore_flush: bool },
     DiskSlots(DiskSlots),
 }
 
-impl Medium {
+impl Backend {
     pub(super) fn geometry(&self) -> Geometry {
         match self {
             Self::Disk { disk, .. } => Geometry {
@@ -75,9 +75,9 @@ impl Medium {
     }
 
     /// Does what the supervisor wants.
-    pub(super) fn obey(&mut self) {
+    pub(super) fn handle_control(&mut self) {
         if let Self::DiskSlots(disk_slots) = self {
-            disk_slots.obey();
+            disk_slots.handle_control();
         }
     }
 }
