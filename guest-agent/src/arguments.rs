@@ -30,9 +30,9 @@ struct State {
 }
 
 /// A reader's place among [`ARGUMENT_READERS_MAX`], free when the thread has ended.
-struct Place(Arc<ArgumentReaders>);
+struct ReaderSlot(Arc<ArgumentReaders>);
 
-impl Drop for Place {
+impl Drop for ReaderSlot {
     fn drop(&mut self) {
         self.0.state().count -= 1;
     }
@@ -91,9 +91,9 @@ impl ArgumentReaders {
             }
             state.count += 1;
         }
-        let place = Place(Arc::clone(self));
+        let slot = ReaderSlot(Arc::clone(self));
         let (sender, results) = channel();
-        match threads::spawn("arguments", move || place.0.work(&pids, &read, &sender)) {
+        match threads::spawn("arguments", move || slot.0.work(&pids, &read, &sender)) {
             Ok(_) => Some(results),
             Err(e) => {
                 log::warn(&format!("cannot read arguments: {e}"));
@@ -164,8 +164,8 @@ mod tests {
         let read = reader(&gate, |pid| pid == 2);
         for _ in 0..2 * ARGUMENT_READERS_MAX {
             let began = Instant::now();
-            let told = readers.read_all(&[1, 2, 3], read.clone());
-            assert_eq!(told.keys().copied().collect::<HashSet<_>>(), HashSet::from([1, 3]));
+            let arguments = readers.read_all(&[1, 2, 3], read.clone());
+            assert_eq!(arguments.keys().copied().collect::<HashSet<_>>(), HashSet::from([1, 3]));
             assert!(began.elapsed() < ARGUMENTS_WAIT_ALL);
         }
         assert!(
@@ -180,8 +180,8 @@ mod tests {
             }
             ended.send(readers.read_all(&[2], |_| vec![2])).unwrap();
         });
-        let told = wait.recv_timeout(Duration::from_secs(10)).unwrap();
-        assert_eq!(told[&2], [2]);
+        let arguments = wait.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!(arguments[&2], [2]);
     }
 
     #[test]
@@ -189,8 +189,8 @@ mod tests {
         let (readers, gate) = (Arc::new(ArgumentReaders::default()), Gate::default());
         let pids: Vec<u32> = (0..200).collect();
         let began = Instant::now();
-        let told = readers.read_all(&pids, reader(&gate, |_| true));
-        assert!(told.is_empty() && readers.state().count <= ARGUMENT_READERS_MAX);
+        let arguments = readers.read_all(&pids, reader(&gate, |_| true));
+        assert!(arguments.is_empty() && readers.state().count <= ARGUMENT_READERS_MAX);
         assert!(began.elapsed() < ARGUMENTS_WAIT_ALL + ARGUMENTS_WAIT);
         open(&gate);
     }

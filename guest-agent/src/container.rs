@@ -1,4 +1,4 @@
-//! One container: its life, its cgroup, and who joined it.
+//! One container: its lifecycle, its cgroup, and who joined it.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,18 +12,18 @@ use capsid_protocol::{ContainerSpec, FrameError, Stopped, frame, write_frame};
 use rustix::process::{Pid, WaitStatus};
 
 use crate::cgroup::Cgroup;
-use crate::claim::Writing;
-use crate::life::{Ground, Life, LifeError};
+use crate::disk_users::Writing;
 use crate::limits::JOINERS_WAIT;
 use crate::pod::Pod;
+use crate::process_lifecycle::{AgentContext, LifecycleError, ProcessLifecycle};
 use crate::stream::Copies;
 use crate::sys::{self, PidNamespace};
 use crate::{devices, disk, log, threads};
 
 /// A container, from its spec to its end.
 pub(crate) struct Container {
-    /// The life of its first process.
-    pub(crate) life: Arc<Life>,
+    /// The lifecycle of its first process.
+    pub(crate) lifecycle: Arc<ProcessLifecycle>,
     /// What it shares with others, once that is there.
     pod: OnceLock<Arc<Pod>>,
     /// There from before its first process to after its last.
@@ -68,7 +68,7 @@ impl Container {
     /// A container that nothing was done for yet.
     pub(crate) fn new(spec: ContainerSpec) -> Self {
         Self {
-            life: Arc::new(Life::new(spec)),
+            lifecycle: Arc::new(ProcessLifecycle::new(spec)),
             pod: OnceLock::new(),
             cgroup: Mutex::default(),
             joiners: Mutex::default(),
@@ -90,20 +90,21 @@ impl Container {
         self.cgroup().as_ref().map(act)
     }
 
-    /// Its network namespace, or its first process, which is in it: `setns` takes either. `None` while there is neither.
+    /// Its network namespace, or its first process, which is in it: `setns` takes either. `None` while there is
+    /// neither.
     pub(crate) fn network(&self) -> Option<OwnedFd> {
         match self.pod.get() {
             Some(pod) => pod.network().try_clone_to_owned().ok(),
-            None => self.life.running(),
+            None => self.lifecycle.running(),
         }
     }
 
     /// Lets a process join, when the program runs and is not frozen.
-    pub(crate) fn admit(self: &Arc<Self>) -> Result<Admission, LifeError> {
-        let not_running = || LifeError::NotRunning(self.life.id.clone());
-        // Counted before the look at the life: a container that ends afterwards waits.
+    pub(crate) fn admit(self: &Arc<Self>) -> Result<Admission, LifecycleError> {
+        let not_running = || LifecycleError::NotRunning(self.lifecycle.id.clone());
+        // Counted before the look at the state: a container that ends afterwards waits.
         *self.joiners() += 1;
-        let first = self.life.running();
+        let first = self.lifecycle.running();
         let admission = first.map(|first| Admission {
             container: Arc::clone(self),
             first,
@@ -115,75 +116,76 @@ impl Container {
         };
         match self.with_cgroup(Cgroup::is_frozen) {
             None => Err(not_running()),
-            Some(true) => Err(LifeError::Paused(self.life.id.clone())),
+            Some(true) => Err(LifecycleError::Paused(self.lifecycle.id.clone())),
             Some(false) => Ok(admission),
         }
     }
 
-    /// Lives the container's life, telling it by `report`.
-    pub(crate) fn live(&self, ground: &Ground, report: impl Fn(Report)) {
-        match self.live_in_cgroup(ground, &report) {
+    /// Runs the container from start to end, and reports each change by `report`.
+    pub(crate) fn run_once(&self, context: &AgentContext, report: impl Fn(Report)) {
+        match self.run_in_cgroup(context, &report) {
             Ok(stopped) => report(Report::Stopped(stopped)),
-            Err(error) => report(Report::Failed(error.report(&self.life.id))),
+            Err(error) => report(Report::Failed(error.report(&self.lifecycle.id))),
         }
         self.mounts.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// The life with what is around it; cgroup and mounts are gone before the end is reported, but for mounts of disks
-    /// that are thrown away.
-    fn live_in_cgroup(&self, ground: &Ground, report: &impl Fn(Report)) -> Result<Stopped, LifeError> {
-        crate::spec::check(&self.life.spec).map_err(LifeError::Spec)?;
-        let spec = devices::resolve(&self.life.spec).map_err(LifeError::Device)?;
-        let pod = ground.pod_of(&self.life.spec)?;
+    /// The lifecycle with what is around it; cgroup and mounts are gone before the end is reported, but for mounts of
+    /// disks that are thrown away.
+    fn run_in_cgroup(&self, context: &AgentContext, report: &impl Fn(Report)) -> Result<Stopped, LifecycleError> {
+        crate::spec::check(&self.lifecycle.spec).map_err(LifecycleError::Spec)?;
+        let spec = devices::resolve(&self.lifecycle.spec).map_err(LifecycleError::Device)?;
+        let pod = context.pod_of(&self.lifecycle.spec)?;
         if let Some(pod) = &pod {
             self.pod.get_or_init(|| Arc::clone(pod));
         }
         let above = pod.as_deref().map(Pod::cgroup);
-        let cgroup = Cgroup::make(above, &self.life.id, &self.life.spec.limits).map_err(LifeError::Cgroup)?;
+        let cgroup =
+            Cgroup::make(above, &self.lifecycle.id, &self.lifecycle.spec.limits).map_err(LifecycleError::Cgroup)?;
         *self.cgroup() = Some(cgroup);
-        let discards = self.life.spec.discards_disks;
+        let discards = self.lifecycle.spec.discards_disks;
         let disks = if discards {
             Vec::new()
         } else {
-            disk::serials(&self.life.spec)
+            disk::serials(&self.lifecycle.spec)
         };
-        ground.claims.take(&disks);
-        let outcome = self.run(ground, &spec, pod.as_deref(), report);
+        context.disk_users.take(&disks);
+        let outcome = self.run(context, &spec, pod.as_deref(), report);
         let cgroup = self.cgroup().take();
         let was_oom_killed = cgroup.is_some_and(|cgroup| cgroup.was_oom_killed());
         if !discards {
             self.unmount();
         }
         // After the last process: the host may use them elsewhere as soon as it knows of the end.
-        let are_free = ground.claims.give_back(&disks);
+        let are_free = context.disk_users.give_back(&disks);
         if !are_free {
             log::warn("a disk of a container is still mounted after its end");
             sync(&disks);
         }
         outcome.map(|status| Stopped {
             disks_busy: !are_free,
-            ..self.life.stopped(status, was_oom_killed)
+            ..self.lifecycle.stopped(status, was_oom_killed)
         })
     }
 
-    /// The recipe of a life: each step leaves the state as the next one needs it. `spec` names all its devices.
+    /// The recipe of a lifecycle: each step leaves the state as the next one needs it. `spec` names all its devices.
     fn run(
         &self,
-        ground: &Ground,
+        context: &AgentContext,
         spec: &ContainerSpec,
         pod: Option<&Pod>,
         report: &impl Fn(Report),
-    ) -> Result<WaitStatus, LifeError> {
-        let (mut control, stage_end) = UnixStream::pair().map_err(|e| LifeError::Control(FrameError::Io(e)))?;
-        let pid = self.spawn(ground, pod, stage_end)?;
-        let mut copies = Copies::new().map_err(LifeError::Copy)?;
+    ) -> Result<WaitStatus, LifecycleError> {
+        let (mut control, init_end) = UnixStream::pair().map_err(|e| LifecycleError::Control(FrameError::Io(e)))?;
+        let pid = self.spawn(context, pod, init_end)?;
+        let mut copies = Copies::new().map_err(LifecycleError::Copy)?;
         let outcome = self
-            .tell(&mut control, spec, pod)
+            .send_spec(&mut control, spec, pod)
             .and_then(|()| self.until_running((control, spec), pid, &mut copies, report));
         if outcome.is_err() {
             self.kill();
         }
-        let status = self.life.wait_for_exit();
+        let status = self.lifecycle.wait_for_exit();
         // Who joined and has not reached the pid namespace yet.
         self.kill();
         copies.finish();
@@ -203,50 +205,55 @@ impl Container {
         self.with_cgroup(Cgroup::kill);
     }
 
-    /// Starts the stage in the cgroup.
-    fn spawn(&self, ground: &Ground, pod: Option<&Pod>, stage_end: UnixStream) -> Result<Pid, LifeError> {
+    /// Starts the container init in the cgroup.
+    fn spawn(&self, context: &AgentContext, pod: Option<&Pod>, init_end: UnixStream) -> Result<Pid, LifecycleError> {
         let spawned = self.with_cgroup(|cgroup| {
-            let (program, folder) = (ground.program.as_fd(), cgroup.folder().as_fd());
+            let (program, folder) = (context.program.as_fd(), cgroup.folder().as_fd());
             let spawn = || match pod {
-                None => sys::spawn_stage(program, folder, stage_end.as_fd(), PidNamespace::New),
-                Some(pod) => pod.spawn(program, folder, stage_end.as_fd()),
+                None => sys::spawn_init(program, folder, init_end.as_fd(), PidNamespace::New),
+                Some(pod) => pod.spawn(program, folder, init_end.as_fd()),
             };
-            ground.reaper.spawn(spawn, self.life.on_exit())
+            context.reaper.spawn(spawn, self.lifecycle.on_exit())
         });
-        let spawned = spawned.ok_or(LifeError::Ended)?.map_err(LifeError::Spawn)?;
-        self.life.begin(spawned.pidfd);
+        let spawned = spawned.ok_or(LifecycleError::Ended)?.map_err(LifecycleError::Spawn)?;
+        self.lifecycle.begin(spawned.pidfd);
         Ok(spawned.pid)
     }
 
-    /// Tells the stage what to become, and hands over what it shares.
-    fn tell(&self, control: &mut UnixStream, spec: &ContainerSpec, pod: Option<&Pod>) -> Result<(), LifeError> {
-        let told = match pod {
+    /// Sends the container init its spec, and hands over what it shares.
+    fn send_spec(
+        &self,
+        control: &mut UnixStream,
+        spec: &ContainerSpec,
+        pod: Option<&Pod>,
+    ) -> Result<(), LifecycleError> {
+        let sent = match pod {
             None => write_frame(control, spec),
             Some(pod) => {
                 frame::encode_frame(spec).and_then(|spec| crate::control::send(control, &spec, &pod.namespaces()))
             }
         };
-        told.map_err(LifeError::Control)
+        sent.map_err(LifecycleError::Control)
     }
 
-    /// Has the stage make everything but the program, and then run it.
+    /// Has the container init make everything but the program, and then run it.
     fn until_running(
         &self,
         (control, spec): (UnixStream, &ContainerSpec),
         pid: Pid,
         copies: &mut Copies,
         report: &impl Fn(Report),
-    ) -> Result<(), LifeError> {
-        let ends = self.life.receive_created(&control)?;
-        // To take the root's mounts apart takes longer than a short program runs, and for ever while the host has no room
-        // for what is not written yet. Nothing depends on this: a process that is gone takes its mounts with it.
+    ) -> Result<(), LifecycleError> {
+        let ends = self.lifecycle.receive_created(&control)?;
+        // To take the root's mounts apart takes longer than a short program runs, and for ever while the host has no
+        // room for what is not written yet. Nothing depends on this: a process that is gone takes its mounts with it.
         let mounts = File::open(format!("/proc/{}/ns/mnt", pid.as_raw_nonzero())).ok();
         *self.mounts.lock().unwrap_or_else(PoisonError::into_inner) = mounts;
-        // Only now: the stage itself opens disks.
+        // Only now: the container init itself opens disks.
         self.with_cgroup(|cgroup| cgroup.restrict_devices(spec))
             .unwrap_or(Ok(()))
-            .map_err(LifeError::Cgroup)?;
-        self.life
+            .map_err(LifecycleError::Cgroup)?;
+        self.lifecycle
             .until_running((control, ends), pid, copies, &|| self.kill(), report)
     }
 

@@ -1,9 +1,9 @@
-//! The stage: a fresh, single-threaded process that turns itself into the container's program.
+//! The container init: a fresh, single-threaded process that turns itself into the container's program.
 //!
 //! It is PID 1 of the container's pid namespace and sits in its cgroup from its first instruction. Its standard input
 //! is the control socket: a spec comes in, [`Created`] goes out with the agent's ends of the streams, [`Start`] comes
-//! in, and then either the socket closes (the program runs) or [`Failed`] goes out. A stage that [`join`]s a container
-//! is not in the container's pid namespace, and forks the process that does the same.
+//! in, and then either the socket closes (the program runs) or [`Failed`] goes out. A container init that [`join`]s a
+//! container is not in the container's pid namespace, and forks the process that does the same.
 
 mod join;
 mod streams;
@@ -16,7 +16,7 @@ use std::path::Path;
 use capsid_protocol::message::agent_message::Kind as Report;
 use capsid_protocol::message::host_message::Kind as HostKind;
 use capsid_protocol::{
-    AgentMessage, ContainerSpec, Created, Failed, FrameError, HostMessage, Request, Stage, frame, read_frame,
+    AgentMessage, ContainerSpec, Created, Failed, FailedStep, FrameError, HostMessage, Request, frame, read_frame,
     write_frame,
 };
 use rustix::fs::{CWD, Mode, OFlags};
@@ -39,7 +39,7 @@ use streams::{Streams, find_null, make_streams, take_streams};
 
 /// The step that failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StageError {
+pub(crate) enum InitError {
     /// The control socket failed.
     #[error("the agent's control socket failed")]
     Control(#[source] FrameError),
@@ -76,7 +76,7 @@ pub(crate) enum StageError {
     /// Score for the out-of-memory killer.
     #[error("cannot set the out-of-memory score")]
     OomScore(#[source] std::io::Error),
-    /// The tmpfs for what the stage assembles.
+    /// The tmpfs for what the container init assembles.
     #[error("cannot mount the staging tmpfs")]
     Staging(#[source] MountError),
     /// The disks.
@@ -123,33 +123,35 @@ pub(crate) enum StageError {
     Exec(ExecError),
 }
 
-impl StageError {
+impl InitError {
     /// The protocol's word for the step.
-    fn stage(&self) -> Stage {
+    fn step(&self) -> FailedStep {
         match self {
-            Self::Control(_) | Self::Unexpected | Self::HandOver(_) | Self::Fork(_) => Stage::Unknown,
+            Self::Control(_) | Self::Unexpected | Self::HandOver(_) | Self::Fork(_) => FailedStep::Unknown,
             Self::Join(_) | Self::Namespaces(_) | Self::Private(_) | Self::Hostname(_) | Self::Loopback(_) => {
-                Stage::Namespace
+                FailedStep::Namespace
             }
-            Self::Sysctl { .. } | Self::Network(_) => Stage::Namespace,
-            Self::WorkingDirectory { .. } | Self::Step(StepError::WorkingDirectory { .. }) => Stage::WorkingDirectory,
-            Self::Staging(_) | Self::Disk(_) | Self::Root(_) | Self::Step(_) => Stage::Mount,
-            Self::User(_) => Stage::User,
+            Self::Sysctl { .. } | Self::Network(_) => FailedStep::Namespace,
+            Self::WorkingDirectory { .. } | Self::Step(StepError::WorkingDirectory { .. }) => {
+                FailedStep::WorkingDirectory
+            }
+            Self::Staging(_) | Self::Disk(_) | Self::Root(_) | Self::Step(_) => FailedStep::Mount,
+            Self::User(_) => FailedStep::User,
 
-            Self::Streams(_) | Self::ControllingTerminal(_) => Stage::Stream,
+            Self::Streams(_) | Self::ControllingTerminal(_) => FailedStep::Stream,
             Self::Dumpable(_)
             | Self::Keyring(_)
             | Self::Rlimit { .. }
             | Self::NoNewPrivileges(_)
-            | Self::OomScore(_) => Stage::Confinement,
-            Self::Seccomp(_) | Self::Privileges(_) => Stage::Confinement,
-            Self::Exec(ExecError::NotInPath(_) | ExecError::NotFound { .. }) => Stage::ExecNotFound,
-            Self::Exec(ExecError::Refused { .. }) => Stage::ExecRefused,
+            | Self::OomScore(_) => FailedStep::Confinement,
+            Self::Seccomp(_) | Self::Privileges(_) => FailedStep::Confinement,
+            Self::Exec(ExecError::NotInPath(_) | ExecError::NotFound { .. }) => FailedStep::ExecNotFound,
+            Self::Exec(ExecError::Refused { .. }) => FailedStep::ExecRefused,
         }
     }
 }
 
-/// Runs the stage: the exit code, when there is anything left to exit.
+/// Runs the container init: the exit code, when there is anything left to exit.
 pub(crate) fn run() -> i32 {
     let Ok(control) = sys::take_standard_stream(0) else {
         return 1;
@@ -171,7 +173,7 @@ pub(crate) fn run() -> i32 {
         Ok(exit_code) => return exit_code,
         Err(failure) => failure,
     };
-    let failed = failed(&id, failure.stage(), &failure);
+    let failed = failed(&id, failure.step(), &failure);
     // Without the agent there is nobody to tell.
     let _ = write_frame(
         &mut control,
@@ -189,7 +191,7 @@ fn receive_spec(control: &UnixStream) -> Result<(ContainerSpec, Vec<OwnedFd>), F
 }
 
 /// Tells an error as the protocol does: the chain in one line, and the deepest `errno` in it.
-pub(crate) fn failed(id: &str, stage: Stage, error: &(dyn std::error::Error + 'static)) -> Failed {
+pub(crate) fn failed(id: &str, step: FailedStep, error: &(dyn std::error::Error + 'static)) -> Failed {
     let mut errno = 0;
     let mut next = Some(error);
     while let Some(e) = next {
@@ -203,7 +205,7 @@ pub(crate) fn failed(id: &str, stage: Stage, error: &(dyn std::error::Error + 's
     }
     Failed {
         container: id.to_owned(),
-        stage: stage as i32,
+        step: step as i32,
         errno,
         message: log::chain(error),
         request: Request::Run as i32,
@@ -211,15 +213,15 @@ pub(crate) fn failed(id: &str, stage: Stage, error: &(dyn std::error::Error + 's
 }
 
 /// The recipe. Returns the exit code of an init, or what failed; a program that runs does not return.
-fn become_program(spec: ContainerSpec, fds: Vec<OwnedFd>, control: &mut UnixStream) -> Result<i32, StageError> {
+fn become_program(spec: ContainerSpec, fds: Vec<OwnedFd>, control: &mut UnixStream) -> Result<i32, InitError> {
     leave_agent(&spec, fds)?;
     let task = prepare_task(&spec)?;
     let (root, streams, identity) = make_root(&spec)?;
-    mount::enter(&root).map_err(StageError::Root)?;
+    mount::enter(&root).map_err(InitError::Root)?;
     if let Some(task) = task {
         return do_task(&spec, task, streams, control);
     }
-    rustix::process::chdir(spec.cwd.as_str()).map_err(|source| StageError::WorkingDirectory {
+    rustix::process::chdir(spec.cwd.as_str()).map_err(|source| InitError::WorkingDirectory {
         path: spec.cwd.clone(),
         source,
     })?;
@@ -232,8 +234,8 @@ fn become_program(spec: ContainerSpec, fds: Vec<OwnedFd>, control: &mut UnixStre
     if !spec.init {
         return Err(execute(&spec.args, &env));
     }
-    let (unconnected, _) = UnixStream::pair().map_err(|e| StageError::Control(FrameError::Io(e)))?;
-    match sys::fork().map_err(StageError::Fork)? {
+    let (unconnected, _) = UnixStream::pair().map_err(|e| InitError::Control(FrameError::Io(e)))?;
+    match sys::fork().map_err(InitError::Fork)? {
         None => {
             lead_foreground(spec.terminal.is_some());
             Err(execute(&spec.args, &env))
@@ -247,66 +249,61 @@ fn become_program(spec: ContainerSpec, fds: Vec<OwnedFd>, control: &mut UnixStre
 }
 
 /// What the spec's task needs of the agent's own folders, while they are there.
-fn prepare_task(spec: &ContainerSpec) -> Result<Option<Prepared>, StageError> {
+fn prepare_task(spec: &ContainerSpec) -> Result<Option<Prepared>, InitError> {
     let task = spec.task.as_ref().and_then(|task| task.kind.clone());
     let prepared = task.map(|kind| task::prepare(kind, spec)).transpose();
-    prepared.map_err(StageError::Disk)
+    prepared.map_err(InitError::Disk)
 }
 
 /// Does the task in place of a program: its exit code.
-fn do_task(
-    spec: &ContainerSpec,
-    task: Prepared,
-    streams: Streams,
-    control: &mut UnixStream,
-) -> Result<i32, StageError> {
+fn do_task(spec: &ContainerSpec, task: Prepared, streams: Streams, control: &mut UnixStream) -> Result<i32, InitError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = Root::new(rustix::fs::open("/", flags, Mode::empty()).map_err(StageError::Root)?);
+    let root = Root::new(rustix::fs::open("/", flags, Mode::empty()).map_err(InitError::Root)?);
     let own = hand_over(spec, streams, control)?;
     wait_for_start(control)?;
     take_streams(spec, &own)?;
     drop(own);
-    let (unconnected, _) = UnixStream::pair().map_err(|e| StageError::Control(FrameError::Io(e)))?;
+    let (unconnected, _) = UnixStream::pair().map_err(|e| InitError::Control(FrameError::Io(e)))?;
     // Its closing tells the agent that the task is being done.
     *control = unconnected;
     Ok(task::execute(&root, task))
 }
 
 /// New namespaces, with what belongs to them, while the agent's `/proc` is still there.
-fn leave_agent(spec: &ContainerSpec, pod: Vec<OwnedFd>) -> Result<(), StageError> {
+fn leave_agent(spec: &ContainerSpec, pod: Vec<OwnedFd>) -> Result<(), InitError> {
     // A failure leaves only the default, which the pid namespace makes harmless.
     let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
     rustix::process::umask(Mode::empty());
     let device = match (&spec.network, &spec.pod) {
-        (Some(_), None) => Some(Device::here().map_err(StageError::Network)?),
+        (Some(_), None) => Some(Device::here().map_err(InitError::Network)?),
         _ => None,
     };
     match &spec.pod {
-        None => sys::unshare_namespaces().map_err(StageError::Namespaces)?,
+        None => sys::unshare_namespaces().map_err(InitError::Namespaces)?,
         Some(_) => {
-            pod::enter(&pod).map_err(StageError::Join)?;
-            sys::unshare_own_namespaces().map_err(StageError::Namespaces)?;
+            pod::enter(&pod).map_err(InitError::Join)?;
+            sys::unshare_own_namespaces().map_err(InitError::Namespaces)?;
         }
     }
     drop(pod);
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(StageError::Private)?;
+        .map_err(InitError::Private)?;
     if spec.pod.is_none() {
-        furnish_namespaces(spec, device)?;
+        set_up_namespaces(spec, device)?;
     }
-    fs::write("/proc/self/oom_score_adj", "0").map_err(StageError::OomScore)
+    fs::write("/proc/self/oom_score_adj", "0").map_err(InitError::OomScore)
 }
 
 /// Makes new namespaces of the calling thread what a container expects; `device` is of those that it had before.
-pub(crate) fn furnish_namespaces(spec: &ContainerSpec, device: Option<Device>) -> Result<(), StageError> {
-    rustix::system::sethostname(spec.hostname.as_bytes()).map_err(StageError::Hostname)?;
-    loopback_up().map_err(StageError::Loopback)?;
+pub(crate) fn set_up_namespaces(spec: &ContainerSpec, device: Option<Device>) -> Result<(), InitError> {
+    rustix::system::sethostname(spec.hostname.as_bytes()).map_err(InitError::Hostname)?;
+    loopback_up().map_err(InitError::Loopback)?;
     if let (Some(device), Some(network)) = (device, &spec.network) {
-        device.bring(network).map_err(StageError::Network)?;
+        device.bring(network).map_err(InitError::Network)?;
     }
     for sysctl in &spec.sysctls {
         let path = Path::new("/proc/sys").join(sysctl.name.replace('.', "/"));
-        fs::write(path, &sysctl.value).map_err(|source| StageError::Sysctl {
+        fs::write(path, &sysctl.value).map_err(|source| InitError::Sysctl {
             name: sysctl.name.clone(),
             source,
         })?;
@@ -321,17 +318,17 @@ fn loopback_up() -> Result<(), Errno> {
 }
 
 /// Assembles the root with everything in it: where it is, the streams, and who the program is.
-fn make_root(spec: &ContainerSpec) -> Result<(std::path::PathBuf, Streams, Identity), StageError> {
+fn make_root(spec: &ContainerSpec) -> Result<(std::path::PathBuf, Streams, Identity), InitError> {
     mount::filesystem("tmpfs", &[("size", STAGING_TMPFS), ("mode", "0755")], &[], 0)
         .and_then(|m| mount::attach(&m, CWD, STAGING))
-        .map_err(StageError::Staging)?;
-    add_slots(&spec.slots).map_err(StageError::Disk)?;
-    let path = mount_root(&spec.root).map_err(StageError::Disk)?;
+        .map_err(InitError::Staging)?;
+    add_slots(&spec.slots).map_err(InitError::Disk)?;
+    let path = mount_root(&spec.root).map_err(InitError::Disk)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = Root::new(rustix::fs::open(&path, flags, Mode::empty()).map_err(StageError::Root)?);
-    let terminal = mount::execute(&root, &plan(spec), spec).map_err(StageError::Step)?;
-    let identity = resolve(&root, &spec.user, &spec.additional_groups).map_err(StageError::User)?;
-    let streams = make_streams(spec, || null(&root), terminal, &identity).map_err(StageError::Streams)?;
+    let root = Root::new(rustix::fs::open(&path, flags, Mode::empty()).map_err(InitError::Root)?);
+    let terminal = mount::execute(&root, &plan(spec), spec).map_err(InitError::Step)?;
+    let identity = resolve(&root, &spec.user, &spec.additional_groups).map_err(InitError::User)?;
+    let streams = make_streams(spec, || null(&root), terminal, &identity).map_err(InitError::Streams)?;
     Ok((path, streams, identity))
 }
 
@@ -344,51 +341,51 @@ fn null(root: &Root) -> Result<OwnedFd, Errno> {
 }
 
 /// Sends `Created` with the agent's ends.
-fn hand_over(spec: &ContainerSpec, streams: Streams, control: &UnixStream) -> Result<Vec<OwnedFd>, StageError> {
+fn hand_over(spec: &ContainerSpec, streams: Streams, control: &UnixStream) -> Result<Vec<OwnedFd>, InitError> {
     let created = Created {
         container: spec.id.clone(),
     };
     let message = AgentMessage {
         kind: Some(Report::Created(created)),
     };
-    let bytes = frame::encode_frame(&message).map_err(StageError::Control)?;
+    let bytes = frame::encode_frame(&message).map_err(InitError::Control)?;
     let fds: Vec<BorrowedFd<'_>> = streams.agent.iter().map(AsFd::as_fd).collect();
-    control::send(control, &bytes, &fds).map_err(StageError::HandOver)?;
+    control::send(control, &bytes, &fds).map_err(InitError::HandOver)?;
     Ok(streams.own)
 }
 
 /// Waits for the agent's word.
-fn wait_for_start(control: &mut UnixStream) -> Result<(), StageError> {
-    match read_frame::<HostMessage>(control).map_err(StageError::Control)?.kind {
+fn wait_for_start(control: &mut UnixStream) -> Result<(), InitError> {
+    match read_frame::<HostMessage>(control).map_err(InitError::Control)?.kind {
         Some(HostKind::Start(_)) => Ok(()),
-        _ => Err(StageError::Unexpected),
+        _ => Err(InitError::Unexpected),
     }
 }
 
 /// Gives up the agent's powers, in runc's order: without `no_new_privs` only `CAP_SYS_ADMIN` may install a filter, so
 /// it is installed before that is dropped; with it, last, so that the filter need not allow the steps.
-fn confine(spec: &ContainerSpec, identity: &Identity) -> Result<(), StageError> {
+fn confine(spec: &ContainerSpec, identity: &Identity) -> Result<(), InitError> {
     match sys::join_session_keyring() {
         // A kernel without keyrings has none to share.
         Ok(()) | Err(Errno::NOSYS) => {}
-        Err(e) => return Err(StageError::Keyring(e)),
+        Err(e) => return Err(InitError::Keyring(e)),
     }
     for limit in &spec.rlimits {
-        sys::set_rlimit(limit.resource, limit.soft, limit.hard).map_err(|source| StageError::Rlimit {
+        sys::set_rlimit(limit.resource, limit.soft, limit.hard).map_err(|source| InitError::Rlimit {
             resource: limit.resource,
             source,
         })?;
     }
     rustix::process::umask(Mode::from_raw_mode(0o022));
     if spec.no_new_privs {
-        rustix::thread::set_no_new_privs(true).map_err(StageError::NoNewPrivileges)?;
-        become_user(identity, spec.capabilities).map_err(StageError::Privileges)?;
+        rustix::thread::set_no_new_privs(true).map_err(InitError::NoNewPrivileges)?;
+        become_user(identity, spec.capabilities).map_err(InitError::Privileges)?;
     }
     if !spec.seccomp.is_empty() {
-        sys::install_seccomp(&spec.seccomp).map_err(StageError::Seccomp)?;
+        sys::install_seccomp(&spec.seccomp).map_err(InitError::Seccomp)?;
     }
     if !spec.no_new_privs {
-        become_user(identity, spec.capabilities).map_err(StageError::Privileges)?;
+        become_user(identity, spec.capabilities).map_err(InitError::Privileges)?;
     }
     Ok(())
 }
@@ -412,12 +409,12 @@ fn lead_foreground(has_terminal: bool) {
 }
 
 /// Replaces the process by the program: returns why it could not.
-fn execute(args: &[Vec<u8>], env: &[Vec<u8>]) -> StageError {
+fn execute(args: &[Vec<u8>], env: &[Vec<u8>]) -> InitError {
     if let Err(e) = sys::close_on_exec_from(3) {
-        return StageError::Streams(e);
+        return InitError::Streams(e);
     }
     sys::reset_signals();
-    StageError::Exec(exec::execute(args, env))
+    InitError::Exec(exec::execute(args, env))
 }
 
 #[cfg(test)]
@@ -444,15 +441,18 @@ mod tests {
 
     #[test]
     fn a_failure_carries_its_step_and_the_deepest_errno() {
-        let error = StageError::Disk(DiskError::Mount {
+        let error = InitError::Disk(DiskError::Mount {
             disk: "scratch",
             source: MountError::Make {
                 filesystem: "ext4",
                 source: Errno::IO,
             },
         });
-        let failed = failed("id", error.stage(), &error);
-        assert_eq!((failed.stage(), failed.errno), (Stage::Mount, Errno::IO.raw_os_error()));
+        let failed = failed("id", error.step(), &error);
+        assert_eq!(
+            (failed.step(), failed.errno),
+            (FailedStep::Mount, Errno::IO.raw_os_error())
+        );
         assert!(
             failed
                 .message
@@ -464,14 +464,14 @@ mod tests {
 
     #[test]
     fn dockers_exit_codes_follow_from_the_stage() {
-        let absent = StageError::Exec(ExecError::NotInPath("x".into()));
-        let refused = StageError::Exec(ExecError::Refused {
+        let absent = InitError::Exec(ExecError::NotInPath("x".into()));
+        let refused = InitError::Exec(ExecError::Refused {
             name: "x".into(),
             source: Errno::ACCESS,
         });
         assert_eq!(
-            (absent.stage(), refused.stage()),
-            (Stage::ExecNotFound, Stage::ExecRefused)
+            (absent.step(), refused.step()),
+            (FailedStep::ExecNotFound, FailedStep::ExecRefused)
         );
     }
 }

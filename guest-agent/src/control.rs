@@ -1,4 +1,4 @@
-//! The control socket between the agent and a stage: frames, with descriptors beside their first bytes.
+//! The control socket between the agent and a container init: frames, with descriptors beside their first bytes.
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;

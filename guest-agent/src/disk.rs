@@ -15,7 +15,7 @@ use crate::disk_slots::{self, DiskSlotsError};
 use crate::mount::{MountError, attach, filesystem};
 use crate::plan::attribute;
 
-/// Where the stage assembles the root, in a tmpfs that only its own mount namespace sees.
+/// Where the container init assembles the root, in a tmpfs that only its own mount namespace sees.
 pub(crate) const STAGING: &str = "/run";
 
 /// Why a container's root cannot be made from its disks.

@@ -12,11 +12,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// The disks in use, by serial, with the number of their users.
 #[derive(Default)]
-pub(crate) struct Claims {
+pub(crate) struct DiskUsers {
     users: Mutex<HashMap<String, usize>>,
 }
 
-impl Claims {
+impl DiskUsers {
     fn users(&self) -> MutexGuard<'_, HashMap<String, usize>> {
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -102,13 +102,13 @@ mod tests {
 
     #[test]
     fn a_shared_disk_is_in_use_until_its_last_user_is_gone() {
-        let claims = Claims::default();
+        let disk_users = DiskUsers::default();
         let serials = ["a".to_owned()];
-        claims.take(&serials);
-        claims.take(&serials);
-        assert!(claims.give_back(&serials));
-        assert_eq!(claims.users().get("a"), Some(&1));
-        assert!(claims.give_back(&serials));
-        assert!(claims.users().is_empty());
+        disk_users.take(&serials);
+        disk_users.take(&serials);
+        assert!(disk_users.give_back(&serials));
+        assert_eq!(disk_users.users().get("a"), Some(&1));
+        assert!(disk_users.give_back(&serials));
+        assert!(disk_users.users().is_empty());
     }
 }

@@ -1,9 +1,10 @@
-//! A process that joins a running container (`exec`): it has a life and streams of its own, and everything else of the
-//! container.
+//! A process that joins a running container (`exec`): it has a lifecycle and streams of its own, and everything else of
+//! the container.
 //!
-//! The agent starts a stage in the container's cgroup but in its own pid namespace, where the container does not see it.
-//! The stage enters the container's namespaces and forks a child into the container's pid namespace that is the agent's
-//! child too; the agent adopts that before it runs anything. See [`crate::stage`] for the other side.
+//! The agent starts a container init in the container's cgroup but in its own pid namespace, where the container does
+//! not see it. The container init enters the container's namespaces and forks a child into the container's pid
+//! namespace that is the agent's child too; the agent adopts that before it runs anything. See
+//! [`crate::container_init`] for the other side.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -17,33 +18,33 @@ use rustix::process::Pid;
 use crate::cgroup::Cgroup;
 use crate::container::{Admission, Container};
 use crate::control;
-use crate::life::{self, Ground, Life, LifeError};
+use crate::process_lifecycle::{self, AgentContext, LifecycleError, ProcessLifecycle};
 use crate::stream::Copies;
 use crate::sys::{self, PidNamespace, Spawned};
 
 /// A process beside a container's first.
-pub(crate) struct Joiner {
-    /// Its own life.
-    pub(crate) life: Arc<Life>,
+pub(crate) struct ExecProcess {
+    /// Its own lifecycle.
+    pub(crate) lifecycle: Arc<ProcessLifecycle>,
     container: Arc<Container>,
 }
 
-impl Joiner {
+impl ExecProcess {
     /// A process that will join `container`.
     pub(crate) fn new(spec: ContainerSpec, container: Arc<Container>) -> Self {
         Self {
-            life: Arc::new(Life::new(spec)),
+            lifecycle: Arc::new(ProcessLifecycle::new(spec)),
             container,
         }
     }
 
-    /// Lives its life, telling it by `report`.
-    pub(crate) fn live(&self, ground: &Ground, report: impl Fn(Report)) {
-        let checked = crate::spec::check(&self.life.spec).map_err(LifeError::Spec);
-        let failed = |error: LifeError| report(Report::Failed(error.report(&self.life.id)));
+    /// Runs the process from start to end, and reports each change by `report`.
+    pub(crate) fn run_once(&self, context: &AgentContext, report: impl Fn(Report)) {
+        let checked = crate::spec::check(&self.lifecycle.spec).map_err(LifecycleError::Spec);
+        let failed = |error: LifecycleError| report(Report::Failed(error.report(&self.lifecycle.id)));
         match checked.and_then(|()| self.container.admit()) {
             // Held over the report: a container's end comes after the ends of those who joined it.
-            Ok(admission) => match self.run(ground, &admission, &report) {
+            Ok(admission) => match self.run(context, &admission, &report) {
                 Ok(stopped) => report(Report::Stopped(stopped)),
                 Err(error) => failed(error),
             },
@@ -51,55 +52,60 @@ impl Joiner {
         }
     }
 
-    /// The recipe of a life: each step leaves the state as the next one needs it.
-    fn run(&self, ground: &Ground, admission: &Admission, report: &impl Fn(Report)) -> Result<Stopped, LifeError> {
-        let (control, pid) = self.join(ground, admission)?;
-        let mut copies = Copies::new().map_err(LifeError::Copy)?;
-        let outcome = self.life.receive_created(&control).and_then(|ends| {
-            let kill = || self.life.kill();
-            self.life
+    /// The recipe of a lifecycle: each step leaves the state as the next one needs it.
+    fn run(
+        &self,
+        context: &AgentContext,
+        admission: &Admission,
+        report: &impl Fn(Report),
+    ) -> Result<Stopped, LifecycleError> {
+        let (control, pid) = self.join(context, admission)?;
+        let mut copies = Copies::new().map_err(LifecycleError::Copy)?;
+        let outcome = self.lifecycle.receive_created(&control).and_then(|ends| {
+            let kill = || self.lifecycle.kill();
+            self.lifecycle
                 .until_running((control, ends), pid, &mut copies, &kill, report)
         });
         if outcome.is_err() {
-            self.life.kill();
+            self.lifecycle.kill();
         }
-        let status = self.life.wait_for_exit();
+        let status = self.lifecycle.wait_for_exit();
         copies.finish();
         // The limit is the container's, and so is the word of it.
-        outcome.map(|()| self.life.stopped(status, false))
+        outcome.map(|()| self.lifecycle.stopped(status, false))
     }
 
-    /// Starts the stage and adopts the process that it forks: its control socket and pid.
-    fn join(&self, ground: &Ground, admission: &Admission) -> Result<(UnixStream, Pid), LifeError> {
-        let pair = || UnixStream::pair().map_err(|e| LifeError::Control(FrameError::Io(e)));
-        // The stage's socket ends with the stage, so that its death is seen whatever its child holds.
-        let ((stage_control, stage_end), (control, child_end)) = (pair()?, pair()?);
-        let stage = self.spawn(ground, stage_end, &admission.first)?;
+    /// Starts the container init and adopts the process that it forks: its control socket and pid.
+    fn join(&self, context: &AgentContext, admission: &Admission) -> Result<(UnixStream, Pid), LifecycleError> {
+        let pair = || UnixStream::pair().map_err(|e| LifecycleError::Control(FrameError::Io(e)));
+        // The container init's socket ends with the container init, so that its death is seen whatever its child holds.
+        let ((init_control, init_end), (control, child_end)) = (pair()?, pair()?);
+        let init = self.spawn(context, init_end, &admission.first)?;
         let adopted = self
-            .forked(&stage_control, admission, child_end)
-            .and_then(|pidfd| self.adopt(ground, pidfd));
+            .forked(&init_control, admission, child_end)
+            .and_then(|pidfd| self.adopt(context, pidfd));
         match adopted {
             Ok(pid) => Ok((control, pid)),
             Err(error) => {
                 // Gone already, when it failed by itself.
-                let _ = sys::send_signal_to(&stage.pidfd, libc::SIGKILL);
+                let _ = sys::send_signal_to(&init.pidfd, libc::SIGKILL);
                 // What failed because the container ended is that, however it looked.
-                let is_running = self.container.life.running().is_some();
+                let is_running = self.container.lifecycle.running().is_some();
                 Err(if is_running {
                     error
                 } else {
-                    LifeError::NotRunning(self.container.life.id.clone())
+                    LifecycleError::NotRunning(self.container.lifecycle.id.clone())
                 })
             }
         }
     }
 
-    /// Starts the stage in the container's cgroup. Its own end is nobody's concern.
-    fn spawn(&self, ground: &Ground, stage_end: UnixStream, first: &OwnedFd) -> Result<Spawned, LifeError> {
+    /// Starts the container init in the container's cgroup. Its own end is nobody's concern.
+    fn spawn(&self, context: &AgentContext, init_end: UnixStream, first: &OwnedFd) -> Result<Spawned, LifecycleError> {
         let spawn_in = |folder: &OwnedFd| {
-            let (program, folder) = (ground.program.as_fd(), folder.as_fd());
-            let spawn = || sys::spawn_stage(program, folder, stage_end.as_fd(), PidNamespace::Inherited);
-            ground.reaper.spawn(spawn, Box::new(|_| {}))
+            let (program, folder) = (context.program.as_fd(), folder.as_fd());
+            let spawn = || sys::spawn_init(program, folder, init_end.as_fd(), PidNamespace::Inherited);
+            context.reaper.spawn(spawn, Box::new(|_| {}))
         };
         let spawned = self.container.with_cgroup(|cgroup: &Cgroup| {
             match spawn_in(cgroup.folder()) {
@@ -108,40 +114,40 @@ impl Joiner {
                 result => result,
             }
         });
-        let spawned = spawned.ok_or_else(|| LifeError::NotRunning(self.container.life.id.clone()))?;
-        spawned.map_err(LifeError::Spawn)
+        let spawned = spawned.ok_or_else(|| LifecycleError::NotRunning(self.container.lifecycle.id.clone()))?;
+        spawned.map_err(LifecycleError::Spawn)
     }
 
-    /// Tells the stage what to do: the process that it forked.
+    /// Tells the container init what to do: the process that it forked.
     fn forked(
         &self,
-        stage_control: &UnixStream,
+        init_control: &UnixStream,
         admission: &Admission,
         child_end: UnixStream,
-    ) -> Result<OwnedFd, LifeError> {
-        let spec = frame::encode_frame(&self.life.spec).map_err(LifeError::Control)?;
+    ) -> Result<OwnedFd, LifecycleError> {
+        let spec = frame::encode_frame(&self.lifecycle.spec).map_err(LifecycleError::Control)?;
         let fds = [admission.first.as_fd(), child_end.as_fd()];
-        control::send(stage_control, &spec, &fds).map_err(LifeError::Control)?;
+        control::send(init_control, &spec, &fds).map_err(LifecycleError::Control)?;
         // From here on the child alone holds it, and its closing is the child's exec or end.
         drop(child_end);
-        let (message, mut fds) = life::receive(stage_control)?;
+        let (message, mut fds) = process_lifecycle::receive(init_control)?;
         match (message.kind, fds.pop()) {
             (Some(Report::Started(_)), Some(pidfd)) if fds.is_empty() => Ok(pidfd),
-            (Some(Report::Failed(failed)), _) => Err(LifeError::Failed(failed)),
-            _ => Err(LifeError::Unexpected),
+            (Some(Report::Failed(failed)), _) => Err(LifecycleError::Failed(failed)),
+            _ => Err(LifecycleError::Unexpected),
         }
     }
 
-    /// Makes the forked process this life's.
-    fn adopt(&self, ground: &Ground, pidfd: OwnedFd) -> Result<Pid, LifeError> {
-        match ground.reaper.adopt(&pidfd, self.life.on_exit()) {
+    /// Makes the forked process this lifecycle's.
+    fn adopt(&self, context: &AgentContext, pidfd: OwnedFd) -> Result<Pid, LifecycleError> {
+        match context.reaper.adopt(&pidfd, self.lifecycle.on_exit()) {
             Ok(pid) => {
-                self.life.begin(pidfd);
+                self.lifecycle.begin(pidfd);
                 Ok(pid)
             }
             // Not a child any more: killed, and reaped as nobody's.
-            Err(Errno::CHILD) => Err(LifeError::Ended),
-            Err(e) => Err(LifeError::Spawn(e)),
+            Err(Errno::CHILD) => Err(LifecycleError::Ended),
+            Err(e) => Err(LifecycleError::Spawn(e)),
         }
     }
 }

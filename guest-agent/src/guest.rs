@@ -1,4 +1,4 @@
-//! PID 1 of the guest: its own root, the kernel's filesystems, and the way out.
+//! PID 1 of the guest: its own root, the kernel's filesystems, and the system's end.
 
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -59,18 +59,19 @@ const NO_PROGRAMS: u64 = attribute::NOSUID | attribute::NODEV | attribute::NOEXE
 const PARAMETERS: [(&str, &str); 4] = [
     // Elasticsearch and others that map many files: the value of Debian 13, Ubuntu and Fedora (the kernel's is 65530).
     ("vm/max_map_count", "1048576"),
-    // Watches of a large source tree. The kernel allows 1% of memory for them: 8192 in a machine of 1 GiB. Each is charged
-    // to the memory limit of its container.
+    // Watches of a large source tree. The kernel allows 1% of memory for them: 8192 in a machine of 1 GiB. Each is
+    // charged to the memory limit of its container.
     ("fs/inotify/max_user_watches", "524288"),
-    // Open files of all containers together: as systemd sets it, since limits of memory and of open files count already.
+    // Open files of all containers together: as systemd sets it, since limits of memory and of open files count
+    // already.
     ("fs/file-max", "9223372036854775807"),
     // Reserving memory is not using it. The kernel refuses a mapping larger than the machine, which is as small as the
-    // container's limit and not the host: JVMs, Go programs and databases that reserve much would not start where they do
-    // under docker. What is used counts against the limit, as there.
+    // container's limit and not the host: JVMs, Go programs and databases that reserve much would not start where they
+    // do under docker. What is used counts against the limit, as there.
     ("vm/overcommit_memory", "1"),
 ];
 
-/// Makes the guest ready for containers: the agent's own program, to be started again as stages.
+/// Makes the guest ready for containers: the agent's own program, to be started again as container inits.
 pub(crate) fn set_up() -> Result<OwnedFd, GuestError> {
     reserve_standard_streams()?;
     leave_initramfs()?;

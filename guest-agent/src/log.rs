@@ -44,18 +44,18 @@ fn words(error: &(dyn Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container_init::InitError;
     use crate::disk::DiskError;
-    use crate::stage::StageError;
 
     #[test]
     fn a_chain_is_one_line() {
-        let error = StageError::Disk(DiskError::Absent("a\nb".into()));
+        let error = InitError::Disk(DiskError::Absent("a\nb".into()));
         assert_eq!(chain(&error), "cannot mount the root: no disk with serial a b");
     }
 
     #[test]
     fn system_errors_are_said_in_words() {
-        let error = StageError::Hostname(Errno::PERM);
+        let error = InitError::Hostname(Errno::PERM);
         assert_eq!(chain(&error), "cannot set the host name: operation not permitted");
     }
 }

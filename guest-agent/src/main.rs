@@ -1,7 +1,7 @@
 //! `capsid-agent`: PID 1 of the guest. It makes containers from the specs that the host sends.
 //!
-//! The same binary is started again as the [`stage`] of each container: the process that becomes its program. PID 1
-//! itself never panics over anything a container does; would it, the kernel would, and the machine would end.
+//! The same binary is started again as the [`container_init`] of each container: the process that becomes its program.
+//! PID 1 itself never panics over anything a container does; would it, the kernel would, and the machine would end.
 #![cfg_attr(not(test), no_main)]
 #![cfg_attr(test, allow(dead_code, reason = "tests have an entry of their own"))]
 
@@ -9,19 +9,19 @@ mod arguments;
 mod beneath;
 mod capability;
 mod cgroup;
-mod claim;
 mod clock;
 mod container;
+mod container_init;
 mod control;
 mod devices;
 mod disk;
 mod disk_slots;
+mod disk_users;
 mod exec;
+mod exec_process;
 mod free_space;
 mod guest;
 mod init;
-mod joiner;
-mod life;
 mod limits;
 mod log;
 mod mount;
@@ -29,13 +29,13 @@ mod network;
 mod plan;
 mod pod;
 mod populate;
+mod process_lifecycle;
 mod processes;
 mod reaper;
 mod request;
 mod session;
 mod share;
 mod spec;
-mod stage;
 mod stream;
 mod sys;
 mod task;
@@ -49,15 +49,15 @@ use std::sync::{Arc, Mutex};
 
 use rustix::time::ClockId;
 
-use crate::claim::Claims;
-use crate::life::Ground;
+use crate::disk_users::DiskUsers;
+use crate::process_lifecycle::AgentContext;
 use crate::reaper::Reaper;
 use crate::session::SessionError;
 
 /// Runs as what the binary was started as: the exit code.
 fn run(is_stage: bool) -> i32 {
     if is_stage {
-        return stage::run();
+        return container_init::run();
     }
     if !rustix::process::getpid().is_init() {
         log::warn("the agent is the first process of a guest, and nothing else");
@@ -83,14 +83,14 @@ fn serve(program: OwnedFd, agent_start_ns: u64) -> Result<(), SessionError> {
     // Before any thread: they inherit it, and children are announced by a signal.
     sys::block_signals();
     sys::ignore_sigpipe();
-    let ground = Arc::new(Ground {
+    let context = Arc::new(AgentContext {
         program,
         reaper: Reaper::default(),
-        claims: Claims::default(),
+        disk_users: DiskUsers::default(),
         pod: Mutex::default(),
         pod_network: Mutex::default(),
     });
-    let reaped = Arc::clone(&ground);
+    let reaped = Arc::clone(&context);
     threads::spawn("reaper", move || reaped.reaper.run()).map_err(SessionError::Thread)?;
-    session::run(ground, agent_start_ns)
+    session::run(context, agent_start_ns)
 }

@@ -245,8 +245,8 @@ fn mount_one(
 }
 
 /// The folder that the image itself has at `path`, if a copy of it is wanted and there is one. It is resolved in the
-/// root's own filesystem, without what is mounted over it: a link of the image's that leads into `/proc`, `/sys` or another
-/// volume finds what the image has there, mostly nothing, and never what is about to be masked.
+/// root's own filesystem, without what is mounted over it: a link of the image's that leads into `/proc`, `/sys` or
+/// another volume finds what the image has there, mostly nothing, and never what is about to be masked.
 fn image_folder(root: &Root, path: &Path, is_wanted: bool) -> Result<Option<OwnedFd>, Errno> {
     if !is_wanted {
         return Ok(None);
@@ -275,7 +275,7 @@ fn make_device(root: &Root, path: &Path, block: bool, (major, minor): (u32, u32)
         Ok(()) | Err(Errno::NOENT) => {}
         Err(e) => return Err(failed(e)),
     }
-    // The umask of a stage is 0 until its program starts, so the mode arrives whole.
+    // The umask of a container init is 0 until its program starts, so the mode arrives whole.
     let mode = Mode::from_raw_mode(mode & 0o7777);
     rustix::fs::mknodat(&folder, &name, kind, mode, rustix::fs::makedev(major, minor)).map_err(failed)
 }

@@ -1,6 +1,6 @@
-//! What the containers of a pod have together: namespaces of network, ipc and uts, `/dev/shm`, a cgroup above their own,
-//! and the pid namespace when that is asked for. The first container makes it, and it stays until the machine ends:
-//! containers come and go, and what is shared does not.
+//! What the containers of a pod have together: namespaces of network, ipc and uts, `/dev/shm`, a cgroup above their
+//! own, and the pid namespace when that is asked for. The first container makes it, and it stays until the machine
+//! ends: containers come and go, and what is shared does not.
 //!
 //! The namespaces are held by descriptors; only one of pids needs a process, its PID 1, which does nothing but reap.
 
@@ -16,16 +16,17 @@ use rustix::process::DumpableBehavior;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::cgroup::{self, Cgroup, CgroupError};
+use crate::container_init::{self, InitError};
 use crate::disk::STAGING;
-use crate::life::Ground;
 use crate::mount::{self, MountError};
 use crate::network::Device;
 use crate::plan::attribute;
-use crate::stage::{self, StageError};
+use crate::process_lifecycle::AgentContext;
 use crate::sys::{self, PidNamespace, Spawned};
 use crate::{init, log};
 
-/// Where the shared memory is mounted, in the agent's mount namespace, of which each stage has a copy at first.
+/// Where the shared memory is mounted, in the agent's mount namespace, of which each container init has a copy at
+/// first.
 pub(crate) const SHM: &str = "/shm";
 
 /// Name of the cgroup above those of the containers; theirs are ids.
@@ -44,8 +45,8 @@ pub(crate) enum PodError {
     #[error("cannot make the namespaces")]
     Namespaces(#[source] Errno),
     /// Host name, loopback interface, kernel parameters.
-    #[error("cannot furnish the namespaces")]
-    Furnish(#[source] StageError),
+    #[error("cannot set up the namespaces")]
+    SetUp(#[source] InitError),
     /// One cannot be held.
     #[error("cannot open the namespace {path}")]
     Open { path: String, source: std::io::Error },
@@ -88,7 +89,7 @@ struct Pids {
 
 impl Pod {
     /// Makes all of it for the first container.
-    pub(crate) fn make(first: &ContainerSpec, pod: &spec::Pod, ground: &Ground) -> Result<Self, PodError> {
+    pub(crate) fn make(first: &ContainerSpec, pod: &spec::Pod, context: &AgentContext) -> Result<Self, PodError> {
         let cgroup = Cgroup::make(None, CGROUP, &pod.limits).map_err(PodError::Cgroup)?;
         cgroup.share_out();
         mount_shm(pod.shm_bytes)?;
@@ -97,7 +98,7 @@ impl Pod {
             cgroup,
             pids: pod
                 .shares_pids
-                .then(|| Pids::make(&first.id, pod, ground))
+                .then(|| Pids::make(&first.id, pod, context))
                 .transpose()?,
         })
     }
@@ -107,7 +108,7 @@ impl Pod {
         &self.cgroup
     }
 
-    /// What a stage needs to [`enter`].
+    /// What a container init needs to [`enter`].
     pub(crate) fn namespaces(&self) -> Vec<BorrowedFd<'_>> {
         self.namespaces.iter().map(AsFd::as_fd).collect()
     }
@@ -118,7 +119,7 @@ impl Pod {
         network.as_fd()
     }
 
-    /// Starts a stage in the pid namespace that a container of this pod has.
+    /// Starts a container init in the pid namespace that a container of this pod has.
     pub(crate) fn spawn(
         &self,
         program: BorrowedFd<'_>,
@@ -126,13 +127,13 @@ impl Pod {
         control: BorrowedFd<'_>,
     ) -> Result<Spawned, Errno> {
         let Some(pids) = &self.pids else {
-            return sys::spawn_stage(program, cgroup, control, PidNamespace::New);
+            return sys::spawn_init(program, cgroup, control, PidNamespace::New);
         };
         // Of this thread alone, and of its children to come: it makes one, and is back before it starts a thread, which
         // the kernel refuses in between.
         let kind = Some(LinkNameSpaceType::ProcessID);
         move_into_link_name_space(pids.namespace.as_fd(), kind)?;
-        let spawned = sys::spawn_stage(program, cgroup, control, PidNamespace::Inherited);
+        let spawned = sys::spawn_init(program, cgroup, control, PidNamespace::Inherited);
         if let Err(e) = move_into_link_name_space(pids.own.as_fd(), kind) {
             log::warn(&format!("cannot leave a pid namespace: {e}"));
         }
@@ -140,7 +141,7 @@ impl Pod {
     }
 }
 
-/// Joins the namespaces of a pod, as a stage.
+/// Joins the namespaces of a pod, as a container init.
 pub(crate) fn enter(namespaces: &[OwnedFd]) -> Result<(), Errno> {
     namespaces
         .iter()
@@ -151,9 +152,9 @@ pub(crate) fn enter(namespaces: &[OwnedFd]) -> Result<(), Errno> {
 fn make_namespaces(first: ContainerSpec) -> Result<Namespaces, PodError> {
     let make = move || {
         let device = first.network.as_ref().map(|_| Device::here()).transpose();
-        let device = device.map_err(|e| PodError::Furnish(StageError::Network(e)))?;
+        let device = device.map_err(|e| PodError::SetUp(InitError::Network(e)))?;
         sys::unshare_pod_namespaces().map_err(PodError::Namespaces)?;
-        stage::furnish_namespaces(&first, device).map_err(PodError::Furnish)?;
+        container_init::set_up_namespaces(&first, device).map_err(PodError::SetUp)?;
         let open = |kind: &str| open_namespace(&format!("/proc/thread-self/ns/{kind}"));
         Ok([open("net")?, open("ipc")?, open("uts")?])
     };
@@ -184,13 +185,13 @@ fn mount_shm(bytes: u64) -> Result<(), PodError> {
 }
 
 impl Pids {
-    fn make(id: &str, pod: &spec::Pod, ground: &Ground) -> Result<Self, PodError> {
-        let (mut control, stage_end) = UnixStream::pair().map_err(|e| PodError::Control(FrameError::Io(e)))?;
+    fn make(id: &str, pod: &spec::Pod, context: &AgentContext) -> Result<Self, PodError> {
+        let (mut control, init_end) = UnixStream::pair().map_err(|e| PodError::Control(FrameError::Io(e)))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let cgroup = rustix::fs::open(cgroup::AGENT, flags, Mode::empty()).map_err(PodError::First)?;
-        let (program, folder) = (ground.program.as_fd(), cgroup.as_fd());
-        let spawn = || sys::spawn_stage(program, folder, stage_end.as_fd(), PidNamespace::New);
-        let first = ground.reaper.spawn(spawn, Box::new(|_| {})).map_err(PodError::First)?;
+        let (program, folder) = (context.program.as_fd(), cgroup.as_fd());
+        let spawn = || sys::spawn_init(program, folder, init_end.as_fd(), PidNamespace::New);
+        let first = context.reaper.spawn(spawn, Box::new(|_| {})).map_err(PodError::First)?;
         let namespace = open_namespace(&format!("/proc/{}/ns/pid", first.pid.as_raw_nonzero()))?;
         let own = open_namespace("/proc/self/ns/pid")?;
         // Nothing to run: see `be_first`.
@@ -209,21 +210,21 @@ impl Pids {
     }
 }
 
-/// Whether a stage is to be the first process of a pod's pid namespace.
+/// Whether a container init is to be the first process of a pod's pid namespace.
 pub(crate) fn is_first(spec: &ContainerSpec) -> bool {
     spec.pod.is_some() && spec.args.is_empty()
 }
 
-/// The life of that process: it sees nothing of the guest, and reaps whom containers leave behind.
-pub(crate) fn be_first() -> Result<i32, StageError> {
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(StageError::Dumpable)?;
-    sys::unshare_own_namespaces().map_err(StageError::Namespaces)?;
+/// What that process does: it sees nothing of the guest, and reaps whom containers leave behind.
+pub(crate) fn be_first() -> Result<i32, InitError> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(InitError::Dumpable)?;
+    sys::unshare_own_namespaces().map_err(InitError::Namespaces)?;
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(StageError::Private)?;
+        .map_err(InitError::Private)?;
     let nothing = attribute::READONLY | attribute::NOSUID | attribute::NODEV | attribute::NOEXEC;
     mount::filesystem("tmpfs", &[("size", "0")], &[], nothing)
         .and_then(|m| mount::attach(&m, CWD, STAGING))
-        .map_err(StageError::Staging)?;
-    mount::enter(STAGING.as_ref()).map_err(StageError::Root)?;
+        .map_err(InitError::Staging)?;
+    mount::enter(STAGING.as_ref()).map_err(InitError::Root)?;
     init::reap_for_ever()
 }

@@ -1,5 +1,5 @@
-//! The life of one process that the host asked for, a container's first or one that joins it: what the threads of the
-//! session and its own thread know of it together, and the steps that both kinds share.
+//! The lifecycle of one process that the host asked for, a container's first or one that joins it: what the threads of
+//! the session and its own thread know of it together, and the steps that both kinds share.
 
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
@@ -11,66 +11,66 @@ use capsid_protocol::message::agent_message::Kind as Report;
 use capsid_protocol::message::host_message::Kind as HostKind;
 use capsid_protocol::spec::{Network, TerminalSize};
 use capsid_protocol::{
-    AgentMessage, ContainerSpec, Created, Failed, FrameError, HostMessage, Stage, Start, Started, Stopped, StreamKind,
-    frame, read_frame, write_frame,
+    AgentMessage, ContainerSpec, Created, Failed, FailedStep, FrameError, HostMessage, Start, Started, Stopped,
+    StreamKind, frame, read_frame, write_frame,
 };
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitStatus};
 
 use crate::cgroup::CgroupError;
-use crate::claim::Claims;
 use crate::devices::DeviceError;
+use crate::disk_users::DiskUsers;
 use crate::limits::{PENDING_SIGNALS_MAX, STREAM_WAIT};
 use crate::network::{self, NetworkError};
 use crate::pod::{Pod, PodError};
 use crate::reaper::Reaper;
 use crate::spec::SpecError;
 use crate::stream::{self, Copies};
-use crate::{control, log, stage, sys, terminal};
+use crate::{container_init, control, log, sys, terminal};
 
 /// What all lives of a session share.
-pub(crate) struct Ground {
-    /// The agent's own program, for stages.
+pub(crate) struct AgentContext {
+    /// The agent's own program, for container inits.
     pub(crate) program: OwnedFd,
     /// Waits for all of them.
     pub(crate) reaper: Reaper,
     /// Who uses which disk.
-    pub(crate) claims: Claims,
+    pub(crate) disk_users: DiskUsers,
     /// What the containers of a pod share, once there is one.
     pub(crate) pod: Mutex<Option<Arc<Pod>>>,
     /// What the pod's network is to be, where it was changed before there was one.
     pub(crate) pod_network: Mutex<Option<Network>>,
 }
 
-impl Ground {
+impl AgentContext {
     /// What the container of this spec shares with others: made for the first one.
-    pub(crate) fn pod_of(&self, spec: &ContainerSpec) -> Result<Option<Arc<Pod>>, LifeError> {
+    pub(crate) fn pod_of(&self, spec: &ContainerSpec) -> Result<Option<Arc<Pod>>, LifecycleError> {
         let Some(wanted) = &spec.pod else { return Ok(None) };
         let mut pod = self.pod.lock().unwrap_or_else(PoisonError::into_inner);
         if pod.is_none() {
             let mut first = spec.clone();
             let changed = self.pod_network.lock().unwrap_or_else(PoisonError::into_inner).take();
             first.network = changed.or(first.network);
-            *pod = Some(Arc::new(Pod::make(&first, wanted, self).map_err(LifeError::Pod)?));
+            *pod = Some(Arc::new(Pod::make(&first, wanted, self).map_err(LifecycleError::Pod)?));
         }
         Ok(pod.clone())
     }
 
     /// Gives what the containers share these addresses: now, or when it is made.
-    pub(crate) fn readdress_pod(&self, network: &Network) -> Result<(), NetworkError> {
+    pub(crate) fn configure_pod_network(&self, network: &Network) -> Result<(), NetworkError> {
         let pod = self.pod.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(pod) = &*pod else {
             *self.pod_network.lock().unwrap_or_else(PoisonError::into_inner) = Some(network.clone());
             return Ok(());
         };
         let place = pod.network().try_clone_to_owned().map_err(NetworkError::Namespace)?;
-        network::readdress(place, network.clone())
+        network::configure_network(place, network.clone())
     }
 }
 
 /// Why a container was not created or did not start.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LifeError {
+pub(crate) enum LifecycleError {
     /// The spec did not pass the door.
     #[error("the spec is refused")]
     Spec(#[source] SpecError),
@@ -89,20 +89,20 @@ pub(crate) enum LifeError {
     /// What the containers of the pod share.
     #[error("cannot make what the containers of the pod share")]
     Pod(#[source] PodError),
-    /// The stage could not be started.
+    /// The container init could not be started.
     #[error("cannot start a process")]
     Spawn(#[source] Errno),
-    /// The stage could not be spoken to.
+    /// The container init could not be spoken to.
     #[error("the first process does not answer")]
     Control(#[source] FrameError),
-    /// The stage ended without a word.
+    /// The container init ended without a word.
     #[error("the first process was ended while it was made")]
     Ended,
-    /// The stage said something else than expected.
+    /// The container init said something else than expected.
     #[error("unexpected message from the first process")]
     Unexpected,
-    /// The stage itself failed.
-    #[error("the stage failed")]
+    /// The container init itself failed.
+    #[error("the container init failed")]
     Failed(Failed),
     /// Streams did not come.
     #[error("no {0:?} connection within {STREAM_WAIT:?}")]
@@ -112,27 +112,27 @@ pub(crate) enum LifeError {
     Copy(#[source] std::io::Error),
 }
 
-impl LifeError {
+impl LifecycleError {
     /// What the host is told.
     pub(crate) fn report(self, id: &str) -> Failed {
-        let stage = match &self {
-            Self::Failed(_) => Stage::Unknown,
-            Self::Spec(_) | Self::NotRunning(_) | Self::Paused(_) => Stage::Spec,
-            Self::Cgroup(_) | Self::Ended => Stage::Cgroup,
-            Self::Spawn(_) | Self::Pod(_) => Stage::Namespace,
-            Self::Device(_) => Stage::Mount,
-            Self::Control(_) | Self::Unexpected => Stage::Unknown,
-            Self::Stream(_) | Self::Copy(_) => Stage::Stream,
+        let step = match &self {
+            Self::Failed(_) => FailedStep::Unknown,
+            Self::Spec(_) | Self::NotRunning(_) | Self::Paused(_) => FailedStep::Spec,
+            Self::Cgroup(_) | Self::Ended => FailedStep::Cgroup,
+            Self::Spawn(_) | Self::Pod(_) => FailedStep::Namespace,
+            Self::Device(_) => FailedStep::Mount,
+            Self::Control(_) | Self::Unexpected => FailedStep::Unknown,
+            Self::Stream(_) | Self::Copy(_) => FailedStep::Stream,
         };
         match self {
             Self::Failed(failed) => failed,
-            error => stage::failed(id, stage, &error),
+            error => container_init::failed(id, step, &error),
         }
     }
 }
 
-/// The life of one process, from its spec to its end.
-pub(crate) struct Life {
+/// The lifecycle of one process, from its spec to its end.
+pub(crate) struct ProcessLifecycle {
     /// Its id.
     pub(crate) id: String,
     /// What it runs.
@@ -141,10 +141,10 @@ pub(crate) struct Life {
     changed: Condvar,
 }
 
-/// What the threads of the session and of the life know of it together.
+/// What the threads of the session and of the process know of it together.
 #[derive(Default)]
 struct State {
-    phase: Phase,
+    phase: LifecycleState,
     is_start_wanted: bool,
     connections: Vec<(StreamKind, OwnedFd)>,
     /// Signals that came before the program could have them.
@@ -155,8 +155,8 @@ struct State {
 
 /// How far it is, with what exists only there.
 #[derive(Default)]
-enum Phase {
-    /// The stage has not said that it is ready.
+enum LifecycleState {
+    /// The container init has not said that it is ready.
     #[default]
     Preparing,
     /// Everything but the program.
@@ -174,8 +174,8 @@ struct Process {
     terminal: Option<OwnedFd>,
 }
 
-impl Life {
-    /// A life that has not begun.
+impl ProcessLifecycle {
+    /// A process that has not been started.
     pub(crate) fn new(spec: ContainerSpec) -> Self {
         Self {
             id: spec.id.clone(),
@@ -211,9 +211,9 @@ impl Life {
     pub(crate) fn signal(&self, number: i32) {
         let mut state = self.state();
         match &state.phase {
-            Phase::Running(process) => send(process, number),
-            Phase::Created(process) if number == libc::SIGKILL => send(process, number),
-            Phase::Preparing | Phase::Created(_)
+            LifecycleState::Running(process) => send(process, number),
+            LifecycleState::Created(process) if number == libc::SIGKILL => send(process, number),
+            LifecycleState::Preparing | LifecycleState::Created(_)
                 if number == libc::SIGKILL || state.pending.len() < PENDING_SIGNALS_MAX =>
             {
                 state.pending.push(number);
@@ -225,7 +225,7 @@ impl Life {
     /// The user's terminal has a new size.
     pub(crate) fn resize(&self, size: TerminalSize) {
         let state = self.state();
-        let (Phase::Created(process) | Phase::Running(process)) = &state.phase else {
+        let (LifecycleState::Created(process) | LifecycleState::Running(process)) = &state.phase else {
             return;
         };
         if let Some(terminal) = &process.terminal
@@ -235,18 +235,18 @@ impl Life {
         }
     }
 
-    /// The process exists: the stage that will become its program, or what the agent adopted.
+    /// The process exists: the container init that will become its program, or what the agent adopted.
     pub(crate) fn begin(&self, pidfd: OwnedFd) {
-        // The terminal follows when the stage has opened it.
-        self.state().phase = Phase::Created(Process { pidfd, terminal: None });
+        // The terminal follows when the container init has opened it.
+        self.state().phase = LifecycleState::Created(Process { pidfd, terminal: None });
     }
 
     /// What the reaper tells its end.
     pub(crate) fn on_exit(self: &Arc<Self>) -> Box<dyn FnOnce(WaitStatus) + Send> {
-        let life = Arc::clone(self);
+        let lifecycle = Arc::clone(self);
         Box::new(move |status| {
-            life.state().exit = Some(status);
-            life.changed.notify_all();
+            lifecycle.state().exit = Some(status);
+            lifecycle.changed.notify_all();
         })
     }
 
@@ -254,20 +254,20 @@ impl Life {
     pub(crate) fn running(&self) -> Option<OwnedFd> {
         let state = self.state();
         match &state.phase {
-            Phase::Running(process) if state.exit.is_none() => process.pidfd.try_clone().ok(),
+            LifecycleState::Running(process) if state.exit.is_none() => process.pidfd.try_clone().ok(),
             _ => None,
         }
     }
 
     /// Kills the process alone.
     pub(crate) fn kill(&self) {
-        if let Phase::Created(process) | Phase::Running(process) = &self.state().phase {
+        if let LifecycleState::Created(process) | LifecycleState::Running(process) = &self.state().phase {
             send(process, libc::SIGKILL);
         }
     }
 
-    /// From the stage's `Created` on: waits for `Start` and the streams, and lets the program run. Also `Ok` when it was
-    /// killed before. `kill` ends everything of this life.
+    /// From the container init's `Created` on: waits for `Start` and the streams, and lets the program run. Also `Ok`
+    /// when it was killed before. `kill` ends everything of this process.
     pub(crate) fn until_running(
         &self,
         (mut control, ends): (UnixStream, Vec<OwnedFd>),
@@ -275,7 +275,7 @@ impl Life {
         copies: &mut Copies,
         kill: &impl Fn(),
         report: &impl Fn(Report),
-    ) -> Result<(), LifeError> {
+    ) -> Result<(), LifecycleError> {
         report(Report::Created(Created {
             container: self.id.clone(),
         }));
@@ -292,18 +292,18 @@ impl Life {
             Ok(()) => {}
             // Killed, and not yet reaped.
             Err(FrameError::Io(e)) if e.kind() == ErrorKind::BrokenPipe => return Ok(()),
-            Err(e) => return Err(LifeError::Control(e)),
+            Err(e) => return Err(LifecycleError::Control(e)),
         }
         match read_frame::<AgentMessage>(&mut control) {
             // The program's exec closed the socket.
             Err(FrameError::Closed) => {}
             // Killed before it read the word.
             Err(FrameError::Io(e)) if e.kind() == ErrorKind::ConnectionReset => return Ok(()),
-            Err(e) => return Err(LifeError::Control(e)),
+            Err(e) => return Err(LifecycleError::Control(e)),
             Ok(AgentMessage {
                 kind: Some(Report::Failed(failed)),
-            }) => return Err(LifeError::Failed(failed)),
-            Ok(_) => return Err(LifeError::Unexpected),
+            }) => return Err(LifecycleError::Failed(failed)),
+            Ok(_) => return Err(LifecycleError::Unexpected),
         }
         report(Report::Started(Started {
             container: self.id.clone(),
@@ -313,19 +313,19 @@ impl Life {
         Ok(())
     }
 
-    /// Receives the stage's first message, and the agent's ends of the streams with it.
-    pub(crate) fn receive_created(&self, control: &UnixStream) -> Result<Vec<OwnedFd>, LifeError> {
+    /// Receives the container init's first message, and the agent's ends of the streams with it.
+    pub(crate) fn receive_created(&self, control: &UnixStream) -> Result<Vec<OwnedFd>, LifecycleError> {
         let (message, ends) = receive(control)?;
         match message.kind {
             Some(Report::Created(_)) if ends.len() == stream::kinds(&self.spec).len() => {}
-            Some(Report::Failed(failed)) => return Err(LifeError::Failed(failed)),
-            _ => return Err(LifeError::Unexpected),
+            Some(Report::Failed(failed)) => return Err(LifecycleError::Failed(failed)),
+            _ => return Err(LifecycleError::Unexpected),
         }
         if self.spec.terminal.is_some()
             && let Some(end) = ends.first()
         {
-            let copy = end.try_clone().map_err(LifeError::Copy)?;
-            if let Phase::Created(process) = &mut self.state().phase {
+            let copy = end.try_clone().map_err(LifecycleError::Copy)?;
+            if let LifecycleState::Created(process) = &mut self.state().phase {
                 process.terminal = Some(copy);
             }
         }
@@ -333,7 +333,7 @@ impl Life {
     }
 
     /// Waits for `Start` and then for the streams. `false` when it was killed meanwhile.
-    fn wait_for_start(&self, kill: &impl Fn()) -> Result<bool, LifeError> {
+    fn wait_for_start(&self, kill: &impl Fn()) -> Result<bool, LifecycleError> {
         if self.state().pending.contains(&libc::SIGKILL) {
             kill();
         }
@@ -352,7 +352,7 @@ impl Life {
             };
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(LifeError::Stream(missing));
+                return Err(LifecycleError::Stream(missing));
             }
             (state, _) = self
                 .changed
@@ -362,16 +362,16 @@ impl Life {
     }
 
     /// Joins each of the agent's ends with its connection.
-    fn start_copies(&self, ends: Vec<OwnedFd>, copies: &mut Copies) -> Result<(), LifeError> {
+    fn start_copies(&self, ends: Vec<OwnedFd>, copies: &mut Copies) -> Result<(), LifecycleError> {
         let mut connections = std::mem::take(&mut self.state().connections);
         for (kind, end) in stream::kinds(&self.spec).into_iter().zip(ends) {
             let Some(at) = connections.iter().position(|(k, _)| *k == kind) else {
-                return Err(LifeError::Stream(kind));
+                return Err(LifecycleError::Stream(kind));
             };
             let (_, connection) = connections.swap_remove(at);
             copies
                 .start(kind, end, connection, self.spec.stdin)
-                .map_err(LifeError::Copy)?;
+                .map_err(LifecycleError::Copy)?;
         }
         Ok(())
     }
@@ -380,9 +380,9 @@ impl Life {
     fn deliver_pending(&self) {
         let mut state = self.state();
         let pending = std::mem::take(&mut state.pending);
-        if let Phase::Created(process) = std::mem::take(&mut state.phase) {
+        if let LifecycleState::Created(process) = std::mem::take(&mut state.phase) {
             pending.into_iter().for_each(|number| send(&process, number));
-            state.phase = Phase::Running(process);
+            state.phase = LifecycleState::Running(process);
         }
     }
 
@@ -391,7 +391,7 @@ impl Life {
         let mut state = self.state();
         loop {
             if let Some(status) = state.exit {
-                state.phase = Phase::Stopped;
+                state.phase = LifecycleState::Stopped;
                 return status;
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -418,13 +418,13 @@ fn send(process: &Process, number: i32) {
     }
 }
 
-/// Receives a stage's message.
-pub(crate) fn receive(control: &UnixStream) -> Result<(AgentMessage, Vec<OwnedFd>), LifeError> {
+/// Receives a container init's message.
+pub(crate) fn receive(control: &UnixStream) -> Result<(AgentMessage, Vec<OwnedFd>), LifecycleError> {
     match control::receive(control) {
-        Ok((body, fds)) => Ok((frame::decode_body(&body).map_err(LifeError::Control)?, fds)),
-        Err(FrameError::Closed) => Err(LifeError::Ended),
+        Ok((body, fds)) => Ok((frame::decode_body(&body).map_err(LifecycleError::Control)?, fds)),
+        Err(FrameError::Closed) => Err(LifecycleError::Ended),
         // Ended before it read all that was sent.
-        Err(FrameError::Io(e)) if e.kind() == ErrorKind::ConnectionReset => Err(LifeError::Ended),
-        Err(e) => Err(LifeError::Control(e)),
+        Err(FrameError::Io(e)) if e.kind() == ErrorKind::ConnectionReset => Err(LifecycleError::Ended),
+        Err(e) => Err(LifecycleError::Control(e)),
     }
 }

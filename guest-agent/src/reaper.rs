@@ -94,8 +94,8 @@ mod tests {
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
         let reaper = Reaper::default();
         let (sender, receiver) = mpsc::channel();
-        let told = Box::new(move |status: WaitStatus| sender.send(status.exit_status()).unwrap());
-        assert_eq!(reaper.adopt(&pidfd, told).unwrap(), pid);
+        let notify = Box::new(move |status: WaitStatus| sender.send(status.exit_status()).unwrap());
+        assert_eq!(reaper.adopt(&pidfd, notify).unwrap(), pid);
         assert_eq!(reaper.adopt(&pidfd, Box::new(|_| {})).unwrap_err(), Errno::EXIST);
         // Only this child: others belong to other tests.
         let status = rustix::process::waitpid(Some(pid), WaitOptions::empty())

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use capsid_protocol::message::agent_message::Kind as Report;
 use capsid_protocol::message::host_message::Kind as Intent;
 use capsid_protocol::spec::Network;
-use capsid_protocol::{Frozen, Measured, Readdress, Readdressed, Request, Stage, Updated};
+use capsid_protocol::{ConfigureNetwork, FailedStep, Frozen, Measured, NetworkConfigured, Request, Updated};
 use rustix::io::Errno;
 
 use crate::arguments::ArgumentReaders;
 use crate::cgroup::{self, Cgroup, CgroupError};
 use crate::container::Container;
 use crate::network::{self, NetworkError};
-use crate::{processes, stage};
+use crate::{container_init, processes};
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -33,12 +33,12 @@ pub(crate) enum RequestError {
 }
 
 impl RequestError {
-    fn stage(&self) -> Stage {
+    fn step(&self) -> FailedStep {
         match self {
-            Self::NotRunning(_) => Stage::Spec,
-            Self::Cgroup(_) => Stage::Cgroup,
-            Self::Network(_) => Stage::Namespace,
-            Self::TooMany => Stage::Unknown,
+            Self::NotRunning(_) => FailedStep::Spec,
+            Self::Cgroup(_) => FailedStep::Cgroup,
+            Self::Network(_) => FailedStep::Namespace,
+            Self::TooMany => FailedStep::Unknown,
         }
     }
 }
@@ -50,7 +50,7 @@ fn kind_of(intent: &Intent) -> Option<(Request, &str)> {
         Intent::Measure(measure) => Some((Request::Measure, &measure.container)),
         Intent::List(list) => Some((Request::List, &list.container)),
         Intent::Update(update) => Some((Request::Update, &update.container)),
-        Intent::Readdress(readdress) => Some((Request::Readdress, &readdress.container)),
+        Intent::ConfigureNetwork(request) => Some((Request::ConfigureNetwork, &request.container)),
         _ => None,
     }
 }
@@ -58,24 +58,24 @@ fn kind_of(intent: &Intent) -> Option<(Request, &str)> {
 /// Tells that a request failed.
 pub(crate) fn failure(intent: &Intent, error: &RequestError) -> Option<Report> {
     let (request, id) = kind_of(intent)?;
-    let mut failed = stage::failed(id, error.stage(), error);
+    let mut failed = container_init::failed(id, error.step(), error);
     failed.request = request as i32;
     Some(Report::Failed(failed))
 }
 
-/// Does what `intent` asks, with the containers that `find` knows, or with the pod that `readdress` changes: the answer.
-/// Arguments of processes are read by `readers`.
+/// Does what `intent` asks, with the containers that `find` knows, or with the pod that `configure_network` changes:
+/// the answer. Arguments of processes are read by `readers`.
 pub(crate) fn answer(
     intent: &Intent,
     find: impl FnOnce(&str) -> Option<Arc<Container>>,
-    readdress: impl FnOnce(&Network) -> Result<(), NetworkError>,
+    configure_network: impl FnOnce(&Network) -> Result<(), NetworkError>,
     readers: &Arc<ArgumentReaders>,
 ) -> Option<Report> {
     let (_, id) = kind_of(intent)?;
     let result = match intent {
         Intent::Measure(_) if id.is_empty() => Ok(Report::Measured(cgroup::measure_guest())),
-        Intent::Readdress(Readdress { network, .. }) if id.is_empty() => readdress(network)
-            .map(|()| Report::Readdressed(Readdressed::default()))
+        Intent::ConfigureNetwork(ConfigureNetwork { network, .. }) if id.is_empty() => configure_network(network)
+            .map(|()| Report::NetworkConfigured(NetworkConfigured::default()))
             .map_err(RequestError::Network),
         _ => find(id)
             .ok_or_else(|| RequestError::NotRunning(id.to_owned()))
@@ -89,11 +89,11 @@ pub(crate) fn answer(
 
 /// Does it with its container.
 fn act(intent: &Intent, container: &Container, readers: &Arc<ArgumentReaders>) -> Result<Report, RequestError> {
-    let id = &container.life.id;
+    let id = &container.lifecycle.id;
     let not_running = || RequestError::NotRunning(id.clone());
     match intent {
         Intent::Freeze(freeze) => {
-            container.life.running().ok_or_else(not_running)?;
+            container.lifecycle.running().ok_or_else(not_running)?;
             let froze = container.with_cgroup(|cgroup| cgroup.freeze(freeze.frozen));
             froze.ok_or_else(not_running)?.map_err(RequestError::Cgroup)?;
             Ok(Report::Frozen(Frozen {
@@ -106,14 +106,14 @@ fn act(intent: &Intent, container: &Container, readers: &Arc<ArgumentReaders>) -
             updated.ok_or_else(not_running)?.map_err(RequestError::Cgroup)?;
             Ok(Report::Updated(Updated { container: id.clone() }))
         }
-        Intent::Readdress(readdress) => {
+        Intent::ConfigureNetwork(request) => {
             let place = container.network().ok_or_else(not_running)?;
-            network::readdress(place, readdress.network.clone()).map_err(|error| match error {
+            network::configure_network(place, request.network.clone()).map_err(|error| match error {
                 // Ended meanwhile.
                 NetworkError::Enter(Errno::SRCH) => not_running(),
                 error => RequestError::Network(error),
             })?;
-            Ok(Report::Readdressed(Readdressed { container: id.clone() }))
+            Ok(Report::NetworkConfigured(NetworkConfigured { container: id.clone() }))
         }
         Intent::List(_) => {
             // Read without the lock: a process can make the reading of its arguments take a moment.
@@ -146,7 +146,7 @@ mod tests {
         let Some(Report::Failed(failed)) = answer(&intent, |_| None, |_| Ok(()), &Arc::default()) else {
             panic!("not failed");
         };
-        assert_eq!((failed.request(), failed.stage()), (Request::Freeze, Stage::Spec));
+        assert_eq!((failed.request(), failed.step()), (Request::Freeze, FailedStep::Spec));
         assert_eq!(
             (failed.container.as_str(), failed.message.as_str()),
             ("c", "container c is not running")
@@ -172,14 +172,17 @@ mod tests {
             id: "c".into(),
             ..Default::default()
         }));
-        let intent = Intent::Readdress(Readdress {
+        let intent = Intent::ConfigureNetwork(ConfigureNetwork {
             container: "c".into(),
             ..Default::default()
         });
         let Some(Report::Failed(failed)) = answer(&intent, |_| Some(container), |_| Ok(()), &Arc::default()) else {
             panic!("not failed");
         };
-        assert_eq!((failed.request(), failed.stage()), (Request::Readdress, Stage::Spec));
+        assert_eq!(
+            (failed.request(), failed.step()),
+            (Request::ConfigureNetwork, FailedStep::Spec)
+        );
     }
 
     #[test]

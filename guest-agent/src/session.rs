@@ -13,8 +13,8 @@ use capsid_protocol::message::agent_message::Kind as Report;
 use capsid_protocol::message::host_message::Kind as Intent;
 use capsid_protocol::spec::{Network, TerminalSize};
 use capsid_protocol::{
-    AgentMessage, ContainerSpec, FrameError, Hello, HostMessage, SESSION_PORT, STREAM_PORT, Signal, Stage, StreamHello,
-    VERSION, read_frame, write_frame,
+    AgentMessage, ContainerSpec, FailedStep, FrameError, Hello, HostMessage, SESSION_PORT, STREAM_PORT, Signal,
+    StreamHello, VERSION, read_frame, write_frame,
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -22,13 +22,13 @@ use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener, VsockStream};
 
 use crate::arguments::ArgumentReaders;
 use crate::container::Container;
-use crate::joiner::Joiner;
-use crate::life::{Ground, Life, LifeError};
+use crate::exec_process::ExecProcess;
 use crate::limits::{
     CONTAINERS_MAX, DIAL_WAIT, JOINERS_MAX, LINGER, REQUESTS_MAX, SHUTDOWN_WAIT, STREAM_WAIT, WAITING_STREAMS_MAX,
 };
+use crate::process_lifecycle::{AgentContext, LifecycleError, ProcessLifecycle};
 use crate::request::{self, RequestError};
-use crate::{clock, free_space, log, stage, sys, threads};
+use crate::{clock, container_init, free_space, log, sys, threads};
 
 /// Why a session ended other than by `Shutdown`.
 #[derive(Debug, thiserror::Error)]
@@ -64,40 +64,40 @@ struct Session {
     nonce: Vec<u8>,
     /// Frames to the host, each written whole.
     writer: Mutex<VsockStream>,
-    members: Mutex<HashMap<String, Member>>,
+    members: Mutex<HashMap<String, SessionProcess>>,
     /// A member came or went.
     changed: Condvar,
     waiting_streams: AtomicUsize,
     /// To the thread that answers: one, so that answers keep the order of their requests.
     requests: SyncSender<Intent>,
-    ground: Arc<Ground>,
+    context: Arc<AgentContext>,
 }
 
 /// What an id of the session names.
 #[derive(Clone)]
-enum Member {
+enum SessionProcess {
     Container(Arc<Container>),
-    Joiner(Arc<Joiner>),
+    Exec(Arc<ExecProcess>),
 }
 
-impl Member {
-    fn life(&self) -> &Arc<Life> {
+impl SessionProcess {
+    fn lifecycle(&self) -> &Arc<ProcessLifecycle> {
         match self {
-            Self::Container(container) => &container.life,
-            Self::Joiner(joiner) => &joiner.life,
+            Self::Container(container) => &container.lifecycle,
+            Self::Exec(exec_process) => &exec_process.lifecycle,
         }
     }
 
-    fn live(&self, ground: &Ground, report: impl Fn(Report)) {
+    fn run_once(&self, context: &AgentContext, report: impl Fn(Report)) {
         match self {
-            Self::Container(container) => container.live(ground, report),
-            Self::Joiner(joiner) => joiner.live(ground, report),
+            Self::Container(container) => container.run_once(context, report),
+            Self::Exec(exec_process) => exec_process.run_once(context, report),
         }
     }
 }
 
 /// Serves the host until it says `Shutdown`, which is `Ok`, or is lost. Containers are gone afterwards.
-pub(crate) fn run(ground: Arc<Ground>, agent_start_ns: u64) -> Result<(), SessionError> {
+pub(crate) fn run(context: Arc<AgentContext>, agent_start_ns: u64) -> Result<(), SessionError> {
     // Before dialing: the host may connect streams as soon as it has the session.
     let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, STREAM_PORT).map_err(SessionError::Listen)?;
     let mut reader = dial()?;
@@ -111,7 +111,7 @@ pub(crate) fn run(ground: Arc<Ground>, agent_start_ns: u64) -> Result<(), Sessio
         members: Mutex::default(),
         changed: Condvar::new(),
         waiting_streams: AtomicUsize::new(0),
-        ground,
+        context,
     });
     let acceptor = Arc::clone(&session);
     threads::spawn("accept", move || accept(&acceptor, &listener)).map_err(SessionError::Thread)?;
@@ -193,7 +193,7 @@ fn serve(session: &Arc<Session>, host: &mut VsockStream) -> Result<(), SessionEr
         let message: HostMessage = read_frame(host).map_err(SessionError::Read)?;
         match message.kind {
             Some(Intent::Create(spec)) => session.create(*spec),
-            Some(Intent::Start(start)) => session.with(&start.container, Life::start),
+            Some(Intent::Start(start)) => session.with(&start.container, ProcessLifecycle::start),
             Some(Intent::Signal(signal)) => session.signal(&signal),
             Some(Intent::Resize(resize)) => {
                 let size = TerminalSize {
@@ -210,7 +210,7 @@ fn serve(session: &Arc<Session>, host: &mut VsockStream) -> Result<(), SessionEr
                 | Intent::Measure(_)
                 | Intent::List(_)
                 | Intent::Update(_)
-                | Intent::Readdress(_)
+                | Intent::ConfigureNetwork(_)
                 | Intent::KeepFree(_)),
             ) => session.ask(intent),
             // Versions are equal, so these are the host's mistakes; nothing in them can be wanted.
@@ -220,7 +220,7 @@ fn serve(session: &Arc<Session>, host: &mut VsockStream) -> Result<(), SessionEr
 }
 
 impl Session {
-    fn members(&self) -> MutexGuard<'_, HashMap<String, Member>> {
+    fn members(&self) -> MutexGuard<'_, HashMap<String, SessionProcess>> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -232,44 +232,47 @@ impl Session {
         }
     }
 
-    /// Starts the life of a container, or of a process that joins one, in a thread of its own.
+    /// Starts a container, or a process that joins one, in a thread of its own.
     fn create(self: &Arc<Self>, spec: ContainerSpec) {
         let id = spec.id.clone();
-        let failed = |stage, error: &(dyn std::error::Error + 'static)| {
-            self.report(Report::Failed(stage::failed(&id, stage, error)));
+        let failed = |step, error: &(dyn std::error::Error + 'static)| {
+            self.report(Report::Failed(container_init::failed(&id, step, error)));
         };
         let member = match self.admit(spec) {
             Ok(member) => member,
-            Err(error) => return failed(Stage::Spec, &error),
+            Err(error) => return failed(FailedStep::Spec, &error),
         };
         self.changed.notify_all();
         let session = Arc::clone(self);
-        let life = move || {
-            member.live(&session.ground, |report| {
+        let lifecycle = move || {
+            member.run_once(&session.context, |report| {
                 // Held over the report of an end: a host that reads it may use the id again, and a shutdown that
                 // finds no member left finds the report sent.
                 let mut members = session.members();
                 if matches!(report, Report::Failed(_) | Report::Stopped(_)) {
-                    members.remove(&member.life().id);
+                    members.remove(&member.lifecycle().id);
                 }
                 session.report(report);
             });
             session.changed.notify_all();
         };
-        if let Err(e) = threads::spawn("life", life) {
+        if let Err(e) = threads::spawn("lifecycle", lifecycle) {
             self.members().remove(&id);
-            failed(Stage::Unknown, &SessionError::Thread(e));
+            failed(FailedStep::Unknown, &SessionError::Thread(e));
         }
     }
 
     /// Makes what `spec` names a member, if there is room for it.
-    fn admit(&self, spec: ContainerSpec) -> Result<Member, AdmitError> {
+    fn admit(&self, spec: ContainerSpec) -> Result<SessionProcess, AdmitError> {
         let id = spec.id.clone();
         let mut members = self.members();
         if members.contains_key(&id) {
             return Err(AdmitError::Taken(id));
         }
-        let joiners = members.values().filter(|m| matches!(m, Member::Joiner(_))).count();
+        let joiners = members
+            .values()
+            .filter(|m| matches!(m, SessionProcess::Exec(_)))
+            .count();
         let (count, max) = match &spec.join {
             Some(_) => (joiners, JOINERS_MAX),
             None => (members.len() - joiners, CONTAINERS_MAX),
@@ -278,26 +281,27 @@ impl Session {
             return Err(AdmitError::TooMany(max));
         }
         let member = match spec.join.as_ref().map(|target| (target, members.get(target))) {
-            None => Member::Container(Arc::new(Container::new(spec))),
-            Some((_, Some(Member::Container(container)))) => {
+            None => SessionProcess::Container(Arc::new(Container::new(spec))),
+            Some((_, Some(SessionProcess::Container(container)))) => {
                 let container = Arc::clone(container);
-                Member::Joiner(Arc::new(Joiner::new(spec, container)))
+                SessionProcess::Exec(Arc::new(ExecProcess::new(spec, container)))
             }
-            Some((target, _)) => return Err(AdmitError::Target(LifeError::NotRunning(target.clone()))),
+            Some((target, _)) => return Err(AdmitError::Target(LifecycleError::NotRunning(target.clone()))),
         };
         members.insert(id, member.clone());
         Ok(member)
     }
 
     /// Does something with a member that may be gone already.
-    fn with(&self, id: &str, act: impl FnOnce(&Life)) {
+    fn with(&self, id: &str, act: impl FnOnce(&ProcessLifecycle)) {
         let member = self.members().get(id).cloned();
         if let Some(member) = member {
-            act(member.life());
+            act(member.lifecycle());
         }
     }
 
-    /// Has a request answered, after those before it. A container that keeps its answer waiting does not keep the session.
+    /// Has a request answered, after those before it. A container that keeps its answer waiting does not keep the
+    /// session.
     fn ask(&self, intent: Intent) {
         if let Err(TrySendError::Full(intent) | TrySendError::Disconnected(intent)) = self.requests.try_send(intent)
             && let Some(report) = request::failure(&intent, &RequestError::TooMany)
@@ -315,11 +319,11 @@ impl Session {
                 continue;
             }
             let find = |id: &str| match self.members().get(id) {
-                Some(Member::Container(container)) => Some(Arc::clone(container)),
+                Some(SessionProcess::Container(container)) => Some(Arc::clone(container)),
                 _ => None,
             };
-            let readdress = |network: &Network| self.ground.readdress_pod(network);
-            if let Some(report) = request::answer(&intent, find, readdress, &readers) {
+            let configure_network = |network: &Network| self.context.configure_pod_network(network);
+            if let Some(report) = request::answer(&intent, find, configure_network, &readers) {
                 self.report(report);
             }
         }
@@ -338,7 +342,7 @@ impl Session {
             return false;
         }
         for member in self.members().values() {
-            member.life().signal(libc::SIGKILL);
+            member.lifecycle().signal(libc::SIGKILL);
         }
         let deadline = Instant::now() + SHUTDOWN_WAIT;
         let mut members = self.members();
@@ -357,7 +361,7 @@ impl Session {
     }
 
     /// Waits for a member that the host is just creating: connections may overtake messages.
-    fn wait_for(&self, id: &str) -> Option<Member> {
+    fn wait_for(&self, id: &str) -> Option<SessionProcess> {
         let deadline = Instant::now() + STREAM_WAIT;
         let mut members = self.members();
         loop {
@@ -387,7 +391,7 @@ enum AdmitError {
     TooMany(usize),
     /// The container to join.
     #[error(transparent)]
-    Target(LifeError),
+    Target(LifecycleError),
 }
 
 /// Accepts stream connections, each handled by a thread until it has found its container.
@@ -451,6 +455,6 @@ fn find_container(session: &Session, mut connection: VsockStream) -> Result<(), 
         return Err(StreamError::Nonce);
     }
     let member = session.wait_for(&hello.container).ok_or(StreamError::Container)?;
-    member.life().attach(hello.stream(), OwnedFd::from(connection));
+    member.lifecycle().attach(hello.stream(), OwnedFd::from(connection));
     Ok(())
 }

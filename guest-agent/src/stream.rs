@@ -17,7 +17,7 @@ use crate::threads;
 /// A connection to the host, shared by the threads of its two directions.
 pub(crate) type Connection = Arc<OwnedFd>;
 
-/// The streams that a container has, in the order in which a stage hands over its ends.
+/// The streams that a container has, in the order in which a container init hands over its ends.
 pub(crate) fn kinds(spec: &ContainerSpec) -> Vec<StreamKind> {
     match (spec.terminal.is_some(), spec.stdin) {
         (true, _) => vec![StreamKind::Terminal],

@@ -11,8 +11,8 @@ use std::ptr;
 use rustix::io::Errno;
 use rustix::process::Pid;
 
-/// `argv[0]` of a stage: tells the binary apart from PID 1 and from the container's own programs.
-pub(crate) const STAGE_NAME: &CStr = c"capsid-agent-stage";
+/// `argv[0]` of a container init: tells the binary apart from PID 1 and from the container's own programs.
+pub(crate) const INIT_NAME: &CStr = c"capsid-agent-init";
 
 /// The program's entry, instead of the standard runtime's: that one opens `/dev/null` for missing standard streams
 /// and aborts where it cannot, and PID 1 of an initramfs without `/dev` has neither.
@@ -23,7 +23,7 @@ extern "C" fn main(_argc: libc::c_int, argv: *const *const libc::c_char) -> libc
     let first = unsafe { *argv };
     let is_stage = !first.is_null() && {
         // SAFETY: `first` is not null, and the kernel ends every argument with a zero byte.
-        unsafe { CStr::from_ptr(first) == STAGE_NAME }
+        unsafe { CStr::from_ptr(first) == INIT_NAME }
     };
     crate::run(is_stage)
 }
@@ -41,7 +41,7 @@ fn last_errno() -> Errno {
     Errno::from_raw_os_error(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
 }
 
-/// A stage that was just started.
+/// A container init that was just started.
 pub(crate) struct Spawned {
     /// Its pid in the agent's namespace.
     pub(crate) pid: Pid,
@@ -49,7 +49,7 @@ pub(crate) struct Spawned {
     pub(crate) pidfd: OwnedFd,
 }
 
-/// The pid namespace of a stage.
+/// The pid namespace of a container init.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PidNamespace {
     /// One of its own, as its PID 1.
@@ -58,14 +58,14 @@ pub(crate) enum PidNamespace {
     Inherited,
 }
 
-/// Starts `exe` again as [`STAGE_NAME`], in the cgroup `cgroup`, with `control` as its standard input.
-pub(crate) fn spawn_stage(
+/// Starts `exe` again as [`INIT_NAME`], in the cgroup `cgroup`, with `control` as its standard input.
+pub(crate) fn spawn_init(
     exe: BorrowedFd<'_>,
     cgroup: BorrowedFd<'_>,
     control: BorrowedFd<'_>,
     namespace: PidNamespace,
 ) -> Result<Spawned, Errno> {
-    let argv = [STAGE_NAME.as_ptr(), ptr::null()];
+    let argv = [INIT_NAME.as_ptr(), ptr::null()];
     let envp: [*const libc::c_char; 1] = [ptr::null()];
     let mut pidfd: libc::c_int = -1;
     // SAFETY: `clone_args` is plain integers, for which all zeroes is valid.
@@ -109,7 +109,7 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Forks this single-threaded process. `None` in the child.
 pub(crate) fn fork() -> Result<Option<Pid>, Errno> {
-    // SAFETY: stages have one thread, so no lock is held by anybody else at the fork.
+    // SAFETY: container inits have one thread, so no lock is held by anybody else at the fork.
     let pid = check(libc::c_long::from(unsafe { libc::fork() }))?;
     Ok(Pid::from_raw(pid as i32))
 }
@@ -123,7 +123,7 @@ pub(crate) fn fork_sibling() -> Result<Option<Spawned>, Errno> {
     args.flags = (libc::CLONE_PARENT | libc::CLONE_PIDFD) as u64;
     args.pidfd = &raw mut pidfd as u64;
     // SAFETY: `args` and `pidfd` outlive the call; without CLONE_VM the child runs on its own copy of the memory, and
-    // stages have one thread, so no lock is held by anybody else in it.
+    // container inits have one thread, so no lock is held by anybody else in it.
     let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, mem::size_of_val(&args)) })?;
     let Some(pid) = Pid::from_raw(pid as i32) else {
         return Ok(None);

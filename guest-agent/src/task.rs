@@ -1,6 +1,7 @@
-//! Tasks that the agent does in a container itself, in place of a program: `cp`, `export`, `diff`, and the preparation of volumes.
+//! Tasks that the agent does in a container itself, in place of a program: `cp`, `export`, `diff`, and the preparation
+//! of volumes.
 //!
-//! The process that does it is a container's stage, or one that joined: single-threaded, in the container's namespaces,
+//! The process that does it is a container's init, or one that joined: single-threaded, in the container's namespaces,
 //! with the container's root as root. The container is hostile and may run: every path is resolved
 //! [`beneath`](crate::beneath) the root, and from there on a name at a time without following links.
 

@@ -145,7 +145,7 @@ impl Attachment<'_> {
                 }
                 // Before it has begun: a process that runs may be stopped for a while with all that is around it.
                 pid = peer.stopped(), if self.pumps.is_none() => return Err(ControlError::Stopped(pid).into()),
-                number = signals.next() => self.hear(number).await?,
+                number = signals.next() => self.handle_signal(number).await?,
                 event = next_event(&mut self.pumps) => match event.map_err(AttachError::Output)? {
                     Event::Drained(Drained::ReaderGone) => writer.send(&Request::OutputClosed).await?,
                     Event::Drained(Drained::Whole) => {}
@@ -168,7 +168,7 @@ impl Attachment<'_> {
     }
 
     /// A signal of the user's.
-    async fn hear(&mut self, number: i32) -> Result<(), AttachError> {
+    async fn handle_signal(&mut self, number: i32) -> Result<(), AttachError> {
         if number == libc::SIGWINCH {
             return self.resize().await;
         }

@@ -192,7 +192,7 @@ impl AccelChoice {
     }
 
     /// Its name, as the user writes it.
-    pub(crate) fn word(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Kvm => "kvm",

@@ -1,7 +1,8 @@
 //! What confines the processes of a machine on this host, and what the user requires of that.
 //!
-//! Each process says so itself: it is started for nothing but to enter its jail and report ([`probe`]). A layer that this
-//! host does not have is not an error by itself; `require` in the settings and `--require` make it one ([`check`]).
+//! Each process says so itself: it is started for nothing but to enter its jail and report ([`probe`]). A layer that
+//! this host does not have is not an error by itself; `require` in the settings and `--require` make it one
+//! ([`check`]).
 
 use std::collections::BTreeSet;
 use std::io;
@@ -12,7 +13,7 @@ use std::sync::OnceLock;
 use capsid_jail::{Confinement, Layer, LayerError};
 
 use crate::accelerator;
-use crate::parts::{self, PartError};
+use crate::install_paths::{self, PartError};
 use crate::settings::{self, SettingsError};
 
 /// A kind of process that reads what a guest, an image or a network says.
@@ -92,10 +93,10 @@ pub(crate) enum ProbeError {
 /// Starts `process` for its report.
 pub(crate) fn probe(process: Process) -> Result<Confinement, ProbeError> {
     match process {
-        Process::Vmm | Process::Converter => report_of(process, reporting(&parts::vmm()?)),
-        Process::FileServer => report_of(process, reporting(&parts::file_server()?)),
+        Process::Vmm | Process::Converter => report_of(process, reporting(&install_paths::vmm()?)),
+        Process::FileServer => report_of(process, reporting(&install_paths::file_server()?)),
         Process::Emulator => {
-            let command = accelerator::reporting_qemu(&parts::qemu()?);
+            let command = accelerator::reporting_qemu(&install_paths::qemu()?);
             report_of(
                 process,
                 command.map_err(|source| ProbeError::Prepare(process.name(), source))?,

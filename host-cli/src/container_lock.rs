@@ -25,14 +25,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// The held lock of one container.
 #[derive(Debug)]
-pub(crate) struct Hold {
+pub(crate) struct ContainerLock {
     folder: PathBuf,
     lock: File,
 }
 
 /// Why a container cannot be held.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum HoldError {
+pub(crate) enum ContainerLockError {
     #[error("cannot lock {path}")]
     Io {
         path: PathBuf,
@@ -43,26 +43,30 @@ pub(crate) enum HoldError {
     Busy(String),
 }
 
-impl Hold {
+impl ContainerLock {
     /// Takes the lock if it is free now.
-    pub(crate) fn try_take(run: &Path, id: &str) -> Result<Option<Self>, HoldError> {
+    pub(crate) fn try_take(run: &Path, id: &str) -> Result<Option<Self>, ContainerLockError> {
         let folder = folder(run, id);
         let path = folder.join("lock");
-        take(&folder, &path).map_err(|source| HoldError::Io { path, source })
+        take(&folder, &path).map_err(|source| ContainerLockError::Io { path, source })
     }
 
     /// Takes the lock, waiting for other commands, but not for a supervisor: `is_running` is asked again and again.
-    pub(crate) fn take(run: &Path, id: &str, mut is_running: impl FnMut() -> bool) -> Result<Option<Self>, HoldError> {
+    pub(crate) fn take(
+        run: &Path,
+        id: &str,
+        mut is_running: impl FnMut() -> bool,
+    ) -> Result<Option<Self>, ContainerLockError> {
         let deadline = Instant::now() + MOMENT;
         loop {
-            if let Some(hold) = Self::try_take(run, id)? {
-                return Ok(Some(hold));
+            if let Some(lock) = Self::try_take(run, id)? {
+                return Ok(Some(lock));
             }
             if is_running() {
                 return Ok(None);
             }
             if Instant::now() > deadline {
-                return Err(HoldError::Busy(id.chars().take(12).collect()));
+                return Err(ContainerLockError::Busy(id.chars().take(12).collect()));
             }
             std::thread::sleep(LOOK_EVERY);
         }
@@ -103,7 +107,7 @@ impl Hold {
     }
 }
 
-impl AsFd for Hold {
+impl AsFd for ContainerLock {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.lock.as_fd()
     }
@@ -128,7 +132,7 @@ fn is_no_folder(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|found| !found.is_dir())
 }
 
-fn take(folder: &Path, path: &Path) -> io::Result<Option<Hold>> {
+fn take(folder: &Path, path: &Path) -> io::Result<Option<ContainerLock>> {
     loop {
         match DirBuilder::new().mode(0o700).recursive(true).create(folder) {
             // It was there, and its last holder removed it before that could be looked at.
@@ -146,7 +150,7 @@ fn take(folder: &Path, path: &Path) -> io::Result<Option<Hold>> {
         }
         // A lock on a file that has been removed meanwhile says nothing.
         if is_at(&lock, path) {
-            return Ok(Some(Hold {
+            return Ok(Some(ContainerLock {
                 folder: folder.into(),
                 lock,
             }));
@@ -161,21 +165,21 @@ mod tests {
     #[test]
     fn a_lock_is_held_by_one() {
         let run = tempfile::tempdir().unwrap();
-        let first = Hold::try_take(run.path(), "1").unwrap().unwrap();
-        assert!(Hold::try_take(run.path(), "1").unwrap().is_none());
-        assert!(Hold::try_take(run.path(), "2").unwrap().is_some());
+        let first = ContainerLock::try_take(run.path(), "1").unwrap().unwrap();
+        assert!(ContainerLock::try_take(run.path(), "1").unwrap().is_none());
+        assert!(ContainerLock::try_take(run.path(), "2").unwrap().is_some());
         drop(first);
-        assert!(Hold::try_take(run.path(), "1").unwrap().is_some());
+        assert!(ContainerLock::try_take(run.path(), "1").unwrap().is_some());
     }
 
     #[test]
     fn a_handed_over_lock_stays_held() {
         let run = tempfile::tempdir().unwrap();
-        let first = Hold::try_take(run.path(), "1").unwrap().unwrap();
-        let handed = Hold::inherited(run.path(), "1", first.as_fd().try_clone_to_owned().unwrap());
+        let first = ContainerLock::try_take(run.path(), "1").unwrap().unwrap();
+        let handed = ContainerLock::inherited(run.path(), "1", first.as_fd().try_clone_to_owned().unwrap());
         drop(first);
-        assert!(Hold::try_take(run.path(), "1").unwrap().is_none());
+        assert!(ContainerLock::try_take(run.path(), "1").unwrap().is_none());
         handed.remove().unwrap();
-        assert!(Hold::try_take(run.path(), "1").unwrap().is_some());
+        assert!(ContainerLock::try_take(run.path(), "1").unwrap().is_some());
     }
 }

@@ -9,8 +9,8 @@ use crate::accelerator::{self, Accelerator};
 use crate::attachment::AttachError;
 use crate::cli::{AccelChoice, PullPolicy, RunArgs};
 use crate::commands::{open_store, pull_options, run, unless_interrupted};
+use crate::container_lock::ContainerLock;
 use crate::folders::Folders;
-use crate::hold::Hold;
 use crate::plan::{self, Plan, size};
 use crate::progress::Bars;
 use crate::settings::Settings;
@@ -19,7 +19,8 @@ use crate::state::{Container, ContainerConfig, Pending, Pod, State, StateError, 
 use crate::timings::Timings;
 use crate::volumes::{self, VolumesLock};
 use crate::{
-    clock, confinement, doctor, events, names, network, parts, scratch, session, shares, store_folder, surroundings,
+    clock, confinement, doctor, events, install_paths, names, network, scratch, session, shares, store_folder,
+    surroundings,
 };
 
 /// How often a generated name is tried.
@@ -29,13 +30,13 @@ const NAME_ATTEMPTS: u32 = 10;
 #[derive(Debug)]
 pub(crate) struct Created {
     pub container: Container,
-    pub hold: Hold,
+    pub lock: ContainerLock,
 }
 
 impl Created {
     /// Takes it back: it is as if it had never been.
     pub(crate) fn undo(self, state: &State, folders: &Folders) -> anyhow::Result<()> {
-        remove(state, folders, self.hold, &self.container, true)
+        remove(state, folders, self.lock, &self.container, true)
     }
 }
 
@@ -45,15 +46,15 @@ impl Created {
 pub(crate) fn remove(
     state: &State,
     folders: &Folders,
-    hold: Hold,
+    lock: ContainerLock,
     container: &Container,
     anonymous: bool,
 ) -> anyhow::Result<()> {
     volumes::remove_container(state, &folders.data, container, anonymous)?;
-    events::tell(&folders.data, container, "destroy", &[]);
+    events::record(&folders.data, container, "destroy", &[]);
     store_folder::remove(&folders.data, &container.id).context("cannot remove the container's files")?;
-    hold.remove().context("cannot remove the container's run folder")?;
-    state.settle(Pending::Container, &container.id);
+    lock.remove().context("cannot remove the container's run folder")?;
+    state.finish_pending(Pending::Container, &container.id);
     Ok(())
 }
 
@@ -78,7 +79,7 @@ pub(crate) async fn create(
     let (accelerator, disks_max) = choose_machine(args, settings, folders, pod.as_ref())?;
     timings.mark("accelerator chosen");
     if let Some(kernel) = &args.kernel {
-        parts::open_kernel(kernel)?;
+        install_paths::open_kernel(kernel)?;
     }
     let mut around = surroundings::collect(args, state, folders, disks_max, pod.as_ref())?;
     plan::check(args, &command, around.clone())?;
@@ -98,16 +99,16 @@ pub(crate) async fn create(
         container.config.kernel = pod.config.kernel;
         container.pod = Some(pod.id);
     }
-    let hold = hold_new(state, folders, &container.id)?;
+    let lock = lock_new(state, folders, &container.id)?;
     let added = make_disk(folders, &container.id, container.config.remove)
         .and_then(|()| add_with_volumes(state, folders, &mut container, args.name.as_deref(), &random));
-    let created = Created { container, hold };
+    let created = Created { container, lock };
     if let Err(error) = added {
         // Why it was not made matters more than what could not be cleaned up, which the next command does.
         let _ = created.undo(state, folders);
         return Err(error);
     }
-    events::tell(&folders.data, &created.container, "create", &[]);
+    events::record(&folders.data, &created.container, "create", &[]);
     timings.mark("container made");
     Ok(created)
 }
@@ -216,17 +217,17 @@ fn pods_accelerator(pod: &Pod, choice: AccelChoice) -> anyhow::Result<AccelChoic
 }
 
 /// The lock of a container to be made, whose id is recorded first.
-fn hold_new(state: &State, folders: &Folders, id: &str) -> anyhow::Result<Hold> {
+fn lock_new(state: &State, folders: &Folders, id: &str) -> anyhow::Result<ContainerLock> {
     state.record(Pending::Container, id)?;
     // The id is new, but a command that cleans up may hold the lock for a moment.
-    let hold = Hold::take(&folders.run, id, || false)?.context("another command makes this container")?;
+    let lock = ContainerLock::take(&folders.run, id, || false)?.context("another command makes this container")?;
     // In that moment it may have taken the record away, which it does with the lock alone: ours now.
     if let Err(error) = state.record(Pending::Container, id) {
         // Why it was not made matters more.
-        let _ = hold.remove();
+        let _ = lock.remove();
         return Err(error.into());
     }
-    Ok(hold)
+    Ok(lock)
 }
 
 fn make_disk(folders: &Folders, id: &str, is_transient: bool) -> anyhow::Result<()> {

@@ -1,8 +1,8 @@
 //! A little of the disk that is held back for when there is nothing else: the commands that free it again need some.
 //!
-//! SQLite takes 32 KiB of shared memory to open the state, and some pages to change it; on a disk without a byte free not
-//! even `capsid ps` could work, let alone `capsid rm`. So a file takes up some room while there is enough, and gives it up
-//! when there is none.
+//! SQLite takes 32 KiB of shared memory to open the state, and some pages to change it; on a disk without a byte free
+//! not even `capsid ps` could work, let alone `capsid rm`. So a file takes up some room while there is enough, and
+//! gives it up when there is none.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

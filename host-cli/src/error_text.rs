@@ -6,12 +6,12 @@ use std::error::Error;
 const BYTES_MAX: usize = 4096;
 
 /// Tells the user of an error.
-pub(crate) fn tell(error: &(dyn Error + 'static)) {
+pub(crate) fn print(error: &(dyn Error + 'static)) {
     eprintln!("capsid: {}", describe(error));
 }
 
-/// An error and its causes on one line, each said once. They may quote an image, a registry or the user: nothing in them
-/// reaches the terminal raw.
+/// An error and its causes on one line, each said once. They may quote an image, a registry or the user: nothing in
+/// them reaches the terminal raw.
 pub(crate) fn describe(error: &(dyn Error + 'static)) -> String {
     let mut words: Vec<String> = Vec::new();
     for cause in anyhow::Chain::new(error) {

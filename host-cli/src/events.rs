@@ -1,9 +1,10 @@
-//! What happened to containers, and to networks by `network connect` and `disconnect`, in docker's words: `data/events.json`, a JSON object a line.
+//! What happened to containers, and to networks by `network connect` and `disconnect`, in docker's words:
+//! `data/events.json`, a JSON object a line.
 //!
 //! A file and not a table: an event is a report about a change that has its own row, so it needs no sync to disk and no
 //! transaction with it, and a start does not wait for one; a line that a crash has cut harms no other. Writers are many
-//! short commands and supervisors: each appends whole lines under the file's lock. A follower looks at the file's length
-//! ten times a second, which costs one system call and needs nobody to be told.
+//! short commands and supervisors: each appends whole lines under the file's lock. A follower looks at the file's
+//! length ten times a second, which costs one system call and needs nobody to be told.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -15,7 +16,7 @@ use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 
 use crate::clock;
-use crate::state::{Container, Owner, Place};
+use crate::state::{ConnectTarget, Container, Owner};
 
 /// Bytes of the file before it becomes the old one, whose predecessor goes: some 10 000 events each.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -33,22 +34,22 @@ fn previous(data: &Path) -> PathBuf {
 }
 
 /// Tells that something happened to a container. One that cannot be written is lost: the change itself stands.
-pub(crate) fn tell(data: &Path, container: &Container, action: &str, attributes: &[(&str, &str)]) {
+pub(crate) fn record(data: &Path, container: &Container, action: &str, attributes: &[(&str, &str)]) {
     let line = format!("{}\n", describe(container, action, attributes, clock::now_ns()));
     let _ = append(data, line.as_bytes());
 }
 
 /// Tells that a container or pod was put on a network, or taken off.
-pub(crate) fn tell_network(data: &Path, owner: &Owner, place: &Place, action: &str) {
+pub(crate) fn tell_network(data: &Path, owner: &Owner, place: &ConnectTarget, action: &str) {
     let line = format!("{}\n", describe_network(owner, place, action, clock::now_ns()));
     let _ = append(data, line.as_bytes());
 }
 
 /// docker's object of a network; a pod is in it as a container would be.
-fn describe_network(owner: &Owner, place: &Place, action: &str, at_ns: i64) -> Value {
+fn describe_network(owner: &Owner, place: &ConnectTarget, action: &str, at_ns: i64) -> Value {
     let id = match place {
-        Place::Own => place.name(),
-        Place::Users(joined) => &joined.network,
+        ConnectTarget::OwnLink => place.name(),
+        ConnectTarget::UserDefined(endpoint) => &endpoint.network,
     };
     let attributes = json!({ "container": owner.id(), "name": place.name(), "type": "bridge" });
     json!({

@@ -9,10 +9,10 @@ use capsid_protocol::spec::Task;
 use capsid_protocol::spec::task::Kind;
 use prost::Message as _;
 
-use crate::commands::Scene;
+use crate::commands::AppContext;
 use crate::control::{Answer, Connection, Request};
 use crate::state::Status;
-use crate::supervisor::errand::{self, Errand};
+use crate::supervisor::offline_task::{self, OfflineTask};
 
 /// How long a supervisor may take to begin: it sends a few messages to the guest first.
 const STREAMS_MAX: Duration = Duration::from_secs(60);
@@ -20,7 +20,7 @@ const STREAMS_MAX: Duration = Duration::from_secs(60);
 const WORDS_BYTES_MAX: u64 = 4 << 10;
 
 /// Work in progress.
-pub(crate) struct Work {
+pub(crate) struct FileTask {
     /// There when the work takes an archive.
     pub stdin: Option<UnixStream>,
     pub stdout: UnixStream,
@@ -30,48 +30,48 @@ pub(crate) struct Work {
 /// What is to be waited for.
 pub(crate) struct Rest {
     stderr: UnixStream,
-    place: Place,
+    runner: Runner,
 }
 
 /// Who does it.
-enum Place {
+enum Runner {
     /// The container's own machine.
     Supervisor(Connection),
     /// One that was started for it.
-    Machine(Box<Errand>),
+    Machine(Box<OfflineTask>),
 }
 
-impl Work {
+impl FileTask {
     /// Begins it in the container `name`, which may run or not.
-    pub(crate) async fn start(scene: &Scene, name: &str, kind: Kind) -> anyhow::Result<Self> {
-        let container = scene.state.find(name)?;
+    pub(crate) async fn start(app: &AppContext, name: &str, kind: Kind) -> anyhow::Result<Self> {
+        let container = app.state.find(name)?;
         if container.status == Status::Paused {
             bail!("container {} is paused: unpause it first", container.name);
         }
         let task = Task { kind: Some(kind) };
-        let (streams, place) = loop {
-            if let Some(mut connection) = scene.connect(&container.id) {
+        let (streams, runner) = loop {
+            if let Some(mut connection) = app.connect(&container.id) {
                 connection.writer.send(&Request::Task(task.encode_to_vec())).await?;
                 let (answer, fds) = connection.receive_within::<Answer>(STREAMS_MAX).await?;
                 match answer {
                     Answer::Streams { .. } => {
                         let streams = fds.into_iter().map(UnixStream::from).collect();
-                        break (streams, Place::Supervisor(connection));
+                        break (streams, Runner::Supervisor(connection));
                     }
                     Answer::Failed(failure) => return Err(failure.into()),
                     _ => bail!("unexpected answer of the pod's supervisor"),
                 }
             }
             // Started meanwhile: once more.
-            if let Some(hold) = scene.hold(&container.id)? {
-                let started = errand::start(&scene.folders, &scene.state, &container, Some(hold), task).await?;
-                break (started.0, Place::Machine(Box::new(started.1)));
+            if let Some(lock) = app.lock(&container.id)? {
+                let started = offline_task::start(&app.folders, &app.state, &container, Some(lock), task).await?;
+                break (started.0, Runner::Machine(Box::new(started.1)));
             }
         };
-        Self::of(streams, place)
+        Self::of(streams, runner)
     }
 
-    fn of(mut streams: Vec<UnixStream>, place: Place) -> anyhow::Result<Self> {
+    fn of(mut streams: Vec<UnixStream>, runner: Runner) -> anyhow::Result<Self> {
         for stream in &streams {
             stream.set_nonblocking(false)?;
         }
@@ -81,7 +81,7 @@ impl Work {
         Ok(Self {
             stdin: streams.pop(),
             stdout,
-            rest: Rest { stderr, place },
+            rest: Rest { stderr, runner },
         })
     }
 
@@ -94,11 +94,11 @@ impl Work {
 impl Rest {
     /// Waits for the end: an error in the agent's words, when there is one.
     pub(crate) async fn finish(self) -> anyhow::Result<()> {
-        let Self { stderr, place } = self;
+        let Self { stderr, runner } = self;
         let words = tokio::task::spawn_blocking(move || read_words(stderr));
-        let code = match place {
-            Place::Machine(errand) => errand.finish().await?,
-            Place::Supervisor(mut connection) => loop {
+        let code = match runner {
+            Runner::Machine(task) => task.finish().await?,
+            Runner::Supervisor(mut connection) => loop {
                 match connection.reader.receive::<Answer>().await?.0 {
                     Answer::Started { .. } => {}
                     Answer::Exited { exit, .. } => break exit.code,

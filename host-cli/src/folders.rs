@@ -9,9 +9,9 @@
 //! `CAPSID_DATA_DIR` and `CAPSID_RUN_DIR` stand in for the first two. Without `XDG_RUNTIME_DIR`, a user's run folder is
 //! `/run/user/UID/capsid` where that is the user's alone, and `/tmp/capsid-UID` otherwise.
 //!
-//! Each folder is Capsid's or was empty: see [`Directory`]. In `/tmp` anybody may make a link or folder of that name. So
-//! links are not followed there, and the folder must be the user's with mode 0700; nobody else can rename or replace it
-//! from then on, because `/tmp` is sticky, and its path is as good as an open descriptor.
+//! Each folder is Capsid's or was empty: see [`Directory`]. In `/tmp` anybody may make a link or folder of that name.
+//! So links are not followed there, and the folder must be the user's with mode 0700; nobody else can rename or replace
+//! it from then on, because `/tmp` is sticky, and its path is as good as an open descriptor.
 
 use std::env;
 use std::ffi::OsStr;
@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use capsid_image::{Directory, DirectoryError, DirectorySpec, Links, Recovered, STORE_DATABASE};
 
-use crate::{id, reserve, state};
+use crate::{disk_reserve, id, state};
 
 /// The data folder: what is in it, and how it is known to be Capsid's.
 pub(crate) const DATA: DirectorySpec = DirectorySpec {
@@ -55,7 +55,7 @@ pub(crate) enum FoldersError {
 }
 
 /// Where a folder is to be, and whether links to it are followed.
-type Place = (PathBuf, Links);
+type RunPath = (PathBuf, Links);
 
 impl Folders {
     /// Finds and makes the folders.
@@ -63,12 +63,12 @@ impl Folders {
         let (data, run) = places(data, run)?;
         let data = Directory::open(&data.0, &DATA, data.1)?.path().to_owned();
         let run = Directory::open(&run.0, &RUN, run.1)?.path().to_owned();
-        reserve::keep(&data);
+        disk_reserve::keep(&data);
         Ok(Self { data, run })
     }
 
-    /// Makes folders usable again that [`prepare`](Self::prepare) refuses, and opens them. `check` is called with the run
-    /// folder before anything changes in the data folder.
+    /// Makes folders usable again that [`prepare`](Self::prepare) refuses, and opens them. `check` is called with the
+    /// run folder before anything changes in the data folder.
     pub(crate) fn recover(
         data: Option<PathBuf>,
         run: Option<PathBuf>,
@@ -83,7 +83,7 @@ impl Folders {
     }
 }
 
-fn places(data: Option<PathBuf>, run: Option<PathBuf>) -> Result<(Place, Place), FoldersError> {
+fn places(data: Option<PathBuf>, run: Option<PathBuf>) -> Result<(RunPath, RunPath), FoldersError> {
     let data = match data {
         Some(path) => path,
         None => default_data().ok_or(FoldersError::NoHome)?,
@@ -115,7 +115,7 @@ fn default_data() -> Option<PathBuf> {
     Some(absolute("HOME")?.join(".local/share/capsid"))
 }
 
-fn default_run() -> Place {
+fn default_run() -> RunPath {
     if let Some(path) = absolute("XDG_RUNTIME_DIR") {
         return (path.join("capsid"), Links::Follow);
     }
@@ -127,7 +127,7 @@ fn default_run() -> Place {
 }
 
 /// The run folder of a user without `XDG_RUNTIME_DIR` (cron, su): the one of the login session if there is any.
-fn run_without_session(uid: u32, sessions: &Path, temporary: &Path) -> Place {
+fn run_without_session(uid: u32, sessions: &Path, temporary: &Path) -> RunPath {
     let session = sessions.join(uid.to_string());
     let is_users_alone = std::fs::symlink_metadata(&session)
         .is_ok_and(|found| found.is_dir() && found.uid() == uid && found.mode() & 0o777 == 0o700);

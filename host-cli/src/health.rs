@@ -26,7 +26,7 @@ pub(crate) enum Verdict {
 
 impl Verdict {
     /// docker's word for it, as `ps` shows it.
-    pub(crate) fn word(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",
             Self::Healthy => "healthy",
@@ -55,8 +55,8 @@ pub(crate) struct Check {
 }
 
 impl Health {
-    /// Takes a check into account. `counts`: a failure does, as it does not in the start period. Whether the verdict has
-    /// changed.
+    /// Takes a check into account. `counts`: a failure does, as it does not in the start period. Whether the verdict
+    /// has changed.
     pub(crate) fn take(&mut self, check: Check, retries: u32, counts: bool) -> bool {
         let before = self.status;
         if check.exit_code == 0 {

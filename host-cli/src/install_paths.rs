@@ -1,5 +1,5 @@
-//! The parts of an installation: guest kernel, agent, VMM, file server, QEMU, passt. Each is looked for beside the running binary (a
-//! build folder) and in `../libexec/capsid` and `../share/capsid` (an installation).
+//! The parts of an installation: guest kernel, agent, VMM, file server, QEMU, passt. Each is looked for beside the
+//! running binary (a build folder) and in `../libexec/capsid` and `../share/capsid` (an installation).
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

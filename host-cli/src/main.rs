@@ -17,8 +17,8 @@
 //! | `control/` | what commands and supervisors say to each other |
 //! | `attachment`, `stdio`, `detach`, `terminal`, `signals` | what flows between user and container |
 //! | `session` | what flows between supervisor and agent |
-//! | `work` | what the agent does with a container's files for a command |
-//! | `state/`, `hold`, `store_folder` | which containers there are, who may change them, what they keep |
+//! | `file_task` | what the agent does with a container's files for a command |
+//! | `state/`, `container_lock`, `store_folder` | which containers there are, who may change them, what they keep |
 //! | `network/` | what a pod is given of networks: passt, the switch, addresses, ports |
 //! | `volumes` | disks that outlive containers |
 //! | `health` | how healthy containers were last found |
@@ -46,29 +46,30 @@ mod clock;
 mod commands;
 mod confinement;
 mod console;
+mod container_lock;
 mod control;
 mod create;
 mod detach;
+mod disk_reserve;
 mod doctor;
+mod ephemeral_socket;
 mod error_text;
 mod events;
+mod file_task;
 mod folders;
 mod format;
 mod health;
-mod hold;
 mod id;
 mod initramfs;
+mod install_paths;
 mod labels;
 mod log;
 mod mounts;
 mod names;
 mod network;
-mod parts;
-mod passing_name;
 mod plan;
 mod probe;
 mod progress;
-mod reserve;
 mod resident;
 mod scratch;
 mod seccomp;
@@ -87,7 +88,6 @@ mod sys;
 mod terminal;
 mod timings;
 mod volumes;
-mod work;
 
 use std::process::ExitCode;
 
@@ -98,7 +98,7 @@ use commands::Context;
 
 fn main() -> ExitCode {
     sys::keep_descriptors_from_children();
-    // The confined helper that reads image bytes is this same binary: see `capsid_image::Converter`.
+    // The confined helper process that reads image bytes is this same binary: see `capsid_image::Converter`.
     if std::env::args_os()
         .nth(1)
         .is_some_and(|word| word == capsid_image::CONVERTER_COMMAND)
@@ -111,7 +111,7 @@ fn main() -> ExitCode {
     };
     let is_dockers = cli.command.has_dockers_codes();
     let code = dispatch(cli).unwrap_or_else(|error| {
-        error_text::tell(error.as_ref());
+        error_text::print(error.as_ref());
         if let Some(console) = commands::run::console(&error) {
             eprintln!("capsid: last lines of the guest's console:");
             console.lines().for_each(|line| eprintln!("  {line}"));
@@ -190,8 +190,8 @@ async fn container(context: Context, command: ContainerCommand) -> anyhow::Resul
     }
 }
 
-/// clap's own message; help and version are no errors. docker's code for a wrong flag is 125, whatever the verb, and for
-/// any wrong `run` line.
+/// clap's own message; help and version are no errors. docker's code for a wrong flag is 125, whatever the verb, and
+/// for any wrong `run` line.
 fn usage_error(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         output::record(error.print());

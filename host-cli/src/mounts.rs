@@ -1,7 +1,7 @@
 //! The host's mount table: where a file lies within its filesystem, whatever paths lead to it.
 //!
-//! A bind mount gives a folder a second path; device and inode tell that two paths are one folder, but not that one lies
-//! in the other. The table tells both: each mount names its filesystem and the folder of it that it shows.
+//! A bind mount gives a folder a second path; device and inode tell that two paths are one folder, but not that one
+//! lies in the other. The table tells both: each mount names its filesystem and the folder of it that it shows.
 
 use std::ffi::OsStr;
 use std::io;
@@ -14,7 +14,7 @@ const TABLE: &str = "/proc/self/mountinfo";
 
 /// A path within a filesystem.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct FileLocation {
     /// `major:minor`.
     device: String,
     path: PathBuf,
@@ -43,7 +43,7 @@ impl Relation {
     }
 }
 
-impl Place {
+impl FileLocation {
     /// Compares two places; there is no relation between filesystems.
     pub(crate) fn relation_to(&self, other: &Self) -> Option<Relation> {
         if self.device == other.device {
@@ -59,7 +59,7 @@ impl Place {
 pub(crate) struct Mount {
     id: u64,
     /// What of its filesystem it shows.
-    pub(crate) place: Place,
+    pub(crate) place: FileLocation,
     point: PathBuf,
     /// The filesystem's type.
     pub(crate) kind: String,
@@ -80,13 +80,13 @@ impl MountTable {
     }
 
     /// The mount that `path` lies in, and its place. The path is absolute and without links; its end need not exist.
-    pub(crate) fn find(&self, path: &Path) -> io::Result<Option<(&Mount, Place)>> {
+    pub(crate) fn find(&self, path: &Path) -> io::Result<Option<(&Mount, FileLocation)>> {
         let id = mount_id(path)?;
         // The last one that matches lies over the others.
         let mount = self.0.iter().rev().find(|mount| mount.id == id);
         Ok(mount.and_then(|mount| {
             let inner = path.strip_prefix(&mount.point).ok()?;
-            let place = Place {
+            let place = FileLocation {
                 device: mount.place.device.clone(),
                 path: mount.place.path.join(inner),
             };
@@ -128,7 +128,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let kind = text(words.skip_while(|word| *word != b"-").nth(1)?)?;
     Some(Mount {
         id,
-        place: Place { device, path: root },
+        place: FileLocation { device, path: root },
         point,
         kind,
     })
@@ -159,8 +159,8 @@ mod tests {
         30 20 8:1 /home/u/.local /mnt/a\\040b rw shared:1 master:2 - ext4 /dev/sda1 rw\n\
         broken\n";
 
-    fn place(device: &str, path: &str) -> Place {
-        Place {
+    fn place(device: &str, path: &str) -> FileLocation {
+        FileLocation {
             device: device.into(),
             path: path.into(),
         }

@@ -11,11 +11,11 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use crate::accelerator::{Helper, Share, StartError, serve_files};
+use crate::accelerator::{Share, Sidecar, StartError, serve_files};
+use crate::container_lock;
+use crate::ephemeral_socket;
 use crate::folders::Folders;
-use crate::hold;
 use crate::mounts::{Mount, MountTable, Relation};
-use crate::passing_name;
 use crate::plan::{Bind, FoundSource};
 use crate::state::ShareMount;
 
@@ -88,7 +88,8 @@ pub(crate) enum ShareError {
     },
 }
 
-/// Looks for the sources of a new container's bind mounts, and makes none: one that [`find`] would make is an empty folder.
+/// Looks for the sources of a new container's bind mounts, and makes none: one that [`find`] would make is an empty
+/// folder.
 pub(crate) fn look(binds: &[Bind], folders: &Folders) -> Result<Vec<FoundSource>, ShareError> {
     let look_one = |bind: &Bind| match fs::metadata(&bind.source) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && bind.create => Ok(FoundSource {
@@ -257,7 +258,7 @@ pub(crate) fn serve(
     mounts: &[ShareMount],
     id: &str,
     folders: &Folders,
-) -> Result<(Vec<Share>, Vec<Helper>), ShareError> {
+) -> Result<(Vec<Share>, Vec<Sidecar>), ShareError> {
     let mut shares = Vec::new();
     let mut servers = Vec::new();
     for mount in mounts {
@@ -271,11 +272,11 @@ pub(crate) fn serve(
     Ok((shares, servers))
 }
 
-fn serve_one(mount: &ShareMount, id: &str, folders: &Folders) -> Result<(UnixStream, Helper), ShareError> {
+fn serve_one(mount: &ShareMount, id: &str, folders: &Folders) -> Result<(UnixStream, Sidecar), ShareError> {
     let path = || mount.source.clone();
     let (real, metadata) = examine(Path::new(&mount.source), folders)?;
     if is_expected(metadata.file_type(), mount.is_file) {
-        let (listener, socket) = passing_name::connection(&hold::folder(&folders.run, id))
+        let (listener, socket) = ephemeral_socket::connection(&container_lock::folder(&folders.run, id))
             .map_err(|source| ShareError::Socket { path: path(), source })?;
         let identity = (metadata.dev(), metadata.ino());
         let server = serve_files(mount, &real, identity, listener)

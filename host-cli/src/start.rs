@@ -8,16 +8,16 @@ use command_fds::{CommandFdExt, FdMapping};
 use tokio::process::{Child, Command};
 
 use crate::confinement::{self, RequirementError};
+use crate::container_lock::{self, ContainerLock, ContainerLockError};
 use crate::control::{self, Connection, ControlError, PodRequest};
 use crate::folders::Folders;
-use crate::hold::{self, Hold, HoldError};
 use crate::state::Container;
 use crate::sys;
 
 /// Descriptors as the supervisor finds them.
 const LOCK_FD: i32 = 3;
 const CONNECTION_FD: i32 = 4;
-/// What the supervisor and its helpers need of our environment: where things are, and nothing else of the user's.
+/// What the supervisor and its sidecars need of our environment: where things are, and nothing else of the user's.
 const KEPT_VARIABLES: [&str; 6] = [
     "PATH",
     "HOME",
@@ -39,7 +39,7 @@ pub(crate) enum StartError {
     #[error("cannot start the pod's supervisor")]
     Spawn(#[source] io::Error),
     #[error(transparent)]
-    Hold(#[from] HoldError),
+    ContainerLock(#[from] ContainerLockError),
     #[error("the container was not started")]
     Requirement(#[from] RequirementError),
     #[error("cannot hand the container over to its pod")]
@@ -74,18 +74,25 @@ impl Started {
 }
 
 /// Starts a held container. It begins with the first request on the connection.
-pub(crate) async fn container(folders: &Folders, hold: Hold, container: &Container) -> Result<Started, StartError> {
+pub(crate) async fn container(
+    folders: &Folders,
+    lock: ContainerLock,
+    container: &Container,
+) -> Result<Started, StartError> {
     let Some(pod) = &container.pod else {
-        let (connection, child) = supervisor(folders, hold, &container.id, Kind::Container)?;
+        let (connection, child) = supervisor(folders, lock, &container.id, Kind::Container)?;
         let care = Care::Process(child);
         return Ok(Started { connection, care });
     };
     // A pod that runs already was started by whoever required less.
-    let processes = confinement::processes(container.config.accelerator.word(), !container.config.shares.is_empty());
+    let processes = confinement::processes(
+        container.config.accelerator.as_str(),
+        !container.config.shares.is_empty(),
+    );
     confinement::check(&processes)?;
     let care = self::pod(folders, pod)?;
     let (connection, theirs) = Connection::pair().map_err(StartError::Connection)?;
-    let lock = std::os::fd::AsFd::as_fd(&hold)
+    let lock = std::os::fd::AsFd::as_fd(&lock)
         .try_clone_to_owned()
         .map_err(StartError::Lock)?;
     let adopt = PodRequest::Adopt {
@@ -103,14 +110,14 @@ pub(crate) async fn container(folders: &Folders, hold: Hold, container: &Contain
 
 /// A connection to the supervisor of a pod of several containers, which is started when there is none.
 pub(crate) fn pod(folders: &Folders, id: &str) -> Result<Connection, StartError> {
-    let folder = hold::folder(&folders.run, id);
+    let folder = container_lock::folder(&folders.run, id);
     loop {
         if let Ok(connection) = control::connect(&folder) {
             return Ok(connection);
         }
         let is_running = || control::connect(&folder).is_ok();
-        if let Some(hold) = Hold::take(&folders.run, id, is_running)? {
-            return supervisor(folders, hold, id, Kind::Pod).map(|(connection, _)| connection);
+        if let Some(lock) = ContainerLock::take(&folders.run, id, is_running)? {
+            return supervisor(folders, lock, id, Kind::Pod).map(|(connection, _)| connection);
         }
     }
 }
@@ -123,9 +130,9 @@ enum Kind {
 }
 
 /// Starts a supervisor.
-fn supervisor(folders: &Folders, hold: Hold, id: &str, kind: Kind) -> Result<(Connection, Child), StartError> {
+fn supervisor(folders: &Folders, lock: ContainerLock, id: &str, kind: Kind) -> Result<(Connection, Child), StartError> {
     let (connection, theirs) = Connection::pair().map_err(StartError::Connection)?;
-    let lock = std::os::fd::AsFd::as_fd(&hold)
+    let lock = std::os::fd::AsFd::as_fd(&lock)
         .try_clone_to_owned()
         .map_err(StartError::Lock)?;
     let program = std::env::current_exe().map_err(StartError::Spawn)?;

@@ -6,9 +6,9 @@
 //! ```
 //!
 //! A row exists once the disk is complete, and is gone before the disk is: what is killed in between leaves a disk
-//! without a row but with a record in `pending`, which the next command removes. A disk with neither is left alone. ext4 is no cluster filesystem: two machines that have it, one of them
-//! writing, destroy it. The lock belongs to the open file, which the machine's processes have too: it is free when the
-//! last of them is gone, however they ended.
+//! without a row but with a record in `pending`, which the next command removes. A disk with neither is left alone.
+//! ext4 is no cluster filesystem: two machines that have it, one of them writing, destroy it. The lock belongs to the
+//! open file, which the machine's processes have too: it is free when the last of them is gone, however they ended.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -167,7 +167,7 @@ pub(crate) fn remove_disk(state: &State, data: &Path, name: &str) -> Result<(), 
             source,
         })?,
     }
-    state.settle(Pending::Volume, name);
+    state.finish_pending(Pending::Volume, name);
     Ok(())
 }
 
@@ -240,8 +240,8 @@ pub(crate) fn remove(state: &State, data: &Path, name: &str) -> Result<(), Volum
     remove_disk(state, data, name)
 }
 
-/// Removes the disks of volumes that a command was making or removing when it was killed, unless somebody makes one right
-/// now.
+/// Removes the disks of volumes that a command was making or removing when it was killed, unless somebody makes one
+/// right now.
 pub(crate) fn sweep(state: &State, data: &Path) -> Result<(), VolumeError> {
     if state.pending(Pending::Volume)?.is_empty() {
         return Ok(());

@@ -106,7 +106,7 @@ fn a_running_container_comes_to_a_network_and_leaves_it() {
     }
     let v6 = capsid.field("web", ".NetworkSettings.Networks.back.GlobalIPv6Address");
     assert!(reaches(&capsid, "db", &v6), "{v6}");
-    assert!(is_served(&port), "its way out is the same");
+    assert!(is_served(&port), "its uplink is the same");
     assert_eq!(
         capsid.field("web", ".NetworkSettings.Networks.back.IPAddress"),
         "10.77.2.9"
@@ -123,7 +123,7 @@ fn a_running_container_comes_to_a_network_and_leaves_it() {
         .exits(1)
         .complains("back");
 
-    // The one that leads out: the way out is closed with it, and comes back with it, or with another one.
+    // The one that leads out: the uplink is closed with it, and comes back with it, or with another one.
     good(&capsid, &["network", "disconnect", "front", "web"]);
     assert!(!is_served(&port));
     assert_eq!(addresses(&capsid, "web"), "");
@@ -139,7 +139,7 @@ fn a_running_container_comes_to_a_network_and_leaves_it() {
     let listener = TcpListener::bind(port.trim()).unwrap();
     call(&capsid, &["network", "connect", "front", "web"])
         .succeeds()
-        .complains("web has no way out of its networks: port");
+        .complains("web has no default route: port");
     drop(listener);
     good(&capsid, &["restart", "-t", "0", "web"]);
     wait_until_served(&port);

@@ -20,8 +20,8 @@
 //!   │ ◄── Started | Failed ───────────────── │
 //!   │ ── Signal, Resize ──────────────────►  │
 //!   │ ◄── Stopped{status} ────────────────── │   after every stream is drained
-//!   │ ── Freeze, Measure, List, Update, ──►  │   at any time of a container's life
-//!   │    Readdress                           │
+//!   │ ── Freeze, Measure, List, Update, ──►  │   at any time while a container runs
+//!   │    ConfigureNetwork                           │
 //!   │ ◄── Frozen, Measured, … | Failed ───── │   one answer each, in their order
 //!   │ ── KeepFree{disks} ─────────────────►  │   when the host's disk fills up
 //!   │ ── Ping{clocks} ────────────────────►  │   every few seconds: an agent that does not answer is
@@ -30,9 +30,10 @@
 //! ```
 //!
 //! The host may send `Create`, connect the streams and send `Start` without waiting in between. A spec that joins a
-//! running container (`exec`) lives the same life under an id of its own; what joined a container ends with it.
+//! running container (`exec`) has the same lifecycle under an id of its own; what joined a container ends with it.
 //! `Signal`, `Resize` and `Start` have no answer: they may cross the end of a container, and do nothing then.
-//! Messages state intent, not system calls. Types only: no sockets, no unsafe. To the host, every agent frame is hostile.
+//! Messages state intent, not system calls. Types only: no sockets, no unsafe. To the host, every agent frame is
+//! hostile.
 
 #![forbid(unsafe_code)]
 
@@ -43,9 +44,9 @@ pub mod upkeep;
 
 pub use frame::{FrameError, read_frame, write_frame};
 pub use message::{
-    AgentMessage, Created, Failed, FreePart, Freeze, Frozen, Hello, HostMessage, KeepFree, List, Listed, Measure,
-    Measured, Ping, Pong, Process, Readdress, Readdressed, Request, Resize, Signal, Stage, Start, Started, Stopped,
-    StreamHello, StreamKind, Update, Updated,
+    AgentMessage, ConfigureNetwork, Created, Failed, FailedStep, FreePart, Freeze, Frozen, Hello, HostMessage,
+    KeepFree, List, Listed, Measure, Measured, NetworkConfigured, Ping, Pong, Process, Request, Resize, Signal, Start,
+    Started, Stopped, StreamHello, StreamKind, Update, Updated,
 };
 pub use spec::ContainerSpec;
 

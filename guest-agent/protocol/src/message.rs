@@ -52,7 +52,7 @@ pub mod host_message {
         Update(super::Update),
         /// Change the addresses of a container's network device.
         #[prost(message, tag = "11")]
-        Readdress(super::Readdress),
+        ConfigureNetwork(super::ConfigureNetwork),
         /// Show that the agent is alive.
         #[prost(message, tag = "12")]
         Ping(super::Ping),
@@ -104,9 +104,9 @@ pub mod agent_message {
         /// Answer to `Update`: the limits hold.
         #[prost(message, tag = "9")]
         Updated(super::Updated),
-        /// Answer to `Readdress`: the addresses and routes hold.
+        /// Answer to `ConfigureNetwork`: the addresses and routes hold.
         #[prost(message, tag = "10")]
-        Readdressed(super::Readdressed),
+        NetworkConfigured(super::NetworkConfigured),
         /// Answer to `Ping`.
         #[prost(message, tag = "11")]
         Pong(super::Pong),
@@ -208,10 +208,10 @@ pub struct Update {
     pub limits: Limits,
 }
 
-/// Gives the device of the container's network namespace, its pod's, these addresses and routes in place of those that it
-/// has. The same again changes nothing. One that failed may be half done, and goes on when it is asked for again.
+/// Gives the device of the container's network namespace, its pod's, these addresses and routes in place of those that
+/// it has. The same again changes nothing. One that failed may be half done, and goes on when it is asked for again.
 #[derive(Clone, PartialEq, Message)]
-pub struct Readdress {
+pub struct ConfigureNetwork {
     /// Container id. One that is no pod's must run. Empty: the pod itself, if there is none yet when it is made.
     #[prost(string, tag = "1")]
     pub container: String,
@@ -246,15 +246,16 @@ pub struct Failed {
     #[prost(string, tag = "1")]
     pub container: String,
     /// The step that failed.
-    #[prost(enumeration = "Stage", tag = "2")]
-    pub stage: i32,
+    #[prost(enumeration = "FailedStep", tag = "2")]
+    pub step: i32,
     /// `errno` of that step, 0 when there is none.
     #[prost(int32, tag = "3")]
     pub errno: i32,
     /// The step and its cause in words, one line.
     #[prost(string, tag = "4")]
     pub message: String,
-    /// What failed. Only [`Request::Run`] ends the container; after any other but [`Request::Readdress`] it is as it was.
+    /// What failed. Only [`Request::Run`] ends the container; after any other but [`Request::ConfigureNetwork`] it is
+    /// as it was.
     #[prost(enumeration = "Request", tag = "5")]
     pub request: i32,
 }
@@ -273,8 +274,8 @@ pub enum Request {
     List = 3,
     /// `Update`.
     Update = 4,
-    /// `Readdress`.
-    Readdress = 5,
+    /// `ConfigureNetwork`.
+    ConfigureNetwork = 5,
 }
 
 /// The container ended.
@@ -365,9 +366,9 @@ pub struct Listed {
     /// There are more than are told.
     #[prost(bool, tag = "3")]
     pub truncated: bool,
-    /// [`Process`]es, each behind its length, in the order of their pids in the guest. They are taken out one by one, by
-    /// [`Listed::processes`]: as a repeated field, two bytes of a frame would become a hundred of memory, however many
-    /// there are.
+    /// [`Process`]es, each behind its length, in the order of their pids in the guest. They are taken out one by one,
+    /// by [`Listed::processes`]: as a repeated field, two bytes of a frame would become a hundred of memory, however
+    /// many there are.
     #[prost(bytes = "vec", tag = "4")]
     pub packed: Vec<u8>,
 }
@@ -447,7 +448,7 @@ pub struct Updated {
 
 /// The addresses and routes hold.
 #[derive(Clone, PartialEq, Message)]
-pub struct Readdressed {
+pub struct NetworkConfigured {
     /// Container id.
     #[prost(string, tag = "1")]
     pub container: String,
@@ -456,7 +457,7 @@ pub struct Readdressed {
 /// The step of create or start that failed: what the exit code is chosen by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
-pub enum Stage {
+pub enum FailedStep {
     /// Not said, or newer than this build.
     Unknown = 0,
     /// The spec itself is wrong or over a limit.
@@ -529,7 +530,7 @@ mod tests {
             resolvers: vec![vec![169, 254, 7, 7], vec![0; 16]],
         };
         let asked = HostMessage {
-            kind: Some(host_message::Kind::Readdress(Readdress {
+            kind: Some(host_message::Kind::ConfigureNetwork(ConfigureNetwork {
                 container: "c".into(),
                 network,
             })),
@@ -537,7 +538,9 @@ mod tests {
         let wire = asked.encode_to_vec();
         assert_eq!(HostMessage::decode(wire.as_slice()).unwrap(), asked);
         let answered = AgentMessage {
-            kind: Some(agent_message::Kind::Readdressed(Readdressed { container: "c".into() })),
+            kind: Some(agent_message::Kind::NetworkConfigured(NetworkConfigured {
+                container: "c".into(),
+            })),
         };
         let wire = answered.encode_to_vec();
         assert_eq!(AgentMessage::decode(wire.as_slice()).unwrap(), answered);

@@ -1,9 +1,9 @@
-//! The stage of a process that joins a running container, in runc's order and for its reasons (`nsexec.c`).
+//! The container init of a process that joins a running container, in runc's order and for its reasons (`nsexec.c`).
 //!
-//! The container is hostile and runs. So the stage is closed to tracing and reading before it is anywhere near it, it
-//! stays in the agent's pid namespace, where the container has no name for it, and everything it opens by a path of the
-//! container it opens with the container's root as root. The child that the container can see inherits all of that,
-//! holds no folder of the agent (CVE-2024-21626), and is confined as a container's first process is.
+//! The container is hostile and runs. So the container init is closed to tracing and reading before it is anywhere near
+//! it, it stays in the agent's pid namespace, where the container has no name for it, and everything it opens by a path
+//! of the container it opens with the container's root as root. The child that the container can see inherits all of
+//! that, holds no folder of the agent (CVE-2024-21626), and is confined as a container's first process is.
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::process::DumpableBehavior;
 
 use super::streams::{empty_input, find_null, make_streams, take_streams};
-use super::{StageError, confine, do_task, execute, hand_over, prepare_task, wait_for_start, with_home};
+use super::{InitError, confine, do_task, execute, hand_over, prepare_task, wait_for_start, with_home};
 use crate::beneath::Root;
 use crate::control;
 use crate::mount::StepError;
@@ -26,22 +26,22 @@ use crate::task::Prepared;
 use crate::terminal::Terminal;
 use crate::user::{Identity, resolve};
 
-/// The recipe. Returns the stage's exit code, or what failed; `control` is then the socket of whoever failed.
+/// The recipe. Returns the container init's exit code, or what failed; `control` is then the socket of whoever failed.
 pub(super) fn become_joiner(
     spec: ContainerSpec,
     fds: Vec<OwnedFd>,
     control: &mut UnixStream,
-) -> Result<i32, StageError> {
-    // A container's stage can do without; this one meets a container that runs.
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(StageError::Dumpable)?;
+) -> Result<i32, InitError> {
+    // A container's init can do without; this one meets a container that runs.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(InitError::Dumpable)?;
     rustix::process::umask(Mode::empty());
     // The agent's own /proc: the container's may be anything.
-    fs::write("/proc/self/oom_score_adj", "0").map_err(StageError::OomScore)?;
+    fs::write("/proc/self/oom_score_adj", "0").map_err(InitError::OomScore)?;
     let task = prepare_task(&spec)?;
-    let [container, child_control] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| StageError::Unexpected)?;
-    sys::join_namespaces(container.as_fd()).map_err(StageError::Join)?;
+    let [container, child_control] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| InitError::Unexpected)?;
+    sys::join_namespaces(container.as_fd()).map_err(InitError::Join)?;
     drop(container);
-    match sys::fork_sibling().map_err(StageError::Fork)? {
+    match sys::fork_sibling().map_err(InitError::Fork)? {
         Some(child) => announce(&spec, &child, control).map(|()| 0),
         None => {
             *control = UnixStream::from(child_control);
@@ -54,29 +54,29 @@ pub(super) fn become_joiner(
 }
 
 /// Tells the agent of the child, in the agent's own numbering.
-fn announce(spec: &ContainerSpec, child: &Spawned, control: &UnixStream) -> Result<(), StageError> {
+fn announce(spec: &ContainerSpec, child: &Spawned, control: &UnixStream) -> Result<(), InitError> {
     let message = AgentMessage {
         kind: Some(Report::Started(Started {
             container: spec.id.clone(),
             pid: child.pid.as_raw_nonzero().get() as u32,
         })),
     };
-    let bytes = frame::encode_frame(&message).map_err(StageError::Control)?;
-    control::send(control, &bytes, &[child.pidfd.as_fd()]).map_err(StageError::HandOver)
+    let bytes = frame::encode_frame(&message).map_err(InitError::Control)?;
+    control::send(control, &bytes, &[child.pidfd.as_fd()]).map_err(InitError::HandOver)
 }
 
 /// The child: does the task, as root and with every right that the guest can give: what keeps it in the container is
 /// that it opens nothing but what lies beneath the container's root.
-fn run_task(spec: &ContainerSpec, task: Prepared, control: &mut UnixStream) -> Result<i32, StageError> {
+fn run_task(spec: &ContainerSpec, task: Prepared, control: &mut UnixStream) -> Result<i32, InitError> {
     for number in 0..3 {
-        sys::set_standard_stream(number, control.as_fd()).map_err(StageError::Streams)?;
+        sys::set_standard_stream(number, control.as_fd()).map_err(InitError::Streams)?;
     }
-    let streams = make_streams(spec, empty_input, None, &Identity::root()).map_err(StageError::Streams)?;
+    let streams = make_streams(spec, empty_input, None, &Identity::root()).map_err(InitError::Streams)?;
     do_task(spec, task, streams, control)
 }
 
 /// The child: runs the program, or says why it could not.
-fn run(spec: ContainerSpec, control: &mut UnixStream) -> StageError {
+fn run(spec: ContainerSpec, control: &mut UnixStream) -> InitError {
     match prepare(&spec, control) {
         Ok(env) => execute(&spec.args, &env),
         Err(error) => error,
@@ -84,23 +84,23 @@ fn run(spec: ContainerSpec, control: &mut UnixStream) -> StageError {
 }
 
 /// Does all that comes before the program: its environment.
-fn prepare(spec: &ContainerSpec, control: &mut UnixStream) -> Result<Vec<Vec<u8>>, StageError> {
-    // These are the stage's socket, whose closing tells the agent of its end, and the guest's log.
+fn prepare(spec: &ContainerSpec, control: &mut UnixStream) -> Result<Vec<Vec<u8>>, InitError> {
+    // These are the container init's socket, whose closing tells the agent of its end, and the guest's log.
     for number in 0..3 {
-        sys::set_standard_stream(number, control.as_fd()).map_err(StageError::Streams)?;
+        sys::set_standard_stream(number, control.as_fd()).map_err(InitError::Streams)?;
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY;
-    let folder = rustix::fs::open("/", flags | OFlags::CLOEXEC, Mode::empty()).map_err(StageError::Root)?;
+    let folder = rustix::fs::open("/", flags | OFlags::CLOEXEC, Mode::empty()).map_err(InitError::Root)?;
     let root = Root::new(folder);
-    let identity = resolve(&root, &spec.user, &spec.additional_groups).map_err(StageError::User)?;
+    let identity = resolve(&root, &spec.user, &spec.additional_groups).map_err(InitError::User)?;
     let terminal = spec.terminal.map(|_| Terminal::open(&root)).transpose();
-    let terminal = terminal.map_err(|e| StageError::Step(StepError::Terminal(e)))?;
+    let terminal = terminal.map_err(|e| InitError::Step(StepError::Terminal(e)))?;
     let null = || -> Result<OwnedFd, Errno> { find_null(&root)?.map_or_else(empty_input, Ok) };
-    let streams = make_streams(spec, null, terminal, &identity).map_err(StageError::Streams)?;
+    let streams = make_streams(spec, null, terminal, &identity).map_err(InitError::Streams)?;
     // Not chdir: a magic link of a hostile /proc would lead out of the root.
     root.open(Path::new(&spec.cwd), flags)
         .and_then(rustix::process::fchdir)
-        .map_err(|source| StageError::WorkingDirectory {
+        .map_err(|source| InitError::WorkingDirectory {
             path: spec.cwd.clone(),
             source,
         })?;

@@ -1,4 +1,4 @@
-//! The streams of a stage: made on its side, their other ends sent to the agent.
+//! The streams of a container init: made on its side, their other ends sent to the agent.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -8,7 +8,7 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
-use super::StageError;
+use super::InitError;
 use crate::beneath::Root;
 use crate::terminal::{Terminal, set_size};
 use crate::user::Identity;
@@ -79,17 +79,17 @@ pub(super) fn empty_input() -> Result<OwnedFd, Errno> {
 }
 
 /// Makes the streams the standard ones, in a session of the container's own.
-pub(super) fn take_streams(spec: &ContainerSpec, own: &[OwnedFd]) -> Result<(), StageError> {
-    rustix::process::setsid().map_err(StageError::ControllingTerminal)?;
+pub(super) fn take_streams(spec: &ContainerSpec, own: &[OwnedFd]) -> Result<(), InitError> {
+    rustix::process::setsid().map_err(InitError::ControllingTerminal)?;
     let Some(last) = own.last() else {
-        return Err(StageError::Streams(Errno::BADF));
+        return Err(InitError::Streams(Errno::BADF));
     };
     if spec.terminal.is_some() {
-        rustix::process::ioctl_tiocsctty(last).map_err(StageError::ControllingTerminal)?;
+        rustix::process::ioctl_tiocsctty(last).map_err(InitError::ControllingTerminal)?;
     }
     for number in 0..3 {
         let stream = own.get(number).unwrap_or(last);
-        sys::set_standard_stream(number as i32, stream.as_fd()).map_err(StageError::Streams)?;
+        sys::set_standard_stream(number as i32, stream.as_fd()).map_err(InitError::Streams)?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::Netlink;
-use super::setting::{Setting, Way};
+use super::setting::{Route, Setting};
 use super::{NAME, NetworkError};
 
 /// Tells the agent's routes to single addresses from those that a container makes (`ip route` says `boot`).
@@ -42,7 +42,8 @@ impl Interface {
             .ask("start the network device", RouteNetlinkMessage::SetLink(link), 0)
     }
 
-    /// What it has, in the order in which it was made: addresses, and the routes out of it that are the agent's concern.
+    /// What it has, in the order in which it was made: addresses, and the routes out of it that are the agent's
+    /// concern.
     pub(super) fn settings(&self) -> Result<Vec<Setting>, NetworkError> {
         let kinds = [AddressFamily::Inet, AddressFamily::Inet6];
         let mut settings = Vec::new();
@@ -87,7 +88,7 @@ impl Interface {
         is_own.then_some(setting)
     }
 
-    /// A way to everywhere, whoever made it, or a route to a single address that the agent made.
+    /// A default route, whoever made it, or a route to a single address that the agent made.
     fn read_route(&self, kind: AddressFamily, entry: RouteNetlinkMessage) -> Option<Setting> {
         let RouteNetlinkMessage::NewRoute(RouteMessage { header, attributes, .. }) = entry else {
             return None;
@@ -108,8 +109,8 @@ impl Interface {
         let is_agents =
             |address| header.protocol == HOST_ROUTES && header.destination_prefix_length == host_bits(address);
         match (destination, gateway) {
-            (None, Some(by)) if is_own => Some(Setting::Default(Way { by, source })),
-            (Some(by), None) if is_own && is_agents(by) => Some(Setting::Neighbour(Way { by, source })),
+            (None, Some(by)) if is_own => Some(Setting::DefaultRoute(Route { by, source })),
+            (Some(by), None) if is_own && is_agents(by) => Some(Setting::LinkRoute(Route { by, source })),
             _ => None,
         }
     }
@@ -120,8 +121,8 @@ impl Interface {
             Setting::Address { address, prefix_bits } => {
                 RouteNetlinkMessage::NewAddress(self.address(address, prefix_bits))
             }
-            Setting::Neighbour(way) => RouteNetlinkMessage::NewRoute(self.host_route(way)),
-            Setting::Default(way) => RouteNetlinkMessage::NewRoute(self.default_route(way)),
+            Setting::LinkRoute(route) => RouteNetlinkMessage::NewRoute(self.host_route(route)),
+            Setting::DefaultRoute(route) => RouteNetlinkMessage::NewRoute(self.default_route(route)),
         };
         self.kernel
             .ask(&format!("set {setting}"), request, NLM_F_CREATE | NLM_F_REPLACE)
@@ -132,9 +133,9 @@ impl Interface {
             Setting::Address { address, prefix_bits } => {
                 RouteNetlinkMessage::DelAddress(self.address(address, prefix_bits))
             }
-            Setting::Neighbour(way) => RouteNetlinkMessage::DelRoute(self.host_route(way)),
-            Setting::Default(way) => {
-                let mut route = self.default_route(way);
+            Setting::LinkRoute(route) => RouteNetlinkMessage::DelRoute(self.host_route(route)),
+            Setting::DefaultRoute(route) => {
+                let mut route = self.default_route(route);
                 // Whoever made it.
                 route.header.protocol = RouteProtocol::Unspec;
                 RouteNetlinkMessage::DelRoute(route)
@@ -165,24 +166,24 @@ impl Interface {
         message
     }
 
-    fn host_route(&self, way: Way) -> RouteMessage {
-        let mut message = self.route(way, HOST_ROUTES, RouteScope::Link);
-        message.header.destination_prefix_length = host_bits(way.by);
-        message.attributes.push(RouteAttribute::Destination(way.by.into()));
+    fn host_route(&self, route: Route) -> RouteMessage {
+        let mut message = self.route(route, HOST_ROUTES, RouteScope::Link);
+        message.header.destination_prefix_length = host_bits(route.by);
+        message.attributes.push(RouteAttribute::Destination(route.by.into()));
         message
     }
 
-    fn default_route(&self, way: Way) -> RouteMessage {
-        let mut message = self.route(way, RouteProtocol::Boot, RouteScope::Universe);
-        message.attributes.push(RouteAttribute::Gateway(way.by.into()));
+    fn default_route(&self, route: Route) -> RouteMessage {
+        let mut message = self.route(route, RouteProtocol::Boot, RouteScope::Universe);
+        message.attributes.push(RouteAttribute::Gateway(route.by.into()));
         message
     }
 
     /// A route out of the device.
-    fn route(&self, way: Way, protocol: RouteProtocol, scope: RouteScope) -> RouteMessage {
+    fn route(&self, route: Route, protocol: RouteProtocol, scope: RouteScope) -> RouteMessage {
         let mut message = RouteMessage::default();
         message.header = RouteHeader {
-            address_family: family(way.by),
+            address_family: family(route.by),
             table: RouteHeader::RT_TABLE_MAIN,
             protocol,
             scope,
@@ -190,7 +191,7 @@ impl Interface {
             ..RouteHeader::default()
         };
         message.attributes.push(RouteAttribute::Oif(self.index));
-        if let Some(source) = way.source {
+        if let Some(source) = route.source {
             message.attributes.push(RouteAttribute::PrefSource(source.into()));
         }
         message

@@ -1,5 +1,6 @@
-//! The machine's network device, and how a container gets it. It begins in the agent's network namespace, is moved to the
-//! container's, or its pod's, and set up there: the agent itself has no network. Its addresses change while it is there.
+//! The machine's network device, and how a container gets it. It begins in the agent's network namespace, is moved to
+//! the container's, or its pod's, and set up there: the agent itself has no network. Its addresses change while it is
+//! there.
 
 mod interface;
 mod netlink;
@@ -31,9 +32,9 @@ const TCP_RMEM: &str = "/proc/sys/net/ipv4/tcp_rmem";
 const RECEIVE_BUFFERS: &str = "4096 131072 524288";
 /// Where the kernel is told not to speak IPv6.
 const DISABLE_V6: &str = "/proc/sys/net/ipv6/conf/eth0/disable_ipv6";
-/// Whether the kernel asks its link for a second whether an address is somebody else's before it has it (`accept_dad` of
-/// Documentation/networking/ip-sysctl.rst). The switch and the device see to that; what comes meanwhile would be lost,
-/// and passt begins a connection with one packet alone.
+/// Whether the kernel asks its link for a second whether an address is somebody else's before it has it (`accept_dad`
+/// of Documentation/networking/ip-sysctl.rst). The switch and the device see to that; what comes meanwhile would be
+/// lost, and passt begins a connection with one packet alone.
 const ACCEPT_DAD: &str = "/proc/sys/net/ipv6/conf/eth0/accept_dad";
 
 /// Why there is no network.
@@ -101,13 +102,13 @@ impl Device {
 
 /// Gives the device in a network namespace what `network` says, in place of what it has. `place` is the namespace, or a
 /// process that is in it. The length of packets stays.
-pub(crate) fn readdress(place: OwnedFd, network: Network) -> Result<(), NetworkError> {
+pub(crate) fn configure_network(place: OwnedFd, network: Network) -> Result<(), NetworkError> {
     // In a thread of its own, which does not come back.
     let work = move || {
         move_into_thread_name_spaces(place.as_fd(), ThreadNameSpaceType::NETWORK).map_err(NetworkError::Enter)?;
         change(&network)
     };
-    let thread = threads::spawn("readdress", work).map_err(NetworkError::Thread)?;
+    let thread = threads::spawn("network", work).map_err(NetworkError::Thread)?;
     thread.join().map_err(|_| NetworkError::Ended)?
 }
 

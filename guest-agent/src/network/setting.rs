@@ -14,15 +14,15 @@ use crate::limits::ENTRIES_MAX;
 pub(super) enum Setting {
     /// An address, and the length of its link's prefix.
     Address { address: IpAddr, prefix_bits: u8 },
-    /// The way to an address on the link, whatever the prefixes are.
-    Neighbour(Way),
-    /// The way to everywhere, by a gateway.
-    Default(Way),
+    /// The route to an address on the link, whatever the prefixes are.
+    LinkRoute(Route),
+    /// The default route, by a gateway.
+    DefaultRoute(Route),
 }
 
-/// A way out of the device.
+/// A route by the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Way {
+pub(super) struct Route {
     /// The neighbour that it leads to, or by.
     pub(super) by: IpAddr,
     /// The address that packets have which take it: of several, only one is known to who answers there.
@@ -34,8 +34,8 @@ impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address { address, prefix_bits } => write!(f, "the network address {address}/{prefix_bits}"),
-            Self::Neighbour(way) => write!(f, "the route to {}", way.by),
-            Self::Default(way) => write!(f, "the default route by {}", way.by),
+            Self::LinkRoute(route) => write!(f, "the route to {}", route.by),
+            Self::DefaultRoute(route) => write!(f, "the default route by {}", route.by),
         }
     }
 }
@@ -55,12 +55,12 @@ pub(super) fn wanted(network: &Network) -> Result<Vec<Setting>, NetworkError> {
     let first_like = |other: IpAddr| addresses.iter().find(|(own, ..)| own.is_ipv4() == other.is_ipv4());
     let neighbours = resolvers.into_iter().filter_map(|by| {
         let source = Some(first_like(by)?.0);
-        Some(Setting::Neighbour(Way { by, source }))
+        Some(Setting::LinkRoute(Route { by, source }))
     });
     let by_gateway = |is_v4: bool| {
         let mut ways = addresses.iter().filter_map(|&(own, _, gateway)| Some((own, gateway?)));
         let (own, by) = ways.find(|(own, _)| own.is_ipv4() == is_v4)?;
-        Some(Setting::Default(Way { by, source: Some(own) }))
+        Some(Setting::DefaultRoute(Route { by, source: Some(own) }))
     };
     let defaults = [by_gateway(true), by_gateway(false)].into_iter().flatten();
     let mut seen = BTreeSet::new();
@@ -180,15 +180,15 @@ mod tests {
         assert!(!speaks_v6(&only_v4));
         let addresses = vec![address("10.89.0.2", 24, ""), address("10.90.0.2", 24, "10.90.0.1")];
         let two = wanted(&network(addresses, &["169.254.7.7"])).unwrap();
-        let way = |by: &str, source: &str| Way {
+        let route = |by: &str, source: &str| Route {
             by: by.parse().unwrap(),
             source: Some(source.parse().unwrap()),
         };
         assert_eq!(
             two[2..],
             [
-                Setting::Neighbour(way("169.254.7.7", "10.89.0.2")),
-                Setting::Default(way("10.90.0.1", "10.90.0.2"))
+                Setting::LinkRoute(route("169.254.7.7", "10.89.0.2")),
+                Setting::DefaultRoute(route("10.90.0.1", "10.90.0.2"))
             ]
         );
         assert_eq!(wanted(&network(Vec::new(), &["169.254.7.7"])).unwrap(), []);
@@ -200,12 +200,12 @@ mod tests {
             address: own.parse().unwrap(),
             prefix_bits,
         };
-        let way = |by: &str| Way {
+        let route = |by: &str| Route {
             by: by.parse().unwrap(),
             source: None,
         };
-        let default = |gateway: &str| Setting::Default(way(gateway));
-        let resolver = |resolver: &str| Setting::Neighbour(way(resolver));
+        let default = |gateway: &str| Setting::DefaultRoute(route(gateway));
+        let resolver = |resolver: &str| Setting::LinkRoute(route(resolver));
         let present = [
             own("10.89.0.2", 24),
             own("10.90.0.2", 24),

@@ -89,7 +89,7 @@ impl Disks {
         let names = names(upper, walk).map_err(failed)?;
         if let Some(lower) = lower.filter(|_| is_opaque(upper)) {
             for name in self::names(lower, walk).map_err(failed)?.difference(&names) {
-                walk.tell(b'D', &join(path, name))?;
+                walk.record(b'D', &join(path, name))?;
             }
         }
         for name in &names {
@@ -118,17 +118,17 @@ impl Disks {
         let before = lower.and_then(|lower| rustix::fs::statat(lower, name, AtFlags::SYMLINK_NOFOLLOW).ok());
         if kind == FileType::CharacterDevice && stat.st_rdev == 0 {
             return match before {
-                Some(_) => walk.tell(b'D', path),
+                Some(_) => walk.record(b'D', path),
                 None => Ok(()),
             };
         }
         let letter = if before.is_some() { b'C' } else { b'A' };
         if kind != FileType::Directory {
             let is_ours = letter == b'A' && stat.st_size == 0 && self.targets.contains(path);
-            return if is_ours { Ok(()) } else { walk.tell(letter, path) };
+            return if is_ours { Ok(()) } else { walk.record(letter, path) };
         }
         let at = walk.lines.len();
-        walk.tell(letter, path)?;
+        walk.record(letter, path)?;
         let end = walk.lines.len();
         let below = open(upper, name).map_err(|source| CompareError::Read {
             path: String::from_utf8_lossy(path).into_owned(),
@@ -165,7 +165,7 @@ impl Disks {
 }
 
 impl Walk {
-    fn tell(&mut self, letter: u8, path: &[u8]) -> Result<(), CompareError> {
+    fn record(&mut self, letter: u8, path: &[u8]) -> Result<(), CompareError> {
         self.entries_left = self.entries_left.checked_sub(1).ok_or(CompareError::Many)?;
         self.lines.push(letter);
         self.lines.extend_from_slice(path);

@@ -29,8 +29,8 @@ use super::process::{HandedFiles, StartError, collect_complaints, ended, last_co
 use super::program;
 use super::{Accelerator, Disk, MachineEnd, MachineParts, Nic, RunningMachine, Share};
 use crate::console;
-use crate::parts::{self, PartError};
-use crate::passing_name;
+use crate::ephemeral_socket;
+use crate::install_paths::{self, PartError};
 use crate::plan::MachineSize;
 use crate::state::mac_words;
 
@@ -38,7 +38,7 @@ use crate::state::mac_words;
 /// `noapictimer`: emulated, the APIC's timer is calibrated for a quarter of a second and then mostly found unfit, since
 /// the emulator does not run evenly; the PIT serves from the beginning instead. `clearcpuid`: QEMU 7.2 works out the
 /// flags after `cmpxchg16b` from what it had not written down yet (`target/i386/tcg/translate.c`: no `gen_update_cc_op`
-/// before the helper), and an interrupt just then keeps a part of a pointer as flags, virtual-8086 mode among them: a
+/// before the sidecar), and an interrupt just then keeps a part of a pointer as flags, virtual-8086 mode among them: a
 /// double fault at its end, about once in some hundred starts. The kernel does without; programs still find it.
 /// `swiotlb`: see [`BOUNCED`]; 2048 slots are 4 MiB, room for what a disk reads ahead. The rest as under KVM.
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 reboot=t panic=-1 tsc=reliable no_timer_check noapictimer \
@@ -75,7 +75,7 @@ impl Emulate {
     /// Looks for QEMU.
     pub(crate) fn find() -> Result<Self, PartError> {
         Ok(Self {
-            qemu: parts::qemu()?,
+            qemu: install_paths::qemu()?,
             counter: Reading::take(),
         })
     }
@@ -161,7 +161,7 @@ impl Emulate {
         });
         let config_fd = files.add(config_file(&config)?);
         let words = ["--config-fd".into(), config_fd.to_string()];
-        spawn(&parts::vmm()?, &words, files, Stdio::piped())
+        spawn(&install_paths::vmm()?, &words, files, Stdio::piped())
     }
 }
 
@@ -181,7 +181,7 @@ pub(crate) fn reporting_qemu(qemu: &Path) -> Result<Command, StartError> {
     });
     let mut files = HandedFiles::default();
     let config_fd = files.add(config_file(&config)?);
-    let mut command = Command::new(parts::vmm()?);
+    let mut command = Command::new(install_paths::vmm()?);
     command
         .args(["--config-fd", &config_fd.to_string()])
         .stdin(Stdio::null());
@@ -252,7 +252,7 @@ fn connect_nic(
     files: &mut HandedFiles,
     arguments: &mut Vec<String>,
 ) -> Result<UnixListener, StartError> {
-    let (listener, file) = passing_name::listener(folder).map_err(StartError::Socket)?;
+    let (listener, file) = ephemeral_socket::listener(folder).map_err(StartError::Socket)?;
     // Run by root, QEMU is another user. Nobody else can reach a socket without a name.
     let everybody = Permissions::from_mode(0o666);
     std::fs::set_permissions(format!("/proc/self/fd/{}", file.as_raw_fd()), everybody).map_err(StartError::Socket)?;
@@ -322,7 +322,7 @@ fn start_devices(
     });
     let config_fd = files.add(config_file(&config)?);
     let arguments = ["--config-fd".into(), config_fd.to_string()];
-    Ok((spawn(&parts::vmm()?, &arguments, files, Stdio::null())?, status))
+    Ok((spawn(&install_paths::vmm()?, &arguments, files, Stdio::null())?, status))
 }
 
 /// QEMU's command line without our devices: the microvm machine with every default device off.

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use capsid_protocol::spec::SHARED_FILE;
 
-use super::helper::Helper;
 use super::process::{HandedFiles, StartError};
-use crate::parts;
+use super::sidecar::Sidecar;
+use crate::install_paths;
 use crate::state::ShareMount;
 
 /// A share as a machine gets it.
@@ -25,7 +25,7 @@ pub(crate) fn serve_files(
     source: &Path,
     identity: (u64, u64),
     listener: UnixListener,
-) -> Result<Helper, StartError> {
+) -> Result<Sidecar, StartError> {
     let mut files = HandedFiles::default();
     let socket = files.add(listener).to_string();
     let source = source.display().to_string();
@@ -39,9 +39,9 @@ pub(crate) fn serve_files(
     if share.readonly {
         arguments.push("--readonly".into());
     }
-    Helper::start(
+    Sidecar::start(
         &format!("the file server of {source}"),
-        &parts::file_server()?,
+        &install_paths::file_server()?,
         &arguments,
         files,
     )

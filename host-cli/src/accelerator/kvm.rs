@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::process::{HandedFiles, StartError, ended, spawn};
 use super::{Accelerator, Disk, MachineEnd, MachineParts, Nic, RunningMachine};
-use crate::parts;
+use crate::install_paths;
 
 /// The guest's context id; every pod has a VMM of its own, so all can use the first free one.
 pub(crate) const GUEST_CID: u32 = 3;
@@ -83,7 +83,7 @@ impl Accelerator for Kvm {
         });
         let config_fd = files.add(config_file(&config)?);
         let arguments = ["--config-fd".into(), config_fd.to_string()];
-        let child = spawn(&parts::vmm()?, &arguments, files, Stdio::null())?;
+        let child = spawn(&install_paths::vmm()?, &arguments, files, Stdio::null())?;
         let (end_sender, end) = oneshot::channel();
         let (kill, killed) = oneshot::channel();
         tokio::task::spawn_local(async move {

@@ -5,10 +5,10 @@ mod device_socket;
 mod emulate;
 mod file_server;
 mod frequency;
-mod helper;
 mod kvm;
 mod process;
 mod program;
+mod sidecar;
 
 use std::fs::File;
 use std::net::IpAddr;
@@ -19,16 +19,16 @@ use std::path::{Path, PathBuf};
 use tokio::sync::oneshot;
 
 use crate::cli::AccelChoice;
-use crate::parts::PartError;
+use crate::install_paths::PartError;
 use crate::plan::MachineSize;
 use crate::probe::{self, KvmVerdict};
 
 pub(crate) use device_socket::{DeviceError, DeviceSocket, watched};
 pub(crate) use emulate::{EMULATE, Emulate, reporting_qemu};
 pub(crate) use file_server::{Share, serve_files};
-pub(crate) use helper::{Helper, Helpers, Words, guard};
 pub(crate) use kvm::{Kvm, config_file};
 pub(crate) use process::{HandedFiles, StartError, last_complaint, spawn_on_its_own};
+pub(crate) use sidecar::{Sidecar, Sidecars, Words, watch_sidecars};
 
 /// One disk of a machine: host files, one after the other.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use tokio::process::{Child, ChildStderr, Command};
 use super::MachineEnd;
 use super::program::ProgramError;
 use crate::console;
-use crate::parts::PartError;
+use crate::install_paths::PartError;
 use crate::sys;
 
 /// Why a machine could not be started.
@@ -155,8 +155,8 @@ pub(super) fn ended(program: &str, status: io::Result<ExitStatus>, console: Stri
 /// Longest line of a process's stderr that is told with its end, bytes.
 const LAST_WORDS_BYTES_MAX: usize = 1024;
 
-/// The last line of `complaints` that is `wanted` and not empty, fit for a terminal: a hostile guest may have had a hand in
-/// it.
+/// The last line of `complaints` that is `wanted` and not empty, fit for a terminal: a hostile guest may have had a
+/// hand in it.
 pub(crate) fn last_complaint(complaints: &str, wanted: impl Fn(&str) -> bool) -> Option<String> {
     let mut lines = complaints.lines().rev().map(str::trim);
     let line = lines.find(|line| !line.is_empty() && wanted(line))?;

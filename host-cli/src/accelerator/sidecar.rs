@@ -15,14 +15,14 @@ use tokio::task::JoinHandle;
 use super::process::{HandedFiles, StartError, collect_complaints, ended, last_complaint, spawn};
 use super::{MachineEnd, RunningMachine};
 
-/// A helper ends well when its machine has hung up: how long the machine's own end may take to be told.
+/// A sidecar ends well when its machine has hung up: how long the machine's own end may take to be told.
 const MACHINE_PATIENCE: Duration = Duration::from_secs(1);
 /// passt says so of each of its own lines where there is no system log.
 const NO_SYSLOG: &str = "Failed to send";
 
 /// One of them, a child of ours.
 #[derive(Debug)]
-pub(crate) struct Helper {
+pub(crate) struct Sidecar {
     /// What it is to a user, as "the file server of /srv".
     name: String,
     child: Child,
@@ -32,7 +32,7 @@ pub(crate) struct Helper {
 /// Those that come and go while a machine runs, and others that somebody else watches: what is said of them to whom
 /// guards the machine.
 #[derive(Debug, Clone)]
-pub(crate) struct Helpers(mpsc::UnboundedSender<Word>);
+pub(crate) struct Sidecars(mpsc::UnboundedSender<Word>);
 
 /// What was said.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ pub(crate) struct Words(mpsc::UnboundedReceiver<Word>);
 
 #[derive(Debug)]
 enum Word {
-    Comes(Helper),
+    Comes(Sidecar),
     /// The one of this name is not needed any more.
     Goes {
         name: String,
@@ -50,7 +50,7 @@ enum Word {
     Ended(String),
 }
 
-impl Helpers {
+impl Sidecars {
     /// Of one machine.
     pub(crate) fn new() -> (Self, Words) {
         let (sender, words) = mpsc::unbounded_channel();
@@ -58,9 +58,9 @@ impl Helpers {
     }
 
     /// The machine ends with this one too.
-    pub(crate) fn come(&self, helper: Helper) {
+    pub(crate) fn come(&self, sidecar: Sidecar) {
         // Without anybody who hears it, it ends here.
-        let _ = self.0.send(Word::Comes(helper));
+        let _ = self.0.send(Word::Comes(sidecar));
     }
 
     /// Ends the one of this name, and waits for its end. The machine goes on.
@@ -79,7 +79,7 @@ impl Helpers {
     }
 }
 
-impl Helper {
+impl Sidecar {
     /// Starts `program`, which finds only `files` open.
     pub(crate) fn start(
         name: &str,
@@ -110,9 +110,9 @@ impl Helper {
     }
 }
 
-/// The same machine, ended when one of `helpers` ends, or one that `words` tell of. They are ended, and waited for, after
-/// it.
-pub(crate) fn guard(machine: RunningMachine, mut helpers: Vec<Helper>, mut words: Words) -> RunningMachine {
+/// The same machine, ended when one of `sidecars` ends, or one that `words` tell of. They are ended, and waited for,
+/// after it.
+pub(crate) fn watch_sidecars(machine: RunningMachine, mut sidecars: Vec<Sidecar>, mut words: Words) -> RunningMachine {
     let (end_sender, end) = oneshot::channel();
     let (kill, killed) = oneshot::channel::<()>();
     tokio::task::spawn_local(async move {
@@ -120,17 +120,17 @@ pub(crate) fn guard(machine: RunningMachine, mut helpers: Vec<Helper>, mut words
         let told = tokio::select! {
             biased;
             end = &mut machine.end => end.ok(),
-            end = attend(&mut helpers, &mut words) => Some(end),
+            end = attend(&mut sidecars, &mut words) => Some(end),
             _ = killed => None,
         };
         machine.stop().await;
         while let Ok(word) = words.0.try_recv() {
-            if let Word::Comes(helper) = word {
-                helpers.push(helper);
+            if let Word::Comes(sidecar) = word {
+                sidecars.push(sidecar);
             }
         }
-        for helper in helpers {
-            helper.stop().await;
+        for sidecar in sidecars {
+            sidecar.stop().await;
         }
         if let Some(end) = told {
             // The supervisor may be gone already: then nobody needs to know.
@@ -140,20 +140,20 @@ pub(crate) fn guard(machine: RunningMachine, mut helpers: Vec<Helper>, mut words
     RunningMachine { end, kill }
 }
 
-/// Follows what is said of the helpers until one of them has ended: the machine's end by it.
-async fn attend(helpers: &mut Vec<Helper>, words: &mut Words) -> MachineEnd {
+/// Follows what is said of the sidecars until one of them has ended: the machine's end by it.
+async fn attend(sidecars: &mut Vec<Sidecar>, words: &mut Words) -> MachineEnd {
     loop {
         let word = tokio::select! {
             // One that is to end ends because of that.
             biased;
             Some(word) = words.0.recv() => word,
-            end = first_end(helpers) => return end,
+            end = first_end(sidecars) => return end,
         };
         match word {
-            Word::Comes(helper) => helpers.push(helper),
+            Word::Comes(sidecar) => sidecars.push(sidecar),
             Word::Goes { name, gone } => {
-                if let Some(at) = helpers.iter().position(|helper| helper.name == name) {
-                    helpers.swap_remove(at).stop().await;
+                if let Some(at) = sidecars.iter().position(|sidecar| sidecar.name == name) {
+                    sidecars.swap_remove(at).stop().await;
                 }
                 // Who asked may have been given up.
                 let _ = gone.send(());
@@ -169,9 +169,9 @@ async fn attend(helpers: &mut Vec<Helper>, words: &mut Words) -> MachineEnd {
     }
 }
 
-/// Waits until one of the helpers has ended: the machine's end by it.
-async fn first_end(helpers: &mut [Helper]) -> MachineEnd {
-    let mut ends: Vec<_> = helpers.iter_mut().map(|helper| Box::pin(helper.end())).collect();
+/// Waits until one of the sidecars has ended: the machine's end by it.
+async fn first_end(sidecars: &mut [Sidecar]) -> MachineEnd {
+    let mut ends: Vec<_> = sidecars.iter_mut().map(|sidecar| Box::pin(sidecar.end())).collect();
     std::future::poll_fn(|context| {
         let first = ends.iter_mut().find_map(|end| match end.as_mut().poll(context) {
             Poll::Ready(end) => Some(end),

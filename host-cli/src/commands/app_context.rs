@@ -5,9 +5,9 @@ use std::time::Duration;
 use anyhow::bail;
 
 use super::Context;
+use crate::container_lock::{self, ContainerLock};
 use crate::control::{self, Answer, Connection, Request};
 use crate::folders::Folders;
-use crate::hold::{self, Hold};
 use crate::state::{Container, State, StateError};
 use crate::supervisor_process::SupervisorProcess;
 
@@ -19,14 +19,14 @@ const STOP_MARGIN: Duration = Duration::from_secs(30);
 const ENDING_WAIT: Duration = Duration::from_secs(30);
 
 /// The folders and the open state.
-pub(crate) struct Scene {
+pub(crate) struct AppContext {
     pub(crate) folders: Folders,
     pub(crate) state: State,
 }
 
-impl Scene {
+impl AppContext {
     /// Opens the state.
-    pub(crate) fn set(context: Context) -> anyhow::Result<Self> {
+    pub(crate) fn open(context: Context) -> anyhow::Result<Self> {
         let (folders, state) = context.state()?;
         Ok(Self { folders, state })
     }
@@ -40,12 +40,12 @@ impl Scene {
 
     /// A connection to a container's supervisor, when it has one.
     pub(crate) fn connect(&self, id: &str) -> Option<Connection> {
-        control::connect(&hold::folder(&self.folders.run, id)).ok()
+        control::connect(&container_lock::folder(&self.folders.run, id)).ok()
     }
 
     /// Whether a container, or pod, has a supervisor.
     pub(crate) fn is_supervised(&self, id: &str) -> bool {
-        match control::connect(&hold::folder(&self.folders.run, id)) {
+        match control::connect(&container_lock::folder(&self.folders.run, id)) {
             Ok(_) => true,
             // Too many wait for it already.
             Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
@@ -62,23 +62,23 @@ impl Scene {
 
     /// The lock of a container that does not run; `None` when it does. One that was removed while the lock was waited
     /// for is unknown.
-    pub(crate) fn hold(&self, id: &str) -> anyhow::Result<Option<Hold>> {
-        let Some(hold) = Hold::take(&self.folders.run, id, || self.is_supervised(id))? else {
+    pub(crate) fn lock(&self, id: &str) -> anyhow::Result<Option<ContainerLock>> {
+        let Some(lock) = ContainerLock::take(&self.folders.run, id, || self.is_supervised(id))? else {
             return Ok(None);
         };
         match self.state.container(id) {
             Err(error) => {
                 if matches!(error, StateError::Unknown(_)) {
-                    hold.remove()?;
+                    lock.remove()?;
                 }
                 Err(error.into())
             }
             Ok(container) => match SupervisorProcess::find(id) {
-                None => Ok(Some(hold)),
+                None => Ok(Some(lock)),
                 // It has noticed that it is out of reach, and is about to end.
                 Some(supervisor) if !container.status.is_live() => {
                     supervisor.end(ENDING_WAIT);
-                    Ok(Some(hold))
+                    Ok(Some(lock))
                 }
                 Some(_) => bail!(
                     "container {} runs, and cannot be reached in {}: use the run directory that it was started with, or \
@@ -91,7 +91,7 @@ impl Scene {
     }
 
     /// Stops the container, if it runs or is about to: nothing of it is left then, and its lock is the caller's.
-    pub(crate) async fn stop(&self, id: &str, timeout_s: Option<u64>) -> anyhow::Result<Hold> {
+    pub(crate) async fn stop(&self, id: &str, timeout_s: Option<u64>) -> anyhow::Result<ContainerLock> {
         let patience = timeout_s.unwrap_or(self.state.container(id)?.config.stop_timeout_s);
         loop {
             if let Some(mut connection) = self.connect(id) {
@@ -107,8 +107,8 @@ impl Scene {
                 end_unasked(&supervisor, timeout_s, patience);
             }
             // Started again meanwhile, or by a command whose supervisor was not there yet: once more.
-            if let Some(hold) = self.hold(id)? {
-                return Ok(hold);
+            if let Some(lock) = self.lock(id)? {
+                return Ok(lock);
             }
         }
     }
@@ -124,7 +124,8 @@ pub(super) fn end_unasked(supervisor: &SupervisorProcess, timeout_s: Option<u64>
     });
 }
 
-/// How long a supervisor may take to stop what it was given some seconds for: then SIGKILL, and the machine's end, follow.
+/// How long a supervisor may take to stop what it was given some seconds for: then SIGKILL, and the machine's end,
+/// follow.
 pub(super) fn stop_limit(timeout_s: u64) -> Duration {
     Duration::from_secs(timeout_s).saturating_add(STOP_MARGIN)
 }

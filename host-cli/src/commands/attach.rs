@@ -11,7 +11,7 @@ use crate::cli::{AttachArgs, ExecArgs};
 use crate::control::{self, Answer, Connection, ExecRequest, Request};
 use crate::signals::Signals;
 use crate::state::Status;
-use crate::{hold, plan, surroundings, terminal};
+use crate::{container_lock, plan, surroundings, terminal};
 
 /// Follows a running container; its exit code is ours.
 pub(crate) async fn attach(context: Context, args: AttachArgs) -> anyhow::Result<u8> {
@@ -72,7 +72,7 @@ fn running(context: Context, name: &str) -> anyhow::Result<Connection> {
     if container.status == Status::Paused {
         bail!("container {} is paused: unpause it first", container.name);
     }
-    match control::connect(&hold::folder(&folders.run, &container.id)) {
+    match control::connect(&container_lock::folder(&folders.run, &container.id)) {
         Ok(connection) => Ok(connection),
         Err(_) => bail!("container {} is not running", container.name),
     }

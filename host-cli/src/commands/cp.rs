@@ -24,11 +24,11 @@ use capsid_protocol::spec::{Pack, Unpack};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
-use super::{Context, Scene};
+use super::{AppContext, Context};
 use crate::cli::CpArgs;
+use crate::file_task::{FileTask, Rest};
 use crate::output;
 use crate::plan::size;
-use crate::work::{Rest, Work};
 use local::Resolver;
 
 /// One end of a copy.
@@ -77,28 +77,25 @@ impl End {
 /// Copies.
 pub(crate) async fn run(context: Context, args: CpArgs) -> anyhow::Result<u8> {
     let (source, target) = (End::parse(&args.source)?, End::parse(&args.destination)?);
-    let scene = Scene::set(context)?;
+    let app = AppContext::open(context)?;
     let (copied, to) = match (source, target) {
         (End::Container { name, path }, End::Stream) => {
             if output::is_terminal() {
                 bail!("cowardly refusing to write an archive to a terminal: redirect it, or name a file");
             }
-            stream_to_stdout(&scene, &name, Kind::Pack(pack(path, &args))).await?;
+            stream_to_stdout(&app, &name, Kind::Pack(pack(path, &args))).await?;
             return Ok(0);
         }
         (End::Container { name, path }, End::Local(to)) => {
             let shown = to.display().to_string();
-            (
-                copy_out(&scene, &name, pack(path, &args), to, args.archive).await?,
-                shown,
-            )
+            (copy_out(&app, &name, pack(path, &args), to, args.archive).await?, shown)
         }
         (End::Local(from), End::Container { name, path }) => {
             let shown = format!("{name}:{}", String::from_utf8_lossy(&path));
-            (copy_in(&scene, &name, from, path, &args).await?, shown)
+            (copy_in(&app, &name, from, path, &args).await?, shown)
         }
         (End::Stream, End::Container { name, path }) => {
-            stream_in(&scene, &name, path).await?;
+            stream_in(&app, &name, path).await?;
             return Ok(0);
         }
         (End::Container { .. }, End::Container { .. }) => bail!("copying between containers is not supported"),
@@ -118,16 +115,16 @@ fn pack(path: Vec<u8>, args: &CpArgs) -> Pack {
 }
 
 /// Writes an archive of the agent's to a file, byte for byte.
-pub(super) async fn stream_out(scene: &Scene, name: &str, kind: Kind, to: File) -> anyhow::Result<()> {
-    let (copied, ended) = copy_stream(scene, name, kind, to).await?;
+pub(super) async fn stream_out(app: &AppContext, name: &str, kind: Kind, to: File) -> anyhow::Result<()> {
+    let (copied, ended) = copy_stream(app, name, kind, to).await?;
     // A file that cannot be written is not the agent's fault.
     copied.context("cannot write the archive")?;
     ended
 }
 
 /// The same, to stdout; its failure is reported when the command ends.
-pub(super) async fn stream_to_stdout(scene: &Scene, name: &str, kind: Kind) -> anyhow::Result<()> {
-    let (copied, ended) = copy_stream(scene, name, kind, output::stdout_file()?).await?;
+pub(super) async fn stream_to_stdout(app: &AppContext, name: &str, kind: Kind) -> anyhow::Result<()> {
+    let (copied, ended) = copy_stream(app, name, kind, output::stdout_file()?).await?;
     if copied.is_ok() {
         return ended;
     }
@@ -137,21 +134,21 @@ pub(super) async fn stream_to_stdout(scene: &Scene, name: &str, kind: Kind) -> a
 
 /// How the copying ended, and how the agent's work.
 async fn copy_stream(
-    scene: &Scene,
+    app: &AppContext,
     name: &str,
     kind: Kind,
     mut to: File,
 ) -> anyhow::Result<(io::Result<()>, anyhow::Result<()>)> {
-    let (_, mut stdout, rest) = Work::start(scene, name, kind).await?.split();
+    let (_, mut stdout, rest) = FileTask::start(app, name, kind).await?.split();
     let copied = tokio::task::spawn_blocking(move || io::copy(&mut stdout, &mut to).map(drop)).await?;
     Ok((copied, rest.finish().await))
 }
 
 /// From a container into a folder of the host's.
-async fn copy_out(scene: &Scene, name: &str, pack: Pack, to: PathBuf, archive: bool) -> anyhow::Result<u64> {
+async fn copy_out(app: &AppContext, name: &str, pack: Pack, to: PathBuf, archive: bool) -> anyhow::Result<u64> {
     let asked = Asked::of(&pack.path);
-    let resolver = Resolver::new(&scene.state)?;
-    let (_, stdout, rest) = Work::start(scene, name, Kind::Pack(pack)).await?.split();
+    let resolver = Resolver::new(&app.state)?;
+    let (_, stdout, rest) = FileTask::start(app, name, Kind::Pack(pack)).await?.split();
     let unpacked = tokio::task::spawn_blocking(move || unpack(stdout, &asked, &resolver, &to, archive)).await?;
     let done = conclude(unpacked, rest).await?;
     if done.devices_left_out > 0 {
@@ -253,8 +250,8 @@ fn ends_as_folder(path: &Path) -> bool {
     bytes.ends_with(b"/") || bytes.ends_with(b"/.") || bytes == b"."
 }
 
-/// The folder of the host's that a copy goes to. Links of the user's own in the path are followed, and what one leads to
-/// is overwritten, not the link.
+/// The folder of the host's that a copy goes to. Links of the user's own in the path are followed, and what one leads
+/// to is overwritten, not the link.
 fn local_target(
     resolver: &Resolver,
     to: &Path,
@@ -337,8 +334,8 @@ fn local_source(resolver: &Resolver, path: &Path, follow: bool) -> anyhow::Resul
 }
 
 /// From the host into a container.
-async fn copy_in(scene: &Scene, name: &str, from: PathBuf, path: Vec<u8>, args: &CpArgs) -> anyhow::Result<u64> {
-    let source = local_source(&Resolver::new(&scene.state)?, &from, args.follow_link)?;
+async fn copy_in(app: &AppContext, name: &str, from: PathBuf, path: Vec<u8>, args: &CpArgs) -> anyhow::Result<u64> {
+    let source = local_source(&Resolver::new(&app.state)?, &from, args.follow_link)?;
     let unpack = Unpack {
         path,
         top: source.top.clone(),
@@ -346,7 +343,7 @@ async fn copy_in(scene: &Scene, name: &str, from: PathBuf, path: Vec<u8>, args: 
         is_foreign: false,
         keep_owners: args.archive,
     };
-    feed(scene, name, unpack, move |to| {
+    feed(app, name, unpack, move |to| {
         let mut packer = Packer::new(io::BufWriter::new(Counted { to, bytes: 0 }));
         let top = if source.top.is_empty() { b"." } else { &source.top[..] };
         match source.what {
@@ -360,7 +357,7 @@ async fn copy_in(scene: &Scene, name: &str, from: PathBuf, path: Vec<u8>, args: 
 }
 
 /// An archive on stdin into a container.
-async fn stream_in(scene: &Scene, name: &str, path: Vec<u8>) -> anyhow::Result<()> {
+async fn stream_in(app: &AppContext, name: &str, path: Vec<u8>) -> anyhow::Result<()> {
     let unpack = Unpack {
         path,
         is_folder: true,
@@ -368,7 +365,7 @@ async fn stream_in(scene: &Scene, name: &str, path: Vec<u8>) -> anyhow::Result<(
         keep_owners: true,
         ..Unpack::default()
     };
-    let copied = feed(scene, name, unpack, |mut to| {
+    let copied = feed(app, name, unpack, |mut to| {
         let mut archive = expanded(io::stdin().lock()).context("cannot read the archive")?;
         io::copy(&mut archive, &mut to).context("cannot pass the archive on")
     });
@@ -392,12 +389,12 @@ fn expanded(mut input: impl Read + 'static) -> io::Result<Box<dyn Read>> {
 
 /// Has the agent unpack what `write` writes.
 async fn feed(
-    scene: &Scene,
+    app: &AppContext,
     name: &str,
     unpack: Unpack,
     write: impl FnOnce(UnixStream) -> anyhow::Result<u64> + Send + 'static,
 ) -> anyhow::Result<u64> {
-    let (stdin, _stdout, rest) = Work::start(scene, name, Kind::Unpack(unpack)).await?.split();
+    let (stdin, _stdout, rest) = FileTask::start(app, name, Kind::Unpack(unpack)).await?.split();
     let stdin = stdin.context("the pod's supervisor handed over no input")?;
     let end = stdin.try_clone()?;
     let written = tokio::task::spawn_blocking(move || {

@@ -7,17 +7,17 @@ use anyhow::bail;
 use capsid_protocol::spec::Unit;
 use capsid_protocol::spec::task::Kind;
 
-use super::{Context, Scene};
+use super::{AppContext, Context};
 use crate::cli::NameArgs;
-use crate::work::Work;
+use crate::file_task::FileTask;
 
 /// Bytes of all changes: a million paths of ordinary length. The agent's own bound is by count.
 const CHANGES_BYTES_MAX: u64 = 256 << 20;
 
 /// Shows what a container has changed of its image's files.
 pub(crate) async fn run(context: Context, args: NameArgs) -> anyhow::Result<u8> {
-    let scene = Scene::set(context)?;
-    let (_, stdout, rest) = Work::start(&scene, &args.container, Kind::Compare(Unit {}))
+    let app = AppContext::open(context)?;
+    let (_, stdout, rest) = FileTask::start(&app, &args.container, Kind::Compare(Unit {}))
         .await?
         .split();
     let read = tokio::task::spawn_blocking(move || {

@@ -5,7 +5,7 @@ use crate::cli::{AccelChoice, DoctorArgs};
 use crate::confinement::Process;
 use crate::doctor::{self, Confined, Environment, Marks};
 use crate::probe::KvmVerdict;
-use crate::{confinement, output, parts, probe, settings};
+use crate::{confinement, install_paths, output, probe, settings};
 
 /// Examines the host and prints what was found; exits with 1 where `run` would fail.
 pub(crate) fn run(context: Context, args: &DoctorArgs) -> anyhow::Result<u8> {
@@ -18,12 +18,12 @@ pub(crate) fn run(context: Context, args: &DoctorArgs) -> anyhow::Result<u8> {
         required: confinement::required()?,
         kvm,
         accelerator,
-        kernel: args.kernel.clone().or_else(|| parts::kernel().ok()),
-        agent: parts::agent().ok(),
-        vmm: parts::vmm().ok(),
-        file_server: parts::file_server().ok(),
-        qemu: parts::qemu().ok(),
-        passt: parts::in_path("passt"),
+        kernel: args.kernel.clone().or_else(|| install_paths::kernel().ok()),
+        agent: install_paths::agent().ok(),
+        vmm: install_paths::vmm().ok(),
+        file_server: install_paths::file_server().ok(),
+        qemu: install_paths::qemu().ok(),
+        passt: install_paths::in_path("passt"),
         data: folders.data,
         run: folders.run,
     };
@@ -46,15 +46,15 @@ pub(crate) fn run(context: Context, args: &DoctorArgs) -> anyhow::Result<u8> {
 fn confinement(accelerator: AccelChoice, kvm: &KvmVerdict) -> Vec<Confined> {
     let emulates = accelerator == AccelChoice::Emulate || accelerator == AccelChoice::Auto && !kvm.is_usable();
     let all = [
-        (Process::Vmm, parts::vmm().is_ok(), true),
+        (Process::Vmm, install_paths::vmm().is_ok(), true),
         (
             Process::Emulator,
-            parts::vmm().is_ok() && parts::qemu().is_ok(),
+            install_paths::vmm().is_ok() && install_paths::qemu().is_ok(),
             emulates,
         ),
-        (Process::FileServer, parts::file_server().is_ok(), false),
-        (Process::Converter, parts::vmm().is_ok(), true),
-        (Process::Passt, parts::passt().is_ok(), false),
+        (Process::FileServer, install_paths::file_server().is_ok(), false),
+        (Process::Converter, install_paths::vmm().is_ok(), true),
+        (Process::Passt, install_paths::passt().is_ok(), false),
     ];
     let there = all.into_iter().filter(|(_, is_there, _)| *is_there);
     there

@@ -8,26 +8,26 @@ use capsid_protocol::spec::Unit;
 use capsid_protocol::spec::task::Kind;
 
 use super::cp::local::{self, Resolver};
-use super::{Context, Scene, cp};
+use super::{AppContext, Context, cp};
 use crate::cli::ExportArgs;
 use crate::output;
 
 /// Writes a container's whole root as a tar archive, without volumes and what else is mounted over it.
 pub(crate) async fn run(context: Context, args: ExportArgs) -> anyhow::Result<u8> {
     let kind = Kind::Export(Unit {});
-    let scene = Scene::set(context)?;
+    let app = AppContext::open(context)?;
     let Some(path) = &args.output else {
         if output::is_terminal() {
             bail!("cowardly refusing to save to a terminal: use -o or redirect the output");
         }
-        cp::stream_to_stdout(&scene, &args.container, kind).await?;
+        cp::stream_to_stdout(&app, &args.container, kind).await?;
         return Ok(0);
     };
     // Known before the file is made, or an old one emptied.
-    scene.state.find(&args.container)?;
+    app.state.find(&args.container)?;
     let failed = || format!("cannot write {}", path.display());
-    let file = create(&scene, path).with_context(failed)?;
-    let written = cp::stream_out(&scene, &args.container, kind, file).await;
+    let file = create(&app, path).with_context(failed)?;
+    let written = cp::stream_out(&app, &args.container, kind, file).await;
     if written.is_err() {
         // Half an archive is none.
         let _ = std::fs::remove_file(path);
@@ -37,11 +37,11 @@ pub(crate) async fn run(context: Context, args: ExportArgs) -> anyhow::Result<u8
 }
 
 /// An archive's file, through no link that a container may have made.
-fn create(scene: &Scene, path: &Path) -> anyhow::Result<File> {
+fn create(app: &AppContext, path: &Path) -> anyhow::Result<File> {
     // No folder there is ever shared, and links there may lead to what has no path, as /dev/stdout does.
     if path.starts_with("/dev") || path.starts_with("/proc") {
         return Ok(File::create(path)?);
     }
-    let real = Resolver::new(&scene.state)?.resolve(path, true)?;
+    let real = Resolver::new(&app.state)?.resolve(path, true)?;
     Ok(local::create(&real)?.into())
 }

@@ -9,7 +9,7 @@ use crate::cli::{ContainerInspectArgs, InspectArgs, Kind};
 use crate::error_text;
 use crate::folders::Folders;
 use crate::format::Template;
-use crate::network::Endpoint;
+use crate::network::PodNetworks;
 use crate::state::{State, StateError};
 
 /// Prints what is known of the images, in docker's field names; those not found are told after the others.
@@ -22,7 +22,7 @@ pub(crate) fn images(context: Context, args: &InspectArgs) -> anyhow::Result<u8>
         match find_image(&store, name)? {
             Some(image) => found.push(image),
             None => {
-                error_text::tell(anyhow!("no such image: {name}").as_ref());
+                error_text::print(anyhow!("no such image: {name}").as_ref());
                 code = 1;
             }
         }
@@ -43,7 +43,7 @@ pub(crate) fn containers(context: Context, args: &ContainerInspectArgs) -> anyho
         match find(&state, &store, &folders, args.kind, name)? {
             Some(object) => found.push(object),
             None => {
-                error_text::tell(anyhow!("no such object: {name}").as_ref());
+                error_text::print(anyhow!("no such object: {name}").as_ref());
                 code = 1;
             }
         }
@@ -80,8 +80,8 @@ fn find(
 fn find_container(state: &State, folders: &Folders, name: &str) -> anyhow::Result<Option<Value>> {
     match state.find(name) {
         Ok(container) => {
-            let endpoint = Endpoint::of_container(&container, state)?;
-            Ok(Some(inspect_fields::container(&container, &endpoint, folders)))
+            let pod_networks = PodNetworks::of_container(&container, state)?;
+            Ok(Some(inspect_fields::container(&container, &pod_networks, folders)))
         }
         Err(StateError::Unknown(_)) => Ok(None),
         Err(error) => Err(error.into()),

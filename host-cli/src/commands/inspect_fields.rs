@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::network_fields;
 use crate::folders::Folders;
 use crate::health::Health;
-use crate::network::Endpoint;
+use crate::network::PodNetworks;
 use crate::plan::signal_name;
 use crate::state::{Container, Declared, HealthCheck, ShareMount, Status, VolumeMount};
 use crate::{clock, labels, store_folder, volumes};
@@ -110,7 +110,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// docker's fields of a container, and what only Capsid has below `Capsid`.
-pub(super) fn container(container: &Container, endpoint: &Endpoint<'_>, folders: &Folders) -> Value {
+pub(super) fn container(container: &Container, pod_networks: &PodNetworks<'_>, folders: &Folders) -> Value {
     let (spec, config) = (&container.spec, &container.config);
     let words: Vec<String> = spec.args.iter().map(|bytes| text(bytes)).collect();
     let declared = declared(container);
@@ -128,9 +128,9 @@ pub(super) fn container(container: &Container, endpoint: &Endpoint<'_>, folders:
         "HostConfig": host_config(container, &declared),
         "Config": container_config(container, &declared),
         "Mounts": mounts(&config.mounts, &config.shares, folders),
-        "NetworkSettings": network_fields::settings(endpoint, &declared.exposed_ports),
+        "NetworkSettings": network_fields::settings(pod_networks, &declared.exposed_ports),
         "Capsid": {
-            "Accelerator": config.accelerator.word(),
+            "Accelerator": config.accelerator.as_str(),
             "Machine": { "Vcpus": config.machine.vcpus, "MemoryMiB": config.machine.memory_mib },
             "Kernel": config.kernel,
         },
@@ -150,7 +150,7 @@ fn declared(container: &Container) -> Declared {
 fn state(container: &Container, folders: &Folders) -> Value {
     let has_health = container.config.health.is_some();
     json!({
-        "Status": container.status.word(),
+        "Status": container.status.as_str(),
         "Running": container.status.is_live(),
         "Paused": container.status == Status::Paused,
         "Restarting": container.status == Status::Restarting,

@@ -13,7 +13,7 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::Semaphore;
 
 use super::run::{await_start, report};
-use super::{Context, Scene};
+use super::{AppContext, Context};
 use crate::attachment::{Course, Wanted};
 use crate::cli::{KillArgs, NamesArgs, PruneArgs, RenameArgs, RmArgs, StartArgs, StopArgs};
 use crate::control::{Answer, Connection, Request};
@@ -43,7 +43,7 @@ pub(super) async fn each<'a>(
             Ok(Some(line)) => println!("{line}"),
             Ok(None) => {}
             Err(error) => {
-                error_text::tell(error.as_ref());
+                error_text::print(error.as_ref());
                 code = 1;
             }
         }
@@ -51,11 +51,11 @@ pub(super) async fn each<'a>(
     Ok(code)
 }
 
-/// How long a supervisor may take to answer anything but a wait: each question of its own to the guest or the machine ends
-/// within half a minute, and a container that is about to run is waited for.
+/// How long a supervisor may take to answer anything but a wait: each question of its own to the guest or the machine
+/// ends within half a minute, and a container that is about to run is waited for.
 const ANSWER_MAX: Duration = Duration::from_secs(180);
-/// How long a supervisor may take to kill a container: ten seconds, where its guest does not do it, and more on a host that
-/// is very busy.
+/// How long a supervisor may take to kill a container: ten seconds, where its guest does not do it, and more on a host
+/// that is very busy.
 pub(super) const KILL_MAX: Duration = Duration::from_secs(60);
 
 /// Asks one thing and returns the answer, a refusal as an error.
@@ -69,12 +69,12 @@ pub(super) async fn ask(connection: &mut Connection, request: &impl serde::Seria
 
 /// `capsid start`.
 pub(crate) async fn start(context: Context, args: StartArgs) -> anyhow::Result<u8> {
-    let scene = Scene::set(context)?;
+    let app = AppContext::open(context)?;
     if !args.attach && !args.interactive {
         let starts = Semaphore::new(STARTS_AT_ONCE);
         return each(&args.containers, async |name| {
             let _turn = starts.acquire().await?;
-            start_one(&scene, name).await?;
+            start_one(&app, name).await?;
             Ok(Some(name.into()))
         })
         .await;
@@ -82,12 +82,12 @@ pub(crate) async fn start(context: Context, args: StartArgs) -> anyhow::Result<u
     let [name] = &args.containers[..] else {
         bail!("only one container at a time can be attached to");
     };
-    let container = scene.state.find(name)?;
-    let Some(hold) = scene.hold(&container.id)? else {
+    let container = app.state.find(name)?;
+    let Some(lock) = app.lock(&container.id)? else {
         bail!("container {} is running already: use `capsid attach`", container.name);
     };
     let mut signals = Signals::listen()?;
-    let mut started = start::container(&scene.folders, hold, &container).await?;
+    let mut started = start::container(&app.folders, lock, &container).await?;
     let wanted = Wanted {
         stdin: args.interactive,
         keys: args.detach_keys.clone(),
@@ -101,29 +101,29 @@ pub(crate) async fn start(context: Context, args: StartArgs) -> anyhow::Result<u
 }
 
 /// Starts a container, unless it runs.
-pub(super) async fn start_one(scene: &Scene, name: &str) -> anyhow::Result<()> {
-    let container = scene.state.find(name)?;
-    let Some(hold) = scene.hold(&container.id)? else {
+pub(super) async fn start_one(app: &AppContext, name: &str) -> anyhow::Result<()> {
+    let container = app.state.find(name)?;
+    let Some(lock) = app.lock(&container.id)? else {
         return Ok(());
     };
-    let mut started = start::container(&scene.folders, hold, &container).await?;
+    let mut started = start::container(&app.folders, lock, &container).await?;
     Ok(await_start(&mut started.connection).await?)
 }
 
 /// `capsid stop`.
 pub(crate) async fn stop(context: Context, args: StopArgs) -> anyhow::Result<u8> {
-    let scene = Scene::set(context)?;
+    let app = AppContext::open(context)?;
     each(&args.containers, async |name| {
-        stop_one(&scene, name, args.timeout).await?;
+        stop_one(&app, name, args.timeout).await?;
         Ok(Some(name.into()))
     })
     .await
 }
 
 /// Stops a container, if it runs, and waits until its supervisor has let go of it.
-async fn stop_one(scene: &Scene, name: &str, timeout_s: Option<u64>) -> anyhow::Result<()> {
-    let container = scene.state.find(name)?;
-    match scene.stop(&container.id, timeout_s).await {
+async fn stop_one(app: &AppContext, name: &str, timeout_s: Option<u64>) -> anyhow::Result<()> {
+    let container = app.state.find(name)?;
+    match app.stop(&container.id, timeout_s).await {
         // With `--rm` it goes when it stops.
         Err(error) if container.config.remove && is_unknown(&error) => Ok(()),
         stopped => stopped.map(drop),
@@ -132,13 +132,13 @@ async fn stop_one(scene: &Scene, name: &str, timeout_s: Option<u64>) -> anyhow::
 
 /// `capsid restart`.
 pub(crate) async fn restart(context: Context, args: StopArgs) -> anyhow::Result<u8> {
-    let scene = Scene::set(context)?;
+    let app = AppContext::open(context)?;
     let starts = Semaphore::new(STARTS_AT_ONCE);
     each(&args.containers, async |name| {
-        stop_one(&scene, name, args.timeout).await?;
+        stop_one(&app, name, args.timeout).await?;
         let _turn = starts.acquire().await?;
-        start_one(&scene, name).await?;
-        events::tell(&scene.folders.data, &scene.state.find(name)?, "restart", &[]);
+        start_one(&app, name).await?;
+        events::record(&app.folders.data, &app.state.find(name)?, "restart", &[]);
         Ok(Some(name.into()))
     })
     .await
@@ -147,9 +147,9 @@ pub(crate) async fn restart(context: Context, args: StopArgs) -> anyhow::Result<
 /// `capsid kill`.
 pub(crate) async fn kill(context: Context, args: KillArgs) -> anyhow::Result<u8> {
     let number = i32::try_from(plan::parse_signal(&args.signal)?)?;
-    let scene = Scene::set(context)?;
+    let app = AppContext::open(context)?;
     each(&args.containers, async |name| {
-        let (_, mut connection) = scene.running(name)?;
+        let (_, mut connection) = app.running(name)?;
         let request = Request::Signal(number);
         if number != libc::SIGKILL {
             ask(&mut connection, &request).await?;
@@ -166,10 +166,10 @@ pub(crate) async fn kill(context: Context, args: KillArgs) -> anyhow::Result<u8>
 
 /// `capsid pause` and `capsid unpause`.
 pub(crate) async fn pause(context: Context, args: NamesArgs, pause: bool) -> anyhow::Result<u8> {
-    let scene = Scene::set(context)?;
+    let app = AppContext::open(context)?;
     let request = if pause { Request::Pause } else { Request::Unpause };
     each(&args.containers, async |name| {
-        let (_, mut connection) = scene.running(name)?;
+        let (_, mut connection) = app.running(name)?;
         ask(&mut connection, &request).await?;
         Ok(Some(name.into()))
     })
@@ -178,11 +178,11 @@ pub(crate) async fn pause(context: Context, args: NamesArgs, pause: bool) -> any
 
 /// `capsid wait`.
 pub(crate) async fn wait(context: Context, args: NamesArgs) -> anyhow::Result<u8> {
-    let scene = Scene::set(context)?;
+    let app = AppContext::open(context)?;
     each(&args.containers, async |name| {
-        let (container, connection) = scene.find(name)?;
+        let (container, connection) = app.find(name)?;
         let Some(mut connection) = connection else {
-            return Ok(Some(scene.state.container(&container.id)?.exit_code.to_string()));
+            return Ok(Some(app.state.container(&container.id)?.exit_code.to_string()));
         };
         let told = match connection.writer.send(&Request::Wait).await {
             Ok(()) => connection.reader.receive::<Answer>().await,
@@ -194,9 +194,9 @@ pub(crate) async fn wait(context: Context, args: NamesArgs) -> anyhow::Result<u8
             Ok(_) => bail!("unexpected answer of the pod's supervisor"),
             // The supervisor was killed, or was about to end: the row tells which.
             Err(_) => {
-                drop(scene.hold(&container.id)?);
-                state::recover(&scene.state, &scene.folders)?;
-                scene.state.container(&container.id)?.exit_code
+                drop(app.lock(&container.id)?);
+                state::recover(&app.state, &app.folders)?;
+                app.state.container(&container.id)?.exit_code
             }
         };
         Ok(Some(code.to_string()))
@@ -206,9 +206,9 @@ pub(crate) async fn wait(context: Context, args: NamesArgs) -> anyhow::Result<u8
 
 /// `capsid rm`.
 pub(crate) async fn rm(context: Context, args: RmArgs) -> anyhow::Result<u8> {
-    let scene = Scene::set(context)?;
+    let app = AppContext::open(context)?;
     each(&args.containers, async |name| {
-        match rm_one(&scene, name, args.force, args.volumes).await {
+        match rm_one(&app, name, args.force, args.volumes).await {
             Err(error) if args.force && is_unknown(&error) => Ok(None),
             Err(error) => Err(error),
             Ok(()) => Ok(Some(name.into())),
@@ -221,15 +221,15 @@ fn is_unknown(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref::<StateError>(), Some(StateError::Unknown(_)))
 }
 
-pub(super) async fn rm_one(scene: &Scene, name: &str, force: bool, volumes: bool) -> anyhow::Result<()> {
-    let container = scene.state.find(name)?;
+pub(super) async fn rm_one(app: &AppContext, name: &str, force: bool, volumes: bool) -> anyhow::Result<()> {
+    let container = app.state.find(name)?;
     let held = if force {
-        scene.stop(&container.id, Some(0)).await.map(Some)
+        app.stop(&container.id, Some(0)).await.map(Some)
     } else {
-        scene.hold(&container.id)
+        app.lock(&container.id)
     };
-    let hold = match held {
-        Ok(Some(hold)) => hold,
+    let lock = match held {
+        Ok(Some(lock)) => lock,
         Ok(None) => bail!(
             "container {} is running: stop it first, or use `capsid rm -f`",
             container.name
@@ -238,22 +238,22 @@ pub(super) async fn rm_one(scene: &Scene, name: &str, force: bool, volumes: bool
         Err(error) if is_unknown(&error) => return Ok(()),
         Err(error) => return Err(error),
     };
-    create::remove(&scene.state, &scene.folders, hold, &container, volumes)
+    create::remove(&app.state, &app.folders, lock, &container, volumes)
 }
 
 /// `capsid rename`.
 pub(crate) async fn rename(context: Context, args: &RenameArgs) -> anyhow::Result<u8> {
-    let scene = Scene::set(context)?;
+    let app = AppContext::open(context)?;
     plan::check_name(&args.name)?;
-    let container = scene.state.find(&args.container)?;
-    scene.state.rename(&container.id, &args.name)?;
-    if let Some(mut connection) = scene.connect(&container.id) {
+    let container = app.state.find(&args.container)?;
+    app.state.rename(&container.id, &args.name)?;
+    if let Some(mut connection) = app.connect(&container.id) {
         // One that ends just now has nothing more to tell.
         let _ = ask(&mut connection, &Request::Renamed(args.name.clone())).await;
     }
     let old = format!("/{}", container.name);
-    let renamed = scene.state.container(&container.id)?;
-    events::tell(&scene.folders.data, &renamed, "rename", &[("oldName", &old)]);
+    let renamed = app.state.container(&container.id)?;
+    events::record(&app.folders.data, &renamed, "rename", &[("oldName", &old)]);
     Ok(0)
 }
 
@@ -262,13 +262,13 @@ pub(crate) async fn prune(context: Context, args: PruneArgs) -> anyhow::Result<u
     if !args.force && !confirm("WARNING! This will remove all stopped containers.")? {
         return Ok(0);
     }
-    remove_ended(&Scene::set(context)?, |_| 0).await?;
+    remove_ended(&AppContext::open(context)?, |_| 0).await?;
     Ok(0)
 }
 
 /// Removes all containers that do not run: what `measure` says of those that went, in all.
-pub(super) async fn remove_ended(scene: &Scene, measure: impl Fn(&Container) -> u64) -> anyhow::Result<u64> {
-    let mut ended = scene.state.containers()?;
+pub(super) async fn remove_ended(app: &AppContext, measure: impl Fn(&Container) -> u64) -> anyhow::Result<u64> {
+    let mut ended = app.state.containers()?;
     ended.retain(|container| matches!(container.status, Status::Created | Status::Exited));
     if !ended.is_empty() {
         println!("Deleted Containers:");
@@ -277,7 +277,7 @@ pub(super) async fn remove_ended(scene: &Scene, measure: impl Fn(&Container) -> 
     for container in ended {
         let bytes = measure(&container);
         // One that was started meanwhile stays.
-        if rm_one(scene, &container.id, false, false).await.is_ok() {
+        if rm_one(app, &container.id, false, false).await.is_ok() {
             measured += bytes;
             println!("{}", container.id);
         }

@@ -11,7 +11,7 @@ use crate::cli::LogsArgs;
 use crate::clock;
 use crate::control::{self, Answer, Request};
 use crate::log::{Entry, LogReader, LogStream, Selection};
-use crate::{hold, output, store_folder};
+use crate::{container_lock, output, store_folder};
 
 /// How often a followed log is looked at: quick to the eye, nothing to the processor.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -36,12 +36,12 @@ pub(crate) async fn run(context: Context, args: &LogsArgs) -> anyhow::Result<u8>
     let printer = Printer {
         timestamps: args.timestamps,
     };
-    told(reader.existing(|entry| printer.print(&entry)))?;
+    checked(reader.existing(|entry| printer.print(&entry)))?;
     if !args.follow || output::has_failed() {
         return Ok(0);
     }
     // Held until the container's end, which it tells: nobody is asked again and again.
-    let mut connection = control::connect(&hold::folder(&folders.run, &container.id)).ok();
+    let mut connection = control::connect(&container_lock::folder(&folders.run, &container.id)).ok();
     if let Some(supervisor) = &connection
         && supervisor.writer.send(&Request::Wait).await.is_err()
     {
@@ -54,7 +54,7 @@ pub(crate) async fn run(context: Context, args: &LogsArgs) -> anyhow::Result<u8>
         };
         // Known before the last look: what was written until then is seen.
         let past = selection.until_ns.is_some_and(|until| clock::now_ns() > until);
-        told(reader.more(|entry| printer.print(&entry)))?;
+        checked(reader.more(|entry| printer.print(&entry)))?;
         if ended || past || output::has_failed() {
             return Ok(0);
         }
@@ -62,7 +62,7 @@ pub(crate) async fn run(context: Context, args: &LogsArgs) -> anyhow::Result<u8>
 }
 
 /// A failure to read the log; one of stdout is reported when the command ends.
-fn told(read: io::Result<()>) -> anyhow::Result<()> {
+fn checked(read: io::Result<()>) -> anyhow::Result<()> {
     match read {
         Err(_) if output::has_failed() => Ok(()),
         read => read.context("cannot read the log"),

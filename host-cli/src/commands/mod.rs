@@ -1,5 +1,6 @@
 //! One recipe per verb.
 
+mod app_context;
 pub(crate) mod attach;
 pub(crate) mod completion;
 pub(crate) mod cp;
@@ -28,7 +29,6 @@ pub(crate) mod pull;
 mod recover;
 pub(crate) mod rmi;
 pub(crate) mod run;
-mod scene;
 pub(crate) mod stats;
 pub(crate) mod supervise;
 pub(crate) mod system;
@@ -43,7 +43,7 @@ use std::time::Duration;
 
 use capsid_image::{Converter, Credentials, Platform, PullOptions, Store};
 
-pub(crate) use scene::Scene;
+pub(crate) use app_context::AppContext;
 
 use crate::cli::RegistryArgs;
 use crate::folders::Folders;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::filter::{self, LabelFilter};
 use super::lifecycle::confirm;
-use super::{Context, Scene, network_connect, table};
+use super::{AppContext, Context, network_connect, table};
 use crate::cli::{
     NetworkCommand, NetworkCreateArgs, NetworkInspectArgs, NetworkLsArgs, NetworkPruneArgs, NetworkRmArgs,
 };
@@ -32,8 +32,8 @@ pub(crate) async fn run(context: Context, command: NetworkCommand) -> anyhow::Re
         NetworkCommand::Create(args) => create(context, &args),
         NetworkCommand::Ls(args) => list(context, &args),
         NetworkCommand::Inspect(args) => inspect(context, &args),
-        NetworkCommand::Connect(args) => network_connect::connect(&Scene::set(context)?, &args).await,
-        NetworkCommand::Disconnect(args) => network_connect::disconnect(&Scene::set(context)?, &args).await,
+        NetworkCommand::Connect(args) => network_connect::connect(&AppContext::open(context)?, &args).await,
+        NetworkCommand::Disconnect(args) => network_connect::disconnect(&AppContext::open(context)?, &args).await,
         NetworkCommand::Rm(args) => remove(context, &args),
         NetworkCommand::Prune(args) => prune(context, &args),
     }
@@ -162,7 +162,7 @@ fn inspect(context: Context, args: &NetworkInspectArgs) -> anyhow::Result<u8> {
         match find(name, &state) {
             Ok(object) => found.push(object),
             Err(error) => {
-                error_text::tell(&error);
+                error_text::print(&error);
                 code = 1;
             }
         }
@@ -194,7 +194,7 @@ fn whole(network: &Network, members: &[Member]) -> Value {
     let config = |subnet: &Subnet| json!({ "Subnet": subnet.network, "Gateway": subnet.gateway });
     let containers: Map<String, Value> = members
         .iter()
-        .map(|member| (member.id.clone(), endpoint(network, member)))
+        .map(|member| (member.id.clone(), pod_networks(network, member)))
         .collect();
     json!({
         "Name": network.name,
@@ -217,7 +217,7 @@ fn whole(network: &Network, members: &[Member]) -> Value {
 }
 
 /// Who is on it: the address of each kind with the length of its prefix.
-fn endpoint(network: &Network, member: &Member) -> Value {
+fn pod_networks(network: &Network, member: &Member) -> Value {
     let address = |is_v4: bool| {
         let mut both = network.config.subnets.iter().zip(member.addresses());
         both.find(|(_, address)| address.is_ipv4() == is_v4)
@@ -267,7 +267,7 @@ fn remove(context: Context, args: &NetworkRmArgs) -> anyhow::Result<u8> {
             Ok(()) => println!("{name}"),
             Err(error) if args.force && is_unknown(&error) => {}
             Err(error) => {
-                error_text::tell(error.as_ref());
+                error_text::print(error.as_ref());
                 code = 1;
             }
         }
@@ -282,7 +282,7 @@ fn remove_one(name: &str, state: &State, folders: &Folders) -> anyhow::Result<()
     let network = state.find_network(name)?;
     state.remove_network(&network)?;
     forget(&folders.run, &network.id).context("cannot remove the network's run folder")?;
-    state.settle(Pending::Network, &network.id);
+    state.finish_pending(Pending::Network, &network.id);
     Ok(())
 }
 
@@ -309,7 +309,7 @@ pub(super) fn remove_unused(state: &State, folders: &Folders) -> anyhow::Result<
                 removed.push(network.name);
                 // What stays is recorded: the next command removes it.
                 if forget(&folders.run, &network.id).is_ok() {
-                    state.settle(Pending::Network, &network.id);
+                    state.finish_pending(Pending::Network, &network.id);
                 }
             }
             Err(StateError::NetworkUsed { .. }) => {}

@@ -1,95 +1,95 @@
 //! `capsid network connect` and `capsid network disconnect`.
 //!
-//! The row is changed first, in one transaction that also gives addresses; then the supervisor of what runs is told, and
-//! makes the machine follow. Nobody starts meanwhile what does not run: its lock is held.
+//! The row is changed first, in one transaction that also gives addresses; then the supervisor of what runs is told,
+//! and makes the machine follow. Nobody starts meanwhile what does not run: its lock is held.
 
 use anyhow::bail;
 
-use super::Scene;
+use super::AppContext;
 use super::lifecycle::ask;
 use crate::cli::{NetworkConnectArgs, NetworkDisconnectArgs};
+use crate::container_lock::ContainerLock;
 use crate::control::{Answer, Connection, ControlError, PodRequest, Request};
 use crate::events;
-use crate::hold::Hold;
 use crate::plan;
-use crate::state::{Joined, Owner, Place};
+use crate::state::{ConnectTarget, Endpoint, Owner};
 
 /// How a container or pod can be changed now.
 enum Reach {
     /// By us alone, for as long as this is held: it does not run.
-    Held { _hold: Hold },
+    Held { _lock: ContainerLock },
     /// By its supervisor too.
     Runs(Connection),
 }
 
 /// One more network.
-pub(super) async fn connect(scene: &Scene, args: &NetworkConnectArgs) -> anyhow::Result<u8> {
+pub(super) async fn connect(app: &AppContext, args: &NetworkConnectArgs) -> anyhow::Result<u8> {
     let place = match plan::network_connection(args)? {
-        Some(wish) => Place::Users(plan::network_place(&wish, &scene.state.find_network(&wish.network)?)?),
-        None => Place::Own,
+        Some(request) => ConnectTarget::UserDefined(plan::network_place(
+            &request,
+            &app.state.find_network(&request.network)?,
+        )?),
+        None => ConnectTarget::OwnLink,
     };
-    let owner = scene.state.find_owner(&args.name)?;
-    let reach = reach(scene, &owner)?;
-    let owner = scene.state.connect(owner.id(), &place)?;
+    let owner = app.state.find_owner(&args.name)?;
+    let reach = reach(app, &owner)?;
+    let owner = app.state.connect(owner.id(), &place)?;
     if let Reach::Runs(connection) = reach
-        && let Err(error) = rewire(connection, &owner).await
+        && let Err(error) = notify_supervisor(connection, &owner).await
     {
         // Why it is not connected matters more than that somebody else has disconnected it meanwhile.
-        let _ = scene.state.disconnect(owner.id(), &place);
+        let _ = app.state.disconnect(owner.id(), &place);
         return Err(error);
     }
-    events::tell_network(&scene.folders.data, &owner, &place, "connect");
+    events::tell_network(&app.folders.data, &owner, &place, "connect");
     Ok(0)
 }
 
 /// One network less. What its machine does not follow in now it does at its next start.
-pub(super) async fn disconnect(scene: &Scene, args: &NetworkDisconnectArgs) -> anyhow::Result<u8> {
+pub(super) async fn disconnect(app: &AppContext, args: &NetworkDisconnectArgs) -> anyhow::Result<u8> {
     let place = match plan::user_network(&args.network)? {
-        Some(word) => Place::Users(Joined::anywhere(&scene.state.find_network(word)?)),
-        None => Place::Own,
+        Some(word) => ConnectTarget::UserDefined(Endpoint::anywhere(&app.state.find_network(word)?)),
+        None => ConnectTarget::OwnLink,
     };
-    let owner = scene.state.find_owner(&args.name)?;
-    let reach = reach(scene, &owner)?;
-    let owner = scene.state.disconnect(owner.id(), &place)?;
-    events::tell_network(&scene.folders.data, &owner, &place, "disconnect");
+    let owner = app.state.find_owner(&args.name)?;
+    let reach = reach(app, &owner)?;
+    let owner = app.state.disconnect(owner.id(), &place)?;
+    events::tell_network(&app.folders.data, &owner, &place, "disconnect");
     if let Reach::Runs(connection) = reach {
-        rewire(connection, &owner).await?;
+        notify_supervisor(connection, &owner).await?;
     }
     Ok(0)
 }
 
 /// As it is now, waiting for other commands.
-fn reach(scene: &Scene, owner: &Owner) -> anyhow::Result<Reach> {
+fn reach(app: &AppContext, owner: &Owner) -> anyhow::Result<Reach> {
     loop {
-        if let Some(connection) = scene.connect(owner.id()) {
+        if let Some(connection) = app.connect(owner.id()) {
             return Ok(Reach::Runs(connection));
         }
         let held = match owner {
-            Owner::Container(container) => scene.hold(&container.id)?,
-            Owner::Pod(pod) => Hold::take(&scene.folders.run, &pod.id, || scene.is_supervised(&pod.id))?,
+            Owner::Container(container) => app.lock(&container.id)?,
+            Owner::Pod(pod) => ContainerLock::take(&app.folders.run, &pod.id, || app.is_supervised(&pod.id))?,
         };
         // Started meanwhile: once more.
-        if let Some(hold) = held {
-            return Ok(Reach::Held { _hold: hold });
+        if let Some(lock) = held {
+            return Ok(Reach::Held { _lock: lock });
         }
     }
 }
 
-/// Has a running machine follow its row, and tells of a way out that it could not be given.
-async fn rewire(mut connection: Connection, owner: &Owner) -> anyhow::Result<()> {
+/// Has a running machine follow its row, and warns of a default route that it could not be given.
+async fn notify_supervisor(mut connection: Connection, owner: &Owner) -> anyhow::Result<()> {
     let answered = match owner {
-        Owner::Container(_) => ask(&mut connection, &Request::Rewire).await,
-        Owner::Pod(_) => ask(&mut connection, &PodRequest::Rewire).await,
+        Owner::Container(_) => ask(&mut connection, &Request::NetworksChanged).await,
+        Owner::Pod(_) => ask(&mut connection, &PodRequest::NetworksChanged).await,
     };
     match answered {
         Ok(Answer::Rewired { no_way_out: None }) => Ok(()),
         Ok(Answer::Rewired {
             no_way_out: Some(reason),
         }) => {
-            eprintln!(
-                "capsid: warning: {} has no way out of its networks: {reason}",
-                owner.name()
-            );
+            eprintln!("capsid: warning: {} has no default route: {reason}", owner.name());
             Ok(())
         }
         Ok(_) => bail!("unexpected answer of the pod's supervisor"),
@@ -102,14 +102,14 @@ async fn rewire(mut connection: Connection, owner: &Owner) -> anyhow::Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container_lock;
     use crate::control::{self, Failure};
     use crate::folders::Folders;
-    use crate::hold;
     use crate::state::State;
     use crate::state::tests::{container, network, plain, subnet};
 
     /// A container `web-1` and a network `net-a`, in folders of the test's own.
-    fn scene(root: &std::path::Path) -> Scene {
+    fn app(root: &std::path::Path) -> AppContext {
         let folders = Folders {
             data: root.join("data"),
             run: root.join("run"),
@@ -118,7 +118,7 @@ mod tests {
         let state = State::open(&folders.data).unwrap();
         state.add(&mut container("1", Some(plain(1))), &[]).unwrap();
         network(&state, "a", &[subnet("10.89.0.0/24", "10.89.0.1")]);
-        Scene { folders, state }
+        AppContext { folders, state }
     }
 
     fn shop() -> NetworkConnectArgs {
@@ -137,20 +137,20 @@ mod tests {
         }
     }
 
-    fn names(scene: &Scene) -> Vec<String> {
-        let owner = scene.state.find_owner("web-1").unwrap();
+    fn names(app: &AppContext) -> Vec<String> {
+        let owner = app.state.find_owner("web-1").unwrap();
         owner.network().unwrap().names().map(Into::into).collect()
     }
 
     /// A supervisor that gives one answer, or hangs up.
-    async fn while_it_answers<T>(scene: &Scene, answer: Option<Answer>, act: impl Future<Output = T>) -> T {
-        let folder = hold::folder(&scene.folders.run, &"1".repeat(64));
+    async fn while_it_answers<T>(app: &AppContext, answer: Option<Answer>, act: impl Future<Output = T>) -> T {
+        let folder = container_lock::folder(&app.folders.run, &"1".repeat(64));
         std::fs::create_dir_all(&folder).unwrap();
         let listener = control::listen(&folder).unwrap();
         let supervisor = async {
             let mut connection = control::accepted(listener.accept().await.unwrap().0);
             let (request, _) = connection.reader.receive::<Request>().await.unwrap();
-            assert!(matches!(request, Request::Rewire));
+            assert!(matches!(request, Request::NetworksChanged));
             if let Some(answer) = answer {
                 connection.writer.send(&answer).await.unwrap();
             }
@@ -161,39 +161,37 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_run_is_changed_in_its_row() {
         let root = tempfile::tempdir().unwrap();
-        let scene = scene(root.path());
-        assert_eq!(connect(&scene, &shop()).await.unwrap(), 0);
-        assert_eq!(names(&scene), ["default", "net-a"]);
-        disconnect(&scene, &leave("default")).await.unwrap();
-        assert_eq!(names(&scene), ["net-a"]);
+        let app = app(root.path());
+        assert_eq!(connect(&app, &shop()).await.unwrap(), 0);
+        assert_eq!(names(&app), ["default", "net-a"]);
+        disconnect(&app, &leave("default")).await.unwrap();
+        assert_eq!(names(&app), ["net-a"]);
         // Nobody holds it any more.
-        assert!(scene.hold(&"1".repeat(64)).unwrap().is_some());
+        assert!(app.lock(&"1".repeat(64)).unwrap().is_some());
     }
 
     #[tokio::test]
     async fn what_a_machine_cannot_follow_is_undone() {
         let root = tempfile::tempdir().unwrap();
-        let scene = scene(root.path());
+        let app = app(root.path());
         let refused = || Some(Answer::Failed(Failure::because("no room")));
-        let told = while_it_answers(&scene, refused(), connect(&scene, &shop())).await;
+        let told = while_it_answers(&app, refused(), connect(&app, &shop())).await;
         assert_eq!(told.unwrap_err().to_string(), "no room");
-        assert_eq!(names(&scene), ["default"]);
+        assert_eq!(names(&app), ["default"]);
         let rewired = Some(Answer::Rewired { no_way_out: None });
-        while_it_answers(&scene, rewired, connect(&scene, &shop()))
-            .await
-            .unwrap();
-        assert_eq!(names(&scene), ["default", "net-a"]);
+        while_it_answers(&app, rewired, connect(&app, &shop())).await.unwrap();
+        assert_eq!(names(&app), ["default", "net-a"]);
         // It leaves all the same: its next machine is not on it.
-        let told = while_it_answers(&scene, refused(), disconnect(&scene, &leave("net-a"))).await;
+        let told = while_it_answers(&app, refused(), disconnect(&app, &leave("net-a"))).await;
         assert!(told.is_err());
-        assert_eq!(names(&scene), ["default"]);
+        assert_eq!(names(&app), ["default"]);
     }
 
     #[tokio::test]
     async fn what_ends_just_now_follows_when_it_is_started_again() {
         let root = tempfile::tempdir().unwrap();
-        let scene = scene(root.path());
-        while_it_answers(&scene, None, connect(&scene, &shop())).await.unwrap();
-        assert_eq!(names(&scene), ["default", "net-a"]);
+        let app = app(root.path());
+        while_it_answers(&app, None, connect(&app, &shop())).await.unwrap();
+        assert_eq!(names(&app), ["default", "net-a"]);
     }
 }

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
-use crate::network::{Endpoint, Link, own_link};
-use crate::state::{DEFAULT_NETWORK, Joined, NO_NETWORK, Network, NetworkConfig, PublishedPort, mac_words};
+use crate::network::{Link, PodNetworks, own_link};
+use crate::state::{DEFAULT_NETWORK, Endpoint, NO_NETWORK, Network, NetworkConfig, PublishedPort, mac_words};
 
 /// The network that a container or pod is on, by name; the first of several.
 pub(super) fn mode(network: Option<&NetworkConfig>) -> &str {
@@ -21,18 +21,18 @@ pub(super) fn names(network: Option<&NetworkConfig>) -> String {
     )
 }
 
-/// `NetworkSettings`; Capsid's are `Egress`, what is in force, as `--egress` has it, and `BytesPerSecond`, the limit each
-/// way, null without one. As docker's, the fields of a link stand outside of `Networks` too where it is the pod's own.
-/// Ports that are exposed and not published have no bindings.
-pub(super) fn settings(endpoint: &Endpoint<'_>, exposed: &[String]) -> Value {
-    let Some(config) = endpoint.config else {
+/// `NetworkSettings`; Capsid's are `Egress`, what is in force, as `--egress` has it, and `BytesPerSecond`, the limit
+/// each way, null without one. As docker's, the fields of a link stand outside of `Networks` too where it is the pod's
+/// own. Ports that are exposed and not published have no bindings.
+pub(super) fn settings(pod_networks: &PodNetworks<'_>, exposed: &[String]) -> Value {
+    let Some(config) = pod_networks.config else {
         return json!({ "Ports": {}, "Networks": {}, "Egress": [], "BytesPerSecond": null });
     };
     let own = config.own_link.then(own_link);
-    let egress = config.egress.iter().filter(|_| endpoint.leads_out());
+    let egress = config.egress.iter().filter(|_| pod_networks.has_default_route());
     let mut settings = json!({
         "Ports": bindings(Some(config), exposed),
-        "Networks": networks(endpoint, config),
+        "Networks": networks(pod_networks, config),
         "Egress": egress.map(ToString::to_string).collect::<Vec<_>>(),
         "BytesPerSecond": config.bytes_per_second,
         "MacAddress": mac_words(config.mac),
@@ -44,7 +44,7 @@ pub(super) fn settings(endpoint: &Endpoint<'_>, exposed: &[String]) -> Value {
 }
 
 /// docker's fields of each network that it is on, by the network's name.
-fn networks(endpoint: &Endpoint<'_>, config: &NetworkConfig) -> Map<String, Value> {
+fn networks(pod_networks: &PodNetworks<'_>, config: &NetworkConfig) -> Map<String, Value> {
     let mac = mac_words(config.mac);
     let mut networks = Map::new();
     if config.own_link {
@@ -54,18 +54,18 @@ fn networks(endpoint: &Endpoint<'_>, config: &NetworkConfig) -> Map<String, Valu
         }
         networks.insert(DEFAULT_NETWORK.into(), fields);
     }
-    for (network, joined) in endpoint.places() {
-        let mut fields = place(network, joined);
+    for (network, endpoint) in pod_networks.attachments() {
+        let mut fields = place(network, endpoint);
         fields["MacAddress"] = json!(mac);
-        fields["DNSNames"] = json!(joined.dns_names(endpoint.name, endpoint.id, endpoint.hostname));
-        networks.insert(joined.name.clone(), fields);
+        fields["DNSNames"] = json!(endpoint.dns_names(pod_networks.name, pod_networks.id, pod_networks.hostname));
+        networks.insert(endpoint.name.clone(), fields);
     }
     networks
 }
 
-/// docker's fields of what it has on one of the user's networks.
-fn place(network: &Network, joined: &Joined) -> Value {
-    let links = Link::on(network, joined, |_| !network.config.internal);
+/// docker's fields of what it has on one of the user-defined networks.
+fn place(network: &Network, endpoint: &Endpoint) -> Value {
+    let links = Link::on(network, endpoint, |_| !network.config.internal);
     let (v4, v6): (Vec<Link>, Vec<Link>) = links.into_iter().partition(|link| link.address.is_ipv4());
     let v6 = v6.first();
     let mut fields = json!({
@@ -73,7 +73,7 @@ fn place(network: &Network, joined: &Joined) -> Value {
         "GlobalIPv6Address": v6.map(|link| link.address.to_string()).unwrap_or_default(),
         "GlobalIPv6PrefixLen": v6.map_or(0, |link| link.prefix_bits),
         "IPv6Gateway": v6.and_then(|link| link.gateway).map(|gateway| gateway.to_string()).unwrap_or_default(),
-        "Aliases": joined.aliases,
+        "Aliases": endpoint.aliases,
     });
     for (field, value) in link(v4.first()) {
         fields[field] = value;
@@ -91,8 +91,8 @@ fn link(link: Option<&Link>) -> [(&'static str, Value); 3] {
     ]
 }
 
-/// Ports of the host's by the container's: `{"80/tcp": [{"HostIp": ..., "HostPort": ...}]}`, and null for those that are
-/// exposed only.
+/// Ports of the host's by the container's: `{"80/tcp": [{"HostIp": ..., "HostPort": ...}]}`, and null for those that
+/// are exposed only.
 pub(super) fn bindings(network: Option<&NetworkConfig>, exposed: &[String]) -> Value {
     let mut bindings: BTreeMap<String, Option<Vec<Value>>> = BTreeMap::new();
     bindings.extend(exposed.iter().map(|port| (port.clone(), None)));
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
     use crate::state::{NetworkSpec, Subnet};
 
-    fn config(joined: Vec<Joined>) -> NetworkConfig {
+    fn config(endpoints: Vec<Endpoint>) -> NetworkConfig {
         NetworkConfig {
             mac: [2, 0, 0, 0, 0, 1],
             ports: Vec::new(),
@@ -149,8 +149,8 @@ mod tests {
             dns: Vec::new(),
             dns_search: Vec::new(),
             dns_options: Vec::new(),
-            own_link: joined.is_empty(),
-            joined,
+            own_link: endpoints.is_empty(),
+            endpoints,
             bytes_per_second: None,
         }
     }
@@ -174,19 +174,19 @@ mod tests {
             network("back", "10.89.0.0/24", "10.89.0.1", true),
             network("front", "fd12::/64", "fd12::1", false),
         ];
-        let place = |network: &Network, address: &str| Joined {
+        let place = |network: &Network, address: &str| Endpoint {
             addresses: vec![address.parse().unwrap()],
-            ..Joined::anywhere(network)
+            ..Endpoint::anywhere(network)
         };
         let config = config(vec![place(&networks[0], "10.89.0.2"), place(&networks[1], "fd12::2")]);
-        let endpoint = Endpoint {
+        let pod_networks = PodNetworks {
             id: "0123456789abcdef",
             name: "web",
             hostname: "web",
             config: Some(&config),
             networks,
         };
-        let shown = settings(&endpoint, &[]);
+        let shown = settings(&pod_networks, &[]);
         let (back, front) = (&shown["Networks"]["back"], &shown["Networks"]["front"]);
         assert_eq!(
             (&back["IPAddress"], &back["IPPrefixLen"]),

@@ -4,27 +4,28 @@ use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
+use super::app_context::{end_unasked, stop_limit};
 use super::filter::{self, LabelFilter};
 use super::lifecycle::{STARTS_AT_ONCE, each, rm_one, start_one};
 use super::name_pattern::NamePattern;
 use super::network_fields;
-use super::scene::{end_unasked, stop_limit};
 use super::stats::{self, Shown};
-use super::{Context, Scene, run, table};
+use super::{AppContext, Context, run, table};
 use crate::cli::{
     AccelChoice, PodCommand, PodCreateArgs, PodInspectArgs, PodLsArgs, PodNamesArgs, PodRmArgs, PodStatsArgs,
     PodStopArgs,
 };
+use crate::container_lock::ContainerLock;
 use crate::control::{Answer, PodRequest};
 use crate::folders::Folders;
 use crate::format::Template;
-use crate::hold::Hold;
-use crate::network::Endpoint;
+use crate::network::PodNetworks;
 use crate::plan::PodSurroundings;
 use crate::state::{Container, Pending, Pod, PodStatus, State, StateError};
 use crate::supervisor_process::SupervisorProcess;
 use crate::{
-    clock, create, error_text, id, labels, names, network, parts, plan, session, settings, shares, start, surroundings,
+    clock, create, error_text, id, install_paths, labels, names, network, plan, session, settings, shares, start,
+    surroundings,
 };
 
 /// How often a generated name is tried.
@@ -71,7 +72,7 @@ fn create(context: Context, args: &PodCreateArgs) -> anyhow::Result<u8> {
     let choice = args.accel.or(settings.accel).unwrap_or(AccelChoice::Auto);
     let accelerator = create::choose_accelerator(choice, &folders)?;
     if let Some(kernel) = &args.kernel {
-        parts::open_kernel(kernel)?;
+        install_paths::open_kernel(kernel)?;
     }
     let wanted = args.name.as_deref().or(args.plain_name.as_deref());
     let random = session::random(4)?;
@@ -128,7 +129,7 @@ fn create(context: Context, args: &PodCreateArgs) -> anyhow::Result<u8> {
 fn status(pod: &Pod, containers: &[Container]) -> &'static str {
     match pod.status {
         PodStatus::Running if containers.iter().any(|container| !container.status.is_live()) => "Degraded",
-        status => status.word(),
+        status => status.as_str(),
     }
 }
 
@@ -173,7 +174,7 @@ fn row(pod: &Pod, containers: &[Container], whole: bool) -> Value {
         "ContainerNames": containers.iter().map(|container| container.name.clone()).collect::<Vec<_>>().join(","),
         "Label": labels::object(&pod.config.labels),
         "Labels": pod.config.labels.join(","),
-        "Accelerator": pod.config.accelerator.word(),
+        "Accelerator": pod.config.accelerator.as_str(),
     })
 }
 
@@ -186,7 +187,7 @@ fn inspect(context: Context, args: &PodInspectArgs) -> anyhow::Result<u8> {
         match state.find_pod(name) {
             Ok(pod) => found.push(whole(&pod, &state, &folders)?),
             Err(error) => {
-                error_text::tell(&error);
+                error_text::print(&error);
                 code = 1;
             }
         }
@@ -205,7 +206,7 @@ fn whole(pod: &Pod, state: &State, folders: &Folders) -> anyhow::Result<Value> {
         json!({
             "Id": container.id,
             "Name": container.name,
-            "State": container.status.word(),
+            "State": container.status.as_str(),
         })
     };
     Ok(json!({
@@ -221,9 +222,9 @@ fn whole(pod: &Pod, state: &State, folders: &Folders) -> anyhow::Result<Value> {
         "memory_limit": config.limits.memory_max_bytes.unwrap_or(0),
         "cpu_quota": config.limits.cpu_quota_us.unwrap_or(0),
         "Mounts": super::inspect_fields::mounts(&config.volumes, &config.shares, folders),
-        "NetworkSettings": network_fields::settings(&Endpoint::of_pod(pod, state)?, &[]),
+        "NetworkSettings": network_fields::settings(&PodNetworks::of_pod(pod, state)?, &[]),
         "Capsid": {
-            "Accelerator": config.accelerator.word(),
+            "Accelerator": config.accelerator.as_str(),
             "Machine": { "Vcpus": config.machine.vcpus, "MemoryMiB": config.machine.memory_mib },
             "Kernel": config.kernel,
             "PidsLimit": config.limits.pids_max,
@@ -238,20 +239,20 @@ fn whole(pod: &Pod, state: &State, folders: &Folders) -> anyhow::Result<Value> {
 
 /// Starts each pod, and then its containers; docker's and podman's way: one that fails does not keep the next ones.
 async fn start_all(context: Context, args: PodNamesArgs) -> anyhow::Result<u8> {
-    let scene = Scene::set(context)?;
+    let app = AppContext::open(context)?;
     let starts = Semaphore::new(STARTS_AT_ONCE);
     each(&args.pods, async |name| {
         let _turn = starts.acquire().await?;
-        let pod = scene.state.find_pod(name)?;
-        let mut connection = start::pod(&scene.folders, &pod.id)?;
+        let pod = app.state.find_pod(name)?;
+        let mut connection = start::pod(&app.folders, &pod.id)?;
         connection.writer.send(&PodRequest::Start).await?;
         if let (Answer::Failed(failure), _) = connection.receive_within::<Answer>(run::START_MAX).await? {
             return Err(failure.into());
         }
         let mut failed = Vec::new();
-        for container in scene.state.containers_of(&pod.id)? {
-            if let Err(error) = start_one(&scene, &container.id).await {
-                error_text::tell(error.as_ref());
+        for container in app.state.containers_of(&pod.id)? {
+            if let Err(error) = start_one(&app, &container.id).await {
+                error_text::print(error.as_ref());
                 failed.push(container.name);
             }
         }
@@ -264,60 +265,60 @@ async fn start_all(context: Context, args: PodNamesArgs) -> anyhow::Result<u8> {
 }
 
 async fn stop(context: Context, args: PodStopArgs) -> anyhow::Result<u8> {
-    let scene = Scene::set(context)?;
+    let app = AppContext::open(context)?;
     each(&args.pods, async |name| {
-        let pod = scene.state.find_pod(name)?;
-        stop_one(&scene, &pod, args.timeout).await?;
+        let pod = app.state.find_pod(name)?;
+        stop_one(&app, &pod, args.timeout).await?;
         Ok(Some(name.into()))
     })
     .await
 }
 
 /// Stops a pod, if it runs: nothing of it is left then, and its lock is the caller's.
-async fn stop_one(scene: &Scene, pod: &Pod, timeout_s: Option<u64>) -> anyhow::Result<Hold> {
-    let containers = scene.state.containers_of(&pod.id)?;
+async fn stop_one(app: &AppContext, pod: &Pod, timeout_s: Option<u64>) -> anyhow::Result<ContainerLock> {
+    let containers = app.state.containers_of(&pod.id)?;
     let own = containers.iter().map(|container| container.config.stop_timeout_s).max();
     let patience = timeout_s.or(own).unwrap_or_default();
     loop {
-        if let Some(mut connection) = scene.connect(&pod.id) {
+        if let Some(mut connection) = app.connect(&pod.id) {
             // However it ended, also by a hang-up in the middle: it has.
             if connection.writer.send(&PodRequest::Stop { timeout_s }).await.is_ok() {
                 connection.end_within::<Answer>(stop_limit(patience)).await;
             }
         }
-        let is_running = || scene.is_supervised(&pod.id);
+        let is_running = || app.is_supervised(&pod.id);
         // Started again meanwhile: once more.
-        if let Some(hold) = Hold::take(&scene.folders.run, &pod.id, is_running)? {
+        if let Some(lock) = ContainerLock::take(&app.folders.run, &pod.id, is_running)? {
             // Out of reach: its lock was removed.
             if let Some(supervisor) = SupervisorProcess::find(&pod.id) {
                 end_unasked(&supervisor, timeout_s, patience);
             }
-            return Ok(hold);
+            return Ok(lock);
         }
     }
 }
 
 async fn remove(context: Context, args: PodRmArgs) -> anyhow::Result<u8> {
-    let scene = Scene::set(context)?;
+    let app = AppContext::open(context)?;
     each(&args.pods, async |name| {
-        let pod = match scene.state.find_pod(name) {
+        let pod = match app.state.find_pod(name) {
             Err(StateError::UnknownPod(_)) if args.force => return Ok(None),
             found => found?,
         };
-        let hold = if args.force {
-            stop_one(&scene, &pod, Some(0)).await?
+        let lock = if args.force {
+            stop_one(&app, &pod, Some(0)).await?
         } else {
-            let is_running = || scene.is_supervised(&pod.id);
-            let hold = Hold::take(&scene.folders.run, &pod.id, is_running)?;
-            hold.with_context(|| format!("pod {} is running: stop it first, or use `capsid pod rm -f`", pod.name))?
+            let is_running = || app.is_supervised(&pod.id);
+            let lock = ContainerLock::take(&app.folders.run, &pod.id, is_running)?;
+            lock.with_context(|| format!("pod {} is running: stop it first, or use `capsid pod rm -f`", pod.name))?
         };
         // Held: none of its containers can be started.
-        for container in scene.state.containers_of(&pod.id)? {
-            rm_one(&scene, &container.id, true, true).await?;
+        for container in app.state.containers_of(&pod.id)? {
+            rm_one(&app, &container.id, true, true).await?;
         }
-        scene.state.remove_pod(&pod.id)?;
-        hold.remove().context("cannot remove the pod's run folder")?;
-        scene.state.settle(Pending::Pod, &pod.id);
+        app.state.remove_pod(&pod.id)?;
+        lock.remove().context("cannot remove the pod's run folder")?;
+        app.state.finish_pending(Pending::Pod, &pod.id);
         Ok(Some(name.into()))
     })
     .await

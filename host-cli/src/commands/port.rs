@@ -4,7 +4,7 @@ use anyhow::bail;
 
 use super::Context;
 use crate::cli::PortArgs;
-use crate::state::{PublishedPort, protocol_word};
+use crate::state::{PublishedPort, protocol_name};
 
 /// Shows what is published: all of it, or where one port of the container's is.
 pub(crate) fn run(context: Context, args: &PortArgs) -> anyhow::Result<u8> {
@@ -28,7 +28,7 @@ pub(crate) fn run(context: Context, args: &PortArgs) -> anyhow::Result<u8> {
     if !matches!(protocol, "tcp" | "udp" | "sctp") {
         bail!("{wanted:?} is no port: write 80 or 80/udp");
     }
-    let is_wanted = |port: &&PublishedPort| port.container == number && protocol_word(port.protocol) == protocol;
+    let is_wanted = |port: &&PublishedPort| port.container == number && protocol_name(port.protocol) == protocol;
     let found: Vec<&PublishedPort> = ports.iter().filter(is_wanted).collect();
     if found.is_empty() {
         bail!("no public port '{number}/{protocol}' published for {}", container.name);

@@ -107,7 +107,7 @@ impl Listing<'_> {
             "CreatedAt": clock::go_words(container.created_ns),
             "RunningFor": clock::ago(container.created_ns),
             "Status": status(container, self.folders),
-            "State": container.status.word(),
+            "State": container.status.as_str(),
             "Ports": container.status.is_live().then(ports).unwrap_or_default(),
             "Networks": network_fields::names(network),
             "Names": container.name,
@@ -117,7 +117,7 @@ impl Listing<'_> {
             "LocalVolumes": config.mounts.len().to_string(),
             "Size": self.size(container),
             "Platform": "linux",
-            "Accelerator": config.accelerator.word(),
+            "Accelerator": config.accelerator.as_str(),
             "Pod": pod.map(|pod| self.id(&pod.id)).unwrap_or_default(),
             "PodName": pod.map(|pod| pod.name.as_str()).unwrap_or_default(),
         })
@@ -179,7 +179,7 @@ fn status(container: &Container, folders: &Folders) -> String {
         Status::Running if container.config.health.is_some() => {
             let health = match Health::read(&folders.data, &container.id).status {
                 Verdict::Starting => "health: starting",
-                verdict => verdict.word(),
+                verdict => verdict.as_str(),
             };
             format!("{} ({health})", up())
         }

@@ -10,7 +10,7 @@ use super::name_pattern::NamePattern;
 use super::ps::network;
 use crate::folders::Folders;
 use crate::health::{Health, Verdict};
-use crate::state::{Container, NO_NETWORK, NetworkConfig, Pod, PublishedPort, State, Status, protocol_word};
+use crate::state::{Container, NO_NETWORK, NetworkConfig, Pod, PublishedPort, State, Status, protocol_name};
 
 /// Least digits of an image's or network's id that stand for it.
 const ID_DIGITS_MIN: usize = 4;
@@ -87,7 +87,7 @@ fn health(word: &str) -> anyhow::Result<Option<Verdict>> {
         return Ok(None);
     }
     let verdicts = [Verdict::Starting, Verdict::Healthy, Verdict::Unhealthy];
-    match verdicts.into_iter().find(|verdict| verdict.word() == word) {
+    match verdicts.into_iter().find(|verdict| verdict.as_str() == word) {
         Some(verdict) => Ok(Some(verdict)),
         None => bail!("{word:?} is no health: starting, healthy, unhealthy or none"),
     }
@@ -199,7 +199,7 @@ impl<'a> Filters<'a> {
             Filter::Since(name) => self.made_ns.get(name).is_some_and(|at| container.created_ns > *at),
             Filter::Publish(ports) => self
                 .published(container)
-                .any(|port| ports.has(port.host.port(), protocol_word(port.protocol))),
+                .any(|port| ports.has(port.host.port(), protocol_name(port.protocol))),
             Filter::Expose(ports) => self.exposes(container, ports),
             Filter::Volume(wanted) => mounts(container).any(|word| word == wanted),
             Filter::Network(wanted) => is_on(network(container, self.pods), wanted),
@@ -247,7 +247,7 @@ impl<'a> Filters<'a> {
         exposed.into_iter().any(|port| ports.meets(port))
             || self
                 .published(container)
-                .any(|port| ports.has(port.container, protocol_word(port.protocol)))
+                .any(|port| ports.has(port.container, protocol_name(port.protocol)))
     }
 }
 
@@ -261,7 +261,7 @@ fn mounts(container: &Container) -> impl Iterator<Item = &String> {
 fn is_on(network: Option<&NetworkConfig>, wanted: &str) -> bool {
     let has_id = |id: &str| wanted.len() >= 12 && id.starts_with(wanted);
     network.map_or(wanted == NO_NETWORK, |network| {
-        network.names().any(|name| name == wanted) || network.joined.iter().any(|joined| has_id(&joined.network))
+        network.names().any(|name| name == wanted) || network.endpoints.iter().any(|endpoint| has_id(&endpoint.network))
     })
 }
 

@@ -1,7 +1,7 @@
 //! `capsid system recover`: folders whose marker or databases are lost or damaged, made usable again.
 //!
-//! Nothing is deleted: see [`capsid_image::Directory::recover`]. Volumes are known by their folders, so they are kept with
-//! their names; containers and images are known by their databases alone.
+//! Nothing is deleted: see [`capsid_image::Directory::recover`]. Volumes are known by their folders, so they are kept
+//! with their names; containers and images are known by their databases alone.
 
 use std::fs;
 use std::io;
@@ -11,8 +11,8 @@ use anyhow::{Context as _, bail};
 use capsid_image::Recovered;
 
 use super::{Context, open_store};
+use crate::container_lock::ContainerLock;
 use crate::folders::Folders;
-use crate::hold::Hold;
 use crate::state::{State, Volume};
 use crate::volumes::{self, VolumesLock};
 use crate::{clock, id, plan};
@@ -48,7 +48,7 @@ fn refuse_running(run: &Path) -> anyhow::Result<()> {
         let Some(id) = name.to_str().filter(|name| id::is_id(name)) else {
             continue;
         };
-        if Hold::try_take(run, id)?.is_none() {
+        if ContainerLock::try_take(run, id)?.is_none() {
             bail!(
                 "pod {} is running: stop it first, or end its `capsid supervise` process where that is not possible",
                 &id[..12]

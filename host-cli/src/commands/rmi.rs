@@ -17,7 +17,7 @@ pub(crate) fn run(context: Context, args: &RmiArgs) -> anyhow::Result<u8> {
         match remove(&state, &store, name, args.force) {
             Ok(removed) => removed.iter().for_each(print),
             Err(error) => {
-                error_text::tell(error.as_ref());
+                error_text::print(error.as_ref());
                 code = 1;
             }
         }
@@ -25,8 +25,8 @@ pub(crate) fn run(context: Context, args: &RmiArgs) -> anyhow::Result<u8> {
     Ok(code)
 }
 
-/// An image that a container was made from stays: without it the container could not start again. As docker, `force` takes
-/// the names of one that only stopped containers use; it is removed by `system prune` when they are gone.
+/// An image that a container was made from stays: without it the container could not start again. As docker, `force`
+/// takes the names of one that only stopped containers use; it is removed by `system prune` when they are gone.
 fn remove(state: &State, store: &Store, name: &str, force: bool) -> anyhow::Result<Vec<Removed>> {
     let Some(image) = store.find(name)?.filter(|image| !image.has_other_tag(name)) else {
         return Ok(store.remove(name, force)?);
@@ -43,7 +43,7 @@ fn remove(state: &State, store: &Store, name: &str, force: bool) -> anyhow::Resu
         (Some(user), _) | (None, Some(user)) => bail!(
             "image {name} is used by container {} ({}): remove that container first",
             user.name,
-            user.status.word()
+            user.status.as_str()
         ),
     }
 }

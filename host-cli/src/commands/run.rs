@@ -11,10 +11,10 @@ use super::Context;
 use super::lifecycle::KILL_MAX;
 use crate::attachment::{self, AttachError, Course, End, Wanted};
 use crate::cli::{NOT_YET, RunArgs};
+use crate::container_lock;
 use crate::control::{self, Answer, Connection, Request};
 use crate::create::{self, Created};
 use crate::folders::Folders;
-use crate::hold;
 use crate::plan::PlanError;
 use crate::settings;
 use crate::signals::Signals;
@@ -48,8 +48,8 @@ pub(crate) async fn run(context: Context, args: RunArgs) -> anyhow::Result<u8> {
         created.undo(&state, &folders)?;
         return Err(error);
     }
-    let Created { hold, container } = created;
-    let mut started = start::container(&folders, hold, &container).await?;
+    let Created { lock, container } = created;
+    let mut started = start::container(&folders, lock, &container).await?;
     timings.mark("supervisor started");
     if args.detach {
         let interrupted = tokio::select! {
@@ -109,11 +109,11 @@ pub(super) async fn await_start(connection: &mut Connection) -> Result<(), Attac
     }
 }
 
-/// Ends a container whose start is not waited for any more. Its supervisor may not listen yet; for one that is gone this
-/// waits for ever.
+/// Ends a container whose start is not waited for any more. Its supervisor may not listen yet; for one that is gone
+/// this waits for ever.
 async fn end(folders: &Folders, id: &str) {
     loop {
-        if let Ok(mut connection) = control::connect(&hold::folder(&folders.run, id))
+        if let Ok(mut connection) = control::connect(&container_lock::folder(&folders.run, id))
             && connection.writer.send(&Request::Signal(libc::SIGKILL)).await.is_ok()
             && connection.end_within::<Answer>(KILL_MAX).await.is_some()
         {

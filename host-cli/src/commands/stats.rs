@@ -17,13 +17,13 @@ use crate::format::Template;
 use crate::plan::size;
 use crate::resident::{self, Resident};
 use crate::state::{Container, State};
-use crate::{hold, output};
+use crate::{container_lock, output};
 
 /// Between two looks: processor time is measured over it.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long one container may keep the others from being shown: the guest answers within milliseconds, unless the host is
-/// very busy.
+/// How long one container may keep the others from being shown: the guest answers within milliseconds, unless the host
+/// is very busy.
 const LOOK_MAX: Duration = Duration::from_secs(2);
 
 const COLUMNS: [(&str, &str); 11] = [
@@ -107,7 +107,10 @@ fn chosen(state: &State, args: &StatsArgs) -> anyhow::Result<Vec<Container>> {
 async fn look(folders: &Folders, containers: &[Container]) -> HashMap<String, Sample> {
     let mut looks = JoinSet::new();
     for container in containers {
-        let (id, folder) = (container.id.clone(), hold::folder(&folders.run, &container.id));
+        let (id, folder) = (
+            container.id.clone(),
+            container_lock::folder(&folders.run, &container.id),
+        );
         looks.spawn_local(async move { Some((id, timeout(LOOK_MAX, measure(&folder)).await.ok()??)) });
     }
     let mut samples = HashMap::new();

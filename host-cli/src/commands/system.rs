@@ -7,9 +7,9 @@ use anyhow::{Context as _, bail};
 use capsid_image::{Damage, Image, Removed, Store};
 use serde_json::{Value, json};
 
+use super::app_context::stop_limit;
 use super::lifecycle::{confirm, remove_ended, start_one};
-use super::scene::stop_limit;
-use super::{Context, Scene, network, open_store, recover, signal_exit_code, table, unless_interrupted, volume};
+use super::{AppContext, Context, network, open_store, recover, signal_exit_code, table, unless_interrupted, volume};
 use crate::cli::{DfArgs, InfoArgs, SystemCommand, SystemPruneArgs};
 use crate::control::{Answer, Request};
 use crate::error_text;
@@ -27,11 +27,11 @@ pub(crate) async fn run(context: Context, command: SystemCommand) -> anyhow::Res
         // Without the state, which may be what is lost.
         SystemCommand::Recover => recover::run(context),
         SystemCommand::Verify => verify(context).await,
-        SystemCommand::Df(args) => df(&Scene::set(context)?, &args),
-        SystemCommand::Prune(args) => prune(&Scene::set(context)?, &args).await,
-        SystemCommand::Start => start(&Scene::set(context)?).await,
-        SystemCommand::Stop => stop(&Scene::set(context)?).await,
-        SystemCommand::Info(args) => info(&Scene::set(context)?, &args),
+        SystemCommand::Df(args) => df(&AppContext::open(context)?, &args),
+        SystemCommand::Prune(args) => prune(&AppContext::open(context)?, &args).await,
+        SystemCommand::Start => start(&AppContext::open(context)?).await,
+        SystemCommand::Stop => stop(&AppContext::open(context)?).await,
+        SystemCommand::Info(args) => info(&AppContext::open(context)?, &args),
     }
 }
 
@@ -108,9 +108,9 @@ impl Kind {
     }
 }
 
-fn kinds(scene: &Scene) -> anyhow::Result<[Kind; 3]> {
-    let store = open_store(&scene.folders)?;
-    let containers = scene.state.containers()?;
+fn kinds(app: &AppContext) -> anyhow::Result<[Kind; 3]> {
+    let store = open_store(&app.folders)?;
+    let containers = app.state.containers()?;
     let has_users = |image: &Image| containers.iter().any(|user| user.image_id == image.id.to_string());
     let images = store.list()?.into_iter().map(|image| Item {
         name: image
@@ -127,17 +127,17 @@ fn kinds(scene: &Scene) -> anyhow::Result<[Kind; 3]> {
         bytes: image.size_bytes,
         in_use: has_users(&image),
     });
-    let used = volume::used(&scene.state)?;
-    let volumes = scene.state.volumes()?.into_iter().map(|volume| Item {
-        bytes: volume::used_bytes(&volume, &scene.folders),
+    let used = volume::used(&app.state)?;
+    let volumes = app.state.volumes()?.into_iter().map(|volume| Item {
+        bytes: volume::used_bytes(&volume, &app.folders),
         in_use: used.contains(&volume.name),
         detail: clock::ago(volume.created_ns),
         name: volume.name,
     });
     let held = containers.iter().map(|container| Item {
         name: container.name.clone(),
-        detail: container.status.word().into(),
-        bytes: container_bytes(&scene.folders, container),
+        detail: container.status.as_str().into(),
+        bytes: container_bytes(&app.folders, container),
         in_use: container.status.is_live(),
     });
     Ok([
@@ -159,7 +159,7 @@ fn kinds(scene: &Scene) -> anyhow::Result<[Kind; 3]> {
     ])
 }
 
-fn df(scene: &Scene, args: &DfArgs) -> anyhow::Result<u8> {
+fn df(app: &AppContext, args: &DfArgs) -> anyhow::Result<u8> {
     const COLUMNS: [(&str, &str); 5] = [
         ("Type", "TYPE"),
         ("TotalCount", "TOTAL"),
@@ -168,7 +168,7 @@ fn df(scene: &Scene, args: &DfArgs) -> anyhow::Result<u8> {
         ("Reclaimable", "RECLAIMABLE"),
     ];
     let template = args.format.as_deref().map(Template::of_lines).transpose()?;
-    let kinds = kinds(scene)?;
+    let kinds = kinds(app)?;
     if !args.verbose || template.is_some() {
         let rows: Vec<Value> = kinds.iter().map(Kind::row).collect();
         table::print_rows(&rows, template.as_ref(), &COLUMNS)?;
@@ -186,7 +186,7 @@ fn df(scene: &Scene, args: &DfArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-async fn prune(scene: &Scene, args: &SystemPruneArgs) -> anyhow::Result<u8> {
+async fn prune(app: &AppContext, args: &SystemPruneArgs) -> anyhow::Result<u8> {
     let mut warning = String::from(
         "WARNING! This will remove:\n  - all stopped containers\n  - all networks not used by at least one container\n",
     );
@@ -201,23 +201,23 @@ async fn prune(scene: &Scene, args: &SystemPruneArgs) -> anyhow::Result<u8> {
     if !args.force && !confirm(&warning)? {
         return Ok(0);
     }
-    let mut reclaimed = remove_ended(scene, |container| container_bytes(&scene.folders, container)).await?;
-    network::remove_unused(&scene.state, &scene.folders)?;
+    let mut reclaimed = remove_ended(app, |container| container_bytes(&app.folders, container)).await?;
+    network::remove_unused(&app.state, &app.folders)?;
     if args.volumes {
-        reclaimed += volume::remove_unused(&scene.state, &scene.folders, false)?;
+        reclaimed += volume::remove_unused(&app.state, &app.folders, false)?;
     }
-    reclaimed += remove_images(scene, &open_store(&scene.folders)?, args.all)?;
+    reclaimed += remove_images(app, &open_store(&app.folders)?, args.all)?;
     println!("Total reclaimed space: {}", size::human(reclaimed));
     Ok(0)
 }
 
 /// Removes images that no container was made from: the bytes of them.
-fn remove_images(scene: &Scene, store: &Store, all: bool) -> anyhow::Result<u64> {
+fn remove_images(app: &AppContext, store: &Store, all: bool) -> anyhow::Result<u64> {
     let mut reclaimed = 0;
     let mut lines = Vec::new();
     for image in store.list()? {
         let id = image.id.to_string();
-        if (!all && !image.references.is_empty()) || !scene.state.users_of_image(&id)?.is_empty() {
+        if (!all && !image.references.is_empty()) || !app.state.users_of_image(&id)?.is_empty() {
             continue;
         }
         match store.remove(&id, true) {
@@ -229,7 +229,7 @@ fn remove_images(scene: &Scene, store: &Store, all: bool) -> anyhow::Result<u64>
                 }));
             }
             // Pulled again or used meanwhile: it stays.
-            Err(error) => error_text::tell(&error),
+            Err(error) => error_text::print(&error),
         }
     }
     if !lines.is_empty() {
@@ -251,14 +251,14 @@ fn is_to_start(container: &Container) -> bool {
     }
 }
 
-async fn start(scene: &Scene) -> anyhow::Result<u8> {
+async fn start(app: &AppContext) -> anyhow::Result<u8> {
     let mut code = 0;
     // The oldest first: the newer ones may need it.
-    for container in scene.state.containers()?.into_iter().rev().filter(is_to_start) {
-        match start_one(scene, &container.id).await {
+    for container in app.state.containers()?.into_iter().rev().filter(is_to_start) {
+        match start_one(app, &container.id).await {
             Ok(()) => println!("{}", container.name),
             Err(error) => {
-                error_text::tell(error.context(format!("cannot start {}", container.name)).as_ref());
+                error_text::print(error.context(format!("cannot start {}", container.name)).as_ref());
                 code = 1;
             }
         }
@@ -266,10 +266,10 @@ async fn start(scene: &Scene) -> anyhow::Result<u8> {
     Ok(code)
 }
 
-async fn stop(scene: &Scene) -> anyhow::Result<u8> {
+async fn stop(app: &AppContext) -> anyhow::Result<u8> {
     let mut asked = Vec::new();
-    for container in scene.state.containers()? {
-        if let Some(connection) = scene.connect(&container.id)
+    for container in app.state.containers()? {
+        if let Some(connection) = app.connect(&container.id)
             && connection.writer.send(&Request::HostStops).await.is_ok()
         {
             asked.push((container, connection));
@@ -284,23 +284,23 @@ async fn stop(scene: &Scene) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn info(scene: &Scene, args: &InfoArgs) -> anyhow::Result<u8> {
-    let containers = scene.state.containers()?;
+fn info(app: &AppContext, args: &InfoArgs) -> anyhow::Result<u8> {
+    let containers = app.state.containers()?;
     let count = |wanted: &[Status]| containers.iter().filter(|c| wanted.contains(&c.status)).count();
     let info = json!({
         "Containers": containers.len(),
         "ContainersRunning": count(&[Status::Running, Status::Restarting]),
         "ContainersPaused": count(&[Status::Paused]),
         "ContainersStopped": count(&[Status::Created, Status::Exited]),
-        "Images": open_store(&scene.folders)?.list()?.len(),
-        "Volumes": scene.state.volumes()?.len(),
+        "Images": open_store(&app.folders)?.list()?.len(),
+        "Volumes": app.state.volumes()?.len(),
         "ServerVersion": env!("CARGO_PKG_VERSION"),
         "OSType": "linux",
         "Architecture": std::env::consts::ARCH,
         "NCPU": std::thread::available_parallelism().map_or(1, usize::from),
         "MemTotal": crate::doctor::memory_bytes(),
-        "CapsidRootDir": scene.folders.data,
-        "CapsidRunDir": scene.folders.run,
+        "CapsidRootDir": app.folders.data,
+        "CapsidRunDir": app.folders.run,
     });
     let template = match (&args.format, args.json) {
         (Some(text), _) => Some(Template::of_objects(text)?),

@@ -6,14 +6,14 @@ use super::lifecycle::ask;
 use super::{Context, table};
 use crate::cli::NameArgs;
 use crate::clock;
+use crate::container_lock;
 use crate::control::{self, Answer, ProcessLine, Request};
-use crate::hold;
 
 /// Shows a container's processes, with pids as the container sees them.
 pub(crate) async fn run(context: Context, args: NameArgs) -> anyhow::Result<u8> {
     let (folders, state) = context.state()?;
     let container = state.find(&args.container)?;
-    let Ok(mut connection) = control::connect(&hold::folder(&folders.run, &container.id)) else {
+    let Ok(mut connection) = control::connect(&container_lock::folder(&folders.run, &container.id)) else {
         bail!("container {} is not running", container.name);
     };
     let Answer::Listed(processes) = ask(&mut connection, &Request::List).await? else {

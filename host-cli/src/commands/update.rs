@@ -4,24 +4,24 @@ use anyhow::bail;
 use prost::Message as _;
 
 use super::lifecycle::{ask, each};
-use super::{Context, Scene};
+use super::{AppContext, Context};
 use crate::cli::UpdateArgs;
 use crate::control::{Answer, Request, UpdateRequest};
 use crate::plan;
 
 /// Changes limits and restart policy, of running containers at once.
 pub(crate) async fn run(context: Context, args: UpdateArgs) -> anyhow::Result<u8> {
-    let scene = Scene::set(context)?;
+    let app = AppContext::open(context)?;
     each(&args.containers, async |name| {
-        update(&scene, name, &args).await?;
+        update(&app, name, &args).await?;
         Ok(Some(name.into()))
     })
     .await
 }
 
-async fn update(scene: &Scene, name: &str, args: &UpdateArgs) -> anyhow::Result<()> {
+async fn update(app: &AppContext, name: &str, args: &UpdateArgs) -> anyhow::Result<()> {
     loop {
-        let (container, connection) = scene.find(name)?;
+        let (container, connection) = app.find(name)?;
         let is_running = connection.is_some();
         let (limits, machine) = (&container.spec.limits, container.config.machine);
         let changed = plan::update(args, limits, machine, is_running)?;
@@ -38,15 +38,15 @@ async fn update(scene: &Scene, name: &str, args: &UpdateArgs) -> anyhow::Result<
             };
         }
         // Started meanwhile: once more.
-        let Some(_hold) = scene.hold(&container.id)? else {
+        let Some(_lock) = app.lock(&container.id)? else {
             continue;
         };
-        let mut now = scene.state.container(&container.id)?;
+        let mut now = app.state.container(&container.id)?;
         now.spec.limits = changed.limits;
         now.config.machine = changed.machine;
         now.config.restart = args.restart.unwrap_or(now.config.restart);
-        scene.state.set_plan(&now)?;
-        crate::events::tell(&scene.folders.data, &now, "update", &[]);
+        app.state.set_plan(&now)?;
+        crate::events::record(&app.folders.data, &now, "update", &[]);
         return Ok(());
     }
 }

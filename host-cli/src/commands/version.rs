@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::cli::VersionArgs;
 use crate::format::Template;
-use crate::{output, parts};
+use crate::{install_paths, output};
 
 /// Prints the version and where the parts are.
 pub(crate) fn run(args: &VersionArgs) -> anyhow::Result<u8> {
@@ -14,12 +14,12 @@ pub(crate) fn run(args: &VersionArgs) -> anyhow::Result<u8> {
         output::rendered(&Template::of_objects(text)?.render(&versions())?);
         return Ok(0);
     }
-    let found = |part: Result<PathBuf, parts::PartError>| part.ok().map(|path| path.display().to_string());
+    let found = |part: Result<PathBuf, install_paths::PartError>| part.ok().map(|path| path.display().to_string());
     let parts = [
-        ("kernel", found(parts::kernel())),
-        ("agent", found(parts::agent())),
-        ("vmm", found(parts::vmm())),
-        ("qemu", found(parts::qemu())),
+        ("kernel", found(install_paths::kernel())),
+        ("agent", found(install_paths::agent())),
+        ("vmm", found(install_paths::vmm())),
+        ("qemu", found(install_paths::qemu())),
     ];
     if args.json {
         let mut object = json!({

@@ -116,7 +116,7 @@ fn inspect(context: Context, args: &VolumeInspectArgs) -> anyhow::Result<u8> {
         match state.volume(name)? {
             Some(volume) => found.push(whole(&volume, &state, &folders)?),
             None => {
-                error_text::tell(&VolumeError::Unknown(name.clone()));
+                error_text::print(&VolumeError::Unknown(name.clone()));
                 code = 1;
             }
         }
@@ -158,7 +158,7 @@ fn remove(context: Context, args: &VolumeRmArgs) -> anyhow::Result<u8> {
             Ok(()) => println!("{name}"),
             Err(VolumeError::Unknown(_)) if args.force => {}
             Err(error) => {
-                error_text::tell(&error);
+                error_text::print(&error);
                 code = 1;
             }
         }

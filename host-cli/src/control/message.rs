@@ -15,8 +15,8 @@ pub(crate) enum Request {
     Attach { stdin: bool },
     /// Another process in the container.
     Exec(Box<ExecRequest>),
-    /// Work of the agent's own in the container, a [`capsid_protocol::spec::Task`] as the agent reads it. Answered as an
-    /// `Exec` is.
+    /// Work of the agent's own in the container, a [`capsid_protocol::spec::Task`] as the agent reads it. Answered
+    /// as an `Exec` is.
     Task(Vec<u8>),
     /// To the container, or on a connection of an exec to that.
     Signal(i32),
@@ -35,7 +35,7 @@ pub(crate) enum Request {
     /// The row has another name now.
     Renamed(String),
     /// The row's networks changed: the machine is to follow. Answered by `Rewired`.
-    Rewire,
+    NetworksChanged,
     /// Limits and restart policy.
     Update(UpdateRequest),
     /// Its processes.
@@ -57,7 +57,7 @@ pub(crate) enum PodRequest {
     /// All its containers stopped as with `Request::Stop`, and then its machine.
     Stop { timeout_s: Option<u64> },
     /// The row's networks changed: the machine is to follow. Answered by `Rewired`.
-    Rewire,
+    NetworksChanged,
     /// What all of it uses.
     Measure,
 }

@@ -135,7 +135,7 @@ pub(super) fn qemu(wanted: AccelChoice, kvm: &KvmVerdict, path: Option<&Path>, v
     }
 }
 
-/// The network helper.
+/// The network sidecar.
 pub(super) fn network(passt: Option<&Path>) -> Check {
     match passt {
         Some(path) => Check::ok("network", path.display().to_string()),
@@ -286,8 +286,8 @@ pub(super) fn folder(name: &'static str, path: &Path, facts: &Folder) -> Check {
     }
 }
 
-/// The cgroup layout, from the lines of `/proc/self/cgroup` (cgroups(7)). Pods are limited inside their machine, so every
-/// layout will do; it is told because it decides what tools outside can limit.
+/// The cgroup layout, from the lines of `/proc/self/cgroup` (cgroups(7)). Pods are limited inside their machine, so
+/// every layout will do; it is told because it decides what tools outside can limit.
 pub(super) fn cgroups(own: &str) -> Check {
     const NAME: &str = "cgroups";
     let unified = own.lines().any(|line| line.starts_with("0::"));

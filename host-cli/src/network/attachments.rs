@@ -16,22 +16,24 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use super::host::{AddressWatch, Host};
-use super::{Endpoint, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, GuestNetwork, Lead, NetworkError, passt, ports, switch};
-use crate::accelerator::{DeviceError, DeviceSocket, Helpers};
-use crate::state::{Joined, Network, NetworkConfig};
+use super::{
+    DefaultRoute, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, GuestNetwork, NetworkError, PodNetworks, passt, ports, switch,
+};
+use crate::accelerator::{DeviceError, DeviceSocket, Sidecars};
+use crate::state::{Endpoint, Network, NetworkConfig};
 
 /// Why a running machine is not on the networks that it should be on.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum WiringError {
+pub(crate) enum AttachmentsError {
     #[error(transparent)]
     Network(#[from] NetworkError),
     #[error("cannot connect the machine to network {name}")]
     Connect { name: String, source: DeviceError },
     #[error("cannot disconnect the machine from network {name}")]
     Disconnect { name: String, source: DeviceError },
-    #[error("cannot open the machine's way out")]
+    #[error("cannot open the machine's uplink")]
     Open(#[source] DeviceError),
-    #[error("cannot close the machine's way out")]
+    #[error("cannot close the machine's uplink")]
     Close(#[source] DeviceError),
     #[error("cannot tell the machine of this host's addresses")]
     Host(#[source] DeviceError),
@@ -39,37 +41,37 @@ pub(crate) enum WiringError {
 
 /// It, for one start of a machine.
 #[derive(Debug)]
-pub(crate) struct Wiring {
+pub(crate) struct NetworkAttachments {
     device: DeviceSocket,
     run: PathBuf,
-    lead: RefCell<Lead>,
-    /// What opens the way out, until the device was told.
+    route: RefCell<DefaultRoute>,
+    /// What opens the uplink, until the device was told.
     uplink: RefCell<Option<(Change, OwnedFd)>>,
-    members: RefCell<Vec<Member>>,
+    members: RefCell<Vec<Attachment>>,
     guest: RefCell<GuestNetwork>,
     /// Until the device is there to be told.
     watch: RefCell<Option<AddressWatch>>,
     watching: RefCell<Option<JoinHandle<()>>>,
     /// The host's addresses, as the device was last told of them.
-    told: RefCell<Option<Vec<IpAddr>>>,
-    /// The way out's helper among them, and the switches, which are not ours.
-    helpers: Helpers,
+    told_addresses: RefCell<Option<Vec<IpAddr>>>,
+    /// The uplink's sidecar among them, and the switches, which are not ours.
+    sidecars: Sidecars,
     /// One change at a time.
     changing: Mutex<()>,
 }
 
 /// What it was at a moment.
 #[derive(Debug)]
-pub(crate) struct Standing {
-    /// The users' networks'.
+pub(crate) struct Snapshot {
+    /// The user-defined networks'.
     ids: Vec<String>,
-    lead: Lead,
+    route: DefaultRoute,
     guest: GuestNetwork,
 }
 
-/// A place on a user's network.
+/// A place on a user-defined network.
 #[derive(Debug)]
-struct Member {
+struct Attachment {
     /// The network's.
     id: String,
     name: String,
@@ -85,13 +87,13 @@ struct Member {
     watch: JoinHandle<()>,
 }
 
-impl Drop for Member {
+impl Drop for Attachment {
     fn drop(&mut self) {
         self.watch.abort();
     }
 }
 
-impl Drop for Wiring {
+impl Drop for NetworkAttachments {
     fn drop(&mut self) {
         if let Some(watching) = self.watching.get_mut() {
             watching.abort();
@@ -99,38 +101,38 @@ impl Drop for Wiring {
     }
 }
 
-impl Wiring {
-    /// That of a machine that is about to start: a member of all networks of its endpoint, one of which leads out if any
-    /// does.
+impl NetworkAttachments {
+    /// That of a machine that is about to start: a member of all networks of the pod, one of which leads out
+    /// if any does.
     pub(super) fn new(
-        endpoint: &Endpoint<'_>,
+        pod_networks: &PodNetworks<'_>,
         config: &NetworkConfig,
         host: &Host,
         (device, watch): (DeviceSocket, AddressWatch),
         run: &Path,
-        helpers: Helpers,
+        sidecars: Sidecars,
     ) -> Result<Self, NetworkError> {
-        let lead = Lead::of(endpoint, config);
-        let guest = GuestNetwork::of(endpoint, config, &lead, host);
-        let wiring = Self {
+        let route = DefaultRoute::of(pod_networks, config);
+        let guest = GuestNetwork::of(pod_networks, config, &route, host);
+        let attachments = Self {
             device,
             run: run.into(),
-            lead: RefCell::new(Lead::Nowhere),
+            route: RefCell::new(DefaultRoute::Nowhere),
             uplink: RefCell::default(),
             members: RefCell::default(),
             guest: RefCell::new(guest.clone()),
             watch: RefCell::new(Some(watch)),
             watching: RefCell::default(),
-            told: RefCell::default(),
-            helpers,
+            told_addresses: RefCell::default(),
+            sidecars,
             changing: Mutex::default(),
         };
-        for (network, joined) in endpoint.places() {
-            let member = wiring.join(endpoint, config, network, joined)?;
-            wiring.members.borrow_mut().push(member);
+        for (network, endpoint) in pod_networks.attachments() {
+            let member = attachments.join(pod_networks, config, network, endpoint)?;
+            attachments.members.borrow_mut().push(member);
         }
-        wiring.lead_out(config, lead, &guest, host)?;
-        Ok(wiring)
+        attachments.open_uplink(config, route, &guest, host)?;
+        Ok(attachments)
     }
 
     /// Where the guest asks for names, for as long as the machine runs.
@@ -138,23 +140,23 @@ impl Wiring {
         self.guest.borrow().resolver()
     }
 
-    /// Where it stands, to come back to by [`Self::retreat`].
-    pub(crate) fn standing(&self) -> Standing {
-        Standing {
+    /// Where it stands, to come back to by [`Self::rollback`].
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot {
             ids: self.members.borrow().iter().map(|member| member.id.clone()).collect(),
-            lead: self.lead.borrow().clone(),
+            route: self.route.borrow().clone(),
             guest: self.guest.borrow().clone(),
         }
     }
 
     /// Tells a container of its networks.
-    pub(crate) fn furnish(&self, spec: &mut ContainerSpec) {
-        self.guest.borrow().furnish(spec);
+    pub(crate) fn apply_to(&self, spec: &mut ContainerSpec) {
+        self.guest.borrow().apply_to(spec);
     }
 
     /// Connects the device, which is there now, to what it is not connected to yet, and keeps it told of the host's
     /// addresses.
-    pub(crate) async fn plug(self: &Rc<Self>) -> Result<(), WiringError> {
+    pub(crate) async fn plug(self: &Rc<Self>) -> Result<(), AttachmentsError> {
         let _turn = self.changing.lock().await;
         if let Some(watch) = self.watch.take() {
             let told = keep_told(Rc::downgrade(self), watch);
@@ -164,74 +166,75 @@ impl Wiring {
     }
 
     /// Tells the device which addresses this host has now.
-    async fn tell_host(&self) -> Result<(), WiringError> {
+    async fn tell_host(&self) -> Result<(), AttachmentsError> {
         let _turn = self.changing.lock().await;
         let host = Host::look().map_err(NetworkError::Host)?;
         let addresses = openable(&host);
         // Those of links alone come and go with every interface.
-        if self.told.borrow().as_ref() == Some(&addresses) {
+        if self.told_addresses.borrow().as_ref() == Some(&addresses) {
             return Ok(());
         }
         let change = Change::Host {
             addresses: addresses.clone(),
         };
         let told = self.device.change(&change.encode(), &[]).await;
-        told.map_err(WiringError::Host)?;
-        self.told.replace(Some(addresses));
+        told.map_err(AttachmentsError::Host)?;
+        self.told_addresses.replace(Some(addresses));
         Ok(())
     }
 
-    /// Has the machine be on the networks that its endpoint is on now, and its way out be by one of them: off the others
-    /// first. What the guest is to be told then, and why it has no way out although a network leads there.
-    pub(crate) async fn follow(
+    /// Has the machine be on the networks that its row names now, and its default route be by one of them: off the
+    /// others first. What the guest is to be told then, and why it has no default route although a network leads there.
+    pub(crate) async fn reconcile(
         &self,
-        endpoint: &Endpoint<'_>,
+        pod_networks: &PodNetworks<'_>,
         config: &NetworkConfig,
-    ) -> Result<(GuestNetwork, Option<NetworkError>), WiringError> {
+    ) -> Result<(GuestNetwork, Option<NetworkError>), AttachmentsError> {
         let _turn = self.changing.lock().await;
         // With another address it is another member: two commands may have come between two looks.
-        let is_on = |member: &Member| {
-            let mut places = endpoint.places();
-            places.any(|(network, joined)| network.id == member.id && joined.addresses == member.segment.addresses)
+        let is_on = |member: &Attachment| {
+            let mut places = pod_networks.attachments();
+            places.any(|(network, endpoint)| network.id == member.id && endpoint.addresses == member.segment.addresses)
         };
         // What goes out goes on as it does, as long as it can.
-        let stays = match &*self.lead.borrow() {
-            Lead::Own => config.own_link,
-            Lead::Network(id) => self.members.borrow().iter().any(|m| m.id == *id && is_on(m)),
-            Lead::Nowhere => false,
+        let stays = match &*self.route.borrow() {
+            DefaultRoute::Own => config.own_link,
+            DefaultRoute::Network(id) => self.members.borrow().iter().any(|m| m.id == *id && is_on(m)),
+            DefaultRoute::Nowhere => false,
         };
         if !stays {
             self.close().await?;
         }
         self.leave_others(is_on).await?;
-        for (network, joined) in endpoint.places() {
-            if !self.renamed(&network.id, &endpoint.dns_names(joined)) {
-                let member = self.join(endpoint, config, network, joined)?;
+        for (network, endpoint) in pod_networks.attachments() {
+            if !self.renamed(&network.id, &pod_networks.dns_names(endpoint)) {
+                let member = self.join(pod_networks, config, network, endpoint)?;
                 self.members.borrow_mut().push(member);
             }
         }
         let host = Host::look().map_err(NetworkError::Host)?;
-        let guest_by = |lead: &Lead| GuestNetwork::of(endpoint, config, lead, &host).asking(self.resolver());
+        let guest_by =
+            |route: &DefaultRoute| GuestNetwork::of(pod_networks, config, route, &host).asking(self.resolver());
         let mut refusal = None;
         if !stays {
-            let lead = Lead::of(endpoint, config);
-            let guest = guest_by(&lead);
-            refusal = self.lead_out(config, lead, &guest, &host).err();
+            let route = DefaultRoute::of(pod_networks, config);
+            let guest = guest_by(&route);
+            refusal = self.open_uplink(config, route, &guest, &host).err();
         }
         self.plug_pending().await?;
-        let guest = guest_by(&self.lead.borrow());
+        let guest = guest_by(&self.route.borrow());
         self.guest.replace(guest.clone());
         Ok((guest, refusal))
     }
 
     /// Takes the machine off the networks that it has come to since: its guest could not be told of them.
-    pub(crate) async fn retreat(&self, standing: Standing) -> Result<(), WiringError> {
+    pub(crate) async fn rollback(&self, snapshot: Snapshot) -> Result<(), AttachmentsError> {
         let _turn = self.changing.lock().await;
-        if *self.lead.borrow() != standing.lead {
+        if *self.route.borrow() != snapshot.route {
             self.close().await?;
         }
-        self.guest.replace(standing.guest);
-        self.leave_others(|member| standing.ids.contains(&member.id)).await
+        self.guest.replace(snapshot.guest);
+        self.leave_others(|member| snapshot.ids.contains(&member.id)).await
     }
 
     /// Has the machine bear these names on a network, if it is a member there.
@@ -249,20 +252,20 @@ impl Wiring {
     }
 
     /// Starts what carries frames out by this network, for a guest that is told so; its device does not know yet.
-    fn lead_out(
+    fn open_uplink(
         &self,
         config: &NetworkConfig,
-        lead: Lead,
+        route: DefaultRoute,
         guest: &GuestNetwork,
         host: &Host,
     ) -> Result<(), NetworkError> {
-        if lead == Lead::Nowhere {
+        if route == DefaultRoute::Nowhere {
             return Ok(());
         }
         ports::check(&config.ports)?;
         check_kinds(config, guest)?;
         let passt = passt::start(config, host, guest)?;
-        self.helpers.come(passt.helper);
+        self.sidecars.come(passt.sidecar);
         let leading = guest.links().iter().filter(|link| link.gateway.is_some());
         let gateway_v4 = guest.gateways().find_map(|gateway| match gateway {
             IpAddr::V4(gateway) => Some(gateway),
@@ -280,26 +283,26 @@ impl Wiring {
             loopback_alias: gateway_v4.filter(|_| !passt.tracks_udp),
         });
         self.uplink.replace(Some((open, passt.machine.into())));
-        self.told.replace(Some(openable(host)));
-        self.lead.replace(lead);
+        self.told_addresses.replace(Some(openable(host)));
+        self.route.replace(route);
         Ok(())
     }
 
-    /// Closes the way out, if there is one.
-    async fn close(&self) -> Result<(), WiringError> {
-        if *self.lead.borrow() == Lead::Nowhere {
+    /// Closes the uplink, if there is one.
+    async fn close(&self) -> Result<(), AttachmentsError> {
+        if *self.route.borrow() == DefaultRoute::Nowhere {
             return Ok(());
         }
         // First: its own end would be the machine's.
-        self.helpers.end(passt::NAME).await;
+        self.sidecars.end(passt::NAME).await;
         let closed = self.device.change(&Change::Close.encode(), &[]).await;
-        closed.map_err(WiringError::Close)?;
-        self.lead.replace(Lead::Nowhere);
+        closed.map_err(AttachmentsError::Close)?;
+        self.route.replace(DefaultRoute::Nowhere);
         Ok(())
     }
 
     /// Takes the machine off the networks that it is not to be on.
-    async fn leave_others(&self, is_on: impl Fn(&Member) -> bool) -> Result<(), WiringError> {
+    async fn leave_others(&self, is_on: impl Fn(&Attachment) -> bool) -> Result<(), AttachmentsError> {
         loop {
             let gone = {
                 let members = self.members.borrow();
@@ -310,13 +313,13 @@ impl Wiring {
                 return Ok(());
             };
             let told = self.device.change(&Change::Disconnect { slot }.encode(), &[]).await;
-            told.map_err(|source| WiringError::Disconnect { name, source })?;
+            told.map_err(|source| AttachmentsError::Disconnect { name, source })?;
             self.members.borrow_mut().retain(|member| member.id != id);
         }
     }
 
     /// One that the device refuses is not a member's place.
-    async fn plug_pending(&self) -> Result<(), WiringError> {
+    async fn plug_pending(&self) -> Result<(), AttachmentsError> {
         loop {
             let pending = {
                 let mut members = self.members.borrow_mut();
@@ -331,66 +334,66 @@ impl Wiring {
             let change = Change::Connect { slot, segment };
             if let Err(source) = self.device.change(&change.encode(), &[frames.as_fd()]).await {
                 self.members.borrow_mut().retain(|member| member.slot != slot);
-                return Err(WiringError::Connect { name, source });
+                return Err(AttachmentsError::Connect { name, source });
             }
         }
     }
 
-    async fn open_pending(&self) -> Result<(), WiringError> {
+    async fn open_pending(&self) -> Result<(), AttachmentsError> {
         let Some((open, socket)) = self.uplink.take() else {
             return Ok(());
         };
         let opened = self.device.change(&open.encode(), &[socket.as_fd()]).await;
         if opened.is_err() {
-            self.helpers.end(passt::NAME).await;
-            self.lead.replace(Lead::Nowhere);
+            self.sidecars.end(passt::NAME).await;
+            self.route.replace(DefaultRoute::Nowhere);
         }
-        opened.map_err(WiringError::Open)
+        opened.map_err(AttachmentsError::Open)
     }
 
     /// Makes the machine a member of a network; its device does not know yet.
     fn join(
         &self,
-        endpoint: &Endpoint<'_>,
+        pod_networks: &PodNetworks<'_>,
         config: &NetworkConfig,
         network: &Network,
-        joined: &Joined,
-    ) -> Result<Member, NetworkError> {
+        endpoint: &Endpoint,
+    ) -> Result<Attachment, NetworkError> {
         let slot = self
             .free_slot()
             .ok_or_else(|| NetworkError::TooMany(network.name.clone()))?;
         let gateways: Vec<IpAddr> = network.config.subnets.iter().map(|subnet| subnet.gateway).collect();
-        let wish = Join {
+        let request = Join {
             mac: config.mac,
-            addresses: joined.addresses.clone(),
-            names: endpoint.dns_names(joined),
+            addresses: endpoint.addresses.clone(),
+            names: pod_networks.dns_names(endpoint),
         };
         let resolvers = [IpAddr::V4(GATEWAY_V4), IpAddr::V6(GATEWAY_V6)];
         let answering = gateways.iter().copied().chain(resolvers).collect();
-        let membership = switch::join(&switch::folder(&self.run, &network.id), answering, &wish);
+        let membership = switch::join(&switch::folder(&self.run, &network.id), answering, &request);
         let membership = membership.map_err(|source| NetworkError::Join {
             name: network.name.clone(),
             source,
         })?;
-        let (helpers, name) = (self.helpers.clone(), network.name.clone());
+        let (sidecars, name) = (self.sidecars.clone(), network.name.clone());
         let control = Rc::new(membership.control);
         let watched = Rc::clone(&control);
-        Ok(Member {
+        Ok(Attachment {
             id: network.id.clone(),
             name: network.name.clone(),
             slot,
             segment: Segment {
-                addresses: joined.addresses.clone(),
+                addresses: endpoint.addresses.clone(),
                 networks: network.config.subnets.iter().map(|subnet| subnet.network).collect(),
                 gateways,
             },
             frames: Some(membership.frames.into()),
-            names: wish.names,
+            names: request.names,
             control,
             watch: tokio::task::spawn_local(async move {
                 // Nothing is said on it.
                 let _: io::Result<usize> = watched.recv(&mut [0]).await;
-                helpers.tell_end(format!("the switch of network {name}"));
+                sidecars.tell_end(format!("the switch of network {name}"));
             }),
         })
     }
@@ -418,16 +421,18 @@ fn check_kinds(config: &NetworkConfig, guest: &GuestNetwork) -> Result<(), Netwo
     })
 }
 
-/// Tells a machine's device whenever this host's addresses change. A machine that cannot be told ends: it might reach what
-/// it may not.
-async fn keep_told(wiring: Weak<Wiring>, watch: AddressWatch) {
+/// Tells a machine's device whenever this host's addresses change. A machine that cannot be told ends: it might reach
+/// what it may not.
+async fn keep_told(attachments: Weak<NetworkAttachments>, watch: AddressWatch) {
     loop {
         let heard = watch.changed().await;
-        let Some(wiring) = wiring.upgrade() else {
+        let Some(attachments) = attachments.upgrade() else {
             return;
         };
-        if heard.is_err() || wiring.tell_host().await.is_err() {
-            wiring.helpers.tell_end("the watch of this host's addresses".into());
+        if heard.is_err() || attachments.tell_host().await.is_err() {
+            attachments
+                .sidecars
+                .tell_end("the watch of this host's addresses".into());
             return;
         }
     }

@@ -8,15 +8,15 @@ use capsid_protocol::spec::{Address, Network};
 use ipnet::IpNet;
 
 use super::host::Host;
-use super::{Endpoint, GATEWAY_V4, GATEWAY_V6, GUEST_V4, GUEST_V6, Lead, MTU, PREFIX_V4, PREFIX_V6};
-use crate::state::{Joined, Network as UserNetwork, NetworkConfig, Subnet};
+use super::{DefaultRoute, GATEWAY_V4, GATEWAY_V6, GUEST_V4, GUEST_V6, MTU, PREFIX_V4, PREFIX_V6, PodNetworks};
+use crate::state::{Endpoint, Network as UserNetwork, NetworkConfig, Subnet};
 
 /// It: its addresses, and where names are asked for.
 #[derive(Debug, Clone)]
 pub(crate) struct GuestNetwork {
     links: Vec<Link>,
-    /// Where the guest asks for names, whatever networks it is on: of the link, but no gateway of a user's network, so that
-    /// it stays when a network goes.
+    /// Where the guest asks for names, whatever networks it is on: of the link, but no gateway of a user-defined
+    /// network, so that it stays when a network goes.
     resolver: IpAddr,
     search: Vec<String>,
     options: Vec<String>,
@@ -31,7 +31,7 @@ pub(crate) struct Link {
     pub gateway: Option<IpAddr>,
 }
 
-/// The link of IPv4 of a pod that is on no network of the user's.
+/// The link of IPv4 of a pod that is on no user-defined network.
 pub(super) const OWN_V4: Link = Link {
     address: IpAddr::V4(GUEST_V4),
     prefix_bits: PREFIX_V4,
@@ -52,21 +52,33 @@ impl Link {
             .map(|network| network.trunc())
     }
 
-    /// Those of a place on a user's network, one for each of its subnets; `leads` tells which addresses lead further.
-    pub(crate) fn on(network: &UserNetwork, joined: &Joined, leads: impl Fn(IpAddr) -> bool) -> Vec<Self> {
+    /// Those of a place on a user-defined network, one for each of its subnets; `leads` tells which addresses lead
+    /// further.
+    pub(crate) fn on(network: &UserNetwork, endpoint: &Endpoint, leads: impl Fn(IpAddr) -> bool) -> Vec<Self> {
         let link = |(subnet, address): (&Subnet, &IpAddr)| Self {
             address: *address,
             prefix_bits: subnet.network.prefix_len(),
             gateway: leads(*address).then_some(subnet.gateway),
         };
-        network.config.subnets.iter().zip(&joined.addresses).map(link).collect()
+        network
+            .config
+            .subnets
+            .iter()
+            .zip(&endpoint.addresses)
+            .map(link)
+            .collect()
     }
 }
 
 impl GuestNetwork {
     /// An address of each kind on each network, those first by which its lead is; only they lead further, where this
     /// host has a way of that kind itself, or what it publishes is reached over it.
-    pub(super) fn of(endpoint: &Endpoint<'_>, config: &NetworkConfig, lead: &Lead, host: &Host) -> Self {
+    pub(super) fn of(
+        pod_networks: &PodNetworks<'_>,
+        config: &NetworkConfig,
+        route: &DefaultRoute,
+        host: &Host,
+    ) -> Self {
         let leads = |address: IpAddr| {
             let mut ports = config.ports.iter();
             let has_way = match address {
@@ -76,18 +88,20 @@ impl GuestNetwork {
             has_way || ports.any(|port| port.host.is_ipv4() == address.is_ipv4())
         };
         let mut links = Vec::new();
-        if *lead == Lead::Own {
+        if *route == DefaultRoute::Own {
             links.extend([OWN_V4, OWN_V6].into_iter().filter(|link| leads(link.address)));
         }
-        let (by, beside): (Vec<_>, Vec<_>) = endpoint.places().partition(|(network, _)| lead.is_by(&network.id));
+        let (by, beside): (Vec<_>, Vec<_>) = pod_networks
+            .attachments()
+            .partition(|(network, _)| route.is_by(&network.id));
         links.extend(
             by.into_iter()
-                .flat_map(|(network, joined)| Link::on(network, joined, leads)),
+                .flat_map(|(network, endpoint)| Link::on(network, endpoint, leads)),
         );
         links.extend(
             beside
                 .into_iter()
-                .flat_map(|(network, joined)| Link::on(network, joined, |_| false)),
+                .flat_map(|(network, endpoint)| Link::on(network, endpoint, |_| false)),
         );
         // passt passes questions on to a resolver of the same kind alone.
         let asked = if config.dns.is_empty() {
@@ -128,7 +142,7 @@ impl GuestNetwork {
         self.links.iter().filter_map(|link| link.gateway)
     }
 
-    /// Whether it has a way out over this kind of network.
+    /// Whether it has a default route over this kind of network.
     pub(super) fn leads(&self, is_v4: bool) -> bool {
         self.gateways().any(|gateway| gateway.is_ipv4() == is_v4)
     }
@@ -156,7 +170,7 @@ impl GuestNetwork {
     }
 
     /// Tells a container of it: its interface, and the lines that docker writes into its files.
-    pub(crate) fn furnish(&self, spec: &mut ContainerSpec) {
+    pub(crate) fn apply_to(&self, spec: &mut ContainerSpec) {
         spec.network = Some(self.interface());
         for file in &mut spec.files {
             match file.path.as_str() {
@@ -218,8 +232,8 @@ mod tests {
         }
     }
 
-    fn joined(id: &str, addresses: &[&str]) -> Joined {
-        Joined {
+    fn endpoint(id: &str, addresses: &[&str]) -> Endpoint {
+        Endpoint {
             network: id.into(),
             name: id.into(),
             addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
@@ -227,7 +241,7 @@ mod tests {
         }
     }
 
-    fn config(own_link: bool, joined: Vec<Joined>) -> NetworkConfig {
+    fn config(own_link: bool, endpoints: Vec<Endpoint>) -> NetworkConfig {
         NetworkConfig {
             mac: [2, 0, 0, 0, 0, 1],
             ports: Vec::new(),
@@ -236,41 +250,41 @@ mod tests {
             dns_search: vec!["a.example".into()],
             dns_options: Vec::new(),
             own_link,
-            joined,
+            endpoints,
             bytes_per_second: None,
         }
     }
 
     /// Of a pod on these networks.
-    fn made(config: &NetworkConfig, networks: Vec<UserNetwork>) -> (Lead, GuestNetwork) {
-        let endpoint = Endpoint {
+    fn made(config: &NetworkConfig, networks: Vec<UserNetwork>) -> (DefaultRoute, GuestNetwork) {
+        let pod_networks = PodNetworks {
             id: "1",
             name: "web",
             hostname: "web",
             config: Some(config),
             networks,
         };
-        let lead = Lead::of(&endpoint, config);
-        let guest = GuestNetwork::of(&endpoint, config, &lead, &host());
-        (lead, guest)
+        let route = DefaultRoute::of(&pod_networks, config);
+        let guest = GuestNetwork::of(&pod_networks, config, &route, &host());
+        (route, guest)
     }
 
     #[test]
     fn an_internal_network_leads_nowhere_but_names_are_asked_for() {
-        let config = config(false, vec![joined("mine", &["10.89.0.2", "fd12::2"])]);
+        let config = config(false, vec![endpoint("mine", &["10.89.0.2", "fd12::2"])]);
         let subnets = [("10.89.0.0/24", "10.89.0.1"), ("fd12::/64", "fd12::1")];
-        let (lead, guest) = made(&config, vec![network("mine", &subnets, false)]);
-        assert_eq!(lead, Lead::Network("mine".into()));
+        let (route, guest) = made(&config, vec![network("mine", &subnets, false)]);
+        assert_eq!(route, DefaultRoute::Network("mine".into()));
         // The host has no IPv6.
         let gateways: Vec<_> = guest.links().iter().map(|link| link.gateway).collect();
         assert_eq!(gateways, [Some("10.89.0.1".parse().unwrap()), None]);
         assert_eq!(guest.links()[0].prefix_bits, 24);
         assert_eq!(guest.hosts("web"), "10.89.0.2\tweb\nfd12::2\tweb\n");
-        let (lead, guest) = made(&config, vec![network("mine", &subnets, true)]);
-        assert_eq!((lead, guest.gateways().count()), (Lead::Nowhere, 0));
+        let (route, guest) = made(&config, vec![network("mine", &subnets, true)]);
+        assert_eq!((route, guest.gateways().count()), (DefaultRoute::Nowhere, 0));
         assert_eq!(guest.resolv_conf(), "nameserver 100.96.0.1\nsearch a.example\n");
         let mut spec = ContainerSpec::default();
-        guest.furnish(&mut spec);
+        guest.apply_to(&mut spec);
         let interface = spec.network.unwrap();
         assert!(interface.addresses[0].gateway.is_empty());
         assert_eq!(interface.resolvers, [[100, 96, 0, 1]]);
@@ -284,9 +298,9 @@ mod tests {
                 network("front", &[("10.89.0.0/24", "10.89.0.1")], false),
             ]
         };
-        let places = || vec![joined("back", &["10.90.0.2"]), joined("front", &["10.89.0.2"])];
-        let (lead, guest) = made(&config(false, places()), two());
-        assert!(lead.is_by("front"));
+        let places = || vec![endpoint("back", &["10.90.0.2"]), endpoint("front", &["10.89.0.2"])];
+        let (route, guest) = made(&config(false, places()), two());
+        assert!(route.is_by("front"));
         let addresses = |guest: &GuestNetwork| {
             guest
                 .links()
@@ -295,12 +309,12 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(addresses(&guest), ["10.89.0.2", "10.90.0.2"]);
-        let (lead, guest) = made(&config(true, places()), two());
-        assert_eq!(lead, Lead::Own);
+        let (route, guest) = made(&config(true, places()), two());
+        assert_eq!(route, DefaultRoute::Own);
         assert_eq!(addresses(&guest), ["100.96.0.2", "10.90.0.2", "10.89.0.2"]);
         assert_eq!(guest.gateways().count(), 1);
-        let (lead, guest) = made(&config(false, Vec::new()), Vec::new());
-        assert_eq!((lead, guest.links().len()), (Lead::Nowhere, 0));
+        let (route, guest) = made(&config(false, Vec::new()), Vec::new());
+        assert_eq!((route, guest.links().len()), (DefaultRoute::Nowhere, 0));
         assert_eq!(guest.resolver(), IpAddr::V4(GATEWAY_V4));
     }
 
@@ -327,7 +341,7 @@ mod tests {
 
     #[test]
     fn names_of_a_network_of_ipv6_are_asked_for_over_ipv6() {
-        let config = config(false, vec![joined("mine", &["fd12::2"])]);
+        let config = config(false, vec![endpoint("mine", &["fd12::2"])]);
         let (_, guest) = made(&config, vec![network("mine", &[("fd12::/64", "fd12::1")], false)]);
         assert_eq!(guest.resolver(), IpAddr::V6(GATEWAY_V6));
     }

@@ -1,25 +1,25 @@
-//! A pod's way out: a process of passt's (<https://passt.top>) that makes of the guest's frames connections of this
+//! A pod's uplink: a process of passt's (<https://passt.top>) that makes of the guest's frames connections of this
 //! user's own, without any right; what of it is permitted is checked before, by the machine's network device.
 //!
 //! ```text
 //!  guest eth0 ─► network device: whose, where to ─┬► socket ─► passt ─► sockets of this user's
 //!                                                 │              ▲ published ports
-//!                                                 └► sockets ─► switches of the user's networks ─► other pods
+//!                                                 └► sockets ─► switches of user-defined networks ─► other pods
 //! ```
 //!
-//! A pod that is on no network of the user's has a link of its own with the same addresses as every other such pod: nobody
-//! else is on it. On users' networks each pod has a passt of its own behind the gateway of the first one that leads out,
-//! and all have the networks' switches. Which networks those are, and by which the way out is, may change while the pod
-//! runs: see [`wiring`].
+//! A pod that is on no user-defined network has a link of its own with the same addresses as every other such pod:
+//! nobody else is on it. On user-defined networks each pod has a passt of its own behind the gateway of the first one
+//! that leads out, and all have the networks' switches. Which networks those are, and by which the default route is,
+//! may change while the pod runs: see [`attachments`].
 
-mod endpoint;
+mod attachments;
+mod default_route;
 mod guest;
 mod host;
-mod lead;
 mod passt;
+mod pod_networks;
 mod ports;
 mod switch;
-mod wiring;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -28,17 +28,17 @@ use std::rc::Rc;
 use capsid_vmm::segments::SEGMENTS_MAX;
 use ipnet::IpNet;
 
-use crate::accelerator::{DeviceSocket, Helpers, Nic, StartError};
-use crate::parts::PartError;
+use crate::accelerator::{DeviceSocket, Nic, Sidecars, StartError};
+use crate::install_paths::PartError;
 use crate::state::NetworkConfig;
 
-pub(crate) use endpoint::Endpoint;
+pub(crate) use attachments::{AttachmentsError, NetworkAttachments};
+use default_route::DefaultRoute;
 pub(crate) use guest::{GuestNetwork, Link};
 pub(crate) use host::address as host_address;
-use lead::Lead;
+pub(crate) use pod_networks::PodNetworks;
 pub(crate) use ports::choose as choose_ports;
 pub(crate) use switch::forget;
-pub(crate) use wiring::{Wiring, WiringError};
 
 /// The guest's address, and the link that it has with the other end. Of the space between providers and their customers
 /// (RFC 6598), where hardly anybody's servers are.
@@ -65,9 +65,9 @@ pub(crate) enum NetworkError {
     Host(#[source] std::io::Error),
     #[error("cannot make a socket for the network")]
     Socket(#[source] std::io::Error),
-    #[error("cannot start the network's helper")]
+    #[error("cannot start the network's sidecar")]
     Start(#[from] StartError),
-    #[error("cannot publish a port at {address}: the pod has no way out over {kind} now")]
+    #[error("cannot publish a port at {address}: the pod has no default route over {kind} now")]
     Kind { address: SocketAddr, kind: &'static str },
     #[error("cannot join network {0}: a pod is on {SEGMENTS_MAX} networks at most")]
     TooMany(String),
@@ -85,34 +85,35 @@ pub(crate) struct Attached {
     /// The machine's device.
     pub nic: Nic,
     /// What it is connected to.
-    pub wiring: Rc<Wiring>,
+    pub attachments: Rc<NetworkAttachments>,
 }
 
-/// Makes the network of a machine that starts now; `config` is the endpoint's. What it needs to live is said to `helpers`.
+/// Makes the network of a machine that starts now; `config` is that of `pod_networks`. What it needs to live is said to
+/// `sidecars`.
 pub(crate) fn attach(
-    endpoint: &Endpoint<'_>,
+    pod_networks: &PodNetworks<'_>,
     config: &NetworkConfig,
     run: &Path,
-    helpers: Helpers,
+    sidecars: Sidecars,
 ) -> Result<Attached, NetworkError> {
     // Before it is looked at: nothing is missed in between.
     let watch = host::AddressWatch::start().map_err(NetworkError::Host)?;
     let host = host::Host::look().map_err(NetworkError::Host)?;
     let (device, control) = DeviceSocket::pair().map_err(NetworkError::Socket)?;
-    let wiring = Wiring::new(endpoint, config, &host, (device, watch), run, helpers)?;
+    let attachments = NetworkAttachments::new(pod_networks, config, &host, (device, watch), run, sidecars)?;
     let nic = Nic {
         mac: config.mac,
-        resolver: wiring.resolver(),
+        resolver: attachments.resolver(),
         control,
         bytes_per_second: config.bytes_per_second,
     };
     Ok(Attached {
         nic,
-        wiring: Rc::new(wiring),
+        attachments: Rc::new(attachments),
     })
 }
 
-/// The link that `inspect` shows of a pod that is on no network of the user's; what it has of IPv6 depends on the host.
+/// The link that `inspect` shows of a pod that is on no user-defined network; what it has of IPv6 depends on the host.
 pub(crate) fn own_link() -> Link {
     guest::OWN_V4
 }

@@ -1,10 +1,10 @@
 //! passt's command line. Its rights are none of ours: as root it becomes nobody, and it confines itself.
 //!
 //! No address leads a guest to this host's loopback: passt's own mapping of the gateway is off. What comes from there,
-//! through a published port, comes from the gateway's address or from the one that passt has on the guest's link. An answer
-//! to it is part of the same connection, or of the same flow of UDP. passt without a table of such flows (before
-//! 2024-07-26) would send a datagram to the gateway's address itself; there the network device sends it to 127.0.0.1, see
-//! [`capsid_vmm::segments::Uplink::loopback_alias`].
+//! through a published port, comes from the gateway's address or from the one that passt has on the guest's link. An
+//! answer to it is part of the same connection, or of the same flow of UDP. passt without a table of such flows (before
+//! 2024-07-26) would send a datagram to the gateway's address itself; there the network device sends it to 127.0.0.1,
+//! see [`capsid_vmm::segments::Uplink::loopback_alias`].
 
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
@@ -16,13 +16,14 @@ use rustix::net::sockopt;
 
 use super::host::Host;
 use super::{GATEWAY_MAC, GuestNetwork, NetworkError};
-use crate::accelerator::{HandedFiles, Helper};
-use crate::parts;
+use crate::accelerator::{HandedFiles, Sidecar};
+use crate::install_paths;
 use crate::state::{NetworkConfig, PublishedPort, mac_words};
 
 /// What it is to a user.
 pub(super) const NAME: &str = "the network helper passt";
-/// Bytes that may wait in the socket for the machine, with what the kernel needs to keep them: some thousand short frames.
+/// Bytes that may wait in the socket for the machine, with what the kernel needs to keep them: some thousand short
+/// frames.
 const SEND_BYTES: usize = 2 << 20;
 
 /// Options that turn further mappings of the host's addresses off, of passt since 2024-08-21.
@@ -32,24 +33,24 @@ const LATER_OPTIONS: [&str; 2] = ["--map-host-loopback", "--map-guest-addr"];
 pub(super) struct Passt {
     /// The machine's socket: passt ends when that is closed.
     pub(super) machine: UnixStream,
-    pub(super) helper: Helper,
+    pub(super) sidecar: Sidecar,
     /// Whether it knows which datagrams answer which.
     pub(super) tracks_udp: bool,
 }
 
 /// Starts it.
 pub(super) fn start(config: &NetworkConfig, host: &Host, guest: &GuestNetwork) -> Result<Passt, NetworkError> {
-    let program = parts::passt()?;
+    let program = install_paths::passt()?;
     let later = later_options(&program);
     let (machine, ours) = UnixStream::pair().map_err(NetworkError::Socket)?;
     widen(&ours);
     let mut files = HandedFiles::default();
     let socket = files.add(ours);
     let arguments = arguments(config, host, guest, (socket, &later));
-    let helper = Helper::start(NAME, &program, &arguments, files)?;
+    let sidecar = Sidecar::start(NAME, &program, &arguments, files)?;
     Ok(Passt {
         machine,
-        helper,
+        sidecar,
         tracks_udp: !later.is_empty(),
     })
 }

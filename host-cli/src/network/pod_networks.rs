@@ -1,11 +1,11 @@
-//! A pod's place on its networks, complete: what was asked for, and the user's networks that it is on.
+//! A pod's place on its networks, complete: what was asked for, and user-defined networks that it is on.
 
-use super::Lead;
-use crate::state::{Container, Joined, Network, NetworkConfig, Pod, State, StateError};
+use super::DefaultRoute;
+use crate::state::{Container, Endpoint, Network, NetworkConfig, Pod, State, StateError};
 
 /// It.
 #[derive(Debug)]
-pub(crate) struct Endpoint<'a> {
+pub(crate) struct PodNetworks<'a> {
     /// Of the pod, or of the container that is a pod of its own.
     pub id: &'a str,
     pub name: &'a str,
@@ -16,7 +16,7 @@ pub(crate) struct Endpoint<'a> {
     pub networks: Vec<Network>,
 }
 
-impl<'a> Endpoint<'a> {
+impl<'a> PodNetworks<'a> {
     pub(crate) fn of_container(container: &'a Container, state: &State) -> Result<Self, StateError> {
         Self {
             id: &container.id,
@@ -39,31 +39,31 @@ impl<'a> Endpoint<'a> {
         .found_in(state)
     }
 
-    /// With the user's networks that it is on.
+    /// The same with the user-defined networks that it is on.
     fn found_in(mut self, state: &State) -> Result<Self, StateError> {
-        let found = self.joined().iter().map(|joined| state.network(&joined.network));
+        let found = self.endpoints().iter().map(|endpoint| state.network(&endpoint.network));
         self.networks = found.collect::<Result<_, _>>()?;
         Ok(self)
     }
 
-    fn joined(&self) -> &'a [Joined] {
-        self.config.map_or(&[], |config| &config.joined)
+    fn endpoints(&self) -> &'a [Endpoint] {
+        self.config.map_or(&[], |config| &config.endpoints)
     }
 
-    /// The user's networks, and what it has there.
-    pub(crate) fn places(&self) -> impl Iterator<Item = (&Network, &'a Joined)> {
-        self.networks.iter().zip(self.joined())
+    /// User-defined networks, and what it has there.
+    pub(crate) fn attachments(&self) -> impl Iterator<Item = (&Network, &'a Endpoint)> {
+        self.networks.iter().zip(self.endpoints())
     }
 
-    /// Whether it has a way out.
-    pub(crate) fn leads_out(&self) -> bool {
+    /// Whether it has a default route.
+    pub(crate) fn has_default_route(&self) -> bool {
         self.config
-            .is_some_and(|config| Lead::of(self, config) != Lead::Nowhere)
+            .is_some_and(|config| DefaultRoute::of(self, config) != DefaultRoute::Nowhere)
     }
 
-    /// Names that others on a user's network find it by, in lower case.
-    pub(super) fn dns_names(&self, joined: &Joined) -> Vec<String> {
-        let names = joined.dns_names(self.name, self.id, self.hostname);
+    /// Names that others on a user-defined network find it by, in lower case.
+    pub(super) fn dns_names(&self, endpoint: &Endpoint) -> Vec<String> {
+        let names = endpoint.dns_names(self.name, self.id, self.hostname);
         names.iter().map(|name| name.to_ascii_lowercase()).collect()
     }
 }

@@ -1,5 +1,5 @@
-//! Ports of the host's: chosen when a container is made, looked at again at each start. passt binds them itself; whether
-//! it can is asked here, where there are words for it.
+//! Ports of the host's: chosen when a container is made, looked at again at each start. passt binds them itself;
+//! whether it can is asked here, where there are words for it.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -89,7 +89,7 @@ fn choose_of_range(port: &mut PublishedPort, given: &[(SocketAddr, Protocol)]) -
             taken => return taken,
         }
     }
-    let protocol = crate::state::protocol_word(port.protocol);
+    let protocol = crate::state::protocol_name(port.protocol);
     Err(PortError::InUse(format!("{first}-{last}/{protocol}")))
 }
 
@@ -120,7 +120,7 @@ fn take(port: &PublishedPort) -> Result<Taken, PortError> {
         _ => TcpListener::bind(address).map(Taken::Tcp),
     };
     taken.map_err(|source| {
-        let name = format!("{address}/{}", crate::state::protocol_word(port.protocol));
+        let name = format!("{address}/{}", crate::state::protocol_name(port.protocol));
         match source.kind() {
             io::ErrorKind::AddrInUse => PortError::InUse(name),
             io::ErrorKind::PermissionDenied => PortError::Privileged(name),

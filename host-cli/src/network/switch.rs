@@ -1,4 +1,4 @@
-//! The switch of a user's network: `capsid-vmm` as `capsid_vmm::switch` describes it.
+//! The switch of a user-defined network: `capsid-vmm` as `capsid_vmm::switch` describes it.
 //!
 //! ```text
 //! run/networks/ID/lock      locked by whoever joins: a switch does not end meanwhile
@@ -28,7 +28,7 @@ use tokio::net::UnixDatagram;
 use super::GATEWAY_MAC;
 use crate::accelerator::{HandedFiles, StartError, config_file, spawn_on_its_own, watched};
 use crate::control::with_short_path;
-use crate::parts::{self, PartError};
+use crate::install_paths::{self, PartError};
 
 /// How long others may take to join, and the switch to answer: each takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -90,12 +90,12 @@ pub(crate) fn forget(run: &Path, id: &str) -> io::Result<()> {
 }
 
 /// Makes a pod a member of the network whose run folder this is.
-pub(super) fn join(folder: &Path, gateways: Vec<IpAddr>, wish: &Join) -> Result<Membership, SwitchError> {
+pub(super) fn join(folder: &Path, gateways: Vec<IpAddr>, request: &Join) -> Result<Membership, SwitchError> {
     let _lock = lock(folder)?;
-    match join_once(folder, &gateways, wish) {
+    match join_once(folder, &gateways, request) {
         // It was killed at this moment: the next one is another.
-        Err(SwitchError::Silent { source, .. }) if is_hung_up(&source) => join_once(folder, &gateways, wish),
-        joined => joined,
+        Err(SwitchError::Silent { source, .. }) if is_hung_up(&source) => join_once(folder, &gateways, request),
+        endpoint => endpoint,
     }
 }
 
@@ -105,7 +105,7 @@ fn is_hung_up(error: &io::Error) -> bool {
 }
 
 /// The caller has the lock.
-fn join_once(folder: &Path, gateways: &[IpAddr], wish: &Join) -> Result<Membership, SwitchError> {
+fn join_once(folder: &Path, gateways: &[IpAddr], request: &Join) -> Result<Membership, SwitchError> {
     let control = match connect(folder) {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             start(folder, gateways)?;
@@ -115,7 +115,7 @@ fn join_once(folder: &Path, gateways: &[IpAddr], wish: &Join) -> Result<Membersh
     };
     let control = control.map_err(SwitchError::Connect)?;
     let (frames, its_frames) = UnixStream::pair().map_err(SwitchError::Connect)?;
-    let answer = membership::join(control.as_fd(), wish.clone(), its_frames.into());
+    let answer = membership::join(control.as_fd(), request.clone(), its_frames.into());
     match answer.map_err(|source| silent(folder, source))? {
         Answer::Joined => Ok(Membership {
             frames,
@@ -207,7 +207,7 @@ fn start(folder: &Path, gateways: &[IpAddr]) -> Result<(), SwitchError> {
         path: folder.join(LOG),
         source,
     })?;
-    Ok(spawn_on_its_own(&parts::vmm()?, &arguments, files, log.into())?)
+    Ok(spawn_on_its_own(&install_paths::vmm()?, &arguments, files, log.into())?)
 }
 
 fn listen(folder: &Path) -> io::Result<OwnedFd> {

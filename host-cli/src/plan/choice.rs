@@ -27,7 +27,7 @@ pub(crate) enum ChoiceError {
     Form(String),
     #[error("--network {0}: a pod has one hardware address on all its networks: give it as --mac-address")]
     Mac(String),
-    #[error("{0} without a network of the user's own, which `capsid network create` makes")]
+    #[error("{0} without a user-defined network, which `capsid network create` makes")]
     OnlyUsers(&'static str),
     #[error(
         "{0} with several networks: say of which, as --network name=shop,ip=10.20.0.9,alias=www, or by `capsid network \
@@ -36,7 +36,7 @@ pub(crate) enum ChoiceError {
     OfWhich(&'static str),
     #[error("{0} and the same in --network {1}: give one of them")]
     Both(&'static str, String),
-    #[error("nothing is connected to {0}: name the network default, or one of the user's own")]
+    #[error("nothing is connected to {0}: name the network default, or a user-defined one")]
     Nothing(String),
 }
 
@@ -48,12 +48,12 @@ pub(super) struct Choice {
     /// As near to the host's own network as a machine can come: its link leads to all that rules can open.
     pub is_hosts: bool,
     /// Those of the user's.
-    pub users: Vec<Wish>,
+    pub users: Vec<NetworkRequest>,
 }
 
 /// A network, and what is wanted there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Wish {
+pub(crate) struct NetworkRequest {
     /// The network's name or id.
     pub network: String,
     pub ip: Option<String>,
@@ -61,10 +61,10 @@ pub(crate) struct Wish {
     pub aliases: Vec<String>,
 }
 
-/// Names and ids of the user's networks that flags choose, so that the caller knows which to look for.
+/// Names and ids of user-defined networks that flags choose, so that the caller knows which to look for.
 pub(crate) fn wanted(args: &NetworkArgs) -> Result<Vec<String>, PlanError> {
     let choice = choice(args)?.unwrap_or_default();
-    Ok(choice.users.into_iter().map(|wish| wish.network).collect())
+    Ok(choice.users.into_iter().map(|request| request.network).collect())
 }
 
 /// Whether there is to be a network device.
@@ -72,24 +72,24 @@ pub(crate) fn is_wanted(args: &NetworkArgs) -> Result<bool, PlanError> {
     Ok(choice(args)?.is_some())
 }
 
-/// The user's network that `capsid network connect` names, and what is wanted there; nothing when it is the pod's own
-/// link.
-pub(crate) fn connection(args: &NetworkConnectArgs) -> Result<Option<Wish>, PlanError> {
-    let wish = Wish {
+/// The user-defined network that `capsid network connect` names, and what is wanted there; nothing when it is the pod's
+/// own link.
+pub(crate) fn connection(args: &NetworkConnectArgs) -> Result<Option<NetworkRequest>, PlanError> {
+    let request = NetworkRequest {
         network: args.network.clone(),
         ip: args.ip.clone(),
         ip6: args.ip6.clone(),
         aliases: args.alias.clone(),
     };
-    match (user_network(&args.network)?, wish.first_want("--alias")) {
-        (Some(_), _) => Ok(Some(wish)),
+    match (user_network(&args.network)?, request.first_want("--alias")) {
+        (Some(_), _) => Ok(Some(request)),
         (None, None) => Ok(None),
         (None, Some(flag)) => Err(ChoiceError::OnlyUsers(flag).into()),
     }
 }
 
-/// The user's network that a word of `capsid network` names, which containers can be on; nothing when it is a pod's own
-/// link.
+/// The user-defined network that a word of `capsid network` names, which containers can be on; nothing when it is a
+/// pod's own link.
 pub(crate) fn user_network(word: &str) -> Result<Option<&str>, PlanError> {
     match word {
         NO_NETWORK | HOST_NETWORK => Err(ChoiceError::Nothing(word.into()).into()),
@@ -99,30 +99,34 @@ pub(crate) fn user_network(word: &str) -> Result<Option<&str>, PlanError> {
 
 /// Nothing when there is to be no network at all.
 pub(super) fn choice(args: &NetworkArgs) -> Result<Option<Choice>, ChoiceError> {
-    let wishes: Vec<Wish> = args.network.iter().map(|text| wish(text)).collect::<Result<_, _>>()?;
-    if wishes.iter().any(|wish| wish.network == NO_NETWORK) {
-        return match wishes.len() {
+    let requests: Vec<NetworkRequest> = args
+        .network
+        .iter()
+        .map(|text| request(text))
+        .collect::<Result<_, _>>()?;
+    if requests.iter().any(|request| request.network == NO_NETWORK) {
+        return match requests.len() {
             1 => Ok(None),
             _ => Err(ChoiceError::NoneAndMore),
         };
     }
-    let is_hosts = wishes.iter().any(|wish| wish.network == HOST_NETWORK);
-    if is_hosts && wishes.len() > 1 {
+    let is_hosts = requests.iter().any(|request| request.network == HOST_NETWORK);
+    if is_hosts && requests.len() > 1 {
         return Err(ChoiceError::HostAndMore);
     }
     let mut choice = Choice {
-        own_link: wishes.is_empty(),
+        own_link: requests.is_empty(),
         is_hosts,
         users: Vec::new(),
     };
-    for wish in wishes {
-        let is_known = choice.users.iter().any(|known| known.network == wish.network);
-        if is_known || (choice.own_link && is_default(&wish.network)) {
-            return Err(ChoiceError::Twice(wish.network));
+    for request in requests {
+        let is_known = choice.users.iter().any(|known| known.network == request.network);
+        if is_known || (choice.own_link && is_default(&request.network)) {
+            return Err(ChoiceError::Twice(request.network));
         }
-        match is_default(&wish.network) || is_hosts {
+        match is_default(&request.network) || is_hosts {
             true => choice.own_link = true,
-            false => choice.users.push(wish),
+            false => choice.users.push(request),
         }
     }
     spread(args, &mut choice.users)?;
@@ -135,37 +139,37 @@ fn is_default(word: &str) -> bool {
 }
 
 /// One `--network`.
-fn wish(text: &str) -> Result<Wish, ChoiceError> {
-    let wish = if text.contains('=') {
+fn request(text: &str) -> Result<NetworkRequest, ChoiceError> {
+    let request = if text.contains('=') {
         long_form(text)?
     } else {
-        Wish {
+        NetworkRequest {
             network: text.into(),
-            ..Wish::default()
+            ..NetworkRequest::default()
         }
     };
-    match (wish.network.as_str(), wish.first_want("--network-alias")) {
+    match (request.network.as_str(), request.first_want("--network-alias")) {
         (name, _) if name.contains(':') => Err(ChoiceError::Anothers(name.into())),
         (name, Some(flag)) if is_default(name) || [NO_NETWORK, HOST_NETWORK].contains(&name) => {
             Err(ChoiceError::OnlyUsers(flag))
         }
-        _ => Ok(wish),
+        _ => Ok(request),
     }
 }
 
 /// docker's `name=shop,ip=10.20.0.9,alias=www`.
-fn long_form(text: &str) -> Result<Wish, ChoiceError> {
+fn long_form(text: &str) -> Result<NetworkRequest, ChoiceError> {
     let wrong = || ChoiceError::Form(text.into());
-    let mut wish = Wish::default();
+    let mut request = NetworkRequest::default();
     let mut name = None;
     for field in text.split(',') {
         let (key, value) = field.split_once('=').ok_or_else(wrong)?;
         let place = match key.trim() {
             "name" => &mut name,
-            "ip" => &mut wish.ip,
-            "ip6" => &mut wish.ip6,
+            "ip" => &mut request.ip,
+            "ip6" => &mut request.ip6,
             "alias" => {
-                wish.aliases.push(value.trim().into());
+                request.aliases.push(value.trim().into());
                 continue;
             }
             "mac-address" => return Err(ChoiceError::Mac(text.into())),
@@ -175,12 +179,12 @@ fn long_form(text: &str) -> Result<Wish, ChoiceError> {
             return Err(wrong());
         }
     }
-    wish.network = name.filter(|name| !name.is_empty()).ok_or_else(wrong)?;
-    Ok(wish)
+    request.network = name.filter(|name| !name.is_empty()).ok_or_else(wrong)?;
+    Ok(request)
 }
 
-/// Gives what flags beside `--network` want to the only network of the user's.
-fn spread(args: &NetworkArgs, users: &mut [Wish]) -> Result<(), ChoiceError> {
+/// Gives what flags beside `--network` want to the only user-defined network.
+fn spread(args: &NetworkArgs, users: &mut [NetworkRequest]) -> Result<(), ChoiceError> {
     let Some(flag) = place(args) else {
         return Ok(());
     };
@@ -199,18 +203,18 @@ fn spread(args: &NetworkArgs, users: &mut [Wish]) -> Result<(), ChoiceError> {
     Ok(())
 }
 
-/// The first flag that only a user's network gives a meaning.
+/// The first flag that only a user-defined network gives a meaning.
 pub(super) fn place(args: &NetworkArgs) -> Option<&'static str> {
-    let wish = Wish {
+    let request = NetworkRequest {
         network: String::new(),
         ip: args.ip.clone(),
         ip6: args.ip6.clone(),
         aliases: args.network_alias.clone(),
     };
-    wish.first_want("--network-alias")
+    request.first_want("--network-alias")
 }
 
-impl Wish {
+impl NetworkRequest {
     /// The flag for the first thing that is wanted beside the network itself.
     fn first_want(&self, alias_flag: &'static str) -> Option<&'static str> {
         let wants = [
@@ -241,7 +245,7 @@ mod tests {
     fn networks_are_chosen_in_their_order() {
         let names = |networks: &[&str]| {
             let choice = choice(&on(networks)).unwrap().unwrap();
-            let users: Vec<String> = choice.users.into_iter().map(|wish| wish.network).collect();
+            let users: Vec<String> = choice.users.into_iter().map(|request| request.network).collect();
             (choice.own_link, users.join(" "))
         };
         assert_eq!(names(&[]), (true, String::new()));
@@ -257,19 +261,19 @@ mod tests {
     #[test]
     fn what_is_wanted_of_a_network_is_said_with_it_or_beside_it() {
         let long = choice(&on(&["name=shop,ip=10.20.0.9,alias=www,ip6=fd12::9,alias=web", "b"])).unwrap();
-        let wish = Wish {
+        let request = NetworkRequest {
             network: "shop".into(),
             ip: Some("10.20.0.9".into()),
             ip6: Some("fd12::9".into()),
             aliases: vec!["www".into(), "web".into()],
         };
-        assert_eq!(long.unwrap().users[0], wish);
+        assert_eq!(long.unwrap().users[0], request);
         let beside = NetworkArgs {
             ip: Some("10.20.0.9".into()),
             network_alias: vec!["web".into()],
             ..on(&["default", "name=shop,ip6=fd12::9,alias=www"])
         };
-        assert_eq!(choice(&beside).unwrap().unwrap().users, [wish]);
+        assert_eq!(choice(&beside).unwrap().unwrap().users, [request]);
         let of_which = NetworkArgs {
             ip: Some("10.20.0.9".into()),
             ..on(&["a", "b"])

@@ -7,11 +7,11 @@ use std::str::FromStr;
 
 use capsid_vmm::egress::{Rule, Target};
 
-use super::choice::{self, Choice, ChoiceError, Wish};
+use super::choice::{self, Choice, ChoiceError, NetworkRequest};
 use super::{PlanError, egress, ports, size, subnets};
 use crate::cli::NetworkArgs;
 use crate::network::GATEWAY_MAC;
-use crate::state::{Joined, Network, NetworkConfig, PublishedPort};
+use crate::state::{Endpoint, Network, NetworkConfig, PublishedPort};
 
 /// First bytes of a hardware address that nobody gave: locally administered, and known at sight.
 const MAC_PREFIX: [u8; 2] = [0x02, 0xca];
@@ -82,7 +82,7 @@ pub(crate) enum NetworkError {
 /// A line of `/etc/hosts`.
 pub(super) type Host = (IpAddr, String);
 
-/// The user's networks that flags choose and that there are, by the words that choose them.
+/// User-defined networks that flags choose and that there are, by the words that choose them.
 pub(crate) type Found = BTreeMap<String, Network>;
 
 /// The networks of the machine of the container or pod `id`, or none; `found` are the user's.
@@ -104,10 +104,10 @@ fn config(
     let Some(choice) = choice::choice(args)? else {
         return given(args).map_or(Ok(None), |flag| Err(NetworkError::Without(flag)));
     };
-    let networks = choice.users.iter().map(|wish| find(wish, found));
+    let networks = choice.users.iter().map(|request| find(request, found));
     let networks: Vec<&Network> = networks.collect::<Result<_, _>>()?;
     check_once(&networks)?;
-    let lead = lead(&choice, &networks, outward(args))?;
+    let route = route(&choice, &networks, outward(args))?;
     let places = choice.users.iter().zip(&networks);
     let dns = |text: &String| text.parse().map_err(|_| NetworkError::Dns(text.clone()));
     let words = args.dns_search.iter().chain(&args.dns_option);
@@ -118,7 +118,7 @@ fn config(
         return Err(NetworkError::DnsWord(wrong.clone()));
     }
     let ports = ports::published(&args.publish, args.publish_all, exposed, &args.expose)?;
-    check_kinds(&ports, lead)?;
+    check_kinds(&ports, route)?;
     Ok(Some(NetworkConfig {
         mac: args
             .mac_address
@@ -134,16 +134,16 @@ fn config(
         dns_search: args.dns_search.clone(),
         dns_options: args.dns_option.clone(),
         own_link: choice.own_link,
-        joined: places
-            .map(|(wish, network)| join(wish, network))
+        endpoints: places
+            .map(|(request, network)| join(request, network))
             .collect::<Result<_, _>>()?,
         bytes_per_second: args.network_rate.as_deref().map(parse_rate).transpose()?,
     }))
 }
 
-fn find<'a>(wish: &Wish, found: &'a Found) -> Result<&'a Network, NetworkError> {
-    let network = found.get(&wish.network);
-    network.ok_or_else(|| NetworkError::NotFound(wish.network.clone()))
+fn find<'a>(request: &NetworkRequest, found: &'a Found) -> Result<&'a Network, NetworkError> {
+    let network = found.get(&request.network);
+    network.ok_or_else(|| NetworkError::NotFound(request.network.clone()))
 }
 
 /// A name and an id may choose the same.
@@ -155,9 +155,9 @@ fn check_once(networks: &[&Network]) -> Result<(), ChoiceError> {
     }
 }
 
-/// The user's network that the way out is by; none when it is by the pod's own link, or when there is no way out, which
-/// no flag may be about then.
-fn lead<'a>(
+/// The user-defined network that the default route is by; none when it is by the pod's own link, or when there is no
+/// default route, which no flag may be about then.
+fn route<'a>(
     choice: &Choice,
     networks: &[&'a Network],
     outward: Option<&'static str>,
@@ -174,8 +174,8 @@ fn lead<'a>(
 }
 
 /// A port of the host's leads to an address of the same kind.
-fn check_kinds(ports: &[PublishedPort], lead: Option<&Network>) -> Result<(), NetworkError> {
-    let Some(network) = lead else {
+fn check_kinds(ports: &[PublishedPort], route: Option<&Network>) -> Result<(), NetworkError> {
+    let Some(network) = route else {
         return Ok(());
     };
     let mut addresses = ports.iter().map(|port| port.host.ip());
@@ -189,22 +189,22 @@ fn check_kinds(ports: &[PublishedPort], lead: Option<&Network>) -> Result<(), Ne
     }
 }
 
-/// A place on a user's network as it is wanted, before it has addresses there.
-pub(crate) fn place(wish: &Wish, network: &Network) -> Result<Joined, PlanError> {
-    Ok(join(wish, network)?)
+/// A place on a user-defined network as it is wanted, before it has addresses there.
+pub(crate) fn place(request: &NetworkRequest, network: &Network) -> Result<Endpoint, PlanError> {
+    Ok(join(request, network)?)
 }
 
-fn join(wish: &Wish, network: &Network) -> Result<Joined, NetworkError> {
-    if let Some(wrong) = wish.aliases.iter().find(|alias| !is_host_name(alias)) {
+fn join(request: &NetworkRequest, network: &Network) -> Result<Endpoint, NetworkError> {
+    if let Some(wrong) = request.aliases.iter().find(|alias| !is_host_name(alias)) {
         return Err(NetworkError::Alias(wrong.clone()));
     }
-    let v4 = address::<Ipv4Addr>("--ip", wish.ip.as_deref(), "IPv4", network)?;
-    let v6 = address::<Ipv6Addr>("--ip6", wish.ip6.as_deref(), "IPv6", network)?;
-    Ok(Joined {
+    let v4 = address::<Ipv4Addr>("--ip", request.ip.as_deref(), "IPv4", network)?;
+    let v6 = address::<Ipv6Addr>("--ip6", request.ip6.as_deref(), "IPv6", network)?;
+    Ok(Endpoint {
         network: network.id.clone(),
         name: network.name.clone(),
         addresses: v4.into_iter().chain(v6).collect(),
-        aliases: wish.aliases.clone(),
+        aliases: request.aliases.clone(),
     })
 }
 
@@ -264,7 +264,8 @@ pub(super) fn given(args: &NetworkArgs) -> Option<&'static str> {
     outward(args).or_else(|| first(&others)).or_else(|| choice::place(args))
 }
 
-/// Host names that `--add-host` adds to a container on this network; `gateway` is the address by which others reach this host.
+/// Host names that `--add-host` adds to a container on this network; `gateway` is the address by which others reach
+/// this host.
 pub(super) fn hosts(
     args: &NetworkArgs,
     network: Option<&NetworkConfig>,
@@ -399,10 +400,10 @@ mod tests {
         };
         let made = config(&args, "", &[], &found(mine(false))).unwrap().unwrap();
         assert_eq!((made.ports.len(), made.egress.len(), made.own_link), (1, 1, false));
-        let [joined] = <[Joined; 1]>::try_from(made.joined).unwrap();
-        assert_eq!((joined.network, joined.name), ("5".repeat(64), "mine".to_owned()));
-        assert_eq!(joined.addresses, ["10.89.0.9".parse::<IpAddr>().unwrap()]);
-        assert_eq!(joined.aliases, ["db"]);
+        let [endpoint] = <[Endpoint; 1]>::try_from(made.endpoints).unwrap();
+        assert_eq!((endpoint.network, endpoint.name), ("5".repeat(64), "mine".to_owned()));
+        assert_eq!(endpoint.addresses, ["10.89.0.9".parse::<IpAddr>().unwrap()]);
+        assert_eq!(endpoint.aliases, ["db"]);
         // What an internal network does not lead to, one that it is connected to later may.
         let closed = config(&on("mine"), "", &[], &found(mine(true))).unwrap().unwrap();
         assert_eq!(closed.egress, made.egress);
@@ -482,7 +483,7 @@ mod tests {
             ip6: Some("fd12::2".into()),
             ..NetworkArgs::default()
         };
-        assert!(told(without, mine(false)).starts_with("--ip6 without a network of the user's"));
+        assert!(told(without, mine(false)).starts_with("--ip6 without a user-defined network"));
     }
 
     #[test]
@@ -552,7 +553,7 @@ mod tests {
         }
         let without = config(&limited("10m", "none"), "", &[], &Found::new());
         assert!(matches!(without, Err(NetworkError::Without("--network-rate"))));
-        let joined = config(&limited("10m", "mine"), "", &[], &found(mine(true))).unwrap();
-        assert!(joined.unwrap().bytes_per_second.is_some());
+        let endpoint = config(&limited("10m", "mine"), "", &[], &found(mine(true))).unwrap();
+        assert!(endpoint.unwrap().bytes_per_second.is_some());
     }
 }

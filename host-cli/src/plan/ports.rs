@@ -8,7 +8,7 @@ use capsid_vmm::egress::Protocol;
 
 use crate::state::PublishedPort;
 
-/// Most ports of a pod: the helper waits at each with a socket of its own.
+/// Most ports of a pod: the sidecar waits at each with a socket of its own.
 const PORTS_MAX: usize = 1024;
 /// Where the host listens unless it is told: for others on its own network, somebody has to say so.
 const DEFAULT_HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -31,8 +31,8 @@ pub(crate) enum PortError {
     TooMany(usize),
 }
 
-/// The ports that the flags publish. With `all`, those that the image and `--expose` name as well, each at a port that is
-/// free.
+/// The ports that the flags publish. With `all`, those that the image and `--expose` name as well, each at a port that
+/// is free.
 pub(crate) fn published(
     publish: &[String],
     all: bool,
@@ -57,7 +57,7 @@ pub(crate) fn published(
         Some(port) => Err(PortError::Twice(format!(
             "{}/{}",
             port.host,
-            crate::state::protocol_word(port.protocol)
+            crate::state::protocol_name(port.protocol)
         ))),
         None => Ok(ports),
     }
@@ -70,13 +70,13 @@ fn check_count(count: usize) -> Result<(), PortError> {
     Ok(())
 }
 
-/// Ranges of exposed ports, as written. An image may name thousands of ranges of 65 535 ports each, so they are expanded
-/// only to be published, and then no further than [`PORTS_MAX`].
+/// Ranges of exposed ports, as written. An image may name thousands of ranges of 65 535 ports each, so they are
+/// expanded only to be published, and then no further than [`PORTS_MAX`].
 struct Exposed(Vec<(RangeInclusive<u16>, Protocol)>);
 
 impl Exposed {
-    /// An image's words inform, and so do ports of SCTP: what cannot be understood or carried matters only when all is to
-    /// be published.
+    /// An image's words inform, and so do ports of SCTP: what cannot be understood or carried matters only when all is
+    /// to be published.
     fn parse(image: &[String], expose: &[String], all: bool) -> Result<Self, PortError> {
         let parse = |text: &String| {
             let (range, protocol) = split_protocol(text)?;

@@ -1,4 +1,5 @@
-//! Subnets of users' networks: which are possible, which is chosen, and which of their addresses is a pod's. Also pure.
+//! Subnets of user-defined networks: which are possible, which is chosen, and which of their addresses is a pod's. Also
+//! pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,8 +9,8 @@ use crate::cli::NetworkCreateArgs;
 use crate::network::own_networks;
 use crate::state::{Network, Subnet};
 
-/// The first byte, and the second bytes, of where subnets that nobody named are taken from: as podman does, and where the
-/// host has a way to all of these, as docker does.
+/// The first byte, and the second bytes, of where subnets that nobody named are taken from: as podman does, and where
+/// the host has a way to all of these, as docker does.
 const POOLS: [(u8, std::ops::RangeInclusive<u8>); 3] = [(10, 89..=99), (172, 20..=31), (192, 168..=168)];
 const POOL_PREFIX: u8 = 24;
 /// Lengths of prefixes that make sense: a gateway and a pod must have room.
@@ -30,7 +31,7 @@ pub(crate) enum SubnetError {
     Prefix { subnet: IpNet, first: u8, last: u8 },
     #[error("--subnet {0} has loopback, link-local, multicast or metadata addresses")]
     Closed(IpNet),
-    #[error("--subnet {0} overlaps with {1}, which pods have that are on no network of the user's")]
+    #[error("--subnet {0} overlaps with {1}, which pods have that are on no user-defined network")]
     Own(IpNet, IpNet),
     #[error("--subnet {subnet} overlaps with {other} of network {name}")]
     Overlap { subnet: IpNet, other: IpNet, name: String },
@@ -107,8 +108,8 @@ fn parse(text: &str) -> Result<IpNet, SubnetError> {
     }
 }
 
-/// Addresses that mean something else, and that no `--egress` opens either: this host, loopback, link-local, multicast and
-/// what is reserved, a cloud's metadata.
+/// Addresses that mean something else, and that no `--egress` opens either: this host, loopback, link-local, multicast
+/// and what is reserved, a cloud's metadata.
 fn closed() -> [IpNet; 8] {
     let v4 = |a, b, prefix| Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), prefix).into();
     let v6 = |first, prefix| Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), prefix).into();
@@ -309,7 +310,7 @@ mod tests {
             ("10.5.7.0/24", "overlaps with 10.5.0.0/16 of network web"),
             ("10.0.0.0/8", "of network web"),
             ("100.96.0.0/16", "overlaps with 100.96.0.0/30"),
-            ("fd63:6170::/32", "on no network of the user's"),
+            ("fd63:6170::/32", "on no user-defined network"),
             ("127.0.0.0/24", "loopback"),
             ("169.254.0.0/24", "link-local"),
             ("169.0.0.0/8", "link-local"),

@@ -1,10 +1,10 @@
-//! Files of the user's that give whoever reads them the user's rights elsewhere. To share them may be meant: it is warned
-//! of, and not refused.
+//! Files of the user's that give whoever reads them the user's rights elsewhere. To share them may be meant: it is
+//! warned of, and not refused.
 
 use std::path::{Path, PathBuf};
 
 use crate::folders;
-use crate::mounts::{MountTable, Place, Relation};
+use crate::mounts::{FileLocation, MountTable, Relation};
 
 /// Keys and credentials of common programs, below the home folder.
 const IN_HOME: [&str; 15] = [
@@ -48,7 +48,7 @@ pub(super) fn warn(share: &Path) {
 /// Those of `known` that exist and that `share` gives access to, by whatever path.
 fn within<'a>(share: &Path, known: &'a [PathBuf]) -> Vec<&'a PathBuf> {
     let table = MountTable::read().ok();
-    let place = |path: &Path| -> Option<Place> { Some(table.as_ref()?.find(path).ok()??.1) };
+    let place = |path: &Path| -> Option<FileLocation> { Some(table.as_ref()?.find(path).ok()??.1) };
     let share_place = place(share);
     let is_given = |known: &&PathBuf| {
         let Ok(real) = known.canonicalize() else { return false };

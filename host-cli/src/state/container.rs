@@ -205,7 +205,7 @@ pub(crate) enum Status {
 
 impl Status {
     /// docker's word for it.
-    pub(crate) fn word(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
             Self::Running => "running",
@@ -233,7 +233,7 @@ impl FromStr for Status {
             Self::Exited,
         ]
         .into_iter()
-        .find(|status| status.word() == word)
+        .find(|status| status.as_str() == word)
         .ok_or_else(|| format!("{word:?} is no status: created, running, paused, restarting or exited"))
     }
 }
@@ -283,7 +283,7 @@ impl State {
                 container.created_ns,
                 container.spec.encode_to_vec(),
                 text,
-                container.status.word(),
+                container.status.as_str(),
                 container.pod,
             ],
         );
@@ -417,8 +417,8 @@ impl State {
         self.update("UPDATE containers SET error = ?2 WHERE id = ?1", params![id, error])
     }
 
-    /// What it is changes: its spec and what was asked for, but for its networks. Those are changed in the row alone, and
-    /// a supervisor's copy may be older.
+    /// What it is changes: its spec and what was asked for, but for its networks. Those are changed in the row alone,
+    /// and a supervisor's copy may be older.
     pub(crate) fn set_plan(&self, container: &Container) -> Result<(), StateError> {
         let config = serde_json::to_string(&container.config).map_err(|e| damaged(&container.id, e))?;
         self.update(
@@ -432,7 +432,7 @@ impl State {
     pub(crate) fn set_status(&self, id: &str, status: Status) -> Result<(), StateError> {
         self.update(
             "UPDATE containers SET status = ?2 WHERE id = ?1",
-            params![id, status.word()],
+            params![id, status.as_str()],
         )
     }
 
@@ -441,7 +441,7 @@ impl State {
         self.update(
             "UPDATE containers SET status = ?2, finished_ns = ?3, exit_code = ?4, oom_killed = ?5, error = ?6, \
              supervisor_pid = 0 WHERE id = ?1",
-            params![id, next.word(), now_ns, exit.code, exit.oom_killed, exit.error],
+            params![id, next.as_str(), now_ns, exit.code, exit.oom_killed, exit.error],
         )
     }
 
@@ -469,7 +469,7 @@ impl State {
 /// Tells of a damaged row: once a process, however often it is met.
 fn tell_damage(error: &StateError) {
     static TOLD: Once = Once::new();
-    TOLD.call_once(|| error_text::tell(error));
+    TOLD.call_once(|| error_text::print(error));
 }
 
 fn damaged(id: &str, source: impl std::error::Error + Send + Sync + 'static) -> StateError {

@@ -7,7 +7,7 @@ use rusqlite::{Row, params};
 
 use super::network::{DEFAULT_NETWORK, NetworkConfig};
 use super::owner::Owner;
-use super::user_network::{Joined, Subnet};
+use super::user_network::{Endpoint, Subnet};
 use super::{State, StateError};
 use crate::plan::free_address;
 
@@ -26,34 +26,34 @@ pub(crate) struct Member {
 impl Member {
     /// Its addresses on the network.
     pub(crate) fn addresses(&self) -> &[IpAddr] {
-        let mut joined = self.config.joined.iter();
-        let place = joined.find(|joined| joined.network == self.network);
+        let mut endpoint = self.config.endpoints.iter();
+        let place = endpoint.find(|endpoint| endpoint.network == self.network);
         place.map_or(&[], |place| &place.addresses)
     }
 }
 
 /// What a pod is connected to, and disconnected from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum ConnectTarget {
     /// The link of its own: the network that is called `default`.
-    Own,
-    /// One of the user's networks, with what is wanted there.
-    Users(Joined),
+    OwnLink,
+    /// One of the user-defined networks, with what is wanted there.
+    UserDefined(Endpoint),
 }
 
-impl Place {
+impl ConnectTarget {
     /// The network's name.
     pub(crate) fn name(&self) -> &str {
         match self {
-            Self::Own => DEFAULT_NETWORK,
-            Self::Users(joined) => &joined.name,
+            Self::OwnLink => DEFAULT_NETWORK,
+            Self::UserDefined(endpoint) => &endpoint.name,
         }
     }
 
     fn is_in(&self, config: &NetworkConfig) -> bool {
         match self {
-            Self::Own => config.own_link,
-            Self::Users(joined) => config.joined.iter().any(|known| known.network == joined.network),
+            Self::OwnLink => config.own_link,
+            Self::UserDefined(endpoint) => config.endpoints.iter().any(|known| known.network == endpoint.network),
         }
     }
 }
@@ -73,7 +73,7 @@ impl State {
     }
 
     /// Puts the container or pod of this id on one more network, and gives it its addresses there: how it is then.
-    pub(crate) fn connect(&self, id: &str, place: &Place) -> Result<Owner, StateError> {
+    pub(crate) fn connect(&self, id: &str, place: &ConnectTarget) -> Result<Owner, StateError> {
         let transaction = self.begin()?;
         let owner = self.owner(id)?;
         let mut config = self.networks_of(&owner)?;
@@ -84,11 +84,11 @@ impl State {
             });
         }
         match place {
-            Place::Own => config.own_link = true,
-            Place::Users(wanted) => {
-                let mut joined = wanted.clone();
-                self.join(id, config.mac, &mut joined)?;
-                config.joined.push(joined);
+            ConnectTarget::OwnLink => config.own_link = true,
+            ConnectTarget::UserDefined(wanted) => {
+                let mut endpoint = wanted.clone();
+                self.join(id, config.mac, &mut endpoint)?;
+                config.endpoints.push(endpoint);
                 check_count(&config)?;
             }
         }
@@ -99,7 +99,7 @@ impl State {
     }
 
     /// Takes the container or pod of this id off a network; what it had there is free. How it is then.
-    pub(crate) fn disconnect(&self, id: &str, place: &Place) -> Result<Owner, StateError> {
+    pub(crate) fn disconnect(&self, id: &str, place: &ConnectTarget) -> Result<Owner, StateError> {
         let transaction = self.begin()?;
         let owner = self.owner(id)?;
         let mut config = self.networks_of(&owner)?;
@@ -110,9 +110,9 @@ impl State {
             });
         }
         match place {
-            Place::Own => config.own_link = false,
-            Place::Users(left) => {
-                config.joined.retain(|joined| joined.network != left.network);
+            ConnectTarget::OwnLink => config.own_link = false,
+            ConnectTarget::UserDefined(left) => {
+                config.endpoints.retain(|endpoint| endpoint.network != left.network);
                 let statement = "DELETE FROM memberships WHERE network = ?1 AND pod = ?2";
                 self.update(statement, [&left.network, id])?;
             }
@@ -123,19 +123,19 @@ impl State {
         Ok(disconnected)
     }
 
-    /// Gives a pod that is being added its places on the user's networks that it is to be on.
+    /// Gives a pod that is being added its places on user-defined networks that it is to be on.
     pub(super) fn join_all(&self, pod: &str, config: &mut NetworkConfig) -> Result<(), StateError> {
         check_count(config)?;
         let mac = config.mac;
-        let mut places = config.joined.iter_mut();
-        places.try_for_each(|joined| self.join(pod, mac, joined))
+        let mut places = config.endpoints.iter_mut();
+        places.try_for_each(|endpoint| self.join(pod, mac, endpoint))
     }
 
-    /// Gives a pod its place on a user's network: the addresses that were asked for, or the lowest free ones. Within a
-    /// transaction that began as a writer's, so that nobody else takes them meanwhile.
-    fn join(&self, pod: &str, mac: [u8; 6], joined: &mut Joined) -> Result<(), StateError> {
-        let network = match self.network(&joined.network) {
-            Err(StateError::UnknownNetwork(_)) => return Err(StateError::UnknownNetwork(joined.name.clone())),
+    /// Gives a pod its place on a user-defined network: the addresses that were asked for, or the lowest free ones.
+    /// Within a transaction that began as a writer's, so that nobody else takes them meanwhile.
+    fn join(&self, pod: &str, mac: [u8; 6], endpoint: &mut Endpoint) -> Result<(), StateError> {
+        let network = match self.network(&endpoint.network) {
+            Err(StateError::UnknownNetwork(_)) => return Err(StateError::UnknownNetwork(endpoint.name.clone())),
             network => network?,
         };
         let members = self.members(&network.id)?;
@@ -145,10 +145,10 @@ impl State {
                 user: member.name.clone(),
             });
         }
-        let address = |subnet| choose_address(&network.name, subnet, &joined.addresses, &members);
-        joined.addresses = network.config.subnets.iter().map(address).collect::<Result<_, _>>()?;
+        let address = |subnet| choose_address(&network.name, subnet, &endpoint.addresses, &members);
+        endpoint.addresses = network.config.subnets.iter().map(address).collect::<Result<_, _>>()?;
         let of_kind = |is_v4: bool| {
-            let mut addresses = joined.addresses.iter();
+            let mut addresses = endpoint.addresses.iter();
             addresses.find(|a| a.is_ipv4() == is_v4).map(ToString::to_string)
         };
         self.update(
@@ -160,7 +160,7 @@ impl State {
 
 /// A machine's device has a place for each.
 fn check_count(config: &NetworkConfig) -> Result<(), StateError> {
-    if config.joined.len() > SEGMENTS_MAX {
+    if config.endpoints.len() > SEGMENTS_MAX {
         return Err(StateError::TooManyNetworks);
     }
     Ok(())

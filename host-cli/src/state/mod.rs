@@ -4,14 +4,14 @@
 //! data/containers.db         rows: what containers are, and how they ended
 //! data/containers/ID/        what a container keeps: scratch disk, logs
 //! data/volumes/NAME/         a volume's disk: see `volumes`
-//! run/pods/ID/lock           held by whoever changes or runs the container: see `hold`
+//! run/pods/ID/lock           held by whoever changes or runs the container: see `container_lock`
 //! run/pods/ID/socket         its supervisor listens here: see `control`; both also for a pod of several containers
 //! ```
 //!
 //! A row exists before the container is told of, and its folder is complete by then. A row that says a container runs
-//! while nobody holds its lock is of a supervisor that was killed: [`recover`] says so in the row. Before anything is made
-//! or removed on disk, its name is recorded in the table `pending`: [`recover`] removes what is recorded there and has no
-//! row, and nothing else.
+//! while nobody holds its lock is of a supervisor that was killed: [`recover`] says so in the row. Before anything is
+//! made or removed on disk, its name is recorded in the table `pending`: [`recover`] removes what is recorded there and
+//! has no row, and nothing else.
 
 mod container;
 mod membership;
@@ -38,13 +38,13 @@ use crate::plan::SubnetError;
 pub(crate) use container::{
     Container, ContainerConfig, Declared, Exit, HealthCheck, LogOptions, RestartPolicy, Status,
 };
-pub(crate) use membership::{Member, Place};
-pub(crate) use network::{DEFAULT_NETWORK, NO_NETWORK, NetworkConfig, PublishedPort, mac_words, word as protocol_word};
+pub(crate) use membership::{ConnectTarget, Member};
+pub(crate) use network::{DEFAULT_NETWORK, NO_NETWORK, NetworkConfig, PublishedPort, mac_words, protocol_name};
 pub(crate) use owner::Owner;
 pub(crate) use pending::{Pending, Step};
 pub(crate) use pod::{Pod, PodConfig, PodLimits, PodStatus};
 pub(crate) use recovery::recover;
-pub(crate) use user_network::{Joined, Network, NetworkSpec, Subnet};
+pub(crate) use user_network::{Endpoint, Network, NetworkSpec, Subnet};
 pub(crate) use volume::{ShareMount, Volume, VolumeMount};
 
 /// The database of containers, pods, volumes and networks.
@@ -125,8 +125,8 @@ const MIGRATIONS: [&str; 7] = [
         DELETE FROM memberships WHERE pod = OLD.id;
     END;
 ",
-    // A place on one of the user's networks, or the link of its own, become any number of places beside that link. A
-    // damaged row stays as it is: it is told of where it is read.
+    // A place on one of the user-defined networks, or the link of its own, become any number of places beside that
+    // link. A damaged row stays as it is: it is told of where it is read.
     "
     UPDATE containers SET config = json_set(
         config,
@@ -141,7 +141,8 @@ const MIGRATIONS: [&str; 7] = [
                                      json_array(json_extract(config, '$.network.joined'))))
     ) WHERE CASE WHEN json_valid(config) THEN json_type(config, '$.network') = 'object' END;
 ",
-    // Names of what is being made or removed on disk. A row that comes ends the making, one that goes begins the removal.
+    // Names of what is being made or removed on disk. A row that comes ends the making, one that goes begins the
+    // removal.
     "
     CREATE TABLE pending (
         kind TEXT NOT NULL,

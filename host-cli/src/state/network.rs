@@ -7,7 +7,7 @@ use std::num::NonZeroU64;
 use capsid_vmm::egress::{Protocol, Rule};
 use serde::{Deserialize, Serialize};
 
-use super::user_network::Joined;
+use super::user_network::Endpoint;
 
 /// Name of the network that nobody made, on which every pod is alone.
 pub(crate) const DEFAULT_NETWORK: &str = "default";
@@ -31,8 +31,9 @@ pub(crate) struct NetworkConfig {
     pub dns_options: Vec<String>,
     /// The pod has a link of its own, with nobody else on it: the network that is called `default`.
     pub own_link: bool,
-    /// The user's networks that the pod is on, in the order in which it came to them.
-    pub joined: Vec<Joined>,
+    /// User-defined networks that the pod is on, in the order in which it came to them.
+    #[serde(rename = "joined")]
+    pub endpoints: Vec<Endpoint>,
     /// Most bytes of frames a second, each way.
     #[serde(default)]
     pub bytes_per_second: Option<NonZeroU64>,
@@ -43,7 +44,7 @@ impl NetworkConfig {
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         let own = self.own_link.then_some(DEFAULT_NETWORK);
         own.into_iter()
-            .chain(self.joined.iter().map(|joined| joined.name.as_str()))
+            .chain(self.endpoints.iter().map(|endpoint| endpoint.name.as_str()))
     }
 }
 
@@ -71,7 +72,7 @@ impl PublishedPort {
 
     /// As in docker's `80/tcp`.
     pub(crate) fn container_words(&self) -> String {
-        format!("{}/{}", self.container, word(self.protocol))
+        format!("{}/{}", self.container, protocol_name(self.protocol))
     }
 }
 
@@ -86,7 +87,7 @@ impl fmt::Display for PublishedPort {
 }
 
 /// docker's word for it.
-pub(crate) fn word(protocol: Protocol) -> &'static str {
+pub(crate) fn protocol_name(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Tcp => "tcp",
         Protocol::Udp => "udp",

@@ -1,8 +1,8 @@
 //! Names of what is being made or removed on disk: all that recovery may remove.
 //!
-//! A record is written before the first file is made, or together with the removal of the row (by a trigger). It ends with
-//! the row that is added, or after the last file is gone. So a crash leaves either a record or nothing, and what nobody
-//! recorded is not Capsid's to remove.
+//! A record is written before the first file is made, or together with the removal of the row (by a trigger). It ends
+//! with the row that is added, or after the last file is gone. So a crash leaves either a record or nothing, and what
+//! nobody recorded is not Capsid's to remove.
 
 use rusqlite::params;
 
@@ -22,7 +22,7 @@ pub(crate) enum Pending {
 }
 
 impl Pending {
-    fn word(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
             Self::Container => "container",
             Self::Volume => "volume",
@@ -44,7 +44,7 @@ impl State {
     pub(crate) fn record(&self, kind: Pending, name: &str) -> Result<(), StateError> {
         self.update(
             "INSERT OR IGNORE INTO pending VALUES (?1, ?2, 'make')",
-            params![kind.word(), name],
+            params![kind.as_str(), name],
         )
     }
 
@@ -53,7 +53,7 @@ impl State {
         let text = "SELECT name, step = 'make' FROM pending WHERE kind = ?1 ORDER BY name";
         let mut statement = self.0.prepare_cached(text).map_err(StateError::Query)?;
         let rows = statement
-            .query_map([kind.word()], |row| {
+            .query_map([kind.as_str()], |row| {
                 let step = if row.get(1)? { Step::Make } else { Step::Remove };
                 Ok((row.get(0)?, step))
             })
@@ -63,10 +63,10 @@ impl State {
 
     /// Ends a record: nothing of this name is left. One that cannot be ended, as on a full disk, does no harm: the next
     /// command looks at it again.
-    pub(crate) fn settle(&self, kind: Pending, name: &str) {
+    pub(crate) fn finish_pending(&self, kind: Pending, name: &str) {
         let _ = self.update(
             "DELETE FROM pending WHERE kind = ?1 AND name = ?2",
-            params![kind.word(), name],
+            params![kind.as_str(), name],
         );
     }
 }

@@ -83,7 +83,7 @@ pub(crate) enum PodStatus {
 
 impl PodStatus {
     /// podman's word for it.
-    pub(crate) fn word(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Created => "Created",
             Self::Running => "Running",
@@ -98,7 +98,7 @@ impl FromStr for PodStatus {
     fn from_str(word: &str) -> Result<Self, String> {
         [Self::Created, Self::Running, Self::Exited]
             .into_iter()
-            .find(|status| status.word().eq_ignore_ascii_case(word))
+            .find(|status| status.as_str().eq_ignore_ascii_case(word))
             .ok_or_else(|| format!("{word:?} is no status of a pod: created, running or exited"))
     }
 }
@@ -106,7 +106,7 @@ impl FromStr for PodStatus {
 const COLUMNS: &str = "id, name, created_ns, config, status, started_ns, finished_ns, error, supervisor_pid";
 
 impl State {
-    /// Adds a pod, and gives it its addresses on a user's network. Its name must be free among pods.
+    /// Adds a pod, and gives it its addresses on a user-defined network. Its name must be free among pods.
     pub(crate) fn add_pod(&self, pod: &mut Pod) -> Result<(), StateError> {
         let transaction = self.begin()?;
         // Its own when it is added: it may be tried again under another name.
@@ -117,7 +117,7 @@ impl State {
         let text = serde_json::to_string(&config).map_err(|e| damaged(&pod.id, e))?;
         let added = self.0.execute(
             "INSERT INTO pods (id, name, created_ns, config, status) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![pod.id, pod.name, pod.created_ns, text, pod.status.word()],
+            params![pod.id, pod.name, pod.created_ns, text, pod.status.as_str()],
         );
         match added {
             Ok(_) => transaction.commit().map_err(StateError::Query)?,

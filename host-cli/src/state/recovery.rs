@@ -1,8 +1,8 @@
 //! What killed processes left behind.
 
 use super::{Container, Exit, Pending, PodStatus, State, StateError, Status, Step};
+use crate::container_lock::ContainerLock;
 use crate::folders::Folders;
-use crate::hold::Hold;
 use crate::supervisor_process::SupervisorProcess;
 use crate::volumes::{self, VolumeError};
 use crate::{clock, events, id, network, store_folder};
@@ -44,7 +44,7 @@ pub(crate) fn recover(state: &State, folders: &Folders) -> Result<(), RecoverErr
     for (id, _) in state.pending(Pending::Network)? {
         if id::is_id(&id) && matches!(state.network(&id), Err(StateError::UnknownNetwork(_))) {
             network::forget(&folders.run, &id).map_err(RecoverError::Folder)?;
-            state.settle(Pending::Network, &id);
+            state.finish_pending(Pending::Network, &id);
         }
     }
     Ok(volumes::sweep(state, &folders.data)?)
@@ -57,12 +57,12 @@ fn is_unfinished(container: &Container) -> bool {
 
 /// Does what a supervisor that is gone would have done.
 fn end_lost(state: &State, folders: &Folders, container: &Container) -> Result<(), RecoverError> {
-    let Ok(Some(hold)) = Hold::try_take(&folders.run, &container.id) else {
+    let Ok(Some(lock)) = ContainerLock::try_take(&folders.run, &container.id) else {
         return Ok(());
     };
     // Another command may have been here first, or the supervisor may have ended well since the row was read.
     let now = match state.container(&container.id) {
-        Err(StateError::Unknown(_)) => return hold.remove().map_err(RecoverError::Folder),
+        Err(StateError::Unknown(_)) => return lock.remove().map_err(RecoverError::Folder),
         Err(_) => return Ok(()),
         Ok(now) => now,
     };
@@ -73,10 +73,10 @@ fn end_lost(state: &State, folders: &Folders, container: &Container) -> Result<(
     if now.config.remove {
         // The row goes first: see `create::remove`.
         volumes::remove_container(state, &folders.data, &now, true)?;
-        events::tell(&folders.data, &now, "destroy", &[]);
+        events::record(&folders.data, &now, "destroy", &[]);
         store_folder::remove(&folders.data, &now.id).map_err(RecoverError::Folder)?;
-        hold.remove().map_err(RecoverError::Folder)?;
-        state.settle(Pending::Container, &now.id);
+        lock.remove().map_err(RecoverError::Folder)?;
+        state.finish_pending(Pending::Container, &now.id);
         return Ok(());
     }
     let exit = Exit {
@@ -85,13 +85,13 @@ fn end_lost(state: &State, folders: &Folders, container: &Container) -> Result<(
         error: SUPERVISOR_KILLED.into(),
     };
     state.set_exited(&now.id, clock::now_ns(), &exit, Status::Exited)?;
-    events::tell(&folders.data, &now, "die", &[("exitCode", "137")]);
+    events::record(&folders.data, &now, "die", &[("exitCode", "137")]);
     Ok(())
 }
 
 /// Says that a pod's supervisor was killed, if it was. Its containers are told of one by one.
 fn end_lost_pod(state: &State, folders: &Folders, id: &str) -> Result<(), RecoverError> {
-    let Ok(Some(_hold)) = Hold::try_take(&folders.run, id) else {
+    let Ok(Some(_lock)) = ContainerLock::try_take(&folders.run, id) else {
         return Ok(());
     };
     match state.pod(id) {
@@ -107,7 +107,7 @@ fn finish(state: &State, folders: &Folders, kind: Pending, id: &str, step: Step)
     if !id::is_id(id) {
         return Ok(());
     }
-    let Ok(Some(hold)) = Hold::try_take(&folders.run, id) else {
+    let Ok(Some(lock)) = ContainerLock::try_take(&folders.run, id) else {
         return Ok(());
     };
     // Held now: a command that was making it has finished, or is dead.
@@ -123,10 +123,10 @@ fn finish(state: &State, folders: &Folders, kind: Pending, id: &str, step: Step)
     }
     if step == Step::Make {
         // Before the lock is free: its maker may be about to take it, and then records it once more.
-        state.settle(kind, id);
-        return hold.remove().map_err(RecoverError::Folder);
+        state.finish_pending(kind, id);
+        return lock.remove().map_err(RecoverError::Folder);
     }
-    hold.remove().map_err(RecoverError::Folder)?;
-    state.settle(kind, id);
+    lock.remove().map_err(RecoverError::Folder)?;
+    state.finish_pending(kind, id);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Networks of the user's own, and who is on them.
+//! User-defined networks, and who is on them.
 
 use super::*;
 use crate::cli::AccelChoice;
@@ -28,8 +28,8 @@ pub(crate) fn network(state: &State, name: &str, subnets: &[Subnet]) -> Network 
 }
 
 /// A place that is asked for.
-fn place(network: &Network, wanted: &[&str]) -> Joined {
-    Joined {
+fn place(network: &Network, wanted: &[&str]) -> Endpoint {
+    Endpoint {
         network: network.id.clone(),
         name: network.name.clone(),
         addresses: wanted.iter().map(|address| address.parse().unwrap()).collect(),
@@ -47,7 +47,7 @@ pub(crate) fn plain(mac: u8) -> NetworkConfig {
         dns_search: Vec::new(),
         dns_options: Vec::new(),
         own_link: true,
-        joined: Vec::new(),
+        endpoints: Vec::new(),
         bytes_per_second: None,
     }
 }
@@ -55,7 +55,7 @@ pub(crate) fn plain(mac: u8) -> NetworkConfig {
 fn on(network: &Network, wanted: &[&str], mac: u8) -> NetworkConfig {
     NetworkConfig {
         own_link: false,
-        joined: vec![place(network, wanted)],
+        endpoints: vec![place(network, wanted)],
         ..plain(mac)
     }
 }
@@ -134,8 +134,8 @@ fn pod(digit: &str, config: NetworkConfig) -> Pod {
 }
 
 fn addresses(config: Option<&NetworkConfig>) -> Vec<String> {
-    let joined = config.into_iter().flat_map(|config| &config.joined);
-    let addresses = joined.flat_map(|joined| &joined.addresses);
+    let endpoint = config.into_iter().flat_map(|config| &config.endpoints);
+    let addresses = endpoint.flat_map(|endpoint| &endpoint.addresses);
     addresses.map(ToString::to_string).collect()
 }
 
@@ -291,7 +291,7 @@ fn a_database_from_before_networks_keeps_its_rows() {
     let state = State::open(data.path()).unwrap();
     let kept = state.find("old").unwrap();
     let network = kept.config.network.unwrap();
-    assert_eq!((network.own_link, network.joined), (true, Vec::new()));
+    assert_eq!((network.own_link, network.endpoints), (true, Vec::new()));
     assert_eq!(network.bytes_per_second, None);
     state.remove(&kept.id).unwrap();
     assert_eq!(state.networks().unwrap(), []);
@@ -319,10 +319,10 @@ fn before_several_networks(data: &Path, networks: &[serde_json::Value]) {
 #[test]
 fn a_database_with_one_network_each_keeps_its_rows() {
     let data = tempfile::tempdir().unwrap();
-    let network = |joined: serde_json::Value| {
+    let network = |endpoint: serde_json::Value| {
         serde_json::json!({
             "mac": [2, 0, 0, 0, 0, 1], "ports": [], "egress": [], "dns": [], "dns_search": [], "dns_options": [],
-            "joined": joined, "bytes_per_second": u64::MAX,
+            "joined": endpoint, "bytes_per_second": u64::MAX,
         })
     };
     let place = serde_json::json!({
@@ -340,14 +340,17 @@ fn a_database_with_one_network_each_keeps_its_rows() {
     let network = |id: &str| state.container(id).unwrap().config.network;
     assert_eq!(network("0"), None);
     let own = network("1").unwrap();
-    assert_eq!((own.own_link, own.joined), (true, Vec::new()));
-    let joined = network("2").unwrap();
-    assert_eq!(joined.bytes_per_second.unwrap().get(), u64::MAX);
+    assert_eq!((own.own_link, own.endpoints), (true, Vec::new()));
+    let endpoint = network("2").unwrap();
+    assert_eq!(endpoint.bytes_per_second.unwrap().get(), u64::MAX);
     assert_eq!(
-        (joined.own_link, serde_json::json!(joined.joined)),
+        (endpoint.own_link, serde_json::json!(endpoint.endpoints)),
         (false, serde_json::json!([place]))
     );
-    assert_eq!(state.pod("p").unwrap().config.network.unwrap().joined, joined.joined);
+    assert_eq!(
+        state.pod("p").unwrap().config.network.unwrap().endpoints,
+        endpoint.endpoints
+    );
     assert!(matches!(state.container("damaged"), Err(StateError::Damaged { .. })));
 }
 
@@ -374,7 +377,7 @@ fn who_is_connected_has_a_place_on_each_network() {
     let state = State::open(data.path()).unwrap();
     let (one, other) = two_networks(&state);
     let id = "1".repeat(64);
-    let to = |network: &Network, wanted: &[&str]| Place::Users(place(network, wanted));
+    let to = |network: &Network, wanted: &[&str]| ConnectTarget::UserDefined(place(network, wanted));
     state.connect(&id, &to(&other, &["10.90.0.9"])).unwrap();
     let connected = state.connect(&id, &to(&one, &[])).unwrap();
     assert_eq!(names(&connected), ["default", "net-b", "net-a"]);
@@ -404,15 +407,17 @@ fn who_is_disconnected_frees_what_it_had() {
     let (one, _) = two_networks(&state);
     let id = "1".repeat(64);
     let before = state.container(&id).unwrap().config;
-    let there = Place::Users(Joined::anywhere(&one));
-    state.connect(&id, &Place::Users(place(&one, &["10.89.0.9"]))).unwrap();
+    let there = ConnectTarget::UserDefined(Endpoint::anywhere(&one));
+    state
+        .connect(&id, &ConnectTarget::UserDefined(place(&one, &["10.89.0.9"])))
+        .unwrap();
     state.disconnect(&id, &there).unwrap();
     // Nothing is left of it: what failed can be undone.
     assert_eq!(state.container(&id).unwrap().config, before);
     state.remove_network(&state.find_network("net-b").unwrap()).unwrap();
     add(&state, container("2", Some(on(&one, &["10.89.0.9"], 2)))).unwrap();
     // On none at all, and back again.
-    let none = state.disconnect(&id, &Place::Own).unwrap();
+    let none = state.disconnect(&id, &ConnectTarget::OwnLink).unwrap();
     assert_eq!(names(&none), [] as [&str; 0]);
     let back = state.connect(&id, &there).unwrap();
     assert_eq!(addresses(back.network()), ["10.89.0.2"]);
@@ -435,9 +440,9 @@ fn a_connection_that_is_not_possible_changes_nothing() {
         ..one.clone()
     };
     let id = |digit: &str| digit.repeat(64);
-    let to = |network: &Network, wanted: &[&str]| Place::Users(place(network, wanted));
+    let to = |network: &Network, wanted: &[&str]| ConnectTarget::UserDefined(place(network, wanted));
     for (digit, place, words) in [
-        ("1", Place::Own, "web-1 is on network default already"),
+        ("1", ConnectTarget::OwnLink, "web-1 is on network default already"),
         ("2", to(&one, &[]), "web-2 is on network net-a already"),
         (
             "1",
@@ -453,9 +458,9 @@ fn a_connection_that_is_not_possible_changes_nothing() {
         assert!(told.contains(words), "{told}");
     }
     for (digit, place, words) in [
-        ("2", Place::Own, "web-2 is not on network default"),
+        ("2", ConnectTarget::OwnLink, "web-2 is not on network default"),
         ("1", to(&other, &[]), "web-1 is not on network net-b"),
-        ("3", Place::Own, "web-3 was made with --network none"),
+        ("3", ConnectTarget::OwnLink, "web-3 was made with --network none"),
     ] {
         let told = state.disconnect(&id(digit), &place).unwrap_err().to_string();
         assert!(told.contains(words), "{told}");
@@ -472,7 +477,7 @@ fn there_are_places_for_so_many_networks_only() {
     let connect = |number: usize| {
         let (link, gateway) = (format!("10.{number}.0.0/24"), format!("10.{number}.0.1"));
         let made = network(&state, &format!("{number:x}"), &[subnet(&link, &gateway)]);
-        state.connect(&"1".repeat(64), &Place::Users(Joined::anywhere(&made)))
+        state.connect(&"1".repeat(64), &ConnectTarget::UserDefined(Endpoint::anywhere(&made)))
     };
     for number in 0..SEGMENTS_MAX {
         connect(number).unwrap();
@@ -502,7 +507,9 @@ fn a_supervisors_older_copy_does_not_change_networks() {
     let (one, _) = two_networks(&state);
     let id = "1".repeat(64);
     let mut copy = state.container(&id).unwrap();
-    state.connect(&id, &Place::Users(place(&one, &[]))).unwrap();
+    state
+        .connect(&id, &ConnectTarget::UserDefined(place(&one, &[])))
+        .unwrap();
     copy.config.was_stopped = true;
     state.set_plan(&copy).unwrap();
     let row = state.container(&id).unwrap().config;
@@ -551,7 +558,9 @@ fn recovery_removes_what_was_recorded_and_has_no_row() {
         std::fs::create_dir_all(path).unwrap();
         std::fs::write(path.join("lock"), "").unwrap();
     }
-    let held = crate::hold::Hold::try_take(&folders.run, &removed).unwrap().unwrap();
+    let held = crate::container_lock::ContainerLock::try_take(&folders.run, &removed)
+        .unwrap()
+        .unwrap();
     recover(&state, &folders).unwrap();
     assert!(of(&removed).iter().all(|path| path.exists()), "somebody works on it");
     drop(held);

@@ -1,4 +1,4 @@
-//! A network of the user's own as the state knows it, and who is on it.
+//! A user-defined network as the state knows it, and who is on it.
 
 use std::net::IpAddr;
 
@@ -43,13 +43,13 @@ impl NetworkSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Subnet {
     pub network: IpNet,
-    /// The one address that is no pod's: names are asked for there, and it is the way out.
+    /// The one address that is no pod's: names are asked for there, and it is the default route.
     pub gateway: IpAddr,
 }
 
-/// A pod's place on a network of the user's.
+/// A pod's place on a user-defined network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Joined {
+pub(crate) struct Endpoint {
     /// The network's id.
     pub network: String,
     /// The network's name, for messages.
@@ -61,7 +61,7 @@ pub(crate) struct Joined {
     pub aliases: Vec<String>,
 }
 
-impl Joined {
+impl Endpoint {
     /// A place where nothing of its own is wanted.
     pub(crate) fn anywhere(network: &Network) -> Self {
         Self {

@@ -223,6 +223,6 @@ fn subject(message: &agent_message::Kind) -> Option<(String, Request)> {
         Kind::Measured(m) => Some((m.container.clone(), Request::Measure)),
         Kind::Listed(m) => Some((m.container.clone(), Request::List)),
         Kind::Updated(m) => Some((m.container.clone(), Request::Update)),
-        Kind::Readdressed(m) => Some((m.container.clone(), Request::Readdress)),
+        Kind::NetworkConfigured(m) => Some((m.container.clone(), Request::ConfigureNetwork)),
     }
 }

@@ -14,11 +14,11 @@ use tokio::net::unix::OwnedReadHalf;
 use tokio::time::timeout;
 
 use super::agent::Agent;
-use super::charge::{Charge, Outcome, Phase};
 use super::free_space::Writing;
-use super::life::{exit_code, failed_code, sanitise};
+use super::lifecycle::{exit_code, failed_code, sanitise};
+use super::networks_changed;
 use super::output::Sink;
-use super::rewire;
+use super::supervised_container::{Outcome, Phase, SupervisedContainer};
 use crate::control::{
     Answer, Connection, ControlError, ExecRequest, Failure, ProcessLine, Reader, Request, UpdateRequest, Usage, Writer,
 };
@@ -26,8 +26,8 @@ use crate::log::LogStream;
 use crate::state::{Exit, State, Status};
 use crate::{events, id, plan, session};
 
-/// How long a killed container may take to be gone, without anything being written to its disks, before its machine is ended.
-/// The agent itself waits for twice `DISK_WAIT` (`guest-agent/src/limits.rs`) for what cannot be written.
+/// How long a killed container may take to be gone, without anything being written to its disks, before its machine is
+/// ended. The agent itself waits for twice `DISK_WAIT` (`guest-agent/src/limits.rs`) for what cannot be written.
 const KILL_GRACE: Duration = Duration::from_secs(12);
 /// How long it may take while its disks are written to.
 const WRITE_PATIENCE: Duration = Duration::from_secs(600);
@@ -36,19 +36,26 @@ const FIRST_WORD: Duration = Duration::from_secs(10);
 
 /// Hears the request of the connection that this supervisor was started with, before anything is started: a client
 /// that attaches misses nothing. The rest of it is the returned future.
-pub(crate) async fn hear_first(charge: &Rc<Charge>, mut connection: Connection) -> impl Future<Output = ()> + use<> {
-    let heard = timeout(FIRST_WORD, hear(&mut connection)).await.unwrap_or(None);
-    let charge = Rc::clone(charge);
+pub(crate) async fn hear_first(
+    supervised: &Rc<SupervisedContainer>,
+    mut connection: Connection,
+) -> impl Future<Output = ()> + use<> {
+    let heard = timeout(FIRST_WORD, recv(&mut connection)).await.unwrap_or(None);
+    let supervised = Rc::clone(supervised);
     let prepared = match heard {
-        Some(Request::Attach { stdin }) => Some(attach_streams(&charge, &connection.writer, stdin, true).await),
+        Some(Request::Attach { stdin }) => Some(attach_streams(&supervised, &connection.writer, stdin, true).await),
         _ => None,
     };
     async move {
         match (heard, prepared) {
             (Some(Request::Attach { .. }), Some(attached)) => {
-                conclude(&connection.writer.clone(), follow(&charge, connection, attached).await).await;
+                conclude(
+                    &connection.writer.clone(),
+                    follow(&supervised, connection, attached).await,
+                )
+                .await;
             }
-            (Some(request), _) => answer(charge, connection, request).await,
+            (Some(request), _) => answer(supervised, connection, request).await,
             (None, _) => {}
         }
     }
@@ -60,19 +67,19 @@ pub(crate) async fn refuse(connection: &Connection, why: &str) {
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(charge: Rc<Charge>, mut connection: Connection) {
+pub(crate) async fn serve(supervised: Rc<SupervisedContainer>, mut connection: Connection) {
     let heard = tokio::select! {
         biased;
-        heard = hear(&mut connection) => heard,
+        heard = recv(&mut connection) => heard,
         // A client that asks for nothing is not waited for.
-        _ = charge.over() => None,
+        _ = supervised.over() => None,
     };
     if let Some(request) = heard {
-        answer(charge, connection, request).await;
+        answer(supervised, connection, request).await;
     }
 }
 
-async fn hear(connection: &mut Connection) -> Option<Request> {
+async fn recv(connection: &mut Connection) -> Option<Request> {
     match connection.reader.receive::<Request>().await {
         Ok((request, _)) => Some(request),
         Err(ControlError::Message(_)) => {
@@ -85,41 +92,43 @@ async fn hear(connection: &mut Connection) -> Option<Request> {
     }
 }
 
-async fn answer(charge: Rc<Charge>, connection: Connection, request: Request) {
+async fn answer(supervised: Rc<SupervisedContainer>, connection: Connection, request: Request) {
     let writer = connection.writer.clone();
     let answered = match request {
-        Request::Start => started(&charge).await,
+        Request::Start => started(&supervised).await,
         Request::Attach { stdin } => {
-            let attached = attach_streams(&charge, &writer, stdin, false).await;
-            follow(&charge, connection, attached).await
+            let attached = attach_streams(&supervised, &writer, stdin, false).await;
+            follow(&supervised, connection, attached).await
         }
-        Request::Exec(request) => exec(&charge, connection, *request).await,
-        Request::Task(bytes) => task(&charge, connection, &bytes).await,
-        Request::Signal(number) => signal(&charge, number).await.map(|()| Answer::Done),
-        Request::Resize { rows, columns } => resize(&charge, &charge.id, rows, columns).await.map(|()| Answer::Done),
+        Request::Exec(request) => exec(&supervised, connection, *request).await,
+        Request::Task(bytes) => task(&supervised, connection, &bytes).await,
+        Request::Signal(number) => signal(&supervised, number).await.map(|()| Answer::Done),
+        Request::Resize { rows, columns } => resize(&supervised, &supervised.id, rows, columns)
+            .await
+            .map(|()| Answer::Done),
         Request::HostStops => {
-            stop(&charge, None).await;
-            Ok(over(&*charge.over().await, &charge))
+            stop(&supervised, None).await;
+            Ok(over(&*supervised.over().await, &supervised))
         }
         Request::Stop { timeout_s } => {
-            charge.note_stopped(true);
-            stop(&charge, timeout_s).await;
-            let end = charge.over().await;
-            charge.tell("stop", &[]);
-            Ok(over(&end, &charge))
+            supervised.note_stopped(true);
+            stop(&supervised, timeout_s).await;
+            let end = supervised.over().await;
+            supervised.record_event("stop", &[]);
+            Ok(over(&end, &supervised))
         }
-        Request::Pause => freeze(&charge, true).await,
-        Request::Unpause => freeze(&charge, false).await,
-        Request::Wait => Ok(over(&*charge.over().await, &charge)),
+        Request::Pause => freeze(&supervised, true).await,
+        Request::Unpause => freeze(&supervised, false).await,
+        Request::Wait => Ok(over(&*supervised.over().await, &supervised)),
         Request::Renamed(name) => {
-            charge.container.borrow_mut().name = name;
+            supervised.container.borrow_mut().name = name;
             // Others on its networks know it by the new one from now on.
-            rewire::rename(&charge).await.map(|()| Answer::Done)
+            networks_changed::rename(&supervised).await.map(|()| Answer::Done)
         }
-        Request::Rewire => rewire::container(&charge).await,
-        Request::Update(request) => update(&charge, &request).await,
-        Request::List => list(&charge).await,
-        Request::Measure => measure(&charge).await,
+        Request::NetworksChanged => networks_changed::container(&supervised).await,
+        Request::Update(request) => update(&supervised, &request).await,
+        Request::List => list(&supervised).await,
+        Request::Measure => measure(&supervised).await,
         Request::OutputClosed => Ok(Answer::Done),
     };
     conclude(&writer, answered).await;
@@ -131,21 +140,21 @@ async fn conclude(writer: &Writer, answered: Result<Answer, Failure>) {
     let _ = writer.send(&answer).await;
 }
 
-async fn started(charge: &Charge) -> Result<Answer, Failure> {
-    charge.started().await?;
-    Ok(start_answer(charge))
+async fn started(supervised: &SupervisedContainer) -> Result<Answer, Failure> {
+    supervised.started().await?;
+    Ok(start_answer(supervised))
 }
 
-fn start_answer(charge: &Charge) -> Answer {
+fn start_answer(supervised: &SupervisedContainer) -> Answer {
     Answer::Started {
-        moments: charge.moments.borrow().clone(),
-        agent_start_ns: charge.agent_start_ns.get(),
+        moments: supervised.moments.borrow().clone(),
+        agent_start_ns: supervised.agent_start_ns.get(),
     }
 }
 
 /// How all of it ended.
-fn over(outcome: &Outcome, charge: &Charge) -> Answer {
-    let moments = charge.moments.borrow().clone();
+fn over(outcome: &Outcome, supervised: &SupervisedContainer) -> Answer {
+    let moments = supervised.moments.borrow().clone();
     match outcome {
         Outcome::Exited(exit) => Answer::Exited {
             exit: exit.clone(),
@@ -157,13 +166,13 @@ fn over(outcome: &Outcome, charge: &Charge) -> Answer {
 
 /// Makes the streams of an attached client and sends it their other ends. `is_owner`: it started the container.
 async fn attach_streams(
-    charge: &Rc<Charge>,
+    supervised: &Rc<SupervisedContainer>,
     writer: &Writer,
     stdin: bool,
     is_owner: bool,
 ) -> Result<Vec<Rc<Sink>>, Failure> {
     let (terminal, has_stdin, ends_it) = {
-        let container = charge.container.borrow();
+        let container = supervised.container.borrow();
         (
             container.spec.terminal.is_some(),
             container.spec.stdin,
@@ -181,26 +190,26 @@ async fn attach_streams(
     };
     let feed = |from: OwnedReadHalf, ends_it: bool| {
         if has_stdin && stdin {
-            let charge = Rc::clone(charge);
-            tokio::task::spawn_local(async move { charge.output.feed(from, ends_it).await });
+            let supervised = Rc::clone(supervised);
+            tokio::task::spawn_local(async move { supervised.output.feed(from, ends_it).await });
         }
     };
     if terminal {
         let (read, write) = pair().map_err(cannot)?;
-        sinks.push(charge.output.add(LogStream::Stdout, write, is_owner));
+        sinks.push(supervised.output.add(LogStream::Stdout, write, is_owner));
         feed(read, false);
     } else {
         let (read, _) = pair().map_err(cannot)?;
         feed(read, ends_it);
         for stream in [LogStream::Stdout, LogStream::Stderr] {
             let (_, write) = pair().map_err(cannot)?;
-            sinks.push(charge.output.add(stream, write, is_owner));
+            sinks.push(supervised.output.add(stream, write, is_owner));
         }
     }
     match writer.send_with(&Answer::Streams { terminal }, &theirs).await {
         Ok(()) => Ok(sinks),
         Err(error) => {
-            charge.output.remove(&sinks);
+            supervised.output.remove(&sinks);
             Err(Failure::of(&error))
         }
     }
@@ -208,38 +217,41 @@ async fn attach_streams(
 
 /// Tells an attached client of start and end, and does what it asks meanwhile.
 async fn follow(
-    charge: &Rc<Charge>,
+    supervised: &Rc<SupervisedContainer>,
     connection: Connection,
     attached: Result<Vec<Rc<Sink>>, Failure>,
 ) -> Result<Answer, Failure> {
     let sinks = attached?;
     let Connection { mut reader, writer } = connection;
     let course = async {
-        charge.started().await?;
-        writer.send(&start_answer(charge)).await.map_err(|e| Failure::of(&e))?;
-        Ok(over(&*charge.over().await, charge))
+        supervised.started().await?;
+        writer
+            .send(&start_answer(supervised))
+            .await
+            .map_err(|e| Failure::of(&e))?;
+        Ok(over(&*supervised.over().await, supervised))
     };
-    let commands = obey(charge, &charge.id, &sinks, &mut reader);
+    let commands = handle_control(supervised, &supervised.id, &sinks, &mut reader);
     tokio::select! {
         answer = course => answer,
         // The client is gone, or has detached.
         () = commands => {
-            charge.output.remove(&sinks);
+            supervised.output.remove(&sinks);
             Err(Failure::because("detached"))
         }
     }
 }
 
 /// Signals and sizes for a process, until the client hangs up. `sinks` are what it has of the container's output.
-async fn obey(charge: &Rc<Charge>, process: &str, sinks: &[Rc<Sink>], reader: &mut Reader) {
+async fn handle_control(supervised: &Rc<SupervisedContainer>, process: &str, sinks: &[Rc<Sink>], reader: &mut Reader) {
     while let Ok((request, _)) = reader.receive::<Request>().await {
         // What arrives too early or too late is lost, as it is with docker.
         let _ = match request {
-            Request::Signal(number) if process == charge.id => signal(charge, number).await,
-            Request::Signal(number) => send_signal(charge, process, number).await,
-            Request::Resize { rows, columns } => resize(charge, process, rows, columns).await,
+            Request::Signal(number) if process == supervised.id => signal(supervised, number).await,
+            Request::Signal(number) => send_signal(supervised, process, number).await,
+            Request::Resize { rows, columns } => resize(supervised, process, rows, columns).await,
             Request::OutputClosed => {
-                charge.output.close(sinks);
+                supervised.output.close(sinks);
                 Ok(())
             }
             _ => return,
@@ -248,65 +260,65 @@ async fn obey(charge: &Rc<Charge>, process: &str, sinks: &[Rc<Sink>], reader: &m
 }
 
 /// A signal to the container. SIGKILL ends it also while it starts.
-async fn signal(charge: &Rc<Charge>, number: i32) -> Result<(), Failure> {
-    charge.tell("kill", &[("signal", &number.to_string())]);
+async fn signal(supervised: &Rc<SupervisedContainer>, number: i32) -> Result<(), Failure> {
+    supervised.record_event("kill", &[("signal", &number.to_string())]);
     if number == libc::SIGKILL {
-        charge.note_stopped(true);
-        kill(charge).await;
+        supervised.note_stopped(true);
+        kill(supervised).await;
         return Ok(());
     }
-    send_signal(charge, &charge.id, number).await
+    send_signal(supervised, &supervised.id, number).await
 }
 
-async fn send_signal(charge: &Charge, process: &str, number: i32) -> Result<(), Failure> {
+async fn send_signal(supervised: &SupervisedContainer, process: &str, number: i32) -> Result<(), Failure> {
     let signal = Signal {
         container: process.into(),
         number: u32::try_from(number).unwrap_or(0),
     };
-    let sent = charge.guest()?.send(host_message::Kind::Signal(signal)).await;
+    let sent = supervised.guest()?.send(host_message::Kind::Signal(signal)).await;
     sent.map_err(|e| Failure::of(&e))
 }
 
-async fn resize(charge: &Charge, process: &str, rows: u32, columns: u32) -> Result<(), Failure> {
+async fn resize(supervised: &SupervisedContainer, process: &str, rows: u32, columns: u32) -> Result<(), Failure> {
     let resize = Resize {
         container: process.into(),
         rows,
         columns,
     };
-    let sent = charge.guest()?.send(host_message::Kind::Resize(resize)).await;
+    let sent = supervised.guest()?.send(host_message::Kind::Resize(resize)).await;
     sent.map_err(|e| Failure::of(&e))
 }
 
 /// The stop signal, SIGKILL when it is not heard, and the machine's end when that is not either.
-pub(super) async fn stop(charge: &Rc<Charge>, timeout_s: Option<u64>) {
-    charge.ask_to_stop();
+pub(super) async fn stop(supervised: &Rc<SupervisedContainer>, timeout_s: Option<u64>) {
+    supervised.ask_to_stop();
     let (number, patience) = {
-        let config = &charge.container.borrow().config;
+        let config = &supervised.container.borrow().config;
         (config.stop_signal, timeout_s.unwrap_or(config.stop_timeout_s))
     };
     // Before the program runs there is nothing to ask politely.
-    if matches!(*charge.phase.borrow(), Phase::Running) {
+    if matches!(*supervised.phase.borrow(), Phase::Running) {
         let number = i32::try_from(number).unwrap_or(libc::SIGTERM);
         // A paused container does not hear it until it goes on.
-        if charge.paused.get() {
-            let _ = freeze(charge, false).await;
+        if supervised.paused.get() {
+            let _ = freeze(supervised, false).await;
         }
-        charge.tell("kill", &[("signal", &number.to_string())]);
-        let _ = send_signal(charge, &charge.id, number).await;
-        if timeout(Duration::from_secs(patience), charge.over()).await.is_ok() {
+        supervised.record_event("kill", &[("signal", &number.to_string())]);
+        let _ = send_signal(supervised, &supervised.id, number).await;
+        if timeout(Duration::from_secs(patience), supervised.over()).await.is_ok() {
             return;
         }
     }
-    kill(charge).await;
+    kill(supervised).await;
 }
 
 /// Ends the container without asking it.
-async fn kill(charge: &Rc<Charge>) {
-    charge.ask_to_stop();
-    if send_signal(charge, &charge.id, libc::SIGKILL).await.is_ok() {
-        let (began, mut writing) = (Instant::now(), Writing::of(charge));
+async fn kill(supervised: &Rc<SupervisedContainer>) {
+    supervised.ask_to_stop();
+    if send_signal(supervised, &supervised.id, libc::SIGKILL).await.is_ok() {
+        let (began, mut writing) = (Instant::now(), Writing::of(supervised));
         loop {
-            if timeout(KILL_GRACE, charge.over()).await.is_ok() {
+            if timeout(KILL_GRACE, supervised.over()).await.is_ok() {
                 return;
             }
             if !writing.goes_on() || began.elapsed() > WRITE_PATIENCE {
@@ -314,13 +326,17 @@ async fn kill(charge: &Rc<Charge>) {
             }
         }
     }
-    charge.kill.notify_one();
+    supervised.kill.notify_one();
 }
 
 /// Asks the guest something about the container.
-async fn ask(charge: &Charge, what: Asked, kind: host_message::Kind) -> Result<agent_message::Kind, Failure> {
-    let guest: Rc<Agent> = charge.guest()?;
-    match guest.ask(&charge.id, what, kind).await {
+async fn ask(
+    supervised: &SupervisedContainer,
+    what: Asked,
+    kind: host_message::Kind,
+) -> Result<agent_message::Kind, Failure> {
+    let guest: Rc<Agent> = supervised.guest()?;
+    match guest.ask(&supervised.id, what, kind).await {
         Ok(agent_message::Kind::Failed(failed)) => Err(Failure::because(sanitise(&failed.message))),
         Ok(answer) => Ok(answer),
         Err(error) => Err(Failure::of(&error)),
@@ -331,55 +347,57 @@ fn unexpected() -> Failure {
     Failure::of(&session::SessionError::Unexpected)
 }
 
-async fn freeze(charge: &Rc<Charge>, frozen: bool) -> Result<Answer, Failure> {
-    if charge.paused.get() == frozen {
-        let name = &charge.container.borrow().name;
+async fn freeze(supervised: &Rc<SupervisedContainer>, frozen: bool) -> Result<Answer, Failure> {
+    if supervised.paused.get() == frozen {
+        let name = &supervised.container.borrow().name;
         let state = if frozen { "already" } else { "not" };
         return Err(Failure::because(format!("container {name} is {state} paused")));
     }
     let freeze = Freeze {
-        container: charge.id.clone(),
+        container: supervised.id.clone(),
         frozen,
     };
-    let agent_message::Kind::Frozen(_) = ask(charge, Asked::Freeze, host_message::Kind::Freeze(freeze)).await? else {
+    let agent_message::Kind::Frozen(_) = ask(supervised, Asked::Freeze, host_message::Kind::Freeze(freeze)).await?
+    else {
         return Err(unexpected());
     };
     // It may have ended since: its row says so, and keeps saying so.
-    charge.guest()?;
-    charge.paused.set(frozen);
-    charge.tell(if frozen { "pause" } else { "unpause" }, &[]);
+    supervised.guest()?;
+    supervised.paused.set(frozen);
+    supervised.record_event(if frozen { "pause" } else { "unpause" }, &[]);
     let status = if frozen { Status::Paused } else { Status::Running };
-    let written = State::open(&charge.data).and_then(|state| state.set_status(&charge.id, status));
+    let written = State::open(&supervised.data).and_then(|state| state.set_status(&supervised.id, status));
     written.map(|()| Answer::Done).map_err(|e| Failure::of(&e))
 }
 
 /// Changes the guest's limits first: what it refuses is not written.
-async fn update(charge: &Rc<Charge>, request: &UpdateRequest) -> Result<Answer, Failure> {
+async fn update(supervised: &Rc<SupervisedContainer>, request: &UpdateRequest) -> Result<Answer, Failure> {
     let decode = |bytes: &[u8]| Limits::decode(bytes).map_err(|e| Failure::of(&e));
     let (changes, limits) = (decode(&request.changes)?, decode(&request.limits)?);
     if changes != Limits::default() {
         let update = Update {
-            container: charge.id.clone(),
+            container: supervised.id.clone(),
             limits: changes,
         };
-        let answer = ask(charge, Asked::Update, host_message::Kind::Update(update)).await?;
+        let answer = ask(supervised, Asked::Update, host_message::Kind::Update(update)).await?;
         let agent_message::Kind::Updated(_) = answer else {
             return Err(unexpected());
         };
     }
-    let mut container = charge.container.borrow_mut();
+    let mut container = supervised.container.borrow_mut();
     container.spec.limits = limits;
     container.config.restart = request.restart.unwrap_or(container.config.restart);
-    let written = State::open(&charge.data).and_then(|state| state.set_plan(&container));
-    events::tell(&charge.data, &container, "update", &[]);
+    let written = State::open(&supervised.data).and_then(|state| state.set_plan(&container));
+    events::record(&supervised.data, &container, "update", &[]);
     written.map(|()| Answer::Done).map_err(|e| Failure::of(&e))
 }
 
-async fn list(charge: &Charge) -> Result<Answer, Failure> {
+async fn list(supervised: &SupervisedContainer) -> Result<Answer, Failure> {
     let list = List {
-        container: charge.id.clone(),
+        container: supervised.id.clone(),
     };
-    let agent_message::Kind::Listed(listed) = ask(charge, Asked::List, host_message::Kind::List(list)).await? else {
+    let agent_message::Kind::Listed(listed) = ask(supervised, Asked::List, host_message::Kind::List(list)).await?
+    else {
         return Err(unexpected());
     };
     let line = |process: capsid_protocol::message::Process| {
@@ -406,12 +424,12 @@ async fn list(charge: &Charge) -> Result<Answer, Failure> {
     Ok(Answer::Listed(processes.into_iter().map(line).collect()))
 }
 
-async fn measure(charge: &Charge) -> Result<Answer, Failure> {
+async fn measure(supervised: &SupervisedContainer) -> Result<Answer, Failure> {
     let measure = Measure {
-        container: charge.id.clone(),
+        container: supervised.id.clone(),
     };
     let agent_message::Kind::Measured(measured) =
-        ask(charge, Asked::Measure, host_message::Kind::Measure(measure)).await?
+        ask(supervised, Asked::Measure, host_message::Kind::Measure(measure)).await?
     else {
         return Err(unexpected());
     };
@@ -435,37 +453,41 @@ pub(super) fn usage(measured: &Measured) -> Usage {
 }
 
 /// Another process in the container; its streams go from the client to the guest, not through this process.
-async fn exec(charge: &Rc<Charge>, connection: Connection, request: ExecRequest) -> Result<Answer, Failure> {
+async fn exec(
+    supervised: &Rc<SupervisedContainer>,
+    connection: Connection,
+    request: ExecRequest,
+) -> Result<Answer, Failure> {
     let id = id::new().map_err(|e| Failure::of(&e))?;
-    let spec = exec_spec(charge, &id, &request);
+    let spec = exec_spec(supervised, &id, &request);
     let words: Vec<_> = request.args.iter().map(|word| String::from_utf8_lossy(word)).collect();
     let words = sanitise(&words.join(" "));
-    charge.tell(&format!("exec_create: {words}"), &[("execID", &id)]);
-    charge.tell(&format!("exec_start: {words}"), &[("execID", &id)]);
-    let ended = run_beside(charge, connection, spec, request.detached).await;
+    supervised.record_event(&format!("exec_create: {words}"), &[("execID", &id)]);
+    supervised.record_event(&format!("exec_start: {words}"), &[("execID", &id)]);
+    let ended = run_beside(supervised, connection, spec, request.detached).await;
     if let Ok(Answer::Exited { exit, .. }) = &ended {
-        charge.tell("exec_die", &[("execID", &id), ("exitCode", &exit.code.to_string())]);
+        supervised.record_event("exec_die", &[("execID", &id), ("exitCode", &exit.code.to_string())]);
     }
     ended
 }
 
 /// Work of the agent's own in the container.
-async fn task(charge: &Rc<Charge>, connection: Connection, task: &[u8]) -> Result<Answer, Failure> {
+async fn task(supervised: &Rc<SupervisedContainer>, connection: Connection, task: &[u8]) -> Result<Answer, Failure> {
     let task = Task::decode(task).map_err(|e| Failure::of(&e))?;
     let id = id::new().map_err(|e| Failure::of(&e))?;
-    let spec = super::errand::beside(&charge.spec_in_guest(), id, task);
-    run_beside(charge, connection, spec, false).await
+    let spec = super::offline_task::beside(&supervised.spec_in_guest(), id, task);
+    run_beside(supervised, connection, spec, false).await
 }
 
 /// A process that joins the container, from its start to its end.
 async fn run_beside(
-    charge: &Rc<Charge>,
+    supervised: &Rc<SupervisedContainer>,
     connection: Connection,
     spec: ContainerSpec,
     detached: bool,
 ) -> Result<Answer, Failure> {
     let Connection { mut reader, writer } = connection;
-    let guest = charge.guest()?;
+    let guest = supervised.guest()?;
     let id = spec.id.clone();
     let (terminal, stdin) = (spec.terminal.is_some(), spec.stdin);
     let mut messages = guest.listen_to(&id);
@@ -493,9 +515,12 @@ async fn run_beside(
         loop {
             match messages.recv().await {
                 Some(agent_message::Kind::Created(_)) => {}
-                Some(agent_message::Kind::Started(_)) if detached => return Ok(start_answer(charge)),
+                Some(agent_message::Kind::Started(_)) if detached => return Ok(start_answer(supervised)),
                 Some(agent_message::Kind::Started(_)) => {
-                    writer.send(&start_answer(charge)).await.map_err(|e| Failure::of(&e))?;
+                    writer
+                        .send(&start_answer(supervised))
+                        .await
+                        .map_err(|e| Failure::of(&e))?;
                 }
                 Some(agent_message::Kind::Stopped(stopped)) => {
                     return Ok(Answer::Exited {
@@ -531,7 +556,7 @@ async fn run_beside(
     tokio::select! {
         answer = course => answer,
         // docker's exec goes on without its client, and so does this one.
-        () = obey(charge, &id, &[], &mut reader) => Err(Failure::because("detached")),
+        () = handle_control(supervised, &id, &[], &mut reader) => Err(Failure::because("detached")),
     }
 }
 
@@ -546,8 +571,8 @@ fn discard(stream: StdStream) {
 }
 
 /// As the container itself, but for what was asked for.
-pub(super) fn exec_spec(charge: &Charge, id: &str, request: &ExecRequest) -> ContainerSpec {
-    let container = charge.container.borrow();
+pub(super) fn exec_spec(supervised: &SupervisedContainer, id: &str, request: &ExecRequest) -> ContainerSpec {
+    let container = supervised.container.borrow();
     let spec = &container.spec;
     let mut env = spec.env.clone();
     for variable in &request.env {
@@ -562,7 +587,7 @@ pub(super) fn exec_spec(charge: &Charge, id: &str, request: &ExecRequest) -> Con
     };
     ContainerSpec {
         id: id.into(),
-        join: Some(charge.id.clone()),
+        join: Some(supervised.id.clone()),
         args: request.args.clone(),
         env,
         cwd: request.cwd.clone().unwrap_or_else(|| spec.cwd.clone()),

@@ -10,8 +10,8 @@ use capsid_protocol::spec::task::Kind;
 use capsid_protocol::spec::{Task, Unit};
 use tokio::time::sleep;
 
-use super::errand;
-use super::life::siblings;
+use super::lifecycle::siblings;
+use super::offline_task;
 use crate::folders::Folders;
 use crate::state::{Container, State};
 use crate::volumes::{self, Needed, VolumeError};
@@ -55,8 +55,8 @@ async fn mount_once(folders: &Folders, state: &State, container: &Container) -> 
     let task = Task {
         kind: Some(Kind::Mount(Unit {})),
     };
-    let (_streams, errand) = errand::start(folders, state, container, None, task).await?;
-    match errand.finish().await? {
+    let (_streams, offline_task) = offline_task::start(folders, state, container, None, task).await?;
+    match offline_task.finish().await? {
         0 => Ok(()),
         code => bail!("the agent failed with {code}"),
     }

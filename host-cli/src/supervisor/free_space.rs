@@ -14,11 +14,11 @@ use capsid_protocol::{FreePart, KeepFree};
 use tokio::time::sleep;
 
 use super::agent::Agent;
-use super::charge::Charge;
+use super::supervised_container::SupervisedContainer;
 use crate::{store_folder, volumes};
 
-/// Room that guests leave to Capsid's own files: state and logs. Twice what the machines' disks leave, so that programs get
-/// their error before writes wait.
+/// Room that guests leave to Capsid's own files: state and logs. Twice what the machines' disks leave, so that programs
+/// get their error before writes wait.
 const KEPT_BYTES: u64 = 2 * capsid_vmm::limits::ROOM_KEPT_BYTES;
 /// The same on a small disk: this part of it.
 const KEPT_PART: u64 = capsid_vmm::limits::ROOM_KEPT_PART / 2;
@@ -65,15 +65,16 @@ impl Sparse {
     }
 }
 
-/// Bytes of a sparse file that the host could not store: what the guest keeps free. A block that the guest has freed and the
-/// host still has is as good as room.
+/// Bytes of a sparse file that the host could not store: what the guest keeps free. A block that the guest has freed
+/// and the host still has is as good as room.
 fn unbacked_bytes(length: u64, stored: u64, room: u64) -> u64 {
     let bytes = length.saturating_sub(stored).saturating_sub(room);
     bytes.next_multiple_of(GRAIN_BYTES)
 }
 
-/// Bytes of an ext4 filesystem's inode tables: `s_inodes_count` times `s_inode_size` of its superblock, which begins at 1024
-/// (fs/ext4/ext4.h). The guest can write what it likes there, and see more room than there is: then its writes wait.
+/// Bytes of an ext4 filesystem's inode tables: `s_inodes_count` times `s_inode_size` of its superblock, which begins at
+/// 1024 (fs/ext4/ext4.h). The guest can write what it likes there, and see more room than there is: then its writes
+/// wait.
 fn inode_table_bytes(disk: &fs::File) -> io::Result<u64> {
     let (mut count, mut size) = ([0; 4], [0; 2]);
     disk.read_exact_at(&mut count, 1024)?;
@@ -82,13 +83,13 @@ fn inode_table_bytes(disk: &fs::File) -> io::Result<u64> {
 }
 
 /// Tells the guest what to keep free of the container's disks, as long as it runs.
-pub(super) async fn watch(charge: &Charge, agent: &Agent) -> Infallible {
-    let mut disks: Vec<Sparse> = disks(charge)
+pub(super) async fn watch(supervised: &SupervisedContainer, agent: &Agent) -> Infallible {
+    let mut disks: Vec<Sparse> = disks(supervised)
         .into_iter()
         .map(|(serial, path)| Sparse::new(serial, path))
         .collect();
     loop {
-        let Some(room_bytes) = room(&charge.data) else {
+        let Some(room_bytes) = room(&supervised.data) else {
             return std::future::pending().await;
         };
         let disks: Vec<FreePart> = disks.iter_mut().filter_map(|disk| disk.change(room_bytes)).collect();
@@ -107,8 +108,8 @@ pub(super) struct Writing {
 }
 
 impl Writing {
-    pub(super) fn of(charge: &Charge) -> Self {
-        let paths: Vec<PathBuf> = disks(charge).into_iter().map(|(_, path)| path).collect();
+    pub(super) fn of(supervised: &SupervisedContainer) -> Self {
+        let paths: Vec<PathBuf> = disks(supervised).into_iter().map(|(_, path)| path).collect();
         let seen = modified(&paths);
         Self { paths, seen }
     }
@@ -148,11 +149,11 @@ fn pause(room_bytes: u64) -> Duration {
     })
 }
 
-/// Disks that the container writes to: serial in the guest and file of each. In its pod's machine they have other serials than
-/// in its row.
-fn disks(charge: &Charge) -> Vec<(String, PathBuf)> {
-    let (container, in_guest) = (charge.container.borrow(), charge.spec_in_guest());
-    let scratch = store_folder::scratch(&charge.data, &charge.id);
+/// Disks that the container writes to: serial in the guest and file of each. In its pod's machine they have other
+/// serials than in its row.
+fn disks(supervised: &SupervisedContainer) -> Vec<(String, PathBuf)> {
+    let (container, in_guest) = (supervised.container.borrow(), supervised.spec_in_guest());
+    let scratch = store_folder::scratch(&supervised.data, &supervised.id);
     let mut disks = vec![(in_guest.root.scratch_serial.clone(), scratch)];
     for (own, there) in container.spec.mounts.iter().zip(&in_guest.mounts) {
         let (Some(Source::Volume(own)), Some(Source::Volume(there))) = (&own.source, &there.source) else {
@@ -163,7 +164,7 @@ fn disks(charge: &Charge) -> Vec<(String, PathBuf)> {
             continue;
         };
         if disks.iter().all(|(serial, _)| *serial != there.serial) {
-            disks.push((there.serial.clone(), volumes::disk(&charge.data, &mount.volume)));
+            disks.push((there.serial.clone(), volumes::disk(&supervised.data, &mount.volume)));
         }
     }
     disks

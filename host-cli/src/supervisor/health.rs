@@ -11,9 +11,9 @@ use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
 use super::agent::Agent;
-use super::charge::Charge;
 use super::client::exec_spec;
-use super::life::{exit_code, failed_code, sanitise};
+use super::lifecycle::{exit_code, failed_code, sanitise};
+use super::supervised_container::SupervisedContainer;
 use crate::control::ExecRequest;
 use crate::health::{Check, Health};
 use crate::state::HealthCheck;
@@ -25,21 +25,21 @@ const OUTPUT_BYTES_MAX: usize = 4096;
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Checks the container as long as it runs.
-pub(super) async fn watch(charge: &Charge, agent: &Agent) -> Infallible {
-    let Some(check) = charge.container.borrow().config.health.clone() else {
+pub(super) async fn watch(supervised: &SupervisedContainer, agent: &Agent) -> Infallible {
+    let Some(check) = supervised.container.borrow().config.health.clone() else {
         return std::future::pending().await;
     };
     let started = Instant::now();
     let mut health = Health::default();
     // What cannot be written is not seen; the events are told all the same.
-    let _ = health.write(&charge.data, &charge.id);
+    let _ = health.write(&supervised.data, &supervised.id);
     loop {
         sleep(Duration::from_nanos(check.interval_ns)).await;
-        if charge.paused.get() {
+        if supervised.paused.get() {
             continue;
         }
         let start = clock::now_ns();
-        let (code, output) = run(charge, agent, &check).await;
+        let (code, output) = run(supervised, agent, &check).await;
         let done = Check {
             start: clock::rfc3339(start),
             end: clock::rfc3339(clock::now_ns()),
@@ -48,22 +48,22 @@ pub(super) async fn watch(charge: &Charge, agent: &Agent) -> Infallible {
         };
         let counts = started.elapsed() >= Duration::from_nanos(check.start_period_ns);
         let has_changed = health.take(done, check.retries, counts);
-        let _ = health.write(&charge.data, &charge.id);
+        let _ = health.write(&supervised.data, &supervised.id);
         if has_changed {
-            charge.tell(&format!("health_status: {}", health.status.word()), &[]);
+            supervised.record_event(&format!("health_status: {}", health.status.as_str()), &[]);
         }
     }
 }
 
 /// One check: exit code and output; -1 for one that took too long, as docker has it.
-async fn run(charge: &Charge, agent: &Agent, check: &HealthCheck) -> (i32, String) {
+async fn run(supervised: &SupervisedContainer, agent: &Agent, check: &HealthCheck) -> (i32, String) {
     let Ok(id) = id::new() else {
         return (-1, "no random bytes for its id".into());
     };
     let seconds = check.timeout_ns as f64 / 1e9;
     match timeout(
         Duration::from_nanos(check.timeout_ns),
-        execute(charge, agent, check, &id),
+        execute(supervised, agent, check, &id),
     )
     .await
     {
@@ -80,7 +80,7 @@ async fn run(charge: &Charge, agent: &Agent, check: &HealthCheck) -> (i32, Strin
     }
 }
 
-async fn execute(charge: &Charge, agent: &Agent, check: &HealthCheck, id: &str) -> (i32, String) {
+async fn execute(supervised: &SupervisedContainer, agent: &Agent, check: &HealthCheck, id: &str) -> (i32, String) {
     let request = ExecRequest {
         args: check.command.iter().map(|word| word.clone().into_bytes()).collect(),
         env: Vec::new(),
@@ -91,7 +91,7 @@ async fn execute(charge: &Charge, agent: &Agent, check: &HealthCheck, id: &str) 
         privileged: false,
         detached: false,
     };
-    let spec = exec_spec(charge, id, &request);
+    let spec = exec_spec(supervised, id, &request);
     let mut messages = agent.listen_to(id);
     let begin = async {
         agent.send(host_message::Kind::Create(Box::new(spec))).await?;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! start machine ─► Hello ─► Create, streams, Start ─► Started ─► Stopped ─► output drained ─► machine ended
-//!        └──────────── whatever ends the machine, or `Charge::kill`, ends all of it ──────────┘
+//!        └──────────── whatever ends the machine, or `SupervisedContainer::kill`, ends all of it ──────────┘
 //! ```
 
 use std::convert::Infallible;
@@ -12,18 +12,18 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use capsid_protocol::message::{List, Request, agent_message, host_message};
-use capsid_protocol::{ContainerSpec, Failed, Signal, Stage, Start, Stopped};
+use capsid_protocol::{ContainerSpec, Failed, FailedStep, Signal, Start, Stopped};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::agent::Agent;
-use super::charge::{Charge, Outcome, Phase};
 use super::disk_slots::{self, DiskKey, DiskSlotsError, Needed};
 use super::machine::{self, MachineError, Prepared, Sockets, Wanted};
 use super::pod::Pod;
 use super::streams::{StreamError, StreamOpener};
+use super::supervised_container::{Outcome, Phase, SupervisedContainer};
 use super::{BOOT_TIMEOUT, LAST_WORDS};
 use super::{first_use, free_space, health};
 use crate::accelerator::{Disk, MachineEnd, RunningMachine};
@@ -31,7 +31,7 @@ use crate::clock;
 use crate::control::Failure;
 use crate::folders::Folders;
 use crate::log::LogStream;
-use crate::network::{Endpoint, WiringError};
+use crate::network::{AttachmentsError, PodNetworks};
 use crate::plan::{ROOTFS_SERIAL, SCRATCH_SERIAL};
 use crate::session::{Session, SessionError};
 use crate::state::{Container, Exit, State, StateError};
@@ -50,7 +50,7 @@ const CONSOLE_LINES_MAX: usize = 60;
 
 /// Why a container did not run to its end.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LifeError {
+pub(super) enum LifecycleError {
     #[error("cannot prepare the machine")]
     Prepare(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error(transparent)]
@@ -68,7 +68,7 @@ pub(super) enum LifeError {
     #[error("the session with the guest failed")]
     Session(#[from] SessionError),
     #[error("cannot connect the machine to its networks")]
-    Wiring(#[from] WiringError),
+    NetworkAttachments(#[from] AttachmentsError),
     #[error("cannot attach the container's streams")]
     Streams(#[from] StreamError),
     #[error("cannot write the container's output")]
@@ -84,108 +84,114 @@ pub(super) enum LifeError {
 }
 
 /// Runs the container once: in a machine of its own, which is gone on return, or in its pod's.
-pub(crate) async fn live(charge: &Rc<Charge>, state: &State, folders: &Folders, pod: Option<&Rc<Pod>>) -> Outcome {
-    charge.phase.send_replace(Phase::Starting);
-    charge.paused.set(false);
-    charge.output.begin();
+pub(crate) async fn run_once(
+    supervised: &Rc<SupervisedContainer>,
+    state: &State,
+    folders: &Folders,
+    pod: Option<&Rc<Pod>>,
+) -> Outcome {
+    supervised.phase.send_replace(Phase::Starting);
+    supervised.paused.set(false);
+    supervised.output.begin();
     let mut started = false;
-    let lived = match (prepare_volumes(charge, state, folders).await, pod) {
+    let lived = match (prepare_volumes(supervised, state, folders).await, pod) {
         (Err(error), _) => Err(error),
-        (Ok(()), None) => live_alone(charge, state, folders, &mut started).await,
-        (Ok(()), Some(pod)) => live_in_pod(charge, state, folders, pod, &mut started).await,
+        (Ok(()), None) => run_alone(supervised, state, folders, &mut started).await,
+        (Ok(()), Some(pod)) => run_in_pod(supervised, state, folders, pod, &mut started).await,
     };
-    charge.output.finish();
+    supervised.output.finish();
     match lived {
-        Ok(stopped) => Outcome::Exited(exit(&stopped, &charge.data)),
+        Ok(stopped) => Outcome::Exited(exit(&stopped, &supervised.data)),
         Err(error) => conclude(&error, started),
     }
 }
 
 /// Has new volumes filled that the container itself will not write to.
-async fn prepare_volumes(charge: &Charge, state: &State, folders: &Folders) -> Result<(), LifeError> {
-    let container = charge.container.borrow().clone();
+async fn prepare_volumes(
+    supervised: &SupervisedContainer,
+    state: &State,
+    folders: &Folders,
+) -> Result<(), LifecycleError> {
+    let container = supervised.container.borrow().clone();
     tokio::select! {
-        prepared = first_use::prepare(folders, state, &container) => prepared.map_err(|e| LifeError::Prepare(e.into())),
-        () = charge.kill.notified() => Err(LifeError::Killed),
+        prepared = first_use::prepare(folders, state, &container) => prepared.map_err(|e| LifecycleError::Prepare(e.into())),
+        () = supervised.kill.notified() => Err(LifecycleError::Killed),
     }
 }
 
 /// In a machine of its own.
-async fn live_alone(
-    charge: &Rc<Charge>,
+async fn run_alone(
+    supervised: &Rc<SupervisedContainer>,
     state: &State,
     folders: &Folders,
     started: &mut bool,
-) -> Result<Stopped, LifeError> {
-    let (mut machine, sockets) = start(charge, state, folders)?;
-    let lived = live_in(charge, state, &mut machine, sockets, started).await;
-    charge.wiring.take();
-    if let Some(agent) = charge.agent.borrow_mut().take() {
+) -> Result<Stopped, LifecycleError> {
+    let (mut machine, sockets) = start(supervised, state, folders)?;
+    let lived = live_in(supervised, state, &mut machine, sockets, started).await;
+    supervised.attachments.take();
+    if let Some(agent) = supervised.agent.borrow_mut().take() {
         // Who waits for another process of this container need not wait for us to end.
         agent.end();
     }
     machine.stop().await;
-    charge.mark("machine ended");
+    supervised.mark("machine ended");
     lived
 }
 
 /// In the machine of a pod, which goes on.
-async fn live_in_pod(
-    charge: &Rc<Charge>,
+async fn run_in_pod(
+    supervised: &Rc<SupervisedContainer>,
     state: &State,
     folders: &Folders,
     pod: &Rc<Pod>,
     started: &mut bool,
-) -> Result<Stopped, LifeError> {
+) -> Result<Stopped, LifecycleError> {
     let agent = tokio::select! {
-        up = pod.up() => up.map_err(LifeError::Pod)?,
-        () = charge.kill.notified() => return Err(LifeError::Killed),
+        up = pod.up() => up.map_err(LifecycleError::Pod)?,
+        () = supervised.kill.notified() => return Err(LifecycleError::Killed),
     };
-    charge.mark("machine ready");
-    let needed = needed(&charge.container.borrow(), state, folders, pod);
-    let placed = pod
-        .disk_slots
-        .plug(needed.map_err(|e| LifeError::Prepare(e.into()))?)
-        .await?;
-    charge.mark("disks in the machine");
-    let mut spec = disk_slots::with_slots(&charge.container.borrow().spec, &placed);
-    pod.furnish(&mut spec);
-    charge.guest_spec.replace(Some(spec.clone()));
-    let lived = live_among_others(charge, state, pod, &agent, spec, started).await;
-    charge.guest_spec.take();
-    charge.agent.borrow_mut().take();
+    supervised.mark("machine ready");
+    let needed = needed(&supervised.container.borrow(), state, folders, pod);
+    let placed = pod.disk_slots.plug(needed.map_err(|e| LifecycleError::Prepare(e.into()))?).await?;
+    supervised.mark("disks in the machine");
+    let mut spec = disk_slots::with_slots(&supervised.container.borrow().spec, &placed);
+    pod.apply_to(&mut spec);
+    supervised.guest_spec.replace(Some(spec.clone()));
+    let lived = live_among_others(supervised, state, pod, &agent, spec, started).await;
+    supervised.guest_spec.take();
+    supervised.agent.borrow_mut().take();
     match &lived {
-        Ok(Stopped { disks_busy: false, .. }) | Err(LifeError::Failed(_)) => pod.disk_slots.unplug(&placed).await,
+        Ok(Stopped { disks_busy: false, .. }) | Err(LifecycleError::Failed(_)) => pod.disk_slots.unplug(&placed).await,
         _ => pod.disk_slots.leave(&placed),
     }
     lived
 }
 
 async fn live_among_others(
-    charge: &Rc<Charge>,
+    supervised: &Rc<SupervisedContainer>,
     state: &State,
     pod: &Rc<Pod>,
     agent: &Rc<Agent>,
     spec: ContainerSpec,
     started: &mut bool,
-) -> Result<Stopped, LifeError> {
-    let course = run_in(charge, state, agent, spec, started);
+) -> Result<Stopped, LifecycleError> {
+    let course = run_in(supervised, state, agent, spec, started);
     tokio::pin!(course);
     let lived = tokio::select! {
         lived = &mut course => lived,
-        end = pod.down() => return Err(LifeError::MachineEnded(end)),
+        end = pod.down() => return Err(LifecycleError::MachineEnded(end)),
         // The machine is not this container's to end.
-        () = charge.kill.notified() => {
-            let kill = Signal { container: charge.id.clone(), number: libc::SIGKILL as u32 };
+        () = supervised.kill.notified() => {
+            let kill = Signal { container: supervised.id.clone(), number: libc::SIGKILL as u32 };
             let _ = agent.send(host_message::Kind::Signal(kill)).await;
-            timeout(KILL_GRACE, &mut course).await.unwrap_or(Err(LifeError::Killed))
+            timeout(KILL_GRACE, &mut course).await.unwrap_or(Err(LifecycleError::Killed))
         }
     };
     match lived {
         // As in `while_machine_runs`.
-        Err(LifeError::Session(SessionError::Closed | SessionError::Io(_))) => {
+        Err(LifecycleError::Session(SessionError::Closed | SessionError::Io(_))) => {
             match timeout(LAST_WORDS, pod.down()).await {
-                Ok(end) => Err(LifeError::MachineEnded(end)),
+                Ok(end) => Err(LifecycleError::MachineEnded(end)),
                 Err(_) => lived,
             }
         }
@@ -225,13 +231,17 @@ pub(super) fn siblings(container: &Container, state: &State) -> Result<Vec<Conta
 }
 
 /// Starts the container's own machine.
-fn start(charge: &Charge, state: &State, folders: &Folders) -> Result<(RunningMachine, Sockets), LifeError> {
-    let container = charge.container.borrow();
-    let endpoint = Endpoint::of_container(&container, state).map_err(|e| LifeError::Prepare(e.into()))?;
-    let machine = prepare(&container, Some(endpoint), state, folders)?;
-    charge.mark("machine prepared");
+fn start(
+    supervised: &SupervisedContainer,
+    state: &State,
+    folders: &Folders,
+) -> Result<(RunningMachine, Sockets), LifecycleError> {
+    let container = supervised.container.borrow();
+    let pod_networks = PodNetworks::of_container(&container, state).map_err(|e| LifecycleError::Prepare(e.into()))?;
+    let machine = prepare(&container, Some(pod_networks), state, folders)?;
+    supervised.mark("machine prepared");
     let started = machine.start()?;
-    charge.mark("machine processes started");
+    supervised.mark("machine processes started");
     Ok(started)
 }
 
@@ -240,18 +250,18 @@ pub(super) fn start_machine(
     container: &Container,
     state: &State,
     folders: &Folders,
-) -> Result<(RunningMachine, Sockets), LifeError> {
+) -> Result<(RunningMachine, Sockets), LifecycleError> {
     Ok(prepare(container, None, state, folders)?.start()?)
 }
 
 /// Opens what a container's machine needs.
 fn prepare(
     container: &Container,
-    endpoint: Option<Endpoint<'_>>,
+    pod_networks: Option<PodNetworks<'_>>,
     state: &State,
     folders: &Folders,
-) -> Result<Prepared, LifeError> {
-    let disks = disks(container, state, folders).map_err(|e| LifeError::Prepare(e.into()))?;
+) -> Result<Prepared, LifecycleError> {
+    let disks = disks(container, state, folders).map_err(|e| LifecycleError::Prepare(e.into()))?;
     let wanted = Wanted {
         id: &container.id,
         accelerator: container.config.accelerator,
@@ -260,7 +270,7 @@ fn prepare(
         disks,
         disk_slots: None,
         shares: &container.config.shares,
-        endpoint,
+        pod_networks,
     };
     Ok(machine::prepare(folders, wanted)?)
 }
@@ -297,21 +307,21 @@ fn scratch_disk(container: &Container, folders: &Folders) -> anyhow::Result<Disk
 
 /// The steps from a starting machine to a stopped container.
 async fn live_in(
-    charge: &Rc<Charge>,
+    supervised: &Rc<SupervisedContainer>,
     state: &State,
     machine: &mut RunningMachine,
     sockets: Sockets,
     started: &mut bool,
-) -> Result<Stopped, LifeError> {
-    let opened = while_machine_runs(charge, machine, async {
+) -> Result<Stopped, LifecycleError> {
+    let opened = while_machine_runs(supervised, machine, async {
         timeout(BOOT_TIMEOUT, Session::open(sockets.session))
             .await
-            .map_err(|_| LifeError::BootTimeout)?
+            .map_err(|_| LifecycleError::BootTimeout)?
             .map_err(Into::into)
     });
     let session = opened.await?;
-    charge.mark("agent ready");
-    charge.agent_start_ns.set(session.hello.agent_start_ns);
+    supervised.mark("agent ready");
+    supervised.agent_start_ns.set(session.hello.agent_start_ns);
     let opener = StreamOpener {
         control: sockets.control,
         nonce: session.nonce,
@@ -323,14 +333,14 @@ async fn live_in(
     // Ends with the session, which ends with the machine.
     let broken = async move { speaker.converse(&mut receiver, &mut outbox).await };
     tokio::pin!(broken);
-    let mut spec = charge.container.borrow().spec.clone();
-    if let Some(wiring) = &sockets.network {
-        while_machine_runs(charge, machine, async { Ok(wiring.plug().await?) }).await?;
-        wiring.furnish(&mut spec);
-        charge.wiring.replace(Some(Rc::clone(wiring)));
+    let mut spec = supervised.container.borrow().spec.clone();
+    if let Some(attachments) = &sockets.network {
+        while_machine_runs(supervised, machine, async { Ok(attachments.plug().await?) }).await?;
+        attachments.apply_to(&mut spec);
+        supervised.attachments.replace(Some(Rc::clone(attachments)));
     }
-    let course = run_in(charge, state, &agent, spec, started);
-    while_machine_runs(charge, machine, async {
+    let course = run_in(supervised, state, &agent, spec, started);
+    while_machine_runs(supervised, machine, async {
         tokio::select! {
             biased;
             result = course => result,
@@ -342,114 +352,114 @@ async fn live_in(
 
 /// The container's course in a guest that is there.
 async fn run_in(
-    charge: &Rc<Charge>,
+    supervised: &Rc<SupervisedContainer>,
     state: &State,
     agent: &Rc<Agent>,
     spec: ContainerSpec,
     started: &mut bool,
-) -> Result<Stopped, LifeError> {
-    let mut messages = agent.listen_to(&charge.id);
-    let mut outputs = begin(charge, agent, spec).await?;
+) -> Result<Stopped, LifecycleError> {
+    let mut messages = agent.listen_to(&supervised.id);
+    let mut outputs = begin(supervised, agent, spec).await?;
     timeout(START_TIMEOUT, wait_started(&mut messages))
         .await
-        .map_err(|_| LifeError::StartTimeout)??;
-    state.set_running(&charge.id, clock::now_ns(), std::process::id())?;
-    volumes::record_prepared(state, &charge.container.borrow())?;
+        .map_err(|_| LifecycleError::StartTimeout)??;
+    state.set_running(&supervised.id, clock::now_ns(), std::process::id())?;
+    volumes::record_prepared(state, &supervised.container.borrow())?;
     *started = true;
-    *charge.agent.borrow_mut() = Some(Rc::clone(agent));
-    charge.mark("container started");
-    charge.tell("start", &[]);
-    charge.note_stopped(false);
-    charge.phase.send_replace(Phase::Running);
+    *supervised.agent.borrow_mut() = Some(Rc::clone(agent));
+    supervised.mark("container started");
+    supervised.record_event("start", &[]);
+    supervised.note_stopped(false);
+    supervised.phase.send_replace(Phase::Running);
     sys::forget_code();
     let stopped = tokio::select! {
         stopped = wait_stopped(&mut messages) => stopped?,
-        never = notice_end(charge, agent) => match never {},
-        never = health::watch(charge, agent) => match never {},
-        never = free_space::watch(charge, agent) => match never {},
+        never = notice_end(supervised, agent) => match never {},
+        never = health::watch(supervised, agent) => match never {},
+        never = free_space::watch(supervised, agent) => match never {},
     };
-    charge.output.end();
+    supervised.output.end();
     while let Some(drained) = outputs.join_next().await {
-        drained.unwrap_or(Ok(())).map_err(LifeError::Output)?;
+        drained.unwrap_or(Ok(())).map_err(LifecycleError::Output)?;
     }
-    charge.mark("container stopped");
+    supervised.mark("container stopped");
     Ok(stopped)
 }
 
 /// Sends Create, the streams and Start in one go: nothing is waited for in between.
 async fn begin(
-    charge: &Rc<Charge>,
+    supervised: &Rc<SupervisedContainer>,
     agent: &Agent,
     spec: ContainerSpec,
-) -> Result<JoinSet<std::io::Result<()>>, LifeError> {
+) -> Result<JoinSet<std::io::Result<()>>, LifecycleError> {
     let (terminal, stdin) = (spec.terminal.is_some(), spec.stdin);
     agent.send(host_message::Kind::Create(Box::new(spec))).await?;
     let start = Start {
-        container: charge.id.clone(),
+        container: supervised.id.clone(),
     };
     agent.send(host_message::Kind::Start(start)).await?;
-    let mut streams = agent.opener.open_all(&charge.id, terminal, stdin)?.into_iter();
+    let mut streams = agent.opener.open_all(&supervised.id, terminal, stdin)?.into_iter();
     let mut outputs = JoinSet::new();
-    let mut next = || streams.next().ok_or(LifeError::Session(SessionError::Unexpected));
+    let mut next = || streams.next().ok_or(LifecycleError::Session(SessionError::Unexpected));
     if terminal {
         // Kept also without input: a half that is dropped is a hang-up to the agent.
         let (read, write) = tokio_stream(next()?)?.into_split();
-        charge.output.set_input(Some(write));
-        let charge = Rc::clone(charge);
-        outputs.spawn_local(async move { charge.output.drain_half(LogStream::Stdout, read).await });
+        supervised.output.set_input(Some(write));
+        let supervised = Rc::clone(supervised);
+        outputs.spawn_local(async move { supervised.output.drain_half(LogStream::Stdout, read).await });
         return Ok(outputs);
     }
     if stdin {
         let (_, write) = tokio_stream(next()?)?.into_split();
-        charge.output.set_input(Some(write));
+        supervised.output.set_input(Some(write));
     }
     for stream in [LogStream::Stdout, LogStream::Stderr] {
-        let (from, charge) = (next()?, Rc::clone(charge));
-        outputs.spawn_local(async move { charge.output.drain(stream, from).await });
+        let (from, supervised) = (next()?, Rc::clone(supervised));
+        outputs.spawn_local(async move { supervised.output.drain(stream, from).await });
     }
     Ok(outputs)
 }
 
-fn tokio_stream(stream: std::os::unix::net::UnixStream) -> Result<UnixStream, LifeError> {
-    stream.set_nonblocking(true).map_err(LifeError::Socket)?;
-    UnixStream::from_std(stream).map_err(LifeError::Socket)
+fn tokio_stream(stream: std::os::unix::net::UnixStream) -> Result<UnixStream, LifecycleError> {
+    stream.set_nonblocking(true).map_err(LifecycleError::Socket)?;
+    UnixStream::from_std(stream).map_err(LifecycleError::Socket)
 }
 
-async fn wait_started(messages: &mut mpsc::Receiver<agent_message::Kind>) -> Result<(), LifeError> {
+async fn wait_started(messages: &mut mpsc::Receiver<agent_message::Kind>) -> Result<(), LifecycleError> {
     loop {
         match messages.recv().await.ok_or(SessionError::Closed)? {
             agent_message::Kind::Created(_) => {}
             agent_message::Kind::Started(_) => return Ok(()),
-            agent_message::Kind::Failed(failed) => return Err(LifeError::Failed(failed)),
+            agent_message::Kind::Failed(failed) => return Err(LifecycleError::Failed(failed)),
             _ => return Err(SessionError::Unexpected.into()),
         }
     }
 }
 
-async fn wait_stopped(messages: &mut mpsc::Receiver<agent_message::Kind>) -> Result<Stopped, LifeError> {
+async fn wait_stopped(messages: &mut mpsc::Receiver<agent_message::Kind>) -> Result<Stopped, LifecycleError> {
     match messages.recv().await.ok_or(SessionError::Closed)? {
         agent_message::Kind::Stopped(stopped) => Ok(stopped),
-        agent_message::Kind::Failed(failed) => Err(LifeError::Failed(failed)),
+        agent_message::Kind::Failed(failed) => Err(LifecycleError::Failed(failed)),
         _ => Err(SessionError::Unexpected.into()),
     }
 }
 
 /// Tells the output that the container has ended while a client that does not read keeps the agent from saying so: it
 /// speaks after the last of the output is with us.
-async fn notice_end(charge: &Charge, agent: &Agent) -> Infallible {
+async fn notice_end(supervised: &SupervisedContainer, agent: &Agent) -> Infallible {
     loop {
         sleep(LOOK_EVERY).await;
-        if !charge.output.is_stalled() {
+        if !supervised.output.is_stalled() {
             continue;
         }
         let list = List {
-            container: charge.id.clone(),
+            container: supervised.id.clone(),
         };
         let listed = agent
-            .ask(&charge.id, Request::List, host_message::Kind::List(list))
+            .ask(&supervised.id, Request::List, host_message::Kind::List(list))
             .await;
         if matches!(listed, Ok(agent_message::Kind::Listed(listed)) if listed.packed.is_empty()) {
-            charge.output.end();
+            supervised.output.end();
             std::future::pending::<()>().await;
         }
     }
@@ -457,20 +467,20 @@ async fn notice_end(charge: &Charge, agent: &Agent) -> Infallible {
 
 /// Awaits `step`, unless the machine ends or somebody ends it first.
 async fn while_machine_runs<T>(
-    charge: &Charge,
+    supervised: &SupervisedContainer,
     machine: &mut RunningMachine,
-    step: impl Future<Output = Result<T, LifeError>>,
-) -> Result<T, LifeError> {
+    step: impl Future<Output = Result<T, LifecycleError>>,
+) -> Result<T, LifecycleError> {
     let result = tokio::select! {
         result = step => result,
-        end = &mut machine.end => return Err(LifeError::MachineEnded(machine::ended(end.ok()))),
-        () = charge.kill.notified() => return Err(LifeError::Killed),
+        end = &mut machine.end => return Err(LifecycleError::MachineEnded(machine::ended(end.ok()))),
+        () = supervised.kill.notified() => return Err(LifecycleError::Killed),
     };
     match result {
         // A session that breaks mostly does so because the machine is ending: its reason is the better one.
-        Err(LifeError::Session(SessionError::Closed | SessionError::Io(_))) => {
+        Err(LifecycleError::Session(SessionError::Closed | SessionError::Io(_))) => {
             match timeout(LAST_WORDS, &mut machine.end).await {
-                Ok(end) => Err(LifeError::MachineEnded(machine::ended(end.ok()))),
+                Ok(end) => Err(LifecycleError::MachineEnded(machine::ended(end.ok()))),
                 Err(_) => result,
             }
         }
@@ -497,14 +507,14 @@ pub(super) fn exit_code(stopped: &Stopped) -> u8 {
 }
 
 /// What an error means: a container that ran has ended by it, one that did not has failed to start.
-fn conclude(error: &LifeError, started: bool) -> Outcome {
+fn conclude(error: &LifecycleError, started: bool) -> Outcome {
     let mut failure = Failure::of(error);
     match error {
-        LifeError::Failed(failed) => failure.code = failed_code(failed),
-        LifeError::Killed => failure.code = 137,
+        LifecycleError::Failed(failed) => failure.code = failed_code(failed),
+        LifecycleError::Killed => failure.code = 137,
         // Its machine is killed for that.
-        LifeError::Session(SessionError::Unresponsive(_)) if started => failure.code = 137,
-        LifeError::MachineEnded(end) => {
+        LifecycleError::Session(SessionError::Unresponsive(_)) if started => failure.code = 137,
+        LifecycleError::MachineEnded(end) => {
             failure.console = last_lines(&end.console);
             failure.code = match (started, end.killed) {
                 (true, true) => 137,
@@ -515,7 +525,7 @@ fn conclude(error: &LifeError, started: bool) -> Outcome {
         _ => {}
     }
     match (started, error) {
-        (true, LifeError::Killed) => Outcome::Exited(Exit {
+        (true, LifecycleError::Killed) => Outcome::Exited(Exit {
             code: 137,
             ..Exit::default()
         }),
@@ -526,9 +536,9 @@ fn conclude(error: &LifeError, started: bool) -> Outcome {
 
 /// docker's exit codes.
 pub(super) fn failed_code(failed: &Failed) -> u8 {
-    match failed.stage() {
-        Stage::ExecNotFound => 127,
-        Stage::ExecRefused => 126,
+    match failed.step() {
+        FailedStep::ExecNotFound => 127,
+        FailedStep::ExecRefused => 126,
         _ => 125,
     }
 }

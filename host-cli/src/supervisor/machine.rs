@@ -1,4 +1,4 @@
-//! A machine that was just started, and the sockets that lead into it: a container's own, or its pod's.
+//! A machine that was just started, and the sockets that route into it: a container's own, or its pod's.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -8,13 +8,13 @@ use anyhow::Context as _;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::UnixStream;
 
-use crate::accelerator::{self, Accelerator, Disk, Helper, Helpers, MachineEnd, MachineParts, RunningMachine, Words};
+use crate::accelerator::{self, Accelerator, Disk, MachineEnd, MachineParts, RunningMachine, Sidecar, Sidecars, Words};
 use crate::cli::AccelChoice;
 use crate::folders::Folders;
-use crate::network::{self, Endpoint, Wiring};
+use crate::network::{self, NetworkAttachments, PodNetworks};
 use crate::plan::MachineSize;
 use crate::state::ShareMount;
-use crate::{confinement, hold, initramfs, parts, shares};
+use crate::{confinement, container_lock, initramfs, install_paths, shares};
 
 /// Why there is no machine.
 #[derive(Debug, thiserror::Error)]
@@ -39,15 +39,15 @@ pub(super) struct Wanted<'a> {
     /// The machine's end of its disk slots' socket.
     pub disk_slots: Option<OwnedFd>,
     pub shares: &'a [ShareMount],
-    pub endpoint: Option<Endpoint<'a>>,
+    pub pod_networks: Option<PodNetworks<'a>>,
 }
 
-/// Our ends of the sockets that lead into a machine, and the networks that it is on.
+/// Our ends of the sockets that route into a machine, and the networks that it is on.
 #[derive(Debug)]
 pub(super) struct Sockets {
     pub session: UnixStream,
     pub control: OwnedFd,
-    pub network: Option<Rc<Wiring>>,
+    pub network: Option<Rc<NetworkAttachments>>,
 }
 
 /// Everything that a machine's processes are started with, opened.
@@ -55,7 +55,7 @@ pub(super) struct Prepared {
     accelerator: Box<dyn Accelerator>,
     parts: MachineParts,
     /// The machine ends with each of them.
-    helpers: Vec<Helper>,
+    sidecars: Vec<Sidecar>,
     /// With those too that come while it runs.
     words: Words,
     sockets: Sockets,
@@ -65,32 +65,37 @@ impl Prepared {
     /// Starts the machine's processes.
     pub(super) fn start(self) -> Result<(RunningMachine, Sockets), MachineError> {
         let machine = self.accelerator.start(self.parts)?;
-        Ok((accelerator::guard(machine, self.helpers, self.words), self.sockets))
+        Ok((
+            accelerator::watch_sidecars(machine, self.sidecars, self.words),
+            self.sockets,
+        ))
     }
 }
 
 /// Opens what the machine needs, and starts what serves it.
 pub(super) fn prepare(folders: &Folders, wanted: Wanted<'_>) -> Result<Prepared, MachineError> {
     let (mut sockets, session, control) = Sockets::pair()?;
-    let mut helpers = Vec::new();
-    let (coming, words) = Helpers::new();
+    let mut sidecars = Vec::new();
+    let (coming, words) = Sidecars::new();
     let open = || -> anyhow::Result<_> {
         let (accelerator, _) = accelerator::choose(wanted.accelerator, &folders.run)?;
         confinement::check(&confinement::processes(accelerator.name(), !wanted.shares.is_empty()))?;
-        let kernel = wanted.kernel.map_or_else(parts::kernel, |path| Ok(path.into()))?;
+        let kernel = wanted
+            .kernel
+            .map_or_else(install_paths::kernel, |path| Ok(path.into()))?;
         let (shares, servers) = shares::serve(wanted.shares, wanted.id, folders)?;
-        helpers.extend(servers);
+        sidecars.extend(servers);
         let mut nic = None;
-        if let Some((endpoint, config)) = wanted.endpoint.as_ref().and_then(|e| Some((e, e.config?))) {
-            let attached = network::attach(endpoint, config, &folders.run, coming)?;
+        if let Some((pod_networks, config)) = wanted.pod_networks.as_ref().and_then(|e| Some((e, e.config?))) {
+            let attached = network::attach(pod_networks, config, &folders.run, coming)?;
             nic = Some(attached.nic);
-            sockets.network = Some(attached.wiring);
+            sockets.network = Some(attached.attachments);
         }
         let parts = MachineParts {
-            folder: hold::folder(&folders.run, wanted.id),
+            folder: container_lock::folder(&folders.run, wanted.id),
             size: wanted.size,
-            kernel: parts::open_kernel(&kernel)?,
-            initramfs: initramfs::build(&parts::agent()?).context("cannot make the initramfs")?,
+            kernel: install_paths::open_kernel(&kernel)?,
+            initramfs: initramfs::build(&install_paths::agent()?).context("cannot make the initramfs")?,
             disks: wanted.disks,
             disk_slots: wanted.disk_slots,
             shares,
@@ -104,7 +109,7 @@ pub(super) fn prepare(folders: &Folders, wanted: Wanted<'_>) -> Result<Prepared,
     Ok(Prepared {
         accelerator,
         parts,
-        helpers,
+        sidecars,
         words,
         sockets,
     })

@@ -10,9 +10,9 @@
 //!
 //! | file | noun |
 //! |---|---|
-//! | `charge` | the container, as all of the following share it |
+//! | `supervised_container` | the container, as all of the following share it |
 //! | `pod` | what several containers have in common: the machine |
-//! | `life` | one life of a container, in a machine of its own or its pod's |
+//! | `lifecycle` | one life of a container, in a machine of its own or its pod's |
 //! | `machine` | a machine that was just started |
 //! | `disk_slots` | disks that come to a running machine and go |
 //! | `agent` | the session, shared by all who speak to the guest |
@@ -23,29 +23,29 @@
 //! | `client` | one connection of a command |
 //! | `streams` | stdio streams into the guest |
 //! | `health` | checks, again and again |
-//! | `errand` | a machine for a moment, to work on the disks of a container that does not run |
+//! | `offline_task` | a machine for a moment, to work on the disks of a container that does not run |
 //!
 //! Nothing here waits for a client for ever, except for the one that started the container in the foreground, whose
 //! output it is.
 
 mod agent;
-mod charge;
 mod client;
 mod disk_slots;
-pub(crate) mod errand;
 mod first_use;
 mod free_space;
 mod guest_clock;
 mod health;
 mod heartbeat;
-mod life;
+mod lifecycle;
 mod machine;
+mod networks_changed;
+pub(crate) mod offline_task;
 mod output;
 pub(crate) mod pod;
 mod reach;
-mod rewire;
 mod stall;
 mod streams;
+mod supervised_container;
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -56,17 +56,17 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use self::reach::Reach;
+use crate::container_lock::ContainerLock;
 use crate::control::{self, Connection};
 use crate::folders::Folders;
-use crate::hold::Hold;
 use crate::signals::Signals;
 use crate::state::{Container, Exit, Pending, RestartPolicy, State, StateError, Status};
 use crate::{clock, error_text, store_folder, sys, volumes};
 
-pub(crate) use life::sanitise;
+pub(crate) use lifecycle::sanitise;
 
-use charge::{Charge, Outcome, Phase};
 use pod::Pod;
+use supervised_container::{Outcome, Phase, SupervisedContainer};
 
 /// From process start to the agent's Hello. Hundreds of milliseconds usually; a host with many busy pods or an
 /// emulated one under load takes seconds.
@@ -92,7 +92,7 @@ const RESTART_FORGIVEN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Inheritance {
     pub id: String,
-    pub hold: Hold,
+    pub lock: ContainerLock,
     pub first: Connection,
 }
 
@@ -102,7 +102,7 @@ impl Inheritance {
         let lock = crate::sys::inherited(lock_fd).context("no lock was handed over")?;
         let connection = crate::sys::inherited(connection_fd).context("no connection was handed over")?;
         Ok(Self {
-            hold: Hold::inherited(&folders.run, &id, lock),
+            lock: ContainerLock::inherited(&folders.run, &id, lock),
             first: Connection::inherited(connection).context("the first connection cannot be used")?,
             id,
         })
@@ -116,70 +116,70 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
 
 /// The recipe, from a container's first start to its last end.
 async fn attend(folders: &Folders, inheritance: Inheritance, pod: Option<Rc<Pod>>) -> anyhow::Result<()> {
-    let Inheritance { id, hold, first } = inheritance;
-    let (state, charge, mut listener, mut signals) = match prepare(folders, &id, &hold, pod.as_ref()) {
+    let Inheritance { id, lock, first } = inheritance;
+    let (state, supervised, mut listener, mut signals) = match prepare(folders, &id, &lock, pod.as_ref()) {
         Ok(prepared) => prepared,
         Err(error) => {
             // What cannot be removed either is left to `capsid rm`.
-            let _ = discard(folders, &id, hold);
+            let _ = discard(folders, &id, lock);
             client::refuse(&first, &error_text::describe(error.as_ref())).await;
             return Err(error);
         }
     };
     let mut clients = JoinSet::new();
-    let heard = client::hear_first(&charge, first).await;
+    let heard = client::hear_first(&supervised, first).await;
     clients.spawn_local(heard);
     let mut log_failed = false;
     let mut looks = tokio::time::interval(reach::LOOK_EVERY);
     let files = store_folder::all(&folders.data).join(&id);
     let (outcome, unwritten) = {
-        let lives = lives(&charge, &state, folders, pod.as_ref());
+        let lives = lives(&supervised, &state, folders, pod.as_ref());
         tokio::pin!(lives);
         loop {
             tokio::select! {
                 ended = &mut lives => break ended,
                 accepted = listener.accept(), if clients.len() < CLIENTS_MAX => match accepted {
                     Ok((stream, _)) => {
-                        clients.spawn_local(client::serve(Rc::clone(&charge), control::accepted(stream)));
+                        clients.spawn_local(client::serve(Rc::clone(&supervised), control::accepted(stream)));
                     }
                     // No descriptor is free: the client waits, and this process does not turn in circles.
                     Err(_) => sleep(ACCEPT_PAUSE).await,
                 },
-                words = charge.output.log_failed(), if !log_failed => {
+                words = supervised.output.log_failed(), if !log_failed => {
                     log_failed = true;
                     // A disk that is full for the log may be so for the row: its end is told again with the
                     // container's.
                     let _ = state.set_error(&id, &words);
                 }
-                _ = looks.tick() => match reach::look(&hold, &files) {
+                _ = looks.tick() => match reach::look(&lock, &files) {
                     Reach::Whole => {}
                     Reach::NoSocket => {
-                        if let Ok(anew) = control::listen(hold.folder()) {
+                        if let Ok(anew) = control::listen(lock.folder()) {
                             listener = anew;
                         }
                     }
                     Reach::Lost(what) => {
                         looks.reset_after(reach::LOST_LOOK_EVERY);
                         let _ = state.set_error(&id, what);
-                        charge.stop_in_background(None);
+                        supervised.stop_in_background(None);
                     }
                 },
                 // What a command needed, the next minutes mostly do not.
                 Some(_) = clients.join_next() => sys::forget_code(),
                 // The host shuts down, or somebody ends us: as `capsid stop`.
-                () = interruption(&mut signals) => charge.stop_in_background(None),
+                () = interruption(&mut signals) => supervised.stop_in_background(None),
             }
         }
     };
     drop(listener);
-    let remove = charge.container.borrow().config.remove;
+    let remove = supervised.container.borrow().config.remove;
     // The row goes first: see `create::remove`. What fails here is for the next command to do.
     let removed = if remove {
-        forget(&state, &charge, folders)
+        forget(&state, &supervised, folders)
     } else {
         Ok(())
     };
-    charge.phase.send_replace(Phase::Over(Rc::new(outcome)));
+    supervised.phase.send_replace(Phase::Over(Rc::new(outcome)));
     // A client that does not listen is left behind.
     let _ = timeout(FAREWELL, async { while clients.join_next().await.is_some() {} }).await;
     if let Some(end) = unwritten.filter(|_| !remove) {
@@ -187,29 +187,29 @@ async fn attend(folders: &Folders, inheritance: Inheritance, pod: Option<Rc<Pod>
     }
     removed?;
     if remove {
-        hold.remove().context("cannot remove the pod's run folder")?;
-        state.settle(Pending::Container, &id);
+        lock.remove().context("cannot remove the pod's run folder")?;
+        state.finish_pending(Pending::Container, &id);
     }
     Ok(())
 }
 
 /// Removes the container, all but its run folder.
-fn forget(state: &State, charge: &Charge, folders: &Folders) -> anyhow::Result<()> {
-    volumes::remove_container(state, &folders.data, &charge.container.borrow(), true)?;
-    charge.tell("destroy", &[]);
-    store_folder::remove(&folders.data, &charge.id).context("cannot remove the container's files")
+fn forget(state: &State, supervised: &SupervisedContainer, folders: &Folders) -> anyhow::Result<()> {
+    volumes::remove_container(state, &folders.data, &supervised.container.borrow(), true)?;
+    supervised.record_event("destroy", &[]);
+    store_folder::remove(&folders.data, &supervised.id).context("cannot remove the container's files")
 }
 
 /// Removes a container with `--rm` that could not be supervised.
-fn discard(folders: &Folders, id: &str, hold: Hold) -> anyhow::Result<()> {
+fn discard(folders: &Folders, id: &str, lock: ContainerLock) -> anyhow::Result<()> {
     let state = State::open(&folders.data)?;
     let container = match state.container(id) {
         // Removed while this process was started.
-        Err(StateError::Unknown(_)) => return Ok(hold.remove()?),
+        Err(StateError::Unknown(_)) => return Ok(lock.remove()?),
         found => found?,
     };
     if container.config.remove {
-        crate::create::remove(&state, folders, hold, &container, true)?;
+        crate::create::remove(&state, folders, lock, &container, true)?;
     }
     Ok(())
 }
@@ -218,20 +218,20 @@ fn discard(folders: &Folders, id: &str, hold: Hold) -> anyhow::Result<()> {
 fn prepare(
     folders: &Folders,
     id: &str,
-    hold: &Hold,
+    lock: &ContainerLock,
     pod: Option<&Rc<Pod>>,
-) -> anyhow::Result<(State, Rc<Charge>, UnixListener, Option<Signals>)> {
+) -> anyhow::Result<(State, Rc<SupervisedContainer>, UnixListener, Option<Signals>)> {
     let state = State::open(&folders.data)?;
     let container = state.container(id)?;
-    let listener = control::listen(hold.folder()).context("cannot listen for commands")?;
+    let listener = control::listen(lock.folder()).context("cannot listen for commands")?;
     // Those of a pod's process are the pod's.
     let signals = pod.is_none().then(Signals::listen_to_ending).transpose();
     let signals = signals.context("cannot listen for signals")?;
-    let charge = Charge::new(container, folders).context("cannot open the container's log")?;
+    let supervised = SupervisedContainer::new(container, folders).context("cannot open the container's log")?;
     if let Some(pod) = pod {
-        pod.add(&charge);
+        pod.add(&supervised);
     }
-    Ok((state, charge, listener, signals))
+    Ok((state, supervised, listener, signals))
 }
 
 /// Waits for a signal that ends this process, if it is ours to hear.
@@ -244,25 +244,31 @@ async fn interruption(signals: &mut Option<Signals>) {
 
 /// Lives, as many as the restart policy grants: how the last one ended. The row says the same, unless it could not be
 /// written.
-async fn lives(charge: &Rc<Charge>, state: &State, folders: &Folders, pod: Option<&Rc<Pod>>) -> (Outcome, Option<End>) {
+async fn lives(
+    supervised: &Rc<SupervisedContainer>,
+    state: &State,
+    folders: &Folders,
+    pod: Option<&Rc<Pod>>,
+) -> (Outcome, Option<End>) {
     let mut pause = RESTART_PAUSE;
     let mut restarts = 0;
     loop {
         let began = std::time::Instant::now();
-        let outcome = life::live(charge, state, folders, pod).await;
+        let outcome = lifecycle::run_once(supervised, state, folders, pod).await;
         let has_ground = pod.is_none_or(|pod| !pod.is_ending());
-        let again =
-            wants_restart(&charge.container.borrow(), &outcome, restarts) && !charge.is_stop_asked() && has_ground;
+        let again = wants_restart(&supervised.container.borrow(), &outcome, restarts)
+            && !supervised.is_stop_asked()
+            && has_ground;
         // As docker has it, one that could not be started for the first time is as it was made.
         let never_ran =
-            matches!(outcome, Outcome::Failed(_)) && restarts == 0 && charge.container.borrow().started_ns == 0;
+            matches!(outcome, Outcome::Failed(_)) && restarts == 0 && supervised.container.borrow().started_ns == 0;
         let next = match (again, never_ran) {
             (true, _) => Status::Restarting,
             (false, true) => Status::Created,
             (false, false) => Status::Exited,
         };
         let mut exit = outcome.exit();
-        if let Some(words) = charge.output.log_failure() {
+        if let Some(words) = supervised.output.log_failure() {
             let both = [exit.error.as_str(), &words]
                 .into_iter()
                 .filter(|words| !words.is_empty());
@@ -275,12 +281,12 @@ async fn lives(charge: &Rc<Charge>, state: &State, folders: &Folders, pod: Optio
         };
         let ran = !matches!(outcome, Outcome::Failed(_));
         if end.exit.oom_killed {
-            charge.tell("oom", &[]);
+            supervised.record_event("oom", &[]);
         }
         if ran {
-            charge.tell("die", &[("exitCode", &end.exit.code.to_string())]);
+            supervised.record_event("die", &[("exitCode", &end.exit.code.to_string())]);
         }
-        let unwritten = end.write(state, &charge.id).err().map(|_| end);
+        let unwritten = end.write(state, &supervised.id).err().map(|_| end);
         if !again {
             return (outcome, unwritten);
         }
@@ -289,9 +295,9 @@ async fn lives(charge: &Rc<Charge>, state: &State, folders: &Folders, pod: Optio
         }
         tokio::select! {
             () = sleep(pause) => {}
-            () = charge.stop_asked() => {
+            () = supervised.stop_asked() => {
                 // Nothing runs: the row's exit stands.
-                return match state.set_status(&charge.id, Status::Exited) {
+                return match state.set_status(&supervised.id, Status::Exited) {
                     Ok(()) => (outcome, None),
                     Err(e) => (Outcome::failed(&e), None),
                 };
@@ -299,7 +305,7 @@ async fn lives(charge: &Rc<Charge>, state: &State, folders: &Folders, pod: Optio
         }
         pause = (pause * 2).min(RESTART_PAUSE_MAX);
         restarts += 1;
-        if let Err(e) = state.count_restart(&charge.id) {
+        if let Err(e) = state.count_restart(&supervised.id) {
             return (Outcome::failed(&e), None);
         }
     }

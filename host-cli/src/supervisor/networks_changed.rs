@@ -1,42 +1,42 @@
 //! The networks of a machine that runs, made to be those of its row.
 
-use capsid_protocol::message::{Readdress, Request as Asked, agent_message, host_message};
+use capsid_protocol::message::{ConfigureNetwork, Request as Asked, agent_message, host_message};
 
 use super::agent::Agent;
-use super::charge::Charge;
-use super::life::sanitise;
+use super::lifecycle::sanitise;
 use super::pod::Pod;
+use super::supervised_container::SupervisedContainer;
 use crate::control::{Answer, Failure};
 use crate::folders::Folders;
-use crate::network::{Endpoint, Wiring};
+use crate::network::{NetworkAttachments, PodNetworks};
 use crate::session::SessionError;
 use crate::state::State;
 
 /// A container's without a pod. One that is about to be started, or to end, needs no more than to know.
-pub(super) async fn container(charge: &Charge) -> Result<Answer, Failure> {
-    let state = State::open(&charge.data).map_err(|e| Failure::of(&e))?;
+pub(super) async fn container(supervised: &SupervisedContainer) -> Result<Answer, Failure> {
+    let state = State::open(&supervised.data).map_err(|e| Failure::of(&e))?;
     // A machine that boots has read its row already.
-    let _ = charge.started().await;
-    let row = state.container(&charge.id).map_err(|e| Failure::of(&e))?;
-    charge
+    let _ = supervised.started().await;
+    let row = state.container(&supervised.id).map_err(|e| Failure::of(&e))?;
+    supervised
         .container
         .borrow_mut()
         .config
         .network
         .clone_from(&row.config.network);
-    let (wiring, guest) = (charge.wiring.borrow().clone(), charge.guest());
-    let (Some(wiring), Ok(agent)) = (wiring, guest) else {
+    let (attachments, guest) = (supervised.attachments.borrow().clone(), supervised.guest());
+    let (Some(attachments), Ok(agent)) = (attachments, guest) else {
         return Ok(Answer::Rewired { no_way_out: None });
     };
-    let endpoint = Endpoint::of_container(&row, &state).map_err(|e| Failure::of(&e))?;
-    follow(&wiring, &endpoint, &agent, &charge.id).await
+    let pod_networks = PodNetworks::of_container(&row, &state).map_err(|e| Failure::of(&e))?;
+    reconcile(&attachments, &pod_networks, &agent, &supervised.id).await
 }
 
 /// The new name of a container without a pod, where its networks know it by that.
-pub(super) async fn rename(charge: &Charge) -> Result<(), Failure> {
-    let is_on_networks = charge.wiring.borrow().is_some();
+pub(super) async fn rename(supervised: &SupervisedContainer) -> Result<(), Failure> {
+    let is_on_networks = supervised.attachments.borrow().is_some();
     if is_on_networks {
-        container(charge).await?;
+        container(supervised).await?;
     }
     Ok(())
 }
@@ -46,36 +46,45 @@ pub(super) async fn pod(pod: &Pod, folders: &Folders) -> Result<Answer, Failure>
     let agent = pod.up().await?;
     let state = State::open(&folders.data).map_err(|e| Failure::of(&e))?;
     let row = state.pod(&pod.id).map_err(|e| Failure::of(&e))?;
-    let endpoint = Endpoint::of_pod(&row, &state).map_err(|e| Failure::of(&e))?;
-    match pod.wiring() {
+    let pod_networks = PodNetworks::of_pod(&row, &state).map_err(|e| Failure::of(&e))?;
+    match pod.attachments() {
         // The agent knows it by no container's name: it may have none at all.
-        Some(wiring) => follow(&wiring, &endpoint, &agent, "").await,
+        Some(attachments) => reconcile(&attachments, &pod_networks, &agent, "").await,
         None => Ok(Answer::Rewired { no_way_out: None }),
     }
 }
 
-async fn follow(wiring: &Wiring, endpoint: &Endpoint<'_>, agent: &Agent, id: &str) -> Result<Answer, Failure> {
-    let Some(config) = endpoint.config else {
+async fn reconcile(
+    attachments: &NetworkAttachments,
+    pod_networks: &PodNetworks<'_>,
+    agent: &Agent,
+    id: &str,
+) -> Result<Answer, Failure> {
+    let Some(config) = pod_networks.config else {
         return Err(Failure::because(format!(
             "{} was made without a network",
-            endpoint.name
+            pod_networks.name
         )));
     };
-    let before = wiring.standing();
-    let (guest, refusal) = match wiring.follow(endpoint, config).await {
+    let before = attachments.snapshot();
+    let (guest, refusal) = match attachments.reconcile(pod_networks, config).await {
         Ok(followed) => followed,
         Err(error) => {
-            let _ = wiring.retreat(before).await;
+            let _ = attachments.rollback(before).await;
             return Err(Failure::of(&error));
         }
     };
-    let readdress = Readdress {
+    let configure_network = ConfigureNetwork {
         container: id.into(),
         network: guest.interface(),
     };
-    let asked = agent.ask(id, Asked::Readdress, host_message::Kind::Readdress(readdress));
+    let asked = agent.ask(
+        id,
+        Asked::ConfigureNetwork,
+        host_message::Kind::ConfigureNetwork(configure_network),
+    );
     let failure = match asked.await {
-        Ok(agent_message::Kind::Readdressed(_)) => {
+        Ok(agent_message::Kind::NetworkConfigured(_)) => {
             let no_way_out = refusal.map(|refusal| Failure::of(&refusal).message);
             return Ok(Answer::Rewired { no_way_out });
         }
@@ -84,6 +93,6 @@ async fn follow(wiring: &Wiring, endpoint: &Endpoint<'_>, agent: &Agent, id: &st
         Err(error) => Failure::of(&error),
     };
     // Its row is about to say that it is not there. Without an answer of the device the machine is broken anyway.
-    let _ = wiring.retreat(before).await;
+    let _ = attachments.rollback(before).await;
     Err(failure)
 }

@@ -1,7 +1,7 @@
 //! Errands: work of the agent's own on a container's files. Where the container runs, its own machine does it, in a
 //! process that joins the container; where it does not, a machine is started on its disks for the time that the work
-//! takes, with no program of the container's in it. That machine belongs to the command, which holds the container's lock
-//! meanwhile, and ends with it.
+//! takes, with no program of the container's in it. That machine belongs to the command, which holds the container's
+//! lock meanwhile, and ends with it.
 
 use std::os::unix::net::UnixStream as StdStream;
 use std::rc::Rc;
@@ -18,22 +18,22 @@ use tokio::time::timeout;
 
 use super::BOOT_TIMEOUT;
 use super::agent::Agent;
-use super::life::{exit_code, sanitise, start_machine};
+use super::lifecycle::{exit_code, sanitise, start_machine};
 use super::streams::StreamOpener;
 use crate::accelerator::RunningMachine;
+use crate::container_lock::ContainerLock;
 use crate::folders::Folders;
-use crate::hold::Hold;
 use crate::session::{Session, SessionError};
 use crate::state::{Container, State};
 
 /// A machine at work.
-pub(crate) struct Errand {
+pub(crate) struct OfflineTask {
     machine: RunningMachine,
     messages: mpsc::Receiver<agent_message::Kind>,
     /// Why the session with its agent ended.
     broken: JoinHandle<SessionError>,
-    /// Nobody starts or removes the container meanwhile; of a supervisor's errand, it sees to that.
-    _hold: Option<Hold>,
+    /// Nobody starts or removes the container meanwhile; for an offline task of the supervisor's, it sees to that.
+    _lock: Option<ContainerLock>,
 }
 
 fn takes_input(task: &Task) -> bool {
@@ -77,9 +77,9 @@ pub(crate) async fn start(
     folders: &Folders,
     state: &State,
     container: &Container,
-    hold: Option<Hold>,
+    lock: Option<ContainerLock>,
     task: Task,
-) -> anyhow::Result<(Vec<StdStream>, Errand)> {
+) -> anyhow::Result<(Vec<StdStream>, OfflineTask)> {
     let (mut machine, sockets) = start_machine(container, state, folders)?;
     let session = tokio::select! {
         opened = timeout(BOOT_TIMEOUT, Session::open(sockets.session)) => {
@@ -109,16 +109,16 @@ pub(crate) async fn start(
     };
     agent.send(host_message::Kind::Start(start)).await?;
     let streams = agent.opener.open_all(&container.id, false, stdin)?;
-    let errand = Errand {
+    let offline_task = OfflineTask {
         machine,
         messages,
         broken,
-        _hold: hold,
+        _lock: lock,
     };
-    Ok((streams, errand))
+    Ok((streams, offline_task))
 }
 
-impl Errand {
+impl OfflineTask {
     /// Waits until the work is done and the disks are free: its exit code.
     pub(crate) async fn finish(mut self) -> anyhow::Result<u8> {
         let ended = loop {

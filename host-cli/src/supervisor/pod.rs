@@ -20,18 +20,18 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::agent::Agent;
-use super::charge::Charge;
 use super::disk_slots::DiskSlots;
-use super::life::sanitise;
+use super::lifecycle::sanitise;
 use super::machine::{self, MachineError, Sockets, Wanted};
 use super::reach::{self, Reach};
 use super::streams::StreamOpener;
-use super::{ACCEPT_PAUSE, BOOT_TIMEOUT, CLIENTS_MAX, Inheritance, LAST_WORDS, client, rewire};
+use super::supervised_container::SupervisedContainer;
+use super::{ACCEPT_PAUSE, BOOT_TIMEOUT, CLIENTS_MAX, Inheritance, LAST_WORDS, client, networks_changed};
 use crate::accelerator::{DeviceSocket, MachineEnd, RunningMachine};
+use crate::container_lock::ContainerLock;
 use crate::control::{self, Answer, Connection, Failure, PodRequest};
 use crate::folders::Folders;
-use crate::hold::Hold;
-use crate::network::{Endpoint, Wiring, WiringError};
+use crate::network::{AttachmentsError, NetworkAttachments, PodNetworks};
 use crate::session::{Session, SessionError};
 use crate::signals::Signals;
 use crate::state::{self, State, StateError};
@@ -55,7 +55,7 @@ enum PodError {
     #[error("the session with the guest failed")]
     Session(#[from] SessionError),
     #[error("cannot connect the machine to its networks")]
-    Wiring(#[from] WiringError),
+    NetworkAttachments(#[from] AttachmentsError),
     #[error("{}", .0.reason)]
     Ended(MachineEnd),
     #[error("the pod was stopped")]
@@ -73,9 +73,9 @@ pub(crate) struct Pod {
     stopping: watch::Sender<bool>,
     /// Ends the machine.
     halt: Notify,
-    charges: RefCell<Vec<Weak<Charge>>>,
+    containers: RefCell<Vec<Weak<SupervisedContainer>>>,
     /// Known when the machine was started.
-    wiring: OnceCell<Rc<Wiring>>,
+    attachments: OnceCell<Rc<NetworkAttachments>>,
 }
 
 impl Pod {
@@ -87,8 +87,8 @@ impl Pod {
             phase: watch::Sender::new(Phase::Booting),
             stopping: watch::Sender::new(false),
             halt: Notify::new(),
-            charges: RefCell::default(),
-            wiring: OnceCell::new(),
+            containers: RefCell::default(),
+            attachments: OnceCell::new(),
         })
     }
 
@@ -126,31 +126,32 @@ impl Pod {
     }
 
     /// Tells a container of the pod's network.
-    pub(crate) fn furnish(&self, spec: &mut ContainerSpec) {
-        if let Some(wiring) = self.wiring.get() {
-            wiring.furnish(spec);
+    pub(crate) fn apply_to(&self, spec: &mut ContainerSpec) {
+        if let Some(attachments) = self.attachments.get() {
+            attachments.apply_to(spec);
         }
     }
 
     /// The networks of its machine, if it has any.
-    pub(crate) fn wiring(&self) -> Option<Rc<Wiring>> {
-        self.wiring.get().cloned()
+    pub(crate) fn attachments(&self) -> Option<Rc<NetworkAttachments>> {
+        self.attachments.get().cloned()
     }
 
     /// Takes a container into the pod's care.
-    pub(crate) fn add(&self, charge: &Rc<Charge>) {
-        let mut charges = self.charges.borrow_mut();
-        charges.retain(|known| known.strong_count() > 0);
-        charges.push(Rc::downgrade(charge));
+    pub(crate) fn add(&self, supervised: &Rc<SupervisedContainer>) {
+        let mut containers = self.containers.borrow_mut();
+        containers.retain(|known| known.strong_count() > 0);
+        containers.push(Rc::downgrade(supervised));
     }
 
     /// Stops every container as `capsid stop` does, all at once, and then the machine.
     async fn stop(&self, timeout_s: Option<u64>) {
         self.stopping.send_replace(true);
-        let charges: Vec<Rc<Charge>> = self.charges.borrow().iter().filter_map(Weak::upgrade).collect();
+        let containers: Vec<Rc<SupervisedContainer>> =
+            self.containers.borrow().iter().filter_map(Weak::upgrade).collect();
         let mut stops = JoinSet::new();
-        for charge in charges {
-            stops.spawn_local(async move { client::stop(&charge, timeout_s).await });
+        for supervised in containers {
+            stops.spawn_local(async move { client::stop(&supervised, timeout_s).await });
         }
         while stops.join_next().await.is_some() {}
         self.halt.notify_one();
@@ -159,13 +160,13 @@ impl Pod {
 
 /// The recipe.
 pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> anyhow::Result<()> {
-    let Inheritance { id, hold, first } = inheritance;
-    let (state, row, mut listener, mut signals) = match prepare(&folders, &id, &hold) {
+    let Inheritance { id, lock, first } = inheritance;
+    let (state, row, mut listener, mut signals) = match prepare(&folders, &id, &lock) {
         Ok(prepared) => prepared,
         Err(error) => {
             if matches!(error.downcast_ref(), Some(StateError::UnknownPod(_))) {
                 // Removed while this process was started.
-                let _ = hold.remove();
+                let _ = lock.remove();
             }
             client::refuse(&first, &error_text::describe(error.as_ref())).await;
             return Err(error);
@@ -193,10 +194,10 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
                     Err(_) => sleep(ACCEPT_PAUSE).await,
                 },
                 Some(_) = clients.join_next() => {}
-                _ = looks.tick() => match reach::look(&hold, &folders.data.join(state::DATABASE.name)) {
+                _ = looks.tick() => match reach::look(&lock, &folders.data.join(state::DATABASE.name)) {
                     Reach::Whole => {}
                     Reach::NoSocket => {
-                        if let Ok(anew) = control::listen(hold.folder()) {
+                        if let Ok(anew) = control::listen(lock.folder()) {
                             listener = anew;
                         }
                     }
@@ -222,17 +223,21 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
         error => error_text::describe(error),
     };
     state.set_pod_exited(&id, clock::now_ns(), &words)?;
-    drop(hold);
+    drop(lock);
     Ok(())
 }
 
 /// What must work before anything is started.
-fn prepare(folders: &Folders, id: &str, hold: &Hold) -> anyhow::Result<(State, state::Pod, UnixListener, Signals)> {
+fn prepare(
+    folders: &Folders,
+    id: &str,
+    lock: &ContainerLock,
+) -> anyhow::Result<(State, state::Pod, UnixListener, Signals)> {
     let state = State::open(&folders.data)?;
     let row = state.pod(id)?;
     // Each container takes a dozen descriptors; one that may have no more is refused where it comes.
     crate::sys::raise_descriptors();
-    let listener = control::listen(hold.folder()).context("cannot listen for commands")?;
+    let listener = control::listen(lock.folder()).context("cannot listen for commands")?;
     let signals = Signals::listen_to_ending().context("cannot listen for signals")?;
     Ok((state, row, listener, signals))
 }
@@ -242,9 +247,9 @@ async fn run(pod: &Rc<Pod>, folders: &Folders, row: &state::Pod, state: &State, 
     let error = match start(folders, row, state, disk_slots) {
         Err(error) => error.into(),
         Ok((mut machine, mut sockets)) => {
-            if let Some(wiring) = sockets.network.take() {
+            if let Some(attachments) = sockets.network.take() {
                 // A pod has one machine in its life.
-                let _ = pod.wiring.set(wiring);
+                let _ = pod.attachments.set(attachments);
             }
             let error = run_started(pod, &mut machine, sockets).await;
             if let Phase::Up(agent) = &*pod.phase.borrow() {
@@ -277,7 +282,7 @@ fn start(
     disk_slots: OwnedFd,
 ) -> Result<(RunningMachine, Sockets), MachineError> {
     let config = &row.config;
-    let endpoint = Endpoint::of_pod(row, state).map_err(|e| MachineError::Prepare(e.into()))?;
+    let pod_networks = PodNetworks::of_pod(row, state).map_err(|e| MachineError::Prepare(e.into()))?;
     let wanted = Wanted {
         id: &row.id,
         accelerator: config.accelerator,
@@ -286,7 +291,7 @@ fn start(
         disks: Vec::new(),
         disk_slots: Some(disk_slots),
         shares: &config.shares,
-        endpoint: Some(endpoint),
+        pod_networks: Some(pod_networks),
     };
     machine::prepare(folders, wanted)?.start()
 }
@@ -309,9 +314,9 @@ async fn run_started(pod: &Rc<Pod>, machine: &mut RunningMachine, sockets: Socke
     let (agent, mut outbox) = Agent::new(session.sender, opener);
     let agent = Rc::new(agent);
     let mut receiver = session.receiver;
-    if let Some(wiring) = pod.wiring() {
+    if let Some(attachments) = pod.attachments() {
         let plugged = tokio::select! {
-            plugged = wiring.plug() => plugged,
+            plugged = attachments.plug() => plugged,
             end = &mut machine.end => return PodError::Ended(machine::ended(end.ok())),
             () = pod.halt.notified() => return PodError::Stopped,
         };
@@ -357,7 +362,7 @@ async fn serve(pod: Rc<Pod>, folders: Rc<Folders>, mut connection: Connection) {
             pod.down().await;
             Ok(Answer::Done)
         }
-        Ok((PodRequest::Rewire, _)) => rewire::pod(&pod, &folders).await,
+        Ok((PodRequest::NetworksChanged, _)) => networks_changed::pod(&pod, &folders).await,
         Ok((PodRequest::Measure, _)) => measure(&pod).await,
     };
     let answer = answered.unwrap_or_else(Answer::Failed);
@@ -377,7 +382,7 @@ async fn adopt(pod: &Rc<Pod>, folders: &Rc<Folders>, id: String, fds: Vec<OwnedF
         return client::refuse(&first, &format!("pod {} is stopping: try again", pod.name)).await;
     }
     let inheritance = Inheritance {
-        hold: Hold::inherited(&folders.run, &id, lock),
+        lock: ContainerLock::inherited(&folders.run, &id, lock),
         first,
         id,
     };

@@ -1,4 +1,4 @@
-//! A container in this supervisor's charge, as the tasks that serve it share it.
+//! A container that this supervisor runs, as the tasks that serve it share it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use super::agent::Agent;
 use super::output::Output;
 use crate::control::{Failure, Moment};
 use crate::folders::Folders;
-use crate::network::Wiring;
+use crate::network::NetworkAttachments;
 use crate::state::{Container, Exit, State};
 use crate::store_folder;
 
@@ -57,7 +57,7 @@ impl Outcome {
 
 /// What the tasks share.
 #[derive(Debug)]
-pub(crate) struct Charge {
+pub(crate) struct SupervisedContainer {
     pub id: String,
     pub container: RefCell<Container>,
     /// The data folder.
@@ -67,7 +67,7 @@ pub(crate) struct Charge {
     /// The guest, while there is one that answers.
     pub agent: RefCell<Option<Rc<Agent>>>,
     /// The networks of its own machine, while that runs.
-    pub wiring: RefCell<Option<Rc<Wiring>>>,
+    pub attachments: RefCell<Option<Rc<NetworkAttachments>>>,
     /// The spec as a pod's machine has it, with this life's slots for disks: never written to the row, since the next
     /// life has others.
     pub guest_spec: RefCell<Option<ContainerSpec>>,
@@ -81,7 +81,7 @@ pub(crate) struct Charge {
     pub kill: Notify,
 }
 
-impl Charge {
+impl SupervisedContainer {
     /// One that does not run yet.
     pub(crate) fn new(container: Container, folders: &Folders) -> std::io::Result<Rc<Self>> {
         let log = store_folder::log(&folders.data, &container.id);
@@ -92,7 +92,7 @@ impl Charge {
             data: folders.data.clone(),
             phase: watch::Sender::new(Phase::Starting),
             agent: RefCell::default(),
-            wiring: RefCell::default(),
+            attachments: RefCell::default(),
             guest_spec: RefCell::default(),
             moments: RefCell::default(),
             agent_start_ns: Cell::default(),
@@ -118,8 +118,8 @@ impl Charge {
     }
 
     /// Tells that something happened to it.
-    pub(crate) fn tell(&self, action: &str, attributes: &[(&str, &str)]) {
-        crate::events::tell(&self.data, &self.container.borrow(), action, attributes);
+    pub(crate) fn record_event(&self, action: &str, attributes: &[(&str, &str)]) {
+        crate::events::record(&self.data, &self.container.borrow(), action, attributes);
     }
 
     /// Notes that a step of the start has ended.
@@ -191,7 +191,7 @@ impl Charge {
 
     /// Stops the container as `capsid stop` does, without waiting for it.
     pub(crate) fn stop_in_background(self: &Rc<Self>, timeout_s: Option<u64>) {
-        let charge = Rc::clone(self);
-        tokio::task::spawn_local(async move { super::client::stop(&charge, timeout_s).await });
+        let supervised = Rc::clone(self);
+        tokio::task::spawn_local(async move { super::client::stop(&supervised, timeout_s).await });
     }
 }

@@ -10,8 +10,8 @@ use crate::digest::Digest;
 use crate::reference::Reference;
 
 impl Store {
-    /// Takes the name away, and deletes the image when it was the last one. An id means the image with all its names, which
-    /// `force` must confirm if there are several tags.
+    /// Takes the name away, and deletes the image when it was the last one. An id means the image with all its names,
+    /// which `force` must confirm if there are several tags.
     ///
     /// # Errors
     /// [`FindImageError::NoSuchImage`] if there is none; [`RemoveImageError::SeveralNames`] without `force`.
@@ -53,16 +53,16 @@ impl Store {
         Ok(image.references.iter().cloned().map(Removed::Untagged).collect())
     }
 
-    /// Removes what killed processes have left: unfinished objects, and finished ones that no image needs. Only what was
-    /// recorded in the database before it was made or given up is removed, never what nobody knows.
+    /// Removes what killed processes have left: unfinished objects, and finished ones that no image needs. Only what
+    /// was recorded in the database before it was made or given up is removed, never what nobody knows.
     pub(super) fn recover(&self) -> Result<(), StoreError> {
         self.remove_dead_workspaces()?;
         self.collect()?;
         self.remove_idle_locks()
     }
 
-    /// Removes the locks of objects that are not there, which killed or refused makers have left. Locks are empty: nothing
-    /// is lost with one.
+    /// Removes the locks of objects that are not there, which killed or refused makers have left. Locks are empty:
+    /// nothing is lost with one.
     fn remove_idle_locks(&self) -> Result<(), StoreError> {
         for name in self.names_in("locks")? {
             if !is_object(&name) || self.is_known(&name)? || !is_empty_file(&self.lock_path(&name)) {
@@ -125,7 +125,7 @@ impl Store {
 
     /// Where an object of this kind is.
     pub(super) fn object_path(&self, kind: Kind, name: &str) -> PathBuf {
-        self.root.join(kind.word()).join(name)
+        self.root.join(kind.as_str()).join(name)
     }
 
     fn names_in(&self, directory: &str) -> Result<Vec<String>, StoreError> {

@@ -78,7 +78,7 @@ impl Kind {
     pub(super) const OBJECTS: [Self; 3] = [Self::Rootfs, Self::Layers, Self::Blobs];
 
     /// Name of the directory.
-    pub(super) fn word(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Rootfs => "rootfs",
             Self::Layers => "layers",
@@ -110,7 +110,7 @@ impl Database {
     /// Records that something of this name is about to be made.
     pub(super) fn record(&self, kind: Kind, name: &str) -> Result<(), StoreError> {
         let insert = "INSERT OR IGNORE INTO pending VALUES (?1, ?2)";
-        self.0.prepare_cached(insert)?.execute([kind.word(), name])?;
+        self.0.prepare_cached(insert)?.execute([kind.as_str(), name])?;
         Ok(())
     }
 
@@ -118,7 +118,7 @@ impl Database {
     pub(super) fn pending(&self, kind: Kind) -> Result<Vec<String>, StoreError> {
         let query = "SELECT name FROM pending WHERE kind = ?1 ORDER BY name";
         let mut statement = self.0.prepare_cached(query)?;
-        let names = statement.query_map([kind.word()], |row| row.get(0))?;
+        let names = statement.query_map([kind.as_str()], |row| row.get(0))?;
         Ok(names.collect::<Result<_, _>>()?)
     }
 
@@ -130,7 +130,7 @@ impl Database {
         let transaction = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for name in names {
             let delete = "DELETE FROM pending WHERE kind = ?1 AND name = ?2";
-            transaction.prepare_cached(delete)?.execute([kind.word(), name])?;
+            transaction.prepare_cached(delete)?.execute([kind.as_str(), name])?;
         }
         Ok(transaction.commit()?)
     }

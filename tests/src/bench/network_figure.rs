@@ -1,6 +1,6 @@
 //! What a pod's network costs: bytes and answers through a published port, against QEMU's own virtio-net with the same
-//! helper (passt) and against a process without a machine, in a namespace of that helper's (pasta); and what it adds to a
-//! start.
+//! helper (passt) and against a process without a machine, in a namespace of that helper's (pasta); and what it adds to
+//! a start.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -174,7 +174,7 @@ fn passt(at: SocketAddr, socket: &Path) -> Child {
             "--netmask",
             "30",
         ])
-        // A lab has no way out that could be looked at instead.
+        // A lab has no uplink that could be looked at instead.
         .args(["--gateway", GATEWAY, "--interface", "lo", "--mac-addr", GATEWAY_MAC])
         .args(["--udp-ports", "none", "--tcp-ports"])
         .arg(format!("{}/{}:80", at.ip(), at.port()))
