@@ -67,3 +67,21 @@ fn is_in_use(error: &anyhow::Error) -> bool {
         .chain()
         .any(|cause| matches!(cause.downcast_ref(), Some(VolumeError::InUse { .. })))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::lifecycle::LifecycleError;
+    use super::*;
+
+    #[test]
+    fn a_volume_in_use_is_recognized_below_what_wraps_it() {
+        let in_use = VolumeError::InUse {
+            name: "data".into(),
+            holder: "another pod".into(),
+        };
+        let error = anyhow::Error::from(LifecycleError::prepare(in_use.into()));
+        assert!(is_in_use(&error.context("cannot start the machine")));
+        let error = LifecycleError::prepare(VolumeError::NeedsRecovery("data".into()).into());
+        assert!(!is_in_use(&error.into()));
+    }
+}

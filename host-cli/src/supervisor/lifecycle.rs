@@ -83,6 +83,13 @@ pub(super) enum LifecycleError {
     Killed,
 }
 
+impl LifecycleError {
+    /// Keeps the cause's type, which `first_use` looks for: `anyhow`'s plain conversion hides it.
+    pub(super) fn prepare(error: anyhow::Error) -> Self {
+        Self::Prepare(error.reallocate_into_boxed_dyn_error_without_backtrace())
+    }
+}
+
 /// Runs the container once: in a machine of its own, which is gone on return, or in its pod's.
 pub(crate) async fn run_once(
     supervised: &Rc<SupervisedContainer>,
@@ -114,7 +121,7 @@ async fn prepare_volumes(
 ) -> Result<(), LifecycleError> {
     let container = supervised.container.borrow().clone();
     tokio::select! {
-        prepared = first_use::prepare(folders, state, &container) => prepared.map_err(|e| LifecycleError::Prepare(e.into())),
+        prepared = first_use::prepare(folders, state, &container) => prepared.map_err(LifecycleError::prepare),
         () = supervised.kill.notified() => Err(LifecycleError::Killed),
     }
 }
@@ -152,7 +159,7 @@ async fn run_in_pod(
     };
     supervised.mark("machine ready");
     let needed = needed(&supervised.container.borrow(), state, folders, pod);
-    let placed = pod.disk_slots.plug(needed.map_err(|e| LifecycleError::Prepare(e.into()))?).await?;
+    let placed = pod.disk_slots.plug(needed.map_err(LifecycleError::prepare)?).await?;
     supervised.mark("disks in the machine");
     let mut spec = disk_slots::with_slots(&supervised.container.borrow().spec, &placed);
     pod.apply_to(&mut spec);
@@ -261,7 +268,7 @@ fn prepare(
     state: &State,
     folders: &Folders,
 ) -> Result<Prepared, LifecycleError> {
-    let disks = disks(container, state, folders).map_err(|e| LifecycleError::Prepare(e.into()))?;
+    let disks = disks(container, state, folders).map_err(LifecycleError::prepare)?;
     let wanted = Wanted {
         id: &container.id,
         accelerator: container.config.accelerator,
