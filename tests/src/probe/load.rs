@@ -95,6 +95,8 @@ fn power_off() -> ExitCode {
 
 /// Uses processor time for `seconds` of wall time and says how much it was given: CPU and wall, in milliseconds.
 fn burn(seconds: u64) -> ExitCode {
+    // The same process made the container before it became this program.
+    let used_before = processor_time_ms();
     let start = Instant::now();
     let mut word = 1_u64;
     while start.elapsed() < Duration::from_secs(seconds) {
@@ -102,7 +104,7 @@ fn burn(seconds: u64) -> ExitCode {
             word = std::hint::black_box(word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
         }
     }
-    println!("{} {}", processor_time_ms(), start.elapsed().as_millis());
+    println!("{} {}", processor_time_ms() - used_before, start.elapsed().as_millis());
     ExitCode::SUCCESS
 }
 
