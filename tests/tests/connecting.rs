@@ -1,16 +1,16 @@
-//! Pods that come to further networks and leave them, also while they run.
+//! Pods that join further networks and leave them, also while they run.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
 
 use capsid_tests::invocation::eventually;
+use capsid_tests::parts::patience;
 use capsid_tests::{Capsid, Outcome, TestImage};
 
-/// Seconds that a server may take to start.
+/// Time limit for a server to start, in seconds.
 const PATIENCE_S: u64 = 120;
 const IDLE: [&str; 3] = ["services", "sleep", "6000"];
 const NGINX: [&str; 4] = ["services", "nginx", "-g", "daemon off; error_log stderr notice;"];
@@ -24,7 +24,7 @@ fn good(capsid: &Capsid, words: &[&str]) {
     call(capsid, words).succeeds();
 }
 
-/// A container in the background.
+/// Starts a container in the background.
 #[track_caller]
 fn start(capsid: &Capsid, name: &str, flags: &[&str], words: &[&str]) {
     good(capsid, &[&["run", "-d", "--name", name], flags, words].concat());
@@ -32,7 +32,8 @@ fn start(capsid: &Capsid, name: &str, flags: &[&str], words: &[&str]) {
 
 /// Whether `from` gets an answer from `to`, a name or an address.
 fn reaches(capsid: &Capsid, from: &str, to: &str) -> bool {
-    let ping = ["exec", from, "ping", "-c", "1", "-W", "5", to];
+    let wait = patience(5).as_secs().to_string();
+    let ping = ["exec", from, "ping", "-c", "1", "-W", &wait, to];
     call(capsid, &ping).code() == 0
 }
 
@@ -41,22 +42,22 @@ fn says(capsid: &Capsid, name: &str, script: &str) -> String {
     call(capsid, &["exec", name, "sh", "-c", script]).succeeds().text()
 }
 
-/// Addresses of IPv4 that it has beside the loopback's.
+/// Returns the container's IPv4 addresses beside the loopback's.
 fn addresses(capsid: &Capsid, name: &str) -> String {
     let script = "grep -B1 'host LOCAL' /proc/net/fib_trie | grep -o '[0-9.]*$' | grep -v '^127' | sort -u";
     says(capsid, name, script)
 }
 
-/// Where the host publishes port 80 of a container.
+/// Returns the host's address where port 80 of a container is published.
 fn published(capsid: &Capsid, name: &str) -> String {
     call(capsid, &["port", name, "80"]).succeeds().text()
 }
 
-/// Whether nginx answers there.
+/// Whether nginx answers at the address.
 fn is_served(address: &str) -> bool {
     let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.set_read_timeout(Some(patience(5)))?;
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
@@ -70,7 +71,7 @@ fn wait_until_served(address: &str) {
     eventually("an answer at the published port", PATIENCE_S, || is_served(address));
 }
 
-/// Two networks; `web` is on the first, `db` on the second.
+/// Creates two networks; `web` is on the first, `db` on the second.
 fn two_networks() -> Capsid {
     let capsid = Capsid::with(&[TestImage::Services]);
     good(&capsid, &["network", "create", "--subnet", "10.77.1.0/24", "front"]);
@@ -123,7 +124,7 @@ fn a_running_container_comes_to_a_network_and_leaves_it() {
         .exits(1)
         .complains("back");
 
-    // The one that leads out: the uplink is closed with it, and comes back with it, or with another one.
+    // The network that leads out: the uplink is closed with it, and returns with it, or with another one.
     good(&capsid, &["network", "disconnect", "front", "web"]);
     assert!(!is_served(&port));
     assert_eq!(addresses(&capsid, "web"), "");
@@ -134,7 +135,7 @@ fn a_running_container_comes_to_a_network_and_leaves_it() {
     good(&capsid, &["network", "connect", "back", "web"]);
     good(&capsid, &["network", "disconnect", "front", "web"]);
     assert!(is_served(&port) && reaches(&capsid, "web", "db"));
-    // Where somebody else has its port meanwhile, a word tells it.
+    // If somebody else has its port meanwhile, a warning says so.
     good(&capsid, &["network", "disconnect", "back", "web"]);
     let listener = TcpListener::bind(port.trim()).unwrap();
     call(&capsid, &["network", "connect", "front", "web"])
@@ -166,12 +167,12 @@ fn a_container_on_several_networks_reaches_all_of_them() {
         !reaches(&capsid, "db", "deep") && !reaches(&capsid, "deep", "db"),
         "it is no router"
     );
-    // It is known on each network by the address that it has there.
+    // On each network it is known by its address there.
     assert_eq!(says(&capsid, "db", "dig +short hub"), "10.77.2.20");
     assert_ne!(says(&capsid, "deep", "dig +short hub"), "10.77.2.20");
     // Nobody on one network reaches it by its address on another.
     assert!(!reaches(&capsid, "deep", "10.77.2.20"));
-    // A new name is told at once.
+    // A new name is known at once.
     good(&capsid, &["rename", "hub", "centre"]);
     assert!(reaches(&capsid, "db", "centre") && reaches(&capsid, "deep", "centre"));
     assert!(!reaches(&capsid, "db", "hub"));
@@ -247,7 +248,7 @@ fn what_cannot_be_connected_is_told_in_one_line() {
     // None of that is written.
     let shown = call(&capsid, &["network", "inspect", "net1"]).succeeds().json();
     assert_eq!(shown[0]["Containers"].as_object().unwrap().len(), 1);
-    // One that does not run is on it from its next start on.
+    // A container that does not run is on the network from its next start on.
     good(&capsid, &["network", "connect", "--ip", "10.77.1.6", "net1", "second"]);
     assert_eq!(
         capsid.field("second", ".NetworkSettings.Networks.net1.IPAddress"),

@@ -1,4 +1,4 @@
-//! What pods reach, and what reaches them: between network namespaces of the tests' own.
+//! Connections from and to pods: between network namespaces of the tests' own.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -8,13 +8,14 @@ use std::net::{Shutdown, TcpListener, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use capsid_tests::parts::patience;
 use capsid_tests::resident::descendants;
 use capsid_tests::world::{HOST_V4, alone};
 use capsid_tests::{Capsid, Census, TestImage, World, live};
 use nix::sys::signal::Signal;
 
-/// A server in a container: answers each connection with its peer's address, and echoes what it is sent. It does not speak
-/// first: Debian 12's passt does not tell a guest that a connection stands before the client has said something.
+/// Server in a container: answers each connection with its peer's address, and echoes its input. It does not speak
+/// first: Debian 12's passt does not tell a guest that a connection stands before the client has sent something.
 const SERVICE: &str = "\
 import socket, threading
 def tcp(s):
@@ -85,7 +86,7 @@ fn published_ports_are_reached_from_where_they_are_published() {
     };
     assert_eq!(greeting(world.connect_on_host("127.0.0.1:8080")), "from 100.96.0.1\n!");
     assert_eq!(greeting(world.connect("192.168.77.1:8081")), "from 192.168.77.2\n!");
-    // What comes from the host itself, passt sends from the address that it has on the guest's link.
+    // Connections from the host itself get the address that passt has on the guest's link.
     let from_host = greeting(world.connect_on_host("[::1]:8083"));
     assert!(from_host.starts_with("from fe80::"), "{from_host}");
     assert_eq!(
@@ -99,7 +100,7 @@ fn published_ports_are_reached_from_where_they_are_published() {
     assert!(world.connect_on_host("[::1]:8080").is_err());
     let ask_over_udp = |from: &str, to: &str| {
         let socket = UdpSocket::bind(from).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket.set_read_timeout(Some(patience(10))).unwrap();
         socket.send_to(b"datagram", to).unwrap();
         let mut bytes = [0; 64];
         let (count, _) = socket.recv_from(&mut bytes).unwrap();
@@ -126,7 +127,7 @@ fn published_ports_are_reached_from_where_they_are_published() {
     let bindings = capsid.field("web", "json .NetworkSettings.Ports");
     assert!(bindings.contains(r#""HostPort":"8080""#), "{bindings}");
     assert_eq!(capsid.field("web", "json .NetworkSettings.Egress"), "[]");
-    // Taken as long as it is there, and then no more.
+    // Accepted as long as it is there, and then no more.
     let refusal = world
         .call(&capsid, ["run", "--rm", "-p", "8080:80", "debian-python", "true"])
         .wait();
@@ -142,7 +143,7 @@ fn published_ports_are_reached_from_where_they_are_published() {
         .succeeds();
 }
 
-/// Bytes that differ everywhere.
+/// Returns bytes that differ everywhere.
 fn noise(bytes: usize) -> Vec<u8> {
     let mut state = 1_u64;
     let next = |state: &mut u64| {
@@ -180,7 +181,7 @@ fn streams_are_whole_both_ways_and_end_half_by_half() {
         sent.len()
     );
     // Out of the container, and back, through a server of the world's. The container hangs up last: Debian 12's passt
-    // forgets what is still to come when it hangs up first.
+    // forgets pending data when it hangs up first.
     let script = "\
 import socket, os, threading
 s = socket.create_connection(('203.0.113.5', 7000)); f = s.makefile('rb')
@@ -204,8 +205,8 @@ fn a_thousand_connections_at_once_are_all_served() {
     let (world, capsid) = (World::with_servers(), Capsid::with(&[TestImage::DebianPython]));
     start_service(&world, &capsid, "web", &["-p", "8080:80", "--ulimit", "nofile=4096"]);
     let mut streams = Vec::new();
-    // Each is greeted before the next one comes, and answered before the next one asks: what is tried is how many there can
-    // be, not how quickly. Of a thousand questions at once Debian 12's passt drops some, again and again.
+    // Each is greeted before the next one connects, and answered before the next one asks: the test is about how many
+    // there can be, not how quickly. Of a thousand questions at once Debian 12's passt drops some, again and again.
     for _ in 0..1000 {
         let mut stream = world.connect_on_host("127.0.0.1:8080").unwrap();
         stream.write_all(b"!").unwrap();
@@ -227,7 +228,7 @@ fn a_thousand_connections_at_once_are_all_served() {
 
 #[test]
 fn a_hostile_guest_is_nobody_else() {
-    // Raw frames, each with its own mark: the true one first and last, between them what must not arrive.
+    // Raw frames, each with its own mark: the true one first and last, between them those that must not arrive.
     const FRAMES: &str = "\
 import socket, struct, time
 own = open('/sys/class/net/eth0/address').read().strip()
@@ -289,9 +290,9 @@ send(packet(b'last!'))
     );
 }
 
-/// Frames that are neighbor solicitations behind extension headers to one parser. Debian 12's passt takes the reserved byte
-/// of the fragment header for a length and does not step over the last header: to it the same frame is a SYN or a datagram.
-/// The last frame is an ordinary one.
+/// Frames that are neighbor solicitations behind extension headers to one parser. Debian 12's passt takes the reserved
+/// byte of the fragment header for a length and does not skip the last header: to it the same frame is a SYN or a
+/// datagram. The last frame is an ordinary one.
 const TWO_READINGS: &str = "\
 import socket, struct, time
 mac = bytes.fromhex(open('/sys/class/net/eth0/address').read().strip().replace(':', ''))
@@ -342,7 +343,7 @@ fn a_frame_with_two_readings_reaches_nobody() {
         })
     };
     let listeners = world.on_host_do(listen);
-    // The last frame is in the rules, and tells that those before it were sent.
+    // The last frame is in the rules, and proves that those before it were sent.
     let words = [
         "run",
         "--rm",
@@ -390,7 +391,7 @@ fn a_pods_containers_share_its_network() {
     let script = read("127.0.0.1", 80);
     words.push(&script);
     world.call(&capsid, &words).wait().succeeds().prints("b'from '\n");
-    // docker's word for it.
+    // docker's name for it.
     let words = [
         "run",
         "--rm",
@@ -465,7 +466,7 @@ fn flags_are_dockers_and_what_makes_no_sense_is_refused() {
         )
         .wait();
     none.succeeds().prints("lo\n");
-    // That it is reached there is what `rules_open_what_they_name_for_every_protocol_alike` of the egress suite shows.
+    // `rules_open_what_they_name_for_every_protocol_alike` of the egress suite shows that it is reached there.
     let words = ["run", "--rm", "--network", "host", "--add-host", "up:host-gateway"];
     world
         .call(&capsid, [&words[..], &["busybox", "grep", "up", "/etc/hosts"]].concat())
@@ -503,7 +504,7 @@ fn flags_are_dockers_and_what_makes_no_sense_is_refused() {
         .call(&capsid, ["run", "--rm", "busybox", "true"])
         .env("PATH", &nowhere)
         .wait();
-    // Without QEMU either, but that is the machine's, and said first where it is needed.
+    // Without QEMU either, but that belongs to the machine, and is reported first where it is needed.
     missing.exits(125);
     capsid.call(["ps", "-aq"]).wait().succeeds().prints("");
 }

@@ -1,26 +1,27 @@
-//! The end-to-end suites: how long each takes, and what of it runs on KVM.
+//! The end-to-end suites: the duration of each, and its tests on KVM.
 //!
-//! A suite runs emulated, whole, in `make test`. On KVM `make test` runs what depends on the machine: each device, start, stop
-//! and crash. All else that is not [`Kvm::Never`] runs there in `make test-full`, with counts at their full size.
+//! A suite runs emulated, whole, in `make test`. On KVM `make test` runs the tests that depend on the machine: each
+//! device, start, stop and crash. All others that are not [`Kvm::Never`] run there in `make test-full`, with counts at
+//! their full size.
 
 use crate::executables::Executables;
 
-/// What of a suite runs on KVM.
+/// Tests of a suite that run on KVM.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kvm {
     /// These tests in `make test`, all in `make test-full`.
     Machine(&'static [&'static str]),
-    /// All in `make test-full`, none in `make test`.
+    /// All tests in `make test-full`, none in `make test`.
     Full,
-    /// None: the reason.
+    /// No tests; contains the reason.
     Never(#[expect(dead_code, reason = "for whoever reads the table")] &'static str),
 }
 
-/// One file of `tests/tests`.
+/// File of `tests/tests`.
 #[derive(Debug)]
 pub(crate) struct Suite {
     pub(crate) name: &'static str,
-    /// Seconds that it takes emulated, on two idle processors: the longest suites start first.
+    /// Seconds that the suite takes emulated, on two idle processors: the longest suites start first.
     pub(crate) seconds: u64,
     pub(crate) kvm: Kvm,
 }
@@ -33,7 +34,7 @@ const NO_MACHINE: Kvm = Kvm::Never("starts no machine");
 const SAME_PROCESSES: Kvm = Kvm::Never("is about processes and files of the host, which are the same with KVM");
 const INSIDE_ONLY: Kvm = Kvm::Never("is about what runs inside of the guest or about the command line");
 
-/// Every suite.
+/// All suites.
 pub(crate) const SUITES: &[Suite] = &[
     suite("authorisation", 25, NO_MACHINE),
     suite("bad_input", 20, NO_MACHINE),
@@ -58,6 +59,7 @@ pub(crate) const SUITES: &[Suite] = &[
     suite("doctor", 10, NO_MACHINE),
     suite("egress", 90, Kvm::Full),
     suite("endurance", 90, SAME_PROCESSES),
+    suite("examples", 25, INSIDE_ONLY),
     suite("fixtures", 5, NO_MACHINE),
     suite("flags", 20, INSIDE_ONLY),
     suite("foreign_folders", 5, NO_MACHINE),
@@ -145,13 +147,13 @@ pub(crate) const FULL_COUNTS: &[(&str, &str)] = &[
     ("CAPSID_NETWORK_CYCLES", "200"),
 ];
 
-/// The row of a suite.
+/// Finds the row of a suite.
 pub(crate) fn find(name: &str) -> Option<&'static Suite> {
     SUITES.iter().find(|suite| suite.name == name)
 }
 
-/// Checks the table against what is there: a suite that has no row would never run, and a test that was renamed would
-/// silently be left out on KVM.
+/// Checks the table against the executables: a suite without a row would never run, and a renamed test would silently
+/// be left out on KVM.
 pub(crate) fn check(executables: &Executables) -> Result<(), String> {
     for executable in executables.iter().filter(|executable| executable.is_suite) {
         let row = find(&executable.name)
