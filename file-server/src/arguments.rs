@@ -1,4 +1,4 @@
-//! The command line: what a supervisor asks for.
+//! Command line of the file server: the orders of a supervisor.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
@@ -6,46 +6,46 @@ use std::path::PathBuf;
 
 use capsid_jail::Share;
 
-/// What is to be done.
+/// Task that the command line asks for.
 #[derive(Debug)]
 pub enum Command {
-    /// Say which version this is.
+    /// Prints the version.
     Version,
-    /// Enter the jail and tell what it consists of.
+    /// Enters the jail and reports which layers it consists of.
     Confinement,
-    /// Serve.
+    /// Serves a share.
     Serve(Arguments),
 }
 
-/// What is served, and to whom.
+/// Share to serve, and the socket to serve it on.
 #[derive(Debug)]
 pub struct Arguments {
-    /// A listening socket with the one connection that will ever come.
+    /// Listening socket for the only connection that will ever be made.
     pub socket_fd: RawFd,
-    /// Directory or file that is served.
+    /// Directory or file to serve.
     pub share: Share,
 }
 
-/// Why a command line is refused.
+/// Reason why a command line is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ArgumentError {
-    /// A word that is no flag.
+    /// Word that is not a flag.
     #[error("unknown argument {0:?}")]
     Unknown(OsString),
-    /// A flag that must be there.
+    /// Required flag that is absent.
     #[error("{0} is missing or has no value")]
     Missing(&'static str),
-    /// A value that is none for its flag.
+    /// Value that is not valid for its flag.
     #[error("{flag} has the wrong value {value:?}")]
     Value {
-        /// The flag.
+        /// Name of the flag.
         flag: &'static str,
-        /// Value of the argument.
+        /// Value that was given.
         value: OsString,
     },
 }
 
-/// Parses the arguments behind the program's name.
+/// Parses the arguments after the program's name.
 ///
 /// # Errors
 /// [`ArgumentError`].

@@ -18,13 +18,13 @@ use vmm_sys_util::epoll::EventSet;
 use crate::files::Files;
 use crate::limits;
 
-/// High priority (forgotten files) and requests.
+/// Number of queues: high priority (forgotten files) and requests.
 const QUEUES: usize = 2;
 
 type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 type Chain = DescriptorChain<GuestMemoryLoadGuard<GuestMemoryMmap>>;
 
-/// The device, shared by the thread that speaks vhost-user and the one that serves the rings.
+/// Virtio-fs device, shared by the thread that speaks vhost-user and the one that serves the rings.
 pub(crate) struct FileDevice<F = PassthroughFs>
 where
     F: FileSystem<Inode = u64, Handle = u64> + Send + Sync + 'static,
@@ -39,7 +39,7 @@ impl<F> FileDevice<F>
 where
     F: FileSystem<Inode = u64, Handle = u64> + Send + Sync + 'static,
 {
-    /// A device that serves `files`, with its gate closed.
+    /// Creates a device that serves `files`, with its gate closed.
     pub(crate) fn new(files: Files<F>, memory: Memory) -> Self {
         Self {
             server: Server::new(Arc::new(files)),
@@ -49,12 +49,12 @@ where
         }
     }
 
-    /// Lets the machine get its first answer.
+    /// Opens the gate, so that the machine gets its first answer.
     pub(crate) fn open_gate(&self) {
         self.gate.open();
     }
 
-    /// Answers every request in the ring, and those that come meanwhile.
+    /// Answers every request in the ring, including requests that arrive meanwhile.
     pub(crate) fn serve(&self, vring: &VringRwLock) -> io::Result<()> {
         let event_index = *self.event_index.read().unwrap_or_else(PoisonError::into_inner);
         if !event_index {
@@ -63,7 +63,7 @@ where
         loop {
             vring.disable_notification().map_err(io::Error::other)?;
             self.work_off(vring)?;
-            // Whether something came before the guest knew that it is to notify again.
+            // True when a request arrived before the guest knew that it has to notify again.
             if !vring.enable_notification().map_err(io::Error::other)? {
                 return Ok(());
             }
@@ -86,14 +86,14 @@ where
             let head = chain.head_index();
             let used_bytes = self.answer(&memory, chain);
             vring.add_used(head, used_bytes).map_err(io::Error::other)?;
-            // At once: the next request may take its time.
+            // Notify at once: the next request may take its time.
             if vring.needs_notification().map_err(io::Error::other)? {
                 vring.signal_used_queue()?;
             }
         }
     }
 
-    /// Bytes of the answer; 0 for a request that makes no sense, or that has none.
+    /// Answers one request and returns the answer's size in bytes; 0 for a malformed request or one without an answer.
     fn answer(&self, memory: &GuestMemoryMmap, chain: Chain) -> u32 {
         let Ok(reader) = Reader::from_descriptor_chain(memory, chain.clone()) else {
             return 0;
@@ -101,8 +101,8 @@ where
         let Ok(writer) = VirtioFsWriter::new(memory, chain) else {
             return 0;
         };
-        // What the chain holds, and not what its first words claim: parts that lie over one another can make a chain
-        // far larger than the guest, and some requests are copied whole before they are refused (CVE-2016-5403's kind).
+        // Checks what the chain holds, not what its first words claim: overlapping parts can make a chain far larger
+        // than the guest, and some requests are copied whole before they are refused (CVE-2016-5403's kind).
         if reader.available_bytes() > limits::MESSAGE_BYTES || writer.available_bytes() > limits::MESSAGE_BYTES {
             return 0;
         }
@@ -146,7 +146,7 @@ where
         *self.event_index.write().unwrap_or_else(PoisonError::into_inner) = enabled;
     }
 
-    /// The library keeps the memory that this device shares with it up to date.
+    /// Does nothing: the library keeps the memory that it shares with this device up to date.
     fn update_memory(&self, _memory: Memory) -> io::Result<()> {
         Ok(())
     }
@@ -165,7 +165,7 @@ where
             return Ok(());
         }
         if let Err(error) = self.serve(vring) {
-            // The library would leave the ring without anybody who serves it, and the guest waiting for ever.
+            // The library would leave the ring unserved, and the guest would wait for ever.
             eprintln!("capsid-fs: the guest has made ring {device_event} unusable: {error}");
             std::process::exit(1);
         }
@@ -173,7 +173,7 @@ where
     }
 }
 
-/// Closed until the process is confined.
+/// Gate that stays closed until the process is confined.
 #[derive(Debug, Default)]
 struct Gate {
     is_open: Mutex<bool>,

@@ -1,5 +1,5 @@
-//! The files of the share, for a guest that is not trusted with them: the library's pass-through file system behind a
-//! door that refuses what only a hostile guest asks for.
+//! Files of the share, served to an untrusted guest: a filter in front of the library's pass-through file system
+//! refuses what only a hostile guest asks for.
 //!
 //! | asked for | answered |
 //! |---|---|
@@ -10,8 +10,8 @@
 //! | extended attributes | not there: capabilities of files are among them, and each write would ask for them first |
 //! | locks | not there: the guest's kernel keeps them, so they do not reach from one machine to another |
 //!
-//! That nothing outside of the share can be named, and that nothing in a read-only one is changed, is not up to this
-//! code: see [`capsid_jail::Share`].
+//! This code does not enforce that nothing outside of the share can be named and that nothing in a read-only share is
+//! changed: [`capsid_jail::Share`] does.
 
 use std::ffi::CStr;
 use std::io;
@@ -26,12 +26,13 @@ use fuse_backend_rs::passthrough::{CachePolicy, Config, PassthroughFs};
 
 use crate::limits;
 
-/// Folders change seldom: a path is not walked anew for each of its files. Files are asked for each time, so that a
-/// change on the host, or in another machine, is seen at once.
+/// Time for which the guest may cache folders. Folders change seldom, so a path is not walked anew for each of its
+/// files. Files are asked for each time, so that a change on the host, or in another machine, is seen at once.
 const FOLDERS_KNOWN_FOR: Duration = Duration::from_secs(1);
 
-/// What a guest may ask for when it opens a file. Not `O_PATH`, `O_TMPFILE` or `O_ASYNC`, which mean something else than
-/// reading and writing; not `O_NOATIME`, which is for owners; not `O_DIRECT`: its alignment is the host's affair.
+/// Flags with which a guest may open a file. Not `O_PATH`, `O_TMPFILE` or `O_ASYNC`, which mean something else than
+/// reading and writing; not `O_NOATIME`, which is for owners; not `O_DIRECT`, because its alignment depends on the
+/// host.
 const OPEN_FLAGS: i32 = libc::O_ACCMODE
     | libc::O_APPEND
     | libc::O_TRUNC
@@ -41,20 +42,20 @@ const OPEN_FLAGS: i32 = libc::O_ACCMODE
     | libc::O_DIRECTORY
     | libc::O_NOFOLLOW;
 
-/// Besides [`OPEN_FLAGS`], when a file is made.
+/// Flags permitted besides [`OPEN_FLAGS`] when a file is created.
 const CREATE_FLAGS: i32 = libc::O_CREAT | libc::O_EXCL;
 
-/// Bits that let whoever executes a file become another user or group.
+/// Mode bits that let whoever executes a file become another user or group.
 const SET_ID_BITS: u32 = libc::S_ISUID | libc::S_ISGID;
 
-/// The share.
+/// Files of the share behind the filter.
 pub(crate) struct Files<F = PassthroughFs> {
     inner: F,
     owners: Owners,
 }
 
 impl Files {
-    /// The files below `/`, which is looked at when the guest mounts them. `/proc/self` is needed now.
+    /// Serves the files below `/`, which is opened when the guest mounts them. `/proc/self` is needed now.
     pub(crate) fn new() -> io::Result<Self> {
         let config = Config {
             root_dir: "/".into(),
@@ -63,7 +64,7 @@ impl Files {
             attr_timeout: Duration::ZERO,
             dir_entry_timeout: Some(FOLDERS_KNOWN_FOR),
             dir_attr_timeout: Some(FOLDERS_KNOWN_FOR),
-            // Without this, whatever was ever known is remembered for good.
+            // Without this, the library remembers every inode it has seen for good.
             use_host_ino: true,
             allow_direct_io: false,
             ..Config::default()
@@ -74,14 +75,14 @@ impl Files {
         })
     }
 
-    /// The same, for a process that can make files of these owners.
+    /// Sets the owners that this process can create files for.
     pub(crate) fn owned_by(self, owners: Owners) -> Self {
         Self { owners, ..self }
     }
 }
 
 impl<F> Files<F> {
-    /// The door before other files.
+    /// Puts the filter in front of another file system.
     #[cfg(fuzzing)]
     pub(crate) fn over(inner: F) -> Self {
         Self {
@@ -90,15 +91,15 @@ impl<F> Files<F> {
         }
     }
 
-    /// Mode bits that a guest may give a file it makes, which is a folder or not.
+    /// Returns the mode bits that a guest may give to a new file or, if `is_folder`, to a new folder.
     fn permitted_mode(mode: u32, is_folder: bool) -> u32 {
-        // On a folder the group bit only says which group new files have.
+        // On a folder the group bit only selects the group of new files.
         let refused = if is_folder { libc::S_ISUID } else { SET_ID_BITS };
         mode & !refused
     }
 }
 
-/// Flags of a file that is open already: the way it was opened stays.
+/// Returns the permitted flags for a file that is already open: its access mode does not change.
 fn open_flags(flags: u32) -> u32 {
     flags & OPEN_FLAGS as u32
 }
@@ -111,7 +112,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Files<F> {
     type Inode = u64;
     type Handle = u64;
 
-    /// Whose request it is: of a user who is not mapped here, no file can be made.
+    /// Maps the user of a request to root where only one user is mapped: no file can be created for an unmapped user.
     fn id_remap(&self, context: &mut Context) -> io::Result<()> {
         if self.owners == Owners::OneUser {
             (context.uid, context.gid) = (0, 0);
@@ -242,8 +243,9 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Files<F> {
     fn link(&self, context: &Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry> {
         let linked = self.inner.link(context, inode, parent, name);
         linked.map_err(|error| match error.raw_os_error() {
-            // Before Linux 6.10 only capabilities in the host's own user namespace permit it (linkat(2), AT_EMPTY_PATH),
-            // and a kernel that does not says that there is no such file. Programs copy where links are not permitted.
+            // Before Linux 6.10 only capabilities in the host's own user namespace permit it (linkat(2),
+            // AT_EMPTY_PATH), and a kernel that does not says that there is no such file. Programs copy where links are
+            // not permitted.
             Some(libc::ENOENT)
                 if self
                     .inner

@@ -1,8 +1,9 @@
-//! What this process may ask of the host's kernel while it serves a guest, with reasons. Everything else kills it.
+//! System calls that this process may make while it serves a guest, with reasons. The kernel kills the process for any
+//! other call.
 
 use capsid_jail::{Condition, Rule, panic_rules};
 
-/// For all three threads: the library decides which of them does what.
+/// Returns the rules for all three threads: the library decides which thread does what.
 pub(crate) fn rules() -> Vec<Rule> {
     let mut rules = panic_rules();
     rules.extend(serving());
@@ -11,7 +12,7 @@ pub(crate) fn rules() -> Vec<Rule> {
     rules
 }
 
-/// vhost-user and the rings.
+/// Rules for vhost-user and the rings.
 fn serving() -> Vec<Rule> {
     vec![
         Rule::always(libc::SYS_epoll_wait, "rings: wait for work"),
@@ -44,7 +45,7 @@ fn serving() -> Vec<Rule> {
     ]
 }
 
-/// Finding, making, renaming and removing: always one name beside an open folder.
+/// Rules for finding, creating, renaming and removing: always one name relative to an open folder.
 fn names() -> Vec<Rule> {
     let own_umask = Rule::when(
         libc::SYS_umask,

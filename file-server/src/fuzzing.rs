@@ -1,4 +1,4 @@
-//! The device with files that are not there, for fuzzing: what the door lets through must be what it promises.
+//! Device with nonexistent files, for fuzzing: checks that whatever passes the filter keeps the filter's promises.
 
 use std::ffi::CStr;
 use std::io;
@@ -16,14 +16,14 @@ use crate::device::FileDevice;
 use crate::files::Files;
 use crate::limits;
 
-/// Bytes of the guest's memory.
+/// Size of the guest's memory in bytes.
 pub const MEMORY_BYTES: u64 = 4 << 20;
-/// Entries of the ring.
+/// Number of entries in the ring.
 pub const RING_SIZE: u16 = 64;
-/// Addresses of the ring's descriptors, available and used entries.
+/// Addresses of the ring's descriptors, available entries and used entries.
 pub const RING: [u64; 3] = [0x1000, 0x2000, 0x3000];
 
-/// A file server with a guest's memory and one ring.
+/// File server with a guest's memory and one ring.
 pub struct Bench {
     device: FileDevice<Nothing>,
     memory: GuestMemoryMmap,
@@ -31,10 +31,10 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// A device that is started.
+    /// Creates a device that is started.
     ///
     /// # Panics
-    /// Without memory.
+    /// Panics when memory cannot be allocated.
     #[must_use]
     pub fn new(event_index: bool) -> Self {
         let range = [(GuestAddress(0), MEMORY_BYTES as usize)];
@@ -50,12 +50,13 @@ impl Bench {
         Self { device, memory, ring }
     }
 
-    /// Writes to the guest's memory, where there is any.
+    /// Writes to the guest's memory; ignores addresses outside of it.
     pub fn write(&self, address: u64, bytes: &[u8]) {
         let _ = self.memory.write_slice(bytes, GuestAddress(address));
     }
 
-    /// Serves the ring: whether it is usable still. What was used has its bytes within the memory.
+    /// Serves the ring and returns whether it is still usable. Checks that the bytes of used entries lie within the
+    /// memory.
     pub fn serve(&self) -> bool {
         let served = self.device.serve(&self.ring).is_ok();
         assert!(self.ring.get_mut().get_queue().is_valid(&self.memory));
@@ -63,7 +64,7 @@ impl Bench {
     }
 }
 
-/// Files of which every name exists and every request works. Each requires what the door promises.
+/// File system in which every name exists and every request succeeds. Each request asserts the filter's promises.
 struct Nothing;
 
 fn mode_is_harmless(mode: u32) {

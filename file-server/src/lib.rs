@@ -1,13 +1,14 @@
-//! The file server: one folder of the host's, or one file under a name of its own, for one machine. The program
-//! `capsid-fs` is all that uses this crate, but for the fuzz target.
+//! File server: serves one folder of the host, or one file under a name of its own, to one machine. Only the program
+//! `capsid-fs` and the fuzz target use this crate.
 //!
 //! ```text
 //! server ── confined, waits     requests ── the vhost-user protocol      rings ── FUSE requests, one after the other
 //! ```
 //!
-//! The guest is hostile, and so is every byte it sends. What protects the host, from the outside in: the process sees
-//! no file but those it serves ([`capsid_jail::Share`]), and the kernel refuses writes where the share is read-only;
-//! few system calls are left ([`filters`]); names are single components and never `..`, and no file gets more rights by
+//! The guest is hostile, and so is every byte it sends. Protection of the host, from the outside in: the process sees
+//! only the files that it serves ([`capsid_jail::Share`]), and the kernel refuses writes to a read-only share; few
+//! system calls are permitted ([`filters`]); names are single components and never `..`, and no file gains rights by
+//! being served ([`files`]).
 //! being served ([`files`]).
 
 mod arguments;

@@ -1,6 +1,6 @@
-//! `capsid-fs --socket-fd N --source PATH --identity DEVICE:INODE [--file NAME] [--readonly]`: serves one folder, or one
-//! file under a name of its own, to one machine. Started by a supervisor, not by hand. `capsid-fs --confinement` does nothing
-//! but enter its jail, with its own program as the share, and tell what that consists of on this host.
+//! `capsid-fs --socket-fd N --source PATH --identity DEVICE:INODE [--file NAME] [--readonly]`: serves one folder, or
+//! one file under a name of its own, to one machine. Started by a supervisor, not by hand. `capsid-fs --confinement`
+//! only enters its jail, with its own program as the share, and reports which layers the jail has on this host.
 
 use std::process::ExitCode;
 
@@ -35,7 +35,7 @@ fn exit(result: Result<(), ServeError>) -> ExitCode {
     }
 }
 
-/// An error and its causes, one line.
+/// Formats an error and its causes in one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();

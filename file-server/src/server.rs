@@ -1,4 +1,4 @@
-//! The life of the process: take the socket, confine, serve until the machine is gone.
+//! Life cycle of the process: take the socket, confine, serve until the machine has ended.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -16,35 +16,35 @@ use crate::device::FileDevice;
 use crate::files::Files;
 use crate::{filters, limits, sys};
 
-/// Why the machine is not served any more. Variant = step that failed.
+/// Reason why the machine is not served any more. Variant = step that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The jail.
+    /// Entering the jail.
     #[error("cannot confine this process")]
     Confine(#[source] JailError),
-    /// The program itself, which a report confines with.
+    /// Finding the program itself, which is the share in a confinement report.
     #[error("cannot find this program's own file")]
     OwnProgram(#[source] io::Error),
-    /// The report.
+    /// Writing the confinement report.
     #[error("cannot report what confines this process")]
     Report(#[source] ReportError),
-    /// The filter.
+    /// Installing the system call filter.
     #[error("cannot filter this process's system calls")]
     Filter(#[source] FilterError),
-    /// The event loop.
+    /// Running the event loop.
     #[error("cannot wait for requests")]
     Daemon(#[source] Reason),
-    /// The other side.
+    /// Speaking vhost-user with the machine.
     #[error("the machine breaks the vhost-user protocol")]
     Protocol(#[source] Reason),
 }
 
-/// What the library says: its errors are no `std::error::Error`s.
+/// Error text of the vhost-user library, whose errors are no `std::error::Error`s.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Reason(String);
 
-/// Serves until the machine is gone.
+/// Serves the share until the machine has ended.
 ///
 /// # Errors
 /// [`ServeError`].
@@ -64,7 +64,7 @@ pub fn serve(arguments: &Arguments) -> Result<(), ServeError> {
     // INVARIANT: no answer has been given to the machine before this line, so no guest runs yet.
     device.open_gate();
     let ended = server.wait();
-    // To drop it would be to wait for its rings, which end with the process.
+    // Dropping the server would wait for its rings, which end only with the process.
     std::mem::forget(server);
     match ended {
         Ok(()) => Ok(()),
@@ -76,7 +76,7 @@ pub fn serve(arguments: &Arguments) -> Result<(), ServeError> {
     }
 }
 
-/// Enters the jail with this program as the share, and tells on stdout what it consists of.
+/// Enters the jail with this program as the share, and reports the jail's layers on stdout.
 ///
 /// # Errors
 /// [`ServeError`].
@@ -98,7 +98,8 @@ fn own_program() -> io::Result<Share> {
     })
 }
 
-/// Each file that a guest knows is an fd: as many as this process may have. Root may have more than its own limit says.
+/// Raises the limit of open files to the maximum for this process, because each file that a guest knows is an fd. Root
+/// may exceed its own hard limit.
 fn permit_many_files() {
     let own = getrlimit(rustix::process::Resource::Nofile).maximum;
     let allowed = own.map_or(limits::FDS, |own| own.min(limits::FDS));
@@ -111,7 +112,7 @@ fn permit_many_files() {
             return;
         }
     }
-    // What is left is the soft limit, with which fewer files can be known at a time.
+    // On failure the soft limit remains, with which fewer files can be known at a time.
 }
 
 fn jail(keep_fds: &[RawFd]) -> Jail {

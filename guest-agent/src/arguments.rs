@@ -1,9 +1,9 @@
-//! The arguments of a container's processes, read by threads that nobody waits for long.
+//! Arguments of a container's processes, read by threads that nobody waits for long.
 //!
-//! The threat: `/proc/PID/cmdline` is read from the memory of the process. Where that memory is a file of a filesystem
+//! The threat: `/proc/PID/cmdline` is read from the memory of the process. If that memory is a file of a filesystem
 //! that the container itself serves, or waits for a handler of page faults, the read takes as long as the container
-//! likes. The thread that answers the host's requests never makes such a read: it waits a moment for one that does, and
-//! leaves it behind, with the process that it hangs at, for as long as that lasts.
+//! likes. The thread that answers the host's requests never makes such a read: it waits a moment for a thread that
+//! does, and leaves that thread behind, with the process that it hangs at, for as long as the read lasts.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -15,7 +15,7 @@ use std::time::Instant;
 use crate::limits::{ARGUMENT_READERS_MAX, ARGUMENTS_BYTES_MAX, ARGUMENTS_WAIT, ARGUMENTS_WAIT_ALL};
 use crate::{log, threads};
 
-/// The threads that read, those left behind included.
+/// Threads that read arguments, including the hanging ones.
 #[derive(Debug, Default)]
 pub(crate) struct ArgumentReaders {
     state: Mutex<State>,
@@ -23,13 +23,13 @@ pub(crate) struct ArgumentReaders {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Threads at work.
+    /// Number of threads at work.
     count: usize,
     /// Processes whose arguments are being read.
     reading: HashSet<u32>,
 }
 
-/// A reader's place among [`ARGUMENT_READERS_MAX`], free when the thread has ended.
+/// Place of a reader among [`ARGUMENT_READERS_MAX`], free when the thread has ended.
 struct ReaderSlot(Arc<ArgumentReaders>);
 
 impl Drop for ReaderSlot {
@@ -38,7 +38,7 @@ impl Drop for ReaderSlot {
     }
 }
 
-/// Reads the arguments of one process, cut at a limit. What cannot be read is as good as nothing.
+/// Reads the arguments of one process, cut at a limit. Unreadable arguments are empty.
 pub(crate) fn read_cmdline(pid: u32) -> Vec<u8> {
     let mut arguments = Vec::new();
     if let Ok(file) = File::open(format!("/proc/{pid}/cmdline")) {
@@ -52,7 +52,7 @@ impl ArgumentReaders {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The arguments of `pids` as `read` gives them, without those that take too long.
+    /// Returns the arguments of `pids` as `read` reports them, without those that take too long.
     pub(crate) fn read_all(
         self: &Arc<Self>,
         pids: &[u32],
@@ -72,13 +72,13 @@ impl ArgumentReaders {
                 break;
             };
             let came = receive(&results, left.len(), deadline, &mut arguments);
-            // Results come in their order: the next one is what the thread hangs at.
+            // Results arrive in order: the next pid is the one that the thread hangs at.
             left.drain(..(came + 1).min(left.len()));
         }
         arguments
     }
 
-    /// Starts a thread that reads; `None` when too many hang.
+    /// Starts a thread that reads; `None` if too many hang.
     fn start(
         self: &Arc<Self>,
         pids: Vec<u32>,
@@ -115,7 +115,7 @@ impl ArgumentReaders {
     }
 }
 
-/// Takes results until there are `count`, or the next one takes too long: how many came.
+/// Receives results until there are `count`, or the next one takes too long. Returns how many arrived.
 fn receive(
     results: &Receiver<(u32, Vec<u8>)>,
     count: usize,
@@ -139,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    /// A gate at which reads of chosen processes wait.
+    /// Gate at which reads of chosen processes wait.
     type Gate = Arc<(Mutex<bool>, Condvar)>;
 
     fn reader(gate: &Gate, slow: fn(u32) -> bool) -> impl Fn(u32) -> Vec<u8> + Clone + Send + 'static {

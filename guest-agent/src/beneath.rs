@@ -5,8 +5,8 @@
 //! root. So no path of a container is ever given to a plain system call: `openat2(RESOLVE_IN_ROOT)` makes the kernel
 //! itself treat the root folder as `/` for every component and link, and refuse magic links. Where something missing
 //! is made, links are followed by hand, one component at a time, with the same meaning. Nothing else runs in the tree
-//! meanwhile (the container's first process is the one that resolves), so there is no race to lose. A process that joins
-//! a running container makes nothing; it opens, with the kernel's resolution alone.
+//! meanwhile (the container's first process is the one that resolves), so there is no race to lose. A process that
+//! joins a running container makes nothing; it opens, with the kernel's resolution alone.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -19,13 +19,13 @@ use rustix::io::Errno;
 
 use crate::limits::{LINKS_MAX, OPEN_RETRIES};
 
-/// A folder that is `/` for every path resolved in it.
+/// Folder that is `/` for every path resolved in it.
 #[derive(Debug)]
 pub(crate) struct Root {
     folder: OwnedFd,
 }
 
-/// What to make where a path ends in nothing.
+/// Kind of entry to create for a missing path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Missing {
     Folder,
@@ -39,7 +39,7 @@ impl Root {
         Self { folder }
     }
 
-    /// The root folder itself.
+    /// Returns the root folder itself.
     pub(crate) fn folder(&self) -> BorrowedFd<'_> {
         self.folder.as_fd()
     }
@@ -63,7 +63,7 @@ impl Root {
             .unwrap_or(Err(Errno::AGAIN))
     }
 
-    /// Refers to an existing path; `None` when there is nothing.
+    /// Opens an existing path as a reference (`O_PATH`); `None` if there is nothing.
     pub(crate) fn find(&self, path: &Path) -> Result<Option<OwnedFd>, Errno> {
         match self.open(path, OFlags::PATH) {
             Ok(fd) => Ok(Some(fd)),
@@ -72,37 +72,38 @@ impl Root {
         }
     }
 
-    /// Refers to the folder `path`, made with its parents (mode 0755) where missing.
+    /// Opens the folder `path` as a reference; missing folders are created, its parents too (mode 0755).
     pub(crate) fn folder_at(&self, path: &Path) -> Result<OwnedFd, Errno> {
         let real = self.make(path, Missing::Folder)?;
         self.open(&real, OFlags::PATH | OFlags::DIRECTORY)
     }
 
-    /// Refers to the file `path`, made empty with its parents where missing.
+    /// Opens the file `path` as a reference; a missing file is created empty, with its parents.
     pub(crate) fn file_at(&self, path: &Path) -> Result<OwnedFd, Errno> {
         let real = self.make(path, Missing::File)?;
         self.open(&real, OFlags::PATH)
     }
 
-    /// Refers to the folder that `path` lies in, made where missing, and its name in there. A link at `path` itself is
-    /// not followed.
+    /// Opens the parent folder of `path`, created if missing, and returns the name of `path` in it. A link at `path`
+    /// itself is not followed.
     pub(crate) fn parent_of(&self, path: &Path) -> Result<(OwnedFd, OsString), Errno> {
         let name = path.file_name().ok_or(Errno::INVAL)?.to_owned();
         let folder = self.folder_at(path.parent().unwrap_or(Path::new("/")))?;
         Ok((folder, name))
     }
 
-    /// Refers to the folder that what `path` leads to lies in, and its name in there: links are followed. Nothing is made.
+    /// Opens the parent folder of the entry that `path` leads to, and returns its name there: links are followed.
+    /// Creates nothing.
     pub(crate) fn parent_of_existing(&self, path: &Path) -> Result<(OwnedFd, OsString), Errno> {
         let real = self.make(path, Missing::Nothing)?;
         let name = real.file_name().ok_or(Errno::ISDIR)?.to_owned();
         let parent = real.parent().unwrap_or(Path::new("/"));
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        // Without links by now: who puts one there meanwhile is not followed out of the root either.
+        // No links are left by now. A link that somebody puts there meanwhile is not followed out of the root either.
         self.open(parent, flags).map(|folder| (folder, name))
     }
 
-    /// Reads a regular file of at most `bytes_max` bytes; `None` when there is nothing. `EFBIG` over the limit.
+    /// Reads a regular file of at most `bytes_max` bytes; `None` if there is nothing, `EFBIG` over the limit.
     pub(crate) fn read(&self, path: &Path, bytes_max: usize) -> Result<Option<Vec<u8>>, Errno> {
         // NONBLOCK: a FIFO in its place must not hang us.
         let file = match self.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
@@ -124,7 +125,7 @@ impl Root {
         }
     }
 
-    /// Walks `path`, following links beneath the root, making what is missing. Gives back the path without links.
+    /// Walks `path`, follows links beneath the root, and creates missing entries. Returns the path without links.
     fn make(&self, path: &Path, last: Missing) -> Result<PathBuf, Errno> {
         let mut todo: VecDeque<OsString> = components(path).collect();
         let mut real = PathBuf::from("/");
@@ -163,7 +164,7 @@ impl Root {
     }
 }
 
-/// Makes one empty file or folder.
+/// Creates one empty file or folder.
 fn make_one(parent: &OwnedFd, name: &OsString, is_file: bool) -> Result<(), Errno> {
     if !is_file {
         return rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755));
@@ -172,7 +173,7 @@ fn make_one(parent: &OwnedFd, name: &OsString, is_file: bool) -> Result<(), Errn
     rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o644)).map(drop)
 }
 
-/// The names of a path and its `..`s.
+/// Yields the names of a path, `..` included.
 fn components(path: &Path) -> impl Iterator<Item = OsString> + '_ {
     path.components().filter_map(|c| match c {
         Component::Normal(name) => Some(OsString::from_vec(name.as_bytes().to_vec())),
@@ -188,7 +189,7 @@ mod tests {
 
     use super::*;
 
-    /// A root folder inside of a temporary folder, whose other files are "outside".
+    /// Creates a root folder inside a temporary folder, whose other files are "outside".
     fn root() -> (tempfile::TempDir, Root) {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("root")).unwrap();

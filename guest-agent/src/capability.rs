@@ -1,4 +1,4 @@
-//! The change from the agent's powers to the container's.
+//! Change from the agent's privileges to the container's.
 
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
@@ -6,7 +6,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::user::Identity;
 
-/// Which of the steps was refused.
+/// Refused step of the change of privileges.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PrivilegeError {
     /// A capability could not be dropped from the bounding set.
@@ -23,7 +23,7 @@ pub(crate) enum PrivilegeError {
     Sets(#[source] Errno),
 }
 
-/// Becomes `identity` with `capabilities` (bit n is capability n). As docker does: root gets them as permitted and
+/// Changes to `identity` with `capabilities` (bit n is capability n). Follows docker: root gets them as permitted and
 /// effective too, any other user has an empty permitted set and only the bound; nothing is inheritable or ambient.
 pub(crate) fn become_user(identity: &Identity, capabilities: u64) -> Result<(), PrivilegeError> {
     drop_bounding(capabilities)?;
@@ -48,7 +48,7 @@ pub(crate) fn become_user(identity: &Identity, capabilities: u64) -> Result<(), 
     rustix::thread::set_capabilities(None, sets).map_err(PrivilegeError::Sets)
 }
 
-/// The capabilities this kernel has.
+/// Returns the capabilities that this kernel has.
 fn known_capabilities() -> u64 {
     (0..64).take_while(|n| is_known(*n)).fold(0, |set, n| set | 1 << n)
 }
@@ -58,7 +58,7 @@ fn is_known(number: u32) -> bool {
     rustix::thread::capability_is_in_bounding_set(one).is_ok()
 }
 
-/// Drops what is not in `kept` from the bounding set.
+/// Drops the capabilities outside of `kept` from the bounding set.
 fn drop_bounding(kept: u64) -> Result<(), PrivilegeError> {
     for number in (0..64).take_while(|n| is_known(*n)) {
         if kept & 1 << number == 0 {

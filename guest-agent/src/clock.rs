@@ -1,4 +1,4 @@
-//! The guest's wall clock: set and corrected as the host says.
+//! The guest's wall clock: set and corrected by the host.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{log, sys};
 /// (adjtime(3)), so that clocks which are read meanwhile never go backwards; this one takes four seconds.
 const STEP_MIN_NS: u64 = 2_000_000;
 
-/// Does what a ping says of the clock, and answers it. A clock that cannot be set is the host's to see.
+/// Applies the clock values of a ping and answers it. The host can see from the answer if a clock cannot be set.
 pub(crate) fn answer(ping: &Ping) -> Pong {
     let done = if ping.is_first {
         rustix::time::clock_settime(ClockId::Realtime, timespec(Duration::from_nanos(ping.host_clock_ns)))

@@ -1,4 +1,4 @@
-//! One container: its lifecycle, its cgroup, and who joined it.
+//! One container: its lifecycle, its cgroup, and the processes that joined it.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,22 +20,22 @@ use crate::stream::Copies;
 use crate::sys::{self, PidNamespace};
 use crate::{devices, disk, log, threads};
 
-/// A container, from its spec to its end.
+/// Container, from its spec to its end.
 pub(crate) struct Container {
-    /// The lifecycle of its first process.
+    /// Lifecycle of the container's first process.
     pub(crate) lifecycle: Arc<ProcessLifecycle>,
-    /// What it shares with others, once that is there.
+    /// Pod whose namespaces the container shares, once it exists.
     pod: OnceLock<Arc<Pod>>,
-    /// There from before its first process to after its last.
+    /// Cgroup of the container, present from before its first process to after its last.
     cgroup: Mutex<Option<Cgroup>>,
-    /// Processes that joined it and whose ends the host does not know yet.
+    /// Number of processes that joined the container and whose ends the host does not know yet.
     joiners: Mutex<usize>,
     joiners_changed: Condvar,
     /// Mount namespace, which keeps the container's mounts until its end is known.
     mounts: Mutex<Option<File>>,
 }
 
-/// Has everything written, unless the host has no room for what is to go to these disks.
+/// Syncs all filesystems, unless the host has no room for the data of these disks.
 fn sync(serials: &[String]) {
     let (done, waits) = std::sync::mpsc::channel();
     let spawned = threads::spawn("sync", move || {
@@ -50,10 +50,10 @@ fn sync(serials: &[String]) {
     {}
 }
 
-/// The right to start a process in a running container, and to have the container wait for its report.
+/// Right to start a process in a running container; the container waits for the process's report.
 pub(crate) struct Admission {
     container: Arc<Container>,
-    /// The container's first process.
+    /// First process of the container.
     pub(crate) first: OwnedFd,
 }
 
@@ -65,7 +65,7 @@ impl Drop for Admission {
 }
 
 impl Container {
-    /// A container that nothing was done for yet.
+    /// Creates a container for which nothing was done yet.
     pub(crate) fn new(spec: ContainerSpec) -> Self {
         Self {
             lifecycle: Arc::new(ProcessLifecycle::new(spec)),
@@ -85,13 +85,13 @@ impl Container {
         self.cgroup.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does something with its cgroup, which stays while it is done; `None` before its making and after its end.
+    /// Calls `act` with the cgroup, which stays meanwhile; `None` before its creation and after its end.
     pub(crate) fn with_cgroup<T>(&self, act: impl FnOnce(&Cgroup) -> T) -> Option<T> {
         self.cgroup().as_ref().map(act)
     }
 
-    /// Its network namespace, or its first process, which is in it: `setns` takes either. `None` while there is
-    /// neither.
+    /// Returns the network namespace, or the container's first process, which is in it: `setns` takes either. `None` if
+    /// there is neither.
     pub(crate) fn network(&self) -> Option<OwnedFd> {
         match self.pod.get() {
             Some(pod) => pod.network().try_clone_to_owned().ok(),
@@ -99,10 +99,10 @@ impl Container {
         }
     }
 
-    /// Lets a process join, when the program runs and is not frozen.
+    /// Admits a process that joins, if the program runs and is not frozen.
     pub(crate) fn admit(self: &Arc<Self>) -> Result<Admission, LifecycleError> {
         let not_running = || LifecycleError::NotRunning(self.lifecycle.id.clone());
-        // Counted before the look at the state: a container that ends afterwards waits.
+        // Counted before the check of the state: a container that ends afterwards waits.
         *self.joiners() += 1;
         let first = self.lifecycle.running();
         let admission = first.map(|first| Admission {
@@ -121,7 +121,7 @@ impl Container {
         }
     }
 
-    /// Runs the container from start to end, and reports each change by `report`.
+    /// Runs the container from start to end, and reports each change with `report`.
     pub(crate) fn run_once(&self, context: &AgentContext, report: impl Fn(Report)) {
         match self.run_in_cgroup(context, &report) {
             Ok(stopped) => report(Report::Stopped(stopped)),
@@ -130,8 +130,8 @@ impl Container {
         self.mounts.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// The lifecycle with what is around it; cgroup and mounts are gone before the end is reported, but for mounts of
-    /// disks that are thrown away.
+    /// Runs the lifecycle with cgroup, pod and disks around it. Cgroup and mounts are gone before the end is reported,
+    /// except mounts of disks that are thrown away.
     fn run_in_cgroup(&self, context: &AgentContext, report: &impl Fn(Report)) -> Result<Stopped, LifecycleError> {
         crate::spec::check(&self.lifecycle.spec).map_err(LifecycleError::Spec)?;
         let spec = devices::resolve(&self.lifecycle.spec).map_err(LifecycleError::Device)?;
@@ -156,7 +156,7 @@ impl Container {
         if !discards {
             self.unmount();
         }
-        // After the last process: the host may use them elsewhere as soon as it knows of the end.
+        // After the last process: the host may use the disks elsewhere as soon as it knows of the end.
         let are_free = context.disk_users.give_back(&disks);
         if !are_free {
             log::warn("a disk of a container is still mounted after its end");
@@ -168,7 +168,7 @@ impl Container {
         })
     }
 
-    /// The recipe of a lifecycle: each step leaves the state as the next one needs it. `spec` names all its devices.
+    /// Runs all steps of a lifecycle: each leaves the state as the next one needs it. `spec` names all its devices.
     fn run(
         &self,
         context: &AgentContext,
@@ -186,21 +186,21 @@ impl Container {
             self.kill();
         }
         let status = self.lifecycle.wait_for_exit();
-        // Who joined and has not reached the pid namespace yet.
+        // Processes that joined and have not reached the pid namespace yet.
         self.kill();
         copies.finish();
         self.wait_for_joiners();
         outcome.map(|()| status)
     }
 
-    /// Begins to take its mounts apart, in a thread that waits for what the kernel has to write.
+    /// Starts to take the container's mounts apart, in a thread that waits for the kernel's writes.
     fn unmount(&self) {
         let mounts = self.mounts.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Without a thread, here.
+        // Without a thread, the mounts are dropped here.
         let _ = threads::spawn("unmount", move || drop(mounts));
     }
 
-    /// Kills every process in it.
+    /// Kills every process in the container.
     fn kill(&self) {
         self.with_cgroup(Cgroup::kill);
     }
@@ -220,7 +220,7 @@ impl Container {
         Ok(spawned.pid)
     }
 
-    /// Sends the container init its spec, and hands over what it shares.
+    /// Sends the container init its spec and the descriptors of the namespaces that it shares.
     fn send_spec(
         &self,
         control: &mut UnixStream,
@@ -236,7 +236,7 @@ impl Container {
         sent.map_err(LifecycleError::Control)
     }
 
-    /// Has the container init make everything but the program, and then run it.
+    /// Lets the container init prepare everything but the program, and then run the program.
     fn until_running(
         &self,
         (control, spec): (UnixStream, &ContainerSpec),
@@ -245,8 +245,8 @@ impl Container {
         report: &impl Fn(Report),
     ) -> Result<(), LifecycleError> {
         let ends = self.lifecycle.receive_created(&control)?;
-        // To take the root's mounts apart takes longer than a short program runs, and for ever while the host has no
-        // room for what is not written yet. Nothing depends on this: a process that is gone takes its mounts with it.
+        // Taking the root's mounts apart takes longer than a short program runs, and for ever while the host has no
+        // room for unwritten data. Nothing depends on this: a process that is gone takes its mounts with it.
         let mounts = File::open(format!("/proc/{}/ns/mnt", pid.as_raw_nonzero())).ok();
         *self.mounts.lock().unwrap_or_else(PoisonError::into_inner) = mounts;
         // Only now: the container init itself opens disks.
@@ -257,8 +257,8 @@ impl Container {
             .until_running((control, ends), pid, copies, &|| self.kill(), report)
     }
 
-    /// Waits until the host knows the ends of those who joined. Bounded: one whose output nobody takes must not keep
-    /// the container.
+    /// Waits until the host knows the ends of the processes that joined. Bounded: a process whose output nobody takes
+    /// must not keep the container.
     fn wait_for_joiners(&self) {
         let waited = self
             .joiners_changed

@@ -37,7 +37,7 @@ use crate::user::{Identity, UserError, resolve};
 use crate::{control, init, log, pod, sys};
 use streams::{Streams, find_null, make_streams, take_streams};
 
-/// The step that failed.
+/// Failed step of a container init.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InitError {
     /// The control socket failed.
@@ -46,85 +46,85 @@ pub(crate) enum InitError {
     /// The streams' ends could not be handed over.
     #[error("cannot hand over the streams")]
     HandOver(#[source] FrameError),
-    /// The agent sent something else than expected.
+    /// The agent sent an unexpected message.
     #[error("unexpected message from the agent")]
     Unexpected,
-    /// The namespaces of the container to join.
+    /// The namespaces of the container cannot be joined.
     #[error("cannot join the container's namespaces")]
     Join(#[source] Errno),
-    /// New namespaces.
+    /// New namespaces cannot be made.
     #[error("cannot make the namespaces")]
     Namespaces(#[source] Errno),
-    /// Mount propagation.
+    /// Mount propagation cannot be turned off.
     #[error("cannot make the mounts private")]
     Private(#[source] Errno),
-    /// Host name.
+    /// The host name cannot be set.
     #[error("cannot set the host name")]
     Hostname(#[source] Errno),
-    /// Loopback interface.
+    /// The loopback interface cannot be brought up.
     #[error("cannot bring the loopback interface up")]
     Loopback(#[source] Errno),
-    /// The network.
+    /// The network cannot be set up.
     #[error("cannot give the container its network")]
     Network(#[source] NetworkError),
-    /// A kernel parameter.
+    /// A kernel parameter cannot be set.
     #[error("cannot set the kernel parameter {name}")]
     Sysctl { name: String, source: std::io::Error },
-    /// Protection from being traced and read.
+    /// Protection from being traced and read cannot be set.
     #[error("cannot become non-dumpable")]
     Dumpable(#[source] Errno),
-    /// Score for the out-of-memory killer.
+    /// The score for the out-of-memory killer cannot be set.
     #[error("cannot set the out-of-memory score")]
     OomScore(#[source] std::io::Error),
-    /// The tmpfs for what the container init assembles.
+    /// The tmpfs in which the container init assembles the root cannot be mounted.
     #[error("cannot mount the staging tmpfs")]
     Staging(#[source] MountError),
-    /// The disks.
+    /// The disks cannot be mounted.
     #[error("cannot mount the root")]
     Disk(#[source] DiskError),
-    /// The assembled root.
+    /// The assembled root cannot be opened or entered.
     #[error("cannot enter the root")]
     Root(#[source] Errno),
-    /// A step of the plan.
+    /// A step of the plan failed.
     #[error("cannot prepare the root")]
     Step(#[source] StepError),
-    /// User and groups; said in docker's own words.
+    /// User and groups cannot be resolved; the message uses docker's own words.
     #[error(transparent)]
     User(UserError),
-    /// Working directory.
+    /// The working directory cannot be entered.
     #[error("cannot change to the working directory {path}")]
     WorkingDirectory { path: String, source: Errno },
-    /// Pipes for the streams.
+    /// The streams cannot be set up.
     #[error("cannot make the streams")]
     Streams(#[source] Errno),
-    /// The session and its terminal.
+    /// The session or its terminal cannot be set up.
     #[error("cannot make the terminal the controlling one")]
     ControllingTerminal(#[source] Errno),
-    /// Session keyring.
+    /// The session keyring cannot be joined.
     #[error("cannot join a session keyring")]
     Keyring(#[source] Errno),
-    /// A resource limit.
+    /// A resource limit cannot be set.
     #[error("cannot set resource limit {resource}")]
     Rlimit { resource: u32, source: Errno },
-    /// `no_new_privs`.
+    /// `no_new_privs` cannot be set.
     #[error("cannot set no_new_privs")]
     NoNewPrivileges(#[source] Errno),
-    /// Seccomp program.
+    /// The seccomp program cannot be installed.
     #[error("cannot install the seccomp program")]
     Seccomp(#[source] Errno),
-    /// User, groups and capabilities.
+    /// User, groups or capabilities cannot be changed.
     #[error("cannot change privileges")]
     Privileges(#[source] PrivilegeError),
-    /// A process for the program under an init.
+    /// No process can be forked for the program under an init.
     #[error("cannot fork the program")]
     Fork(#[source] Errno),
-    /// The program itself; said in docker's own words.
+    /// The program itself cannot be executed; the message uses docker's own words.
     #[error(transparent)]
     Exec(ExecError),
 }
 
 impl InitError {
-    /// The protocol's word for the step.
+    /// Returns the protocol's name of the step.
     fn step(&self) -> FailedStep {
         match self {
             Self::Control(_) | Self::Unexpected | Self::HandOver(_) | Self::Fork(_) => FailedStep::Unknown,
@@ -151,7 +151,7 @@ impl InitError {
     }
 }
 
-/// Runs the container init: the exit code, when there is anything left to exit.
+/// Runs the container init. Returns the exit code if there is anything left to exit.
 pub(crate) fn run() -> i32 {
     let Ok(control) = sys::take_standard_stream(0) else {
         return 1;
@@ -174,7 +174,7 @@ pub(crate) fn run() -> i32 {
         Err(failure) => failure,
     };
     let failed = failed(&id, failure.step(), &failure);
-    // Without the agent there is nobody to tell.
+    // Without the agent nobody can be notified.
     let _ = write_frame(
         &mut control,
         &AgentMessage {
@@ -184,13 +184,13 @@ pub(crate) fn run() -> i32 {
     1
 }
 
-/// What to become, and what comes with it.
+/// Receives the spec and the descriptors that come with it.
 fn receive_spec(control: &UnixStream) -> Result<(ContainerSpec, Vec<OwnedFd>), FrameError> {
     let (body, fds) = control::receive(control)?;
     Ok((frame::decode_body(&body)?, fds))
 }
 
-/// Tells an error as the protocol does: the chain in one line, and the deepest `errno` in it.
+/// Converts an error for the protocol: the chain in one line, and the deepest `errno` in it.
 pub(crate) fn failed(id: &str, step: FailedStep, error: &(dyn std::error::Error + 'static)) -> Failed {
     let mut errno = 0;
     let mut next = Some(error);
@@ -212,7 +212,8 @@ pub(crate) fn failed(id: &str, step: FailedStep, error: &(dyn std::error::Error 
     }
 }
 
-/// The recipe. Returns the exit code of an init, or what failed; a program that runs does not return.
+/// Runs all steps of a container init. Returns the exit code of an init, or the error; does not return once a program
+/// runs.
 fn become_program(spec: ContainerSpec, fds: Vec<OwnedFd>, control: &mut UnixStream) -> Result<i32, InitError> {
     leave_agent(&spec, fds)?;
     let task = prepare_task(&spec)?;
@@ -248,14 +249,14 @@ fn become_program(spec: ContainerSpec, fds: Vec<OwnedFd>, control: &mut UnixStre
     }
 }
 
-/// What the spec's task needs of the agent's own folders, while they are there.
+/// Prepares the spec's task from the agent's own folders, while they are there.
 fn prepare_task(spec: &ContainerSpec) -> Result<Option<Prepared>, InitError> {
     let task = spec.task.as_ref().and_then(|task| task.kind.clone());
     let prepared = task.map(|kind| task::prepare(kind, spec)).transpose();
     prepared.map_err(InitError::Disk)
 }
 
-/// Does the task in place of a program: its exit code.
+/// Performs the task in place of a program. Returns its exit code.
 fn do_task(spec: &ContainerSpec, task: Prepared, streams: Streams, control: &mut UnixStream) -> Result<i32, InitError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = Root::new(rustix::fs::open("/", flags, Mode::empty()).map_err(InitError::Root)?);
@@ -264,12 +265,12 @@ fn do_task(spec: &ContainerSpec, task: Prepared, streams: Streams, control: &mut
     take_streams(spec, &own)?;
     drop(own);
     let (unconnected, _) = UnixStream::pair().map_err(|e| InitError::Control(FrameError::Io(e)))?;
-    // Its closing tells the agent that the task is being done.
+    // Closing it tells the agent that the task has begun.
     *control = unconnected;
     Ok(task::execute(&root, task))
 }
 
-/// New namespaces, with what belongs to them, while the agent's `/proc` is still there.
+/// Makes new namespaces and their contents, while the agent's `/proc` is still there.
 fn leave_agent(spec: &ContainerSpec, pod: Vec<OwnedFd>) -> Result<(), InitError> {
     // A failure leaves only the default, which the pid namespace makes harmless.
     let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
@@ -294,7 +295,8 @@ fn leave_agent(spec: &ContainerSpec, pod: Vec<OwnedFd>) -> Result<(), InitError>
     fs::write("/proc/self/oom_score_adj", "0").map_err(InitError::OomScore)
 }
 
-/// Makes new namespaces of the calling thread what a container expects; `device` is of those that it had before.
+/// Sets up the calling thread's new namespaces as a container expects. `device` belongs to its former network
+/// namespace.
 pub(crate) fn set_up_namespaces(spec: &ContainerSpec, device: Option<Device>) -> Result<(), InitError> {
     rustix::system::sethostname(spec.hostname.as_bytes()).map_err(InitError::Hostname)?;
     loopback_up().map_err(InitError::Loopback)?;
@@ -317,7 +319,7 @@ fn loopback_up() -> Result<(), Errno> {
     sys::bring_loopback_up(socket.as_fd())
 }
 
-/// Assembles the root with everything in it: where it is, the streams, and who the program is.
+/// Assembles the complete root. Returns its path, the streams, and the identity of the program.
 fn make_root(spec: &ContainerSpec) -> Result<(std::path::PathBuf, Streams, Identity), InitError> {
     mount::filesystem("tmpfs", &[("size", STAGING_TMPFS), ("mode", "0755")], &[], 0)
         .and_then(|m| mount::attach(&m, CWD, STAGING))
@@ -332,7 +334,7 @@ fn make_root(spec: &ContainerSpec) -> Result<(std::path::PathBuf, Streams, Ident
     Ok((path, streams, identity))
 }
 
-/// The null device as the container's input: its own, else one of ours.
+/// Opens the null device as the container's input: its own, otherwise one that the agent makes.
 fn null(root: &Root) -> Result<OwnedFd, Errno> {
     match find_null(root)? {
         Some(found) => Ok(found),
@@ -354,7 +356,7 @@ fn hand_over(spec: &ContainerSpec, streams: Streams, control: &UnixStream) -> Re
     Ok(streams.own)
 }
 
-/// Waits for the agent's word.
+/// Waits for the agent's `Start`.
 fn wait_for_start(control: &mut UnixStream) -> Result<(), InitError> {
     match read_frame::<HostMessage>(control).map_err(InitError::Control)?.kind {
         Some(HostKind::Start(_)) => Ok(()),
@@ -362,7 +364,7 @@ fn wait_for_start(control: &mut UnixStream) -> Result<(), InitError> {
     }
 }
 
-/// Gives up the agent's powers, in runc's order: without `no_new_privs` only `CAP_SYS_ADMIN` may install a filter, so
+/// Drops the agent's privileges, in runc's order: without `no_new_privs` only `CAP_SYS_ADMIN` may install a filter, so
 /// it is installed before that is dropped; with it, last, so that the filter need not allow the steps.
 fn confine(spec: &ContainerSpec, identity: &Identity) -> Result<(), InitError> {
     match sys::join_session_keyring() {
@@ -390,7 +392,7 @@ fn confine(spec: &ContainerSpec, identity: &Identity) -> Result<(), InitError> {
     Ok(())
 }
 
-/// `env` with a `HOME`, the user's own where it has none.
+/// Adds a `HOME` to `env` if it has none: the user's own.
 fn with_home(mut env: Vec<Vec<u8>>, identity: &Identity) -> Vec<Vec<u8>> {
     if !env.iter().any(|v| v.starts_with(b"HOME=")) {
         env.push([b"HOME=", identity.home.as_slice()].concat());
@@ -398,7 +400,8 @@ fn with_home(mut env: Vec<Vec<u8>>, identity: &Identity) -> Vec<Vec<u8>> {
     env
 }
 
-/// Under an init: a process group of the program's own, in front of the terminal, so that its keys reach only it.
+/// Under an init: makes a process group of the program's own, in the terminal's foreground, so that the keys reach only
+/// the program.
 fn lead_foreground(has_terminal: bool) {
     let own: Option<Pid> = None;
     let group = rustix::process::setpgid(own, own).and_then(|()| rustix::process::getpgid(own));
@@ -408,7 +411,7 @@ fn lead_foreground(has_terminal: bool) {
     }
 }
 
-/// Replaces the process by the program: returns why it could not.
+/// Replaces the process with the program. Returns only the error.
 fn execute(args: &[Vec<u8>], env: &[Vec<u8>]) -> InitError {
     if let Err(e) = sys::close_on_exec_from(3) {
         return InitError::Streams(e);

@@ -11,7 +11,7 @@ use rustix::net::{
     SendFlags,
 };
 
-/// Bytes of a frame's length, which the descriptors travel with.
+/// Bytes of a frame's length, which carry the descriptors.
 const PREFIX_BYTES: usize = 4;
 
 /// Sends one encoded frame with at most three descriptors.
@@ -22,17 +22,17 @@ pub(crate) fn send(socket: &UnixStream, frame: &[u8], fds: &[BorrowedFd<'_>]) ->
         return Err(FrameError::Io(std::io::ErrorKind::InvalidInput.into()));
     }
     let (prefix, body) = frame.split_at(PREFIX_BYTES.min(frame.len()));
-    // Four bytes go whole or not at all; a spec may be longer than the socket's buffer.
+    // Four bytes are sent whole or not at all; a spec may be longer than the socket's buffer.
     rustix::net::sendmsg(socket, &[IoSlice::new(prefix)], &mut ancillary, SendFlags::NOSIGNAL)
         .map_err(|e| FrameError::Io(e.into()))?;
     let mut socket = socket;
     socket.write_all(body).map_err(FrameError::Io)
 }
 
-/// Receives the body of one frame and the descriptors that came with it.
+/// Receives the body of one frame and its descriptors.
 ///
 /// # Errors
-/// [`FrameError::Closed`] when the other side is gone, also in the middle.
+/// [`FrameError::Closed`] if the other side is gone, also in the middle.
 pub(crate) fn receive(socket: &UnixStream) -> Result<(Vec<u8>, Vec<OwnedFd>), FrameError> {
     let mut prefix = [0; PREFIX_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];

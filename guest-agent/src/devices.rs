@@ -1,5 +1,5 @@
-//! Devices of the guest that a container asks for by name, or all of them: the nodes that the kernel made in the agent's
-//! own `/dev`.
+//! Devices of the guest that a container asks for by name, or all of them: the nodes that the kernel made in the
+//! agent's own `/dev`.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -16,16 +16,16 @@ const FOLDER: &str = "/dev";
 /// Nodes that a container has of its own instead: its console and its own pseudo terminals.
 const OWN: [&str; 3] = ["/dev/console", "/dev/ptmx", "/dev/pts"];
 
-/// Loop devices that a container finds, as on a host. The kernel makes each when it is asked for, after the nodes of a
+/// Number of loop devices that a container finds, as on a host. The kernel makes each on demand, after the nodes of a
 /// container were made.
 const LOOP_DEVICES: u32 = 8;
 /// Major number of loop devices (Documentation/admin-guide/devices.txt).
 const LOOP_MAJOR: u32 = 7;
 
-/// Why a device cannot be given to a container.
+/// Error of giving a device to a container.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum DeviceError {
-    /// The guest has none of that name.
+    /// The guest has no device of that name.
     #[error("the microVM has no device {path}; the host's are not given to it. It has {present}")]
     Missing { path: String, present: String },
     /// The nodes cannot be listed.
@@ -33,7 +33,7 @@ pub(crate) enum DeviceError {
     Read { path: PathBuf, kind: ErrorKind },
 }
 
-/// `spec` with all device nodes that it asks for among its own.
+/// Returns `spec` with all device nodes that it asks for among its own.
 pub(crate) fn resolve(spec: &ContainerSpec) -> Result<ContainerSpec, DeviceError> {
     let mut spec = spec.clone();
     if !spec.all_devices && spec.guest_devices.is_empty() {
@@ -53,7 +53,7 @@ pub(crate) fn resolve(spec: &ContainerSpec) -> Result<ContainerSpec, DeviceError
     Ok(spec)
 }
 
-/// The node that `wanted` names, or all nodes below the folder that it names.
+/// Finds the node that `wanted` names, or all nodes below the folder that it names.
 fn find(nodes: &[Device], wanted: &GuestDevice) -> Result<Vec<Device>, DeviceError> {
     let source = Path::new(&wanted.source);
     let found = nodes.iter().filter_map(|node| {
@@ -81,7 +81,7 @@ fn find(nodes: &[Device], wanted: &GuestDevice) -> Result<Vec<Device>, DeviceErr
     Ok(found)
 }
 
-/// Every device node of the guest, sorted by path.
+/// Returns every device node of the guest, sorted by path.
 fn nodes() -> Result<Vec<Device>, DeviceError> {
     let mut nodes = Vec::new();
     collect(Path::new(FOLDER), DEVICE_DEPTH_MAX, &mut nodes)?;
@@ -102,7 +102,7 @@ fn nodes() -> Result<Vec<Device>, DeviceError> {
     Ok(nodes)
 }
 
-/// Adds the nodes below `folder`. Folders and links of other sorts are no devices.
+/// Adds the nodes below `folder`. Other entries, links included, are no devices.
 fn collect(folder: &Path, depth_left: usize, nodes: &mut Vec<Device>) -> Result<(), DeviceError> {
     let failed = |e: std::io::Error| DeviceError::Read {
         path: folder.to_owned(),
@@ -113,7 +113,7 @@ fn collect(folder: &Path, depth_left: usize, nodes: &mut Vec<Device>) -> Result<
         let Some(path) = entry.path().to_str().map(str::to_owned) else {
             continue;
         };
-        // Of the link itself.
+        // Metadata of the link itself.
         let metadata = entry.metadata().map_err(failed)?;
         let kind = metadata.file_type();
         if OWN.contains(&path.as_str()) || nodes.len() >= ENTRIES_MAX {

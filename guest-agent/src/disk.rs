@@ -1,4 +1,4 @@
-//! The container's disks, found by virtio-blk serial and mounted as its root.
+//! Disks of the container, found by virtio-blk serial and mounted as its root.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,10 +15,10 @@ use crate::disk_slots::{self, DiskSlotsError};
 use crate::mount::{MountError, attach, filesystem};
 use crate::plan::attribute;
 
-/// Where the container init assembles the root, in a tmpfs that only its own mount namespace sees.
+/// Folder in which the container init assembles the root, a tmpfs that only its own mount namespace sees.
 pub(crate) const STAGING: &str = "/run";
 
-/// Why a container's root cannot be made from its disks.
+/// Error of making a container's root from its disks.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DiskError {
     /// No disk carries the serial.
@@ -30,7 +30,7 @@ pub(crate) enum DiskError {
     /// A folder for a mount cannot be made.
     #[error("cannot make the folder {path}")]
     Folder { path: PathBuf, source: Errno },
-    /// A disk in one of the machine's slots.
+    /// The disk in one of the machine's slots cannot be added.
     #[error("cannot use the machine's disk slots")]
     DiskSlots(#[source] DiskSlotsError),
     /// A mount failed.
@@ -38,7 +38,7 @@ pub(crate) enum DiskError {
     Mount { disk: &'static str, source: MountError },
 }
 
-/// Mounts `root`'s disks and the overlay of both: the path of the assembled root.
+/// Mounts `root`'s disks and the overlay of both. Returns the path of the assembled root.
 pub(crate) fn mount_root(root: &Root) -> Result<PathBuf, DiskError> {
     let staging = Path::new(STAGING);
     let (lower, scratch, merged) = (staging.join("rootfs"), staging.join("scratch"), staging.join("root"));
@@ -76,8 +76,8 @@ pub(crate) fn mount_root(root: &Root) -> Result<PathBuf, DiskError> {
     Ok(merged)
 }
 
-/// The image's root and the scratch disk's upper folder, in mounts of their own that nobody else sees and that cannot
-/// write. Where they are mounted already, this is the same filesystem once more.
+/// Opens the image's root and the scratch disk's upper folder, in private read-only mounts. For disks that are mounted
+/// already, this is the same filesystem once more.
 pub(crate) fn layers(root: &Root) -> Result<(OwnedFd, OwnedFd), DiskError> {
     let disks = disks()?;
     let mount = |disk: &'static str, kind, serial: &str, flags: &[&str]| {
@@ -101,12 +101,12 @@ pub(crate) fn layers(root: &Root) -> Result<(OwnedFd, OwnedFd), DiskError> {
     }
 }
 
-/// A path of ours as text: all are built from ASCII constants.
+/// Returns a path of ours as text: all are built from ASCII constants.
 fn path_text(path: &Path) -> &str {
     path.to_str().unwrap_or_default()
 }
 
-/// Makes a folder, or finds it there.
+/// Creates a folder, unless it exists.
 fn make_folder(path: &Path) -> Result<(), DiskError> {
     match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
@@ -117,18 +117,18 @@ fn make_folder(path: &Path) -> Result<(), DiskError> {
     }
 }
 
-/// A disk of the machine that can be told from others.
+/// Disk of the machine, identified by its serial.
 #[derive(Debug)]
 pub(crate) struct Disk {
     pub(crate) serial: String,
-    /// Its device node.
+    /// Path of the device node.
     pub(crate) path: String,
-    /// Whether it cannot be written.
+    /// Whether the disk cannot be written.
     pub(crate) is_readonly: bool,
 }
 
 impl Disk {
-    /// A device whose attributes lie in `folder`.
+    /// Creates the disk of a device whose attributes are in `folder`.
     fn new(serial: String, name: &str, folder: &Path) -> Self {
         let readonly = fs::read_to_string(folder.join("ro"));
         Self {
@@ -138,13 +138,13 @@ impl Disk {
         }
     }
 
-    /// Its device's name.
+    /// Returns the name of the device.
     pub(crate) fn name(&self) -> &str {
         self.path.trim_start_matches("/dev/")
     }
 }
 
-/// All disks with a serial, read once: the kernel asks the device for it each time.
+/// Returns all disks with a serial, read once: the kernel asks the device for it each time.
 pub(crate) fn disks() -> Result<Vec<Disk>, DiskError> {
     let mut disks = Vec::new();
     for entry in fs::read_dir("/sys/block").map_err(DiskError::List)? {
@@ -166,14 +166,14 @@ pub(crate) fn disks() -> Result<Vec<Disk>, DiskError> {
     Ok(disks)
 }
 
-/// Names of the devices with these serials.
+/// Returns the names of the devices with these serials.
 pub(crate) fn names(serials: &[String]) -> Vec<String> {
     let disks = disks().unwrap_or_default().into_iter();
     let named = disks.filter(|disk| serials.contains(&disk.serial));
     named.map(|disk| disk.name().to_owned()).collect()
 }
 
-/// Sectors written to disks since the machine started: the seventh number of each one's `stat`
+/// Returns the sectors written to disks since the machine started: the seventh number of each one's `stat`
 /// (`Documentation/block/stat.rst`).
 pub(crate) fn sectors_written(names: &[String]) -> u64 {
     let written = names.iter().filter_map(|name| {
@@ -195,7 +195,7 @@ pub(crate) fn add_slots(slots: &[Slot]) -> Result<(), DiskError> {
         .map_err(DiskError::DiskSlots)
 }
 
-/// Takes the device of a slot away, if that is what the serial names and nobody uses it.
+/// Removes the device of a slot, if the serial names one and nobody uses it.
 pub(crate) fn remove_slot(serial: &str) -> Result<(), Errno> {
     let slot = serial.strip_prefix(slot_serial(0).trim_end_matches('0'));
     match slot.and_then(|number| number.parse().ok()) {
@@ -204,20 +204,20 @@ pub(crate) fn remove_slot(serial: &str) -> Result<(), Errno> {
     }
 }
 
-/// The disk with `serial` among `disks`.
+/// Finds the disk with `serial` among `disks`.
 fn named<'a>(disks: &'a [Disk], serial: &str) -> Result<&'a Disk, DiskError> {
     let found = disks.iter().find(|disk| disk.serial == serial);
     found.ok_or_else(|| DiskError::Absent(serial.to_owned()))
 }
 
-/// The disk with `serial`.
+/// Finds the disk with `serial`.
 pub(crate) fn find(serial: &str) -> Result<Disk, DiskError> {
     let found = disks()?.into_iter().find(|disk| disk.serial == serial);
     found.ok_or_else(|| DiskError::Absent(serial.to_owned()))
 }
 
-/// Whether nothing has the disk mounted; one that is not there is free. A mount claims its device, which no other
-/// exclusive opening gets (`open(2)`, `O_EXCL` on block devices).
+/// Whether the disk is not mounted anywhere; a missing disk is free. A mount claims its device, and no other exclusive
+/// open gets it (`open(2)`, `O_EXCL` on block devices).
 pub(crate) fn is_free(serial: &str) -> bool {
     let Ok(disk) = find(serial) else {
         return true;
@@ -226,7 +226,7 @@ pub(crate) fn is_free(serial: &str) -> bool {
     !matches!(rustix::fs::open(&disk.path, flags, Mode::empty()), Err(Errno::BUSY))
 }
 
-/// The serials of the disks that `spec` mounts, each once.
+/// Returns the serials of the disks that `spec` mounts, each once.
 pub(crate) fn serials(spec: &ContainerSpec) -> Vec<String> {
     let volumes = spec.mounts.iter().filter_map(|mount| match &mount.source {
         Some(Source::Volume(volume)) => Some(&volume.serial),

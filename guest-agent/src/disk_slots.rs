@@ -10,29 +10,30 @@ use rustix::io::Errno;
 
 use crate::sys;
 
-/// `/sys/block/*/size` and `start` count in these, whatever the disk's own blocks are.
+/// Unit of `/sys/block/*/size` and `start`, whatever the disk's own blocks are.
 const SECTOR_BYTES: u64 = 512;
-/// Slots have the numbers of partitions, of which 0 is the disk itself and Linux has 255 (`DISK_MAX_PARTS`).
+/// Highest slot number. Slots have the numbers of partitions: 0 is the disk itself, and Linux has 255
+/// (`DISK_MAX_PARTS`).
 const SLOT_MAX: u32 = 255;
 
-/// Why a slot cannot be used.
+/// Error of using a slot.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DiskSlotsError {
-    /// The number is none, or the length does not fit.
+    /// The slot number is invalid, or the length does not fit.
     #[error("slot {slot} with {bytes} bytes is none")]
     Slot { slot: u32, bytes: u64 },
-    /// The device of the disk slots.
+    /// The device of the disk slots cannot be opened.
     #[error("cannot open {path}")]
     Open { path: String, source: Errno },
     /// The kernel refuses the partition.
     #[error("cannot make a partition of slot {slot}")]
     Add { slot: u32, source: Errno },
-    /// It cannot be made read-only.
+    /// The slot's device cannot be made read-only.
     #[error("cannot make slot {slot} read-only")]
     ReadOnly { slot: u32, source: Errno },
 }
 
-/// Makes a device of the disk in a slot, if there is none yet. `name` is that of the disk slots' device, as `vda`.
+/// Makes a device of the disk in a slot, if there is none yet. `name` is that of the disk slots' device, such as `vda`.
 pub(crate) fn add(name: &str, slot: &Slot) -> Result<(), DiskSlotsError> {
     let Slot { slot, bytes, readonly } = *slot;
     let is_whole = bytes.is_multiple_of(SECTOR_BYTES);
@@ -55,7 +56,7 @@ pub(crate) fn add(name: &str, slot: &Slot) -> Result<(), DiskSlotsError> {
     Ok(())
 }
 
-/// Takes the device of a slot away, which nobody uses. Nothing of it stays in the kernel's caches.
+/// Removes the device of a slot that nobody uses. Nothing of it stays in the kernel's caches.
 pub(crate) fn remove(name: &str, slot: u32) -> Result<(), Errno> {
     let device = open(name).map_err(|_| Errno::NODEV)?;
     match sys::remove_partition(device.as_fd(), slot as i32) {
@@ -65,7 +66,7 @@ pub(crate) fn remove(name: &str, slot: u32) -> Result<(), Errno> {
     }
 }
 
-/// The slots that have a device.
+/// Returns the slots that have a device.
 pub(crate) fn slots(name: &str) -> Vec<u32> {
     let entries = fs::read_dir(format!("/sys/block/{name}"))
         .into_iter()
@@ -81,7 +82,7 @@ fn open(name: &str) -> Result<OwnedFd, DiskSlotsError> {
     rustix::fs::open(&path, flags, Mode::empty()).map_err(|source| DiskSlotsError::Open { path, source })
 }
 
-/// Whether the partition that is there is the one that is wanted.
+/// Whether the existing partition is the wanted one.
 fn is_there(name: &str, slot: u32, start: u64, bytes: u64) -> bool {
     let sectors = |file: &str| -> Option<u64> {
         let text = fs::read_to_string(format!("/sys/block/{name}/{name}{slot}/{file}")).ok()?;

@@ -1,4 +1,4 @@
-//! Who uses which disk: containers of a pod may share one, and the host may have it back when nobody does.
+//! Reference counts of disks: containers of a pod may share one, and the host may unplug it when nobody uses it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use crate::disk;
 use crate::limits::{DISK_WAIT, DISK_WAIT_ALL};
 
-/// How often a disk is looked at that is still being unmounted.
+/// Interval between checks of a disk that is still being unmounted.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// The disks in use, by serial, with the number of their users.
+/// Disks in use, by serial, with the number of their users.
 #[derive(Default)]
 pub(crate) struct DiskUsers {
     users: Mutex<HashMap<String, usize>>,
@@ -21,7 +21,7 @@ impl DiskUsers {
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts one more user of each disk.
+    /// Increments the reference count of each disk.
     pub(crate) fn take(&self, serials: &[String]) {
         let mut users = self.users();
         for serial in serials {
@@ -29,8 +29,8 @@ impl DiskUsers {
         }
     }
 
-    /// Counts one less, and waits until those that nobody uses are unmounted, for which the kernel writes what is not
-    /// written yet: `false` when it writes nothing for [`DISK_WAIT`].
+    /// Decrements the reference count of each disk, and waits until the unused ones are unmounted, for which the kernel
+    /// writes unwritten data: `false` if it writes nothing for [`DISK_WAIT`].
     pub(crate) fn give_back(&self, serials: &[String]) -> bool {
         let mut users = self.users();
         for serial in serials {
@@ -44,15 +44,15 @@ impl DiskUsers {
         serials.iter().all(|serial| self.wait_until_free(serial, &mut writing))
     }
 
-    /// Waits for one disk. One that has a user again is that user's concern.
+    /// Waits until one disk is free. If it has a user again, the disk is that user's concern.
     fn wait_until_free(&self, serial: &str, writing: &mut Writing) -> bool {
         loop {
-            // Held over the look, which for its moment keeps the disk from being mounted.
+            // Held over the check, which for its moment keeps the disk from being mounted.
             let users = self.users();
             if users.contains_key(serial) {
                 return true;
             }
-            // A slot's device goes with its last user: what the host puts there next is another disk.
+            // A slot's device is removed with its last user: the host may plug another disk there next.
             if disk::is_free(serial) && disk::remove_slot(serial).is_ok() {
                 return true;
             }
@@ -65,7 +65,7 @@ impl DiskUsers {
     }
 }
 
-/// Whether the kernel still writes to disks: only to these, since others have what to write for ever.
+/// Progress of the kernel's writes to certain disks: others may have data to write for ever.
 pub(crate) struct Writing {
     /// Names of the devices.
     disks: Vec<String>,
@@ -84,7 +84,7 @@ impl Writing {
         }
     }
 
-    /// Whether nothing was written for [`DISK_WAIT`], or it takes longer than [`DISK_WAIT_ALL`].
+    /// Whether nothing was written for [`DISK_WAIT`], or the writes take longer than [`DISK_WAIT_ALL`].
     pub(crate) fn is_stuck(&mut self) -> bool {
         if self.since.elapsed() < DISK_WAIT {
             return false;

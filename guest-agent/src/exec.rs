@@ -1,4 +1,4 @@
-//! Finding and executing the container's program.
+//! Search and execution of the container's program.
 
 use std::ffi::CString;
 
@@ -8,7 +8,7 @@ use crate::limits::PATH_BYTES_MAX;
 use crate::mount::c_string;
 use crate::sys;
 
-/// Why the program does not run. The two variants are docker's exit codes 127 and 126.
+/// Reason why the program does not run. The variants map to docker's exit codes 127 and 126.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExecError {
     /// No such file in `PATH`.
@@ -17,12 +17,12 @@ pub(crate) enum ExecError {
     /// No such file.
     #[error("exec: {name:?}")]
     NotFound { name: String, source: Errno },
-    /// There, but not executable.
+    /// The file exists but is not executable.
     #[error("exec: {name:?}")]
     Refused { name: String, source: Errno },
 }
 
-/// Executes `args` with `env`: returns only why it could not.
+/// Executes `args` with `env`. Returns only the error.
 pub(crate) fn execute(args: &[Vec<u8>], env: &[Vec<u8>]) -> ExecError {
     let name = args.first().map(Vec::as_slice).unwrap_or_default();
     let refused = |source| ExecError::Refused {
@@ -49,14 +49,14 @@ pub(crate) fn execute(args: &[Vec<u8>], env: &[Vec<u8>]) -> ExecError {
     verdict(name, &failures)
 }
 
-/// The value of `PATH`, empty when it is not set.
+/// Returns the value of `PATH`, empty if it is not set.
 fn path_of(env: &[CString]) -> &[u8] {
     env.iter()
         .find_map(|v| v.as_bytes().strip_prefix(b"PATH="))
         .unwrap_or_default()
 }
 
-/// Where `name` may be, in order: itself when it has a slash, else in each folder of `path`.
+/// Returns possible paths of `name`, in order: itself if it has a slash, otherwise in each folder of `path`.
 fn candidates(name: &[u8], path: &[u8]) -> Vec<CString> {
     if name.contains(&b'/') {
         return c_string(name).into_iter().collect();
@@ -81,7 +81,7 @@ fn is_final(failure: Errno) -> bool {
     )
 }
 
-/// What a search that found nothing to run means.
+/// Returns the error of a search that found nothing to run.
 fn verdict(name: &[u8], failures: &[Errno]) -> ExecError {
     let text = String::from_utf8_lossy(name).into_owned();
     let is_absent = |e: &&Errno| !matches!(**e, Errno::NOENT | Errno::NOTDIR);

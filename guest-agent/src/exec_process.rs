@@ -1,4 +1,4 @@
-//! A process that joins a running container (`exec`): it has a lifecycle and streams of its own, and everything else of
+//! An exec process, which joins a running container: it has a lifecycle and streams of its own, and everything else of
 //! the container.
 //!
 //! The agent starts a container init in the container's cgroup but in its own pid namespace, where the container does
@@ -22,15 +22,15 @@ use crate::process_lifecycle::{self, AgentContext, LifecycleError, ProcessLifecy
 use crate::stream::Copies;
 use crate::sys::{self, PidNamespace, Spawned};
 
-/// A process beside a container's first.
+/// Process beside a container's first.
 pub(crate) struct ExecProcess {
-    /// Its own lifecycle.
+    /// Lifecycle of the exec process.
     pub(crate) lifecycle: Arc<ProcessLifecycle>,
     container: Arc<Container>,
 }
 
 impl ExecProcess {
-    /// A process that will join `container`.
+    /// Creates a process that will join `container`.
     pub(crate) fn new(spec: ContainerSpec, container: Arc<Container>) -> Self {
         Self {
             lifecycle: Arc::new(ProcessLifecycle::new(spec)),
@@ -38,12 +38,12 @@ impl ExecProcess {
         }
     }
 
-    /// Runs the process from start to end, and reports each change by `report`.
+    /// Runs the process from start to end, and reports each change with `report`.
     pub(crate) fn run_once(&self, context: &AgentContext, report: impl Fn(Report)) {
         let checked = crate::spec::check(&self.lifecycle.spec).map_err(LifecycleError::Spec);
         let failed = |error: LifecycleError| report(Report::Failed(error.report(&self.lifecycle.id)));
         match checked.and_then(|()| self.container.admit()) {
-            // Held over the report: a container's end comes after the ends of those who joined it.
+            // Held over the report: a container's end is reported after the ends of its exec processes.
             Ok(admission) => match self.run(context, &admission, &report) {
                 Ok(stopped) => report(Report::Stopped(stopped)),
                 Err(error) => failed(error),
@@ -52,7 +52,7 @@ impl ExecProcess {
         }
     }
 
-    /// The recipe of a lifecycle: each step leaves the state as the next one needs it.
+    /// Runs all steps of a lifecycle: each leaves the state as the next one needs it.
     fn run(
         &self,
         context: &AgentContext,
@@ -71,11 +71,11 @@ impl ExecProcess {
         }
         let status = self.lifecycle.wait_for_exit();
         copies.finish();
-        // The limit is the container's, and so is the word of it.
+        // The memory limit belongs to the container, and so does the report of it.
         outcome.map(|()| self.lifecycle.stopped(status, false))
     }
 
-    /// Starts the container init and adopts the process that it forks: its control socket and pid.
+    /// Starts the container init and adopts the process that it forks. Returns its control socket and pid.
     fn join(&self, context: &AgentContext, admission: &Admission) -> Result<(UnixStream, Pid), LifecycleError> {
         let pair = || UnixStream::pair().map_err(|e| LifecycleError::Control(FrameError::Io(e)));
         // The container init's socket ends with the container init, so that its death is seen whatever its child holds.
@@ -89,7 +89,7 @@ impl ExecProcess {
             Err(error) => {
                 // Gone already, when it failed by itself.
                 let _ = sys::send_signal_to(&init.pidfd, libc::SIGKILL);
-                // What failed because the container ended is that, however it looked.
+                // Anything that failed because the container ended is reported as that, whatever the error was.
                 let is_running = self.container.lifecycle.running().is_some();
                 Err(if is_running {
                     error
@@ -100,7 +100,7 @@ impl ExecProcess {
         }
     }
 
-    /// Starts the container init in the container's cgroup. Its own end is nobody's concern.
+    /// Starts the container init in the container's cgroup. Nobody waits for its own end.
     fn spawn(&self, context: &AgentContext, init_end: UnixStream, first: &OwnedFd) -> Result<Spawned, LifecycleError> {
         let spawn_in = |folder: &OwnedFd| {
             let (program, folder) = (context.program.as_fd(), folder.as_fd());
@@ -118,7 +118,7 @@ impl ExecProcess {
         spawned.map_err(LifecycleError::Spawn)
     }
 
-    /// Tells the container init what to do: the process that it forked.
+    /// Sends the container init its spec. Returns the process that it forked.
     fn forked(
         &self,
         init_control: &UnixStream,
@@ -145,7 +145,7 @@ impl ExecProcess {
                 self.lifecycle.begin(pidfd);
                 Ok(pid)
             }
-            // Not a child any more: killed, and reaped as nobody's.
+            // Not a child any more: it was killed, and reaped as an orphan.
             Err(Errno::CHILD) => Err(LifecycleError::Ended),
             Err(e) => Err(LifecycleError::Spawn(e)),
         }

@@ -1,6 +1,6 @@
 //! Blocks of an ext4 filesystem that nobody gets, whatever their rights: `reserved_clusters` in `/sys/fs/ext4`
-//! (`Documentation/ABI/testing/sysfs-fs-ext4`). `statfs(2)` does not count them as available, and a write that would need
-//! them fails with `ENOSPC` at once, although ext4 chooses its blocks later.
+//! (`Documentation/ABI/testing/sysfs-fs-ext4`). `statfs(2)` does not count them as available, and a write that would
+//! need them fails with `ENOSPC` at once, although ext4 chooses its blocks later.
 
 use std::fs;
 use std::path::Path;
@@ -14,10 +14,10 @@ use crate::log;
 const BLOCK_BYTES: u64 = 4096;
 /// Clusters that ext4 reserves by itself, for its own metadata (`ext4_calculate_resv_clusters`).
 const RESERVED_MIN: u64 = 4096;
-/// `/sys/class/block/*/size` counts in these.
+/// Unit of `/sys/class/block/*/size`.
 const SECTOR_BYTES: u64 = 512;
 
-/// Keeps parts of disks free. One that is not mounted has no such part.
+/// Keeps parts of disks free. A disk that is not mounted is skipped.
 pub(crate) fn keep(parts: &KeepFree) {
     let disks = match disk::disks() {
         Ok(disks) => disks,
@@ -41,7 +41,7 @@ fn keep_one(disk: &Disk, bytes: u64) {
     let _ = fs::write(folder.join("reserved_clusters"), clusters.to_string());
 }
 
-/// At least ext4's own number, and less than all, which the kernel refuses.
+/// Returns the clusters to reserve: at least ext4's own number, and less than all, which the kernel refuses.
 fn reserved_clusters(bytes: u64, disk_bytes: u64) -> u64 {
     let most = (disk_bytes / BLOCK_BYTES).saturating_sub(1);
     bytes.div_ceil(BLOCK_BYTES).max(RESERVED_MIN).min(most)

@@ -1,4 +1,4 @@
-//! PID 1 of the guest: its own root, the kernel's filesystems, and the system's end.
+//! PID 1 of the guest: its own root, the kernel's filesystems, and the shutdown of the system.
 
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -14,64 +14,63 @@ use crate::mount::{MountError, attach, filesystem};
 use crate::plan::attribute;
 use crate::{log, sys};
 
-/// Why the guest cannot be set up.
+/// Error of setting up the guest.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GuestError {
     /// The initramfs cannot be left for a root that can be pivoted from.
     #[error("cannot make the agent's root")]
     Root(#[source] Errno),
-    /// The agent's root filesystem.
+    /// The agent's root filesystem cannot be mounted.
     #[error("cannot mount the agent's root")]
     MountRoot(#[source] MountError),
     /// A mount point cannot be made.
     #[error("cannot make {path}")]
     Folder { path: PathBuf, source: Errno },
-    /// A filesystem of the kernel.
+    /// A filesystem of the kernel cannot be mounted.
     #[error("cannot mount {path}")]
     Mount { path: &'static str, source: MountError },
-    /// The standard streams.
+    /// The standard streams cannot be opened.
     #[error("cannot open the standard streams")]
     Streams(#[source] Errno),
-    /// Protection from the out-of-memory killer.
+    /// Protection from the out-of-memory killer cannot be set.
     #[error("cannot set the out-of-memory score")]
     OomScore(#[source] std::io::Error),
-    /// Protection from being traced and read.
+    /// Protection from being traced and read cannot be set.
     #[error("cannot become non-dumpable")]
     Dumpable(#[source] Errno),
-    /// Resource limits.
+    /// A resource limit cannot be raised.
     #[error("cannot raise resource limit {resource}")]
     Rlimit { resource: u32, source: Errno },
-    /// A kernel parameter.
+    /// A kernel parameter cannot be set.
     #[error("cannot set the kernel parameter {name}")]
     Parameter { name: &'static str, source: std::io::Error },
-    /// The agent's cgroup.
+    /// The agent's cgroup cannot be made.
     #[error("cannot make the agent's cgroup")]
     Cgroup(#[source] CgroupError),
-    /// The agent's own program.
+    /// The agent's own program cannot be opened.
     #[error("cannot open the agent's program")]
     Program(#[source] Errno),
 }
 
-/// What is mounted where: nothing of it may run or own devices, but `/dev`.
+/// Attributes of all mounts but `/dev`: no programs and no devices.
 const NO_PROGRAMS: u64 = attribute::NOSUID | attribute::NODEV | attribute::NOEXEC;
 
-/// Kernel parameters in which the kernel's defaults are too low for what people run, and those of servers are higher.
+/// Kernel parameters whose defaults are too low for what people run, while those of servers are higher.
 const PARAMETERS: [(&str, &str); 4] = [
     // Elasticsearch and others that map many files: the value of Debian 13, Ubuntu and Fedora (the kernel's is 65530).
     ("vm/max_map_count", "1048576"),
     // Watches of a large source tree. The kernel allows 1% of memory for them: 8192 in a machine of 1 GiB. Each is
     // charged to the memory limit of its container.
     ("fs/inotify/max_user_watches", "524288"),
-    // Open files of all containers together: as systemd sets it, since limits of memory and of open files count
-    // already.
+    // Open files of all containers together: systemd's value, since limits of memory and of open files count already.
     ("fs/file-max", "9223372036854775807"),
     // Reserving memory is not using it. The kernel refuses a mapping larger than the machine, which is as small as the
     // container's limit and not the host: JVMs, Go programs and databases that reserve much would not start where they
-    // do under docker. What is used counts against the limit, as there.
+    // do under docker. Used memory counts against the limit, as there.
     ("vm/overcommit_memory", "1"),
 ];
 
-/// Makes the guest ready for containers: the agent's own program, to be started again as container inits.
+/// Makes the guest ready for containers. Returns the agent's own program, to be started again as container inits.
 pub(crate) fn set_up() -> Result<OwnedFd, GuestError> {
     reserve_standard_streams()?;
     leave_initramfs()?;
@@ -110,8 +109,8 @@ fn set_parameters() -> Result<(), GuestError> {
     })
 }
 
-/// Limits of the agent, and of containers whose specs say nothing: the kernel's own for PID 1 are too low for many
-/// streams (1024 descriptors). Processes are counted by each container's cgroup instead.
+/// Raises the limits of the agent, and of containers whose specs set none: the kernel's own for PID 1 are too low for
+/// many streams (1024 descriptors). Processes are counted by each container's cgroup instead.
 fn raise_limits() -> Result<(), GuestError> {
     for (resource, limit) in [(libc::RLIMIT_NOFILE, DESCRIPTORS_MAX), (libc::RLIMIT_NPROC, u64::MAX)] {
         sys::set_rlimit(resource, limit, limit).map_err(|source| GuestError::Rlimit { resource, source })?;
@@ -119,7 +118,8 @@ fn raise_limits() -> Result<(), GuestError> {
     Ok(())
 }
 
-/// Without a console, PID 1 starts without standard streams: takes their numbers, so that no other file gets them.
+/// Reserves the numbers of the standard streams, so that no other file gets them: without a console, PID 1 starts
+/// without these streams.
 fn reserve_standard_streams() -> Result<(), GuestError> {
     loop {
         let fd = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(GuestError::Streams)?;
@@ -133,7 +133,7 @@ fn reserve_standard_streams() -> Result<(), GuestError> {
 
 /// Puts a tmpfs over the initramfs and moves into it: the kernel refuses `pivot_root` from the initramfs itself. The
 /// initramfs, with the agent's program in it, is read-only from here: `/proc/1/exe` of a container with an init leads
-/// there (CVE-2019-5736 is what a writable one makes possible).
+/// there (CVE-2019-5736 shows the risk of a writable one).
 fn leave_initramfs() -> Result<(), GuestError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let initramfs = rustix::fs::open("/", flags, Mode::empty()).map_err(GuestError::Root)?;
@@ -157,7 +157,7 @@ fn mount_one(
         .map_err(|source| GuestError::Mount { path, source })
 }
 
-/// Nothing in, and the kernel's log out.
+/// Opens the standard streams: an empty input, and the kernel's log as output.
 fn open_standard_streams() -> Result<(), GuestError> {
     let open = |path, flags| rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty());
     let null = open("/dev/null", OFlags::RDONLY).map_err(GuestError::Streams)?;
@@ -169,7 +169,7 @@ fn open_standard_streams() -> Result<(), GuestError> {
     Ok(())
 }
 
-/// Writes what is not written and resets the machine, which ends it: it has no other way to be turned off.
+/// Writes unwritten data and resets the machine, which ends it: there is no other way to turn it off.
 pub(crate) fn power_off() {
     rustix::fs::sync();
     if let Err(e) = rustix::system::reboot(RebootCommand::Restart) {

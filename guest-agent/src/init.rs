@@ -1,11 +1,11 @@
-//! The container's own init (`--init`): forwards signals to the program, reaps orphans, ends as the program ends.
+//! The container's own init (`--init`): forwards signals to the program, reaps orphans, ends when the program ends.
 
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions};
 
 use crate::sys;
 
-/// Runs as PID 1 of a container whose program is the child `program`; every signal is blocked. Gives the exit code.
+/// Runs as PID 1 of a container whose program is the child `program`; every signal is blocked. Returns the exit code.
 pub(crate) fn supervise(program: Pid) -> i32 {
     loop {
         match sys::wait_for_signal() {
@@ -23,7 +23,7 @@ pub(crate) fn supervise(program: Pid) -> i32 {
     }
 }
 
-/// Runs as PID 1 of a pid namespace that several containers have; every signal is blocked.
+/// Runs as PID 1 of a pid namespace that several containers share; every signal is blocked.
 pub(crate) fn reap_for_ever() -> ! {
     loop {
         while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
@@ -32,7 +32,7 @@ pub(crate) fn reap_for_ever() -> ! {
     }
 }
 
-/// Reaps every ended child: the exit code, when the program is among them.
+/// Reaps every ended child. Returns the exit code if the program is among them.
 fn reap(program: Pid) -> Option<i32> {
     let mut code = None;
     loop {

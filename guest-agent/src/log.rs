@@ -1,11 +1,11 @@
-//! Words for people: lines to the kernel's log, which is the machine's console.
+//! Messages for people: lines to the kernel's log, which is the machine's console.
 
 use std::error::Error;
 use std::io::Write;
 
 use rustix::io::Errno;
 
-/// Logs what ends the agent, loud enough for a `quiet` console.
+/// Logs the error that ends the agent, at a level that a `quiet` console shows.
 pub(crate) fn fatal(line: &str) {
     write(3, line);
 }
@@ -20,7 +20,7 @@ fn write(level: u8, line: &str) {
     let _ = std::io::stderr().write_all(format!("<{level}>capsid-agent: {line}\n").as_bytes());
 }
 
-/// An error and its causes in one line, system errors in docker's words: "permission denied".
+/// Formats an error and its causes in one line, system errors in docker's words: "permission denied".
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut line = words(error);
     let mut next = error.source();
@@ -32,7 +32,7 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     line.replace(['\n', '\r'], " ")
 }
 
-/// What one error says; the number of a system error travels beside the message.
+/// Formats one error; the number of a system error travels beside the message.
 fn words(error: &(dyn Error + 'static)) -> String {
     let text = error.to_string();
     match text.split_once(" (os error ") {

@@ -1,7 +1,8 @@
 //! `capsid-agent`: PID 1 of the guest. It makes containers from the specs that the host sends.
 //!
 //! The same binary is started again as the [`container_init`] of each container: the process that becomes its program.
-//! PID 1 itself never panics over anything a container does; would it, the kernel would, and the machine would end.
+//! PID 1 itself never panics over anything a container does; if it did, the kernel would panic too, and the machine
+//! would end.
 #![cfg_attr(not(test), no_main)]
 #![cfg_attr(test, allow(dead_code, reason = "tests have an entry of their own"))]
 
@@ -54,7 +55,7 @@ use crate::process_lifecycle::AgentContext;
 use crate::reaper::Reaper;
 use crate::session::SessionError;
 
-/// Runs as what the binary was started as: the exit code.
+/// Runs the role that the binary was started in. Returns the exit code.
 fn run(is_stage: bool) -> i32 {
     if is_stage {
         return container_init::run();
@@ -80,7 +81,7 @@ fn run(is_stage: bool) -> i32 {
 
 /// Serves the host until the session ends.
 fn serve(program: OwnedFd, agent_start_ns: u64) -> Result<(), SessionError> {
-    // Before any thread: they inherit it, and children are announced by a signal.
+    // Before any thread: threads inherit the mask, and the ends of children are announced by a signal.
     sys::block_signals();
     sys::ignore_sigpipe();
     let context = Arc::new(AgentContext {

@@ -21,7 +21,7 @@ use crate::sys;
 use crate::terminal::{Terminal, TerminalError};
 use crate::volume::{self, VolumeError};
 
-/// Why a filesystem cannot be mounted.
+/// Error of mounting a filesystem.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MountError {
     /// The kernel has no such filesystem.
@@ -37,7 +37,7 @@ pub(crate) enum MountError {
     /// The filesystem itself is refused: wrong content, or no memory.
     #[error("cannot make the {filesystem} filesystem")]
     Make { filesystem: &'static str, source: Errno },
-    /// It cannot be put at its place.
+    /// The mount cannot be attached at its place.
     #[error("cannot attach the mount")]
     Attach(#[source] Errno),
 }
@@ -68,7 +68,7 @@ pub(crate) fn filesystem(
     rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed)
 }
 
-/// Puts a detached mount at `path` from `folder`; an empty path is `folder` itself.
+/// Attaches a detached mount at `path` from `folder`; an empty path is `folder` itself.
 pub(crate) fn attach(mount: &OwnedFd, folder: impl AsFd, path: impl AsRef<Path>) -> Result<(), MountError> {
     let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     if path.as_ref().as_os_str().is_empty() {
@@ -77,7 +77,7 @@ pub(crate) fn attach(mount: &OwnedFd, folder: impl AsFd, path: impl AsRef<Path>)
     rustix::mount::move_mount(mount, "", folder, path.as_ref(), flags).map_err(MountError::Attach)
 }
 
-/// Why a step of the plan failed.
+/// Error of a step of the plan.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StepError {
     /// The target cannot be resolved or made.
@@ -89,7 +89,7 @@ pub(crate) enum StepError {
     /// A volume could not be mounted.
     #[error("cannot mount the volume at {path}")]
     Volume { path: PathBuf, source: VolumeError },
-    /// A folder or file of the host's could not be mounted.
+    /// A folder or file of the host could not be mounted.
     #[error("cannot mount what the host shares at {path}")]
     Share { path: PathBuf, source: ShareError },
     /// The image's files could not be copied into a tmpfs.
@@ -115,7 +115,7 @@ pub(crate) enum StepError {
     Terminal(#[source] TerminalError),
 }
 
-/// Executes `steps` in `root`: the terminal, when one was opened.
+/// Executes `steps` in `root`. Returns the terminal if one was opened.
 pub(crate) fn execute(root: &Root, steps: &[Step], spec: &ContainerSpec) -> Result<Option<Terminal>, StepError> {
     let mut terminal = None;
     for step in steps {
@@ -220,12 +220,12 @@ fn mount_one(
         source,
     };
     let place = root.folder_at(target).map_err(target_failed(target))?;
-    // The source is what `/proc/mounts` shows first.
+    // `/proc/mounts` shows the source first.
     let options: Vec<(&str, &str)> = [("source", kind)]
         .into_iter()
         .chain(options.iter().map(|(k, v)| (*k, v.as_str())))
         .collect();
-    // Writable while it is filled.
+    // Writable while the files are copied.
     let first = if wants_copy {
         attributes & !attribute::READONLY
     } else {
@@ -244,9 +244,10 @@ fn mount_one(
     attach(&mount, &place, "").map_err(failed)
 }
 
-/// The folder that the image itself has at `path`, if a copy of it is wanted and there is one. It is resolved in the
-/// root's own filesystem, without what is mounted over it: a link of the image's that leads into `/proc`, `/sys` or
-/// another volume finds what the image has there, mostly nothing, and never what is about to be masked.
+/// Opens the folder that the image itself has at `path`, if a copy of it is wanted and there is one. The path is
+/// resolved in the root's own filesystem, without the mounts over it: a link of the image that leads into `/proc`,
+/// `/sys` or another volume finds the image's own content there, mostly nothing, and never anything that is about to be
+/// masked.
 fn image_folder(root: &Root, path: &Path, is_wanted: bool) -> Result<Option<OwnedFd>, Errno> {
     if !is_wanted {
         return Ok(None);
@@ -259,7 +260,7 @@ fn image_folder(root: &Root, path: &Path, is_wanted: bool) -> Result<Option<Owne
     }
 }
 
-/// Makes one device node; an existing one of the image makes room.
+/// Makes one device node; an existing file of the image at the path is removed.
 fn make_device(root: &Root, path: &Path, block: bool, (major, minor): (u32, u32), mode: u32) -> Result<(), StepError> {
     let failed = |source| StepError::Device {
         path: path.to_owned(),
@@ -292,7 +293,7 @@ fn make_link(root: &Root, path: &Path, to: &str) -> Result<(), StepError> {
     }
 }
 
-/// A detached copy of the mount at `from`.
+/// Makes a detached copy of the mount at `from`.
 fn clone_mount(from: impl AsFd, recursive: bool) -> Result<OwnedFd, Errno> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     if recursive {
@@ -337,7 +338,7 @@ fn bind_file(root: &Root, path: &Path, index: usize, file: &capsid_protocol::spe
     bind(&source, &place, 0, false).map_err(bind_failed(path))
 }
 
-/// Covers `path`, if it is there: a folder by an empty one, anything else by the null device.
+/// Covers an existing `path`: a folder with an empty one, anything else with the null device.
 fn mask(root: &Root, path: &Path) -> Result<(), StepError> {
     let Some(place) = root.find(path).map_err(target_failed(path))? else {
         return Ok(());
@@ -356,7 +357,8 @@ fn mask(root: &Root, path: &Path) -> Result<(), StepError> {
     bind(&null, &place, attribute::NOSUID | attribute::NOEXEC, false).map_err(bind_failed(path))
 }
 
-/// A null device in the staging tmpfs: the image's `/dev/null` might be anything, the agent's own is not lent.
+/// Makes a null device in the staging tmpfs: the image's `/dev/null` might be anything, and the agent's own is not
+/// lent.
 pub(crate) fn null_device(flags: OFlags) -> Result<OwnedFd, Errno> {
     let path = Path::new(STAGING).join("null");
     match rustix::fs::mknodat(
@@ -372,7 +374,7 @@ pub(crate) fn null_device(flags: OFlags) -> Result<OwnedFd, Errno> {
     rustix::fs::open(&path, flags | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Makes `path` and what is mounted below it read-only, if it is there.
+/// Makes an existing `path` and all mounts below it read-only.
 fn make_readonly(root: &Root, path: &Path) -> Result<(), StepError> {
     let Some(place) = root.find(path).map_err(target_failed(path))? else {
         return Ok(());
@@ -391,7 +393,7 @@ fn open_terminal(root: &Root) -> Result<Terminal, StepError> {
     Ok(terminal)
 }
 
-/// Makes `root` the process's root and lets go of the old one, which nothing of the container sees again.
+/// Makes `root` the process's root and detaches the old one, which nothing of the container sees again.
 pub(crate) fn enter(root: &Path) -> Result<(), Errno> {
     rustix::process::chdir(root)?;
     rustix::process::pivot_root(".", ".")?;
@@ -400,12 +402,12 @@ pub(crate) fn enter(root: &Path) -> Result<(), Errno> {
     rustix::process::chdir("/")
 }
 
-/// Gives an open file to `uid`, keeping its group.
+/// Changes the owner of an open file to `uid`, keeping its group.
 pub(crate) fn give_to(file: impl AsFd, uid: u32) -> Result<(), Errno> {
     rustix::fs::fchown(file, Some(Uid::from_raw(uid)), None::<Gid>)
 }
 
-/// Text as the kernel takes it; `EINVAL` with a zero byte inside.
+/// Converts text for the kernel; `EINVAL` for a zero byte inside.
 pub(crate) fn c_string(bytes: &[u8]) -> Result<CString, Errno> {
     CString::new(bytes).map_err(|_| Errno::INVAL)
 }

@@ -1,4 +1,4 @@
-//! What is done to a container's root, as data: a pure function from the spec, executed by [`crate::mount`].
+//! Steps over a container's root, as data: a pure function from the spec, executed by [`crate::mount`].
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use capsid_protocol::ContainerSpec;
 use capsid_protocol::spec::mount::Source;
 use capsid_protocol::spec::{DeviceType, Mount, Tmpfs};
 
-/// `MOUNT_ATTR_*` of `linux/mount.h`.
+/// Mount attributes, `MOUNT_ATTR_*` of `linux/mount.h`.
 pub(crate) mod attribute {
     pub(crate) const READONLY: u64 = 0x1;
     pub(crate) const NOSUID: u64 = 0x2;
@@ -18,7 +18,7 @@ pub(crate) mod attribute {
 /// One step over the root. Paths are the container's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Mounts a filesystem; with `populate`, copies what the image has at `target` into it first.
+    /// Mounts a filesystem; with `populate`, copies the image's files at `target` into it first.
     Mount {
         target: PathBuf,
         filesystem: &'static str,
@@ -26,7 +26,7 @@ pub(crate) enum Step {
         attributes: u64,
         populate: bool,
     },
-    /// Mounts the ext4 disk with a serial; with `populate` and while it is empty, copies what the image has at `target`
+    /// Mounts the ext4 disk with a serial; with `populate` and while it is empty, copies the image's files at `target`
     /// into it first.
     Volume {
         target: PathBuf,
@@ -36,7 +36,7 @@ pub(crate) enum Step {
     },
     /// Binds the memory that the containers of the pod share.
     Shm { target: PathBuf, attributes: u64 },
-    /// Mounts a folder or file of the host's.
+    /// Mounts a folder or file of the host.
     Share {
         target: PathBuf,
         tag: String,
@@ -57,17 +57,17 @@ pub(crate) enum Step {
     Terminal,
     /// Binds a small file, `index` of the spec's list.
     File { path: PathBuf, index: usize },
-    /// Makes the working directory where missing.
+    /// Makes the working directory if it is missing.
     WorkingDirectory { path: PathBuf },
-    /// Covers a path by nothing.
+    /// Covers a path with an empty file or folder.
     Mask { path: PathBuf },
     /// Binds a path to itself, read-only.
     ReadOnly { path: PathBuf },
-    /// No writing to the root any more.
+    /// Makes the root read-only.
     ReadOnlyRoot,
 }
 
-/// The steps for `spec`, in order.
+/// Returns the steps for `spec`, in order.
 pub(crate) fn plan(spec: &ContainerSpec) -> Vec<Step> {
     let mut steps: Vec<Step> = spec.mounts.iter().filter_map(mount_step).collect();
     // After the mounts: the nodes and links lie in the tmpfs that the spec mounts at /dev.
@@ -111,7 +111,7 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
     ("/dev/ptmx", "pts/ptmx"),
 ];
 
-/// The step for one mount; a source newer than this build has none (validation refuses it before).
+/// Returns the step for one mount; a source newer than this build has none (validation refuses it before).
 fn mount_step(mount: &Mount) -> Option<Step> {
     let attributes = attributes(mount);
     let (filesystem, options, populate) = match mount.source.as_ref()? {
@@ -162,7 +162,7 @@ fn mount_step(mount: &Mount) -> Option<Step> {
     })
 }
 
-/// The attributes that a mount wants.
+/// Returns the attributes of a mount.
 fn attributes(mount: &Mount) -> u64 {
     let mut attributes = 0;
     for (wanted, bit) in [
@@ -178,7 +178,7 @@ fn attributes(mount: &Mount) -> u64 {
     attributes
 }
 
-/// Mount options of a tmpfs.
+/// Returns the mount options of a tmpfs.
 fn tmpfs_options(tmpfs: &Tmpfs) -> Vec<(&'static str, String)> {
     let mut options = vec![
         ("mode", format!("{:o}", tmpfs.mode)),

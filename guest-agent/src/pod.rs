@@ -1,8 +1,8 @@
-//! What the containers of a pod have together: namespaces of network, ipc and uts, `/dev/shm`, a cgroup above their
-//! own, and the pid namespace when that is asked for. The first container makes it, and it stays until the machine
-//! ends: containers come and go, and what is shared does not.
+//! Shared parts of a pod's containers: namespaces of network, ipc and uts, `/dev/shm`, a cgroup above their own, and
+//! the pid namespace if requested. The first container makes the pod, and it stays until the machine ends, whichever
+//! containers start and end.
 //!
-//! The namespaces are held by descriptors; only one of pids needs a process, its PID 1, which does nothing but reap.
+//! The namespaces are held by descriptors; only the pid namespace needs a process, its PID 1, which only reaps.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,70 +25,69 @@ use crate::process_lifecycle::AgentContext;
 use crate::sys::{self, PidNamespace, Spawned};
 use crate::{init, log};
 
-/// Where the shared memory is mounted, in the agent's mount namespace, of which each container init has a copy at
-/// first.
+/// Mount point of the shared memory, in the agent's mount namespace, of which each container init has a copy at first.
 pub(crate) const SHM: &str = "/shm";
 
 /// Name of the cgroup above those of the containers; theirs are ids.
 const CGROUP: &str = "pod";
 
-/// Why there is nothing to share.
+/// Error of making a pod.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PodError {
-    /// The thread that makes the namespaces.
+    /// The thread that makes the namespaces cannot be started.
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
-    /// That thread has panicked.
+    /// The thread that makes the namespaces has panicked.
     #[error("the thread that makes the namespaces has ended")]
     Ended,
-    /// The namespaces.
+    /// The namespaces cannot be made.
     #[error("cannot make the namespaces")]
     Namespaces(#[source] Errno),
-    /// Host name, loopback interface, kernel parameters.
+    /// Host name, loopback interface, network device or kernel parameters cannot be set.
     #[error("cannot set up the namespaces")]
     SetUp(#[source] InitError),
-    /// One cannot be held.
+    /// A namespace cannot be opened to hold it.
     #[error("cannot open the namespace {path}")]
     Open { path: String, source: std::io::Error },
-    /// The cgroup above the containers'.
+    /// The cgroup above the containers' cannot be made.
     #[error("cannot make the cgroup")]
     Cgroup(#[source] CgroupError),
-    /// The place of the shared memory.
+    /// The mount point of the shared memory cannot be made.
     #[error("cannot make {SHM}")]
     ShmFolder(#[source] Errno),
-    /// The shared memory.
+    /// The shared memory cannot be mounted.
     #[error("cannot mount the shared memory")]
     Shm(#[source] MountError),
-    /// The first process of the pid namespace.
+    /// The first process of the pid namespace cannot be started.
     #[error("cannot start the pod's first process")]
     First(#[source] Errno),
-    /// It does not listen.
+    /// The first process of the pid namespace does not accept its spec.
     #[error("cannot speak to the pod's first process")]
     Control(#[source] FrameError),
 }
 
-/// It, while the machine runs.
+/// Pod of the machine, held while the machine runs.
 pub(crate) struct Pod {
     namespaces: Namespaces,
     cgroup: Cgroup,
     pids: Option<Pids>,
 }
 
-/// Of network, ipc and uts.
+/// Namespaces of network, ipc and uts.
 type Namespaces = [OwnedFd; 3];
 
-/// The pid namespace.
+/// Pid namespace of the pod.
 struct Pids {
     namespace: OwnedFd,
-    /// The agent's own, to come back to.
+    /// Pid namespace of the agent, to return to.
     own: OwnedFd,
-    /// Its PID 1, which is there as long as the machine.
+    /// PID 1 of the pid namespace, which runs as long as the machine.
     _first: Spawned,
     _control: UnixStream,
 }
 
 impl Pod {
-    /// Makes all of it for the first container.
+    /// Makes the pod for its first container.
     pub(crate) fn make(first: &ContainerSpec, pod: &spec::Pod, context: &AgentContext) -> Result<Self, PodError> {
         let cgroup = Cgroup::make(None, CGROUP, &pod.limits).map_err(PodError::Cgroup)?;
         cgroup.share_out();
@@ -103,23 +102,23 @@ impl Pod {
         })
     }
 
-    /// The cgroup above the containers'.
+    /// Returns the cgroup above the containers'.
     pub(crate) fn cgroup(&self) -> &Cgroup {
         &self.cgroup
     }
 
-    /// What a container init needs to [`enter`].
+    /// Returns the namespaces that a container init passes to [`enter`].
     pub(crate) fn namespaces(&self) -> Vec<BorrowedFd<'_>> {
         self.namespaces.iter().map(AsFd::as_fd).collect()
     }
 
-    /// The network namespace alone.
+    /// Returns only the network namespace.
     pub(crate) fn network(&self) -> BorrowedFd<'_> {
         let [network, ..] = &self.namespaces;
         network.as_fd()
     }
 
-    /// Starts a container init in the pid namespace that a container of this pod has.
+    /// Starts a container init in the pid namespace of this pod's containers, or in one of its own.
     pub(crate) fn spawn(
         &self,
         program: BorrowedFd<'_>,
@@ -129,8 +128,8 @@ impl Pod {
         let Some(pids) = &self.pids else {
             return sys::spawn_init(program, cgroup, control, PidNamespace::New);
         };
-        // Of this thread alone, and of its children to come: it makes one, and is back before it starts a thread, which
-        // the kernel refuses in between.
+        // Applies to the next children of this thread alone: it makes one, and moves back before it starts a thread,
+        // which the kernel refuses in between.
         let kind = Some(LinkNameSpaceType::ProcessID);
         move_into_link_name_space(pids.namespace.as_fd(), kind)?;
         let spawned = sys::spawn_init(program, cgroup, control, PidNamespace::Inherited);
@@ -148,7 +147,7 @@ pub(crate) fn enter(namespaces: &[OwnedFd]) -> Result<(), Errno> {
         .try_for_each(|namespace| move_into_link_name_space(namespace.as_fd(), None))
 }
 
-/// Makes the namespaces in a thread of their own, which leaves them in the descriptors.
+/// Makes the namespaces in a thread of their own; the descriptors keep them.
 fn make_namespaces(first: ContainerSpec) -> Result<Namespaces, PodError> {
     let make = move || {
         let device = first.network.as_ref().map(|_| Device::here()).transpose();
@@ -172,7 +171,7 @@ fn open_namespace(path: &str) -> Result<OwnedFd, PodError> {
 fn mount_shm(bytes: u64) -> Result<(), PodError> {
     match rustix::fs::mkdir(SHM, Mode::from_raw_mode(0o755)) {
         Ok(()) => {}
-        // Of a pod that could not be made to the end.
+        // Left by a pod whose creation failed half-way.
         Err(Errno::EXIST) => return Ok(()),
         Err(e) => return Err(PodError::ShmFolder(e)),
     }
@@ -215,7 +214,7 @@ pub(crate) fn is_first(spec: &ContainerSpec) -> bool {
     spec.pod.is_some() && spec.args.is_empty()
 }
 
-/// What that process does: it sees nothing of the guest, and reaps whom containers leave behind.
+/// Runs as the first process of a pod's pid namespace: hides from the guest, and reaps the orphans of containers.
 pub(crate) fn be_first() -> Result<i32, InitError> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(InitError::Dumpable)?;
     sys::unshare_own_namespaces().map_err(InitError::Namespaces)?;

@@ -1,4 +1,4 @@
-//! Copies what an image has at a path into the tmpfs or volume mounted over it.
+//! Copy of an image's files at a path into the tmpfs or volume mounted over it.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -14,21 +14,21 @@ use rustix::io::Errno;
 
 use crate::limits::XATTR_BYTES_MAX;
 
-/// Extended attribute of a volume's root folder while the volume is being filled. Never copied: an image must not have
-/// a volume taken for incomplete.
+/// Extended attribute of a volume's root folder while the volume is being filled. Never copied: an image must not mark
+/// a volume as incomplete.
 #[cfg(not(test))]
 pub(crate) const FILLING_MARK: &str = "trusted.capsid.filling";
-/// Tests may run as a user, who sets no attribute of the other kind.
+/// Attribute for tests, which may run as a user without the right to set the other kind.
 #[cfg(test)]
 pub(crate) const FILLING_MARK: &str = "user.capsid.filling";
 
-/// Why the copy failed.
+/// Error of the copy.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PopulateError {
-    /// More files than the [`Bounds`] allow.
+    /// There are more files than the [`Bounds`] allow.
     #[error("too many files")]
     TooMany,
-    /// Folders deeper than the [`Bounds`] allow.
+    /// Folders are deeper than the [`Bounds`] allow.
     #[error("folders nested too deep")]
     TooDeep,
     /// One file could not be copied.
@@ -42,17 +42,17 @@ pub(crate) enum PopulateError {
     Content { name: OsString, source: std::io::Error },
 }
 
-/// What one copy may cost.
+/// Bounds on the cost of one copy.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// Files of every kind.
+    /// Maximum number of files of every kind.
     pub(crate) entries: usize,
-    /// Folder levels.
+    /// Maximum number of folder levels.
     pub(crate) depth: usize,
 }
 
-/// Copies the tree below the folder `from` to the folder `to`: content, modes, owners, times, extended attributes and hard
-/// links. No symbolic link is followed.
+/// Copies the tree below the folder `from` to the folder `to`: content, modes, owners, times, extended attributes and
+/// hard links. No symbolic link is followed.
 pub(crate) fn populate(from: impl AsFd, to: impl AsFd, bounds: Bounds) -> Result<(), PopulateError> {
     let to = to.as_fd();
     let mut copying = Copying {
@@ -64,26 +64,26 @@ pub(crate) fn populate(from: impl AsFd, to: impl AsFd, bounds: Bounds) -> Result
     copying.folder(from, to, bounds.depth)
 }
 
-/// Gives the folder `to` the owner, mode and extended attributes of the folder `from`.
+/// Copies owner, mode and extended attributes of the folder `from` to the folder `to`.
 pub(crate) fn copy_own_attributes(from: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {
     let stat = rustix::fs::statat(from, "", AtFlags::EMPTY_PATH)?;
     copy_attributes(from, to.as_fd(), &OsString::from("."), &stat)
 }
 
-/// A copy that is under way.
+/// State of a running copy.
 struct Copying<'a> {
     /// Folder that everything is copied to.
     root: BorrowedFd<'a>,
     entries_left: usize,
     /// Folder that is being copied, relative to the root.
     at: PathBuf,
-    /// Files that have more names than were met yet, by device and inode.
+    /// Files with more names than were found yet, by device and inode.
     linked: HashMap<(u64, u64), Linked>,
 }
 
-/// A file with several names.
+/// Copied file with several names.
 struct Linked {
-    /// Name of its copy, relative to the root.
+    /// Name of the copy, relative to the root.
     copy: PathBuf,
     names_left: u64,
 }
@@ -146,7 +146,7 @@ impl Copying<'_> {
         copy_attributes(from, to, name, &stat).map_err(failed)
     }
 
-    /// Makes `name` one more name of a file that was copied, if it was. Another container may have the volume already: its
+    /// Makes `name` one more name of a file, if it was copied before. Another container may already use the volume: its
     /// links are not followed on the way to the copy.
     fn link(&mut self, to: BorrowedFd<'_>, name: &OsString, stat: &Stat) -> Result<bool, Errno> {
         let key = (stat.st_dev, stat.st_ino);
@@ -191,8 +191,8 @@ fn copy_content(from: &OwnedFd, to: impl AsFd, name: &OsString, mode: Mode) -> R
         })
 }
 
-/// Owner first: a change of owner clears set-user-id bits and capabilities. Access control lists after the mode, which
-/// would change them.
+/// Copies attributes. Owner first: a change of owner clears set-user-id bits and capabilities. Access control lists
+/// after the mode, which would change them.
 fn copy_attributes(from: &OwnedFd, to: BorrowedFd<'_>, name: &OsString, stat: &Stat) -> Result<(), Errno> {
     let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
     rustix::fs::chownat(to, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
@@ -211,7 +211,8 @@ fn copy_attributes(from: &OwnedFd, to: BorrowedFd<'_>, name: &OsString, stat: &S
     rustix::fs::utimensat(to, name, &times, AtFlags::SYMLINK_NOFOLLOW)
 }
 
-/// Copies extended attributes. A filesystem without them has none, or takes none: as on every Linux, they are lost there.
+/// Copies extended attributes. A filesystem without support has none, or takes none: as on every Linux, they are lost
+/// there.
 fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsString) -> Result<(), Errno> {
     // Calls by folder and name came with Linux 6.13; the agent's own /proc names the folders until then.
     let path = |folder: BorrowedFd<'_>| {

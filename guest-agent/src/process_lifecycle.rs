@@ -1,5 +1,5 @@
-//! The lifecycle of one process that the host asked for, a container's first or one that joins it: what the threads of
-//! the session and its own thread know of it together, and the steps that both kinds share.
+//! The lifecycle of one process that the host requested, a container's first or one that joins it: the state shared by
+//! the session's threads and its own thread, and the steps that both kinds share.
 
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
@@ -28,22 +28,22 @@ use crate::spec::SpecError;
 use crate::stream::{self, Copies};
 use crate::{container_init, control, log, sys, terminal};
 
-/// What all lives of a session share.
+/// Context shared by all containers and processes of a session.
 pub(crate) struct AgentContext {
-    /// The agent's own program, for container inits.
+    /// Program of the agent, for container inits.
     pub(crate) program: OwnedFd,
-    /// Waits for all of them.
+    /// Reaper of all children.
     pub(crate) reaper: Reaper,
-    /// Who uses which disk.
+    /// Reference counts of disks.
     pub(crate) disk_users: DiskUsers,
-    /// What the containers of a pod share, once there is one.
+    /// Pod that containers share, once there is one.
     pub(crate) pod: Mutex<Option<Arc<Pod>>>,
-    /// What the pod's network is to be, where it was changed before there was one.
+    /// Network of the pod, if it was changed before there was a pod.
     pub(crate) pod_network: Mutex<Option<Network>>,
 }
 
 impl AgentContext {
-    /// What the container of this spec shares with others: made for the first one.
+    /// Returns the pod of this spec; made for its first container.
     pub(crate) fn pod_of(&self, spec: &ContainerSpec) -> Result<Option<Arc<Pod>>, LifecycleError> {
         let Some(wanted) = &spec.pod else { return Ok(None) };
         let mut pod = self.pod.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,7 +56,7 @@ impl AgentContext {
         Ok(pod.clone())
     }
 
-    /// Gives what the containers share these addresses: now, or when it is made.
+    /// Applies the addresses to the pod: now, or when it is made.
     pub(crate) fn configure_pod_network(&self, network: &Network) -> Result<(), NetworkError> {
         let pod = self.pod.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(pod) = &*pod else {
@@ -68,10 +68,10 @@ impl AgentContext {
     }
 }
 
-/// Why a container was not created or did not start.
+/// Error of creating or starting a container.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LifecycleError {
-    /// The spec did not pass the door.
+    /// The spec is refused by the check.
     #[error("the spec is refused")]
     Spec(#[source] SpecError),
     /// The container to join has ended, or has not begun.
@@ -80,31 +80,31 @@ pub(crate) enum LifecycleError {
     /// The container to join is frozen.
     #[error("container {0} is paused, unpause the container before exec")]
     Paused(String),
-    /// A device that it asks for.
+    /// A device that the spec asks for cannot be given.
     #[error("cannot give the container a device")]
     Device(#[source] DeviceError),
-    /// Its cgroup.
+    /// The cgroup cannot be made or changed.
     #[error("cannot make the cgroup")]
     Cgroup(#[source] CgroupError),
-    /// What the containers of the pod share.
+    /// The pod cannot be made.
     #[error("cannot make what the containers of the pod share")]
     Pod(#[source] PodError),
     /// The container init could not be started.
     #[error("cannot start a process")]
     Spawn(#[source] Errno),
-    /// The container init could not be spoken to.
+    /// The control socket to the container init failed.
     #[error("the first process does not answer")]
     Control(#[source] FrameError),
-    /// The container init ended without a word.
+    /// The container init ended without a message.
     #[error("the first process was ended while it was made")]
     Ended,
-    /// The container init said something else than expected.
+    /// The container init sent an unexpected message.
     #[error("unexpected message from the first process")]
     Unexpected,
     /// The container init itself failed.
     #[error("the container init failed")]
     Failed(Failed),
-    /// Streams did not come.
+    /// A stream connection is missing.
     #[error("no {0:?} connection within {STREAM_WAIT:?}")]
     Stream(StreamKind),
     /// A thread for a stream could not be started.
@@ -113,7 +113,7 @@ pub(crate) enum LifecycleError {
 }
 
 impl LifecycleError {
-    /// What the host is told.
+    /// Converts the error to a report for the host.
     pub(crate) fn report(self, id: &str) -> Failed {
         let step = match &self {
             Self::Failed(_) => FailedStep::Unknown,
@@ -133,33 +133,33 @@ impl LifecycleError {
 
 /// The lifecycle of one process, from its spec to its end.
 pub(crate) struct ProcessLifecycle {
-    /// Its id.
+    /// Id of the container or the exec process.
     pub(crate) id: String,
-    /// What it runs.
+    /// Spec of the process.
     pub(crate) spec: ContainerSpec,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-/// What the threads of the session and of the process know of it together.
+/// State shared by the threads of the session and of the process.
 #[derive(Default)]
 struct State {
     phase: LifecycleState,
     is_start_wanted: bool,
     connections: Vec<(StreamKind, OwnedFd)>,
-    /// Signals that came before the program could have them.
+    /// Signals that arrived before the program could receive them.
     pending: Vec<i32>,
-    /// Status of the process.
+    /// Exit status of the process.
     exit: Option<WaitStatus>,
 }
 
-/// How far it is, with what exists only there.
+/// Phase of the lifecycle, with the values that exist only in it.
 #[derive(Default)]
 enum LifecycleState {
-    /// The container init has not said that it is ready.
+    /// The container init is not ready yet.
     #[default]
     Preparing,
-    /// Everything but the program.
+    /// Everything but the program is ready.
     Created(Process),
     /// The program runs.
     Running(Process),
@@ -167,15 +167,15 @@ enum LifecycleState {
     Stopped,
 }
 
-/// The process itself.
+/// Process with its terminal.
 struct Process {
     pidfd: OwnedFd,
-    /// The agent's end of its terminal.
+    /// Agent's end of the terminal.
     terminal: Option<OwnedFd>,
 }
 
 impl ProcessLifecycle {
-    /// A process that has not been started.
+    /// Creates a lifecycle whose process is not started.
     pub(crate) fn new(spec: ContainerSpec) -> Self {
         Self {
             id: spec.id.clone(),
@@ -189,13 +189,14 @@ impl ProcessLifecycle {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The host wants its program to run.
+    /// Records the host's request to run the program.
     pub(crate) fn start(&self) {
         self.state().is_start_wanted = true;
         self.changed.notify_all();
     }
 
-    /// The host connected a stream. A stream that the spec does not have, or has already, is closed.
+    /// Records a stream connection of the host. A connection that the spec does not have, or that is there already, is
+    /// closed.
     pub(crate) fn attach(&self, kind: StreamKind, connection: OwnedFd) {
         let mut state = self.state();
         let is_expected = stream::kinds(&self.spec).contains(&kind);
@@ -207,7 +208,8 @@ impl ProcessLifecycle {
         self.changed.notify_all();
     }
 
-    /// Sends it a signal, kept until its program runs. `SIGKILL` waits for nothing.
+    /// Sends a signal to the process. Before its program runs, the signal is kept, except `SIGKILL` to a process that
+    /// exists.
     pub(crate) fn signal(&self, number: i32) {
         let mut state = self.state();
         match &state.phase {
@@ -222,7 +224,7 @@ impl ProcessLifecycle {
         }
     }
 
-    /// The user's terminal has a new size.
+    /// Applies the new size of the user's terminal.
     pub(crate) fn resize(&self, size: TerminalSize) {
         let state = self.state();
         let (LifecycleState::Created(process) | LifecycleState::Running(process)) = &state.phase else {
@@ -235,13 +237,13 @@ impl ProcessLifecycle {
         }
     }
 
-    /// The process exists: the container init that will become its program, or what the agent adopted.
+    /// Records that the process exists: the container init that will become its program, or the adopted process.
     pub(crate) fn begin(&self, pidfd: OwnedFd) {
         // The terminal follows when the container init has opened it.
         self.state().phase = LifecycleState::Created(Process { pidfd, terminal: None });
     }
 
-    /// What the reaper tells its end.
+    /// Returns the callback for the reaper, which records the end.
     pub(crate) fn on_exit(self: &Arc<Self>) -> Box<dyn FnOnce(WaitStatus) + Send> {
         let lifecycle = Arc::clone(self);
         Box::new(move |status| {
@@ -250,7 +252,7 @@ impl ProcessLifecycle {
         })
     }
 
-    /// Refers to the process while its program runs.
+    /// Returns a reference to the process while its program runs.
     pub(crate) fn running(&self) -> Option<OwnedFd> {
         let state = self.state();
         match &state.phase {
@@ -266,8 +268,8 @@ impl ProcessLifecycle {
         }
     }
 
-    /// From the container init's `Created` on: waits for `Start` and the streams, and lets the program run. Also `Ok`
-    /// when it was killed before. `kill` ends everything of this process.
+    /// Continues after the container init's `Created`: waits for `Start` and the streams, and runs the program. Also
+    /// `Ok` if the process was killed before. `kill` ends everything of this process.
     pub(crate) fn until_running(
         &self,
         (mut control, ends): (UnixStream, Vec<OwnedFd>),
@@ -297,7 +299,7 @@ impl ProcessLifecycle {
         match read_frame::<AgentMessage>(&mut control) {
             // The program's exec closed the socket.
             Err(FrameError::Closed) => {}
-            // Killed before it read the word.
+            // Killed before it read the message.
             Err(FrameError::Io(e)) if e.kind() == ErrorKind::ConnectionReset => return Ok(()),
             Err(e) => return Err(LifecycleError::Control(e)),
             Ok(AgentMessage {
@@ -313,7 +315,7 @@ impl ProcessLifecycle {
         Ok(())
     }
 
-    /// Receives the container init's first message, and the agent's ends of the streams with it.
+    /// Receives the container init's first message, with the agent's ends of the streams.
     pub(crate) fn receive_created(&self, control: &UnixStream) -> Result<Vec<OwnedFd>, LifecycleError> {
         let (message, ends) = receive(control)?;
         match message.kind {
@@ -332,7 +334,7 @@ impl ProcessLifecycle {
         Ok(ends)
     }
 
-    /// Waits for `Start` and then for the streams. `false` when it was killed meanwhile.
+    /// Waits for `Start` and then for the streams; `false` if the process was killed meanwhile.
     fn wait_for_start(&self, kill: &impl Fn()) -> Result<bool, LifecycleError> {
         if self.state().pending.contains(&libc::SIGKILL) {
             kill();
@@ -361,7 +363,7 @@ impl ProcessLifecycle {
         }
     }
 
-    /// Joins each of the agent's ends with its connection.
+    /// Connects each of the agent's ends with its connection.
     fn start_copies(&self, ends: Vec<OwnedFd>, copies: &mut Copies) -> Result<(), LifecycleError> {
         let mut connections = std::mem::take(&mut self.state().connections);
         for (kind, end) in stream::kinds(&self.spec).into_iter().zip(ends) {
@@ -376,7 +378,7 @@ impl ProcessLifecycle {
         Ok(())
     }
 
-    /// The program runs: it gets the signals that came before.
+    /// Marks the program as running and delivers the signals that arrived before.
     fn deliver_pending(&self) {
         let mut state = self.state();
         let pending = std::mem::take(&mut state.pending);
@@ -386,7 +388,7 @@ impl ProcessLifecycle {
         }
     }
 
-    /// Waits for the end. Nothing can be asked of the process afterwards.
+    /// Waits for the end. No request can reach the process afterwards.
     pub(crate) fn wait_for_exit(&self) -> WaitStatus {
         let mut state = self.state();
         loop {
@@ -398,7 +400,7 @@ impl ProcessLifecycle {
         }
     }
 
-    /// What the host is told of an end.
+    /// Returns the report of an end for the host.
     pub(crate) fn stopped(&self, status: WaitStatus, oom_killed: bool) -> Stopped {
         Stopped {
             container: self.id.clone(),
@@ -410,7 +412,7 @@ impl ProcessLifecycle {
     }
 }
 
-/// Sends a signal; a process that is gone needs none.
+/// Sends a signal; a process that is gone is ignored.
 fn send(process: &Process, number: i32) {
     match sys::send_signal_to(&process.pidfd, number) {
         Ok(()) | Err(Errno::SRCH) => {}

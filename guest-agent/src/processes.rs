@@ -1,4 +1,4 @@
-//! The processes of a container, as the agent's `/proc` tells them (`proc(5)`). What a process says of itself (name and
+//! Processes of a container, as the agent's `/proc` shows them (`proc(5)`). What a process reports of itself (name and
 //! arguments) is hostile bytes and passed on as such, bounded.
 
 use std::collections::HashMap;
@@ -12,14 +12,15 @@ use rustix::time::ClockId;
 use crate::arguments::{ArgumentReaders, read_cmdline};
 use crate::limits::LISTED_BYTES_MAX;
 
-/// Ticks of a second in `/proc` (`USER_HZ`): 100 on every architecture Linux has today but alpha and ia64.
+/// Milliseconds of a tick in `/proc` (`USER_HZ`): 100 per second on every architecture Linux has today but alpha and
+/// ia64.
 const TICK_MS: u64 = 10;
 
-/// A page of the guest's memory, x86-64.
+/// Bytes of a page of the guest's memory, x86-64.
 const PAGE_BYTES: u64 = 4096;
 
-/// Tells the processes `pids`. Those that ended meanwhile are left out; the arguments of those that make reading them slow
-/// are empty, as a zombie's.
+/// Lists the processes `pids`. Those that ended meanwhile are left out; arguments that are slow to read are empty, like
+/// a zombie's.
 pub(crate) fn list(container: &str, mut pids: Vec<u32>, readers: &Arc<ArgumentReaders>) -> Listed {
     pids.sort_unstable();
     let truncated = pids.len() > PROCESSES_MAX;
@@ -40,7 +41,7 @@ pub(crate) fn list(container: &str, mut pids: Vec<u32>, readers: &Arc<ArgumentRe
     }
 }
 
-/// The wall clock when the guest's kernel started, milliseconds since 1970.
+/// Returns the wall clock at the start of the guest's kernel, milliseconds since 1970.
 fn boot_time_ms() -> u64 {
     let ms = |clock| {
         let now = rustix::time::clock_gettime(clock);
@@ -63,13 +64,13 @@ fn read(pid: u32, boot_ms: u64) -> Option<Process> {
     Some(process)
 }
 
-/// Number `index` after `key` in a `status` file.
+/// Returns number `index` after `key` in a `status` file.
 fn status_field(status: &str, key: &str, index: usize) -> Option<u32> {
     let line = status.lines().find_map(|line| line.strip_prefix(key))?;
     line.split_whitespace().nth(index)?.parse().ok()
 }
 
-/// Reads a `stat` file: `pid (name) state ppid ...`. The name may hold anything, also `)` and line ends.
+/// Parses a `stat` file: `pid (name) state ppid ...`. The name may hold anything, also `)` and line ends.
 fn parse_stat(stat: &[u8]) -> Option<Process> {
     let open = stat.iter().position(|b| *b == b'(')?;
     let close = stat.iter().rposition(|b| *b == b')')?;
@@ -92,7 +93,8 @@ fn parse_stat(stat: &[u8]) -> Option<Process> {
     })
 }
 
-/// The number below `/dev/pts` of a terminal's device number (major 136, `devpts`), which has its minor in two parts.
+/// Returns the number below `/dev/pts` for a terminal's device number (major 136, `devpts`), which has its minor in two
+/// parts.
 fn terminal(device: u64) -> Option<u32> {
     let (major, minor) = (device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xf_ff00);
     (major == 136).then_some(minor as u32)
@@ -107,7 +109,7 @@ fn bound_arguments(processes: &mut [Process]) {
     }
 }
 
-/// Parents in the container's own numbering, where they are in it.
+/// Sets the parents' pids in the container's own numbering, if they are in it.
 fn name_parents(processes: &mut [Process]) {
     let inner: HashMap<u32, u32> = processes.iter().map(|p| (p.pid, p.inner_pid)).collect();
     for process in processes {

@@ -12,14 +12,14 @@ use crate::sys::{self, Spawned};
 /// Called with the status of a child that ended.
 type OnExit = Box<dyn FnOnce(WaitStatus) + Send>;
 
-/// Who waits for which child.
+/// Registry of the children to wait for.
 #[derive(Default)]
 pub(crate) struct Reaper {
     waiting: Mutex<HashMap<Pid, OnExit>>,
 }
 
 impl Reaper {
-    /// Starts a child with `spawn`, whose end `on_exit` will be told.
+    /// Starts a child with `spawn`; `on_exit` is called with its end.
     pub(crate) fn spawn(
         &self,
         spawn: impl FnOnce() -> Result<Spawned, Errno>,
@@ -32,14 +32,14 @@ impl Reaper {
         Ok(spawned)
     }
 
-    /// Takes over a child that was not started here: `on_exit` will be told its end. `ECHILD` when it is none, or was
-    /// reaped before.
+    /// Adopts a child that was not started here; `on_exit` is called with its end. `ECHILD` if it is not a child, or
+    /// was reaped before.
     pub(crate) fn adopt(&self, pidfd: &OwnedFd, on_exit: OnExit) -> Result<Pid, Errno> {
-        // Held over the look: what is still there now is reaped only with its entry made.
+        // Held over the check: a child that is still there now is reaped only with its entry made.
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), look)?;
-        // The kernel's word: the number that the other side says could be another child's.
+        // The kernel's number: the one that the other side reports could be another child's.
         let pid = pid_of(pidfd)?;
         if waiting.contains_key(&pid) {
             return Err(Errno::EXIST);
@@ -53,7 +53,7 @@ impl Reaper {
         loop {
             // One signal may stand for several ended children.
             while let Some((pid, status)) = self.reap_one() {
-                // Whoever else ends up with PID 1 as parent is reaped and ignored.
+                // Other processes whose parent becomes PID 1 are reaped and ignored.
                 if let Some(on_exit) = pid {
                     on_exit(status);
                 }
@@ -71,7 +71,7 @@ impl Reaper {
     }
 }
 
-/// The pid of the process that `pidfd` refers to (`Pid:` of its `fdinfo`, `proc(5)`). `ESRCH` when it was reaped.
+/// Returns the pid of the process that `pidfd` refers to (`Pid:` of its `fdinfo`, `proc(5)`). `ESRCH` if it was reaped.
 pub(crate) fn pid_of(pidfd: &OwnedFd) -> Result<Pid, Errno> {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()));
     let info = info.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;

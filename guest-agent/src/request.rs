@@ -1,5 +1,5 @@
-//! The requests about a container that lives, each answered once: what it uses, what runs in it, limits, freezing, the
-//! addresses of its network device.
+//! Requests about a running container, each answered once: usage, processes, limits, freezing, the addresses of its
+//! network device.
 
 use std::sync::Arc;
 
@@ -15,19 +15,19 @@ use crate::container::Container;
 use crate::network::{self, NetworkError};
 use crate::{container_init, processes};
 
-/// Why a request failed.
+/// Error of a request.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestError {
     /// The container is unknown, has ended, or has not begun.
     #[error("container {0} is not running")]
     NotRunning(String),
-    /// Its cgroup refuses.
+    /// The cgroup refuses the request.
     #[error(transparent)]
     Cgroup(CgroupError),
-    /// Its network device.
+    /// The network device cannot be changed.
     #[error("cannot change the container's addresses")]
     Network(#[source] NetworkError),
-    /// The agent has too many to answer.
+    /// Too many requests wait for an answer.
     #[error("too many requests wait for their answers")]
     TooMany,
 }
@@ -43,7 +43,7 @@ impl RequestError {
     }
 }
 
-/// What kind of request an intent is, and the container it names; `None` for what is not answered.
+/// Returns the kind of an intent's request and the container it names; `None` for intents without an answer.
 fn kind_of(intent: &Intent) -> Option<(Request, &str)> {
     match intent {
         Intent::Freeze(freeze) => Some((Request::Freeze, &freeze.container)),
@@ -55,7 +55,7 @@ fn kind_of(intent: &Intent) -> Option<(Request, &str)> {
     }
 }
 
-/// Tells that a request failed.
+/// Returns the report that a request failed.
 pub(crate) fn failure(intent: &Intent, error: &RequestError) -> Option<Report> {
     let (request, id) = kind_of(intent)?;
     let mut failed = container_init::failed(id, error.step(), error);
@@ -63,8 +63,8 @@ pub(crate) fn failure(intent: &Intent, error: &RequestError) -> Option<Report> {
     Some(Report::Failed(failed))
 }
 
-/// Does what `intent` asks, with the containers that `find` knows, or with the pod that `configure_network` changes:
-/// the answer. Arguments of processes are read by `readers`.
+/// Performs the request `intent` on the containers that `find` knows, or on the pod that `configure_network` changes.
+/// Returns the answer. Arguments of processes are read by `readers`.
 pub(crate) fn answer(
     intent: &Intent,
     find: impl FnOnce(&str) -> Option<Arc<Container>>,
@@ -87,7 +87,7 @@ pub(crate) fn answer(
     }
 }
 
-/// Does it with its container.
+/// Performs a request on its container.
 fn act(intent: &Intent, container: &Container, readers: &Arc<ArgumentReaders>) -> Result<Report, RequestError> {
     let id = &container.lifecycle.id;
     let not_running = || RequestError::NotRunning(id.clone());

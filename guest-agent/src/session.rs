@@ -30,25 +30,25 @@ use crate::process_lifecycle::{AgentContext, LifecycleError, ProcessLifecycle};
 use crate::request::{self, RequestError};
 use crate::{clock, container_init, free_space, log, sys, threads};
 
-/// Why a session ended other than by `Shutdown`.
+/// Error that ended a session other than by `Shutdown`.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
-    /// Nobody could connect streams.
+    /// The agent cannot listen for stream connections.
     #[error("cannot listen on vsock port {STREAM_PORT}")]
     Listen(#[source] std::io::Error),
-    /// The host does not answer.
+    /// The host does not accept the connection.
     #[error("cannot connect to vsock port {SESSION_PORT} of the host")]
     Dial(#[source] std::io::Error),
     /// A frame from the host is missing or wrong.
     #[error("cannot read from the host")]
     Read(#[source] FrameError),
-    /// The host does not take ours.
+    /// The host does not accept a frame of the agent.
     #[error("cannot write to the host")]
     Write(#[source] FrameError),
-    /// The host did not say `Hello` first.
+    /// The first message of the host is not `Hello`.
     #[error("the host did not say hello")]
     NoHello,
-    /// The host is of another version.
+    /// The host has another version.
     #[error("the host speaks version {0}, the agent {VERSION}")]
     Version(u32),
     /// A thread could not be started.
@@ -59,21 +59,21 @@ pub(crate) enum SessionError {
     Entropy(#[source] Errno),
 }
 
-/// A session after its hellos.
+/// Session after its hellos.
 struct Session {
     nonce: Vec<u8>,
-    /// Frames to the host, each written whole.
+    /// Connection for frames to the host, each written whole.
     writer: Mutex<VsockStream>,
     members: Mutex<HashMap<String, SessionProcess>>,
-    /// A member came or went.
+    /// Signaled when a member is added or removed.
     changed: Condvar,
     waiting_streams: AtomicUsize,
-    /// To the thread that answers: one, so that answers keep the order of their requests.
+    /// Queue to the thread that answers: one, so that answers keep the order of their requests.
     requests: SyncSender<Intent>,
     context: Arc<AgentContext>,
 }
 
-/// What an id of the session names.
+/// Member of the session, identified by its id.
 #[derive(Clone)]
 enum SessionProcess {
     Container(Arc<Container>),
@@ -96,7 +96,7 @@ impl SessionProcess {
     }
 }
 
-/// Serves the host until it says `Shutdown`, which is `Ok`, or is lost. Containers are gone afterwards.
+/// Serves the host until it sends `Shutdown`, which is `Ok`, or is lost. Containers are gone afterwards.
 pub(crate) fn run(context: Arc<AgentContext>, agent_start_ns: u64) -> Result<(), SessionError> {
     // Before dialing: the host may connect streams as soon as it has the session.
     let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, STREAM_PORT).map_err(SessionError::Listen)?;
@@ -124,18 +124,18 @@ pub(crate) fn run(context: Arc<AgentContext>, agent_start_ns: u64) -> Result<(),
     end
 }
 
-/// Gives the last messages time to leave the machine: until the host closes, or a moment.
+/// Waits until the last messages have left the machine: until the host closes, or a moment.
 fn linger(host: &mut VsockStream) {
     let closing = host
         .shutdown(Shutdown::Write)
         .and_then(|()| host.set_read_timeout(Some(LINGER)));
     if closing.is_ok() {
-        // Whatever comes, or does not, the time is over.
+        // Whatever arrives, or does not, the time is over.
         let _ = host.read(&mut [0; 64]);
     }
 }
 
-/// Connects to the host, waiting a little for a device that is still being probed.
+/// Connects to the host; waits a little for a device that is still being probed.
 fn dial() -> Result<VsockStream, SessionError> {
     let deadline = Instant::now() + DIAL_WAIT;
     loop {
@@ -155,7 +155,7 @@ fn is_too_early(error: &std::io::Error) -> bool {
     )
 }
 
-/// Exchanges hellos: the session's nonce.
+/// Exchanges hellos. Returns the session's nonce.
 fn greet(host: &mut VsockStream, agent_start_ns: u64) -> Result<Vec<u8>, SessionError> {
     let message: HostMessage = read_frame(host).map_err(SessionError::Read)?;
     let Some(Intent::Hello(hello)) = message.kind else {
@@ -168,7 +168,7 @@ fn greet(host: &mut VsockStream, agent_start_ns: u64) -> Result<Vec<u8>, Session
         agent_start_ns,
         ..Hello::default()
     };
-    // Sent also to a host of another version: it tells its user both numbers.
+    // Also sent to a host of another version: it shows its user both numbers.
     let answer = AgentMessage {
         kind: Some(Report::Hello(answer)),
     };
@@ -187,7 +187,7 @@ fn add_entropy(entropy: [u8; sys::ENTROPY_BYTES]) -> Result<(), Errno> {
     sys::add_entropy(rustix::fd::AsFd::as_fd(&random), entropy)
 }
 
-/// Does what the host says.
+/// Performs the host's intents until `Shutdown`.
 fn serve(session: &Arc<Session>, host: &mut VsockStream) -> Result<(), SessionError> {
     loop {
         let message: HostMessage = read_frame(host).map_err(SessionError::Read)?;
@@ -203,7 +203,7 @@ fn serve(session: &Arc<Session>, host: &mut VsockStream) -> Result<(), SessionEr
                 session.with(&resize.container, |c| c.resize(size));
             }
             Some(Intent::Shutdown(_)) => return Ok(()),
-            // By this thread, which waits for no container and no request.
+            // Answered by this thread, which waits for no container and no request.
             Some(Intent::Ping(ping)) => session.report(Report::Pong(clock::answer(&ping))),
             Some(
                 intent @ (Intent::Freeze(_)
@@ -213,7 +213,7 @@ fn serve(session: &Arc<Session>, host: &mut VsockStream) -> Result<(), SessionEr
                 | Intent::ConfigureNetwork(_)
                 | Intent::KeepFree(_)),
             ) => session.ask(intent),
-            // Versions are equal, so these are the host's mistakes; nothing in them can be wanted.
+            // Versions are equal, so these are mistakes of the host; there is nothing in them to act on.
             Some(Intent::Hello(_)) | None => log::warn("ignoring an unexpected message of the host"),
         }
     }
@@ -224,7 +224,7 @@ impl Session {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the host. A host that is gone is noticed by the reader.
+    /// Sends a report to the host. The reader notices a host that is gone.
     fn report(&self, report: Report) {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(e) = write_frame(&mut *writer, &AgentMessage { kind: Some(report) }) {
@@ -262,7 +262,7 @@ impl Session {
         }
     }
 
-    /// Makes what `spec` names a member, if there is room for it.
+    /// Adds the container or process of `spec` to the members, if there is room for it.
     fn admit(&self, spec: ContainerSpec) -> Result<SessionProcess, AdmitError> {
         let id = spec.id.clone();
         let mut members = self.members();
@@ -292,7 +292,7 @@ impl Session {
         Ok(member)
     }
 
-    /// Does something with a member that may be gone already.
+    /// Calls `act` with a member, unless it is gone already.
     fn with(&self, id: &str, act: impl FnOnce(&ProcessLifecycle)) {
         let member = self.members().get(id).cloned();
         if let Some(member) = member {
@@ -300,7 +300,7 @@ impl Session {
         }
     }
 
-    /// Has a request answered, after those before it. A container that keeps its answer waiting does not keep the
+    /// Queues a request to be answered after those before it. A container that delays its answer does not delay the
     /// session.
     fn ask(&self, intent: Intent) {
         if let Err(TrySendError::Full(intent) | TrySendError::Disconnected(intent)) = self.requests.try_send(intent)
@@ -336,7 +336,7 @@ impl Session {
         }
     }
 
-    /// Kills all members and waits for their ends. `false` when there were none.
+    /// Kills all members and waits for their ends; `false` if there were none.
     fn end_members(&self) -> bool {
         if self.members().is_empty() {
             return false;
@@ -380,16 +380,16 @@ impl Session {
     }
 }
 
-/// Why the pod takes no further member.
+/// Reason why the pod takes no further member.
 #[derive(Debug, thiserror::Error)]
 enum AdmitError {
     /// The id is in use.
     #[error("the pod has a container {0} already")]
     Taken(String),
-    /// There are as many as there may be.
+    /// The maximum number of members is reached.
     #[error("the pod has {0} of them already")]
     TooMany(usize),
-    /// The container to join.
+    /// The container to join is not running.
     #[error(transparent)]
     Target(LifecycleError),
 }
@@ -427,24 +427,24 @@ fn accept(session: &Arc<Session>, listener: &VsockListener) {
     }
 }
 
-/// Why a stream connection is refused.
+/// Reason why a stream connection is refused.
 #[derive(Debug, thiserror::Error)]
 enum StreamError {
-    /// The time limit for its hello cannot be set.
+    /// The time limit for the hello cannot be set.
     #[error("cannot set a time limit")]
     Timeout(#[source] std::io::Error),
-    /// No hello.
+    /// The hello is missing or malformed.
     #[error("no hello")]
     Hello(#[source] FrameError),
-    /// Of another session.
+    /// The nonce belongs to another session.
     #[error("wrong nonce")]
     Nonce,
-    /// No such container.
+    /// There is no such container.
     #[error("no such container")]
     Container,
 }
 
-/// Reads a connection's hello and gives it to its container.
+/// Reads a connection's hello and attaches the connection to its container.
 fn find_container(session: &Session, mut connection: VsockStream) -> Result<(), StreamError> {
     connection
         .set_read_timeout(Some(STREAM_WAIT))

@@ -1,5 +1,5 @@
-//! A folder or file of the host's, mounted into a container. What may be done with it is the host's file server to say,
-//! which the guest cannot reach around: the attributes here spare programs a surprise.
+//! A folder or file of the host, mounted into a container. The host's file server alone decides what may be done with
+//! it, and the guest cannot bypass that: the attributes here spare programs a surprise.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -11,19 +11,19 @@ use rustix::io::Errno;
 use crate::disk::STAGING;
 use crate::mount::{MountError, attach, bind, filesystem};
 
-/// Why a share cannot be mounted.
+/// Error of mounting a share.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ShareError {
-    /// Its filesystem, or its place.
+    /// The share's filesystem cannot be mounted or attached.
     #[error("cannot mount its file system")]
     Mount(#[source] MountError),
-    /// The place where a file's folder is mounted first.
+    /// The folder where a file's device is mounted first cannot be made.
     #[error("cannot make a folder to mount it in")]
     Folder(#[source] Errno),
-    /// Its one file.
+    /// The file of the share cannot be opened.
     #[error("cannot find its file")]
     File(#[source] Errno),
-    /// The file cannot be put at its place.
+    /// The file cannot be bound at its place.
     #[error("cannot put its file at its place")]
     Bind(#[source] Errno),
 }
@@ -34,7 +34,7 @@ pub(crate) fn mount(tag: &str, place: &OwnedFd, is_file: bool, attributes: u64) 
     if !is_file {
         return attach(&mount, place, "").map_err(ShareError::Mount);
     }
-    // A file of a mount that lies nowhere yet cannot be bound (before Linux 6.15).
+    // A file of a mount that is not attached yet cannot be bound (before Linux 6.15).
     let folder = Path::new(STAGING).join(tag);
     match rustix::fs::mkdir(&folder, Mode::from_raw_mode(0o700)) {
         Ok(()) | Err(Errno::EXIST) => {}

@@ -1,4 +1,4 @@
-//! The door for specs: what passes is within limits and well-formed, so that nothing behind it checks again.
+//! Validation of specs: an accepted spec is within limits and well-formed, so that no later code checks again.
 
 use capsid_protocol::ContainerSpec;
 
@@ -6,16 +6,16 @@ use crate::limits::{
     ENTRIES_MAX, GROUPS_MAX, HOSTNAME_BYTES_MAX, PATH_BYTES_MAX, SECCOMP_INSTRUCTIONS_MAX, STRINGS_MAX,
 };
 
-/// What is wrong with a spec.
+/// Reason why a spec is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum SpecError {
-    /// Not 64 lower-case hexadecimal digits.
+    /// The id is not 64 lower-case hexadecimal digits.
     #[error("the container id is not 64 lower-case hexadecimal digits")]
     Id,
-    /// A task that this build does not know.
+    /// The task is unknown to this build.
     #[error("the spec has an unknown task")]
     Task,
-    /// Nothing to run.
+    /// There is nothing to run.
     #[error("the spec has no program")]
     NoProgram,
     /// A list is over its limit.
@@ -34,16 +34,16 @@ pub(crate) enum SpecError {
     /// A host name is too long.
     #[error("the host name is over {HOSTNAME_BYTES_MAX} bytes")]
     Hostname,
-    /// A mount has a source that this build does not know.
+    /// A mount has a source unknown to this build.
     #[error("the mount at {0:?} has no known source")]
     MountSource(String),
-    /// A kernel parameter is not one that a container or a pod may set.
+    /// A container or a pod may not set this kernel parameter.
     #[error("the kernel parameter {0:?} is not below net, fs, kernel, user or vm")]
     Sysctl(String),
     /// A seccomp program is not whole instructions, or has too many.
     #[error("the seccomp program of {0} bytes is not 1 to {SECCOMP_INSTRUCTIONS_MAX} instructions")]
     Seccomp(usize),
-    /// A device number that Linux does not have.
+    /// Linux does not have such a device number.
     #[error("the device {0:?} has a number out of range")]
     Device(String),
 }
@@ -52,7 +52,7 @@ pub(crate) enum SpecError {
 const MAJOR_MAX: u32 = 0xfff;
 const MINOR_MAX: u32 = 0xf_ffff;
 
-/// Checks `spec`.
+/// Checks that `spec` is valid.
 pub(crate) fn check(spec: &ContainerSpec) -> Result<(), SpecError> {
     check_id(&spec.id)?;
     if let Some(container) = &spec.join {
@@ -118,7 +118,7 @@ fn check_lists(spec: &ContainerSpec) -> Result<(), SpecError> {
     }
 }
 
-/// Every path of the container in `spec`.
+/// Yields every path of the container in `spec`.
 fn paths(spec: &ContainerSpec) -> impl Iterator<Item = &str> {
     let mounts = spec.mounts.iter().map(|m| m.target.as_str());
     let devices = spec.devices.iter().map(|d| d.path.as_str());
@@ -141,8 +141,8 @@ fn check_path(path: &str) -> Result<(), SpecError> {
     }
 }
 
-/// Whether a container, or a pod, may set the kernel parameter `name`, with dots: the machine is its own, so that also what
-/// docker refuses because it is the host's (`vm.max_map_count`) is set here.
+/// Whether a container, or a pod, may set the kernel parameter `name`, with dots. The machine is its own, so that even
+/// parameters that docker refuses because they are the host's (`vm.max_map_count`) are set here.
 fn is_parameter(name: &str) -> bool {
     const TREES: [&str; 5] = ["fs", "kernel", "net", "user", "vm"];
     let is_plain = |part: &str| {

@@ -1,4 +1,4 @@
-//! Copying between a container's streams and their connections: one thread a direction.
+//! Copying between a container's streams and their connections: one thread per direction.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -14,10 +14,10 @@ use rustix::net::Shutdown;
 use crate::limits::{COPY_BYTES, TERMINAL_BUFFER_BYTES};
 use crate::threads;
 
-/// A connection to the host, shared by the threads of its two directions.
+/// Connection to the host, shared by the threads of its two directions.
 pub(crate) type Connection = Arc<OwnedFd>;
 
-/// The streams that a container has, in the order in which a container init hands over its ends.
+/// Returns the streams of a container, in the order in which a container init hands over its ends.
 pub(crate) fn kinds(spec: &ContainerSpec) -> Vec<StreamKind> {
     match (spec.terminal.is_some(), spec.stdin) {
         (true, _) => vec![StreamKind::Terminal],
@@ -26,16 +26,16 @@ pub(crate) fn kinds(spec: &ContainerSpec) -> Vec<StreamKind> {
     }
 }
 
-/// The running copies of a container's streams.
+/// Running copies of a container's streams.
 pub(crate) struct Copies {
-    /// Readable from the end of the process on.
+    /// Event that is readable from the end of the process on.
     ended: Arc<OwnedFd>,
     outputs: Vec<JoinHandle<()>>,
     connections: Vec<Connection>,
 }
 
 impl Copies {
-    /// None yet.
+    /// Creates an empty set of copies.
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             ended: Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?),
@@ -80,8 +80,8 @@ impl Copies {
         Ok(())
     }
 
-    /// After the end of the process: waits until all that it put out is with the host, then ends the inputs. What else
-    /// still holds the streams is not waited for.
+    /// Finishes after the end of the process: waits until all of its output is sent to the host, then ends the inputs.
+    /// Other processes that still hold the streams are not waited for.
     pub(crate) fn finish(self) {
         // A counter of 1 always fits.
         let _ = rustix::io::write(&*self.ended, &1u64.to_ne_bytes());
@@ -90,22 +90,22 @@ impl Copies {
             let _ = output.join();
         }
         for connection in self.connections {
-            // Already closed by the host, else the input's read ends here.
+            // Already closed by the host; otherwise the input's read ends here.
             let _ = rustix::net::shutdown(&*connection, Shutdown::Both);
         }
     }
 }
 
-/// What the host's end of file means to the container.
+/// Effect of the host's end of file on the container.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum InputEnd {
-    /// End of file: the pipe closes.
+    /// The container reads an end of file: the pipe closes.
     Closes,
-    /// Nothing: a terminal has no end of file but the key for it.
+    /// The container sees nothing: a terminal has no end of file but the key for it.
     Stays,
 }
 
-/// Host to container. A container that closed its end tells the host by a shutdown.
+/// Copies from the host to the container. A container that closed its end is reported to the host by a shutdown.
 fn copy_in(connection: &OwnedFd, mut to: File, input_end: InputEnd) {
     let mut buffer = vec![0; COPY_BYTES];
     loop {
@@ -123,21 +123,22 @@ fn copy_in(connection: &OwnedFd, mut to: File, input_end: InputEnd) {
     }
 }
 
-/// What becomes of output when the host closed its end.
+/// Treatment of output after the host closed its end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum HangUp {
     /// The pipe closes: the container's next write breaks it.
     Closes,
-    /// It is dropped: a terminal stays open for resizing, and nobody else would empty it.
+    /// Output is dropped: a terminal stays open for resizing, and nobody else would empty it.
     Drops,
 }
 
-/// Container to host, until nobody can write any more, or the process `ended` and what was written by then is through.
+/// Copies from the container to the host, until nobody can write any more, or the process `ended` and everything
+/// written by then is copied.
 fn copy_out(mut from: File, connection: &OwnedFd, ended: &OwnedFd, hang_up: HangUp) {
     let mut buffer = vec![0; COPY_BYTES];
     let mut left = None;
     while left != Some(0) && is_readable(&from, ended, &mut left) {
-        // One reader: what poll saw is still there, so this does not block.
+        // One reader: the data that poll saw is still there, so this does not block.
         let n = match from.read(&mut buffer) {
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -155,8 +156,8 @@ fn copy_out(mut from: File, connection: &OwnedFd, ended: &OwnedFd, hang_up: Hang
     let _ = rustix::net::shutdown(connection, Shutdown::Write);
 }
 
-/// Waits for something to read, or an end of file. `false` when there is nothing after the end of the process. Sets
-/// `left` once that end is seen: whoever else goes on writing is not followed for ever.
+/// Waits for something to read, or an end of file; `false` if there is nothing after the end of the process. Sets
+/// `left` once that end is seen: other writers are not followed for ever.
 fn is_readable(from: &File, ended: &OwnedFd, left: &mut Option<u64>) -> bool {
     loop {
         let mut fds = [PollFd::new(from, PollFlags::IN), PollFd::new(ended, PollFlags::IN)];
@@ -168,7 +169,8 @@ fn is_readable(from: &File, ended: &OwnedFd, left: &mut Option<u64>) -> bool {
         let (has_input, has_ended) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
         if has_ended && left.is_none() {
             *left = Some(ioctl_fionread(from).unwrap_or(0).max(TERMINAL_BUFFER_BYTES));
-            // The first look may be from before the end, and what came in between was written by the process.
+            // The first poll may be from before the end, and anything that arrived in between was written by the
+            // process.
             continue;
         }
         return has_input;
@@ -193,7 +195,7 @@ mod tests {
 
     use super::*;
 
-    /// A stream's copy between a pipe and a connection: the container's end and the host's.
+    /// Starts a stream's copy between a pipe and a connection. Returns the container's end and the host's.
     fn started(kind: StreamKind) -> (Copies, File, UnixStream) {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
         let (agent, host) = UnixStream::pair().unwrap();

@@ -11,11 +11,11 @@ use std::ptr;
 use rustix::io::Errno;
 use rustix::process::Pid;
 
-/// `argv[0]` of a container init: tells the binary apart from PID 1 and from the container's own programs.
+/// `argv[0]` of a container init: distinguishes it from PID 1 and from the container's own programs.
 pub(crate) const INIT_NAME: &CStr = c"capsid-agent-init";
 
-/// The program's entry, instead of the standard runtime's: that one opens `/dev/null` for missing standard streams
-/// and aborts where it cannot, and PID 1 of an initramfs without `/dev` has neither.
+/// Entry point of the program, in place of the standard runtime's: that one opens `/dev/null` for missing standard
+/// streams and aborts if it cannot, and PID 1 of an initramfs without `/dev` has neither.
 #[cfg(not(test))]
 #[unsafe(no_mangle)]
 extern "C" fn main(_argc: libc::c_int, argv: *const *const libc::c_char) -> libc::c_int {
@@ -36,25 +36,25 @@ fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
     Ok(result)
 }
 
-/// The calling thread's `errno`.
+/// Returns the calling thread's `errno`.
 fn last_errno() -> Errno {
     Errno::from_raw_os_error(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
 }
 
-/// A container init that was just started.
+/// Container init that was just started.
 pub(crate) struct Spawned {
-    /// Its pid in the agent's namespace.
+    /// Pid in the agent's namespace.
     pub(crate) pid: Pid,
-    /// Refers to it for as long as it is held, however pids are reused.
+    /// Reference to the process for as long as it is held, however pids are reused.
     pub(crate) pidfd: OwnedFd,
 }
 
-/// The pid namespace of a container init.
+/// Pid namespace of a container init.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PidNamespace {
-    /// One of its own, as its PID 1.
+    /// Own namespace, with the container init as its PID 1.
     New,
-    /// The agent's.
+    /// Namespace of the agent.
     Inherited,
 }
 
@@ -104,7 +104,7 @@ pub(crate) fn spawn_init(
         .ok_or(Errno::SRCH)
 }
 
-/// `linux/sched.h`; `libc` has it as a 32-bit overflow.
+/// Flag of `linux/sched.h`; `libc` has it as a 32-bit overflow.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Forks this single-threaded process. `None` in the child.
@@ -147,9 +147,9 @@ pub(crate) fn join_namespaces(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Namespaces that the containers of a pod have together.
+/// Flags of the namespaces that the containers of a pod share.
 const SHARED_NAMESPACES: libc::c_int = libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWNET;
-/// Those that each container has for itself, beside that of pids.
+/// Flags of the namespaces that each container has for itself, beside that of pids.
 const OWN_NAMESPACES: libc::c_int = libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP;
 
 /// Leaves the parent's namespaces for new ones.
@@ -157,12 +157,12 @@ pub(crate) fn unshare_namespaces() -> Result<(), Errno> {
     unshare(OWN_NAMESPACES | SHARED_NAMESPACES)
 }
 
-/// Leaves those that a container of a pod has for itself.
+/// Leaves the parent's namespaces that a container of a pod has for itself.
 pub(crate) fn unshare_own_namespaces() -> Result<(), Errno> {
     unshare(OWN_NAMESPACES)
 }
 
-/// Makes those of a pod for the calling thread.
+/// Makes the namespaces of a pod for the calling thread.
 pub(crate) fn unshare_pod_namespaces() -> Result<(), Errno> {
     unshare(SHARED_NAMESPACES)
 }
@@ -200,7 +200,7 @@ pub(crate) fn set_mount_attributes(fd: BorrowedFd<'_>, attributes: u64, recursiv
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct BpfInstruction {
-    /// Operation.
+    /// Operation code.
     pub(crate) code: u8,
     /// Destination register in the low half, source register in the high.
     pub(crate) registers: u8,
@@ -409,7 +409,7 @@ struct BlkpgArgument {
     data: *mut BlkpgPartition,
 }
 
-/// Makes partition `number` of a block device, in bytes.
+/// Makes partition `number` of a block device; `start` and `bytes` are in bytes.
 pub(crate) fn add_partition(device: BorrowedFd<'_>, number: i32, start: u64, bytes: u64) -> Result<(), Errno> {
     const BLKPG_ADD_PARTITION: libc::c_int = 1;
     change_partition(device, BLKPG_ADD_PARTITION, number, start, bytes)
@@ -494,7 +494,7 @@ pub(crate) fn set_standard_stream(number: i32, fd: BorrowedFd<'_>) -> Result<(),
     Ok(())
 }
 
-/// A copy of the standard stream `number` as an owned, close-on-exec descriptor.
+/// Returns a copy of the standard stream `number` as an owned, close-on-exec descriptor.
 pub(crate) fn take_standard_stream(number: i32) -> Result<OwnedFd, Errno> {
     // SAFETY: a stream that is not open is an error of the call, not undefined.
     let fd = check(libc::c_long::from(unsafe {
@@ -504,7 +504,7 @@ pub(crate) fn take_standard_stream(number: i32) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// The set of all signals.
+/// Returns the set of all signals.
 fn all_signals() -> libc::sigset_t {
     // SAFETY: `sigset_t` is an array of integers.
     let mut set: libc::sigset_t = unsafe { mem::zeroed() };
@@ -520,7 +520,7 @@ pub(crate) fn block_signals() {
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) };
 }
 
-/// Gives every signal its default disposition and unblocks all, as a program expects to find them.
+/// Resets every signal to its default disposition and unblocks all, as a program expects to find them.
 pub(crate) fn reset_signals() {
     for number in 1..=libc::SIGRTMAX() {
         // SAFETY: sets a default disposition; SIGKILL and SIGSTOP are refused, which is right.
@@ -537,7 +537,7 @@ pub(crate) fn ignore_sigpipe() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
-/// Waits for a blocked signal: its number.
+/// Waits for a blocked signal. Returns its number.
 pub(crate) fn wait_for_signal() -> Result<i32, Errno> {
     let set = all_signals();
     // SAFETY: `set` is a valid signal set; no details are asked for.
@@ -572,7 +572,7 @@ pub(crate) fn send_signal_to(pidfd: impl AsFd, number: i32) -> Result<(), Errno>
     Ok(())
 }
 
-/// Replaces the process by `program`; returns only on failure.
+/// Replaces the process with `program`; returns only on failure.
 pub(crate) fn execute(program: &CStr, args: &[CString], env: &[CString]) -> Errno {
     let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
         strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()

@@ -1,8 +1,8 @@
-//! Tasks that the agent does in a container itself, in place of a program: `cp`, `export`, `diff`, and the preparation
-//! of volumes.
+//! Tasks that the agent performs in a container itself, in place of a program: `cp`, `export`, `diff`, and the
+//! preparation of volumes.
 //!
-//! The process that does it is a container's init, or one that joined: single-threaded, in the container's namespaces,
-//! with the container's root as root. The container is hostile and may run: every path is resolved
+//! The process that performs a task is a container's init, or one that joined: single-threaded, in the container's
+//! namespaces, with the container's root as root. The container is hostile and may run: every path is resolved
 //! [`beneath`](crate::beneath) the root, and from there on a name at a time without following links.
 
 mod compare;
@@ -29,7 +29,7 @@ use crate::{log, sys};
 use compare::{CompareError, Disks};
 use target::TargetError;
 
-/// A task with what it needs of the agent's folders.
+/// Task with the parts of the agent's folders that it needs.
 pub(crate) enum Prepared {
     Pack(Pack),
     Unpack(Unpack),
@@ -38,36 +38,36 @@ pub(crate) enum Prepared {
     Mount,
 }
 
-/// Why a task was not done. These words reach the user.
+/// Error of a task. The messages reach the user.
 #[derive(Debug, thiserror::Error)]
 enum TaskError {
-    /// Nothing at a path.
+    /// A path cannot be opened.
     #[error("{path}: {}", said(*.errno))]
     Path { path: String, errno: Errno },
-    /// The files.
+    /// The files cannot be packed.
     #[error(transparent)]
     Pack(PackError),
-    /// The archive.
+    /// The archive cannot be unpacked.
     #[error(transparent)]
     Unpack(UnpackError),
-    /// Where it is to go.
+    /// The target of the archive is refused.
     #[error(transparent)]
     Target(TargetError),
-    /// The root.
+    /// The root cannot be opened.
     #[error("cannot open the container's root")]
     Root(#[source] Errno),
-    /// The differences.
+    /// The differences cannot be listed.
     #[error(transparent)]
     Compare(CompareError),
-    /// The streams.
+    /// The streams cannot be used.
     #[error("cannot use the streams")]
     Streams(#[source] Errno),
-    /// What follows the archive.
+    /// The data after the archive cannot be read.
     #[error("cannot read the rest of the archive")]
     Drain(#[source] io::Error),
 }
 
-/// An error in the words that docker's users know.
+/// Formats an error in the words that docker's users know.
 fn said(errno: Errno) -> String {
     match errno {
         Errno::NOENT => "no such file or directory".into(),
@@ -87,12 +87,12 @@ pub(crate) fn prepare(kind: Kind, spec: &ContainerSpec) -> Result<Prepared, Disk
     })
 }
 
-/// Does it: the exit code.
+/// Performs the task. Returns the exit code.
 pub(crate) fn execute(root: &Root, task: Prepared) -> i32 {
     match run(root, task) {
         Ok(()) => 0,
         Err(error) => {
-            // Nobody to tell when the host has gone.
+            // Nobody can be notified if the host is gone.
             let _ = writeln!(io::stderr(), "{}", log::chain(&error));
             1
         }
@@ -126,7 +126,7 @@ fn run(root: &Root, task: Prepared) -> Result<(), TaskError> {
                 make_devices: true,
             };
             unpacking.unpack(&mut input, folder).map_err(TaskError::Unpack)?;
-            // Whoever sends is not to be told of a broken stream by the zeros after the archive's end.
+            // The sender must not see a broken stream because of the zeros after the archive's end.
             io::copy(&mut input, &mut io::sink())
                 .map(drop)
                 .map_err(TaskError::Drain)
@@ -139,7 +139,7 @@ fn run(root: &Root, task: Prepared) -> Result<(), TaskError> {
     }
 }
 
-/// The root's own filesystem, without what is mounted over it.
+/// Opens the root's own filesystem, without the mounts over it.
 fn bare_root(root: &Root) -> Result<OwnedFd, TaskError> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = rustix::mount::open_tree(root.folder(), ".", flags).map_err(TaskError::Root)?;

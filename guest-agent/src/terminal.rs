@@ -11,13 +11,13 @@ use rustix::termios::Winsize;
 
 use crate::beneath::Root;
 
-/// Why a terminal cannot be opened.
+/// Error of opening a terminal.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TerminalError {
-    /// No devpts at `/dev/pts`.
+    /// There is no devpts at `/dev/pts`.
     #[error("cannot open /dev/pts/ptmx")]
     Open(#[source] Errno),
-    /// Something else lies in its place.
+    /// Another file is in place of the terminal multiplexer.
     #[error("/dev/pts/ptmx is not a terminal device")]
     Foreign,
     /// The pair cannot be unlocked or its other end opened.
@@ -25,14 +25,14 @@ pub(crate) enum TerminalError {
     Peer(#[source] Errno),
 }
 
-/// A pseudo terminal.
+/// Pseudo terminal.
 #[derive(Debug)]
 pub(crate) struct Terminal {
-    /// The agent's end.
+    /// Agent's end.
     pub(crate) agent_end: OwnedFd,
-    /// The container's end.
+    /// Container's end.
     pub(crate) container_end: OwnedFd,
-    /// Its name below `/dev/pts`.
+    /// Number in the terminal's name below `/dev/pts`.
     pub(crate) number: u32,
 }
 
@@ -64,7 +64,7 @@ impl Terminal {
 
 /// Whether an open file is the multiplexer of a devpts: character device 5:2 (Linux `devices.txt`) on that filesystem.
 fn is_ptmx(file: &OwnedFd) -> Result<bool, Errno> {
-    /// `linux/magic.h`.
+    /// Magic number of devpts, `linux/magic.h`.
     const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
     let stat = rustix::fs::fstat(file)?;
     let is_device =
@@ -72,7 +72,7 @@ fn is_ptmx(file: &OwnedFd) -> Result<bool, Errno> {
     Ok(is_device && rustix::fs::fstatfs(file)?.f_type == DEVPTS_SUPER_MAGIC)
 }
 
-/// Tells a terminal its size; sizes over 65 535 are cut.
+/// Sets the size of a terminal; sizes over 65 535 are cut.
 pub(crate) fn set_size(terminal: impl AsFd, size: TerminalSize) -> Result<(), Errno> {
     let cut = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
     let size = Winsize {

@@ -3,7 +3,7 @@
 use std::io;
 use std::thread::{Builder, JoinHandle};
 
-/// Bytes of a thread's stack: buffers lie on the heap, and recursion is bounded. Touched pages alone cost memory.
+/// Bytes of a thread's stack: buffers lie on the heap, and recursion is bounded. Only touched pages cost memory.
 const STACK_BYTES: usize = 256 << 10;
 
 /// Starts a thread.

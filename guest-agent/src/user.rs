@@ -1,4 +1,4 @@
-//! Who the container's program runs as: `user[:group]` resolved from the image's own account files.
+//! User and groups of the container's program: `user[:group]` resolved from the image's own account files.
 //!
 //! The files are hostile bytes: bounded, parsed line by line, and a malformed line names nobody. The meaning of names,
 //! numbers and missing entries is docker's (`moby/sys/user`, `GetExecUser`).
@@ -10,30 +10,30 @@ use rustix::io::Errno;
 use crate::beneath::Root;
 use crate::limits::{ACCOUNT_FILE_BYTES_MAX, GROUPS_MAX};
 
-/// Highest user or group number, as docker has it.
+/// Highest user or group number, the same as docker's.
 const ID_MAX: u32 = i32::MAX as u32;
 
-/// Why a user cannot be resolved.
+/// Error of resolving a user.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UserError {
     /// An account file cannot be read.
     #[error("cannot read {file}")]
     Read { file: &'static str, source: Errno },
-    /// No such user.
+    /// There is no such user.
     #[error("unable to find user {0}: no matching entries in passwd file")]
     UnknownUser(String),
-    /// No such group.
+    /// There is no such group.
     #[error("unable to find group {0}: no matching entries in group file")]
     UnknownGroup(String),
-    /// A number out of range.
+    /// A number is out of range.
     #[error("uids and gids must be in range 0-{ID_MAX}")]
     Range,
-    /// More groups than Linux has room for.
+    /// There are more groups than Linux has room for.
     #[error("more than {GROUPS_MAX} supplementary groups")]
     TooManyGroups,
 }
 
-/// Who a program runs as.
+/// User and groups that a program runs with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     /// User number.
@@ -47,7 +47,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// The guest's own root.
+    /// Returns the identity of the guest's own root.
     pub(crate) fn root() -> Self {
         Self {
             uid: 0,
@@ -69,7 +69,7 @@ pub(crate) fn resolve(root: &Root, user: &str, additional: &[String]) -> Result<
     identify(user, additional, &read("/etc/passwd")?, &read("/etc/group")?)
 }
 
-/// One line of a passwd file.
+/// Line of a passwd file.
 struct PasswdEntry<'a> {
     name: &'a [u8],
     uid: u32,
@@ -77,14 +77,14 @@ struct PasswdEntry<'a> {
     home: &'a [u8],
 }
 
-/// One line of a group file.
+/// Line of a group file.
 struct GroupEntry<'a> {
     name: &'a [u8],
     gid: u32,
     members: &'a [u8],
 }
 
-/// The well-formed lines of a passwd file.
+/// Yields the well-formed lines of a passwd file.
 fn passwd_entries(content: &[u8]) -> impl Iterator<Item = PasswdEntry<'_>> {
     content.split(|b| *b == b'\n').filter_map(|line| {
         let mut fields = line.split(|b| *b == b':');
@@ -95,7 +95,7 @@ fn passwd_entries(content: &[u8]) -> impl Iterator<Item = PasswdEntry<'_>> {
     })
 }
 
-/// The well-formed lines of a group file.
+/// Yields the well-formed lines of a group file.
 fn group_entries(content: &[u8]) -> impl Iterator<Item = GroupEntry<'_>> {
     content.split(|b| *b == b'\n').filter_map(|line| {
         let mut fields = line.split(|b| *b == b':');
@@ -109,7 +109,7 @@ fn group_entries(content: &[u8]) -> impl Iterator<Item = GroupEntry<'_>> {
     })
 }
 
-/// A decimal number.
+/// Parses a decimal number.
 fn number(text: &[u8]) -> Option<u32> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
@@ -117,7 +117,7 @@ fn number(text: &[u8]) -> Option<u32> {
     str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// What a part of `user[:group]` says: a number, in range, besides being a name.
+/// Parses a part of `user[:group]` as a number in range; `None` if it can only be a name.
 fn number_in_range(text: &str) -> Result<Option<u32>, UserError> {
     let is_numeric = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     match number(text.as_bytes()) {
@@ -127,7 +127,7 @@ fn number_in_range(text: &str) -> Result<Option<u32>, UserError> {
     }
 }
 
-/// Resolves without I/O.
+/// Resolves a user from the contents of the account files, without I/O.
 fn identify(user: &str, additional: &[String], passwd: &[u8], group: &[u8]) -> Result<Identity, UserError> {
     let (user_part, group_part) = user.split_once(':').unwrap_or((user, ""));
     let wanted_uid = number_in_range(user_part)?;
@@ -159,7 +159,8 @@ fn identify(user: &str, additional: &[String], passwd: &[u8], group: &[u8]) -> R
     Ok(Identity { uid, gid, groups, home })
 }
 
-/// The primary group (CVE-2022-36109: without it, negative group permissions are void), then the others, each once.
+/// Returns the primary group (CVE-2022-36109: without it, negative group permissions are void), then the others, each
+/// once.
 fn without_repeats(gid: u32, supplementary: Vec<u32>) -> Result<Vec<u32>, UserError> {
     let mut groups = vec![gid];
     let mut seen = std::collections::BTreeSet::from([gid]);
@@ -171,7 +172,7 @@ fn without_repeats(gid: u32, supplementary: Vec<u32>) -> Result<Vec<u32>, UserEr
     }
 }
 
-/// The number of the group that `text` names.
+/// Returns the number of the group that `text` names.
 fn find_group(text: &str, group: &[u8]) -> Result<u32, UserError> {
     let wanted = number_in_range(text)?;
     let found = group_entries(group).find(|g| g.name == text.as_bytes() || wanted == Some(g.gid));

@@ -1,10 +1,11 @@
-//! A volume: an ext4 disk mounted into a container, filled from the image the first time, as docker does.
+//! A volume: an ext4 disk mounted into a container, filled from the image the first time, like docker's.
 //!
-//! A copy of the image's files that was cut off must be made again, and nothing else may be taken for one: whoever can
+//! An interrupted copy of the image's files must be made again, and nothing else may be taken for one: anybody who can
 //! make a file in a volume must not be able to have it erased. So the state of a copy is no file of the volume, but the
-//! attribute [`FILLING_MARK`] of its root folder, in the namespace `trusted.`, which only processes with `CAP_SYS_ADMIN`
-//! in the guest's first user namespace read or write (`xattr(7)`). It lies in the same filesystem as the copy, so that
-//! neither gets ahead of the other when the machine is killed. No attribute of that name is ever copied from an image.
+//! attribute [`FILLING_MARK`] of its root folder, in the namespace `trusted.`, which only processes with
+//! `CAP_SYS_ADMIN` in the guest's first user namespace read or write (`xattr(7)`). It lies in the same filesystem as
+//! the copy, so that neither gets ahead of the other when the machine is killed. No attribute of that name is ever
+//! copied from an image.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,40 +21,40 @@ use crate::plan::attribute;
 use crate::populate::{FILLING_MARK, PopulateError, copy_own_attributes, populate};
 use crate::sys;
 
-/// What `mkfs.ext4` leaves in every filesystem.
+/// Folder that `mkfs.ext4` leaves in every filesystem.
 const LOST_AND_FOUND: &str = "lost+found";
 
-/// Why a volume cannot be mounted.
+/// Error of mounting a volume.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VolumeError {
-    /// Its disk.
+    /// The disk cannot be found.
     #[error("cannot find its disk")]
     Disk(#[source] DiskError),
-    /// Its filesystem, or its place.
+    /// The filesystem cannot be mounted or attached.
     #[error("cannot mount its disk")]
     Mount(#[source] MountError),
-    /// Its content cannot be looked at or prepared.
+    /// The content cannot be read or prepared.
     #[error("cannot prepare it")]
     Prepare(#[source] Errno),
-    /// Another container of the pod is filling it, and its end cannot be waited for.
+    /// Another container of the pod is filling the volume, and the wait for it failed.
     #[error("cannot lock its disk")]
     Lock(#[source] Errno),
-    /// Its state cannot be read or written.
+    /// The state of the copy cannot be read or written.
     #[error("cannot read or write whether it is filled")]
     Mark(#[source] Errno),
-    /// A copy that was cut off cannot be removed.
+    /// An interrupted copy cannot be removed.
     #[error("cannot remove an incomplete copy of the image's files")]
     Clear(#[source] PopulateError),
     /// The image's files cannot be copied.
     #[error("cannot copy the image's files into it")]
     Populate(#[source] PopulateError),
-    /// It cannot be made read-only.
+    /// The mount cannot be made read-only.
     #[error("cannot make it read-only")]
     ReadOnly(#[source] Errno),
 }
 
-/// Mounts the disk `serial` at `place` with `attributes`, filled from the image's folder `content` first where there is
-/// one and the disk is empty.
+/// Mounts the disk `serial` at `place` with `attributes`. If `content`, the image's folder, is present and the disk is
+/// empty, the disk is filled from it first.
 pub(crate) fn mount(
     serial: &str,
     place: &OwnedFd,
@@ -62,8 +63,8 @@ pub(crate) fn mount(
 ) -> Result<(), VolumeError> {
     let disk = disk::find(serial).map_err(VolumeError::Disk)?;
     let options = [("source", disk.path.as_str())];
-    // Two containers may have it, one of them read-only: that is the mount's attribute, never the filesystem's state,
-    // unless the disk itself cannot be written.
+    // Two containers may use the volume, one of them read-only: that is the mount's attribute, never the filesystem's
+    // state, unless the disk itself cannot be written.
     let flags: &[&str] = if disk.is_readonly { &["ro"] } else { &[] };
     let writable = attributes & !attribute::READONLY;
     let mount = filesystem("ext4", &options, flags, writable).map_err(VolumeError::Mount)?;
@@ -77,8 +78,8 @@ pub(crate) fn mount(
     attach(&mount, place, "").map_err(VolumeError::Mount)
 }
 
-/// Waits for other containers of the pod that prepare the same volume: a copy that is under way is not one that was cut
-/// off. The lock is on the agent's own device node, which containers have no access to, and ends with the descriptor.
+/// Waits for other containers of the pod that prepare the same volume: a running copy is not an interrupted one. The
+/// lock is on the agent's own device node, which containers have no access to, and ends with the descriptor.
 fn take_turn(device: &str) -> Result<OwnedFd, VolumeError> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let device = rustix::fs::open(device, flags, Mode::empty()).map_err(VolumeError::Lock)?;
@@ -86,16 +87,16 @@ fn take_turn(device: &str) -> Result<OwnedFd, VolumeError> {
     Ok(device)
 }
 
-/// Makes a volume what a container expects: without `lost+found`, without half a copy, and filled.
+/// Prepares a volume as a container expects it: without `lost+found`, without half a copy, and filled.
 fn prepare(content: Option<&OwnedFd>, mount: &OwnedFd) -> Result<(), VolumeError> {
     match rustix::fs::unlinkat(mount, LOST_AND_FOUND, AtFlags::REMOVEDIR) {
-        // With something in it, it is worth keeping.
+        // A folder with something in it is worth keeping.
         Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::NOTDIR) => {}
         Err(e) => return Err(VolumeError::Prepare(e)),
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(mount, ".", flags, Mode::empty()).map_err(VolumeError::Prepare)?;
-    // Also where nothing is to be copied: what the container writes must not be taken for half a copy later.
+    // Also if nothing is to be copied: files that the container writes must not be taken for half a copy later.
     if is_marked(&root)? {
         clear(mount)?;
         unmark(&root)?;
@@ -106,7 +107,7 @@ fn prepare(content: Option<&OwnedFd>, mount: &OwnedFd) -> Result<(), VolumeError
     }
 }
 
-/// Removes all that lies in a volume.
+/// Removes the whole content of a volume.
 fn clear(mount: &OwnedFd) -> Result<(), VolumeError> {
     let mut left = VOLUME_BOUNDS.entries;
     let names = names(mount, VOLUME_BOUNDS.entries).map_err(VolumeError::Prepare)?;
@@ -116,7 +117,7 @@ fn clear(mount: &OwnedFd) -> Result<(), VolumeError> {
     Ok(())
 }
 
-/// Fills a volume from the folder `content`: complete, or marked as not. `root` is the volume's own folder.
+/// Fills a volume from the folder `content`: completely, or marked as incomplete. `root` is the volume's own folder.
 fn fill_from(content: &OwnedFd, mount: &OwnedFd, root: &OwnedFd) -> Result<(), VolumeError> {
     copy_own_attributes(content, mount).map_err(VolumeError::Prepare)?;
     if is_empty(content).map_err(VolumeError::Prepare)? {
@@ -138,7 +139,7 @@ fn is_marked(root: &OwnedFd) -> Result<bool, VolumeError> {
     }
 }
 
-/// Records that what lies in the volume is complete, before a program can change it: on the disk, too.
+/// Records, also on the disk, that the content of the volume is complete, before a program can change it.
 fn unmark(root: &OwnedFd) -> Result<(), VolumeError> {
     match rustix::fs::fremovexattr(root, FILLING_MARK) {
         Ok(()) | Err(Errno::NODATA) => rustix::fs::fsync(root).map_err(VolumeError::Mark),
@@ -146,12 +147,12 @@ fn unmark(root: &OwnedFd) -> Result<(), VolumeError> {
     }
 }
 
-/// Whether nothing lies in a folder.
+/// Whether a folder is empty.
 fn is_empty(folder: &OwnedFd) -> Result<bool, Errno> {
     names(folder, 1).map(|names| names.is_empty())
 }
 
-/// What lies in a folder: at most `max` of it.
+/// Returns the names in a folder, at most `max` of them.
 fn names(folder: &OwnedFd, max: usize) -> Result<Vec<OsString>, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = rustix::fs::openat(folder, ".", flags, Mode::empty())?;
@@ -168,7 +169,7 @@ fn names(folder: &OwnedFd, max: usize) -> Result<Vec<OsString>, Errno> {
     Ok(names)
 }
 
-/// Removes one entry with what is below it. No link is followed.
+/// Removes one entry with everything below it. No link is followed.
 fn remove(folder: &OwnedFd, name: &OsString, depth: usize, left: &mut usize) -> Result<(), PopulateError> {
     *left = left.checked_sub(1).ok_or(PopulateError::TooMany)?;
     let depth = depth.checked_sub(1).ok_or(PopulateError::TooDeep)?;
@@ -200,7 +201,7 @@ mod tests {
         rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap()
     }
 
-    /// An image's folder with a file, and a volume as `mkfs.ext4` makes it.
+    /// Makes an image's folder with a file, and a volume as `mkfs.ext4` makes it.
     fn folders() -> (tempfile::TempDir, tempfile::TempDir) {
         let (image, volume) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         fs::write(image.path().join("file"), "image").unwrap();
@@ -239,7 +240,7 @@ mod tests {
         assert_eq!(listing(&volume), [LOST_AND_FOUND]);
     }
 
-    /// Makes a volume look as after a copy that was cut off; `false` where the temporary folder takes no attributes.
+    /// Makes a volume look like one after an interrupted copy; `false` if the temporary folder takes no attributes.
     fn cut_off(volume: &tempfile::TempDir) -> bool {
         let root = fs::File::open(volume.path()).unwrap();
         rustix::fs::fsetxattr(root, FILLING_MARK, &[], XattrFlags::empty()).is_ok()

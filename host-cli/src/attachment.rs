@@ -1,4 +1,4 @@
-//! A user attached to a process: streams, signals and sizes, until it ends or the user leaves.
+//! Attachment of a user to a process: streams, signals and sizes, until the process ends or the user leaves.
 
 use std::pin::Pin;
 use std::task::Poll;
@@ -13,23 +13,24 @@ use crate::state::Exit;
 use crate::stdio::{self, Drained, Pumps, StreamError};
 use crate::terminal::{self, RawMode};
 
-/// How many SIGINT and SIGTERM end the container when it does not care: docker's client counts to three as well.
+/// Number of SIGINT and SIGTERM after which a container that ignores them is killed: docker's client counts to three as
+/// well.
 const INTERRUPTIONS_MAX: u32 = 3;
-/// How long a container may go on after its user's terminal is gone: what `docker stop` grants.
+/// Time that a container may continue after its user's terminal has closed: the grace period of `docker stop`.
 const HANG_UP_GRACE: Duration = Duration::from_secs(10);
-/// How long a killed container may take to be reported so.
+/// Time limit for a killed container to be reported as ended.
 const KILL_PATIENCE: Duration = Duration::from_secs(15);
 
-/// What the user wants of an attachment.
+/// Options of an attachment.
 #[derive(Debug)]
 pub(crate) struct Wanted {
     pub stdin: bool,
     pub keys: DetachKeys,
-    /// Signals to this process are passed on (`--sig-proxy`).
+    /// Whether signals to this process are passed on (`--sig-proxy`).
     pub signals: bool,
 }
 
-/// Why an attachment did not come to the process's end.
+/// Reason why an attachment ended before its process did.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AttachError {
     #[error(transparent)]
@@ -49,7 +50,7 @@ pub(crate) enum AttachError {
 }
 
 impl AttachError {
-    /// docker's exit code for it.
+    /// Returns docker's exit code for the error.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Refused(failure) => failure.code,
@@ -61,27 +62,27 @@ impl AttachError {
     }
 }
 
-/// How an attachment ended.
+/// End of an attachment.
 #[derive(Debug)]
 pub(crate) enum End {
     Exited(Exit),
-    /// The user left; the process goes on.
+    /// Detached by the user; the process continues.
     Detached,
 }
 
-/// Where a start's time went, as the supervisor tells.
+/// Time course of a start, as the supervisor reports it.
 #[derive(Debug, Default)]
 pub(crate) struct Course {
     pub moments: Vec<Moment>,
     pub agent_start_ns: u64,
 }
 
-/// An attachment in progress.
+/// Attachment in progress.
 struct Attachment<'a> {
     connection: &'a mut Connection,
     wanted: Wanted,
     pumps: Option<Pumps>,
-    /// Held while the process has the terminal.
+    /// Raw mode, held while the process has the terminal.
     raw: Option<RawMode>,
     terminal: bool,
     started: bool,
@@ -143,7 +144,7 @@ impl Attachment<'_> {
                         _ => return Err(AttachError::Unexpected),
                     }
                 }
-                // Before it has begun: a process that runs may be stopped for a while with all that is around it.
+                // Only before the start: a running process may be stopped for a while together with its machine.
                 pid = peer.stopped(), if self.pumps.is_none() => return Err(ControlError::Stopped(pid).into()),
                 number = signals.next() => self.handle_signal(number).await?,
                 event = next_event(&mut self.pumps) => match event.map_err(AttachError::Output)? {
@@ -167,7 +168,7 @@ impl Attachment<'_> {
         Ok(())
     }
 
-    /// A signal of the user's.
+    /// Handles a signal that the user sent.
     async fn handle_signal(&mut self, number: i32) -> Result<(), AttachError> {
         if number == libc::SIGWINCH {
             return self.resize().await;
@@ -197,11 +198,11 @@ impl Attachment<'_> {
         Ok(self.connection.writer.send(&resize).await?)
     }
 
-    /// Waits until the output is written, then gives the terminal back.
+    /// Waits until the output is written, then restores the terminal.
     async fn finish(&mut self, signals: &mut Signals) -> Result<(), AttachError> {
         for output in self.pumps.take().into_iter().flat_map(|pumps| pumps.outputs) {
             tokio::select! {
-                // A thread that ended without a word has nothing left to write.
+                // A thread that ended without a result has nothing left to write.
                 written = output => written.unwrap_or(Ok(Drained::Whole)).map(drop).map_err(AttachError::Output)?,
                 number = signals.interruption() => return Err(AttachError::Interrupted(number)),
             }
@@ -210,7 +211,7 @@ impl Attachment<'_> {
         Ok(())
     }
 
-    /// Ends what the user has interrupted, if it was theirs to end: an attachment without signals only leaves.
+    /// Kills the process that the user has interrupted. An attachment without signals only leaves.
     async fn kill(&mut self) {
         if !self.wanted.signals {
             return;
@@ -230,15 +231,15 @@ impl Attachment<'_> {
     }
 }
 
-/// What happens between the user and a process.
+/// Event between the user and a process.
 enum Event {
-    /// An output ended.
+    /// End of an output.
     Drained(Drained),
-    /// The user typed the detach keys.
+    /// Detach keys, typed by the user.
     Detached,
 }
 
-/// The next event; never one without pumps.
+/// Returns the next event; waits for ever without pumps.
 async fn next_event(pumps: &mut Option<Pumps>) -> std::io::Result<Event> {
     std::future::poll_fn(|context| {
         let Some(pumps) = pumps else { return Poll::Pending };
@@ -258,7 +259,7 @@ async fn next_event(pumps: &mut Option<Pumps>) -> std::io::Result<Event> {
     .await
 }
 
-/// Waits for a moment that may never come.
+/// Waits until a moment, or for ever without one.
 async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,

@@ -1,6 +1,7 @@
 //! Linux capabilities: names and numbers.
 
-/// Names in the order of their bits: include/uapi/linux/capability.h, `CAP_CHOWN` (0) to `CAP_CHECKPOINT_RESTORE` (40).
+/// Names of the capabilities in the order of their bits: include/uapi/linux/capability.h, `CAP_CHOWN` (0) to
+/// `CAP_CHECKPOINT_RESTORE` (40).
 const NAMES: [&str; 41] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -45,10 +46,10 @@ const NAMES: [&str; 41] = [
     "CAP_CHECKPOINT_RESTORE",
 ];
 
-/// The set of every capability.
+/// Set of every capability.
 pub(crate) const ALL: u64 = (1 << NAMES.len()) - 1;
 
-/// The bit of the capability `name` (with its `CAP_`), or `None` for a name that Linux does not have.
+/// Returns the bit of the capability `name` (with its `CAP_`), or `None` for a name that Linux does not have.
 pub(crate) fn bit(name: &str) -> Option<u64> {
     NAMES
         .iter()

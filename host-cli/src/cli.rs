@@ -1,4 +1,4 @@
-//! The command line as typed: words, flags, help. What they mean is decided in `plan`.
+//! Command line as typed: words, flags, help. `plan` decides what they mean.
 
 mod boolean;
 mod changes;
@@ -73,7 +73,7 @@ pub(crate) struct Cli {
     pub command: Command,
 }
 
-/// The verbs.
+/// Verbs of the command line.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a command in a new container, in a microVM of its own
@@ -137,7 +137,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether the exit code is a container's, or docker's for why there is none.
+    /// Whether the exit code is a container's, or docker's code for the reason why there is none.
     pub(crate) fn has_dockers_codes(&self) -> bool {
         match self {
             Self::Run(_) => true,
@@ -150,7 +150,7 @@ impl Command {
     }
 }
 
-/// The verbs of `capsid image`.
+/// Verbs of `capsid image`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     /// Show all that is known of images, as JSON
@@ -170,7 +170,7 @@ pub(crate) enum ImageCommand {
     Rm(RmiArgs),
 }
 
-/// How guest instructions run.
+/// Accelerator that the user chooses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum AccelChoice {
@@ -183,7 +183,7 @@ pub(crate) enum AccelChoice {
 }
 
 impl AccelChoice {
-    /// The accelerator of that name.
+    /// Returns the accelerator of this name.
     pub(crate) fn named(name: &str) -> Self {
         match name {
             "kvm" => Self::Kvm,
@@ -191,7 +191,7 @@ impl AccelChoice {
         }
     }
 
-    /// Its name, as the user writes it.
+    /// Returns the accelerator's name, as the user writes it.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -201,7 +201,7 @@ impl AccelChoice {
     }
 }
 
-/// When `run` pulls.
+/// Policy that decides when `run` pulls an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PullPolicy {
     /// Ask the registry at every run
@@ -283,7 +283,7 @@ pub(crate) struct RunArgs {
     /// new volume
     #[arg(short, long, value_name = "NAME|/HOST/PATH:/PATH[:ro]")]
     pub volume: Vec<String>,
-    /// As type=bind,source=/PATH,target=/PATH[,readonly], type=volume,source=NAME,target=/PATH[,readonly]
+    /// Add a mount, as type=bind,source=/PATH,target=/PATH[,readonly], type=volume,source=NAME,target=/PATH[,readonly]
     /// [,volume-nocopy] or type=tmpfs,target=/PATH
     #[arg(long, value_name = "FIELDS")]
     pub mount: Vec<String>,
@@ -322,7 +322,7 @@ pub(crate) struct RunArgs {
     /// Label
     #[arg(short, long, value_name = "KEY[=VALUE]")]
     pub label: Vec<String>,
-    /// When to pull the image
+    /// Policy for pulling the image
     #[arg(long, value_enum, default_value = "missing")]
     pub pull: PullPolicy,
     /// Platform of the image, as linux/amd64
@@ -331,7 +331,7 @@ pub(crate) struct RunArgs {
     /// Signal that asks the container to stop
     #[arg(long, value_name = "SIGNAL")]
     pub stop_signal: Option<String>,
-    /// How guest instructions run
+    /// Accelerator that runs guest instructions
     #[arg(long, value_enum, env = "CAPSID_ACCEL")]
     pub accel: Option<AccelChoice>,
     /// Guest kernel: an ELF file with a PVH note
@@ -379,7 +379,7 @@ pub(crate) struct RunArgs {
     /// Seconds between the stop signal and SIGKILL; -1 waits for ever
     #[arg(long, value_name = "SECONDS", value_parser = patience::seconds, allow_negative_numbers = true)]
     pub stop_timeout: Option<u64>,
-    /// Where output is kept: json-file, or none
+    /// Log driver that keeps the output: json-file, or none
     #[arg(long, value_name = "DRIVER", default_value = "json-file")]
     pub log_driver: String,
     /// max-size=BYTES or max-file=NUMBER of the log
@@ -395,7 +395,7 @@ pub(crate) struct RunArgs {
     pub registry: RegistryArgs,
 }
 
-/// Flags of what talks to registries.
+/// Flags of verbs that talk to registries.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RegistryArgs {
     /// Registry that may be talked to over plain HTTP, as host:port
@@ -448,7 +448,7 @@ pub(crate) struct ImagesArgs {
     /// With the digests that registries know them by
     #[arg(long)]
     pub digests: bool,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
     /// Only those with before=, since=, reference=, dangling=true|false, label=, label!=
@@ -484,7 +484,7 @@ pub(crate) struct RmiArgs {
 /// Flags of `capsid doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
     /// Examine for this accelerator
@@ -498,10 +498,10 @@ pub(crate) struct DoctorArgs {
 /// Flags of `capsid version`.
 #[derive(Debug, Args)]
 pub(crate) struct VersionArgs {
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// As '{{.Server.Version}}'; json
+    /// Format of the output, as '{{.Server.Version}}'; json
     #[arg(short, long, value_name = "FORMAT", conflicts_with = "json")]
     pub format: Option<String>,
 }
@@ -513,7 +513,7 @@ pub(crate) struct CompletionArgs {
     pub shell: clap_complete::Shell,
 }
 
-/// Flags of `docker run` that Capsid does not honour yet: refused by name, never ignored.
+/// Flags of `docker run` that Capsid does not honor yet: refused by name, never ignored.
 pub(crate) const NOT_YET: &[&str] = &[
     "--annotation",
     "--attach",

@@ -1,4 +1,4 @@
-//! The host's wall clock, and times as docker writes them.
+//! Wall clock of the host, and times in docker's formats.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,13 +8,13 @@ use jiff::tz::TimeZone;
 
 const NS: i64 = 1_000_000_000;
 
-/// Nanoseconds since 1970.
+/// Returns the current time in nanoseconds since 1970.
 pub(crate) fn now_ns() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// As [`rfc3339`], and docker's word for a moment that has not come yet.
+/// Formats a time like [`rfc3339`]; 0 gives docker's text for a time that has not come yet.
 pub(crate) fn rfc3339_or_never(ns: i64) -> String {
     if ns == 0 {
         "0001-01-01T00:00:00Z".into()
@@ -23,19 +23,20 @@ pub(crate) fn rfc3339_or_never(ns: i64) -> String {
     }
 }
 
-/// RFC 3339 with nanoseconds, in UTC: `2026-02-03T04:05:06.000000007Z`.
+/// Formats a time by RFC 3339 with nanoseconds, in UTC: `2026-02-03T04:05:06.000000007Z`.
 pub(crate) fn rfc3339(ns: i64) -> String {
     format!("{:.9}", Timestamp::from_nanosecond(ns.into()).unwrap_or_default())
 }
 
-/// As Go prints a time, which is how docker's listings have it: `2026-02-03 04:05:06 +0000 UTC`.
+/// Formats a time in Go's way, as docker's listings do: `2026-02-03 04:05:06 +0000 UTC`.
 pub(crate) fn go_words(ns: i64) -> String {
     let time = Timestamp::from_nanosecond(ns.into()).unwrap_or_default();
     time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string()
 }
 
-/// Reads an RFC 3339 time (the time of day and the offset may be left out) or seconds since 1970 with a fraction:
-/// nanoseconds since 1970. None for what is no time, or too far away to be counted so (before 1678 or after 2261).
+/// Parses an RFC 3339 time (the time of day and the offset may be left out) or seconds since 1970 with a fraction, and
+/// returns nanoseconds since 1970. None for an invalid time, or one that nanoseconds cannot represent (before 1678 or
+/// after 2261).
 pub(crate) fn parse(text: &str) -> Option<i64> {
     if let Ok(seconds) = text.parse::<f64>() {
         return seconds.is_finite().then_some((seconds * NS as f64) as i64);
@@ -47,12 +48,12 @@ pub(crate) fn parse(text: &str) -> Option<i64> {
     i64::try_from(time.ok()?.as_nanosecond()).ok()
 }
 
-/// What is no time.
+/// Error of a text that is not a time.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is no time: write 2026-02-03T04:05:06, seconds since 1970, or 10m (ago)")]
 pub(crate) struct NoTime(String);
 
-/// A time, or how long ago, as users write it: nanoseconds since 1970.
+/// Parses a time, or a duration before now, as users write it, and returns nanoseconds since 1970.
 pub(crate) fn moment(text: &str) -> Result<i64, NoTime> {
     match duration(text) {
         Some(ago) => Ok(now_ns().saturating_sub(ago)),
@@ -60,7 +61,7 @@ pub(crate) fn moment(text: &str) -> Result<i64, NoTime> {
     }
 }
 
-/// Go's durations, as `1h30m`: nanoseconds.
+/// Parses Go's durations, such as `1h30m`, and returns nanoseconds.
 pub(crate) fn duration(text: &str) -> Option<i64> {
     let mut total = 0.0;
     let mut rest = text;
@@ -83,17 +84,17 @@ pub(crate) fn duration(text: &str) -> Option<i64> {
     (!text.is_empty()).then_some(total as i64)
 }
 
-/// How long ago that was, in docker's words: `2 hours ago`.
+/// Formats the time since `ns` in docker's words: `2 hours ago`.
 pub(crate) fn ago(ns: i64) -> String {
     format!("{} ago", duration_words(seconds_since(ns)))
 }
 
-/// Whole seconds since then; none for what is yet to come.
+/// Returns whole seconds since `ns`; 0 for a time in the future.
 pub(crate) fn seconds_since(ns: i64) -> u64 {
     u64::try_from(now_ns().saturating_sub(ns) / NS).unwrap_or(0)
 }
 
-/// A duration in docker's words: `2 hours`.
+/// Formats a duration in docker's words: `2 hours`.
 pub(crate) fn duration_words(seconds: u64) -> String {
     match seconds {
         0 => "Less than a second".into(),

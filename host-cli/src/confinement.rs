@@ -1,6 +1,6 @@
-//! What confines the processes of a machine on this host, and what the user requires of that.
+//! Confinement of a machine's processes on this host, and the layers that the user requires.
 //!
-//! Each process says so itself: it is started for nothing but to enter its jail and report ([`probe`]). A layer that
+//! Each process reports its own confinement: it is started only to enter its jail and report ([`probe`]). A layer that
 //! this host does not have is not an error by itself; `require` in the settings and `--require` make it one
 //! ([`check`]).
 
@@ -16,23 +16,23 @@ use crate::accelerator;
 use crate::install_paths::{self, PartError};
 use crate::settings::{self, SettingsError};
 
-/// A kind of process that reads what a guest, an image or a network says.
+/// Kind of process that reads input from a guest, an image or a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Process {
-    /// `capsid-vmm`: the machine on KVM, and the devices of an emulated one.
+    /// `capsid-vmm`: runs the machine on KVM, and the devices of an emulated one.
     Vmm,
     /// QEMU, which runs the guest's instructions where there is no KVM.
     Emulator,
-    /// `capsid-fs`, one for each bind mount.
+    /// `capsid-fs`, one process for each bind mount.
     FileServer,
-    /// The reader of image layers, which enters the same jail as the VMM.
+    /// Reader of image layers, which enters the same jail as the VMM.
     Converter,
     /// passt, which confines itself.
     Passt,
 }
 
 impl Process {
-    /// Name in errors and reports.
+    /// Returns the name in errors and reports.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Vmm => "capsid-vmm",
@@ -43,7 +43,7 @@ impl Process {
         }
     }
 
-    /// Layers that it does without on every host, and why.
+    /// Returns the layers that this process does without on every host, and the reason.
     pub(crate) fn does_without(self) -> Option<(&'static [Layer], &'static str)> {
         match self {
             Self::FileServer if rustix::process::geteuid().is_root() => Some((
@@ -59,7 +59,7 @@ impl Process {
     }
 }
 
-/// The processes that start for a machine, besides passt.
+/// Lists the processes that start for a machine, besides passt.
 pub(crate) fn processes(accelerator: &str, has_shares: bool) -> Vec<Process> {
     let mut processes = vec![Process::Vmm];
     processes.extend((accelerator == accelerator::EMULATE).then_some(Process::Emulator));
@@ -67,7 +67,7 @@ pub(crate) fn processes(accelerator: &str, has_shares: bool) -> Vec<Process> {
     processes
 }
 
-/// Why it is not known what confines a process.
+/// Reason why the confinement of a process is unknown.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProbeError {
     #[error("a part of the installation is missing")]
@@ -90,7 +90,7 @@ pub(crate) enum ProbeError {
     },
 }
 
-/// Starts `process` for its report.
+/// Starts `process` to obtain its report.
 pub(crate) fn probe(process: Process) -> Result<Confinement, ProbeError> {
     match process {
         Process::Vmm | Process::Converter => report_of(process, reporting(&install_paths::vmm()?)),
@@ -102,7 +102,7 @@ pub(crate) fn probe(process: Process) -> Result<Confinement, ProbeError> {
                 command.map_err(|source| ProbeError::Prepare(process.name(), source))?,
             )
         }
-        // From its sources (isolation.c): where one of these fails, it ends.
+        // According to passt's source (isolation.c), it ends when one of these fails.
         Process::Passt => Ok(Confinement::of(&[
             Layer::UserNamespace,
             Layer::Namespaces,
@@ -121,7 +121,7 @@ fn reporting(program: &Path) -> Command {
     command
 }
 
-/// The first line that the process writes, if it ends well.
+/// Returns the first line that the process writes, if it ends without error.
 fn report_of(process: Process, mut command: Command) -> Result<Confinement, ProbeError> {
     let program = process.name();
     let output = command
@@ -139,7 +139,7 @@ fn report_of(process: Process, mut command: Command) -> Result<Confinement, Prob
     line.parse().map_err(|source| ProbeError::Report { program, source })
 }
 
-/// Why a process that lacks a required layer is not started.
+/// Reason why a process that lacks a required layer is not started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequirementError {
     #[error("cannot tell which layers of confinement are required")]
@@ -159,22 +159,22 @@ pub(crate) enum RequirementError {
     },
 }
 
-/// The layers of `--require`. Process-wide: the supervisor and every verb that starts a process have the same.
+/// Layers of `--require`. Process-wide: the supervisor and every verb that starts a process use the same ones.
 static FLAG: OnceLock<Vec<Layer>> = OnceLock::new();
 
-/// Keeps the layers of `--require` for the rest of this process's life.
+/// Records the layers of `--require` for the rest of this process's life.
 pub(crate) fn keep_flag(layers: Vec<Layer>) {
     // Set once, by main.
     let _ = FLAG.set(layers);
 }
 
-/// The same flag, for a supervisor.
+/// Formats the layers of `--require` for a supervisor's command line.
 pub(crate) fn flag() -> Option<String> {
     let layers = FLAG.get().filter(|layers| !layers.is_empty())?;
     Some(format!("--require={}", names(layers.iter().copied(), ",")))
 }
 
-/// What the settings and the flag require together.
+/// Returns the layers that the settings and the flag require together.
 pub(crate) fn required() -> Result<BTreeSet<Layer>, SettingsError> {
     let mut required: BTreeSet<_> = settings::read()?.require.into_iter().collect();
     required.extend(FLAG.get().into_iter().flatten());
@@ -215,7 +215,7 @@ fn compare(process: Process, confinement: &Confinement, required: &BTreeSet<Laye
     })
 }
 
-/// What gives a host a layer.
+/// Advises how a host gets a layer.
 pub(crate) fn cure(layer: Layer) -> &'static str {
     match layer {
         Layer::UserNamespace => {
@@ -231,7 +231,7 @@ pub(crate) fn cure(layer: Layer) -> &'static str {
     }
 }
 
-/// Names of layers with `separator` between them.
+/// Joins the names of layers with `separator`.
 pub(crate) fn names(layers: impl Iterator<Item = Layer>, separator: &str) -> String {
     layers.map(Layer::name).collect::<Vec<_>>().join(separator)
 }

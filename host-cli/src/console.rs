@@ -1,16 +1,16 @@
-//! A machine's serial console as the supervisor keeps it: the last 64 KiB.
+//! Serial console of a machine as the supervisor keeps it: the last 64 KiB.
 
 use std::collections::VecDeque;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// What is kept, bytes (DESIGN: console ring).
+/// Number of bytes that are kept (DESIGN: console ring).
 const RING_BYTES: usize = 64 << 10;
 
-/// The line the kernel prints when it gives up (`kernel/panic.c`).
+/// Line that the kernel prints when it panics (`kernel/panic.c`).
 const PANIC: &str = "Kernel panic - not syncing";
 
-/// Reads until the end, keeping the last bytes.
+/// Reads until the end and returns the last bytes.
 pub(crate) async fn collect(mut from: impl AsyncRead + Unpin) -> String {
     let mut ring = VecDeque::with_capacity(RING_BYTES);
     let mut buffer = [0u8; 4096];
@@ -22,7 +22,7 @@ pub(crate) async fn collect(mut from: impl AsyncRead + Unpin) -> String {
     String::from_utf8_lossy(ring.make_contiguous()).into_owned()
 }
 
-/// Whether the kernel said that it panicked.
+/// Whether the kernel printed that it panicked.
 pub(crate) fn tells_panic(console: &str) -> bool {
     console.contains(PANIC)
 }

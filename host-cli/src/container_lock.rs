@@ -1,12 +1,12 @@
-//! Who may change a container: the holder of its lock. One command at a time holds it, or the supervisor for as long as
-//! the container runs.
+//! Lock of a container: only its holder may change the container. One command at a time holds the lock, or the
+//! supervisor for as long as the container runs.
 //!
 //! ```text
 //! run/pods/ID/lock      flock'ed by the holder; its folder is made by the first holder and removed with the container
 //! run/pods/ID/socket    bound by the supervisor
 //! ```
 //!
-//! A supervisor is handed the lock by the command that starts it: it is never free in between.
+//! The command that starts a supervisor passes the lock on to it: the lock is never free in between.
 
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -18,19 +18,19 @@ use std::time::{Duration, Instant};
 use capsid_image::own_file;
 use rustix::fs::FlockOperation;
 
-/// How long a command waits for another one that holds the lock for a moment.
+/// Time limit for a command to wait for another one that holds the lock for a moment.
 const MOMENT: Duration = Duration::from_secs(10);
-/// How often it looks.
+/// Interval at which a waiting command tries again.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// The held lock of one container.
+/// Held lock of one container.
 #[derive(Debug)]
 pub(crate) struct ContainerLock {
     folder: PathBuf,
     lock: File,
 }
 
-/// Why a container cannot be held.
+/// Reason why a container cannot be locked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ContainerLockError {
     #[error("cannot lock {path}")]
@@ -51,7 +51,7 @@ impl ContainerLock {
         take(&folder, &path).map_err(|source| ContainerLockError::Io { path, source })
     }
 
-    /// Takes the lock, waiting for other commands, but not for a supervisor: `is_running` is asked again and again.
+    /// Takes the lock, waiting for other commands, but not for a supervisor: `is_running` is called at every attempt.
     pub(crate) fn take(
         run: &Path,
         id: &str,
@@ -72,7 +72,7 @@ impl ContainerLock {
         }
     }
 
-    /// The lock that the command which started this process holds for it.
+    /// Takes over the lock that the starting command holds for this process.
     pub(crate) fn inherited(run: &Path, id: &str, lock: OwnedFd) -> Self {
         Self {
             folder: folder(run, id),
@@ -80,7 +80,7 @@ impl ContainerLock {
         }
     }
 
-    /// Whether the lock is where others look for it, as far as can be told: nobody has removed or replaced it.
+    /// Whether the lock is still at its path, as far as can be told: nobody has removed or replaced it.
     pub(crate) fn is_current(&self) -> bool {
         let path = self.folder.join("lock");
         match std::fs::symlink_metadata(&path) {
@@ -89,19 +89,20 @@ impl ContainerLock {
         }
     }
 
-    /// Removes the folder: the container is gone. One that was removed and made anew is another's.
+    /// Removes the run folder of a removed container. Leaves a folder that was removed and created anew: it is
+    /// another's.
     pub(crate) fn remove(self) -> io::Result<()> {
         if !self.is_current() {
             return Ok(());
         }
         match std::fs::remove_dir_all(&self.folder) {
-            // Or somebody has made the lock anew meanwhile, and removes it for the same reason.
+            // Also when somebody has created the lock anew meanwhile, and removes it for the same reason.
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Ok(()),
             removed => removed,
         }
     }
 
-    /// Where the sockets go.
+    /// Returns the folder for the sockets.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
@@ -113,12 +114,12 @@ impl AsFd for ContainerLock {
     }
 }
 
-/// The run folder of a container.
+/// Returns the run folder of a container.
 pub(crate) fn folder(run: &Path, id: &str) -> PathBuf {
     run.join("pods").join(id)
 }
 
-/// Whether the open file is the one that a path names.
+/// Whether the open file is the one at a path.
 fn is_at(file: &File, path: &Path) -> bool {
     let there = std::fs::symlink_metadata(path);
     there.is_ok_and(|there| {
@@ -127,7 +128,7 @@ fn is_at(file: &File, path: &Path) -> bool {
     })
 }
 
-/// Whether something else is in its place.
+/// Whether something other than a folder is at the path.
 fn is_no_folder(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|found| !found.is_dir())
 }
@@ -135,12 +136,12 @@ fn is_no_folder(path: &Path) -> bool {
 fn take(folder: &Path, path: &Path) -> io::Result<Option<ContainerLock>> {
     loop {
         match DirBuilder::new().mode(0o700).recursive(true).create(folder) {
-            // It was there, and its last holder removed it before that could be looked at.
+            // The folder existed, and its last holder removed it before this check.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && !is_no_folder(folder) => continue,
             made => made?,
         }
         let lock = match own_file::lock_file(path) {
-            // Its last holder removed the folder in between.
+            // The last holder removed the folder in between.
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             opened => opened?,
         };
@@ -148,7 +149,7 @@ fn take(folder: &Path, path: &Path) -> io::Result<Option<ContainerLock>> {
             Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
             locked => locked?,
         }
-        // A lock on a file that has been removed meanwhile says nothing.
+        // A lock on a file that has been removed meanwhile protects nothing.
         if is_at(&lock, path) {
             return Ok(Some(ContainerLock {
                 folder: folder.into(),

@@ -1,4 +1,4 @@
-//! Making a container: its row, its folder, its lock. Nothing runs yet.
+//! Creation of a container: its row, its folder, its lock. Nothing runs yet.
 
 use std::borrow::Cow;
 
@@ -23,10 +23,10 @@ use crate::{
     surroundings,
 };
 
-/// How often a generated name is tried.
+/// Number of attempts at a generated name.
 const NAME_ATTEMPTS: u32 = 10;
 
-/// A container that was just made, held by this command.
+/// Container that was just created, locked by this command.
 #[derive(Debug)]
 pub(crate) struct Created {
     pub container: Container,
@@ -34,15 +34,15 @@ pub(crate) struct Created {
 }
 
 impl Created {
-    /// Takes it back: it is as if it had never been.
+    /// Rolls the creation back, as if the container had never existed.
     pub(crate) fn undo(self, state: &State, folders: &Folders) -> anyhow::Result<()> {
         remove(state, folders, self.lock, &self.container, true)
     }
 }
 
-/// Removes a held container. The row goes first, and leaves a record: what is killed in between leaves files without a
-/// row, which the next command removes, and never a row without files. With `anonymous`, the volumes that were made for
-/// it go as well.
+/// Removes a held container. The row is removed first, and leaves a record: an interruption leaves files without a row,
+/// which the next command removes, and never a row without files. With `anonymous`, also removes the volumes that were
+/// created for the container.
 pub(crate) fn remove(
     state: &State,
     folders: &Folders,
@@ -58,7 +58,7 @@ pub(crate) fn remove(
     Ok(())
 }
 
-/// The recipe: image, accelerator and plan are at hand, then lock, folder, row.
+/// Creates a container: image, accelerator and plan first, then lock, folder, row.
 pub(crate) async fn create(
     folders: &Folders,
     state: &State,
@@ -67,12 +67,12 @@ pub(crate) async fn create(
     signals: &mut Signals,
     timings: &mut Timings,
 ) -> anyhow::Result<Created> {
-    // What an image says is bounded; what the host takes its time for is not.
+    // The contents of an image are bounded; the time that the host takes is not.
     let _deadline = Deadline::set();
     let args = &beside_another(args, state)?;
     let (name, command) = run::image_and_command(args)?;
     confinement::check(&[confinement::Process::Converter])?;
-    // All that flags say is checked before a registry is asked and before anything is made.
+    // All flags are checked before a registry is asked and before anything is created.
     check_free(args, state)?;
     let platform = args.platform.as_deref().map(str::parse).transpose()?;
     let pod = args.pod.as_deref().map(|name| state.find_pod(name)).transpose()?;
@@ -104,7 +104,7 @@ pub(crate) async fn create(
         .and_then(|()| add_with_volumes(state, folders, &mut container, args.name.as_deref(), &random));
     let created = Created { container, lock };
     if let Err(error) = added {
-        // Why it was not made matters more than what could not be cleaned up, which the next command does.
+        // The reason for the failure matters more than leftovers, which the next command removes.
         let _ = created.undo(state, folders);
         return Err(error);
     }
@@ -113,8 +113,8 @@ pub(crate) async fn create(
     Ok(created)
 }
 
-/// Accelerator of the machine that the container is to be in, its own or its pod's, and how many disks that has room
-/// for.
+/// Chooses the accelerator of the container's machine, its own or its pod's, and returns how many disks the machine has
+/// room for.
 fn choose_machine(
     args: &RunArgs,
     settings: &Settings,
@@ -123,7 +123,7 @@ fn choose_machine(
 ) -> anyhow::Result<(AccelChoice, usize)> {
     let choice = args.accel.or(settings.accel).unwrap_or(AccelChoice::Auto);
     if let Some(pod) = pod {
-        // Its disks go into the pod's disk slots, which have room for many.
+        // The container's disks go into the pod's disk slots, which have room for many.
         return Ok((pods_accelerator(pod, choice)?, usize::MAX));
     }
     let accelerator = choose_accelerator(choice, folders)?;
@@ -131,7 +131,7 @@ fn choose_machine(
     Ok((AccelChoice::named(accelerator.name()), disks_max))
 }
 
-/// The image, whole and for this machine.
+/// Finds the image, complete and for this machine's platform.
 async fn find_image(
     folders: &Folders,
     settings: &Settings,
@@ -152,8 +152,7 @@ async fn find_image(
     Ok(image)
 }
 
-/// Refuses a name that a container has, and a file for the id that is there already. Both are looked at again when they
-/// are taken.
+/// Refuses a name that a container has, and an id file that exists already. Both are checked again when they are taken.
 fn check_free(args: &RunArgs, state: &State) -> anyhow::Result<()> {
     if let Some(name) = &args.name {
         plan::check_name(name)?;
@@ -162,8 +161,8 @@ fn check_free(args: &RunArgs, state: &State) -> anyhow::Result<()> {
     run::check_id_file(args.cidfile.as_deref())
 }
 
-/// The same; `--network container:NAME` of a container in a pod is that pod. One that is alone has a machine to itself,
-/// which the plan tells.
+/// Replaces `--network container:NAME` in the arguments by the pod of that container. A container without a pod has a
+/// machine to itself, and the plan reports the error.
 fn beside_another<'a>(args: &'a RunArgs, state: &State) -> anyhow::Result<Cow<'a, RunArgs>> {
     let ([network], None) = (&args.network.network[..], &args.pod) else {
         return Ok(Cow::Borrowed(args));
@@ -180,8 +179,8 @@ fn beside_another<'a>(args: &'a RunArgs, state: &State) -> anyhow::Result<Cow<'a
     Ok(Cow::Owned(args))
 }
 
-/// A machine gets its memory as it touches it, so one that may have more than there is starts, and is ended when it
-/// takes that: the user should know before.
+/// Warns when the machine may use more memory than is free: a machine gets its memory as it touches it, so it starts,
+/// and is ended when it uses too much. The user should know before.
 fn warn_of_memory(plan: &Plan) {
     let Some(limit) = plan.spec.limits.memory_max_bytes else {
         return;
@@ -196,7 +195,7 @@ fn warn_of_memory(plan: &Plan) {
     }
 }
 
-/// The accelerator for a pod to be made; a fallback is told.
+/// Chooses the accelerator for a new pod, and warns of a fallback.
 pub(crate) fn choose_accelerator(choice: AccelChoice, folders: &Folders) -> anyhow::Result<Box<dyn Accelerator>> {
     let (accelerator, fallback) = accelerator::choose(choice, &folders.run)?;
     if let Some(reason) = fallback {
@@ -207,7 +206,8 @@ pub(crate) fn choose_accelerator(choice: AccelChoice, folders: &Folders) -> anyh
     Ok(accelerator)
 }
 
-/// A pod has one accelerator; nobody who asks for a boundary gets none.
+/// Returns the accelerator of the pod, which has only one. Refuses `--accel kvm` for an emulated pod: nobody who asks
+/// for a boundary gets none.
 fn pods_accelerator(pod: &Pod, choice: AccelChoice) -> anyhow::Result<AccelChoice> {
     let accelerator = pod.config.accelerator;
     if choice == AccelChoice::Kvm && accelerator != AccelChoice::Kvm {
@@ -216,14 +216,15 @@ fn pods_accelerator(pod: &Pod, choice: AccelChoice) -> anyhow::Result<AccelChoic
     Ok(accelerator)
 }
 
-/// The lock of a container to be made, whose id is recorded first.
+/// Takes the lock of a new container, whose id is recorded first.
 fn lock_new(state: &State, folders: &Folders, id: &str) -> anyhow::Result<ContainerLock> {
     state.record(Pending::Container, id)?;
     // The id is new, but a command that cleans up may hold the lock for a moment.
     let lock = ContainerLock::take(&folders.run, id, || false)?.context("another command makes this container")?;
-    // In that moment it may have taken the record away, which it does with the lock alone: ours now.
+    // In that moment that command may have removed the record, which it does only under the lock: record again, now
+    // that this process holds the lock.
     if let Err(error) = state.record(Pending::Container, id) {
-        // Why it was not made matters more.
+        // The reason for the failure matters more.
         let _ = lock.remove();
         return Err(error.into());
     }
@@ -239,7 +240,7 @@ fn make_disk(folders: &Folders, id: &str, is_transient: bool) -> anyhow::Result<
     )?)
 }
 
-/// Makes the volumes that are not there yet, and adds their rows together with the container's.
+/// Creates the volumes that do not exist yet, and adds their rows together with the container's.
 fn add_with_volumes(
     state: &State,
     folders: &Folders,
@@ -260,7 +261,7 @@ fn add_with_volumes(
     Ok(added?)
 }
 
-/// Adds the row, under the user's name or one that is free.
+/// Adds the row, under the user's name or a free generated one.
 fn add(
     state: &State,
     container: &mut Container,
@@ -331,7 +332,7 @@ fn container(
     })
 }
 
-/// The image from the store or a registry, as `--pull` says.
+/// Gets the image from the store or a registry, according to `--pull`.
 async fn obtain(
     store: &Store,
     name: &str,
@@ -359,7 +360,8 @@ async fn obtain(
     }
     let reference: Reference = name.parse()?;
     let options = pull_options(platform, &args.registry, settings);
-    // As the bars of the pull: for people who watch. A script gets an error's one line or none.
+    // Printed under the same condition as the progress bars: for people who watch. A script gets an error's one line or
+    // none.
     if !args.quiet && std::io::IsTerminal::is_terminal(&std::io::stderr()) {
         eprintln!("Unable to find image '{reference}' locally");
     }
@@ -369,14 +371,15 @@ async fn obtain(
         .image)
 }
 
-/// Reads what of the image was not used since the last boot. The supervisor could not be interrupted meanwhile.
+/// Verifies the parts of the image that were not used since the last boot. The supervisor could not be interrupted
+/// while it does so.
 async fn check(store: &Store, image: Image) -> anyhow::Result<Image> {
     let store = store.clone();
     let checking = tokio::task::spawn_blocking(move || store.check_image(&image).map(|()| image));
     Ok(checking.await.context("the check of the image broke off")??)
 }
 
-/// An image for another platform may be in the store, to look at or to copy, but not run.
+/// Refuses to run an image for another platform, which may be in the store to inspect or to copy.
 fn check_platform(name: &str, image: &Image) -> anyhow::Result<()> {
     let (here, built) = (Platform::host(), &image.config.platform);
     if !here.accepts(built) {

@@ -1,25 +1,25 @@
-//! The keys that leave a container running and give the terminal back.
+//! Detach keys, which leave a container running and give the terminal back.
 
 use std::str::FromStr;
 
-/// A sequence of keys, and how much of it has been typed.
+/// Sequence of keys, and how much of it has been typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DetachKeys {
     sequence: Vec<u8>,
     typed: usize,
 }
 
-/// What typed bytes are.
+/// Meaning of typed bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Typed {
-    /// For the container.
+    /// Bytes for the container.
     Bytes(Vec<u8>),
-    /// The sequence is complete.
+    /// Complete detach sequence.
     Detach,
 }
 
 impl Default for DetachKeys {
-    /// Ctrl-P Ctrl-Q, docker's.
+    /// Returns docker's keys, Ctrl-P Ctrl-Q.
     fn default() -> Self {
         Self {
             sequence: vec![0x10, 0x11],
@@ -31,7 +31,7 @@ impl Default for DetachKeys {
 impl FromStr for DetachKeys {
     type Err = String;
 
-    /// `ctrl-p,ctrl-q` or single characters, separated by commas; empty is none.
+    /// Parses `ctrl-p,ctrl-q` or single characters, separated by commas; an empty text means no keys.
     fn from_str(text: &str) -> Result<Self, String> {
         let key = |word: &str| match (word.strip_prefix("ctrl-"), word.as_bytes()) {
             (Some(rest), _) => match rest.as_bytes() {
@@ -53,7 +53,7 @@ impl FromStr for DetachKeys {
 }
 
 impl DetachKeys {
-    /// Takes what was typed. A sequence that was begun and not ended goes to the container whole.
+    /// Processes typed bytes. An incomplete sequence is passed to the container whole.
     pub(crate) fn take(&mut self, bytes: &[u8]) -> Typed {
         let mut passed = Vec::with_capacity(bytes.len() + self.typed);
         for byte in bytes {

@@ -1,8 +1,8 @@
-//! A little of the disk that is held back for when there is nothing else: the commands that free it again need some.
+//! Small reserve of disk space for a full disk: the commands that free space need some themselves.
 //!
 //! SQLite takes 32 KiB of shared memory to open the state, and some pages to change it; on a disk without a byte free
-//! not even `capsid ps` could work, let alone `capsid rm`. So a file takes up some room while there is enough, and
-//! gives it up when there is none.
+//! not even `capsid ps` could work, let alone `capsid rm`. So a file reserves some space while there is enough, and is
+//! removed when there is none.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -11,16 +11,16 @@ use std::path::Path;
 use capsid_image::own_file;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-/// In the data folder.
+/// Name of the file in the data folder.
 const NAME: &str = "reserve";
-/// What some commands take: shared memory, journal and pages of two databases.
+/// Size of the reserve, enough for some commands: shared memory, journal and pages of two databases.
 const RESERVE_BYTES: u64 = 1 << 20;
-/// With less than this free, a command may fail.
+/// Threshold of free space below which a command may fail.
 const SCARCE_BYTES: u64 = RESERVE_BYTES / 2;
-/// With less than this free, there are better uses for it.
+/// Threshold of free space below which no reserve is created: the space has better uses.
 const PLENTY_BYTES: u64 = 8 * RESERVE_BYTES;
 
-/// What is to be done.
+/// Action that the free space requires.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     Make,
@@ -28,8 +28,8 @@ enum Step {
     Nothing,
 }
 
-/// Holds room back, or gives it up, as the disk of the data folder is now. What cannot be done is not: commands work
-/// without it, but on a full disk.
+/// Creates the reserve, or removes it, according to the free space on the data folder's disk. Ignores errors: commands
+/// work without the reserve, except on a full disk.
 pub(crate) fn keep(data: &Path) {
     let path = data.join(NAME);
     let Ok(disk) = statvfs(data) else { return };
@@ -53,7 +53,7 @@ fn step(free_bytes: u64, held_bytes: u64) -> Step {
 fn make(path: &Path) -> std::io::Result<()> {
     let file = own_file::create(path)?;
     let made = fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES);
-    // Half of it would be taken for none, and made anew each time.
+    // A partial reserve would count as none, and be created anew each time.
     made.or_else(|_| fs::remove_file(path))
 }
 

@@ -1,7 +1,7 @@
-//! What this host can do, and the cure for what it cannot.
+//! Report of what this host can do, with a cure for each problem.
 //!
-//! [`examine`] gathers facts ([`host`], [`elf`]) and judges them ([`checks`], pure). A [`State::Problem`] is what makes
-//! `run` fail; all else that is not well is a warning.
+//! [`examine`] gathers facts ([`host`], [`elf`]) and judges them ([`checks`], pure). A [`State::Problem`] makes `run`
+//! fail; any other defect is a warning.
 
 mod checks;
 mod elf;
@@ -20,58 +20,58 @@ use crate::error_text::describe;
 use crate::output;
 use crate::probe::KvmVerdict;
 
-/// Bytes of this machine's memory.
+/// Returns the size of this machine's memory, bytes.
 pub(crate) fn memory_bytes() -> Option<u64> {
     host::total_memory()
 }
 
-/// Bytes of it that new programs can have without swapping.
+/// Returns the memory that new programs can have without swapping, bytes.
 pub(crate) fn free_memory_bytes() -> Option<u64> {
     host::available_memory()
 }
 
-/// What to examine: where the parts of Capsid are (`None`: not found), and what is known already.
+/// Inputs of the examination: paths of Capsid's parts (`None`: not found), and facts that are known already.
 #[derive(Debug)]
 pub(crate) struct Environment {
-    /// The verdict on `/dev/kvm`.
+    /// Verdict on `/dev/kvm`.
     pub kvm: KvmVerdict,
-    /// What the user asks for.
+    /// Accelerator that the user asks for.
     pub accelerator: AccelChoice,
-    /// The guest kernel.
+    /// Path of the guest kernel.
     pub kernel: Option<PathBuf>,
-    /// The agent, from which the initramfs is made.
+    /// Path of the agent, from which the initramfs is built.
     pub agent: Option<PathBuf>,
-    /// `capsid-vmm`.
+    /// Path of `capsid-vmm`.
     pub vmm: Option<PathBuf>,
-    /// `capsid-fs`.
+    /// Path of `capsid-fs`.
     pub file_server: Option<PathBuf>,
-    /// `qemu-system-x86_64`.
+    /// Path of `qemu-system-x86_64`.
     pub qemu: Option<PathBuf>,
-    /// `passt`.
+    /// Path of `passt`.
     pub passt: Option<PathBuf>,
-    /// Images and rootfs files; need not exist yet.
+    /// Folder of images and rootfs files; need not exist yet.
     pub data: PathBuf,
-    /// Sockets and locks; need not exist yet.
+    /// Folder of sockets and locks; need not exist yet.
     pub run: PathBuf,
-    /// What confines each kind of process.
+    /// Confinement of each kind of process.
     pub confinement: Vec<Confined>,
     /// Layers that the user requires.
     pub required: BTreeSet<Layer>,
 }
 
-/// What confines one kind of process.
+/// Confinement of one kind of process.
 #[derive(Debug)]
 pub(crate) struct Confined {
-    /// Which kind.
+    /// Kind of the process.
     pub process: Process,
-    /// Machines start none without this one, on the accelerator that would be chosen.
+    /// Whether machines need this process, on the accelerator that would be chosen.
     pub is_needed: bool,
-    /// What it reports.
+    /// Report of the process.
     pub found: Result<Confinement, ProbeError>,
 }
 
 impl Confined {
-    /// Has a process of that kind report.
+    /// Starts a process of that kind to obtain its report.
     pub(crate) fn examine(process: Process, is_needed: bool) -> Self {
         Self {
             process,
@@ -97,33 +97,33 @@ impl Confined {
     }
 }
 
-/// One thing examined.
+/// Result of one examination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Check {
-    /// What was examined; stays the same from version to version.
+    /// Name of the examined item; stays the same from version to version.
     pub name: &'static str,
-    /// How it is.
+    /// State of the item.
     pub state: State,
-    /// What was found, in words.
+    /// Description of the finding.
     pub finding: String,
-    /// What to do about it.
+    /// Advice on what to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cure: Option<String>,
 }
 
-/// How something is.
+/// State of an examined item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum State {
-    /// As it should be.
+    /// No defect.
     Ok,
-    /// `run` works, with less than it could.
+    /// Defect with which `run` works, but with less than it could.
     Warning,
-    /// `run` fails.
+    /// Defect with which `run` fails.
     Problem,
 }
 
-/// How states are written.
+/// Notation of states in the text report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Marks {
     /// `✓`, `!`, `✗`: for a terminal.
@@ -161,7 +161,7 @@ impl Check {
     }
 }
 
-/// Examines the host: the machine first, then Capsid's own parts, then what they need.
+/// Examines the host: the machine first, then Capsid's own parts, then their requirements.
 pub(crate) fn examine(environment: &Environment) -> Vec<Check> {
     let Environment {
         kvm,
@@ -212,7 +212,7 @@ pub(crate) fn can_run(checks: &[Check]) -> bool {
     checks.iter().all(|check| check.state != State::Problem)
 }
 
-/// One line a check, the cure behind it.
+/// Formats one line per check, followed by the cure.
 pub(crate) fn to_text(checks: &[Check], marks: Marks) -> String {
     let width = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
     let mut text = String::new();
@@ -229,8 +229,8 @@ pub(crate) fn to_text(checks: &[Check], marks: Marks) -> String {
     text
 }
 
-/// `{"usable": ..., "checks": [{"name": ..., "state": "ok"|"warning"|"problem", "finding": ..., "cure": ...}],
-/// "confinement": [{"process": ..., "layers": {"userns": true, ...}, "landlock_abi": ..., ...}]}`.
+/// Formats the report as `{"usable": ..., "checks": [{"name": ..., "state": "ok"|"warning"|"problem", "finding": ...,
+/// "cure": ...}], "confinement": [{"process": ..., "layers": {"userns": true, ...}, "landlock_abi": ..., ...}]}`.
 pub(crate) fn to_json(checks: &[Check], confinement: &[Confined]) -> serde_json::Value {
     let confinement: Vec<_> = confinement.iter().map(Confined::to_json).collect();
     serde_json::json!({ "usable": can_run(checks), "checks": checks, "confinement": confinement })
@@ -285,7 +285,7 @@ mod tests {
         assert!(can_run(&[]));
     }
 
-    /// On this very host: every check comes with words, and each that is not well with a cure.
+    /// Tests this very host: every check has a text, and each defect has a cure.
     #[test]
     fn a_host_without_any_part_cannot_run() {
         let folder = tempfile::tempdir().expect("a folder");

@@ -1,5 +1,4 @@
-//! Sockets that are connected by a name which lasts a moment: for those who take a listening socket, or a path, and no
-//! connection.
+//! Sockets with a name that lasts a moment: for programs that accept a listening socket, or a path, but no connection.
 
 use std::fs;
 use std::io;
@@ -11,14 +10,14 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::control::with_short_path;
 
-/// In the run folder of the machine's owner.
+/// Name of the socket in the run folder of the machine's owner.
 const NAME: &str = "passing";
 
-/// A listening socket, and the socket itself as a file, by which whoever has it can connect: `/proc/self/fd/N` is its
-/// path. No name is left.
+/// Creates a listening socket, and returns it also as a file through which its holder can connect: `/proc/self/fd/N` is
+/// its path. No name is left.
 pub(crate) fn listener(folder: &Path) -> io::Result<(UnixListener, OwnedFd)> {
     with_short_path(folder, NAME, |path| {
-        // One of a supervisor that was killed in between.
+        // Left by a supervisor that was killed in between.
         let _ = fs::remove_file(path);
         let listener = UnixListener::bind(path)?;
         let file = rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
@@ -27,7 +26,7 @@ pub(crate) fn listener(folder: &Path) -> io::Result<(UnixListener, OwnedFd)> {
     })
 }
 
-/// A listening socket and the one connection to it.
+/// Creates a listening socket and the one connection to it.
 pub(crate) fn connection(folder: &Path) -> io::Result<(UnixListener, UnixStream)> {
     let (listener, file) = listener(folder)?;
     let connected = UnixStream::connect(format!("/proc/self/fd/{}", file.as_raw_fd()))?;

@@ -1,17 +1,17 @@
-//! An error as its reader sees it.
+//! Text of an error for its reader.
 
 use std::error::Error;
 
-/// Longest error that is told, bytes: a few lines of a terminal; what is cut off is the cause of causes.
+/// Longest error text, bytes: a few lines of a terminal; the cut removes the innermost causes.
 const BYTES_MAX: usize = 4096;
 
-/// Tells the user of an error.
+/// Prints an error for the user.
 pub(crate) fn print(error: &(dyn Error + 'static)) {
     eprintln!("capsid: {}", describe(error));
 }
 
-/// An error and its causes on one line, each said once. They may quote an image, a registry or the user: nothing in
-/// them reaches the terminal raw.
+/// Describes an error and its causes on one line, without repetitions. The texts may quote an image, a registry or the
+/// user: nothing in them reaches the terminal raw.
 pub(crate) fn describe(error: &(dyn Error + 'static)) -> String {
     let mut words: Vec<String> = Vec::new();
     for cause in anyhow::Chain::new(error) {
@@ -27,12 +27,13 @@ pub(crate) fn describe(error: &(dyn Error + 'static)) -> String {
     capsid_image::printable(words.join(": ").as_bytes(), BYTES_MAX)
 }
 
-/// SQLite's words are of a database, and its file may well be writable.
+/// Whether SQLite failed on a read-only database: its message names the database, whose file may well be writable.
 fn is_read_only(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(rusqlite::ErrorCode::ReadOnly)
 }
 
-/// On a full disk SQLite fails first at the memory that connections share, and calls it an I/O error with a number.
+/// Whether a full disk is the cause: SQLite fails first at the memory that connections share, and calls it an I/O error
+/// with a number.
 fn lacks_room(error: &rusqlite::Error) -> bool {
     let code = error.sqlite_error().map(|error| error.extended_code);
     matches!(

@@ -1,10 +1,10 @@
-//! What happened to containers, and to networks by `network connect` and `disconnect`, in docker's words:
-//! `data/events.json`, a JSON object a line.
+//! Events of containers, and of networks by `network connect` and `disconnect`, in docker's format: `data/events.json`,
+//! one JSON object per line.
 //!
-//! A file and not a table: an event is a report about a change that has its own row, so it needs no sync to disk and no
+//! A file and not a table: an event reports a change that has its own row, so it needs no sync to disk and no
 //! transaction with it, and a start does not wait for one; a line that a crash has cut harms no other. Writers are many
-//! short commands and supervisors: each appends whole lines under the file's lock. A follower looks at the file's
-//! length ten times a second, which costs one system call and needs nobody to be told.
+//! short commands and supervisors: each appends whole lines under the file's lock. A follower checks the file's length
+//! ten times a second, which costs one system call and needs no notification.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -18,11 +18,12 @@ use serde_json::{Value, json};
 use crate::clock;
 use crate::state::{ConnectTarget, Container, Owner};
 
-/// Bytes of the file before it becomes the old one, whose predecessor goes: some 10 000 events each.
+/// Size in bytes at which the file is rotated and its predecessor removed: some 10 000 events each.
 const FILE_BYTES_MAX: u64 = 4 << 20;
-/// Bytes of a line: names are bounded where they are made, and labels here.
+/// Most bytes of a line: names are bounded where they are made, and labels here.
 const LINE_BYTES_MAX: u64 = 1 << 20;
-/// Bytes of labels in an event. An image may keep a mebibyte in one, which would push other events out of the file.
+/// Most bytes of labels in an event. An image may keep a mebibyte in one, which would push other events out of the
+/// file.
 const LABELS_BYTES_MAX: usize = 64 << 10;
 
 fn current(data: &Path) -> PathBuf {
@@ -33,19 +34,19 @@ fn previous(data: &Path) -> PathBuf {
     data.join("events.json.1")
 }
 
-/// Tells that something happened to a container. One that cannot be written is lost: the change itself stands.
+/// Records an event of a container. An event that cannot be written is lost: the change itself remains.
 pub(crate) fn record(data: &Path, container: &Container, action: &str, attributes: &[(&str, &str)]) {
     let line = format!("{}\n", describe(container, action, attributes, clock::now_ns()));
     let _ = append(data, line.as_bytes());
 }
 
-/// Tells that a container or pod was put on a network, or taken off.
+/// Records that a container or pod was put on a network, or taken off.
 pub(crate) fn tell_network(data: &Path, owner: &Owner, place: &ConnectTarget, action: &str) {
     let line = format!("{}\n", describe_network(owner, place, action, clock::now_ns()));
     let _ = append(data, line.as_bytes());
 }
 
-/// docker's object of a network; a pod is in it as a container would be.
+/// Builds docker's object of a network event; a pod takes the place of a container.
 fn describe_network(owner: &Owner, place: &ConnectTarget, action: &str, at_ns: i64) -> Value {
     let id = match place {
         ConnectTarget::OwnLink => place.name(),
@@ -62,7 +63,7 @@ fn describe_network(owner: &Owner, place: &ConnectTarget, action: &str, at_ns: i
     })
 }
 
-/// The labels that an event has room for.
+/// Selects the labels that an event has room for.
 fn short_labels(labels: &[String]) -> Vec<String> {
     let mut room = LABELS_BYTES_MAX;
     let fits = |label: &&String| match room.checked_sub(label.len()) {
@@ -75,7 +76,7 @@ fn short_labels(labels: &[String]) -> Vec<String> {
     labels.iter().filter(fits).cloned().collect()
 }
 
-/// docker's object of a container.
+/// Builds docker's object of a container event.
 fn describe(container: &Container, action: &str, attributes: &[(&str, &str)], at_ns: i64) -> Value {
     let mut all = crate::labels::object(&short_labels(&container.config.labels));
     for (name, value) in attributes {
@@ -103,7 +104,7 @@ fn append(data: &Path, line: &[u8]) -> io::Result<()> {
         let mut file = own_file::open(&path, options.create(true).append(true).mode(0o600))?;
         rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
         let ours = file.metadata()?;
-        // Another writer may have made it the old one meanwhile.
+        // Another writer may have rotated the file meanwhile.
         if !std::fs::symlink_metadata(&path).is_ok_and(|now| now.ino() == ours.ino()) {
             continue;
         }
@@ -115,7 +116,7 @@ fn append(data: &Path, line: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Reads events, first those that are there, then those that come.
+/// Reader of events, first of the existing ones, then of new ones.
 #[derive(Debug)]
 pub(crate) struct EventReader {
     data: PathBuf,
@@ -124,7 +125,7 @@ pub(crate) struct EventReader {
 }
 
 impl EventReader {
-    /// From the oldest on.
+    /// Opens a reader at the oldest event.
     pub(crate) fn open(data: &Path) -> Self {
         Self {
             data: data.into(),
@@ -133,7 +134,7 @@ impl EventReader {
         }
     }
 
-    /// The events since the last time.
+    /// Returns the events since the last call.
     pub(crate) fn more(&mut self) -> io::Result<Vec<Value>> {
         let mut events = Vec::new();
         loop {
@@ -151,7 +152,7 @@ impl EventReader {
             if is_same {
                 return Ok(events);
             }
-            // What was written between the look and the change; nobody writes to it now.
+            // Read what was written between the check and the rotation; nobody writes to the old file now.
             if let Some(file) = &mut self.file {
                 read_from(file, self.position, &mut events)?;
             }
@@ -160,7 +161,7 @@ impl EventReader {
     }
 }
 
-/// Whole lines from `position` on: where the next one begins. A line that is no event is passed over.
+/// Reads whole lines from `position` on, and returns the start of the next one. Skips lines that are not events.
 fn read_from(file: &mut File, mut position: u64, events: &mut Vec<Value>) -> io::Result<u64> {
     if file.metadata()?.len() <= position {
         return Ok(position);

@@ -1,4 +1,4 @@
-//! Work of the agent's own on a container's files, as a command sees it: streams, and an end.
+//! Task of the agent on a container's files, as a command sees it: streams, and an end.
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -14,35 +14,35 @@ use crate::control::{Answer, Connection, Request};
 use crate::state::Status;
 use crate::supervisor::offline_task::{self, OfflineTask};
 
-/// How long a supervisor may take to begin: it sends a few messages to the guest first.
+/// Time limit for a supervisor to begin: it sends a few messages to the guest first.
 const STREAMS_MAX: Duration = Duration::from_secs(60);
-/// Bytes of the agent's words that are shown.
+/// Most bytes of the agent's error text that are shown.
 const WORDS_BYTES_MAX: u64 = 4 << 10;
 
-/// Work in progress.
+/// Task in progress.
 pub(crate) struct FileTask {
-    /// There when the work takes an archive.
+    /// Input stream, present when the task reads an archive.
     pub stdin: Option<UnixStream>,
     pub stdout: UnixStream,
     rest: Rest,
 }
 
-/// What is to be waited for.
+/// Remaining part of a task, to be waited for.
 pub(crate) struct Rest {
     stderr: UnixStream,
     runner: Runner,
 }
 
-/// Who does it.
+/// Process that runs the task.
 enum Runner {
-    /// The container's own machine.
+    /// Supervisor of the container's own machine.
     Supervisor(Connection),
-    /// One that was started for it.
+    /// Machine that was started for the task.
     Machine(Box<OfflineTask>),
 }
 
 impl FileTask {
-    /// Begins it in the container `name`, which may run or not.
+    /// Starts a task in the container `name`, which may run or not.
     pub(crate) async fn start(app: &AppContext, name: &str, kind: Kind) -> anyhow::Result<Self> {
         let container = app.state.find(name)?;
         if container.status == Status::Paused {
@@ -62,7 +62,7 @@ impl FileTask {
                     _ => bail!("unexpected answer of the pod's supervisor"),
                 }
             }
-            // Started meanwhile: once more.
+            // The container was started meanwhile: try once more.
             if let Some(lock) = app.lock(&container.id)? {
                 let started = offline_task::start(&app.folders, &app.state, &container, Some(lock), task).await?;
                 break (started.0, Runner::Machine(Box::new(started.1)));
@@ -85,14 +85,14 @@ impl FileTask {
         })
     }
 
-    /// Its streams, and the rest of it.
+    /// Splits the task into its streams and the rest.
     pub(crate) fn split(self) -> (Option<UnixStream>, UnixStream, Rest) {
         (self.stdin, self.stdout, self.rest)
     }
 }
 
 impl Rest {
-    /// Waits for the end: an error in the agent's words, when there is one.
+    /// Waits for the end; an error has the agent's own text where it wrote one.
     pub(crate) async fn finish(self) -> anyhow::Result<()> {
         let Self { stderr, runner } = self;
         let words = tokio::task::spawn_blocking(move || read_words(stderr));
@@ -117,10 +117,10 @@ impl Rest {
     }
 }
 
-/// The agent's words: hostile text, on one line.
+/// Reads the agent's error text: hostile text, on one line.
 fn read_words(mut stderr: UnixStream) -> String {
     let mut bytes = Vec::new();
-    // What cannot be read was not said.
+    // A text that cannot be read counts as absent.
     let _ = stderr.by_ref().take(WORDS_BYTES_MAX).read_to_end(&mut bytes);
     let _ = std::io::copy(&mut stderr, &mut std::io::sink());
     crate::supervisor::sanitise(String::from_utf8_lossy(&bytes).trim())

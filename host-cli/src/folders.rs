@@ -1,4 +1,4 @@
-//! Where Capsid keeps things on the host.
+//! Folders in which Capsid keeps things on the host.
 //!
 //! | folder | root | others |
 //! |---|---|---|
@@ -6,10 +6,10 @@
 //! | run: locks and sockets of running pods | `/run/capsid` | `$XDG_RUNTIME_DIR/capsid` |
 //! | config: `config.toml` | `/etc/capsid` | `$XDG_CONFIG_HOME/capsid` |
 //!
-//! `CAPSID_DATA_DIR` and `CAPSID_RUN_DIR` stand in for the first two. Without `XDG_RUNTIME_DIR`, a user's run folder is
+//! `CAPSID_DATA_DIR` and `CAPSID_RUN_DIR` replace the first two. Without `XDG_RUNTIME_DIR`, a user's run folder is
 //! `/run/user/UID/capsid` where that is the user's alone, and `/tmp/capsid-UID` otherwise.
 //!
-//! Each folder is Capsid's or was empty: see [`Directory`]. In `/tmp` anybody may make a link or folder of that name.
+//! Each folder is Capsid's or was empty: see [`Directory`]. In `/tmp` anybody may create a link or folder of that name.
 //! So links are not followed there, and the folder must be the user's with mode 0700; nobody else can rename or replace
 //! it from then on, because `/tmp` is sticky, and its path is as good as an open descriptor.
 
@@ -22,7 +22,7 @@ use capsid_image::{Directory, DirectoryError, DirectorySpec, Links, Recovered, S
 
 use crate::{disk_reserve, id, state};
 
-/// The data folder: what is in it, and how it is known to be Capsid's.
+/// Data folder: its contents, and the sign that it is Capsid's.
 pub(crate) const DATA: DirectorySpec = DirectorySpec {
     kind: "data",
     databases: &[STORE_DATABASE, state::DATABASE],
@@ -30,7 +30,7 @@ pub(crate) const DATA: DirectorySpec = DirectorySpec {
     is_older: |_| false,
 };
 
-/// The run folder.
+/// Run folder.
 const RUN: DirectorySpec = DirectorySpec {
     kind: "run",
     databases: &[],
@@ -38,14 +38,14 @@ const RUN: DirectorySpec = DirectorySpec {
     is_older: is_older_run,
 };
 
-/// The folders of one invocation. They exist, belong to the caller, and nobody else can enter them.
+/// Folders of one invocation. They exist, belong to the caller, and nobody else can enter them.
 #[derive(Debug, Clone)]
 pub(crate) struct Folders {
     pub data: PathBuf,
     pub run: PathBuf,
 }
 
-/// Why the folders cannot be used.
+/// Reason why the folders cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FoldersError {
     #[error("cannot tell where to keep data: set HOME, XDG_DATA_HOME or CAPSID_DATA_DIR")]
@@ -54,11 +54,11 @@ pub(crate) enum FoldersError {
     Directory(#[from] DirectoryError),
 }
 
-/// Where a folder is to be, and whether links to it are followed.
+/// Path of a folder, and whether links to it are followed.
 type RunPath = (PathBuf, Links);
 
 impl Folders {
-    /// Finds and makes the folders.
+    /// Finds and creates the folders.
     pub(crate) fn prepare(data: Option<PathBuf>, run: Option<PathBuf>) -> Result<Self, FoldersError> {
         let (data, run) = places(data, run)?;
         let data = Directory::open(&data.0, &DATA, data.1)?.path().to_owned();
@@ -67,8 +67,8 @@ impl Folders {
         Ok(Self { data, run })
     }
 
-    /// Makes folders usable again that [`prepare`](Self::prepare) refuses, and opens them. `check` is called with the
-    /// run folder before anything changes in the data folder.
+    /// Repairs folders that [`prepare`](Self::prepare) refuses, and opens them. `check` is called with the run folder
+    /// before anything changes in the data folder.
     pub(crate) fn recover(
         data: Option<PathBuf>,
         run: Option<PathBuf>,
@@ -92,7 +92,7 @@ fn places(data: Option<PathBuf>, run: Option<PathBuf>) -> Result<(RunPath, RunPa
     Ok(((data, Links::Follow), run))
 }
 
-/// The configuration file, if its place is known.
+/// Returns the path of the configuration file, if it is known.
 pub(crate) fn config_file() -> Option<PathBuf> {
     if let Some(path) = absolute("CAPSID_CONFIG") {
         return Some(path);
@@ -126,7 +126,7 @@ fn default_run() -> RunPath {
     run_without_session(uid, Path::new("/run/user"), &env::temp_dir())
 }
 
-/// The run folder of a user without `XDG_RUNTIME_DIR` (cron, su): the one of the login session if there is any.
+/// Returns the run folder of a user without `XDG_RUNTIME_DIR` (cron, su): that of the login session if there is one.
 fn run_without_session(uid: u32, sessions: &Path, temporary: &Path) -> RunPath {
     let session = sessions.join(uid.to_string());
     let is_users_alone = std::fs::symlink_metadata(&session)
@@ -137,7 +137,7 @@ fn run_without_session(uid: u32, sessions: &Path, temporary: &Path) -> RunPath {
     (temporary.join(format!("capsid-{uid}")), Links::Refuse)
 }
 
-/// Whether all that a folder holds is what the last release made in a run folder: there was no marker yet.
+/// Whether everything in a folder was created by the last release as a run folder: there was no marker yet.
 fn is_older_run(path: &Path) -> bool {
     let all = |path: &Path, is_known: &dyn Fn(&OsStr) -> bool| {
         let entries = std::fs::read_dir(path);
@@ -150,7 +150,7 @@ fn is_older_run(path: &Path) -> bool {
     all(path, &|name| match name.to_str() {
         Some("pods" | "networks") => all(&path.join(name), &is_id),
         Some("kvm-verdict.json") => true,
-        // The verdict while it is written.
+        // A temporary file of the KVM verdict while it is written.
         Some(name) => name.starts_with(".tmp"),
         None => false,
     })

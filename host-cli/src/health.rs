@@ -1,7 +1,7 @@
-//! How healthy a container is, as its supervisor last found: `data/containers/ID/health.json`, docker's `State.Health`.
+//! Health of a container, as its supervisor last found it: `data/containers/ID/health.json`, docker's `State.Health`.
 //!
-//! Written over by each check and read by `ps` and `inspect`. It is no part of the state: the next check says the same
-//! again, so nothing is synced, and a file that is missing or cut means that no check has ended yet.
+//! Overwritten by each check and read by `ps` and `inspect`. The file is not part of the state: the next check writes
+//! the same again, so nothing is synced, and a file that is missing or cut means that no check has ended yet.
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::store_folder;
 
-/// Checks that are remembered: docker's number.
+/// Number of checks that are remembered: docker's.
 const LOG_MAX: usize = 5;
 
-/// docker's words.
+/// Verdict of the checks, in docker's words.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Verdict {
@@ -25,7 +25,7 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
-    /// docker's word for it, as `ps` shows it.
+    /// Returns docker's word for the verdict, as `ps` shows it.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -35,7 +35,7 @@ impl Verdict {
     }
 }
 
-/// docker's `State.Health`.
+/// Health in the form of docker's `State.Health`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Health {
@@ -44,7 +44,7 @@ pub(crate) struct Health {
     pub log: Vec<Check>,
 }
 
-/// One check that ended.
+/// Check that ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Check {
@@ -55,8 +55,8 @@ pub(crate) struct Check {
 }
 
 impl Health {
-    /// Takes a check into account. `counts`: a failure does, as it does not in the start period. Whether the verdict
-    /// has changed.
+    /// Adds a check, and returns whether the verdict has changed. `counts`: whether a failure counts, which it does not
+    /// in the start period.
     pub(crate) fn take(&mut self, check: Check, retries: u32, counts: bool) -> bool {
         let before = self.status;
         if check.exit_code == 0 {
@@ -74,7 +74,7 @@ impl Health {
         self.status != before
     }
 
-    /// What the last check of a container left.
+    /// Reads the result of a container's last check.
     pub(crate) fn read(data: &Path, id: &str) -> Self {
         let mut bytes = Vec::new();
         let read = own_file::read(&path(data, id)).and_then(|mut file| file.read_to_end(&mut bytes));
@@ -84,7 +84,7 @@ impl Health {
         serde_json::from_slice(&bytes).unwrap_or_default()
     }
 
-    /// Leaves it for others, whole or not at all.
+    /// Writes the health for other processes, whole or not at all.
     pub(crate) fn write(&self, data: &Path, id: &str) -> io::Result<()> {
         let path = path(data, id);
         let mut file = tempfile::NamedTempFile::new_in(store_folder::all(data).join(id))?;
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!((health.status, health.failing_streak), (Verdict::Unhealthy, 2));
         assert!(health.take(check(0), 2, true));
         assert_eq!((health.status, health.failing_streak), (Verdict::Healthy, 0));
-        // Once it was healthy, the start period is over.
+        // The first success ended the start period.
         assert!(!health.take(check(1), 2, false));
         assert_eq!(health.failing_streak, 1);
         for _ in 0..9 {

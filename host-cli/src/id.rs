@@ -2,10 +2,10 @@
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
-/// A new one.
+/// Generates an id.
 ///
 /// # Errors
-/// When the kernel gives no random bytes.
+/// Fails when the kernel gives no random bytes.
 pub(crate) fn new() -> std::io::Result<String> {
     let mut bytes = [0; 32];
     getrandom(&mut bytes, GetRandomFlags::empty())?;

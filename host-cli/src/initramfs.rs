@@ -1,6 +1,6 @@
-//! The initramfs: a cpio archive with one file, the agent, as `/init`.
+//! Initramfs: a cpio archive with one file, the agent, as `/init`.
 //!
-//! Made in memory at every start (the agent is 1.4 MB), so that there is no file that could be stale. Format: "newc",
+//! Built in memory at every start (the agent is 1.4 MB), so that there is no file that could be stale. Format: "newc",
 //! kernel `Documentation/driver-api/early-userspace/buffer-format.rst`.
 
 use std::fs::File;
@@ -9,7 +9,7 @@ use std::path::Path;
 
 use rustix::fs::MemfdFlags;
 
-/// Writes the archive into a sealed-off memory file positioned at its start.
+/// Writes the archive into a sealed memory file positioned at its start.
 pub(crate) fn build(agent: &Path) -> io::Result<File> {
     let program = std::fs::read(agent)?;
     let mut file = File::from(rustix::fs::memfd_create("capsid-initramfs", MemfdFlags::CLOEXEC)?);

@@ -1,5 +1,5 @@
-//! The parts of an installation: guest kernel, agent, VMM, file server, QEMU, passt. Each is looked for beside the
-//! running binary (a build folder) and in `../libexec/capsid` and `../share/capsid` (an installation).
+//! Parts of an installation: guest kernel, agent, VMM, file server, QEMU, passt. Capsid's own parts are searched for
+//! beside the running binary (a build folder) and in `../libexec/capsid` and `../share/capsid` (an installation).
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -8,7 +8,7 @@ use std::{env, io};
 
 use anyhow::{Context as _, bail};
 
-/// Why a part is missing.
+/// Reason why a part is missing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PartError {
     #[error("cannot tell where capsid itself is")]
@@ -21,37 +21,37 @@ pub(crate) enum PartError {
     NoQemu,
 }
 
-/// The guest kernel, `vmlinux`.
+/// Finds the guest kernel, `vmlinux`.
 pub(crate) fn kernel() -> Result<PathBuf, PartError> {
     find("vmlinux", &["", "../share/capsid"])
 }
 
-/// The agent, which becomes the guest's PID 1.
+/// Finds the agent, which becomes the guest's PID 1.
 pub(crate) fn agent() -> Result<PathBuf, PartError> {
     find("capsid-agent", &["", "../libexec/capsid"])
 }
 
-/// The VMM.
+/// Finds the VMM.
 pub(crate) fn vmm() -> Result<PathBuf, PartError> {
     find("capsid-vmm", &["", "../libexec/capsid"])
 }
 
-/// The file server, for bind mounts.
+/// Finds the file server, for bind mounts.
 pub(crate) fn file_server() -> Result<PathBuf, PartError> {
     find("capsid-fs", &["", "../libexec/capsid"])
 }
 
-/// QEMU, for `--accel emulate`.
+/// Finds QEMU, for `--accel emulate`.
 pub(crate) fn qemu() -> Result<PathBuf, PartError> {
     in_path("qemu-system-x86_64").ok_or(PartError::NoQemu)
 }
 
-/// passt, which carries the frames of pods with a network.
+/// Finds passt, which carries the frames of pods with a network.
 pub(crate) fn passt() -> Result<PathBuf, PartError> {
     in_path("passt").ok_or(PartError::NoPasst)
 }
 
-/// The first file of that name in `PATH`.
+/// Finds the first file of that name in `PATH`.
 pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
     env::split_paths(&env::var_os("PATH")?)
         .map(|folder| folder.join(name))
@@ -82,7 +82,7 @@ pub(crate) fn open_kernel(path: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// The cheap part of what the VMM checks in full, so that both accelerators name the same cause.
+/// Checks the ELF header, the cheap part of the VMM's full check, so that both accelerators name the same cause.
 fn check_elf(file: &File) -> anyhow::Result<()> {
     let mut header = [0u8; 20];
     file.read_exact_at(&mut header, 0).context("it is too short")?;

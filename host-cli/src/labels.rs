@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-/// Labels of a container, sorted by key: the image's, overlaid by the user's, of which the last one with a key counts.
+/// Merges the labels of a container, sorted by key: the image's, overlaid by the user's, of which the last one with a
+/// key counts.
 pub(crate) fn overlay(image: &BTreeMap<String, String>, user: &[String]) -> Vec<String> {
     let mut labels: BTreeMap<&str, &str> = image
         .iter()
@@ -18,14 +19,14 @@ pub(crate) fn overlay(image: &BTreeMap<String, String>, user: &[String]) -> Vec<
         .collect()
 }
 
-/// Whether a filter `label=KEY` or `label=KEY=VALUE` chooses what has these.
+/// Whether a filter `label=KEY` or `label=KEY=VALUE` matches these labels.
 pub(crate) fn are_chosen(labels: &[String], wanted: &str) -> bool {
     labels
         .iter()
         .any(|label| label == wanted || (!wanted.contains('=') && label.split('=').next() == Some(wanted)))
 }
 
-/// As `inspect` shows them.
+/// Converts labels to the object that `inspect` shows.
 pub(crate) fn object(labels: &[String]) -> Map<String, Value> {
     labels
         .iter()

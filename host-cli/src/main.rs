@@ -30,8 +30,8 @@
 //! | `seccomp/` | profiles to filters |
 //! | `output`, `error_text` | what is printed, made harmless to terminals |
 //! | `probe`, `doctor` | what this host can do |
-//! | `folders`, `parts`, `settings` | where things are |
-//! | `reserve` | room for commands on a full disk |
+//! | `folders`, `install_paths`, `settings` | where things are |
+//! | `disk_reserve` | room for commands on a full disk |
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
@@ -154,12 +154,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
             Command::Man => commands::man::run(),
         }
     });
-    // A thread may wait in a read of the user's stdin for ever: it must not hold the exit.
+    // A thread may be blocked in a read of the user's stdin for ever: it must not delay the exit.
     runtime.shutdown_background();
     code
 }
 
-/// The verbs of containers.
+/// Runs the verbs of containers.
 async fn container(context: Context, command: ContainerCommand) -> anyhow::Result<u8> {
     use commands::lifecycle;
     match command {
@@ -190,8 +190,8 @@ async fn container(context: Context, command: ContainerCommand) -> anyhow::Resul
     }
 }
 
-/// clap's own message; help and version are no errors. docker's code for a wrong flag is 125, whatever the verb, and
-/// for any wrong `run` line.
+/// Prints clap's own message; help and version are not errors. docker's code for a wrong flag is 125, whatever the
+/// verb, and for any wrong `run` line.
 fn usage_error(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         output::record(error.print());
@@ -209,7 +209,7 @@ fn usage_error(error: &clap::Error) -> ExitCode {
         eprintln!("capsid: {message}");
         return ExitCode::from(125);
     }
-    // Without clap's colours: it quotes the words of the line, which may come from anywhere.
+    // Without clap's colors: it quotes the words of the line, which may come from anywhere.
     eprintln!("{}", error.render().to_string().trim_end());
     ExitCode::from(if verb == "run" || flag.is_some() { 125 } else { 1 })
 }

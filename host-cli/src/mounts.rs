@@ -1,7 +1,7 @@
-//! The host's mount table: where a file lies within its filesystem, whatever paths lead to it.
+//! Mount table of the host: the location of a file within its filesystem, whatever paths lead to it.
 //!
-//! A bind mount gives a folder a second path; device and inode tell that two paths are one folder, but not that one
-//! lies in the other. The table tells both: each mount names its filesystem and the folder of it that it shows.
+//! A bind mount gives a folder a second path. Device and inode show that two paths are the same folder, but not that
+//! one lies in the other. The table shows both: each mount names its filesystem and the folder of it that it shows.
 
 use std::ffi::OsStr;
 use std::io;
@@ -12,22 +12,22 @@ use rustix::fs::{AtFlags, CWD, StatxFlags};
 
 const TABLE: &str = "/proc/self/mountinfo";
 
-/// A path within a filesystem.
+/// Location within a filesystem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FileLocation {
-    /// `major:minor`.
+    /// Device number, `major:minor`.
     device: String,
     path: PathBuf,
 }
 
-/// How one place lies to another.
+/// Relation of one location to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Relation {
-    /// They are one.
+    /// Both are the same.
     Is,
-    /// The other lies below it.
+    /// Contains the other.
     Holds,
-    /// It lies below the other.
+    /// Lies inside the other.
     In,
 }
 
@@ -44,7 +44,7 @@ impl Relation {
 }
 
 impl FileLocation {
-    /// Compares two places; there is no relation between filesystems.
+    /// Compares two locations; locations on different filesystems have no relation.
     pub(crate) fn relation_to(&self, other: &Self) -> Option<Relation> {
         if self.device == other.device {
             Relation::of_paths(&self.path, &other.path)
@@ -54,14 +54,14 @@ impl FileLocation {
     }
 }
 
-/// One line of the table.
+/// Line of the mount table.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Mount {
     id: u64,
-    /// What of its filesystem it shows.
+    /// Folder of the filesystem that the mount shows.
     pub(crate) place: FileLocation,
     point: PathBuf,
-    /// The filesystem's type.
+    /// Type of the filesystem.
     pub(crate) kind: String,
 }
 
@@ -70,7 +70,7 @@ pub(crate) struct Mount {
 pub(crate) struct MountTable(Vec<Mount>);
 
 impl MountTable {
-    /// Reads the table.
+    /// Reads the mount table of this process.
     pub(crate) fn read() -> io::Result<Self> {
         Ok(Self::parse(&std::fs::read(TABLE)?))
     }
@@ -79,10 +79,11 @@ impl MountTable {
         Self(table.split(|byte| *byte == b'\n').filter_map(parse_line).collect())
     }
 
-    /// The mount that `path` lies in, and its place. The path is absolute and without links; its end need not exist.
+    /// Finds the mount that contains `path`, and the location within it. The path is absolute and without links; its
+    /// end need not exist.
     pub(crate) fn find(&self, path: &Path) -> io::Result<Option<(&Mount, FileLocation)>> {
         let id = mount_id(path)?;
-        // The last one that matches lies over the others.
+        // The last matching mount covers the others.
         let mount = self.0.iter().rev().find(|mount| mount.id == id);
         Ok(mount.and_then(|mount| {
             let inner = path.strip_prefix(&mount.point).ok()?;
@@ -94,7 +95,7 @@ impl MountTable {
         }))
     }
 
-    /// Mounts below `path`.
+    /// Returns the mounts below `path`.
     pub(crate) fn below<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = &'a Mount> {
         self.0
             .iter()
@@ -102,7 +103,7 @@ impl MountTable {
     }
 }
 
-/// The mount of the deepest folder of `path` that exists.
+/// Returns the mount id of the deepest folder of `path` that exists.
 fn mount_id(path: &Path) -> io::Result<u64> {
     let mut error = io::ErrorKind::NotFound.into();
     for existing in path.ancestors() {
@@ -118,7 +119,7 @@ fn mount_id(path: &Path) -> io::Result<u64> {
     Err(error)
 }
 
-/// `ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [FIELDS...] - TYPE SOURCE OPTIONS` (proc_pid_mountinfo(5)).
+/// Parses `ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [FIELDS...] - TYPE SOURCE OPTIONS` (proc_pid_mountinfo(5)).
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut words = line.split(|byte| *byte == b' ');
     let text = |word: &[u8]| std::str::from_utf8(word).ok().map(str::to_owned);
@@ -134,7 +135,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     })
 }
 
-/// Blanks, line ends and backslashes are octal escapes.
+/// Replaces octal escapes, which stand for blanks, line ends and backslashes.
 fn unescape(word: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(word.len());
     let mut rest = word;
@@ -189,7 +190,7 @@ mod tests {
         assert_eq!(place("8:1", "/a").relation_to(&place("8:2", "/a")), None);
     }
 
-    /// On this host: a file in a mount, one that is not there, and the root of another filesystem.
+    /// Tests this host: a file in a mount, one that does not exist, and the root of another filesystem.
     #[test]
     fn a_path_has_a_place() {
         let table = MountTable::read().unwrap();

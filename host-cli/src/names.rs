@@ -1,4 +1,4 @@
-//! Names for containers that were given none: an adjective and a virus's shape or part, as docker's are an adjective
+//! Generated names for containers without one: an adjective and a virus's shape or part, as docker's are an adjective
 //! and a scientist.
 
 const ADJECTIVES: [&str; 32] = [
@@ -41,7 +41,7 @@ const NOUNS: [&str; 32] = [
     "virion",
 ];
 
-/// A name chosen by random bytes; `attempt` over 0 adds more of them, for when the first was taken.
+/// Returns a name chosen by random bytes; `attempt` over 0 adds more of them, for when the first name was taken.
 pub(crate) fn generate(random: &[u8], attempt: u32) -> String {
     let pick = |at: usize, words: &[&'static str; 32]| words[usize::from(random.get(at).copied().unwrap_or(0)) % 32];
     let name = format!("{}_{}", pick(0, &ADJECTIVES), pick(1, &NOUNS));

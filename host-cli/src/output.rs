@@ -1,9 +1,9 @@
-//! Text for the user's terminal: the one place that writes to stdout and stderr, and makes all of it harmless.
+//! Text for the user's terminal: the only place that writes to stdout and stderr, and makes all of it harmless.
 //!
 //! Labels, commands, environment variables, health reports and errors quote images, containers, registries and files.
-//! This module's `print!`, `println!` and `eprintln!` take the place of the standard library's in the whole crate: nothing
-//! that is printed with them controls the terminal. What a container itself prints (`run`, `attach`, `exec`, `logs`) and
-//! archives (`cp`, `export`) pass raw, as docker's do.
+//! This module's `print!`, `println!` and `eprintln!` replace the standard library's in the whole crate: nothing that
+//! is printed with them controls the terminal. A container's own output (`run`, `attach`, `exec`, `logs`) and archives
+//! (`cp`, `export`) pass raw, as docker's do.
 //!
 //! A stdout that cannot be written ends no verb halfway: the first failure is recorded, later output is dropped, and
 //! [`finish`] reports the failure when the work is done. A reader that closed the pipe is no failure. Lints forbid the
@@ -37,30 +37,31 @@ macro_rules! eprintln {
     ($($words:tt)*) => { $crate::output::to_stderr(format_args!("{}\n", format_args!($($words)*))) };
 }
 
-/// A second descriptor of stdout, without a buffer.
+/// Second descriptor of stdout, without a buffer.
 static STDOUT: LazyLock<io::Result<File>> = LazyLock::new(stdout_file);
 
 /// First failure to write to stdout.
 static FAILURE: OnceLock<io::Error> = OnceLock::new();
 
-/// Prints Capsid's own words and what they quote, on stdout.
+/// Prints Capsid's own text and what it quotes, on stdout.
 pub(crate) fn to_stdout(words: fmt::Arguments<'_>) {
     write_stdout(lines(&words.to_string()).as_bytes());
 }
 
-/// Prints Capsid's own words and what they quote, on stderr. A stderr that cannot be written has nobody to report to.
+/// Prints Capsid's own text and what it quotes, on stderr. A failure of stderr is ignored: there is nobody to report it
+/// to.
 pub(crate) fn to_stderr(words: fmt::Arguments<'_>) {
     write_stderr(lines(&words.to_string()).as_bytes());
 }
 
-/// Prints a line that a template of the user's gave: its fields are harmless already, and its own words, which may be
-/// colours, are the user's.
+/// Prints a line that a template of the user's produced: its fields are harmless already, and its own text, which may
+/// have colors, is the user's.
 pub(crate) fn rendered(line: &str) {
     write_stdout(line.as_bytes());
     write_stdout(b"\n");
 }
 
-/// Moves the terminal's cursor home and clears what is below.
+/// Moves the terminal's cursor home and clears everything below.
 pub(crate) fn clear_screen() {
     write_stdout(b"\x1b[H\x1b[J");
 }
@@ -78,7 +79,7 @@ pub(crate) fn write_stdout(bytes: &[u8]) {
 
 /// Writes bytes to stderr as they are.
 pub(crate) fn write_stderr(bytes: &[u8]) {
-    // Nobody is left to report to.
+    // There is nobody left to report to.
     let _ = io::stderr().lock().write_all(bytes);
 }
 
@@ -90,13 +91,13 @@ pub(crate) fn record(written: io::Result<()>) {
     }
 }
 
-/// Whether stdout can no longer be written: what only prints may end.
+/// Whether stdout can no longer be written: verbs that only print may end.
 pub(crate) fn has_failed() -> bool {
     FAILURE.get().is_some()
 }
 
-/// Reports a failure of stdout once, and returns the exit code: that of the verb, or 1 when the
-/// verb succeeded and its output was lost. A reader that closed the pipe wanted no more.
+/// Reports a failure of stdout once, and returns the exit code: that of the verb, or 1 when the verb succeeded and its
+/// output was lost. A reader that closed the pipe wanted no more.
 pub(crate) fn finish(code: u8) -> u8 {
     match FAILURE.get() {
         Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -107,12 +108,12 @@ pub(crate) fn finish(code: u8) -> u8 {
     }
 }
 
-/// A second descriptor of stdout, for streams that are copied without being looked at.
+/// Returns a second descriptor of stdout, for streams that are copied without inspection.
 pub(crate) fn stdout_file() -> io::Result<File> {
     Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
 }
 
-/// A second descriptor of stderr.
+/// Returns a second descriptor of stderr.
 pub(crate) fn stderr_file() -> io::Result<File> {
     Ok(io::stderr().as_fd().try_clone_to_owned()?.into())
 }
@@ -122,12 +123,12 @@ pub(crate) fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
-/// Foreign text as a part of one line: line ends and tabs become escapes too.
+/// Escapes foreign text as a part of one line: line ends and tabs become escapes too.
 pub(crate) fn line(text: &str) -> String {
     printable(text.as_bytes(), usize::MAX)
 }
 
-/// Foreign text that may have several lines.
+/// Escapes foreign text that may have several lines.
 pub(crate) fn lines(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -140,13 +141,13 @@ pub(crate) fn lines(text: &str) -> String {
     shown
 }
 
-/// A value as indented JSON, escaped as by [`escape_json`].
+/// Formats a value as indented JSON, escaped as by [`escape_json`].
 pub(crate) fn pretty_json(value: &impl Serialize) -> serde_json::Result<String> {
     Ok(escape_json(&serde_json::to_string_pretty(value)?))
 }
 
-/// JSON with `\uXXXX` for what would control a terminal, so that its readers get the same values. Such characters are
-/// inside of its strings only, but for the line ends of its own indentation.
+/// Replaces characters of JSON that would control a terminal by `\uXXXX`, so that its readers get the same values. Such
+/// characters occur inside strings only, except for the line ends of the JSON's own indentation.
 pub(crate) fn escape_json(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {

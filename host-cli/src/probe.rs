@@ -1,8 +1,8 @@
-//! Is `/dev/kvm` one that can run a guest kernel?
+//! Probe of `/dev/kvm`: whether it can run a guest kernel.
 //!
-//! That it opens says little: some hosts offer a `/dev/kvm` whose hypervisor interprets the kernel mode of its guests one
-//! instruction at a time, hundreds of times slower and with instructions missing. The probe therefore runs a few thousand
-//! instructions in ring 0 of a machine of its own, which takes a real KVM well under a millisecond.
+//! Opening it proves little: some hosts offer a `/dev/kvm` whose hypervisor interprets the kernel mode of its guests
+//! one instruction at a time, hundreds of times slower and with instructions missing. The probe therefore runs a few
+//! thousand instructions in ring 0 of a machine of its own, which takes a real KVM well under a millisecond.
 
 mod cache;
 mod guest;
@@ -21,12 +21,12 @@ use serde::{Deserialize, Serialize};
 
 use machine::{ProbeEnd, ProbeError};
 
-/// Where the kernel puts KVM.
+/// Path of the KVM device.
 pub(crate) const KVM_DEVICE: &str = "/dev/kvm";
-/// The only version of the API since Linux 2.6.22; the kernel's own documentation says to refuse others.
+/// Only version of the API since Linux 2.6.22; the kernel's own documentation says to refuse others.
 const API_VERSION: i32 = 12;
 
-/// What our machines cannot do without.
+/// Capabilities of KVM that Capsid's machines require.
 const NEEDED: &[(Cap, &str)] = &[
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
     (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
@@ -37,37 +37,37 @@ const NEEDED: &[(Cap, &str)] = &[
     (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
 ];
 
-/// What the probe found. `Display` is one line for people.
+/// Result of the probe. `Display` is one line for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "verdict")]
 pub(crate) enum KvmVerdict {
-    /// Machines run on it.
+    /// Machines run on this KVM.
     Usable,
-    /// There is no such device.
+    /// The device does not exist.
     Missing,
-    /// This user may not open it.
+    /// The user may not open the device.
     NotPermitted {
-        /// The group that owns the device.
+        /// Group that owns the device.
         group: u32,
     },
-    /// It opens, but it is something else.
+    /// The device opens, but it is not KVM.
     NotKvm {
-        /// What it said instead.
+        /// Answer of the device.
         detail: String,
     },
-    /// A KVM without something that our machines need.
+    /// KVM without a capability that Capsid's machines need.
     Lacking {
         /// Name of the missing `KVM_CAP_*`.
         capability: String,
     },
-    /// The kernel mode of guests is interpreted, not run.
+    /// KVM that interprets the kernel mode of guests instead of running it.
     EmulatedRing0 {
-        /// What gave it away.
+        /// Evidence of the interpretation.
         detail: String,
     },
-    /// The probe itself could not be made.
+    /// The probe itself failed.
     Failed {
-        /// The step and its cause.
+        /// Failed step and its cause.
         detail: String,
     },
 }
@@ -78,8 +78,8 @@ impl KvmVerdict {
         *self == KvmVerdict::Usable
     }
 
-    /// Whether the verdict is about the hypervisor and thus the same until the next boot. The others are quick to find
-    /// out, and people change them (`modprobe`, `usermod`).
+    /// Whether the verdict is about the hypervisor and thus the same until the next boot. Other verdicts are quick to
+    /// obtain again, and people change their causes (`modprobe`, `usermod`).
     fn is_lasting(&self) -> bool {
         matches!(self, KvmVerdict::Usable | KvmVerdict::EmulatedRing0 { .. })
     }
@@ -103,7 +103,7 @@ impl fmt::Display for KvmVerdict {
     }
 }
 
-/// Probes the device at `path`. Takes a few milliseconds; a guest that gets nowhere is stopped within two seconds.
+/// Probes the device at `path`. Takes a few milliseconds; a guest that makes no progress is stopped within two seconds.
 pub(crate) fn probe_kvm(path: &Path) -> KvmVerdict {
     let kvm = match open(path) {
         Ok(kvm) => kvm,
@@ -117,8 +117,8 @@ pub(crate) fn probe_kvm(path: &Path) -> KvmVerdict {
     judge(machine::run(&kvm))
 }
 
-/// The verdict on [`KVM_DEVICE`], remembered in `cache_dir` until the next boot. A cache that cannot be read or written
-/// costs only time.
+/// Returns the verdict on [`KVM_DEVICE`], remembered in `cache_dir` until the next boot. A cache that cannot be read or
+/// written costs only time.
 pub(crate) fn cached_verdict(cache_dir: &Path) -> KvmVerdict {
     let device = Path::new(KVM_DEVICE);
     let Some(key) = cache::Key::of(device) else {
@@ -138,7 +138,7 @@ pub(crate) fn cached_verdict(cache_dir: &Path) -> KvmVerdict {
 fn open(path: &Path) -> Result<Kvm, KvmVerdict> {
     let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| KvmVerdict::Missing)?;
     let kvm = Kvm::new_with_path(&name).map_err(|error| match error.errno() {
-        // ENXIO, ENODEV: the device node is there, its driver is not.
+        // ENXIO, ENODEV: the device node exists, its driver does not.
         libc::ENOENT | libc::ENOTDIR | libc::ENXIO | libc::ENODEV => KvmVerdict::Missing,
         libc::EACCES | libc::EPERM => KvmVerdict::NotPermitted {
             group: fs::metadata(path).map_or(0, |metadata| metadata.gid()),
@@ -226,7 +226,7 @@ mod tests {
         assert!(matches!(strayed, KvmVerdict::Failed { .. }) && !strayed.is_lasting());
     }
 
-    /// Whatever this machine has, the probe comes back with a verdict, in time, and the same one again.
+    /// Tests this machine's device: the probe returns a verdict in time, and the same one again.
     #[test]
     fn the_probe_is_quick_and_repeats_itself() {
         let device = Path::new(KVM_DEVICE);

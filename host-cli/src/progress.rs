@@ -1,4 +1,4 @@
-//! Progress of pulls and loads: one bar a layer on a terminal, nothing otherwise.
+//! Progress of pulls and loads: one bar per layer on a terminal, nothing otherwise.
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use capsid_image::{Digest, LayerState, Progress, Warning};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// One bar a layer.
+/// Progress bars, one per layer.
 #[derive(Debug)]
 pub(crate) struct Bars {
     all: MultiProgress,
@@ -16,7 +16,7 @@ pub(crate) struct Bars {
 }
 
 impl Bars {
-    /// No bars when `quiet`, or when stderr is no terminal.
+    /// Creates the bars; none when `quiet`, or when stderr is no terminal.
     pub(crate) fn new(quiet: bool) -> Self {
         let target = if quiet || !std::io::stderr().is_terminal() {
             ProgressDrawTarget::hidden()
@@ -29,9 +29,9 @@ impl Bars {
         }
     }
 
-    /// Takes the bars away: what comes next on the terminal begins on a line of its own.
+    /// Removes the bars: the next output on the terminal begins on a line of its own.
     pub(crate) fn clear(&self) {
-        // A terminal that is gone shows nothing anyway.
+        // A closed terminal shows nothing anyway.
         let _ = self.all.clear();
     }
 
@@ -69,7 +69,7 @@ impl Progress for Bars {
         }
     }
 
-    /// Once in the life of the process, however many images it pulls.
+    /// Prints a warning, but only once in the life of the process, however many images it pulls.
     fn warn(&self, warning: &Warning) {
         static WARNED: AtomicBool = AtomicBool::new(false);
         if !WARNED.swap(true, Ordering::Relaxed) {

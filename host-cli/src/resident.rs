@@ -1,4 +1,4 @@
-//! What a pod costs the host's memory, from `/proc/PID/smaps` of its processes.
+//! Memory that a pod occupies on the host, from `/proc/PID/smaps` of its processes.
 
 use std::fs;
 
@@ -7,19 +7,20 @@ use std::fs;
 pub(crate) struct Resident {
     /// Guest RAM that the host holds pages for.
     pub guest_bytes: u64,
-    /// Everything else that only these processes hold.
+    /// Other memory that only these processes hold.
     pub own_bytes: u64,
-    /// Pages of programs and libraries, which are there once for all pods.
+    /// Pages of programs and libraries, which exist once for all pods.
     pub shared_bytes: u64,
 }
 
-/// Mappings this large are the guest's RAM: no pod has less, and no program of ours maps as much of anything else.
+/// Smallest mapping that counts as the guest's RAM: no pod has less, and no program of Capsid's maps as much of
+/// anything else.
 const GUEST_MAPPING_MIN_KIB: u64 = 32 << 10;
 
-/// Processes of one pod that are looked at: it has one for each share, and a few more.
+/// Most processes of one pod that are examined: a pod has one for each share, and a few more.
 const DESCENDANTS_MAX: usize = 1024;
 
-/// Adds up a supervisor and its children.
+/// Adds up the memory of a supervisor and its children.
 pub(crate) fn of_pod(supervisor_pid: u32) -> Option<Resident> {
     if supervisor_pid == 0 {
         return None;
@@ -33,7 +34,7 @@ pub(crate) fn of_pod(supervisor_pid: u32) -> Option<Resident> {
     Some(total)
 }
 
-/// Processes that a process has started, and those that these have.
+/// Returns all descendants of a process.
 pub(crate) fn descendants(pid: u32) -> Vec<u32> {
     let mut found = Vec::new();
     let mut parents = vec![pid];
@@ -56,7 +57,7 @@ fn pids(text: &str) -> Vec<u32> {
     text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// Adds the mappings of one process. Guest RAM that two processes share is counted for each by its share.
+/// Adds the mappings of one process. Guest RAM that two processes share is counted for each in proportion.
 fn add(smaps: &str, total: &mut Resident) {
     for area in areas(smaps) {
         if area.kib() >= GUEST_MAPPING_MIN_KIB {
@@ -68,7 +69,7 @@ fn add(smaps: &str, total: &mut Resident) {
     }
 }
 
-/// Mappings of one thing, one directly after the other: advice about a part of a mapping has split it.
+/// Adjacent mappings of the same object: advice about a part of a mapping has split it.
 #[derive(Debug, Default)]
 struct Area<'a> {
     name: &'a str,
@@ -118,7 +119,7 @@ fn areas(smaps: &str) -> Vec<Area<'_>> {
     areas
 }
 
-/// The first line of a mapping: addresses, rights, offset, device, inode, and a name where it has one (proc(5)).
+/// Parses the first line of a mapping: addresses, rights, offset, device, inode, and a name where it has one (proc(5)).
 fn mapping(line: &str) -> Option<(u64, u64, &str)> {
     let mut words = line.split_ascii_whitespace();
     let (start, end) = words.next()?.split_once('-')?;

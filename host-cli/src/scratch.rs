@@ -1,7 +1,7 @@
 //! Scratch disks, the writable half of a container's root, and the disks of volumes.
 //!
-//! Either is a sparse ext4 image copied from a template that `mkfs.ext4` formats once. A scratch disk stays with its
-//! container, which starts again with what it had written; a volume stays until it is removed.
+//! Each is a sparse ext4 image copied from a template that `mkfs.ext4` formats once. A scratch disk stays with its
+//! container, which starts again with everything that it had written; a volume stays until it is removed.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -14,28 +14,29 @@ use std::time::{Duration, Instant};
 use capsid_image::own_file;
 use rustix::fs::{FlockOperation, SeekFrom};
 
-/// What a container can write at most, bytes: docker's storage drivers with a quota default to the same 10 GB.
+/// Most bytes that a container can write: docker's storage drivers with a quota default to the same 10 GB.
 pub(crate) const SCRATCH_BYTES: u64 = 10 << 30;
 
 /// Bytes copied at a time.
 const COPY_BYTES: usize = 1 << 20;
 
-/// What a volume can hold at most, bytes. It is sparse: only what is written takes space.
+/// Most bytes that a volume can hold. The disk is sparse: only written data takes space.
 const VOLUME_BYTES: u64 = 10 << 30;
 
-/// A disk to copy, and how it is formatted.
+/// Disk to copy, with its format options.
 #[derive(Debug)]
 struct Template {
-    /// File name in the data folder. It changes when the options change, so that an old template is not used.
+    /// File name in the data folder. Changes together with the options, so that an old template is not used.
     name: &'static str,
     bytes: u64,
-    /// Bytes of the disk for each inode.
+    /// Number of bytes of the disk for each inode.
     inode_ratio: &'static str,
     features: &'static str,
     more: &'static [&'static str],
 }
 
-/// Of a container with `--rm`. No journal: the disk dies with its machine. Few inodes keep the first mount short.
+/// Template for a container with `--rm`. No journal: the disk is deleted with its machine. Few inodes keep the first
+/// mount short.
 const TRANSIENT: Template = Template {
     name: "scratch-v1.ext4",
     bytes: SCRATCH_BYTES,
@@ -44,8 +45,9 @@ const TRANSIENT: Template = Template {
     more: &[],
 };
 
-/// Of a container that stays. With a journal: a machine that was killed leaves a disk that the next one mounts as it was at
-/// its last `sync`. The journal's blocks are written over and over, so a small one keeps the disk small on the host.
+/// Template for a container that stays. With a journal: after a machine was killed, the next one mounts the disk in the
+/// state of its last `sync`. The journal's blocks are overwritten again and again, so a small one keeps the disk small
+/// on the host.
 const KEPT: Template = Template {
     name: "scratch-journal-v1.ext4",
     bytes: SCRATCH_BYTES,
@@ -54,7 +56,7 @@ const KEPT: Template = Template {
     more: &["-J", "size=16", "-E", "lazy_journal_init=1"],
 };
 
-/// As [`KEPT`], for more and smaller files.
+/// Template for a volume: like [`KEPT`], for more and smaller files.
 const VOLUME: Template = Template {
     name: "volume-v1.ext4",
     bytes: VOLUME_BYTES,
@@ -63,12 +65,12 @@ const VOLUME: Template = Template {
     more: &["-J", "size=32", "-E", "lazy_journal_init=1"],
 };
 
-/// How long the processes of a machine whose supervisor was killed may take to be gone.
+/// Time limit for the processes of a machine whose supervisor was killed to end.
 const LAST_MACHINE_WAIT: Duration = Duration::from_secs(5);
-/// How often that is looked at.
+/// Interval between checks whether those processes have ended.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Why there is no disk.
+/// Reason why there is no disk.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ScratchError {
     #[error("cannot prepare the disk template {path}")]
@@ -97,12 +99,12 @@ pub(crate) enum ScratchError {
     },
 }
 
-/// Makes a scratch disk at `path`, for one life of a container or for many.
+/// Creates a scratch disk at `path`, for one run of a container or for many.
 pub(crate) fn create(data: &Path, path: &Path, is_transient: bool) -> Result<(), ScratchError> {
     copy(data, if is_transient { &TRANSIENT } else { &KEPT }, path).map(drop)
 }
 
-/// Makes a volume's disk at `path`, durable on return but for the folder's entry.
+/// Creates a volume's disk at `path`, durable on return except for the folder's entry.
 pub(crate) fn create_volume(data: &Path, path: &Path) -> Result<(), ScratchError> {
     let disk = copy(data, &VOLUME, path)?;
     disk.sync_all().map_err(|source| ScratchError::Make {
@@ -126,7 +128,7 @@ fn copy(data: &Path, template: &Template, path: &Path) -> Result<File, ScratchEr
 }
 
 /// Opens a scratch disk for a machine. Its lock belongs to the open file, which the machine's processes have too: a
-/// machine whose supervisor was killed a moment ago still writes until it is gone, and two that write destroy a disk.
+/// machine whose supervisor was killed a moment ago still writes until it has ended, and two writers destroy a disk.
 pub(crate) fn open(path: &Path) -> Result<File, ScratchError> {
     let failed = |source| ScratchError::Open {
         path: path.into(),
@@ -145,7 +147,8 @@ pub(crate) fn open(path: &Path) -> Result<File, ScratchError> {
     }
 }
 
-/// The template, formatted when it is not there yet. Only one process formats; the rename makes it visible complete.
+/// Returns the template, formatted when it does not exist yet. Only one process formats; the rename makes the complete
+/// file visible.
 fn prepared(data: &Path, template: &Template) -> Result<File, ScratchError> {
     let path = data.join(template.name);
     let failed = |source| ScratchError::Template {
@@ -169,7 +172,7 @@ fn prepared(data: &Path, template: &Template) -> Result<File, ScratchError> {
     Ok(file)
 }
 
-/// Formats `path`. No reserved blocks and zeroed-by-nature tables keep a template at a few hundred KiB.
+/// Formats `path`. Without reserved blocks, and with tables that are zero already, a template takes a few hundred KiB.
 fn format(template: &Template, path: &Path) -> Result<(), ScratchError> {
     let failed = |source| ScratchError::Template {
         path: path.into(),
@@ -219,7 +222,7 @@ fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// `lseek`, where "no more data" is `None`.
+/// Calls `lseek`; "no more data" is `None`.
 fn seek(file: &File, to: SeekFrom) -> io::Result<Option<u64>> {
     match rustix::fs::seek(file, to) {
         Ok(offset) => Ok(Some(offset)),

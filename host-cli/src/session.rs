@@ -1,4 +1,4 @@
-//! The host's end of a session: frames to and from the agent. Whatever the agent says is hostile.
+//! Host's end of a session: frames to and from the agent. All messages of the agent are hostile.
 
 use std::io;
 use std::time::Duration;
@@ -13,10 +13,11 @@ use tokio::time::timeout;
 
 use crate::clock;
 
-/// From a connected session to the agent's Hello. The connection is the readiness signal, so this is one round trip.
+/// Time limit from a connected session to the agent's Hello. The connection is the readiness signal, so this is one
+/// round trip.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a session cannot go on.
+/// Reason why a session cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
     #[error("cannot make a session nonce")]
@@ -39,28 +40,28 @@ pub(crate) enum SessionError {
     Unresponsive(String),
 }
 
-/// A session after its Hello.
+/// Session after its Hello.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub receiver: Receiver,
     pub sender: Sender,
-    /// Carried by every stream connection.
+    /// Nonce that every stream connection carries.
     pub nonce: Vec<u8>,
-    /// What the agent said of itself.
+    /// Hello message of the agent.
     pub hello: Hello,
 }
 
-/// Reads what the agent says.
+/// Receiver of the agent's messages.
 #[derive(Debug)]
 pub(crate) struct Receiver(OwnedReadHalf);
 
-/// Says things to the agent.
+/// Sender of messages to the agent.
 #[derive(Debug)]
 pub(crate) struct Sender(OwnedWriteHalf);
 
 impl Session {
-    /// Says Hello, waits for the agent's, and sets the guest's wall clock. The first bytes wait in the socket until the agent
-    /// has dialled, so the caller bounds the boot.
+    /// Sends Hello, waits for the agent's, and sets the guest's wall clock. The first bytes wait in the socket until
+    /// the agent has connected, so the caller bounds the boot.
     pub(crate) async fn open(stream: UnixStream) -> Result<Self, SessionError> {
         let (read, write) = stream.into_split();
         let (mut receiver, mut sender) = (Receiver(read), Sender(write));
@@ -83,7 +84,7 @@ impl Session {
         if hello.nonce != nonce {
             return Err(SessionError::WrongNonce);
         }
-        // Only now: the host's Hello waits in the socket while the machine boots.
+        // Only now: the host's Hello has waited in the socket while the machine booted.
         let ping = Ping {
             host_clock_ns: u64::try_from(clock::now_ns()).unwrap_or(0),
             correction_ns: 0,
@@ -100,7 +101,7 @@ impl Session {
 }
 
 impl Receiver {
-    /// The next message; one of an unknown kind is an error, as both sides have the same version.
+    /// Receives the next message; one of an unknown kind is an error, as both sides have the same version.
     pub(crate) async fn receive(&mut self) -> Result<agent_message::Kind, SessionError> {
         let mut prefix = [0u8; 4];
         match self.0.read_exact(&mut prefix).await {
@@ -109,7 +110,7 @@ impl Receiver {
             Err(e) => return Err(SessionError::Io(e)),
         }
         let mut body = vec![0u8; body_len(prefix).map_err(SessionError::Frame)?];
-        // A frame that has begun must end: a hostile agent cannot hold us for ever between its two halves.
+        // A frame that has begun must end: a hostile agent cannot block the host for ever between its two halves.
         let read = timeout(HELLO_TIMEOUT, self.0.read_exact(&mut body))
             .await
             .map_err(|_| SessionError::Silent)?;
@@ -125,18 +126,18 @@ impl Sender {
         self.send_frame(&encode(kind)?).await
     }
 
-    /// Sends one that [`encode`] made. A session in which this was given up half-way is broken.
+    /// Sends a frame that [`encode`] made. A session in which this was cancelled halfway is broken.
     pub(crate) async fn send_frame(&mut self, frame: &[u8]) -> Result<(), SessionError> {
         self.0.write_all(frame).await.map_err(SessionError::Io)
     }
 }
 
-/// A message as it is sent.
+/// Encodes a message as a frame.
 pub(crate) fn encode(kind: host_message::Kind) -> Result<Vec<u8>, SessionError> {
     encode_frame(&HostMessage { kind: Some(kind) }).map_err(SessionError::Frame)
 }
 
-/// Random bytes from the kernel.
+/// Returns random bytes from the kernel.
 pub(crate) fn random(count: usize) -> Result<Vec<u8>, SessionError> {
     let mut bytes = vec![0u8; count];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())

@@ -19,7 +19,7 @@ use capsid_jail::Layer;
 use crate::cli::AccelChoice;
 use crate::folders;
 
-/// What the file may say; all of it may be absent.
+/// Contents of the file; every field may be absent.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
@@ -28,7 +28,7 @@ pub(crate) struct Settings {
     pub insecure_registries: Vec<String>,
     #[serde(default, deserialize_with = "layers")]
     pub require: Vec<Layer>,
-    /// By name, as in references: `docker.io`, `HOST:PORT`.
+    /// Settings by the registry's name, as in references: `docker.io`, `HOST:PORT`.
     #[serde(default)]
     pub registries: BTreeMap<String, RegistrySettings>,
 }
@@ -37,13 +37,13 @@ pub(crate) struct Settings {
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RegistrySettings {
-    /// Token services that may speak for it.
+    /// Token services that may issue tokens for the registry.
     #[serde(default)]
     pub token_realms: Vec<TokenHost>,
 }
 
 impl Settings {
-    /// Token services by registry.
+    /// Returns the token services by registry.
     pub(crate) fn token_realms(&self) -> BTreeMap<String, Vec<TokenHost>> {
         let registries = self.registries.iter();
         registries
@@ -58,7 +58,7 @@ fn layers<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Layer>, D::Er
     layers.collect::<Result<_, _>>().map_err(serde::de::Error::custom)
 }
 
-/// Why the file cannot be used.
+/// Reason why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SettingsError {
     #[error("cannot read {path}")]
@@ -75,7 +75,7 @@ pub(crate) enum SettingsError {
     },
 }
 
-/// Reads the file; without one everything is at its default.
+/// Reads the file; without one, all settings have their defaults.
 pub(crate) fn read() -> Result<Settings, SettingsError> {
     let Some(path) = folders::config_file() else {
         return Ok(Settings::default());

@@ -1,7 +1,7 @@
-//! Folders and files of the host's that containers have: which may be shared, and what is served to a machine.
+//! Folders and files of the host that containers have: which may be shared, and which are served to a machine.
 //!
-//! What a machine gets, its guest's root may read and, unless it is read-only, change. So nothing is shared that others
-//! than this container rely on: not the whole host, not Capsid's own folders, not the kernel's.
+//! A share may be read by the guest's root and, unless it is read-only, changed. So nothing is shared on which others
+//! than this container rely: not the whole host, not Capsid's own folders, not the kernel's.
 
 mod secrets;
 
@@ -19,10 +19,10 @@ use crate::mounts::{Mount, MountTable, Relation};
 use crate::plan::{Bind, FoundSource};
 use crate::state::ShareMount;
 
-/// The kernel's own folders.
+/// Folders of the kernel.
 const KERNELS: [&str; 3] = ["/proc", "/sys", "/dev"];
 
-/// Filesystems of the kernel's, which may be mounted anywhere.
+/// Filesystems of the kernel, which may be mounted anywhere.
 const KERNELS_KINDS: [&str; 14] = [
     "binfmt_misc",
     "bpf",
@@ -40,7 +40,7 @@ const KERNELS_KINDS: [&str; 14] = [
     "tracefs",
 ];
 
-/// Why a folder or file cannot be shared.
+/// Reason why a folder or file cannot be shared.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ShareError {
     #[error("cannot share {path}: it does not exist (only -v makes missing folders)")]
@@ -68,7 +68,7 @@ pub(crate) enum ShareError {
     #[error("cannot share {path}: {holds} {what}, which no container may have")]
     Refused {
         path: String,
-        /// `it is` or `it holds` or `it is in`.
+        /// Relation in words: `it is` or `it holds` or `it is in`.
         holds: &'static str,
         what: String,
     },
@@ -88,8 +88,8 @@ pub(crate) enum ShareError {
     },
 }
 
-/// Looks for the sources of a new container's bind mounts, and makes none: one that [`find`] would make is an empty
-/// folder.
+/// Finds the sources of a new container's bind mounts, and creates none: one that [`find`] would create is reported as
+/// an empty folder.
 pub(crate) fn look(binds: &[Bind], folders: &Folders) -> Result<Vec<FoundSource>, ShareError> {
     let look_one = |bind: &Bind| match fs::metadata(&bind.source) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && bind.create => Ok(FoundSource {
@@ -101,7 +101,7 @@ pub(crate) fn look(binds: &[Bind], folders: &Folders) -> Result<Vec<FoundSource>
     binds.iter().map(look_one).collect()
 }
 
-/// Finds the sources of a new container's bind mounts, and makes those that `-v` makes.
+/// Finds the sources of a new container's bind mounts, and creates those that `-v` creates.
 pub(crate) fn find(binds: &[Bind], folders: &Folders) -> Result<Vec<FoundSource>, ShareError> {
     binds.iter().map(|bind| find_one(bind, folders)).collect()
 }
@@ -115,7 +115,7 @@ fn find_one(bind: &Bind, folders: &Folders) -> Result<FoundSource, ShareError> {
     Ok(source)
 }
 
-/// A source that is there, and where it is.
+/// Returns an existing source and its path without links.
 fn found(bind: &Bind, folders: &Folders) -> Result<(FoundSource, PathBuf), ShareError> {
     let path = &bind.source;
     if let Err(source) = fs::metadata(path) {
@@ -134,7 +134,7 @@ fn found(bind: &Bind, folders: &Folders) -> Result<(FoundSource, PathBuf), Share
     Ok((source, real))
 }
 
-/// Makes a folder and its parents.
+/// Creates a folder and its parents.
 fn make(path: &str, folders: &Folders) -> Result<(), ShareError> {
     let absolute = makeable(path, folders)?;
     let mut builder = DirBuilder::new();
@@ -145,7 +145,7 @@ fn make(path: &str, folders: &Folders) -> Result<(), ShareError> {
     })
 }
 
-/// The absolute path of a folder that may be made, unless it would lie where nothing is shared from.
+/// Returns the absolute path of a folder that may be created, unless it would lie where nothing is shared from.
 fn makeable(path: &str, folders: &Folders) -> Result<PathBuf, ShareError> {
     let failed = |source| ShareError::Make {
         path: path.into(),
@@ -163,7 +163,7 @@ fn makeable(path: &str, folders: &Folders) -> Result<PathBuf, ShareError> {
     Ok(absolute)
 }
 
-/// A source without links, when it may be shared.
+/// Resolves the links of a source, if it may be shared.
 fn examine(path: &Path, folders: &Folders) -> Result<(PathBuf, fs::Metadata), ShareError> {
     let failed = |source| ShareError::Look {
         path: path.display().to_string(),
@@ -185,10 +185,11 @@ fn examine(path: &Path, folders: &Folders) -> Result<(PathBuf, fs::Metadata), Sh
     Ok((real, metadata))
 }
 
-/// Refuses the host's root, the kernel's and Capsid's own folders, and what holds one or lies in one, by whatever path.
+/// Refuses the host's root, the kernel's and Capsid's own folders, and every path that contains one or lies in one,
+/// whatever path leads to it.
 ///
-/// What the mount table does not tell stays unnoticed: hard links to single files, and filesystems that show another
-/// one's files as their own (overlayfs, bindfs, a network filesystem of this host).
+/// Cases that the mount table does not show stay unnoticed: hard links to single files, and filesystems that show
+/// another one's files as their own (overlayfs, bindfs, a network filesystem of this host).
 fn refuse(path: &Path, folders: &Folders) -> Result<(), ShareError> {
     let refused = |relation: Relation, what: String| ShareError::Refused {
         path: path.display().to_string(),
@@ -237,7 +238,7 @@ fn refuse(path: &Path, folders: &Folders) -> Result<(), ShareError> {
     Ok(())
 }
 
-/// The folders that no container may have, without links, and what they are.
+/// Returns the folders that no container may have, without links, and their descriptions.
 fn reserved(folders: &Folders) -> Vec<(PathBuf, String)> {
     let own = [
         (&folders.data, "Capsid's data"),
@@ -252,8 +253,8 @@ fn reserved(folders: &Folders) -> Vec<(PathBuf, String)> {
     own.into_iter().chain(kernels).collect()
 }
 
-/// Starts a file server for each of the shares of a machine, which is that of the container or pod `id`. Whatever is at
-/// the source now must be permitted now.
+/// Starts a file server for each share of a machine, which is that of the container or pod `id`. The present file or
+/// folder at the source must be permitted now.
 pub(crate) fn serve(
     mounts: &[ShareMount],
     id: &str,
@@ -308,7 +309,7 @@ mod tests {
         }
     }
 
-    /// Capsid's folders, below a folder of the test's own.
+    /// Returns Capsid's folders, below a folder of the test's own.
     fn folders(parent: &Path) -> Folders {
         let folders = Folders {
             data: parent.join("own/data"),
@@ -350,7 +351,7 @@ mod tests {
                 path.display()
             );
         }
-        // Not made before it is refused.
+        // Refused before it is created.
         let absent = folders.data.join("absent");
         assert!(find(&[bind(&absent, true)], &folders).is_err());
         assert!(!absent.exists());

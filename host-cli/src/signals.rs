@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-/// What docker's `--sig-proxy` forwards and a terminal or a supervisor may send. Not the ones that tell of this
+/// Signals that docker's `--sig-proxy` forwards and a terminal or a supervisor may send. Not the ones that concern this
 /// process's own life (`CHLD`, `PIPE`), stop it for using a terminal that is another job's (`TTIN`, `TTOU`: the kernel
 /// repeats a caught one for ever) or cannot be caught.
 const LISTENED: [i32; 10] = [
@@ -25,18 +25,18 @@ const LISTENED: [i32; 10] = [
     libc::SIGWINCH,
 ];
 
-/// What asks a process to end, and can be caught.
+/// Signals that ask a process to end, and can be caught.
 const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
 
-/// How long a command may take to end after a signal that asks it to: people and service managers expect a second.
+/// Time limit for a command to end after a signal that asks it to: people and service managers expect a second.
 const END_WITHIN: Duration = Duration::from_millis(950);
 
-/// Signals that arrived, in order.
+/// Stream of signals in the order of their arrival.
 #[derive(Debug)]
 pub(crate) struct Signals(mpsc::Receiver<i32>);
 
 impl Signals {
-    /// Takes over the signals that a container is told of; must run inside a `LocalSet`.
+    /// Takes over the signals that are passed on to a container; must run inside a `LocalSet`.
     pub(crate) fn listen() -> io::Result<Self> {
         Self::listen_to(&LISTENED)
     }
@@ -49,7 +49,8 @@ impl Signals {
     fn listen_to(numbers: &[i32]) -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel(LISTENED.len());
         let ignored = ignored()?;
-        // What our caller has us ignore stays ignored: `nohup` does that, and a script's shell for `capsid run ... &`.
+        // Signals that the caller set to be ignored stay ignored: `nohup` does that, and a script's shell for `capsid
+        // run ... &`.
         for number in numbers.iter().copied().filter(|number| ignored & bit(*number) == 0) {
             let mut arrivals = signal(SignalKind::from_raw(number))?;
             let sender = sender.clone();
@@ -60,7 +61,7 @@ impl Signals {
         Ok(Self(receiver))
     }
 
-    /// The next signal.
+    /// Returns the next signal.
     pub(crate) async fn next(&mut self) -> i32 {
         match self.0.recv().await {
             Some(number) => number,
@@ -68,7 +69,7 @@ impl Signals {
         }
     }
 
-    /// The next signal that asks this process to end.
+    /// Returns the next signal that asks this process to end.
     pub(crate) async fn interruption(&mut self) -> i32 {
         loop {
             let number = self.next().await;
@@ -79,14 +80,14 @@ impl Signals {
     }
 }
 
-/// Ends this process soon after a signal that asks it to, if it has not ended by itself: for work that notices nothing, as
-/// a system call that the kernel does not interrupt. What it leaves is removed by the next command, as after a crash.
-/// Holds until dropped.
+/// Guard that ends this process soon after a signal that asks it to, if it has not ended by itself: for work that
+/// notices no signals, such as a system call that the kernel does not interrupt. The next command removes leftovers, as
+/// after a crash. Active until dropped.
 #[derive(Debug)]
 pub(crate) struct Deadline(Arc<AtomicBool>);
 
 impl Deadline {
-    /// Begins to listen, in a thread of its own.
+    /// Starts to listen, in a thread of its own.
     pub(crate) fn set() -> io::Result<Self> {
         let holds = Arc::new(AtomicBool::new(true));
         let watched = Arc::clone(&holds);
@@ -94,7 +95,7 @@ impl Deadline {
         std::thread::Builder::new()
             .name("deadline".into())
             .spawn(move || drop(watch(&watched, || told.send(()).unwrap_or(()))))?;
-        // An error there closes the channel; the command then ends as fast as its work does.
+        // An error in the thread closes the channel; the command then ends as fast as its work does.
         let _ = heard.recv();
         Ok(Self(holds))
     }
@@ -122,7 +123,7 @@ fn watch(holds: &AtomicBool, listens: impl FnOnce()) -> io::Result<()> {
     })
 }
 
-/// The signals that this process ignores, as `/proc/PID/status` has them: bit 0 is signal 1.
+/// Returns the signals that this process ignores, as `/proc/PID/status` has them: bit 0 is signal 1.
 fn ignored() -> io::Result<u64> {
     Ok(ignored_in(&std::fs::read_to_string("/proc/self/status")?).unwrap_or(0))
 }

@@ -1,5 +1,5 @@
-//! Starting a container: a supervisor of its own, as a process that outlives this one, or its pod's, which may have to
-//! be started first.
+//! Start of a container: by a supervisor of its own, a process that outlives this one, or by its pod's supervisor,
+//! which may have to be started first.
 
 use std::io;
 use std::process::Stdio;
@@ -14,10 +14,10 @@ use crate::folders::Folders;
 use crate::state::Container;
 use crate::sys;
 
-/// Descriptors as the supervisor finds them.
+/// Number of the lock's descriptor in the supervisor.
 const LOCK_FD: i32 = 3;
 const CONNECTION_FD: i32 = 4;
-/// What the supervisor and its sidecars need of our environment: where things are, and nothing else of the user's.
+/// Environment variables that the supervisor and its sidecars need: paths, and nothing else of the user's.
 const KEPT_VARIABLES: [&str; 6] = [
     "PATH",
     "HOME",
@@ -27,7 +27,7 @@ const KEPT_VARIABLES: [&str; 6] = [
     "XDG_CONFIG_HOME",
 ];
 
-/// Why there is no supervisor.
+/// Reason why there is no supervisor.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
     #[error("cannot make the connection to the pod's supervisor")]
@@ -46,14 +46,14 @@ pub(crate) enum StartError {
     Adopt(#[source] ControlError),
 }
 
-/// A container whose supervisor has been told of it, and the first connection to that.
+/// Container that was handed over to a supervisor, with the first connection to it.
 #[derive(Debug)]
 pub(crate) struct Started {
     pub connection: Connection,
     care: Care,
 }
 
-/// What ends when the container is not supervised any more.
+/// Handle that ends when the container is not supervised any more.
 #[derive(Debug)]
 enum Care {
     Process(Child),
@@ -61,19 +61,19 @@ enum Care {
 }
 
 impl Started {
-    /// Waits until nobody supervises it: all of it is gone, and its lock is free.
+    /// Waits until nobody supervises the container: all of it has ended, and its lock is free.
     pub(crate) async fn gone(self) {
         drop(self.connection);
         match self.care {
             // Nobody else can have waited for it.
             Care::Process(mut child) => drop(child.wait().await),
-            // Nothing is ever said on it.
+            // No message is ever sent on it.
             Care::Connection(mut connection) => drop(connection.reader.receive::<()>().await),
         }
     }
 }
 
-/// Starts a held container. It begins with the first request on the connection.
+/// Starts a held container. The container begins to run with the first request on the connection.
 pub(crate) async fn container(
     folders: &Folders,
     lock: ContainerLock,
@@ -84,7 +84,7 @@ pub(crate) async fn container(
         let care = Care::Process(child);
         return Ok(Started { connection, care });
     };
-    // A pod that runs already was started by whoever required less.
+    // Checked here because a running pod may have been started by a user who required less.
     let processes = confinement::processes(
         container.config.accelerator.as_str(),
         !container.config.shares.is_empty(),
@@ -108,7 +108,7 @@ pub(crate) async fn container(
     })
 }
 
-/// A connection to the supervisor of a pod of several containers, which is started when there is none.
+/// Connects to the supervisor of a pod of several containers, and starts one when there is none.
 pub(crate) fn pod(folders: &Folders, id: &str) -> Result<Connection, StartError> {
     let folder = container_lock::folder(&folders.run, id);
     loop {
@@ -122,14 +122,14 @@ pub(crate) fn pod(folders: &Folders, id: &str) -> Result<Connection, StartError>
     }
 }
 
-/// What a supervisor is started for.
+/// Kind of object that a supervisor is started for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Container,
     Pod,
 }
 
-/// Starts a supervisor.
+/// Starts a supervisor process.
 fn supervisor(folders: &Folders, lock: ContainerLock, id: &str, kind: Kind) -> Result<(Connection, Child), StartError> {
     let (connection, theirs) = Connection::pair().map_err(StartError::Connection)?;
     let lock = std::os::fd::AsFd::as_fd(&lock)

@@ -1,7 +1,7 @@
-//! The user's stdio and a process's streams: bytes pumped between the two.
+//! User's stdio and a process's streams: bytes copied between the two.
 //!
 //! Each pump is a thread with blocking reads and writes: terminals and regular files cannot be polled. A slow reader
-//! blocks its pump, the socket fills, and so on down to the container: nothing is buffered without bound.
+//! blocks its pump, the socket fills, and so on down to the container: nothing is buffered without limit.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use crate::detach::{DetachKeys, Typed};
 use crate::output;
 
-/// Why streams could not be joined with the user's.
+/// Reason why streams could not be connected to the user's.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StreamError {
     #[error("cannot use a stream")]
@@ -26,27 +26,28 @@ pub(crate) enum StreamError {
     Thread(#[source] io::Error),
 }
 
-/// How the writing of an output ended.
+/// Result of writing an output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Drained {
-    /// It is all written.
+    /// All output was written.
     Whole,
-    /// The user no longer reads: a closed pipe or terminal.
+    /// Closed pipe or terminal: the user no longer reads.
     ReaderGone,
 }
 
-/// Ends when an output is written, or cannot be.
+/// Receiver of the result when an output is written, or cannot be.
 pub(crate) type Draining = oneshot::Receiver<io::Result<Drained>>;
 
-/// What runs between the user and a process.
+/// Running copies between the user and a process.
 #[derive(Debug)]
 pub(crate) struct Pumps {
     pub outputs: Vec<Draining>,
-    /// Told when the user typed the detach keys.
+    /// Receives a value when the user has typed the detach keys.
     pub detached: oneshot::Receiver<()>,
 }
 
-/// Joins streams as a supervisor sends them: the terminal alone, or stdin (when there are three), stdout and stderr.
+/// Connects streams in the form that a supervisor sends them: the terminal alone, or stdin (when there are three),
+/// stdout and stderr.
 pub(crate) fn join(streams: Vec<OwnedFd>, terminal: bool, stdin: bool, keys: DetachKeys) -> Result<Pumps, StreamError> {
     let count = streams.len();
     let mut streams: Vec<UnixStream> = streams.into_iter().map(UnixStream::from).collect();
@@ -81,7 +82,7 @@ pub(crate) fn join(streams: Vec<OwnedFd>, terminal: bool, stdin: bool, keys: Det
     Ok(Pumps { outputs, detached })
 }
 
-/// Stdin to the process; its end is passed on as a half-close. On a terminal the detach keys are looked for.
+/// Copies stdin to the process; its end is passed on as a half-close. On a terminal, checks for the detach keys.
 fn feed(mut to: UnixStream, mut keys: Option<(DetachKeys, oneshot::Sender<()>)>) -> Result<(), StreamError> {
     let body = move || -> io::Result<()> {
         let mut from = File::from(io::stdin().as_fd().try_clone_to_owned()?);
@@ -98,18 +99,18 @@ fn feed(mut to: UnixStream, mut keys: Option<(DetachKeys, oneshot::Sender<()>)>)
         }
         match keys {
             Some((keys, detach)) if keys.is_complete() => {
-                // Whoever waited for it may have gone.
+                // The receiver may have been dropped.
                 let _ = detach.send(());
                 Ok(())
             }
             _ => to.shutdown(Shutdown::Write),
         }
     };
-    // Nobody asks for the end of an input: the process closes it when it likes.
+    // Nobody waits for the end of an input: the process closes it when it likes.
     spawn("stdin", move || drop(body()))
 }
 
-/// A process's output to the user.
+/// Copies a process's output to the user.
 fn drain(name: &str, mut from: UnixStream, to: io::Result<File>) -> Result<Draining, StreamError> {
     let mut to = to.map_err(StreamError::Socket)?;
     let (done, draining) = oneshot::channel();
@@ -125,7 +126,7 @@ fn drain(name: &str, mut from: UnixStream, to: io::Result<File>) -> Result<Drain
         Ok(Drained::Whole)
     };
     spawn(name, move || {
-        // Nobody may wait any more.
+        // Nobody may be waiting any more.
         let _ = done.send(body());
     })?;
     Ok(draining)
@@ -136,7 +137,7 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StreamE
     spawned.map(drop).map_err(StreamError::Thread)
 }
 
-/// Reads; `None` at the end. The source may be non-blocking: a shell may have left our stdin so.
+/// Reads bytes; `None` at the end. The source may be non-blocking: a shell may have left stdin so.
 fn read(from: &mut (impl Read + AsFd), buffer: &mut [u8]) -> io::Result<Option<usize>> {
     loop {
         match from.read(buffer) {
@@ -151,7 +152,7 @@ fn read(from: &mut (impl Read + AsFd), buffer: &mut [u8]) -> io::Result<Option<u
     }
 }
 
-/// Writes all bytes; the target may be non-blocking, as the source of [`read`].
+/// Writes all bytes; the target may be non-blocking, like the source of [`read`].
 pub(crate) fn write_all(mut bytes: &[u8], to: &mut (impl Write + AsFd)) -> io::Result<()> {
     while !bytes.is_empty() {
         match to.write(bytes) {

@@ -1,5 +1,6 @@
-//! The supervisor of a container or pod, found by its command line: also when the files are gone by which it is reached.
-//! Lock and socket lie in the run directory, which anybody who may can remove while the machine runs on.
+//! Supervisor process of a container or pod, found by its command line: also when the files through which it is reached
+//! are gone. Lock and socket lie in the run directory, which anybody with permission can remove while the machine
+//! continues to run.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,33 +15,33 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::resident::descendants;
 
-/// Word of the command line that names what the process is for: the verb of [`crate::cli`].
+/// Word of the command line that names the purpose of the process: the verb of [`crate::cli`].
 const VERB: &[u8] = b"supervise";
-/// How long the kernel may take to end it.
+/// Time limit for the kernel to end a killed process.
 const KILL_WAIT: Duration = Duration::from_secs(5);
 
-/// A running supervisor.
+/// Running supervisor.
 #[derive(Debug)]
 pub(crate) struct SupervisorProcess {
-    /// Refers to it for as long as it is held, however pids are reused.
+    /// Descriptor of the process, valid for as long as it is held, however pids are reused.
     pidfd: OwnedFd,
     pid: Pid,
 }
 
 impl SupervisorProcess {
-    /// The supervisor of the container or pod `id`, if one of this user runs.
+    /// Finds the supervisor of the container or pod `id`, if one of this user runs.
     pub(crate) fn find(id: &str) -> Option<Self> {
         let program = std::env::current_exe().ok()?;
         Self::find_of(program.file_name()?, id)
     }
 
-    /// The same among processes that run a program of this name.
+    /// Finds the supervisor among processes that run a program of this name.
     fn find_of(program: &OsStr, id: &str) -> Option<Self> {
         let user = rustix::process::geteuid().as_raw();
         let entries = fs::read_dir("/proc").ok()?.flatten();
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         pids.filter_map(Pid::from_raw).find_map(|pid| {
-            // First, so that what is read is of the same process.
+            // Opened first, so that everything below is read from the same process.
             let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
             let folder = format!("/proc/{}", pid.as_raw_nonzero());
             let is_ours = fs::metadata(&folder).is_ok_and(|found| found.uid() == user);
@@ -52,13 +53,13 @@ impl SupervisorProcess {
         })
     }
 
-    /// Has it stop what it supervises, and ends it if it does not within `patience`; without any, at once. Returns when
-    /// its machine and everything else that it started have ended too.
+    /// Makes the supervisor stop, and kills it if it does not within `patience`; with zero patience, at once. Returns
+    /// when its machine and everything else that it started have ended too.
     pub(crate) fn end(&self, patience: Duration) {
         let children = self.children();
         let polite = (!patience.is_zero()).then_some((Signal::TERM, patience));
         for (signal, wait) in polite.into_iter().chain([(Signal::KILL, KILL_WAIT)]) {
-            // Fails when it has ended meanwhile.
+            // Fails when the process has ended meanwhile.
             let _ = pidfd_send_signal(&self.pidfd, signal);
             if has_ended(&self.pidfd, wait) {
                 break;
@@ -71,14 +72,14 @@ impl SupervisorProcess {
         }
     }
 
-    /// Its descendants, which are its own for as long as it runs.
+    /// Returns the supervisor's descendants, which are its own for as long as it runs.
     fn children(&self) -> Vec<OwnedFd> {
         let pids = descendants(self.pid.as_raw_nonzero().get().unsigned_abs()).into_iter();
         let pids = pids.filter_map(|pid| Pid::from_raw(pid.try_into().ok()?));
         let children = pids
             .filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
             .collect();
-        // Otherwise its pid may have been another's.
+        // If the supervisor had ended, its pid might have been another's.
         if has_ended(&self.pidfd, Duration::ZERO) {
             Vec::new()
         } else {
@@ -87,13 +88,13 @@ impl SupervisorProcess {
     }
 }
 
-/// Whether a process's program has this name; one that was replaced since has a word more.
+/// Whether a process's program has this name; a program that was replaced since has an additional word.
 fn is_named(path: &Path, program: &OsStr) -> bool {
     let name = path.file_name().unwrap_or_default().as_bytes();
     name.strip_suffix(b" (deleted)").unwrap_or(name) == program.as_bytes()
 }
 
-/// Whether a command line, its words ended by zero bytes, is that of the supervisor of `id`.
+/// Whether a command line, with words ended by zero bytes, is that of the supervisor of `id`.
 fn is_supervisor_of(line: &[u8], id: &str) -> bool {
     let mut words = line.split(|byte| *byte == 0).skip(1).skip_while(|word| *word != VERB);
     let (verb, flags) = (words.next(), [&b"--lock-fd"[..], b"--connection-fd"]);

@@ -1,5 +1,5 @@
-//! Inputs of a container's plan beside flags and image: files, variables, the terminal, and what the state
-//! knows of pods, networks and other containers. Nothing is made or changed.
+//! Inputs of a container's plan beside flags and image: files, variables, the terminal, and the state's pods, networks
+//! and other containers. Nothing is created or changed.
 
 use anyhow::Context as _;
 
@@ -11,10 +11,10 @@ use crate::{id, network, shares, terminal};
 
 /// Largest `--env-file` and seccomp profile, bytes: the spec that carries them is at most 4 MiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// Root and scratch disk.
+/// Number of disks that every machine has: root and scratch disk.
 const OWN_DISKS: usize = 2;
 
-/// `--env-file` and `-e`, read and resolved: files first, as docker has it.
+/// Resolves `--env-file` and `-e`: files first, as docker does.
 pub(crate) fn user_env(files: &[std::path::PathBuf], flags: &[String]) -> anyhow::Result<Vec<String>> {
     let own = |name: &str| std::env::var(name).ok();
     let mut variables = Vec::new();
@@ -40,7 +40,7 @@ pub(crate) fn user_networks(args: &NetworkArgs, state: &State) -> anyhow::Result
     Ok(found)
 }
 
-/// Collects them, for a machine that has room for `disks_max` disks, or for a pod.
+/// Collects the inputs, for a machine that has room for `disks_max` disks, or for a pod.
 pub(crate) fn collect(
     args: &RunArgs,
     state: &State,
@@ -82,7 +82,7 @@ pub(crate) fn collect(
     })
 }
 
-/// Mounts that `--volumes-from` brings; as docker has it, the last one wins a place.
+/// Returns the mounts of `--volumes-from`; as in docker, the last one wins a path.
 fn volumes_from(args: &RunArgs, state: &State) -> anyhow::Result<(Vec<VolumeMount>, Vec<ShareMount>)> {
     let mut volumes: Vec<VolumeMount> = Vec::new();
     let mut shares: Vec<ShareMount> = Vec::new();

@@ -1,4 +1,4 @@
-//! The only unsafe code of this crate outside the KVM probe.
+//! Unsafe code of this crate, all of it except that of the KVM probe.
 #![allow(
     unsafe_code,
     reason = "system calls between fork and exec, and the cycle counter, have no safe form"
@@ -9,7 +9,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Makes the child die with this process, however this process ends.
+/// Makes the child end with this process, however this process ends.
 ///
 /// `PR_SET_PDEATHSIG` is bound to the *thread* that forks: commands are spawned from the main thread only, which the
 /// current-thread runtime guarantees.
@@ -28,7 +28,7 @@ pub(crate) fn die_with_parent(command: &mut Command) {
     }
 }
 
-/// Makes the child the leader of a session of its own: no terminal of ours reaches it.
+/// Makes the child the leader of a session of its own: no terminal of this process reaches it.
 pub(crate) fn lead_session(command: &mut Command) {
     // SAFETY: the closure runs between fork and exec and makes only one async-signal-safe system call.
     unsafe {
@@ -39,8 +39,8 @@ pub(crate) fn lead_session(command: &mut Command) {
     }
 }
 
-/// Makes the child a process that nobody waits for: its parent ends before it executes its program, so that whoever takes
-/// it is its parent for good. It leads a session of its own.
+/// Makes the child a process that nobody waits for: its parent ends before the child executes its program, so that
+/// whichever process adopts it is its parent for good. The child leads a session of its own.
 pub(crate) fn leave_parent(command: &mut Command) {
     let leave = || {
         let parent = rustix::process::getpid();
@@ -61,8 +61,9 @@ pub(crate) fn leave_parent(command: &mut Command) {
     unsafe { command.pre_exec(leave) };
 }
 
-/// Lets no program that this process executes inherit what the caller had open, such as a lock or a pipe: a pod outlives its
-/// command, and would hold them. Descriptors that are meant for a child are duplicated for it.
+/// Prevents programs that this process executes from inheriting descriptors that the caller had open, such as a lock or
+/// a pipe: a pod outlives its command, and would hold them. Descriptors that are meant for a child are duplicated for
+/// it.
 pub(crate) fn keep_descriptors_from_children() {
     // SAFETY: sets a flag of descriptors, open or not, and closes none.
     if unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) } == 0 {
@@ -72,13 +73,14 @@ pub(crate) fn keep_descriptors_from_children() {
     let numbers = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     for number in numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
         if number > 2 {
-            // SAFETY: sets a flag; the descriptor of the directory itself has it already, and one that is closed is refused.
+            // SAFETY: sets a flag; the descriptor of the directory itself has it already, and one that is closed is
+            // refused.
             unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
         }
     }
 }
 
-/// Takes a descriptor that this process was started with, by its number.
+/// Takes over a descriptor that this process was started with, by its number.
 pub(crate) fn inherited(number: i32) -> io::Result<OwnedFd> {
     // SAFETY: F_GETFD reads a flag and changes nothing, whatever the number.
     if number < 3 || unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
@@ -90,13 +92,14 @@ pub(crate) fn inherited(number: i32) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// The processor's cycle counter. Any program may read it: the kernel never forbids it to those that did not ask.
+/// Reads the processor's cycle counter. Any program may read it: the kernel never forbids it to programs that did not
+/// ask for that.
 pub(crate) fn cycles() -> u64 {
     // SAFETY: `rdtsc` exists on every x86-64 processor and touches no memory.
     unsafe { std::arch::x86_64::_rdtsc() }
 }
 
-/// Lets this process have as many descriptors as it may.
+/// Raises this process's limit of descriptors to its maximum.
 pub(crate) fn raise_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -104,19 +107,19 @@ pub(crate) fn raise_descriptors() {
         current: limit.maximum,
         ..limit
     };
-    // A process may always do that.
+    // Always permitted to a process.
     let _ = setrlimit(Resource::Nofile, raised);
 }
 
-/// Gives back the pages of this program's code, most of which only a start needs. They stay in the page cache, which all
-/// pods share, and come back when they are executed.
+/// Releases the pages of this program's code, most of which only a start needs. They stay in the page cache, which all
+/// pods share, and are mapped again when they are executed.
 pub(crate) fn forget_code() {
     let (Ok(maps), Ok(program)) = (std::fs::read_to_string("/proc/self/maps"), std::env::current_exe()) else {
         return;
     };
     for (start, end) in code_ranges(&maps, &program.display().to_string()) {
-        // SAFETY: the range is a private mapping of a file that is executable and was never writable, so that every page
-        // of it is as the file has it and is read from there again.
+        // SAFETY: the range is a private mapping of a file that is executable and was never writable, so that every
+        // page of it is as the file has it and is read from there again.
         let advised = unsafe {
             rustix::mm::madvise(
                 std::ptr::with_exposed_provenance_mut(start),
@@ -128,7 +131,7 @@ pub(crate) fn forget_code() {
     }
 }
 
-/// The mappings of `program`'s code in `/proc/PID/maps`.
+/// Returns the mappings of `program`'s code in `/proc/PID/maps`.
 fn code_ranges(maps: &str, program: &str) -> Vec<(usize, usize)> {
     let range = |line: &str| {
         let mut words = line.split_whitespace();

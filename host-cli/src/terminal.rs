@@ -1,4 +1,4 @@
-//! The user's terminal: raw mode for as long as a container has it, and its size.
+//! User's terminal: raw mode for as long as a container has it, and its size.
 
 use std::io::{self, Stdin};
 use std::os::fd::AsFd;
@@ -8,7 +8,7 @@ use rustix::termios::{self, OptionalActions, Termios};
 
 use crate::output;
 
-/// Raw mode; the terminal's settings come back when this is dropped.
+/// Raw mode of the terminal; dropping this restores the settings.
 #[derive(Debug)]
 pub(crate) struct RawMode {
     stdin: Stdin,
@@ -29,7 +29,7 @@ impl RawMode {
 
 impl Drop for RawMode {
     fn drop(&mut self) {
-        // Nothing can be done when the terminal is gone.
+        // Nothing can be done when the terminal has closed.
         let _ = termios::tcsetattr(&self.stdin, OptionalActions::Now, &self.before);
     }
 }
@@ -39,7 +39,7 @@ pub(crate) fn stdin_is_terminal() -> bool {
     termios::isatty(io::stdin())
 }
 
-/// The size of the terminal that stdout or stdin is.
+/// Returns the size of the terminal on stdout or stdin.
 pub(crate) fn size() -> Option<TerminalSize> {
     let stdout = output::stdout_file().ok();
     stdout.and_then(|file| window(&file)).or_else(|| window(&io::stdin()))

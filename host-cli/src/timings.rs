@@ -1,21 +1,21 @@
-//! Where a start's time goes (`--timings`): of this command and of the pod's supervisor, on one clock.
+//! Timings of a start (`--timings`): of this command and of the pod's supervisor, on one clock.
 
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::control::Moment;
 
-/// Nanoseconds on the host's monotonic clock, which all processes share.
+/// Returns nanoseconds on the host's monotonic clock, which all processes share.
 pub(crate) fn now_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// Named moments since the command began.
+/// Named moments since the start of the command.
 #[derive(Debug)]
 pub(crate) struct Timings {
     began_ns: u64,
     moments: Vec<Moment>,
-    /// Nanoseconds from kernel entry to the agent's first instruction, as the guest tells.
+    /// Nanoseconds from kernel entry to the agent's first instruction, as the guest reports.
     pub agent_start_ns: u64,
 }
 
@@ -29,7 +29,7 @@ impl Timings {
         }
     }
 
-    /// Notes that a step has ended.
+    /// Records that a step has ended.
     pub(crate) fn mark(&mut self, step: &str) {
         self.moments.push(Moment {
             step: step.into(),
@@ -37,12 +37,12 @@ impl Timings {
         });
     }
 
-    /// Adds what the supervisor noted.
+    /// Adds the moments that the supervisor recorded.
     pub(crate) fn add(&mut self, moments: &[Moment]) {
         self.moments.extend_from_slice(moments);
     }
 
-    /// Prints a table on stderr: what each step took, and when it ended.
+    /// Prints a table on stderr: the duration of each step, and the time when it ended.
     pub(crate) fn print(&self) {
         eprintln!("{:<28} {:>10} {:>10}", "STEP", "TOOK ms", "AT ms");
         let mut before_ns = self.began_ns;

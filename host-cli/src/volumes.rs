@@ -5,10 +5,10 @@
 //! data/volumes.lock              held while volumes are made or removed, and while a container gets its volumes
 //! ```
 //!
-//! A row exists once the disk is complete, and is gone before the disk is: what is killed in between leaves a disk
-//! without a row but with a record in `pending`, which the next command removes. A disk with neither is left alone.
-//! ext4 is no cluster filesystem: two machines that have it, one of them writing, destroy it. The lock belongs to the
-//! open file, which the machine's processes have too: it is free when the last of them is gone, however they ended.
+//! A row exists once the disk is complete, and is removed before the disk is: an interruption leaves a disk without a
+//! row but with a record in `pending`, which the next command removes. A disk with neither is left alone. ext4 is no
+//! cluster filesystem: two machines that have it, one of them writing, destroy it. The lock belongs to the open file,
+//! which the machine's processes have too: it is free when the last of them has ended, for whatever reason.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -25,20 +25,20 @@ use crate::plan;
 use crate::scratch::{self, ScratchError};
 use crate::state::{Container, Pending, State, StateError, Step, Volume, VolumeMount};
 
-/// How long a pod waits for a volume whose last one was killed: its processes are about to be gone.
+/// Time limit for a pod to wait for a volume whose last pod was killed: its processes are about to end.
 const LAST_POD_WAIT: Duration = Duration::from_secs(5);
-/// How often it looks.
+/// Interval between attempts to lock the volume.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Name of the lock.
+/// Name of the lock file.
 const LOCK: &str = "volumes.lock";
 
-/// Where ext4's incompatible features are: 0x60 bytes into the superblock, which begins at 1024 (fs/ext4/ext4.h).
+/// Offset of ext4's incompatible features: 0x60 bytes into the superblock, which begins at 1024 (fs/ext4/ext4.h).
 const FEATURES_OFFSET: u64 = 1024 + 0x60;
-/// `EXT4_FEATURE_INCOMPAT_RECOVER`: the journal must be replayed before anything is read.
+/// Flag `EXT4_FEATURE_INCOMPAT_RECOVER`: the journal must be replayed before anything is read.
 const NEEDS_RECOVERY: u32 = 0x4;
 
-/// Why a volume cannot be made, removed or used.
+/// Reason why a volume cannot be created, removed or used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VolumeError {
     #[error("cannot lock the volumes with {path}")]
@@ -90,14 +90,14 @@ pub(crate) enum VolumeError {
     State(#[from] StateError),
 }
 
-/// Held while volumes are made or removed.
+/// Lock that is held while volumes are created or removed.
 #[derive(Debug)]
 pub(crate) struct VolumesLock {
     _file: File,
 }
 
 impl VolumesLock {
-    /// Waits for other commands, which hold it for milliseconds.
+    /// Takes the lock; waits for other commands, which hold it for milliseconds.
     pub(crate) fn take(data: &Path) -> Result<Self, VolumeError> {
         Self::open(data, FlockOperation::LockExclusive).map_err(|source| VolumeError::Lock {
             path: data.join(LOCK),
@@ -112,17 +112,17 @@ impl VolumesLock {
     }
 }
 
-/// The folder of all volumes.
+/// Returns the folder of all volumes.
 pub(crate) fn all(data: &Path) -> PathBuf {
     data.join("volumes")
 }
 
-/// A volume's disk.
+/// Returns the path of a volume's disk.
 pub(crate) fn disk(data: &Path, name: &str) -> PathBuf {
     all(data).join(name).join("disk.ext4")
 }
 
-/// Makes the disk of a new volume, durably; the row is the caller's to add while it holds the lock.
+/// Creates the disk of a new volume, durably; the caller adds the row while it holds the lock.
 pub(crate) fn make_disk(_lock: &VolumesLock, state: &State, data: &Path, name: &str) -> Result<(), VolumeError> {
     let folder = all(data).join(name);
     let failed = |source| VolumeError::Folder {
@@ -131,7 +131,7 @@ pub(crate) fn make_disk(_lock: &VolumesLock, state: &State, data: &Path, name: &
     };
     let is_recorded = |(known, _): &(String, Step)| known == name;
     if state.pending(Pending::Volume)?.iter().any(is_recorded) {
-        // Of a command that was killed.
+        // Left by a command that was killed.
         remove_disk(state, data, name)?;
     }
     if std::fs::symlink_metadata(&folder).is_ok() {
@@ -152,7 +152,7 @@ pub(crate) fn make_disk(_lock: &VolumesLock, state: &State, data: &Path, name: &
             .map_err(failed)
     });
     if synced.is_err() {
-        // The first error is the one to tell, and the next command tries again.
+        // The first error is the one to report, and the next command tries again.
         let _ = remove_disk(state, data, name);
     }
     synced
@@ -171,7 +171,7 @@ pub(crate) fn remove_disk(state: &State, data: &Path, name: &str) -> Result<(), 
     Ok(())
 }
 
-/// Makes the disks of those volumes that are not there yet: the rows to add. On an error there are none.
+/// Creates the disks of those volumes that do not exist yet, and returns the rows to add. On an error there are none.
 pub(crate) fn make_missing(
     lock: &VolumesLock,
     state: &State,
@@ -185,7 +185,7 @@ pub(crate) fn make_missing(
         }
         if let Err(error) = make_disk(lock, state, data, &mount.volume) {
             for volume in &made {
-                // As above: the first error is the one to tell.
+                // As above: the first error is the one to report.
                 let _ = remove_disk(state, data, &volume.name);
             }
             return Err(error);
@@ -201,7 +201,8 @@ pub(crate) fn make_missing(
     Ok(made)
 }
 
-/// Forgets a container, and with `anonymous` the volumes that were made for it and that no other container has.
+/// Removes a container's row, and with `anonymous` the volumes that were created for it and that no other container
+/// has.
 pub(crate) fn remove_container(
     state: &State,
     data: &Path,
@@ -240,8 +241,8 @@ pub(crate) fn remove(state: &State, data: &Path, name: &str) -> Result<(), Volum
     remove_disk(state, data, name)
 }
 
-/// Removes the disks of volumes that a command was making or removing when it was killed, unless somebody makes one
-/// right now.
+/// Removes the disks of volumes that a command was creating or removing when it was killed, unless another command
+/// creates one right now.
 pub(crate) fn sweep(state: &State, data: &Path) -> Result<(), VolumeError> {
     if state.pending(Pending::Volume)?.is_empty() {
         return Ok(());
@@ -257,18 +258,18 @@ pub(crate) fn sweep(state: &State, data: &Path) -> Result<(), VolumeError> {
     Ok(())
 }
 
-/// A volume that a container has, however often.
+/// Volume that a container needs, listed once however often it is mounted.
 #[derive(Debug)]
 pub(crate) struct Needed {
     pub name: String,
     pub serial: String,
-    /// Nobody who has it with this container may write to it, and it needs no preparation.
+    /// Whether no container that has the volume at the same time may write to it, and it needs no preparation.
     pub readonly: bool,
-    /// Nobody may write to it, but the agent must: it is new.
+    /// Whether no container may write to the volume, but the agent must: it is new.
     pub is_to_be_prepared: bool,
 }
 
-/// The volumes of a container, each once. `siblings` are the containers of its pod.
+/// Returns the volumes of a container, each once. `siblings` are the containers of its pod.
 pub(crate) fn needed(state: &State, container: &Container, siblings: &[Container]) -> Result<Vec<Needed>, VolumeError> {
     let mut needed: Vec<Needed> = Vec::new();
     for mount in &container.config.mounts {
@@ -288,7 +289,7 @@ pub(crate) fn needed(state: &State, container: &Container, siblings: &[Container
     Ok(needed)
 }
 
-/// Records that the volumes of a container are prepared: it has them mounted.
+/// Records that the volumes of a container are prepared: the container has them mounted.
 pub(crate) fn record_prepared(state: &State, container: &Container) -> Result<(), StateError> {
     let mounts = &container.config.mounts;
     mounts
@@ -296,7 +297,7 @@ pub(crate) fn record_prepared(state: &State, container: &Container) -> Result<()
         .try_for_each(|mount| state.set_volume_prepared(&mount.volume))
 }
 
-/// The disks of a container's volumes, opened and locked for a pod.
+/// Opens and locks the disks of a container's volumes for a pod.
 pub(crate) fn open(state: &State, data: &Path, container: &Container) -> Result<Vec<Disk>, VolumeError> {
     needed(state, container, &[])?
         .iter()
@@ -304,7 +305,7 @@ pub(crate) fn open(state: &State, data: &Path, container: &Container) -> Result<
         .collect()
 }
 
-/// The disk of one of them.
+/// Opens and locks the disk of one volume.
 pub(crate) fn open_disk(
     state: &State,
     data: &Path,

@@ -1,4 +1,4 @@
-//! The user's wish to stop, told to threads that wait for something else.
+//! Cancellation: the user's request to stop, passed to threads that wait for something else.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,18 +9,18 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use tokio::sync::watch;
 
-/// Told once, for good. Clones are the same wish.
+/// Request to stop, made once and for good. Clones share one request.
 #[derive(Debug, Clone)]
 pub(crate) struct Cancellation(Arc<Wish>);
 
 #[derive(Debug)]
 struct Wish {
     told: watch::Sender<bool>,
-    /// Readable once told, and never read: for `poll`.
+    /// Readable after cancellation, and never read: for `poll`.
     event: OwnedFd,
 }
 
-/// Why a wait ended.
+/// Reason why a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Waited {
     Ready,
@@ -45,13 +45,13 @@ impl Cancellation {
         *self.0.told.borrow()
     }
 
-    /// Completes when cancelled.
+    /// Completes after cancellation.
     pub(crate) async fn cancelled(&self) {
         // The sender lives in `self`, so the wait ends in no other way.
         let _ = self.0.told.subscribe().wait_for(|told| *told).await;
     }
 
-    /// Blocks until `fd` is ready for `events`, or in error, for as long as nobody cancels.
+    /// Blocks until `fd` is ready for `events` or has an error, until cancellation, or until the time `most` is over.
     pub(crate) fn wait(&self, fd: impl AsFd, events: PollFlags, most: Option<Duration>) -> io::Result<Waited> {
         let most = most.map(|most| Timespec {
             tv_sec: most.as_secs() as i64,
@@ -70,7 +70,7 @@ impl Cancellation {
     }
 }
 
-/// A file whose reads end with an error when cancelled, also one that gives nothing for ever: a pipe.
+/// File whose reads fail after cancellation, even those of a pipe that never delivers anything.
 #[derive(Debug)]
 pub(crate) struct CancellableFile {
     pub file: std::fs::File,
@@ -84,7 +84,7 @@ impl io::Read for CancellableFile {
                 return Err(cancelled_error());
             }
             match self.file.read(buffer) {
-                // Somebody else who shares a pipe that does not block was faster.
+                // Another reader of a shared, non-blocking pipe was faster.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => return read,
             }
@@ -92,7 +92,7 @@ impl io::Read for CancellableFile {
     }
 }
 
-/// What a read says that was cancelled.
+/// Error of a read that was cancelled.
 pub(crate) fn cancelled_error() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, "cancelled")
 }

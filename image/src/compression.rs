@@ -1,5 +1,5 @@
-//! The compressions of layers and archives that docker reads (`pkg/archive` of moby): told by their first bytes, because the
-//! media type of a layer, or the name of a file, is a claim.
+//! Compressions of layers and archives that docker reads (`pkg/archive` of moby). They are detected by their first
+//! bytes, because the media type of a layer, or the name of a file, is a claim.
 
 use std::io::{self, BufRead, Read};
 
@@ -7,37 +7,37 @@ use flate2::bufread::MultiGzDecoder;
 
 use crate::limits::{XZ_MEMORY_KIB_MAX, ZSTD_WINDOW_LOG_MAX};
 
-/// How bytes are compressed.
+/// Format of compressed bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
-    /// RFC 1952; any number of members.
+    /// gzip, RFC 1952; any number of members.
     Gzip,
-    /// Any number of streams.
+    /// bzip2; any number of streams.
     Bzip2,
-    /// <https://tukaani.org/xz/xz-file-format.txt>; any number of streams.
+    /// xz, <https://tukaani.org/xz/xz-file-format.txt>; any number of streams.
     Xz,
-    /// RFC 8878; any number of frames.
+    /// Zstandard, RFC 8878; any number of frames.
     Zstd,
 }
 
 impl Compression {
-    /// Bytes that tell which it is.
+    /// Number of leading bytes that identify a compression.
     pub const MAGIC_BYTES: usize = 4;
 
-    /// The compression that begins so; `None` for what is none.
+    /// Compression that starts with these bytes; `None` for uncompressed content.
     #[must_use]
     pub fn of(magic: [u8; Self::MAGIC_BYTES]) -> Option<Self> {
         match magic {
             [0x1f, 0x8b, ..] => Some(Self::Gzip),
             [b'B', b'Z', b'h', b'1'..=b'9'] => Some(Self::Bzip2),
             [0xfd, b'7', b'z', b'X'] => Some(Self::Xz),
-            // A skippable frame (0x184D2A5?) may come first, as zstd:chunked's tools write.
+            // A skippable frame (0x184D2A5?) may come first, as the tools of zstd:chunked write it.
             [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Some(Self::Zstd),
             _ => None,
         }
     }
 
-    /// Name of the compression, as media types end with.
+    /// Name of the compression, as media types end with it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -48,10 +48,10 @@ impl Compression {
         }
     }
 
-    /// The bytes within. Memory is bounded; how much comes out is the caller's to bound.
+    /// Returns a reader of the decompressed bytes. Memory is bounded; the caller must bound the amount of output.
     ///
     /// # Errors
-    /// When no decoder can be made.
+    /// If the decoder cannot be created.
     pub fn reader<'a>(self, input: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
         Ok(match self {
             Self::Gzip => Box::new(MultiGzDecoder::new(input)),
@@ -80,7 +80,7 @@ mod tests {
         assert_eq!(Compression::of(*b"etc/"), None);
     }
 
-    /// `xz` with a dictionary of 1.5 GiB in its block header, which nobody is given.
+    /// Tests `xz` data whose block header asks for a dictionary of 1.5 GiB, which is always refused.
     #[test]
     fn a_dictionary_that_is_too_large_is_refused() {
         let mut bytes = HELLO_XZ.to_vec();
@@ -115,7 +115,7 @@ mod tests {
         }
     }
 
-    /// IEEE 802.3, as xz's headers have it.
+    /// CRC-32 of IEEE 802.3, as xz's headers contain it.
     fn crc32(bytes: &[u8]) -> u32 {
         let step = |sum: u32, byte: &u8| {
             (0..8).fold(sum ^ u32::from(*byte), |sum, _| {
@@ -125,10 +125,10 @@ mod tests {
         !bytes.iter().fold(u32::MAX, step)
     }
 
-    /// `echo hello | xz -0`.
+    /// Output of `echo hello | xz -0`.
     #[rustfmt::skip]
     const HELLO_XZ: [u8; 64] = [0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00, 0x00, 0x04, 0xe6, 0xd6, 0xb4, 0x46, 0x02, 0x00, 0x21, 0x01, 0x0c, 0x00, 0x00, 0x00, 0x8f, 0x98, 0x41, 0x9c, 0x01, 0x00, 0x05, 0x68, 0x65, 0x6c, 0x6c, 0x6f, 0x0a, 0x00, 0x00, 0x00, 0xa5, 0x60, 0x97, 0xf1, 0x94, 0xf6, 0xfd, 0xe0, 0x00, 0x01, 0x1e, 0x06, 0xc1, 0x2f, 0xa4, 0x1d, 0x1f, 0xb6, 0xf3, 0x7d, 0x01, 0x00, 0x00, 0x00, 0x00, 0x04, 0x59, 0x5a];
-    /// `echo hello | bzip2`.
+    /// Output of `echo hello | bzip2`.
     #[rustfmt::skip]
     const HELLO_BZ2: [u8; 42] = [0x42, 0x5a, 0x68, 0x39, 0x31, 0x41, 0x59, 0x26, 0x53, 0x59, 0xc1, 0xc0, 0x80, 0xe2, 0x00, 0x00, 0x01, 0x41, 0x00, 0x00, 0x10, 0x02, 0x44, 0xa0, 0x00, 0x30, 0xcd, 0x00, 0xc3, 0x46, 0x29, 0x97, 0x17, 0x72, 0x45, 0x38, 0x50, 0x90, 0xc1, 0xc0, 0x80, 0xe2];
 }

@@ -1,4 +1,4 @@
-//! Image configs: what an image says about how to run it.
+//! Image configs: an image's own description of how to run it.
 
 use std::collections::BTreeMap;
 
@@ -9,94 +9,95 @@ use crate::json::{self, JsonError};
 use crate::limits::{CONFIG_BYTES_MAX, CONFIG_LABEL_BYTES_MAX, CONFIG_LIST_MAX, CONFIG_STRING_BYTES_MAX, LAYERS_MAX};
 use crate::platform::{ParsePlatformError, Platform};
 
-/// An image's config, parsed once. Every value is the image author's and hostile: it proposes, the plan disposes.
+/// Parsed config of an image. Every value comes from the image's author and is hostile: it is a proposal, and the plan
+/// decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageConfig {
-    /// `ENTRYPOINT`.
+    /// Value of `ENTRYPOINT`.
     pub entrypoint: Vec<String>,
-    /// `CMD`.
+    /// Value of `CMD`.
     pub cmd: Vec<String>,
-    /// `ENV`, as `NAME=value`.
+    /// Variables of `ENV`, as `NAME=value`.
     pub env: Vec<String>,
-    /// `USER`: names or numbers, `user[:group]`. Empty means root.
+    /// Value of `USER`: names or numbers, `user[:group]`. Empty means root.
     pub user: String,
-    /// `WORKDIR`. Empty means `/`.
+    /// Value of `WORKDIR`. Empty means `/`.
     pub working_dir: String,
-    /// `STOPSIGNAL`.
+    /// Value of `STOPSIGNAL`.
     pub stop_signal: Option<String>,
-    /// `VOLUME` paths.
+    /// Paths of `VOLUME`.
     pub volumes: Vec<String>,
-    /// `LABEL`.
+    /// Labels of `LABEL`.
     pub labels: BTreeMap<String, String>,
-    /// `EXPOSE`, as `80/tcp`.
+    /// Ports of `EXPOSE`, as `80/tcp`.
     pub exposed_ports: Vec<String>,
-    /// `SHELL`.
+    /// Value of `SHELL`.
     pub shell: Vec<String>,
-    /// `HEALTHCHECK`; without one its test is empty.
+    /// Value of `HEALTHCHECK`; the test is empty if the image has none.
     pub healthcheck: Healthcheck,
-    /// What it was built for.
+    /// Platform that the image was built for.
     pub platform: Platform,
-    /// When, in RFC 3339 as the author wrote it.
+    /// Creation time in RFC 3339, as the author wrote it.
     pub created: Option<String>,
     /// Digests of the layers' tars, bottom first.
     pub diff_ids: Vec<Digest>,
 }
 
-/// How an image wants its containers to be checked. A number of 0 was not said.
+/// Health check that an image wants for its containers. A number of 0 means unspecified.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Healthcheck {
-    /// `NONE`, or `CMD` or `CMD-SHELL` and what follows them.
+    /// Command of the check: `NONE`, or `CMD` or `CMD-SHELL` and their arguments.
     pub test: Vec<String>,
-    /// Between two checks, nanoseconds.
+    /// Time between two checks, nanoseconds.
     pub interval_ns: u64,
-    /// The longest a check may take, nanoseconds.
+    /// Time limit of a check, nanoseconds.
     pub timeout_ns: u64,
-    /// While failures do not count, nanoseconds.
+    /// Start period, in which failures do not count, nanoseconds.
     pub start_period_ns: u64,
-    /// Failures in a row that are too many.
+    /// Number of consecutive failures that is too many.
     pub retries: u32,
 }
 
-/// Why a config is refused.
+/// Reason why an image config is refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// Over the limit on its length.
+    /// The config exceeds the limit on its length.
     #[error("image config is longer than {} MiB", CONFIG_BYTES_MAX >> 20)]
     TooLong,
-    /// Not strict JSON of the right shape.
+    /// The config is not strict JSON of the right shape.
     #[error("image config is malformed")]
     Json(#[from] JsonError),
-    /// No valid `os` or `architecture`.
+    /// The config has no valid `os` or `architecture`.
     #[error("image config names no valid platform")]
     Platform(#[from] ParsePlatformError),
-    /// `rootfs.type` is not `layers`.
+    /// The value of `rootfs.type` is not `layers`.
     #[error("image config has the rootfs type {kind:?}")]
     RootfsType {
-        /// What it says.
+        /// Value of `rootfs.type`.
         kind: String,
     },
-    /// Over the limit on layers.
+    /// The config exceeds the limit on layers.
     #[error("image config names more than {LAYERS_MAX} layers")]
     TooManyLayers,
-    /// Over the limit on a list.
+    /// A list of the config exceeds its limit.
     #[error("image config has more than {CONFIG_LIST_MAX} entries in {field}")]
     LongList {
-        /// Where.
+        /// Name of the field.
         field: &'static str,
     },
-    /// Over the limit on a text.
+    /// A text of the config exceeds its limit.
     #[error("image config has a text of more than {bytes_max} bytes in {field}")]
     LongText {
-        /// Where.
+        /// Name of the field.
         field: &'static str,
-        /// The limit.
+        /// Limit on the length of the text, bytes.
         bytes_max: usize,
     },
-    /// A NUL byte, which no argument, variable or path can hold.
+    /// A text has a NUL byte, which no argument, variable or path can contain.
     #[error("image config has a NUL byte in {field}")]
     Nul {
-        /// Where.
+        /// Name of the field.
         field: &'static str,
     },
 }
@@ -163,7 +164,7 @@ struct RawHealthcheck {
 }
 
 impl RawHealthcheck {
-    /// What is negative or too large was not said.
+    /// Converts the check; a negative or too large number counts as unspecified.
     fn read(self) -> Healthcheck {
         let time = |ns| u64::try_from(ns).unwrap_or(0);
         Healthcheck {
@@ -176,14 +177,14 @@ impl RawHealthcheck {
     }
 }
 
-/// As docker: what a config does not say of its platform is that of this machine.
+/// Platform of a config; as with docker, missing parts default to those of this machine.
 fn platform(os: &str, architecture: &str) -> Result<Platform, ParsePlatformError> {
     let host = Platform::host();
     let or_host = |word: &str, host: String| if word.is_empty() { host } else { word.into() };
     Platform::from_parts(&or_host(os, host.os), &or_host(architecture, host.architecture))
 }
 
-/// Go writes `null` for an empty list.
+/// Reads `null` as the default value: Go writes `null` for an empty list.
 fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
     Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
 }

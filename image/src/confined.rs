@@ -1,4 +1,4 @@
-//! The converter process itself: receives its files, gives up everything else, does one job, replies.
+//! The converter process itself: receives its files, gives up everything else, does one job and replies.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -19,7 +19,7 @@ use crate::load::catalog::{CatalogError, CatalogSource, write_catalog};
 use crate::rootfs::{MergeError, merge};
 use crate::text::chain;
 
-/// The whole life of a converter process. To be called first thing in `main`, with one thread running, when the first
+/// Runs a converter process from start to end. Must be called first in `main`, with one thread running, if the first
 /// argument is [`CONVERTER_COMMAND`](crate::CONVERTER_COMMAND).
 pub fn convert_main() -> ExitCode {
     abort_on_panic();
@@ -72,7 +72,7 @@ fn work(request: Request, files: Vec<File>) -> Reply {
             Some(out) => catalog(CatalogSource::Folder(&ask_for), out),
             None => Reply::Fault(LayerFault::Index),
         },
-        // An answer to a question that was not asked.
+        // An answer without a question.
         Request::Opened { .. } => Reply::Fault(LayerFault::Index),
     }
 }
@@ -85,7 +85,7 @@ fn catalog(source: CatalogSource<'_>, out: File) -> Reply {
     }
 }
 
-/// Asks whoever started this process for a file of the archive's folder.
+/// Asks the process that started this one for a file of the archive's folder.
 fn ask_for(name: &str) -> io::Result<Option<(File, u64)>> {
     if name.len() > PATH_BYTES_MAX {
         return Ok(None);
@@ -125,7 +125,7 @@ fn failed(step: FailedStep, error: &io::Error) -> Reply {
     }
 }
 
-/// Leaves nothing but the given files, the socket and standard error.
+/// Takes everything from this process but the given files, the socket and standard error.
 fn confine(files: &[File]) -> Result<(), String> {
     let mut keep_fds: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
     keep_fds.extend([0, 2]);
@@ -134,7 +134,7 @@ fn confine(files: &[File]) -> Result<(), String> {
         limit(Resource::RLIMIT_FSIZE, CONVERTER_FILE_BYTES_MAX),
         limit(Resource::RLIMIT_AS, CONVERTER_MEMORY_BYTES_MAX),
         limit(Resource::RLIMIT_CPU, CONVERTER_CPU_SECONDS_MAX),
-        // The files of a merge; nothing is opened any more but what the jail itself needs.
+        // Enough for the files of a merge; from here on only the jail itself opens files.
         limit(Resource::RLIMIT_NOFILE, LAYERS_MAX as u64 + 16),
     ];
     let jail = Jail {

@@ -1,4 +1,4 @@
-//! Converter processes, seen from the process that starts them.
+//! Converter processes, from the side of the process that starts them.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -23,39 +23,39 @@ use crate::load::{ArchiveFault, OpenNamed};
 use crate::rootfs::Stack;
 use crate::text::printable;
 
-/// First argument by which a program that embeds this crate knows that it was started as a converter. It must then call
+/// First argument that tells a program with this crate that it was started as a converter. The program must then call
 /// [`convert_main`](crate::convert_main) at once.
 pub const CONVERTER_COMMAND: &str = "__convert-image";
 
-/// Bytes per write into the pipe; also its size, which an unprivileged user may raise to 1 MiB.
+/// Number of bytes per write into the pipe; also the pipe's size, which an unprivileged user may raise to 1 MiB.
 const PIPE_BYTES: usize = 1 << 20;
 
-/// How converters are started: usually `/proc/self/exe` with [`CONVERTER_COMMAND`].
+/// Command that starts a converter: usually `/proc/self/exe` with [`CONVERTER_COMMAND`].
 ///
-/// Each runs alone in empty namespaces, without capabilities, under a system call filter, and opens no file by name.
-/// The program must ignore `SIGPIPE`, as Rust programs do.
+/// Each converter runs alone in empty namespaces, without capabilities, under a system call filter, and opens no file
+/// by name. The program must ignore `SIGPIPE`, as Rust programs do.
 #[derive(Debug, Clone)]
 pub struct Converter {
     /// Program to start.
     pub program: PathBuf,
-    /// Its arguments.
+    /// Arguments of the program.
     pub arguments: Vec<OsString>,
 }
 
-/// Why a converter gave no result.
+/// Reason why a converter gave no result.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConvertError {
     /// The process did not start.
     #[error("cannot start the converter {}", program.display())]
     Start {
-        /// The program.
+        /// Path of the program.
         program: PathBuf,
-        /// Cause.
+        /// Cause of the error.
         #[source]
         source: io::Error,
     },
-    /// The request could not be handed over, or the reply not be read.
+    /// The request could not be sent, or the reply could not be received.
     #[error("cannot talk to the converter")]
     Talk(#[source] io::Error),
     /// The bytes to convert could not be read.
@@ -70,43 +70,43 @@ pub enum ConvertError {
     /// The converter could not write its output.
     #[error("cannot write {what}")]
     Write {
-        /// Which output.
+        /// Name of the output.
         what: &'static str,
-        /// Cause.
+        /// Cause of the error.
         #[source]
         source: io::Error,
     },
     /// This host does not let the converter confine itself.
     #[error("the converter cannot be confined: {reason}")]
     Unconfined {
-        /// The step and its cause.
+        /// Step that failed, and its cause.
         reason: String,
     },
-    /// It ended without a valid reply: it crashed, or was subverted.
+    /// The converter ended without a valid reply: it crashed, or was subverted.
     #[error("the converter failed ({status}){}", if message.is_empty() { String::new() } else { format!(": {message}") })]
     Died {
-        /// How it ended.
+        /// Exit status of the process.
         status: String,
-        /// What it wrote to its standard error.
+        /// Output of the process on standard error.
         message: String,
     },
-    /// No reply after the input's end.
+    /// The converter did not reply after the end of its input.
     #[error("the converter did not answer within {CONVERTER_REPLY_SECONDS_MAX} s")]
     Silent,
-    /// The user wanted no more of it.
+    /// The user cancelled the operation.
     #[error("cancelled")]
     Cancelled,
 }
 
 impl ConvertError {
-    /// Whether the disk is full.
+    /// True when the disk is full.
     pub fn is_no_space(&self) -> bool {
         matches!(self, Self::Write { source, .. } if source.kind() == io::ErrorKind::StorageFull)
     }
 }
 
 impl Default for Converter {
-    /// This very program as its own converter.
+    /// Starts this very program as its own converter.
     fn default() -> Self {
         Self {
             program: "/proc/self/exe".into(),
@@ -116,7 +116,8 @@ impl Default for Converter {
 }
 
 impl Converter {
-    /// Converts the layer that `source` yields, which may expand to `expanded_bytes_max`; `data` and `index` are empty files.
+    /// Converts the layer that `source` yields, which may expand to `expanded_bytes_max`; `data` and `index` are empty
+    /// files.
     pub(crate) fn convert_layer(
         &self,
         source: &mut dyn Read,
@@ -206,9 +207,9 @@ impl Converter {
     ) -> Result<Reply, ConvertError> {
         let mut process = Process::start(self)?;
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| ConvertError::Talk(errno.into()))?;
-        // A smaller pipe only is slower.
+        // A smaller pipe is only slower.
         let _ = fcntl_setpipe_size(&writer, PIPE_BYTES);
-        // This end alone: a converter that reads no more must not hold up who cancels.
+        // This end alone is non-blocking: a converter that stops reading must not delay a cancellation.
         fcntl_setfl(&writer, OFlags::NONBLOCK).map_err(|errno| ConvertError::Talk(errno.into()))?;
         let all: Vec<_> = std::iter::once(reader.as_fd()).chain(files.iter().copied()).collect();
         send_request(&process.socket, request, &all).map_err(ConvertError::Talk)?;
@@ -218,7 +219,8 @@ impl Converter {
     }
 }
 
-/// Writes all of `source` into the pipe and closes it. Ends early if the reader went away: its reply tells why.
+/// Writes all of `source` into the pipe and closes it. Ends early if the reader has closed its end: the reply has the
+/// reason.
 fn pump(source: &mut dyn Read, mut pipe: File, cancellation: &Cancellation) -> Result<(), ConvertError> {
     let mut buffer = vec![0; PIPE_BYTES / 4];
     loop {
@@ -238,7 +240,7 @@ fn pump(source: &mut dyn Read, mut pipe: File, cancellation: &Cancellation) -> R
     }
 }
 
-/// Writes all of it into a pipe that does not block.
+/// Writes all bytes into a non-blocking pipe.
 fn write_all(pipe: &mut File, mut bytes: &[u8], cancellation: &Cancellation) -> io::Result<()> {
     while !bytes.is_empty() {
         if cancellation.wait(&*pipe, PollFlags::OUT, None)? == Waited::Cancelled {
@@ -253,7 +255,7 @@ fn write_all(pipe: &mut File, mut bytes: &[u8], cancellation: &Cancellation) -> 
     Ok(())
 }
 
-/// A running converter; killed and reaped when dropped.
+/// Running converter; killed and reaped when dropped.
 struct Process {
     child: Child,
     socket: OwnedFd,
@@ -273,7 +275,7 @@ impl Process {
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            // Ctrl-C is for us to hear: we end it, in our own time.
+            // Ctrl-C is handled by this process, which ends the converter itself.
             .process_group(0)
             .spawn()
             .map_err(start_error)?;
@@ -294,7 +296,7 @@ impl Process {
         }
     }
 
-    /// Opens what the converter asks for until it has made the catalog; returns the catalog's length.
+    /// Opens the files that the converter asks for until it has written the catalog; returns the catalog's length.
     fn catalogued(mut self, open: &OpenNamed<'_>, cancellation: &Cancellation) -> Result<u64, ConvertError> {
         for _ in 0..=CATALOG_FILES_MAX {
             let name = match self.reply(cancellation)? {
@@ -310,7 +312,7 @@ impl Process {
         Err(ConvertError::Archive(ArchiveFault::LongCatalog))
     }
 
-    /// Reaps the process, which closed its socket without a valid reply.
+    /// Reaps the process, which has closed its socket without a valid reply.
     fn end(&mut self) -> ConvertError {
         let _ = self.child.kill();
         let status = self
@@ -335,7 +337,7 @@ impl Drop for Process {
     }
 }
 
-/// The error in a reply that is not the result asked for.
+/// Error in a reply that is not the expected result.
 fn unexpected(reply: Reply) -> ConvertError {
     match reply {
         Reply::Fault(LayerFault::Read { reason }) => LayerFault::Read {

@@ -1,16 +1,16 @@
-//! A database of Capsid's, in SQLite, brought up to the version that this program knows. Many commands open it at once.
+//! SQLite databases of Capsid, migrated to the version of this program. Many commands open a database at the same time.
 
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
-/// How long a command waits for another one's transaction, which takes milliseconds.
+/// Time limit for waiting for another command's transaction, which takes milliseconds.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often we look again where SQLite does not wait by itself.
+/// Interval between two attempts where SQLite does not wait by itself.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// Sets up an open database, and brings it up to the version that this program knows. `migrations` are one step each from
-/// the version of their index to the next.
+/// Configures an open database, and migrates it to the version of this program. `migrations` are one step each from the
+/// version of their index to the next.
 pub(crate) fn prepare(connection: &mut Connection, migrations: &[&str]) -> rusqlite::Result<()> {
     use_wal(connection)?;
     // FULL: a transaction that was acknowledged survives a power cut; NORMAL would lose the last ones in WAL mode.
@@ -21,9 +21,9 @@ pub(crate) fn prepare(connection: &mut Connection, migrations: &[&str]) -> rusql
     Ok(())
 }
 
-/// Two that change the mode of a new database at once have read it both: SQLite tells one of them at once that it is
-/// busy, because waiting would be for ever (sqlite3_busy_handler: "the handler might not be invoked"). It has let go of
-/// it then, and may try again.
+/// Switches the database to WAL mode. If two processes do so with a new database at once, both have read the old mode:
+/// SQLite immediately reports one of them as busy, because waiting would never end (sqlite3_busy_handler: "the handler
+/// might not be invoked"). That one has released its lock by then, and may try again.
 pub(crate) fn use_wal(connection: &Connection) -> rusqlite::Result<()> {
     let deadline = Instant::now() + BUSY_TIMEOUT;
     loop {
@@ -38,12 +38,12 @@ pub(crate) fn use_wal(connection: &Connection) -> rusqlite::Result<()> {
     }
 }
 
-/// Version of a database: how many migrations it has seen.
+/// Version of a database: the number of migrations that it has seen.
 pub(crate) fn user_version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
-/// Two commands may come here at once: the second finds the first one's work done.
+/// Runs the missing migrations. Of two commands at once, the second finds the work of the first one done.
 fn migrate(connection: &mut Connection, migrations: &[&str]) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let from = usize::try_from(user_version(&transaction)?).unwrap_or(0);
@@ -54,7 +54,7 @@ fn migrate(connection: &mut Connection, migrations: &[&str]) -> rusqlite::Result
     transaction.commit()
 }
 
-/// Whether SQLite says that a file is no database, or a damaged one.
+/// Whether SQLite reports that a file is no database, or a damaged one.
 pub fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// A SHA-256 content digest, `sha256:` and 64 lower-case hexadecimal digits.
+/// SHA-256 digest of some content: `sha256:` and 64 lower-case hexadecimal digits.
 ///
 /// Paths in the store derive from this type alone, never from a string, so that a digest like `sha256:../../x`
 /// (CVE-2024-3727) ends at [`Digest::from_str`].
@@ -14,27 +14,27 @@ use sha2::{Digest as _, Sha256};
 #[serde(try_from = "String", into = "String")]
 pub struct Digest([u8; 32]);
 
-/// Why a text is not a digest.
+/// Reason why a text is not a digest.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ParseDigestError {
-    /// No `algorithm:` before the digits.
+    /// The text has no `algorithm:` before the digits.
     #[error("digest lacks an algorithm")]
     NoAlgorithm,
-    /// Another algorithm than SHA-256.
+    /// The algorithm is not SHA-256.
     #[error("digest algorithm is not supported (only sha256 is)")]
     Algorithm,
-    /// Not 64 lower-case hexadecimal digits.
+    /// The digits are not 64 lower-case hexadecimal ones.
     #[error("digest is not 64 hexadecimal digits")]
     Digits,
 }
 
 impl Digest {
-    /// The digest of `bytes`.
+    /// Digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The 64 hexadecimal digits, without the algorithm.
+    /// All 64 hexadecimal digits, without the algorithm.
     pub fn hex(&self) -> String {
         hex::encode(self.0)
     }
@@ -43,12 +43,12 @@ impl Digest {
         self.0
     }
 
-    /// The first 12 hexadecimal digits, as docker shows ids.
+    /// First 12 hexadecimal digits, as docker shows ids.
     pub fn short(&self) -> String {
         hex::encode(&self.0[..6])
     }
 
-    /// A digest from its 64 hexadecimal digits.
+    /// Parses a digest from its 64 hexadecimal digits.
     pub fn from_hex(digits: &str) -> Result<Self, ParseDigestError> {
         if digits.bytes().any(|b| b.is_ascii_uppercase()) {
             return Err(ParseDigestError::Digits);
@@ -59,7 +59,7 @@ impl Digest {
     }
 }
 
-/// Digests bytes as they pass.
+/// Digests bytes as they pass through.
 #[derive(Clone, Default)]
 pub(crate) struct Hasher(Sha256);
 

@@ -1,4 +1,4 @@
-//! Doors for the fuzz targets (`tests/fuzz`) into what is nobody else's to call.
+//! Entry points of the fuzz targets (`tests/fuzz`) to functions that are otherwise private.
 
 use std::fs::File;
 use std::io::Seek;
@@ -9,23 +9,23 @@ use crate::manifest::Document;
 use crate::pull::fuzzing as pull;
 use crate::rootfs::{Stack, merge};
 
-/// Reads a manifest or an index of images.
+/// Parses a manifest or an index of images.
 pub fn manifest(bytes: &[u8]) {
     let _ = Document::parse(bytes, None);
 }
 
-/// Reads a challenge, and decides for some registries whether its token service may be asked.
+/// Parses a challenge, and decides for some registries whether its token service may be asked.
 ///
 /// # Panics
-/// When the decision is not that of a second, simpler reader.
+/// If the decision differs from that of a second, simpler parser.
 pub fn challenge(header: &str) {
     pull::challenge(header);
 }
 
-/// Converts a layer, and makes a rootfs of what came of it, twice over itself.
+/// Converts a layer, and makes a rootfs of the result, twice over itself.
 ///
 /// # Panics
-/// When a layer that was accepted cannot be made into a rootfs for another reason than what it holds.
+/// If an accepted layer cannot be made into a rootfs for another reason than its content.
 pub fn layer(bytes: &[u8], data: File, mut index: File, out: &File) {
     let handed = index.try_clone().expect("an fd");
     if convert_layer(bytes, data, handed, LAYER_EXPANDED_BYTES_MAX).is_err() {

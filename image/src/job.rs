@@ -1,9 +1,10 @@
-//! What is said between this crate and its converter processes: one request with open files, one reply; a catalog of a
-//! folder asks for files in between.
+//! Protocol between this crate and its converter processes: one request with open files, one reply. Between them, the
+//! catalog of a folder asks for files.
 //!
-//! A converter is this program started anew with a socket as its standard input. The request arrives there in one record,
-//! the files with it (`SCM_RIGHTS`), so that the converter opens nothing by name and no fd leaks into siblings. The reply is
-//! hostile: the converter has read the image. It is bounded, typed, and its text made printable again on arrival.
+//! A converter is this program, started anew with a socket as its standard input. The request arrives there in one
+//! record, together with its files (`SCM_RIGHTS`), so that the converter opens nothing by name and no fd leaks into
+//! siblings. The reply is hostile, because the converter has read the image. It is bounded, typed, and its text made
+//! printable again on arrival.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -23,25 +24,25 @@ use crate::limits::{CONVERTER_REPLY_BYTES_MAX, LAYERS_MAX};
 use crate::load::ArchiveFault;
 use crate::rootfs::Stack;
 
-/// Indexes of all layers and the file to write.
+/// Largest number of files of a request: the indexes of all layers and the file to write.
 const FILES_MAX: usize = LAYERS_MAX + 1;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Files: the layer's bytes (a pipe), the data blob, the index.
+    /// Converts a layer. Files: the layer's bytes (a pipe), the data blob, the index.
     Layer {
-        /// What the layer may expand to.
+        /// Number of bytes that the layer may expand to.
         expanded_bytes_max: u64,
     },
-    /// Files: the metadata image, then the index of each layer.
+    /// Merges layers. Files: the metadata image, then the index of each layer.
     Merge(Stack),
-    /// Files: an archive's bytes (a pipe), the file that takes what they expand to.
+    /// Expands an archive. Files: the archive's bytes (a pipe), the file for the expanded bytes.
     Expand,
-    /// Files: the file that takes the catalog, then the archive: a tar of this length.
+    /// Catalogs an archive. Files: the file for the catalog, then the archive: a tar of this length.
     CatalogTar { bytes: u64 },
-    /// Files: the file that takes the catalog. The converter asks for the files of the archive's folder.
+    /// Catalogs a folder. Files: the file for the catalog. The converter asks for the files of the archive's folder.
     CatalogFolder,
-    /// The answer to [`Reply::Open`]. Files: the one that was asked for, of this length, or none.
+    /// Answers [`Reply::Open`]. Files: the requested one, of this length, or none.
     Opened { bytes: u64 },
 }
 
@@ -61,18 +62,18 @@ pub(crate) enum Reply {
     Catalogued {
         bytes: u64,
     },
-    /// Not the last one: wants a file of the archive's folder.
+    /// Asks for a file of the archive's folder; not the last reply.
     Open {
         name: String,
     },
     Fault(LayerFault),
     ArchiveFault(ArchiveFault),
-    /// A step failed with an error number of the kernel.
+    /// Reports a step that failed with an error number of the kernel.
     Failed {
         step: FailedStep,
         errno: i32,
     },
-    /// The converter could not confine itself and touched nothing.
+    /// Reports that the converter could not confine itself; it touched nothing.
     Unconfined {
         reason: String,
     },
@@ -140,7 +141,7 @@ pub(crate) fn send_reply(socket: impl AsFd, reply: &Reply) -> io::Result<()> {
     Ok(())
 }
 
-/// Receives the reply, or `None` if the converter ended without one.
+/// Receives the reply; `None` if the converter ended without one.
 pub(crate) fn receive_reply(socket: &OwnedFd) -> io::Result<Option<Reply>> {
     let mut bytes = vec![0; CONVERTER_REPLY_BYTES_MAX];
     let (length, whole) = match recv(socket, &mut bytes[..], RecvFlags::TRUNC) {

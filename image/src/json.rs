@@ -1,6 +1,7 @@
-//! Strict JSON: what two parsers could read in two ways is refused.
+//! Strict JSON: a document that two parsers could read in two ways is refused.
 //!
-//! A duplicate key means one thing to a scanner that keeps the first and another to a runtime that keeps the last.
+//! A duplicate key means one thing to a scanner that keeps the first value and another to a runtime that keeps the last
+//! one.
 
 use std::cell::Cell;
 use std::fmt;
@@ -11,14 +12,14 @@ use serde_json::{Map, Value};
 use crate::limits::{JSON_DEPTH_MAX, JSON_VALUES_MAX};
 use crate::text::printable;
 
-/// Why a document is refused.
+/// Reason why a JSON document is refused.
 #[derive(Debug, thiserror::Error)]
 #[error("invalid JSON: {reason}")]
 pub struct JsonError {
     reason: String,
 }
 
-/// Parses the whole of `bytes`; refuses duplicate keys, deep nesting, too many values and trailing bytes.
+/// Parses all of `bytes`; refuses duplicate keys, deep nesting, too many values and trailing bytes.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JsonError> {
     let refuse = |error: serde_json::Error| JsonError {
         reason: printable(error.to_string().as_bytes(), 300),
@@ -34,11 +35,12 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JsonError> {
     serde_json::from_value(value).map_err(refuse)
 }
 
-/// Builds a [`Value`], refusing what [`parse`] refuses.
+/// Builds a [`Value`], and refuses what [`parse`] refuses.
 #[derive(Clone, Copy)]
 struct Strict<'a> {
     depth_left: usize,
-    /// Values that the rest of the document may have: `[{},{},...]` takes a hundred times its length in memory.
+    /// Number of values that the rest of the document may have: `[{},{},...]` takes a hundred times its length in
+    /// memory.
     values_left: &'a Cell<usize>,
 }
 

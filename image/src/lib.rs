@@ -5,9 +5,9 @@
 //!                                                        converter (confined): indexes ──► EROFS metadata
 //! Store::rootfs ──► metadata + data blobs = one EROFS disk for the guest
 //! ```
-//! Everything that an image, an archive or a registry says is hostile. Compressed bytes and tars of layers are only ever
-//! touched by converter processes; nothing of an image becomes a path of the host, and nothing of it is mounted there.
-//! This crate knows nothing of machines, and prints nothing.
+//! Everything that an image, an archive or a registry says is hostile. Compressed bytes and tars of layers are only
+//! ever touched by converter processes; nothing of an image becomes a path of the host, and nothing of it is mounted
+//! there. This crate knows nothing about virtual machines, and prints nothing.
 
 pub mod limits;
 

@@ -26,8 +26,8 @@ const LAYER_TYPES: [&str; 8] = [
     "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
 ];
 
-/// What a manifest or index says about another object. `urls` of foreign layers are not even read: following one sent
-/// containerd's credentials to strangers (CVE-2020-15157).
+/// Reference of a manifest or index to another object. The `urls` of foreign layers are not even parsed: following them
+/// sent containerd's credentials to strangers (CVE-2020-15157).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Descriptor {
@@ -48,68 +48,69 @@ pub(crate) struct DescriptorPlatform {
     pub variant: Option<String>,
 }
 
-/// The document behind a reference.
+/// Document that a reference leads to.
 pub(crate) enum Document {
     Manifest(Manifest),
     Index(Vec<Descriptor>),
 }
 
-/// An image: its config and its layers, bottom first.
+/// Manifest of an image: its config and its layers, bottom first.
 #[derive(Debug, Clone)]
 pub(crate) struct Manifest {
     pub config: Descriptor,
     pub layers: Vec<Descriptor>,
 }
 
-/// Why a manifest or index is refused.
+/// Reason why a manifest or index is refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ManifestError {
-    /// Over the limit on its length.
+    /// The document exceeds the limit on its length.
     #[error("manifest is longer than {} MiB", MANIFEST_BYTES_MAX >> 20)]
     TooLong,
-    /// Not strict JSON of the right shape.
+    /// The document is not strict JSON of the right shape.
     #[error("manifest is malformed")]
     Json(#[from] JsonError),
-    /// Schema 1, or something from the future.
+    /// The document has schema version 1, or one from the future.
     #[error("manifest has schema version {version}; only version 2 is supported")]
     Schema {
-        /// Its version.
+        /// Schema version of the document.
         version: u64,
     },
-    /// Both `layers` and `manifests`: which it is would depend on the reader (containerd GHSA-5j5w-g665-5m35).
+    /// The document has both `layers` and `manifests`: its kind would depend on the reader (containerd
+    /// GHSA-5j5w-g665-5m35).
     #[error("manifest is ambiguous: it has both layers and manifests")]
     Ambiguous,
-    /// Neither a manifest nor an index, or its media type says otherwise than its content.
+    /// The document is neither a manifest nor an index, or its media type contradicts its content.
     #[error("media type {media_type:?} is not one of a container image")]
     MediaType {
-        /// What it says.
+        /// Media type of the document.
         media_type: String,
     },
-    /// No layers.
+    /// The image has no layers.
     #[error("image has no layers")]
     NoLayers,
-    /// Over the limit on layers.
+    /// The image exceeds the limit on layers.
     #[error("image has more than {LAYERS_MAX} layers")]
     TooManyLayers,
-    /// Over the limit on index entries.
+    /// The index exceeds the limit on entries.
     #[error("index has more than {INDEX_ENTRIES_MAX} entries")]
     TooManyEntries,
-    /// Over the limit on a layer's size.
+    /// A layer exceeds the limit on its size.
     #[error("layer {digest} is larger than {} GiB", LAYER_BYTES_MAX >> 30)]
     LayerTooLarge {
-        /// The layer.
+        /// Digest of the layer.
         digest: Digest,
     },
-    /// Over the limit on the config's size.
+    /// The config exceeds the limit on its size.
     #[error("image config is larger than {} MiB", CONFIG_BYTES_MAX >> 20)]
     ConfigTooLarge,
-    /// No entry of an index for the platform asked for.
+    /// The index has no entry for the requested platform.
     #[error("no image for platform {wanted}; available: {}", available(.found))]
     NoPlatform {
-        /// What was asked for.
+        /// Platform that was requested.
         wanted: Platform,
-        /// What there is.
+        /// Platforms that are available.
         found: Vec<Platform>,
     },
 }
@@ -134,7 +135,7 @@ struct Raw {
 }
 
 impl Document {
-    /// Parses a manifest or index. `media_type` is what the registry or descriptor said, if anything.
+    /// Parses a manifest or index. `media_type` is the one that the registry or descriptor gave, if any.
     pub(crate) fn parse(bytes: &[u8], media_type: Option<&str>) -> Result<Self, ManifestError> {
         if bytes.len() as u64 > MANIFEST_BYTES_MAX {
             return Err(ManifestError::TooLong);
@@ -194,7 +195,8 @@ impl Manifest {
         Ok(Self { config, layers })
     }
 
-    /// A manifest as the specification writes it, for archives that have none. The same image gives the same bytes.
+    /// Encodes a manifest as the specification defines it, for archives that have none. The same image gives the same
+    /// bytes.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let document = serde_json::json!({
             "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": self.config, "layers": self.layers,
@@ -203,7 +205,8 @@ impl Manifest {
     }
 }
 
-/// The entry of an index for a platform: an exact one, or else one whose variant is left open, or else one that runs there.
+/// Chooses the entry of an index for a platform: an exact one, or else one whose variant is left open, or else one that
+/// runs there.
 pub(crate) fn choose<'a>(entries: &'a [Descriptor], wanted: &Platform) -> Result<&'a Descriptor, ManifestError> {
     let platforms = || entries.iter().filter_map(|entry| Some((entry, entry.platform()?)));
     let exact = platforms().find(|(_, built)| built == wanted);
@@ -222,7 +225,7 @@ pub(crate) fn choose<'a>(entries: &'a [Descriptor], wanted: &Platform) -> Result
 }
 
 impl Descriptor {
-    /// The platform, if it is one: attestations of BuildKit say `unknown/unknown`.
+    /// Platform of the object, if it is a valid one: attestations of BuildKit have `unknown/unknown`.
     pub(crate) fn platform(&self) -> Option<Platform> {
         let platform = self.platform.as_ref()?;
         let mut parsed = Platform::from_parts(&platform.os, &platform.architecture).ok()?;

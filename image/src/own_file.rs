@@ -1,8 +1,8 @@
-//! Files that Capsid keeps in a directory of its own: opened without following links, and only if they are what Capsid
-//! would have made.
+//! Files in Capsid's own directories: opened without following links, and only if they are as Capsid would have made
+//! them.
 //!
-//! The last component of the path and the directory that holds it may not be links. The directories above belong to the
-//! caller and are closed to others: see [`crate::directory`].
+//! Neither the last component of the path nor the directory that holds it may be a link. The directories above belong
+//! to the caller and are closed to others: see [`crate::directory`].
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-/// Why a file in a directory of Capsid's cannot be one of Capsid's.
+/// Reason why a file in a directory of Capsid's is not one of Capsid's files.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Fault {
@@ -28,7 +28,7 @@ pub enum Fault {
     NotADirectory,
     /// A file of another user.
     Owner(u32),
-    /// A file that cannot be opened or read, as one without permissions.
+    /// A file that cannot be opened or read, such as one without permissions.
     Unreadable(io::Error),
     /// Content that Capsid cannot have written.
     Damaged(String),
@@ -52,7 +52,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A file that was not opened.
+/// Error of a file that was not opened.
 #[derive(Debug, thiserror::Error)]
 #[error("{} {fault}", path.display())]
 struct OwnFileError {
@@ -60,10 +60,10 @@ struct OwnFileError {
     fault: Fault,
 }
 
-/// Opens a file of Capsid's as `options` say; they must not truncate, which [`create`] does after its checks.
+/// Opens a file of Capsid's with `options`, which must not truncate: [`create`] does that after its checks.
 ///
 /// # Errors
-/// `NotFound` as it comes; links, files of other users and what is no regular file with a message that names the path.
+/// `NotFound` unchanged; for links, files of other users and anything but a regular file, an error that names the path.
 pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let refused = |kind: io::ErrorKind, fault| {
         let path = path.to_owned();
@@ -76,7 +76,7 @@ pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
         let fault = Fault::Link;
         return Err(io::Error::other(OwnFileError { path, fault }));
     }
-    // A pipe would otherwise hold up whoever opens it; regular files do not know of this flag.
+    // A pipe would otherwise block its opener; regular files ignore this flag.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
     let file =
         options.custom_flags(flags as i32).open(path).map_err(|error| {
@@ -101,15 +101,15 @@ pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
 /// Opens a file of Capsid's for reading.
 ///
 /// # Errors
-/// As [`open`].
+/// Those of [`open`].
 pub fn read(path: &Path) -> io::Result<File> {
     open(path, OpenOptions::new().read(true))
 }
 
-/// Opens a file of Capsid's for writing, made with mode 0600 if missing and emptied otherwise.
+/// Opens a file of Capsid's for writing, created with mode 0600 if missing and truncated otherwise.
 ///
 /// # Errors
-/// As [`open`].
+/// Those of [`open`].
 pub fn create(path: &Path) -> io::Result<File> {
     let file = open(
         path,
@@ -119,10 +119,10 @@ pub fn create(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Opens a file that serves as a lock, made with mode 0600 if missing.
+/// Opens a file that serves as a lock, created with mode 0600 if missing.
 ///
 /// # Errors
-/// As [`open`].
+/// Those of [`open`].
 pub fn lock_file(path: &Path) -> io::Result<File> {
     open(
         path,
@@ -135,7 +135,7 @@ pub fn lock_file(path: &Path) -> io::Result<File> {
     )
 }
 
-/// Checks without opening it that the caller's own regular file has the name.
+/// Checks, without opening it, that the name is that of the caller's own regular file.
 pub(crate) fn check(path: &Path) -> Result<(), Fault> {
     let metadata = match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Fault::Missing),

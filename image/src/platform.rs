@@ -1,20 +1,20 @@
-//! Platforms: operating system, architecture and variant, in Go's words.
+//! Platforms: operating system, architecture and variant, with Go's names.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// What a manifest of an index was built for.
+/// Platform that an image was built for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Platform {
-    /// `linux`.
+    /// Operating system: `linux`.
     pub os: String,
-    /// `amd64`, `arm64`, ...
+    /// Architecture: `amd64`, `arm64`, ...
     pub architecture: String,
-    /// `v7`, `v8`, ... of ARM.
+    /// Variant of ARM: `v7`, `v8`, ...
     pub variant: Option<String>,
 }
 
-/// Why a text is not a platform.
+/// Reason why a text is not a platform.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("invalid platform {text:?}: expected OS/ARCH[/VARIANT], for example linux/amd64")]
 pub struct ParsePlatformError {
@@ -22,7 +22,7 @@ pub struct ParsePlatformError {
 }
 
 impl Platform {
-    /// What this machine runs.
+    /// Platform of this machine.
     pub fn host() -> Self {
         Self {
             os: "linux".into(),
@@ -31,7 +31,7 @@ impl Platform {
         }
     }
 
-    /// A platform from the fields of a document.
+    /// Creates a platform from the fields of a document.
     pub(crate) fn from_parts(os: &str, architecture: &str) -> Result<Self, ParsePlatformError> {
         let text = format!("{os}/{architecture}");
         let parsed: Self = text.parse()?;
@@ -43,7 +43,7 @@ impl Platform {
         }
     }
 
-    /// Whether an image built for `built` runs where `self` is wanted: machines of x86-64 run programs of 32-bit x86 too.
+    /// Whether an image built for `built` runs where `self` is wanted: x86-64 machines run programs for 32-bit x86 too.
     pub fn accepts(&self, built: &Platform) -> bool {
         let is_32_bit = self.os == built.os && self.architecture == "amd64" && built.architecture == "386";
         is_32_bit || self.matches(built)
@@ -60,7 +60,7 @@ impl Platform {
     }
 }
 
-/// Go's name for an architecture: people write what `uname -m` prints too.
+/// Go's name for an architecture; names as `uname -m` prints them are accepted too.
 fn architecture_of(name: &str) -> &str {
     match name {
         "x86_64" | "x86-64" => "amd64",

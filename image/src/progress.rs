@@ -1,4 +1,4 @@
-//! What a pull or load tells while it runs.
+//! Progress reports of a pull or load.
 
 use std::path::PathBuf;
 
@@ -8,50 +8,50 @@ use crate::digest::Digest;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LayerState {
-    /// Not begun.
+    /// The download has not begun.
     Waiting,
-    /// This many bytes of so many have arrived; they are converted as they come.
+    /// `bytes` of `total` bytes have arrived; they are converted as they come.
     Downloading {
-        /// Bytes so far.
+        /// Number of bytes that have arrived.
         bytes: u64,
-        /// Bytes in all.
+        /// Number of bytes in total.
         total: u64,
     },
-    /// The connection broke; trying again.
+    /// The connection broke; another attempt follows.
     Retrying,
-    /// All bytes have arrived; the converter and the disk finish.
+    /// All bytes have arrived; the converter and the disk are finishing.
     Converting,
-    /// Stored.
+    /// The layer is stored.
     Done,
-    /// Was stored before.
+    /// The layer was stored before.
     AlreadyExists,
 }
 
-/// Something that its user should know.
+/// Warning to the user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Warning {
     /// Docker's config holds credentials and its mode lets other users read it.
     #[error("{} holds credentials that other users can read; run: chmod 600 {}", path.display(), path.display())]
     ReadableCredentials {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
 }
 
-/// Somebody who wants to know. Called from several threads.
+/// Receiver of progress reports. Called from several threads.
 pub trait Progress: Send + Sync {
-    /// A layer of the image entered a state. The digest is that of the layer's blob.
+    /// Reports that a layer of the image entered a state. The digest is that of the layer's blob.
     fn layer(&self, layer: Digest, state: LayerState);
 
-    /// All layers are there; their rootfs is being made.
+    /// Reports that all layers are stored and their rootfs is being made.
     fn merging(&self) {}
 
-    /// Something does not stop the work, but its user should know.
+    /// Reports something that does not stop the work, but that the user should know.
     fn warn(&self, _: &Warning) {}
 }
 
-/// Nobody.
+/// Ignores all reports.
 impl Progress for () {
     fn layer(&self, _: Digest, _: LayerState) {}
 }

@@ -9,11 +9,11 @@ use crate::text::printable;
 const DEFAULT_REGISTRY: &str = "docker.io";
 const DEFAULT_NAMESPACE: &str = "library";
 const DEFAULT_TAG: &str = "latest";
-/// As in docker's grammar.
+/// Longest name, bytes, as in docker's grammar.
 const NAME_BYTES_MAX: usize = 255;
 const TAG_BYTES_MAX: usize = 128;
 
-/// Where an image is: registry, repository, and a tag or digest.
+/// Location of an image: registry, repository, and a tag or digest.
 ///
 /// `busybox` means `docker.io/library/busybox:latest`. A first part with a dot or colon, or `localhost`, is a registry.
 /// With both tag and digest the digest counts and the tag is dropped, as docker does.
@@ -24,59 +24,59 @@ pub struct Reference {
     version: Version,
 }
 
-/// What follows the name.
+/// Tag or digest that follows the name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Version {
-    /// `:tag`
+    /// Tag, written `:tag`.
     Tag(String),
-    /// `@sha256:...`
+    /// Digest, written `@sha256:...`.
     Digest(Digest),
 }
 
-/// Why a text is not a reference.
+/// Reason why a text is not a reference.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ParseReferenceError {
-    /// Not docker's grammar.
+    /// The text does not match docker's grammar.
     #[error("invalid reference format: {text:?}")]
     Format {
-        /// What was to be parsed.
+        /// Text that could not be parsed.
         text: String,
     },
-    /// Docker's grammar, but for letters.
+    /// The text matches docker's grammar, except for upper-case letters.
     #[error("invalid reference format: {text:?}: repository name must be lowercase")]
     Uppercase {
-        /// What was to be parsed.
+        /// Text that could not be parsed.
         text: String,
     },
-    /// The part after `@`.
+    /// The part after `@` is not a digest.
     #[error("invalid reference format: {text:?}")]
     Digest {
-        /// What was to be parsed.
+        /// Text that could not be parsed.
         text: String,
-        /// Cause.
+        /// Cause of the error.
         #[source]
         source: ParseDigestError,
     },
 }
 
 impl Reference {
-    /// Registry as people write it: `docker.io`, `localhost:5000`.
+    /// Name of the registry as users write it: `docker.io`, `localhost:5000`.
     pub fn registry(&self) -> &str {
         &self.registry
     }
 
-    /// Repository within the registry: `library/busybox`.
+    /// Name of the repository within the registry: `library/busybox`.
     pub fn repository(&self) -> &str {
         &self.repository
     }
 
-    /// Tag or digest.
+    /// Tag or digest of the reference.
     pub fn version(&self) -> &Version {
         &self.version
     }
 
-    /// The tag, if this names one.
+    /// Tag of the reference, if it names one.
     pub fn tag(&self) -> Option<&str> {
         match &self.version {
             Version::Tag(tag) => Some(tag),
@@ -84,7 +84,7 @@ impl Reference {
         }
     }
 
-    /// The digest, if this names one.
+    /// Digest of the reference, if it names one.
     pub fn digest(&self) -> Option<Digest> {
         match &self.version {
             Version::Tag(_) => None,
@@ -92,12 +92,12 @@ impl Reference {
         }
     }
 
-    /// The whole name: `docker.io/library/busybox:latest`.
+    /// Complete name: `docker.io/library/busybox:latest`.
     pub fn canonical(&self) -> String {
         format!("{}/{}{}", self.registry, self.repository, self.version)
     }
 
-    /// The name without tag or digest as docker shows it: `busybox`.
+    /// Name without tag or digest as docker shows it: `busybox`.
     pub fn familiar_name(&self) -> String {
         if self.registry != DEFAULT_REGISTRY {
             return format!("{}/{}", self.registry, self.repository);
@@ -109,7 +109,7 @@ impl Reference {
         library.unwrap_or(&self.repository).to_owned()
     }
 
-    /// The same repository at a digest.
+    /// Reference to a digest in the same repository.
     pub fn with_digest(&self, digest: Digest) -> Self {
         Self {
             version: Version::Digest(digest),
@@ -195,7 +195,7 @@ impl FromStr for Reference {
     }
 }
 
-/// Host name, IPv4 or bracketed IPv6 address, with an optional port.
+/// Whether a text is a host name, an IPv4 or a bracketed IPv6 address, with an optional port.
 fn is_registry(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
@@ -217,7 +217,7 @@ fn is_registry(text: &str) -> bool {
     port && host.split('.').all(label)
 }
 
-/// Lower-case letters and digits with single `.`, one or two `_`, or dashes between them.
+/// Whether a text is lower-case letters and digits with single `.`, one or two `_`, or dashes between them.
 fn is_component(text: &str) -> bool {
     let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = text.as_bytes();

@@ -1,4 +1,4 @@
-//! The merge: indexes of a stack of layers in, the EROFS metadata image of the rootfs out.
+//! Merge of layers: indexes of a stack of layers in, the EROFS metadata image of the rootfs out.
 
 use std::fs::File;
 use std::io::{self, BufReader, Seek};
@@ -12,16 +12,17 @@ use crate::layer::index::{IndexReader, ReadIndexError};
 use crate::limits::IMAGE_ENTRIES_MAX;
 use crate::tree::Tree;
 
-/// A data blob's place in the stack: layers without contents have none, a layer that occurs twice has one.
+/// Assignment of data blobs to the layers of a stack: layers without contents have none, a layer that occurs twice has
+/// one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stack {
     /// Blob of each layer, bottom first: a number below `blob_blocks.len()`.
     pub blobs: Vec<u16>,
-    /// Blocks of each data blob.
+    /// Number of blocks of each data blob.
     pub blob_blocks: Vec<u32>,
 }
 
-/// Why a merge failed.
+/// Error of a merge.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MergeError {
     #[error(transparent)]
@@ -32,7 +33,7 @@ pub(crate) enum MergeError {
     Write(#[source] io::Error),
 }
 
-/// Writes the metadata image of the layers to `out` and tells its length.
+/// Writes the metadata image of the layers to `out` and returns its length.
 pub(crate) fn merge(stack: &Stack, mut indexes: Vec<File>, out: &File) -> Result<u64, MergeError> {
     let (mut tree, mut entries_left) = (Tree::new(), IMAGE_ENTRIES_MAX);
     for (index, &blob) in indexes.iter_mut().zip(&stack.blobs) {
@@ -55,7 +56,7 @@ fn apply_layer(
     tree.begin_layer();
     while let Some(entry) = reader.next().map_err(index_error)? {
         *entries_left = entries_left.checked_sub(1).ok_or(LayerFault::TooManyImageEntries)?;
-        // A file beyond its blob would read a neighbour's.
+        // A file beyond its blob would read another blob.
         if let Action::Make(_, crate::layer::entry::Node::File { block, size }) = entry.action
             && u64::from(block).saturating_add(size.div_ceil(BLOCK_BYTES)) > u64::from(blocks)
         {

@@ -1,4 +1,4 @@
-//! System calls without a safe wrapper. The only unsafe code of this crate.
+//! System calls without a safe wrapper: the only unsafe code of this crate.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -9,7 +9,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, getppid, pidfd_open, set_parent_p
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Has the kernel kill the program when the thread that starts it ends, as by a SIGKILL to this process.
+/// Makes the kernel kill the program when the thread that starts it ends, as by a SIGKILL to this process.
 pub(crate) fn die_with_parent(command: &mut Command) {
     use std::os::unix::process::CommandExt;
     let parent = std::process::id();
@@ -26,7 +26,7 @@ pub(crate) fn die_with_parent(command: &mut Command) {
     }
 }
 
-/// A process of ours that nobody has reaped, as what becomes readable when it ends.
+/// Opens a child process that nobody has reaped as a descriptor that becomes readable when the process ends.
 pub(crate) fn watch_exit(process: Pid) -> io::Result<AsyncFd<OwnedFd>> {
     let fd = pidfd_open(process, PidfdFlags::empty())?;
     // SAFETY: `fd` owns a valid descriptor, which is neither replaced nor closed while it is in the `AsyncFd`.

@@ -1,6 +1,6 @@
-//! Foreign text made fit for a terminal.
+//! Foreign text made safe for a terminal.
 
-/// `bytes` as text of at most `bytes_max` bytes, and one line of it, in which nothing [controls a
+/// Converts `bytes` to one line of text of at most `bytes_max` bytes, in which nothing [controls a
 /// terminal](controls_terminal): such characters, and bytes that are not UTF-8, become escapes.
 pub fn printable(bytes: &[u8], bytes_max: usize) -> String {
     let mut text = String::new();
@@ -27,7 +27,7 @@ pub fn printable(bytes: &[u8], bytes_max: usize) -> String {
     text
 }
 
-/// An error and its causes in one line.
+/// Joins an error and its causes in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -40,8 +40,8 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Whether a terminal, or a reader's eye, takes `c` for something else than a character of its own: control characters
-/// (C0, delete, C1), line and paragraph separators, and format characters (Unicode's category Cf and the code points it
-/// reserves for more of them), which reorder, join or hide what is around them.
+/// (C0, delete, C1), line and paragraph separators, and format characters (Unicode's category Cf and the code points
+/// that it reserves for more of them), which reorder, join or hide the characters around them.
 pub fn controls_terminal(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -78,7 +78,7 @@ mod tests {
         assert_eq!(printable(&[0xff; 20], 4), "\\xff\\xff...");
     }
 
-    /// One of each kind that has ever deceived a reader, and text that needs no escape.
+    /// Tests one of each kind that has ever deceived a reader, and text that needs no escape.
     #[test]
     fn every_kind_of_control_and_format_character_is_escaped() {
         let controls = [

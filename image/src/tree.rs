@@ -1,9 +1,10 @@
-//! The tree of an image: its layers applied one over the other.
+//! File tree of an image: its layers applied one over the other.
 //!
-//! Entries apply in the order of the tar; the last one wins. A symbolic link in the directory part of a name is followed
-//! *inside the root*, with `..` stopping there; the last component is never followed; a directory over a directory keeps what
-//! it holds; any other clash replaces. [`whiteouts`] are entries as others, so that one in a directory which its own layer
-//! puts in place of a link hides nothing at the link's target. umoci does the same; tests compare with it.
+//! Entries apply in the order of the tar; the last one wins. A symbolic link in the directory part of a name is
+//! followed *inside the root*, with `..` stopping there; the last component is never followed; a directory over a
+//! directory keeps its content; any other clash replaces. [`whiteouts`] are entries like others, so a whiteout in a
+//! directory with which its own layer replaces a link hides nothing at the link's target. umoci does the same; tests
+//! compare with it.
 
 mod walk;
 mod whiteouts;
@@ -16,10 +17,10 @@ use crate::layer::path::LayerPath;
 use crate::limits::{ROOTFS_ENTRIES_MAX, ROOTFS_NAME_BYTES_MAX};
 use crate::tree::walk::{Step, Walk};
 
-/// Number of a layer, from 1 on; 0 is none.
+/// Number of a layer, from 1 on; 0 means none.
 type LayerNumber = u16;
 
-/// An inode of a [`Tree`].
+/// Number of an inode in a [`Tree`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct InodeId(u32);
 
@@ -35,14 +36,14 @@ impl InodeId {
 pub(crate) struct Inode {
     pub attributes: Attributes,
     pub content: Content,
-    /// Names that lead here; a directory has one.
+    /// Number of names of the inode; a directory has one.
     names: u32,
 }
 
 #[derive(Debug)]
 pub(crate) enum Content {
     Directory(Directory),
-    /// `size` bytes from block `block` of data blob `blob` on.
+    /// File of `size` bytes, from block `block` of data blob `blob` on.
     File {
         blob: u16,
         block: u32,
@@ -62,20 +63,20 @@ pub(crate) enum Content {
 
 #[derive(Debug)]
 pub(crate) struct Directory {
-    /// In byte order, as EROFS wants them.
+    /// Children in byte order, as EROFS requires.
     children: BTreeMap<Box<[u8]>, Name>,
     pub parent: InodeId,
-    /// Last layer that has an entry for it or beneath it.
+    /// Last layer that has an entry for the directory or beneath it.
     touched_by: LayerNumber,
-    /// Last layer that left nothing of lower layers in it.
+    /// Last layer that left nothing of lower layers in the directory.
     cleared_by: LayerNumber,
 }
 
-/// A name in a directory.
+/// Name in a directory.
 #[derive(Debug, Clone, Copy)]
 struct Name {
     inode: InodeId,
-    /// Layer that has the entry for it.
+    /// Layer that has the entry for the name.
     layer: LayerNumber,
 }
 
@@ -95,20 +96,20 @@ impl Directory {
     }
 }
 
-/// A file tree held in memory, without the contents of files.
+/// File tree held in memory, without the contents of files.
 #[derive(Debug)]
 pub(crate) struct Tree {
     inodes: Vec<Inode>,
-    /// Slots of inodes without a name, to be used again.
+    /// Slots of inodes without a name, to be reused.
     free: Vec<InodeId>,
-    /// Names, link targets and attributes, bytes.
+    /// Total length of names, link targets and attributes, bytes.
     name_bytes: u64,
-    /// The one that is being applied.
+    /// Layer that is being applied.
     layer: LayerNumber,
 }
 
 impl Inode {
-    /// The link count that `stat` shows.
+    /// Link count that `stat` shows.
     pub(crate) fn link_count(&self, tree: &Tree) -> u32 {
         match &self.content {
             Content::Directory(directory) => {
@@ -129,7 +130,7 @@ impl std::ops::Index<InodeId> for Tree {
 }
 
 impl Tree {
-    /// The root directory alone.
+    /// Creates a tree of the root directory alone.
     pub(crate) fn new() -> Self {
         let directory = Directory::new(InodeId::ROOT, 0);
         let attributes = Attributes::implied_directory();
@@ -146,12 +147,12 @@ impl Tree {
         }
     }
 
-    /// Begins the next layer: what the tree holds is of lower ones from here on.
+    /// Begins the next layer: the present content of the tree belongs to lower layers from here on.
     pub(crate) fn begin_layer(&mut self) {
         self.layer += 1;
     }
 
-    /// One more than the largest index of an inode.
+    /// Largest index of an inode, plus one.
     pub(crate) fn index_bound(&self) -> usize {
         self.inodes.len()
     }
@@ -211,14 +212,15 @@ impl Tree {
         }
         let (directory, name) = path.split_last().ok_or(LayerFault::Root)?;
         let directory = self.make_directories(&directory, path)?;
-        // The new name may replace a directory that holds the target: count the new name first, or it would be freed.
+        // The new name may replace a directory that holds the target: count the new name first, or the target would be
+        // freed.
         self.inodes[id.index()].names += 1;
         self.unlink(directory, name);
         self.inodes[id.index()].names -= 1;
         self.add_name(directory, name, id)
     }
 
-    /// The directory at `path`, links followed inside the root, or `None` if there is none.
+    /// Finds the directory at `path`, following links inside the root; `None` if there is none.
     fn find_directory(&self, path: &LayerPath) -> Result<Option<InodeId>, LayerFault> {
         let mut walk = Walk::new(path);
         let mut directory = InodeId::ROOT;
@@ -232,7 +234,7 @@ impl Tree {
         Ok(Some(directory))
     }
 
-    /// The directory at `path`, made with implied attributes as far as it is missing. `entry` is named in errors.
+    /// Finds the directory at `path`, and creates missing ones with implied attributes. `entry` is named in errors.
     fn make_directories(&mut self, path: &LayerPath, entry: &LayerPath) -> Result<InodeId, LayerFault> {
         let mut walk = Walk::new(path);
         let mut directory = InodeId::ROOT;
@@ -322,7 +324,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Takes a name away, and what only it led to.
+    /// Removes a name, and everything that only this name leads to.
     fn unlink(&mut self, directory: InodeId, name: &[u8]) {
         let Content::Directory(parent) = &mut self.inodes[directory.index()].content else {
             return;

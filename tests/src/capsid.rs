@@ -11,14 +11,14 @@ use crate::parts::{accelerator, part};
 use crate::resident::descendants;
 use crate::test_images::TestImage;
 
-/// An installation with its own store, sockets, home and temporary files, gone with the value.
+/// Installation with its own store, sockets, home and temporary files, removed with the value.
 #[derive(Debug)]
 pub struct Capsid {
     root: TempDir,
 }
 
 impl Capsid {
-    /// Without any image.
+    /// Creates an installation without any image.
     pub fn empty() -> Self {
         let root = tempfile::Builder::new()
             .prefix("capsid-test-")
@@ -30,7 +30,7 @@ impl Capsid {
         Self { root }
     }
 
-    /// With these images loaded.
+    /// Creates an installation with these images loaded.
     pub fn with(images: &[TestImage]) -> Self {
         let capsid = Self::empty();
         for image in images {
@@ -39,17 +39,17 @@ impl Capsid {
         capsid
     }
 
-    /// With `busybox:latest`.
+    /// Creates an installation with `busybox:latest`.
     pub fn with_busybox() -> Self {
         Self::with(&[TestImage::Busybox])
     }
 
-    /// With `probe:latest`: busybox and the probe at `/probe`.
+    /// Creates an installation with `probe:latest`: busybox and the probe at `/probe`.
     pub fn with_probe() -> Self {
         Self::with(&[TestImage::Probe])
     }
 
-    /// A call of `capsid` with these arguments.
+    /// Prepares a call of `capsid` with these arguments.
     pub fn call<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Invocation {
         let mut invocation = Invocation::new(part("capsid"), arguments);
         let command = invocation.command();
@@ -60,51 +60,51 @@ impl Capsid {
         invocation
     }
 
-    /// `capsid run --rm ARGUMENTS...`, not started yet.
+    /// Prepares `capsid run --rm ARGUMENTS...`, not started yet.
     pub fn run_call<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Invocation {
         let mut invocation = self.call(["run", "--rm"]);
         invocation.command().args(arguments);
         invocation
     }
 
-    /// `capsid run --rm ARGUMENTS...` to its end.
+    /// Runs `capsid run --rm ARGUMENTS...` to its end.
     pub fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Outcome {
         self.run_call(arguments).wait()
     }
 
-    /// What the probe in a container started with these flags says of itself.
+    /// Returns the report of the probe in a container started with these flags.
     #[track_caller]
     pub fn probe(&self, flags: &[&str]) -> serde_json::Value {
         self.probe_call(flags, &["report"]).succeeds().json()
     }
 
-    /// `capsid run --rm FLAGS probe /probe WORDS`.
+    /// Runs `capsid run --rm FLAGS probe /probe WORDS`.
     pub fn probe_call(&self, flags: &[&str], words: &[&str]) -> Outcome {
         let arguments = flags.iter().chain(&["probe", "/probe"]).chain(words);
         self.run_call(arguments).within(120).wait()
     }
 
-    /// `capsid run -d --name NAME WORDS...`: its id.
+    /// Runs `capsid run -d --name NAME WORDS...`. Returns the container's id.
     #[track_caller]
     pub fn detached(&self, name: &str, words: &[&str]) -> String {
         let words = [&["run", "-d", "--name", name], words].concat();
         self.call(words).wait().succeeds().text()
     }
 
-    /// One field of `capsid inspect`.
+    /// Returns one field of `capsid inspect`.
     #[track_caller]
     pub fn field(&self, name: &str, path: &str) -> String {
         let format = format!("{{{{{path}}}}}");
         self.call(["inspect", "-f", &format, name]).wait().succeeds().text()
     }
 
-    /// The supervisor of a running container: its process on the host.
+    /// Returns the pid of a running container's supervisor on the host.
     #[track_caller]
     pub fn supervisor(&self, name: &str) -> u32 {
         self.field(name, ".State.Pid").parse().expect("a pid")
     }
 
-    /// The machine of a running container: the process on the host that runs the guest's instructions.
+    /// Returns the pid of a running container's machine: the process on the host that runs the guest's instructions.
     #[track_caller]
     pub fn machine(&self, name: &str) -> u32 {
         let descendants = descendants(self.supervisor(name));
@@ -116,15 +116,15 @@ impl Capsid {
         last("qemu").or_else(|| last("capsid-vmm")).expect("a running machine")
     }
 
-    /// `capsid load -i PATH`.
+    /// Runs `capsid load -i PATH`.
     pub fn load(&self, path: &Path) -> Outcome {
         self.call([OsStr::new("load"), OsStr::new("-i"), path.as_os_str()])
             .within(300)
             .wait()
     }
 
-    /// Loads the OCI layout that `write` makes of an image `name`. It must be refused in one line, with nothing left in any
-    /// folder.
+    /// Loads the OCI layout that `write` makes of an image `name`. The load must be refused in one line, with nothing
+    /// left in any folder.
     #[track_caller]
     pub fn refuses_layout(name: &str, write: impl FnOnce(&Path)) -> Outcome {
         let capsid = Self::with_busybox();
@@ -139,7 +139,7 @@ impl Capsid {
         outcome
     }
 
-    /// The variables that `capsid` runs with.
+    /// Returns the environment variables that `capsid` runs with.
     pub fn environment(&self) -> Vec<(&'static str, PathBuf)> {
         vec![
             (
@@ -158,13 +158,14 @@ impl Capsid {
         ]
     }
 
-    /// One of its folders: `data`, `run`, `home`, `tmp`.
+    /// Returns one of the installation's folders: `data`, `run`, `home`, `tmp`.
     pub fn folder(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
 
-    /// The files of its folders, sorted, with sizes: what is compared to say "nothing left behind". The databases and the
-    /// markers are there from the first command on, and the probe's verdict and the templates of disks are kept on purpose.
+    /// Lists the files of the installation's folders, sorted, with sizes, to detect anything left behind. The databases
+    /// and the markers are there from the first command on, and the probe's verdict and the templates of disks are kept
+    /// on purpose.
     pub fn files(&self) -> Vec<String> {
         let mut found = Vec::new();
         for name in ["data", "run", "tmp"] {
@@ -189,7 +190,7 @@ impl Capsid {
 }
 
 impl Drop for Capsid {
-    /// Pods outlive the commands that started them, but not the test.
+    /// Ends the pods: they outlive the commands that started them, but not the test.
     fn drop(&mut self) {
         let is_empty = |folder: PathBuf| fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none());
         if is_empty(self.folder("run/pods")) {

@@ -1,4 +1,4 @@
-//! What exists on the host on behalf of Capsid, counted before and after: the difference is a leak.
+//! Count of everything that exists on the host on behalf of Capsid, before and after: the difference is a leak.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::capsid::Capsid;
 use crate::parts::patience;
 use crate::resident::descendants;
 
-/// A count at one moment, as lines that a person can read.
+/// Count at one moment, as lines that a person can read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Census(BTreeSet<String>);
 
@@ -41,7 +41,7 @@ impl Census {
         Self(found)
     }
 
-    /// Requires that nothing is there which was not before; what is ending may take a moment.
+    /// Requires that nothing new is there; ending processes may take a moment.
     #[track_caller]
     pub fn assert_nothing_new(&self, capsid: &Capsid) {
         let deadline = Instant::now() + patience(10);
@@ -61,8 +61,8 @@ impl Census {
     }
 }
 
-/// Adopted orphans that have ended are not leaks of Capsid: their parent, this test, must reap them. Children that a
-/// fixture still waits for are left alone.
+/// Reaps adopted orphans that have ended. They are not leaks of Capsid: their parent, this test, must reap them.
+/// Children that a fixture still waits for are left alone.
 fn reap() {
     for zombie in descendants(process::id()) {
         let orphan = zombie.state == 'Z' && zombie.parent == process::id() && is_ours(&zombie.name);
@@ -80,7 +80,7 @@ fn is_ours(name: &str) -> bool {
 fn mounts() -> Vec<String> {
     let text = fs::read_to_string("/proc/self/mountinfo").expect("procfs");
     let points = text.lines().filter_map(|line| line.split(' ').nth(4));
-    // An image that another executable's fixture is making is none of ours.
+    // An image that another executable's fixture is making does not belong to this test.
     points
         .filter(|point| !point.contains("/mmdebstrap."))
         .map(|point| format!("mount {point}"))
@@ -94,7 +94,7 @@ fn named_after_capsid(folder: &str, what: &str) -> Vec<String> {
     let names = entries
         .flatten()
         .map(|entry| entry.file_name().to_string_lossy().into_owned());
-    // Folders of other tests and of a lab that run beside this one come and go.
+    // Folders of other tests and of a lab that run beside this one appear and disappear.
     let others = ["capsid-test-", "capsid-registry-", "capsid-lab."];
     names
         .filter(|name| is_ours(name) && !others.iter().any(|other| name.starts_with(other)))
@@ -123,7 +123,7 @@ fn collect_cgroups(folder: &Path, depth: usize, found: &mut Vec<String>) {
     }
 }
 
-/// UNIX sockets bound inside the test's folders, or with our name in the abstract namespace.
+/// Lists UNIX sockets bound inside the test's folders, or with our name in the abstract namespace.
 fn sockets(capsid: &Capsid) -> Vec<String> {
     let folder = capsid.folder("").display().to_string();
     let text = fs::read_to_string("/proc/net/unix").unwrap_or_default();

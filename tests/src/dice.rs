@@ -1,11 +1,11 @@
-//! Chance that is the same each time.
+//! Reproducible chance.
 
-/// Numbers that look random and are the same each time (xorshift).
+/// Generator of numbers that look random and are the same each time (xorshift).
 #[derive(Debug)]
 pub struct Dice(pub u64);
 
 impl Dice {
-    /// One of `sides` numbers from 0.
+    /// Returns one of `sides` numbers from 0.
     pub fn roll(&mut self, sides: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

@@ -1,4 +1,4 @@
-//! A proxy on loopback before a plain registry, which spoils the way of large blobs.
+//! A proxy on loopback in front of a plain registry, which disturbs the transfer of large blobs.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -8,29 +8,29 @@ use crate::http::Head;
 use crate::registry::Registry;
 use crate::server::{Ended, Server};
 
-/// What happens to an answer that carries more than `after` bytes of a blob.
+/// Fault of an answer that carries more than `after` bytes of a blob.
 #[derive(Debug, Clone, Copy)]
 pub struct Fault {
     /// Bytes of the body that get through.
     pub after: u64,
-    /// What then.
+    /// End of the answer after these bytes.
     pub then: Then,
-    /// Whether the registry hears of `Range`; if not, it answers with all of the blob.
+    /// Whether the registry receives `Range`; if not, it answers with all of the blob.
     pub ranges: bool,
-    /// How many answers are spoilt; those after them arrive whole.
+    /// Number of spoilt answers; those after them arrive whole.
     pub times: usize,
 }
 
-/// How a spoilt answer ends.
+/// End of a spoilt answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
     /// The connection breaks.
     Cut,
-    /// Nothing more comes.
+    /// Nothing more is sent.
     Stall,
 }
 
-/// The proxy and what it saw.
+/// Proxy with the record of spoilt answers.
 #[derive(Debug)]
 pub struct FlakyProxy {
     server: Server,
@@ -38,7 +38,7 @@ pub struct FlakyProxy {
 }
 
 impl FlakyProxy {
-    /// Starts it before a registry without TLS.
+    /// Starts the proxy in front of a registry without TLS.
     pub fn start(registry: &Registry, fault: Fault) -> Self {
         let upstream = registry.port();
         let spoilt = Arc::new(Mutex::new(Vec::new()));
@@ -47,12 +47,12 @@ impl FlakyProxy {
         Self { server, spoilt }
     }
 
-    /// `localhost:PORT/NAME`.
+    /// Returns `localhost:PORT/NAME`.
     pub fn reference(&self, name: &str) -> String {
         format!("localhost:{}/{name}", self.server.port())
     }
 
-    /// The `Range` of each request whose answer was spoilt, in order.
+    /// Returns the `Range` of each request whose answer was spoilt, in order.
     pub fn spoilt(&self) -> Vec<Option<String>> {
         self.spoilt.lock().expect("no panic in a server").clone()
     }

@@ -1,25 +1,25 @@
-//! As much of HTTP/1.1 as the fixtures' small servers need: one request a connection.
+//! The part of HTTP/1.1 that the fixtures' small servers need: one request per connection.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 
-/// Longest head, bytes.
+/// Maximum bytes of a head.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
 /// First line and header fields of a message.
 #[derive(Debug, Clone)]
 pub struct Head {
-    /// The first line.
+    /// First line.
     pub start: String,
     /// Names in lower case and values, in order.
     pub fields: Vec<(String, String)>,
-    /// What of the body came with it.
+    /// Part of the body that arrived with the head.
     pub rest: Vec<u8>,
 }
 
 impl Head {
-    /// Reads up to the empty line; `None` for what is not HTTP, as a client's attempt at TLS.
+    /// Reads up to the empty line; `None` for data that is not HTTP, such as a client's attempt at TLS.
     pub fn read(stream: &mut impl Read) -> io::Result<Option<Self>> {
         let mut bytes = Vec::new();
         let mut buffer = [0; 16 << 10];
@@ -47,7 +47,7 @@ impl Head {
         }))
     }
 
-    /// A header field.
+    /// Returns a header field.
     pub fn field(&self, name: &str) -> Option<&str> {
         self.fields
             .iter()
@@ -55,17 +55,17 @@ impl Head {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Method of a request.
+    /// Returns the method of a request.
     pub fn method(&self) -> &str {
         self.start.split(' ').next().unwrap_or_default()
     }
 
-    /// Path and query of a request.
+    /// Returns path and query of a request.
     pub fn target(&self) -> &str {
         self.start.split(' ').nth(1).unwrap_or_default()
     }
 
-    /// The rest of the body, as long as `content-length` says.
+    /// Reads the rest of the body, as long as `content-length` says.
     pub fn body(&self, stream: &mut impl Read) -> io::Result<Vec<u8>> {
         let length: usize = self
             .field("content-length")
@@ -77,7 +77,7 @@ impl Head {
         Ok(body)
     }
 
-    /// Writes it as the head of a message of one connection.
+    /// Writes the head of a message of one connection.
     pub fn write(&self, stream: &mut TcpStream) -> io::Result<()> {
         let mut text = format!("{}\r\n", self.start);
         for (name, value) in self.fields.iter().filter(|(name, _)| name != "connection") {
@@ -105,7 +105,7 @@ pub fn answer(stream: &mut TcpStream, status: &str, body: &[u8]) -> io::Result<(
     answer_with(stream, status, &[("content-type", "application/json".into())], body)
 }
 
-/// `name=value&...`, decoded.
+/// Decodes `name=value&...`.
 pub fn form(text: &str) -> HashMap<String, String> {
     let pair = |pair: &str| {
         let (name, value) = pair.split_once('=')?;

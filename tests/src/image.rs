@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::layer::Layer;
 
-/// How a layer lies in an OCI layout.
+/// Compression of a layer in an OCI layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     /// Plain tar.
@@ -20,7 +20,7 @@ pub enum Compression {
     Zstd,
 }
 
-/// An image being put together.
+/// Image under construction.
 #[derive(Debug, Clone)]
 pub struct ImageBuilder {
     layers: Vec<(Vec<u8>, Compression)>,
@@ -28,7 +28,7 @@ pub struct ImageBuilder {
     architecture: String,
 }
 
-/// An OCI layout folder of one image: its blobs are there to be spoiled.
+/// OCI layout folder of one image, whose blobs can be spoiled.
 #[derive(Debug)]
 pub struct OciLayout {
     folder: PathBuf,
@@ -45,7 +45,7 @@ impl Default for ImageBuilder {
 }
 
 impl ImageBuilder {
-    /// No layers, `sh` as the command.
+    /// Creates an image without layers, with `sh` as the command.
     pub fn new() -> Self {
         let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
         Self {
@@ -55,7 +55,7 @@ impl ImageBuilder {
         }
     }
 
-    /// Adds a layer, compressed by gzip where the format allows.
+    /// Adds a layer, compressed with gzip if the format allows.
     pub fn layer(self, tar: Vec<u8>) -> Self {
         self.layer_as(tar, Compression::Gzip)
     }
@@ -72,13 +72,13 @@ impl ImageBuilder {
         self
     }
 
-    /// For another architecture.
+    /// Sets another architecture.
     pub fn architecture(mut self, name: &str) -> Self {
         name.clone_into(&mut self.architecture);
         self
     }
 
-    /// Writes a docker archive: what `docker save` writes.
+    /// Writes a docker archive in the format of `docker save`.
     pub fn write_docker_archive(&self, path: &Path, name: &str) {
         let config = serde_json::to_vec(&self.image_config()).expect("JSON");
         let config_name = format!("{}.json", sha256_hex(&config));
@@ -156,22 +156,22 @@ impl ImageBuilder {
 }
 
 impl OciLayout {
-    /// The folder.
+    /// Returns the folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Where a blob lies.
+    /// Returns the path of a blob.
     pub fn blob(&self, digest: &str) -> PathBuf {
         self.folder.join("blobs").join(digest.replace(':', "/"))
     }
 
-    /// Where layer `index` lies.
+    /// Returns the path of layer `index`.
     pub fn layer_blob(&self, index: usize) -> PathBuf {
         self.blob(self.manifest["layers"][index]["digest"].as_str().expect("a digest"))
     }
 
-    /// Writes the manifest as it now stands, and an index that names it.
+    /// Writes the manifest in its current state, and an index that names it.
     pub fn seal(self, name: &str) -> Self {
         let bytes = serde_json::to_vec(&self.manifest).expect("JSON");
         self.seal_bytes(&bytes, name)
@@ -231,7 +231,7 @@ impl OciLayout {
         self.seal_as(&index, index_type, name)
     }
 
-    /// Replaces layer `index` by these bytes and names them truly: only what is in them is wrong.
+    /// Replaces layer `index` with these bytes and names them truly: only their content is wrong.
     pub fn replace_layer(mut self, index: usize, bytes: &[u8], name: &str) -> Self {
         let digest = format!("sha256:{}", sha256_hex(bytes));
         fs::write(self.blob(&digest), bytes).expect("a writable folder");
@@ -241,19 +241,19 @@ impl OciLayout {
     }
 }
 
-/// Digest as 64 hexadecimal digits.
+/// Returns the SHA-256 digest as 64 hexadecimal digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-/// gzip with a fixed header: the same bytes every time.
+/// Compresses with gzip and a fixed header: the same bytes every time.
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).expect("memory does not fail");
     encoder.finish().expect("memory does not fail")
 }
 
-/// Writes by rename: a reader never sees half a file.
+/// Replaces a file by rename: a reader never sees half a file.
 pub fn replace_file(path: &Path, bytes: &[u8]) {
     let temporary = path.with_extension(format!("tmp{}", std::process::id()));
     fs::write(&temporary, bytes).unwrap_or_else(|error| panic!("{}: {error}", temporary.display()));

@@ -1,4 +1,4 @@
-//! One call of a program under a time limit, and what came of it.
+//! One call of a program under a time limit, and its outcome.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::parts::patience;
 use crate::sys;
 
-/// A call that is not started yet.
+/// Call that is not started yet.
 #[derive(Debug)]
 pub struct Invocation {
     command: Command,
@@ -20,22 +20,22 @@ pub struct Invocation {
     stdout: Option<Stdio>,
 }
 
-/// What came of a call.
+/// Outcome of a call.
 pub struct Outcome {
-    /// The command line, for messages.
+    /// Command line, for messages.
     pub line: String,
     /// Exit status.
     pub status: ExitStatus,
-    /// Everything it printed.
+    /// Complete output.
     pub stdout: Vec<u8>,
-    /// Everything it complained about.
+    /// Complete error output.
     pub stderr: String,
-    /// From start to end.
+    /// Time from start to end.
     pub took: Duration,
 }
 
 impl Invocation {
-    /// Calls `program` with `arguments`, nothing on stdin, 60 s of time.
+    /// Prepares a call of `program` with `arguments`, nothing on stdin, 60 s of time.
     pub fn new<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: impl IntoIterator<Item = A>) -> Self {
         let mut command = Command::new(program);
         command.args(arguments);
@@ -53,37 +53,37 @@ impl Invocation {
         self
     }
 
-    /// Feeds stdin, then closes it.
+    /// Sets the input, which is written to stdin before it is closed.
     pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.input = bytes.into();
         self
     }
 
-    /// Gives it this stdout: nothing of what it prints is in the outcome.
+    /// Sets the program's stdout: the outcome then contains no output.
     pub fn stdout(mut self, to: impl Into<Stdio>) -> Self {
         self.stdout = Some(to.into());
         self
     }
 
-    /// Gives it a stdout that nobody reads any more.
+    /// Sets a stdout that nobody reads any more.
     pub fn closed_stdout(self) -> Self {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
         self.stdout(writer)
     }
 
-    /// Another time limit, in seconds of an ordinary machine.
+    /// Sets another time limit, in seconds of an ordinary machine.
     pub fn within(mut self, seconds: u64) -> Self {
         self.limit = patience(seconds);
         self
     }
 
-    /// The command, for what this type has no word for.
+    /// Returns the command, for settings that this type does not have.
     pub fn command(&mut self) -> &mut Command {
         &mut self.command
     }
 
-    /// Starts with the streams given by `configure`; the caller drives the child.
+    /// Starts with the streams that `configure` sets; the caller drives the child.
     pub fn spawn_with(mut self, configure: impl FnOnce(&mut Command)) -> Child {
         configure(&mut self.command);
         sys::die_with_parent(&mut self.command);
@@ -130,7 +130,7 @@ impl Invocation {
     }
 }
 
-/// Waits for the end; at the deadline asks politely, so that the program under test can clean up, then kills.
+/// Waits for the end. At the deadline asks politely, so that the program under test can clean up, then kills.
 pub fn wait_until(child: &mut Child, deadline: Instant) -> Option<ExitStatus> {
     while Instant::now() < deadline {
         if let Some(status) = child.try_wait().expect("wait") {
@@ -146,7 +146,7 @@ pub fn wait_until(child: &mut Child, deadline: Instant) -> Option<ExitStatus> {
     None
 }
 
-/// Waits until `holds`, some seconds of an ordinary machine.
+/// Waits until `holds` returns true, some seconds of an ordinary machine.
 #[track_caller]
 pub fn eventually(what: &str, seconds: u64, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + patience(seconds);
@@ -165,7 +165,7 @@ fn drain(mut stream: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> 
 }
 
 impl Outcome {
-    /// The exit code as a shell shows it.
+    /// Returns the exit code as a shell shows it.
     pub fn code(&self) -> i32 {
         self.status
             .code()
@@ -223,7 +223,7 @@ impl Outcome {
         self
     }
 
-    /// The lines on stderr that are not warnings.
+    /// Returns the lines on stderr that are not warnings.
     pub fn complaints(&self) -> Vec<&str> {
         let is_warning = |line: &str| line.to_lowercase().contains("warning");
         self.stderr
@@ -232,12 +232,12 @@ impl Outcome {
             .collect()
     }
 
-    /// Stdout as text without the last line feed.
+    /// Returns stdout as text without the last line feed.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).trim_end_matches('\n').to_owned()
     }
 
-    /// Stdout as JSON.
+    /// Parses stdout as JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("not JSON: {error}\n{self}"))

@@ -1,21 +1,21 @@
-//! Layers as tar archives, good and hostile: nothing that a test asks for is refused or repaired here.
+//! Layers as tar archives, good and hostile: no entry that a test asks for is refused or repaired here.
 
 use std::io::Read;
 
 use tar::{Builder, EntryType, Header};
 
-/// Files of this owner and time unless a test says otherwise.
+/// Default time of modification of files.
 const MTIME: u64 = 1_700_000_000;
 
-/// A layer being written.
+/// Layer being written.
 pub struct Layer {
     archive: Builder<Vec<u8>>,
 }
 
-/// One entry: what a test varies.
+/// Entry of a layer, with all fields that tests vary.
 #[derive(Debug, Clone)]
 pub struct Entry<'a> {
-    /// Name as written, even when no file could have it.
+    /// Name as written, even if no file could have it.
     pub name: &'a str,
     /// Type.
     pub kind: EntryType,
@@ -58,7 +58,7 @@ impl Default for Layer {
 }
 
 impl Layer {
-    /// Empty.
+    /// Creates an empty layer.
     pub fn new() -> Self {
         Self {
             archive: Builder::new(Vec::new()),
@@ -147,7 +147,7 @@ impl Layer {
         self
     }
 
-    /// The archive's bytes.
+    /// Returns the archive's bytes.
     pub fn finish(self) -> Vec<u8> {
         self.archive.into_inner().expect("memory does not fail")
     }
@@ -186,13 +186,13 @@ impl Layer {
     }
 }
 
-/// As many bytes as the field holds; `tar`'s own setters refuse names that leave the root.
+/// Writes as many bytes as the field holds; `tar`'s own setters refuse names that leave the root.
 fn put(field: &mut [u8; 100], text: &str) {
     let kept = text.len().min(field.len());
     field[..kept].copy_from_slice(&text.as_bytes()[..kept]);
 }
 
-/// Bytes that no compression shortens (xorshift).
+/// Returns bytes that no compression shortens (xorshift).
 pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15 ^ (seed + 1);
     let mut next = || {

@@ -1,4 +1,4 @@
-//! Containers that live on: started in the background, asked, killed and counted.
+//! Running containers: started in the background, called, killed and counted.
 
 use std::io::Read;
 use std::process::{Child, Stdio};
@@ -13,10 +13,10 @@ use crate::census::Census;
 use crate::invocation::{Outcome, wait_until};
 use crate::parts::patience;
 
-/// Seconds that any call may take.
+/// Time limit of any call, in seconds.
 pub const WATCHDOG_S: u64 = 30;
 
-/// The census counts all processes below this test's: one test at a time.
+/// Locks out other tests: the census counts all processes below this executable.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -24,14 +24,15 @@ pub fn alone() -> MutexGuard<'static, ()> {
     guard
 }
 
-/// A first run makes what is kept on purpose: caches, the template of scratch disks, the probe's verdict.
+/// Creates an installation after a first run, with everything that is kept on purpose: caches, the template of scratch
+/// disks, the probe's verdict.
 pub fn warmed_up() -> Capsid {
     let capsid = Capsid::with_busybox();
     capsid.run(["busybox", "true"]).succeeds();
     capsid
 }
 
-/// A call that neither hangs nor panics.
+/// Runs a call that must neither hang nor panic.
 #[track_caller]
 pub fn call(capsid: &Capsid, words: &[&str]) -> Outcome {
     let outcome = capsid.call(words).within(WATCHDOG_S).wait();
@@ -39,7 +40,7 @@ pub fn call(capsid: &Capsid, words: &[&str]) -> Outcome {
     outcome
 }
 
-/// A call whose streams the caller drives.
+/// Starts a call whose streams the caller drives.
 pub fn spawn(capsid: &Capsid, words: &[&str]) -> Child {
     capsid.call(words).spawn_with(|command| {
         command
@@ -49,7 +50,7 @@ pub fn spawn(capsid: &Capsid, words: &[&str]) -> Child {
     })
 }
 
-/// Its exit code and what it printed.
+/// Waits for the child. Returns its exit code and output.
 #[track_caller]
 pub fn end_of(mut child: Child, what: &str) -> (Option<i32>, String) {
     let status = wait_until(&mut child, Instant::now() + patience(WATCHDOG_S));
@@ -60,13 +61,13 @@ pub fn end_of(mut child: Child, what: &str) -> (Option<i32>, String) {
     (status.code(), output)
 }
 
-/// A script in the background: its container's id.
+/// Starts a script in the background. Returns its container's id.
 #[track_caller]
 pub fn detached(capsid: &Capsid, name: &str, script: &str) -> String {
     capsid.detached(name, &["busybox", "sh", "-c", script])
 }
 
-/// Removes every container there is.
+/// Removes all containers.
 #[track_caller]
 pub fn remove_all(capsid: &Capsid) {
     let ids = call(capsid, &["ps", "-aq"]).succeeds().text();

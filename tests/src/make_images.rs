@@ -1,4 +1,5 @@
-//! `capsid-test-images NAME FILE`: writes one test image as a docker archive; `all`: fills the cache, see `test_images`.
+//! `capsid-test-images NAME FILE`: writes one test image as a docker archive; `all`: fills the cache, see
+//! `test_images`.
 
 use std::env;
 use std::path::Path;

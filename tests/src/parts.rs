@@ -1,10 +1,10 @@
-//! Where the parts under test are, and how patient the tests are.
+//! Paths of the parts under test, and time limits of the tests.
 
 use std::env;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Cargo's target folder: the one this executable was built into, wherever it is.
+/// Returns Cargo's target folder: the one this executable was built into, wherever it is.
 pub fn target_dir() -> PathBuf {
     let executable = env::current_exe().expect("own path");
     let profile = executable
@@ -14,12 +14,12 @@ pub fn target_dir() -> PathBuf {
     profile.parent().expect("a profile's folder has a parent").to_owned()
 }
 
-/// The folder with `capsid`, `capsid-vmm`, `capsid-agent`, `capsid-probe` and `vmlinux`.
+/// Returns the folder with `capsid`, `capsid-vmm`, `capsid-agent`, `capsid-probe` and `vmlinux`.
 pub fn bin_dir() -> PathBuf {
     env::var_os("CAPSID_BIN_DIR").map_or_else(|| target_dir().join("release"), PathBuf::from)
 }
 
-/// One part of [`bin_dir`]; panics with the cure when it is not there.
+/// Returns one part of [`bin_dir`]; if it is missing, panics with the remedy.
 pub fn part(name: &str) -> PathBuf {
     let path = bin_dir().join(name);
     assert!(
@@ -30,22 +30,22 @@ pub fn part(name: &str) -> PathBuf {
     path
 }
 
-/// Whether this is the lab: hardware virtualisation, emulated; everything takes many times longer.
+/// Whether this is the lab: hardware virtualization, emulated; everything takes many times longer.
 pub fn in_lab() -> bool {
     env::var_os("CAPSID_LAB").is_some()
 }
 
-/// A time limit for this machine.
+/// Returns a time limit for this machine.
 pub fn patience(seconds: u64) -> Duration {
     Duration::from_secs(if in_lab() { seconds * 6 } else { seconds })
 }
 
-/// A workload's size for this machine: whole, or an eighth in the lab.
+/// Returns a workload's size for this machine: whole, or an eighth in the lab.
 pub fn workload(size: u64) -> u64 {
     if in_lab() { size / 8 } else { size }
 }
 
-/// A count from the environment, which `make test-full` raises.
+/// Reads a count from the environment, which `make test-full` raises.
 pub fn count(variable: &str, default: usize) -> usize {
     env::var(variable)
         .ok()
@@ -53,7 +53,7 @@ pub fn count(variable: &str, default: usize) -> usize {
         .unwrap_or(default)
 }
 
-/// The accelerator that the tests ask for; `emulate` unless the caller says otherwise.
+/// Returns the accelerator for the tests; `emulate` unless the caller sets another.
 pub fn accelerator() -> String {
     env::var("CAPSID_ACCEL").unwrap_or_else(|_| "emulate".to_owned())
 }

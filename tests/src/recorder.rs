@@ -7,19 +7,19 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::http::{Head, answer_with};
 use crate::server::Server;
 
-/// Status line without the version, header fields and body.
+/// Reply of the server: status line without the version, header fields and body.
 #[derive(Debug, Clone)]
 pub struct Reply {
-    /// `401 Unauthorized`.
+    /// Status, such as `401 Unauthorized`.
     pub status: &'static str,
-    /// Besides those of every answer.
+    /// Header fields besides those of every answer.
     pub fields: Vec<(&'static str, String)>,
-    /// The body.
+    /// Body.
     pub body: String,
 }
 
 impl Reply {
-    /// A success with this body.
+    /// Creates a success with this body.
     pub fn found(body: impl Into<String>) -> Self {
         Self {
             status: "200 OK",
@@ -28,7 +28,7 @@ impl Reply {
         }
     }
 
-    /// Nothing is here.
+    /// Creates the reply for a missing resource.
     pub fn missing() -> Self {
         Self {
             status: "404 Not Found",
@@ -37,7 +37,7 @@ impl Reply {
         }
     }
 
-    /// A redirect.
+    /// Creates a redirect.
     pub fn redirect(status: &'static str, location: impl Into<String>) -> Self {
         Self {
             status,
@@ -46,7 +46,7 @@ impl Reply {
         }
     }
 
-    /// Challenges, one header field each.
+    /// Creates a reply with challenges, one header field each.
     pub fn challenge<T: Into<String>>(challenges: impl IntoIterator<Item = T>) -> Self {
         let field = |challenge: T| ("www-authenticate", challenge.into());
         Self {
@@ -57,10 +57,10 @@ impl Reply {
     }
 }
 
-/// What answers a request.
+/// Function that answers a request.
 type Script = Box<dyn Fn(&Head) -> Reply + Send>;
 
-/// The server.
+/// Recording HTTP server.
 #[derive(Debug)]
 pub struct Recorder {
     server: Server,
@@ -80,7 +80,7 @@ impl std::fmt::Debug for Tape {
 }
 
 impl Recorder {
-    /// Starts one that has nothing.
+    /// Starts a server that has nothing.
     pub fn start() -> Self {
         let tape = Arc::<Tape>::default();
         let server = Server::start({
@@ -90,23 +90,23 @@ impl Recorder {
         Self { server, tape }
     }
 
-    /// Its port on 127.0.0.1.
+    /// Returns the server's port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.server.port()
     }
 
-    /// Answers by this script from now on, and forgets what it was sent.
+    /// Answers by this script from now on, and forgets the bytes received so far.
     pub fn play(&self, script: impl Fn(&Head) -> Reply + Send + 'static) {
         *lock(&self.tape.script) = Some(Box::new(script));
         lock(&self.tape.received).clear();
     }
 
-    /// Every byte that was sent to it, of all connections.
+    /// Returns every byte that was sent to the server, of all connections.
     pub fn received(&self) -> Vec<u8> {
         lock(&self.tape.received).clone()
     }
 
-    /// The same as text, for messages.
+    /// Returns the received bytes as text, for messages.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.received()).into_owned()
     }
@@ -116,7 +116,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no panic in a server")
 }
 
-/// A stream whose bytes are recorded before anybody sees them.
+/// Stream whose bytes are recorded before anybody reads them.
 struct Tapped<'a>(&'a TcpStream, &'a Tape);
 
 impl Read for Tapped<'_> {

@@ -1,4 +1,4 @@
-//! A real registry: Debian's `docker-registry` on loopback, with TLS and a password, or as a test wants it.
+//! A real registry: Debian's `docker-registry` on loopback, with TLS and a password, or as a test configures it.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -15,12 +15,12 @@ use crate::parts::patience;
 use crate::sys;
 use crate::token_server::{ISSUER, SERVICE, TokenServer};
 
-/// Who may pull.
+/// User who may pull.
 pub const USER: &str = "alice";
-/// And by what word.
+/// Password of [`USER`].
 pub const PASSWORD: &str = "correct horse";
 
-/// A running registry, ended with the value.
+/// Running registry, ended with the value.
 #[derive(Debug)]
 pub struct Registry {
     folder: TempDir,
@@ -28,29 +28,29 @@ pub struct Registry {
     port: u16,
 }
 
-/// Whom a registry lets in, and how it is reached.
+/// Clients that a registry lets in, and its transport.
 #[derive(Debug, Clone, Copy)]
 enum Access<'a> {
-    /// TLS, and [`USER`] with [`PASSWORD`].
+    /// TLS, with [`USER`] and [`PASSWORD`].
     Password,
-    /// Plain HTTP, and everybody.
+    /// Plain HTTP, for everybody.
     Plain,
-    /// Plain HTTP, and who brings a token of this server.
+    /// Plain HTTP, for clients with a token of this server.
     Token(&'a TokenServer),
 }
 
 impl Registry {
-    /// Starts an empty one, with TLS and a password.
+    /// Starts an empty registry, with TLS and a password.
     pub fn start() -> Self {
         Self::start_with(Access::Password)
     }
 
-    /// Starts an empty one that serves everybody by plain HTTP.
+    /// Starts an empty registry that serves everybody over plain HTTP.
     pub fn start_plain() -> Self {
         Self::start_with(Access::Plain)
     }
 
-    /// Starts an empty one by plain HTTP that asks for a token of `server`'s.
+    /// Starts an empty registry over plain HTTP that asks for a token of `server`.
     pub fn start_with_tokens(server: &TokenServer) -> Self {
         Self::start_with(Access::Token(server))
     }
@@ -78,29 +78,30 @@ impl Registry {
         Self { folder, server, port }
     }
 
-    /// `localhost:PORT/NAME`.
+    /// Returns `localhost:PORT/NAME`.
     pub fn reference(&self, name: &str) -> String {
         format!("localhost:{}/{name}", self.port)
     }
 
-    /// Its port on 127.0.0.1.
+    /// Returns the registry's port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The certificate that clients must trust.
+    /// Returns the path of the certificate that clients must trust.
     pub fn certificate(&self) -> PathBuf {
         self.folder.path().join("cert.pem")
     }
 
-    /// Where a blob of the registry's store lies, to be spoiled.
+    /// Returns the path of a blob in the registry's store, to be spoiled.
     pub fn blob(&self, digest: &str) -> PathBuf {
         let hexadecimal = digest.strip_prefix("sha256:").expect("a sha256 digest");
         let store = self.folder.path().join("store/docker/registry/v2/blobs/sha256");
         store.join(&hexadecimal[..2]).join(hexadecimal).join("data")
     }
 
-    /// Copies an image into it with skopeo, from any of skopeo's transports, as `NAME`; an index with all its images.
+    /// Copies an image into the registry with skopeo, from any of skopeo's transports, as `NAME`; an index with all its
+    /// images.
     pub fn push(&self, source: &str, name: &str) {
         let output = Command::new("skopeo")
             .args([
@@ -121,13 +122,13 @@ impl Registry {
         );
     }
 
-    /// Lets this installation trust the registry and know its password, as a user would: `certs.d`, and docker's own
-    /// `config.json`.
+    /// Configures this installation to trust the registry and know its password, like a user: `certs.d`, and docker's
+    /// own `config.json`.
     pub fn introduce(&self, capsid: &Capsid) {
         self.introduce_with(capsid, PASSWORD);
     }
 
-    /// The same with another password.
+    /// Configures this installation for the registry with another password.
     pub fn introduce_with(&self, capsid: &Capsid, password: &str) {
         let folder = capsid.folder("home/.docker");
         let certificates = capsid
@@ -169,7 +170,7 @@ fn configuration(folder: &Path, port: u16, access: Access<'_>) -> String {
     )
 }
 
-/// Writes a file that nobody else may read, as docker writes its `config.json`.
+/// Writes a file that nobody else may read, like docker's `config.json`.
 pub fn write_private(path: &Path, text: &str) {
     fs::write(path, text).expect("temporary folder");
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("temporary folder");
@@ -217,7 +218,7 @@ fn make_password_file(folder: &Path) {
     fs::write(folder.join("htpasswd"), output.stdout).expect("temporary folder");
 }
 
-/// A port that was free a moment ago; the registry cannot be handed a socket.
+/// Returns a port that was free a moment ago; the registry cannot be handed a socket.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
@@ -239,7 +240,7 @@ fn await_port(server: &mut Child, port: u16, folder: &Path) {
     }
 }
 
-/// RFC 4648, section 4.
+/// Encodes in base64 (RFC 4648, section 4).
 pub fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();

@@ -1,16 +1,16 @@
-//! What a test needs of the host it runs on. A test that cannot run says so, even where passing tests are silent; in
+//! Requirements of a test on the host. A test that cannot run reports that, even where passing tests are silent; in
 //! continuous integration that is a failure, unless the test is one of [`MAY_SKIP`].
 
 use std::env;
 use std::io::{self, Write};
 
-/// Tests that some sound hosts cannot run, and which.
+/// Tests that some sound hosts cannot run, and which hosts.
 const MAY_SKIP: &[(&str, &str)] = &[
     ("a_bomb", "the lab: its disk is memory, too little for 11 GiB"),
     ("no_permission_for_kvm", "hosts where everybody may use /dev/kvm"),
 ];
 
-/// Says why `test` does not run here; the test returns then.
+/// Reports why `test` does not run here; the test returns then.
 #[track_caller]
 pub fn skip(test: &str, reason: &str) {
     let allowed = MAY_SKIP.iter().any(|(name, _)| *name == test);

@@ -7,7 +7,7 @@ use std::fs;
 pub struct Process {
     /// Process id.
     pub pid: u32,
-    /// Parent's.
+    /// Process id of the parent.
     pub parent: u32,
     /// Name, 15 bytes at most.
     pub name: String,
@@ -15,7 +15,7 @@ pub struct Process {
     pub state: char,
 }
 
-/// All processes of this host.
+/// Returns all processes of this host.
 pub fn processes() -> Vec<Process> {
     let entries = fs::read_dir("/proc").expect("procfs");
     entries
@@ -24,7 +24,7 @@ pub fn processes() -> Vec<Process> {
         .collect()
 }
 
-/// `/proc/PID/stat`: the name may hold spaces and parentheses, so it ends at the last one.
+/// Parses `/proc/PID/stat`: the name may hold spaces and parentheses, so it ends at the last one.
 fn read_process(pid: u32) -> Option<Process> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (head, tail) = text.rsplit_once(')')?;
@@ -39,7 +39,7 @@ fn read_process(pid: u32) -> Option<Process> {
     })
 }
 
-/// The living descendants of a process, without itself.
+/// Returns the descendants of a process, without itself.
 pub fn descendants(ancestor: u32) -> Vec<Process> {
     let all = processes();
     let mut found: Vec<Process> = Vec::new();
@@ -53,17 +53,17 @@ pub fn descendants(ancestor: u32) -> Vec<Process> {
     found
 }
 
-/// Private memory of a process in KiB: what it costs the host apart from files and shared guest memory.
+/// Returns the private memory of a process in KiB: its cost apart from files and shared guest memory.
 pub fn private_kib(pid: u32) -> u64 {
     field_kib(pid, "smaps_rollup", "Private_Dirty:").saturating_sub(field_kib(pid, "status", "RssShmem:"))
 }
 
-/// `Pss` of a process in KiB: its private memory, and its share of what it shares.
+/// Returns `Pss` of a process in KiB: its private memory, and its share of shared memory.
 pub fn proportional_kib(pid: u32) -> u64 {
     field_kib(pid, "smaps_rollup", "Pss:")
 }
 
-/// `RssAnon` of a process in KiB.
+/// Returns `RssAnon` of a process in KiB.
 pub fn anonymous_kib(pid: u32) -> u64 {
     field_kib(pid, "status", "RssAnon:")
 }
@@ -75,21 +75,21 @@ fn field_kib(pid: u32, file: &str, field: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// What a process holds.
+/// Resources that a process holds.
 #[derive(Debug, Clone, Copy)]
 pub struct Held {
-    /// Open descriptors.
+    /// Number of open descriptors.
     pub fds: usize,
-    /// Threads.
+    /// Number of threads.
     pub threads: usize,
     /// Resident memory.
     pub resident_kib: u64,
-    /// Of it, what is no file's: code comes and goes with what the process was just asked.
+    /// Resident memory that is not backed by a file: pages of code vary with the latest requests.
     pub anonymous_kib: u64,
 }
 
 impl Held {
-    /// Of a living process, now.
+    /// Measures a living process now.
     pub fn of(pid: u32) -> Self {
         let entries = |folder: &str| fs::read_dir(format!("/proc/{pid}/{folder}")).expect("procfs").count();
         Self {

@@ -1,4 +1,4 @@
-//! A small TCP server of a test's own, one thread a connection, gone with the value.
+//! A small TCP server of a test's own, one thread per connection, ended with the value.
 
 use std::fmt;
 use std::net::{TcpListener, TcpStream};
@@ -7,19 +7,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// A listening server.
+/// Listening server.
 pub struct Server {
     port: u16,
     ended: Ended,
     accepting: Option<JoinHandle<()>>,
 }
 
-/// Whether the test is done with the server.
+/// Flag that the test is done with the server.
 #[derive(Debug, Clone, Default)]
 pub struct Ended(Arc<AtomicBool>);
 
 impl Ended {
-    /// Keeps the caller until the server ends.
+    /// Waits until the server ends.
     pub fn wait(&self) {
         while !self.0.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(20));
@@ -28,7 +28,7 @@ impl Ended {
 }
 
 impl Server {
-    /// Serves each connection by `serve`, whose errors are those of clients that went away.
+    /// Serves each connection with `serve`, whose errors come from clients that disconnected.
     pub fn start(serve: impl Fn(TcpStream, &Ended) -> std::io::Result<()> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("a bound socket").port();
@@ -52,7 +52,7 @@ impl Server {
         }
     }
 
-    /// Its port on 127.0.0.1.
+    /// Returns the server's port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }

@@ -1,16 +1,16 @@
-//! A data folder that fills up.
+//! Data folder that fills up.
 
 use std::fs;
 use std::path::PathBuf;
 
 use crate::capsid::Capsid;
 
-/// A data folder of its own size, as long as the value lives.
+/// Data folder with a size limit of its own, as long as the value lives.
 #[derive(Debug)]
 pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None` where this process may not mount.
+    /// Mounts the folder; `None` if this process may not mount.
     pub fn mount(capsid: &Capsid, bytes: u64) -> Option<Self> {
         let folder = capsid.folder("data");
         let options = format!("size={bytes},mode=0700");
@@ -19,23 +19,23 @@ impl SmallDisk {
         Some(Self(folder))
     }
 
-    /// Leaves only so many bytes.
+    /// Fills the folder so that only `left` bytes remain.
     pub fn fill(&self, left: u64) {
         self.empty();
         let free = nix::sys::statvfs::statvfs(&self.0).expect("a small disk");
         let bytes = (free.blocks_available() * free.fragment_size()).saturating_sub(left);
         let file = fs::File::create(self.filler()).expect("a small disk");
-        // Less than asked for, where the last page does not fit.
+        // Fills less than requested if the last page does not fit.
         let _ = nix::fcntl::posix_fallocate(&file, 0, i64::try_from(bytes).expect("a small disk"));
     }
 
-    /// The same, when the room that Capsid holds back for that is used up as well.
+    /// Fills the folder after using up the room that Capsid holds back for a full disk.
     pub fn exhaust(&self, left: u64) {
         let _ = fs::remove_file(self.0.join("reserve"));
         self.fill(left);
     }
 
-    /// Gives all of it back.
+    /// Frees everything that filled the folder.
     pub fn empty(&self) {
         let _ = fs::remove_file(self.filler());
     }
@@ -47,7 +47,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Pods that a failed test leaves may use it.
+        // Pods that a failed test left behind may use it.
         let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
     }
 }

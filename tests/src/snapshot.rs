@@ -1,4 +1,4 @@
-//! Directories as they are at one moment, to be compared.
+//! Snapshots of directories, to be compared.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::image::sha256_hex;
 
-/// Every path below a directory with what tells whether it was changed; links are not followed.
+/// Returns every path below a directory with a description that changes when it is changed; links are not followed.
 pub fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
     let mut next = vec![root.to_owned()];
@@ -26,7 +26,7 @@ pub fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
     found
 }
 
-/// Requires that two trees are the same; tells where they are not.
+/// Requires that two trees are the same; reports the differences.
 #[track_caller]
 pub fn assert_same(now: &BTreeMap<PathBuf, String>, before: &BTreeMap<PathBuf, String>, what: &str) {
     let differ = |(path, facts): &(&PathBuf, &String)| now.get(*path) != Some(*facts);

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 const BLOCK_BYTES: usize = 64 * 1024;
 
-/// `total` bytes that follow from `seed`: xorshift64*, so no compression or repetition hides a lost block.
+/// Stream of `total` bytes that follow from `seed`: xorshift64*, so no compression or repetition hides a lost block.
 #[derive(Debug, Clone)]
 pub struct Bytes {
     state: u64,
@@ -14,7 +14,7 @@ pub struct Bytes {
 }
 
 impl Bytes {
-    /// Begins the stream.
+    /// Creates the stream at its beginning.
     pub fn new(seed: u64, total: u64) -> Self {
         Self {
             state: seed | 1,
@@ -22,7 +22,7 @@ impl Bytes {
         }
     }
 
-    /// Writes all of it.
+    /// Writes the whole stream.
     pub fn write_to(mut self, out: &mut impl Write) -> io::Result<()> {
         while let Some(block) = self.next_block() {
             out.write_all(&block)?;
@@ -30,7 +30,7 @@ impl Bytes {
         out.flush()
     }
 
-    /// The digest of all of it, as 64 hexadecimal digits.
+    /// Returns the digest of the whole stream, as 64 hexadecimal digits.
     pub fn digest(mut self) -> String {
         let mut digest = Sha256::new();
         while let Some(block) = self.next_block() {

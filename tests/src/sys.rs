@@ -1,4 +1,4 @@
-//! The fixtures' only unsafe code: what must happen in a child between fork and exec.
+//! The fixtures' only unsafe code: steps in a child between fork and exec.
 
 #![allow(unsafe_code)]
 
@@ -28,8 +28,8 @@ fn set_controlling_terminal() -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the child die with the test, and hear what a user's shell lets it hear: a test that was started in the background
-/// of a script ignores SIGINT, and so would all that it starts.
+/// Makes the child die with the test, and receive the signals that a user's shell lets it receive: a test that was
+/// started in the background of a script ignores SIGINT, and so would all that it starts.
 pub fn die_with_parent(command: &mut Command) -> &mut Command {
     // SAFETY: the closure runs between fork and exec and makes system calls only, which read no memory of the parent's.
     unsafe {
@@ -48,7 +48,7 @@ fn hear(signal: Signal) -> nix::Result<()> {
     unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }.map(drop)
 }
 
-/// Sets the terminal's size, as a terminal emulator does when its window changes.
+/// Sets the terminal's size, like a terminal emulator whose window changes.
 pub fn set_window_size(terminal: &impl std::os::fd::AsRawFd, rows: u16, columns: u16) -> io::Result<()> {
     let size = libc::winsize {
         ws_row: rows,

@@ -14,16 +14,16 @@ use crate::invocation::{Invocation, wait_until};
 use crate::parts::patience;
 use crate::sys;
 
-/// A terminal with a program in it.
+/// Terminal with a program in it.
 #[derive(Debug)]
 pub struct Terminal {
     master: File,
     slave: OwnedFd,
-    /// Its mode before the program.
+    /// Mode of the terminal before the program.
     cooked: Termios,
     child: Child,
     screen: Arc<Mutex<Vec<u8>>>,
-    /// What [`Terminal::expect`] has already found lies before this.
+    /// Length of the output in which [`Terminal::expect`] has already searched.
     seen: usize,
 }
 
@@ -82,17 +82,17 @@ impl Terminal {
         }
     }
 
-    /// Everything that was ever shown.
+    /// Returns everything that was ever shown.
     pub fn screen(&self) -> String {
         String::from_utf8_lossy(&self.screen.lock().expect("a reader that does not panic")).into_owned()
     }
 
-    /// Whether the terminal's mode is what it was before the program: what the shell that started it would find.
+    /// Whether the terminal has the mode that it had before the program, as the shell that started it expects.
     pub fn is_cooked(&self) -> bool {
         mode(&self.slave) == self.cooked
     }
 
-    /// Process id of the program.
+    /// Returns the process id of the program.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

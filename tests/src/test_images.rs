@@ -1,4 +1,4 @@
-//! The images that tests run: made once, kept under `target/test-images` by the hash of what they are made of.
+//! Images that tests run: made once, kept under `target/test-images` by the hash of their sources.
 
 use std::env;
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ use crate::parts;
 /// Part of every cache key: a change of how images are made changes it.
 const RECIPE: &str = "1";
 const BUSYBOX: &str = "/bin/busybox";
-/// The suite of Debian that the tests' tools come from.
+/// Debian suite of the tests' tools.
 const SUITE: &str = "bookworm";
 
 const PYTHON: &[&str] = &["python3", "ncurses-base"];
@@ -32,7 +32,7 @@ const SERVICES: &[&str] = &[
     "iperf3",
 ];
 
-/// A named image.
+/// Named image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TestImage {
     /// `busybox:latest`: Debian's static busybox with a link for each applet.
@@ -50,7 +50,7 @@ pub enum TestImage {
 }
 
 impl TestImage {
-    /// Every one.
+    /// All test images.
     pub const ALL: [TestImage; 6] = [
         Self::Busybox,
         Self::Probe,
@@ -60,7 +60,7 @@ impl TestImage {
         Self::ManyFiles,
     ];
 
-    /// The name it is loaded under.
+    /// Returns the name under which the image is loaded.
     pub fn name(self) -> &'static str {
         match self {
             Self::Busybox => "busybox",
@@ -72,12 +72,12 @@ impl TestImage {
         }
     }
 
-    /// By its name.
+    /// Finds an image by its name.
     pub fn by_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|image| image.name() == name)
     }
 
-    /// The image as a docker archive; made now if nobody has.
+    /// Returns the image as a docker archive; makes it if it is missing.
     pub fn docker_archive(self) -> PathBuf {
         let folder = cache_folder();
         fs::create_dir_all(&folder).expect("a writable target folder");
@@ -95,7 +95,7 @@ impl TestImage {
         path
     }
 
-    /// The image, to be written in another form.
+    /// Builds the image, to be written in another format.
     pub fn build(self) -> ImageBuilder {
         let builder = ImageBuilder::new();
         match self {
@@ -112,7 +112,7 @@ impl TestImage {
 
     fn cache_key(self) -> String {
         let mut inputs = RECIPE.as_bytes().to_vec();
-        // The archive moves every day; a test image need not.
+        // Debian's archive moves every day; a test image need not.
         match self {
             Self::DebianPython => inputs.extend(SUITE.bytes()),
             Self::Services => {
@@ -128,7 +128,7 @@ impl TestImage {
     }
 }
 
-/// Where the archives are kept.
+/// Returns the folder of the archives.
 pub fn cache_folder() -> PathBuf {
     env::var_os("CAPSID_TEST_IMAGES").map_or_else(|| parts::target_dir().join("test-images"), PathBuf::from)
 }
@@ -188,7 +188,8 @@ fn probe_layer() -> Vec<u8> {
         .finish()
 }
 
-/// Layer `index` of a stack: adds, changes what the one below added, removes what the one below that had.
+/// Builds layer `index` of a stack: adds, changes the additions of the one below, removes the content of the one below
+/// that.
 fn stacked_layer(index: u32) -> Vec<u8> {
     let layer = Layer::new()
         .folder("stack/")
@@ -207,7 +208,7 @@ fn stacked_layer(index: u32) -> Vec<u8> {
     .finish()
 }
 
-/// Files of a few bytes to a few KiB, 250 to a folder, with links, owners and attributes among them.
+/// Builds a layer of files of a few bytes to a few KiB, 250 per folder, with links, owners and attributes among them.
 pub fn many_files_layer(count: u32) -> Vec<u8> {
     let content: Vec<u8> = (0..4096_u32)
         .map(|n| b'a' + u8::try_from(n % 26).expect("below 26"))
@@ -238,11 +239,11 @@ pub fn many_files_layer(count: u32) -> Vec<u8> {
     layer.finish()
 }
 
-/// Debian slim with packages: needs the network (or a cache of Debian's archive in apt's configuration).
+/// Builds Debian slim with packages: needs the network (or a cache of Debian's archive in apt's configuration).
 fn debian_layer(packages: &[&str]) -> Vec<u8> {
     let folder = tempfile::tempdir().expect("temporary folder");
     let path = folder.path().join("root.tar");
-    // PostgreSQL compiles queries with libLLVM when it is there: as large as all the rest.
+    // PostgreSQL compiles queries with libLLVM if it is there: as large as all the rest.
     let left_out = [
         "/usr/share/doc/*",
         "/usr/share/man/*",
@@ -266,7 +267,7 @@ fn debian_layer(packages: &[&str]) -> Vec<u8> {
     fs::read(&path).expect("the archive")
 }
 
-/// What the services serve, logs where a container's belong, and no database but the tests' own.
+/// Builds the layer of the services' content: logs at a container's usual place, and no database but the tests' own.
 fn services_layer() -> Vec<u8> {
     Layer::new()
         .file("var/www/html/index.html", "served by nginx\n")
@@ -283,7 +284,7 @@ fn services_layer() -> Vec<u8> {
         .finish()
 }
 
-/// The mirror that this host's apt uses for Debian itself.
+/// Returns the mirror that this host's apt uses for Debian itself.
 fn mirror() -> Option<String> {
     let sources = Command::new("apt-get")
         .args(["indextargets", "--format", "$(SITE) $(CODENAME)"])

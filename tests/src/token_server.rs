@@ -1,4 +1,4 @@
-//! A token server for a registry (docker's token authentication): signs what its clients may do.
+//! Token server for a registry (docker's token authentication): signs the rights of its clients.
 
 use std::fs;
 use std::io::{self, Write};
@@ -15,16 +15,16 @@ use crate::http::{Head, answer, form};
 use crate::registry::{PASSWORD, USER, base64};
 use crate::server::Server;
 
-/// Whom the tokens are for.
+/// Audience of the tokens.
 pub const SERVICE: &str = "capsid-registry";
-/// Whom they are from.
+/// Issuer of the tokens.
 pub const ISSUER: &str = "capsid-tokens";
-/// The refresh token that stands for [`USER`].
+/// Refresh token that stands for [`USER`].
 pub const IDENTITY: &str = "an-identity-token";
-/// Repositories below this may be pulled by everybody.
+/// Prefix of the repositories that everybody may pull.
 pub const PUBLIC: &str = "public/";
 
-/// A running token server.
+/// Running token server.
 #[derive(Debug)]
 pub struct TokenServer {
     folder: Arc<TempDir>,
@@ -32,26 +32,26 @@ pub struct TokenServer {
     record: Arc<Record>,
 }
 
-/// What the server does and has seen.
+/// Answer to give in place of a token, and the requests received so far.
 #[derive(Debug, Default)]
 struct Record {
     instead: Mutex<Option<Vec<u8>>>,
     asked: Mutex<Vec<Asked>>,
 }
 
-/// A request for a token.
+/// Request for a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
-    /// `GET` or `POST`.
+    /// Method, `GET` or `POST`.
     pub method: String,
-    /// By whom, if the server knows them.
+    /// User who asked, if the server knows them.
     pub user: Option<String>,
-    /// For what.
+    /// Requested scope.
     pub scope: String,
 }
 
 impl TokenServer {
-    /// Starts one with a key of its own.
+    /// Starts a server with a key of its own.
     pub fn start() -> Self {
         let folder = tempfile::Builder::new()
             .prefix("capsid-registry-")
@@ -66,27 +66,27 @@ impl TokenServer {
         Self { folder, server, record }
     }
 
-    /// Where clients are to ask.
+    /// Returns the URL that clients ask for tokens.
     pub fn realm(&self) -> String {
         format!("http://{}/token", self.host())
     }
 
-    /// Host and port, as a user names it to be a registry's token service.
+    /// Returns host and port, which a user names to permit them as a registry's token service.
     pub fn host(&self) -> String {
         format!("localhost:{}", self.server.port())
     }
 
-    /// The certificate by which a registry checks the tokens.
+    /// Returns the certificate by which a registry checks the tokens.
     pub fn certificate(&self) -> PathBuf {
         self.folder.path().join("cert.pem")
     }
 
-    /// From now on answers everybody with this body.
+    /// Answers everybody with this body from now on.
     pub fn answer_with(&self, body: impl Into<Vec<u8>>) {
         *self.record.instead.lock().expect("no panic in a server") = Some(body.into());
     }
 
-    /// Forgets who asked; tells who did.
+    /// Returns the requests so far and forgets them.
     pub fn take_asked(&self) -> Vec<Asked> {
         std::mem::take(&mut *self.record.asked.lock().expect("no panic in a server"))
     }
@@ -133,7 +133,8 @@ fn serve(mut stream: TcpStream, folder: &Path, record: &Record) -> io::Result<()
     answer(&mut stream, "200 OK", json!({ name: token }).to_string().as_bytes())
 }
 
-/// What of a scope (`repository:NAME:ACTION,...`) is granted: all to the user, pulls of what is public to others.
+/// Returns the granted part of a scope (`repository:NAME:ACTION,...`): all to the user, pulls of public repositories to
+/// others.
 fn granted(scope: &str, known: bool) -> Value {
     let parts: Vec<&str> = scope.split(':').collect();
     let [kind, name, actions] = parts[..] else {
@@ -146,7 +147,7 @@ fn granted(scope: &str, known: bool) -> Value {
     json!([{"type": kind, "name": name, "actions": actions}])
 }
 
-/// A JSON web token (RFC 7519), signed by openssl with the key whose certificate it carries.
+/// Signs a JSON web token (RFC 7519) by openssl, with the key whose certificate it carries.
 fn sign(folder: &Path, subject: &str, access: &Value) -> String {
     let certificate = fs::read_to_string(folder.join("cert.pem")).expect("a certificate");
     let certificate: String = certificate.lines().filter(|line| !line.starts_with('-')).collect();
@@ -175,7 +176,7 @@ fn sign(folder: &Path, subject: &str, access: &Value) -> String {
     format!("{signed}.{}", base64url(&signature))
 }
 
-/// RFC 4648, section 5, without padding.
+/// Encodes in base64url (RFC 4648, section 5), without padding.
 fn base64url(bytes: &[u8]) -> String {
     base64(bytes).trim_end_matches('=').replace('+', "-").replace('/', "_")
 }

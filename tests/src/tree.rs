@@ -1,5 +1,5 @@
-//! A folder tree as lines of text, so that two trees are compared by comparing text: names, types, modes, owners,
-//! times, links, hard links, devices, extended attributes and contents.
+//! Folder tree as lines of text, so that two trees are compared by comparing text: names, types, modes, owners, times,
+//! links, hard links, devices, extended attributes and contents.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-/// Every entry below `root`, by path, described completely.
+/// Describes every entry below `root` completely, by path.
 pub fn describe(root: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
     let mut links = BTreeMap::new();

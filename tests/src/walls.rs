@@ -1,4 +1,4 @@
-//! What confines a process, as the host sees it in `/proc`.
+//! Confinement of a process, as the host sees it in `/proc`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -6,20 +6,20 @@ use std::path::{Path, PathBuf};
 
 use crate::resident::{Process, descendants};
 
-/// A process and what is around it.
+/// Process and its confinement.
 #[derive(Debug)]
 pub struct Walls {
     /// Process id.
     pub pid: u32,
     /// Name, 15 bytes at most.
     pub name: String,
-    /// The lines of `/proc/PID/status`.
+    /// Lines of `/proc/PID/status`.
     pub status: BTreeMap<String, String>,
     /// Namespaces that are not this process's.
     pub own_namespaces: BTreeSet<String>,
-    /// Everything below its root directory but folders; the files of `/fd` are [`Walls::files`].
+    /// Everything below the process's root directory but folders; the files of `/fd` are [`Walls::files`].
     pub root: Vec<String>,
-    /// What it has open.
+    /// Open files of the process.
     pub files: Vec<String>,
 }
 
@@ -27,10 +27,10 @@ pub struct Walls {
 const NAMESPACES: [&str; 7] = ["user", "mnt", "net", "ipc", "uts", "cgroup", "pid"];
 
 impl Walls {
-    /// Of a living process.
+    /// Reads the confinement of a living process.
     ///
     /// # Panics
-    /// When it is gone, or may not be looked at.
+    /// A process that is gone, or may not be inspected.
     #[must_use]
     pub fn of(process: &Process) -> Self {
         let folder = PathBuf::from(format!("/proc/{}", process.pid));
@@ -57,19 +57,19 @@ impl Walls {
         }
     }
 
-    /// A line of its status.
+    /// Returns a line of the process's status.
     #[must_use]
     pub fn status(&self, name: &str) -> &str {
         self.status.get(name).map_or("", String::as_str)
     }
 
-    /// Effective user on the host.
+    /// Returns the effective user on the host.
     #[must_use]
     pub fn user(&self) -> Option<u32> {
         self.status("Uid").split_whitespace().nth(1)?.parse().ok()
     }
 
-    /// Requires a filter, no new privileges, namespaces of its own and, but for `capabilities`, none of those.
+    /// Requires a seccomp filter, no new privileges, namespaces of its own and no capabilities but `capabilities`.
     #[track_caller]
     pub fn assert_confined(&self, capabilities: &str) {
         for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
@@ -84,7 +84,7 @@ impl Walls {
         assert_eq!(self.own_namespaces.len(), NAMESPACES.len(), "{self:?}");
     }
 
-    /// Requires that it is QEMU, confined, with nothing but QEMU's own files.
+    /// Requires that the process is QEMU, confined, with nothing but QEMU's own files.
     #[track_caller]
     pub fn assert_is_confined_qemu(&self) {
         self.assert_confined(NO_CAPABILITIES);
@@ -110,7 +110,7 @@ impl Walls {
 /// Value of a capability set.
 pub const NO_CAPABILITIES: &str = "0000000000000000";
 
-/// The confined processes below a supervisor, by name: those that have a namespace of pids to themselves.
+/// Returns the confined processes below a supervisor, by name: those that have a namespace of pids to themselves.
 #[must_use]
 pub fn confined_below(supervisor: u32) -> Vec<Walls> {
     let all = descendants(supervisor)
@@ -120,7 +120,7 @@ pub fn confined_below(supervisor: u32) -> Vec<Walls> {
     walls.filter(|walls| walls.own_namespaces.contains("pid")).collect()
 }
 
-/// All that is below `root` but folders; what a mount of `/proc/self/fd` holds is not asked.
+/// Lists all entries below `root` but folders; the content of a mount of `/proc/self/fd` is skipped.
 fn list(root: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut folders = vec![root.to_owned()];

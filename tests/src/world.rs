@@ -24,35 +24,35 @@ use crate::capsid::Capsid;
 use crate::invocation::Invocation;
 use crate::sys;
 
-/// Public servers of the world.
+/// IPv4 address of the world's public servers.
 pub const PUBLIC_V4: &str = "203.0.113.5";
-/// The same.
+/// IPv6 address of the world's public servers.
 pub const PUBLIC_V6: &str = "2001:db8:1::5";
-/// A private network's.
+/// IPv4 address of a private network.
 pub const PRIVATE_V4: &str = "10.9.0.5";
-/// The same.
+/// IPv6 address of a private network.
 pub const PRIVATE_V6: &str = "fd99::5";
-/// Where clouds tell their machines secrets.
+/// Metadata address, where clouds give their machines secrets.
 pub const METADATA: &str = "169.254.169.254";
-/// Azure's, which looks like an address of the public internet.
+/// Azure's metadata address, which looks like one of the public internet.
 pub const WIRE_SERVER: &str = "168.63.129.16";
-/// The host, as the world sees it.
+/// IPv4 address of the host, as the world sees it.
 pub const HOST_V4: &str = "192.168.77.1";
-/// The same.
+/// IPv6 address of the host, as the world sees it.
 pub const HOST_V6: &str = "2001:db8:77::1";
-/// Where the servers listen.
+/// Port of the servers in the world and on the host.
 pub const PORT: u16 = 7000;
-/// The same, of the world's.
+/// Second port of the servers in the world.
 pub const OTHER_PORT: u16 = 7001;
 const RESOLVER: &str = "203.0.113.53";
 
-/// For tests that count what there is.
+/// Locks out other tests, for tests that count what exists.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Both namespaces, gone with the value.
+/// Both namespaces, removed with the value.
 #[derive(Debug)]
 pub struct World {
     name: String,
@@ -60,10 +60,10 @@ pub struct World {
 }
 
 impl World {
-    /// Makes it.
+    /// Makes the network.
     pub fn make() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        // The first namespace that gets a name makes the folder of names a mount.
+        // The first named namespace makes the folder of names a mount.
         static MAKING: Mutex<()> = Mutex::new(());
         let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -105,17 +105,18 @@ impl World {
         }
         ip(&["-n", &host, "route", "add", "default", "via", "192.168.77.2"]);
         ip(&["-n", &host, "-6", "route", "add", "default", "via", "2001:db8:77::2"]);
-        // As systemd has it: everybody may send echoes.
+        // Same as systemd's setting: everybody may send echoes.
         let sysctl = "/proc/sys/net/ipv4/ping_group_range";
         world.on_host_do(|| fs::write(sysctl, "0 2147483647").expect("a namespace of our own"));
-        // `ip netns exec` lays it over /etc.
+        // `ip netns exec` mounts it over /etc.
         fs::create_dir_all(world.etc()).expect("/etc/netns");
         fs::write(world.etc().join("resolv.conf"), format!("nameserver {RESOLVER}\n")).expect("a file");
         world.resolver = Some(world.serve_names());
         world
     }
 
-    /// It, with servers at [`PORT`] and [`OTHER_PORT`] of all its addresses, and at [`PORT`] of the host's.
+    /// Makes the network with servers at [`PORT`] and [`OTHER_PORT`] of all the world's addresses, and at [`PORT`] of
+    /// the host's.
     pub fn with_servers() -> Self {
         let world = Self::make();
         for address in [PUBLIC_V4, PUBLIC_V6, PRIVATE_V4, PRIVATE_V6, METADATA, WIRE_SERVER] {
@@ -128,7 +129,7 @@ impl World {
         world
     }
 
-    /// A call of `capsid` on this host.
+    /// Prepares a call of `capsid` on this host.
     pub fn call<A: AsRef<OsStr>>(&self, capsid: &Capsid, arguments: impl IntoIterator<Item = A>) -> Invocation {
         let mut plain = capsid.call(arguments);
         let plain = plain.command();
@@ -142,22 +143,22 @@ impl World {
         invocation
     }
 
-    /// Does something as a process of the world around the host.
+    /// Calls `act` as a process of the world around the host.
     pub fn outside_do<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         within(&self.outside(), act)
     }
 
-    /// Does something as a process of the host.
+    /// Calls `act` as a process of the host.
     pub fn on_host_do<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         within(&self.host(), act)
     }
 
-    /// A server in the world that says `hello` and what it is sent, until it is hung up on.
+    /// Starts a server in the world that sends `hello` and echoes its input, until the client closes the connection.
     pub fn serve(&self, address: &str, port: u16) {
         self.outside_do(|| serve(address, port));
     }
 
-    /// The same on the host.
+    /// Starts the same server on the host.
     pub fn serve_on_host(&self, address: &str, port: u16) {
         self.on_host_do(|| serve(address, port));
     }
@@ -172,7 +173,7 @@ impl World {
         self.on_host_do(|| connect(to))
     }
 
-    /// A socket of the world's.
+    /// Opens a UDP socket in the world.
     pub fn udp(&self, address: &str) -> UdpSocket {
         let socket = self.outside_do(|| UdpSocket::bind(address).expect("an address of the world's"));
         socket
@@ -181,12 +182,12 @@ impl World {
         socket
     }
 
-    /// Gives the host one more address, as `203.0.113.99/32`.
+    /// Gives the host one more address, such as `203.0.113.99/32`.
     pub fn give_host(&self, address: &str) {
         ip(&["-n", &self.host(), "addr", "add", address, "dev", "up0"]);
     }
 
-    /// Names of the namespaces that are there.
+    /// Returns the names of the existing namespaces.
     pub fn namespaces() -> String {
         let output = Command::new("ip")
             .args(["netns", "list"])
@@ -267,7 +268,7 @@ fn ip(words: &[&str]) {
     );
 }
 
-/// In a thread that enters a network namespace: what it opens stays there.
+/// Calls `act` in a thread that enters a network namespace: sockets that it opens stay there.
 fn within<T: Send>(namespace: &str, act: impl FnOnce() -> T + Send) -> T {
     let file = File::open(format!("/run/netns/{namespace}")).expect("a namespace");
     std::thread::scope(|scope| {
@@ -286,7 +287,7 @@ fn connect(to: &str) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// TCP and UDP, each echoing after a greeting, for as long as the test runs.
+/// Serves TCP, echoing after a greeting, and UDP, echoing, for as long as the test runs.
 fn serve(address: &str, port: u16) {
     let address = SocketAddr::new(address.parse().expect("an address"), port);
     let listener = TcpListener::bind(address).expect("an address of this side");
@@ -309,7 +310,7 @@ fn greet_and_echo(mut stream: TcpStream) {
     if stream.write_all(b"hello\n").is_ok() {
         let mut reader = stream.try_clone().expect("a socket");
         let _ = std::io::copy(&mut reader, &mut stream);
-        // The other half goes on until here.
+        // The other half stays open until here.
         let _ = stream.shutdown(std::net::Shutdown::Write);
     }
 }

@@ -1,4 +1,4 @@
-//! Who a pull is to a registry: tokens, identity tokens, docker's config and its credential helpers.
+//! Identity of a pull towards a registry: tokens, identity tokens, docker's config and its credential helpers.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -22,7 +22,7 @@ mod shapes;
 
 use shapes::{BASIC, OTHER, OTHER_BEARER, SHAPES, TOKEN, play, shape};
 
-/// A registry that wants tokens, with one image for everybody and one for [`USER`], and a Capsid that knows nobody.
+/// Registry that wants tokens, with one image for everybody and one for [`USER`], and a Capsid that knows nobody.
 struct Scene {
     capsid: Capsid,
     registry: Registry,
@@ -53,7 +53,7 @@ impl Scene {
         scene
     }
 
-    /// The registry as docker's config names it.
+    /// Returns the registry as docker's config names it.
     fn host(&self) -> String {
         self.registry.reference("").trim_end_matches('/').to_owned()
     }
@@ -62,7 +62,7 @@ impl Scene {
         configure(&self.capsid, config);
     }
 
-    /// A script in `PATH` under the name that docker gives its credential helpers.
+    /// Writes a script to `PATH` under the name that docker gives its credential helpers.
     fn add_helper(&self, name: &str, script: &str) {
         let path = self.capsid.folder("home/bin").join(format!("docker-credential-{name}"));
         fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -82,7 +82,7 @@ impl Scene {
         call.env("PATH", path)
     }
 
-    /// A pull of the private image that fails in one clear line, free of secrets, with nothing left behind.
+    /// Pulls the private image, which fails in one clear line, free of secrets, with nothing left behind.
     #[track_caller]
     fn assert_refused(&self, words: &str) {
         self.capsid.call(["images"]).wait().succeeds();
@@ -102,7 +102,7 @@ fn configure(capsid: &Capsid, config: &Value) {
     write_private(&capsid.folder("home/.docker/config.json"), &config.to_string());
 }
 
-/// Lets a token service speak for a registry.
+/// Permits a token service for a registry.
 fn name_token_realm(capsid: &Capsid, registry: &str, host: &str) {
     let folder = capsid.folder("home/.config/capsid");
     fs::create_dir_all(&folder).unwrap();
@@ -118,7 +118,7 @@ fn asked(method: &str, user: Option<&str>, repository: &str) -> Asked {
     }
 }
 
-/// What a helper prints for a user and a secret.
+/// Returns a script that prints user and secret like a helper.
 fn helper_prints(user: &str, secret: &str) -> String {
     let credentials = json!({"ServerURL": "x", "Username": user, "Secret": secret});
     format!("cat >/dev/null; echo '{credentials}'")
@@ -171,7 +171,7 @@ fn a_token_that_is_none_is_one_clear_line() {
         (json!({"token": "a\r\nx-injected: b"}).to_string(), "token"),
         (json!({"token": "not one of the registry's"}).to_string(), "denied"),
         (json!({"token": "x".repeat(1 << 20)}).to_string(), "longer than"),
-        // Within the bound on answers, but longer than the registry takes a header for.
+        // Within the bound on answers, but longer than the registry accepts in a header.
         (json!({"token": "x".repeat(200 << 10)}).to_string(), ""),
         ("[".repeat(200_000), "token"),
     ];
@@ -186,7 +186,7 @@ fn a_credential_helper_is_asked() {
     let scene = Scene::new();
     scene.add_helper("works", &helper_prints(USER, PASSWORD));
     scene.add_helper("knows-an-identity", &helper_prints("<token>", IDENTITY));
-    // What docker's own helpers say of a registry that they do not know.
+    // Docker's own helpers report this for a registry that they do not know.
     let unknown = "cat >/dev/null; echo 'credentials not found in native keychain'; exit 1";
     scene.add_helper("knows-nobody", unknown);
     for config in [
@@ -243,12 +243,12 @@ fn a_credential_helper_that_fails_is_one_clear_line() {
     scene.assert_refused("config.json");
 }
 
-/// A helper that says who it and its child are, and then `script`.
+/// Returns a helper that records its own pid and its child's, and then runs `script`.
 fn with_child(script: &str) -> String {
     format!("sleep 1000 & echo $$ $! >\"$HOME/pids.new\"; mv \"$HOME/pids.new\" \"$HOME/pids\"; {script}")
 }
 
-/// Which of the helper's processes run.
+/// Returns the helper's running processes.
 fn helper_processes(capsid: &Capsid) -> Vec<String> {
     let pids = fs::read_to_string(capsid.folder("home/pids")).unwrap_or_default();
     let runs = |pid: &&str| {
@@ -259,7 +259,7 @@ fn helper_processes(capsid: &Capsid) -> Vec<String> {
     pids.split_whitespace().filter(runs).map(str::to_owned).collect()
 }
 
-/// Takes the time limit of a helper: ten seconds.
+/// Test that takes the time limit of a helper: ten seconds.
 #[test]
 fn a_credential_helper_that_hangs_ends_with_its_children() {
     let scene = Scene::new();
@@ -324,7 +324,7 @@ fn credentials_that_others_can_read_are_warned_of() {
     }
 }
 
-/// Every form in which a secret could be sent.
+/// Returns every form in which a secret could be sent.
 fn secrets() -> Vec<String> {
     let basic = base64(format!("{USER}:{PASSWORD}").as_bytes());
     let form = PASSWORD.replace(' ', "+");
@@ -339,7 +339,7 @@ fn sees_secret(recorder: &Recorder) -> bool {
     secrets().iter().any(|secret| text.contains(secret.as_str()))
 }
 
-/// A pull from `registry` of an image that is not there, by a client with credentials.
+/// Pulls a missing image from `registry`, with a client that has credentials.
 fn pull_from(capsid: &Capsid, registry: &str, flags: &[&str], entry: &Value) -> Invocation {
     configure(capsid, &json!({"auths": {registry: entry}}));
     let image = format!("{registry}/x:1");
@@ -364,7 +364,7 @@ fn credentials_are_seen_by_the_registry_alone() {
                 .exits(1)
                 .complains_in_one_line();
             assert!(!sees_secret(&other), "{}: {}\n{outcome}", shape.name, other.text());
-            // An identity token is nothing that a basic challenge asks for.
+            // A basic challenge does not ask for an identity token.
             let answers = entry.get("auth").is_some() || !shape.registry.contains(&BASIC);
             assert!(
                 !answers || outcome.stderr.contains(shape.words),
@@ -399,7 +399,7 @@ fn a_token_service_that_the_user_named_gets_credentials() {
     }
 }
 
-/// A proxy plays the internet: a request for any name is seen there.
+/// Test with a proxy that plays the internet: a request for any name is seen there.
 #[test]
 fn a_public_registry_does_not_lead_into_private_networks() {
     let (capsid, internet, local) = (Capsid::empty(), Recorder::start(), Recorder::start());

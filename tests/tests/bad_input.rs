@@ -30,7 +30,7 @@ fn assert_layer_refused(layer: Layer) -> Outcome {
     Capsid::refuses_layout(NAME, |folder| drop(tree(layer).write_oci_layout(folder, NAME)))
 }
 
-/// A layer that must do no harm: refused, or loaded with everything beneath the root.
+/// Requires that a layer does no harm: refused, or loaded with everything beneath the root.
 #[track_caller]
 fn assert_layer_harmless(layer: Layer, outside: &Path) {
     let capsid = Capsid::empty();
@@ -41,7 +41,7 @@ fn assert_layer_harmless(layer: Layer, outside: &Path) {
     assert!(!outside.exists(), "{} was written", outside.display());
 }
 
-/// A path outside of every folder of the test, which nobody else makes.
+/// Returns a path outside of every folder of the test, which nobody else makes.
 fn outside() -> PathBuf {
     PathBuf::from(
         format!(
@@ -270,7 +270,7 @@ fn a_device_number_or_type_that_is_none() {
     assert_layer_refused(Layer::new().entry(&odd));
 }
 
-/// 11 GiB of zeroes in some megabytes: stopped by the limit on a layer, long before the disk is full.
+/// Layer of 11 GiB of zeroes in some megabytes: stopped by the limit on a layer, long before the disk is full.
 #[test]
 fn a_bomb() {
     if capsid_tests::parts::in_lab() {
@@ -294,7 +294,7 @@ fn a_bomb() {
     assert_eq!(capsid.files(), before);
 }
 
-/// A tar of one file of zeroes. A zstd stream may have many frames, so one is made and then repeated.
+/// Builds a tar of one file of zeroes. A zstd stream may have many frames, so one is made and then repeated.
 fn zstd_bomb(gibibytes: u64) -> Vec<u8> {
     const FRAME_BYTES: u64 = 64 << 20;
     let bytes = gibibytes << 30;

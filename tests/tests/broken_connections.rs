@@ -1,5 +1,5 @@
-//! Registries that do not give what was asked for: connections that break in the middle of a layer, where the pull goes on
-//! and gives up in time, and refusals.
+//! Registries that do not deliver: connections that break in the middle of a layer, where the pull continues and gives
+//! up in time, and refusals.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -9,10 +9,10 @@ use capsid_tests::layer::noise;
 use capsid_tests::{Capsid, FlakyProxy, ImageBuilder, Layer, Recorder, Registry, Reply};
 
 const NAME: &str = "broken:1";
-/// What one connection carries of the layer before it breaks.
+/// Bytes of the layer that one connection carries before it breaks.
 const CUT: u64 = 1 << 20;
 
-/// A registry with an image of one layer of a bit more than 3 MiB, compressed or not.
+/// Starts a registry with an image of one layer of a bit more than 3 MiB, compressed or not.
 fn registry() -> Registry {
     let registry = Registry::start_plain();
     let folder = tempfile::tempdir().unwrap();
@@ -34,7 +34,7 @@ fn cutting(registry: &Registry, after: u64, ranges: bool, times: usize) -> Flaky
     FlakyProxy::start(registry, fault)
 }
 
-/// The `Range` of each request that was cut short.
+/// Returns the `Range` of each request that was cut short.
 fn spoilt(proxy: &FlakyProxy) -> Vec<String> {
     let ranges = proxy.spoilt().into_iter();
     ranges.map(|range| range.unwrap_or_else(|| "none".into())).collect()
@@ -57,7 +57,7 @@ fn a_server_that_ignores_ranges_sends_the_layer_again() {
     assert_eq!(spoilt(&proxy), ["none", "bytes=1048576-"]);
 }
 
-/// Five tries that bring nothing new are enough.
+/// Five tries without new bytes are enough to give up.
 #[test]
 fn a_connection_that_always_breaks_is_given_up() {
     let (capsid, registry) = (Capsid::empty(), registry());

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use capsid_tests::Capsid;
 use capsid_tests::parts::{count, patience};
 
-/// Farthest that the guest's clock may be from the host's, milliseconds.
+/// Maximum distance of the guest's clock from the host's, milliseconds.
 const OFF_MAX_MS: f64 = 10.0;
 
-/// A container that tells its time.
+/// Container that prints its time on request.
 struct Teller {
     child: Child,
     questions: ChildStdin,
@@ -45,7 +45,7 @@ impl Teller {
         }
     }
 
-    /// Milliseconds that the guest's clock surely is off: its distance from what the host's clock showed at some time
+    /// Measures the milliseconds that the guest's clock surely is off: its distance from all values of the host's clock
     /// between question and answer. The best of some tries: each also measures how busy the host is.
     fn off_ms(&mut self) -> f64 {
         let mut best = f64::INFINITY;
@@ -96,7 +96,7 @@ fn the_guests_clock_is_the_hosts_for_a_minute() {
     teller.end();
 }
 
-/// A container that may set the clock, and does: the only way to make it wrong that a test has.
+/// Test with a container that may set the clock, and does: a test has no other way to make it wrong.
 #[test]
 fn a_clock_that_is_wrong_is_corrected() {
     let capsid = Capsid::with_probe();

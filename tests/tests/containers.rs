@@ -1,4 +1,4 @@
-//! Containers that live on: made, started, stopped, looked at and removed by commands of their own.
+//! Containers with a life of their own: made, started, stopped, inspected and removed by separate commands.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -12,12 +12,12 @@ use capsid_tests::parts::{part, patience, workload};
 use capsid_tests::resident::descendants;
 use capsid_tests::{Capsid, Invocation, Outcome};
 
-/// `capsid WORDS...` to its end.
+/// Runs `capsid WORDS...` to its end.
 fn call(capsid: &Capsid, words: &[&str]) -> Outcome {
     capsid.call(words).wait()
 }
 
-/// A container in the background: its id.
+/// Starts a container in the background. Returns its id.
 #[track_caller]
 fn detached(capsid: &Capsid, flags: &[&str], command: &[&str]) -> String {
     let words: Vec<&str> = ["run", "-d"]
@@ -32,7 +32,7 @@ fn detached(capsid: &Capsid, flags: &[&str], command: &[&str]) -> String {
     id
 }
 
-/// One field of `capsid inspect`.
+/// Returns one field of `capsid inspect`.
 #[track_caller]
 fn field(capsid: &Capsid, name: &str, path: &str) -> String {
     let format = format!("{{{{{path}}}}}");
@@ -43,7 +43,7 @@ fn field(capsid: &Capsid, name: &str, path: &str) -> String {
         .to_owned()
 }
 
-/// Waits until `holds`.
+/// Waits until `holds` returns true.
 #[track_caller]
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + patience(20);
@@ -77,7 +77,7 @@ fn a_detached_container_outlives_its_command_and_stops() {
     call(&capsid, &["inspect", "web"]).exits(1);
 }
 
-/// As `(flock -n 9; capsid run -d ...) 9>lock` of a script, and `$(capsid run -d ...)`.
+/// Test of `(flock -n 9; capsid run -d ...) 9>lock` in a script, and of `$(capsid run -d ...)`.
 #[test]
 fn a_detached_container_holds_nothing_that_its_caller_has_open() {
     let capsid = Capsid::with_busybox();
@@ -228,7 +228,7 @@ fn create_then_start_runs_what_was_asked_for() {
     .text();
     assert_eq!(field(&capsid, "later", ".State.Status"), "created");
     assert_eq!(id.trim().len(), 64);
-    // It keeps what it is made from, without a name.
+    // The container keeps its image, without a name.
     call(&capsid, &["rmi", "busybox"]).exits(1);
     let untagged = call(&capsid, &["rmi", "-f", "busybox"]).succeeds();
     untagged.prints("Untagged: busybox:latest\n");

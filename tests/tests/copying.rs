@@ -1,4 +1,4 @@
-//! `cp`, `diff` and `export`: files come and go as docker has it, and nothing of a container's is written anywhere else.
+//! `cp`, `diff` and `export`: files are copied by docker's rules, and nothing of a container is written anywhere else.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -10,7 +10,7 @@ use std::process::Command;
 
 use capsid_tests::{Capsid, Outcome};
 
-/// `capsid WORDS...` to its end.
+/// Runs `capsid WORDS...` to its end.
 fn call(capsid: &Capsid, words: &[&str]) -> Outcome {
     capsid.call(words).wait()
 }
@@ -20,13 +20,13 @@ fn copy(capsid: &Capsid, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Outcom
     call(capsid, &["cp", "-q", from, to])
 }
 
-/// Output of a script in the container.
+/// Returns the output of a script in the container.
 #[track_caller]
 fn shell(capsid: &Capsid, name: &str, script: &str) -> String {
     call(capsid, &["exec", name, "sh", "-c", script]).succeeds().text()
 }
 
-/// A folder with a file, a link and a folder with a file.
+/// Creates a folder with a file, a link and a folder with a file.
 fn tree() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("tree");
@@ -52,7 +52,7 @@ fn trees_go_in_and_come_back() {
     capsid.detached("web", &["busybox", "sleep", "1000"]);
     let dir = tree();
     let path = |name: &str| dir.path().join(name);
-    // Into a folder that is there, under a new name, and the content alone.
+    // Into an existing folder, under a new name, and the content alone.
     copy(&capsid, path("tree"), "web:/tmp").succeeds();
     copy(&capsid, path("tree"), "web:/tmp/new").succeeds();
     shell(&capsid, "web", "mkdir /tmp/flat");
@@ -84,7 +84,7 @@ fn trees_go_in_and_come_back() {
     )
     .succeeds();
     assert_eq!(fs::read_to_string(&followed).unwrap(), "content");
-    // What cannot be is said, and makes nothing.
+    // An impossible copy is reported, and makes nothing.
     copy(&capsid, "web:/nope", path("nope"))
         .exits(1)
         .complains("/nope: no such file or directory");
@@ -158,7 +158,7 @@ fn archives_flow_through_the_standard_streams() {
         names(&packed.stdout),
         ["tree/", "tree/file", "tree/link", "tree/sub/", "tree/sub/below"]
     );
-    // The root alone: neither what is mounted over it nor the volumes.
+    // The root alone: neither the mounts over it nor the volumes.
     let exported = names(&call(&capsid, &["export", "web"]).succeeds().stdout);
     assert!(exported.contains(&"tmp/tree/sub/below".to_owned()), "{exported:?}");
     assert!(
@@ -170,8 +170,8 @@ fn archives_flow_through_the_standard_streams() {
     assert_eq!(names(&fs::read(&file).unwrap()), exported);
 }
 
-/// A container that is in the way: links to the host's paths, folders that become links while they are copied, names with
-/// line ends, set-user-id files, devices, and a file of a terabyte.
+/// Test with a hostile container: links to the host's paths, folders that become links while they are copied, names
+/// with line ends, set-user-id files, devices, and a file of a terabyte.
 #[test]
 fn a_hostile_container_writes_nothing_outside() {
     let capsid = Capsid::with_busybox();
@@ -200,11 +200,11 @@ fn a_hostile_container_writes_nothing_outside() {
     for round in 0..3.max(rounds / 5) {
         let to = dir.path().join(format!("to{round}"));
         fs::create_dir(&to).unwrap();
-        // Links of the user's own place are not followed either.
+        // Links at the user's own target are not followed either.
         symlink(&outside, to.join("d")).unwrap();
         symlink(outside.join("file"), to.join("suid")).unwrap();
-        // The folder in the link's way may be an error, the rest is copied or not, but nothing is outside. The huge file
-        // would take the day.
+        // The folder in the link's way may be an error, the rest is copied or not, but nothing is outside. The huge
+        // file would take the day.
         for path in [
             "/h/d", "/h/link", "/h/f", "/h/suid", "/h/null", "/h/a\nb", "/h/..x", "/h/fifo",
         ] {

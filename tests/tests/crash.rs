@@ -1,4 +1,4 @@
-//! What killed processes, crossing commands and strange clients leave behind: nothing, and a next command that works.
+//! Killed processes, crossing commands and strange clients: they leave nothing behind, and the next command works.
 //!
 //! Counts are small here and large in `make test-full`: `CAPSID_CRASH_ROUNDS`.
 
@@ -20,12 +20,13 @@ use capsid_tests::resident::{Held, descendants};
 use capsid_tests::{Capsid, Census, Terminal};
 use nix::sys::signal::Signal;
 
-/// An orphan that has ended and waits for its parent, this test, has no command line any more.
+/// Whether a process is gone. An orphan that has ended and waits for its parent, this test, has no command line any
+/// more.
 fn is_gone(pid: u32) -> bool {
     fs::read(format!("/proc/{pid}/cmdline")).map_or(true, |line| line.is_empty())
 }
 
-/// Who is killed, by what its command line or name says.
+/// Finds the process to kill, by its command line or name.
 fn find_victim(cli: &Child, victim: &str) -> Option<u32> {
     if victim == "cli" {
         return Some(cli.id());
@@ -77,7 +78,7 @@ fn a_process_killed_at_any_moment_leaves_nothing_and_loses_nothing() {
     before.assert_nothing_new(&capsid);
 }
 
-/// Whether there is such a process while the verb does its work. The agent is there once its container runs.
+/// Whether there is such a process while the verb works. The agent is there once its container runs.
 fn is_there(victim: &str, verb: &str) -> bool {
     match verb {
         "volume" => victim == "cli",
@@ -86,7 +87,7 @@ fn is_there(victim: &str, verb: &str) -> bool {
     }
 }
 
-/// Ends the agent. No process in a guest can kill its first one; its kernel can be told to panic in its stead.
+/// Command that ends the agent. No process in a guest can kill its first one, but the kernel can be told to panic.
 const PANIC: [&str; 5] = [
     "exec",
     "it",
@@ -137,7 +138,7 @@ fn kill_one(capsid: &Capsid, verb: &str, victim: &str, moment: Duration) {
     if verb == "run" && output.trim().len() == 64 {
         assert!(known.contains(output.trim()), "{what}: acknowledged and lost");
     }
-    // These lose no container, whoever is killed.
+    // These lose no container, whichever process is killed.
     assert!(
         !matches!(verb, "start" | "stop" | "exec" | "cp") || !known.is_empty(),
         "{what}: lost"
@@ -157,7 +158,7 @@ fn attached_clients_share_and_none_holds_the_end_back() {
     for client in [first, second] {
         assert_eq!(end_of(client, "attach"), (Some(7), "word\n".into()));
     }
-    // One that never reads: the container's own end is not held back, nor is what others ask for.
+    // A client that never reads delays neither the container's end nor the requests of others.
     detached(&capsid, "loud", "sleep 1; yes & sleep 1; exit 3");
     let mut stuck = spawn(&capsid, &["attach", "loud"]);
     let waited = Instant::now();
@@ -165,7 +166,7 @@ fn attached_clients_share_and_none_holds_the_end_back() {
     println!("ended after {:?} with a client that does not read", waited.elapsed());
     stuck.kill().unwrap();
     stuck.wait().unwrap();
-    // One whose own reader has gone closes its own end alone.
+    // A client whose own reader is gone closes only its own end.
     detached(&capsid, "host", "while :; do echo tick; sleep 0.1; done");
     let mut leaver = spawn(&capsid, &["attach", "host"]);
     drop(leaver.stdout.take());

@@ -254,3 +254,29 @@ fn source_files_are_short() {
         assert!(lines <= 600, "{}: {lines} lines", path.display());
     }
 }
+
+/// Doc comments can be read without what they stand at, in an editor's tooltip: they start with a noun phrase or a verb,
+/// not with a pronoun or a question word.
+#[test]
+fn doc_comments_stand_alone() {
+    let riddles = [
+        "It", "Its", "Which", "What", "Those", "Who", "Whose", "They", "Where", "When", "How", "Why",
+    ];
+    let mut found = Vec::new();
+    for path in all_sources() {
+        let content = fs::read_to_string(&path).unwrap();
+        let mut is_inside = false;
+        for (number, line) in content.lines().enumerate() {
+            let comment = ["///", "//!"]
+                .iter()
+                .find_map(|mark| line.trim_start().strip_prefix(mark));
+            let first = comment.and_then(|text| text.split_whitespace().next()).unwrap_or("");
+            let word = first.trim_end_matches(|c: char| !c.is_alphabetic());
+            if !is_inside && riddles.contains(&word) {
+                found.push(format!("{}:{}: {}", path.display(), number + 1, line.trim()));
+            }
+            is_inside = comment.is_some();
+        }
+    }
+    assert!(found.is_empty(), "{} doc comments:\n{}", found.len(), found.join("\n"));
+}

@@ -17,7 +17,8 @@ fn doctor_finds_this_host_fit_and_says_it_as_json_too() {
     assert!(json.is_object(), "{json}");
 }
 
-/// Each kind of process enters its jail for the report, so this is what they really have here.
+/// Test of the report on confinement: each kind of process enters its jail for it, so it shows what they really have
+/// here.
 #[test]
 fn doctor_tells_each_layer_of_confinement() {
     let capsid = Capsid::empty();
@@ -46,8 +47,8 @@ fn doctor_tells_each_layer_of_confinement() {
     assert!(line.contains("userns, namespaces, root, uid, capabilities"), "{line}");
 }
 
-/// Nothing starts without a layer that is required. The file server of root cannot do without capabilities anywhere, so
-/// that it stands for a host that lacks something.
+/// Test that nothing starts without a layer that is required. The file server of root cannot do without capabilities
+/// anywhere, so that it stands for a host that lacks something.
 #[test]
 fn nothing_starts_without_a_required_layer() {
     let capsid = Capsid::with_busybox();
@@ -83,8 +84,8 @@ fn doctor_fails_where_run_would() {
     );
 }
 
-/// Where ring 0 of a guest is interpreted (PVM), a machine would seem to hang: it must be an error, and soon. On a host
-/// with real KVM, and in the lab, the same words must simply work.
+/// Test on hosts where ring 0 of a guest is interpreted (PVM) and a machine would seem to hang: that must be an error,
+/// and soon. On a host with real KVM, and in the lab, the same command must simply work.
 #[test]
 fn forcing_kvm_works_or_fails_within_five_seconds() {
     let capsid = Capsid::with_busybox();

@@ -1,4 +1,4 @@
-//! What pods may begin to speak to: a table of rules, addresses and protocols, tried between network namespaces.
+//! Targets that pods may connect to: a table of rules, addresses and protocols, tried between network namespaces.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -11,13 +11,14 @@ use capsid_tests::{Capsid, TestImage, World};
 
 const REACH: &str = include_str!("../src/reach.py");
 
-/// What a container that was started with these flags reaches of `attempts`, lines of `PROTOCOL ADDRESS PORT`.
+/// Tries `attempts`, lines of `PROTOCOL ADDRESS PORT`, in a container that was started with these flags. Returns the
+/// result of each.
 fn reach(world: &World, capsid: &Capsid, flags: &[&str], attempts: &[String]) -> Vec<(String, String)> {
     let words = [&["run", "--rm", "-i"], flags, &["debian-python"]].concat();
     reach_from(world, capsid, &words, attempts)
 }
 
-/// The same of a container that `words` lead into.
+/// Tries `attempts` in the container that the command `words` runs in.
 fn reach_from(world: &World, capsid: &Capsid, words: &[&str], attempts: &[String]) -> Vec<(String, String)> {
     let words = [words, &["python3", "-c", REACH]].concat();
     let call = world.call(capsid, &words).input(attempts.join("\n")).within(120);
@@ -32,7 +33,7 @@ fn attempt(protocol: &str, address: &str, port: u16) -> String {
     format!("{protocol} {address} {port}")
 }
 
-/// Every protocol to each address.
+/// Returns attempts of every protocol to each address.
 fn table(addresses: &[&str]) -> Vec<String> {
     let protocols = ["tcp", "udp", "icmp"];
     let cell = |address| protocols.map(|protocol| attempt(protocol, address, PORT));
@@ -44,7 +45,7 @@ fn assert_reach(found: &[(String, String)], opened: &[String]) {
     for (attempt, said) in found {
         let expected = opened.contains(attempt);
         assert_eq!(said == "yes", expected, "{attempt}: {said}");
-        // Refusals are told: nobody waits.
+        // Refusals are reported: nobody waits.
         assert!(
             expected || said != "TimeoutError" || is_for_itself(attempt),
             "{attempt}: {said}"
@@ -58,7 +59,7 @@ fn assert_reach(found: &[(String, String)], opened: &[String]) {
     }
 }
 
-/// The container's own loopback does not leave it.
+/// Whether the attempt is to the container's own loopback, which does not leave it.
 fn is_for_itself(attempt: &str) -> bool {
     attempt.contains(" 127.0.0.1 ") || attempt.contains(" ::1 ")
 }
@@ -72,7 +73,7 @@ const ADDRESSES: [&str; 12] = [
     WIRE_SERVER,
     HOST_V4,
     HOST_V6,
-    // The gateway, a neighbour of the host, everybody, a mapped address.
+    // The gateway, a neighbor of the host, broadcast, a mapped address.
     "100.96.0.1",
     "192.168.77.2",
     "fe80::1%eth0",
@@ -94,7 +95,7 @@ fn rules_open_what_they_name_for_every_protocol_alike() {
     let rules = ["--egress", "10.9.0.0/16,fd99::/16", "--egress", HOST_V4];
     let found = reach(&world, &capsid, &rules, &table(&ADDRESSES));
     assert_reach(&found, &table(&[PRIVATE_V4, PRIVATE_V6, HOST_V4]));
-    // Not even all of it opens what is never opened.
+    // Even all networks do not open what is never opened.
     for flags in [["--egress", "0.0.0.0/0,::/0"], ["--network", "host"]] {
         let found = reach(&world, &capsid, &flags, &table(&ADDRESSES));
         let opened = [PUBLIC_V4, PUBLIC_V6, PRIVATE_V4, PRIVATE_V6, HOST_V4, HOST_V6];
@@ -134,7 +135,7 @@ fn a_way_out_that_comes_later_is_the_same() {
     let image = ["debian-python", "sleep", "600"];
     call(&[&["run", "-d", "--name", "lasting", "--network", "inner"], &image[..]].concat());
     let names = ["public.test", "private.test"].map(|name| format!("dns {name} 0"));
-    // On a network that address would be a neighbour's, who does not answer.
+    // On a network that address would be a neighbor's, who does not answer.
     let addresses = ADDRESSES.into_iter().filter(|address| !address.starts_with("fe80"));
     let attempts = [table(&addresses.collect::<Vec<_>>()), names.to_vec()].concat();
     let reach = || reach_from(&world, &capsid, &["exec", "-i", "lasting"], &attempts);

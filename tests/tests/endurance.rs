@@ -1,4 +1,4 @@
-//! Long lives: thousands of execs and starts, gigabytes of log, and all is as it was after the first.
+//! Long lives: thousands of execs and starts, gigabytes of log, and everything is as it was after the first.
 //!
 //! Counts are small here and large in `make test-full`: `CAPSID_EXECS`, `CAPSID_CYCLES`, `CAPSID_LOG_MIB`,
 //! `CAPSID_LISTINGS`, `CAPSID_EDIT_SECONDS`.
@@ -49,13 +49,13 @@ fn many_execs_leave_no_trace_in_the_supervisor() {
         after.anonymous_kib <= before.anonymous_kib + 512,
         "{before:?} -> {after:?}"
     );
-    // An unoptimised binary with all its debug information is another one.
+    // An unoptimized binary with all its debug information is another one.
     if bin_dir().ends_with("release") {
         assert!(after.resident_kib <= 8 << 10, "{after:?}");
     }
 }
 
-/// After `count` times, once more in turns with one that is new: what else the host does slows both down.
+/// Compares the durations after `count` times in turns with those of a new one: other load on the host slows both down.
 #[track_caller]
 fn assert_as_quick_as_a_fresh_one(
     count: usize,
@@ -73,7 +73,7 @@ fn assert_as_quick_as_a_fresh_one(
     };
     let ratio = median(olds) / median(news);
     println!("the last {some} against those of a fresh one: {ratio:.2}");
-    // Fewer say less.
+    // Fewer measurements allow a weaker statement.
     assert!(
         ratio < if some == 100 { 1.25 } else { 2.0 },
         "the last take {ratio:.2} times as long as a fresh one's"
@@ -96,8 +96,8 @@ fn many_starts_leave_files_and_disk_as_they_are() {
         call(&capsid, &["stop", "-t", "0", "phoenix"]).succeeds();
         held
     };
-    // From the second start on the row is written once more, and SQLite keeps a closed database's descriptor for its next
-    // use while another connection of the process has locks (os_unix.c, "pUnused"): one for all that follow.
+    // From the second start on the row is written once more, and SQLite keeps a closed database's descriptor for its
+    // next use while another connection of the process has locks (os_unix.c, "pUnused"): one for all that follow.
     cycle(1);
     let held_first = cycle(2);
     let (before, disk_before) = (Census::take(&capsid), disk_kib(&capsid.folder("data")));
@@ -123,7 +123,7 @@ fn many_starts_leave_files_and_disk_as_they_are() {
     assert_as_quick_as_a_fresh_one(cycles, || turn("phoenix"), || turn("fresh"));
 }
 
-/// What a process holds when no command is just leaving: the least of some looks.
+/// Measures the resources of a process when no command is just ending: the minimum of some looks.
 fn settled(pid: u32) -> Held {
     let looks = (0..5).map(|_| {
         thread::sleep(Duration::from_millis(50));
@@ -132,7 +132,7 @@ fn settled(pid: u32) -> Held {
     looks.min_by_key(|held| held.fds).unwrap()
 }
 
-/// What a folder takes of the disk. What goes away while it is counted, a log that rotates, takes nothing.
+/// Returns the disk space of a folder. Files that are removed while it is counted, such as a rotated log, take nothing.
 fn disk_kib(folder: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
@@ -144,14 +144,14 @@ fn disk_kib(folder: &Path) -> u64 {
     sizes.sum()
 }
 
-/// Lines of a round after its title.
+/// Number of lines of a round after its title.
 const ROWS: u64 = 8192;
 
 fn row(index: u64) -> String {
     format!("{index:06} {index:0120}")
 }
 
-/// Writes rounds of 1 MiB each, and ends.
+/// Returns a script that writes rounds of 1 MiB each, and ends.
 fn torrent(rounds: u64) -> String {
     format!(
         r#"awk 'BEGIN {{ for (i = 0; i < {ROWS}; i++) printf "%06d %0120d\n", i, i }}' >/rows
@@ -159,14 +159,14 @@ fn torrent(rounds: u64) -> String {
     )
 }
 
-/// What was read of a torrent.
+/// Summary of what was read of a torrent.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Seen {
-    /// Lines without one that follows on the one before.
+    /// Number of lines that do not follow on the one before.
     gaps: u64,
     first_round: Option<u64>,
     last_round: Option<u64>,
-    /// Rows after the last title.
+    /// Number of rows after the last title.
     rows: u64,
 }
 
@@ -203,7 +203,7 @@ fn read_torrent(output: impl Read, mut now_and_then: impl FnMut()) -> Seen {
     seen
 }
 
-/// A reader that follows, slowly until told to hurry.
+/// Starts a reader that follows the log, slowly until told to hurry.
 fn slow_reader<'scope>(
     scope: &'scope thread::Scope<'scope, '_>,
     child: &mut Child,
@@ -219,7 +219,7 @@ fn slow_reader<'scope>(
     })
 }
 
-/// Output that two readers follow, one of them slow, while others die.
+/// Starts output that two readers follow, one of them slow, while others die.
 fn follow_torrent(capsid: &Capsid, flags: &[&str], rounds: u64, mut meanwhile: impl FnMut()) -> Seen {
     let script = torrent(rounds);
     capsid.detached("torrent", &[flags, &["busybox", "sh", "-c", &script]].concat());
@@ -286,9 +286,9 @@ fn a_torrent_fills_no_disk_when_its_log_rotates() {
     let containers = capsid.folder("data");
     let followed = follow_torrent(&capsid, &flags, rounds, || most = most.max(disk_kib(&containers)));
     println!("{followed:?}; at most {} KiB of disk", most - before);
-    // 12 MiB of log, what the guest wrote, and its rows.
+    // 12 MiB of log, the writes of the guest, and its rows.
     assert!(most < before + (24 << 10), "{before} KiB of disk, then {most}");
-    // What a slow reader had not read of a file that has gone, it misses; nothing else.
+    // A slow reader misses the unread part of a file that is gone; nothing else.
     assert_eq!((followed.last_round, followed.rows), (Some(rounds - 1), ROWS));
     let seen = logged(&capsid);
     println!("{seen:?} in the log");
@@ -330,7 +330,8 @@ fn many_listings_leave_the_file_server_as_it_was() {
     }
 }
 
-/// As an editor, a compiler and a checkout do it: in place with the same length, appended, replaced, removed.
+/// Test of edits like those of an editor, a compiler and a checkout: in place with the same length, appended, replaced,
+/// removed.
 #[test]
 fn edits_of_the_host_are_seen_for_as_long_as_a_container_runs() {
     let capsid = warmed_up();

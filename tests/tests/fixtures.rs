@@ -1,4 +1,4 @@
-//! The tests' own tools, tested: against skopeo, umoci and a terminal that are not ours.
+//! Tests of the tests' own tools: against skopeo, umoci and a terminal that are not ours.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]

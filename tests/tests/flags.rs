@@ -1,4 +1,5 @@
-//! Flags in docker's forms, with docker's exit codes, and checked before anything is done. Hardly a machine is started here.
+//! Flags in docker's forms, with docker's exit codes, and checked before anything is done. Hardly a machine is started
+//! here.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -6,7 +7,7 @@
 use capsid_tests::{Capsid, Outcome, TestImage};
 use serde_json::json;
 
-/// `capsid LINE` to its end.
+/// Runs `capsid LINE` to its end.
 fn call(capsid: &Capsid, line: &str) -> Outcome {
     capsid.call(line.split_whitespace()).wait()
 }
@@ -108,7 +109,7 @@ fn flags_are_checked_before_a_registry_is_asked_or_anything_is_made() {
 fn empty_words_and_metadata_are_dockers() {
     let capsid = Capsid::with_busybox();
     let image = |name: &str, fields: &[(&str, serde_json::Value)]| {
-        // As docker, what an image does not say of its platform is that of this machine.
+        // As with docker, missing fields of an image's platform are those of this machine.
         let busybox = TestImage::Busybox.build().architecture("");
         let image = fields
             .iter()

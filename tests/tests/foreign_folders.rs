@@ -1,5 +1,5 @@
-//! Directories that are not Capsid's are left as they are; those of the last release are taken over; read-only and relative
-//! ones are used as far as they can be. Hardly a machine is started here.
+//! Directories that are not Capsid's are left unchanged; those of the last release are taken over; read-only and
+//! relative ones are used as far as possible. Hardly a machine is started here.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -13,7 +13,7 @@ use capsid_tests::requirement::skip;
 use capsid_tests::snapshot::tree;
 use capsid_tests::{Capsid, Invocation, Outcome};
 
-/// Somebody else's user id.
+/// User id of somebody else.
 const OTHER: u32 = 54_321;
 const PRECIOUS: &str = "precious";
 const PS: [&str; 4] = ["ps", "-a", "--format", "{{.Names}}"];
@@ -28,7 +28,7 @@ fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// An installation with an image, a container and two volumes. Nothing runs.
+/// Creates an installation with an image, a container and two volumes. Nothing runs.
 fn furnished() -> Capsid {
     let capsid = Capsid::with_busybox();
     call(&capsid, &["create", "--name", "box", "-v", "notes:/notes", "busybox"]).succeeds();
@@ -36,7 +36,7 @@ fn furnished() -> Capsid {
     capsid
 }
 
-/// What a directory of somebody else's may hold: names that Capsid has too.
+/// Creates content that somebody else's directory may hold: names that Capsid has too.
 fn foreign(root: &Path) {
     for path in [
         "containers/mine",
@@ -85,13 +85,13 @@ fn a_directory_that_is_not_capsids_is_refused_and_left_as_it_is() {
             assert_eq!(tree(&theirs), before, "{words:?}");
         }
     }
-    // Nor is a database of another program's with the name of one of ours.
+    // Neither is a database of another program with the name of one of ours.
     fs::rename(theirs.join("db.sql"), theirs.join("state.db")).unwrap();
     let before = tree(&theirs);
     let words = ["--data-dir", theirs.to_str().unwrap(), "images"];
     call(&capsid, &words).exits(1).complains("not Capsid's");
     assert_eq!(tree(&theirs), before);
-    // The two directories are two: one is not taken for the other.
+    // The two directories are distinct: one is not taken for the other.
     call(&capsid, &PS).succeeds();
     let data = capsid.folder("data").display().to_string();
     call(&capsid, &["--run-dir", &data, "ps"])
@@ -99,7 +99,7 @@ fn a_directory_that_is_not_capsids_is_refused_and_left_as_it_is() {
         .complains("data directory");
 }
 
-/// A directory of the last release had no marker, and databases without an identity.
+/// Test with a directory of the last release, which had no marker, and databases without an identity.
 #[test]
 fn a_directory_of_the_last_release_is_taken_over() {
     let capsid = furnished();
@@ -142,14 +142,14 @@ fn a_directory_of_the_last_release_is_taken_over() {
     call(&capsid, &VOLUMES).succeeds().prints("notes\nother\n");
     assert_eq!(call(&capsid, &IMAGES).succeeds().text(), images);
     assert!(data.join("capsid-directory.json").exists());
-    // And it is used as any other.
+    // Afterwards the container is used as any other.
     call(&capsid, &["rm", "box"]).succeeds();
     call(&capsid, &["volume", "rm", "notes", "other"]).succeeds();
     assert_eq!(fs::read_dir(data.join("volumes")).unwrap().count(), 0);
     assert_eq!(fs::read_dir(data.join("containers")).unwrap().count(), 0);
 }
 
-/// Without a session, the run directory is in `/tmp`, where anybody may have made something of that name.
+/// Test without a session: the run directory is in `/tmp`, where anybody may have made something of that name.
 #[test]
 fn a_link_in_tmp_does_not_lead_to_the_users_files() {
     const TEST: &str = "a_link_in_tmp_does_not_lead_to_the_users_files";
@@ -200,7 +200,7 @@ fn a_link_in_tmp_does_not_lead_to_the_users_files() {
         .complains_in_one_line();
     assert_eq!(tree(&theirs), before);
     fs::remove_file(&place).unwrap();
-    // Somebody else's, or open to others.
+    // A directory of somebody else, or one open to others.
     fs::create_dir(&place).unwrap();
     if is_root() {
         ps().exits(1).complains("belongs to user 0");

@@ -1,7 +1,8 @@
-//! A disk that is full at any moment: each command says so, nothing acknowledged is lost, and the next one works when there
-//! is room again.
+//! A disk that is full at any moment: each command reports it, nothing acknowledged is lost, and the next one works
+//! when there is room again.
 //!
-//! `CAPSID_DISK_LEVELS`: how much room each command finds, of seven levels; one here, all in `make test-full`.
+//! `CAPSID_DISK_LEVELS`: number of levels of free room, of seven, that each command is tried with; one here, all in
+//! `make test-full`.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -16,14 +17,14 @@ use capsid_tests::small_disk::SmallDisk;
 use capsid_tests::{Capsid, Census, Outcome, TestImage};
 use nix::sys::signal::Signal;
 
-/// Room that is left, in KiB: from nothing to what the template of a scratch disk takes.
+/// Levels of free room in KiB: from nothing to the size of a scratch disk's template.
 const LEVELS_KIB: [u64; 7] = [0, 200, 4, 64, 16, 600, 2000];
 
 const CREATE: &[&str] = &["create", "--name", "it", "busybox", "true"];
 const RUN: &[&str] = &["run", "-d", "--name", "it", "busybox", "sleep", "1000"];
 const VOLUME: &[&str] = &["volume", "create", "box"];
 
-/// What is there before the disk is full, and what is tried then.
+/// Preparation before the disk is full, and the command that is tried then.
 const TRIALS: [(&[&str], &[&str]); 17] = [
     (&[], CREATE),
     (&[], RUN),
@@ -44,7 +45,7 @@ const TRIALS: [(&[&str], &[&str]); 17] = [
     (RUN, &["rm", "-f", "it"]),
 ];
 
-/// A store on a disk of so many MiB; `None`, with a word, where none can be mounted.
+/// Creates a store on a disk of `mib` MiB; `None`, with a message, if none can be mounted.
 fn on_small_disk(test: &str, mib: u64) -> Option<(Capsid, SmallDisk)> {
     let capsid = Capsid::empty();
     let Some(disk) = SmallDisk::mount(&capsid, mib << 20) else {
@@ -93,7 +94,7 @@ fn every_verb_says_that_the_disk_is_full_and_loses_nothing() {
     call(&capsid, &["start", "-a", "kept"]).succeeds().prints("kept\n");
 }
 
-/// A command that fails says why in a line; what it or those before it acknowledged is there.
+/// Requires that a failed command reports the reason in a line, and that everything acknowledged so far is there.
 #[track_caller]
 fn assert_kept(capsid: &Capsid, first: &[&str], words: &[&str], outcome: &Outcome) {
     if outcome.code() != 0 {
@@ -179,7 +180,7 @@ fn the_log_ends_early_and_its_container_does_not() {
     before.assert_nothing_new(&capsid);
 }
 
-/// `df`'s available MiB at a path of the container.
+/// Returns `df`'s available MiB at a path of the container.
 fn available_mib(capsid: &Capsid, path: &str) -> u64 {
     let told = call(capsid, &["exec", "it", "df", "-m", path]).succeeds().text();
     let line = told.lines().last().unwrap_or_default();
@@ -190,7 +191,7 @@ fn available_mib(capsid: &Capsid, path: &str) -> u64 {
         .expect("a number")
 }
 
-/// Writes files of random bytes without syncing them, and leaves no room for them at once: their digests.
+/// Writes files of random bytes without syncing them, and leaves no room for them at once. Returns their digests.
 fn write_and_fill(capsid: &Capsid, disk: &SmallDisk, name: &str) -> String {
     let script = format!(
         "for d in / /box/; do head -c 6000000 /dev/urandom >${{d}}{name} || exit; done; md5sum /{name} /box/{name}"
@@ -200,8 +201,8 @@ fn write_and_fill(capsid: &Capsid, disk: &SmallDisk, name: &str) -> String {
     digests
 }
 
-/// The disks of a guest are sparse: it sees as much room as the host has, gets `ENOSPC` from `write(2)` and not later, and
-/// what it was told is written is kept until there is room.
+/// Test of a guest's sparse disks: it sees as much room as the host has, gets `ENOSPC` from `write(2)` and not later,
+/// and data that it was told is written is kept until there is room.
 #[test]
 fn a_guest_is_told_in_time_and_loses_nothing() {
     let _alone = alone();

@@ -1,4 +1,4 @@
-//! Offers of the guest's kernel to programs: devices, kernel parameters, programs of 32 bits.
+//! Features of the guest's kernel for programs: devices, kernel parameters, programs of 32 bits.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -7,7 +7,8 @@ use capsid_tests::Capsid;
 use capsid_tests::image::ImageBuilder;
 use capsid_tests::layer::Layer;
 
-/// In one container: programs run from `/dev` as under docker, parameters are those of servers, and more can be set.
+/// Test in one container: programs run from `/dev` as under docker, parameters are those of servers, and more can be
+/// set.
 #[test]
 fn defaults_are_those_of_a_server() {
     let script = "cp /bin/busybox /dev && /dev/busybox echo runs
@@ -18,7 +19,7 @@ fn defaults_are_those_of_a_server() {
     assert_eq!(outcome.text(), "runs\n1048576\n524288\n1\n7\n4242");
 }
 
-/// The nodes are there and lead to their drivers: a loop device is made and read.
+/// Test that the nodes are there and lead to their drivers: a loop device is made and read.
 #[test]
 fn privileged_has_every_device_of_the_machine() {
     let script = "true <>/dev/fuse && true <>/dev/net/tun && true </dev/loop-control && head -c 0 /dev/vda && echo open
@@ -48,8 +49,8 @@ fn a_device_of_the_machine_is_given_by_name() {
         .complains("is not below /dev");
 }
 
-/// A static ELF of 32 bits, by its bytes: prints `32-bit`; makes a socket of `AF_VSOCK` by i386's own call for it, and
-/// prints `refused` where that is EPERM; exits with 0.
+/// Builds a static ELF of 32 bits, by its bytes: prints `32-bit`; makes a socket of `AF_VSOCK` by i386's own call for
+/// it, and prints `refused` if that is EPERM; exits with 0.
 fn program_of_32_bits() -> Vec<u8> {
     const CODE: &[u8] = b"\xb8\x04\x00\x00\x00\xbb\x01\x00\x00\x00\xb9\xa1\x80\x04\x08\xba\x07\x00\x00\x00\xcd\x80\
         \xb8\x67\x01\x00\x00\xbb\x28\x00\x00\x00\xb9\x01\x00\x00\x00\x31\xd2\xcd\x80\x83\xf8\xff\x75\x16\

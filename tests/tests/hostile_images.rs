@@ -1,4 +1,4 @@
-//! Images made to exhaust whoever reads them, or to be another than they seem: bounded memory and time, nothing left behind.
+//! Images made to exhaust their readers, or to be another than they seem: bounded memory and time, nothing left behind.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -37,7 +37,7 @@ fn a_descriptor_with_the_wrong_size() {
     }
 }
 
-/// A registry that serves the blobs of a layout, and its manifest at every tag.
+/// Starts a registry that serves the blobs of a layout, and its manifest at every tag.
 fn serve(folder: &Path, manifest: &serde_json::Value) -> capsid_tests::server::Server {
     let (blobs, manifest) = (folder.join("blobs/sha256"), manifest.to_string());
     capsid_tests::server::Server::start(move |mut stream, _| {
@@ -73,7 +73,7 @@ fn a_descriptor_with_the_wrong_size_in_the_registry() {
     }
 }
 
-/// Most memory that the call itself takes, bytes, and its end.
+/// Returns the peak memory of the call itself in bytes, and its exit status.
 fn peak_memory(capsid: &Capsid, arguments: &[&str]) -> (u64, std::process::ExitStatus) {
     let mut child = capsid.call(arguments).spawn_with(|command| {
         command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -92,7 +92,7 @@ fn peak_memory(capsid: &Capsid, arguments: &[&str]) -> (u64, std::process::ExitS
     }
 }
 
-/// A `docker save` archive that lists images of one layer, by the names of their configs.
+/// Writes a `docker save` archive that lists images of one layer, by the names of their configs.
 fn write_archive_listing(path: &Path, configs: &[String], config: &str, layer: &[u8]) {
     let entries: Vec<_> = configs
         .iter()
@@ -119,7 +119,7 @@ fn one_config_listed_300_times() {
     write_archive_listing(&path, &vec!["config.json".into(); 300], &config.to_string(), &layer);
     let (peak, status) = peak_memory(&capsid, &load);
     assert!(status.success() && peak < 256 << 20, "{status}, {} MiB", peak >> 20);
-    // Spelled in another way each time, it is read each time, up to a limit.
+    // A blob with another spelling each time is read each time, up to a limit.
     let spelled: Vec<String> = (0..300)
         .map(|count| format!("{}config.json", "./".repeat(count)))
         .collect();
@@ -142,7 +142,7 @@ fn one_config_listed_300_times() {
     );
 }
 
-/// Ranges of ports, of which each would be 65 535 ports if it were expanded.
+/// Test with ranges of ports, each of which would be 65 535 ports if it were expanded.
 #[test]
 fn exposed_ports_that_are_ranges() {
     let capsid = Capsid::empty();

@@ -1,4 +1,4 @@
-//! Images: from real registries and archives, the same bytes every time, the same tree that others unpack.
+//! Images: from real registries and archives, the same bytes every time, the same tree that other tools unpack.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -17,7 +17,7 @@ fn docker_archive(image: TestImage) -> String {
     format!("docker-archive:{}", image.docker_archive().display())
 }
 
-/// An OCI layout of a test image, made by skopeo: not by the code that made the archive.
+/// Makes an OCI layout of a test image with skopeo, not with the code that made the archive.
 fn oci_layout(image: TestImage, folder: &Path) -> PathBuf {
     let path = folder.join("layout");
     let target = format!("oci:{}:latest", path.display());
@@ -124,7 +124,8 @@ fn every_form_of_an_image_loads() {
     }
 }
 
-/// Since version 25 docker writes an OCI layout with its own `manifest.json` beside it, and the tags in that alone.
+/// Test of docker's archives since version 25: an OCI layout with its own `manifest.json` beside it, and the tags in
+/// that alone.
 #[test]
 fn an_archive_of_both_kinds_loads() {
     let folder = tempfile::tempdir().unwrap();
@@ -150,7 +151,7 @@ fn an_archive_of_both_kinds_loads() {
     }
 }
 
-/// The registry's own digest for the name: what `pull` and the lists tell, and what pins the image.
+/// Requires the registry's own digest for the name: `pull` and the lists show it, and it pins the image.
 #[track_caller]
 fn assert_known_by(capsid: &Capsid, name: &str, digest: &str) {
     let pulled = capsid.call(["pull", name]).wait().succeeds();
@@ -244,7 +245,7 @@ fn images_are_listed_inspected_and_removed() {
     assert!(inspected.is_array() || inspected.is_object());
     capsid.call(["rmi", "busybox"]).wait().succeeds();
     assert_ne!(capsid.call(["image", "inspect", "busybox"]).wait().code(), 0);
-    // All but what is held back for a full disk.
+    // All but the room held back for a full disk.
     let left: u64 = capsid
         .files()
         .iter()
@@ -265,7 +266,7 @@ fn forty_layers_are_one_tree() {
     let capsid = Capsid::with(&[TestImage::FortyLayers]);
     let script = "cat /stack/last; ls /stack | sort | tr '\\n' ' '";
     let shown = capsid.run(["layers", "sh", "-c", script]).succeeds().text();
-    // Each layer removed what the one two below it had added: of 0 to 38 only the last two files are left.
+    // Each layer removed the additions of the one two below it: of 0 to 38 only the last two files are left.
     let folders: Vec<String> = (0..39).map(|index| format!("folder{index}")).collect();
     let mut names: Vec<String> = folders
         .into_iter()
@@ -273,7 +274,7 @@ fn forty_layers_are_one_tree() {
         .collect();
     names.sort();
     assert_eq!(shown.trim(), format!("38\n{}", names.join(" ")));
-    // Opaque: the folder is there, what was in it below is not.
+    // Opaque: the folder is there, its content in lower layers is not.
     capsid.run(["layers", "ls", "/stack/folder9"]).succeeds().prints("");
     capsid
         .run(["layers", "ls", "/stack/folder8"])
@@ -281,7 +282,7 @@ fn forty_layers_are_one_tree() {
         .prints("inside\n");
 }
 
-/// The parts of the read-only disk that the guest gets: metadata first, then every blob.
+/// Returns the parts of the read-only disk that the guest gets: metadata first, then every blob.
 fn rootfs_parts(capsid: &Capsid, name: &str, folder: &Path) -> Vec<PathBuf> {
     let converter = Converter {
         program: capsid_tests::parts::part("capsid"),
@@ -299,7 +300,7 @@ fn rootfs_parts(capsid: &Capsid, name: &str, folder: &Path) -> Vec<PathBuf> {
     parts.enumerate().map(write).collect()
 }
 
-/// `fsck.erofs` of a disk; it takes the parts one by one.
+/// Runs `fsck.erofs` on a disk; it takes the parts one by one.
 fn fsck(parts: &[PathBuf], flags: &[&str]) -> Outcome {
     let (metadata, blobs) = parts.split_first().unwrap();
     let devices = blobs.iter().map(|path| format!("--device={}", path.display()));
@@ -321,7 +322,7 @@ fn the_same_layers_give_the_same_bytes_twice() {
     assert_eq!(digests(), digests());
 }
 
-/// Unpacks our rootfs by erofs-utils and the same image by umoci: two strangers must agree.
+/// Unpacks our rootfs with erofs-utils and the same image with umoci: two foreign tools must agree.
 #[track_caller]
 fn assert_content_equals_umocis(image: TestImage) {
     let folder = TempDir::new().unwrap();
@@ -337,7 +338,7 @@ fn assert_content_equals_umocis(image: TestImage) {
         .wait()
         .succeeds();
     assert_same(&comparable(&ours), &comparable(&bundle.join("rootfs")));
-    // What extraction loses is looked at where it counts.
+    // Attributes lost in extraction are checked inside the guest.
     let script = "find / -xdev -type f -perm -1000 -o -xdev -type f -perm -2000 -o -xdev -type f -perm -4000";
     let inside = capsid.run([image.name(), "sh", "-c", script]).succeeds().text();
     let mut inside: Vec<&str> = inside.lines().map(|path| path.trim_start_matches('/')).collect();
@@ -353,9 +354,9 @@ fn files_with_special_modes(root: &Path) -> Vec<String> {
     paths
 }
 
-/// Debian's fsck.erofs changes owners after modes, which takes set-user-id bits away, restores no extended attributes
-/// and makes no second name for an inode: those are compared inside the guest. umoci makes the root folder itself, with
-/// a mode of its own.
+/// Describes a tree without what the tools lose. Debian's fsck.erofs changes owners after modes, which removes
+/// set-user-id bits, restores no extended attributes and makes no second name for an inode: those are compared inside
+/// the guest. umoci makes the root folder itself, with a mode of its own.
 fn comparable(root: &Path) -> std::collections::BTreeMap<PathBuf, String> {
     let mut tree = describe(root);
     tree.remove(Path::new(""));

@@ -1,4 +1,4 @@
-//! A `load` or `pull` that its user interrupts ends at once, as docker's does, and takes everything back.
+//! A `load` or `pull` that its user interrupts ends at once, like docker's, and removes everything it made.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 
 const NAME: &str = "interrupted:1";
 
-/// Three layers, more than any buffer on the way holds.
+/// Builds an image of three layers, larger than any buffer on the way.
 fn image() -> ImageBuilder {
     (0..3).fold(ImageBuilder::new(), |image, index| {
         image.layer(
@@ -31,7 +31,7 @@ fn image() -> ImageBuilder {
     })
 }
 
-/// A store that has been opened once.
+/// Creates a store that has been opened once.
 fn opened() -> Capsid {
     let capsid = Capsid::empty();
     capsid.call(["images"]).wait().succeeds();
@@ -55,7 +55,7 @@ fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Whether something is being made in the store, by a converter.
+/// Whether a converter is making something in the store.
 fn is_making(capsid: &Capsid, command: u32) -> bool {
     let making = capsid.files().iter().any(|path| path.contains("/data/tmp/"));
     making && !descendants(command).is_empty()
@@ -97,17 +97,17 @@ fn a_load_from_a_pipe_that_is_interrupted_leaves_nothing() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let mut child = start(capsid.call(["load"]));
         let mut stdin = child.stdin.take().unwrap();
-        // The rest never comes, and the pipe stays open.
+        // The rest is never sent, and the pipe stays open.
         stdin.write_all(&bytes[..bytes.len() / 2]).unwrap();
         await_that("the archive arrives in the store", || is_making(&capsid, child.id()));
         assert_ends_clean(&capsid, &mut child, signal, &before);
     }
 }
 
-/// How long a command may take to end after a signal.
+/// Time limit for a command to end after a signal.
 const END_WITHIN: Duration = Duration::from_secs(1);
 
-/// Sends SIGTERM to a call that has listened for it for a moment: it ends within a second, and nothing stays.
+/// Sends SIGTERM to a call that has handled it for a moment: it ends within a second, and nothing stays.
 #[track_caller]
 fn assert_ends_within_a_second(capsid: &Capsid, child: &mut Child, before: &[String]) {
     thread::sleep(Duration::from_millis(500));
@@ -130,7 +130,7 @@ fn a_load_ends_within_a_second_of_a_signal() {
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let mut child = start(capsid.call(["load", "-i", pipe.to_str().unwrap()]));
     assert_ends_within_a_second(&capsid, &mut child, &before);
-    // A stream of which nothing ever comes.
+    // A stream in which nothing ever arrives.
     let mut child = start(capsid.call(["load"]));
     assert_ends_within_a_second(&capsid, &mut child, &before);
     // One that never ends.
@@ -175,7 +175,7 @@ fn a_load_interrupted_at_any_time_leaves_nothing() {
         thread::sleep(after);
         kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
         let status = wait_until(&mut child, Instant::now() + patience(5)).expect("ends soon");
-        // Without a code it was too early to be caught, and so to have anything to take back.
+        // Without a code it was too early to be caught, and so to have anything to remove.
         interrupted += usize::from(status.code() == Some(130));
         if capsid.call(["images", "-q"]).wait().succeeds().text().is_empty() {
             assert_eq!(capsid.files(), before, "left behind: after {after:?}");
@@ -186,7 +186,7 @@ fn a_load_interrupted_at_any_time_leaves_nothing() {
     assert!(interrupted > 0, "never interrupted");
 }
 
-/// A registry that holds up each layer in its middle.
+/// Starts a registry that stalls in the middle of each layer.
 fn stalling(capsid: &Capsid) -> (Registry, FlakyProxy) {
     let registry = Registry::start_plain();
     let layout = capsid.folder("home/layout");

@@ -1,4 +1,4 @@
-//! Nothing that a container's root does reaches the agent, another pod or the host.
+//! Isolation: nothing that a container's root does reaches the agent, another pod or the host.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -14,7 +14,7 @@ use capsid_tests::parts::accelerator;
 use capsid_tests::walls::{NO_CAPABILITIES, confined_below};
 use serde_json::Value;
 
-/// The whole report of an ordinary container, taken once.
+/// Returns the whole report of an ordinary container, taken once.
 fn report() -> &'static Value {
     static REPORT: OnceLock<Value> = OnceLock::new();
     REPORT.get_or_init(|| Capsid::with_probe().probe(&[]))
@@ -56,7 +56,7 @@ fn privileged_has_every_capability_and_no_filter() {
     assert_eq!(report["seccomp"], 0);
 }
 
-/// Namespaces that are the machine's first have fixed inode numbers (linux/proc_ns.h: PROC_*_INIT_INO).
+/// Test by the fixed inode numbers of the machine's first namespaces (linux/proc_ns.h: PROC_*_INIT_INO).
 #[test]
 fn every_namespace_differs_from_the_agents() {
     let initial = [
@@ -69,7 +69,7 @@ fn every_namespace_differs_from_the_agents() {
     for (name, number) in initial {
         assert_ne!(namespaces[name], format!("{name}:[{number}]"), "{name}");
     }
-    // The first mount and net namespaces have no fixed number: what is in them tells them apart.
+    // The first mount and net namespaces have no fixed number: their content tells them apart.
     let targets: Vec<&str> = report()["mounts"]
         .as_array()
         .unwrap()
@@ -177,7 +177,7 @@ fn only_three_descriptors_are_open() {
     );
 }
 
-/// Two pods at the same time: two kernels, two boots, two hosts' names, and no file of one in the other.
+/// Test of two pods at the same time: two kernels, two boots, two hosts' names, and no file of one in the other.
 #[test]
 fn two_pods_share_nothing() {
     let capsid = Capsid::with_probe();
@@ -206,7 +206,7 @@ fn two_pods_share_nothing() {
 /// Capabilities of a file server that root runs: CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, SETGID, SETUID.
 const FOR_FILES: &str = "00000000000000cf";
 
-/// What stands between a guest that took over one of its machine's processes and the host.
+/// Test of the barriers between a guest that took over one of its machine's processes and the host.
 #[test]
 fn each_process_of_a_machine_is_confined() {
     if !rustix::process::geteuid().is_root() {
@@ -289,11 +289,12 @@ fn assert_blocked(attack: &str, flags: &[&str]) {
     assert_eq!(outcome.json()["blocked"], true);
 }
 
-/// Not made beside the others: there, pid 1 is the container's own, which may be traced, and is stopped by it.
+/// Attack that is not made beside the others: there, pid 1 is the container's own, which may be traced, and is stopped
+/// by it.
 const ALONE: &str = "trace-processes";
 
-/// What came of all attacks but [`ALONE`], made once: one after the other in one ordinary container, each by a process
-/// of its own.
+/// Returns the results of all attacks but [`ALONE`], made once: one after the other in one ordinary container, each by
+/// a process of its own.
 fn verdicts() -> &'static BTreeMap<String, Value> {
     static VERDICTS: OnceLock<BTreeMap<String, Value>> = OnceLock::new();
     VERDICTS.get_or_init(|| {
@@ -378,7 +379,7 @@ fn every_attack_of_the_probe_is_tested() {
     assert_eq!(made, ATTACKED.iter().copied().collect());
 }
 
-/// The attacks can tell: each of these succeeds where its wall is taken down.
+/// Test that the attacks can succeed: each of these does where its wall is taken down.
 #[test]
 fn attacks_succeed_without_walls() {
     let attacks = [
@@ -409,7 +410,8 @@ fn attacks_succeed_without_walls() {
     assert_eq!(outcome.text().lines().collect::<Vec<_>>(), attacks, "{outcome}");
 }
 
-/// What holds when the container owns its machine: the host's file of the image, the host's ports, the agent.
+/// Test of the barriers that hold when the container owns its machine: the host's file of the image, the host's ports,
+/// the agent.
 #[test]
 fn privileged_does_not_write_the_images_disk() {
     let capsid = Capsid::with_probe();
@@ -418,7 +420,7 @@ fn privileged_does_not_write_the_images_disk() {
             .files()
             .into_iter()
             .filter(|path| path.contains("/data/") && std::path::Path::new(path).is_file());
-        // What belongs to no image: records, and the template of scratch disks, gibibytes of holes.
+        // Files that belong to no image: records, and the template of scratch disks, gibibytes of holes.
         files
             .filter(|path| !path.contains(".db") && !path.contains("/data/scratch"))
             .map(|path| (capsid_tests::image::sha256_hex(&std::fs::read(&path).unwrap()), path))

@@ -13,12 +13,12 @@ use capsid_tests::{Capsid, ImageBuilder, Invocation, Layer, Registry};
 
 const NAME: &str = "killed:1";
 
-/// How many moments are tried of each kind; more in `make test-full`.
+/// Returns the number of moments that are tried of each kind; more in `make test-full`.
 fn moments() -> usize {
     count("CAPSID_KILL_MOMENTS", 4)
 }
 
-/// Three layers, so that a kill finds some done and some not.
+/// Builds an image of three layers, so that a kill finds some done and some not.
 fn image() -> ImageBuilder {
     (0..3).fold(ImageBuilder::new(), |image, index| {
         let content = vec![b'a' + index; 300_000];
@@ -26,14 +26,14 @@ fn image() -> ImageBuilder {
     })
 }
 
-/// A store that has been opened once.
+/// Creates a store that has been opened once.
 fn opened() -> Capsid {
     let capsid = Capsid::empty();
     capsid.call(["images"]).wait().succeeds();
     capsid
 }
 
-/// The next command works; afterwards the image is absent with all that belongs to it, or whole.
+/// Requires that the next command works; afterwards the image is absent with all that belongs to it, or whole.
 #[track_caller]
 fn assert_recovered(capsid: &Capsid, name: &str, before: &[String], moment: &str) {
     let listed = capsid.call(["images"]).wait().succeeds().text();
@@ -44,8 +44,8 @@ fn assert_recovered(capsid: &Capsid, name: &str, before: &[String], moment: &str
     assert_eq!(capsid.files(), before, "left behind: {moment}");
 }
 
-/// `capsid load` under strace, which kills the process that makes its `number`th call of this kind: the command itself or
-/// one of its converters.
+/// Runs `capsid load` under strace, which kills the process that makes its `number`th call of this kind: the command
+/// itself or one of its converters.
 fn load_killed_at(capsid: &Capsid, layout: &Path, call: &str, number: usize) -> capsid_tests::Outcome {
     let program = part("capsid").display().to_string();
     let inject = format!("inject={call}:signal=KILL:when={number}");
@@ -86,9 +86,9 @@ fn a_load_killed_at_a_system_call_leaves_nothing() {
             let outcome = load_killed_at(&capsid, &layout, call, number);
             match outcome.code() {
                 0 => {}
-                // strace lost hold of a process, which some kernels make it do: the calls end by themselves.
+                // strace lost its hold on a process, which some kernels cause: the calls end by themselves.
                 _ if outcome.stderr.starts_with("strace: ") => thread::sleep(patience(2)),
-                // A converter was killed: the command itself cleans up and says so.
+                // A converter was killed: the command itself cleans up and reports it.
                 1 => {
                     killed += 1;
                     assert_eq!(capsid.files(), before, "left behind at once: {moment}\n{outcome}");
@@ -118,7 +118,7 @@ fn a_pull_killed_at_any_time_leaves_nothing() {
     let name = registry.reference(NAME);
     let pull = || capsid.call(["pull", "-q", &name]);
     let before = capsid.files();
-    // As long as a whole one takes, and a bit.
+    // As long as a whole pull takes, and a bit.
     let whole = pull().wait().succeeds().took;
     assert_recovered(&capsid, &name, &before, "a whole pull");
     for moment in 0..moments() * 3 {

@@ -1,7 +1,7 @@
-//! A command or its supervisor killed at a system call: the next command works, what was acknowledged is there, nothing
-//! else stays.
+//! A command or its supervisor killed at a system call: the next command works, everything acknowledged is there, and
+//! nothing else stays.
 //!
-//! `CAPSID_FAULT_POINTS`: how many calls are tried of each verb; a few here, many in `make test-full`.
+//! `CAPSID_FAULT_POINTS`: number of calls that are tried of each verb; a few here, many in `make test-full`.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -16,7 +16,7 @@ use capsid_tests::live::{alone, call, warmed_up};
 use capsid_tests::parts::{count, part, patience};
 use capsid_tests::{Capsid, Census, Invocation, Outcome};
 
-/// What makes, changes and removes files, tells others, and starts processes.
+/// System calls that make, change and remove files, send messages, and start processes.
 const CALLS: [&str; 16] = [
     "openat",
     "statx",
@@ -40,7 +40,7 @@ const CREATE: &[&str] = &["create", "--name", "it", "busybox", "sleep", "0.1"];
 const RUN: &[&str] = &["run", "-d", "--name", "it", "busybox", "sleep", "1000"];
 const VOLUME: &[&str] = &["volume", "create", "box"];
 
-/// What is there before, and what is killed.
+/// Preparation, and the command that is killed.
 const TRIALS: [(&[&str], &[&str]); 11] = [
     (&[], CREATE),
     (
@@ -58,14 +58,14 @@ const TRIALS: [(&[&str], &[&str]); 11] = [
     (RUN, &["rm", "-f", "it"]),
 ];
 
-/// A call and which one of its kind: often the first ones, seldom the later.
+/// Chooses a call and its number among those of its kind: often the first ones, seldom the later.
 fn any_point(dice: &mut Dice) -> (&'static str, usize) {
     let call = CALLS[dice.roll(CALLS.len())];
     let most = 1 << dice.roll(6);
     (call, 1 + dice.roll(most))
 }
 
-/// `strace` that kills whoever makes its `number`th call of a kind.
+/// Prepares `strace` that kills the process that makes its `number`th call of a kind.
 fn strace(capsid: &Capsid, (call, number): (&str, usize), words: &[&str]) -> Invocation {
     let trace = format!("trace={call}");
     let inject = format!("inject={call}:signal=KILL:when={number}");
@@ -77,7 +77,8 @@ fn strace(capsid: &Capsid, (call, number): (&str, usize), words: &[&str]) -> Inv
     invocation
 }
 
-/// What a verb says that did not succeed may have been done or not; what it acknowledged is so.
+/// Requires consistent state: the work of a verb that did not succeed may have been done or not; acknowledged work is
+/// done.
 #[track_caller]
 fn assert_recovered(capsid: &Capsid, first: &[&str], words: &[&str], succeeded: bool, what: &str) {
     let there = call(capsid, &["ps", "-aq", "--no-trunc"]).succeeds().text();
@@ -132,12 +133,12 @@ fn a_command_killed_at_a_system_call_loses_nothing() {
     capsid.run(["busybox", "echo", "next"]).succeeds().prints("next\n");
 }
 
-/// `strace` lost hold of a process, which some kernels make it do: the calls end by themselves.
+/// Whether `strace` lost its hold on a process, which some kernels cause: the calls end by themselves.
 fn is_strace_lost(outcome: &Outcome) -> bool {
     outcome.stderr.contains("strace: ")
 }
 
-/// `strace` on a process that runs, once it has hold of it.
+/// Attaches `strace` to a running process, and waits until it has hold of it.
 fn attach(capsid: &Capsid, point: (&str, usize), pid: u32) -> Child {
     let child = strace(capsid, point, &["-p", &pid.to_string()]).spawn_with(|command| {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -15,7 +15,7 @@ use capsid_tests::resident::{Process, descendants, processes};
 use capsid_tests::{Capsid, Census};
 use nix::sys::signal::Signal;
 
-/// How often something is done here, or in a lab, where each start of a machine takes many seconds.
+/// Returns the number of repetitions: `here`, or `in_lab`, where each start of a machine takes many seconds.
 fn usual(here: usize, in_lab: usize) -> usize {
     if capsid_tests::parts::in_lab() { in_lab } else { here }
 }
@@ -87,7 +87,7 @@ fn kill(pid: u32) {
     send(pid, Signal::SIGKILL);
 }
 
-/// The next commands clean up what a killed one left.
+/// Requires that the next commands clean up after a killed one.
 #[track_caller]
 fn assert_next_command_cleans_up(capsid: &Capsid, before: &Census) {
     remove_all(capsid);
@@ -112,7 +112,8 @@ fn a_killed_capsid_leaves_nothing_that_the_next_command_does_not_clean_up() {
     assert_next_command_cleans_up(&capsid, &before);
 }
 
-/// At moments spread over a whole start: before the machine, while the kernel boots, while the command runs.
+/// Test of kills at moments spread over a whole start: before the machine, while the kernel boots, while the command
+/// runs.
 #[test]
 fn a_capsid_killed_at_any_moment_leaves_nothing() {
     let _alone = alone();
@@ -131,7 +132,7 @@ fn a_capsid_killed_at_any_moment_leaves_nothing() {
     assert_next_command_cleans_up(&capsid, &before);
 }
 
-/// Each helper in its turn: the user sees an end within seconds, an exit code that is no success, one line.
+/// Test of each helper in its turn: the user sees an end within seconds, an exit code that is no success, one line.
 #[test]
 fn a_killed_helper_ends_the_run_with_a_word() {
     let _alone = alone();
@@ -200,7 +201,7 @@ fn a_killed_load_leaves_no_half_image() {
         thread::sleep(Duration::from_millis(milliseconds));
         kill(child.id());
         child.wait().unwrap();
-        // Whatever it had come to: the image is there and whole, or it is not there.
+        // Whatever stage it had reached: the image is there and whole, or it is not there.
         if capsid.call(["image", "inspect", "layers"]).wait().code() == 0 {
             capsid.run(["layers", "cat", "/stack/last"]).succeeds().prints("38\n");
             capsid.call(["rmi", "layers"]).wait().succeeds();
@@ -212,7 +213,7 @@ fn a_killed_load_leaves_no_half_image() {
     before.assert_nothing_new(&capsid);
 }
 
-/// The pod says why it ended, nothing waits for what will not come, and nothing is left.
+/// Test that the pod reports why it ended, nothing waits in vain, and nothing is left.
 #[test]
 fn a_killed_file_server_ends_its_pod() {
     let _alone = alone();
@@ -243,7 +244,7 @@ fn a_killed_file_server_ends_its_pod() {
     before.assert_nothing_new(&capsid);
 }
 
-/// The switches that run for its networks.
+/// Returns the pids of the running switches of the installation's networks.
 fn switches(capsid: &Capsid) -> Vec<u32> {
     let folder = capsid.folder("run/networks").display().to_string();
     let is_its = |pid: u32| {
@@ -287,7 +288,7 @@ fn a_networks_switch_lives_as_long_as_its_pods_and_its_death_is_told() {
     start("first");
     start("second");
     assert_eq!(switches(&capsid).len(), 1);
-    // It does not end with who started it, also when that is killed.
+    // A switch does not end with the process that started it, also when that is killed.
     send(capsid.supervisor("first"), Signal::SIGKILL);
     eventually("first is gone", 60, || {
         capsid.field("first", ".State.Status") == "exited"

@@ -1,4 +1,4 @@
-//! Limits of a container hold inside the machine; the host feels none of what they stop.
+//! Limits of a container hold inside the machine; the host is not affected by what they stop.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -67,8 +67,8 @@ fn half_a_processor_is_half_a_processor() {
         .text();
     let (used, wall) = text.split_once(' ').expect("two numbers");
     let share = used.parse::<f64>().unwrap() / wall.parse::<f64>().unwrap();
-    // What a busy host takes from the guest's processor in the middle counts as the container's: 0.63 was seen beside a
-    // build. Without the limit it is 0.95 and more.
+    // Processor time that a busy host takes from the guest in the middle counts as the container's: 0.63 was seen
+    // beside a build. Without the limit it is 0.95 and more.
     assert!((0.35..0.75).contains(&share), "{share} of a processor ({text} ms)");
 }
 

@@ -1,4 +1,4 @@
-//! `ps`, `images`, `inspect` and `--format`: what scripts for docker ask for, in docker's shapes.
+//! `ps`, `images`, `inspect` and `--format`: fields that scripts for docker ask for, in docker's formats.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -6,25 +6,25 @@
 use capsid_tests::{Capsid, ImageBuilder, Layer, Outcome};
 use serde_json::{Value, json};
 
-/// `capsid WORDS...` to its end.
+/// Runs `capsid WORDS...` to its end.
 fn call(capsid: &Capsid, words: &[&str]) -> Outcome {
     capsid.call(words).wait()
 }
 
-/// The lines that `capsid WORDS...` prints.
+/// Returns the lines that `capsid WORDS...` prints.
 #[track_caller]
 fn lines(capsid: &Capsid, words: &[&str]) -> Vec<String> {
     let text = call(capsid, words).succeeds().text();
     text.lines().map(str::to_owned).collect()
 }
 
-/// Names of the containers that `ps -a` lists with these flags.
+/// Returns the names of the containers that `ps -a` lists with these flags.
 #[track_caller]
 fn names(capsid: &Capsid, flags: &[&str]) -> Vec<String> {
     lines(capsid, &[&["ps", "-a", "--format", "{{.Names}}"], flags].concat())
 }
 
-/// An image `app:1` that says much of itself, and `child:1`, which is made from it.
+/// Loads an image `app:1` with many fields, and `child:1`, which is made from it.
 fn with_images() -> Capsid {
     let (capsid, folder) = (Capsid::with_busybox(), tempfile::tempdir().unwrap());
     let app = || {
@@ -281,7 +281,7 @@ fn filters_choose_as_dockers_do() {
     call(&capsid, &["ps", "--filter", "before=nothing"])
         .exits(1)
         .complains("nothing");
-    // What scripts compare is not followed by more.
+    // Values that scripts compare are not followed by more.
     let status = lines(&capsid, &["ps", "--format", "{{.Status}}"]);
     assert!(status[0].starts_with("Up ") && !status[0].contains('('), "{status:?}");
     let images = |filter: &str| lines(&capsid, &["images", "--filter", filter, "--format", "{{.Repository}}"]);
@@ -295,5 +295,5 @@ fn filters_choose_as_dockers_do() {
     assert_eq!(capsid.field("three", ".State.ExitCode"), "7");
 }
 
-/// Prints two lines, and ends by itself when it is asked to.
+/// Script that prints two lines, and ends by itself when it is asked to.
 const SERVICE: &str = "trap 'exit 7' TERM; echo 1; echo 2; while :; do sleep 0.1; done";

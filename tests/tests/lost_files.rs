@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use capsid_tests::snapshot::{assert_same, tree};
 use capsid_tests::{Capsid, Outcome};
 
-/// Somebody else's user id.
+/// User id of somebody else.
 const OTHER: u32 = 54_321;
 const PRECIOUS: &str = "precious";
-/// What comes and goes by itself: caches, and what SQLite keeps beside a database.
+/// Files that come and go by themselves: caches, and SQLite's files beside a database.
 const CACHES: [&str; 6] = [
     "reserve",
     "events.json",
@@ -33,7 +33,7 @@ fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// A way to spoil a file.
+/// Way to spoil a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     Empty,
@@ -59,10 +59,10 @@ const FAULTS: [Fault; 9] = [
     Fault::Gone,
 ];
 
-/// A spoiled file, which can be made whole again.
+/// Spoiled file, which can be made whole again.
 struct Spoiled {
     path: PathBuf,
-    /// What it was: a file that was put aside, or the owner and mode of the file itself.
+    /// Original: a file that was put aside, or the owner and mode of the file itself.
     kept: Kept,
     target: PathBuf,
 }
@@ -92,7 +92,7 @@ impl Spoiled {
         Self { path, kept, target }
     }
 
-    /// Puts the file back. Where links led, nothing has happened.
+    /// Puts the file back. Requires that the targets of links are unchanged.
     #[track_caller]
     fn restore(self) {
         let path = &self.path;
@@ -126,7 +126,7 @@ fn replace(path: &Path, fault: Fault, kept: &Path, aside: &Path) {
     match fault {
         Fault::Empty => fs::write(path, "").unwrap(),
         Fault::Truncated => {
-            // Disks are mostly holes: what is beyond the first MiB stays one.
+            // Disks are mostly holes: the part beyond the first MiB stays one.
             let length = fs::metadata(kept).unwrap().len() / 2;
             let mut bytes = Vec::new();
             if let Ok(file) = fs::File::open(kept) {
@@ -148,18 +148,18 @@ fn replace(path: &Path, fault: Fault, kept: &Path, aside: &Path) {
     }
 }
 
-/// What may come of a spoiled file.
+/// Possible effect of a spoiled file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Needed {
-    /// Every command that uses it fails and names it.
+    /// Every command that uses the file fails and names it.
     Always,
-    /// As `Always`; one that is gone is made again from what the databases know.
+    /// Every command that uses the file fails and names it, but a missing one is made again from the databases.
     Marker,
-    /// Commands that need its content fail and name it; the others do as if nothing were.
+    /// Commands that need the file's content fail and name it; the others work as if nothing had happened.
     Sometimes,
 }
 
-/// A file of either directory, and the commands that use it.
+/// File of either directory, and the commands that use it.
 struct Victim {
     path: PathBuf,
     needed: Needed,
@@ -170,7 +170,7 @@ const PS: [&str; 4] = ["ps", "-a", "--format", "{{.Names}}"];
 const IMAGES: [&str; 2] = ["images", "-q"];
 const VOLUMES: [&str; 3] = ["volume", "ls", "-q"];
 
-/// An installation with an image, a container and two volumes. Nothing runs.
+/// Creates an installation with an image, a container and two volumes. Nothing runs.
 fn furnished() -> Capsid {
     let capsid = Capsid::with_busybox();
     call(&capsid, &["create", "--name", "box", "-v", "notes:/notes", "busybox"]).succeeds();
@@ -270,7 +270,7 @@ fn a_file_that_is_lost_or_replaced_costs_nothing_else() {
             let before = rest(&capsid, &victim.path);
             for words in &victim.commands {
                 if fault == Fault::Mode && words[0] == "run" {
-                    // Root would have a container.
+                    // A container would run for root.
                     continue;
                 }
                 assert_loses_nothing(&capsid, victim, fault, words, expected.get(words));
@@ -288,7 +288,7 @@ fn a_file_that_is_lost_or_replaced_costs_nothing_else() {
     }
 }
 
-/// All files of both directories but the spoiled one, what is below it, and caches.
+/// Describes all files of both directories but the spoiled one, anything below it, and caches.
 fn rest(capsid: &Capsid, spoiled: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = tree(&capsid.folder("data"));
     found.extend(tree(&capsid.folder("run")));
@@ -325,7 +325,7 @@ fn assert_loses_nothing(capsid: &Capsid, victim: &Victim, fault: Fault, words: &
     assert_eq!(outcome.complaints().len(), 1, "{what}");
 }
 
-/// The lock and the disks that verbs open themselves are never reached by a link.
+/// Test that the lock and the disks that verbs open themselves are never reached by a link.
 #[test]
 fn verbs_name_what_is_in_the_place_of_their_files() {
     let capsid = furnished();
@@ -354,7 +354,7 @@ fn verbs_name_what_is_in_the_place_of_their_files() {
     }
     call(&capsid, &PS).succeeds().prints("box\n");
     call(&capsid, &VOLUMES).succeeds().prints("notes\nother\n");
-    // What SQLite keeps beside a database is looked at before SQLite opens it.
+    // SQLite's files beside a database are checked before SQLite opens it.
     for (end, make) in [("-wal", true), ("-shm", false), ("-journal", true)] {
         let side = data.join(format!("containers.db{end}"));
         let target = aside.path().join("target");

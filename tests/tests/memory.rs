@@ -1,4 +1,4 @@
-//! Memory of a pod as the host sees it: what a guest frees goes back.
+//! Memory of a pod as the host sees it: memory that a guest frees is returned.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -10,10 +10,10 @@ use capsid_tests::Capsid;
 use capsid_tests::parts::count;
 use capsid_tests::resident::{descendants, proportional_kib};
 
-/// From the guest's `free` to the host's: the guest reports two seconds after it has found free blocks.
+/// Time limit from the guest's `free` to the host's: the guest reports two seconds after it has found free blocks.
 const BACK_WITHIN: Duration = Duration::from_secs(10);
 
-/// What the pod of a container costs the host, MiB: its supervisor and everything below.
+/// Returns the memory that the pod of a container costs the host, MiB: its supervisor and everything below.
 fn pod_mib(capsid: &Capsid, container: &str) -> u64 {
     let inspected = capsid.call(["inspect", "-f", "{{.State.Pid}}", container]).wait();
     let supervisor: u32 = inspected.succeeds().text().trim().parse().unwrap();

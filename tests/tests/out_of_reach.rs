@@ -1,5 +1,5 @@
-//! Pods whose files are removed under them: lock, socket, run directory, data directory. Nothing runs on that nobody can
-//! reach, and nothing else is ended.
+//! Pods whose files are removed under them: lock, socket, run directory, data directory. No unreachable process keeps
+//! running, and nothing else is ended.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -12,7 +12,7 @@ use capsid_tests::invocation::eventually;
 use capsid_tests::live::call;
 use capsid_tests::resident::descendants;
 
-/// A running container `it`: its processes.
+/// Starts a container `it`. Returns its processes.
 fn start(capsid: &Capsid) -> Vec<u32> {
     call(capsid, &["run", "-d", "--name", "it", "busybox", "sleep", "1000"]).succeeds();
     processes(capsid.supervisor("it"))

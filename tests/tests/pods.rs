@@ -1,4 +1,4 @@
-//! Pods of several containers: what is shared in one machine and what is not, and containers that come and go in it,
+//! Pods of several containers: shared and separate parts in one machine, and containers that start and end in it,
 //! `CAPSID_POD_CYCLES` times.
 
 // A surprise in a test is a failed test.
@@ -14,12 +14,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-/// `capsid WORDS...` to its end.
+/// Runs `capsid WORDS...` to its end.
 fn call(capsid: &Capsid, words: &[&str]) -> Outcome {
     capsid.call(words).within(120).wait()
 }
 
-/// A container that sleeps in a pod.
+/// Starts a container that sleeps in a pod.
 #[track_caller]
 fn sleeper(capsid: &Capsid, pod: &str, name: &str, flags: &[&str], image: &str) {
     let words = [
@@ -31,7 +31,7 @@ fn sleeper(capsid: &Capsid, pod: &str, name: &str, flags: &[&str], image: &str) 
     call(capsid, &words).succeeds();
 }
 
-/// What the probe sees from a container that runs.
+/// Returns the report of the probe in a running container.
 #[track_caller]
 fn report(capsid: &Capsid, name: &str) -> Value {
     call(capsid, &["exec", name, "/probe", "report"]).succeeds().json()
@@ -43,7 +43,7 @@ fn pod_field(capsid: &Capsid, name: &str, path: &str) -> String {
     call(capsid, &["pod", "inspect", "-f", &format, name]).succeeds().text()
 }
 
-/// The pod's supervisor.
+/// Returns the pid of the pod's supervisor.
 #[track_caller]
 fn supervisor(capsid: &Capsid, pod: &str) -> u32 {
     pod_field(capsid, pod, ".Capsid.SupervisorPid").parse().unwrap()
@@ -116,7 +116,7 @@ fn pids_are_shared_when_asked_for() {
     assert!(same(&report(&capsid, "one"), &report(&capsid, "two"), "pid"));
     let seen = call(&capsid, &["exec", "one", "ps"]).succeeds().text();
     assert_eq!(seen.matches("sleep 1000").count(), 2, "{seen}");
-    // The pod's first process is out of reach, and a container's end takes its own processes alone.
+    // The pod's first process is out of reach, and a container's end ends only its own processes.
     call(&capsid, &["exec", "one", "ls", "/proc/1/root/"]).exits(1);
     call(&capsid, &["exec", "one", "kill", "-9", "1"]);
     call(&capsid, &["exec", "-d", "two", "sleep", "2000"]).succeeds();
@@ -215,7 +215,7 @@ fn a_stopped_container_gets_its_own_disk_back() {
     }
     call(&capsid, &["stop", "-t", "0", "one", "two"]).succeeds();
     call(&capsid, &["diff", "one"]).succeeds().prints("A /one\n");
-    // The other way round, so that each meets the other's slots.
+    // In the other order, so that each gets the other's slots.
     call(&capsid, &["start", "two", "one"]).succeeds();
     for name in ["one", "two"] {
         call(&capsid, &["exec", name, "cat", &format!("/{name}")])
@@ -255,7 +255,7 @@ fn containers_come_and_go_in_a_running_pod_and_nothing_grows() {
     }
     let after = held(owner);
     assert_eq!(before, after, "descriptors of supervisor and machine");
-    // The last one's writes are with the volume, which the other container has as well.
+    // The last writes are in the volume, which the other container has as well.
     call(&capsid, &["exec", "stays", "cat", "/data/last"])
         .succeeds()
         .prints(format!("{rounds}\n"));
@@ -263,7 +263,7 @@ fn containers_come_and_go_in_a_running_pod_and_nothing_grows() {
     eventually("the machine's processes are gone", 20, || descendants(owner).is_empty());
 }
 
-/// Descriptors of a supervisor and of its machine's processes.
+/// Counts the descriptors of a supervisor and of its machine's processes.
 fn held(supervisor: u32) -> Vec<usize> {
     let count = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
     let mut held = vec![count(supervisor)];
@@ -334,7 +334,7 @@ fn every_container_has_the_pods_mounts() {
     let inspected = call(&capsid, &["pod", "inspect", "web"]).succeeds().json();
     assert_eq!(inspected[0]["Mounts"].as_array().map(Vec::len), Some(3), "{inspected}");
     sleeper(&capsid, "web", "one", &[], "busybox");
-    // Its own flag wins the place.
+    // Its own flag has priority at this path.
     sleeper(&capsid, "web", "two", &["--tmpfs", "/w"], "busybox");
     let shell = |name: &str, line: &str| call(&capsid, &["exec", name, "sh", "-c", line]);
     shell("one", "echo from one >/d/one; echo kept >/w/word; cat /etc/fixed")
@@ -349,7 +349,7 @@ fn every_container_has_the_pods_mounts() {
     let script = "mount -o remount,rw /etc/fixed; echo changed >/etc/fixed";
     call(&capsid, &[&privileged[..], &[script]].concat()).exits(1);
     assert_eq!(fs::read_to_string(&fixed).unwrap(), "of the host\n");
-    // They are there after a stop, and for containers that come later.
+    // They are there after a stop, and for later containers.
     call(&capsid, &["pod", "stop", "-t", "0", "web"]).succeeds();
     call(&capsid, &["pod", "start", "web"]).succeeds();
     call(
@@ -358,7 +358,7 @@ fn every_container_has_the_pods_mounts() {
     )
     .succeeds()
     .prints("from one\nfrom two\nkept\n");
-    // A file server's end is the machine's: with its reason.
+    // The end of a file server ends the machine, with its reason.
     let server = descendants(supervisor(&capsid, "web"))
         .into_iter()
         .find(|process| process.name == "capsid-fs")

@@ -1,4 +1,4 @@
-//! Programs that people run, in the background, each used by its own client in the pod.
+//! Popular programs in the background, each used by its own client in the pod.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -12,7 +12,7 @@ use capsid_tests::{Capsid, Outcome, TestImage};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Seconds that a server may take to start, and its client for what it does.
+/// Time limit for a server to start, and for its client's work, in seconds.
 const PATIENCE_S: u64 = 120;
 
 fn capsid() -> Capsid {
@@ -23,25 +23,26 @@ fn call(capsid: &Capsid, words: &[&str]) -> Outcome {
     capsid.call(words).within(PATIENCE_S).wait()
 }
 
-/// `capsid exec NAME sh -c SCRIPT`: what it prints.
+/// Runs `capsid exec NAME sh -c SCRIPT`. Returns the output.
 #[track_caller]
 fn exec(capsid: &Capsid, name: &str, script: &str) -> String {
     call(capsid, &["exec", name, "sh", "-c", script]).succeeds().text()
 }
 
-/// Everything that it has printed and complained about.
+/// Returns the whole output and error output of a container.
 fn log(capsid: &Capsid, name: &str) -> String {
     let logs = call(capsid, &["logs", name]).succeeds();
     logs.text() + &logs.stderr
 }
 
-/// Waits until it has said so, this many times since it was created: asking it would slow its start down.
+/// Waits until the container has printed the words, this many times since it was created: a request would slow its
+/// start down.
 #[track_caller]
 fn says(capsid: &Capsid, name: &str, words: &str, times: usize) {
     eventually(words, PATIENCE_S, || log(capsid, name).matches(words).count() == times);
 }
 
-/// Stops it as its own authors want it stopped: it ends by itself, in time, with success.
+/// Stops a program as its own authors intend: it ends by itself, in time, with success.
 #[track_caller]
 fn stops(capsid: &Capsid, name: &str) {
     call(capsid, &["stop", "-t", "60", name]).succeeds();
@@ -81,12 +82,12 @@ fn redis_keeps_its_keys() {
     assert_eq!(exec(&capsid, "cache", "redis-cli get greeting"), "hello");
 }
 
-/// Flags, the image, a command.
+/// Joins flags, the image, and a command.
 fn words_of<'a>(flags: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
     [flags, &["services"], command].concat()
 }
 
-/// What an image of PostgreSQL has as its entry point: makes the cluster at the first start.
+/// Entry point like that of a PostgreSQL image: makes the cluster at the first start.
 const POSTGRES: &str = r#"
     export PATH="$PATH:/usr/lib/postgresql/15/bin" PGDATA=/var/lib/postgresql/data
     [ -s $PGDATA/PG_VERSION ] || initdb --auth=trust >/dev/null || exit
@@ -140,7 +141,7 @@ fn postgres_loses_no_committed_row() {
 
     start_database(&capsid);
     let found: u64 = ask(&capsid, "select count(*) from told").parse().unwrap();
-    // The one that was being committed may be there as well.
+    // The row that was being committed may be there as well.
     assert!((last..=last + 1).contains(&found), "told of {last} rows, found {found}");
     assert_eq!(
         ask(&capsid, "select sum(number) from told"),
@@ -149,7 +150,8 @@ fn postgres_loses_no_committed_row() {
     assert_eq!(ask(&capsid, "select count(*) from pgbench_history"), committed);
 }
 
-/// Rows are committed one by one, each told of when it is; then the machine's process is killed.
+/// Commits rows one by one, each reported when it is done, and kills the machine's process. Returns the last row
+/// reported.
 fn last_row_told_before_the_machine_dies(capsid: &Capsid) -> u64 {
     let script =
         "for n in $(seq 1 100000); do echo \"insert into told values ($n) returning number;\"; done | psql -qtA";
@@ -162,7 +164,7 @@ fn last_row_told_before_the_machine_dies(capsid: &Capsid) -> u64 {
     let machine = Pid::from_raw(i32::try_from(capsid.machine("db")).unwrap());
     let mut last = 0;
     for line in BufReader::new(client.stdout.take().unwrap()).lines() {
-        // A row comes as one line; psql ends each result with nothing.
+        // A row is one line; psql prints nothing after each result.
         last = line.unwrap().parse().unwrap();
         if last == 100 {
             kill(machine, Signal::SIGKILL).unwrap();
@@ -174,7 +176,7 @@ fn last_row_told_before_the_machine_dies(capsid: &Capsid) -> u64 {
 
 const NGINX_READY: &str = "start worker processes";
 
-/// A command that prints what the server has.
+/// Returns a command that prints a page of the server.
 fn fetch(path: &str) -> String {
     format!("busybox wget -qO- http://127.0.0.1/{path}")
 }
@@ -209,7 +211,7 @@ fn nginx_serves_and_logs() {
     );
 }
 
-/// Asks the service of `service.py`, from inside.
+/// Script that asks the service of `service.py`, from inside.
 const CLIENT: &str = r#"
 import sys, urllib.request
 body = b"a" * 100_000

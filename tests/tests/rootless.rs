@@ -1,4 +1,4 @@
-//! What a user without any right does with Capsid: everything that the machine itself does not need `/dev/kvm` for.
+//! Use of Capsid by a user without any right: everything for which the machine itself does not need `/dev/kvm`.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -16,10 +16,10 @@ use capsid_tests::walls::{NO_CAPABILITIES, confined_below};
 use capsid_tests::{Outcome, TestImage};
 use tempfile::TempDir;
 
-/// A user that this machine knows nothing of.
+/// User id that this machine knows nothing of.
 const USER: u32 = 54_321;
 
-/// An installation that such a user can read, and folders of that user's own.
+/// Installation that such a user can read, and folders of that user's own.
 struct Person {
     root: TempDir,
 }
@@ -107,7 +107,7 @@ fn an_ordinary_user_has_pods_networks_and_volumes() {
     let walls = confined_below(supervisor.trim().parse().unwrap());
     let qemu = walls.iter().find(|walls| walls.name.starts_with("qemu")).unwrap();
     qemu.assert_is_confined_qemu();
-    // Itself and nobody else, in a user namespace of its own.
+    // As itself and nobody else, in a user namespace of its own.
     assert_eq!(qemu.user(), Some(USER));
     let ours = walls.iter().filter(|walls| !walls.name.starts_with("passt"));
     ours.for_each(|walls| walls.assert_confined(NO_CAPABILITIES));
@@ -140,7 +140,7 @@ fn an_ordinary_user_has_pods_networks_and_volumes() {
     person.does(&["network", "rm", "back"]);
 }
 
-/// The page as this host gets it, with what comes before it.
+/// Fetches the page from the host, with its header.
 fn fetch(address: &str) -> std::io::Result<String> {
     let mut socket = TcpStream::connect(address)?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -150,7 +150,7 @@ fn fetch(address: &str) -> std::io::Result<String> {
     Ok(answer)
 }
 
-/// Fetches a page, prints it, and keeps it where it is told to.
+/// Script that fetches a page, prints it, and writes it to a given path.
 const FETCH: &str = "\
 import sys, urllib.request
 page = urllib.request.urlopen('http://' + sys.argv[1] + '/page', timeout=10).read()

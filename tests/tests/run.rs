@@ -1,4 +1,4 @@
-//! `capsid run`: docker's words do what docker's words do.
+//! `capsid run`: docker's command lines have docker's effects.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -346,7 +346,8 @@ fn words<const N: usize>(words: [u64; N]) -> Vec<u8> {
     words.into_iter().flat_map(u64::to_le_bytes).collect()
 }
 
-/// An x86-64 program of one page that exits with `code`; all of them have their code at the same place of the page.
+/// Builds an x86-64 program of one page that exits with `code`; all of them have their code at the same place of the
+/// page.
 fn exiting_program(code: u8) -> Vec<u8> {
     const CODE_AT: u64 = 64 + 56;
     const BASE: u64 = 0x40_0000;

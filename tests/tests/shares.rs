@@ -1,5 +1,5 @@
-//! Bind mounts: what a container does to a folder or file of the host's is done to that folder or file, and to nothing
-//! else on the host.
+//! Bind mounts: changes of a container to a folder or file of the host affect that folder or file, and nothing else on
+//! the host.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -19,23 +19,23 @@ use capsid_tests::{Capsid, Outcome};
 use serde_json::json;
 use tempfile::TempDir;
 
-/// `capsid WORDS...` to its end.
+/// Runs `capsid WORDS...` to its end.
 fn call(capsid: &Capsid, words: &[&str]) -> Outcome {
     capsid.call(words).wait()
 }
 
-/// `capsid run --rm FLAGS busybox sh -c SCRIPT`.
+/// Runs `capsid run --rm FLAGS busybox sh -c SCRIPT`.
 fn shell(capsid: &Capsid, flags: &[&str], script: &str) -> Outcome {
     let words = flags.iter().copied().chain(["busybox", "sh", "-c", script]);
     capsid.run_call(words).within(180).wait()
 }
 
-/// A flag's value that mounts `source` at `target`.
+/// Returns a flag's value that mounts `source` at `target`.
 fn bind(source: &Path, target: &str) -> String {
     format!("{}:{target}", source.display())
 }
 
-/// Everything below a folder: names, kinds, modes, owners, sizes, contents, links, times of change.
+/// Describes everything below a folder: names, kinds, modes, owners, sizes, contents, links, times of change.
 fn listing(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut next = vec![folder.to_owned()];
@@ -62,7 +62,7 @@ fn listing(folder: &Path) -> Vec<String> {
     found
 }
 
-/// A folder to share, beside one that is not: `(parent, shared, secret)`.
+/// Creates a folder to share, beside one that is not: `(parent, shared, secret)`.
 fn folders() -> (TempDir, std::path::PathBuf, std::path::PathBuf) {
     let parent = tempfile::tempdir().unwrap();
     let (shared, secret) = (parent.path().join("shared"), parent.path().join("secret"));
@@ -133,7 +133,7 @@ fn a_huge_folder_is_listed_whole_and_its_server_stays_small() {
         capsid.call(words).within(300).wait().succeeds().text()
     };
     assert_eq!(exec("ls /d | sort -u | wc -l"), files.to_string());
-    // Every one is looked at, and so known to the server.
+    // Every one is looked up, and so known to the server.
     assert_eq!(exec("find /d -type f -size 0 | wc -l"), files.to_string());
     exec(&format!("cd /d; for i in $(seq {made}); do : >made$i; done"));
     assert_eq!(fs::read_dir(&shared).unwrap().count(), files + made);
@@ -144,7 +144,7 @@ fn a_huge_folder_is_listed_whole_and_its_server_stays_small() {
     };
     let resident_kib = || servers().iter().map(|process| anonymous_kib(process.pid)).sum::<u64>();
     let known_kib = resident_kib();
-    // What it remembers of a file is some hundred bytes, and nothing of a listing.
+    // The server's memory for a file is some hundred bytes, and it keeps nothing of a listing.
     assert!((1..48 << 10).contains(&known_kib), "{known_kib}");
     exec("for i in 1 2 3 4; do set -- /d/*; done");
     assert!(
@@ -171,7 +171,7 @@ fn a_mapped_file_is_the_hosts() {
     assert_eq!(content.len(), 20_000);
 }
 
-/// As root of the guest with every capability: not even a mount of its own changes anything.
+/// Test as root of the guest with every capability: not even a mount of its own changes anything.
 #[test]
 fn a_read_only_share_cannot_be_changed() {
     let (_parent, shared, _) = folders();
@@ -208,8 +208,8 @@ fn a_read_only_share_cannot_be_changed() {
     assert_eq!(listing(&shared), before);
 }
 
-/// Links lead where the container has them lead, `..` of the share is the container's, and a folder that the host, or
-/// another machine, makes a link while it is walked through does not lead out either.
+/// Test of links: they lead where the container's root makes them lead, `..` of the share is the container's, and a
+/// folder that the host, or another machine, turns into a link while it is walked through does not lead out either.
 #[test]
 fn nothing_outside_of_a_share_is_reached() {
     let (_parent, shared, secret) = folders();
@@ -236,7 +236,7 @@ fn nothing_outside_of_a_share_is_reached() {
     let stop = AtomicBool::new(false);
     let swaps = thread::scope(|scope| {
         let swapping = scope.spawn(|| {
-            // What the guest walks through is a folder, then a link that leads out, then a folder...
+            // The guest walks through a folder, then a link that leads out, then a folder...
             let (real, swapped) = (shared.join("real"), shared.join("swapped"));
             let mut swaps = 0_u32;
             while !stop.load(Ordering::SeqCst) {
@@ -257,7 +257,7 @@ fn nothing_outside_of_a_share_is_reached() {
     assert!(!shared.join("disk").exists() && !shared.join("null").exists());
 }
 
-/// Gives each of two files the other's name.
+/// Exchanges the names of two files.
 fn exchange(one: &Path, other: &Path) {
     nix::fcntl::renameat2(
         nix::fcntl::AT_FDCWD,
@@ -269,7 +269,8 @@ fn exchange(one: &Path, other: &Path) {
     .unwrap();
 }
 
-/// Set-user-id files and device nodes that the host has in a share are ordinary files and nothing in the container.
+/// Test that set-user-id files and device nodes that the host has in a share are ordinary files and nothing in the
+/// container.
 #[test]
 fn owners_are_kept_and_special_files_are_not_special() {
     let (_parent, shared, _) = folders();
@@ -304,7 +305,7 @@ fn owners_are_kept_and_special_files_are_not_special() {
     .succeeds();
     let file = fs::metadata(&file).unwrap();
     assert_eq!((file.uid(), file.gid()), (7, 8));
-    // Whoever writes to it has no right to keep the bit.
+    // A process that writes to it has no right to keep the bit.
     assert_eq!(fs::metadata(&tool).unwrap().mode() & 0o7000, 0);
 }
 
@@ -340,8 +341,8 @@ fn a_single_file_is_shared_alone() {
     assert_eq!(fs::read_to_string(&other).unwrap(), "of-the-host\n");
 }
 
-/// A bind mount gives a folder a second path, which says nothing of what it is: Capsid's own folders, what holds one and
-/// what lies in one, and the kernel's, stay refused. Needs no machine.
+/// Test of bind mounts that give a folder a second path, which hides what it is: Capsid's own folders, their parents
+/// and content, and the kernel's, stay refused. Needs no machine.
 #[test]
 fn other_paths_of_capsids_own_folders_are_refused() {
     let parent = tempfile::tempdir().unwrap();
@@ -370,7 +371,7 @@ fn other_paths_of_capsids_own_folders_are_refused() {
     assert!(!capsid.folder("data").join("new").exists());
 }
 
-/// The user's keys may be shared, and the user is told.
+/// Test that the user's keys may be shared, and the user is warned.
 #[test]
 fn a_share_of_keys_is_warned_of() {
     let capsid = Capsid::with_busybox();
@@ -461,7 +462,7 @@ fn sources_are_made_found_or_refused() {
     call(&capsid, &["start", "-a", "one"]).complains("which no container may have");
 }
 
-/// Two machines and the host see each other's changes at once.
+/// Test that two machines and the host see each other's changes at once.
 #[test]
 fn a_folder_has_several_users() {
     let (_parent, shared, _) = folders();

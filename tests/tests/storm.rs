@@ -1,6 +1,6 @@
 //! Many commands at once about a few containers: none hangs, nothing leaks, nothing that was acknowledged is lost.
 //!
-//! `CAPSID_STORM_SECONDS`: how long; short here, a minute in `make test-full`.
+//! `CAPSID_STORM_SECONDS`: duration; short here, a minute in `make test-full`.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -15,7 +15,7 @@ use capsid_tests::live::{WATCHDOG_S, alone, call, remove_all, warmed_up};
 use capsid_tests::parts::count;
 use capsid_tests::{Capsid, Census, Outcome};
 
-/// What a command may say when others are faster.
+/// Messages that a command may fail with when others are faster.
 const EXPECTED: [&str; 15] = [
     "no such container",
     "no such object",
@@ -34,14 +34,14 @@ const EXPECTED: [&str; 15] = [
     "no process of the container",
 ];
 
-/// What was acknowledged: containers that were made, and those that were removed.
+/// Acknowledged work: containers that were made, and those that were removed.
 #[derive(Default)]
 struct Acknowledged {
     made: BTreeSet<String>,
     removed: BTreeSet<String>,
 }
 
-/// Any command about any of a handful of names.
+/// Runs any command about any of a handful of names.
 fn any_verb(capsid: &Capsid, dice: &mut Dice, acknowledged: &Mutex<Acknowledged>) -> Outcome {
     let names = ["ant", "bee", "cat", "dog"];
     let (name, other) = (names[dice.roll(names.len())], names[dice.roll(names.len())]);
@@ -80,7 +80,7 @@ fn any_verb(capsid: &Capsid, dice: &mut Dice, acknowledged: &Mutex<Acknowledged>
     call(capsid, words)
 }
 
-/// A container that stays until it is removed.
+/// Makes a container that stays until it is removed.
 fn make(capsid: &Capsid, words: &[&str], acknowledged: &Mutex<Acknowledged>) -> Outcome {
     let outcome = call(capsid, words);
     if outcome.code() == 0 {
@@ -104,7 +104,7 @@ fn remove_one(capsid: &Capsid, dice: &mut Dice, acknowledged: &Mutex<Acknowledge
     outcome
 }
 
-/// `capsid wait` of something that may never end: the command is interrupted as a user does it.
+/// Runs `capsid wait` for something that may never end: the command is interrupted like by a user.
 fn wait_for_a_while(capsid: &Capsid, name: &str) -> Outcome {
     let mut invocation = capsid.call(["-s", "INT", "1", "x"]);
     let program = invocation.command().get_program().to_owned();

@@ -1,4 +1,4 @@
-//! Standard streams: every byte, in order, once, without piling up on the host.
+//! Standard streams: every byte, in order, once, without accumulating on the host.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -15,7 +15,8 @@ use capsid_tests::{Capsid, TestImage, image::sha256_hex};
 
 const MIB: u64 = 1 << 20;
 
-/// A thousand times what all buffers on the way hold; `CAPSID_STREAM_MIB=1024` for a long test. The lab's is smaller.
+/// Returns a thousand times the size of all buffers on the way; `CAPSID_STREAM_MIB=1024` for a long test. The lab's is
+/// smaller.
 fn volume() -> u64 {
     workload(count("CAPSID_STREAM_MIB", 64) as u64 * MIB)
 }
@@ -61,7 +62,7 @@ fn a_slow_reader_holds_the_container_back_not_the_hosts_memory() {
     assert_eq!(sha256_hex(&all), Bytes::new(9, total).digest());
 }
 
-/// Anonymous memory of `capsid` and its helpers. QEMU's is left out: the guest's own memory is in it.
+/// Returns the anonymous memory of `capsid` and its helpers. QEMU's is left out: it contains the guest's own memory.
 fn held_kib(pid: u32) -> u64 {
     let own = anonymous_kib(pid);
     let helpers = descendants(pid)
@@ -70,7 +71,7 @@ fn held_kib(pid: u32) -> u64 {
     own + helpers.map(|process| anonymous_kib(process.pid)).sum::<u64>()
 }
 
-/// Reads to the end: digest and length. Calls `now_and_then` after each 4 MiB.
+/// Reads to the end. Returns digest and length. Calls `now_and_then` after each 4 MiB.
 fn digest_of(mut stream: impl Read, mut now_and_then: impl FnMut()) -> (String, u64) {
     use sha2::{Digest, Sha256};
     let (mut digest, mut total, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 16]);
@@ -174,7 +175,7 @@ fn a_container_that_does_not_read_does_not_stop_the_exit() {
     assert!(writer.join().unwrap().is_err());
 }
 
-/// A stdout that takes nothing.
+/// Opens a stdout that accepts nothing.
 fn full() -> std::fs::File {
     std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap()
 }

@@ -49,8 +49,8 @@ fn control_d_ends_a_shell() {
     terminal.expect("#");
     terminal.send("echo $((40+2))\n");
     terminal.expect("42");
-    // Before its prompt the shell has the terminal in its usual mode, where the kernel makes an end of file of the key;
-    // when the shell then takes keys one by one, what it reads in its place is a zero byte (n_tty.c).
+    // Before its prompt the shell has the terminal in its usual mode, where the kernel turns the key into an end of
+    // file; when the shell then takes keys one by one, it reads a zero byte in its place (n_tty.c).
     terminal.expect("#");
     terminal.send([4]);
     assert!(terminal.wait().success());
@@ -109,7 +109,7 @@ fn control_z_suspends_a_job_of_the_containers_shell() {
     assert_eq!(terminal.wait().code(), Some(4));
 }
 
-/// A container that is its pod's only program and sleeps, once it has the terminal.
+/// Starts a container that is its pod's only program and sleeps, once it has the terminal.
 fn sleeper(capsid: &Capsid, flags: &[&str]) -> Terminal {
     let command = ["-it", "busybox", "sh", "-c", "echo ready; exec sleep 600"];
     let mut terminal = Terminal::start(capsid.run_call(flags.iter().chain(&command)));
@@ -130,7 +130,7 @@ fn the_terminals_mode_is_restored_when_the_container_is_terminated() {
     assert!(terminal.is_cooked());
 }
 
-/// The first process of a container ignores signals that it has no handler for; docker's client counts to three.
+/// Test of a first process, which ignores signals that it has no handler for; docker's client counts to three.
 #[test]
 fn a_third_termination_is_not_ignored() {
     let capsid = Capsid::with_busybox();
@@ -171,7 +171,7 @@ fn a_terminal_is_refused_where_there_is_none() {
         .complains_in_one_line();
 }
 
-/// What terminals obey, and what hides or reorders text for its reader; a line end would forge a line.
+/// Characters that terminals obey, or that hide or reorder text for its reader; a line end would forge a line.
 const HOSTILE: &str = "a\u{1b}[2J\u{9b}31m\u{202e}b\u{2028}\u{200b}\u{e0041}\r";
 
 #[track_caller]
@@ -185,7 +185,7 @@ fn assert_harmless(outcome: &Outcome) {
     }
 }
 
-/// Labels, commands, environment, names of files, health reports and errors, in every view of them.
+/// Test of labels, commands, environment, names of files, health reports and errors, in every view of them.
 #[test]
 fn nothing_that_a_container_says_of_itself_steers_the_terminal() {
     let capsid = Capsid::with_busybox();
@@ -222,7 +222,7 @@ fn nothing_that_a_container_says_of_itself_steers_the_terminal() {
         );
     }
     assert_eq!(call(&["ps", "--format", "{{.Labels}}"]).text().lines().count(), 1);
-    // JSON gives its readers the very value.
+    // JSON gives its readers the exact value.
     let exact: serde_json::Value = serde_json::from_str(&capsid.field("bad", "json .Config.Labels.note")).unwrap();
     assert_eq!(exact, label.strip_prefix("note=").unwrap());
     let wrong: [&[&str]; 4] = [
@@ -236,7 +236,7 @@ fn nothing_that_a_container_says_of_itself_steers_the_terminal() {
         assert_ne!(outcome.code(), 0, "{}", outcome.line);
         assert_harmless(&outcome);
     }
-    // What it prints itself is its own, as with docker.
+    // The container's own output is left unchanged, as with docker.
     let raw = call(&["exec", "bad", "printf", "%s", HOSTILE]).succeeds();
     assert_eq!(raw.stdout, HOSTILE.as_bytes());
 }

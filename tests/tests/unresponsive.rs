@@ -11,14 +11,14 @@ use capsid_tests::{Capsid, Outcome};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// How long a pod lives on whose agent does not answer, and what a busy host adds.
+/// Time limit for the end of a pod whose agent does not answer, with an allowance for a busy host, in seconds.
 const ENDED_WITHIN_S: u64 = 10 + 5;
 
 fn stop_process(pid: u32) {
     kill(Pid::from_raw(pid as i32), Signal::SIGSTOP).unwrap();
 }
 
-/// A call that does not wait for what hangs.
+/// Runs a call that does not wait for a hanging pod.
 #[track_caller]
 fn quick(capsid: &Capsid, words: &[&str]) -> Outcome {
     let began = Instant::now();
@@ -28,7 +28,7 @@ fn quick(capsid: &Capsid, words: &[&str]) -> Outcome {
     outcome
 }
 
-/// Every verb about containers in general, and about one that does not hang.
+/// Requires that every verb about containers in general, and about one that does not hang, is served.
 #[track_caller]
 fn others_are_served(capsid: &Capsid, other: &str) {
     let listed = quick(capsid, &["ps", "--format", "{{.Names}}"]).succeeds().text();
@@ -43,7 +43,7 @@ fn others_are_served(capsid: &Capsid, other: &str) {
     quick(capsid, &["inspect", other]).succeeds();
 }
 
-/// Keeps a processor and its memory busy, and asks a name server that never answers.
+/// Script that keeps a processor and its memory busy, and asks a name server that never answers.
 const BUSY: &str = "for n in 1 2 3 4 5 6 7 8; do while :; do :; done & done
     while :; do nslookup example.com; done & while :; do tail /dev/zero; done";
 
@@ -68,7 +68,7 @@ fn what_hangs_is_ended_and_keeps_nobody_waiting() {
         "{state}"
     );
     assert_eq!(capsid.field("hung", ".State.ExitCode"), "137");
-    // Those that only could not run, or had too much to do, were asked as often.
+    // Agents of pods that only could not run, or had too much to do, were pinged as often.
     std::thread::sleep(patience(12).saturating_sub(began.elapsed()));
     assert_eq!(capsid.field("busy", ".State.Status"), "running");
     assert_eq!(capsid.field("paused", ".State.Status"), "paused");
@@ -86,7 +86,7 @@ fn what_hangs_is_ended_and_keeps_nobody_waiting() {
     others_are_served(&capsid, "other");
 }
 
-/// Nobody waits for a supervisor that is killed while it is stopped, either.
+/// Test that nobody waits for a supervisor that is killed while it is stopped, either.
 #[test]
 fn a_killed_container_is_gone_whatever_hangs() {
     let capsid = Capsid::with_busybox();

@@ -1,4 +1,4 @@
-//! Users' networks: who finds whom, by which names, and who does not.
+//! User-defined networks: members find each other by their names, and others do not.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -10,20 +10,20 @@ use capsid_tests::invocation::eventually;
 use capsid_tests::parts::patience;
 use capsid_tests::{Capsid, Outcome, TestImage};
 
-/// Seconds that a server may take to start, and its client for what it does.
+/// Time limit for a server to start, and for its client's work, in seconds.
 const PATIENCE_S: u64 = 120;
 
 fn call(capsid: &Capsid, words: &[&str]) -> Outcome {
     capsid.call(words).within(PATIENCE_S).wait()
 }
 
-/// A container in the background.
+/// Starts a container in the background.
 #[track_caller]
 fn start(capsid: &Capsid, name: &str, flags: &[&str], words: &[&str]) {
     call(capsid, &[&["run", "-d", "--name", name], flags, words].concat()).succeeds();
 }
 
-/// `capsid exec NAME sh -c SCRIPT`: what it prints, and how it ends.
+/// Runs `capsid exec NAME sh -c SCRIPT`. Returns output and exit status.
 fn exec(capsid: &Capsid, name: &str, script: &str) -> Outcome {
     call(capsid, &["exec", name, "sh", "-c", script])
 }
@@ -33,7 +33,7 @@ fn says(capsid: &Capsid, name: &str, script: &str) -> String {
     exec(capsid, name, script).succeeds().text()
 }
 
-/// Waits until a container has said so.
+/// Waits until a container has printed the words.
 #[track_caller]
 fn wait_for(capsid: &Capsid, name: &str, words: &str) {
     let said = || {
@@ -86,7 +86,7 @@ fn programs_find_each_other_by_name() {
     ] {
         assert!(ask(ping).contains(answered), "{ping}");
     }
-    // The longest packet that a link takes, whole, and not one byte more.
+    // A packet of the link's MTU, whole, and not one byte more.
     assert!(ask("ping -c 1 -w 10 -M do -s 65472 web").contains(answered));
     assert!(exec(&capsid, "client", "ping -c 1 -w 5 -M do -s 65493 web").code() != 0);
     call(&capsid, &["exec", "-d", "web", "iperf3", "--server"]).succeeds();
@@ -120,7 +120,7 @@ fn postgres_serves_another_pod() {
     assert!(told.contains("80/80"), "{told}");
 }
 
-/// Serves TCP and UDP at port 80 of all addresses: echoes, and ends its half when the client has ended its own.
+/// Server for TCP and UDP at port 80 of all addresses: echoes, and ends its half when the client has ended its own.
 const ECHO: &str = "\
 import socket, threading
 def one(c):
@@ -141,7 +141,8 @@ for kind, serve in (socket.SOCK_STREAM, tcp), (socket.SOCK_DGRAM, udp):
 print('serves', flush=True)
 ";
 
-/// Sends as much as it is told to the echo of whom it is told, each over that many connections at once, and compares.
+/// Client that sends a given amount to the echo of given hosts, each over a given number of connections at once, and
+/// compares.
 const EXCHANGE: &str = "\
 import hashlib, socket, sys, threading
 host, total, connections = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -187,7 +188,7 @@ fn streams_between_pods_are_whole() {
     wait_for(&capsid, "echo", "serves");
     assert_eq!(exchange(&capsid, "client", "echo", 16 << 20, 1), "1 True");
     assert_eq!(exchange(&capsid, "client", "echo", 1 << 10, 200), "200 True");
-    // It ends and comes again, with the same address, and is found at once.
+    // It ends and starts again, with the same address, and is found at once.
     let address = |name| capsid.field(name, ".NetworkSettings.Networks.back.IPAddress");
     let before = address("echo");
     call(&capsid, &["restart", "-t", "0", "echo"]).succeeds();
@@ -197,7 +198,8 @@ fn streams_between_pods_are_whole() {
         call(&capsid, &words).text() == "1 True"
     });
     assert_eq!(address("echo"), before);
-    // So is another one that has its name and its address, but other hardware, which its clients do not know yet.
+    // The same holds for a new one with its name and its address, but other hardware, which its clients do not know
+    // yet.
     call(&capsid, &["rm", "-f", "echo"]).succeeds();
     start(&capsid, "echo", &["--network", "back"], &echo);
     wait_for(&capsid, "echo", "serves");
@@ -249,7 +251,7 @@ fn pods_of_other_networks_are_out_of_reach() {
         let script = "import socket,sys; socket.create_connection((sys.argv[1], 80), 20)";
         let begun = Instant::now();
         let outcome = call(&capsid, &["exec", from, "python3", "-c", script, to]);
-        // Names that no member has may be asked for elsewhere, by this host's resolver.
+        // Names that no member has may be looked up elsewhere, by this host's resolver.
         let is_decided_here = from == "inmate" || to.parse::<IpAddr>().is_ok();
         assert!(
             !is_decided_here || begun.elapsed() < patience(15),

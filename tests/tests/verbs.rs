@@ -1,4 +1,5 @@
-//! `events`, `update`, `port` and `system`: what happens is told in docker's words, and limits change while things run.
+//! `events`, `update`, `port` and `system`: events are reported in docker's words, and limits change while containers
+//! run.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -6,12 +7,12 @@
 use capsid_tests::invocation::eventually;
 use capsid_tests::{Capsid, Outcome};
 
-/// `capsid WORDS...` to its end.
+/// Runs `capsid WORDS...` to its end.
 fn call(capsid: &Capsid, words: &[&str]) -> Outcome {
     capsid.call(words).wait()
 }
 
-/// The actions that were told of a container, in order.
+/// Returns the reported actions of a container, in order.
 fn actions(capsid: &Capsid, flags: &[&str]) -> Vec<String> {
     let words = [
         &["events", "--since", "1h", "--until", "0s", "--format", "{{.Action}}"],
@@ -136,7 +137,7 @@ fn a_rebooted_host_starts_what_its_policies_ask_for() {
         capsid.detached(name, &["--restart", policy, "busybox", "sleep", "1000"]);
     }
     call(&capsid, &["stop", "-t", "0", "left"]).succeeds();
-    // As a host that goes down in order.
+    // Like a host that shuts down in order.
     capsid.call(["system", "stop"]).within(120).wait().succeeds();
     assert!(call(&capsid, &["ps", "-q"]).succeeds().text().is_empty());
     let started = capsid.call(["system", "start"]).within(120).wait().succeeds().text();
@@ -144,7 +145,7 @@ fn a_rebooted_host_starts_what_its_policies_ask_for() {
     let running = call(&capsid, &["ps", "--format", "{{.Names}}"]).succeeds().text();
     assert_eq!(running, "kept\nalways");
     assert_eq!(capsid.call(["system", "start"]).wait().succeeds().text(), "");
-    // What is there, and what goes.
+    // Objects that are there, and those that are removed.
     let told = call(
         &capsid,
         &["system", "df", "--format", "{{.Type}}:{{.TotalCount}}:{{.Active}}"],
@@ -180,7 +181,7 @@ fn a_rebooted_host_starts_what_its_policies_ask_for() {
     assert!(call(&capsid, &["images", "-q"]).succeeds().text().lines().count() == 1);
 }
 
-/// One container's row cannot be read: the others' users are told, and go on.
+/// Test of one container's row that cannot be read: the others' users are warned, and continue.
 #[test]
 fn a_damaged_row_does_not_keep_the_others() {
     let capsid = Capsid::with_busybox();

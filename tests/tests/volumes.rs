@@ -1,4 +1,4 @@
-//! Volumes: what is in them stays when the container, its pod or its supervisor does not.
+//! Volumes: their content stays when the container, its pod or its supervisor does not.
 
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
@@ -13,18 +13,18 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-/// `capsid WORDS...` to its end.
+/// Runs `capsid WORDS...` to its end.
 fn call(capsid: &Capsid, words: &[&str]) -> Outcome {
     capsid.call(words).wait()
 }
 
-/// `capsid run --rm FLAGS busybox sh -c SCRIPT`.
+/// Runs `capsid run --rm FLAGS busybox sh -c SCRIPT`.
 fn shell(capsid: &Capsid, flags: &[&str], script: &str) -> Outcome {
     let words = flags.iter().copied().chain(["busybox", "sh", "-c", script]);
     capsid.run(words)
 }
 
-/// A container in the background that says `ready` once its script has run, and sleeps.
+/// Starts a container in the background that prints `ready` once its script has run, and sleeps.
 #[track_caller]
 fn detached(capsid: &Capsid, name: &str, flags: &[&str], script: &str) {
     let script = format!("{script}\necho ready; exec sleep 1000");
@@ -36,7 +36,7 @@ fn detached(capsid: &Capsid, name: &str, flags: &[&str], script: &str) {
     eventually("ready", || call(capsid, &["logs", name]).text().contains("ready"));
 }
 
-/// One field of `capsid inspect`.
+/// Returns one field of `capsid inspect`.
 #[track_caller]
 fn field(capsid: &Capsid, name: &str, path: &str) -> String {
     let format = format!("{{{{{path}}}}}");
@@ -44,7 +44,7 @@ fn field(capsid: &Capsid, name: &str, path: &str) -> String {
     told.text().trim().to_owned()
 }
 
-/// Waits until `holds`.
+/// Waits until `holds` returns true.
 #[track_caller]
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + patience(20);
@@ -54,7 +54,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Names of all volumes.
+/// Returns the names of all volumes.
 #[track_caller]
 fn volumes(capsid: &Capsid, flags: &[&str]) -> Vec<String> {
     let words: Vec<&str> = ["volume", "ls", "-q"].iter().chain(flags).copied().collect();
@@ -62,14 +62,15 @@ fn volumes(capsid: &Capsid, flags: &[&str]) -> Vec<String> {
     told.lines().map(str::to_owned).collect()
 }
 
-/// Disks of volumes.
+/// Counts the disks of volumes.
 fn disks(capsid: &Capsid) -> usize {
     let is_disk = |file: &String| file.contains("volumes/") && file.contains("disk.ext4");
     capsid.files().into_iter().filter(is_disk).count()
 }
 
-/// With `seeded:latest`: busybox, and `/srv/data` with two files and an owner, declared as a `VOLUME`. One of the files has
-/// a name that once meant half a copy. Links beside it lead to what the kernel has, some of which is masked.
+/// Creates an installation with `seeded:latest`: busybox, and `/srv/data` with two files and an owner, declared as a
+/// `VOLUME`. One of the files has a name that once meant half a copy. Links beside it lead to the kernel's files, some
+/// of which are masked.
 fn with_seeded() -> Capsid {
     let capsid = Capsid::with_busybox();
     let layer = Layer::new()
@@ -105,7 +106,7 @@ fn load(capsid: &Capsid, image: &ImageBuilder, name: &str) {
 #[test]
 fn what_is_written_is_there_for_the_next_container() {
     let capsid = Capsid::with_busybox();
-    // Whoever may write in a volume makes files of any name.
+    // Anybody who may write in a volume makes files of any name.
     let script = "ls -A /d; echo kept >/d/file; : >/d/.capsid-filling";
     shell(&capsid, &["-v", "data:/d"], script).prints("");
     shell(&capsid, &["-v", "data:/else/where"], "cat /else/where/file").prints("kept\n");
@@ -160,11 +161,11 @@ fn a_new_volume_has_the_images_files() {
         .prints("");
 }
 
-/// Hard links among them, as docker keeps them.
+/// Test of copied files, hard links among them, as with docker.
 #[test]
 fn a_new_volume_that_is_only_read_is_filled() {
     let capsid = with_seeded();
-    // Two that begin with it at once: one of them has it prepared, the other waits.
+    // Two containers begin with it at once: one of them prepares it, the other waits.
     let volumes = [
         "-v",
         "data:/srv/data:ro",
@@ -271,7 +272,7 @@ fn what_was_synced_survives_a_killed_supervisor() {
     detached(&capsid, "victim", &["-v", "data:/d"], script);
     let pid: i32 = field(&capsid, "victim", ".State.Pid").parse().unwrap();
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-    // The journal is not replayed yet, and who may not write cannot do so.
+    // The journal is not replayed yet, and a reader without the right to write cannot do so.
     shell(&capsid, &["-v", "data:/d:ro"], "true")
         .exits(125)
         .complains("may write")
@@ -441,7 +442,7 @@ fn memory_and_a_volume_inside_it_are_mounted_in_order() {
 #[test]
 fn as_many_as_there_is_room_for() {
     let capsid = Capsid::with_busybox();
-    // Emulated, a network takes the place of one.
+    // Under emulation, a network takes the place of one volume.
     let flags = ["--network", "none", "-v", "/a", "-v", "/b", "-v", "/c", "-v", "/d"];
     shell(
         &capsid,

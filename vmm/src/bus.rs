@@ -1,4 +1,4 @@
-//! What a vCPU reaches outside memory: ports of legacy devices, windows of virtio devices.
+//! Bus of a machine: the ports of legacy devices and the windows of virtio devices that a vCPU accesses outside memory.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,14 +10,14 @@ use crate::console::Console;
 use crate::layout;
 use crate::virtio::mmio::Transport;
 
-/// First serial port, eight registers.
+/// First port of the first serial port, which has eight registers.
 const SERIAL_FIRST: u16 = 0x3f8;
 const SERIAL_LAST: u16 = 0x3ff;
 /// Command and status port of the keyboard controller.
 const KEYBOARD_COMMAND: u16 = 0x64;
-/// Pulse the reset line: what `reboot=k` sends.
+/// Command that pulses the reset line: what `reboot=k` sends.
 const KEYBOARD_RESET: u8 = 0xfe;
-/// Reads of ports without a device: nobody pulls the lines low.
+/// Value read from ports without a device: nobody pulls the lines low.
 const FLOATING: u8 = 0xff;
 
 /// Interrupt line of the serial port.
@@ -32,7 +32,7 @@ impl vm_superio::Trigger for SerialInterrupt {
     }
 }
 
-/// Whether a port write ends the machine.
+/// Effect of a port write: whether it ends the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PortWrite {
     Done,
@@ -45,11 +45,11 @@ impl PortWrite {
     }
 }
 
-/// The devices of one machine, shared by its vCPUs.
+/// Devices of one machine, shared by its vCPUs.
 #[derive(Debug)]
 pub(crate) struct Bus {
     serial: Mutex<Serial<SerialInterrupt, NoEvents, Console>>,
-    /// The `index`th has the `index`th window.
+    /// Transports of the devices, each at the window of the same index.
     transports: Vec<Arc<Transport>>,
 }
 
@@ -61,7 +61,7 @@ impl Bus {
         }
     }
 
-    /// Looks at the console.
+    /// Calls `look` with the console.
     pub(crate) fn console<T>(&self, look: impl FnOnce(&Console) -> T) -> T {
         look(self.serial().writer())
     }
@@ -84,7 +84,7 @@ impl Bus {
             SERIAL_FIRST..=SERIAL_LAST => {
                 let mut serial = self.serial();
                 for &byte in data {
-                    // The interrupt line is an eventfd that nobody lets overflow; the console takes everything.
+                    // The interrupt line is an eventfd that cannot overflow; the console accepts everything.
                     let _ = serial.write((port - SERIAL_FIRST) as u8, byte);
                 }
                 PortWrite::Done
@@ -107,7 +107,8 @@ impl Bus {
         }
     }
 
-    /// The windows follow each other without gaps, so that the address itself says which one it is in.
+    /// Finds the transport at `address` and the offset in its window. The windows follow each other without gaps, so
+    /// the address itself determines the window.
     fn window(&self, address: u64) -> Option<(&Transport, u64)> {
         let distance = address.checked_sub(layout::MMIO_START)?;
         let index = usize::try_from(distance / layout::MMIO_BYTES).ok()?;

@@ -1,5 +1,5 @@
-//! What a supervisor hands to `capsid-vmm`: numbers and already open file descriptors, never paths. Only an emulator,
-//! which is a program of the host's, has paths: those of the files that it consists of.
+//! Config that a supervisor passes to `capsid-vmm`: numbers and already open file descriptors, never paths. Only the
+//! config of an emulator, which is a program of the host's, has paths: those of the files that it consists of.
 
 use std::net::IpAddr;
 use std::num::NonZeroU64;
@@ -10,160 +10,160 @@ use serde::{Deserialize, Serialize};
 /// Number of an inherited file descriptor.
 pub type FdNumber = i32;
 
-/// The work of one `capsid-vmm` process: `capsid-vmm --config-fd N` reads it as JSON from fd N.
+/// Config of one `capsid-vmm` process: `capsid-vmm --config-fd N` reads it as JSON from fd N.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Config {
-    /// Run a machine on KVM.
+    /// Runs a machine on KVM.
     Machine(MachineConfig),
-    /// Serve devices to another VMM over vhost-user.
+    /// Serves devices to another VMM over vhost-user.
     VhostUser(VhostUserConfig),
-    /// Carry frames between the machines of one network.
+    /// Carries frames between the machines of one network.
     Switch(SwitchConfig),
-    /// Become another VMM, confined.
+    /// Becomes another VMM, confined.
     Emulator(EmulatorConfig),
 }
 
-/// Most vCPUs of a machine: what the MP table has room for, and what APIC ids of 8 bits number with ease.
+/// Maximum number of vCPUs of a machine: what the MP table has room for, and what APIC ids of 8 bits number with ease.
 pub const VCPUS_MAX: u8 = 32;
-/// Least memory: kernel and initramfs have to fit.
+/// Minimum memory in MiB: kernel and initramfs have to fit.
 pub const MEMORY_MIB_MIN: u32 = 32;
-/// Most memory: 1 TiB.
+/// Maximum memory in MiB: 1 TiB.
 pub const MEMORY_MIB_MAX: u32 = 1 << 20;
-/// Most disks and shares: each device needs an interrupt line of its own, of which sockets, entropy, balloon and
-/// network have one each.
+/// Maximum number of disks and shares together: each device needs an interrupt line of its own, and sockets, entropy,
+/// balloon and network take one each.
 pub const DISKS_MAX: usize = 15;
 
-/// A machine on KVM.
+/// Config of a machine on KVM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MachineConfig {
-    /// `/dev/kvm`.
+    /// Open file of `/dev/kvm`.
     pub kvm_fd: FdNumber,
-    /// Virtual CPUs, 1 to 32.
+    /// Number of virtual CPUs, 1 to 32.
     pub vcpus: u8,
     /// Guest memory in MiB.
     pub memory_mib: u32,
     /// ELF kernel with a PVH note.
     pub kernel_fd: FdNumber,
-    /// Initramfs: a cpio archive, maybe compressed.
+    /// Initramfs: a cpio archive, possibly compressed.
     pub initramfs_fd: FdNumber,
     /// Kernel command line without the devices, which the VMM appends.
     pub command_line: String,
     /// Disks, in attach order.
     pub disks: Vec<DiskConfig>,
-    /// Room for disks that come while the machine runs.
+    /// Device for disks that are hot-plugged while the machine runs.
     pub disk_slots: Option<DiskSlotsConfig>,
     /// Folders that file servers serve, in attach order.
     #[serde(default)]
     pub shares: Vec<ShareConfig>,
-    /// The network device, if it has one.
+    /// Network device, if the machine has one.
     #[serde(default)]
     pub net: Option<NetConfig>,
-    /// The socket device.
+    /// Socket device.
     pub vsock: VsockConfig,
-    /// Where [`crate::Status`] is written, one JSON object a line.
+    /// Fd to which [`crate::Status`] is written, one JSON object per line.
     pub status_fd: FdNumber,
 }
 
-/// A file system device.
+/// Config of a file system device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShareConfig {
-    /// What the guest mounts it by: 1 to 36 bytes.
+    /// Tag by which the guest mounts the device: 1 to 36 bytes.
     pub tag: String,
-    /// A connected UNIX stream socket; the other end is a file server's, which speaks vhost-user.
+    /// Connected UNIX stream socket; the other end belongs to a file server, which speaks vhost-user.
     pub socket_fd: FdNumber,
 }
 
-/// The network device: see [`crate::virtio::net`].
+/// Config of the network device: see [`crate::virtio::net`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetConfig {
-    /// The guest's hardware address; no frame leaves with another.
+    /// Hardware address of the guest; no frame leaves with another one.
     pub mac: [u8; 6],
-    /// Where the guest asks for names, at UDP port 53.
+    /// Address of the resolver that the guest asks for names, at UDP port 53.
     pub resolver: IpAddr,
-    /// Where the supervisor says what the device is connected to: see [`crate::segments`].
+    /// Socket on which the supervisor sends what the device is connected to: see [`crate::segments`].
     pub control_fd: FdNumber,
-    /// Most bytes of frames a second, each way; all that come without it.
+    /// Maximum bytes of frames per second, in each direction; unlimited if absent.
     #[serde(default)]
     pub bytes_per_second: Option<NonZeroU64>,
 }
 
-/// The link between the machines of one network: see [`crate::switch`].
+/// Config of the link between the machines of one network: see [`crate::switch`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SwitchConfig {
-    /// A listening UNIX `SOCK_SEQPACKET` socket: supervisors connect to it.
+    /// Listening UNIX `SOCK_SEQPACKET` socket to which supervisors connect.
     pub listener_fd: FdNumber,
-    /// The file that is locked by those who join.
+    /// File that supervisors lock while they join.
     pub lock_fd: FdNumber,
     /// Hardware address of the uplink that each machine has behind its own device.
     pub gateway_mac: [u8; 6],
-    /// Its addresses.
+    /// Addresses of the uplink.
     pub gateways: Vec<IpAddr>,
 }
 
-/// Another VMM: see [`crate::emulator`].
+/// Config of another VMM: see [`crate::emulator`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EmulatorConfig {
-    /// Absolute name of the file that is executed, in its own root.
+    /// Absolute path of the file that is executed, in the emulator's root.
     pub executable: PathBuf,
-    /// All files of its root.
+    /// Files of the emulator's root, complete.
     pub files: Vec<EmulatorFile>,
-    /// Words of its command line, without the first.
+    /// Words of the emulator's command line, without the first.
     pub arguments: Vec<String>,
-    /// All of its environment, as `NAME=value`.
+    /// Complete environment of the emulator, as `NAME=value`.
     pub environment: Vec<String>,
-    /// Number of vCPUs, each a thread.
+    /// Number of vCPUs, each of which is a thread.
     pub vcpus: u8,
     /// Guest memory in MiB.
     pub memory_mib: u32,
-    /// What it finds open besides stderr.
+    /// Fds that the emulator inherits open, besides stderr.
     pub fds: Vec<FdNumber>,
-    /// The same, for what it opens again as `/fd/N`.
+    /// Fds that the emulator inherits and opens again as `/fd/N`.
     pub reopened_fds: Vec<FdNumber>,
-    /// Its `capsid_jail::Confinement` is written to stdout before it starts, and stdout stays open.
+    /// Whether the emulator's `capsid_jail::Confinement` is written to stdout before it starts; stdout then stays open.
     #[serde(default)]
     pub reports: bool,
 }
 
-/// A file of an emulator's root.
+/// File of an emulator's root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EmulatorFile {
     /// Path on the host.
     pub source: PathBuf,
-    /// Absolute name in the root.
+    /// Absolute path in the root.
     pub name: PathBuf,
 }
 
-/// Devices for another VMM.
+/// Config of devices for another VMM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VhostUserConfig {
     /// Disks, each served on a connected socket of its own.
     pub disks: Vec<VhostUserDisk>,
-    /// Room for disks that come while the machine runs.
+    /// Device for disks that are hot-plugged while the machine runs.
     pub disk_slots: Option<VhostUserDiskSlots>,
-    /// The network device, if there is one, and the socket it is served on.
+    /// Network device and the socket it is served on, if there is one.
     #[serde(default)]
     pub net: Option<VhostUserNet>,
-    /// The socket device and the connected socket it is served on.
+    /// Socket device and the connected socket it is served on.
     pub vsock: VhostUserVsock,
-    /// Where [`crate::Status`] is written, one JSON object a line.
+    /// Fd to which [`crate::Status`] is written, one JSON object per line.
     pub status_fd: FdNumber,
 }
 
-/// A disk and the socket it is served on.
+/// Disk and the socket it is served on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VhostUserDisk {
-    /// A connected UNIX stream socket; the other end is QEMU's (`-chardev socket,fd=`).
+    /// Connected UNIX stream socket; the other end is QEMU's (`-chardev socket,fd=`).
     pub socket_fd: FdNumber,
-    /// The disk.
+    /// Config of the disk.
     pub disk: DiskConfig,
 }
 
@@ -171,59 +171,59 @@ pub struct VhostUserDisk {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VhostUserDiskSlots {
-    /// A connected UNIX stream socket; the other end is QEMU's (`-chardev socket,fd=`).
+    /// Connected UNIX stream socket; the other end is QEMU's (`-chardev socket,fd=`).
     pub socket_fd: FdNumber,
-    /// The disk slots.
+    /// Config of the disk slots.
     pub device: DiskSlotsConfig,
 }
 
-/// The network device and the socket it is served on.
+/// Network device and the socket it is served on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VhostUserNet {
-    /// A listening UNIX stream socket, to which QEMU connects: for its network it takes no connection.
+    /// Listening UNIX stream socket to which QEMU connects: for its network QEMU accepts no connected socket.
     pub listener_fd: FdNumber,
-    /// The device.
+    /// Config of the network device.
     pub device: NetConfig,
 }
 
-/// The socket device and the socket it is served on.
+/// Socket device and the socket it is served on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VhostUserVsock {
-    /// A connected UNIX stream socket; the other end is QEMU's (`-chardev socket,fd=`).
+    /// Connected UNIX stream socket; the other end is QEMU's (`-chardev socket,fd=`).
     pub socket_fd: FdNumber,
-    /// The device.
+    /// Config of the socket device.
     pub device: VsockConfig,
 }
 
-/// One disk made of several host files, one after the other.
+/// Disk made of several host files, one after the other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskConfig {
-    /// What the guest reads from `/sys/block/*/serial`; at most 20 bytes of ASCII.
+    /// Serial that the guest reads from `/sys/block/*/serial`; at most 20 bytes of ASCII.
     pub serial: String,
-    /// Refuses writes, discards and write-zeroes, whatever the guest negotiates.
+    /// Whether writes, discards and write-zeroes are refused, whatever the guest negotiates.
     pub readonly: bool,
-    /// Answers flushes without syncing: for scratch disks that die with the pod.
+    /// Whether flushes are answered without syncing: for scratch disks that are deleted with the pod.
     pub ignore_flush: bool,
-    /// The files, in disk order. A file's length is rounded up to 4096 bytes; bytes past its end read as zero.
-    /// A writable disk has exactly one.
+    /// Fds of the files, in disk order. A file's length is rounded up to 4096 bytes; bytes past its end read as zero. A
+    /// writable disk has exactly one file.
     pub extent_fds: Vec<FdNumber>,
 }
 
-/// A block device whose disks come and go: see [`crate::disk_slots`].
+/// Config of a block device whose disks are plugged and unplugged at run time: see [`crate::disk_slots`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskSlotsConfig {
-    /// What the guest reads from `/sys/block/*/serial`; at most 20 bytes of ASCII.
+    /// Serial that the guest reads from `/sys/block/*/serial`; at most 20 bytes of ASCII.
     pub serial: String,
-    /// Where the supervisor puts disks in and takes them out, a `SOCK_SEQPACKET` UNIX socket. It stays open for as long
-    /// as the machine runs.
+    /// `SOCK_SEQPACKET` UNIX socket on which the supervisor plugs and unplugs disks. It stays open for as long as the
+    /// machine runs.
     pub control_fd: FdNumber,
 }
 
-/// The socket device.
+/// Config of the socket device.
 ///
 /// Streams are opened by the host only: the supervisor sends one message on `control_fd` (a `SOCK_SEQPACKET` UNIX
 /// socket) per stream: the guest port (`u32`, little endian) with one connected stream socket as `SCM_RIGHTS`. The
@@ -232,44 +232,45 @@ pub struct DiskSlotsConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VsockConfig {
-    /// The guest's context id, 3 or more.
+    /// Context id of the guest, 3 or more.
     pub guest_cid: u32,
-    /// The one port on the host that the guest may connect to, once.
+    /// Port on the host that the guest may connect to, once; the only one.
     pub session_port: u32,
-    /// A connected stream socket: the supervisor's end of the session.
+    /// Connected stream socket: the supervisor's end of the session.
     pub session_fd: FdNumber,
-    /// Where the supervisor asks for streams.
+    /// Socket on which the supervisor requests streams.
     pub control_fd: FdNumber,
 }
 
-/// Why a config is refused.
+/// Reason why a config is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// Not 1 to [`VCPUS_MAX`].
+    /// The number of vCPUs is not 1 to [`VCPUS_MAX`].
     #[error("{vcpus} vCPUs: a machine has 1 to {VCPUS_MAX}")]
     Vcpus {
-        /// What was asked for.
+        /// Number of vCPUs that was requested.
         vcpus: u8,
     },
-    /// Not [`MEMORY_MIB_MIN`] to [`MEMORY_MIB_MAX`].
+    /// The memory is not [`MEMORY_MIB_MIN`] to [`MEMORY_MIB_MAX`].
     #[error("{mib} MiB: a machine has {MEMORY_MIB_MIN} to {MEMORY_MIB_MAX} MiB of memory")]
     Memory {
-        /// What was asked for.
+        /// Memory in MiB that was requested.
         mib: u32,
     },
-    /// More than [`DISKS_MAX`].
+    /// The number of disks and shares is more than [`DISKS_MAX`].
     #[error("{count} disks and shares: a machine has at most {DISKS_MAX}")]
     Disks {
-        /// What was asked for.
+        /// Number of disks and shares that was requested.
         count: usize,
     },
-    /// Control characters would end or split the line.
+    /// The kernel command line has control characters, which would end or split it, or other characters outside
+    /// printable ASCII.
     #[error("the kernel command line has characters other than printable ASCII")]
     CommandLine,
 }
 
 impl MachineConfig {
-    /// Refuses what no machine can be.
+    /// Refuses configs that no machine can have.
     ///
     /// # Errors
     /// [`ConfigError`] names the field.
@@ -290,7 +291,7 @@ impl MachineConfig {
         Ok(())
     }
 
-    /// Numbers of all fds that the machine is given.
+    /// Numbers of all fds that the machine inherits.
     #[must_use]
     pub fn fds(&self) -> Vec<FdNumber> {
         let mut fds = vec![self.kvm_fd, self.kernel_fd, self.initramfs_fd, self.status_fd];
@@ -304,7 +305,7 @@ impl MachineConfig {
 }
 
 impl VhostUserConfig {
-    /// Numbers of all fds that the devices are given.
+    /// Numbers of all fds that the devices inherit.
     #[must_use]
     pub fn fds(&self) -> Vec<FdNumber> {
         let mut fds = vec![self.status_fd, self.vsock.socket_fd];

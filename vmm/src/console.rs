@@ -1,25 +1,25 @@
-//! The serial console's output: a ring of the last bytes, and an ear for the kernel's last words.
+//! Output of the serial console: a ring of the last bytes, and detection of a kernel panic.
 
 use std::collections::VecDeque;
 use std::io;
 
 use crate::limits::CONSOLE_BYTES;
 
-/// What Linux prints first in `panic()`, at a level that no command line suppresses.
+/// Text that Linux prints first in `panic()`, at a level that no command line suppresses.
 const PANIC: &[u8] = b"Kernel panic - not syncing";
 
-/// The last [`CONSOLE_BYTES`] bytes of output.
+/// Ring of the last [`CONSOLE_BYTES`] bytes of output.
 #[derive(Debug, Default)]
 pub(crate) struct Console {
     ring: VecDeque<u8>,
     dropped_bytes: u64,
-    /// How much of [`PANIC`] the last bytes are.
+    /// Number of bytes at the end of the output that match the beginning of [`PANIC`].
     heard: usize,
     panicked: bool,
 }
 
 impl Console {
-    /// Takes one byte.
+    /// Appends one byte.
     pub(crate) fn push(&mut self, byte: u8) {
         if self.ring.len() == CONSOLE_BYTES {
             self.ring.pop_front();
@@ -38,18 +38,18 @@ impl Console {
         }
     }
 
-    /// Whether the guest kernel said that it panicked. A hostile guest may lie about it, at its own expense only.
+    /// Whether the guest kernel reported a panic. A hostile guest may lie about it, only at its own expense.
     pub(crate) fn has_panicked(&self) -> bool {
         self.panicked
     }
 
-    /// The bytes kept, as text.
+    /// Text of the bytes kept.
     pub(crate) fn text(&self) -> String {
         let (front, back) = self.ring.as_slices();
         String::from_utf8_lossy(&[front, back].concat()).into_owned()
     }
 
-    /// Bytes that made room for newer ones.
+    /// Number of bytes that were dropped to make room for newer ones.
     pub(crate) fn dropped_bytes(&self) -> u64 {
         self.dropped_bytes
     }

@@ -1,4 +1,4 @@
-//! The devices of a machine, made from its config and inherited fds, in the order of their windows.
+//! Devices of a machine, made from its config and inherited fds, in the order of their windows.
 
 use vm_memory::GuestMemoryMmap;
 
@@ -12,52 +12,52 @@ use crate::virtio::rng::RngDevice;
 use crate::virtio::share::{ShareDevice, ShareError};
 use crate::virtio::vsock::{VsockDevice, VsockError};
 
-/// Why a device cannot be made.
+/// Reason why a device cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// One of its fds.
+    /// An fd of the device is unusable.
     #[error("cannot take an fd of {device} from the supervisor")]
     Inherited {
-        /// Which device.
+        /// Name of the device.
         device: String,
         /// Cause.
         #[source]
         source: InheritedError,
     },
-    /// A disk.
+    /// The disk cannot be made of its files.
     #[error("cannot make {device} of its files")]
     Disk {
-        /// Which device.
+        /// Name of the disk.
         device: String,
         /// Cause.
         #[source]
         source: DiskError,
     },
-    /// A file system device.
+    /// The file system device cannot be made of its socket.
     #[error("cannot make {device} of its socket")]
     Share {
-        /// Which device.
+        /// Name of the file system device.
         device: String,
         /// Cause.
         #[source]
         source: ShareError,
     },
-    /// The network device.
+    /// The network device cannot be made.
     #[error("cannot make the network device")]
     Net(#[source] NetError),
-    /// The socket device.
+    /// The socket device cannot be made.
     #[error("cannot make the socket device")]
     Vsock(#[source] VsockError),
 }
 
-/// A device and its name in log lines.
+/// Device and its name in log lines.
 pub(crate) struct NamedDevice {
     pub(crate) name: String,
     pub(crate) device: Box<dyn Device>,
 }
 
-/// Disks first, so that the guest names them in this order; then the disk slots, shares, network, sockets, entropy, and
-/// the balloon.
+/// Makes all devices of a machine. Disks come first, so that the guest names them in this order; then the disk slots,
+/// shares, network, sockets, entropy, and the balloon.
 pub(crate) fn of_machine(
     config: &MachineConfig,
     inherited: &mut Inherited,

@@ -1,12 +1,13 @@
-//! Disk slots: one block device whose disks come and go while the machine runs, and what a supervisor says to it.
+//! Disk slots: one block device whose disks are plugged and unplugged while the machine runs, and the messages by which
+//! a supervisor does so.
 //!
 //! The guest sees one huge disk. It is divided into slots of [`SLOT_BYTES`]; slot n begins at n times that. Slot 0
-//! stays empty, so that a slot's number may be that of a partition of the guest's. The supervisor puts a disk into a
-//! slot and takes it out again; the guest is told by other means how long that disk is (`BLKPG_ADD_PARTITION` of Linux
-//! makes a device of it). What is not a disk's bytes cannot be read or written. A change of capacity, the other way to
+//! stays empty, so that a slot's number can be that of a partition of the guest's. The supervisor plugs a disk into a
+//! slot and unplugs it again; the guest is told by other means how long that disk is (`BLKPG_ADD_PARTITION` of Linux
+//! makes a device of it). Bytes outside of the disks cannot be read or written. A change of capacity, the other way to
 //! add disks to a machine, does not reach the guest of every VMM; and a machine has few windows for devices.
 //!
-//! One message a change, on a `SOCK_SEQPACKET` UNIX socket, answered by one byte: [`DONE`] or [`REFUSED`].
+//! Each change is one message on a `SOCK_SEQPACKET` UNIX socket, answered by one byte: [`DONE`] or [`REFUSED`].
 //!
 //! | bytes | what |
 //! |---|---|
@@ -16,18 +17,18 @@
 //! | 4-7 | zero |
 //! | 8.. | length of each of its files, 8 bytes, little endian; the files are descriptors beside the message |
 
-/// Bytes of a slot: 1 TiB.
+/// Size of a slot in bytes: 1 TiB.
 pub const SLOT_BYTES: u64 = 1 << 40;
-/// Slots, the empty slot 0 included: Linux numbers partitions up to 255 (`DISK_MAX_PARTS`).
+/// Number of slots, including the empty slot 0: Linux numbers partitions up to 255 (`DISK_MAX_PARTS`).
 pub const SLOTS: u16 = 256;
-/// Files of one disk that can be handed over at once: `SCM_MAX_FD` of Linux.
+/// Maximum number of files of one disk, which are passed in one message: `SCM_MAX_FD` of Linux.
 pub const FILES_MAX: usize = 253;
-/// Answer: it was done.
+/// Answer to a change that was done.
 pub const DONE: u8 = 0;
-/// Answer: it was not, and nothing has changed.
+/// Answer to a change that was refused; nothing has changed.
 pub const REFUSED: u8 = 1;
 
-/// Longest message.
+/// Maximum length of a message in bytes.
 pub(crate) const MESSAGE_BYTES_MAX: usize = HEADER_BYTES + FILES_MAX * LENGTH_BYTES;
 
 const HEADER_BYTES: usize = 8;
@@ -37,29 +38,29 @@ const UNPLUG: u8 = 2;
 const READONLY: u8 = 1;
 const IGNORE_FLUSH: u8 = 2;
 
-/// A disk that is plugged in or unplugged.
+/// Change of the disk in a slot: plugged or unplugged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// A disk comes into an empty slot.
+    /// Plugs a disk into an empty slot.
     Plug {
-        /// 1 to 255.
+        /// Number of the slot, 1 to 255.
         slot: u16,
-        /// Refuses writes, discards and write-zeroes.
+        /// Whether writes, discards and write-zeroes are refused.
         readonly: bool,
-        /// Answers flushes without syncing.
+        /// Whether flushes are answered without syncing.
         ignore_flush: bool,
-        /// Length of each of its files, which come beside the message, in disk order.
+        /// Length of each of the disk's files, in disk order; the files come beside the message.
         lengths: Vec<u64>,
     },
-    /// The disk of a slot goes.
+    /// Unplugs the disk of a slot.
     Unplug {
-        /// 1 to 255.
+        /// Number of the slot, 1 to 255.
         slot: u16,
     },
 }
 
 impl Change {
-    /// As it is sent.
+    /// Encodes the change as a message.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let (kind, flags, slot, lengths) = match self {
@@ -80,7 +81,7 @@ impl Change {
         bytes
     }
 
-    /// What was sent; `None` for bytes that are no change, or name a slot that is not there.
+    /// Decodes a message; `None` for bytes that are no change, or that name a slot that does not exist.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (&[kind, flags, low, high, 0, 0, 0, 0], rest) = bytes.split_first_chunk::<HEADER_BYTES>()? else {
             return None;

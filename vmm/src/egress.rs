@@ -1,5 +1,5 @@
-//! What a guest may reach through its network: rules, and addresses that no rule opens. Pure; the net device asks for
-//! every frame, so that what is in force is what the machine was started with, whatever happens to the host's tables.
+//! Egress policy of a guest: rules, and addresses that no rule opens. Pure; the net device checks every frame, so the
+//! policy in force is the one that the machine was started with, whatever happens to the host's tables.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -7,53 +7,53 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// What a guest may begin to speak to. Nothing that is not named: without rules, nothing at all.
+/// Destinations to which a guest may start a conversation. Anything not named is denied: without rules, everything is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Egress {
-    /// Each of them opens something.
+    /// Rules, each of which opens some destinations.
     pub rules: Vec<Rule>,
-    /// Addresses of the host's own: [`Target::Public`] and names do not reach them.
+    /// Addresses of the host itself: [`Target::Public`] and names do not open them.
     pub host: Vec<IpAddr>,
-    /// Addresses that no rule opens: what carries the frames takes them for the host's loopback.
+    /// Addresses that no rule opens, because what carries the frames treats them as the host's loopback.
     pub closed: Vec<IpAddr>,
 }
 
-/// One thing that is opened.
+/// Rule that opens some destinations.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// Where to.
+    /// Destination that the rule opens.
     pub target: Target,
-    /// Any when absent; ICMP has none, and is only reached by rules without.
+    /// Ports that the rule opens; any if absent. ICMP has no ports, and is only opened by rules without ports.
     pub ports: Option<Ports>,
-    /// Any when absent.
+    /// Protocol that the rule opens; any if absent.
     pub protocol: Option<Protocol>,
 }
 
-/// Where a rule leads to.
+/// Destination of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
-    /// Every address of the public internet: none that is special (see [`is_special`]) or the host's.
+    /// Every address of the public internet: no special one (see [`is_special`]) and none of the host's.
     Public,
-    /// These addresses, also private ones and the host's own.
+    /// Addresses of a network, including private ones and the host's own.
     Network(IpNet),
-    /// Public addresses that the resolver gives for this name: lower case, without a dot at its end.
+    /// Public addresses that the resolver returns for this name: lower case, without a dot at its end.
     Name(String),
 }
 
-/// A range of ports, both ends in it.
+/// Range of ports, including both ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ports {
-    /// The lowest.
+    /// Lowest port.
     pub first: u16,
-    /// The highest.
+    /// Highest port.
     pub last: u16,
 }
 
-/// What a rule may be narrowed to.
+/// Protocol to which a rule can be restricted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
@@ -61,24 +61,24 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
-    /// Echo requests of ICMP and ICMPv6; nothing else of them leaves a guest.
+    /// Echo requests of ICMP and ICMPv6; no other message of theirs leaves a guest.
     Icmp,
 }
 
-/// Where a packet goes to.
+/// Destination of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Destination {
-    /// Its protocol.
+    /// Protocol of the packet.
     pub protocol: Protocol,
-    /// Its address.
+    /// Destination address.
     pub address: IpAddr,
-    /// Its port; ICMP has none.
+    /// Destination port; ICMP has none.
     pub port: Option<u16>,
 }
 
 impl Egress {
-    /// Whether a guest may begin to speak to `destination`. `is_named` tells whether the resolver gave its address for a
-    /// name.
+    /// Whether a guest may start a conversation with `destination`. `is_named` returns whether the resolver gave its
+    /// address for a name.
     pub fn permits(&self, destination: Destination, is_named: impl Fn(&str) -> bool) -> bool {
         let address = destination.address.to_canonical();
         if is_closed(address) || self.closed.contains(&address) {
@@ -95,14 +95,14 @@ impl Egress {
         })
     }
 
-    /// Whether a guest may ask for names at all: an answer is a way out too.
+    /// Whether a guest may resolve names at all: an answer is a channel to the outside as well.
     #[must_use]
     pub fn permits_names(&self) -> bool {
         let needs_names = |rule: &Rule| matches!(rule.target, Target::Public | Target::Name(_));
         self.rules.iter().any(needs_names)
     }
 
-    /// The names that alone may be asked for; any when there is a rule that needs none of them.
+    /// Names to which resolving is restricted; `None` if a public rule permits any name.
     #[must_use]
     pub fn only_names(&self) -> Option<Vec<&str>> {
         let names = self.rules.iter().filter_map(|rule| match &rule.target {
@@ -116,7 +116,7 @@ impl Egress {
 }
 
 impl Ports {
-    /// Whether `port` is one of them.
+    /// Whether `port` is in the range.
     #[must_use]
     pub fn contains(self, port: u16) -> bool {
         (self.first..=self.last).contains(&port)
@@ -131,7 +131,7 @@ impl Rule {
 }
 
 impl fmt::Display for Rule {
-    /// As the command line has it.
+    /// Formats the rule as on the command line.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.target, self.ports) {
             (Target::Public, _) => formatter.write_str("public")?,
@@ -154,8 +154,8 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Services of clouds for the machines that they run: credentials, user data, configuration. No rule opens them, by
-/// whatever address. Each with the page that names it.
+/// Addresses of cloud services for the machines that they run: credentials, user data, configuration. No rule opens
+/// them, in whatever form of address. Each has the page that documents it.
 const METADATA: [(IpAddr, &str); 14] = [
     // AWS, Google Cloud, Azure, DigitalOcean, Hetzner, IBM, OpenStack, Oracle and most others.
     (
@@ -179,7 +179,7 @@ const METADATA: [(IpAddr, &str); 14] = [
         v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23]),
         "docs.aws.amazon.com/eks/latest/userguide/pod-id-how-it-works.html",
     ),
-    // Azure's wire server: certificates and extensions' settings. An address of the public internet by its looks.
+    // Azure's wire server: certificates and settings of extensions. It is formally an address of the public internet.
     (
         v4(168, 63, 129, 16),
         "learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16",
@@ -234,7 +234,7 @@ pub fn is_metadata(address: IpAddr) -> bool {
     }
 }
 
-/// Whether no rule opens it: what these addresses mean is the host's own loopback, its link, everybody, nobody, or the
+/// Whether no rule opens the address: it stands for the host's own loopback, its link, everybody, nobody, or the
 /// metadata service of a cloud.
 #[must_use]
 pub fn is_closed(address: IpAddr) -> bool {
@@ -259,8 +259,8 @@ fn is_closed_v4(address: Ipv4Addr) -> bool {
         || address.octets()[0] == 0
 }
 
-/// IPv4 addresses that a router or a translator on the way may take an IPv6 address for. A network's own prefix for NAT64
-/// or 6rd cannot be known.
+/// IPv4 addresses that a router or a translator on the path may derive from an IPv6 address. A network's own prefix for
+/// NAT64 or 6rd cannot be known.
 fn embedded(address: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
     let bytes = address.octets();
     let at = |places: [usize; 4]| Some(Ipv4Addr::from(places.map(|place| bytes[place])));
@@ -269,12 +269,12 @@ fn embedded(address: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
         // IPv4-compatible, -mapped and -translated (RFC 4291, RFC 2765), and the well-known prefix of NAT64 (RFC 6052).
         [0, 0, 0, 0, 0 | 0xffff, 0 | 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => [last(), None, None, None],
         // NAT64's prefix for local use (RFC 8215), which may be cut at each of the lengths of RFC 6052, section 2.2.
-        // Zeros are no address there, but the rest of a longer prefix.
+        // Zeros are no address here, but the rest of a longer prefix.
         [0x64, 0xff9b, 1, ..] => [at([6, 7, 9, 10]), at([7, 9, 10, 11]), at([9, 10, 11, 12]), last()]
             .map(|found| found.filter(|v4| v4.octets()[0] != 0)),
         // 6to4 (RFC 3056).
         [0x2002, ..] => [at([2, 3, 4, 5]), None, None, None],
-        // Teredo's server and its client, whose bits are turned (RFC 4380).
+        // Teredo's server, and its client, whose bits are inverted (RFC 4380).
         [0x2001, 0, ..] => {
             let client = last().map(|client| Ipv4Addr::from_bits(!client.to_bits()));
             [at([4, 5, 6, 7]), client, None, None]
@@ -286,8 +286,8 @@ fn embedded(address: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
     found.into_iter().flatten()
 }
 
-/// Whether it is none of the public internet's (IANA's registries of special-purpose addresses, RFC 6890): private,
-/// shared, for tests of benchmarks, or one that embeds an IPv4 address, which may be any of these.
+/// Whether the address is not of the public internet (IANA's registries of special-purpose addresses, RFC 6890):
+/// private, shared, for benchmark tests, or one that embeds an IPv4 address, which may be any of these.
 #[must_use]
 pub fn is_special(address: IpAddr) -> bool {
     match address {

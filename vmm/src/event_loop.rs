@@ -1,4 +1,5 @@
-//! The one thread that serves all devices: waits for notifications, backends, the end.
+//! Event loop: the one thread that serves all devices. It waits for notifications, backends, and the end of the
+//! machine.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,27 +12,27 @@ use crate::status::MachineExit;
 use crate::virtio::device::Cause;
 use crate::virtio::mmio::Transport;
 
-/// Why the loop cannot start.
+/// Reason why the loop cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum EventLoopError {
-    /// Its epoll instance.
+    /// The epoll instance cannot be made.
     #[error("cannot make an epoll instance")]
     Epoll(#[source] std::io::Error),
-    /// One of its fds.
+    /// An fd cannot be added to the epoll instance.
     #[error("cannot wait for {what}")]
     Watch {
-        /// Which.
+        /// Name of what the fd stands for.
         what: &'static str,
         /// Cause.
         #[source]
         source: std::io::Error,
     },
-    /// An eventfd.
+    /// An eventfd cannot be made.
     #[error("cannot make an eventfd")]
     EventFd(#[source] std::io::Error),
 }
 
-/// How the machine ended, told by the first vCPU that knows.
+/// Exit of the machine, recorded by the first vCPU that reports one.
 #[derive(Debug)]
 pub(crate) struct Ending {
     exit: Mutex<Option<MachineExit>>,
@@ -46,13 +47,13 @@ impl Ending {
         })
     }
 
-    /// Ends the machine; later tellers are not heard.
+    /// Ends the machine; later calls are ignored.
     pub(crate) fn notify(&self, exit: MachineExit) {
         self.exit
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get_or_insert(exit);
-        // The counter cannot overflow: each vCPU tells once.
+        // The counter cannot overflow: each vCPU notifies once.
         let _ = self.event.write(1);
     }
 
@@ -65,12 +66,12 @@ impl Ending {
     }
 }
 
-/// An eventfd that nobody waits for by reading.
+/// Makes an eventfd that is never waited for by reading.
 pub(crate) fn event() -> Result<EventFd, EventLoopError> {
     EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(EventLoopError::EventFd)
 }
 
-/// What is ready, as the 64 bits that epoll carries for us.
+/// Source of an event, as the 64 bits that epoll stores for us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token {
     Ending,
@@ -107,18 +108,18 @@ impl Token {
     }
 }
 
-/// A device as the loop sees it.
+/// Device as the loop serves it.
 #[derive(Debug)]
 struct Served {
     transport: Arc<Transport>,
-    /// One for each queue; KVM raises it when the guest notifies the queue.
+    /// Notifications, one for each queue; KVM raises one when the guest notifies the queue.
     notifications: Vec<EventFd>,
     backend: Option<RawFd>,
-    /// Whether the backend is waited for: only while the device runs, or an early byte would keep the loop spinning.
+    /// Whether epoll waits for the backend: only while the device runs, or an early byte would keep the loop spinning.
     backend_watched: bool,
 }
 
-/// The loop, ready to run.
+/// Event loop, ready to run.
 #[derive(Debug)]
 pub(crate) struct EventLoop {
     epoll: Epoll,
@@ -129,7 +130,7 @@ pub(crate) struct EventLoop {
 }
 
 impl EventLoop {
-    /// A loop that ends when `ending` is told or the other end of `supervisor` is closed.
+    /// Makes a loop that ends when `ending` is notified or the other end of `supervisor` is closed.
     pub(crate) fn new(
         memory: GuestMemoryMmap,
         ending: Arc<Ending>,
@@ -151,12 +152,12 @@ impl EventLoop {
             Token::PendingStatus,
             "drivers",
         )?;
-        // Errors and hang-ups are always reported; a pipe's write end has nothing else to say.
+        // Errors and hang-ups are always reported; a pipe's write end has no other events.
         event_loop.watch(supervisor, EventSet::READ_HANG_UP, Token::Supervisor, "the supervisor")?;
         Ok(event_loop)
     }
 
-    /// Serves `transport` too, notified by `notifications`.
+    /// Adds `transport` to what the loop serves, notified by `notifications`.
     pub(crate) fn serve(
         &mut self,
         transport: Arc<Transport>,
@@ -188,7 +189,7 @@ impl EventLoop {
             .collect()
     }
 
-    /// Serves until the machine ends.
+    /// Serves the devices until the machine ends.
     pub(crate) fn run(mut self) -> MachineExit {
         let exit = self.serve_until_the_end();
         self.served.iter().for_each(|served| served.transport.report());
@@ -231,7 +232,7 @@ impl EventLoop {
     }
 
     fn process(&mut self, device: usize, cause: Cause) {
-        // The notification may be older than a reset, or newer than a start, that the device has not heard of.
+        // The notification may be older than a reset, or newer than a start, that the device does not know of yet.
         self.apply_pending_status(device);
         self.served[device].transport.process(cause, &self.memory);
         self.watch_backend(device);
@@ -255,7 +256,7 @@ impl EventLoop {
             ControlOperation::Delete
         };
         let token = Token::Backend { device: device as u32 };
-        // A backend that cannot be waited for is deaf, but the machine goes on; the next change tries again.
+        // A backend that cannot be waited for gets no events, but the machine continues; the next change tries again.
         if self
             .epoll
             .ctl(operation, fd, EpollEvent::new(EventSet::IN, token.to_bits()))
@@ -273,7 +274,7 @@ impl EventLoop {
     }
 }
 
-/// Nothing to read is fine: another event may have been handled together with this one.
+/// Reads `event` empty. Nothing to read is fine: another event may have been handled together with this one.
 fn drain(event: &EventFd) {
     let _ = event.read();
 }

@@ -1,4 +1,4 @@
-//! What each thread of a machine may ask of the host's kernel, with reasons. Everything else kills the process.
+//! System call filters of each thread of a machine, with reasons. Any other call kills the process.
 
 use std::os::fd::RawFd;
 
@@ -6,10 +6,10 @@ use capsid_jail::{Condition, Rule, panic_rules};
 
 use crate::virtio::filters as devices;
 
-/// `KVM_RUN`: `_IO(KVMIO, 0x80)`.
+/// Number of the ioctl `KVM_RUN`: `_IO(KVMIO, 0x80)`.
 const KVM_RUN: u64 = 0xae80;
 
-/// A vCPU thread: runs the guest, writes to eventfds.
+/// Rules of a vCPU thread: it runs the guest and writes to eventfds.
 pub(crate) fn vcpu_rules(vcpu: RawFd, eventfds: &[RawFd]) -> Vec<Rule> {
     let mut rules = panic_rules();
     rules.push(Rule::when(
@@ -25,7 +25,7 @@ pub(crate) fn vcpu_rules(vcpu: RawFd, eventfds: &[RawFd]) -> Vec<Rule> {
     rules
 }
 
-/// The event loop: waits, lets devices work, tells the supervisor.
+/// Rules of the event loop: it waits, lets devices work, and notifies the supervisor.
 pub(crate) fn event_loop_rules() -> Vec<Rule> {
     let mut rules = panic_rules();
     rules.extend([
@@ -72,7 +72,7 @@ mod tests {
 
     use super::*;
 
-    /// Calls whose arguments decide what they are.
+    /// Calls whose effect depends on their arguments.
     const MANY_FACED: &[i64] = &[
         libc::SYS_ioctl,
         libc::SYS_mmap,

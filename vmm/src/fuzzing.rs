@@ -1,4 +1,4 @@
-//! Transports of devices, driven by bytes, for fuzzing.
+//! Device transports driven by bytes, for fuzzing.
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::virtio::device::{Cause, Device};
 use crate::virtio::mmio::Transport;
 use crate::warnings::Warnings;
 
-/// A device behind its registers (virtio-mmio), as vCPU threads and the event loop see it.
+/// Device behind its registers (virtio-mmio), as vCPU threads and the event loop see it.
 #[derive(Debug)]
 pub struct MmioDevice {
     transport: Transport,
@@ -18,10 +18,10 @@ pub struct MmioDevice {
 }
 
 impl MmioDevice {
-    /// A device that no driver has touched.
+    /// Makes a device that no driver has touched.
     ///
     /// # Panics
-    /// Without an eventfd.
+    /// If no eventfd can be made.
     #[must_use]
     pub fn new(device: Box<dyn Device>, memory: GuestMemoryMmap) -> Self {
         let pending_status = Arc::new(EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd"));
@@ -32,12 +32,12 @@ impl MmioDevice {
         }
     }
 
-    /// A guest reads `bytes` bytes of the window, at most 8.
+    /// Reads `bytes` bytes of the window as a guest, at most 8.
     pub fn read(&self, offset: u64, bytes: usize) {
         self.transport.read(offset, &mut [0; 8][..bytes.min(8)]);
     }
 
-    /// A guest reads a register.
+    /// Reads a register as a guest.
     #[must_use]
     pub fn register(&self, offset: u64) -> u32 {
         let mut word = [0; 4];
@@ -45,12 +45,12 @@ impl MmioDevice {
         u32::from_le_bytes(word)
     }
 
-    /// A guest writes to the window.
+    /// Writes to the window as a guest.
     pub fn write(&self, offset: u64, bytes: &[u8]) {
         self.transport.write(offset, bytes);
     }
 
-    /// The event loop's turn: what the driver has decided, then the device's work.
+    /// Does the event loop's turn: applies the status that the driver has set, then lets the device work.
     pub fn process(&self, cause: Cause) {
         self.transport.apply_pending_status(&self.memory);
         self.transport.process(cause, &self.memory);

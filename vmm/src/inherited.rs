@@ -1,4 +1,4 @@
-//! The fds this process was started with, each taken once.
+//! Inherited fds: those that this process was started with, each taken once.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -7,19 +7,19 @@ use std::os::fd::OwnedFd;
 use crate::config::FdNumber;
 use crate::sys;
 
-/// Why an inherited fd cannot be used.
+/// Reason why an inherited fd cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InheritedError {
-    /// Two things claim the same fd, or it is a standard stream.
+    /// An fd is claimed twice, or it is a standard stream.
     #[error("fd {number} is not one of the fds handed over, or is named twice")]
     NotOurs {
-        /// Which.
+        /// Number of the fd.
         number: FdNumber,
     },
-    /// Nothing is open under that number.
+    /// No file is open under that number.
     #[error("fd {number} is not open")]
     NotOpen {
-        /// Which.
+        /// Number of the fd.
         number: FdNumber,
         /// Cause.
         #[source]
@@ -27,12 +27,12 @@ pub enum InheritedError {
     },
 }
 
-/// Fds that may still be taken. Made before this process opens any of its own.
+/// Set of fds that may still be taken. Made before this process opens any of its own.
 #[derive(Debug)]
 pub struct Inherited(HashSet<FdNumber>);
 
 impl Inherited {
-    /// The fds that a config names. A number that is named twice is left out: it has no single owner.
+    /// Makes the set of the fds that a config names. A number that is named twice is left out: it has no single owner.
     #[must_use]
     pub fn new(numbers: &[FdNumber]) -> Self {
         let once = |number: &&FdNumber| **number > 2 && numbers.iter().filter(|other| other == number).count() == 1;

@@ -1,5 +1,5 @@
-//! Boot by PVH (`Documentation/arch/x86/boot.rst`, Xen's `docs/misc/pvh.pandoc`): the kernel's 32-bit entry point
-//! with a pointer to a few structures that say what memory holds.
+//! Boot by PVH (`Documentation/arch/x86/boot.rst`, Xen's `docs/misc/pvh.pandoc`): the kernel's 32-bit entry point is
+//! called with a pointer to a few structures that describe what memory holds.
 
 use std::fs::File;
 
@@ -9,32 +9,32 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestM
 
 use crate::{layout, memory};
 
-/// `XEN_HVM_START_MAGIC_VALUE`.
+/// Magic number of the start info, `XEN_HVM_START_MAGIC_VALUE`.
 const START_MAGIC: u32 = 0x336e_c578;
-/// `XEN_HVM_MEMMAP_TYPE_RAM`.
+/// Type of ordinary memory, `XEN_HVM_MEMMAP_TYPE_RAM`.
 const TYPE_RAM: u32 = 1;
-/// Modules start on a page.
+/// Size of a page, at which modules are aligned.
 const PAGE_BYTES: u64 = 4096;
 
-/// Why there is nothing to boot.
+/// Reason why there is nothing to boot.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    /// The kernel cannot be measured.
+    /// The size of the kernel cannot be read.
     #[error("cannot read the size of the kernel")]
     KernelSize(#[source] std::io::Error),
-    /// Not an ELF kernel, or too large for the memory.
+    /// The kernel is not an ELF kernel, or too large for the memory.
     #[error("cannot load the kernel")]
     Load(#[source] linux_loader::loader::Error),
-    /// No `XEN_ELFNOTE_PHYS32_ENTRY`.
+    /// The kernel has no `XEN_ELFNOTE_PHYS32_ENTRY`.
     #[error("the kernel has no PVH entry point (CONFIG_PVH)")]
     NoPvhEntry,
-    /// The initramfs cannot be measured.
+    /// The size of the initramfs cannot be read.
     #[error("cannot read the size of the initramfs")]
     InitramfsSize(#[source] std::io::Error),
     /// Kernel and initramfs need more memory than there is.
     #[error("the initramfs of {bytes} bytes does not fit between the kernel and the end of low memory")]
     InitramfsTooLarge {
-        /// Its size.
+        /// Size of the initramfs in bytes.
         bytes: u64,
     },
     /// The initramfs cannot be read.
@@ -43,7 +43,7 @@ pub enum KernelError {
     /// The command line is longer than the kernel's buffer.
     #[error("the kernel command line has {bytes} bytes, the kernel takes {}", layout::COMMAND_LINE_BYTES - 1)]
     CommandLineTooLong {
-        /// With the devices appended.
+        /// Length of the command line in bytes, with the devices appended.
         bytes: usize,
     },
     /// A structure cannot be written.
@@ -51,7 +51,7 @@ pub enum KernelError {
     WriteStructures(#[source] vm_memory::GuestMemoryError),
 }
 
-/// Reads kernel and initramfs straight into guest memory, writes the structures; returns the entry point.
+/// Reads kernel and initramfs straight into guest memory, and writes the structures; returns the entry point.
 pub(crate) fn load(
     memory: &GuestMemoryMmap,
     kernel: &mut File,
@@ -129,7 +129,7 @@ fn write_structures(
     memory.write_obj(info, GuestAddress(layout::START_INFO)).map_err(write)
 }
 
-/// Conventional memory up to the MP table, then everything above 1 MiB.
+/// Memory map of the guest: conventional memory up to the MP table, then everything above 1 MiB.
 fn memory_map(memory: &GuestMemoryMmap) -> Vec<start_info::hvm_memmap_table_entry> {
     let ram = |addr, size| start_info::hvm_memmap_table_entry {
         addr,

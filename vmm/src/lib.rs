@@ -1,7 +1,7 @@
-//! Machines: one microVM as one confined process. Knows nothing of containers or images.
+//! Machines: one microVM as one confined process. This crate knows nothing of containers or images.
 //!
-//! `capsid-vmm` is started by a supervisor with every file it will ever use already open, and one JSON [`Config`]
-//! on an inherited fd. After confinement it opens no path, makes no connection, starts no process.
+//! A supervisor starts `capsid-vmm` with every file already open that it will ever use, and one JSON [`Config`] on an
+//! inherited fd. After confinement the process opens no path, makes no connection, starts no process.
 //!
 //! ```text
 //!   supervisor ── config, kernel, disks, sockets, status ──► capsid-vmm        process.rs
@@ -12,8 +12,8 @@
 //!        └──────────► event loop ──► Device::process ──► disk extents, vsock streams, rng, free pages
 //! ```
 //!
-//! KVM binds a VM to the process that made it, so the fork into the pid namespace comes first. What follows is
-//! confined but for its system calls; those are filtered before the first guest instruction.
+//! KVM binds a VM to the process that made it, so the fork into the pid namespace comes first. All later steps run
+//! confined except for their system calls; those are filtered before the first guest instruction.
 //!
 //! The same devices serve QEMU over vhost-user when there is no usable KVM ([`Config::VhostUser`]); QEMU itself is
 //! confined here before it is executed ([`Config::Emulator`]). The link between the machines of one network is a

@@ -1,4 +1,4 @@
-//! A machine: built paused, then run to its end. [`Machine::build`] is the recipe; it runs in the confined process.
+//! Machine: built paused, then run to its end. [`Machine::build`] is the recipe; it runs in the confined process.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
@@ -25,75 +25,75 @@ use crate::virtio::mmio::{Transport, TransportError};
 use crate::warnings::Warnings;
 use crate::{filters, layout, mptable, sys};
 
-/// The version that Linux has had since 2.6.22.
+/// KVM API version, which Linux has had since 2.6.22.
 const KVM_API_VERSION: i32 = 12;
-/// A vCPU's thread calls nothing deep; the default of 2 MiB would only be address space.
+/// Stack size of a vCPU's thread, which has no deep calls; the default of 2 MiB would only be address space.
 const VCPU_STACK_BYTES: usize = 256 << 10;
 
-/// Why a machine could not be built. Variant = step that failed.
+/// Reason why a machine could not be built; the variant names the step that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// The config asks for the impossible.
+    /// The config is one that no machine can have.
     #[error("the machine config is refused")]
     Config(#[source] ConfigError),
-    /// A file is missing.
+    /// An inherited file is missing.
     #[error("cannot take {what} from the supervisor")]
     Inherited {
-        /// Which.
+        /// Name of the file.
         what: &'static str,
         /// Cause.
         #[source]
         source: InheritedError,
     },
-    /// Guest memory.
+    /// The guest memory could not be made.
     #[error("cannot give the machine its memory")]
     Memory(#[source] MemoryError),
-    /// `/dev/kvm` is something else.
+    /// The KVM fd is something else, or has another version.
     #[error("the KVM fd speaks version {version}, not {KVM_API_VERSION}")]
     KvmVersion {
-        /// What it said; negative: it is not KVM.
+        /// Version that the fd reported; negative if it is not KVM.
         version: i32,
     },
-    /// An `ioctl` on KVM or the VM.
+    /// An `ioctl` on KVM or the VM failed.
     #[error("cannot {step}")]
     Kvm {
-        /// Which.
+        /// Name of the failed step.
         step: &'static str,
         /// Cause.
         #[source]
         source: kvm_ioctls::Error,
     },
-    /// The event loop.
+    /// The event loop could not be made.
     #[error("cannot prepare the event loop")]
     EventLoop(#[source] EventLoopError),
-    /// A device.
+    /// A device could not be made.
     #[error("cannot make the devices")]
     Devices(#[source] DeviceError),
-    /// A device's transport.
+    /// A device's transport could not be attached.
     #[error("cannot attach {device}")]
     Transport {
-        /// Which.
+        /// Name of the device.
         device: String,
         /// Cause.
         #[source]
         source: TransportError,
     },
-    /// Kernel, initramfs, command line.
+    /// Kernel, initramfs or command line could not be loaded.
     #[error("cannot prepare the boot")]
     Kernel(#[source] KernelError),
-    /// The MP table.
+    /// The MP table could not be written.
     #[error("cannot write the MP table")]
     MpTable(#[source] vm_memory::GuestMemoryError),
-    /// A vCPU.
+    /// A vCPU could not be made.
     #[error("cannot make the vCPUs")]
     Vcpu(#[source] VcpuError),
-    /// A vCPU's thread.
+    /// A vCPU's thread could not be started.
     #[error("cannot start the thread of a vCPU")]
     Thread(#[source] std::io::Error),
-    /// A thread's filter.
+    /// A thread's filter could not be installed.
     #[error("cannot filter the system calls of {thread}")]
     Filter {
-        /// Which.
+        /// Name of the thread.
         thread: &'static str,
         /// Cause.
         #[source]
@@ -101,29 +101,29 @@ pub enum BuildError {
     },
 }
 
-/// A machine that has not executed an instruction yet. All its threads are confined.
+/// Machine that has not executed an instruction yet. All its threads are confined.
 #[derive(Debug)]
 pub struct Machine {
     gate: Arc<Gate>,
     event_loop: EventLoop,
     bus: Arc<Bus>,
-    /// Interrupts and notifications live as long as the VM.
+    /// VM, kept open: interrupts and notifications live as long as it.
     _vm: VmFd,
 }
 
-/// How a machine ended.
+/// End of a machine: exit reason and console output.
 #[derive(Debug)]
 pub struct End {
-    /// How.
+    /// Exit reason.
     pub exit: MachineExit,
-    /// The console's last bytes.
+    /// Last bytes of the console's output.
     pub console: String,
-    /// Console bytes that the ring had no room for.
+    /// Number of console bytes that the ring had no room for.
     pub console_dropped_bytes: u64,
 }
 
 impl Machine {
-    /// Builds the machine, then confines the calling thread for good.
+    /// Builds the machine, then confines the calling thread permanently.
     ///
     /// # Errors
     /// [`BuildError`] names the step. The calling thread may be confined already.
@@ -202,7 +202,7 @@ impl Machine {
         })
     }
 
-    /// Lets the vCPUs start; `started` is called then.
+    /// Starts the vCPUs, calls `started`, and serves the devices until the machine ends.
     pub fn run(self, started: impl FnOnce()) -> End {
         self.gate.open();
         started();
@@ -233,7 +233,7 @@ fn create_interrupt_controllers(vm: &VmFd) -> Result<(), BuildError> {
     vm.create_pit2(pit).map_err(calls("create the timer"))
 }
 
-/// Gives a device its window, interrupt and notifications.
+/// Attaches a device: gives it its window, interrupt and notifications.
 fn attach(
     vm: &VmFd,
     event_loop: &mut EventLoop,
@@ -261,7 +261,7 @@ fn attach(
     Ok(transport)
 }
 
-/// `Documentation/admin-guide/kernel-parameters.txt`, `virtio_mmio.device=`.
+/// Kernel parameter `virtio_mmio.device=` of a device (`Documentation/admin-guide/kernel-parameters.txt`).
 fn announce(index: usize) -> String {
     let (window, irq) = (layout::mmio_window(index), layout::irq(index));
     format!(" virtio_mmio.device={}K@{window:#x}:{irq}", layout::MMIO_BYTES >> 10)
@@ -286,19 +286,19 @@ fn start_thread(
         if is_confined {
             gate.wait();
             ending.notify(vcpu.run(&bus));
-            // What this thread holds would be closed now, and closing is not its business.
+            // Ending the thread would close what it holds, and its filter does not permit closing.
             loop {
                 thread::park();
             }
         }
     };
-    // The thread is never joined: it may be in the guest for ever, and the end of the process ends it.
+    // The thread is never joined: it may stay in the guest for ever, and the end of the process ends it.
     thread::Builder::new()
         .name(name)
         .stack_size(VCPU_STACK_BYTES)
         .spawn(body)
         .map_err(BuildError::Thread)?;
-    // A thread that ends without a word has panicked, which ends the process.
+    // A thread that ends without a message has panicked, which ends the process.
     confined.recv().unwrap_or(Ok(()))
 }
 
@@ -315,7 +315,7 @@ fn calls(step: &'static str) -> impl Fn(kvm_ioctls::Error) -> BuildError {
     move |source| BuildError::Kvm { step, source }
 }
 
-/// Where vCPUs wait until the machine is run.
+/// Gate at which vCPUs wait until the machine is run.
 #[derive(Debug, Default)]
 struct Gate {
     is_open: Mutex<bool>,

@@ -1,5 +1,5 @@
-//! `capsid-vmm --config-fd N`: one machine, confined. Started by a supervisor, not by hand. `capsid-vmm --confinement` does
-//! nothing but enter its jail and tell what that consists of on this host.
+//! `capsid-vmm --config-fd N`: one machine, confined. A supervisor starts it; it is not for use by hand. `capsid-vmm
+//! --confinement` only enters its jail and reports what the jail consists of on this host.
 
 use std::process::ExitCode;
 

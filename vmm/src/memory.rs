@@ -1,9 +1,9 @@
-//! Guest memory: empty until touched. One of the two places with unsafe code.
+//! Guest memory: empty until touched. One of the two modules with unsafe code.
 //!
-//! It is anonymous and private, unless file servers are to work in it: then it is a file in memory, which they map as
-//! well. Not always, because such memory is the dearer one: it gets huge pages only where the host's administrator
-//! permits them for shared memory (`/sys/kernel/mm/transparent_hugepage/shmem_enabled`), and what the guest gives back
-//! must be punched out of the file (`MADV_REMOVE`; `MADV_DONTNEED` frees nothing of it).
+//! The memory is anonymous and private, unless file servers need access to it: then it is a file in memory, which they
+//! map as well. It is not always a file, because such memory is more expensive: it gets huge pages only where the
+//! host's administrator permits them for shared memory (`/sys/kernel/mm/transparent_hugepage/shmem_enabled`), and what
+//! the guest gives back must be punched out of the file (`MADV_REMOVE`; `MADV_DONTNEED` frees nothing of it).
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -18,22 +18,22 @@ use vm_memory::{
 
 use crate::layout;
 
-/// Why a machine has no memory.
+/// Reason why a machine has no memory.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
     /// The host gave no address space.
     #[error("cannot map {mib} MiB")]
     Map {
-        /// How much.
+        /// Size of the memory in MiB.
         mib: u32,
         /// Cause.
         #[source]
         source: vm_memory::mmap::FromRangesError,
     },
-    /// No file in memory.
+    /// The file in memory could not be made.
     #[error("cannot make a file of {mib} MiB in memory")]
     File {
-        /// How much.
+        /// Size of the memory in MiB.
         mib: u32,
         /// Cause.
         #[source]
@@ -45,7 +45,7 @@ pub enum MemoryError {
     /// KVM refused a region.
     #[error("KVM refuses the memory region at {guest_address:#x}")]
     Register {
-        /// Where.
+        /// Guest address of the region.
         guest_address: u64,
         /// Cause.
         #[source]
@@ -53,8 +53,8 @@ pub enum MemoryError {
     },
 }
 
-/// Reserves the memory of a machine. No page exists before it is touched, so this costs nothing. Other processes can be
-/// given it where it `is_shared`.
+/// Reserves the memory of a machine. No page exists before it is touched, so this costs nothing. Memory that
+/// `is_shared` can be passed to other processes.
 pub(crate) fn allocate(mib: u32, is_shared: bool) -> Result<GuestMemoryMmap, MemoryError> {
     let bytes = u64::from(mib) << 20;
     let file = is_shared.then(|| file(bytes)).transpose();
@@ -68,7 +68,7 @@ pub(crate) fn allocate(mib: u32, is_shared: bool) -> Result<GuestMemoryMmap, Mem
     GuestMemoryMmap::from_ranges_with_files(ranges).map_err(|source| MemoryError::Map { mib, source })
 }
 
-/// A file in memory, whose length is final: who is given it cannot take pages from under us.
+/// Makes a file in memory whose length is final: a process that gets it cannot take pages from under us.
 fn file(bytes: u64) -> std::io::Result<Arc<File>> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let file = File::from(rustix::fs::memfd_create("guest-memory", flags)?);
@@ -77,7 +77,7 @@ fn file(bytes: u64) -> std::io::Result<Arc<File>> {
     Ok(Arc::new(file))
 }
 
-/// Gives `memory` to `vm`, which must be dropped no later than `memory`.
+/// Registers `memory` with `vm`, which must be dropped no later than `memory`.
 pub(crate) fn register(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), MemoryError> {
     for (slot, region) in memory.iter().enumerate() {
         let guest_address = region.start_addr().raw_value();
@@ -98,8 +98,9 @@ pub(crate) fn register(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), Memory
     Ok(())
 }
 
-/// Asks for huge pages where `bytes` are about to be written at `start`: a kernel fills its memory anyway, and thousands
-/// of small page faults were most of the time that loading it took. A hint: a host without huge pages ignores it.
+/// Requests huge pages where `bytes` are about to be written at `start`: a kernel fills its memory anyway, and
+/// thousands of small page faults were most of the time that loading it took. This is a hint: a host without huge pages
+/// ignores it.
 pub(crate) fn expect_filled(memory: &GuestMemoryMmap, start: u64, bytes: u64) {
     const HUGE_PAGE_BYTES: u64 = 2 << 20;
     if bytes < HUGE_PAGE_BYTES {

@@ -1,5 +1,5 @@
-//! One message on a `SOCK_SEQPACKET` UNIX socket, with descriptors beside it: how a supervisor speaks to a process that
-//! runs already.
+//! Messages on a `SOCK_SEQPACKET` UNIX socket, with descriptors beside them: a supervisor sends them to a process that
+//! is already running.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -8,19 +8,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags};
 
-/// What is there of a socket.
+/// Result of receiving from a socket.
 #[derive(Debug)]
 pub(crate) enum Received {
-    /// Nothing now.
+    /// No message at present.
     Nothing,
-    /// The other end is gone.
+    /// The other end is closed.
     End,
-    /// It was longer, or had more beside it, than any message.
+    /// The message was longer, or had more descriptors, than any valid message.
     Excess,
     Message(Vec<u8>, Vec<OwnedFd>),
 }
 
-/// The next message, if there is one now, of at most `bytes_max` bytes and with at most `fds_max` descriptors.
+/// Receives the next message, if there is one now, of at most `bytes_max` bytes and with at most `fds_max` descriptors.
 pub(crate) fn receive(socket: impl AsFd, bytes_max: usize, fds_max: usize) -> Received {
     // One byte more than a message has, to notice longer ones.
     let mut bytes = vec![0; bytes_max + 1];
@@ -45,7 +45,7 @@ pub(crate) fn receive(socket: impl AsFd, bytes_max: usize, fds_max: usize) -> Re
             fds.extend(handed);
         }
     }
-    // Without room for every descriptor some are missing; there may be room for one too many.
+    // If the buffer is too small for every descriptor, some are missing; it may have room for one too many.
     let has_excess = fds.len() > fds_max || message.flags.contains(ReturnFlags::CTRUNC);
     if message.bytes > bytes_max || has_excess {
         return Received::Excess;
@@ -54,7 +54,7 @@ pub(crate) fn receive(socket: impl AsFd, bytes_max: usize, fds_max: usize) -> Re
     Received::Message(bytes, fds)
 }
 
-/// Answers. One that does not listen is gone.
+/// Sends an answer. A failure is ignored: an end that does not listen is gone.
 pub(crate) fn answer(socket: impl AsFd, bytes: &[u8]) {
     let mut no_descriptors = SendAncillaryBuffer::default();
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;

@@ -1,8 +1,8 @@
-//! What went wrong by the guest's doing, counted.
+//! Counters of errors that a guest caused.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A count that several threads add to.
+/// Counter that several threads increment.
 #[derive(Default)]
 pub struct Counter(AtomicU64);
 
@@ -13,12 +13,12 @@ impl std::fmt::Debug for Counter {
 }
 
 impl Counter {
-    /// Adds one.
+    /// Increments the counter by one.
     pub fn increment(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The count.
+    /// Current count.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -27,15 +27,15 @@ impl Counter {
 /// Counters of one virtio-mmio transport.
 #[derive(Debug, Default)]
 pub struct TransportMetrics {
-    /// Accesses of a width or to a register that does not exist, or in the wrong direction.
+    /// Number of accesses of a width or to a register that does not exist, or in the wrong direction.
     pub bad_accesses: Counter,
-    /// Status changes that the specification does not know.
+    /// Number of status changes that the specification does not define.
     pub bad_status: Counter,
-    /// Feature sets with bits not offered, without `VERSION_1`, or written at the wrong time.
+    /// Number of feature sets with bits not offered, without `VERSION_1`, or written at the wrong time.
     pub bad_features: Counter,
-    /// Queue registers written at the wrong time or with an impossible value.
+    /// Number of writes to queue registers at the wrong time or with an impossible value.
     pub bad_queue_writes: Counter,
-    /// Queues that were unusable when the driver said `DRIVER_OK`, or became so.
+    /// Number of queues that were unusable when the driver set `DRIVER_OK`, or became unusable later.
     pub queue_faults: Counter,
 }
 

@@ -1,17 +1,17 @@
-//! The MP table: processors and interrupt lines, for a guest without ACPI.
+//! MP table: processors and interrupt lines, for a guest without ACPI.
 //!
 //! Intel, MultiProcessor Specification 1.4, chapter 4: a floating pointer, a header, then entries of 20 bytes
 //! (processors) or 8 bytes (the rest), in the order of their types.
 
 use crate::layout;
 
-/// Bus 0 is ISA; with no other there are no PCI interrupts to describe.
+/// Number of the ISA bus; with no other bus there are no PCI interrupts to describe.
 const ISA_BUS: u8 = 0;
-/// Local APIC version with integrated APIC (`APIC_VERSION` of KVM's).
+/// Version of a local APIC that is integrated (`APIC_VERSION` of KVM's).
 const APIC_VERSION: u8 = 0x14;
-/// Pins of the I/O APIC.
+/// Number of pins of the I/O APIC.
 const PINS: u8 = 24;
-/// All local APICs.
+/// Id that stands for all local APICs.
 const ALL_APICS: u8 = 0xff;
 
 const ENTRY_PROCESSOR: u8 = 0;
@@ -27,7 +27,7 @@ const CPU_ENABLED: u8 = 1;
 const CPU_BOOT: u8 = 2;
 const IO_APIC_USABLE: u8 = 1;
 
-/// The table for `vcpus` processors, to be put at [`layout::MP_TABLE`].
+/// Builds the table for `vcpus` processors, to be placed at [`layout::MP_TABLE`].
 pub(crate) fn build(vcpus: u8) -> Vec<u8> {
     let entries = entries(vcpus);
     let count = entries.len() as u16;
@@ -74,7 +74,7 @@ fn entries(vcpus: u8) -> Vec<Vec<u8>> {
     let mut chip = vec![ENTRY_IO_APIC, io_apic, APIC_VERSION, IO_APIC_USABLE];
     chip.extend_from_slice(&layout::IO_APIC.to_le_bytes());
     entries.push(chip);
-    // Flags 0: edge, active high, as the ISA bus has it, and as irqfd gives it.
+    // Flags 0: edge, active high, as on the ISA bus, and as irqfd raises it.
     entries.extend((0..PINS).map(|pin| vec![ENTRY_IO_INTERRUPT, INTERRUPT_VECTORED, 0, 0, ISA_BUS, pin, io_apic, pin]));
     entries.push(vec![ENTRY_LOCAL_INTERRUPT, INTERRUPT_EXTERNAL, 0, 0, ISA_BUS, 0, 0, 0]);
     entries.push(vec![
@@ -104,7 +104,7 @@ fn processor(index: u8) -> Vec<u8> {
     entry
 }
 
-/// The byte that makes the sum of all bytes zero.
+/// Checksum: the byte that makes the sum of all bytes zero.
 fn checksum(bytes: &[u8]) -> u8 {
     bytes
         .iter()

@@ -1,4 +1,4 @@
-//! The life of one `capsid-vmm` process: read the config, confine, build, run, tell the supervisor.
+//! Life of one `capsid-vmm` process: read the config, confine, build, run, notify the supervisor.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -18,53 +18,54 @@ use crate::switch::{self, SwitchError};
 use crate::sys;
 use crate::vhost_user::{self, ServeError};
 
-/// Most fds: those inherited, those of the machine, and one for each of vsock's streams.
+/// Maximum number of fds: those inherited, those of the machine, and one for each of vsock's streams.
 const FDS_MAX: u64 = 1024;
-/// Relay, event loop, and the thread that KVM starts for itself at the first run (`kvm-nx-lpage-recovery`).
+/// Number of threads besides vCPUs: relay, event loop, and the thread that KVM starts for itself at the first run
+/// (`kvm-nx-lpage-recovery`).
 const OTHER_THREADS: u64 = 3;
-/// Slack on the largest disk, for the log on stderr.
+/// Slack in bytes on the largest disk, for the log on stderr.
 const FILE_SLACK_BYTES: u64 = 1 << 20;
 
-/// Why the process did not run a machine to its end.
+/// Reason why the process did not run a machine to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
-    /// The config's fd.
+    /// The config's fd could not be taken.
     #[error("cannot take the config from the supervisor")]
     TakeConfig(#[source] InheritedError),
-    /// Its bytes.
+    /// The config could not be read.
     #[error("cannot read the config")]
     ReadConfig(#[source] std::io::Error),
-    /// Its meaning.
+    /// The config could not be parsed.
     #[error("the config is not one of this version")]
     ParseConfig(#[source] serde_json::Error),
-    /// The status fd.
+    /// The status fd could not be taken.
     #[error("cannot take the status fd from the supervisor")]
     TakeStatus(#[source] InheritedError),
-    /// The jail.
+    /// The process could not be confined.
     #[error("cannot confine this process")]
     Confine(#[source] JailError),
-    /// The machine.
+    /// The machine could not be built.
     #[error("cannot build the machine")]
     Build(#[source] BuildError),
-    /// The devices for another VMM.
+    /// The devices for another VMM could not be served.
     #[error("cannot serve the devices")]
     Serve(#[source] ServeError),
-    /// The link between machines.
+    /// The link between machines failed.
     #[error("cannot carry frames")]
     Switch(#[source] SwitchError),
-    /// The report of what confines this process.
+    /// The report of what confines this process failed.
     #[error("cannot report what confines this process")]
     Report(#[source] ReportError),
-    /// The other VMM.
+    /// The other VMM could not be started.
     #[error("cannot emulate")]
     Emulate(#[source] EmulatorError),
-    /// The supervisor does not listen.
+    /// The supervisor does not read the status.
     #[error("cannot tell the supervisor")]
     Tell(#[source] std::io::Error),
 }
 
 impl ProcessError {
-    /// `errno` of the first cause that has one, else 0.
+    /// Returns the `errno` of the first cause that has one, else 0.
     #[must_use]
     pub fn errno(&self) -> i32 {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
@@ -81,7 +82,7 @@ impl ProcessError {
         0
     }
 
-    /// The step and its causes, one line.
+    /// Formats the step and its causes as one line.
     #[must_use]
     pub fn chain(&self) -> String {
         let mut line = self.to_string();
@@ -101,7 +102,7 @@ impl ProcessError {
 /// Does the work that the config on fd `config_fd` describes.
 ///
 /// # Errors
-/// [`ProcessError`]; the supervisor has been told where that was possible.
+/// [`ProcessError`]; the supervisor has been notified where that was possible.
 pub fn run(config_fd: FdNumber) -> Result<(), ProcessError> {
     sys::use_one_heap();
     match read_config(config_fd)? {
@@ -115,10 +116,10 @@ pub fn run(config_fd: FdNumber) -> Result<(), ProcessError> {
     }
 }
 
-/// Enters the jail of a machine and tells on stdout what it consists of.
+/// Enters the jail of a machine and reports on stdout what it consists of.
 ///
 /// # Errors
-/// [`ProcessError`]: this process cannot be confined here.
+/// [`ProcessError`]: this process cannot be confined on this host.
 pub fn report_confinement() -> Result<(), ProcessError> {
     let jail = Jail {
         keep_fds: vec![1, 2],
@@ -163,7 +164,7 @@ fn run_vhost_user(config: &VhostUserConfig) -> Result<(), ProcessError> {
             .map_err(ProcessError::TakeStatus)?,
     );
     let ready = || {
-        // A supervisor that does not listen is gone, and then QEMU goes as well.
+        // A supervisor that does not listen is gone, and QEMU then ends as well.
         let _ = status.send(&Status::Ready {
             monotonic_ns: sys::monotonic_ns(),
         });
@@ -197,7 +198,7 @@ fn confine_and_run(config: &MachineConfig, inherited: &mut Inherited, status: &S
     })
 }
 
-/// The jail of a machine: its fds and stderr stay, and it is pid 1 of a namespace of its own.
+/// Jail of a machine: its fds and stderr stay, and it is pid 1 of a pid namespace of its own.
 fn machine_jail(config: &MachineConfig) -> Jail {
     let mut keep_fds = config.fds();
     keep_fds.push(2);
@@ -241,7 +242,7 @@ fn largest_disk_bytes(config: &MachineConfig) -> u64 {
     writable.filter_map(|&fd| sys::file_bytes(fd)).max().unwrap_or(0)
 }
 
-/// Length of the file that guest memory is, where it is one.
+/// Length of the file that holds guest memory; 0 if there is none.
 fn memory_file_bytes(config: &MachineConfig) -> u64 {
     if config.shares.is_empty() {
         0
@@ -250,7 +251,7 @@ fn memory_file_bytes(config: &MachineConfig) -> u64 {
     }
 }
 
-/// The supervisor's ear.
+/// Status fd, one JSON object per line, which the supervisor reads.
 #[derive(Debug)]
 struct StatusLine(File);
 

@@ -1,9 +1,9 @@
-//! Where a machine's frames may go to: networks of pods, the uplink, and what of it its host's addresses close. It
-//! changes while the machine runs, and this is how a supervisor says so.
+//! Network connections of a machine: networks of pods, the uplink, and the host's addresses, which close part of the
+//! uplink. They change while the machine runs, by messages of the supervisor.
 //!
-//! A machine has one network device, with one uplink and as many places on networks as [`SEGMENTS_MAX`]: none of them
-//! leads anywhere before it is said. One message a change, on a `SOCK_SEQPACKET` UNIX socket: JSON, with the stream of
-//! the frames beside it when there is one. It is answered by one byte: [`DONE`] or [`REFUSED`].
+//! A machine has one network device, with one uplink and [`SEGMENTS_MAX`] slots for networks: none of them is connected
+//! at first. Each change is one message on a `SOCK_SEQPACKET` UNIX socket: JSON, with the stream of the frames beside
+//! it when there is one. It is answered by one byte: [`DONE`] or [`REFUSED`].
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -14,42 +14,43 @@ use crate::egress::{Egress, Ports, Protocol};
 
 pub use crate::disk_slots::{DONE, REFUSED};
 
-/// Places for segments.
+/// Number of slots for segments.
 pub const SEGMENTS_MAX: usize = 16;
-/// Bytes of the longest message: some hundred rules and some thousand addresses. Linux' sockets take more at once.
+/// Maximum length of a message in bytes: some hundred rules and some thousand addresses. Linux' sockets take more at
+/// once.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 128 << 10;
 
-/// A change.
+/// Change of a machine's network connections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Change {
-    /// The machine is on this one too, by an empty place. A connected UNIX stream socket comes beside this; its other
-    /// end is the network's switch, which takes and gives frames, each after its length. What it gives back of the
-    /// guest's are questions for names that no member has.
+    /// Connects the machine to a further network, in an empty slot. A connected UNIX stream socket comes beside the
+    /// message; its other end is the network's switch, which takes and returns frames, each after its length. Frames of
+    /// the guest that the switch returns are questions for names that no member has.
     Connect {
-        /// The place, from 0.
+        /// Number of the slot, from 0.
         slot: u8,
-        /// The network.
+        /// Network to connect to.
         segment: Segment,
     },
-    /// The machine is on this one no more.
+    /// Disconnects the machine from a network.
     Disconnect {
-        /// The place.
+        /// Number of the slot.
         slot: u8,
     },
-    /// The uplink leads somewhere, which it did not. A connected UNIX stream socket comes beside this; its other end
-    /// carries frames everywhere (passt), each after its length.
+    /// Connects the uplink, which was not connected. A connected UNIX stream socket comes beside the message; its other
+    /// end carries frames everywhere (passt), each after its length.
     Open(Uplink),
-    /// The uplink leads nowhere any more, and what it was remembered for is forgotten.
+    /// Disconnects the uplink, and forgets what was remembered for it.
     Close,
-    /// The host has these addresses now ([`crate::egress::Egress::host`]).
+    /// Replaces the addresses of the host ([`crate::egress::Egress::host`]).
     Host {
-        /// All of them.
+        /// Addresses of the host, complete.
         addresses: Vec<IpAddr>,
     },
 }
 
-/// The uplink of a machine, and who may use it for what.
+/// Uplink of a machine, and what may pass through it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Uplink {
@@ -57,16 +58,16 @@ pub struct Uplink {
     pub hardware: [u8; 6],
     /// Addresses of the guest that the uplink is open to; no packet leaves by it with another.
     pub addresses: Vec<IpAddr>,
-    /// Destinations that the guest may begin to speak to.
+    /// Destinations to which the guest may start a conversation.
     pub egress: Egress,
-    /// Ports of the guest that others may begin to speak to through the uplink.
+    /// Ports of the guest to which others may start a conversation through the uplink.
     pub published: Vec<Published>,
-    /// Address by which the guest knows the host's loopback, where the other end does not translate it back in answers
-    /// over UDP: the device sends them to 127.0.0.1.
+    /// Address by which the guest knows the host's loopback, if the other end does not translate it back in answers
+    /// over UDP: the device sends such answers to 127.0.0.1.
     pub loopback_alias: Option<Ipv4Addr>,
 }
 
-/// Ports of a machine that others may begin to speak to through its uplink.
+/// Ports of a machine to which others may start a conversation through its uplink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Published {
@@ -76,27 +77,27 @@ pub struct Published {
     pub ports: Ports,
 }
 
-/// A network of pods, as one of its members sees it: a link on which every member may speak to every other.
+/// Network of pods, as one of its members sees it: a link on which every member may speak to every other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Segment {
-    /// The member's own addresses.
+    /// Addresses of the member itself.
     pub addresses: Vec<IpAddr>,
-    /// The addresses of the link: of IPv4, IPv6, or both. None of them is spoken to through the uplink.
+    /// Address ranges of the link: of IPv4, IPv6, or both. None of their addresses is reached through the uplink.
     pub networks: Vec<IpNet>,
-    /// Those of them that no member has: they are the uplink's.
+    /// Addresses in these ranges that no member has: they belong to the uplink.
     pub gateways: Vec<IpAddr>,
 }
 
 impl Change {
-    /// As it is sent.
+    /// Encodes the change as a message.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         // Numbers and addresses always have a JSON form.
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// What was sent; `None` for bytes that are no change, or name a place that is not there.
+    /// Decodes a message; `None` for bytes that are no change, or that name a slot that does not exist.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let change = serde_json::from_slice(bytes).ok()?;
         match &change {

@@ -7,8 +7,8 @@ use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use kvm_bindings::kvm_run;
 use kvm_ioctls::Kvm;
 
-/// Has all threads share the first heap. The others, when they shrink, read `/proc/sys/vm/overcommit_memory` (glibc,
-/// `shrink_heap`), which no filter permits; this one uses `brk` only.
+/// Makes all threads share the first heap. When the other heaps shrink, glibc reads `/proc/sys/vm/overcommit_memory`
+/// (`shrink_heap`), which no filter permits; the first heap uses `brk` only.
 pub(crate) fn use_one_heap() {
     // SAFETY: sets a number in the allocator; called before there are other threads. A refusal is no harm by itself.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
@@ -28,19 +28,19 @@ pub(crate) fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// `/dev/kvm` from an open fd.
+/// Makes a KVM handle from an open fd of `/dev/kvm`.
 pub(crate) fn kvm(fd: OwnedFd) -> Kvm {
     // SAFETY: ownership moves from the OwnedFd to the Kvm.
     unsafe { Kvm::from_raw_fd(fd.into_raw_fd()) }
 }
 
-/// Why KVM gave up (`KVM_EXIT_INTERNAL_ERROR`).
+/// Reason why KVM gave up (`KVM_EXIT_INTERNAL_ERROR`).
 pub(crate) fn internal_suberror(run: &kvm_run) -> u32 {
     // SAFETY: every variant of the union is plain data; after this exit reason KVM has filled in this one.
     unsafe { run.__bindgen_anon_1.internal.suberror }
 }
 
-/// Length of the regular file open as `number`; nothing for other files.
+/// Length of the regular file open as `number`; `None` for other files.
 pub(crate) fn file_bytes(number: RawFd) -> Option<u64> {
     // SAFETY: zeros are a valid value of this plain structure.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
@@ -49,8 +49,8 @@ pub(crate) fn file_bytes(number: RawFd) -> Option<u64> {
     (result == 0 && stat.st_mode & libc::S_IFMT == libc::S_IFREG).then_some(stat.st_size.unsigned_abs())
 }
 
-/// `CLOCK_MONOTONIC`. By libc, which found the vDSO's clock before the filters; rustix looks for it at first use with
-/// a call that they forbid.
+/// Time of `CLOCK_MONOTONIC` in nanoseconds. Uses libc, which found the vDSO's clock before the filters were installed;
+/// rustix looks for it at first use, with a call that the filters forbid.
 pub(crate) fn monotonic_ns() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: now is a live structure of the right type. The call cannot fail for this clock.

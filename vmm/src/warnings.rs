@@ -1,4 +1,4 @@
-//! Log lines that a guest can cause: a few a second, the rest only counted.
+//! Log lines that a guest can cause: a few per second are written, the rest are only counted.
 
 use std::fmt::Arguments;
 use std::io::Write;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::limits::WARNINGS_PER_SECOND;
 
-/// Writes to stderr at most [`WARNINGS_PER_SECOND`] lines a second.
+/// Writer of at most [`WARNINGS_PER_SECOND`] lines per second to stderr.
 #[derive(Debug)]
 pub(crate) struct Warnings(Mutex<Budget>);
 
@@ -27,7 +27,7 @@ impl Warnings {
         }))
     }
 
-    /// Writes one line, or counts it.
+    /// Writes one line, or counts it if the limit is reached.
     pub(crate) fn warn(&self, line: Arguments<'_>) {
         let mut budget = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !budget.admit(Instant::now()) {
@@ -39,7 +39,7 @@ impl Warnings {
         } else {
             String::new()
         };
-        // Nobody may be reading: that must not stop the machine.
+        // Nobody may be reading stderr: a failure must not stop the machine.
         let _ = std::io::stderr().write_all(format!("guest: {line}{note}\n").as_bytes());
     }
 }

@@ -1,4 +1,5 @@
-//! Machines from outside: the real binary, guests of a few instructions. Skipped, with a reason, without `/dev/kvm`.
+//! Tests of machines from outside: the real binary, guests of a few instructions. Skipped, with a reason, without
+//! `/dev/kvm`.
 #![allow(missing_docs, unreachable_pub)]
 
 mod fixture;
@@ -10,12 +11,12 @@ use std::time::{Duration, Instant};
 use capsid_vmm::status::{MachineExit, Status};
 use fixture::{CODE, Guest, Vmm, kvm};
 
-/// `mov al, 0xfe; out 0x64, al; hlt`
+/// Code of a guest that resets: `mov al, 0xfe; out 0x64, al; hlt`
 const RESET: &[u8] = &[0xb0, 0xfe, 0xe6, 0x64, 0xf4];
-/// `jmp $`
+/// Code of a guest that spins: `jmp $`
 const SPIN: &[u8] = &[0xeb, 0xfe];
 
-/// Writes `text` to the serial port, then does `then`.
+/// Code that writes `text` to the serial port, then continues with `then`.
 fn print(text: &[u8], then: &[u8]) -> Vec<u8> {
     // mov esi, text; mov ecx, length; mov edx, 0x3f8; next: lodsb; out dx, al; loop next
     let mut code = vec![

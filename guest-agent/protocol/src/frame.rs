@@ -8,10 +8,10 @@ use prost::Message;
 /// below 1 MiB; 4 MiB leaves room and still bounds what a hostile peer makes us allocate.
 pub const FRAME_BYTES_MAX: usize = 4 << 20;
 
-/// What went wrong with a frame.
+/// Error of reading or writing a frame.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// The peer closed between two frames.
+    /// The peer closed the connection between two frames.
     #[error("the peer closed the connection")]
     Closed,
     /// The connection failed or ended inside a frame.
@@ -28,7 +28,7 @@ pub enum FrameError {
 /// Encodes `message` as one frame.
 ///
 /// # Errors
-/// [`FrameError::TooLong`] when the body is over [`FRAME_BYTES_MAX`].
+/// [`FrameError::TooLong`] if the body is over [`FRAME_BYTES_MAX`].
 pub fn encode_frame(message: &impl Message) -> Result<Vec<u8>, FrameError> {
     let body_bytes = message.encoded_len();
     if body_bytes > FRAME_BYTES_MAX {
@@ -40,10 +40,10 @@ pub fn encode_frame(message: &impl Message) -> Result<Vec<u8>, FrameError> {
     Ok(frame)
 }
 
-/// Checks a length prefix, before anything is allocated for the body.
+/// Checks a length prefix before anything is allocated for the body.
 ///
 /// # Errors
-/// [`FrameError::TooLong`] when it is over [`FRAME_BYTES_MAX`].
+/// [`FrameError::TooLong`] if the length is over [`FRAME_BYTES_MAX`].
 pub fn body_len(prefix: [u8; 4]) -> Result<usize, FrameError> {
     let body_bytes = u32::from_le_bytes(prefix) as usize;
     if body_bytes > FRAME_BYTES_MAX {
@@ -53,10 +53,10 @@ pub fn body_len(prefix: [u8; 4]) -> Result<usize, FrameError> {
     }
 }
 
-/// Decodes a frame's body.
+/// Decodes the body of a frame.
 ///
 /// # Errors
-/// [`FrameError::Malformed`] when it is not an `M`.
+/// [`FrameError::Malformed`] if the body is not an `M`.
 pub fn decode_body<M: Message + Default>(body: &[u8]) -> Result<M, FrameError> {
     M::decode(body).map_err(FrameError::Malformed)
 }
@@ -72,7 +72,7 @@ pub fn write_frame(to: &mut impl Write, message: &impl Message) -> Result<(), Fr
 /// Reads one frame.
 ///
 /// # Errors
-/// [`FrameError::Closed`] at a clean end between frames, else what was wrong with it.
+/// [`FrameError::Closed`] at a clean end between frames, otherwise the error of the frame.
 pub fn read_frame<M: Message + Default>(from: &mut impl Read) -> Result<M, FrameError> {
     let mut prefix = [0u8; 4];
     read_prefix(from, &mut prefix)?;
@@ -81,7 +81,7 @@ pub fn read_frame<M: Message + Default>(from: &mut impl Read) -> Result<M, Frame
     decode_body(&body)
 }
 
-/// Fills `prefix`; an end of file before its first byte is [`FrameError::Closed`].
+/// Fills `prefix`. An end of file before its first byte is [`FrameError::Closed`].
 fn read_prefix(from: &mut impl Read, prefix: &mut [u8; 4]) -> Result<(), FrameError> {
     let mut filled = 0;
     while filled < prefix.len() {

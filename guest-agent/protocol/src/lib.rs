@@ -1,4 +1,4 @@
-//! The contract between host and agent: what is said in a session, and how it is framed.
+//! The contract between host and agent: the messages of a session, and their framing.
 //!
 //! A *session* is the connection between the host and the agent. The agent dials the host on
 //! [`SESSION_PORT`] once, as soon as it is up: that connection is the readiness signal and carries
@@ -30,8 +30,8 @@
 //! ```
 //!
 //! The host may send `Create`, connect the streams and send `Start` without waiting in between. A spec that joins a
-//! running container (`exec`) has the same lifecycle under an id of its own; what joined a container ends with it.
-//! `Signal`, `Resize` and `Start` have no answer: they may cross the end of a container, and do nothing then.
+//! running container (`exec`) has the same lifecycle under an id of its own; its process ends with the container.
+//! `Signal`, `Resize` and `Start` have no answer: they may cross the end of a container, and have no effect then.
 //! Messages state intent, not system calls. Types only: no sockets, no unsafe. To the host, every agent frame is
 //! hostile.
 
@@ -50,12 +50,12 @@ pub use message::{
 };
 pub use spec::ContainerSpec;
 
-/// Version of this contract. Added fields keep it; a change of meaning bumps it, and unequal versions refuse each
-/// other at `Hello`.
+/// Version of the contract between host and agent. Added fields keep the version; a change of meaning bumps it. Host
+/// and agent of unequal versions refuse each other at `Hello`.
 pub const VERSION: u32 = 4;
 
-/// Port on the host (CID 2) that the agent dials.
+/// Vsock port on the host (CID 2) that the agent dials.
 pub const SESSION_PORT: u32 = 1024;
 
-/// Port in the guest that the host connects stdio streams to.
+/// Vsock port in the guest that the host connects stdio streams to.
 pub const STREAM_PORT: u32 = 1025;

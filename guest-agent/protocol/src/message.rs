@@ -1,19 +1,19 @@
-//! What host and agent say to each other. Tags are part of the contract: never reuse one.
+//! Messages between host and agent. Tags are part of the contract: never reuse one.
 
 use prost::{Enumeration, Message, Oneof};
 
 use crate::spec::{ContainerSpec, Limits, Network};
 pub use crate::upkeep::{FreePart, KeepFree, Ping, Pong};
 
-/// From host to agent.
+/// Message from the host to the agent.
 #[derive(Clone, PartialEq, Message)]
 pub struct HostMessage {
-    /// What is said; absent means a message newer than this build.
+    /// Content of the message; absent means a message newer than this build.
     #[prost(oneof = "host_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub kind: Option<host_message::Kind>,
 }
 
-/// The kinds of [`HostMessage`].
+/// Kinds of [`HostMessage`].
 pub mod host_message {
     use super::*;
 
@@ -23,54 +23,54 @@ pub mod host_message {
         /// First message of a session.
         #[prost(message, tag = "1")]
         Hello(super::Hello),
-        /// Make a container up to the point before its program is executed.
+        /// Creates a container, up to the point before its program is executed.
         #[prost(message, tag = "2")]
         Create(Box<ContainerSpec>),
-        /// Execute the program of a created container.
+        /// Executes the program of a created container.
         #[prost(message, tag = "3")]
         Start(super::Start),
-        /// Send a signal to a container.
+        /// Sends a signal to a container.
         #[prost(message, tag = "4")]
         Signal(super::Signal),
-        /// The user's terminal has a new size.
+        /// Reports the new size of the user's terminal.
         #[prost(message, tag = "5")]
         Resize(super::Resize),
-        /// Stop what still runs, unmount, turn the machine off.
+        /// Stops everything that still runs, unmounts the disks, and turns the machine off.
         #[prost(message, tag = "6")]
         Shutdown(super::Shutdown),
-        /// Stop or resume every process of a container.
+        /// Stops or resumes every process of a container.
         #[prost(message, tag = "7")]
         Freeze(super::Freeze),
-        /// Tell what a container uses.
+        /// Requests the resource usage of a container.
         #[prost(message, tag = "8")]
         Measure(super::Measure),
-        /// Tell the processes of a container.
+        /// Requests the process list of a container.
         #[prost(message, tag = "9")]
         List(super::List),
-        /// Change the limits of a container.
+        /// Changes the limits of a container.
         #[prost(message, tag = "10")]
         Update(super::Update),
-        /// Change the addresses of a container's network device.
+        /// Changes the addresses of a container's network device.
         #[prost(message, tag = "11")]
         ConfigureNetwork(super::ConfigureNetwork),
-        /// Show that the agent is alive.
+        /// Requests a sign of life from the agent.
         #[prost(message, tag = "12")]
         Ping(super::Ping),
-        /// Keep part of disks free.
+        /// Keeps part of disks free.
         #[prost(message, tag = "13")]
         KeepFree(super::KeepFree),
     }
 }
 
-/// From agent to host: hostile bytes to the host.
+/// Message from the agent to the host. The host must treat its bytes as hostile.
 #[derive(Clone, PartialEq, Message)]
 pub struct AgentMessage {
-    /// What is said; absent means a message newer than this build.
+    /// Content of the message; absent means a message newer than this build.
     #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub kind: Option<agent_message::Kind>,
 }
 
-/// The kinds of [`AgentMessage`].
+/// Kinds of [`AgentMessage`].
 pub mod agent_message {
     use super::*;
 
@@ -80,19 +80,19 @@ pub mod agent_message {
         /// Answer to the host's `Hello`.
         #[prost(message, tag = "1")]
         Hello(super::Hello),
-        /// The container exists; its program is not yet executed.
+        /// The container exists; its program is not executed yet.
         #[prost(message, tag = "2")]
         Created(super::Created),
         /// The container's program runs: `execve` succeeded.
         #[prost(message, tag = "3")]
         Started(super::Started),
-        /// A request failed; after `Create` or `Start` the container is gone.
+        /// A request failed. After `Create` or `Start` the container is gone.
         #[prost(message, tag = "4")]
         Failed(super::Failed),
         /// The container ended and its output is drained.
         #[prost(message, tag = "5")]
         Stopped(super::Stopped),
-        /// Answer to `Freeze`: the container's processes are all in the state asked for.
+        /// Answer to `Freeze`: all processes of the container are in the requested state.
         #[prost(message, tag = "6")]
         Frozen(super::Frozen),
         /// Answer to `Measure`.
@@ -101,10 +101,10 @@ pub mod agent_message {
         /// Answer to `List`.
         #[prost(message, tag = "8")]
         Listed(super::Listed),
-        /// Answer to `Update`: the limits hold.
+        /// Answer to `Update`: the new limits are in effect.
         #[prost(message, tag = "9")]
         Updated(super::Updated),
-        /// Answer to `ConfigureNetwork`: the addresses and routes hold.
+        /// Answer to `ConfigureNetwork`: the new addresses and routes are in effect.
         #[prost(message, tag = "10")]
         NetworkConfigured(super::NetworkConfigured),
         /// Answer to `Ping`.
@@ -119,16 +119,16 @@ pub struct Hello {
     /// [`crate::VERSION`] of the sender; unequal versions refuse each other.
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    /// The sender's build, for messages to people only.
+    /// Build of the sender, only for messages to people.
     #[prost(string, tag = "2")]
     pub build: String,
-    /// Chosen by the host; the agent sends it back, and every [`StreamHello`] carries it.
+    /// Nonce chosen by the host. The agent sends it back, and every [`StreamHello`] carries it.
     #[prost(bytes = "vec", tag = "3")]
     pub nonce: Vec<u8>,
-    /// Agent to host: nanoseconds from kernel entry to the agent's first instruction (`CLOCK_BOOTTIME`).
+    /// Time from kernel entry to the agent's first instruction (`CLOCK_BOOTTIME`), nanoseconds; from agent to host.
     #[prost(uint64, tag = "5")]
     pub agent_start_ns: u64,
-    /// Host to agent: 32 bytes of entropy credited to the guest's pool, so that first reads do not wait.
+    /// Entropy, from host to agent: 32 bytes credited to the guest's pool, so that first reads do not wait.
     #[prost(bytes = "vec", tag = "6")]
     pub entropy: Vec<u8>,
 }
@@ -152,16 +152,16 @@ pub struct Signal {
     pub number: u32,
 }
 
-/// Tells the size of the user's terminal, in characters.
+/// Reports the size of the user's terminal, in characters.
 #[derive(Clone, PartialEq, Message)]
 pub struct Resize {
     /// Container id.
     #[prost(string, tag = "1")]
     pub container: String,
-    /// Lines.
+    /// Number of lines.
     #[prost(uint32, tag = "2")]
     pub rows: u32,
-    /// Characters a line.
+    /// Characters per line.
     #[prost(uint32, tag = "3")]
     pub columns: u32,
 }
@@ -170,26 +170,26 @@ pub struct Resize {
 #[derive(Clone, PartialEq, Message)]
 pub struct Shutdown {}
 
-/// Stops (`pause`) or resumes (`unpause`) every process of a container, those that joined it included.
+/// Stops (`pause`) or resumes (`unpause`) every process of a container, including processes that joined it.
 #[derive(Clone, PartialEq, Message)]
 pub struct Freeze {
     /// Container id.
     #[prost(string, tag = "1")]
     pub container: String,
-    /// Whether they stop.
+    /// Whether the processes are to stop.
     #[prost(bool, tag = "2")]
     pub frozen: bool,
 }
 
-/// Asks what a container uses.
+/// Requests the resource usage of a container or of the whole guest.
 #[derive(Clone, PartialEq, Message)]
 pub struct Measure {
-    /// Container id; empty is the whole guest.
+    /// Container id; empty means the whole guest.
     #[prost(string, tag = "1")]
     pub container: String,
 }
 
-/// Asks for the processes of a container.
+/// Requests the process list of a container.
 #[derive(Clone, PartialEq, Message)]
 pub struct List {
     /// Container id.
@@ -203,24 +203,25 @@ pub struct Update {
     /// Container id.
     #[prost(string, tag = "1")]
     pub container: String,
-    /// The new limits; absent ones stay as they are.
+    /// New limits; absent ones stay unchanged.
     #[prost(message, required, tag = "2")]
     pub limits: Limits,
 }
 
-/// Gives the device of the container's network namespace, its pod's, these addresses and routes in place of those that
-/// it has. The same again changes nothing. One that failed may be half done, and goes on when it is asked for again.
+/// Replaces the addresses and routes of the device in the network namespace of the container or its pod. A repeated
+/// request changes nothing. A failed request may be half applied; a repetition continues it.
 #[derive(Clone, PartialEq, Message)]
 pub struct ConfigureNetwork {
-    /// Container id. One that is no pod's must run. Empty: the pod itself, if there is none yet when it is made.
+    /// Container id. A container that belongs to no pod must run. Empty means the pod itself; if there is no pod yet,
+    /// the change applies when it is made.
     #[prost(string, tag = "1")]
     pub container: String,
-    /// All that the device is to have; the length of its packets stays as it is.
+    /// Complete configuration of the device, except the MTU, which stays unchanged.
     #[prost(message, required, tag = "2")]
     pub network: Network,
 }
 
-/// The container exists.
+/// Reports that the container exists.
 #[derive(Clone, PartialEq, Message)]
 pub struct Created {
     /// Container id.
@@ -228,39 +229,39 @@ pub struct Created {
     pub container: String,
 }
 
-/// The container's program runs.
+/// Reports that the container's program runs.
 #[derive(Clone, PartialEq, Message)]
 pub struct Started {
     /// Container id.
     #[prost(string, tag = "1")]
     pub container: String,
-    /// Its pid in the guest's own numbering: for people, never used on the host.
+    /// Pid of the program in the guest's numbering: for people, never used on the host.
     #[prost(uint32, tag = "2")]
     pub pid: u32,
 }
 
-/// A request failed.
+/// Reports that a request failed.
 #[derive(Clone, PartialEq, Message)]
 pub struct Failed {
     /// Container id, as the request named it.
     #[prost(string, tag = "1")]
     pub container: String,
-    /// The step that failed.
+    /// Step that failed.
     #[prost(enumeration = "FailedStep", tag = "2")]
     pub step: i32,
-    /// `errno` of that step, 0 when there is none.
+    /// `errno` of the failed step, 0 if there is none.
     #[prost(int32, tag = "3")]
     pub errno: i32,
-    /// The step and its cause in words, one line.
+    /// Step and cause in words, one line.
     #[prost(string, tag = "4")]
     pub message: String,
-    /// What failed. Only [`Request::Run`] ends the container; after any other but [`Request::ConfigureNetwork`] it is
-    /// as it was.
+    /// Request that failed. Only [`Request::Run`] ends the container. After any other request but
+    /// [`Request::ConfigureNetwork`] the container is unchanged.
     #[prost(enumeration = "Request", tag = "5")]
     pub request: i32,
 }
 
-/// The requests that are answered.
+/// Requests that are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
 pub enum Request {
@@ -278,103 +279,103 @@ pub enum Request {
     ConfigureNetwork = 5,
 }
 
-/// The container ended.
+/// Reports that the container ended.
 #[derive(Clone, PartialEq, Message)]
 pub struct Stopped {
     /// Container id.
     #[prost(string, tag = "1")]
     pub container: String,
-    /// Exit code, 0 to 255, when it exited.
+    /// Exit code, 0 to 255, if the program exited.
     #[prost(uint32, tag = "2")]
     pub exit_code: u32,
-    /// Signal that ended it, else 0.
+    /// Signal that ended the program, else 0.
     #[prost(uint32, tag = "3")]
     pub signal: u32,
-    /// The kernel killed a process of it for its memory limit.
+    /// True when the kernel killed a process of the container for its memory limit.
     #[prost(bool, tag = "4")]
     pub oom_killed: bool,
-    /// A disk of it could not be unmounted, though no other container has it: nobody else may use that disk while this
-    /// machine runs.
+    /// True when a disk of the container could not be unmounted although no other container uses it: nobody else may
+    /// use that disk while this machine runs.
     #[prost(bool, tag = "5")]
     pub disks_busy: bool,
 }
 
-/// The container's processes are all stopped, or none is.
+/// Reports that all processes of the container are stopped, or that none is.
 #[derive(Clone, PartialEq, Message)]
 pub struct Frozen {
     /// Container id.
     #[prost(string, tag = "1")]
     pub container: String,
-    /// Which of the two.
+    /// Whether the processes are stopped.
     #[prost(bool, tag = "2")]
     pub frozen: bool,
 }
 
-/// What a container, or the whole guest, uses now.
+/// Current resource usage of a container or of the whole guest.
 #[derive(Clone, PartialEq, Message)]
 pub struct Measured {
-    /// Container id; empty is the whole guest.
+    /// Container id; empty means the whole guest.
     #[prost(string, tag = "1")]
     pub container: String,
-    /// Memory charged to it, page cache included. For the whole guest: what new programs could not have.
+    /// Memory charged to the container, page cache included. For the whole guest: memory unavailable to new programs.
     #[prost(uint64, tag = "2")]
     pub memory_current_bytes: u64,
-    /// Its limit; absent is none. For the whole guest: its memory.
+    /// Memory limit of the container; absent means none. For the whole guest: its memory.
     #[prost(uint64, optional, tag = "3")]
     pub memory_max_bytes: Option<u64>,
-    /// The most that was ever charged to it; 0 for the whole guest.
+    /// Peak of the memory charged to the container; 0 for the whole guest.
     #[prost(uint64, tag = "4")]
     pub memory_peak_bytes: u64,
     /// Page cache in `memory_current_bytes` that can be dropped first: docker shows memory without it.
     #[prost(uint64, tag = "5")]
     pub memory_inactive_file_bytes: u64,
-    /// Processor time since its start, microseconds.
+    /// Processor time since the start, microseconds.
     #[prost(uint64, tag = "6")]
     pub cpu_usage_us: u64,
-    /// Processes and threads.
+    /// Number of processes and threads.
     #[prost(uint64, tag = "7")]
     pub pids_current: u64,
-    /// Their limit; absent is none.
+    /// Limit of processes and threads; absent means none.
     #[prost(uint64, optional, tag = "8")]
     pub pids_max: Option<u64>,
-    /// Processes that the kernel killed for its memory limit.
+    /// Number of processes that the kernel killed for the memory limit.
     #[prost(uint64, tag = "9")]
     pub oom_kills: u64,
-    /// Read from disks.
+    /// Bytes read from disks.
     #[prost(uint64, tag = "10")]
     pub io_read_bytes: u64,
-    /// Written to disks.
+    /// Bytes written to disks.
     #[prost(uint64, tag = "11")]
     pub io_write_bytes: u64,
-    /// Memory of the guest (`MemTotal`).
+    /// Total memory of the guest (`MemTotal`).
     #[prost(uint64, tag = "12")]
     pub guest_memory_total_bytes: u64,
-    /// What of it new programs could have (`MemAvailable`).
+    /// Memory of the guest available to new programs (`MemAvailable`).
     #[prost(uint64, tag = "13")]
     pub guest_memory_available_bytes: u64,
 }
 
-/// Most processes that are told of: all that a container has, unless its limit was raised far.
+/// Maximum number of processes in a list: all that a container has, unless its limit was raised far.
 pub const PROCESSES_MAX: usize = 4_096;
 
-/// The processes of a container.
+/// Process list of a container.
 #[derive(Clone, PartialEq, Message)]
 pub struct Listed {
     /// Container id.
     #[prost(string, tag = "1")]
     pub container: String,
-    /// There are more than are told.
+    /// True when there are more processes than the list holds.
     #[prost(bool, tag = "3")]
     pub truncated: bool,
-    /// [`Process`]es, each behind its length, in the order of their pids in the guest. They are taken out one by one,
-    /// by [`Listed::processes`]: as a repeated field, two bytes of a frame would become a hundred of memory, however
-    /// many there are.
+    /// [`Process`]es, each behind its length, in the order of their pids in the guest. [`Listed::processes`] decodes
+    /// them one by one: as a repeated field, two bytes of a frame would become a hundred of memory, however many there
+    /// are.
     #[prost(bytes = "vec", tag = "4")]
     pub packed: Vec<u8>,
 }
 
 impl Listed {
-    /// Packs processes.
+    /// Packs processes for [`Listed::packed`].
     #[must_use]
     pub fn pack(processes: &[Process]) -> Vec<u8> {
         processes
@@ -383,10 +384,10 @@ impl Listed {
             .collect()
     }
 
-    /// The processes, [`PROCESSES_MAX`] at most.
+    /// Decodes the processes, [`PROCESSES_MAX`] at most.
     ///
     /// # Errors
-    /// When one of them is malformed.
+    /// A malformed process.
     pub fn processes(&self) -> Result<Vec<Process>, prost::DecodeError> {
         let mut packed = self.packed.as_slice();
         let mut processes = Vec::new();
@@ -397,34 +398,34 @@ impl Listed {
     }
 }
 
-/// One process. Text in it is what the process says of itself: hostile.
+/// One process. The text in it is what the process reports about itself: hostile.
 #[derive(Clone, PartialEq, Message)]
 pub struct Process {
-    /// Its pid in the guest's own numbering.
+    /// Pid in the guest's numbering.
     #[prost(uint32, tag = "1")]
     pub pid: u32,
-    /// Its parent's in the same numbering.
+    /// Pid of the parent in the guest's numbering.
     #[prost(uint32, tag = "2")]
     pub ppid: u32,
-    /// Its pid as its own pid namespace numbers it.
+    /// Pid in the numbering of the process's own pid namespace.
     #[prost(uint32, tag = "3")]
     pub inner_pid: u32,
-    /// Its parent's as seen in the container; 0 when the parent is outside of it.
+    /// Pid of the parent as seen in the container; 0 if the parent is outside of it.
     #[prost(uint32, tag = "4")]
     pub inner_ppid: u32,
     /// Effective user.
     #[prost(uint32, tag = "5")]
     pub uid: u32,
-    /// The letter of its state, as `ps` shows it (`R`, `S`, `Z`), an ASCII code.
+    /// State letter as `ps` shows it (`R`, `S`, `Z`), an ASCII code.
     #[prost(uint32, tag = "6")]
     pub state: u32,
     /// Processor time, milliseconds.
     #[prost(uint64, tag = "7")]
     pub cpu_time_ms: u64,
-    /// When it started: the guest's wall clock, milliseconds since 1970.
+    /// Start time: the guest's wall clock, milliseconds since 1970.
     #[prost(uint64, tag = "8")]
     pub start_time_ms: u64,
-    /// Name of its program (`comm`), at most 15 bytes.
+    /// Name of the program (`comm`), at most 15 bytes.
     #[prost(bytes = "vec", tag = "9")]
     pub name: Vec<u8>,
     /// Arguments, each ended by a zero byte, cut at a limit; empty for a zombie.
@@ -433,12 +434,12 @@ pub struct Process {
     /// Resident memory.
     #[prost(uint64, tag = "11")]
     pub resident_bytes: u64,
-    /// Number of its terminal below `/dev/pts`, when it has one.
+    /// Number of the controlling terminal below `/dev/pts`, if there is one.
     #[prost(uint32, optional, tag = "12")]
     pub terminal: Option<u32>,
 }
 
-/// The limits hold.
+/// Reports that the new limits are in effect.
 #[derive(Clone, PartialEq, Message)]
 pub struct Updated {
     /// Container id.
@@ -446,7 +447,7 @@ pub struct Updated {
     pub container: String,
 }
 
-/// The addresses and routes hold.
+/// Reports that the new addresses and routes are in effect.
 #[derive(Clone, PartialEq, Message)]
 pub struct NetworkConfigured {
     /// Container id.
@@ -454,17 +455,17 @@ pub struct NetworkConfigured {
     pub container: String,
 }
 
-/// The step of create or start that failed: what the exit code is chosen by.
+/// Step of create or start that failed; the exit code is chosen by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
 pub enum FailedStep {
-    /// Not said, or newer than this build.
+    /// Unspecified, or newer than this build.
     Unknown = 0,
     /// The spec itself is wrong or over a limit.
     Spec = 1,
-    /// A disk or a filesystem of the container.
+    /// Disk or filesystem of the container.
     Mount = 2,
-    /// The cgroup and its limits.
+    /// Cgroup and its limits.
     Cgroup = 3,
     /// Namespaces, hostname, sysctls.
     Namespace = 4,
@@ -474,41 +475,41 @@ pub enum FailedStep {
     WorkingDirectory = 6,
     /// Capabilities, seccomp, rlimits, no_new_privs.
     Confinement = 7,
-    /// A stdio stream did not come.
+    /// A stdio stream is missing.
     Stream = 8,
     /// The program is not found: exit code 127.
     ExecNotFound = 9,
-    /// The program is there but cannot be executed: exit code 126.
+    /// The program exists but cannot be executed: exit code 126.
     ExecRefused = 10,
 }
 
-/// First frame of a stream connection, host to agent. The agent answers nothing: bytes follow.
+/// First frame of a stream connection, from host to agent. The agent does not answer: raw bytes follow.
 #[derive(Clone, PartialEq, Message)]
 pub struct StreamHello {
-    /// The session's nonce.
+    /// Nonce of the session.
     #[prost(bytes = "vec", tag = "1")]
     pub nonce: Vec<u8>,
     /// Container id.
     #[prost(string, tag = "2")]
     pub container: String,
-    /// Which stream this connection is.
+    /// Stream that this connection carries.
     #[prost(enumeration = "StreamKind", tag = "3")]
     pub stream: i32,
 }
 
-/// A stdio stream of a container.
+/// Stdio stream of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
 pub enum StreamKind {
-    /// Not said.
+    /// Unspecified.
     Unspecified = 0,
-    /// Host to container.
+    /// Input, from host to container.
     Stdin = 1,
-    /// Container to host.
+    /// Output, from container to host.
     Stdout = 2,
-    /// Container to host.
+    /// Error output, from container to host.
     Stderr = 3,
-    /// Both ways: the container's terminal.
+    /// The container's terminal, in both directions.
     Terminal = 4,
 }
 

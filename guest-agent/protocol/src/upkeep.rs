@@ -2,11 +2,11 @@
 
 use prost::Message;
 
-/// Keeps part of disks free, for which the host has no room: programs get `ENOSPC` before their data is accepted, not an
-/// error of a write that they have forgotten. Has no answer.
+/// Keeps part of disks free, for which the host has no room: programs get `ENOSPC` before their data is accepted, not
+/// an error of a write that they have forgotten. Has no answer.
 #[derive(Clone, PartialEq, Message)]
 pub struct KeepFree {
-    /// Each in place of what was said of it before.
+    /// Parts to keep free; each replaces the earlier part of the same disk.
     #[prost(message, repeated, tag = "1")]
     pub disks: Vec<FreePart>,
 }
@@ -17,27 +17,27 @@ pub struct FreePart {
     /// Serial of the disk, as specs name it.
     #[prost(string, tag = "1")]
     pub serial: String,
-    /// How much.
+    /// Number of bytes to keep free.
     #[prost(uint64, tag = "2")]
     pub bytes: u64,
 }
 
-/// Asks for a [`Pong`], and sets or corrects the guest's wall clock before it. The agent answers at once, whatever requests
-/// it is busy with.
+/// Requests a [`Pong`], and sets or corrects the guest's wall clock before it. The agent answers at once, whatever
+/// requests it is busy with.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct Ping {
-    /// Host's wall clock when it sent this, nanoseconds since 1970.
+    /// Host's wall clock when it sent the ping, nanoseconds since 1970.
     #[prost(uint64, tag = "1")]
     pub host_clock_ns: u64,
     /// Nanoseconds to add to the guest's wall clock.
     #[prost(sint64, tag = "2")]
     pub correction_ns: i64,
-    /// Sets the guest's wall clock to `host_clock_ns`: the first of a session, before any container runs.
+    /// True for the first ping of a session, before any container runs: sets the guest's wall clock to `host_clock_ns`.
     #[prost(bool, tag = "3")]
     pub is_first: bool,
 }
 
-/// The agent is alive.
+/// Reports that the agent is alive.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct Pong {
     /// Host's wall clock in the [`Ping`].

@@ -1,4 +1,4 @@
-//! The cpu controller.
+//! Controller of processor time (`cpu`).
 
 use capsid_protocol::spec::Limits;
 
@@ -7,7 +7,7 @@ use super::{Setting, limit};
 /// Period of the quota in microseconds: the kernel's default, and the protocol's unit.
 const PERIOD_US: u64 = 100_000;
 
-/// The limits as files and values.
+/// Returns the processor limits as files and values.
 pub(super) fn settings(limits: &Limits) -> Vec<Setting> {
     let max = limits
         .cpu_quota_us

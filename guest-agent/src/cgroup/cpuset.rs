@@ -1,10 +1,10 @@
-//! The cpuset controller.
+//! Controller of processor sets (`cpuset`).
 
 use capsid_protocol::spec::Limits;
 
 use super::Setting;
 
-/// The limits as files and values.
+/// Returns the processor set as files and values.
 pub(super) fn settings(limits: &Limits) -> Vec<Setting> {
     limits
         .cpuset_cpus

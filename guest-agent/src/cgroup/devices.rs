@@ -1,31 +1,31 @@
 //! Device rules: an eBPF program on the container's cgroup (`BPF_CGROUP_DEVICE`, kernel `security/device_cgroup.c`).
 //!
-//! Whoever holds `CAP_MKNOD` may make any node, as in docker; opening one is what the rules decide.
+//! A process with `CAP_MKNOD` may make any node, as in docker; the rules decide which of them can be opened.
 
 use capsid_protocol::spec::{Device, DeviceType};
 
 use crate::sys::BpfInstruction;
 
-/// `BPF_DEVCG_DEV_*` of `linux/bpf.h`.
+/// Device kinds, `BPF_DEVCG_DEV_*` of `linux/bpf.h`.
 const BLOCK: i32 = 1;
 const CHARACTER: i32 = 2;
 
-/// `BPF_DEVCG_ACC_*`; the remaining bit is mknod.
+/// Access bits, `BPF_DEVCG_ACC_*`; the remaining bit is mknod.
 const READ: i32 = 2;
 const WRITE: i32 = 4;
 
-/// One device, or all minors of a major, that may be opened.
+/// Rule that permits to open one device, or all minors of a major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rule {
     kind: i32,
     major: i32,
     minor: Option<i32>,
-    /// Access that this rule does not permit: of [`READ`] and [`WRITE`].
+    /// Access bits that this rule does not permit: of [`READ`] and [`WRITE`].
     refused: i32,
 }
 
 impl Rule {
-    /// Permits reading and writing.
+    /// Creates a rule that permits reading and writing.
     const fn whole(kind: i32, major: i32, minor: Option<i32>) -> Self {
         Self {
             kind,
@@ -36,7 +36,7 @@ impl Rule {
     }
 }
 
-/// The terminal devices that every container may open: its own devpts has only its own terminals.
+/// Rules for the terminal devices that every container may open: its own devpts has only its own terminals.
 const TERMINALS: [Rule; 4] = [
     Rule::whole(CHARACTER, 5, Some(0)),
     Rule::whole(CHARACTER, 5, Some(1)),
@@ -44,7 +44,7 @@ const TERMINALS: [Rule; 4] = [
     Rule::whole(CHARACTER, 136, None),
 ];
 
-/// The rules for a spec's devices.
+/// Returns the rules for a spec's devices.
 pub(super) fn rules(devices: &[Device]) -> Vec<Rule> {
     let of = |d: &Device| Rule {
         kind: if d.kind() == DeviceType::Block {
@@ -59,7 +59,7 @@ pub(super) fn rules(devices: &[Device]) -> Vec<Rule> {
     TERMINALS.into_iter().chain(devices.iter().map(of)).collect()
 }
 
-// Registers: r0 result, r1 context (`struct bpf_cgroup_dev_ctx`: access_type, major, minor), then what is read of it.
+// Registers: r0 result, r1 context (`struct bpf_cgroup_dev_ctx`: access_type, major, minor), then values read from it.
 const RESULT: u8 = 0;
 const CONTEXT: u8 = 1;
 const KIND: u8 = 2;
@@ -86,7 +86,7 @@ const fn instruction(code: u8, to: u8, from: u8, offset: i16, immediate: i32) ->
     }
 }
 
-/// Instructions before the first rule's.
+/// Instructions before those of the first rule.
 const PROLOGUE: [BpfInstruction; 9] = [
     // access_type holds the device's kind in its low half and the access bits in its high half.
     instruction(LOAD_WORD, KIND, CONTEXT, 0, 0),
@@ -98,11 +98,11 @@ const PROLOGUE: [BpfInstruction; 9] = [
     // Neither reading nor writing: mknod, which is allowed.
     instruction(AND_CONSTANT_32, ACCESS, 0, 0, READ | WRITE),
     instruction(MOVE_CONSTANT, RESULT, 0, 0, 1),
-    // Falls over the exit below when there is access to judge.
+    // Jumps over the exit below when there is access to judge.
     instruction(JUMP_NOT_EQUAL, ACCESS, 0, 1, 0),
 ];
 
-/// The program: allow mknod, allow what a rule names, refuse the rest.
+/// Builds the program: allows mknod, allows what a rule names, refuses the rest.
 pub(super) fn program(rules: &[Rule]) -> Vec<BpfInstruction> {
     let mut program = PROLOGUE.to_vec();
     program.push(instruction(EXIT, 0, 0, 0, 0));
@@ -136,7 +136,7 @@ pub(super) fn program(rules: &[Rule]) -> Vec<BpfInstruction> {
 mod tests {
     use super::*;
 
-    /// Runs a program as the kernel would: the instructions used here only.
+    /// Interprets a program as the kernel would, with only the instructions used here.
     fn allows(program: &[BpfInstruction], kind: i32, access: i32, major: i32, minor: i32) -> bool {
         let context = [kind | access << 16, major, minor];
         let mut registers = [0i32; 16];

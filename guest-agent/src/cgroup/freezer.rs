@@ -1,4 +1,4 @@
-//! The freezer: every cgroup has one (`cgroup.freeze`, cgroup v2).
+//! Freezer of a cgroup: every cgroup has one (`cgroup.freeze`, cgroup v2).
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -10,15 +10,15 @@ use rustix::io::Errno;
 
 use crate::limits::FREEZE_WAIT;
 
-/// The file that says which state is wanted.
+/// Name of the file that sets the wanted state.
 pub(super) const FREEZE: &str = "cgroup.freeze";
 
-/// The value for it.
+/// Value of [`FREEZE`] for a state.
 pub(super) fn value(frozen: bool) -> &'static str {
     if frozen { "1" } else { "0" }
 }
 
-/// Waits until the cgroup at `path` is in the state: `false` when it is not within [`FREEZE_WAIT`].
+/// Waits until the cgroup at `path` is in the state; `false` if it is not within [`FREEZE_WAIT`].
 pub(super) fn wait_until(path: &Path, frozen: bool) -> Result<bool, Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let events = rustix::fs::open(path.join("cgroup.events"), flags, Mode::empty())?;
@@ -35,19 +35,19 @@ pub(super) fn wait_until(path: &Path, frozen: bool) -> Result<bool, Errno> {
             tv_sec: left.as_secs() as i64,
             tv_nsec: i64::from(left.subsec_nanos()),
         };
-        // The kernel tells a change of the file since it was read.
+        // The kernel reports a change of the file since the last read.
         poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&left))?;
     }
 }
 
-/// The file from its beginning: a hundred bytes.
+/// Reads the file from its beginning: a hundred bytes.
 fn read(events: &OwnedFd) -> Result<String, Errno> {
     let mut buffer = [0; 512];
     let n = rustix::io::pread(events, &mut buffer, 0)?;
     Ok(String::from_utf8_lossy(&buffer[..n]).into_owned())
 }
 
-/// Reads `cgroup.events`.
+/// Parses the frozen state in `cgroup.events`.
 fn is_frozen(events: &str) -> bool {
     events.lines().any(|line| line == "frozen 1")
 }

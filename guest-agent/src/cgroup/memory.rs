@@ -1,20 +1,20 @@
-//! The memory controller.
+//! Controller of memory (`memory`).
 
 use capsid_protocol::spec::Limits;
 
 use super::{Setting, limit};
 
-/// The file that limits swap.
+/// Name of the file that limits swap.
 pub(super) const SWAP_MAX: &str = "memory.swap.max";
 
-/// The limits as files and values.
+/// Returns the memory limits as files and values.
 pub(super) fn settings(limits: &Limits) -> Vec<Setting> {
     let max = limits.memory_max_bytes.map(|n| ("memory.max", limit(n)));
     let swap = limits.swap_max_bytes.map(|n| (SWAP_MAX, limit(n)));
     max.into_iter().chain(swap).collect()
 }
 
-/// Reads the `oom_kill` counter of `memory.events`.
+/// Parses the `oom_kill` counter of `memory.events`.
 pub(super) fn was_oom_killed(events: &str) -> bool {
     let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
     count.and_then(|n| n.trim().parse::<u64>().ok()).is_some_and(|n| n > 0)

@@ -23,24 +23,24 @@ use rustix::io::Errno;
 use crate::limits::{CGROUP_DEPTH_MAX, CGROUP_DESCENDANTS_MAX, FREEZE_WAIT};
 use crate::{reaper, sys};
 
-/// Where the hierarchy is mounted.
+/// Mount point of the cgroup hierarchy.
 pub(crate) const MOUNT_POINT: &str = "/sys/fs/cgroup";
 
-/// The agent's own leaf.
+/// Leaf cgroup of the agent.
 pub(crate) const AGENT: &str = "/sys/fs/cgroup/agent";
 
-/// How long killed processes may take to be gone that another container's PID 1 reaps.
+/// Time limit for killed processes to be reaped by another container's PID 1.
 const EMPTY_WAIT: Duration = Duration::from_secs(2);
-/// How often that is looked at.
+/// Interval between attempts to remove a cgroup.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// A file of a cgroup and what is written to it.
+/// File of a cgroup and the value to write to it.
 type Setting = (&'static str, String);
 
-/// Why a cgroup cannot be made.
+/// Error of creating or changing a cgroup.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CgroupError {
-    /// Its folder cannot be made or opened.
+    /// The folder of the cgroup cannot be created or opened.
     #[error("cannot make the cgroup {path}")]
     Make { path: PathBuf, source: std::io::Error },
     /// A file refuses a value.
@@ -50,10 +50,10 @@ pub(crate) enum CgroupError {
         value: String,
         source: std::io::Error,
     },
-    /// It cannot be watched.
+    /// The state of the cgroup cannot be watched.
     #[error("cannot read the state of the cgroup")]
     Watch(#[source] Errno),
-    /// A process does not come to a stop, as one that waits in the kernel for something that does not happen.
+    /// A process does not stop, for example because it waits in the kernel for something that does not happen.
     #[error("not every process stopped or resumed within {FREEZE_WAIT:?}")]
     Freeze,
     /// The device rules are refused.
@@ -61,11 +61,11 @@ pub(crate) enum CgroupError {
     Devices(#[source] Errno),
 }
 
-/// Share of the processor that the agent has beside containers that want all of it, the largest there is: the host takes
-/// an agent that does not answer for dead, however busy its containers are.
+/// Processor weight of the agent beside containers that want all of it, the largest there is: the host takes an agent
+/// that does not answer for dead, however busy its containers are.
 const AGENT_CPU_WEIGHT: &str = "10000";
 
-/// Moves the agent to a leaf of its own, and lets the root's children have controllers.
+/// Moves the agent to a leaf of its own, and enables controllers for the root's children.
 pub(crate) fn set_up_agent() -> Result<(), CgroupError> {
     let root = Path::new(MOUNT_POINT);
     let leaf = PathBuf::from(AGENT);
@@ -82,14 +82,15 @@ pub(crate) fn set_up_agent() -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// Lets the children of a cgroup have controllers.
+/// Enables controllers for the children of a cgroup.
 fn share_out(folder: &Path) {
     // All at once: each change takes the whole hierarchy's locks.
     let all = "+cpu +memory +pids +cpuset +io";
     if write(folder, ("cgroup.subtree_control", all.into())).is_ok() {
         return;
     }
-    // Each alone: a kernel without one controller still has the others, and a limit for it fails by name later.
+    // Each alone: a kernel without one controller still has the others, and a limit for the missing one fails by name
+    // later.
     for controller in ["cpu", "memory", "pids", "cpuset", "io"] {
         if write(folder, ("cgroup.subtree_control", format!("+{controller}"))).is_err() {
             crate::log::warn(&format!("the kernel has no {controller} controller"));
@@ -97,14 +98,14 @@ fn share_out(folder: &Path) {
     }
 }
 
-/// Bounds of the tree that a container may make below its cgroup, so that removing it is bounded too. They lie outside
-/// of what `nsdelegate` lets the container change.
+/// Bounds of the tree that a container may make below its cgroup, so that removing it is bounded too. `nsdelegate` does
+/// not let the container change them.
 const BOUNDS: [(&str, usize); 2] = [
     ("cgroup.max.depth", CGROUP_DEPTH_MAX),
     ("cgroup.max.descendants", CGROUP_DESCENDANTS_MAX),
 ];
 
-/// What limits say, as files and values: one module a controller.
+/// Returns limits as files and values: one module per controller.
 fn settings(limits: &Limits) -> Vec<Setting> {
     [
         memory::settings(limits),
@@ -115,7 +116,7 @@ fn settings(limits: &Limits) -> Vec<Setting> {
     .concat()
 }
 
-/// A limit as the kernel reads it: `u64::MAX` is none.
+/// Formats a limit for the kernel: `u64::MAX` is `max`, no limit.
 fn limit(n: u64) -> String {
     if n == u64::MAX { "max".into() } else { n.to_string() }
 }
@@ -124,7 +125,7 @@ fn write(folder: &Path, (file, value): Setting) -> Result<(), CgroupError> {
     fs::write(folder.join(file), &value).map_err(|source| CgroupError::Write { file, value, source })
 }
 
-/// The cgroup of one container. Dropping it kills what is still in it and removes it.
+/// Cgroup of one container. Dropping it kills the remaining processes and removes the cgroup.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
     path: PathBuf,
@@ -132,7 +133,7 @@ pub(crate) struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes the cgroup of the container `id` with its limits, below that of its pod if it is of one.
+    /// Creates the cgroup of the container `id` with its limits, below the cgroup of its pod, if it has one.
     pub(crate) fn make(above: Option<&Self>, id: &str, limits: &Limits) -> Result<Self, CgroupError> {
         let parent = above.map_or(Path::new(MOUNT_POINT), |above| &above.path);
         let path = parent.join(id);
@@ -155,12 +156,12 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// Lets the cgroups below have limits of their own.
+    /// Enables controllers for the cgroups below, so that they have limits of their own.
     pub(crate) fn share_out(&self) {
         share_out(&self.path);
     }
 
-    /// Changes the limits that are present. What was written before one that is refused stays.
+    /// Changes the limits that are present. If one is refused, those written before it stay.
     pub(crate) fn update(&self, limits: &Limits) -> Result<(), CgroupError> {
         for setting in settings(limits) {
             let is_swap = setting.0 == memory::SWAP_MAX;
@@ -173,12 +174,12 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Its folder, for a process to be started in it.
+    /// Returns the folder of the cgroup, for a process to be started in it.
     pub(crate) fn folder(&self) -> &OwnedFd {
         &self.folder
     }
 
-    /// From now on only the devices of `spec` can be opened, unless it has all.
+    /// Restricts opening to the devices of `spec`, unless it has all devices.
     pub(crate) fn restrict_devices(&self, spec: &ContainerSpec) -> Result<(), CgroupError> {
         if spec.all_devices {
             return Ok(());
@@ -187,12 +188,12 @@ impl Cgroup {
         sys::attach_device_program(rustix::fd::AsFd::as_fd(&self.folder), &program).map_err(CgroupError::Devices)
     }
 
-    /// The folder of the cgroup at or below this one that the process `pidfd` is in.
+    /// Opens the folder of the cgroup, at or below this one, that contains the process `pidfd`.
     pub(crate) fn folder_of(&self, pidfd: &OwnedFd) -> Result<OwnedFd, Errno> {
         let pid = reaper::pid_of(pidfd)?.as_raw_nonzero();
         let line = fs::read_to_string(format!("/proc/{pid}/cgroup"));
         let line = line.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
-        // A pid may be another process's by now: wherever that is, only what lies below is opened.
+        // The pid may belong to another process by now: wherever that is, only a cgroup below this one is opened.
         let path = place(&line).ok_or(Errno::NOENT)?;
         let below = path.strip_prefix(&self.path).map_err(|_| Errno::NOENT)?;
         let below = if below.as_os_str().is_empty() {
@@ -204,7 +205,8 @@ impl Cgroup {
         rustix::fs::openat2(&self.folder, below, flags, Mode::empty(), ResolveFlags::BENEATH)
     }
 
-    /// Stops or resumes every process in it, and waits until they are. What cannot be stopped is resumed.
+    /// Stops or resumes every process in the cgroup, and waits until they are in that state. If not all of them can be
+    /// stopped, all are resumed.
     pub(crate) fn freeze(&self, frozen: bool) -> Result<(), CgroupError> {
         write(&self.path, (freezer::FREEZE, freezer::value(frozen).into()))?;
         if freezer::wait_until(&self.path, frozen).map_err(CgroupError::Watch)? {
@@ -216,32 +218,32 @@ impl Cgroup {
         Err(CgroupError::Freeze)
     }
 
-    /// Whether its processes are stopped, or about to be.
+    /// Whether the processes of the cgroup are stopped, or about to be.
     pub(crate) fn is_frozen(&self) -> bool {
         let value = fs::read_to_string(self.path.join(freezer::FREEZE));
         value.is_ok_and(|value| value.trim() == freezer::value(true))
     }
 
-    /// What it uses now.
+    /// Measures the current usage of the cgroup.
     pub(crate) fn measure(&self) -> Measured {
         usage::of_cgroup(&self.path)
     }
 
-    /// The pids in it and below: at most one more than [`PROCESSES_MAX`].
+    /// Returns the pids in the cgroup and below: at most one more than [`PROCESSES_MAX`].
     pub(crate) fn processes(&self) -> Vec<u32> {
         let mut pids = Vec::new();
         collect_processes(&self.path, &mut pids);
         pids
     }
 
-    /// Kills every process in it.
+    /// Kills every process in the cgroup.
     pub(crate) fn kill(&self) {
         if let Err(e) = fs::write(self.path.join("cgroup.kill"), "1") {
             crate::log::warn(&format!("cannot kill a cgroup: {e}"));
         }
     }
 
-    /// Whether the kernel killed a process in it for its memory limit.
+    /// Whether the kernel killed a process of the cgroup for its memory limit.
     pub(crate) fn was_oom_killed(&self) -> bool {
         fs::read_to_string(self.path.join("memory.events")).is_ok_and(|events| memory::was_oom_killed(&events))
     }
@@ -253,7 +255,7 @@ impl Drop for Cgroup {
         let deadline = Instant::now() + EMPTY_WAIT;
         // A container may have made cgroups below its own.
         while let Err(e) = remove_tree(&self.path) {
-            // In a pid namespace that goes on, killed processes take a moment to be gone.
+            // In a pid namespace that lives on, killed processes take a moment to be reaped.
             if e.kind() != ErrorKind::ResourceBusy || Instant::now() > deadline {
                 return crate::log::warn(&format!("cannot remove a cgroup: {e}"));
             }
@@ -262,13 +264,13 @@ impl Drop for Cgroup {
     }
 }
 
-/// What the whole guest uses now.
+/// Measures the current usage of the whole guest.
 pub(crate) fn measure_guest() -> Measured {
     usage::of_guest()
 }
 
-/// Adds the pids of a cgroup and those below it: [`BOUNDS`] keep the recursion shallow. What was removed meanwhile, or
-/// has threads only, has none.
+/// Adds the pids of a cgroup and those below it: [`BOUNDS`] keep the recursion shallow. A cgroup that was removed
+/// meanwhile, or has only threads, has none.
 fn collect_processes(path: &Path, pids: &mut Vec<u32>) {
     let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
     let left = (PROCESSES_MAX + 1).saturating_sub(pids.len());
@@ -280,7 +282,7 @@ fn collect_processes(path: &Path, pids: &mut Vec<u32>) {
     }
 }
 
-/// The cgroup folder that a `/proc/*/cgroup` names (its line `0::/path`, `cgroups(7)`).
+/// Parses the cgroup folder named in a `/proc/*/cgroup` (its line `0::/path`, `cgroups(7)`).
 fn place(text: &str) -> Option<PathBuf> {
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
     Some(Path::new(MOUNT_POINT).join(path))

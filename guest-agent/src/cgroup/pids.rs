@@ -1,10 +1,10 @@
-//! The pids controller.
+//! Controller of processes and threads (`pids`).
 
 use capsid_protocol::spec::Limits;
 
 use super::{Setting, limit};
 
-/// The limits as files and values.
+/// Returns the limit of processes as files and values.
 pub(super) fn settings(limits: &Limits) -> Vec<Setting> {
     limits.pids_max.iter().map(|n| ("pids.max", limit(*n))).collect()
 }

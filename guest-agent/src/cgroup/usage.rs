@@ -1,4 +1,5 @@
-//! What a cgroup, or the whole guest, uses: the kernel's counters, each file alone, so that what a kernel lacks is 0.
+//! Usage of a cgroup or the whole guest: the kernel's counters, each file read alone, so that a counter missing in the
+//! kernel is 0.
 
 use std::fs;
 use std::path::Path;
@@ -7,14 +8,14 @@ use capsid_protocol::Measured;
 
 use super::MOUNT_POINT;
 
-/// What the cgroup at `path` uses.
+/// Measures the usage of the cgroup at `path`.
 pub(super) fn of_cgroup(path: &Path) -> Measured {
     let read = |file: &str| fs::read_to_string(path.join(file)).unwrap_or_default();
     let number = |file: &str| read(file).trim().parse::<u64>();
     let (io_read_bytes, io_write_bytes) = transferred(&read("io.stat"));
     Measured {
         memory_current_bytes: number("memory.current").unwrap_or(0),
-        // "max" is no number.
+        // "max" is not a number.
         memory_max_bytes: number("memory.max").ok(),
         memory_peak_bytes: number("memory.peak").unwrap_or(0),
         memory_inactive_file_bytes: keyed(&read("memory.stat"), "inactive_file"),
@@ -28,7 +29,7 @@ pub(super) fn of_cgroup(path: &Path) -> Measured {
     }
 }
 
-/// What the whole guest uses.
+/// Measures the usage of the whole guest.
 pub(super) fn of_guest() -> Measured {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let in_root = |file: &str| fs::read_to_string(Path::new(MOUNT_POINT).join(file)).unwrap_or_default();
@@ -48,7 +49,7 @@ pub(super) fn of_guest() -> Measured {
     }
 }
 
-/// The guest's memory alone.
+/// Measures only the guest's memory.
 fn of_guest_memory() -> Measured {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let bytes = |key| keyed(&text, key).saturating_mul(1024);
@@ -59,14 +60,14 @@ fn of_guest_memory() -> Measured {
     }
 }
 
-/// The number after `key` in lines of `key number`.
+/// Returns the number after `key` in lines of `key number`.
 fn keyed(text: &str, key: &str) -> u64 {
     let mut lines = text.lines().map(str::split_whitespace);
     let found = lines.find_map(|mut words| (words.next() == Some(key)).then(|| words.next()));
     found.flatten().and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
-/// Bytes read and written of all disks in `io.stat`: lines of `major:minor rbytes=n wbytes=n ...`.
+/// Sums the bytes read and written of all disks in `io.stat`: lines of `major:minor rbytes=n wbytes=n ...`.
 fn transferred(text: &str) -> (u64, u64) {
     let sum = |key: &str| {
         let words = text.split_whitespace().filter_map(|word| word.strip_prefix(key));
@@ -75,7 +76,7 @@ fn transferred(text: &str) -> (u64, u64) {
     (sum("rbytes="), sum("wbytes="))
 }
 
-/// All threads, from `/proc/loadavg` (`0.1 0.2 0.3 running/all last`).
+/// Returns the number of all threads, from `/proc/loadavg` (`0.1 0.2 0.3 running/all last`).
 fn threads(text: &str) -> u64 {
     let field = text.split_whitespace().nth(3);
     let all = field.and_then(|f| f.split_once('/')).map(|(_, all)| all);

@@ -3,7 +3,7 @@
 //! The container is hostile and runs. So the container init is closed to tracing and reading before it is anywhere near
 //! it, it stays in the agent's pid namespace, where the container has no name for it, and everything it opens by a path
 //! of the container it opens with the container's root as root. The child that the container can see inherits all of
-//! that, holds no folder of the agent (CVE-2024-21626), and is confined as a container's first process is.
+//! that, holds no folder of the agent (CVE-2024-21626), and is confined like a container's first process.
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,7 +26,8 @@ use crate::task::Prepared;
 use crate::terminal::Terminal;
 use crate::user::{Identity, resolve};
 
-/// The recipe. Returns the container init's exit code, or what failed; `control` is then the socket of whoever failed.
+/// Runs all steps of a joining process. Returns the container init's exit code, or the error; `control` is then the
+/// socket of the process that failed.
 pub(super) fn become_joiner(
     spec: ContainerSpec,
     fds: Vec<OwnedFd>,
@@ -53,7 +54,7 @@ pub(super) fn become_joiner(
     }
 }
 
-/// Tells the agent of the child, in the agent's own numbering.
+/// Announces the child to the agent, in the agent's own numbering.
 fn announce(spec: &ContainerSpec, child: &Spawned, control: &UnixStream) -> Result<(), InitError> {
     let message = AgentMessage {
         kind: Some(Report::Started(Started {
@@ -65,8 +66,8 @@ fn announce(spec: &ContainerSpec, child: &Spawned, control: &UnixStream) -> Resu
     control::send(control, &bytes, &[child.pidfd.as_fd()]).map_err(InitError::HandOver)
 }
 
-/// The child: does the task, as root and with every right that the guest can give: what keeps it in the container is
-/// that it opens nothing but what lies beneath the container's root.
+/// Performs the task in the child, as root and with every right that the guest can give: it stays in the container
+/// because it opens only paths beneath the container's root.
 fn run_task(spec: &ContainerSpec, task: Prepared, control: &mut UnixStream) -> Result<i32, InitError> {
     for number in 0..3 {
         sys::set_standard_stream(number, control.as_fd()).map_err(InitError::Streams)?;
@@ -75,7 +76,7 @@ fn run_task(spec: &ContainerSpec, task: Prepared, control: &mut UnixStream) -> R
     do_task(spec, task, streams, control)
 }
 
-/// The child: runs the program, or says why it could not.
+/// Runs the program in the child. Returns only the error.
 fn run(spec: ContainerSpec, control: &mut UnixStream) -> InitError {
     match prepare(&spec, control) {
         Ok(env) => execute(&spec.args, &env),
@@ -83,7 +84,7 @@ fn run(spec: ContainerSpec, control: &mut UnixStream) -> InitError {
     }
 }
 
-/// Does all that comes before the program: its environment.
+/// Performs all steps before the program. Returns its environment.
 fn prepare(spec: &ContainerSpec, control: &mut UnixStream) -> Result<Vec<Vec<u8>>, InitError> {
     // These are the container init's socket, whose closing tells the agent of its end, and the guest's log.
     for number in 0..3 {

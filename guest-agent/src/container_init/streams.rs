@@ -1,4 +1,4 @@
-//! The streams of a container init: made on its side, their other ends sent to the agent.
+//! Streams of a container init: made on its side, their other ends sent to the agent.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -14,11 +14,11 @@ use crate::terminal::{Terminal, set_size};
 use crate::user::Identity;
 use crate::{mount, sys};
 
-/// The two ends of a container's streams.
+/// Both ends of a container's streams.
 pub(super) struct Streams {
-    /// To be sent to the agent, in the order stdin, stdout, stderr; or the terminal alone.
+    /// Ends for the agent, in the order stdin, stdout, stderr; or the terminal alone.
     pub(super) agent: Vec<OwnedFd>,
-    /// The container's standard streams; a terminal is all three.
+    /// Standard streams of the container; a terminal is all three.
     pub(super) own: Vec<OwnedFd>,
 }
 
@@ -57,7 +57,7 @@ pub(super) fn make_streams(
     Ok(Streams { agent, own })
 }
 
-/// The container's `/dev/null` where it is one, so that its name is as programs expect.
+/// Opens the container's `/dev/null`, if it is a null device, so that its name is as programs expect.
 pub(super) fn find_null(root: &Root) -> Result<Option<OwnedFd>, Errno> {
     // NONBLOCK: a FIFO in its place must not hang us.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -73,7 +73,7 @@ pub(super) fn find_null(root: &Root) -> Result<Option<OwnedFd>, Errno> {
     Ok(Some(found))
 }
 
-/// An input that is at its end: what a container without `/dev/null` gets.
+/// Returns an input at its end, for a container without `/dev/null`.
 pub(super) fn empty_input() -> Result<OwnedFd, Errno> {
     rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map(|(reader, _)| reader)
 }

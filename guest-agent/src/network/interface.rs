@@ -1,4 +1,4 @@
-//! The network device in its place, and what can be set on it.
+//! The network device in its namespace, and the settings that can be made on it.
 
 use std::net::IpAddr;
 
@@ -14,10 +14,10 @@ use super::netlink::Netlink;
 use super::setting::{Route, Setting};
 use super::{NAME, NetworkError};
 
-/// Tells the agent's routes to single addresses from those that a container makes (`ip route` says `boot`).
+/// Protocol of the agent's routes to single addresses, unlike those that a container makes (`boot` in `ip route`).
 const HOST_ROUTES: RouteProtocol = RouteProtocol::Static;
 
-/// It, in the network namespace of the thread that found it.
+/// Network device in the namespace of the thread that found it.
 pub(super) struct Interface {
     kernel: Netlink,
     index: u32,
@@ -31,7 +31,7 @@ impl Interface {
         Ok(Self { kernel, index })
     }
 
-    /// Lets it send and receive, packets of `mtu` bytes at most.
+    /// Starts the device, with packets of `mtu` bytes at most.
     pub(super) fn start(&self, mtu: u32) -> Result<(), NetworkError> {
         let mut link = LinkMessage::default();
         link.header.index = self.index;
@@ -42,8 +42,8 @@ impl Interface {
             .ask("start the network device", RouteNetlinkMessage::SetLink(link), 0)
     }
 
-    /// What it has, in the order in which it was made: addresses, and the routes out of it that are the agent's
-    /// concern.
+    /// Returns the device's settings, in the order in which they were made: addresses, and the routes through it that
+    /// are the agent's concern.
     pub(super) fn settings(&self) -> Result<Vec<Setting>, NetworkError> {
         let kinds = [AddressFamily::Inet, AddressFamily::Inet6];
         let mut settings = Vec::new();
@@ -66,7 +66,7 @@ impl Interface {
         Ok(settings)
     }
 
-    /// An address of the device, of the kind that was asked for: a kernel that lacks it tells of others.
+    /// Parses an address of the device, of the requested kind: a kernel that lacks it reports others.
     fn read_address(&self, kind: AddressFamily, entry: RouteNetlinkMessage) -> Option<Setting> {
         let RouteNetlinkMessage::NewAddress(message) = entry else {
             return None;
@@ -80,7 +80,7 @@ impl Interface {
             }
         }
         let setting = Setting::Address {
-            // Where there are both, the second may be the peer's.
+            // If there are both, the second may be the peer's.
             address: local.or(address)?,
             prefix_bits: message.header.prefix_len,
         };
@@ -88,7 +88,7 @@ impl Interface {
         is_own.then_some(setting)
     }
 
-    /// A default route, whoever made it, or a route to a single address that the agent made.
+    /// Parses a default route, whoever made it, or a route to a single address that the agent made.
     fn read_route(&self, kind: AddressFamily, entry: RouteNetlinkMessage) -> Option<Setting> {
         let RouteNetlinkMessage::NewRoute(RouteMessage { header, attributes, .. }) = entry else {
             return None;
@@ -115,7 +115,7 @@ impl Interface {
         }
     }
 
-    /// Makes it, in place of one like it that a container made.
+    /// Adds a setting, in place of a similar one that a container made.
     pub(super) fn add(&self, setting: Setting) -> Result<(), NetworkError> {
         let request = match setting {
             Setting::Address { address, prefix_bits } => {
@@ -136,13 +136,13 @@ impl Interface {
             Setting::LinkRoute(route) => RouteNetlinkMessage::DelRoute(self.host_route(route)),
             Setting::DefaultRoute(route) => {
                 let mut route = self.default_route(route);
-                // Whoever made it.
+                // Matches any protocol, whoever made the route.
                 route.header.protocol = RouteProtocol::Unspec;
                 RouteNetlinkMessage::DelRoute(route)
             }
         };
         match self.kernel.ask(&format!("remove {setting}"), request, 0) {
-            // Gone with something else, as others of its subnet are with an address.
+            // Removed with something else, such as addresses of its subnet with an address.
             Err(NetworkError::Step { source, .. })
                 if matches!(source.raw_os_error(), Some(libc::ESRCH | libc::EADDRNOTAVAIL)) =>
             {
@@ -159,7 +159,7 @@ impl Interface {
         message.header.index = self.index;
         message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
         if address.is_ipv6() {
-            // The host gives an address once: there is no need to ask the link whether it is free, for a second.
+            // The host assigns an address once: there is no need to ask the link for a second whether it is free.
             message.header.flags = AddressHeaderFlags::Nodad;
             message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         }
@@ -179,7 +179,7 @@ impl Interface {
         message
     }
 
-    /// A route out of the device.
+    /// Builds a route through the device.
     fn route(&self, route: Route, protocol: RouteProtocol, scope: RouteScope) -> RouteMessage {
         let mut message = RouteMessage::default();
         message.header = RouteHeader {
@@ -206,7 +206,7 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-/// The length of a prefix that is one address.
+/// Returns the prefix length of a single address.
 fn host_bits(address: IpAddr) -> u8 {
     match address {
         IpAddr::V4(_) => 32,

@@ -1,6 +1,6 @@
-//! The machine's network device, and how a container gets it. It begins in the agent's network namespace, is moved to
-//! the container's, or its pod's, and set up there: the agent itself has no network. Its addresses change while it is
-//! there.
+//! The machine's network device, and its way to a container. The device begins in the agent's network namespace, is
+//! moved to that of the container or its pod, and set up there: the agent itself has no network. Its addresses change
+//! while it is there.
 
 mod interface;
 mod netlink;
@@ -22,50 +22,50 @@ use interface::Interface;
 use netlink::Netlink;
 use setting::{missing, speaks_v6, unwanted, wanted};
 
-/// The kernel's name for its first network device.
+/// Name that the kernel gives its first network device.
 const NAME: &str = "eth0";
-/// The least, usual and largest buffer of what a TCP connection received: see [`RECEIVE_BUFFERS`].
+/// File with the least, usual and largest receive buffer of a TCP connection: see [`RECEIVE_BUFFERS`].
 const TCP_RMEM: &str = "/proc/sys/net/ipv4/tcp_rmem";
-/// The other end of the device is on the same machine and ends connections itself, so that a window of 256 KiB is wide
-/// for any distance; one of megabytes is more than the socket between holds, and what that does not hold is sent again
-/// after seconds.
+/// Sizes of TCP receive buffers. The other end of the device is on the same machine and terminates connections itself,
+/// so that a window of 256 KiB is wide for any distance; one of megabytes is more than the socket between holds, and
+/// the excess is sent again after seconds.
 const RECEIVE_BUFFERS: &str = "4096 131072 524288";
-/// Where the kernel is told not to speak IPv6.
+/// File that disables IPv6 on the device.
 const DISABLE_V6: &str = "/proc/sys/net/ipv6/conf/eth0/disable_ipv6";
-/// Whether the kernel asks its link for a second whether an address is somebody else's before it has it (`accept_dad`
-/// of Documentation/networking/ip-sysctl.rst). The switch and the device see to that; what comes meanwhile would be
-/// lost, and passt begins a connection with one packet alone.
+/// File that sets whether the kernel asks the link for a second whether an address is already taken (`accept_dad` of
+/// Documentation/networking/ip-sysctl.rst). The switch and the device rule that out; packets that arrive in that second
+/// would be lost, and passt begins a connection with one packet alone.
 const ACCEPT_DAD: &str = "/proc/sys/net/ipv6/conf/eth0/accept_dad";
 
-/// Why there is no network.
+/// Error of setting up the network.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NetworkError {
-    /// Netlink.
+    /// Netlink failed.
     #[error("cannot speak to the kernel of networks")]
     Netlink(#[source] io::Error),
-    /// The namespace to move to.
+    /// The namespace to move the device to cannot be opened.
     #[error("cannot open the network namespace")]
     Namespace(#[source] io::Error),
-    /// The namespace to work in.
+    /// The namespace to work in cannot be entered.
     #[error("cannot enter the network namespace")]
     Enter(#[source] Errno),
-    /// The thread that works there.
+    /// The thread that works in the namespace cannot be started.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
-    /// That thread has panicked.
+    /// The thread that works in the namespace has panicked.
     #[error("the thread that changes the network device has ended")]
     Ended,
-    /// One step.
+    /// One step failed.
     #[error("cannot {step}")]
     Step {
         step: String,
         #[source]
         source: io::Error,
     },
-    /// Neither 4 nor 16 bytes, or of two kinds.
+    /// An address has neither 4 nor 16 bytes, or is of another kind than its gateway.
     #[error("the spec has an address that is none")]
     Address,
-    /// The host is trusted, but what it says is bounded too.
+    /// The host's spec has too many addresses or resolvers; the host is trusted, but its lists are bounded too.
     #[error("the spec has more than {ENTRIES_MAX} addresses or resolvers")]
     TooMany,
 }
@@ -79,16 +79,16 @@ impl NetworkError {
     }
 }
 
-/// The device where it begins, and who may move it.
+/// Network device in its first namespace, and the socket that can move it.
 pub(crate) struct Device(Netlink);
 
 impl Device {
-    /// In the namespace of the calling thread, which may leave it then.
+    /// Opens the device in the namespace of the calling thread, which may leave the namespace then.
     pub(crate) fn here() -> Result<Self, NetworkError> {
         Ok(Self(Netlink::open()?))
     }
 
-    /// Moves it to the namespace that the calling thread is in now, and sets it up.
+    /// Moves the device to the current namespace of the calling thread, and sets it up.
     pub(crate) fn bring(self, network: &Network) -> Result<(), NetworkError> {
         let namespace = File::open("/proc/thread-self/ns/net").map_err(NetworkError::Namespace)?;
         let mut link = LinkMessage::default();
@@ -100,10 +100,10 @@ impl Device {
     }
 }
 
-/// Gives the device in a network namespace what `network` says, in place of what it has. `place` is the namespace, or a
-/// process that is in it. The length of packets stays.
+/// Replaces the settings of the device in a network namespace with those of `network`. `place` is the namespace, or a
+/// process that is in it. The MTU stays.
 pub(crate) fn configure_network(place: OwnedFd, network: Network) -> Result<(), NetworkError> {
-    // In a thread of its own, which does not come back.
+    // In a thread of its own, which does not return to its namespace.
     let work = move || {
         move_into_thread_name_spaces(place.as_fd(), ThreadNameSpaceType::NETWORK).map_err(NetworkError::Enter)?;
         change(&network)
@@ -122,7 +122,8 @@ fn set_up(network: &Network) -> Result<(), NetworkError> {
     wanted.into_iter().try_for_each(|setting| interface.add(setting))
 }
 
-/// What is not wanted any more goes first. The same again changes nothing, and goes on where an error ended it.
+/// Removes unwanted settings first, then adds the missing ones. A repeated call changes nothing, or continues after an
+/// error.
 fn change(network: &Network) -> Result<(), NetworkError> {
     let wanted = wanted(network)?;
     let interface = Interface::find()?;
@@ -130,15 +131,16 @@ fn change(network: &Network) -> Result<(), NetworkError> {
     for setting in unwanted(&interface.settings()?, &wanted) {
         interface.remove(setting)?;
     }
-    // Read again: the last address of a kind takes the routes along, and one may take others of its subnet.
+    // Read again: removing the last address of a kind removes its routes, and one address may remove others of its
+    // subnet.
     for setting in missing(&interface.settings()?, &wanted) {
         interface.add(setting)?;
     }
     Ok(())
 }
 
-/// Has the kernel speak IPv6 on the device in this thread's namespace, or not: without an address nobody would answer.
-/// What it has of IPv6 is gone then.
+/// Turns the kernel's IPv6 on or off for the device in this thread's namespace: without an address nobody would answer.
+/// Turning it off removes all IPv6 settings of the device.
 fn switch_v6(is_on: bool) -> Result<(), NetworkError> {
     let (step, is_disabled) = if is_on {
         ("switch IPv6 on", "0")

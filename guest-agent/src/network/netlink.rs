@@ -1,7 +1,7 @@
-//! What the kernel is asked of networks, and what it answers.
+//! Requests to the kernel's network configuration, and its answers.
 //!
-//! A container that is allowed to shares the namespace of such a socket, and could speak to it: the kernel alone is
-//! listened to.
+//! A container with the rights to do so shares the namespace of such a socket, and could send to it: only messages from
+//! the kernel are accepted.
 
 use std::io;
 
@@ -16,10 +16,10 @@ use rustix::fd::{AsFd, BorrowedFd};
 use super::NetworkError;
 use crate::limits::NETLINK_PARTS_MAX;
 
-/// The kernel's address.
+/// Netlink port of the kernel.
 const KERNEL: u32 = 0;
 
-/// A socket to the kernel, in the namespace that it was opened in.
+/// Netlink socket to the kernel, in the namespace that it was opened in.
 pub(super) struct Netlink(Socket);
 
 impl AsFd for Netlink {
@@ -31,16 +31,16 @@ impl AsFd for Netlink {
 impl Netlink {
     pub(super) fn open() -> Result<Self, NetworkError> {
         let socket = Socket::new(NETLINK_ROUTE).map_err(NetworkError::Netlink)?;
-        // What others send is refused from here on.
+        // Messages from others are refused from here on.
         socket
             .connect(&SocketAddr::new(KERNEL, 0))
             .map_err(NetworkError::Netlink)?;
-        // So that lists are of what is asked for. An older kernel tells more, which is passed over.
+        // Lists then hold only what is asked for. An older kernel reports more, which is skipped.
         let _ = socket.set_netlink_get_strict_chk(true);
         Ok(Self(socket))
     }
 
-    /// Asks for one thing, and waits until it is done.
+    /// Sends one request, and waits until it is done.
     pub(super) fn ask(&self, step: &str, request: RouteNetlinkMessage, flags: u16) -> Result<(), NetworkError> {
         let fail = |source| NetworkError::step(step, source);
         self.send(request, NLM_F_ACK | flags).map_err(fail)?;
@@ -53,7 +53,7 @@ impl Netlink {
         }
     }
 
-    /// Asks for a list: what `take` makes of its entries.
+    /// Requests a list and returns its entries as converted by `take`.
     pub(super) fn list<T>(
         &self,
         step: &str,
@@ -73,7 +73,7 @@ impl Netlink {
                     Ok(NetlinkPayload::Done(done)) if done.code == 0 => return Ok(list),
                     Ok(NetlinkPayload::Done(done)) => return Err(fail(io::Error::from_raw_os_error(-done.code))),
                     Ok(NetlinkPayload::Error(error)) => return Err(fail(error.to_io())),
-                    // What this build cannot read is not of its making.
+                    // Entries that this build cannot parse were not made by it.
                     _ => {}
                 }
             }
@@ -91,11 +91,11 @@ impl Netlink {
         self.0.send(&bytes, 0).map(|_| ())
     }
 
-    /// The kernel's next word: one message, or several.
+    /// Receives the kernel's next answer: one message, or several.
     fn receive(&self) -> io::Result<Vec<u8>> {
         loop {
             let (bytes, sender) = self.0.recv_from_full()?;
-            // Another may have been quicker than the connection.
+            // Another sender may have been quicker than the connection.
             if sender.port_number() == KERNEL {
                 return Ok(bytes);
             }
@@ -103,7 +103,7 @@ impl Netlink {
     }
 }
 
-/// The first message of a part, and what comes after it.
+/// Splits off the first message of a part.
 fn split(part: &[u8]) -> Option<(&[u8], &[u8])> {
     let bytes = NetlinkBuffer::new_checked(part).ok()?.length() as usize;
     let (message, _) = part.split_at_checked(bytes)?;

@@ -1,4 +1,4 @@
-//! What is set on the network device, as plain values.
+//! Settings of the network device, as plain values.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,27 +9,27 @@ use capsid_protocol::spec::{Address, Network};
 use super::NetworkError;
 use crate::limits::ENTRIES_MAX;
 
-/// One thing that the device has. Later kinds need the earlier ones.
+/// One setting of the device. Later kinds need the earlier ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Setting {
-    /// An address, and the length of its link's prefix.
+    /// Address of the device, and the length of its link's prefix.
     Address { address: IpAddr, prefix_bits: u8 },
-    /// The route to an address on the link, whatever the prefixes are.
+    /// Route to an address on the link, whatever the prefixes are.
     LinkRoute(Route),
-    /// The default route, by a gateway.
+    /// Default route, through a gateway.
     DefaultRoute(Route),
 }
 
-/// A route by the device.
+/// Route through the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Route {
-    /// The neighbour that it leads to, or by.
+    /// Neighbor that the route leads to, or through.
     pub(super) by: IpAddr,
-    /// The address that packets have which take it: of several, only one is known to who answers there.
+    /// Source address of packets that take the route: of several, the peer may know only one.
     pub(super) source: Option<IpAddr>,
 }
 
-/// As an error says it.
+/// Formats a setting for an error.
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -40,7 +40,7 @@ impl fmt::Display for Setting {
     }
 }
 
-/// What the device is to have, in the order of its making.
+/// Returns the wanted settings of the device, in the order in which they are made.
 pub(super) fn wanted(network: &Network) -> Result<Vec<Setting>, NetworkError> {
     if network.addresses.len().max(network.resolvers.len()) > ENTRIES_MAX {
         return Err(NetworkError::TooMany);
@@ -51,7 +51,7 @@ pub(super) fn wanted(network: &Network) -> Result<Vec<Setting>, NetworkError> {
     let own = addresses
         .iter()
         .map(|&(address, prefix_bits, _)| Setting::Address { address, prefix_bits });
-    // Without an address of its kind nothing can be asked of it.
+    // Without an address of its kind no resolver can be asked.
     let first_like = |other: IpAddr| addresses.iter().find(|(own, ..)| own.is_ipv4() == other.is_ipv4());
     let neighbours = resolvers.into_iter().filter_map(|by| {
         let source = Some(first_like(by)?.0);
@@ -68,32 +68,32 @@ pub(super) fn wanted(network: &Network) -> Result<Vec<Setting>, NetworkError> {
     Ok(all.filter(|setting| seen.insert(*setting)).collect())
 }
 
-/// What of the `present` settings goes, the last first, so that nothing outlives what it needs.
+/// Returns the `present` settings to remove, the last first, so that no setting outlives what it needs.
 pub(super) fn unwanted(present: &[Setting], wanted: &[Setting]) -> Vec<Setting> {
     let goes = |setting: &&Setting| !wanted.contains(setting) && !setting.is_own_of_link();
     present.iter().rev().filter(goes).copied().collect()
 }
 
-/// What of the `wanted` settings is to be made.
+/// Returns the `wanted` settings to add.
 pub(super) fn missing(present: &[Setting], wanted: &[Setting]) -> Vec<Setting> {
     let is_missing = |setting: &&Setting| !present.contains(setting);
     wanted.iter().filter(is_missing).copied().collect()
 }
 
 impl Setting {
-    /// The kernel gives each link an address of IPv6 itself.
+    /// Whether the setting is the IPv6 address that the kernel itself gives each link.
     fn is_own_of_link(&self) -> bool {
         matches!(self, Self::Address { address: IpAddr::V6(address), .. } if address.is_unicast_link_local())
     }
 }
 
-/// Whether any of them is an address of IPv6.
+/// Whether any setting is an IPv6 address.
 pub(super) fn speaks_v6(settings: &[Setting]) -> bool {
     let is_v6 = |setting: &Setting| matches!(setting, Setting::Address { address, .. } if address.is_ipv6());
     settings.iter().any(is_v6)
 }
 
-/// Address, length of the prefix, and the gateway if there is one; of one kind.
+/// Parses the address, the length of the prefix, and the gateway if there is one; of one kind.
 fn parse(address: &Address) -> Option<(IpAddr, u8, Option<IpAddr>)> {
     let own = ip(&address.address)?;
     let gateway = match &address.gateway[..] {
@@ -124,7 +124,7 @@ mod tests {
         }
     }
 
-    /// None of nothing.
+    /// Returns the bytes of an address; none for text that is not an address.
     fn bytes(address: &str) -> Vec<u8> {
         match address.parse() {
             Ok(IpAddr::V4(address)) => address.octets().to_vec(),
@@ -141,7 +141,7 @@ mod tests {
         }
     }
 
-    /// Settings as their errors say them, one a line.
+    /// Formats settings as errors do, one per line.
     fn said(settings: &[Setting]) -> String {
         let lines: Vec<String> = settings.iter().map(Setting::to_string).collect();
         lines.join("\n")

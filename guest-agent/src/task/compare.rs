@@ -1,4 +1,4 @@
-//! What a container has changed: its overlay's upper folder against the image, as `diff` tells it.
+//! Changes that a container has made: its overlay's upper folder against the image, as `diff` reports them.
 //!
 //! Both are read from mounts of the container's disks that nobody else sees. In the upper folder a removed name is a
 //! character device with number 0, and a folder that replaces the image's has the attribute `trusted.overlay.opaque`
@@ -17,29 +17,29 @@ use rustix::io::Errno;
 use crate::disk::{self, DiskError};
 use crate::limits::VOLUME_BOUNDS;
 
-/// Why the differences cannot be told.
+/// Error of listing the differences.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CompareError {
-    /// A folder of the overlay.
+    /// A folder of the overlay cannot be read.
     #[error("cannot read {path}")]
     Read { path: String, source: Errno },
-    /// The output.
+    /// The output cannot be written.
     #[error("cannot tell what changed")]
     Write(#[source] io::Error),
-    /// More than anybody reads.
+    /// There are more differences than anybody reads.
     #[error("more than {} files, or folders within folders, have changed", VOLUME_BOUNDS.entries)]
     Many,
 }
 
-/// The two folders, and what the agent itself made in the upper one.
+/// Upper and lower folder of the overlay, and the paths that the agent itself made in the upper one.
 pub(crate) struct Disks {
     upper: OwnedFd,
     lower: OwnedFd,
-    /// Paths that were made to mount something there.
+    /// Paths that were made as targets of mounts.
     targets: BTreeSet<Vec<u8>>,
 }
 
-/// What was found of one folder.
+/// State of the comparison: remaining entries, and the lines found so far.
 struct Walk {
     entries_left: usize,
     lines: Vec<u8>,
@@ -60,7 +60,7 @@ impl Disks {
         })
     }
 
-    /// Tells what changed.
+    /// Writes the changes to `to`.
     pub(crate) fn compare(&self, to: &mut impl Write) -> Result<(), CompareError> {
         let mut walk = Walk {
             entries_left: VOLUME_BOUNDS.entries,
@@ -72,7 +72,7 @@ impl Disks {
             .map_err(CompareError::Write)
     }
 
-    /// The changes in one folder. `lower` is what the image has there.
+    /// Compares one folder. `lower` is the image's folder at the same path.
     fn folder(
         &self,
         walk: &mut Walk,
@@ -95,7 +95,7 @@ impl Disks {
         for name in &names {
             let stat = rustix::fs::statat(upper, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW);
             let stat = match stat {
-                // Gone since the folder was read.
+                // Removed since the folder was read.
                 Err(Errno::NOENT) => continue,
                 stat => stat.map_err(failed)?,
             };
@@ -140,7 +140,7 @@ impl Disks {
             .filter(|_| before_is_folder)
             .and_then(|lower| open(lower, name).ok());
         self.folder(walk, &below, below_lower.as_ref(), path, depth)?;
-        // A folder in which nothing changed was only passed through, or made to mount something there.
+        // A folder in which nothing changed was only passed through, or made as the target of a mount.
         let is_same =
             |before: &Stat| (before.st_mode, before.st_uid, before.st_gid) == (stat.st_mode, stat.st_uid, stat.st_gid);
         let is_nothing = match &before {

@@ -1,4 +1,4 @@
-//! The folder of the container that a copy goes to.
+//! Folder of the container that a copy is written to.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -12,18 +12,18 @@ use rustix::io::Errno;
 
 use crate::beneath::Root;
 
-/// Why nothing can be copied there.
+/// Reason why nothing can be copied to the target.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TargetError {
-    /// docker's rules.
+    /// Docker's rules refuse the target.
     #[error("{path}")]
     Refused { path: String, source: DestinationError },
-    /// It cannot be looked at.
+    /// The target cannot be opened.
     #[error("{path}")]
     Open { path: String, source: Errno },
 }
 
-/// The folder that the archive is unpacked in, and what becomes of its names.
+/// Opens the folder that the archive is unpacked in, and returns the placing of its names.
 pub(crate) fn find(root: &Root, unpack: &Unpack) -> Result<(OwnedFd, Placing), TargetError> {
     let path = Path::new(OsStr::from_bytes(&unpack.path));
     let shown = || path.display().to_string();
@@ -53,7 +53,7 @@ pub(crate) fn find(root: &Root, unpack: &Unpack) -> Result<(OwnedFd, Placing), T
         found,
     ) {
         (Destination::Inside(placing), Some(folder)) => Ok((folder, placing)),
-        // What a link leads to is overwritten, not the link.
+        // The file that a link leads to is overwritten, not the link.
         (Destination::Beside(placing), Some(_)) => {
             let (folder, name) = root.parent_of_existing(path).map_err(failed)?;
             let name = Some(name);

@@ -1,4 +1,4 @@
-//! The socket on which a device of a running machine is told of changes: one message each, with files beside it,
+//! Socket over which a device of a running machine is notified of changes: one message per change, with files attached,
 //! answered by one byte (`capsid_vmm::disk_slots`, `capsid_vmm::segments`).
 
 use std::cell::Cell;
@@ -16,10 +16,10 @@ use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tokio::time::timeout;
 
-/// How long the machine may take to do what it is told: it does it at once, unless the host is very busy.
+/// Time limit for the machine's answer to a change: it applies changes at once, unless the host is very busy.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a device does not do it.
+/// Reason why a device does not apply a change.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DeviceError {
     #[error("cannot speak to the machine")]
@@ -32,16 +32,16 @@ pub(crate) enum DeviceError {
     Refused,
 }
 
-/// Our end of it.
+/// Supervisor's end of the socket.
 #[derive(Debug)]
 pub(crate) struct DeviceSocket {
     socket: UnixDatagram,
-    /// An answer is owed: whatever came next would be taken for the answer to something else.
+    /// True while an answer is pending: the next answer would be taken for the answer to something else.
     is_unknown: Cell<bool>,
 }
 
 impl DeviceSocket {
-    /// A connected pair; the other end is the machine's.
+    /// Creates a connected pair; the second value is the machine's end.
     pub(crate) fn pair() -> io::Result<(Self, OwnedFd)> {
         let (ours, machine) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
@@ -52,9 +52,10 @@ impl DeviceSocket {
         Ok((socket, machine))
     }
 
-    /// Tells the device of one change, and waits until it is done. Nobody else tells it anything meanwhile.
+    /// Sends one change to the device, and waits until the device has applied it. No other change may be sent
+    /// meanwhile.
     pub(crate) async fn change(&self, message: &[u8], files: &[BorrowedFd<'_>]) -> Result<(), DeviceError> {
-        // Also when this is given up in the middle.
+        // Stays set when this future is dropped halfway.
         if self.is_unknown.replace(true) {
             return Err(DeviceError::Unknown);
         }
@@ -77,7 +78,8 @@ impl DeviceSocket {
     }
 }
 
-/// A socket of messages for tokio, which knows those of one kind only: nothing but readiness is asked of the type here.
+/// Wraps a message socket (`SOCK_SEQPACKET`) for tokio, which supports datagram sockets only: just the readiness of the
+/// type is used here.
 pub(crate) fn watched(socket: OwnedFd) -> io::Result<UnixDatagram> {
     let socket = StdDatagram::from(socket);
     socket.set_nonblocking(true)?;
@@ -95,7 +97,7 @@ fn send(socket: &UnixDatagram, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io::Re
     Ok(())
 }
 
-/// The machine's word; its end is an error.
+/// Reads the machine's answer; a closed socket is an error.
 fn receive(socket: &UnixDatagram) -> io::Result<u8> {
     let mut word = [0];
     match rustix::net::recv(socket, &mut word, RecvFlags::DONTWAIT)? {
@@ -118,7 +120,7 @@ mod tests {
             let (device, machine) = DeviceSocket::pair().unwrap();
             let patience = Duration::from_millis(50);
             assert!(timeout(patience, device.change(b"x", &[])).await.is_err());
-            // It comes at last, when nobody waits for it.
+            // The answer arrives late, when nobody waits for it.
             rustix::net::send(&machine, &[DONE], SendFlags::empty()).unwrap();
             assert!(matches!(device.change(b"y", &[]).await, Err(DeviceError::Unknown)));
         });

@@ -1,6 +1,6 @@
-//! QEMU's microvm machine under TCG, for hosts without usable KVM. Our devices are served to it over vhost-user by
-//! the same program that runs machines on KVM, so that each device has one implementation. QEMU's authors do not
-//! call TCG a security boundary (docs/system/security.rst): the caller warns, and QEMU runs in a jail like that of our
+//! QEMU's microvm machine under TCG, for hosts without usable KVM. Capsid's devices are served to it over vhost-user by
+//! the same program that runs machines on KVM, so that each device has one implementation. QEMU's authors do not call
+//! TCG a security boundary (docs/system/security.rst): the caller warns, and QEMU runs in a jail like that of Capsid's
 //! own VMM (`capsid_vmm::emulator`), or not at all.
 
 use std::fs::{File, Permissions};
@@ -34,45 +34,46 @@ use crate::install_paths::{self, PartError};
 use crate::plan::MachineSize;
 use crate::state::mac_words;
 
-/// What the kernel is told. `reboot=t`: QEMU's microvm has no i8042; a triple fault ends it (`-no-reboot`).
-/// `noapictimer`: emulated, the APIC's timer is calibrated for a quarter of a second and then mostly found unfit, since
-/// the emulator does not run evenly; the PIT serves from the beginning instead. `clearcpuid`: QEMU 7.2 works out the
-/// flags after `cmpxchg16b` from what it had not written down yet (`target/i386/tcg/translate.c`: no `gen_update_cc_op`
-/// before the sidecar), and an interrupt just then keeps a part of a pointer as flags, virtual-8086 mode among them: a
-/// double fault at its end, about once in some hundred starts. The kernel does without; programs still find it.
-/// `swiotlb`: see [`BOUNCED`]; 2048 slots are 4 MiB, room for what a disk reads ahead. The rest as under KVM.
+/// Kernel command line of an emulated machine. `reboot=t`: QEMU's microvm has no i8042; a triple fault ends it
+/// (`-no-reboot`). `noapictimer`: under emulation, the kernel calibrates the APIC's timer for a quarter of a second and
+/// then mostly finds it unfit, since the emulator does not run evenly; the PIT serves from the beginning instead.
+/// `clearcpuid`: QEMU 7.2 computes the flags after `cmpxchg16b` from state that it has not written back yet
+/// (`target/i386/tcg/translate.c`: no `gen_update_cc_op` before the helper), and an interrupt at that moment keeps a
+/// part of a pointer as flags, virtual-8086 mode among them: a double fault on return, about once in some hundred
+/// starts. The kernel does without the instruction; programs still find it. `swiotlb`: see [`BOUNCED`]; 2048 slots are
+/// 4 MiB, room for a disk's read-ahead. The rest as under KVM.
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 reboot=t panic=-1 tsc=reliable no_timer_check noapictimer \
                             noreplace-smp 8250.nr_uarts=1 random.trust_cpu=on cryptomgr.notests \
                             rcupdate.rcu_expedited=1 swiotlb=2048,force clearcpuid=cx16";
 
-/// For devices whose bytes may become programs: disks and shares. What another process writes to guest memory does not
-/// reach QEMU's translations of code: a page that held one program's code and is read anew with another's would go on
-/// running the first. With this the guest has them write to bounce buffers (`swiotlb`) and copies from there itself,
-/// which QEMU sees.
+/// Option for devices whose bytes may become programs: disks and shares. QEMU's translations of code do not notice when
+/// another process writes to guest memory: a page that held one program's code and is read anew with another's would go
+/// on running the first. With this option the guest makes devices write to bounce buffers (`swiotlb`) and copies from
+/// there itself, which QEMU notices.
 const BOUNCED: &str = "iommu_platform=on";
 
-/// virtio-mmio transports of the microvm machine: 8 without ACPI, which alone tells a guest of the second IO-APIC that
-/// more would need (hw/i386/microvm.c, 7.2 to 10).
+/// Number of virtio-mmio transports of the microvm machine: 8 without ACPI. More would need a second IO-APIC, which
+/// only ACPI can describe to a guest (hw/i386/microvm.c, 7.2 to 10).
 const TRANSPORTS: usize = 8;
-/// Sockets and the balloon.
+/// Number of transports for other devices: sockets and the balloon.
 const OTHER_DEVICES: usize = 2;
 
-/// How long the device process may take to say why, after QEMU has ended.
+/// Time limit for the device process to report its reason after QEMU has ended.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
-/// Name of this accelerator.
+/// Name of the QEMU accelerator.
 pub(crate) const EMULATE: &str = "emulate";
 
-/// Runs machines in QEMU.
+/// Accelerator that runs machines in QEMU.
 #[derive(Debug)]
 pub(crate) struct Emulate {
     qemu: PathBuf,
-    /// The cycle counter's first reading; a machine's start is the second.
+    /// First reading of the cycle counter; the start of a machine takes the second.
     counter: Reading,
 }
 
 impl Emulate {
-    /// Looks for QEMU.
+    /// Finds QEMU on this host.
     pub(crate) fn find() -> Result<Self, PartError> {
         Ok(Self {
             qemu: install_paths::qemu()?,
@@ -92,7 +93,7 @@ impl Accelerator for Emulate {
 
     fn start(&self, parts: MachineParts) -> Result<RunningMachine, StartError> {
         let (our_console, qemu_console) = StdStream::pair().map_err(StartError::Socket)?;
-        // Never written to, but not shut down either: QEMU takes that for a hang-up and drops the guest's output.
+        // Never written to, but not shut down either: QEMU treats a shutdown as a hang-up and drops the guest's output.
         our_console.set_nonblocking(true).map_err(StartError::Socket)?;
         let our_console = UnixStream::from_std(our_console).map_err(StartError::Socket)?;
         let mut files = HandedFiles::default();
@@ -124,12 +125,13 @@ impl Accelerator for Emulate {
             sockets,
         )?;
         let mut qemu = self.start_qemu(parts.size, arguments, reopened_fds, files)?;
-        // What QEMU says is a cause and not the user's output: it is told with the machine's end, or not at all.
+        // QEMU's messages explain a failure and are not the user's output: they are reported with the machine's end, or
+        // not at all.
         let complaints = tokio::task::spawn_local(collect_complaints(qemu.stderr.take()));
         let (end_sender, end) = oneshot::channel();
         let (kill, killed) = oneshot::channel();
         tokio::task::spawn_local(async move {
-            // The supervisor may be gone already: then nobody needs to know.
+            // The supervisor may have ended already: then nobody needs the result.
             let _ = end_sender.send(watch(qemu, devices, status, our_console, complaints, killed).await);
         });
         Ok(RunningMachine { end, kill })
@@ -165,7 +167,8 @@ impl Emulate {
     }
 }
 
-/// The command that confines the QEMU at `qemu`, reports what that consists of, and has it tell its version.
+/// Returns the command that confines the QEMU at `qemu`, reports the layers of the jail, and makes QEMU print its
+/// version.
 pub(crate) fn reporting_qemu(qemu: &Path) -> Result<Command, StartError> {
     let program = program::find(qemu).map_err(StartError::Emulator)?;
     let config = Config::Emulator(EmulatorConfig {
@@ -189,8 +192,8 @@ pub(crate) fn reporting_qemu(qemu: &Path) -> Result<Command, StartError> {
     Ok(command)
 }
 
-/// The same file, or a copy in memory where only its owner may read it: run by root, QEMU is another user, and opens it
-/// anew.
+/// Returns the file itself, or a copy in memory when only its owner may read it: when Capsid runs as root, QEMU is
+/// another user and reopens the file.
 fn readable_by_all(mut file: File) -> io::Result<File> {
     const OTHERS_READ: u32 = 0o004;
     if !rustix::process::geteuid().is_root() || file.metadata()?.mode() & OTHERS_READ != 0 {
@@ -205,18 +208,18 @@ fn readable_by_all(mut file: File) -> io::Result<File> {
     Ok(copy)
 }
 
-/// The device process's ends of the sockets that QEMU has the other ends of.
+/// Device process's ends of the sockets whose other ends QEMU has.
 #[derive(Debug)]
 struct Sockets {
     vsock: StdStream,
     disks: Vec<StdStream>,
     disk_slots: Option<StdStream>,
-    /// Which QEMU connects to.
+    /// Listener that QEMU connects to.
     net: Option<UnixListener>,
 }
 
 impl Sockets {
-    /// Makes a connected pair for each device and tells QEMU of its ends.
+    /// Creates a connected pair for each device and adds QEMU's ends to its arguments.
     fn connect(
         disks: usize,
         has_disk_slots: bool,
@@ -242,10 +245,11 @@ impl Sockets {
     }
 }
 
-/// Tells QEMU of the network device, which is ours but for its hardware address; its other end. Not [`BOUNCED`]: what
-/// it writes are frames, whose bytes the guest's kernel copies before they are anybody's code. For this kind of device
-/// alone QEMU takes no connection, but wants to make one itself (net/vhost-user.c asks for a socket that can pass
-/// descriptors, and of one that was passed to it char-socket.c does not know that it can).
+/// Adds the network device to QEMU's arguments and returns its listener. The device is Capsid's except for its hardware
+/// address. Not [`BOUNCED`]: it writes frames, whose bytes the guest's kernel copies before they become anybody's code.
+/// For this kind of device alone QEMU accepts no connection, but wants to connect itself (net/vhost-user.c requires a
+/// socket that can pass descriptors, and char-socket.c does not recognize that ability in a socket that was passed to
+/// it).
 fn connect_nic(
     nic: &Nic,
     folder: &Path,
@@ -253,7 +257,7 @@ fn connect_nic(
     arguments: &mut Vec<String>,
 ) -> Result<UnixListener, StartError> {
     let (listener, file) = ephemeral_socket::listener(folder).map_err(StartError::Socket)?;
-    // Run by root, QEMU is another user. Nobody else can reach a socket without a name.
+    // When Capsid runs as root, QEMU is another user. Nobody else can reach a socket without a name.
     let everybody = Permissions::from_mode(0o666);
     std::fs::set_permissions(format!("/proc/self/fd/{}", file.as_raw_fd()), everybody).map_err(StartError::Socket)?;
     let fd = files.add(file);
@@ -264,7 +268,7 @@ fn connect_nic(
     Ok(listener)
 }
 
-/// Tells QEMU of the sockets that lead to file servers.
+/// Adds the sockets of the file servers to QEMU's arguments.
 fn connect_shares(shares: Vec<Share>, files: &mut HandedFiles, arguments: &mut Vec<String>) {
     for (index, share) in shares.into_iter().enumerate() {
         let fd = files.add(share.socket);
@@ -277,7 +281,7 @@ fn connect_shares(shares: Vec<Share>, files: &mut HandedFiles, arguments: &mut V
     }
 }
 
-/// The kernel's command line, with the cycle counter's frequency where it is known.
+/// Returns the kernel's command line, with the cycle counter's frequency where it is known.
 fn command_line(tsc_khz: Option<u64>) -> String {
     match tsc_khz {
         Some(khz) => format!("{COMMAND_LINE} tsc_early_khz={khz}"),
@@ -285,7 +289,7 @@ fn command_line(tsc_khz: Option<u64>) -> String {
     }
 }
 
-/// Starts the process that serves our devices.
+/// Starts the process that serves Capsid's devices.
 fn start_devices(
     disks: Vec<Disk>,
     disk_slots: Option<OwnedFd>,
@@ -325,11 +329,11 @@ fn start_devices(
     Ok((spawn(&install_paths::vmm()?, &arguments, files, Stdio::null())?, status))
 }
 
-/// QEMU's command line without our devices: the microvm machine with every default device off.
+/// Returns QEMU's command line without Capsid's devices: the microvm machine with every default device off.
 fn machine_arguments(size: MachineSize, reopened_fds: &[i32], console_fd: i32, command_line: &str) -> Vec<String> {
     let memory = size.memory_mib;
-    // With ACPI on, QEMU tells of devices in its tables and not on the command line, and this kernel has no ACPI.
-    // The RTC stays: without one the guest waits a full second for it. The PIT calibrates the guest's timers.
+    // With ACPI on, QEMU describes devices in its tables and not on the command line, and this kernel has no ACPI. The
+    // RTC stays: without one the guest waits a full second for it. The PIT calibrates the guest's timers.
     let machine = "microvm,x-option-roms=off,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,memory-backend=memory";
     let options = [
         ("-M", machine.to_string()),
@@ -345,7 +349,7 @@ fn machine_arguments(size: MachineSize, reopened_fds: &[i32], console_fd: i32, c
             "-sandbox",
             "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into(),
         ),
-        // Firmware lies in the root that QEMU gets.
+        // The firmware is in the root that QEMU gets.
         ("-L", "/".into()),
         // vhost-user back ends refuse virtio 0.9.
         ("-global", "virtio-mmio.force-legacy=false".into()),
@@ -382,7 +386,7 @@ async fn watch(
     let (program, exit) = tokio::select! {
         exit = qemu.wait() => ("QEMU", Some(exit)),
         exit = devices.wait() => {
-            // The devices end well once QEMU has hung up: its own end is near, and tells more.
+            // The devices end without error once QEMU has hung up: QEMU's own end is near, and explains more.
             let hung_up = exit.as_ref().is_ok_and(ExitStatus::success);
             match tokio::time::timeout(LAST_WORDS, qemu.wait()).await {
                 Ok(exit) if hung_up => ("QEMU", Some(exit)),
@@ -391,7 +395,7 @@ async fn watch(
         }
         _ = killed => ("", None),
     };
-    // Failing to kill means that it has ended.
+    // Failing to kill means that the process has already ended.
     let _ = qemu.kill().await;
     let Some(exit) = exit else {
         let _ = devices.kill().await;

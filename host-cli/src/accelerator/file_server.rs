@@ -1,4 +1,4 @@
-//! The process that serves a machine one share.
+//! File server process, which serves one share to a machine.
 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -10,16 +10,17 @@ use super::sidecar::Sidecar;
 use crate::install_paths;
 use crate::state::ShareMount;
 
-/// A share as a machine gets it.
+/// Share in the form that a machine is given.
 #[derive(Debug)]
 pub(crate) struct Share {
     /// Tag of the virtio-fs device.
     pub tag: String,
-    /// Connected to the file server, which speaks vhost-user.
+    /// Socket that is connected to the file server, which speaks vhost-user.
     pub socket: UnixStream,
 }
 
-/// Starts one for `source`, which is the file with this device and inode number. `listener` has one connection waiting.
+/// Starts a file server for `source`, which is the file with this device and inode number. `listener` has one
+/// connection waiting.
 pub(crate) fn serve_files(
     share: &ShareMount,
     source: &Path,

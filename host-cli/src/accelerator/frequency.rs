@@ -1,20 +1,21 @@
-//! How fast the host's cycle counter runs.
+//! Frequency of the host's cycle counter.
 //!
-//! TCG's guests read it unchanged (QEMU `accel/tcg`: `cpu_get_ticks`), but the machine has no timer that they could
-//! measure it with: their kernel tries for a tenth of a second, fails, and is left with a clock of four milliseconds.
+//! TCG's guests read the counter unchanged (QEMU `accel/tcg`: `cpu_get_ticks`), but the machine has no timer to measure
+//! it with: the guest's kernel tries for a tenth of a second, fails, and is left with a clock of four milliseconds.
 
 use std::time::{Duration, Instant};
 
 use crate::sys::cycles;
 
-/// Between the two readings at least: with an uncertainty of some 50 ns each, this keeps the error below 50 ppm.
+/// Shortest time between the two readings: with an uncertainty of some 50 ns each, this keeps the error below 50 ppm.
 const BASE_MIN: Duration = Duration::from_millis(2);
-/// A reading counts when nothing came between clock, counter and clock. Of so many, the tightest one is taken.
+/// Number of attempts at a reading; the tightest one counts, because something may interrupt the sequence of clock,
+/// counter and clock.
 const ATTEMPTS: usize = 5;
-/// What a counter of real hardware can have, in kHz; anything else is no counter to rely on.
+/// Plausible frequencies of a hardware counter in kHz; a counter with any other frequency cannot be relied on.
 const PLAUSIBLE_KHZ: std::ops::Range<u64> = 200_000..20_000_000;
 
-/// A reading of counter and clock at the same moment: the beginning of a measurement.
+/// Reading of counter and clock at the same moment: the start of a measurement.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reading {
     at: Instant,
@@ -22,7 +23,7 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
-    /// Reads both now.
+    /// Reads both counter and clock now.
     pub(crate) fn take() -> Self {
         let attempt = |_| {
             let (before, cycles, after) = (Instant::now(), cycles(), Instant::now());
@@ -39,7 +40,7 @@ impl Reading {
         tightest.map_or_else(|| attempt(0).1, |(_, reading)| reading)
     }
 
-    /// The counter's frequency since this reading in kHz; `None` where the counter cannot be relied on.
+    /// Returns the counter's frequency since this reading in kHz; `None` where the counter cannot be relied on.
     pub(crate) fn khz_since(self) -> Option<u64> {
         if !is_invariant(&std::fs::read_to_string("/proc/cpuinfo").ok()?) {
             return None;
@@ -54,7 +55,7 @@ impl Reading {
     }
 }
 
-/// Whether the kernel says that the counter neither follows the processor's speed nor stops in sleep.
+/// Whether the kernel reports that the counter neither follows the processor's speed nor stops in sleep.
 fn is_invariant(cpuinfo: &str) -> bool {
     let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
     let has = |flag| flags.is_some_and(|line| line.split_whitespace().any(|word| word == flag));

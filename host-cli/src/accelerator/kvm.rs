@@ -1,4 +1,4 @@
-//! Our own VMM on KVM.
+//! Capsid's own VMM on KVM.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, Write};
@@ -19,20 +19,20 @@ use super::process::{HandedFiles, StartError, ended, spawn};
 use super::{Accelerator, Disk, MachineEnd, MachineParts, Nic, RunningMachine};
 use crate::install_paths;
 
-/// The guest's context id; every pod has a VMM of its own, so all can use the first free one.
+/// Context id of the guest. Every pod has a VMM of its own, so all can use the first free id.
 pub(crate) const GUEST_CID: u32 = 3;
 
-/// What the kernel is told. `reboot=k panic=-1`: a panic resets at once, through the i8042 that the VMM watches.
-/// `rcu_expedited`: making and removing cgroups and mounts waits for grace periods, which last some ticks each unless
-/// the few vCPUs are simply asked.
+/// Kernel command line of a machine on KVM. `reboot=k panic=-1`: a panic resets at once, through the i8042 that the VMM
+/// watches. `rcu_expedited`: creating and removing cgroups and mounts waits for grace periods, which last some ticks
+/// each unless the kernel interrupts the few vCPUs instead.
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 reboot=k panic=-1 tsc=reliable no_timer_check noreplace-smp \
                             8250.nr_uarts=1 random.trust_cpu=on cryptomgr.notests \
                             rcupdate.rcu_expedited=1";
 
-/// Bytes of one status line at most: the console tail is 64 KiB, JSON may escape each byte to six.
+/// Most bytes in one status line: the console tail is 64 KiB, and JSON may escape each byte to six.
 const STATUS_BYTES_MAX: usize = 512 << 10;
 
-/// Runs machines on KVM.
+/// Accelerator that runs machines on KVM.
 #[derive(Debug)]
 pub(crate) struct Kvm;
 
@@ -87,14 +87,14 @@ impl Accelerator for Kvm {
         let (end_sender, end) = oneshot::channel();
         let (kill, killed) = oneshot::channel();
         tokio::task::spawn_local(async move {
-            // The supervisor may be gone already: then nobody needs to know.
+            // The supervisor may have ended already: then nobody needs the result.
             let _ = end_sender.send(watch(child, status, killed).await);
         });
         Ok(RunningMachine { end, kill })
     }
 }
 
-/// A disk's configuration; its files are added to those handed over.
+/// Returns a disk's configuration, and adds its files to those that are passed on.
 pub(super) fn disk_config(disk: Disk, files: &mut HandedFiles) -> DiskConfig {
     DiskConfig {
         serial: disk.serial,
@@ -104,7 +104,7 @@ pub(super) fn disk_config(disk: Disk, files: &mut HandedFiles) -> DiskConfig {
     }
 }
 
-/// The disk slots' configuration.
+/// Returns the configuration of the disk slots.
 pub(super) fn disk_slots_config(control: OwnedFd, files: &mut HandedFiles) -> DiskSlotsConfig {
     DiskSlotsConfig {
         serial: capsid_protocol::spec::DISK_SLOTS_SERIAL.into(),
@@ -112,7 +112,7 @@ pub(super) fn disk_slots_config(control: OwnedFd, files: &mut HandedFiles) -> Di
     }
 }
 
-/// The network device's configuration.
+/// Returns the configuration of the network device.
 pub(super) fn net_config(nic: Nic, files: &mut HandedFiles) -> NetConfig {
     NetConfig {
         mac: nic.mac,
@@ -122,7 +122,7 @@ pub(super) fn net_config(nic: Nic, files: &mut HandedFiles) -> NetConfig {
     }
 }
 
-/// The socket device's configuration.
+/// Returns the configuration of the socket device.
 pub(super) fn vsock_config(session: OwnedFd, control: OwnedFd, files: &mut HandedFiles) -> VsockConfig {
     VsockConfig {
         guest_cid: GUEST_CID,
@@ -132,7 +132,7 @@ pub(super) fn vsock_config(session: OwnedFd, control: OwnedFd, files: &mut Hande
     }
 }
 
-/// The configuration as a memory file, to be read from its start.
+/// Writes the configuration to a memory file that is read from its start.
 pub(crate) fn config_file(config: &Config) -> Result<File, StartError> {
     let json = serde_json::to_vec(config).map_err(|e| StartError::Config(e.into()))?;
     let write = || {
@@ -144,7 +144,7 @@ pub(crate) fn config_file(config: &Config) -> Result<File, StartError> {
     write().map_err(StartError::Config)
 }
 
-/// Waits until the machine has ended by itself or is to be killed.
+/// Waits until the machine has ended by itself or has to be killed.
 async fn watch(mut child: Child, status: pipe::Receiver, killed: oneshot::Receiver<()>) -> MachineEnd {
     let mut said = None;
     let end = tokio::select! {
@@ -152,7 +152,7 @@ async fn watch(mut child: Child, status: pipe::Receiver, killed: oneshot::Receiv
         _ = killed => Some(MachineEnd { reason: "ended".into(), killed: false, console: String::new() }),
     };
     if let Some(end) = end {
-        // Failing to kill means that it has ended.
+        // Failing to kill means that the process has already ended.
         let _ = child.kill().await;
         return end;
     }
@@ -172,7 +172,7 @@ async fn watch(mut child: Child, status: pipe::Receiver, killed: oneshot::Receiv
     }
 }
 
-/// Reads status lines until the VMM closes its end; the last one that makes sense.
+/// Reads status lines until the VMM closes its end; returns the last valid one.
 pub(super) async fn last_status(status: pipe::Receiver) -> Option<Status> {
     let mut reader = BufReader::new(status);
     let mut last = None;
@@ -187,7 +187,7 @@ pub(super) async fn last_status(status: pipe::Receiver) -> Option<Status> {
     }
 }
 
-/// A machine's end in words that a user can act on.
+/// Describes a machine's end in words that a user can act on.
 fn exit_reason(exit: &MachineExit) -> String {
     match exit {
         MachineExit::Reset => "the guest turned the machine off".into(),

@@ -1,5 +1,6 @@
-//! How guest instructions run. One trait, two implementors, the same kernel, initramfs, disks, agent and sockets
-//! for both: [`kvm`] is our own VMM, [`emulate`] is QEMU's TCG with our devices served to it over vhost-user.
+//! Accelerators, which run guest instructions. One trait, two implementors, the same kernel, initramfs, disks, agent
+//! and sockets for both: [`kvm`] is Capsid's own VMM, [`emulate`] is QEMU's TCG with Capsid's devices served to it over
+//! vhost-user.
 
 mod device_socket;
 mod emulate;
@@ -30,91 +31,91 @@ pub(crate) use kvm::{Kvm, config_file};
 pub(crate) use process::{HandedFiles, StartError, last_complaint, spawn_on_its_own};
 pub(crate) use sidecar::{Sidecar, Sidecars, Words, watch_sidecars};
 
-/// One disk of a machine: host files, one after the other.
+/// Disk of a machine: host files, one after the other.
 #[derive(Debug)]
 pub(crate) struct Disk {
     pub serial: String,
     pub readonly: bool,
-    /// A flush of the guest's reaches the host's disk. What vanishes with its container need not.
+    /// Whether a flush by the guest reaches the host's disk. Data that vanishes with its container does not need that.
     pub is_durable: bool,
     pub files: Vec<File>,
 }
 
-/// The network device of a machine.
+/// Network device of a machine.
 #[derive(Debug)]
 pub(crate) struct Nic {
     pub mac: [u8; 6],
-    /// Where its guest asks for names.
+    /// Address of the resolver that the guest uses.
     pub resolver: IpAddr,
-    /// The machine's end of the socket on which it is connected to its networks.
+    /// Machine's end of the socket over which it is connected to its networks.
     pub control: OwnedFd,
-    /// Most bytes of frames a second, each way.
+    /// Most bytes of frames per second in each direction.
     pub bytes_per_second: Option<NonZeroU64>,
 }
 
-/// Everything a machine is made of, already open.
+/// Parts that a machine is made of, all already open.
 #[derive(Debug)]
 pub(crate) struct MachineParts {
-    /// Where sockets may have a name for a moment.
+    /// Folder in which sockets may have a name for a moment.
     pub folder: PathBuf,
     pub size: MachineSize,
     pub kernel: File,
     pub initramfs: File,
     pub disks: Vec<Disk>,
-    /// The machine's end of the socket on which disks are plugged into its slots, if it is to have any.
+    /// Machine's end of the socket over which disks are plugged into its slots, if it has slots.
     pub disk_slots: Option<OwnedFd>,
     pub shares: Vec<Share>,
     pub nic: Option<Nic>,
-    /// The machine's end of the session.
+    /// Machine's end of the session.
     pub session: OwnedFd,
-    /// The machine's end of the socket that streams are asked for on.
+    /// Machine's end of the socket over which streams are requested.
     pub control: OwnedFd,
 }
 
-/// A machine that runs; dropping it ends it.
+/// Running machine; dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct RunningMachine {
-    /// Told once, when the machine has ended.
+    /// Receives one value, when the machine has ended.
     pub end: oneshot::Receiver<MachineEnd>,
-    /// Dropped to end it.
+    /// Sender whose drop ends the machine.
     kill: oneshot::Sender<()>,
 }
 
 impl RunningMachine {
-    /// Ends the machine, if it has not ended, and waits until its processes are gone.
+    /// Ends the machine, if it has not ended, and waits until its processes have ended.
     pub(crate) async fn stop(self) {
         drop(self.kill);
         if !self.end.is_terminated() {
-            // An error means that it was told before.
+            // An error means that the end was reported before.
             let _ = self.end.await;
         }
     }
 }
 
-/// How a machine ended.
+/// End of a machine, with its reason.
 #[derive(Debug, Clone)]
 pub(crate) struct MachineEnd {
-    /// Named state, in words.
+    /// Description of the final state.
     pub reason: String,
-    /// Somebody killed one of its processes.
+    /// Whether somebody killed one of the machine's processes.
     pub killed: bool,
-    /// Last bytes of its serial console.
+    /// Last bytes of the machine's serial console.
     pub console: String,
 }
 
-/// Runs machines.
+/// Backend that runs machines.
 pub(crate) trait Accelerator {
-    /// `kvm` or `emulate`.
+    /// Name of the accelerator: `kvm` or `emulate`.
     fn name(&self) -> &'static str;
 
-    /// Most disks and shares of a machine, with a network device or without.
+    /// Most disks and shares of a machine, with or without a network device.
     fn disks_max(&self, has_network: bool) -> usize;
 
     /// Starts the processes of a machine. They end with this process, whatever happens to it.
     fn start(&self, parts: MachineParts) -> Result<RunningMachine, StartError>;
 }
 
-/// Why no accelerator can be used.
+/// Reason why no accelerator can be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChooseError {
     #[error("--accel kvm: {0}")]
@@ -129,7 +130,7 @@ pub(crate) enum ChooseError {
     NoEmulation(#[source] PartError),
 }
 
-/// Chooses as `choice` says. A fallback to emulation tells its reason as the second value.
+/// Chooses an accelerator according to `choice`. The second value is the reason for a fallback to emulation.
 pub(crate) fn choose(
     choice: AccelChoice,
     run_dir: &Path,

@@ -1,4 +1,4 @@
-//! Child processes of a machine: started with chosen open files only, ended with us.
+//! Child processes of a machine: started with chosen open files only, ended with this process.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,7 +15,7 @@ use crate::console;
 use crate::install_paths::PartError;
 use crate::sys;
 
-/// Why a machine could not be started.
+/// Reason why a machine could not be started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
     #[error("a part of the installation is missing")]
@@ -48,10 +48,10 @@ pub(crate) enum StartError {
     },
 }
 
-/// First number that handed-over files get: above stdio.
+/// First number for passed files: above stdio.
 const FIRST_FD: i32 = 3;
 
-/// The files a child will find open, by the numbers it will find them under.
+/// Files that a child finds open, with the numbers that they have there.
 #[derive(Debug, Default)]
 pub(crate) struct HandedFiles(Vec<FdMapping>);
 
@@ -66,21 +66,21 @@ impl HandedFiles {
         child_fd
     }
 
-    /// Has `command` start with these files.
+    /// Makes `command` start with these files.
     pub(super) fn hand_to(self, command: &mut std::process::Command) -> Result<(), StartError> {
         let program = command.get_program().to_string_lossy().into_owned();
         let handed = command.fd_mappings(self.0);
         handed.map(drop).map_err(|source| StartError::Fds { program, source })
     }
 
-    /// The numbers of all files that were added.
+    /// Returns the numbers of all files that were added.
     pub(super) fn numbers(&self) -> Vec<i32> {
         self.0.iter().map(|file| file.child_fd).collect()
     }
 }
 
-/// Starts `program` with those files, no stdin, its stdout and stderr in `log`. It is killed when we end, however we
-/// end, and when the returned value is dropped.
+/// Starts `program` with those files, no stdin, its stdout and stderr in `log`. The process is killed when this process
+/// ends, however that happens, and when the returned value is dropped.
 pub(crate) fn spawn(program: &Path, arguments: &[String], files: HandedFiles, log: Stdio) -> Result<Child, StartError> {
     let name = program.display().to_string();
     let mut command = Command::new(program);
@@ -105,7 +105,8 @@ pub(crate) fn spawn(program: &Path, arguments: &[String], files: HandedFiles, lo
         .map_err(|source| StartError::Spawn { program: name, source })
 }
 
-/// Starts `program` with those files and its stderr in `log`, as a process that nobody waits for and that outlives us.
+/// Starts `program` with those files and its stderr in `log`, as a process that nobody waits for and that outlives this
+/// process.
 pub(crate) fn spawn_on_its_own(
     program: &Path,
     arguments: &[String],
@@ -130,7 +131,7 @@ pub(crate) fn spawn_on_its_own(
         .map_err(|source| StartError::Spawn { program: name, source })
 }
 
-/// A process's end as the machine's.
+/// Converts the end of a process into the end of its machine.
 pub(super) fn ended(program: &str, status: io::Result<ExitStatus>, console: String) -> MachineEnd {
     let killed = status
         .as_ref()
@@ -152,18 +153,18 @@ pub(super) fn ended(program: &str, status: io::Result<ExitStatus>, console: Stri
     }
 }
 
-/// Longest line of a process's stderr that is told with its end, bytes.
+/// Longest line of a process's stderr that is reported with its end, bytes.
 const LAST_WORDS_BYTES_MAX: usize = 1024;
 
-/// The last line of `complaints` that is `wanted` and not empty, fit for a terminal: a hostile guest may have had a
-/// hand in it.
+/// Returns the last line of `complaints` that is `wanted` and not empty, made safe for a terminal: a hostile guest may
+/// have influenced it.
 pub(crate) fn last_complaint(complaints: &str, wanted: impl Fn(&str) -> bool) -> Option<String> {
     let mut lines = complaints.lines().rev().map(str::trim);
     let line = lines.find(|line| !line.is_empty() && wanted(line))?;
     Some(capsid_image::printable(line.as_bytes(), LAST_WORDS_BYTES_MAX))
 }
 
-/// What a process says on stderr.
+/// Collects the text that a process writes to stderr.
 pub(super) async fn collect_complaints(stderr: Option<ChildStderr>) -> String {
     match stderr {
         Some(stderr) => console::collect(stderr).await,

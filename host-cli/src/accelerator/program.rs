@@ -1,4 +1,4 @@
-//! The files that QEMU consists of: what its root directory holds when it runs confined.
+//! Files that QEMU consists of: the contents of its root directory when it runs confined.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -10,13 +10,13 @@ use std::process::{Command, Stdio};
 
 use capsid_vmm::config::EmulatorFile;
 
-/// The part of QEMU that runs guest code, a library of its own in some distributions.
+/// Part of QEMU that runs guest code, a separate library in some distributions.
 const MODULE: &str = "accel-tcg-x86_64.so";
-/// Where such libraries lie, from QEMU's own folder on: Debian, Fedora, others.
+/// Folders of such libraries, relative to QEMU's own folder: Debian, Fedora, others.
 const MODULE_FOLDERS: [&str; 3] = ["../lib/x86_64-linux-gnu/qemu", "../lib64/qemu", "../lib/qemu"];
-/// First code of the microvm machine.
+/// First code that the microvm machine runs.
 const FIRMWARE: &str = "qboot.rom";
-/// Where it lies, from QEMU's own folder on or absolute.
+/// Folders of the firmware, relative to QEMU's own folder or absolute.
 const FIRMWARE_FOLDERS: [&str; 4] = [
     "../share/qemu",
     "/usr/share/qemu",
@@ -30,14 +30,14 @@ const LIBRARIES: &str = "/lib";
 
 const ELF_HEADER_BYTES: usize = 64;
 const PROGRAM_HEADER_BYTES: usize = 56;
-/// Programs have about a dozen; the bound keeps a wrong file from costing time.
+/// Most program headers that are read. Programs have about a dozen; the limit bounds the time spent on a wrong file.
 const PROGRAM_HEADERS_MAX: u16 = 64;
-/// Longest name of a loader.
+/// Longest path of a loader, bytes.
 const LOADER_NAME_BYTES_MAX: u64 = 4096;
-/// `PT_INTERP` of elf(5).
+/// Type of the program header that names the loader: `PT_INTERP` of elf(5).
 const PT_INTERP: u32 = 3;
 
-/// Why QEMU's files are not known.
+/// Reason why QEMU's files cannot be found.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProgramError {
     #[error("cannot read {path}")]
@@ -103,7 +103,7 @@ fn in_folders(home: &Path, folders: &[&str], name: &str) -> Option<PathBuf> {
     paths.find(|path| path.is_file())
 }
 
-/// The dynamic loader that the program names; none for one that is linked statically.
+/// Returns the dynamic loader that the program names; none for a statically linked program.
 fn loader(path: &Path) -> Result<Option<PathBuf>, ProgramError> {
     let read = |source| ProgramError::Read {
         path: path.into(),
@@ -113,7 +113,7 @@ fn loader(path: &Path) -> Result<Option<PathBuf>, ProgramError> {
     let program = File::open(path).map_err(read)?;
     let mut header = [0; ELF_HEADER_BYTES];
     program.read_exact_at(&mut header, 0).map_err(read)?;
-    // 64 bits, little endian.
+    // ELF, 64 bits, little endian.
     if !header.starts_with(b"\x7fELF\x02\x01") {
         return Err(strange());
     }
@@ -149,7 +149,7 @@ fn quad(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(word)
 }
 
-/// What the loader says that it would load, one line each, with the module's libraries where there is one.
+/// Lists the libraries that the loader would load, one line each, including those of the module where there is one.
 fn list_libraries(loader: &Path, program: &Path, module: Option<&Path>) -> Result<String, ProgramError> {
     let mut command = Command::new(loader);
     command.arg("--list").arg(program);
@@ -170,8 +170,8 @@ fn list_libraries(loader: &Path, program: &Path, module: Option<&Path>) -> Resul
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The libraries of a list: `NAME => PATH (ADDRESS)`. Other lines are of the kernel's own library, of the loader, and of
-/// the module.
+/// Parses the libraries of a list: `NAME => PATH (ADDRESS)`. Other lines describe the kernel's own library, the loader
+/// and the module.
 fn libraries(listed: &str) -> Result<Vec<EmulatorFile>, ProgramError> {
     let mut files = Vec::new();
     for line in listed.lines() {

@@ -1,5 +1,5 @@
-//! The processes that serve a machine besides its VMM: file servers, and what carries its frames. The machine ends when
-//! one of them does.
+//! Sidecars: the processes that serve a machine besides its VMM, such as file servers and the network relay. The
+//! machine ends when one of them ends.
 
 use std::future::Future;
 use std::io;
@@ -15,72 +15,73 @@ use tokio::task::JoinHandle;
 use super::process::{HandedFiles, StartError, collect_complaints, ended, last_complaint, spawn};
 use super::{MachineEnd, RunningMachine};
 
-/// A sidecar ends well when its machine has hung up: how long the machine's own end may take to be told.
+/// Time limit for the machine's own end to be reported after a sidecar has ended without error: a sidecar does so when
+/// its machine has hung up.
 const MACHINE_PATIENCE: Duration = Duration::from_secs(1);
-/// passt says so of each of its own lines where there is no system log.
+/// Start of the line that passt prints after each of its own lines where there is no system log.
 const NO_SYSLOG: &str = "Failed to send";
 
-/// One of them, a child of ours.
+/// Sidecar process, a child of this process.
 #[derive(Debug)]
 pub(crate) struct Sidecar {
-    /// What it is to a user, as "the file server of /srv".
+    /// Name for the user, such as "the file server of /srv".
     name: String,
     child: Child,
     complaints: JoinHandle<String>,
 }
 
-/// Those that come and go while a machine runs, and others that somebody else watches: what is said of them to whom
-/// guards the machine.
+/// Sender of notices about sidecars that start and end while a machine runs, or that others watch. The watcher of the
+/// machine receives them.
 #[derive(Debug, Clone)]
 pub(crate) struct Sidecars(mpsc::UnboundedSender<Word>);
 
-/// What was said.
+/// Receiver of the notices about sidecars.
 #[derive(Debug)]
 pub(crate) struct Words(mpsc::UnboundedReceiver<Word>);
 
 #[derive(Debug)]
 enum Word {
     Comes(Sidecar),
-    /// The one of this name is not needed any more.
+    /// Ends the sidecar of this name, which is not needed any more.
     Goes {
         name: String,
         gone: oneshot::Sender<()>,
     },
-    /// One that is not ours has ended.
+    /// Reports the end of a process that is not a child of this one.
     Ended(String),
 }
 
 impl Sidecars {
-    /// Of one machine.
+    /// Creates the notice channel of one machine.
     pub(crate) fn new() -> (Self, Words) {
         let (sender, words) = mpsc::unbounded_channel();
         (Self(sender), Words(words))
     }
 
-    /// The machine ends with this one too.
+    /// Adds a sidecar, whose end also ends the machine.
     pub(crate) fn come(&self, sidecar: Sidecar) {
-        // Without anybody who hears it, it ends here.
+        // Without a receiver, the sidecar ends here.
         let _ = self.0.send(Word::Comes(sidecar));
     }
 
-    /// Ends the one of this name, and waits for its end. The machine goes on.
+    /// Ends the sidecar of this name, and waits for its end. The machine continues.
     pub(crate) async fn end(&self, name: &str) {
         let (gone, heard) = oneshot::channel();
         let name = name.into();
-        // Without anybody who hears it, all of them end anyway.
+        // Without a receiver, all sidecars end anyway.
         let _ = self.0.send(Word::Goes { name, gone });
         let _ = heard.await;
     }
 
-    /// Something else that the machine cannot do without has ended.
+    /// Reports the end of another process that the machine depends on.
     pub(crate) fn tell_end(&self, name: String) {
-        // Nobody hears it when the machine ends anyway.
+        // Nobody receives this when the machine ends anyway.
         let _ = self.0.send(Word::Ended(name));
     }
 }
 
 impl Sidecar {
-    /// Starts `program`, which finds only `files` open.
+    /// Starts `program` with only `files` open.
     pub(crate) fn start(
         name: &str,
         program: &Path,
@@ -88,7 +89,7 @@ impl Sidecar {
         files: HandedFiles,
     ) -> Result<Self, StartError> {
         let mut child = spawn(program, arguments, files, Stdio::piped())?;
-        // Its words are a cause, told with the machine's end.
+        // The sidecar's stderr explains a failure and is reported with the machine's end.
         let complaints = tokio::task::spawn_local(collect_complaints(child.stderr.take()));
         Ok(Self {
             name: name.into(),
@@ -97,21 +98,21 @@ impl Sidecar {
         })
     }
 
-    /// Waits until it has ended: the machine's end by it.
+    /// Waits until the sidecar has ended, and returns the resulting end of the machine.
     async fn end(&mut self) -> MachineEnd {
         let status = self.child.wait().await;
         child_end(&self.name, status, &mut self.complaints).await
     }
 
-    /// Ends it.
+    /// Kills the sidecar and waits for its end.
     async fn stop(mut self) {
-        // Failing to kill means that it has ended.
+        // Failing to kill means that the process has already ended.
         let _ = self.child.kill().await;
     }
 }
 
-/// The same machine, ended when one of `sidecars` ends, or one that `words` tell of. They are ended, and waited for,
-/// after it.
+/// Returns the same machine, which now also ends when one of `sidecars` ends, or when `words` report an end. The
+/// sidecars are then ended, and waited for, after the machine.
 pub(crate) fn watch_sidecars(machine: RunningMachine, mut sidecars: Vec<Sidecar>, mut words: Words) -> RunningMachine {
     let (end_sender, end) = oneshot::channel();
     let (kill, killed) = oneshot::channel::<()>();
@@ -133,18 +134,18 @@ pub(crate) fn watch_sidecars(machine: RunningMachine, mut sidecars: Vec<Sidecar>
             sidecar.stop().await;
         }
         if let Some(end) = told {
-            // The supervisor may be gone already: then nobody needs to know.
+            // The supervisor may have ended already: then nobody needs the result.
             let _ = end_sender.send(end);
         }
     });
     RunningMachine { end, kill }
 }
 
-/// Follows what is said of the sidecars until one of them has ended: the machine's end by it.
+/// Handles notices about the sidecars until one sidecar has ended, and returns the resulting end of the machine.
 async fn attend(sidecars: &mut Vec<Sidecar>, words: &mut Words) -> MachineEnd {
     loop {
         let word = tokio::select! {
-            // One that is to end ends because of that.
+            // A requested end takes precedence: the sidecar ends because of the request.
             biased;
             Some(word) = words.0.recv() => word,
             end = first_end(sidecars) => return end,
@@ -155,7 +156,7 @@ async fn attend(sidecars: &mut Vec<Sidecar>, words: &mut Words) -> MachineEnd {
                 if let Some(at) = sidecars.iter().position(|sidecar| sidecar.name == name) {
                     sidecars.swap_remove(at).stop().await;
                 }
-                // Who asked may have been given up.
+                // The requester may have been dropped.
                 let _ = gone.send(());
             }
             Word::Ended(name) => {
@@ -169,7 +170,7 @@ async fn attend(sidecars: &mut Vec<Sidecar>, words: &mut Words) -> MachineEnd {
     }
 }
 
-/// Waits until one of the sidecars has ended: the machine's end by it.
+/// Waits until one of the sidecars has ended, and returns the resulting end of the machine.
 async fn first_end(sidecars: &mut [Sidecar]) -> MachineEnd {
     let mut ends: Vec<_> = sidecars.iter_mut().map(|sidecar| Box::pin(sidecar.end())).collect();
     std::future::poll_fn(|context| {
@@ -182,7 +183,7 @@ async fn first_end(sidecars: &mut [Sidecar]) -> MachineEnd {
     .await
 }
 
-/// The machine's end by that of a process.
+/// Converts the end of a sidecar process into the end of the machine.
 async fn child_end(name: &str, status: io::Result<ExitStatus>, complaints: &mut JoinHandle<String>) -> MachineEnd {
     if status.as_ref().is_ok_and(ExitStatus::success) {
         tokio::time::sleep(MACHINE_PATIENCE).await;

@@ -2,7 +2,7 @@
 
 use clap::{ArgAction, Command};
 
-/// The words of Go's `strconv.ParseBool`.
+/// Parses the words of Go's `strconv.ParseBool`.
 pub(crate) fn parse_bool(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
@@ -11,12 +11,12 @@ pub(crate) fn parse_bool(text: &str) -> Option<bool> {
     }
 }
 
-/// The same as a parser of clap's.
+/// Parses a boolean as a value parser for clap.
 pub(super) fn value(text: &str) -> Result<bool, &'static str> {
     parse_bool(text).ok_or("write true or false")
 }
 
-/// A command whose flags that are true when given also take a value after `=`, and so do those of its subcommands.
+/// Returns a command whose boolean flags also take a value after `=`, and so do those of its subcommands.
 pub(super) fn with_values(command: Command) -> Command {
     let command = command.mut_args(|arg| match arg.get_action() {
         ArgAction::SetTrue => arg

@@ -1,4 +1,4 @@
-//! The verbs that change containers' limits, and tell of changes.
+//! Verbs that change containers' limits or report changes.
 
 use clap::Args;
 

@@ -1,4 +1,4 @@
-//! The verbs of containers and their flags.
+//! Verbs of containers and their flags.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::{CpArgs, EventsArgs, ExportArgs, PortArgs, RunArgs, UpdateArgs, patience};
 use crate::detach::DetachKeys;
 
-/// The verbs of containers, at the top and below `capsid container`.
+/// Verbs of containers, at the top level and below `capsid container`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ContainerCommand {
     /// Make a container without starting it
@@ -183,7 +183,7 @@ pub(crate) struct RmArgs {
 pub(crate) struct RenameArgs {
     /// Name or id
     pub container: String,
-    /// What it is called from now on
+    /// New name of the container
     pub name: String,
 }
 
@@ -356,7 +356,7 @@ pub(crate) struct PruneArgs {
 #[derive(Debug, Args)]
 pub(crate) struct SuperviseArgs {
     pub id: String,
-    /// The id is a pod's.
+    /// Whether the id is a pod's.
     #[arg(long)]
     pub pod: bool,
     #[arg(long)]

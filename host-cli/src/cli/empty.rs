@@ -1,9 +1,9 @@
-//! Empty words: in docker, `--hostname ""` is as good as no `--hostname`.
+//! Empty words: docker treats `--hostname ""` like no `--hostname`.
 
 use super::{Command, ContainerCommand, PodCommand, PodCreateArgs, RunArgs};
 
 impl Command {
-    /// Forgets the empty words of flags for which docker has a default.
+    /// Removes the empty values of flags for which docker has a default.
     pub(super) fn forget_empty_words(&mut self) {
         match self {
             Self::Run(args) => args.forget_empty_words(),

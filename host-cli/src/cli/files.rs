@@ -1,4 +1,4 @@
-//! The verbs that look into containers' files.
+//! Verbs that access containers' files.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! A command line, read word by word as docker's parser reads it.
+//! Command line, parsed word by word in the way of docker's parser.
 
 use std::ffi::OsString;
 
@@ -8,8 +8,8 @@ use clap::{CommandFactory, FromArgMatches};
 use super::{Cli, boolean};
 
 impl Cli {
-    /// Reads the words of a command line as docker's parser does: boolean flags may have a value, and an empty word is
-    /// none.
+    /// Parses the words of a command line in the way of docker's parser: boolean flags may have a value, and an empty
+    /// word counts as absent.
     pub(crate) fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let words: Vec<OsString> = words.into_iter().collect();
         let mut command = boolean::with_values(Self::command());
@@ -26,7 +26,8 @@ impl Cli {
     }
 }
 
-/// The verb among the words of a command line that may be wrong: that of `capsid container`, where it is below it.
+/// Finds the verb among the words of a command line that may be wrong: a verb below `capsid container` is returned
+/// without `container`.
 pub(crate) fn verb(words: &[OsString]) -> Option<String> {
     const WITH_VALUES: [&str; 3] = ["--data-dir", "--run-dir", "--require"];
     let mut words = words.iter().map(|word| word.to_string_lossy());
@@ -45,7 +46,7 @@ mod tests {
     use super::*;
     use crate::cli::{Command, ContainerCommand, RunArgs};
 
-    /// The flags of `capsid run FLAGS image`.
+    /// Parses the flags of `capsid run FLAGS image`.
     fn run(flags: &[&str]) -> Result<RunArgs, clap::Error> {
         let words = ["capsid", "run"].iter().chain(flags).chain(&["image", "-x", "--rm"]);
         match Cli::read(words.map(Into::into))?.command {

@@ -1,13 +1,13 @@
-//! The words of `capsid network`, and flags of a pod's network, which a container without a pod has too.
+//! Verbs of `capsid network`, and the network flags of a pod, which a container without a pod has too.
 
 use clap::{Args, Subcommand, ValueEnum};
 
 /// Flags of a pod's network.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct NetworkArgs {
-    /// default: the internet, through this host; host: all that this host reaches, and its own addresses but the loopback;
-    /// none: a loopback and nothing else; or one of `capsid network create`, whose pods reach each other by name. Of default
-    /// and those, several may be given, each also as name=NETWORK,ip=ADDRESS,alias=NAME
+    /// default: the internet, through this host; host: all that this host reaches, and its own addresses but the
+    /// loopback; none: a loopback and nothing else; or one of `capsid network create`, whose pods reach each other by
+    /// name. Of default and those, several may be given, each also as name=NETWORK,ip=ADDRESS,alias=NAME
     #[arg(long, visible_alias = "net", value_name = "NETWORK")]
     pub network: Vec<String>,
     /// IPv4 address on that network [default: the lowest that is free]
@@ -28,8 +28,8 @@ pub(crate) struct NetworkArgs {
     /// Another port that the image exposes
     #[arg(long, value_name = "PORT[/udp]")]
     pub expose: Vec<String>,
-    /// What may be reached: none, public (the default: all but private addresses and this host), a network as 10.0.0.0/8,
-    /// or a name as *.example.com; each maybe with :PORT and /tcp, /udp or /icmp
+    /// Destinations that may be reached: none, public (the default: all but private addresses and this host), a network
+    /// as 10.0.0.0/8, or a name as *.example.com; each maybe with :PORT and /tcp, /udp or /icmp
     #[arg(long, value_name = "RULE")]
     pub egress: Vec<String>,
     /// Resolver to ask in place of the host's
@@ -52,7 +52,7 @@ pub(crate) struct NetworkArgs {
     pub network_rate: Option<String>,
 }
 
-/// The verbs of `capsid network`.
+/// Verbs of `capsid network`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum NetworkCommand {
     /// Make a network, on which containers and pods reach each other by name
@@ -84,7 +84,7 @@ pub(crate) enum NetworkCommand {
     Prune(NetworkPruneArgs),
 }
 
-/// How a network's frames travel.
+/// Driver that carries a network's frames.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum NetworkDriver {
     /// One link on this host
@@ -95,9 +95,9 @@ pub(crate) enum NetworkDriver {
 /// Flags of `capsid network create`.
 #[derive(Debug, Default, Args)]
 pub(crate) struct NetworkCreateArgs {
-    /// Its name
+    /// Name of the network
     pub name: String,
-    /// Where its addresses are from: one of IPv4, one of IPv6, or both [default: a free /24 of 10.89.0.0 and on]
+    /// Network for its addresses: one of IPv4, one of IPv6, or both [default: a free /24 of 10.89.0.0 and on]
     #[arg(long, value_name = "NETWORK")]
     pub subnet: Vec<String>,
     /// The address in a subnet that is no container's [default: the first]
@@ -112,7 +112,7 @@ pub(crate) struct NetworkCreateArgs {
     /// Label
     #[arg(short, long, value_name = "KEY[=VALUE]")]
     pub label: Vec<String>,
-    /// How its frames travel
+    /// Driver that carries its frames
     #[arg(short, long, value_enum, default_value = "bridge")]
     pub driver: NetworkDriver,
 }

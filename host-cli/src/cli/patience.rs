@@ -1,9 +1,9 @@
 //! Seconds between a stop signal and SIGKILL.
 
-/// Seconds that stand for never sending SIGKILL.
+/// Number of seconds that stands for never sending SIGKILL.
 const FOREVER_S: u64 = u64::MAX;
 
-/// Parses docker's seconds: a negative number is for ever.
+/// Parses docker's seconds: a negative number means for ever.
 pub(super) fn seconds(text: &str) -> Result<u64, String> {
     let seconds: i64 = text
         .parse()

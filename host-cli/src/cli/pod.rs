@@ -1,4 +1,4 @@
-//! The words of `capsid pod`: podman's.
+//! Verbs of `capsid pod`: podman's.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::{AccelChoice, NetworkArgs, patience};
 
-/// The verbs of `capsid pod`.
+/// Verbs of `capsid pod`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PodCommand {
     /// Make a pod: containers in it share a microVM, its network, ipc and host name
@@ -46,16 +46,16 @@ pub(crate) enum PodCommand {
 /// Flags of `capsid pod create`.
 #[derive(Debug, Args)]
 pub(crate) struct PodCreateArgs {
-    /// Its name, as with --name
+    /// Name of the pod, as with --name
     #[arg(value_name = "NAME", conflicts_with = "name")]
     pub plain_name: Option<String>,
-    /// Its name [default: one is made up]
+    /// Name of the pod [default: one is made up]
     #[arg(short, long)]
     pub name: Option<String>,
     /// Host name of its containers [default: the pod's name]
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
-    /// What its containers share: net, ipc and uts always; also pid
+    /// Namespaces that its containers share: net, ipc and uts always; also pid
     #[arg(long, value_name = "LIST", default_value = "ipc,net,uts")]
     pub share: String,
     /// Memory limit of all containers together; the microVM has a little more
@@ -73,7 +73,8 @@ pub(crate) struct PodCreateArgs {
     /// Give all its containers a volume, or a folder or file of the host's
     #[arg(short, long, value_name = "NAME|/HOST/PATH:/PATH[:ro]")]
     pub volume: Vec<String>,
-    /// The same, as type=bind,source=/PATH,target=/PATH[,readonly] or type=volume,source=NAME,target=/PATH[,readonly]
+    /// Give all its containers a mount, as type=bind,source=/PATH,target=/PATH[,readonly] or
+    /// type=volume,source=NAME,target=/PATH[,readonly]
     #[arg(long, value_name = "FIELDS")]
     pub mount: Vec<String>,
     #[command(flatten)]
@@ -90,7 +91,7 @@ pub(crate) struct PodCreateArgs {
     /// Write the pod's id to a file
     #[arg(long, value_name = "FILE")]
     pub pod_id_file: Option<PathBuf>,
-    /// How guest instructions run
+    /// Accelerator that runs guest instructions
     #[arg(long, value_enum, env = "CAPSID_ACCEL")]
     pub accel: Option<AccelChoice>,
     /// Guest kernel: an ELF file with a PVH note

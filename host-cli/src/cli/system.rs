@@ -1,8 +1,8 @@
-//! The verbs of `capsid system`.
+//! Verbs of `capsid system`.
 
 use clap::{Args, Subcommand};
 
-/// What concerns all containers, images and volumes together.
+/// Verbs of `capsid system`, which concern all containers, images and volumes together.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SystemCommand {
     /// Show the disk space that images, containers and volumes take
@@ -56,10 +56,10 @@ pub(crate) struct SystemPruneArgs {
 /// Flags of `capsid system info`.
 #[derive(Debug, Args)]
 pub(crate) struct InfoArgs {
-    /// As '{{.ContainersRunning}}'; json
+    /// Format of the output, as '{{.ContainersRunning}}'; json
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<String>,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }

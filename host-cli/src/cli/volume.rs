@@ -1,8 +1,8 @@
-//! The words of `capsid volume`.
+//! Verbs of `capsid volume`.
 
 use clap::{Args, Subcommand};
 
-/// The verbs of `capsid volume`.
+/// Verbs of `capsid volume`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum VolumeCommand {
     /// Make a volume
@@ -25,7 +25,7 @@ pub(crate) enum VolumeCommand {
 /// Flags of `capsid volume create`.
 #[derive(Debug, Args)]
 pub(crate) struct VolumeCreateArgs {
-    /// Its name [default: a new id]
+    /// Name of the volume [default: a new id]
     pub name: Option<String>,
     /// Label
     #[arg(short, long, value_name = "KEY[=VALUE]")]

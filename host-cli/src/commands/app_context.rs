@@ -1,4 +1,4 @@
-//! What the verbs of containers work with.
+//! Context of the verbs that work on containers.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::folders::Folders;
 use crate::state::{Container, State, StateError};
 use crate::supervisor_process::SupervisorProcess;
 
-/// From the end of a container's own time to the end of its supervisor: a guest that does not kill it is given some
-/// seconds before its machine is ended, and whoever is attached some to take the last of its output.
+/// Time limit from the end of a container's stop timeout to the end of its supervisor: a guest that does not kill it
+/// gets some seconds before its machine is ended, and attached clients get some to read the last of the output.
 const STOP_MARGIN: Duration = Duration::from_secs(30);
 
-/// How long a supervisor may take that has noticed by itself that nobody can reach it.
+/// Time limit for a supervisor to end that has noticed by itself that nobody can reach it.
 const ENDING_WAIT: Duration = Duration::from_secs(30);
 
-/// The folders and the open state.
+/// Folders and open state of a verb.
 pub(crate) struct AppContext {
     pub(crate) folders: Folders,
     pub(crate) state: State,
@@ -31,14 +31,14 @@ impl AppContext {
         Ok(Self { folders, state })
     }
 
-    /// The container as it is now, and a connection to its supervisor when it has one.
+    /// Returns the current container, and a connection to its supervisor when it has one.
     pub(crate) fn find(&self, name: &str) -> anyhow::Result<(Container, Option<Connection>)> {
         let container = self.state.find(name)?;
         let connection = self.connect(&container.id);
         Ok((container, connection))
     }
 
-    /// A connection to a container's supervisor, when it has one.
+    /// Connects to a container's supervisor, when it has one.
     pub(crate) fn connect(&self, id: &str) -> Option<Connection> {
         control::connect(&container_lock::folder(&self.folders.run, id)).ok()
     }
@@ -47,12 +47,12 @@ impl AppContext {
     pub(crate) fn is_supervised(&self, id: &str) -> bool {
         match control::connect(&container_lock::folder(&self.folders.run, id)) {
             Ok(_) => true,
-            // Too many wait for it already.
+            // Too many clients already wait for the supervisor.
             Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
         }
     }
 
-    /// A connection to the supervisor, which must be there.
+    /// Returns a container and a connection to its supervisor; an error when it does not run.
     pub(crate) fn running(&self, name: &str) -> anyhow::Result<(Container, Connection)> {
         match self.find(name)? {
             (container, Some(connection)) => Ok((container, connection)),
@@ -60,8 +60,8 @@ impl AppContext {
         }
     }
 
-    /// The lock of a container that does not run; `None` when it does. One that was removed while the lock was waited
-    /// for is unknown.
+    /// Takes the lock of a container that does not run; `None` when it does. Fails for a container that was removed
+    /// while this waited for the lock.
     pub(crate) fn lock(&self, id: &str) -> anyhow::Result<Option<ContainerLock>> {
         let Some(lock) = ContainerLock::take(&self.folders.run, id, || self.is_supervised(id))? else {
             return Ok(None);
@@ -75,7 +75,7 @@ impl AppContext {
             }
             Ok(container) => match SupervisorProcess::find(id) {
                 None => Ok(Some(lock)),
-                // It has noticed that it is out of reach, and is about to end.
+                // The supervisor has noticed that it is unreachable, and is about to end.
                 Some(supervisor) if !container.status.is_live() => {
                     supervisor.end(ENDING_WAIT);
                     Ok(Some(lock))
@@ -90,12 +90,12 @@ impl AppContext {
         }
     }
 
-    /// Stops the container, if it runs or is about to: nothing of it is left then, and its lock is the caller's.
+    /// Stops the container, if it runs or is about to. Nothing of it runs afterwards, and the caller holds its lock.
     pub(crate) async fn stop(&self, id: &str, timeout_s: Option<u64>) -> anyhow::Result<ContainerLock> {
         let patience = timeout_s.unwrap_or(self.state.container(id)?.config.stop_timeout_s);
         loop {
             if let Some(mut connection) = self.connect(id) {
-                // However it ended, also by a hang-up in the middle: it has.
+                // However the request ended, also by a hang-up in the middle: the supervisor has ended.
                 if connection.writer.send(&Request::Stop { timeout_s }).await.is_ok() {
                     connection.end_within::<Answer>(stop_limit(patience)).await;
                 }
@@ -106,7 +106,8 @@ impl AppContext {
             {
                 end_unasked(&supervisor, timeout_s, patience);
             }
-            // Started again meanwhile, or by a command whose supervisor was not there yet: once more.
+            // When it was started again meanwhile, or by a command whose supervisor did not listen yet, the loop
+            // repeats.
             if let Some(lock) = self.lock(id)? {
                 return Ok(lock);
             }
@@ -114,7 +115,8 @@ impl AppContext {
     }
 }
 
-/// Ends a supervisor that cannot be asked to stop, with the time that it would have: none where the user gave none.
+/// Ends a supervisor that accepts no stop request, with the time limit that the request would have: none where the user
+/// gave none.
 pub(super) fn end_unasked(supervisor: &SupervisorProcess, timeout_s: Option<u64>, patience_s: u64) {
     let is_at_once = timeout_s == Some(0);
     supervisor.end(if is_at_once {
@@ -124,8 +126,8 @@ pub(super) fn end_unasked(supervisor: &SupervisorProcess, timeout_s: Option<u64>
     });
 }
 
-/// How long a supervisor may take to stop what it was given some seconds for: then SIGKILL, and the machine's end,
-/// follow.
+/// Time limit for a supervisor to stop a container with this stop timeout: SIGKILL, and the machine's end, follow after
+/// the timeout.
 pub(super) fn stop_limit(timeout_s: u64) -> Duration {
     Duration::from_secs(timeout_s).saturating_add(STOP_MARGIN)
 }

@@ -1,4 +1,4 @@
-//! `capsid attach` and `capsid exec`.
+//! Verbs `capsid attach` and `capsid exec`.
 
 use std::os::unix::ffi::OsStrExt;
 
@@ -13,7 +13,7 @@ use crate::signals::Signals;
 use crate::state::Status;
 use crate::{container_lock, plan, surroundings, terminal};
 
-/// Follows a running container; its exit code is ours.
+/// Attaches to a running container. Its exit code becomes this process's.
 pub(crate) async fn attach(context: Context, args: AttachArgs) -> anyhow::Result<u8> {
     let mut connection = running(context, &args.container)?;
     let wanted = Wanted {
@@ -26,7 +26,7 @@ pub(crate) async fn attach(context: Context, args: AttachArgs) -> anyhow::Result
     report(end)
 }
 
-/// Runs another process in a running container; its exit code is ours.
+/// Runs another process in a running container. Its exit code becomes this process's.
 pub(crate) async fn exec(context: Context, args: ExecArgs) -> anyhow::Result<u8> {
     let (name, command) = args.container_and_command.split_first().context("no container given")?;
     let name = name.to_str().context("the container's name is not text")?;
@@ -65,7 +65,7 @@ pub(crate) async fn exec(context: Context, args: ExecArgs) -> anyhow::Result<u8>
     report(end)
 }
 
-/// A connection to the supervisor of a container that runs and is not paused.
+/// Connects to the supervisor of a container that runs and is not paused.
 fn running(context: Context, name: &str) -> anyhow::Result<Connection> {
     let (folders, state) = context.state()?;
     let container = state.find(name)?;

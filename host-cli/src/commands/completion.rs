@@ -1,4 +1,4 @@
-//! `capsid completion`.
+//! Verb `capsid completion`.
 
 use clap::CommandFactory;
 

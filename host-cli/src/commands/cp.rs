@@ -1,7 +1,8 @@
-//! `capsid cp`: files between this machine and a container, as tar archives that the agent makes and reads.
+//! Verb `capsid cp`: copies files between this machine and a container, as tar archives that the agent creates and
+//! unpacks.
 //!
-//! What comes from a container is hostile, whoever asked for it: it is unpacked by `capsid_archive`, beneath the folder
-//! that the user named, without following links. The container may run, stopped ones get a machine for the moment.
+//! Data from a container is hostile, whoever asked for it: it is unpacked by `capsid_archive`, beneath the folder that
+//! the user named, without following links. The container may run; a stopped one gets a machine for the moment.
 
 pub(super) mod local;
 
@@ -31,7 +32,7 @@ use crate::output;
 use crate::plan::size;
 use local::Resolver;
 
-/// One end of a copy.
+/// Source or destination of a copy.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
     Container {
@@ -39,12 +40,12 @@ enum End {
         path: Vec<u8>,
     },
     Local(PathBuf),
-    /// An archive on a standard stream.
+    /// Archive on a standard stream.
     Stream,
 }
 
 impl End {
-    /// As docker splits it: a path that begins with `/` or `.` is local, whatever colons it has.
+    /// Parses an argument as docker does: a path that begins with `/` or `.` is local, whatever colons it has.
     fn parse(word: &OsStr) -> anyhow::Result<Self> {
         let bytes = word.as_bytes();
         if bytes == b"-" {
@@ -61,7 +62,7 @@ impl End {
         if path.is_empty() {
             bail!("no path is given: write CONTAINER:/PATH");
         }
-        // Relative ones are docker's relative to the root.
+        // Relative paths are relative to the root, as in docker.
         let path = if path.starts_with(b"/") {
             path.to_vec()
         } else {
@@ -74,7 +75,7 @@ impl End {
     }
 }
 
-/// Copies.
+/// Copies files as the arguments say.
 pub(crate) async fn run(context: Context, args: CpArgs) -> anyhow::Result<u8> {
     let (source, target) = (End::parse(&args.source)?, End::parse(&args.destination)?);
     let app = AppContext::open(context)?;
@@ -114,7 +115,7 @@ fn pack(path: Vec<u8>, args: &CpArgs) -> Pack {
     }
 }
 
-/// Writes an archive of the agent's to a file, byte for byte.
+/// Writes an archive of the agent to a file, byte for byte.
 pub(super) async fn stream_out(app: &AppContext, name: &str, kind: Kind, to: File) -> anyhow::Result<()> {
     let (copied, ended) = copy_stream(app, name, kind, to).await?;
     // A file that cannot be written is not the agent's fault.
@@ -122,7 +123,7 @@ pub(super) async fn stream_out(app: &AppContext, name: &str, kind: Kind, to: Fil
     ended
 }
 
-/// The same, to stdout; its failure is reported when the command ends.
+/// Writes an archive of the agent to stdout. A failure to write is reported when the command ends.
 pub(super) async fn stream_to_stdout(app: &AppContext, name: &str, kind: Kind) -> anyhow::Result<()> {
     let (copied, ended) = copy_stream(app, name, kind, output::stdout_file()?).await?;
     if copied.is_ok() {
@@ -132,7 +133,7 @@ pub(super) async fn stream_to_stdout(app: &AppContext, name: &str, kind: Kind) -
     Ok(())
 }
 
-/// How the copying ended, and how the agent's work.
+/// Copies an archive of the agent. Returns the results of the copying and of the agent's task.
 async fn copy_stream(
     app: &AppContext,
     name: &str,
@@ -144,7 +145,7 @@ async fn copy_stream(
     Ok((copied, rest.finish().await))
 }
 
-/// From a container into a folder of the host's.
+/// Copies files from a container into a folder of the host.
 async fn copy_out(app: &AppContext, name: &str, pack: Pack, to: PathBuf, archive: bool) -> anyhow::Result<u64> {
     let asked = Asked::of(&pack.path);
     let resolver = Resolver::new(&app.state)?;
@@ -167,7 +168,8 @@ async fn copy_out(app: &AppContext, name: &str, pack: Pack, to: PathBuf, archive
     Ok(done.bytes)
 }
 
-/// The agent's own words explain an archive that ends early.
+/// Combines the results of the unpacking and of the agent's task: the agent's own error explains an archive that ends
+/// early.
 async fn conclude(unpacked: anyhow::Result<Unpacked>, rest: Rest) -> anyhow::Result<Unpacked> {
     let is_cut_off = |error: &anyhow::Error| {
         let truncated = |cause: &UnpackError| matches!(cause, UnpackError::Archive(ReadTarError::Truncated));
@@ -182,9 +184,9 @@ async fn conclude(unpacked: anyhow::Result<Unpacked>, rest: Rest) -> anyhow::Res
     }
 }
 
-/// What was asked of a container.
+/// Path that was requested of a container.
 struct Asked {
-    /// First component of the archive's names; empty is `.`.
+    /// First component of the archive's names; empty for `.`.
     top: Vec<u8>,
 }
 
@@ -198,14 +200,14 @@ impl Asked {
     }
 }
 
-/// The container sent an empty archive.
+/// Error when the container sent an empty archive.
 #[derive(Debug, thiserror::Error)]
 #[error("the container sent nothing")]
 struct NothingCame;
 
 fn unpack(input: UnixStream, asked: &Asked, resolver: &Resolver, to: &Path, archive: bool) -> anyhow::Result<Unpacked> {
     let is_root = rustix::process::geteuid().is_root();
-    // The first member tells whether a folder comes, which decides where it goes.
+    // The first member tells whether a folder arrives, which determines the destination.
     let mut recorder = Recorder {
         input,
         bytes: Vec::new(),
@@ -224,14 +226,14 @@ fn unpack(input: UnixStream, asked: &Asked, resolver: &Resolver, to: &Path, arch
     let unpacking = Unpacking {
         placing,
         keep_owners: archive && is_root,
-        // Whatever the owner: no program of a container's becomes one that others run with somebody's rights.
+        // Whoever the owner is: no program of a container becomes one that others run with somebody's privileges.
         keep_privileges: false,
         make_devices: false,
     };
     Ok(unpacking.unpack(Cursor::new(bytes).chain(input), folder)?)
 }
 
-/// Keeps what is read.
+/// Reader that keeps what is read.
 struct Recorder<R> {
     input: R,
     bytes: Vec<u8>,
@@ -250,8 +252,8 @@ fn ends_as_folder(path: &Path) -> bool {
     bytes.ends_with(b"/") || bytes.ends_with(b"/.") || bytes == b"."
 }
 
-/// The folder of the host's that a copy goes to. Links of the user's own in the path are followed, and what one leads
-/// to is overwritten, not the link.
+/// Opens the host's folder that a copy is written to. Links of the user's own in the path are followed, and a link's
+/// target is overwritten, not the link.
 fn local_target(
     resolver: &Resolver,
     to: &Path,
@@ -285,7 +287,7 @@ fn file_type(file: &OwnedFd) -> Result<FileType, Errno> {
     Ok(FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode))
 }
 
-/// A file or folder of the host's that is about to be packed.
+/// File or folder of the host that is about to be packed.
 struct Source {
     top: Vec<u8>,
     what: What,
@@ -293,13 +295,14 @@ struct Source {
 }
 
 enum What {
-    /// An open file or folder.
+    /// Open file or folder.
     Opened(OwnedFd),
-    /// A name in a folder: a link as such.
+    /// Name in a folder: a link itself.
     Named(OwnedFd, OsString),
 }
 
-/// As docker: a link is copied as a link, unless it is to be followed or the path ends in `/`.
+/// Opens the source of a copy. As in docker, a link is copied as a link, unless it is to be followed or the path ends
+/// in `/`.
 fn local_source(resolver: &Resolver, path: &Path, follow: bool) -> anyhow::Result<Source> {
     let shown = || path.display().to_string();
     let bytes = path.as_os_str().as_bytes();
@@ -310,11 +313,11 @@ fn local_source(resolver: &Resolver, path: &Path, follow: bool) -> anyhow::Resul
     if ends_as_folder(path) && kind != FileType::Directory {
         bail!("{}: not a directory", shown());
     }
-    // `..` has a name once it is resolved.
+    // A path that ends in `..` has a name once it is resolved.
     let name = path.file_name().or(real.file_name());
     let top = name.map_or_else(|| b"root".to_vec(), |name| name.as_bytes().to_vec());
     let what = if matches!(kind, FileType::RegularFile | FileType::Directory) {
-        // NONBLOCK: what is a FIFO by now must not hang us.
+        // NONBLOCK: a file that became a FIFO meanwhile must not block.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
         What::Opened(local::open(&real, flags).with_context(shown)?)
     } else {
@@ -333,7 +336,7 @@ fn local_source(resolver: &Resolver, path: &Path, follow: bool) -> anyhow::Resul
     })
 }
 
-/// From the host into a container.
+/// Copies files from the host into a container.
 async fn copy_in(app: &AppContext, name: &str, from: PathBuf, path: Vec<u8>, args: &CpArgs) -> anyhow::Result<u64> {
     let source = local_source(&Resolver::new(&app.state)?, &from, args.follow_link)?;
     let unpack = Unpack {
@@ -356,7 +359,7 @@ async fn copy_in(app: &AppContext, name: &str, from: PathBuf, path: Vec<u8>, arg
     .await
 }
 
-/// An archive on stdin into a container.
+/// Copies an archive on stdin into a container.
 async fn stream_in(app: &AppContext, name: &str, path: Vec<u8>) -> anyhow::Result<()> {
     let unpack = Unpack {
         path,
@@ -372,7 +375,7 @@ async fn stream_in(app: &AppContext, name: &str, path: Vec<u8>) -> anyhow::Resul
     copied.await.map(drop)
 }
 
-/// The archive in `input`, which may be compressed.
+/// Decompresses the archive in `input`, if it is compressed.
 fn expanded(mut input: impl Read + 'static) -> io::Result<Box<dyn Read>> {
     let mut magic = Vec::with_capacity(Compression::MAGIC_BYTES);
     input
@@ -387,7 +390,7 @@ fn expanded(mut input: impl Read + 'static) -> io::Result<Box<dyn Read>> {
     }
 }
 
-/// Has the agent unpack what `write` writes.
+/// Sends the agent an archive that `write` writes, for it to unpack.
 async fn feed(
     app: &AppContext,
     name: &str,
@@ -404,12 +407,12 @@ async fn feed(
         written
     });
     let (written, ended) = tokio::join!(written, rest.finish());
-    // A stream that the agent broke off is explained by its words.
+    // The agent's error explains a stream that it broke off.
     ended?;
     written?
 }
 
-/// Counts what goes through.
+/// Writer that counts bytes.
 struct Counted<W> {
     to: W,
     bytes: u64,

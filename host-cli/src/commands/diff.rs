@@ -1,4 +1,4 @@
-//! `capsid diff`.
+//! Verb `capsid diff`.
 
 use std::fmt::Write;
 use std::io::Read;
@@ -11,10 +11,10 @@ use super::{AppContext, Context};
 use crate::cli::NameArgs;
 use crate::file_task::FileTask;
 
-/// Bytes of all changes: a million paths of ordinary length. The agent's own bound is by count.
+/// Maximum size of all changes in bytes: a million paths of ordinary length. The agent's own limit is a count.
 const CHANGES_BYTES_MAX: u64 = 256 << 20;
 
-/// Shows what a container has changed of its image's files.
+/// Shows what a container has changed in its image's files.
 pub(crate) async fn run(context: Context, args: NameArgs) -> anyhow::Result<u8> {
     let app = AppContext::open(context)?;
     let (_, stdout, rest) = FileTask::start(&app, &args.container, Kind::Compare(Unit {}))

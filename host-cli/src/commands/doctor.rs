@@ -1,4 +1,4 @@
-//! `capsid doctor`.
+//! Verb `capsid doctor`.
 
 use super::Context;
 use crate::cli::{AccelChoice, DoctorArgs};
@@ -7,7 +7,7 @@ use crate::doctor::{self, Confined, Environment, Marks};
 use crate::probe::KvmVerdict;
 use crate::{confinement, install_paths, output, probe, settings};
 
-/// Examines the host and prints what was found; exits with 1 where `run` would fail.
+/// Examines the host and prints the findings; exits with 1 where `run` would fail.
 pub(crate) fn run(context: Context, args: &DoctorArgs) -> anyhow::Result<u8> {
     let settings = settings::read()?;
     let folders = context.folders()?;
@@ -42,7 +42,7 @@ pub(crate) fn run(context: Context, args: &DoctorArgs) -> anyhow::Result<u8> {
     Ok(u8::from(!doctor::can_run(&checks)))
 }
 
-/// What confines the processes whose programs are there.
+/// Examines the confinement of the processes whose programs are installed.
 fn confinement(accelerator: AccelChoice, kvm: &KvmVerdict) -> Vec<Confined> {
     let emulates = accelerator == AccelChoice::Emulate || accelerator == AccelChoice::Auto && !kvm.is_usable();
     let all = [

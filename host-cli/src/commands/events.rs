@@ -1,4 +1,4 @@
-//! `capsid events`.
+//! Verb `capsid events`.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::events::EventReader;
 use crate::format::Template;
 use crate::output;
 
-/// How often it is looked for more: quick to the eye, nothing to the processor.
+/// Interval of checking for new events: short for a user, and negligible for the processor.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Prints what happens, and what has happened since a time, until a time or for ever.
+/// Prints events as they happen, and past ones since a time, until a time or forever.
 pub(crate) fn run(context: Context, args: &EventsArgs) -> anyhow::Result<u8> {
     let filters = args
         .filter
@@ -30,12 +30,12 @@ pub(crate) fn run(context: Context, args: &EventsArgs) -> anyhow::Result<u8> {
     };
     let until = args.until.as_deref().map(clock::moment).transpose()?;
     let since = args.since.as_deref().map(clock::moment).transpose()?;
-    // As docker: without --since only what comes; with --until alone, all that was.
+    // As in docker: without --since only new events; with --until alone, all past ones.
     let since = since.unwrap_or_else(|| if until.is_some() { i64::MIN } else { clock::now_ns() });
     let folders = context.folders()?;
     let mut reader = EventReader::open(&folders.data);
     loop {
-        // Asked before the look: what happened until then is seen.
+        // Checked before the events are read: none that happened until then is missed.
         let is_over = until.is_some_and(|until| clock::now_ns() > until);
         for event in reader.more()? {
             let at = event["timeNano"].as_i64().unwrap_or(0);
@@ -58,7 +58,7 @@ fn text<'a>(event: &'a Value, field: &str) -> &'a str {
     event[field].as_str().unwrap_or_default()
 }
 
-/// docker's line: time, type, action, id and attributes.
+/// Formats docker's line: time, type, action, id and attributes.
 fn line(event: &Value) -> String {
     let attributes: Vec<String> = event["Actor"]["Attributes"]
         .as_object()
@@ -76,7 +76,7 @@ fn line(event: &Value) -> String {
     )
 }
 
-/// One `--filter`.
+/// Filter of one `--filter` flag.
 #[derive(Debug, PartialEq)]
 struct Filter {
     kind: Kind,
@@ -127,7 +127,7 @@ impl Filter {
                 text(attributes, "name") == value || (!value.is_empty() && id.starts_with(value))
             }
             Kind::Network => false,
-            // `exec_create: sh` and `health_status: healthy` are meant by their first word too.
+            // `exec_create: sh` and `health_status: healthy` are also matched by their first word.
             Kind::Event => {
                 let action = text(event, "Action");
                 action == value || action.split(':').next() == Some(value)
@@ -145,7 +145,7 @@ impl Filter {
     }
 }
 
-/// Every kind of filter that was given is met by one of its kind; labels all.
+/// Whether an event passes: it must match one filter of each given kind, and all filters of labels.
 fn passes(filters: &[Filter], event: &Value) -> bool {
     filters.iter().all(|filter| {
         let mut alternatives = filters.iter().filter(|other| other.kind == filter.kind);

@@ -1,4 +1,4 @@
-//! `capsid export`.
+//! Verb `capsid export`.
 
 use std::fs::File;
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::{AppContext, Context, cp};
 use crate::cli::ExportArgs;
 use crate::output;
 
-/// Writes a container's whole root as a tar archive, without volumes and what else is mounted over it.
+/// Writes a container's whole root as a tar archive, without volumes and other mounts.
 pub(crate) async fn run(context: Context, args: ExportArgs) -> anyhow::Result<u8> {
     let kind = Kind::Export(Unit {});
     let app = AppContext::open(context)?;
@@ -23,22 +23,22 @@ pub(crate) async fn run(context: Context, args: ExportArgs) -> anyhow::Result<u8
         cp::stream_to_stdout(&app, &args.container, kind).await?;
         return Ok(0);
     };
-    // Known before the file is made, or an old one emptied.
+    // Checked before the file is created, or an old one truncated.
     app.state.find(&args.container)?;
     let failed = || format!("cannot write {}", path.display());
     let file = create(&app, path).with_context(failed)?;
     let written = cp::stream_out(&app, &args.container, kind, file).await;
     if written.is_err() {
-        // Half an archive is none.
+        // An incomplete archive is useless.
         let _ = std::fs::remove_file(path);
     }
     written?;
     Ok(0)
 }
 
-/// An archive's file, through no link that a container may have made.
+/// Creates an archive's file, through no link that a container may have made.
 fn create(app: &AppContext, path: &Path) -> anyhow::Result<File> {
-    // No folder there is ever shared, and links there may lead to what has no path, as /dev/stdout does.
+    // No folder there is ever shared, and links there may lead to files without a path, as /dev/stdout does.
     if path.starts_with("/dev") || path.starts_with("/proc") {
         return Ok(File::create(path)?);
     }

@@ -1,5 +1,5 @@
-//! Rules of all `--filter` flags: as with docker, filters of different kinds all count, and those of one kind are
-//! alternatives, but for labels.
+//! Rules of all `--filter` flags: as in docker, filters of different kinds must all match, and those of one kind are
+//! alternatives, except for labels.
 
 use std::mem::discriminant;
 
@@ -7,13 +7,13 @@ use anyhow::{Context as _, bail};
 
 use crate::labels;
 
-/// The two halves of `name=value`.
+/// Splits a filter `name=value` into its two halves.
 pub(super) fn halves(text: &str) -> anyhow::Result<(&str, &str)> {
     text.split_once('=')
         .with_context(|| format!("invalid filter {text:?}: write name=value"))
 }
 
-/// The value of a filter that is true or false.
+/// Parses the value of a filter that is true or false.
 pub(super) fn truth(name: &str, value: &str) -> anyhow::Result<bool> {
     match value.to_ascii_lowercase().as_str() {
         "true" | "1" | "t" => Ok(true),
@@ -22,7 +22,7 @@ pub(super) fn truth(name: &str, value: &str) -> anyhow::Result<bool> {
     }
 }
 
-/// Whether all of these filters that concern labels are met, and one of each other kind.
+/// Whether all of these filters that concern labels match, and one of each other kind.
 pub(super) fn pass<F>(filters: &[F], is_label: impl Fn(&F) -> bool, takes: impl Fn(&F) -> bool) -> bool {
     filters.iter().all(|filter| {
         takes(filter)
@@ -33,7 +33,7 @@ pub(super) fn pass<F>(filters: &[F], is_label: impl Fn(&F) -> bool, takes: impl 
     })
 }
 
-/// `label=KEY[=VALUE]`, or `label!=KEY[=VALUE]` for what has no such label.
+/// Filter `label=KEY[=VALUE]`, or `label!=KEY[=VALUE]` for objects without such a label.
 #[derive(Debug, PartialEq)]
 pub(super) struct LabelFilter {
     wanted: String,
@@ -41,7 +41,7 @@ pub(super) struct LabelFilter {
 }
 
 impl LabelFilter {
-    /// The filter of this name, if it is about labels.
+    /// Creates the filter of this name, if it concerns labels.
     pub(super) fn parse(name: &str, value: &str) -> Option<Self> {
         let is_excluded = match name {
             "label" => false,

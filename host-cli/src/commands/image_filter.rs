@@ -1,4 +1,4 @@
-//! `capsid images --filter`.
+//! Filters of `capsid images --filter`.
 
 use std::collections::HashMap;
 
@@ -9,12 +9,12 @@ use regex_lite::Regex;
 use super::filter::{self, LabelFilter};
 use crate::clock;
 
-/// One filter.
+/// Filter of images.
 #[derive(Debug)]
 pub(super) enum ImageFilter {
-    /// Older than the image of this name.
+    /// Images older than the one of this name.
     Before(String),
-    /// Newer than the image of this name.
+    /// Images newer than the one of this name.
     Since(String),
     Reference(ReferencePattern),
     Dangling(bool),
@@ -37,11 +37,11 @@ impl ImageFilter {
     }
 }
 
-/// Filters with what they need to know of the store.
+/// Filters with the data of the store that they need.
 #[derive(Debug)]
 pub(super) struct ImageFilters {
     filters: Vec<ImageFilter>,
-    /// Nanoseconds since 1970 at which images that filters name were made.
+    /// Time in nanoseconds since 1970 at which images that filters name were created.
     made_ns: HashMap<String, i64>,
 }
 
@@ -77,7 +77,7 @@ fn created_ns(image: &Image) -> i64 {
     image.config.created.as_deref().and_then(clock::parse).unwrap_or(0)
 }
 
-/// docker's pattern of a reference: `*` and `?` stand for anything but a slash, `[a-c]` for one character.
+/// Pattern of a reference as in docker: `*` and `?` match anything but a slash, `[a-c]` one character.
 #[derive(Debug)]
 pub(super) struct ReferencePattern(Regex);
 
@@ -107,7 +107,7 @@ impl ReferencePattern {
         Ok(Self(Regex::new(&regex).with_context(wrong)?))
     }
 
-    /// Whether the name has this pattern, with its tag or without.
+    /// Whether the name matches this pattern, with its tag or without.
     pub(super) fn takes(&self, name: &Reference) -> bool {
         self.0.is_match(&name.to_string()) || self.0.is_match(&name.familiar_name())
     }

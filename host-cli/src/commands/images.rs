@@ -1,4 +1,4 @@
-//! `capsid images`.
+//! Verb `capsid images`.
 
 use capsid_image::{Image, Reference};
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ const COLUMNS: [(&str, &str); 5] = [
 ];
 const DIGEST: (&str, &str) = ("Digest", "DIGEST");
 
-/// One line per name of an image; `<none>` for one without.
+/// Prints one line per name of an image; `<none>` for an image without one.
 pub(crate) fn run(context: Context, args: &ImagesArgs) -> anyhow::Result<u8> {
     let template = args.format.as_deref().map(Template::of_lines).transpose()?;
     let filters = args.filter.iter().map(|text| ImageFilter::parse(text));
@@ -53,7 +53,7 @@ pub(crate) fn run(context: Context, args: &ImagesArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// The tags, and digests in repositories without a tag; `None` for an image without a name.
+/// Returns the tags, and digests in repositories without a tag; `None` for an image without a name.
 fn shown_names(image: &Image) -> Vec<Option<&Reference>> {
     let tags = || image.references.iter().filter(|name| name.tag().is_some());
     let untagged = image
@@ -64,7 +64,8 @@ fn shown_names(image: &Image) -> Vec<Option<&Reference>> {
     if names.is_empty() { vec![None] } else { names }
 }
 
-/// What registries know the image by in the repository of this name: an index's digest, or a manifest's.
+/// Returns the digests by which registries identify the image in the repository of this name: an index's, or a
+/// manifest's.
 fn repository_digests(name: Option<&Reference>, image: &Image) -> Vec<String> {
     let Some(name) = name else { return Vec::new() };
     if let Some(digest) = name.digest() {
@@ -80,9 +81,9 @@ fn same_repository(one: &Reference, other: &Reference) -> bool {
     (one.registry(), one.repository()) == (other.registry(), other.repository())
 }
 
-/// The images that are asked for by name.
+/// Images that are requested by name.
 enum Wanted {
-    /// In any spelling; without a tag, all tags.
+    /// Name in any spelling; without a tag, all tags.
     Name {
         name: Reference,
         is_tagged: bool,
@@ -122,7 +123,7 @@ fn print_rows(
     if args.digests {
         columns.insert(2, DIGEST);
     }
-    // As docker: a line for each digest when they are asked for.
+    // As in docker: one line per digest when digests are requested.
     let each_digest = args.digests || template.is_some_and(|template| template.names(DIGEST.0));
     let lines: Vec<Value> = rows
         .iter()
@@ -131,7 +132,7 @@ fn print_rows(
     table::print_rows(&lines, template, &columns)
 }
 
-/// docker's fields of `--format`, once or for each digest.
+/// Returns docker's fields of `--format`, once or for each digest.
 fn lines(name: Option<&Reference>, image: &Image, whole: bool, each_digest: bool) -> Vec<Value> {
     let none = || String::from("<none>");
     let created_ns = image.config.created.as_deref().and_then(clock::parse);

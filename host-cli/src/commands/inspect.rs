@@ -1,4 +1,4 @@
-//! `capsid inspect` and `capsid image inspect`.
+//! Verbs `capsid inspect` and `capsid image inspect`.
 
 use anyhow::anyhow;
 use capsid_image::Store;
@@ -12,7 +12,7 @@ use crate::format::Template;
 use crate::network::PodNetworks;
 use crate::state::{State, StateError};
 
-/// Prints what is known of the images, in docker's field names; those not found are told after the others.
+/// Prints the images in docker's fields; missing images are reported after the others.
 pub(crate) fn images(context: Context, args: &InspectArgs) -> anyhow::Result<u8> {
     let template = args.format.as_deref().map(Template::of_objects).transpose()?;
     let (_, store) = context.store()?;
@@ -31,8 +31,8 @@ pub(crate) fn images(context: Context, args: &InspectArgs) -> anyhow::Result<u8>
     Ok(code)
 }
 
-/// Prints what is known of containers, or of images, networks and volumes where there is nothing else of that name, as
-/// docker does.
+/// Prints containers in docker's fields; also images, networks and volumes, in this order, when nothing before has the
+/// name, as in docker.
 pub(crate) fn containers(context: Context, args: &ContainerInspectArgs) -> anyhow::Result<u8> {
     let template = args.format.as_deref().map(Template::of_objects).transpose()?;
     let (folders, state) = context.state()?;

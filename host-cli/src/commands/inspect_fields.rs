@@ -1,4 +1,4 @@
-//! docker's fields of containers and images, for `inspect`.
+//! Fields of containers and images for `inspect`, as in docker.
 
 use capsid_image::{Healthcheck, Image, ImageConfig};
 use serde_json::{Map, Value, json};
@@ -11,7 +11,7 @@ use crate::plan::signal_name;
 use crate::state::{Container, Declared, HealthCheck, ShareMount, Status, VolumeMount};
 use crate::{clock, labels, store_folder, volumes};
 
-/// docker's fields of an image.
+/// Returns docker's fields of an image.
 pub(super) fn image(image: &Image) -> Value {
     let config = &image.config;
     let names = |is_wanted: fn(&capsid_image::Reference) -> bool| {
@@ -63,23 +63,23 @@ fn image_check(check: &Healthcheck) -> Value {
     })
 }
 
-/// Go's nil for a list without entries.
+/// Returns Go's nil for a list without entries.
 fn list(words: &[String]) -> Option<&[String]> {
     (!words.is_empty()).then_some(words)
 }
 
-/// Go's set: a map with empty objects.
+/// Returns a set in Go's form: a map with empty objects.
 fn set<'a>(words: impl IntoIterator<Item = &'a String>) -> Map<String, Value> {
     words.into_iter().map(|word| (word.clone(), json!({}))).collect()
 }
 
-/// docker's fields of volumes and bind mounts.
+/// Returns docker's fields of volumes and bind mounts.
 pub(super) fn mounts(volumes: &[VolumeMount], shares: &[ShareMount], folders: &Folders) -> Vec<Value> {
     let volumes = volumes.iter().map(|mount| describe_mount(mount, folders));
     volumes.chain(shares.iter().map(describe_share)).collect()
 }
 
-/// docker's fields of a volume in a container; its source is the disk's file.
+/// Returns docker's fields of a volume in a container; its source is the disk's file.
 fn describe_mount(mount: &VolumeMount, folders: &Folders) -> Value {
     json!({
         "Type": "volume",
@@ -93,7 +93,7 @@ fn describe_mount(mount: &VolumeMount, folders: &Folders) -> Value {
     })
 }
 
-/// docker's fields of a bind mount.
+/// Returns docker's fields of a bind mount.
 fn describe_share(share: &ShareMount) -> Value {
     json!({
         "Type": "bind",
@@ -109,7 +109,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// docker's fields of a container, and what only Capsid has below `Capsid`.
+/// Returns docker's fields of a container, with Capsid's own fields below `Capsid`.
 pub(super) fn container(container: &Container, pod_networks: &PodNetworks<'_>, folders: &Folders) -> Value {
     let (spec, config) = (&container.spec, &container.config);
     let words: Vec<String> = spec.args.iter().map(|bytes| text(bytes)).collect();
@@ -134,12 +134,12 @@ pub(super) fn container(container: &Container, pod_networks: &PodNetworks<'_>, f
             "Machine": { "Vcpus": config.machine.vcpus, "MemoryMiB": config.machine.memory_mib },
             "Kernel": config.kernel,
         },
-        // podman's field: without a pod it is empty.
+        // Field of podman: empty without a pod.
         "Pod": container.pod.as_deref().unwrap_or_default(),
     })
 }
 
-/// Declared properties of a container; of one that an earlier version made, those of its spec.
+/// Returns the declared properties of a container; for one that an earlier version created, those of its spec.
 fn declared(container: &Container) -> Declared {
     container.config.declared.clone().unwrap_or_else(|| Declared {
         cmd: container.spec.args.iter().map(|bytes| text(bytes)).collect(),

@@ -1,7 +1,7 @@
-//! The verbs that change how containers are: start, stop, restart, kill, pause, unpause, wait, rm, rename, prune.
+//! Verbs that change the status of containers: start, stop, restart, kill, pause, unpause, wait, rm, rename, prune.
 //!
-//! As docker, each verb goes on after a container that it failed for, and its exit code says so. It works on several
-//! containers at once, and prints in the order in which they were named.
+//! As in docker, each verb continues after a container that it failed for, and its exit code reports the failure. A
+//! verb works on several containers at once, and prints in the order in which they were named.
 
 use std::collections::HashSet;
 use std::io::BufRead;
@@ -22,13 +22,13 @@ use crate::signals::Signals;
 use crate::state::{self, Container, StateError, Status};
 use crate::{create, error_text, events, start};
 
-/// Most names that a verb works on at once. Stopping waits for most of its time; docker's bound is 50, for containers
+/// Maximum number of names that a verb works on at once. A stop mostly waits; docker's limit is 50, for containers
 /// without machines of their own.
 const AT_ONCE: usize = 16;
-/// Most machines that a verb starts at once: each takes a processor of the host's while it boots.
+/// Maximum number of machines that a verb starts at once: each takes one of the host's processors while it boots.
 pub(super) const STARTS_AT_ONCE: usize = 4;
 
-/// Does something for each name, for several at once; docker prints the name as the user wrote it.
+/// Runs `act` for each name, for several at once; like docker, prints the name as the user wrote it.
 pub(super) async fn each<'a>(
     names: &'a [String],
     act: impl AsyncFn(&'a str) -> anyhow::Result<Option<String>>,
@@ -51,14 +51,14 @@ pub(super) async fn each<'a>(
     Ok(code)
 }
 
-/// How long a supervisor may take to answer anything but a wait: each question of its own to the guest or the machine
+/// Time limit for a supervisor's answer to anything but a wait: each of its own requests to the guest or the machine
 /// ends within half a minute, and a container that is about to run is waited for.
 const ANSWER_MAX: Duration = Duration::from_secs(180);
-/// How long a supervisor may take to kill a container: ten seconds, where its guest does not do it, and more on a host
-/// that is very busy.
+/// Time limit for a supervisor to kill a container: ten seconds if its guest does not do it, and more on a very busy
+/// host.
 pub(super) const KILL_MAX: Duration = Duration::from_secs(60);
 
-/// Asks one thing and returns the answer, a refusal as an error.
+/// Sends one request and returns the answer; a refusal is an error.
 pub(super) async fn ask(connection: &mut Connection, request: &impl serde::Serialize) -> anyhow::Result<Answer> {
     connection.writer.send(request).await?;
     match connection.receive_within::<Answer>(ANSWER_MAX).await?.0 {
@@ -67,7 +67,7 @@ pub(super) async fn ask(connection: &mut Connection, request: &impl serde::Seria
     }
 }
 
-/// `capsid start`.
+/// Runs `capsid start`.
 pub(crate) async fn start(context: Context, args: StartArgs) -> anyhow::Result<u8> {
     let app = AppContext::open(context)?;
     if !args.attach && !args.interactive {
@@ -110,7 +110,7 @@ pub(super) async fn start_one(app: &AppContext, name: &str) -> anyhow::Result<()
     Ok(await_start(&mut started.connection).await?)
 }
 
-/// `capsid stop`.
+/// Runs `capsid stop`.
 pub(crate) async fn stop(context: Context, args: StopArgs) -> anyhow::Result<u8> {
     let app = AppContext::open(context)?;
     each(&args.containers, async |name| {
@@ -120,17 +120,17 @@ pub(crate) async fn stop(context: Context, args: StopArgs) -> anyhow::Result<u8>
     .await
 }
 
-/// Stops a container, if it runs, and waits until its supervisor has let go of it.
+/// Stops a container, if it runs, and waits until its supervisor has released it.
 async fn stop_one(app: &AppContext, name: &str, timeout_s: Option<u64>) -> anyhow::Result<()> {
     let container = app.state.find(name)?;
     match app.stop(&container.id, timeout_s).await {
-        // With `--rm` it goes when it stops.
+        // With `--rm` it is removed when it stops.
         Err(error) if container.config.remove && is_unknown(&error) => Ok(()),
         stopped => stopped.map(drop),
     }
 }
 
-/// `capsid restart`.
+/// Runs `capsid restart`.
 pub(crate) async fn restart(context: Context, args: StopArgs) -> anyhow::Result<u8> {
     let app = AppContext::open(context)?;
     let starts = Semaphore::new(STARTS_AT_ONCE);
@@ -144,7 +144,7 @@ pub(crate) async fn restart(context: Context, args: StopArgs) -> anyhow::Result<
     .await
 }
 
-/// `capsid kill`.
+/// Runs `capsid kill`.
 pub(crate) async fn kill(context: Context, args: KillArgs) -> anyhow::Result<u8> {
     let number = i32::try_from(plan::parse_signal(&args.signal)?)?;
     let app = AppContext::open(context)?;
@@ -164,7 +164,7 @@ pub(crate) async fn kill(context: Context, args: KillArgs) -> anyhow::Result<u8>
     .await
 }
 
-/// `capsid pause` and `capsid unpause`.
+/// Runs `capsid pause` and `capsid unpause`.
 pub(crate) async fn pause(context: Context, args: NamesArgs, pause: bool) -> anyhow::Result<u8> {
     let app = AppContext::open(context)?;
     let request = if pause { Request::Pause } else { Request::Unpause };
@@ -176,7 +176,7 @@ pub(crate) async fn pause(context: Context, args: NamesArgs, pause: bool) -> any
     .await
 }
 
-/// `capsid wait`.
+/// Runs `capsid wait`.
 pub(crate) async fn wait(context: Context, args: NamesArgs) -> anyhow::Result<u8> {
     let app = AppContext::open(context)?;
     each(&args.containers, async |name| {
@@ -192,7 +192,7 @@ pub(crate) async fn wait(context: Context, args: NamesArgs) -> anyhow::Result<u8
             Ok((Answer::Exited { exit, .. }, _)) => exit.code,
             Ok((Answer::Failed(failure), _)) => failure.code,
             Ok(_) => bail!("unexpected answer of the pod's supervisor"),
-            // The supervisor was killed, or was about to end: the row tells which.
+            // The supervisor was killed, or was about to end: the row has the exit code.
             Err(_) => {
                 drop(app.lock(&container.id)?);
                 state::recover(&app.state, &app.folders)?;
@@ -204,7 +204,7 @@ pub(crate) async fn wait(context: Context, args: NamesArgs) -> anyhow::Result<u8
     .await
 }
 
-/// `capsid rm`.
+/// Runs `capsid rm`.
 pub(crate) async fn rm(context: Context, args: RmArgs) -> anyhow::Result<u8> {
     let app = AppContext::open(context)?;
     each(&args.containers, async |name| {
@@ -234,21 +234,21 @@ pub(super) async fn rm_one(app: &AppContext, name: &str, force: bool, volumes: b
             "container {} is running: stop it first, or use `capsid rm -f`",
             container.name
         ),
-        // Gone meanwhile: by its own `--rm` or another command.
+        // Removed meanwhile: by its own `--rm` or another command.
         Err(error) if is_unknown(&error) => return Ok(()),
         Err(error) => return Err(error),
     };
     create::remove(&app.state, &app.folders, lock, &container, volumes)
 }
 
-/// `capsid rename`.
+/// Runs `capsid rename`.
 pub(crate) async fn rename(context: Context, args: &RenameArgs) -> anyhow::Result<u8> {
     let app = AppContext::open(context)?;
     plan::check_name(&args.name)?;
     let container = app.state.find(&args.container)?;
     app.state.rename(&container.id, &args.name)?;
     if let Some(mut connection) = app.connect(&container.id) {
-        // One that ends just now has nothing more to tell.
+        // A supervisor that ends just now need not be notified.
         let _ = ask(&mut connection, &Request::Renamed(args.name.clone())).await;
     }
     let old = format!("/{}", container.name);
@@ -257,7 +257,7 @@ pub(crate) async fn rename(context: Context, args: &RenameArgs) -> anyhow::Resul
     Ok(0)
 }
 
-/// `capsid container prune`.
+/// Runs `capsid container prune`.
 pub(crate) async fn prune(context: Context, args: PruneArgs) -> anyhow::Result<u8> {
     if !args.force && !confirm("WARNING! This will remove all stopped containers.")? {
         return Ok(0);
@@ -266,7 +266,7 @@ pub(crate) async fn prune(context: Context, args: PruneArgs) -> anyhow::Result<u
     Ok(0)
 }
 
-/// Removes all containers that do not run: what `measure` says of those that went, in all.
+/// Removes all containers that do not run. Returns the sum of `measure` for the removed ones.
 pub(super) async fn remove_ended(app: &AppContext, measure: impl Fn(&Container) -> u64) -> anyhow::Result<u64> {
     let mut ended = app.state.containers()?;
     ended.retain(|container| matches!(container.status, Status::Created | Status::Exited));
@@ -276,7 +276,7 @@ pub(super) async fn remove_ended(app: &AppContext, measure: impl Fn(&Container) 
     let mut measured = 0;
     for container in ended {
         let bytes = measure(&container);
-        // One that was started meanwhile stays.
+        // A container that was started meanwhile stays.
         if rm_one(app, &container.id, false, false).await.is_ok() {
             measured += bytes;
             println!("{}", container.id);
@@ -285,7 +285,7 @@ pub(super) async fn remove_ended(app: &AppContext, measure: impl Fn(&Container) 
     Ok(measured)
 }
 
-/// docker's question.
+/// Asks the user to confirm, in docker's words.
 pub(super) fn confirm(warning: &str) -> anyhow::Result<bool> {
     print!("{warning}\nAre you sure you want to continue? [y/N] ");
     let mut answer = String::new();

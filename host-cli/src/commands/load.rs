@@ -1,4 +1,4 @@
-//! `capsid load`.
+//! Verb `capsid load`.
 
 use std::fs::File;
 use std::io::IsTerminal;

@@ -1,4 +1,4 @@
-//! `capsid logs`.
+//! Verb `capsid logs`.
 
 use std::io;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::control::{self, Answer, Request};
 use crate::log::{Entry, LogReader, LogStream, Selection};
 use crate::{container_lock, output, store_folder};
 
-/// How often a followed log is looked at: quick to the eye, nothing to the processor.
+/// Interval of reading a followed log: short for a user, and negligible for the processor.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Prints what a container has printed: its stdout on ours, its stderr on ours.
+/// Prints a container's output: its stdout on this process's stdout, its stderr on stderr.
 pub(crate) async fn run(context: Context, args: &LogsArgs) -> anyhow::Result<u8> {
     let (folders, state) = context.state()?;
     let container = state.find(&args.container)?;
@@ -40,7 +40,7 @@ pub(crate) async fn run(context: Context, args: &LogsArgs) -> anyhow::Result<u8>
     if !args.follow || output::has_failed() {
         return Ok(0);
     }
-    // Held until the container's end, which it tells: nobody is asked again and again.
+    // The connection is held until the supervisor reports the container's end: no polling is needed.
     let mut connection = control::connect(&container_lock::folder(&folders.run, &container.id)).ok();
     if let Some(supervisor) = &connection
         && supervisor.writer.send(&Request::Wait).await.is_err()
@@ -52,7 +52,7 @@ pub(crate) async fn run(context: Context, args: &LogsArgs) -> anyhow::Result<u8>
             None => true,
             Some(supervisor) => timeout(LOOK_EVERY, supervisor.reader.receive::<Answer>()).await.is_ok(),
         };
-        // Known before the last look: what was written until then is seen.
+        // Checked before the last read: nothing written until then is missed.
         let past = selection.until_ns.is_some_and(|until| clock::now_ns() > until);
         checked(reader.more(|entry| printer.print(&entry)))?;
         if ended || past || output::has_failed() {
@@ -61,7 +61,7 @@ pub(crate) async fn run(context: Context, args: &LogsArgs) -> anyhow::Result<u8>
     }
 }
 
-/// A failure to read the log; one of stdout is reported when the command ends.
+/// Returns the error of a log that cannot be read; a failure of stdout is reported when the command ends.
 fn checked(read: io::Result<()>) -> anyhow::Result<()> {
     match read {
         Err(_) if output::has_failed() => Ok(()),
@@ -74,7 +74,7 @@ struct Printer {
 }
 
 impl Printer {
-    /// Prints an entry; an error ends the reading of the log, whose further lines nobody would see.
+    /// Prints an entry. An error ends the reading of the log, whose further lines nobody would see.
     fn print(&self, entry: &Entry) -> io::Result<()> {
         let bytes = entry.bytes();
         let line = if self.timestamps {
@@ -100,6 +100,6 @@ fn tail(text: &str) -> anyhow::Result<Option<usize>> {
     let number: i64 = text
         .parse()
         .with_context(|| format!("--tail {text:?} is not a number or all"))?;
-    // docker: a negative number is the whole log.
+    // In docker, a negative number stands for the whole log.
     Ok(usize::try_from(number).ok())
 }

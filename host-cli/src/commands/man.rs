@@ -1,4 +1,4 @@
-//! `capsid man`.
+//! Verb `capsid man`.
 
 use std::io::Write;
 

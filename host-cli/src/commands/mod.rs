@@ -1,4 +1,4 @@
-//! One recipe per verb.
+//! Implementation of each verb.
 
 mod app_context;
 pub(crate) mod attach;
@@ -52,7 +52,7 @@ use crate::settings::Settings;
 use crate::signals::{Deadline, Signals};
 use crate::state::{self, State};
 
-/// What every verb starts from.
+/// Context that every verb starts from: folders given by flags.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub data: Option<PathBuf>,
@@ -60,7 +60,7 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Makes the folders.
+    /// Creates the folders.
     pub(crate) fn folders(self) -> anyhow::Result<Folders> {
         Ok(Folders::prepare(self.data, self.run)?)
     }
@@ -73,7 +73,7 @@ impl Context {
         Ok((folders, state))
     }
 
-    /// Opens the image store as well.
+    /// Prepares the folders and opens the image store.
     pub(crate) fn store(self) -> anyhow::Result<(Folders, Store)> {
         let folders = self.folders()?;
         let store = open_store(&folders)?;
@@ -90,7 +90,7 @@ pub(crate) fn open_store(folders: &Folders) -> anyhow::Result<Store> {
     Ok(Store::open(&folders.data, converter)?)
 }
 
-/// What a pull needs of flags and settings; the platform is this machine's unless one is named.
+/// Combines flags and settings to a pull's options; the platform is this machine's unless one is named.
 pub(crate) fn pull_options(platform: Option<Platform>, registry: &RegistryArgs, settings: &Settings) -> PullOptions {
     PullOptions {
         platform: platform.unwrap_or_else(Platform::host),
@@ -100,17 +100,17 @@ pub(crate) fn pull_options(platform: Option<Platform>, registry: &RegistryArgs, 
     }
 }
 
-/// How long work that was told to end may take to give back what it holds. With the deadline it is a second in all.
+/// Time limit for cancelled work to release what it holds. With the deadline the total is one second.
 const CANCEL_PATIENCE: Duration = Duration::from_millis(800);
 
-/// Awaits work in the store. When the user interrupts, the work ends and cleans up first; then `Err` is the signal.
+/// Awaits work in the store. When the user interrupts, the work is cancelled and cleans up; then `Err` is the signal.
 pub(crate) async fn unless_interrupted<T>(
     store: &Store,
     signals: &mut Signals,
     bars: &Bars,
     work: impl Future<Output = T>,
 ) -> Result<T, i32> {
-    // Without one, only what the kernel does not interrupt takes longer.
+    // If no deadline can be set, only work that the kernel does not interrupt takes longer.
     let _deadline = Deadline::set();
     tokio::pin!(work);
     let number = tokio::select! {
@@ -118,7 +118,7 @@ pub(crate) async fn unless_interrupted<T>(
         number = signals.interruption() => number,
     };
     store.cancel();
-    // Whoever interrupts again does not want to wait.
+    // A user who interrupts again does not want to wait.
     tokio::select! {
         _ = tokio::time::timeout(CANCEL_PATIENCE, work) => {}
         _ = signals.interruption() => {}
@@ -127,7 +127,7 @@ pub(crate) async fn unless_interrupted<T>(
     Err(number)
 }
 
-/// The exit code that tells of a signal: a shell's, and docker's.
+/// Returns the exit code for a signal, as in a shell and docker.
 fn signal_exit_code(number: i32) -> u8 {
     128u8.saturating_add(number.clamp(0, 127) as u8)
 }

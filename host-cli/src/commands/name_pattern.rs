@@ -1,9 +1,9 @@
-//! `--filter name=PATTERN`, as docker has it: a regular expression, for a name with or without the slash before it.
+//! Filter `--filter name=PATTERN` as in docker: a regular expression, for a name with or without a leading slash.
 
 use anyhow::Context as _;
 use regex_lite::Regex;
 
-/// What names are looked for.
+/// Regular expression that names are matched with.
 #[derive(Debug)]
 pub(super) struct NamePattern(Regex);
 

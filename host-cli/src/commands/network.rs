@@ -1,4 +1,4 @@
-//! `capsid network`.
+//! Verb `capsid network`.
 
 use anyhow::{Context as _, bail};
 use serde_json::{Map, Value, json};
@@ -17,7 +17,7 @@ use crate::state::{
 };
 use crate::{clock, error_text, id, labels, plan};
 
-/// docker's words for networks that nobody made.
+/// Names of predefined networks, docker's included.
 const RESERVED: [&str; 4] = [DEFAULT_NETWORK, "bridge", NO_NETWORK, "host"];
 const COLUMNS: [(&str, &str); 4] = [
     ("ID", "NETWORK ID"),
@@ -26,7 +26,7 @@ const COLUMNS: [(&str, &str); 4] = [
     ("Scope", "SCOPE"),
 ];
 
-/// The recipe of each verb.
+/// Runs a verb of networks.
 pub(crate) async fn run(context: Context, command: NetworkCommand) -> anyhow::Result<u8> {
     match command {
         NetworkCommand::Create(args) => create(context, &args),
@@ -63,15 +63,15 @@ fn create(context: Context, args: &NetworkCreateArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// A line of `ls`.
+/// Line of `ls`.
 #[derive(Debug)]
 struct Listed {
     id: String,
     name: String,
     driver: &'static str,
-    /// The user's; there is none behind one that nobody made.
+    /// User-defined network; none for a predefined one.
     network: Option<Network>,
-    /// One that nobody made always is.
+    /// Whether the network is used; always true for a predefined one.
     is_used: bool,
 }
 
@@ -86,7 +86,7 @@ impl Listed {
         })
     }
 
-    /// One that nobody made.
+    /// Creates the line of a predefined network.
     fn predefined(name: &str) -> Option<Self> {
         let (name, driver) = match name {
             DEFAULT_NETWORK | "bridge" => (DEFAULT_NETWORK, "bridge"),
@@ -106,7 +106,7 @@ impl Listed {
         self.network.as_ref().map_or(&[], |network| &network.config.labels)
     }
 
-    /// docker's fields of `--format`.
+    /// Returns docker's fields of `--format`.
     fn row(&self, whole: bool) -> Value {
         let config = self.network.as_ref().map(|network| &network.config);
         let has_v6 = config.is_some_and(|config| config.subnets.iter().any(|subnet| subnet.gateway.is_ipv6()));
@@ -180,7 +180,7 @@ fn find(name: &str, state: &State) -> Result<Value, StateError> {
     Ok(whole(&network, &members))
 }
 
-/// docker's object of a network, if there is one of this name or id.
+/// Returns docker's object of a network, if there is one of this name or id.
 pub(super) fn find_object(state: &State, name: &str) -> anyhow::Result<Option<Value>> {
     match find(name, state) {
         Err(StateError::UnknownNetwork(_)) => Ok(None),
@@ -188,7 +188,7 @@ pub(super) fn find_object(state: &State, name: &str) -> anyhow::Result<Option<Va
     }
 }
 
-/// docker's fields.
+/// Returns docker's fields of a network.
 fn whole(network: &Network, members: &[Member]) -> Value {
     let subnets = &network.config.subnets;
     let config = |subnet: &Subnet| json!({ "Subnet": subnet.network, "Gateway": subnet.gateway });
@@ -216,7 +216,7 @@ fn whole(network: &Network, members: &[Member]) -> Value {
     })
 }
 
-/// Who is on it: the address of each kind with the length of its prefix.
+/// Returns docker's fields of a member: the address of each IP version with its prefix length.
 fn pod_networks(network: &Network, member: &Member) -> Value {
     let address = |is_v4: bool| {
         let mut both = network.config.subnets.iter().zip(member.addresses());
@@ -232,7 +232,7 @@ fn pod_networks(network: &Network, member: &Member) -> Value {
     })
 }
 
-/// The same of one that nobody made; nobody on it is on a link with another.
+/// Returns docker's fields of a predefined network, without members: no pod on it shares a link with another.
 fn whole_predefined(listed: &Listed) -> Value {
     let link = own_link();
     let config = match listed.driver {
@@ -300,14 +300,14 @@ fn prune(context: Context, args: &NetworkPruneArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// Removes networks that nobody is on.
+/// Removes networks without members.
 pub(super) fn remove_unused(state: &State, folders: &Folders) -> anyhow::Result<()> {
     let mut removed = Vec::new();
     for network in state.networks()? {
         match state.remove_network(&network) {
             Ok(()) => {
                 removed.push(network.name);
-                // What stays is recorded: the next command removes it.
+                // A folder that remains is recorded: the next command removes it.
                 if forget(&folders.run, &network.id).is_ok() {
                     state.finish_pending(Pending::Network, &network.id);
                 }
@@ -322,7 +322,7 @@ pub(super) fn remove_unused(state: &State, folders: &Folders) -> anyhow::Result<
     Ok(())
 }
 
-/// One `--filter`.
+/// Filter of one `--filter` flag.
 #[derive(Debug, PartialEq)]
 enum Filter {
     Name(String),

@@ -1,7 +1,7 @@
-//! `capsid network connect` and `capsid network disconnect`.
+//! Verbs `capsid network connect` and `capsid network disconnect`.
 //!
-//! The row is changed first, in one transaction that also gives addresses; then the supervisor of what runs is told,
-//! and makes the machine follow. Nobody starts meanwhile what does not run: its lock is held.
+//! The row is changed first, in one transaction that also assigns addresses. Then the supervisor of a running container
+//! or pod is notified, and reconciles the machine. One that does not run cannot be started meanwhile: its lock is held.
 
 use anyhow::bail;
 
@@ -14,15 +14,15 @@ use crate::events;
 use crate::plan;
 use crate::state::{ConnectTarget, Endpoint, Owner};
 
-/// How a container or pod can be changed now.
+/// Way in which a container or pod can be changed now.
 enum Reach {
-    /// By us alone, for as long as this is held: it does not run.
+    /// Not running: changed by this process alone, for as long as the lock is held.
     Held { _lock: ContainerLock },
-    /// By its supervisor too.
+    /// Running: its supervisor must change the machine, too.
     Runs(Connection),
 }
 
-/// One more network.
+/// Connects a container or pod to one more network.
 pub(super) async fn connect(app: &AppContext, args: &NetworkConnectArgs) -> anyhow::Result<u8> {
     let place = match plan::network_connection(args)? {
         Some(request) => ConnectTarget::UserDefined(plan::network_place(
@@ -37,7 +37,7 @@ pub(super) async fn connect(app: &AppContext, args: &NetworkConnectArgs) -> anyh
     if let Reach::Runs(connection) = reach
         && let Err(error) = notify_supervisor(connection, &owner).await
     {
-        // Why it is not connected matters more than that somebody else has disconnected it meanwhile.
+        // The error of the connection matters more than that of a disconnection by somebody else meanwhile.
         let _ = app.state.disconnect(owner.id(), &place);
         return Err(error);
     }
@@ -45,7 +45,7 @@ pub(super) async fn connect(app: &AppContext, args: &NetworkConnectArgs) -> anyh
     Ok(0)
 }
 
-/// One network less. What its machine does not follow in now it does at its next start.
+/// Disconnects a container or pod from a network. A machine that does not reconcile now does so at its next start.
 pub(super) async fn disconnect(app: &AppContext, args: &NetworkDisconnectArgs) -> anyhow::Result<u8> {
     let place = match plan::user_network(&args.network)? {
         Some(word) => ConnectTarget::UserDefined(Endpoint::anywhere(&app.state.find_network(word)?)),
@@ -61,7 +61,7 @@ pub(super) async fn disconnect(app: &AppContext, args: &NetworkDisconnectArgs) -
     Ok(0)
 }
 
-/// As it is now, waiting for other commands.
+/// Determines the way to change a container or pod now, waiting for other commands.
 fn reach(app: &AppContext, owner: &Owner) -> anyhow::Result<Reach> {
     loop {
         if let Some(connection) = app.connect(owner.id()) {
@@ -71,14 +71,14 @@ fn reach(app: &AppContext, owner: &Owner) -> anyhow::Result<Reach> {
             Owner::Container(container) => app.lock(&container.id)?,
             Owner::Pod(pod) => ContainerLock::take(&app.folders.run, &pod.id, || app.is_supervised(&pod.id))?,
         };
-        // Started meanwhile: once more.
+        // When it was started meanwhile, the loop repeats.
         if let Some(lock) = held {
             return Ok(Reach::Held { _lock: lock });
         }
     }
 }
 
-/// Has a running machine follow its row, and warns of a default route that it could not be given.
+/// Notifies a running machine's supervisor of its changed row, and warns when the machine got no default route.
 async fn notify_supervisor(mut connection: Connection, owner: &Owner) -> anyhow::Result<()> {
     let answered = match owner {
         Owner::Container(_) => ask(&mut connection, &Request::NetworksChanged).await,
@@ -93,7 +93,7 @@ async fn notify_supervisor(mut connection: Connection, owner: &Owner) -> anyhow:
             Ok(())
         }
         Ok(_) => bail!("unexpected answer of the pod's supervisor"),
-        // It ends just now: its next machine is made by the row.
+        // The supervisor ends just now: its next machine is created from the row.
         Err(error) if matches!(error.downcast_ref(), Some(ControlError::Closed)) => Ok(()),
         Err(error) => Err(error),
     }
@@ -108,7 +108,7 @@ mod tests {
     use crate::state::State;
     use crate::state::tests::{container, network, plain, subnet};
 
-    /// A container `web-1` and a network `net-a`, in folders of the test's own.
+    /// Creates a container `web-1` and a network `net-a`, in folders of the test's own.
     fn app(root: &std::path::Path) -> AppContext {
         let folders = Folders {
             data: root.join("data"),
@@ -142,7 +142,7 @@ mod tests {
         owner.network().unwrap().names().map(Into::into).collect()
     }
 
-    /// A supervisor that gives one answer, or hangs up.
+    /// Runs a supervisor that gives one answer, or hangs up.
     async fn while_it_answers<T>(app: &AppContext, answer: Option<Answer>, act: impl Future<Output = T>) -> T {
         let folder = container_lock::folder(&app.folders.run, &"1".repeat(64));
         std::fs::create_dir_all(&folder).unwrap();
@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(names(&app), ["default", "net-a"]);
         disconnect(&app, &leave("default")).await.unwrap();
         assert_eq!(names(&app), ["net-a"]);
-        // Nobody holds it any more.
+        // Nobody holds the lock any more.
         assert!(app.lock(&"1".repeat(64)).unwrap().is_some());
     }
 
@@ -181,7 +181,7 @@ mod tests {
         let rewired = Some(Answer::Rewired { no_way_out: None });
         while_it_answers(&app, rewired, connect(&app, &shop())).await.unwrap();
         assert_eq!(names(&app), ["default", "net-a"]);
-        // It leaves all the same: its next machine is not on it.
+        // It is disconnected all the same: its next machine is not on the network.
         let told = while_it_answers(&app, refused(), disconnect(&app, &leave("net-a"))).await;
         assert!(told.is_err());
         assert_eq!(names(&app), ["default"]);

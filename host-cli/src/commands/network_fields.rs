@@ -1,4 +1,4 @@
-//! docker's fields of a container's or pod's network, for `inspect` and `ps`.
+//! Fields of a container's or pod's network for `inspect` and `ps`, as in docker.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,12 +8,12 @@ use serde_json::{Map, Value, json};
 use crate::network::{Link, PodNetworks, own_link};
 use crate::state::{DEFAULT_NETWORK, Endpoint, NO_NETWORK, Network, NetworkConfig, PublishedPort, mac_words};
 
-/// The network that a container or pod is on, by name; the first of several.
+/// Returns the name of the network that a container or pod is on; of several, the first.
 pub(super) fn mode(network: Option<&NetworkConfig>) -> &str {
     network.and_then(|network| network.names().next()).unwrap_or(NO_NETWORK)
 }
 
-/// All of them.
+/// Returns the names of all networks that a container or pod is on.
 pub(super) fn names(network: Option<&NetworkConfig>) -> String {
     network.map_or_else(
         || NO_NETWORK.into(),
@@ -21,9 +21,9 @@ pub(super) fn names(network: Option<&NetworkConfig>) -> String {
     )
 }
 
-/// `NetworkSettings`; Capsid's are `Egress`, what is in force, as `--egress` has it, and `BytesPerSecond`, the limit
-/// each way, null without one. As docker's, the fields of a link stand outside of `Networks` too where it is the pod's
-/// own. Ports that are exposed and not published have no bindings.
+/// Returns `NetworkSettings`. Capsid's own fields are `Egress`, the effective rules in the form of `--egress`, and
+/// `BytesPerSecond`, the limit in each direction, null without one. As in docker, the fields of the pod's own link are
+/// also outside of `Networks`. Ports that are exposed and not published have no bindings.
 pub(super) fn settings(pod_networks: &PodNetworks<'_>, exposed: &[String]) -> Value {
     let Some(config) = pod_networks.config else {
         return json!({ "Ports": {}, "Networks": {}, "Egress": [], "BytesPerSecond": null });
@@ -43,7 +43,7 @@ pub(super) fn settings(pod_networks: &PodNetworks<'_>, exposed: &[String]) -> Va
     settings
 }
 
-/// docker's fields of each network that it is on, by the network's name.
+/// Returns docker's fields of each network that the container or pod is on, by the network's name.
 fn networks(pod_networks: &PodNetworks<'_>, config: &NetworkConfig) -> Map<String, Value> {
     let mac = mac_words(config.mac);
     let mut networks = Map::new();
@@ -63,7 +63,7 @@ fn networks(pod_networks: &PodNetworks<'_>, config: &NetworkConfig) -> Map<Strin
     networks
 }
 
-/// docker's fields of what it has on one of the user-defined networks.
+/// Returns docker's fields of an endpoint on a user-defined network.
 fn place(network: &Network, endpoint: &Endpoint) -> Value {
     let links = Link::on(network, endpoint, |_| !network.config.internal);
     let (v4, v6): (Vec<Link>, Vec<Link>) = links.into_iter().partition(|link| link.address.is_ipv4());
@@ -81,7 +81,7 @@ fn place(network: &Network, endpoint: &Endpoint) -> Value {
     fields
 }
 
-/// docker's fields of a link of IPv4; empty without one.
+/// Returns docker's fields of an IPv4 link; empty values without one.
 fn link(link: Option<&Link>) -> [(&'static str, Value); 3] {
     let words = |address: Option<IpAddr>| address.map(|address| address.to_string()).unwrap_or_default();
     [
@@ -91,8 +91,8 @@ fn link(link: Option<&Link>) -> [(&'static str, Value); 3] {
     ]
 }
 
-/// Ports of the host's by the container's: `{"80/tcp": [{"HostIp": ..., "HostPort": ...}]}`, and null for those that
-/// are exposed only.
+/// Returns the host's ports by the container's: `{"80/tcp": [{"HostIp": ..., "HostPort": ...}]}`, and null for ports
+/// that are only exposed.
 pub(super) fn bindings(network: Option<&NetworkConfig>, exposed: &[String]) -> Value {
     let mut bindings: BTreeMap<String, Option<Vec<Value>>> = BTreeMap::new();
     bindings.extend(exposed.iter().map(|port| (port.clone(), None)));
@@ -107,7 +107,7 @@ pub(super) fn bindings(network: Option<&NetworkConfig>, exposed: &[String]) -> V
     json!(bindings)
 }
 
-/// The column of `ps`: ports that follow each other are one, then those that are exposed only.
+/// Formats the column of `ps`: consecutive ports as one range, then ports that are only exposed.
 pub(super) fn ports(network: Option<&NetworkConfig>, exposed: &[String]) -> String {
     let mut ports: Vec<&PublishedPort> = network.iter().flat_map(|network| &network.ports).collect();
     ports.sort_unstable_by_key(|port| (port.host.ip(), port.protocol, port.host.port(), port.container));

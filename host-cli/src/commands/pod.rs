@@ -1,4 +1,4 @@
-//! `capsid pod`: podman's words for pods of several containers.
+//! Verb `capsid pod`: pods of several containers, in podman's terms.
 
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
@@ -28,9 +28,9 @@ use crate::{
     surroundings,
 };
 
-/// How often a generated name is tried.
+/// Maximum number of generated names that are tried.
 const NAME_ATTEMPTS: u32 = 10;
-/// Where the disks of its containers are: one device of its machine.
+/// Number of devices for the disks of the pod's containers: one device of its machine.
 const DISK_SLOTS_DEVICES: usize = 1;
 
 const COLUMNS: [(&str, &str); 5] = [
@@ -53,7 +53,7 @@ const STATS_COLUMNS: [(&str, &str); 9] = [
     ("PIDs", "PIDS"),
 ];
 
-/// One of the verbs.
+/// Runs a verb of pods.
 pub(crate) async fn run(context: Context, command: PodCommand) -> anyhow::Result<u8> {
     match command {
         PodCommand::Create(args) => create(context, &args),
@@ -86,7 +86,7 @@ fn create(context: Context, args: &PodCreateArgs) -> anyhow::Result<u8> {
         networks: surroundings::user_networks(&args.network, &state)?,
         host_address: network::host_address(),
     };
-    // All that flags say is checked before anything is made.
+    // All flags are checked before anything is created.
     run::check_id_file(args.pod_id_file.as_deref())?;
     plan::pod(args, wanted.unwrap_or("pod"), around.clone())?;
     around.found = shares::find(&plan::wanted_pod_binds(args)?, &folders)?;
@@ -125,7 +125,7 @@ fn create(context: Context, args: &PodCreateArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// podman's word for how a pod is: its machine's, and whether all its containers run.
+/// Returns podman's word for a pod's status: its machine's, and whether all its containers run.
 fn status(pod: &Pod, containers: &[Container]) -> &'static str {
     match pod.status {
         PodStatus::Running if containers.iter().any(|container| !container.status.is_live()) => "Degraded",
@@ -158,7 +158,7 @@ fn list(context: Context, args: &PodLsArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// podman's fields of `--format`, but for an infra container's: there is none.
+/// Returns podman's fields of `--format`, except for an infra container's: there is none.
 fn row(pod: &Pod, containers: &[Container], whole: bool) -> Value {
     let chars = if whole { usize::MAX } else { 12 };
     let short = |id: &String| id.chars().take(chars).collect::<String>();
@@ -196,7 +196,7 @@ fn inspect(context: Context, args: &PodInspectArgs) -> anyhow::Result<u8> {
     Ok(code)
 }
 
-/// podman's fields, and what only Capsid has below `Capsid`.
+/// Returns podman's fields of a pod, with Capsid's own fields below `Capsid`.
 fn whole(pod: &Pod, state: &State, folders: &Folders) -> anyhow::Result<Value> {
     let containers = state.containers_of(&pod.id)?;
     let config = &pod.config;
@@ -237,7 +237,7 @@ fn whole(pod: &Pod, state: &State, folders: &Folders) -> anyhow::Result<Value> {
     }))
 }
 
-/// Starts each pod, and then its containers; docker's and podman's way: one that fails does not keep the next ones.
+/// Starts each pod, and then its containers. As in docker and podman, a failed one does not prevent the next ones.
 async fn start_all(context: Context, args: PodNamesArgs) -> anyhow::Result<u8> {
     let app = AppContext::open(context)?;
     let starts = Semaphore::new(STARTS_AT_ONCE);
@@ -274,22 +274,22 @@ async fn stop(context: Context, args: PodStopArgs) -> anyhow::Result<u8> {
     .await
 }
 
-/// Stops a pod, if it runs: nothing of it is left then, and its lock is the caller's.
+/// Stops a pod, if it runs. Nothing of it runs afterwards, and the caller holds its lock.
 async fn stop_one(app: &AppContext, pod: &Pod, timeout_s: Option<u64>) -> anyhow::Result<ContainerLock> {
     let containers = app.state.containers_of(&pod.id)?;
     let own = containers.iter().map(|container| container.config.stop_timeout_s).max();
     let patience = timeout_s.or(own).unwrap_or_default();
     loop {
         if let Some(mut connection) = app.connect(&pod.id) {
-            // However it ended, also by a hang-up in the middle: it has.
+            // However the request ended, also by a hang-up in the middle: the supervisor has ended.
             if connection.writer.send(&PodRequest::Stop { timeout_s }).await.is_ok() {
                 connection.end_within::<Answer>(stop_limit(patience)).await;
             }
         }
         let is_running = || app.is_supervised(&pod.id);
-        // Started again meanwhile: once more.
+        // When it was started again meanwhile, the loop repeats.
         if let Some(lock) = ContainerLock::take(&app.folders.run, &pod.id, is_running)? {
-            // Out of reach: its lock was removed.
+            // Unreachable: the supervisor's lock was removed.
             if let Some(supervisor) = SupervisorProcess::find(&pod.id) {
                 end_unasked(&supervisor, timeout_s, patience);
             }
@@ -312,7 +312,7 @@ async fn remove(context: Context, args: PodRmArgs) -> anyhow::Result<u8> {
             let lock = ContainerLock::take(&app.folders.run, &pod.id, is_running)?;
             lock.with_context(|| format!("pod {} is running: stop it first, or use `capsid pod rm -f`", pod.name))?
         };
-        // Held: none of its containers can be started.
+        // The lock is held: none of its containers can be started.
         for container in app.state.containers_of(&pod.id)? {
             rm_one(&app, &container.id, true, true).await?;
         }
@@ -350,7 +350,7 @@ async fn stats(context: Context, args: PodStatsArgs) -> anyhow::Result<u8> {
     stats::show(&folders, &shown, choose).await
 }
 
-/// One `--filter`.
+/// Filter of one `--filter` flag.
 #[derive(Debug)]
 enum Filter {
     Name(NamePattern),

@@ -1,4 +1,4 @@
-//! `capsid port`.
+//! Verb `capsid port`.
 
 use anyhow::bail;
 
@@ -6,7 +6,7 @@ use super::Context;
 use crate::cli::PortArgs;
 use crate::state::{PublishedPort, protocol_name};
 
-/// Shows what is published: all of it, or where one port of the container's is.
+/// Shows published ports: all of them, or the addresses of one port of the container.
 pub(crate) fn run(context: Context, args: &PortArgs) -> anyhow::Result<u8> {
     let (_, state) = context.state()?;
     let container = state.find(&args.container)?;

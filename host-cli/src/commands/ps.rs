@@ -1,4 +1,4 @@
-//! `capsid ps`.
+//! Verb `capsid ps`.
 
 use std::collections::HashMap;
 
@@ -14,11 +14,11 @@ use crate::plan::size;
 use crate::state::{Container, NetworkConfig, Pod, Status};
 use crate::{clock, labels};
 
-/// docker's width of a command.
+/// Width of a command, as in docker.
 const COMMAND_CHARS_MAX: usize = 20;
-/// docker's width of the name of what is mounted.
+/// Width of a mount's name, as in docker.
 const MOUNT_CHARS_MAX: usize = 15;
-/// docker's, and the accelerator, which `STATUS` says nothing of.
+/// Columns: docker's, and the accelerator, which `STATUS` does not contain.
 const COLUMNS: [(&str, &str); 8] = [
     ("ID", "CONTAINER ID"),
     ("Image", "IMAGE"),
@@ -29,9 +29,9 @@ const COLUMNS: [(&str, &str); 8] = [
     ("Ports", "PORTS"),
     ("Names", "NAMES"),
 ];
-/// podman's, behind them with `--pod`.
+/// Columns of podman, added with `--pod`.
 const POD_COLUMNS: [(&str, &str); 2] = [("Pod", "POD ID"), ("PodName", "PODNAME")];
-/// docker's, behind them with `--size`.
+/// Column of docker, added with `--size`.
 const SIZE: (&str, &str) = ("Size", "SIZE");
 
 /// Lists containers, the newest first.
@@ -45,7 +45,7 @@ pub(crate) fn run(context: Context, args: &PsArgs) -> anyhow::Result<u8> {
     let (folders, state) = context.state()?;
     let pods: HashMap<String, Pod> = state.pods()?.into_iter().map(|pod| (pod.id.clone(), pod)).collect();
     let last = if args.latest { Some(1) } else { args.last };
-    // A filter by state asks for containers in that state.
+    // A filter by status requests containers with that status.
     let all = args.all || last.is_some() || filters.iter().any(Filter::is_about_state);
     let wants_sizes = args.size || template.as_ref().is_some_and(|template| template.names(SIZE.0));
     let wants_images = wants_sizes || filters.iter().any(Filter::is_about_images);
@@ -82,18 +82,18 @@ pub(crate) fn run(context: Context, args: &PsArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// Sources of rows beside containers.
+/// Data for rows in addition to the containers.
 struct Listing<'a> {
     pods: &'a HashMap<String, Pod>,
     folders: &'a Folders,
-    /// Whole ids, commands and names.
+    /// Whether ids, commands and names are shown in full.
     whole: bool,
-    /// Bytes of images by id, where sizes are asked for.
+    /// Size of images in bytes by id, when sizes are requested.
     image_bytes: HashMap<String, u64>,
 }
 
 impl Listing<'_> {
-    /// docker's fields of `--format`.
+    /// Returns docker's fields of `--format`.
     fn row(&self, container: &Container) -> Value {
         let config = &container.config;
         let pod = container.pod.as_deref().and_then(|id| self.pods.get(id));
@@ -140,7 +140,7 @@ impl Listing<'_> {
         self.shortened(command, COMMAND_CHARS_MAX)
     }
 
-    /// Names of volumes, and sources of bind mounts.
+    /// Formats names of volumes, and sources of bind mounts.
     fn mounts(&self, container: &Container) -> String {
         let volumes = container.config.mounts.iter().map(|mount| mount.volume.clone());
         let shares = container.config.shares.iter().map(|share| share.source.clone());
@@ -148,7 +148,7 @@ impl Listing<'_> {
         shown.collect::<Vec<_>>().join(",")
     }
 
-    /// Bytes that a container takes of the host's disk, and together with its image.
+    /// Formats a container's size on the host's disk, alone and together with its image.
     fn size(&self, container: &Container) -> String {
         let Some(image_bytes) = self.image_bytes.get(&container.image_id) else {
             return size::human(0);
@@ -159,13 +159,13 @@ impl Listing<'_> {
     }
 }
 
-/// A container's, or its pod's.
+/// Returns the network configuration of a container, or of its pod.
 pub(super) fn network<'a>(container: &'a Container, pods: &'a HashMap<String, Pod>) -> Option<&'a NetworkConfig> {
     let pod = container.pod.as_deref().and_then(|id| pods.get(id));
     pod.map_or(container.config.network.as_ref(), |pod| pod.config.network.as_ref())
 }
 
-/// docker's words.
+/// Formats a container's status as docker does.
 fn status(container: &Container, folders: &Folders) -> String {
     let up = || {
         format!(

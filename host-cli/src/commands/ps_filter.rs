@@ -1,4 +1,4 @@
-//! `capsid ps --filter`.
+//! Filters of `capsid ps --filter`.
 
 use std::collections::HashMap;
 
@@ -12,32 +12,32 @@ use crate::folders::Folders;
 use crate::health::{Health, Verdict};
 use crate::state::{Container, NO_NETWORK, NetworkConfig, Pod, PublishedPort, State, Status, protocol_name};
 
-/// Least digits of an image's or network's id that stand for it.
+/// Minimum number of digits of an image's or network's id that identify it.
 const ID_DIGITS_MIN: usize = 4;
 
-/// One filter.
+/// Filter of containers.
 #[derive(Debug)]
 pub(super) enum Filter {
     Name(NamePattern),
     Id(String),
-    /// None for a status of docker's that no container here is ever in.
+    /// Status; none for one of docker's that no container here ever has.
     Status(Option<Status>),
     Exited(i32),
     Label(LabelFilter),
-    /// Made from an image of this name or id, or from one that was made from that.
+    /// Containers created from the image of this name or id, or from an image built on it.
     Ancestor(String),
-    /// Older than a container.
+    /// Containers older than this one.
     Before(String),
-    /// Newer than a container.
+    /// Containers newer than this one.
     Since(String),
     Publish(Ports),
     Expose(Ports),
-    /// With a volume of this name, or something mounted from or at this path.
+    /// Containers with a volume of this name, or a mount from or at this path.
     Volume(String),
     Network(String),
-    /// None for containers that are not checked.
+    /// Health; none for containers without health checks.
     Health(Option<Verdict>),
-    /// A task of swarm's, which no container here is.
+    /// Tasks of swarm; no container here is one.
     IsTask(bool),
     Pod(String),
 }
@@ -71,12 +71,12 @@ impl Filter {
         })
     }
 
-    /// Whether it asks for containers that may not run.
+    /// Whether the filter requests containers that may not run.
     pub(super) fn is_about_state(&self) -> bool {
         matches!(self, Self::Status(_) | Self::Exited(_))
     }
 
-    /// Whether it asks for more of images than a container's row has.
+    /// Whether the filter needs more of images than a container's row contains.
     pub(super) fn is_about_images(&self) -> bool {
         matches!(self, Self::Ancestor(_))
     }
@@ -93,7 +93,7 @@ fn health(word: &str) -> anyhow::Result<Option<Verdict>> {
     }
 }
 
-/// Ports of one protocol, as `80`, `80/udp` or `8000-8010/tcp`.
+/// Ports of one protocol, such as `80`, `80/udp` or `8000-8010/tcp`.
 #[derive(Debug, PartialEq)]
 pub(super) struct Ports {
     first: u16,
@@ -117,7 +117,7 @@ impl Ports {
         (self.first..=self.last).contains(&port) && self.protocol == protocol
     }
 
-    /// Whether an exposed port, or range of ports, is among these.
+    /// Whether an exposed port, or range of ports, overlaps these.
     fn meets(&self, exposed: &str) -> bool {
         Self::parse(exposed).is_ok_and(|exposed| {
             exposed.protocol == self.protocol && exposed.first <= self.last && self.first <= exposed.last
@@ -125,23 +125,23 @@ impl Ports {
     }
 }
 
-/// Filters with what they need to know beside a container's own row.
+/// Filters with the data that they need in addition to a container's own row.
 #[derive(Debug)]
 pub(super) struct Filters<'a> {
     filters: Vec<Filter>,
     pods: &'a HashMap<String, Pod>,
     folders: &'a Folders,
-    /// When containers that filters name were made, nanoseconds since 1970.
+    /// Creation times of containers that filters name, in nanoseconds since 1970.
     made_ns: HashMap<String, i64>,
     /// Images that filters name.
     ancestors: HashMap<String, Option<Image>>,
-    /// Layers of all images by id, where a filter asks for ancestors.
+    /// Layers of all images by id, when a filter requests ancestors.
     layers: HashMap<String, Vec<Digest>>,
 }
 
 impl<'a> Filters<'a> {
-    /// Finds what the filters name; a container that there is not is an error. The store is wanted where a filter
-    /// [is about images](Filter::is_about_images).
+    /// Finds the objects that the filters name; a missing container is an error. The store is needed when a filter [is
+    /// about images](Filter::is_about_images).
     pub(super) fn new(
         filters: Vec<Filter>,
         pods: &'a HashMap<String, Pod>,
@@ -163,7 +163,7 @@ impl<'a> Filters<'a> {
                     known.made_ns.insert(name.clone(), state.find(name)?.created_ns);
                 }
                 Filter::Ancestor(name) => {
-                    // A name that cannot be one is no image's.
+                    // A name that is no valid one belongs to no image.
                     let image = store.and_then(|store| store.find(name).unwrap_or_default());
                     known.ancestors.insert(name.clone(), image);
                 }
@@ -214,10 +214,10 @@ impl<'a> Filters<'a> {
         }
     }
 
-    /// Whether the container's image is the one of that name or id, or has all its layers first.
+    /// Whether the container's image is the one of this name or id, or begins with all its layers.
     fn is_descendant(&self, container: &Container, name: &str) -> bool {
         let Some(ancestor) = self.ancestors.get(name).and_then(Option::as_ref) else {
-            // One that is not in the store any more has its id.
+            // An image that is not in the store any more is identified by its id.
             let start = name.trim_start_matches("sha256:");
             let id = container.image_id.trim_start_matches("sha256:");
             return start.len() >= ID_DIGITS_MIN && id.starts_with(start);
@@ -231,7 +231,7 @@ impl<'a> Filters<'a> {
                     .is_some_and(|own| own.starts_with(layers)))
     }
 
-    /// Ports that lead to a container now.
+    /// Returns the ports that are forwarded to a container now.
     fn published(&self, container: &'a Container) -> impl Iterator<Item = &'a PublishedPort> {
         let network = network(container, self.pods).filter(|_| container.status.is_live());
         network.into_iter().flat_map(|network| &network.ports)
@@ -251,7 +251,7 @@ impl<'a> Filters<'a> {
     }
 }
 
-/// Names, sources and places of what is mounted.
+/// Returns names, sources and targets of mounts.
 fn mounts(container: &Container) -> impl Iterator<Item = &String> {
     let config = &container.config;
     let volumes = config.mounts.iter().flat_map(|mount| [&mount.volume, &mount.target]);

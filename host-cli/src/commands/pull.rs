@@ -1,4 +1,4 @@
-//! `capsid pull`.
+//! Verb `capsid pull`.
 
 use capsid_image::Reference;
 

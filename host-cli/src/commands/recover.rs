@@ -1,7 +1,7 @@
-//! `capsid system recover`: folders whose marker or databases are lost or damaged, made usable again.
+//! Verb `capsid system recover`: makes folders usable again whose marker or databases are lost or damaged.
 //!
-//! Nothing is deleted: see [`capsid_image::Directory::recover`]. Volumes are known by their folders, so they are kept
-//! with their names; containers and images are known by their databases alone.
+//! Nothing is deleted: see [`capsid_image::Directory::recover`]. Volumes are identified by their folders, so they are
+//! kept with their names; containers and images are known only from their databases.
 
 use std::fs;
 use std::io;
@@ -17,7 +17,7 @@ use crate::state::{State, Volume};
 use crate::volumes::{self, VolumesLock};
 use crate::{clock, id, plan};
 
-/// Begins lost databases anew, and says what became of what they knew.
+/// Creates lost databases anew, and reports what happened to their data.
 pub(crate) fn run(context: Context) -> anyhow::Result<u8> {
     let (folders, recovered) = Folders::recover(context.data, context.run, refuse_running)?;
     let state = State::open(&folders.data)?;
@@ -41,7 +41,7 @@ pub(crate) fn run(context: Context) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// A supervisor has the old database open, and would write to it.
+/// Returns an error when a supervisor runs: it has the old database open, and would write to it.
 fn refuse_running(run: &Path) -> anyhow::Result<()> {
     for entry in fs::read_dir(run.join("pods")).into_iter().flatten() {
         let name = entry?.file_name();
@@ -58,7 +58,7 @@ fn refuse_running(run: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Brings volumes back that were moved away with their database: their names.
+/// Restores volumes that were moved away with their database. Returns their names.
 fn keep_volumes(state: &State, folders: &Folders, place: &Path) -> anyhow::Result<Vec<String>> {
     let mut kept = Vec::new();
     let _lock = VolumesLock::take(&folders.data)?;
@@ -80,7 +80,7 @@ fn keep_volumes(state: &State, folders: &Folders, place: &Path) -> anyhow::Resul
             name: name.clone(),
             created_ns: clock::now_ns(),
             labels: Vec::new(),
-            // Whether somebody named it is not known: `prune` must not take it.
+            // Whether the volume was named is unknown: `prune` must not remove it.
             anonymous: false,
             prepared: false,
         })?;

@@ -1,4 +1,4 @@
-//! `capsid rmi`.
+//! Verb `capsid rmi`.
 
 use anyhow::bail;
 use capsid_image::{Removed, Store};
@@ -8,7 +8,7 @@ use crate::cli::RmiArgs;
 use crate::error_text;
 use crate::state::State;
 
-/// Removes each image; goes on after one that fails, and says so at the end.
+/// Removes each image; continues after a failed one, and reports the failure in the exit code.
 pub(crate) fn run(context: Context, args: &RmiArgs) -> anyhow::Result<u8> {
     let (folders, state) = context.state()?;
     let store = open_store(&folders)?;
@@ -25,8 +25,9 @@ pub(crate) fn run(context: Context, args: &RmiArgs) -> anyhow::Result<u8> {
     Ok(code)
 }
 
-/// An image that a container was made from stays: without it the container could not start again. As docker, `force`
-/// takes the names of one that only stopped containers use; it is removed by `system prune` when they are gone.
+/// Removes an image, unless a container was created from it: without the image the container could not start again. As
+/// in docker, `force` removes the names of an image that only stopped containers use; `system prune` removes it when
+/// they are gone.
 fn remove(state: &State, store: &Store, name: &str, force: bool) -> anyhow::Result<Vec<Removed>> {
     let Some(image) = store.find(name)?.filter(|image| !image.has_other_tag(name)) else {
         return Ok(store.remove(name, force)?);

@@ -1,4 +1,4 @@
-//! `capsid run`.
+//! Verb `capsid run`.
 
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -23,17 +23,17 @@ use crate::state::Exit;
 use crate::terminal;
 use crate::timings::Timings;
 
-/// How often it is looked whether a supervisor that has just started listens.
+/// Interval of attempts to connect to a supervisor that has just started.
 const KNOCK_EVERY: Duration = Duration::from_millis(20);
 
-/// How long a supervisor may take to say whether what it was started for runs: longer than it waits for a machine and a
-/// container, a minute each, and for volumes.
+/// Time limit for a supervisor to report whether what it was started for runs: longer than its waits for a machine and
+/// a container, a minute each, and for volumes.
 pub(super) const START_MAX: Duration = Duration::from_secs(180);
 
-/// docker's exit code for a program that is not there.
+/// Exit code of docker for a program that does not exist.
 const NOT_FOUND: u8 = 127;
 
-/// The recipe: container, supervisor, and what the user sees of it.
+/// Creates and starts a container, and attaches to it unless it is detached.
 pub(crate) async fn run(context: Context, args: RunArgs) -> anyhow::Result<u8> {
     let mut timings = Timings::start();
     check_terminal(&args)?;
@@ -87,7 +87,7 @@ pub(crate) async fn run(context: Context, args: RunArgs) -> anyhow::Result<u8> {
     report(end?)
 }
 
-/// Attaches to all of a container, from its first byte.
+/// Attaches to a container from its first byte of output.
 pub(super) async fn attach(
     connection: &mut Connection,
     wanted: Wanted,
@@ -99,7 +99,7 @@ pub(super) async fn attach(
     attachment::follow(connection, wanted, signals, course).await
 }
 
-/// Waits until the container runs, or says why it does not.
+/// Waits until the container runs; an error if it does not.
 pub(super) async fn await_start(connection: &mut Connection) -> Result<(), AttachError> {
     connection.writer.send(&Request::Start).await?;
     match connection.receive_within::<Answer>(START_MAX).await?.0 {
@@ -109,8 +109,8 @@ pub(super) async fn await_start(connection: &mut Connection) -> Result<(), Attac
     }
 }
 
-/// Ends a container whose start is not waited for any more. Its supervisor may not listen yet; for one that is gone
-/// this waits for ever.
+/// Ends a container whose start is not waited for any more. Retries while its supervisor does not listen yet; for one
+/// that is gone it waits forever.
 async fn end(folders: &Folders, id: &str) {
     loop {
         if let Ok(mut connection) = control::connect(&container_lock::folder(&folders.run, id))
@@ -123,7 +123,7 @@ async fn end(folders: &Folders, id: &str) {
     }
 }
 
-/// The end as this process's exit code.
+/// Converts the container's end to this process's exit code.
 pub(super) fn report(end: End) -> anyhow::Result<u8> {
     match end {
         End::Detached => Ok(0),
@@ -138,7 +138,7 @@ pub(super) fn report(end: End) -> anyhow::Result<u8> {
     }
 }
 
-/// A terminal needs one here too, when its input is to come from here.
+/// Checks that stdin is a terminal when the container has a terminal that gets its input from here.
 pub(super) fn check_terminal(args: &RunArgs) -> anyhow::Result<()> {
     if args.tty && args.interactive && !args.detach && !terminal::stdin_is_terminal() {
         bail!("the input device is not a terminal: leave out -t");
@@ -146,7 +146,7 @@ pub(super) fn check_terminal(args: &RunArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses a file for the id that is there already, before anything is made.
+/// Returns an error when the file for the id exists already, before anything is created.
 pub(crate) fn check_id_file(path: Option<&std::path::Path>) -> anyhow::Result<()> {
     if let Some(path) = path
         && path.symlink_metadata().is_ok()
@@ -156,7 +156,7 @@ pub(crate) fn check_id_file(path: Option<&std::path::Path>) -> anyhow::Result<()
     Ok(())
 }
 
-/// Writes the id into a file that must not be there yet, as docker has it.
+/// Writes the id into a file that must not exist yet, as in docker.
 pub(super) fn write_id_file(path: &std::path::Path, id: &str) -> anyhow::Result<()> {
     let write = || {
         let mut options = std::fs::OpenOptions::new();
@@ -166,7 +166,7 @@ pub(super) fn write_id_file(path: &std::path::Path, id: &str) -> anyhow::Result<
     write().with_context(|| format!("cannot write the id to {}", path.display()))
 }
 
-/// The exit code for an error of `run`, `create`, `start` or `exec`.
+/// Returns the exit code for an error of `run`, `create`, `start` or `exec`.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     if let Some(PlanError::EmptyProgram) = error.downcast_ref() {
         return NOT_FOUND;
@@ -174,7 +174,7 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     error.downcast_ref::<AttachError>().map_or(125, AttachError::exit_code)
 }
 
-/// The last lines of a guest's console that explain an error.
+/// Returns the last lines of a guest's console that explain an error.
 pub(crate) fn console(error: &anyhow::Error) -> Option<&str> {
     match error.downcast_ref::<AttachError>() {
         Some(AttachError::Refused(failure)) if !failure.console.is_empty() => Some(&failure.console),
@@ -182,7 +182,7 @@ pub(crate) fn console(error: &anyhow::Error) -> Option<&str> {
     }
 }
 
-/// The first word is the image.
+/// Splits the arguments: the first word is the image, the others are the command.
 pub(crate) fn image_and_command(args: &RunArgs) -> anyhow::Result<(String, Vec<Vec<u8>>)> {
     let (image, command) = args.image_and_command.split_first().context("no image given")?;
     let Some(name) = image.to_str() else {
@@ -194,7 +194,7 @@ pub(crate) fn image_and_command(args: &RunArgs) -> anyhow::Result<(String, Vec<V
     ))
 }
 
-/// The flag of docker's that is not honoured yet in a word that is not understood: alone, or among others (`-dp`).
+/// Explains an unknown flag when it is one of docker's not honored yet: alone, or among others (`-dp`).
 pub(crate) fn explain_flag(word: &str) -> Option<String> {
     let name = word.split_once('=').map_or(word, |(name, _)| name);
     let is_meant = |flag: &&&str| match (flag.strip_prefix("--"), name.strip_prefix("--")) {
@@ -211,7 +211,7 @@ pub(crate) fn explain_flag(word: &str) -> Option<String> {
     Some(format!("{flag} is not honoured yet: the container was not started"))
 }
 
-/// `capsid create`.
+/// Runs `capsid create`.
 pub(crate) async fn create(context: Context, args: RunArgs) -> anyhow::Result<u8> {
     let settings = settings::read()?;
     let (folders, state) = context.state()?;

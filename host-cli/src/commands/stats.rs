@@ -1,4 +1,4 @@
-//! `capsid stats`.
+//! Verb `capsid stats`.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -19,11 +19,11 @@ use crate::resident::{self, Resident};
 use crate::state::{Container, State};
 use crate::{container_lock, output};
 
-/// Between two looks: processor time is measured over it.
+/// Interval of measurements, over which processor time is measured.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long one container may keep the others from being shown: the guest answers within milliseconds, unless the host
-/// is very busy.
+/// Time limit for one container's measurement, so that it does not delay the others: the guest answers within
+/// milliseconds, unless the host is very busy.
 const LOOK_MAX: Duration = Duration::from_secs(2);
 
 const COLUMNS: [(&str, &str); 11] = [
@@ -40,13 +40,13 @@ const COLUMNS: [(&str, &str); 11] = [
     ("HostShared", "HOST SHARED"),
 ];
 
-/// What one look saw of a container.
+/// Measurement of a container at one time.
 struct Sample {
     at: Instant,
     usage: Usage,
 }
 
-/// Shows what containers use, again and again unless asked otherwise.
+/// Shows the resource usage of containers, repeatedly unless asked otherwise.
 pub(crate) async fn run(context: Context, args: StatsArgs) -> anyhow::Result<u8> {
     let (folders, state) = context.state()?;
     let shown = Shown {
@@ -57,14 +57,14 @@ pub(crate) async fn run(context: Context, args: StatsArgs) -> anyhow::Result<u8>
     show(&folders, &shown, || chosen(&state, &args)).await
 }
 
-/// How it is shown.
+/// Form in which usage is shown.
 pub(super) struct Shown<'a> {
     pub template: Option<Template>,
     pub columns: &'a [(&'a str, &'a str)],
     pub once: bool,
 }
 
-/// Shows what the containers use that `choose` gives.
+/// Shows the usage of the containers that `choose` returns.
 pub(super) async fn show(
     folders: &Folders,
     shown: &Shown<'_>,
@@ -103,7 +103,7 @@ fn chosen(state: &State, args: &StatsArgs) -> anyhow::Result<Vec<Container>> {
         .collect::<Result<_, _>>()?)
 }
 
-/// Measures those containers that run, all at once: one whose pod does not answer is left out.
+/// Measures the running containers, all at once. A container whose pod does not answer is left out.
 async fn look(folders: &Folders, containers: &[Container]) -> HashMap<String, Sample> {
     let mut looks = JoinSet::new();
     for container in containers {
@@ -120,7 +120,7 @@ async fn look(folders: &Folders, containers: &[Container]) -> HashMap<String, Sa
     samples
 }
 
-/// Measures one. One that is ending has nothing to tell.
+/// Measures one container. Returns nothing for one that is ending.
 async fn measure(folder: &Path) -> Option<Sample> {
     let mut connection = control::connect(folder).ok()?;
     match ask(&mut connection, &Request::Measure).await {
@@ -132,7 +132,7 @@ async fn measure(folder: &Path) -> Option<Sample> {
     }
 }
 
-/// docker's fields, and what the pod costs the host.
+/// Returns docker's fields, and the host's resources that the pod takes.
 fn describe(container: &Container, before: Option<&Sample>, now: Option<&Sample>) -> Value {
     let usage = now.map_or_else(Usage::default, |sample| sample.usage.clone());
     let percent = match (before, now) {

@@ -1,4 +1,4 @@
-//! `capsid supervise`: what `run` and `start` start. Not for people.
+//! Verb `capsid supervise`, which `run` and `start` start. Not for users.
 
 use super::Context;
 use crate::cli::SuperviseArgs;

@@ -1,4 +1,4 @@
-//! `capsid system`: all containers, images and volumes together.
+//! Verb `capsid system`: all containers, images and volumes together.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -21,10 +21,10 @@ use crate::signals::Signals;
 use crate::state::{Container, RestartPolicy, Status};
 use crate::{clock, output, store_folder};
 
-/// Runs one of them.
+/// Runs a verb of the system.
 pub(crate) async fn run(context: Context, command: SystemCommand) -> anyhow::Result<u8> {
     match command {
-        // Without the state, which may be what is lost.
+        // Opened without the state, which may be lost.
         SystemCommand::Recover => recover::run(context),
         SystemCommand::Verify => verify(context).await,
         SystemCommand::Df(args) => df(&AppContext::open(context)?, &args),
@@ -35,7 +35,7 @@ pub(crate) async fn run(context: Context, command: SystemCommand) -> anyhow::Res
     }
 }
 
-/// Reads all that is stored of images: a line for each part that is damaged.
+/// Verifies all stored data of images, and prints a line for each damaged part.
 async fn verify(context: Context) -> anyhow::Result<u8> {
     let (_, store) = context.store()?;
     let (mut signals, bars) = (Signals::listen_to_ending()?, Bars::new(true));
@@ -56,19 +56,19 @@ async fn verify(context: Context) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// Bytes that a file takes on disk: a scratch disk is mostly a hole.
+/// Returns the number of bytes that a file takes on disk: a scratch disk is mostly a hole.
 fn disk_bytes(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.blocks() * 512)
 }
 
-/// Bytes that a container's files take on disk, its image's not counted.
+/// Returns the number of bytes that a container's files take on disk, without its image.
 pub(super) fn container_bytes(folders: &Folders, container: &Container) -> u64 {
     let folder = store_folder::all(&folders.data).join(&container.id);
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
     files.map(|file| disk_bytes(&file.path())).sum()
 }
 
-/// One thing that takes space.
+/// Object that takes space on disk.
 struct Item {
     name: String,
     detail: String,
@@ -76,10 +76,10 @@ struct Item {
     in_use: bool,
 }
 
-/// What there is of one kind.
+/// Objects of one kind.
 struct Kind {
     name: &'static str,
-    /// Headers of a list: its name, and what else is told of one.
+    /// Headers of a list: the object's name, and its detail.
     columns: [&'static str; 2],
     items: Vec<Item>,
 }
@@ -211,7 +211,7 @@ async fn prune(app: &AppContext, args: &SystemPruneArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// Removes images that no container was made from: the bytes of them.
+/// Removes images that no container was created from. Returns their size in bytes.
 fn remove_images(app: &AppContext, store: &Store, all: bool) -> anyhow::Result<u64> {
     let mut reclaimed = 0;
     let mut lines = Vec::new();
@@ -228,7 +228,7 @@ fn remove_images(app: &AppContext, store: &Store, all: bool) -> anyhow::Result<u
                     Removed::Deleted(digest) => format!("deleted: {digest}"),
                 }));
             }
-            // Pulled again or used meanwhile: it stays.
+            // Pulled again or used meanwhile: the image stays.
             Err(error) => error_text::print(&error),
         }
     }
@@ -238,7 +238,7 @@ fn remove_images(app: &AppContext, store: &Store, all: bool) -> anyhow::Result<u
     Ok(reclaimed)
 }
 
-/// As docker's daemon at its start.
+/// Whether the container is started with the system, as by docker's daemon at its start.
 fn is_to_start(container: &Container) -> bool {
     if container.status != Status::Exited || container.started_ns == 0 {
         return false;
@@ -275,7 +275,7 @@ async fn stop(app: &AppContext) -> anyhow::Result<u8> {
             asked.push((container, connection));
         }
     }
-    // All at once, and each waited for: also by a hang-up it has ended.
+    // All stop at once, and each is waited for: a hang-up means that it has ended, too.
     for (container, mut connection) in asked {
         let limit = stop_limit(container.config.stop_timeout_s);
         connection.end_within::<Answer>(limit).await;

@@ -1,4 +1,4 @@
-//! Output in columns, and objects as `--format` says.
+//! Output in columns, and of objects in the form of `--format`.
 
 use comfy_table::{Cell, Table, presets};
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::format::Template;
 use crate::output;
 
-/// Prints objects as `--format` says, else these fields of them below these headers.
+/// Prints objects in the form of `--format`, else these fields of them below these headers.
 pub(super) fn print_rows(rows: &[Value], template: Option<&Template>, columns: &[(&str, &str)]) -> anyhow::Result<()> {
     let Some(template) = template.filter(|template| !template.is_plain_table()) else {
         let headers = columns.iter().map(|(_, header)| *header);
@@ -26,7 +26,7 @@ pub(super) fn print_rows(rows: &[Value], template: Option<&Template>, columns: &
     Ok(())
 }
 
-/// Prints whole objects as `--format` says, else as a JSON array.
+/// Prints whole objects in the form of `--format`, else as a JSON array.
 pub(super) fn print_objects(objects: &[Value], template: Option<&Template>) -> anyhow::Result<()> {
     match template {
         None => println!("{}", output::pretty_json(&objects)?),

@@ -1,4 +1,4 @@
-//! `capsid top`.
+//! Verb `capsid top`.
 
 use anyhow::bail;
 
@@ -9,7 +9,7 @@ use crate::clock;
 use crate::container_lock;
 use crate::control::{self, Answer, ProcessLine, Request};
 
-/// Shows a container's processes, with pids as the container sees them.
+/// Shows a container's processes, with pids as seen in the container.
 pub(crate) async fn run(context: Context, args: NameArgs) -> anyhow::Result<u8> {
     let (folders, state) = context.state()?;
     let container = state.find(&args.container)?;

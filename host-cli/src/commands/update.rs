@@ -1,4 +1,4 @@
-//! `capsid update`.
+//! Verb `capsid update`.
 
 use anyhow::bail;
 use prost::Message as _;
@@ -9,7 +9,7 @@ use crate::cli::UpdateArgs;
 use crate::control::{Answer, Request, UpdateRequest};
 use crate::plan;
 
-/// Changes limits and restart policy, of running containers at once.
+/// Changes limits and restart policy; of running containers at once.
 pub(crate) async fn run(context: Context, args: UpdateArgs) -> anyhow::Result<u8> {
     let app = AppContext::open(context)?;
     each(&args.containers, async |name| {
@@ -26,7 +26,7 @@ async fn update(app: &AppContext, name: &str, args: &UpdateArgs) -> anyhow::Resu
         let (limits, machine) = (&container.spec.limits, container.config.machine);
         let changed = plan::update(args, limits, machine, is_running)?;
         if let Some(mut connection) = connection {
-            // The row is the supervisor's to change: it has a copy of its own.
+            // The supervisor changes the row: it has a copy of its own.
             let request = Request::Update(UpdateRequest {
                 changes: changed.changes.encode_to_vec(),
                 limits: changed.limits.encode_to_vec(),
@@ -37,7 +37,7 @@ async fn update(app: &AppContext, name: &str, args: &UpdateArgs) -> anyhow::Resu
                 _ => bail!("unexpected answer of the pod's supervisor"),
             };
         }
-        // Started meanwhile: once more.
+        // When it was started meanwhile, the loop repeats.
         let Some(_lock) = app.lock(&container.id)? else {
             continue;
         };

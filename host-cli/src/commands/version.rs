@@ -1,4 +1,4 @@
-//! `capsid version`.
+//! Verb `capsid version`.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use crate::cli::VersionArgs;
 use crate::format::Template;
 use crate::{install_paths, output};
 
-/// Prints the version and where the parts are.
+/// Prints the version and the locations of the parts.
 pub(crate) fn run(args: &VersionArgs) -> anyhow::Result<u8> {
     if let Some(text) = &args.format {
         output::rendered(&Template::of_objects(text)?.render(&versions())?);
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &VersionArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// docker's fields; client and server are one program.
+/// Returns docker's fields; client and server are one program.
 fn versions() -> Value {
     let version = env!("CARGO_PKG_VERSION");
     let arch = capsid_image::Platform::host().architecture;

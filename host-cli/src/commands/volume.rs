@@ -1,4 +1,4 @@
-//! `capsid volume`.
+//! Verb `capsid volume`.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
@@ -17,7 +17,7 @@ use crate::state::{State, Volume};
 use crate::volumes::{self, VolumeError, VolumesLock};
 use crate::{clock, error_text, id, labels};
 
-/// The recipe of each verb.
+/// Runs a verb of volumes.
 pub(crate) fn run(context: Context, command: VolumeCommand) -> anyhow::Result<u8> {
     match command {
         VolumeCommand::Create(args) => create(context, args),
@@ -28,7 +28,7 @@ pub(crate) fn run(context: Context, command: VolumeCommand) -> anyhow::Result<u8
     }
 }
 
-/// As docker's, a volume that is there already is fine.
+/// Creates a volume. As in docker, an existing one is no error.
 fn create(context: Context, args: VolumeCreateArgs) -> anyhow::Result<u8> {
     if let Some(name) = &args.name {
         plan::check_name(name)?;
@@ -81,14 +81,14 @@ fn list(context: Context, args: &VolumeLsArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// Names of volumes that containers have.
+/// Returns the names of volumes that containers have.
 pub(super) fn used(state: &State) -> anyhow::Result<BTreeSet<String>> {
     let containers = state.all_containers()?;
     let mounts = containers.into_iter().flat_map(|container| container.config.mounts);
     Ok(mounts.map(|mount| mount.volume).collect())
 }
 
-/// docker's fields of `--format`.
+/// Returns docker's fields of `--format`.
 fn row(volume: &Volume, folders: &Folders) -> Value {
     json!({
         "Driver": "local",
@@ -102,7 +102,7 @@ fn row(volume: &Volume, folders: &Folders) -> Value {
     })
 }
 
-/// What its disk takes on the host; nothing where it cannot be read.
+/// Returns the number of bytes that a volume's disk takes on the host; 0 where it cannot be read.
 pub(super) fn used_bytes(volume: &Volume, folders: &Folders) -> u64 {
     std::fs::metadata(volumes::disk(&folders.data, &volume.name)).map_or(0, |disk| disk.blocks() * 512)
 }
@@ -125,13 +125,13 @@ fn inspect(context: Context, args: &VolumeInspectArgs) -> anyhow::Result<u8> {
     Ok(code)
 }
 
-/// docker's object of a volume, if there is one of this name.
+/// Returns docker's object of a volume, if there is one of this name.
 pub(super) fn find_object(state: &State, folders: &Folders, name: &str) -> anyhow::Result<Option<Value>> {
     let volume = state.volume(name)?;
     volume.map(|volume| whole(&volume, state, folders)).transpose()
 }
 
-/// docker's fields, and what only Capsid has below `Capsid`.
+/// Returns docker's fields of a volume, with Capsid's own fields below `Capsid`.
 fn whole(volume: &Volume, state: &State, folders: &Folders) -> anyhow::Result<Value> {
     let users = state.users_of_volume(&volume.name)?;
     Ok(json!({
@@ -178,8 +178,7 @@ fn prune(context: Context, args: &VolumePruneArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// Removes the volumes that no container has, those with a name of their own only when `all` are meant: the bytes of
-/// them.
+/// Removes the volumes that no container has, named ones only with `all`. Returns their size in bytes.
 pub(super) fn remove_unused(state: &State, folders: &Folders, all: bool) -> anyhow::Result<u64> {
     let used = used(state)?;
     let mut reclaimed_bytes = 0;
@@ -189,7 +188,7 @@ pub(super) fn remove_unused(state: &State, folders: &Folders, all: bool) -> anyh
             continue;
         }
         let bytes = used_bytes(&volume, folders);
-        // One that a container got meanwhile stays.
+        // A volume that a container got meanwhile stays.
         if volumes::remove(state, &folders.data, &volume.name).is_ok() {
             reclaimed_bytes += bytes;
             removed.push(volume.name);
@@ -201,7 +200,7 @@ pub(super) fn remove_unused(state: &State, folders: &Folders, all: bool) -> anyh
     Ok(reclaimed_bytes)
 }
 
-/// One `--filter`.
+/// Filter of one `--filter` flag.
 #[derive(Debug, PartialEq)]
 enum Filter {
     Name(String),

@@ -1,4 +1,4 @@
-//! A connection between a command and a supervisor: JSON frames, and descriptors beside them.
+//! Connection between a command and a supervisor: JSON frames, with descriptors attached.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -19,16 +19,16 @@ use tokio::time::timeout;
 
 use super::peer::Peer;
 
-/// A frame's body, bytes: an exec's arguments and environment are the largest.
+/// Largest body of a frame, bytes: an exec's arguments and environment are the largest.
 const FRAME_BYTES_MAX: usize = 4 << 20;
-/// A frame begins with its body's length.
+/// Bytes of the body's length, which begins each frame.
 const PREFIX_BYTES: usize = 4;
-/// Bytes read at a time.
+/// Most bytes read at a time.
 const CHUNK_BYTES: usize = 64 << 10;
-/// Descriptors that come with a frame: three streams.
+/// Most descriptors attached to a frame: three streams.
 const FDS_MAX: usize = 3;
 
-/// Why a connection cannot go on.
+/// Reason why a connection cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ControlError {
     #[error("the pod's supervisor is gone")]
@@ -47,14 +47,14 @@ pub(crate) enum ControlError {
     Silent(Duration),
 }
 
-/// Both directions.
+/// Both directions of a connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub reader: Reader,
     pub writer: Writer,
 }
 
-/// Receives frames. What has come of one is kept here, so that a wait for it can be given up and taken up again.
+/// Receiver of frames. Keeps a partial frame, so that a wait for it can be cancelled and resumed.
 #[derive(Debug)]
 pub(crate) struct Reader {
     stream: Rc<UnixStream>,
@@ -62,7 +62,7 @@ pub(crate) struct Reader {
     fds: Vec<OwnedFd>,
 }
 
-/// Sends frames.
+/// Sender of frames.
 #[derive(Debug, Clone)]
 pub(crate) struct Writer(Rc<UnixStream>);
 
@@ -84,18 +84,18 @@ impl Connection {
         }
     }
 
-    /// Both ends of a new one: for a command and the supervisor that it starts.
+    /// Creates both ends of a new connection: for a command and the supervisor that it starts.
     pub(crate) fn pair() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = StdStream::pair()?;
         Ok((Self::new(ours)?, theirs.into()))
     }
 
-    /// The process at the other end of a connection to a socket that it listens on.
+    /// Returns the process at the other end of a connection to a socket that it listens on.
     pub(crate) fn peer(&self) -> Peer {
         Peer::of(self.writer.0.as_fd())
     }
 
-    /// Receives an answer of a supervisor, but waits neither longer than `limit` nor for one that is stopped.
+    /// Receives an answer of a supervisor. Fails after `limit`, or when the supervisor is stopped.
     pub(crate) async fn receive_within<T: DeserializeOwned>(
         &mut self,
         limit: Duration,
@@ -108,9 +108,9 @@ impl Connection {
         }
     }
 
-    /// Waits for the last answer to a request that ends the supervisor, or what it attends, and sees to it that it comes: a
-    /// supervisor that is stopped by a signal is continued, and one that does not answer within `limit` is killed, and
-    /// its machine with it. Without an answer it is gone.
+    /// Waits for the last answer to a request that ends the supervisor, or a container that it supervises, and enforces
+    /// the end: continues a supervisor that is stopped by a signal, and kills one that does not answer within `limit`,
+    /// and its machine with it. `None` means that the supervisor has ended without an answer.
     pub(crate) async fn end_within<T: DeserializeOwned>(&mut self, limit: Duration) -> Option<T> {
         let mut answered = self.receive_within(limit).await;
         if let Err(ControlError::Stopped(_)) = answered {
@@ -123,7 +123,7 @@ impl Connection {
         answered.ok().map(|(answer, _)| answer)
     }
 
-    /// The end that a supervisor was handed.
+    /// Takes over the end that a supervisor was started with.
     pub(crate) fn inherited(fd: OwnedFd) -> io::Result<Self> {
         Self::new(StdStream::from(fd))
     }
@@ -146,7 +146,7 @@ impl Writer {
         let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
         let mut sent = 0;
         while sent < frame.len() {
-            // Descriptors go with the first byte.
+            // Descriptors are attached to the first byte.
             let fds = if sent == 0 { &borrowed[..] } else { &[] };
             let write = || send_some(self.0.as_fd(), &frame[sent..], fds);
             sent += self.0.async_io(Interest::WRITABLE, write).await.map_err(failed)?;
@@ -155,7 +155,7 @@ impl Writer {
     }
 }
 
-/// Whoever hangs up in the middle has hung up.
+/// Converts an I/O error: a hang-up in the middle of a frame counts as a closed connection.
 fn failed(error: io::Error) -> ControlError {
     match error.kind() {
         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ControlError::Closed,
@@ -180,7 +180,7 @@ impl Reader {
         Ok((message, fds))
     }
 
-    /// Reads until so many bytes of the frame are here, and none of the next one.
+    /// Reads until `wanted` bytes of the frame have arrived, and none of the next one.
     async fn fill(&mut self, wanted: usize) -> Result<(), ControlError> {
         while self.received.len() < wanted {
             let mut chunk = vec![0u8; (wanted - self.received.len()).min(CHUNK_BYTES)];

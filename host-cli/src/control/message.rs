@@ -1,4 +1,4 @@
-//! The messages themselves.
+//! Messages of the control protocol.
 
 use capsid_protocol::spec::TerminalSize;
 use serde::{Deserialize, Serialize};
@@ -6,135 +6,136 @@ use serde::{Deserialize, Serialize};
 use crate::error_text;
 use crate::state::{Exit, RestartPolicy};
 
-/// What a command wants. `Signal` and `Resize` may follow an `Attach` or `Exec` on the same connection.
+/// Request of a command. `Signal` and `Resize` may follow an `Attach` or `Exec` on the same connection.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Nothing but to be told: `Started` or `Failed`.
+    /// Waits for the start: answered by `Started` or `Failed`.
     Start,
-    /// The container's streams, then its end. `stdin`: the client's is the container's.
+    /// Asks for the container's streams, then its end. With `stdin`, the client's stdin becomes the container's.
     Attach { stdin: bool },
-    /// Another process in the container.
+    /// Runs an exec process in the container.
     Exec(Box<ExecRequest>),
-    /// Work of the agent's own in the container, a [`capsid_protocol::spec::Task`] as the agent reads it. Answered
-    /// as an `Exec` is.
+    /// Runs a task of the agent in the container, a [`capsid_protocol::spec::Task`] as the agent parses it. Answered
+    /// like an `Exec`.
     Task(Vec<u8>),
-    /// To the container, or on a connection of an exec to that.
+    /// Sends a signal to the container or, on the connection of an exec, to the exec process.
     Signal(i32),
-    /// The user's terminal has a new size.
+    /// Reports a new size of the user's terminal.
     Resize { rows: u32, columns: u32 },
-    /// The stop signal, then SIGKILL after so many seconds (the container's own number when absent).
+    /// Sends the stop signal, then SIGKILL after so many seconds (the container's own number when absent).
     Stop { timeout_s: Option<u64> },
-    /// As `Stop`, but it is the host that stops: the restart policy starts the container afterwards.
+    /// Stops the container like `Stop`, but because the host stops: the restart policy starts the container afterwards.
     HostStops,
-    /// No cgroup of the container runs.
+    /// Freezes all cgroups of the container.
     Pause,
-    /// It runs again.
+    /// Lets the container run again.
     Unpause,
-    /// Its end, whenever that is.
+    /// Waits for the container's end, whenever that is.
     Wait,
-    /// The row has another name now.
+    /// Reports that the row has another name now.
     Renamed(String),
-    /// The row's networks changed: the machine is to follow. Answered by `Rewired`.
+    /// Reports that the row's networks changed, so that the machine follows. Answered by `Rewired`.
     NetworksChanged,
-    /// Limits and restart policy.
+    /// Changes limits and restart policy.
     Update(UpdateRequest),
-    /// Its processes.
+    /// Lists the container's processes.
     List,
-    /// What it uses.
+    /// Measures the container's usage.
     Measure,
-    /// The client's own reader has gone: the container is told by broken streams.
+    /// Reports that the client's own reader has closed: the container sees broken streams.
     OutputClosed,
 }
 
-/// What a command wants of the supervisor of a pod of several containers, on the pod's own socket.
+/// Request of a command to the supervisor of a pod of several containers, on the pod's own socket.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum PodRequest {
-    /// Its machine runs: `Done`, or `Failed`.
+    /// Waits until the pod's machine runs: answered by `Done` or `Failed`.
     Start,
-    /// Comes with a container's lock and the connection that its supervisor would be started with. This one stays open
-    /// for as long as the container is attended.
+    /// Hands over a container: comes with its lock and with the connection that its supervisor would be started with.
+    /// The connection of this request stays open for as long as the container is supervised.
     Adopt { container: String },
-    /// All its containers stopped as with `Request::Stop`, and then its machine.
+    /// Stops all containers of the pod like `Request::Stop`, and then its machine.
     Stop { timeout_s: Option<u64> },
-    /// The row's networks changed: the machine is to follow. Answered by `Rewired`.
+    /// Reports that the row's networks changed, so that the machine follows. Answered by `Rewired`.
     NetworksChanged,
-    /// What all of it uses.
+    /// Measures the usage of the whole pod.
     Measure,
 }
 
-/// A process to be run in a container beside its own.
+/// Exec process to be run in a container beside its own process.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ExecRequest {
-    /// Byte strings: not always UTF-8.
+    /// Arguments as byte strings: not always UTF-8.
     pub args: Vec<Vec<u8>>,
-    /// `NAME=value` each, over the container's own.
+    /// Environment variables as `NAME=value`, added to the container's own.
     pub env: Vec<String>,
-    /// The container's own when absent.
+    /// Working directory; the container's own when absent.
     pub cwd: Option<String>,
     pub user: Option<String>,
     pub terminal: Option<(u32, u32)>,
     pub stdin: bool,
     pub privileged: bool,
-    /// Nobody reads its output.
+    /// Whether nobody reads the output.
     pub detached: bool,
 }
 
 impl ExecRequest {
-    /// The terminal's first size.
+    /// Returns the terminal's first size.
     pub(crate) fn size(&self) -> Option<TerminalSize> {
         self.terminal.map(|(rows, columns)| TerminalSize { rows, columns })
     }
 }
 
-/// What changes of a running container.
+/// Changes to a running container.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct UpdateRequest {
-    /// What the agent is told, [`capsid_protocol::spec::Limits`] as it reads them.
+    /// Changes for the agent: [`capsid_protocol::spec::Limits`] as it parses them.
     pub changes: Vec<u8>,
-    /// The limits afterwards, in the same form.
+    /// Limits after the change, in the same form.
     pub limits: Vec<u8>,
     pub restart: Option<RestartPolicy>,
 }
 
-/// What a supervisor says.
+/// Answer of a supervisor.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Answer {
-    /// Comes with descriptors: stdin when wanted, then stdout and stderr; or the terminal alone.
+    /// Streams of the process, as descriptors: stdin when wanted, then stdout and stderr; or the terminal alone.
     Streams { terminal: bool },
-    /// The program runs.
+    /// Start of the program.
     Started { moments: Vec<Moment>, agent_start_ns: u64 },
-    /// It ended, and all its output was handed over.
+    /// End of the process, after all its output was handed over.
     Exited { exit: Exit, moments: Vec<Moment> },
-    /// What was asked for was done.
+    /// Success of the requested operation.
     Done,
-    /// It could not be done.
+    /// Failure of the requested operation.
     Failed(Failure),
-    /// The machine is on the networks that its row names; why none of them leads out, where one should.
+    /// Notice that the machine is on the networks that its row names; with the reason why none of them leads out, where
+    /// one should.
     Rewired { no_way_out: Option<String> },
-    /// Processes.
+    /// Processes of the container.
     Listed(Vec<ProcessLine>),
-    /// Usage.
+    /// Usage of the container or pod.
     Measured(Usage),
 }
 
-/// Why something could not be done.
+/// Reason why an operation failed.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub(crate) struct Failure {
     pub message: String,
-    /// docker's exit code for it: what `run` and `exec` exit with.
+    /// docker's exit code for the failure: `run` and `exec` exit with it.
     pub code: u8,
     /// Last lines of the guest's console, when the machine ended.
     pub console: String,
 }
 
 impl Failure {
-    /// With docker's code for its own errors.
+    /// Describes an error, with docker's code for its own errors.
     pub(crate) fn of(error: &(dyn std::error::Error + 'static)) -> Self {
         Self::because(error_text::describe(error))
     }
 
-    /// In these words.
+    /// Creates a failure with this message, and docker's code for its own errors.
     pub(crate) fn because(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -144,7 +145,7 @@ impl Failure {
     }
 }
 
-/// A process of a container.
+/// Process of a container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ProcessLine {
     pub pid: u32,
@@ -156,7 +157,7 @@ pub(crate) struct ProcessLine {
     pub args: String,
 }
 
-/// What a container uses, as its cgroup in the guest says, and what its pod costs the host.
+/// Usage of a container according to its cgroup in the guest, and the cost of its pod on the host.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Usage {
     pub memory_bytes: u64,
@@ -169,7 +170,7 @@ pub(crate) struct Usage {
     pub guest_available_bytes: u64,
 }
 
-/// A step of a start that ended, on the host's monotonic clock, which all processes share.
+/// Step of a start that ended, on the host's monotonic clock, which all processes share.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Moment {
     pub step: String,

@@ -1,6 +1,7 @@
-//! What commands and a pod's supervisor say to each other: one connection an operation, a [`Request`] first, then
+//! Protocol between commands and a pod's supervisor: one connection per operation, a [`Request`] first, then
 //! [`Answer`]s until the operation is over. Both are this binary, run by the same user; the folder of the socket is
-//! closed to others. A pod of several containers has a socket of its own beside theirs, on which [`PodRequest`]s come.
+//! closed to others. A pod of several containers has a socket of its own beside theirs, on which [`PodRequest`]s
+//! arrive.
 //!
 //! ```text
 //! command                                   supervisor
@@ -43,13 +44,13 @@ pub(crate) fn listen(folder: &Path) -> io::Result<UnixListener> {
     UnixListener::from_std(listener)
 }
 
-/// Connects to the supervisor of a container. `NotFound` or `ConnectionRefused`: there is none; `WouldBlock`: it takes no
-/// more connections.
+/// Connects to the supervisor of a container. `NotFound` or `ConnectionRefused`: there is none; `WouldBlock`: it
+/// accepts no more connections.
 pub(crate) fn connect(folder: &Path) -> io::Result<Connection> {
     Connection::new(with_short_path(folder, SOCKET, connect_at_once)?)
 }
 
-/// Connects without waiting until a supervisor that accepts nothing, and has a full queue, does so.
+/// Connects without waiting for a supervisor that accepts nothing and has a full queue.
 fn connect_at_once(path: &Path) -> io::Result<StdStream> {
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -58,8 +59,8 @@ fn connect_at_once(path: &Path) -> io::Result<StdStream> {
     Ok(socket.into())
 }
 
-/// Acts on the socket `name` in a folder. The address of a socket has 108 bytes at most (`unix(7)`), and users' folders
-/// have no such limit.
+/// Calls `act` with a short path of the socket `name` in a folder. The address of a socket has 108 bytes at most
+/// (`unix(7)`), and users' folders have no such limit.
 pub(crate) fn with_short_path<T>(folder: &Path, name: &str, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     use std::os::fd::AsRawFd;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -67,7 +68,7 @@ pub(crate) fn with_short_path<T>(folder: &Path, name: &str, act: impl FnOnce(&Pa
     act(Path::new(&format!("/proc/self/fd/{}/{name}", folder.as_raw_fd())))
 }
 
-/// A connection that a supervisor was started with, or accepted.
+/// Wraps a connection that a supervisor was started with, or accepted.
 pub(crate) fn accepted(stream: UnixStream) -> Connection {
     Connection::from_tokio(stream)
 }
@@ -81,10 +82,10 @@ mod tests {
 
     use super::*;
 
-    /// The folder in which [`listens_and_hangs`] is to listen.
+    /// Name of the variable with the folder in which [`listens_and_hangs`] listens.
     const FOLDER: &str = "CAPSID_TEST_HANGING_SUPERVISOR";
 
-    /// The other process of the next test, as a supervisor that hangs; nothing by itself.
+    /// Acts as a supervisor that hangs, in the other process of the next test; does nothing when run alone.
     #[test]
     #[ignore = "the other process of the next test"]
     fn listens_and_hangs() {
@@ -96,7 +97,7 @@ mod tests {
         std::thread::sleep(Duration::from_secs(60));
     }
 
-    /// Starts it.
+    /// Starts a supervisor that hangs.
     fn hanging_supervisor(folder: &Path) -> std::process::Child {
         let mut command = Command::new(std::env::current_exe().unwrap());
         let words = ["--exact", "control::tests::listens_and_hangs", "--ignored"];
@@ -132,7 +133,7 @@ mod tests {
                 matches!(stopped, Err(ControlError::Stopped(it)) if it == child.id() as i32),
                 "{stopped:?}"
             );
-            // Its queue is full at last: then it is busy, and nobody waits in line.
+            // At last the queue is full: connecting reports a busy supervisor at once, and nobody waits in line.
             let waiting: Vec<_> = std::iter::from_fn(|| connect(folder.path()).ok()).take(10).collect();
             assert!(waiting.len() < 10);
             assert!(connection.end_within::<Answer>(limit).await.is_none());

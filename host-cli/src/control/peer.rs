@@ -1,4 +1,4 @@
-//! The supervisor at the other end of a connection, as the kernel names it: the process that listens on the socket.
+//! Supervisor at the other end of a connection, as the kernel identifies it: the process that listens on the socket.
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -6,17 +6,19 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 use tokio::time::sleep;
 
-/// How often it is looked whether it is stopped.
+/// Interval between checks whether the process is stopped.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Looks that find it stopped before it is taken for that: whoever stops it for a moment goes unnoticed.
+/// Number of successive checks that must find the process stopped before it counts as stopped: a short stop goes
+/// unnoticed.
 const LOOKS: u32 = 8;
 
-/// A process, where it is known.
+/// Process at the other end, where it is known.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(Option<Pid>);
 
 impl Peer {
-    /// Who listens at the other end; unknown where both ends were made as a pair, or in another pid namespace.
+    /// Returns the process that listens at the other end; unknown where both ends were created as a pair, or in another
+    /// pid namespace.
     pub(super) fn of(socket: BorrowedFd<'_>) -> Self {
         let credentials = rustix::net::sockopt::socket_peercred(socket).ok();
         Self(
@@ -26,7 +28,7 @@ impl Peer {
         )
     }
 
-    /// Waits until it is stopped by a signal, for a while at least: its pid.
+    /// Waits until the process has been stopped by a signal for a while, and returns its pid.
     pub(crate) async fn stopped(self) -> i32 {
         let Some(pid) = self.0.map(|pid| pid.as_raw_nonzero().get()) else {
             return std::future::pending().await;
@@ -39,16 +41,16 @@ impl Peer {
         pid
     }
 
-    /// Sends it a signal. It is there while the connection is: a number that is used again is no concern.
+    /// Sends a signal to the process. The process exists while the connection does, so its pid is not reused.
     pub(super) fn signal(self, signal: Signal) {
         if let Some(pid) = self.0 {
-            // One that has ended needs none.
+            // A process that has ended needs no signal.
             let _ = rustix::process::kill_process(pid, signal);
         }
     }
 }
 
-/// The letter of state after the name in `/proc/PID/stat` (`proc(5)`).
+/// Whether the state letter after the name in `/proc/PID/stat` (`proc(5)`) is that of a stopped process.
 fn is_stopped(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')')

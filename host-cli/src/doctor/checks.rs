@@ -1,4 +1,4 @@
-//! The judgements: facts in, one [`Check`] out. Nothing here looks at the host.
+//! Judgements of the doctor: facts in, one [`Check`] out. Nothing here examines the host.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,16 +14,18 @@ use crate::error_text::describe;
 use crate::probe::KvmVerdict;
 
 const MIB: u64 = 1 << 20;
-/// Below this the next image hardly fits: a usual one takes 0.1 to 1 GiB, twice over while it is converted.
+/// Threshold of disk space below which the next image hardly fits: a usual one takes 0.1 to 1 GiB, twice over while it
+/// is converted.
 const DISK_LOW: u64 = 2048 * MIB;
-/// Below this not even a small image and a scratch disk fit.
+/// Threshold of disk space below which not even a small image and a scratch disk fit.
 const DISK_NONE: u64 = 200 * MIB;
-/// Below this a machine of usual size (512 MiB) pushes the host into swapping.
+/// Threshold of memory below which a machine of usual size (512 MiB) pushes the host into swapping.
 const MEMORY_LOW: u64 = 512 * MIB;
-/// A pod with many connections holds up to 1 023 sockets on the host side, and each bind mount its open files.
+/// Threshold of open files: a pod with many connections holds up to 1 023 sockets on the host side, and each bind mount
+/// its open files.
 const OPEN_FILES_LOW: u64 = 4096;
 
-/// `/dev/kvm` itself; whether that matters is the judgement of [`accelerator`].
+/// Judges `/dev/kvm` itself; [`accelerator`] judges whether that matters.
 pub(super) fn kvm(verdict: &KvmVerdict, group: Option<String>) -> Check {
     let cure = match verdict {
         KvmVerdict::Usable => return Check::ok("kvm", verdict.to_string()),
@@ -31,7 +33,7 @@ pub(super) fn kvm(verdict: &KvmVerdict, group: Option<String>) -> Check {
             "turn on virtualization in the firmware and load kvm_intel or kvm_amd; in a VM, ask for nested virtualization"
                 .to_owned()
         }
-        // A device that nobody has set up for users; nobody should join root's group for it.
+        // No group of users was set up for the device; nobody should join root's group for it.
         KvmVerdict::NotPermitted { group: 0 } => "give it to a group of its users: sudo chgrp kvm /dev/kvm && \
                                                   sudo chmod 660 /dev/kvm"
             .to_owned(),
@@ -49,7 +51,7 @@ pub(super) fn kvm(verdict: &KvmVerdict, group: Option<String>) -> Check {
     Check::warning("kvm", verdict.to_string(), cure)
 }
 
-/// What `run` would choose, and why.
+/// Judges the accelerator that `run` would choose, with the reason.
 pub(super) fn accelerator(wanted: AccelChoice, kvm: &KvmVerdict, qemu: bool) -> Check {
     const NAME: &str = "accelerator";
     const BOUNDARY: &str =
@@ -80,7 +82,7 @@ pub(super) fn accelerator(wanted: AccelChoice, kvm: &KvmVerdict, qemu: bool) -> 
     }
 }
 
-/// The guest kernel. `entry` is what [`elf`](super::elf) made of the file at `path`.
+/// Judges the guest kernel. `entry` is the result of [`elf`](super::elf) for the file at `path`.
 pub(super) fn kernel(path: Option<&Path>, entry: Option<Result<Entry, KernelError>>) -> Check {
     const NAME: &str = "kernel";
     const CURE: &str = "build the guest kernel (make kernel), or name another by --kernel";
@@ -102,7 +104,7 @@ pub(super) fn kernel(path: Option<&Path>, entry: Option<Result<Entry, KernelErro
     }
 }
 
-/// A program that belongs to Capsid.
+/// Judges a program that belongs to Capsid.
 pub(super) fn part(name: &'static str, program: &str, path: Option<&Path>) -> Check {
     match path {
         Some(path) => Check::ok(name, path.display().to_string()),
@@ -114,7 +116,7 @@ pub(super) fn part(name: &'static str, program: &str, path: Option<&Path>) -> Ch
     }
 }
 
-/// QEMU. Where it is needed and missing, [`accelerator`] says so.
+/// Judges QEMU. [`accelerator`] reports where it is needed and missing.
 pub(super) fn qemu(wanted: AccelChoice, kvm: &KvmVerdict, path: Option<&Path>, version: Option<String>) -> Check {
     const NAME: &str = "qemu";
     match (path, version) {
@@ -135,7 +137,7 @@ pub(super) fn qemu(wanted: AccelChoice, kvm: &KvmVerdict, path: Option<&Path>, v
     }
 }
 
-/// The network sidecar.
+/// Judges passt, the network sidecar.
 pub(super) fn network(passt: Option<&Path>) -> Check {
     match passt {
         Some(path) => Check::ok("network", path.display().to_string()),
@@ -147,7 +149,7 @@ pub(super) fn network(passt: Option<&Path>) -> Check {
     }
 }
 
-/// User namespaces, in which an unprivileged user's processes are confined.
+/// Judges user namespaces, in which an unprivileged user's processes are confined.
 pub(super) fn namespaces(facts: &Namespaces) -> Check {
     const NAME: &str = "namespaces";
     if facts.root {
@@ -171,7 +173,7 @@ pub(super) fn namespaces(facts: &Namespaces) -> Check {
     Check::ok(NAME, "user namespaces are usable")
 }
 
-/// Limits of this process, which machines inherit.
+/// Judges the limits of this process, which machines inherit.
 pub(super) fn limits(facts: &Limits) -> Check {
     const NAME: &str = "limits";
     let files = facts
@@ -192,7 +194,7 @@ pub(super) fn limits(facts: &Limits) -> Check {
     Check::ok(NAME, finding)
 }
 
-/// What confines one kind of process.
+/// Judges the confinement of one kind of process.
 pub(super) fn confinement(confined: &Confined, required: &BTreeSet<Layer>) -> Check {
     let process = confined.process;
     let name = match process {
@@ -242,7 +244,7 @@ pub(super) fn confinement(confined: &Confined, required: &BTreeSet<Layer>) -> Ch
     }
 }
 
-/// Free bytes where images are kept; `None`: the filesystem does not tell.
+/// Judges the free bytes where images are kept; `None`: the filesystem does not report them.
 pub(super) fn disk(free: Option<u64>) -> Check {
     const NAME: &str = "disk";
     const CURE: &str = "free some space, remove images (capsid rmi), or move the data folder (CAPSID_DATA_DIR)";
@@ -261,7 +263,7 @@ pub(super) fn disk(free: Option<u64>) -> Check {
     }
 }
 
-/// One of our folders; `name` is `data` or `run`.
+/// Judges one of Capsid's folders; `name` is `data` or `run`.
 pub(super) fn folder(name: &'static str, path: &Path, facts: &Folder) -> Check {
     let path = path.display();
     let variable = format!("CAPSID_{}_DIR", name.to_uppercase());
@@ -286,8 +288,8 @@ pub(super) fn folder(name: &'static str, path: &Path, facts: &Folder) -> Check {
     }
 }
 
-/// The cgroup layout, from the lines of `/proc/self/cgroup` (cgroups(7)). Pods are limited inside their machine, so
-/// every layout will do; it is told because it decides what tools outside can limit.
+/// Judges the cgroup layout, from the lines of `/proc/self/cgroup` (cgroups(7)). Pods are limited inside their machine,
+/// so every layout works; it is reported because it decides what external tools can limit.
 pub(super) fn cgroups(own: &str) -> Check {
     const NAME: &str = "cgroups";
     let unified = own.lines().any(|line| line.starts_with("0::"));
@@ -305,7 +307,7 @@ pub(super) fn cgroups(own: &str) -> Check {
     }
 }
 
-/// Bytes of memory that new processes can have without swapping.
+/// Judges the bytes of memory that new processes can have without swapping.
 pub(super) fn memory(available: Option<u64>) -> Check {
     const NAME: &str = "memory";
     let Some(available) = available else {

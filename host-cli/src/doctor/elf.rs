@@ -1,4 +1,4 @@
-//! Is a file a kernel that can be started directly: a 64-bit x86 ELF with a PVH entry note?
+//! Check whether a file is a kernel that can be started directly: a 64-bit x86 ELF with a PVH entry note.
 //!
 //! Sources: elf(5); the note is XEN_ELFNOTE_PHYS32_ENTRY of Xen's public/elfnote.h, written by CONFIG_PVH.
 
@@ -9,25 +9,25 @@ use std::path::Path;
 
 const HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
-/// A kernel has about five; the bound keeps a wrong file from costing time.
+/// Most program headers that are read. A kernel has about five; the limit bounds the time spent on a wrong file.
 const MAX_PROGRAM_HEADERS: u16 = 64;
-/// All notes of a kernel take about a page.
+/// Most bytes of notes that are read. All notes of a kernel take about a page.
 const MAX_NOTES: u64 = 64 * 1024;
 
 const EM_X86_64: u16 = 62;
 const PT_NOTE: u32 = 4;
 const PHYS32_ENTRY: u32 = 18;
 
-/// What was found in a well-formed file.
+/// Entry point of a well-formed file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// It can be entered directly.
+    /// Entry note of a kernel that can be started directly.
     Pvh,
-    /// It is a kernel or program without that entry.
+    /// Kernel or program without that entry.
     NoPvh,
 }
 
-/// Why a file is no kernel of ours.
+/// Reason why a file is not a usable kernel.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum KernelError {
     #[error("it cannot be opened")]
@@ -42,7 +42,7 @@ pub(super) enum KernelError {
     Headers,
 }
 
-/// Looks into the file at `path`.
+/// Examines the file at `path`.
 pub(super) fn entry(path: &Path) -> Result<Entry, KernelError> {
     let file = File::open(path).map_err(KernelError::Open)?;
     let mut header = [0; HEADER];
@@ -80,7 +80,8 @@ pub(super) fn entry(path: &Path) -> Result<Entry, KernelError> {
     Ok(Entry::NoPvh)
 }
 
-/// Notes are (name length, value length, type), name, value; each padded to 4 bytes. A malformed one ends the search.
+/// Whether the notes have the PVH entry. Notes are (name length, value length, type), name, value; each padded to 4
+/// bytes. A malformed one ends the search.
 fn has_pvh_note(mut notes: &[u8]) -> bool {
     while let Some((header, rest)) = notes.split_at_checked(12) {
         let (name_length, value_length, kind) = (word(header, 0) as usize, word(header, 4) as usize, word(header, 8));

@@ -1,4 +1,4 @@
-//! The facts about this host that [`checks`](super::checks) judges.
+//! Facts about this host that [`checks`](super::checks) judges.
 
 use std::fs;
 use std::io;
@@ -12,17 +12,17 @@ use rustix::fs::Access;
 
 use crate::probe::KvmVerdict;
 
-/// CAP_SYS_RESOURCE (include/uapi/linux/capability.h).
+/// Bit of CAP_SYS_RESOURCE (include/uapi/linux/capability.h).
 const SYS_RESOURCE: u64 = 1 << 24;
 
-/// What decides whether a user namespace can be made; `None`: this kernel has no such switch.
+/// Switches that decide whether a user namespace can be created; `None`: this kernel has no such switch.
 #[derive(Debug, Default)]
 pub(super) struct Namespaces {
     pub(super) root: bool,
     pub(super) max_user: Option<u64>,
-    /// A switch of Debian's kernels.
+    /// Switch of Debian's kernels.
     pub(super) unprivileged_clone: Option<u64>,
-    /// A switch of Ubuntu's kernels.
+    /// Switch of Ubuntu's kernels.
     pub(super) apparmor_restricts: Option<u64>,
 }
 
@@ -30,28 +30,28 @@ pub(super) struct Namespaces {
 #[derive(Debug)]
 pub(super) struct Limits {
     pub(super) root: bool,
-    /// The hard limit, up to which we raise our own; `None`: unlimited.
+    /// Hard limit, up to which Capsid raises its own; `None`: unlimited.
     pub(super) open_files: Option<u64>,
     pub(super) sys_resource: bool,
 }
 
-/// One of our folders.
+/// State of one of Capsid's folders.
 #[derive(Debug)]
 pub(super) enum Folder {
     Good,
-    /// It can be made.
+    /// Absent folder that can be created.
     NotYet,
     Foreign {
         owner: u32,
     },
-    /// Something else has its name.
+    /// Path that something else occupies.
     Occupied,
     NotWritable {
         error: io::Error,
     },
 }
 
-/// The name of the group that would open `/dev/kvm`.
+/// Returns the name of the group that could open `/dev/kvm`.
 pub(super) fn group_name(verdict: &KvmVerdict) -> Option<String> {
     let KvmVerdict::NotPermitted { group } = verdict else {
         return None;
@@ -59,7 +59,7 @@ pub(super) fn group_name(verdict: &KvmVerdict) -> Option<String> {
     Some(Group::from_gid(Gid::from_raw(*group)).ok()??.name)
 }
 
-/// The first line that a program says about itself, shortened to its version where it has the usual form.
+/// Returns the first line of a program's `--version`, shortened to the version where it has the usual form.
 pub(super) fn version(program: &Path) -> Option<String> {
     let output = Command::new(program)
         .arg("--version")
@@ -73,7 +73,7 @@ pub(super) fn version(program: &Path) -> Option<String> {
     (output.status.success() && !version.is_empty()).then(|| version.chars().take(60).collect())
 }
 
-/// User namespaces.
+/// Reads the switches of user namespaces.
 pub(super) fn namespaces() -> Namespaces {
     Namespaces {
         root: geteuid().is_root(),
@@ -83,7 +83,7 @@ pub(super) fn namespaces() -> Namespaces {
     }
 }
 
-/// Limits.
+/// Reads the limits of this process.
 pub(super) fn limits() -> Limits {
     let open_files = getrlimit(Resource::RLIMIT_NOFILE)
         .ok()
@@ -98,13 +98,14 @@ pub(super) fn limits() -> Limits {
     }
 }
 
-/// Bytes that this user may still write where `folder` is or will be.
+/// Returns the bytes that this user may still write where `folder` is or will be.
 pub(super) fn free_space(folder: &Path) -> Option<u64> {
     let space = rustix::fs::statvfs(nearest(folder)?).ok()?;
     Some(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
-/// The state of `folder`. Nothing stays behind: a file is made without a name, or in a folder to be made none at all.
+/// Examines the state of `folder`. Leaves nothing behind: creates a file without a name, or none at all for a folder
+/// that does not exist yet.
 pub(super) fn folder(folder: &Path) -> Folder {
     let metadata = match fs::metadata(folder) {
         Ok(metadata) => metadata,
@@ -133,27 +134,27 @@ fn to_be_made(folder: &Path) -> Folder {
     }
 }
 
-/// `folder`, or the closest folder above it that exists.
+/// Returns `folder`, or the closest folder above it that exists.
 fn nearest(folder: &Path) -> Option<&Path> {
     folder.ancestors().find(|path| path.is_dir())
 }
 
-/// The text of `/proc/self/cgroup`; empty where there is none.
+/// Reads `/proc/self/cgroup`; empty where there is none.
 pub(super) fn own_cgroups() -> String {
     fs::read_to_string("/proc/self/cgroup").unwrap_or_default()
 }
 
-/// Bytes of memory that new processes can have without swapping.
+/// Returns the bytes of memory that new processes can have without swapping.
 pub(super) fn available_memory() -> Option<u64> {
     mem_available(&fs::read_to_string("/proc/meminfo").ok()?)
 }
 
-/// Bytes of all memory.
+/// Returns the bytes of all memory.
 pub(super) fn total_memory() -> Option<u64> {
     field(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
 }
 
-/// The line `MemAvailable:  123 kB` of proc_meminfo(5), in bytes.
+/// Parses the line `MemAvailable:  123 kB` of proc_meminfo(5) into bytes.
 fn mem_available(meminfo: &str) -> Option<u64> {
     field(meminfo, "MemAvailable:")
 }
@@ -168,7 +169,7 @@ fn field(meminfo: &str, name: &str) -> Option<u64> {
         .checked_mul(1024)
 }
 
-/// The line `CapEff: 000001ffffffffff` of proc_pid_status(5).
+/// Parses the line `CapEff: 000001ffffffffff` of proc_pid_status(5).
 fn effective_capabilities(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(line.trim(), 16).ok()

@@ -1,4 +1,5 @@
-//! Functions of templates: docker's, those of Go's that docker's objects need otherwise, and what `rewrite` puts in.
+//! Functions of templates: docker's, Go functions that docker's objects need in another form, and those that `rewrite`
+//! inserts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,9 +11,9 @@ use super::value::{json, shown};
 type Result = std::result::Result<Value, TemplateError>;
 type Function = fn(&[Value]) -> Result;
 
-/// Name of the function that looks up fields. No user can write it: `-` is no part of a name.
+/// Name of the function that finds fields. No user can write it: `-` is not allowed in a name.
 pub(super) const FIELD: &str = "field-of";
-/// Name of the function that ends every action, as [`FIELD`].
+/// Name of the function that ends every action. No user can write it either.
 pub(super) const SHOWN: &str = "harmless-text";
 
 /// Fields that are maps in docker's objects: their keys are the user's or the image's.
@@ -44,7 +45,7 @@ const LISTS: [&str; 11] = [
     "Shell",
 ];
 
-/// Functions of the text of an object.
+/// Returns the functions for the text of an object.
 pub(super) fn body() -> FuncMap {
     let mut functions = common();
     let more: [(&str, Function); 8] = [
@@ -63,7 +64,7 @@ pub(super) fn body() -> FuncMap {
     functions
 }
 
-/// Functions of the header of a table. As docker has it, headers go through them unchanged.
+/// Returns the functions for the header of a table. As in docker, they leave headers unchanged.
 pub(super) fn header() -> FuncMap {
     let mut functions = common();
     for name in ["json", "join", "split", "title", "lower", "upper", "pad", "truncate"] {
@@ -100,7 +101,7 @@ fn change(name: &str, arguments: &[Value], change: impl Fn(&str) -> String) -> R
     }
 }
 
-/// Text of a value that is printed as the field of this name.
+/// Formats a value that is printed as the field of this name, made safe for a terminal.
 fn harmless(arguments: &[Value]) -> Result {
     match arguments {
         [Value::String(name), Value::Nil] if LISTS.contains(&&**name) => Ok(text("[]")),
@@ -109,7 +110,8 @@ fn harmless(arguments: &[Value]) -> Result {
     }
 }
 
-/// Field of a field of a value. A missing key of a map is no value; a wrong name elsewhere is an error with the path.
+/// Returns a field of a field of a value. A missing key of a map is no value; a wrong name elsewhere is an error with
+/// the path.
 fn field(arguments: &[Value]) -> Result {
     let [value, names @ ..] = arguments else {
         return Err(wrong("a field of nothing"));
@@ -136,7 +138,8 @@ fn field(arguments: &[Value]) -> Result {
     Ok(value)
 }
 
-/// Go's; as there, a missing key of a map of texts is an empty text, and of a map of lists an empty list.
+/// Implements Go's `index`. As in Go, a missing key of a map of texts is an empty text, and of a map of lists an empty
+/// list.
 fn index(arguments: &[Value]) -> Result {
     let [value, keys @ ..] = arguments else {
         return Err(wrong("index takes a list or a map, and where"));
@@ -159,7 +162,7 @@ fn zero(map: &BTreeMap<Arc<str>, Value>) -> Value {
     }
 }
 
-/// Go's; a list or map that is null has no entries.
+/// Implements Go's `len`; a list or map that is null has no entries.
 fn len(arguments: &[Value]) -> Result {
     let value = one("len", arguments)?;
     let length = match value {
@@ -192,7 +195,7 @@ fn split(arguments: &[Value]) -> Result {
     }
 }
 
-/// The first letter of every word in upper case.
+/// Converts the first letter of every word to upper case.
 fn title(words: &str) -> String {
     let mut is_inside = false;
     let mut titled = String::with_capacity(words.len());
@@ -206,7 +209,7 @@ fn title(words: &str) -> String {
     titled
 }
 
-/// Spaces before and after a text that is not empty.
+/// Adds spaces before and after a text that is not empty.
 fn pad(arguments: &[Value]) -> Result {
     match arguments {
         [Value::String(words), _, _] if words.is_empty() => Ok(text("")),

@@ -21,7 +21,7 @@ const HEADERS: [(&str, &str); 12] = [
     ("RunningFor", "CREATED"),
 ];
 
-/// An object with a header for each of these fields: a verb's own, or docker's.
+/// Builds an object with a header for each of these fields: a verb's own, or docker's.
 pub(super) fn of_fields(fields: &BTreeSet<Vec<String>>, columns: &[(&str, &str)]) -> Value {
     let mut object = Object::default();
     for path in fields {
@@ -33,7 +33,7 @@ pub(super) fn of_fields(fields: &BTreeSet<Vec<String>>, columns: &[(&str, &str)]
     object.value()
 }
 
-/// Headers by name, and of fields below.
+/// Headers by name, with those of the fields below.
 #[derive(Default)]
 struct Object {
     header: String,
@@ -63,7 +63,7 @@ impl Object {
     }
 }
 
-/// docker's header of `{{.Label "com.example.a-key"}}`: `a key`.
+/// Returns docker's header of `{{.Label "com.example.a-key"}}`: `a key`.
 fn label(arguments: &[Value]) -> Result<Value, TemplateError> {
     match arguments {
         [Value::String(key)] => {

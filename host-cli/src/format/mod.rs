@@ -19,22 +19,22 @@ use serde_json::Value;
 use rewrite::Rewrite;
 pub(crate) use value::Lines;
 
-/// Name of the tree of the whole text, which no `{{define}}` is likely to take.
+/// Name of the tree of the whole text, which no `{{define}}` is likely to use.
 const MAIN: &str = "--format";
-/// Rounds of all loops together. An object has thousands of entries at most.
+/// Most rounds of all loops together. An object has thousands of entries at most.
 const LOOPS_MAX: u64 = 1 << 20;
-/// Stands behind the text while it is parsed. No text has this noncharacter.
+/// End mark behind the text while it is parsed. No text has this noncharacter.
 const END: char = '\u{10fffe}';
 
-/// A parsed template.
+/// Parsed template.
 pub(crate) struct Template {
     body: gotmpl::Template,
-    /// The header line of `table TEMPLATE`.
+    /// Header line of `table TEMPLATE`.
     header: Option<gotmpl::Template>,
     /// Fields of the object that the text names, as paths.
     fields: BTreeSet<Vec<String>>,
     lines: Lines,
-    /// `table` and nothing else: the verb's own columns.
+    /// Whether the text is `table` and nothing else: the verb's own columns.
     is_plain_table: bool,
 }
 
@@ -55,7 +55,7 @@ pub(crate) enum FormatError {
 
 impl Template {
     /// Parses the format of a verb that prints a line for each object: `\t` and `\n` stand for a tab and a line end,
-    /// `table` before the template is a header line and columns. `json` alone stands for `{{json .}}`.
+    /// `table` before the template asks for a header line and columns. `json` alone stands for `{{json .}}`.
     pub(crate) fn of_lines(text: &str) -> Result<Self, FormatError> {
         let table = text.strip_prefix("table").map(|rest| rest.trim_matches(' '));
         Self::parse(table.unwrap_or(text), Lines::One, table.is_some())
@@ -93,7 +93,7 @@ impl Template {
         })
     }
 
-    /// Whether the verb's own columns are wanted.
+    /// Whether the format asks for the verb's own columns.
     pub(crate) fn is_plain_table(&self) -> bool {
         self.is_plain_table
     }
@@ -103,19 +103,19 @@ impl Template {
         self.header.is_some()
     }
 
-    /// Whether the text names a field at the top of the object, or the whole object, which has it too.
+    /// Whether the text names a field at the top of the object, or the whole object, which includes it.
     pub(crate) fn names(&self, field: &str) -> bool {
         self.fields
             .iter()
             .any(|path| path.first().is_none_or(|first| first == field))
     }
 
-    /// The text for one object, harmless to a terminal; `{{json .Field}}` gives a field's exact value.
+    /// Renders one object as text that is safe for a terminal; `{{json .Field}}` gives a field's exact value.
     pub(crate) fn render(&self, object: &Value) -> Result<String, FormatError> {
         execute(&self.body, &value::of_object(object, self.lines))
     }
 
-    /// The header line of a table, with a verb's own headers for the fields that it names.
+    /// Renders the header line of a table, with a verb's own headers for the fields that it names.
     pub(crate) fn header(&self, columns: &[(&str, &str)]) -> Result<String, FormatError> {
         let Some(header) = &self.header else {
             return Ok(String::new());
@@ -124,8 +124,8 @@ impl Template {
     }
 }
 
-/// The tree of a text, and those of its definitions. The parser takes a block without an end, and passes over what follows
-/// an end without a block: then the text's own end is not where it belongs.
+/// Parses a text into its tree, and those of its definitions. The parser accepts a block without an end, and ignores
+/// what follows an end without a block: in both cases the end mark is not in its place, which is an error.
 fn parse(text: &str) -> Result<(ListNode, Vec<DefineNode>), FormatError> {
     let parser = Parser::new(&format!("{text}{END}"), "{{", "}}").and_then(Parser::parse);
     let (mut tree, defines) = parser.map_err(FormatError::Syntax)?;

@@ -1,8 +1,8 @@
-//! The tree of a template, rewritten before it is used.
+//! Rewriting of a template's tree before it is used.
 //!
-//! As Go's `html/template` does, every action gets a last command: here it makes the action's text harmless to a terminal.
-//! Fields are looked up by a function of ours, because docker's objects are structs, in which a wrong name is an error,
-//! and maps, in which a missing key is nothing. A field with arguments is a call of a method.
+//! As in Go's `html/template`, every action gets a last command: here it makes the action's text safe for a terminal.
+//! Fields are found by a function of this module, because docker's objects are structs, in which a wrong name is an
+//! error, and maps, in which a missing key is nothing. A field with arguments is a call of a method.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use gotmpl::parse::{BranchNode, CommandNode, Expr, ListNode, Node, PipeNode, Pos
 use super::functions::{FIELD, SHOWN};
 use super::value::Lines;
 
-/// The state of one rewriting.
+/// State of one rewriting.
 #[derive(Debug)]
 pub(super) struct Rewrite {
     lines: Lines,
@@ -26,7 +26,7 @@ impl Rewrite {
         }
     }
 
-    /// Fields that the template names, as paths; the empty path is the object itself.
+    /// Returns the fields that the template names, as paths; the empty path is the object itself.
     pub(super) fn into_fields(self) -> BTreeSet<Vec<String>> {
         self.fields
     }
@@ -87,7 +87,7 @@ impl Rewrite {
             Expr::Variable(pos, name, names) if !names.is_empty() => {
                 (*pos, Expr::Variable(*pos, name.clone(), Vec::new()), names)
             }
-            // A function with arguments has its field looked up by the engine.
+            // For a function with arguments, the engine finds the field.
             Expr::Chain(pos, inner, names) if !matches!(**inner, Expr::Identifier(..)) => {
                 self.expression(inner);
                 (*pos, (**inner).clone(), names)
@@ -106,7 +106,7 @@ impl Rewrite {
     }
 }
 
-/// Name of the field that an action prints; empty where it prints anything else.
+/// Returns the name of the field that an action prints; empty where it prints anything else.
 fn printed_field(pipe: &PipeNode) -> &str {
     let [command] = &pipe.commands[..] else { return "" };
     match &command.args[..] {
@@ -134,7 +134,7 @@ fn call(pos: Pos, function: &'static str, arguments: impl IntoIterator<Item = Ex
     }
 }
 
-/// `\t` and `\n` as shells pass them on.
+/// Replaces `\t` and `\n`, as shells pass them on, by a tab and a line end.
 fn unescape(text: &str) -> String {
     text.replace("\\t", "\t").replace("\\n", "\n")
 }

@@ -1,4 +1,4 @@
-//! Objects as templates see them, and back as JSON.
+//! Conversion of objects to template values, and back to JSON.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,22 +10,22 @@ use crate::output;
 
 /// Field of a row that docker has as a method: `{{.Label "key"}}`.
 const LABEL: &str = "Label";
-/// Stands for a line end in a value that is part of one line. Noncharacters are legal in no text, so that values have
-/// none; [`shown`] gives them as escapes, and [`json`] as what they stand for.
+/// Replacement of a line end in a value that is part of one line. Noncharacters are not legal in any text, so values
+/// contain none; [`shown`] prints them as escapes, and [`json`] as the original characters.
 const LINE_END: char = '\u{10fffe}';
-/// Stands for a tab, as [`LINE_END`].
+/// Replacement of a tab, in the same way as [`LINE_END`].
 const TAB: char = '\u{10ffff}';
 
-/// How many lines a value may make of the line that it is in.
+/// Number of lines that a value may occupy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lines {
-    /// Line ends and tabs in values become escapes: an object is a line, and its columns are the user's.
+    /// Line ends and tabs in values become escapes: an object is one line, and the user alone decides its columns.
     One,
     /// Line ends and tabs in values stay.
     Several,
 }
 
-/// An object as a template's data. A map of labels by the name [`LABEL`] becomes that method.
+/// Converts an object to a template's data. A map of labels by the name [`LABEL`] becomes that method.
 pub(super) fn of_object(object: &serde_json::Value, lines: Lines) -> Value {
     let serde_json::Value::Object(fields) = object else {
         return of_json(object, lines);
@@ -40,7 +40,7 @@ pub(super) fn of_object(object: &serde_json::Value, lines: Lines) -> Value {
     Value::Map(Arc::new(fields.iter().map(field).collect()))
 }
 
-/// docker's method: the value of a label, and nothing for a key that there is not.
+/// Creates docker's method: it returns the value of a label, and nothing for an absent key.
 fn method(labels: &Map<String, serde_json::Value>, lines: Lines) -> Value {
     let labels: BTreeMap<String, Value> = labels
         .iter()
@@ -82,7 +82,7 @@ fn marked(text: &str, lines: Lines) -> String {
     text.chars().map(mark).collect()
 }
 
-/// The text of a value as Go prints it, harmless to a terminal.
+/// Formats a value in Go's way, safe for a terminal.
 pub(super) fn shown(value: &Value) -> String {
     let text = match value {
         Value::Nil => "<no value>".into(),
@@ -92,7 +92,7 @@ pub(super) fn shown(value: &Value) -> String {
     output::lines(&text.replace(LINE_END, "\\n").replace(TAB, "\\t"))
 }
 
-/// The JSON of a value, exact and harmless. Methods are no part of it.
+/// Formats a value as JSON, exact and safe for a terminal. Methods are not part of it.
 pub(super) fn json(value: &Value) -> String {
     output::escape_json(&to_json(value).to_string())
 }

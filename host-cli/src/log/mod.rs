@@ -1,12 +1,12 @@
-//! A container's log, in docker's json-file format: one JSON object a line, with the text, its stream and its time.
+//! Log of a container, in docker's json-file format: one JSON object per line, with the text, its stream and its time.
 //!
 //! ```text
 //! log.json       {"log":"hello\n","stream":"stdout","time":"2026-02-03T04:05:06.000000007Z"}
 //! log.json.1     the file before that, and so on
 //! ```
 //!
-//! Text that is not UTF-8 is there twice: as docker has it, with replacement characters, and exactly, as `raw` in
-//! hexadecimal digits, which docker's tools pass over.
+//! Text that is not UTF-8 is stored twice: as docker has it, with replacement characters, and exactly, as `raw` in
+//! hexadecimal digits, which docker's tools ignore.
 
 mod reader;
 mod writer;
@@ -16,10 +16,10 @@ use serde::{Deserialize, Serialize};
 pub(crate) use reader::{LogReader, Selection};
 pub(crate) use writer::LogWriter;
 
-/// Bytes of one line at most; a longer one goes on in the next object, as docker's does.
+/// Most bytes of one line; a longer one continues in the next object, as in docker.
 pub(crate) const LINE_BYTES_MAX: usize = 16 << 10;
 
-/// Which output a line came from.
+/// Output stream that a line came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogStream {
@@ -27,7 +27,7 @@ pub(crate) enum LogStream {
     Stderr,
 }
 
-/// One line of the file.
+/// Line of the log file.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Entry {
     pub log: String,
@@ -38,7 +38,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// An entry for bytes as they came.
+    /// Creates an entry for output bytes.
     pub(crate) fn new(bytes: &[u8], stream: LogStream, time: String) -> Self {
         let (log, raw) = match std::str::from_utf8(bytes) {
             Ok(text) => (text.to_owned(), None),
@@ -47,7 +47,7 @@ impl Entry {
         Self { log, stream, raw, time }
     }
 
-    /// The bytes as they came.
+    /// Returns the exact output bytes.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         match self.raw.as_deref().map(hex::decode) {
             Some(Ok(bytes)) => bytes,

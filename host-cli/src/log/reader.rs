@@ -1,4 +1,4 @@
-//! Reading a log while it is written and rotated.
+//! Reader of a log while it is written and rotated.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -13,13 +13,13 @@ use super::Entry;
 use super::writer::numbered;
 use crate::clock;
 
-/// Which entries are wanted.
+/// Selection of entries.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Selection {
-    /// Nanoseconds since 1970, inclusive.
+    /// Start of the time range in nanoseconds since 1970, inclusive.
     pub since_ns: Option<i64>,
     pub until_ns: Option<i64>,
-    /// So many lines from the end.
+    /// Number of lines from the end.
     pub tail: Option<usize>,
 }
 
@@ -33,18 +33,18 @@ impl Selection {
     }
 }
 
-/// A place in a container's log.
+/// Reader at a position in a container's log.
 #[derive(Debug)]
 pub(crate) struct LogReader {
     path: PathBuf,
     selection: Selection,
     current: Option<BufReader<File>>,
-    /// A line whose end was not written yet.
+    /// Line whose end was not written yet.
     partial: Vec<u8>,
 }
 
 impl LogReader {
-    /// Begins before the first entry.
+    /// Opens a reader before the first entry.
     pub(crate) fn open(path: &Path, selection: Selection) -> Self {
         Self {
             path: path.into(),
@@ -54,7 +54,7 @@ impl LogReader {
         }
     }
 
-    /// What is there now, the oldest first; the reader is at the end then.
+    /// Passes the existing entries to `each`, the oldest first; the reader is at the end then.
     pub(crate) fn existing(&mut self, mut each: impl FnMut(Entry) -> io::Result<()>) -> io::Result<()> {
         if self.selection.tail == Some(0) {
             return self.read_all(|_| Ok(()));
@@ -82,12 +82,12 @@ impl LogReader {
         Ok(())
     }
 
-    /// What has come since, also over a rotation.
+    /// Passes the entries since the last call to `each`, also across a rotation.
     pub(crate) fn more(&mut self, mut each: impl FnMut(Entry) -> io::Result<()>) -> io::Result<()> {
         self.rewind_if_cut()?;
         self.drain(&mut each)?;
         while let Some(next) = self.successor()? {
-            // What was written between the last look at ours and its rotation.
+            // Read what was written between the last read of this file and its rotation.
             self.drain(&mut each)?;
             self.current = Some(BufReader::new(next));
             self.partial.clear();
@@ -96,7 +96,7 @@ impl LogReader {
         Ok(())
     }
 
-    /// With one file alone, a rotation empties it.
+    /// Returns to the start of a file that was emptied: with one file alone, a rotation empties it.
     fn rewind_if_cut(&mut self) -> io::Result<()> {
         let Some(file) = &mut self.current else { return Ok(()) };
         if file.get_ref().metadata()?.len() < file.stream_position()? {
@@ -106,7 +106,8 @@ impl LogReader {
         Ok(())
     }
 
-    /// The file after the one that is being read, when there is one: the oldest, when ours has gone meanwhile.
+    /// Opens the file after the current one, if there is one: the oldest, if the current one has been removed
+    /// meanwhile.
     fn successor(&self) -> io::Result<Option<File>> {
         let Some(current) = &self.current else {
             return Ok(opened_at_once(&self.path)?.into_iter().next());
@@ -131,7 +132,7 @@ impl LogReader {
                 return Ok(());
             }
             let line = std::mem::take(&mut self.partial);
-            // A line torn by a power cut is passed over: what follows is whole.
+            // Skip a line torn by a power cut: what follows is whole.
             if let Ok(entry) = serde_json::from_slice::<Entry>(&line)
                 && self.selection.takes(&entry)
             {
@@ -141,12 +142,12 @@ impl LogReader {
     }
 }
 
-/// How often a rotation that is under way is waited for, and how long each time. One that was cut short by a kill leaves
-/// a missing number until the next.
+/// Number of attempts to wait for a rotation in progress, [`ROTATION`] each. A rotation cut short by a kill leaves a
+/// missing number until the next one.
 const TRIES: u32 = 50;
 const ROTATION: Duration = Duration::from_millis(1);
 
-/// All files of a log as they are between two rotations, the oldest first: renames move names, not open files.
+/// Opens all files of a log in the state between two rotations, the oldest first: renames move names, not open files.
 fn opened_at_once(path: &Path) -> io::Result<Vec<File>> {
     let mut tries = 0;
     loop {
@@ -159,10 +160,10 @@ fn opened_at_once(path: &Path) -> io::Result<Vec<File>> {
     }
 }
 
-/// The files that are found now, and whether no rotation came in between.
+/// Opens the files that exist now, and returns whether no rotation came in between.
 fn opened_now(path: &Path) -> io::Result<(Vec<File>, bool)> {
     let (mut found, mut names) = (Vec::new(), Vec::new());
-    // A rotation leaves one number out at a time.
+    // A rotation leaves out one number at a time.
     let mut missing = 0;
     for number in 0.. {
         let name = if number == 0 {

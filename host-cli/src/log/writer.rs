@@ -1,4 +1,4 @@
-//! Writing a log: lines, and files that do not grow for ever.
+//! Writer of a log: lines, and files of bounded size.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -11,10 +11,10 @@ use super::{Entry, LINE_BYTES_MAX, LogStream};
 use crate::clock;
 use crate::state::LogOptions;
 
-/// Bytes of entries that are written in one go.
+/// Bytes of entries that are written in one call.
 const BATCH_BYTES: usize = 128 << 10;
 
-/// The log of a running container.
+/// Log of a running container.
 #[derive(Debug)]
 pub(crate) struct LogWriter {
     path: PathBuf,
@@ -22,18 +22,18 @@ pub(crate) struct LogWriter {
     file: File,
     /// Bytes in the current file.
     size: u64,
-    /// What has no end of line yet.
+    /// Output on stdout without an end of line yet.
     stdout: Vec<u8>,
     stderr: Vec<u8>,
 }
 
 impl LogWriter {
-    /// Goes on with the log at `path`, or begins it.
+    /// Continues the log at `path`, or creates it.
     pub(crate) fn open(path: &Path, options: LogOptions) -> io::Result<Self> {
         let mut file = open(path)?;
         let mut size = file.metadata()?.len();
         if size > 0 && !ends_a_line(&file, size)? {
-            // Torn by a full disk or a power cut: what follows is whole again.
+            // The last line was torn by a full disk or a power cut: the following ones are whole again.
             file.write_all(b"\n")?;
             size += 1;
         }
@@ -47,13 +47,13 @@ impl LogWriter {
         })
     }
 
-    /// Takes output as it comes.
+    /// Writes output as it arrives.
     pub(crate) fn write(&mut self, stream: LogStream, bytes: &[u8]) -> io::Result<()> {
         let mut pending = std::mem::take(self.pending(stream));
         pending.extend_from_slice(bytes);
         let mut lines = Vec::new();
         let mut rest = &pending[..];
-        // They came together.
+        // All lines arrived together.
         let time = clock::rfc3339(clock::now_ns());
         while let Some(length) = complete_line(rest) {
             append(&mut lines, &rest[..length], stream, &time)?;
@@ -68,7 +68,7 @@ impl LogWriter {
         self.put(&lines)
     }
 
-    /// Writes what had no end of line: the stream is at its end.
+    /// Writes the output that has no end of line: the stream has ended.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         for stream in [LogStream::Stdout, LogStream::Stderr] {
             let pending = std::mem::take(self.pending(stream));
@@ -101,7 +101,7 @@ impl LogWriter {
             // A line larger than a file gets a file of its own.
             let count = if fitting == 0 { first_line(rest) } else { fitting };
             if let Err(error) = self.file.write_all(&rest[..count]) {
-                // Whole lines stay. On a full disk this is also the room for the word that the log has ended.
+                // Whole lines stay. On a full disk this also makes room for the notice that the log has ended.
                 self.file.set_len(self.size)?;
                 return Err(error);
             }
@@ -111,7 +111,7 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Begins a new file; the oldest goes when there are too many.
+    /// Starts a new file; removes the oldest when there are too many.
     fn rotate(&mut self) -> io::Result<()> {
         let older = |number: u32| numbered(&self.path, number);
         let kept = self.options.max_files.max(1);
@@ -129,7 +129,7 @@ impl LogWriter {
     }
 }
 
-/// The name of an older file.
+/// Returns the name of an older file.
 pub(super) fn numbered(path: &Path, number: u32) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{number}"));
@@ -154,7 +154,7 @@ fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Length of the first line, when it is complete or as long as one may be.
+/// Returns the length of the first line, when it is complete or has the maximum length.
 fn complete_line(bytes: &[u8]) -> Option<usize> {
     let within = &bytes[..bytes.len().min(LINE_BYTES_MAX)];
     match within.iter().position(|byte| *byte == b'\n') {
@@ -178,7 +178,7 @@ fn first_line(bytes: &[u8]) -> usize {
         .map_or(bytes.len(), |at| at + 1)
 }
 
-/// How many of `bytes` are lines that end within `room`.
+/// Counts the bytes of whole lines that end within `room`.
 fn whole_lines_within(bytes: &[u8], room: usize) -> usize {
     let within = &bytes[..bytes.len().min(room)];
     within.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)

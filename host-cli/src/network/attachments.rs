@@ -1,4 +1,4 @@
-//! The networks that a running machine is on: its memberships with their switches, and what its device is told of them.
+//! Networks that a running machine is on: its memberships with their switches, and the configuration of its device.
 
 use std::cell::RefCell;
 use std::io;
@@ -22,7 +22,7 @@ use super::{
 use crate::accelerator::{DeviceError, DeviceSocket, Sidecars};
 use crate::state::{Endpoint, Network, NetworkConfig};
 
-/// Why a running machine is not on the networks that it should be on.
+/// Error when a running machine is not on the networks that it should be on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AttachmentsError {
     #[error(transparent)]
@@ -39,51 +39,51 @@ pub(crate) enum AttachmentsError {
     Host(#[source] DeviceError),
 }
 
-/// It, for one start of a machine.
+/// Networks that a machine is on, for one start of it.
 #[derive(Debug)]
 pub(crate) struct NetworkAttachments {
     device: DeviceSocket,
     run: PathBuf,
     route: RefCell<DefaultRoute>,
-    /// What opens the uplink, until the device was told.
+    /// Request that opens the uplink, until the device was notified.
     uplink: RefCell<Option<(Change, OwnedFd)>>,
     members: RefCell<Vec<Attachment>>,
     guest: RefCell<GuestNetwork>,
-    /// Until the device is there to be told.
+    /// Watch of the host's addresses, until the device exists and can be notified.
     watch: RefCell<Option<AddressWatch>>,
     watching: RefCell<Option<JoinHandle<()>>>,
-    /// The host's addresses, as the device was last told of them.
+    /// The host's addresses of which the device was last notified.
     told_addresses: RefCell<Option<Vec<IpAddr>>>,
-    /// The uplink's sidecar among them, and the switches, which are not ours.
+    /// Sidecars that the machine depends on: the uplink's, and the switches, which are not children of this process.
     sidecars: Sidecars,
-    /// One change at a time.
+    /// Lock that permits one change at a time.
     changing: Mutex<()>,
 }
 
-/// What it was at a moment.
+/// State of the attachments at a moment.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
-    /// The user-defined networks'.
+    /// Ids of the user-defined networks.
     ids: Vec<String>,
     route: DefaultRoute,
     guest: GuestNetwork,
 }
 
-/// A place on a user-defined network.
+/// Endpoint on a user-defined network, attached to the machine's device.
 #[derive(Debug)]
 struct Attachment {
-    /// The network's.
+    /// Id of the network.
     id: String,
     name: String,
     slot: u8,
     segment: Segment,
-    /// The device's end of the frames, until it has it.
+    /// Device's end of the frames, until the device has it.
     frames: Option<OwnedFd>,
-    /// That the others know it by.
+    /// Names that the other members know the machine by.
     names: Vec<String>,
-    /// It is one for as long as this is open.
+    /// Control socket: the machine is a member for as long as it is open.
     control: Rc<UnixDatagram>,
-    /// Watches the switch.
+    /// Task that watches the switch.
     watch: JoinHandle<()>,
 }
 
@@ -102,8 +102,8 @@ impl Drop for NetworkAttachments {
 }
 
 impl NetworkAttachments {
-    /// That of a machine that is about to start: a member of all networks of the pod, one of which leads out
-    /// if any does.
+    /// Creates the attachments of a machine that is about to start: a member of all networks of the pod, with the
+    /// default route by one that leads out, if any does.
     pub(super) fn new(
         pod_networks: &PodNetworks<'_>,
         config: &NetworkConfig,
@@ -135,12 +135,12 @@ impl NetworkAttachments {
         Ok(attachments)
     }
 
-    /// Where the guest asks for names, for as long as the machine runs.
+    /// Returns the address of the guest's resolver, which stays the same for as long as the machine runs.
     pub(super) fn resolver(&self) -> IpAddr {
         self.guest.borrow().resolver()
     }
 
-    /// Where it stands, to come back to by [`Self::rollback`].
+    /// Returns the current state, which [`Self::rollback`] restores.
     pub(crate) fn snapshot(&self) -> Snapshot {
         Snapshot {
             ids: self.members.borrow().iter().map(|member| member.id.clone()).collect(),
@@ -149,12 +149,12 @@ impl NetworkAttachments {
         }
     }
 
-    /// Tells a container of its networks.
+    /// Writes the networks into a container's spec.
     pub(crate) fn apply_to(&self, spec: &mut ContainerSpec) {
         self.guest.borrow().apply_to(spec);
     }
 
-    /// Connects the device, which is there now, to what it is not connected to yet, and keeps it told of the host's
+    /// Connects the device, which exists now, to all that is still pending, and keeps notifying it of the host's
     /// addresses.
     pub(crate) async fn plug(self: &Rc<Self>) -> Result<(), AttachmentsError> {
         let _turn = self.changing.lock().await;
@@ -165,12 +165,12 @@ impl NetworkAttachments {
         self.plug_pending().await
     }
 
-    /// Tells the device which addresses this host has now.
+    /// Notifies the device of the addresses that this host has now.
     async fn tell_host(&self) -> Result<(), AttachmentsError> {
         let _turn = self.changing.lock().await;
         let host = Host::look().map_err(NetworkError::Host)?;
         let addresses = openable(&host);
-        // Those of links alone come and go with every interface.
+        // Link-local addresses come and go with every interface, and do not count.
         if self.told_addresses.borrow().as_ref() == Some(&addresses) {
             return Ok(());
         }
@@ -183,20 +183,20 @@ impl NetworkAttachments {
         Ok(())
     }
 
-    /// Has the machine be on the networks that its row names now, and its default route be by one of them: off the
-    /// others first. What the guest is to be told then, and why it has no default route although a network leads there.
+    /// Reconciles the machine's networks and default route with its row: leaves the other networks first. Returns the
+    /// guest's new configuration, and the error when it has no default route although a network leads out.
     pub(crate) async fn reconcile(
         &self,
         pod_networks: &PodNetworks<'_>,
         config: &NetworkConfig,
     ) -> Result<(GuestNetwork, Option<NetworkError>), AttachmentsError> {
         let _turn = self.changing.lock().await;
-        // With another address it is another member: two commands may have come between two looks.
+        // A member with another address is another one: two commands may have come between two reconciliations.
         let is_on = |member: &Attachment| {
             let mut places = pod_networks.attachments();
             places.any(|(network, endpoint)| network.id == member.id && endpoint.addresses == member.segment.addresses)
         };
-        // What goes out goes on as it does, as long as it can.
+        // An uplink in use stays as it is for as long as possible.
         let stays = match &*self.route.borrow() {
             DefaultRoute::Own => config.own_link,
             DefaultRoute::Network(id) => self.members.borrow().iter().any(|m| m.id == *id && is_on(m)),
@@ -227,7 +227,7 @@ impl NetworkAttachments {
         Ok((guest, refusal))
     }
 
-    /// Takes the machine off the networks that it has come to since: its guest could not be told of them.
+    /// Takes the machine off the networks that it has joined since the snapshot: its guest could not be told of them.
     pub(crate) async fn rollback(&self, snapshot: Snapshot) -> Result<(), AttachmentsError> {
         let _turn = self.changing.lock().await;
         if *self.route.borrow() != snapshot.route {
@@ -237,7 +237,7 @@ impl NetworkAttachments {
         self.leave_others(|member| snapshot.ids.contains(&member.id)).await
     }
 
-    /// Has the machine bear these names on a network, if it is a member there.
+    /// Renames the machine on a network; false when it is no member there.
     fn renamed(&self, id: &str, names: &[String]) -> bool {
         let mut members = self.members.borrow_mut();
         let Some(member) = members.iter_mut().find(|member| member.id == id) else {
@@ -245,13 +245,14 @@ impl NetworkAttachments {
         };
         if member.names != names {
             member.names = names.into();
-            // A switch that does not hear it has ended, and the machine is about to.
+            // A switch that cannot be notified has ended, and the machine is about to end.
             let _ = membership::rename(&*member.control, names.into());
         }
         true
     }
 
-    /// Starts what carries frames out by this network, for a guest that is told so; its device does not know yet.
+    /// Starts the process that carries frames out by this route, with the links of `guest`. The device is not notified
+    /// yet.
     fn open_uplink(
         &self,
         config: &NetworkConfig,
@@ -293,7 +294,7 @@ impl NetworkAttachments {
         if *self.route.borrow() == DefaultRoute::Nowhere {
             return Ok(());
         }
-        // First: its own end would be the machine's.
+        // The sidecar ends first: if it ended by itself, the machine would end too.
         self.sidecars.end(passt::NAME).await;
         let closed = self.device.change(&Change::Close.encode(), &[]).await;
         closed.map_err(AttachmentsError::Close)?;
@@ -301,7 +302,7 @@ impl NetworkAttachments {
         Ok(())
     }
 
-    /// Takes the machine off the networks that it is not to be on.
+    /// Takes the machine off the networks that it should not be on.
     async fn leave_others(&self, is_on: impl Fn(&Attachment) -> bool) -> Result<(), AttachmentsError> {
         loop {
             let gone = {
@@ -318,7 +319,7 @@ impl NetworkAttachments {
         }
     }
 
-    /// One that the device refuses is not a member's place.
+    /// Connects the device to the joined networks, then to the uplink. A network that the device refuses is left again.
     async fn plug_pending(&self) -> Result<(), AttachmentsError> {
         loop {
             let pending = {
@@ -351,7 +352,7 @@ impl NetworkAttachments {
         opened.map_err(AttachmentsError::Open)
     }
 
-    /// Makes the machine a member of a network; its device does not know yet.
+    /// Makes the machine a member of a network. The device is not notified yet.
     fn join(
         &self,
         pod_networks: &PodNetworks<'_>,
@@ -391,7 +392,7 @@ impl NetworkAttachments {
             names: request.names,
             control,
             watch: tokio::task::spawn_local(async move {
-                // Nothing is said on it.
+                // The switch sends nothing on it: the call returns when the switch ends.
                 let _: io::Result<usize> = watched.recv(&mut [0]).await;
                 sidecars.tell_end(format!("the switch of network {name}"));
             }),
@@ -404,13 +405,13 @@ impl NetworkAttachments {
     }
 }
 
-/// The host's addresses that a rule could open.
+/// Returns the host's addresses that an egress rule could open.
 fn openable(host: &Host) -> Vec<IpAddr> {
     let addresses = host.addresses.iter().copied();
     addresses.filter(|address| !is_closed(*address)).collect()
 }
 
-/// What is published over a kind of network is answered over the same.
+/// Checks that each port is published over an IP version by which the guest has a default route, for its answers.
 fn check_kinds(config: &NetworkConfig, guest: &GuestNetwork) -> Result<(), NetworkError> {
     let unled = config.ports.iter().find(|port| !guest.leads(port.host.is_ipv4()));
     unled.map_or(Ok(()), |port| {
@@ -421,8 +422,8 @@ fn check_kinds(config: &NetworkConfig, guest: &GuestNetwork) -> Result<(), Netwo
     })
 }
 
-/// Tells a machine's device whenever this host's addresses change. A machine that cannot be told ends: it might reach
-/// what it may not.
+/// Notifies a machine's device whenever this host's addresses change. Ends a machine that cannot be notified: it might
+/// reach what it may not.
 async fn keep_told(attachments: Weak<NetworkAttachments>, watch: AddressWatch) {
     loop {
         let heard = watch.changed().await;

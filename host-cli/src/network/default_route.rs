@@ -1,21 +1,21 @@
-//! Default route of a pod: which of its networks it is by.
+//! Default route of a pod: the one of its networks by which it leaves.
 
 use super::PodNetworks;
 use crate::state::NetworkConfig;
 
-/// It.
+/// Default route of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum DefaultRoute {
-    /// The link that nobody else is on.
+    /// Route by the pod's own link, which nobody else is on.
     Own,
-    /// The user-defined network of this id.
+    /// Route by the user-defined network of this id.
     Network(String),
-    /// There is none.
+    /// No default route.
     Nowhere,
 }
 
 impl DefaultRoute {
-    /// Its own link, or the first network that leads out.
+    /// Chooses the pod's own link, or the first network that leads out.
     pub(super) fn of(pod_networks: &PodNetworks<'_>, config: &NetworkConfig) -> Self {
         if config.own_link {
             return Self::Own;
@@ -25,7 +25,7 @@ impl DefaultRoute {
             .map_or(Self::Nowhere, |network| Self::Network(network.id.clone()))
     }
 
-    /// Whether it is by the user-defined network of this id.
+    /// Whether the route is by the user-defined network of this id.
     pub(super) fn is_by(&self, id: &str) -> bool {
         matches!(self, Self::Network(by) if by == id)
     }

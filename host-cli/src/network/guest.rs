@@ -1,4 +1,4 @@
-//! What a guest is told of its networks.
+//! Network configuration that a guest is given.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -11,33 +11,33 @@ use super::host::Host;
 use super::{DefaultRoute, GATEWAY_V4, GATEWAY_V6, GUEST_V4, GUEST_V6, MTU, PREFIX_V4, PREFIX_V6, PodNetworks};
 use crate::state::{Endpoint, Network as UserNetwork, NetworkConfig, Subnet};
 
-/// It: its addresses, and where names are asked for.
+/// Network configuration of a guest: its addresses and its resolver.
 #[derive(Debug, Clone)]
 pub(crate) struct GuestNetwork {
     links: Vec<Link>,
-    /// Where the guest asks for names, whatever networks it is on: of the link, but no gateway of a user-defined
-    /// network, so that it stays when a network goes.
+    /// Address that the guest asks for names, whatever networks it is on. On the own link, never a gateway of a
+    /// user-defined network, so that it stays when a network goes.
     resolver: IpAddr,
     search: Vec<String>,
     options: Vec<String>,
 }
 
-/// An address of the guest's, and the link that it is on.
+/// Address of the guest, and the link that it is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Link {
     pub address: IpAddr,
     pub prefix_bits: u8,
-    /// The way to everywhere; a link without one leads to whom it connects.
+    /// Gateway of the default route. A link without one reaches only its own members.
     pub gateway: Option<IpAddr>,
 }
 
-/// The link of IPv4 of a pod that is on no user-defined network.
+/// IPv4 link of a pod that is on no user-defined network.
 pub(super) const OWN_V4: Link = Link {
     address: IpAddr::V4(GUEST_V4),
     prefix_bits: PREFIX_V4,
     gateway: Some(IpAddr::V4(GATEWAY_V4)),
 };
-/// The same of IPv6.
+/// IPv6 link of a pod that is on no user-defined network.
 pub(super) const OWN_V6: Link = Link {
     address: IpAddr::V6(GUEST_V6),
     prefix_bits: PREFIX_V6,
@@ -45,15 +45,15 @@ pub(super) const OWN_V6: Link = Link {
 };
 
 impl Link {
-    /// All addresses on it.
+    /// Returns the link's network, which contains all addresses on it.
     pub(crate) fn network(&self) -> Option<IpNet> {
         IpNet::new(self.address, self.prefix_bits)
             .ok()
             .map(|network| network.trunc())
     }
 
-    /// Those of a place on a user-defined network, one for each of its subnets; `leads` tells which addresses lead
-    /// further.
+    /// Returns the links of an endpoint on a user-defined network, one for each of its subnets. `leads` tells for which
+    /// addresses there is a default route.
     pub(crate) fn on(network: &UserNetwork, endpoint: &Endpoint, leads: impl Fn(IpAddr) -> bool) -> Vec<Self> {
         let link = |(subnet, address): (&Subnet, &IpAddr)| Self {
             address: *address,
@@ -71,8 +71,9 @@ impl Link {
 }
 
 impl GuestNetwork {
-    /// An address of each kind on each network, those first by which its lead is; only they lead further, where this
-    /// host has a way of that kind itself, or what it publishes is reached over it.
+    /// Creates the configuration: an address of each IP version on each network, those of the default route's network
+    /// first. Only these have a gateway, and only for an IP version that this host has a default route for, or that a
+    /// port is published over.
     pub(super) fn of(
         pod_networks: &PodNetworks<'_>,
         config: &NetworkConfig,
@@ -103,7 +104,7 @@ impl GuestNetwork {
                 .into_iter()
                 .flat_map(|(network, endpoint)| Link::on(network, endpoint, |_| false)),
         );
-        // passt passes questions on to a resolver of the same kind alone.
+        // passt forwards queries only to a resolver of the same IP version.
         let asked = if config.dns.is_empty() {
             &host.resolvers
         } else {
@@ -124,12 +125,12 @@ impl GuestNetwork {
         }
     }
 
-    /// The same, whose names are asked for there.
+    /// Returns the same configuration with another resolver.
     pub(super) fn asking(self, resolver: IpAddr) -> Self {
         Self { resolver, ..self }
     }
 
-    /// All of them.
+    /// All links of the guest, those of the default route first.
     pub(crate) fn links(&self) -> &[Link] {
         &self.links
     }
@@ -142,7 +143,7 @@ impl GuestNetwork {
         self.links.iter().filter_map(|link| link.gateway)
     }
 
-    /// Whether it has a default route over this kind of network.
+    /// Whether the guest has a default route for this IP version.
     pub(super) fn leads(&self, is_v4: bool) -> bool {
         self.gateways().any(|gateway| gateway.is_ipv4() == is_v4)
     }
@@ -151,7 +152,7 @@ impl GuestNetwork {
         self.resolver
     }
 
-    /// Its interface, as the agent is told of it.
+    /// Returns the guest's interface in the form that the agent reads.
     pub(crate) fn interface(&self) -> Network {
         let bytes = |address: IpAddr| match address {
             IpAddr::V4(address) => address.octets().to_vec(),
@@ -169,7 +170,7 @@ impl GuestNetwork {
         }
     }
 
-    /// Tells a container of it: its interface, and the lines that docker writes into its files.
+    /// Writes the network into a container's spec: its interface, and the lines that docker writes into its files.
     pub(crate) fn apply_to(&self, spec: &mut ContainerSpec) {
         spec.network = Some(self.interface());
         for file in &mut spec.files {
@@ -205,7 +206,7 @@ mod tests {
     use crate::state::{NetworkSpec, PublishedPort};
     use capsid_vmm::egress::Protocol;
 
-    /// Of IPv4 alone.
+    /// Host with IPv4 alone.
     fn host() -> Host {
         Host {
             addresses: Vec::new(),
@@ -255,7 +256,7 @@ mod tests {
         }
     }
 
-    /// Of a pod on these networks.
+    /// Default route and guest configuration of a pod on these networks.
     fn made(config: &NetworkConfig, networks: Vec<UserNetwork>) -> (DefaultRoute, GuestNetwork) {
         let pod_networks = PodNetworks {
             id: "1",
@@ -333,7 +334,7 @@ mod tests {
             host_last: 0,
         });
         assert_eq!(kinds(&config), [true, false]);
-        // Names are asked for where somebody answers.
+        // Names are asked for over an IP version by which there is a resolver.
         assert_eq!(made(&config, Vec::new()).1.resolver(), IpAddr::V4(GATEWAY_V4));
         config.dns.push("2001:db8::53".parse().unwrap());
         assert_eq!(made(&config, Vec::new()).1.resolver(), IpAddr::V6(GATEWAY_V6));

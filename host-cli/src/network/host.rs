@@ -1,4 +1,4 @@
-//! What network this host has.
+//! Network of this host: its addresses, default routes and resolvers.
 
 use std::fs;
 use std::io;
@@ -19,20 +19,20 @@ const ROUTES_V4: &str = "/proc/net/route";
 /// `RTF_REJECT` of linux/route.h: no route at all.
 const REJECT: u32 = 0x200;
 
-/// It.
+/// Network of this host at one moment.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Host {
-    /// Its own addresses.
+    /// Addresses of the host itself.
     pub(super) addresses: Vec<IpAddr>,
-    /// The interface by which it has a way to everywhere over IPv4, over IPv6.
+    /// Interface of the host's default route over IPv4, if any; `way_v6` is the one over IPv6.
     pub(super) way_v4: Option<String>,
     pub(super) way_v6: Option<String>,
-    /// Whom it asks for names.
+    /// Resolvers that the host asks for names.
     pub(super) resolvers: Vec<IpAddr>,
 }
 
 impl Host {
-    /// Looks at it as it is now.
+    /// Reads the host's current network.
     pub(super) fn look() -> io::Result<Self> {
         let mut addresses: Vec<IpAddr> = getifaddrs()?
             .filter_map(|interface| {
@@ -53,7 +53,8 @@ impl Host {
         })
     }
 
-    /// What nobody else's networks should be: its own addresses, and what it has a way to of its own.
+    /// Returns networks that no user-defined network should overlap: the host's own addresses, and its routes beside
+    /// the default one.
     pub(super) fn networks(&self) -> Vec<IpNet> {
         let own = self.addresses.iter().map(|address| IpNet::from(*address));
         own.chain(networks_v4(&fs::read_to_string(ROUTES_V4).unwrap_or_default()))
@@ -61,10 +62,10 @@ impl Host {
     }
 }
 
-/// The address of this host's that it has on the way to everywhere: by which others reach it. Asks the kernel alone: to
-/// connect a socket of UDP sends nothing.
+/// Returns this host's address on its default route, by which others reach it. Asks only the kernel: connecting a UDP
+/// socket sends nothing.
 pub(crate) fn address() -> Option<IpAddr> {
-    // Reserved for documentation (RFC 5737 and 3849): routed as every address is that nobody has a way of its own to.
+    // Addresses reserved for documentation (RFC 5737 and 3849): routed like every address without a route of its own.
     let by = |own: SocketAddr, other: IpAddr| {
         let socket = UdpSocket::bind(own).ok()?;
         socket.connect((other, 9)).ok()?;
@@ -77,12 +78,12 @@ pub(crate) fn address() -> Option<IpAddr> {
     })
 }
 
-/// Hears of changes of this host's addresses (`rtnetlink(7)`), which no right is needed for.
+/// Watch of changes of this host's addresses (`rtnetlink(7)`), which needs no privilege.
 #[derive(Debug)]
 pub(super) struct AddressWatch(UnixDatagram);
 
 impl AddressWatch {
-    /// Hears of those from now on.
+    /// Starts watching for changes from now on.
     pub(super) fn start() -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let kernel = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
@@ -91,21 +92,22 @@ impl AddressWatch {
         Ok(Self(watched(kernel)?))
     }
 
-    /// Waits for a change, or several. Which ones, the host itself says better.
+    /// Waits for one or several changes. The host's network, read again, says more exactly what changed.
     pub(super) async fn changed(&self) -> io::Result<()> {
         let hear = || match rustix::net::recv(&self.0, &mut [0; 16], RecvFlags::DONTWAIT) {
-            // There were more than it keeps for us.
+            // More messages arrived than the kernel keeps for this socket.
             Ok(_) | Err(Errno::NOBUFS | Errno::INTR) => Ok(()),
             Err(e) => Err(e.into()),
         };
         self.0.async_io(Interest::READABLE, hear).await?;
-        // The rest of them.
+        // Discards the other pending messages.
         while self.0.try_io(Interest::READABLE, hear).is_ok() {}
         Ok(())
     }
 }
 
-/// Destinations and masks are numbers in the host's order of bytes that lie in the network's (see below).
+/// Parses the networks of an IPv4 routing table. Destinations and masks are printed as numbers in the host's byte
+/// order, of bytes in network order (see below).
 fn networks_v4(table: &str) -> Vec<IpNet> {
     let network = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -119,17 +121,18 @@ fn networks_v4(table: &str) -> Vec<IpNet> {
     table.lines().skip(1).filter_map(network).collect()
 }
 
-/// Lines `nameserver ADDRESS` of resolv.conf(5).
+/// Parses the lines `nameserver ADDRESS` of resolv.conf(5).
 fn resolvers(file: &str) -> Vec<IpAddr> {
     let resolver = |line: &str| {
         let address = line.strip_prefix("nameserver")?.trim();
-        // Of the link that it is on, which passt(1) does not read either.
+        // A zone (`%eth0`) is cut off: passt(1) does not read it either.
         address.split('%').next()?.parse().ok()
     };
     file.lines().filter_map(resolver).collect()
 }
 
-/// `fib_route_seq_show` of net/ipv4/fib_trie.c: interface, destination, gateway, flags, three numbers, mask.
+/// Interface of the IPv4 default route. Fields as in `fib_route_seq_show` of net/ipv4/fib_trie.c: interface,
+/// destination, gateway, flags, three numbers, mask.
 fn default_v4(table: &str) -> Option<String> {
     table.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -139,8 +142,8 @@ fn default_v4(table: &str) -> Option<String> {
     })
 }
 
-/// `rt6_info_route` of net/ipv6/route.c: destination and its length, source and its length, next hop, three numbers,
-/// flags, interface.
+/// Interface of the IPv6 default route. Fields as in `rt6_info_route` of net/ipv6/route.c: destination and its length,
+/// source and its length, next hop, three numbers, flags, interface.
 fn default_v6(table: &str) -> Option<String> {
     table.lines().find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();

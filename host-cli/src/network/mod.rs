@@ -1,5 +1,5 @@
-//! A pod's uplink: a process of passt's (<https://passt.top>) that makes of the guest's frames connections of this
-//! user's own, without any right; what of it is permitted is checked before, by the machine's network device.
+//! Uplink of a pod: a passt process (<https://passt.top>) that turns the guest's frames into connections of this user,
+//! without any privilege. The machine's network device checks before what is permitted.
 //!
 //! ```text
 //!  guest eth0 ─► network device: whose, where to ─┬► socket ─► passt ─► sockets of this user's
@@ -7,10 +7,10 @@
 //!                                                 └► sockets ─► switches of user-defined networks ─► other pods
 //! ```
 //!
-//! A pod that is on no user-defined network has a link of its own with the same addresses as every other such pod:
-//! nobody else is on it. On user-defined networks each pod has a passt of its own behind the gateway of the first one
-//! that leads out, and all have the networks' switches. Which networks those are, and by which the default route is,
-//! may change while the pod runs: see [`attachments`].
+//! A pod that is on no user-defined network has its own link, with the same addresses as every other such pod: nobody
+//! else is on it. On user-defined networks each pod has its own passt behind the gateway of the first one that leads
+//! out, and all pods share the networks' switches. The networks of a pod and its default route may change while it
+//! runs: see [`attachments`].
 
 mod attachments;
 mod default_route;
@@ -40,21 +40,21 @@ pub(crate) use pod_networks::PodNetworks;
 pub(crate) use ports::choose as choose_ports;
 pub(crate) use switch::forget;
 
-/// The guest's address, and the link that it has with the other end. Of the space between providers and their customers
-/// (RFC 6598), where hardly anybody's servers are.
+/// The guest's IPv4 address, and the link that it shares with the gateway. In the space between providers and their
+/// customers (RFC 6598), where hardly anybody has servers.
 const GUEST_V4: Ipv4Addr = Ipv4Addr::new(100, 96, 0, 2);
 const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(100, 96, 0, 1);
 const PREFIX_V4: u8 = 30;
-/// The same of a unique-local network (RFC 4193); its bits spell "capsid".
+/// The guest's IPv6 address, gateway and prefix, of a unique-local network (RFC 4193) whose bits spell "capsid".
 const GUEST_V6: Ipv6Addr = Ipv6Addr::new(0xfd63, 0x6170, 0x7369, 0x6400, 0, 0, 0, 2);
 const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd63, 0x6170, 0x7369, 0x6400, 0, 0, 0, 1);
 const PREFIX_V6: u8 = 64;
-/// Hardware address of the other end.
+/// Hardware address of the gateway.
 pub(crate) const GATEWAY_MAC: [u8; 6] = [0x02, 0xca, 0, 0, 0, 1];
-/// The longest packet: the most that passt takes.
+/// MTU of the guest's interface: the longest packet that passt takes.
 const MTU: u32 = 65520;
 
-/// Why a pod has no network.
+/// Error when a pod gets no network.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NetworkError {
     #[error("cannot give the pod a network (--network none needs none)")]
@@ -79,24 +79,24 @@ pub(crate) enum NetworkError {
     },
 }
 
-/// A network that is there for one start of a machine.
+/// Network of a machine, created for one start of it.
 #[derive(Debug)]
 pub(crate) struct Attached {
-    /// The machine's device.
+    /// Network device of the machine.
     pub nic: Nic,
-    /// What it is connected to.
+    /// Networks that the device is connected to.
     pub attachments: Rc<NetworkAttachments>,
 }
 
-/// Makes the network of a machine that starts now; `config` is that of `pod_networks`. What it needs to live is said to
-/// `sidecars`.
+/// Creates the network of a machine that starts now. `config` is the one of `pod_networks`. Processes that the network
+/// depends on are added to `sidecars`.
 pub(crate) fn attach(
     pod_networks: &PodNetworks<'_>,
     config: &NetworkConfig,
     run: &Path,
     sidecars: Sidecars,
 ) -> Result<Attached, NetworkError> {
-    // Before it is looked at: nothing is missed in between.
+    // The watch starts before the addresses are read: nothing is missed in between.
     let watch = host::AddressWatch::start().map_err(NetworkError::Host)?;
     let host = host::Host::look().map_err(NetworkError::Host)?;
     let (device, control) = DeviceSocket::pair().map_err(NetworkError::Socket)?;
@@ -113,12 +113,12 @@ pub(crate) fn attach(
     })
 }
 
-/// The link that `inspect` shows of a pod that is on no user-defined network; what it has of IPv6 depends on the host.
+/// Link that `inspect` shows for a pod on no user-defined network. Whether such a pod has IPv6 too depends on the host.
 pub(crate) fn own_link() -> Link {
     guest::OWN_V4
 }
 
-/// What such links take of all addresses.
+/// Networks that pods' own links occupy.
 pub(crate) fn own_networks() -> Vec<IpNet> {
     [guest::OWN_V4, guest::OWN_V6]
         .iter()
@@ -126,7 +126,7 @@ pub(crate) fn own_networks() -> Vec<IpNet> {
         .collect()
 }
 
-/// What this host has of all addresses: its own, and what it has a way to beside the default one.
+/// Networks that this host occupies: its own addresses, and its routes beside the default one.
 pub(crate) fn host_networks() -> Result<Vec<IpNet>, NetworkError> {
     Ok(host::Host::look().map_err(NetworkError::Host)?.networks())
 }

@@ -1,8 +1,8 @@
-//! passt's command line. Its rights are none of ours: as root it becomes nobody, and it confines itself.
+//! Command line of passt. It gets no privilege from this process: as root it becomes nobody, and it confines itself.
 //!
-//! No address leads a guest to this host's loopback: passt's own mapping of the gateway is off. What comes from there,
+//! No address leads a guest to this host's loopback: passt's own mapping of the gateway is off. Traffic from loopback,
 //! through a published port, comes from the gateway's address or from the one that passt has on the guest's link. An
-//! answer to it is part of the same connection, or of the same flow of UDP. passt without a table of such flows (before
+//! answer to it is part of the same connection, or of the same UDP flow. passt without a table of such flows (before
 //! 2024-07-26) would send a datagram to the gateway's address itself; there the network device sends it to 127.0.0.1,
 //! see [`capsid_vmm::segments::Uplink::loopback_alias`].
 
@@ -20,25 +20,24 @@ use crate::accelerator::{HandedFiles, Sidecar};
 use crate::install_paths;
 use crate::state::{NetworkConfig, PublishedPort, mac_words};
 
-/// What it is to a user.
+/// Name of the sidecar in messages to users.
 pub(super) const NAME: &str = "the network helper passt";
-/// Bytes that may wait in the socket for the machine, with what the kernel needs to keep them: some thousand short
-/// frames.
+/// Number of bytes that may wait in the machine's socket, with the kernel's overhead: some thousand short frames.
 const SEND_BYTES: usize = 2 << 20;
 
-/// Options that turn further mappings of the host's addresses off, of passt since 2024-08-21.
+/// Options that turn off further mappings of the host's addresses, in passt since 2024-08-21.
 const LATER_OPTIONS: [&str; 2] = ["--map-host-loopback", "--map-guest-addr"];
 
-/// A running passt.
+/// Running passt process.
 pub(super) struct Passt {
-    /// The machine's socket: passt ends when that is closed.
+    /// Socket of the machine. passt ends when it is closed.
     pub(super) machine: UnixStream,
     pub(super) sidecar: Sidecar,
-    /// Whether it knows which datagrams answer which.
+    /// Whether this passt knows which datagrams answer which.
     pub(super) tracks_udp: bool,
 }
 
-/// Starts it.
+/// Starts passt for a pod's uplink.
 pub(super) fn start(config: &NetworkConfig, host: &Host, guest: &GuestNetwork) -> Result<Passt, NetworkError> {
     let program = install_paths::passt()?;
     let later = later_options(&program);
@@ -55,13 +54,13 @@ pub(super) fn start(config: &NetworkConfig, host: &Host, guest: &GuestNetwork) -
     })
 }
 
-/// Those of [`LATER_OPTIONS`] that this passt has; none if it does not say.
+/// Returns the [`LATER_OPTIONS`] that this passt has; none if its help cannot be read.
 fn later_options(program: &Path) -> Vec<&'static str> {
     let mut command = Command::new(program);
     let asked = command.arg("--help").stdin(Stdio::null()).output();
     let knows = |option: &&'static str| {
         let said = asked.as_ref().ok();
-        // Older ones say it on standard error.
+        // Older versions print their help on standard error.
         said.is_some_and(|said| [&said.stdout, &said.stderr].into_iter().any(|text| names(text, option)))
     };
     LATER_OPTIONS.into_iter().filter(knows).collect()
@@ -73,11 +72,12 @@ fn names(text: &[u8], option: &str) -> bool {
         .any(|word| word == option)
 }
 
-/// Lets more frames wait for a machine that is slow: what passt's end has no room for it drops, and sends again after
-/// seconds, three times. As much as this user may have: more than the usual also without a right.
+/// Enlarges a socket's send buffer, so that more frames can wait for a slow machine. passt drops frames that do not
+/// fit, and sends them again after seconds, three times. The buffer becomes as large as this user may have, which
+/// exceeds the default even without privileges.
 fn widen(socket: &UnixStream) {
     if sockopt::set_socket_send_buffer_size_force(socket, SEND_BYTES).is_err() {
-        // It is cut down to what is permitted, and what it was before is good enough.
+        // The size is cut down to what is permitted. The previous size is good enough, too.
         let _ = sockopt::set_socket_send_buffer_size(socket, SEND_BYTES);
     }
 }
@@ -92,7 +92,7 @@ fn arguments(
         "--foreground",
         "--quiet",
         "--stderr",
-        // The agent says what there is to say.
+        // The agent configures the guest's interface itself.
         "--no-dhcp",
         "--no-dhcpv6",
         "--no-ra",
@@ -111,7 +111,7 @@ fn arguments(
             continue;
         };
         add("--address", link.address.to_string());
-        // It knows no other length of IPv6.
+        // passt knows no other prefix length for IPv6.
         if link.address.is_ipv4() {
             add("--netmask", link.prefix_bits.to_string());
         }
@@ -125,14 +125,14 @@ fn arguments(
         let of = |port: &&PublishedPort| port.protocol == protocol;
         let ports: Vec<&PublishedPort> = config.ports.iter().filter(of).collect();
         if ports.is_empty() {
-            // Unless it is said, UDP follows TCP.
+            // Without an option, the UDP ports follow the TCP ones.
             add(flag, "none".into());
         }
         for run in runs(&ports) {
             add(flag, run);
         }
     }
-    // What it accepts connections by, and would then not know whom to pass them to.
+    // An IP version without a default route is off: passt would accept connections that it has no guest address for.
     let (leads_v4, leads_v6) = (guest.leads(true), guest.leads(false));
     let mut family = match (leads_v4, leads_v6) {
         (true, true) => Vec::new(),
@@ -140,8 +140,8 @@ fn arguments(
         (false, true) => vec!["--ipv6-only"],
     };
     if leads_v4 && host.way_v4.is_none() || leads_v6 && host.way_v6.is_none() {
-        // Nowhere to go over that: what is published works all the same. It wants an interface of either kind, with a
-        // link-local address for IPv6.
+        // Without a default route of the host there is no way out, but published ports work all the same. passt
+        // requires an interface anyway, and for IPv6 one with a link-local address.
         let way = host.way_v4.as_deref().or(host.way_v6.as_deref());
         family.extend(["--interface", way.unwrap_or("lo")]);
     }
@@ -149,7 +149,7 @@ fn arguments(
     words
 }
 
-/// passt's words for published ports, those that follow each other as one.
+/// Formats published ports for passt's command line, consecutive ones as one range.
 fn runs(ports: &[&PublishedPort]) -> Vec<String> {
     let mut ports: Vec<PublishedPort> = ports.iter().map(|port| **port).collect();
     ports.sort_unstable_by_key(|port| (port.host, port.container));
@@ -171,7 +171,8 @@ fn runs(ports: &[&PublishedPort]) -> Vec<String> {
         .collect()
 }
 
-/// Where it listens; everywhere is said by saying nothing.
+/// Formats the address that passt listens at. The IPv6 unspecified address becomes an empty string: passt listens
+/// everywhere then.
 fn place(host: SocketAddr) -> String {
     match host.ip() {
         ip if ip.is_unspecified() && ip.is_ipv6() => String::new(),

@@ -1,18 +1,18 @@
-//! A pod's place on its networks, complete: what was asked for, and user-defined networks that it is on.
+//! Complete network configuration of a pod: what the user asked for, and the user-defined networks that it is on.
 
 use super::DefaultRoute;
 use crate::state::{Container, Endpoint, Network, NetworkConfig, Pod, State, StateError};
 
-/// It.
+/// Network configuration of a pod, with its user-defined networks read from the state.
 #[derive(Debug)]
 pub(crate) struct PodNetworks<'a> {
-    /// Of the pod, or of the container that is a pod of its own.
+    /// Id of the pod, or of the container that is a pod of its own.
     pub id: &'a str,
     pub name: &'a str,
     pub hostname: &'a str,
-    /// Nothing when the pod has no network.
+    /// Configuration of the pod's network; nothing when it has no network.
     pub config: Option<&'a NetworkConfig>,
-    /// The user's, in the order of connecting.
+    /// User-defined networks, in the order in which the pod was connected.
     pub networks: Vec<Network>,
 }
 
@@ -39,7 +39,7 @@ impl<'a> PodNetworks<'a> {
         .found_in(state)
     }
 
-    /// The same with the user-defined networks that it is on.
+    /// Adds the user-defined networks of the pod's endpoints, read from the state.
     fn found_in(mut self, state: &State) -> Result<Self, StateError> {
         let found = self.endpoints().iter().map(|endpoint| state.network(&endpoint.network));
         self.networks = found.collect::<Result<_, _>>()?;
@@ -50,18 +50,18 @@ impl<'a> PodNetworks<'a> {
         self.config.map_or(&[], |config| &config.endpoints)
     }
 
-    /// User-defined networks, and what it has there.
+    /// Returns the pod's user-defined networks, each with the pod's endpoint there.
     pub(crate) fn attachments(&self) -> impl Iterator<Item = (&Network, &'a Endpoint)> {
         self.networks.iter().zip(self.endpoints())
     }
 
-    /// Whether it has a default route.
+    /// Whether the pod has a default route.
     pub(crate) fn has_default_route(&self) -> bool {
         self.config
             .is_some_and(|config| DefaultRoute::of(self, config) != DefaultRoute::Nowhere)
     }
 
-    /// Names that others on a user-defined network find it by, in lower case.
+    /// Returns the names that others on a user-defined network find the pod by, in lower case.
     pub(super) fn dns_names(&self, endpoint: &Endpoint) -> Vec<String> {
         let names = endpoint.dns_names(self.name, self.id, self.hostname);
         names.iter().map(|name| name.to_ascii_lowercase()).collect()

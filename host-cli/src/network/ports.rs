@@ -1,5 +1,5 @@
-//! Ports of the host's: chosen when a container is made, looked at again at each start. passt binds them itself;
-//! whether it can is asked here, where there are words for it.
+//! Ports of the host: chosen when a container is created, checked again at each start. passt binds them itself; the
+//! check here gives a clear error when it could not.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -9,7 +9,7 @@ use capsid_vmm::segments::Published;
 
 use crate::state::PublishedPort;
 
-/// Why a port cannot be had.
+/// Error when a port of the host cannot be published.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PortError {
     #[error("port {0} is in use on this host")]
@@ -28,7 +28,7 @@ pub(crate) enum PortError {
     },
 }
 
-/// A port that is taken while this is kept.
+/// Port of the host that stays bound while this value is kept.
 #[derive(Debug)]
 enum Taken {
     Tcp(TcpListener),
@@ -45,7 +45,7 @@ impl Taken {
     }
 }
 
-/// Chooses a port for each that has none or a range: of all at once, so that none is chosen twice.
+/// Chooses a free port for each entry that has none or a range. All are bound at once, so that none is chosen twice.
 pub(crate) fn choose(ports: &mut [PublishedPort]) -> Result<(), PortError> {
     let mut taken = Vec::new();
     let given: Vec<_> = ports
@@ -68,13 +68,13 @@ pub(crate) fn choose(ports: &mut [PublishedPort]) -> Result<(), PortError> {
     Ok(())
 }
 
-/// Whether two addresses cannot be listened to at the same time: that of all interfaces has each.
+/// Whether two addresses cannot be listened to at the same time. The unspecified address includes each interface's.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let is_all = one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() == other.port() && (is_all || one.ip() == other.ip())
 }
 
-/// Takes the first port of a range that is free, and that no other flag names.
+/// Binds the first port of a range that is free, and that no other flag names.
 fn choose_of_range(port: &mut PublishedPort, given: &[(SocketAddr, Protocol)]) -> Result<Taken, PortError> {
     let (first, last) = (port.host, std::mem::take(&mut port.host_last));
     for number in first.port()..=last {
@@ -93,12 +93,12 @@ fn choose_of_range(port: &mut PublishedPort, given: &[(SocketAddr, Protocol)]) -
     Err(PortError::InUse(format!("{first}-{last}/{protocol}")))
 }
 
-/// Whether all of them can be had.
+/// Checks that all ports can be bound.
 pub(super) fn check(ports: &[PublishedPort]) -> Result<(), PortError> {
     ports.iter().try_for_each(|port| take(port).map(drop))
 }
 
-/// Ports of the guest that are published, those that follow each other as one range.
+/// Returns the published ports of the guest, consecutive ones as one range.
 pub(super) fn published(ports: &[PublishedPort]) -> Vec<Published> {
     let mut of_guest: Vec<(Protocol, u16)> = ports.iter().map(|port| (port.protocol, port.container)).collect();
     of_guest.sort_unstable();

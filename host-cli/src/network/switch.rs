@@ -1,4 +1,4 @@
-//! The switch of a user-defined network: `capsid-vmm` as `capsid_vmm::switch` describes it.
+//! Switch process of a user-defined network: `capsid-vmm` as `capsid_vmm::switch` describes it.
 //!
 //! ```text
 //! run/networks/ID/lock      locked by whoever joins: a switch does not end meanwhile
@@ -6,7 +6,7 @@
 //! run/networks/ID/socket    the switch listens here; one that nobody listens at is of a switch that has ended
 //! ```
 //!
-//! Whoever finds none starts it. It is nobody's child: it ends when its last member has gone.
+//! A process that finds no switch starts it. The switch is nobody's child: it ends when its last member has gone.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -30,16 +30,16 @@ use crate::accelerator::{HandedFiles, StartError, config_file, spawn_on_its_own,
 use crate::control::with_short_path;
 use crate::install_paths::{self, PartError};
 
-/// How long others may take to join, and the switch to answer: each takes milliseconds.
+/// Time limit for others to join, and for the switch to answer; each takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often we look whether others have joined.
+/// Interval of checking whether others have joined.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// Those who join wait for the lock, not here.
+/// Length of the queue of the listening socket. Short: processes that join wait for the lock, not in the queue.
 const BACKLOG: i32 = 16;
 const SOCKET: &str = "socket";
 const LOG: &str = "log";
 
-/// Why a pod is not on its network.
+/// Error when a pod cannot join its network.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SwitchError {
     #[error("cannot use the network's folder {path}")]
@@ -58,7 +58,7 @@ pub(crate) enum SwitchError {
     Start(#[from] StartError),
     #[error("the network's switch does not answer{}", said(.last_words))]
     Silent {
-        /// What it complained of last.
+        /// Last line of the switch's log.
         last_words: String,
         #[source]
         source: io::Error,
@@ -67,21 +67,21 @@ pub(crate) enum SwitchError {
     Refused(String),
 }
 
-/// A pod on a network.
+/// Membership of a pod in a network.
 #[derive(Debug)]
 pub(super) struct Membership {
-    /// Carries the pod's frames, each after its length.
+    /// Stream of the pod's frames, each after its length.
     pub(super) frames: UnixStream,
-    /// The pod is a member for as long as this is open; closed by the switch when that ends.
+    /// Control socket. The pod is a member for as long as it is open; the switch closes it when it ends.
     pub(super) control: UnixDatagram,
 }
 
-/// The run folder of a network.
+/// Returns the run folder of a network.
 pub(super) fn folder(run: &Path, id: &str) -> PathBuf {
     run.join("networks").join(id)
 }
 
-/// Removes what is left of a network that is gone.
+/// Removes the run folder of a network that was removed.
 pub(crate) fn forget(run: &Path, id: &str) -> io::Result<()> {
     match fs::remove_dir_all(folder(run, id)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -89,11 +89,11 @@ pub(crate) fn forget(run: &Path, id: &str) -> io::Result<()> {
     }
 }
 
-/// Makes a pod a member of the network whose run folder this is.
+/// Makes a pod a member of the network with this run folder.
 pub(super) fn join(folder: &Path, gateways: Vec<IpAddr>, request: &Join) -> Result<Membership, SwitchError> {
     let _lock = lock(folder)?;
     match join_once(folder, &gateways, request) {
-        // It was killed at this moment: the next one is another.
+        // The switch was killed at this moment: the next attempt starts another one.
         Err(SwitchError::Silent { source, .. }) if is_hung_up(&source) => join_once(folder, &gateways, request),
         endpoint => endpoint,
     }
@@ -104,7 +104,7 @@ fn is_hung_up(error: &io::Error) -> bool {
     matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
-/// The caller has the lock.
+/// Joins a network, and starts its switch if there is none. The caller holds the lock.
 fn join_once(folder: &Path, gateways: &[IpAddr], request: &Join) -> Result<Membership, SwitchError> {
     let control = match connect(folder) {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
@@ -141,7 +141,7 @@ fn said(last_words: &str) -> String {
     }
 }
 
-/// Waits for the lock. Without waiting for ever: one who has it may have been stopped.
+/// Waits for the network's lock, with a time limit: the process that holds it may have been stopped.
 fn lock(folder: &Path) -> Result<File, SwitchError> {
     let lock = open_lock(folder)?;
     let deadline = Instant::now() + PATIENCE;
@@ -177,7 +177,7 @@ fn socket() -> io::Result<OwnedFd> {
 
 fn connect(folder: &Path) -> io::Result<OwnedFd> {
     let control = socket()?;
-    // One that was stopped neither answers nor accepts.
+    // A switch that was stopped neither answers nor accepts.
     for timeout in [Timeout::Recv, Timeout::Send] {
         set_socket_timeout(&control, timeout, Some(PATIENCE))?;
     }
@@ -187,7 +187,7 @@ fn connect(folder: &Path) -> io::Result<OwnedFd> {
     Ok(control)
 }
 
-/// Starts a switch that listens in the folder. The caller has the lock.
+/// Starts a switch that listens in the folder. The caller holds the lock.
 fn start(folder: &Path, gateways: &[IpAddr]) -> Result<(), SwitchError> {
     let listener = listen(folder).map_err(|source| SwitchError::Folder {
         path: folder.join(SOCKET),
@@ -196,7 +196,7 @@ fn start(folder: &Path, gateways: &[IpAddr]) -> Result<(), SwitchError> {
     let mut files = HandedFiles::default();
     let config = Config::Switch(SwitchConfig {
         listener_fd: files.add(listener),
-        // Opened anew: it shares no lock with ours.
+        // Opened once more: this file shares no lock with the one held here.
         lock_fd: files.add(open_lock(folder)?),
         gateway_mac: GATEWAY_MAC,
         gateways: gateways.to_vec(),

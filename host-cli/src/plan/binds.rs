@@ -1,4 +1,4 @@
-//! `-v /host:/path` and `--mount type=bind`: which folders and files of the host's a container has, and where.
+//! Bind mounts, `-v /host:/path` and `--mount type=bind`: the folders and files of the host that a container has.
 
 use capsid_protocol::spec::mount::Source;
 use capsid_protocol::spec::{Mount, Share};
@@ -6,39 +6,39 @@ use capsid_protocol::spec::{Mount, Share};
 use super::volumes::{VolumeError, clean, key_and_value, truth};
 use crate::state::ShareMount;
 
-/// A folder or file of the host's that a flag asks for.
+/// Folder or file of the host that a flag asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Bind {
-    /// As the user wrote it.
+    /// Path of the source, as the user wrote it.
     pub source: String,
     pub target: String,
     pub readonly: bool,
-    /// A source that is not there becomes an empty folder (`-v`, as docker does).
+    /// Whether an absent source becomes an empty folder (`-v`, as docker does).
     pub create: bool,
 }
 
-/// A source as it was found on the host.
+/// Source as it was found on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FoundSource {
-    /// Absolute, and without links.
+    /// Absolute path without links.
     pub path: String,
     pub is_file: bool,
 }
 
-/// Whether the source of `-v` is a path of the host's, and not a volume's name.
+/// Whether the source of `-v` is a path of the host, and not a volume's name.
 pub(super) fn is_path(source: &str) -> bool {
     source.starts_with('/') || matches!(source, "." | "..") || source.starts_with("./") || source.starts_with("../")
 }
 
-/// `-v SOURCE:/path[:OPTION,...]`, taken apart.
+/// Parses the parts of `-v SOURCE:/path[:OPTION,...]`.
 pub(super) fn parse_volume(flag: &str, source: &str, target: &str, options: &str) -> Result<Bind, VolumeError> {
     let mut readonly = false;
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
             "ro" => readonly = true,
             "rw" => readonly = false,
-            // Labels, caches and propagation of docker's other platforms and of mounts in one kernel: there is nothing
-            // to do for them here.
+            // Labels, caches and propagation are for docker's other platforms and for mounts within one kernel: there
+            // is nothing to do for them here.
             "z" | "Z" | "cached" | "consistent" | "delegated" | "private" | "rprivate" => {}
             _ => {
                 return Err(VolumeError::Option {
@@ -56,7 +56,7 @@ pub(super) fn parse_volume(flag: &str, source: &str, target: &str, options: &str
     })
 }
 
-/// `--mount type=bind,source=PATH,target=PATH[,readonly]`.
+/// Parses `--mount type=bind,source=PATH,target=PATH[,readonly]`.
 pub(super) fn parse_mount(flag: &str) -> Result<Bind, VolumeError> {
     let (mut source, mut target, mut readonly) = (None, None, false);
     for field in flag.split(',') {
@@ -83,14 +83,14 @@ pub(super) fn parse_mount(flag: &str) -> Result<Bind, VolumeError> {
     })
 }
 
-/// The tag of a container's `index`th share: containers of one machine have different ones.
+/// Returns the tag of a container's `index`th share: containers of one machine have different ones.
 pub(super) fn tag(container: &str, index: usize) -> String {
     let short = container.get(..12).unwrap_or(container);
     format!("share-{short}-{index}")
 }
 
-/// A share as the agent mounts it. Set-user-id bits and device nodes of the host's files mean nothing in the guest:
-/// who may write to the share on the host would otherwise be root in the container.
+/// Converts a share to the agent's mount. Set-user-id bits and device nodes of the host's files have no effect in the
+/// guest: otherwise whoever may write to the share on the host would be root in the container.
 pub(super) fn mount(share: &ShareMount) -> Mount {
     Mount {
         target: share.target.clone(),

@@ -2,7 +2,7 @@
 
 use crate::capability::{ALL, bit};
 
-/// What docker gives a container.
+/// Capabilities that docker gives a container by default.
 const DEFAULT: [&str; 14] = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -20,12 +20,12 @@ const DEFAULT: [&str; 14] = [
     "AUDIT_WRITE",
 ];
 
-/// A name that is no capability.
+/// Error of a name that is no capability.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("unknown capability {0:?}")]
 pub(crate) struct CapabilityError(pub String);
 
-/// The set, as docker computes it: `ALL` in either list is a starting point, single names apply after it.
+/// Computes the capability set in docker's way: `ALL` in either list is a starting point, single names apply after it.
 pub(crate) fn resolve(privileged: bool, add: &[String], drop: &[String]) -> Result<u64, CapabilityError> {
     let (add_all, add) = split(add)?;
     let (drop_all, drop) = split(drop)?;
@@ -40,7 +40,7 @@ pub(crate) fn resolve(privileged: bool, add: &[String], drop: &[String]) -> Resu
     Ok(if add_all && drop_all { add } else { (base & !drop) | add })
 }
 
-/// Whether `ALL` is among the names, and the set of the others.
+/// Returns whether `ALL` is among the names, and the set of the others.
 fn split(names: &[String]) -> Result<(bool, u64), CapabilityError> {
     let mut all = false;
     let mut set = 0;
@@ -53,7 +53,7 @@ fn split(names: &[String]) -> Result<(bool, u64), CapabilityError> {
     Ok((all, set))
 }
 
-/// A capability by its name with or without `CAP_`.
+/// Finds a capability by its name with or without `CAP_`.
 fn named(name: &str) -> Option<u64> {
     if name.starts_with("CAP_") {
         bit(name)

@@ -1,13 +1,13 @@
-//! Which networks flags choose, and what they want there, before anything is known of those networks.
+//! Choice of networks by flags, with the wanted addresses and aliases, before anything is known of those networks.
 
 use super::PlanError;
 use crate::cli::{NetworkArgs, NetworkConnectArgs};
 use crate::state::{DEFAULT_NETWORK, NO_NETWORK};
 
-/// docker's word for no network of a container's own.
+/// Name of docker's host network: the container has no network of its own.
 const HOST_NETWORK: &str = "host";
 
-/// Why flags choose no networks.
+/// Reason why the network flags are refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChoiceError {
     #[error("--network host together with other networks: give one of them")]
@@ -40,40 +40,41 @@ pub(crate) enum ChoiceError {
     Nothing(String),
 }
 
-/// The networks that flags choose.
+/// Networks that flags choose.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Choice {
-    /// The link of its own.
+    /// Whether the machine has a link of its own.
     pub own_link: bool,
-    /// As near to the host's own network as a machine can come: its link leads to all that rules can open.
+    /// Whether the network is as near to the host's own as a machine's can be: its link leads to everything that rules
+    /// can open.
     pub is_hosts: bool,
-    /// Those of the user's.
+    /// User-defined networks.
     pub users: Vec<NetworkRequest>,
 }
 
-/// A network, and what is wanted there.
+/// Network, with the wanted addresses and aliases there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct NetworkRequest {
-    /// The network's name or id.
+    /// Name or id of the network.
     pub network: String,
     pub ip: Option<String>,
     pub ip6: Option<String>,
     pub aliases: Vec<String>,
 }
 
-/// Names and ids of user-defined networks that flags choose, so that the caller knows which to look for.
+/// Lists the names and ids of user-defined networks that flags choose, so that the caller can find them.
 pub(crate) fn wanted(args: &NetworkArgs) -> Result<Vec<String>, PlanError> {
     let choice = choice(args)?.unwrap_or_default();
     Ok(choice.users.into_iter().map(|request| request.network).collect())
 }
 
-/// Whether there is to be a network device.
+/// Whether the machine gets a network device.
 pub(crate) fn is_wanted(args: &NetworkArgs) -> Result<bool, PlanError> {
     Ok(choice(args)?.is_some())
 }
 
-/// The user-defined network that `capsid network connect` names, and what is wanted there; nothing when it is the pod's
-/// own link.
+/// Parses the user-defined network of `capsid network connect`, with the wanted address and aliases; nothing for the
+/// pod's own link.
 pub(crate) fn connection(args: &NetworkConnectArgs) -> Result<Option<NetworkRequest>, PlanError> {
     let request = NetworkRequest {
         network: args.network.clone(),
@@ -88,7 +89,7 @@ pub(crate) fn connection(args: &NetworkConnectArgs) -> Result<Option<NetworkRequ
     }
 }
 
-/// The user-defined network that a word of `capsid network` names, which containers can be on; nothing when it is a
+/// Parses a word of `capsid network` as the name of a user-defined network, which containers can be on; nothing for a
 /// pod's own link.
 pub(crate) fn user_network(word: &str) -> Result<Option<&str>, PlanError> {
     match word {
@@ -97,7 +98,7 @@ pub(crate) fn user_network(word: &str) -> Result<Option<&str>, PlanError> {
     }
 }
 
-/// Nothing when there is to be no network at all.
+/// Parses the flags into a choice; nothing when there is no network at all.
 pub(super) fn choice(args: &NetworkArgs) -> Result<Option<Choice>, ChoiceError> {
     let requests: Vec<NetworkRequest> = args
         .network
@@ -133,12 +134,12 @@ pub(super) fn choice(args: &NetworkArgs) -> Result<Option<Choice>, ChoiceError> 
     Ok(Some(choice))
 }
 
-/// docker's other word for it is that of its kind.
+/// Whether a word is one of docker's two names for the default network.
 fn is_default(word: &str) -> bool {
     [DEFAULT_NETWORK, "bridge"].contains(&word)
 }
 
-/// One `--network`.
+/// Parses one `--network`.
 fn request(text: &str) -> Result<NetworkRequest, ChoiceError> {
     let request = if text.contains('=') {
         long_form(text)?
@@ -157,7 +158,7 @@ fn request(text: &str) -> Result<NetworkRequest, ChoiceError> {
     }
 }
 
-/// docker's `name=shop,ip=10.20.0.9,alias=www`.
+/// Parses docker's `name=shop,ip=10.20.0.9,alias=www`.
 fn long_form(text: &str) -> Result<NetworkRequest, ChoiceError> {
     let wrong = || ChoiceError::Form(text.into());
     let mut request = NetworkRequest::default();
@@ -183,7 +184,7 @@ fn long_form(text: &str) -> Result<NetworkRequest, ChoiceError> {
     Ok(request)
 }
 
-/// Gives what flags beside `--network` want to the only user-defined network.
+/// Assigns the addresses and aliases of flags beside `--network` to the only user-defined network.
 fn spread(args: &NetworkArgs, users: &mut [NetworkRequest]) -> Result<(), ChoiceError> {
     let Some(flag) = place(args) else {
         return Ok(());
@@ -203,7 +204,7 @@ fn spread(args: &NetworkArgs, users: &mut [NetworkRequest]) -> Result<(), Choice
     Ok(())
 }
 
-/// The first flag that only a user-defined network gives a meaning.
+/// Finds the first flag that has a meaning only with a user-defined network.
 pub(super) fn place(args: &NetworkArgs) -> Option<&'static str> {
     let request = NetworkRequest {
         network: String::new(),
@@ -215,7 +216,7 @@ pub(super) fn place(args: &NetworkArgs) -> Option<&'static str> {
 }
 
 impl NetworkRequest {
-    /// The flag for the first thing that is wanted beside the network itself.
+    /// Returns the flag for the first property that is wanted beside the network itself.
     fn first_want(&self, alias_flag: &'static str) -> Option<&'static str> {
         let wants = [
             ("--ip", self.ip.is_some()),

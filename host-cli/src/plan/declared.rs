@@ -1,4 +1,4 @@
-//! Properties from image and flags that a container's spec does not keep apart, for `inspect` and filters.
+//! Properties from image and flags that a container's spec does not keep separately, for `inspect` and filters.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use capsid_image::ImageConfig;
 use crate::cli::RunArgs;
 use crate::state::Declared;
 
-/// docker's config of a container, of flags and image.
+/// Builds docker's config of a container from flags and image.
 pub(crate) fn declared(args: &RunArgs, command: &[Vec<u8>], image: &ImageConfig) -> Declared {
     let text = |word: &Vec<u8>| String::from_utf8_lossy(word).into_owned();
     let (entrypoint, default_cmd) = match args.entrypoint.as_deref() {
@@ -35,7 +35,7 @@ pub(crate) fn declared(args: &RunArgs, command: &[Vec<u8>], image: &ImageConfig)
     }
 }
 
-/// docker's name of a port that is exposed: `80/tcp`.
+/// Formats an exposed port as docker does: `80/tcp`.
 fn exposed_port(text: &str) -> String {
     let port = text.to_ascii_lowercase();
     match port.contains('/') {

@@ -1,8 +1,8 @@
-//! `--device`: devices of the guest that a container has, and the nodes that every container has.
+//! Device nodes: those of `--device`, which names devices of the guest, and those that every container has.
 
 use capsid_protocol::spec::{Device, GuestDevice};
 
-/// Why a device is refused.
+/// Reason why a device is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum DeviceError {
     #[error(
@@ -15,7 +15,7 @@ pub(crate) enum DeviceError {
     Mode { flag: String, mode: String },
 }
 
-/// `DEVICE[:PATH][:PERMISSIONS]`, taken apart as docker does.
+/// Parses `DEVICE[:PATH][:PERMISSIONS]` as docker does.
 pub(super) fn parse(flag: &str) -> Result<GuestDevice, DeviceError> {
     let form = || DeviceError::Form(flag.into());
     let (source, target, mode) = match *flag.split(':').collect::<Vec<_>>() {
@@ -49,13 +49,13 @@ pub(super) fn parse(flag: &str) -> Result<GuestDevice, DeviceError> {
     })
 }
 
-/// Some of `r`, `w` and `m`, each once.
+/// Whether a text consists of `r`, `w` and `m`, each at most once.
 fn is_mode(text: &str) -> bool {
     let once = |c: char| "rwm".contains(c) && text.matches(c).count() == 1;
     !text.is_empty() && text.chars().all(once)
 }
 
-/// Device nodes that every container has; the terminal ones are the agent's own.
+/// Returns the device nodes that every container has; the agent adds those of terminals itself.
 pub(super) fn usual() -> Vec<Device> {
     const NODES: [(&str, u32); 6] = [
         ("null", 3),

@@ -1,14 +1,15 @@
-//! `--egress`: what a pod may reach.
+//! Egress rules, `--egress`: the destinations that a pod may reach.
 
 use std::net::IpAddr;
 
 use capsid_vmm::egress::{Ports, Protocol, Rule, Target, is_closed};
 use ipnet::IpNet;
 
-/// As many as go into one message to the machine's device (`capsid_vmm::segments`), whatever they are.
+/// Most rules of a pod: as many fit into one message to the machine's device (`capsid_vmm::segments`), whatever they
+/// are.
 const RULES_MAX: usize = 256;
 
-/// Why a rule makes no sense.
+/// Reason why an egress rule is refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EgressError {
     #[error(
@@ -25,7 +26,7 @@ pub(crate) enum EgressError {
     TooMany(usize),
 }
 
-/// The rules that the flags make; without any, the public internet.
+/// Parses the rules of the flags; without any flags, the public internet.
 pub(crate) fn rules(flags: &[String]) -> Result<Vec<Rule>, EgressError> {
     let words: Vec<&str> = flags.iter().flat_map(|flag| flag.split(',')).map(str::trim).collect();
     match words[..] {
@@ -37,7 +38,7 @@ pub(crate) fn rules(flags: &[String]) -> Result<Vec<Rule>, EgressError> {
     }
 }
 
-/// All that rules can open.
+/// Returns the rules for everything that rules can open.
 pub(crate) fn everywhere() -> Result<Vec<Rule>, EgressError> {
     ["0.0.0.0/0", "::/0"].into_iter().map(rule).collect()
 }
@@ -67,14 +68,15 @@ fn rule(word: &str) -> Result<Rule, EgressError> {
     })
 }
 
-/// Whether no address of a network can be opened. The widest that are closed are 224.0.0.0/4 and ff00::/8; what is wider
-/// has others in it, whatever its ends are.
+/// Whether no address of a network can be opened. The largest closed networks are 224.0.0.0/4 and ff00::/8; a wider
+/// network also contains other addresses, whatever its ends are.
 fn is_all_closed(network: &IpNet) -> bool {
     let widest = if network.max_prefix_len() == 32 { 4 } else { 8 };
     network.prefix_len() >= widest && is_closed(network.network()) && is_closed(network.broadcast())
 }
 
-/// Where to, and the ports behind it. An IPv6 address has colons of its own: with ports it stands in brackets.
+/// Splits a rule into the destination and the ports behind it. An IPv6 address contains colons: with ports it is
+/// written in brackets.
 fn split_ports(text: &str) -> Option<(&str, Option<Ports>)> {
     if let Some(inner) = text.strip_prefix('[') {
         let (target, rest) = inner.split_once(']')?;
@@ -113,7 +115,7 @@ fn target(text: &str) -> Option<Target> {
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
-    // What ends in a number is an address that is wrong, and no name (RFC 3696, section 2).
+    // A name that ends in a number is an invalid address (RFC 3696, section 2).
     let is_number = labels.rsplit('.').next()?.bytes().all(|b| b.is_ascii_digit());
     let is_name = name.len() <= 253 && labels.split('.').all(is_label) && !is_number;
     is_name.then_some(Target::Name(name))

@@ -1,6 +1,6 @@
-//! The container's environment: docker's own variables, then the image's, then the user's; the last word wins.
+//! Environment of the container: docker's own variables, then the image's, then the user's; the last value wins.
 
-/// Why the environment is refused.
+/// Reason why the environment is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum EnvironmentError {
     #[error("invalid environment variable {0:?}: the name is empty")]
@@ -9,10 +9,10 @@ pub(crate) enum EnvironmentError {
     SpaceInName { line: usize, name: String },
 }
 
-/// What docker sets when the image does not.
+/// Search path that docker sets when the image has none.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Puts the parts together, in order.
+/// Combines the parts of the environment, in order.
 pub(crate) fn compose(hostname: &str, terminal: bool, image: &[String], user: &[String]) -> Vec<Vec<u8>> {
     let mut all: Vec<String> = vec![PATH.into(), format!("HOSTNAME={hostname}")];
     if terminal {
@@ -27,7 +27,8 @@ pub(crate) fn compose(hostname: &str, terminal: bool, image: &[String], user: &[
     all.into_iter().map(String::into_bytes).collect()
 }
 
-/// `NAME=VALUE`, or `NAME` alone for the caller's own value; one that the caller does not have is left out.
+/// Parses `NAME=VALUE`, or `NAME` alone for the caller's own value; a variable that the caller does not have is left
+/// out.
 pub(crate) fn parse_flag(flag: &str, own: impl Fn(&str) -> Option<String>) -> Result<Option<String>, EnvironmentError> {
     if name(flag).is_empty() {
         return Err(EnvironmentError::NoName(flag.into()));
@@ -39,7 +40,7 @@ pub(crate) fn parse_flag(flag: &str, own: impl Fn(&str) -> Option<String>) -> Re
     })
 }
 
-/// The lines of an `--env-file`: comments and empty lines skipped, everything after `=` literal, as docker does.
+/// Parses the lines of an `--env-file`: comments and empty lines skipped, everything after `=` literal, as docker does.
 pub(crate) fn parse_file(text: &str, own: impl Fn(&str) -> Option<String>) -> Result<Vec<String>, EnvironmentError> {
     let mut settings = Vec::new();
     for (index, line) in text.lines().enumerate() {

@@ -6,14 +6,14 @@ use crate::cli::RunArgs;
 use crate::clock;
 use crate::state::HealthCheck;
 
-/// docker's defaults.
+/// Default interval between checks: docker's, like the timeout and the retries below.
 const INTERVAL_NS: u64 = 30_000_000_000;
 const TIMEOUT_NS: u64 = 30_000_000_000;
 const RETRIES: u32 = 3;
-/// docker refuses shorter times.
+/// Shortest duration that docker accepts.
 const SHORTEST_NS: u64 = 1_000_000;
 
-/// Why a check is refused.
+/// Reason why a health check is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum HealthError {
     #[error("--no-healthcheck conflicts with --health-* options")]
@@ -24,7 +24,7 @@ pub(crate) enum HealthError {
     Image,
 }
 
-/// The check of a container, if it has one.
+/// Computes the health check of a container, if it has one.
 pub(crate) fn health(args: &RunArgs, image: &ImageConfig) -> Result<Option<HealthCheck>, HealthError> {
     let times = [&args.health_interval, &args.health_timeout, &args.health_start_period];
     let is_asked =
@@ -32,7 +32,7 @@ pub(crate) fn health(args: &RunArgs, image: &ImageConfig) -> Result<Option<Healt
     if args.no_healthcheck {
         return if is_asked { Err(HealthError::Conflict) } else { Ok(None) };
     }
-    // Also where there is nothing to check.
+    // Checked also where there is nothing to run.
     let given = [
         ("health-interval", &args.health_interval),
         ("health-timeout", &args.health_timeout),
@@ -65,7 +65,7 @@ pub(crate) fn health(args: &RunArgs, image: &ImageConfig) -> Result<Option<Healt
     }))
 }
 
-/// The image's own command.
+/// Parses the image's own check command.
 fn test(image: &ImageConfig) -> Result<Option<Vec<String>>, HealthError> {
     let Some((kind, words)) = image.healthcheck.test.split_first() else {
         return Ok(None);
@@ -90,7 +90,7 @@ fn shell(image: &ImageConfig, command: &str) -> Vec<String> {
 fn duration(flag: &'static str, text: &str) -> Result<u64, HealthError> {
     let nanoseconds = clock::duration(text).and_then(|ns| u64::try_from(ns).ok());
     match nanoseconds {
-        // docker: 0 is inherited or the default; here as there it means nothing for a start period.
+        // In docker, 0 means inherited or the default; for a start period it means none, here as there.
         Some(0) if flag == "health-start-period" => Ok(0),
         Some(ns) if ns >= SHORTEST_NS => Ok(ns),
         _ => Err(HealthError::Duration {

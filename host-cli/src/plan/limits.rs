@@ -1,4 +1,4 @@
-//! Limits: of the container's cgroup, of its processes, and the size of the machine that has to hold them.
+//! Limits of the container's cgroup and its processes, and the size of the machine that holds them.
 
 use capsid_protocol::spec::{Limits, Rlimit};
 
@@ -6,20 +6,20 @@ use super::size::{self, SizeError};
 use crate::cli::{PodCreateArgs, RunArgs};
 use crate::state::PodLimits;
 
-/// `cpu.max` period in microseconds: the kernel's and docker's default.
+/// Period of `cpu.max` in microseconds: the kernel's and docker's default.
 const CPU_PERIOD_US: f64 = 100_000.0;
-/// docker refuses less than this: a process cannot even start in it.
+/// Smallest memory limit that docker accepts: a process cannot even start with less.
 const MEMORY_MIN_BYTES: u64 = 6 << 20;
-/// What the guest kernel, the agent and page tables need beside the containers, MiB (measured: 60 to 80).
+/// Memory of the guest kernel, the agent and page tables in addition to the containers, MiB (measured: 60 to 80).
 const MACHINE_OVERHEAD_MIB: u64 = 128;
 /// Memory of a machine whose container has no limit, MiB. The host gives only what the guest touches.
 const MACHINE_MEMORY_DEFAULT_MIB: u32 = 1024;
-/// 1 TiB: more than any host this runs on; keeps arithmetic far from overflow.
+/// Largest memory of a machine, 1 TiB: more than any host this runs on; keeps arithmetic far from overflow.
 const MACHINE_MEMORY_MAX_MIB: u64 = 1 << 20;
-/// `MachineConfig::vcpus`.
+/// Most vCPUs of a machine (`MachineConfig::vcpus`).
 pub(super) const VCPUS_MAX: u32 = 32;
 
-/// Why limits are refused.
+/// Reason why limits are refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum LimitsError {
     #[error("invalid value for --{flag}")]
@@ -56,15 +56,15 @@ pub(crate) enum LimitsError {
     Pids(i64),
 }
 
-/// The machine that the limits ask for.
+/// Size of the machine that the limits require.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct MachineSize {
     pub vcpus: u8,
     pub memory_mib: u32,
 }
 
-/// Resolves every limit flag. `host_cpus` is how many CPUs the host has; the machine is given when the container is to be
-/// in one that is there.
+/// Resolves every limit flag. `host_cpus` is the number of the host's CPUs; the machine is given when the container
+/// goes into an existing one.
 pub(crate) fn resolve(
     args: &RunArgs,
     host_cpus: usize,
@@ -111,7 +111,7 @@ pub(super) fn resolve_pod(args: &PodCreateArgs, host_cpus: usize) -> Result<(Pod
     Ok((limits, machine))
 }
 
-/// The machine that holds so much.
+/// Computes the machine that holds so much memory.
 fn machine_of(memory: Option<u64>, vcpus: u8) -> Result<MachineSize, LimitsError> {
     let memory_mib = match memory {
         Some(bytes) => machine_mib(bytes)?,
@@ -120,7 +120,7 @@ fn machine_of(memory: Option<u64>, vcpus: u8) -> Result<MachineSize, LimitsError
     Ok(MachineSize { vcpus, memory_mib })
 }
 
-/// Memory of a machine whose container may have so much, MiB.
+/// Computes the memory of a machine whose container may have `bytes`, MiB.
 pub(super) fn machine_mib(bytes: u64) -> Result<u32, LimitsError> {
     let mib = bytes.div_ceil(1 << 20) + MACHINE_OVERHEAD_MIB;
     if mib > MACHINE_MEMORY_MAX_MIB {
@@ -129,12 +129,12 @@ pub(super) fn machine_mib(bytes: u64) -> Result<u32, LimitsError> {
     Ok(mib as u32)
 }
 
-/// `cpu.max` of a number of CPUs.
+/// Converts a number of CPUs to a quota of `cpu.max`.
 pub(super) fn quota(cpus: f64) -> u64 {
     (cpus * CPU_PERIOD_US) as u64
 }
 
-/// The kernel's weight for docker's shares, as runc converts them.
+/// Converts docker's shares to the kernel's weight, as runc does.
 pub(super) fn weight(shares: u64) -> Result<u64, LimitsError> {
     const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
     if SHARES.contains(&shares) {
@@ -144,7 +144,7 @@ pub(super) fn weight(shares: u64) -> Result<u64, LimitsError> {
     }
 }
 
-/// `--memory`; 0 is no limit.
+/// Parses `--memory`; 0 means no limit.
 pub(super) fn memory(text: Option<&str>) -> Result<Option<u64>, LimitsError> {
     let Some(text) = text else { return Ok(None) };
     let bytes = size::parse(text).map_err(|source| LimitsError::Size { flag: "memory", source })?;
@@ -155,7 +155,8 @@ pub(super) fn memory(text: Option<&str>) -> Result<Option<u64>, LimitsError> {
     }
 }
 
-/// As docker: -1 is unlimited, 0 is unset, unset is as much swap as memory; the value is memory plus swap.
+/// Parses `--memory-swap` in docker's way: -1 is unlimited, 0 is unset, unset is as much swap as memory; the value is
+/// memory plus swap.
 pub(super) fn swap(text: Option<&str>, memory: Option<u64>) -> Result<Option<u64>, LimitsError> {
     let total = match text {
         None => return Ok(memory),
@@ -172,14 +173,14 @@ pub(super) fn swap(text: Option<&str>, memory: Option<u64>) -> Result<Option<u64
     }
 }
 
-/// `None` for 0, which is docker's "no limit".
+/// Parses `--cpus`; `None` for 0, which is docker's "no limit".
 pub(super) fn parse_cpus(text: &str) -> Result<Option<f64>, LimitsError> {
     let wrong = || LimitsError::Cpus(text.into());
     let cpus: f64 = text.parse().map_err(|_| wrong())?;
     if cpus == 0.0 {
         return Ok(None);
     }
-    // The kernel takes no quota under 1 ms of 100.
+    // The kernel accepts no quota under 1 ms of 100.
     if (0.01..=f64::from(VCPUS_MAX)).contains(&cpus) {
         Ok(Some(cpus))
     } else {
@@ -187,15 +188,15 @@ pub(super) fn parse_cpus(text: &str) -> Result<Option<f64>, LimitsError> {
     }
 }
 
-/// What is asked for of processors, as typed.
+/// Processor flags, as typed.
 struct Asked<'a> {
     cpus: Option<&'a str>,
     cpuset: Option<&'a str>,
     vcpus: Option<u8>,
 }
 
-/// As many as asked for, else enough for `--cpus` and `--cpuset-cpus`, else one: a second vCPU costs start time in
-/// every pod and helps few.
+/// Computes the number of vCPUs: as many as asked for, else enough for `--cpus` and `--cpuset-cpus`, else one, because
+/// a second vCPU costs start time in every pod and helps few.
 fn vcpus(asked: &Asked<'_>, cpus: Option<f64>, host_cpus: usize) -> Result<u8, LimitsError> {
     let list_max = asked.cpuset.map(parse_cpuset).transpose()?;
     let wanted_by_cpus = cpus.map_or(1, |cpus| cpus.ceil() as u32);
@@ -223,7 +224,7 @@ fn vcpus(asked: &Asked<'_>, cpus: Option<f64>, host_cpus: usize) -> Result<u8, L
     }
 }
 
-/// The highest CPU of a list as `0-2,4`.
+/// Returns the highest CPU of a list such as `0-2,4`.
 pub(super) fn parse_cpuset(list: &str) -> Result<u32, LimitsError> {
     let wrong = || LimitsError::Cpuset(list.into());
     let mut highest = 0;
@@ -246,7 +247,7 @@ pub(super) fn pids(limit: Option<i64>) -> Result<Option<u64>, LimitsError> {
     }
 }
 
-/// Resource names in docker's words, and their numbers (`include/uapi/asm-generic/resource.h`).
+/// Resource names in docker's words, with their numbers (`include/uapi/asm-generic/resource.h`).
 const ULIMITS: [(&str, u32); 16] = [
     ("cpu", 0),
     ("fsize", 1),
@@ -266,14 +267,14 @@ const ULIMITS: [(&str, u32); 16] = [
     ("rttime", 15),
 ];
 
-/// Open files: docker's own default.
+/// Limit of open files: docker's own default.
 const NOFILE: Rlimit = Rlimit {
     resource: 7,
     soft: 1_048_576,
     hard: 1_048_576,
 };
 
-/// The `--ulimit` flags over the defaults.
+/// Applies the `--ulimit` flags to the defaults.
 pub(crate) fn ulimits(flags: &[String]) -> Result<Vec<Rlimit>, LimitsError> {
     let mut limits = vec![NOFILE];
     for flag in flags {

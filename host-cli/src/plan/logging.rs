@@ -1,12 +1,12 @@
-//! `--log-driver` and `--log-opt`.
+//! Log options, `--log-driver` and `--log-opt`.
 
 use super::size;
 use crate::state::LogOptions;
 
-/// Files of a log at most.
+/// Most files of a log.
 const FILES_MAX: u32 = 1000;
 
-/// What is wrong with a log option.
+/// Reason why a log option is refused.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub(crate) enum LogError {
     #[error("there is no log driver {0:?}: use json-file or none")]
@@ -19,7 +19,7 @@ pub(crate) enum LogError {
     Files(String),
 }
 
-/// How much of the output is kept.
+/// Parses the amount of output that is kept.
 pub(super) fn options(driver: &str, options: &[String]) -> Result<LogOptions, LogError> {
     let mut log = LogOptions::default();
     match driver {

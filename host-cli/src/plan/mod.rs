@@ -1,7 +1,7 @@
-//! The plan: image config and flags become a complete container spec and the size of its machine.
+//! Plan of a container: image config and flags become a complete container spec and the size of its machine.
 //!
-//! A pure function: whatever it needs of the outside (files, variables, the terminal) is in [`Surroundings`]. It is
-//! the only place that knows both an image config and a machine.
+//! Computed by a pure function: all inputs from outside (files, variables, the terminal) are in [`Surroundings`]. This
+//! module is the only place that knows both an image config and a machine.
 
 mod binds;
 mod capability;
@@ -63,57 +63,58 @@ use sysctl::Owner;
 pub(crate) const ROOTFS_SERIAL: &str = "capsid-rootfs";
 /// Serial of the scratch disk.
 pub(crate) const SCRATCH_SERIAL: &str = "capsid-scratch";
-/// docker's limit for the arguments and environment together is the kernel's; ours keeps the spec in one frame.
+/// Most bytes of arguments and environment together. docker's limit is the kernel's; this one keeps the spec in one
+/// frame.
 const STRINGS_BYTES_MAX: usize = 2 << 20;
 
-/// All capabilities, for `--privileged`.
+/// Returns all capabilities, for `--privileged`.
 pub(crate) fn all_capabilities() -> u64 {
     crate::capability::ALL
 }
 
-/// Seconds between the stop signal and SIGKILL: docker's.
+/// Default time between the stop signal and SIGKILL, seconds: docker's.
 pub(crate) const STOP_TIMEOUT_S: u64 = 10;
 
-/// What the plan is made from beside flags and image.
+/// Inputs of the plan beside flags and image.
 #[derive(Debug, Clone)]
 pub(crate) struct Surroundings {
-    /// Container id, 64 hexadecimal digits.
+    /// Id of the container, 64 hexadecimal digits.
     pub id: String,
-    /// CPUs of the host.
+    /// Number of the host's CPUs.
     pub host_cpus: usize,
-    /// `--env-file` and `-e`, read and resolved.
+    /// Variables of `--env-file` and `-e`, read and resolved.
     pub user_env: Vec<String>,
     /// Text of the seccomp profile when the user named one.
     pub seccomp_profile: Option<Vec<u8>>,
     /// Size of the user's terminal, when stdin or stdout is one.
     pub terminal: Option<TerminalSize>,
-    /// Where volumes come from beside flags and image.
+    /// Sources of volumes beside flags and image.
     pub volumes: VolumeSources,
-    /// The pod that the container is to be in.
+    /// Pod that the container goes into.
     pub pod: Option<PodConfig>,
-    /// Those that there are of the networks that [`wanted_networks`] names.
+    /// Existing networks among those that [`wanted_networks`] names.
     pub networks: Found,
-    /// The address by which others reach this host.
+    /// Address at which others reach this host.
     pub host_address: Option<IpAddr>,
 }
 
-/// What to run, in which machine.
+/// Plan of a container: the program to run, and its machine.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Plan {
     pub spec: ContainerSpec,
     pub machine: MachineSize,
     /// Signal that asks the container to stop.
     pub stop_signal: u32,
-    /// The image's, overlaid by the user's.
+    /// Labels of the image, overlaid by the user's.
     pub labels: Vec<String>,
     pub log: LogOptions,
     pub volumes: Vec<VolumeMount>,
     pub shares: Vec<ShareMount>,
-    /// Of the container's own machine.
+    /// Network of the container's own machine.
     pub network: Option<NetworkConfig>,
 }
 
-/// Why there is no plan.
+/// Reason why there is no plan.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PlanError {
     #[error("no command: the image has none, and none was given")]
@@ -162,17 +163,17 @@ pub(crate) enum PlanError {
     Health(#[from] health::HealthError),
 }
 
-/// Reads the bind mounts, so that the caller knows which sources to look for.
+/// Parses the bind mounts, so that the caller can find the sources.
 pub(crate) fn wanted_binds(args: &RunArgs) -> Result<Vec<Bind>, PlanError> {
     Ok(mounts::binds(&mounts::wanted(&args.tmpfs, &args.volume, &args.mount)?))
 }
 
-/// Reads `--security-opt`, so that the caller knows which profile to load.
+/// Parses `--security-opt`, so that the caller can load the profile.
 pub(crate) fn security_options(args: &RunArgs) -> Result<SecurityOptions, PlanError> {
     Ok(security::parse(&args.security_opt, args.privileged)?)
 }
 
-/// Checks all that flags say before there is an image: plans for one that says nothing and has a command.
+/// Checks all flags before there is an image: plans for an empty image with a command.
 pub(crate) fn check(args: &RunArgs, command: &[Vec<u8>], around: Surroundings) -> Result<(), PlanError> {
     let image = ImageConfig {
         entrypoint: Vec::new(),
@@ -190,13 +191,13 @@ pub(crate) fn check(args: &RunArgs, command: &[Vec<u8>], around: Surroundings) -
         created: None,
         diff_ids: Vec::new(),
     };
-    // Its command may begin with an empty word where the image has an entrypoint.
+    // The user's command may begin with an empty word where the image has an entrypoint.
     let command = [&[b"true".to_vec()], command].concat();
     health(args, &image)?;
     plan(args, &command, &image, around).map(drop)
 }
 
-/// Makes the plan.
+/// Computes the plan of a container.
 pub(crate) fn plan(
     args: &RunArgs,
     command: &[Vec<u8>],
@@ -238,7 +239,7 @@ pub(crate) fn plan(
     };
     let has_network = network.is_some() || pod.is_some_and(|pod| pod.network.is_some());
     let mut own_files = files(&hostname, &hosts, has_network);
-    // A file of the user's at the same place is the one that is wanted.
+    // A file that the user mounts at the same path takes precedence.
     own_files.retain(|file| mounts.iter().all(|mount| mount.target != file.path));
     let terminal = args
         .tty
@@ -285,9 +286,9 @@ pub(crate) fn plan(
         all_devices: args.privileged,
         id: around.id,
         join: None,
-        // What is written to a volume or to the host is kept: its end is told after that.
+        // Data written to a volume or to the host is kept: then the end is reported only after it is written.
         discards_disks: args.rm && volumes.is_empty() && shares.is_empty() && pod.is_none(),
-        // Known when they are put there.
+        // Known when the disks are plugged.
         slots: Vec::new(),
         pod: pod.map(pod::spec),
         // Known when the machine is started.
@@ -314,8 +315,8 @@ pub(crate) fn plan(
     })
 }
 
-/// As docker: `--entrypoint` drops the image's command too; a command on the line replaces the image's; and an entrypoint
-/// that is one empty word is none.
+/// Combines entrypoint and command in docker's way: `--entrypoint` drops the image's command too; a command on the line
+/// replaces the image's; and an entrypoint that is one empty word counts as none.
 fn arguments(args: &RunArgs, command: &[Vec<u8>], image: &ImageConfig) -> Result<Vec<Vec<u8>>, PlanError> {
     let bytes = |words: &[String]| words.iter().map(|w| w.clone().into_bytes()).collect::<Vec<_>>();
     let (mut words, default_command) = match args.entrypoint.as_deref() {
@@ -331,13 +332,13 @@ fn arguments(args: &RunArgs, command: &[Vec<u8>], image: &ImageConfig) -> Result
     });
     match words.first() {
         None => Err(PlanError::NoCommand),
-        // No folder of $PATH holds it, whatever the image: docker's error comes from the runtime.
+        // No folder of $PATH contains it, whatever the image: docker's error comes from the runtime.
         Some(program) if program.is_empty() => Err(PlanError::EmptyProgram),
         Some(_) => Ok(words),
     }
 }
 
-/// The host name that is wanted, else one that is surely legal but for its length.
+/// Returns the wanted host name, or else the default, which is always legal except for its length.
 fn hostname(flag: Option<&str>, default: &str) -> Result<String, PlanError> {
     let Some(name) = flag else {
         return Ok(default.chars().take(63).collect());
@@ -357,7 +358,7 @@ fn working_directory(args: &RunArgs, image: &ImageConfig) -> Result<String, Plan
     }
 }
 
-/// What a container may be called.
+/// Checks the name of a container.
 pub(crate) fn check_name(name: &str) -> Result<(), PlanError> {
     let legal = |(i, c): (usize, char)| c.is_ascii_alphanumeric() || (i > 0 && "_.-".contains(c));
     if name.len() < 2 || name.len() > 255 || !name.chars().enumerate().all(legal) {
@@ -371,7 +372,7 @@ fn check_name_and_labels(args: &RunArgs) -> Result<(), PlanError> {
     check_labels(&args.label)
 }
 
-/// What a label may be.
+/// Checks labels.
 pub(crate) fn check_labels(labels: &[String]) -> Result<(), PlanError> {
     match labels.iter().find(|label| label.is_empty() || label.starts_with('=')) {
         Some(label) => Err(PlanError::Label(label.clone())),
@@ -379,8 +380,8 @@ pub(crate) fn check_labels(labels: &[String]) -> Result<(), PlanError> {
     }
 }
 
-/// The files docker writes into every container. What is to be said of its network is added when that is there; without
-/// one, a container is its loopback.
+/// Returns the files that docker writes into every container. Lines about the container's network are added when the
+/// network is known; without one, a container has only its loopback.
 fn files(hostname: &str, added: &[(IpAddr, String)], has_network: bool) -> Vec<File> {
     let mut hosts = String::from(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\n\

@@ -1,4 +1,4 @@
-//! What is mounted over a container's root: docker's defaults, `--shm-size`, `--tmpfs`, and volumes.
+//! Mounts over a container's root: docker's defaults, `--shm-size`, `--tmpfs`, and volumes.
 
 use capsid_protocol::spec::mount::Source;
 use capsid_protocol::spec::{Mount, Tmpfs, Unit};
@@ -10,7 +10,7 @@ use super::volumes::{self, VolumeError, VolumeSources, Wanted};
 use crate::cli::RunArgs;
 use crate::state::{ShareMount, VolumeMount};
 
-/// Why a mount is refused.
+/// Reason why a mount is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum MountError {
     #[error("invalid value for --shm-size")]
@@ -27,12 +27,12 @@ pub(crate) enum MountError {
     Volume(#[from] VolumeError),
 }
 
-/// docker's default for `/dev/shm`.
+/// Default size of `/dev/shm`: docker's.
 const SHM_BYTES: u64 = 64 << 20;
-/// docker's size of `/dev`.
+/// Size of `/dev`: docker's.
 const DEV_BYTES: u64 = 64 << 20;
 
-/// A part of the machine's memory, from 1 to 100.
+/// Percentage of the machine's memory, from 1 to 100.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Percent(u8);
 
@@ -45,17 +45,17 @@ impl Percent {
     }
 }
 
-/// What is mounted, and what the host keeps or serves for it.
+/// Mounts of a container, and the volumes and shares that the host provides for them.
 pub(crate) struct Mounts {
-    /// Every mount, in order.
+    /// All mounts, in order.
     pub mounts: Vec<Mount>,
-    /// What the volumes among them are.
+    /// Volumes among the mounts.
     pub volumes: Vec<VolumeMount>,
-    /// What the shares among them are.
+    /// Shares among the mounts.
     pub shares: Vec<ShareMount>,
 }
 
-/// The bind mounts among what is wanted.
+/// Selects the bind mounts among the wanted mounts.
 pub(super) fn binds(wanted: &[Wanted]) -> Vec<Bind> {
     let binds = wanted.iter().filter_map(|one| match one {
         Wanted::Bind(bind) => Some(bind.clone()),
@@ -64,7 +64,7 @@ pub(super) fn binds(wanted: &[Wanted]) -> Vec<Bind> {
     binds.collect()
 }
 
-/// Decides what is mounted.
+/// Computes all mounts of a container.
 pub(crate) fn resolve(
     args: &RunArgs,
     image_volumes: &[String],
@@ -87,7 +87,7 @@ pub(crate) fn resolve(
         .chain(volumes.iter().map(volumes::mount))
         .chain(shares.iter().map(binds::mount))
         .collect();
-    // What lies inside another comes after it.
+    // A mount inside another one comes after it.
     own.sort_by_key(|mount| mount.target.matches('/').count());
     let mut mounts = defaults(args.privileged, shm);
     mounts.retain(|known| own.iter().all(|mount| mount.target != known.target));
@@ -99,7 +99,7 @@ pub(crate) fn resolve(
     })
 }
 
-/// `--shm-size`.
+/// Parses `--shm-size`.
 pub(super) fn shm_bytes(flag: Option<&str>) -> Result<u64, MountError> {
     match flag {
         None => Ok(SHM_BYTES),
@@ -120,7 +120,7 @@ fn memory(size_bytes: u64, mode: u32) -> Source {
     })
 }
 
-/// What `--tmpfs`, `-v` and `--mount` ask for.
+/// Parses `--tmpfs`, `-v` and `--mount`.
 pub(super) fn wanted(tmpfs: &[String], volumes: &[String], mounts: &[String]) -> Result<Vec<Wanted>, MountError> {
     let mut wanted = Vec::new();
     for flag in tmpfs {
@@ -149,7 +149,7 @@ fn defaults(privileged: bool, shm: Source) -> Vec<Mount> {
         closed("/proc", Source::Proc(Unit {})),
         Mount {
             nodev: false,
-            // Programs map /dev/zero with code in it.
+            // Programs map /dev/zero with code in it, so it is executable.
             noexec: false,
             ..closed("/dev", memory(DEV_BYTES, 0o755))
         },
@@ -170,7 +170,7 @@ fn defaults(privileged: bool, shm: Source) -> Vec<Mount> {
     ]
 }
 
-/// A tmpfs with its size, which may be a part of the machine's memory.
+/// Sets the size of a tmpfs, which may be a percentage of the machine's memory.
 fn sized(mut mount: Mount, percent: Option<Percent>, machine: MachineSize) -> Mount {
     if let (Some(Source::Tmpfs(tmpfs)), Some(Percent(percent))) = (&mut mount.source, percent) {
         tmpfs.size_bytes = (u64::from(machine.memory_mib) << 20) / 100 * u64::from(percent);
@@ -178,7 +178,8 @@ fn sized(mut mount: Mount, percent: Option<Percent>, machine: MachineSize) -> Mo
     mount
 }
 
-/// `PATH[:OPTION,...]`: docker mounts it `noexec,nosuid,nodev` unless told otherwise. The size may be in percent.
+/// Parses `PATH[:OPTION,...]`: docker mounts a tmpfs `noexec,nosuid,nodev` unless told otherwise. The size may be in
+/// percent.
 fn parse_tmpfs(flag: &str) -> Result<(Mount, Option<Percent>), MountError> {
     let (path, options) = flag.split_once(':').unwrap_or((flag, ""));
     if !path.starts_with('/') || path == "/" {
@@ -238,7 +239,7 @@ fn parse_tmpfs(flag: &str) -> Result<(Mount, Option<Percent>), MountError> {
     Ok((mount, percent))
 }
 
-/// What docker hides.
+/// Paths that docker hides.
 const MASKED: [&str; 12] = [
     "/proc/asound",
     "/proc/acpi",
@@ -254,10 +255,10 @@ const MASKED: [&str; 12] = [
     "/sys/devices/virtual/powercap",
 ];
 
-/// What docker makes read-only.
+/// Paths that docker makes read-only.
 const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Masked and read-only paths; none when the user asked for an open system.
+/// Returns masked and read-only paths; none when the user asked for an open system.
 pub(crate) fn system_paths(open: bool) -> (Vec<String>, Vec<String>) {
     if open {
         return (Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! The network that flags ask for.
+//! Network configuration that flags ask for.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,12 +13,12 @@ use crate::cli::NetworkArgs;
 use crate::network::GATEWAY_MAC;
 use crate::state::{Endpoint, Network, NetworkConfig, PublishedPort};
 
-/// First bytes of a hardware address that nobody gave: locally administered, and known at sight.
+/// First bytes of a generated hardware address: locally administered, and recognizable.
 const MAC_PREFIX: [u8; 2] = [0x02, 0xca];
-/// Least bytes a second: with fewer, one long frame would hold up all others for many seconds.
+/// Lowest rate, bytes per second: with less, one long frame would hold up all others for many seconds.
 const RATE_MIN: u64 = 16 << 10;
 
-/// Why there is no such network.
+/// Reason why network flags are refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NetworkError {
     #[error("network {0} not found: `capsid network create {0}` makes it")]
@@ -79,13 +79,13 @@ pub(crate) enum NetworkError {
     Port(#[from] ports::PortError),
 }
 
-/// A line of `/etc/hosts`.
+/// Line of `/etc/hosts`: address and name.
 pub(super) type Host = (IpAddr, String);
 
-/// User-defined networks that flags choose and that there are, by the words that choose them.
+/// Existing user-defined networks that flags choose, by the words that choose them.
 pub(crate) type Found = BTreeMap<String, Network>;
 
-/// The networks of the machine of the container or pod `id`, or none; `found` are the user's.
+/// Computes the networks of the machine of the container or pod `id`, or none; `found` are the user-defined ones.
 pub(super) fn resolve(
     args: &NetworkArgs,
     id: &str,
@@ -125,7 +125,7 @@ fn config(
             .as_deref()
             .map_or_else(|| Ok(made_up_mac(id)), parse_mac)?,
         ports,
-        // Also where nothing leads out yet: it may be connected to what does.
+        // Also where nothing leads out yet: the machine may be connected to a network that does.
         egress: match choice.is_hosts && args.egress.is_empty() {
             true => egress::everywhere()?,
             false => egress::rules(&args.egress)?,
@@ -146,7 +146,7 @@ fn find<'a>(request: &NetworkRequest, found: &'a Found) -> Result<&'a Network, N
     network.ok_or_else(|| NetworkError::NotFound(request.network.clone()))
 }
 
-/// A name and an id may choose the same.
+/// Refuses a network that is chosen twice, once by its name and once by its id.
 fn check_once(networks: &[&Network]) -> Result<(), ChoiceError> {
     let is_again = |(at, network): &(usize, &&Network)| networks[..*at].iter().any(|known| known.id == network.id);
     match networks.iter().enumerate().find(is_again) {
@@ -155,8 +155,8 @@ fn check_once(networks: &[&Network]) -> Result<(), ChoiceError> {
     }
 }
 
-/// The user-defined network that the default route is by; none when it is by the pod's own link, or when there is no
-/// default route, which no flag may be about then.
+/// Finds the user-defined network that has the default route; none when the pod's own link has it, or when there is no
+/// default route, in which case an outward flag is an error.
 fn route<'a>(
     choice: &Choice,
     networks: &[&'a Network],
@@ -173,7 +173,7 @@ fn route<'a>(
     }
 }
 
-/// A port of the host's leads to an address of the same kind.
+/// Checks that the network has a subnet of the same kind for each published address of the host.
 fn check_kinds(ports: &[PublishedPort], route: Option<&Network>) -> Result<(), NetworkError> {
     let Some(network) = route else {
         return Ok(());
@@ -189,7 +189,7 @@ fn check_kinds(ports: &[PublishedPort], route: Option<&Network>) -> Result<(), N
     }
 }
 
-/// A place on a user-defined network as it is wanted, before it has addresses there.
+/// Creates an endpoint on a user-defined network from the request, before it has addresses there.
 pub(crate) fn place(request: &NetworkRequest, network: &Network) -> Result<Endpoint, PlanError> {
     Ok(join(request, network)?)
 }
@@ -208,7 +208,7 @@ fn join(request: &NetworkRequest, network: &Network) -> Result<Endpoint, Network
     })
 }
 
-/// An address that a flag asks for, one that a pod can have on this network.
+/// Parses an address that a flag asks for, which must be one that a pod can have on this network.
 fn address<A: FromStr + Into<IpAddr>>(
     flag: &'static str,
     text: Option<&str>,
@@ -239,7 +239,7 @@ fn address<A: FromStr + Into<IpAddr>>(
     Ok(Some(address))
 }
 
-/// The first flag that is about what is outside of a network.
+/// Finds the first flag that concerns destinations outside of a network.
 fn outward(args: &NetworkArgs) -> Option<&'static str> {
     first(&[
         ("--publish", !args.publish.is_empty()),
@@ -253,7 +253,7 @@ fn first(flags: &[(&'static str, bool)]) -> Option<&'static str> {
     flags.iter().find(|(_, is_given)| *is_given).map(|(flag, _)| *flag)
 }
 
-/// The first flag that only a network gives a meaning.
+/// Finds the first flag that has a meaning only with a network.
 pub(super) fn given(args: &NetworkArgs) -> Option<&'static str> {
     let others = [
         ("--dns-search", !args.dns_search.is_empty()),
@@ -264,8 +264,8 @@ pub(super) fn given(args: &NetworkArgs) -> Option<&'static str> {
     outward(args).or_else(|| first(&others)).or_else(|| choice::place(args))
 }
 
-/// Host names that `--add-host` adds to a container on this network; `gateway` is the address by which others reach
-/// this host.
+/// Returns the host names that `--add-host` adds to a container on this network; `gateway` is the address at which
+/// others reach this host.
 pub(super) fn hosts(
     args: &NetworkArgs,
     network: Option<&NetworkConfig>,
@@ -276,7 +276,7 @@ pub(super) fn hosts(
     Ok(hosts.collect::<Result<_, _>>()?)
 }
 
-/// The address that `host-gateway` stands for, where a rule opens it.
+/// Returns the address that `host-gateway` stands for, where a rule opens it.
 fn host_gateway(flag: &str, gateway: Option<(&NetworkConfig, IpAddr)>) -> Result<IpAddr, NetworkError> {
     let (network, address) = gateway.ok_or_else(|| NetworkError::NoHostGateway(flag.into()))?;
     let opens = |rule: &Rule| matches!(&rule.target, Target::Network(network) if network.contains(&address));
@@ -316,7 +316,7 @@ fn parse_mac(text: &str) -> Result<[u8; 6], NetworkError> {
     let byte = |part: &str| u8::from_str_radix(part, 16).ok().filter(|_| is_hex(part));
     let bytes: Option<Vec<u8>> = text.split([':', '-']).map(byte).collect();
     let mac: [u8; 6] = bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(wrong)?;
-    // The lowest bit names a group.
+    // The lowest bit marks a group address.
     if mac[0] & 1 == 1 || mac == [0; 6] {
         return Err(wrong());
     }
@@ -333,7 +333,7 @@ fn parse_rate(text: &str) -> Result<NonZeroU64, NetworkError> {
         .ok_or_else(|| NetworkError::Rate(text.into()))
 }
 
-/// The same for the same id.
+/// Generates a hardware address, always the same for the same id.
 fn made_up_mac(id: &str) -> [u8; 6] {
     let number = u32::from_str_radix(id.get(..8).unwrap_or_default(), 16).unwrap_or(2);
     let [a, b, c, d] = number.to_be_bytes();
@@ -369,7 +369,7 @@ mod tests {
         }
     }
 
-    /// What `mine` names.
+    /// Returns `network` under the name `mine`.
     fn found(network: Network) -> Found {
         Found::from([("mine".to_owned(), network)])
     }
@@ -404,7 +404,7 @@ mod tests {
         assert_eq!((endpoint.network, endpoint.name), ("5".repeat(64), "mine".to_owned()));
         assert_eq!(endpoint.addresses, ["10.89.0.9".parse::<IpAddr>().unwrap()]);
         assert_eq!(endpoint.aliases, ["db"]);
-        // What an internal network does not lead to, one that it is connected to later may.
+        // An internal network leads nowhere, but a network that is connected later may.
         let closed = config(&on("mine"), "", &[], &found(mine(true))).unwrap().unwrap();
         assert_eq!(closed.egress, made.egress);
     }

@@ -1,4 +1,4 @@
-//! What a pod is made of, and what its containers take from it: also pure.
+//! Plan of a pod: its parts, and the parts that its containers take from it. Also pure.
 
 use std::net::IpAddr;
 
@@ -14,10 +14,10 @@ use super::{PlanError, check_labels, check_name};
 use crate::cli::{AccelChoice, PodCreateArgs, RunArgs};
 use crate::state::{PodConfig, PodLimits, ShareMount};
 
-/// Namespaces that are always shared: a machine has one network, and the rest goes with it.
+/// Namespaces that are always shared: a machine has one network, and the others depend on it.
 const ALWAYS: [&str; 3] = ["ipc", "net", "uts"];
 
-/// Why there is no such pod, or no such container in it.
+/// Reason why there is no such pod, or no such container in it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PodError {
     #[error("a pod cannot share {0:?}: ipc, net and uts are always shared, and pid can be")]
@@ -42,25 +42,25 @@ pub(crate) enum PodError {
     Shm(#[source] MountError),
 }
 
-/// What the plan of a pod is made from beside its flags.
+/// Inputs of a pod's plan beside its flags.
 #[derive(Debug, Clone)]
 pub(crate) struct PodSurroundings {
-    /// 64 hexadecimal digits.
+    /// Id of the pod, 64 hexadecimal digits.
     pub id: String,
     pub accelerator: AccelChoice,
-    /// CPUs of the host.
+    /// Number of the host's CPUs.
     pub host_cpus: usize,
-    /// The sources of its bind mounts, one for each in the order of [`wanted_binds`].
+    /// Sources of its bind mounts, one for each in the order of [`wanted_binds`].
     pub found: Vec<FoundSource>,
     /// Most bind mounts that its machine has room for.
     pub room: usize,
-    /// Those that there are of the networks that [`wanted_networks`](super::wanted_networks) names.
+    /// Existing networks among those that [`wanted_networks`](super::wanted_networks) names.
     pub networks: Found,
-    /// The address by which others reach this host.
+    /// Address at which others reach this host.
     pub host_address: Option<IpAddr>,
 }
 
-/// Reads the pod's bind mounts, so that the caller knows which sources to look for.
+/// Parses the pod's bind mounts, so that the caller can find the sources.
 pub(crate) fn wanted_binds(args: &PodCreateArgs) -> Result<Vec<Bind>, PlanError> {
     Ok(mounts::binds(&wanted(args)?))
 }
@@ -75,11 +75,11 @@ fn wanted(args: &PodCreateArgs) -> Result<Vec<Wanted>, PodError> {
     refused.map_or(Ok(wanted), |what| Err(PodError::Mount(what)))
 }
 
-/// Makes the plan of a pod of that name.
+/// Computes the plan of a pod of that name.
 pub(crate) fn pod(args: &PodCreateArgs, name: &str, around: PodSurroundings) -> Result<PodConfig, PlanError> {
     check_name(name)?;
     check_labels(&args.label)?;
-    // Said now, not by the first container.
+    // Reported now, not by the first container.
     sysctl::resolve(&args.sysctl, Owner::Pod)?;
     let (limits, machine) = limits::resolve_pod(args, around.host_cpus).map_err(PodError::Limits)?;
     let id = around.id.clone();
@@ -109,8 +109,8 @@ pub(crate) fn pod(args: &PodCreateArgs, name: &str, around: PodSurroundings) -> 
     })
 }
 
-/// `ipc,net,uts` in any order, with or without `pid`; what is always shared may be left out after a `+`, podman's sign
-/// for "beside the default".
+/// Parses `ipc,net,uts` in any order, with or without `pid`, and returns whether `pid` is among them. The always shared
+/// names may be left out after a `+`, podman's sign for "beside the default".
 fn shares_pids(list: &str) -> Result<bool, PodError> {
     let (names, is_more) = match list.strip_prefix('+') {
         Some(rest) => (rest, true),
@@ -124,7 +124,7 @@ fn shares_pids(list: &str) -> Result<bool, PodError> {
     if let Some(unknown) = names.iter().find(|name| !ALWAYS.contains(name) && **name != "pid") {
         return Err(PodError::Share((*unknown).into()));
     }
-    // `--share pid` alone is what people write for "pid as well".
+    // People write `--share pid` alone for "pid as well".
     let is_pid_alone = names == ["pid"];
     match ALWAYS.into_iter().find(|name| !names.contains(name)) {
         Some(missing) if !is_more && !is_pid_alone => Err(PodError::NotShared(missing)),
@@ -132,7 +132,7 @@ fn shares_pids(list: &str) -> Result<bool, PodError> {
     }
 }
 
-/// Refuses what only a pod can say.
+/// Refuses flags that only a pod can have.
 pub(super) fn check(args: &RunArgs, pod: &PodConfig) -> Result<(), PodError> {
     let refused = [
         ("--hostname", args.hostname.is_some()),
@@ -164,7 +164,7 @@ pub(super) fn check_shares(shares: &[ShareMount], pod: &PodConfig) -> Result<(),
     }
 }
 
-/// What the agent is told of the pod.
+/// Returns the agent's spec of the pod.
 pub(super) fn spec(pod: &PodConfig) -> PodSpec {
     PodSpec {
         shares_pids: pod.shares_pids,

@@ -1,4 +1,4 @@
-//! `-p`, `-P` and `--expose`: ports of the host's that lead to a container's.
+//! Published ports, `-p`, `-P` and `--expose`: ports of the host that lead to a container's.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,12 +8,12 @@ use capsid_vmm::egress::Protocol;
 
 use crate::state::PublishedPort;
 
-/// Most ports of a pod: the sidecar waits at each with a socket of its own.
+/// Most ports of a pod: the sidecar listens on each with a socket of its own.
 const PORTS_MAX: usize = 1024;
-/// Where the host listens unless it is told: for others on its own network, somebody has to say so.
+/// Default address on which the host listens: the user has to ask for access by others on its own network.
 const DEFAULT_HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// Why a port cannot be published.
+/// Reason why a port cannot be published.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PortError {
     #[error(
@@ -22,7 +22,7 @@ pub(crate) enum PortError {
     Port(String),
     #[error("invalid port {0:?}: SCTP is not carried")]
     Sctp(String),
-    /// passt gives the guest another address for ::1, and sends the answers there.
+    /// UDP port on ::1: passt gives the guest another address for ::1, and sends the answers there.
     #[error("invalid port {0:?}: answers over UDP do not come back to ::1 (publish it at 127.0.0.1)")]
     UdpLoopback(String),
     #[error("{0} is published twice")]
@@ -31,8 +31,8 @@ pub(crate) enum PortError {
     TooMany(usize),
 }
 
-/// The ports that the flags publish. With `all`, those that the image and `--expose` name as well, each at a port that
-/// is free.
+/// Parses the ports that the flags publish. With `all`, adds those that the image and `--expose` name, each on a free
+/// port of the host.
 pub(crate) fn published(
     publish: &[String],
     all: bool,
@@ -75,8 +75,8 @@ fn check_count(count: usize) -> Result<(), PortError> {
 struct Exposed(Vec<(RangeInclusive<u16>, Protocol)>);
 
 impl Exposed {
-    /// An image's words inform, and so do ports of SCTP: what cannot be understood or carried matters only when all is
-    /// to be published.
+    /// Parses exposed ports. Those of an image are only information, and so are ports of SCTP: a port that is invalid
+    /// or cannot be carried is an error only when all ports are published.
     fn parse(image: &[String], expose: &[String], all: bool) -> Result<Self, PortError> {
         let parse = |text: &String| {
             let (range, protocol) = split_protocol(text)?;
@@ -95,13 +95,13 @@ impl Exposed {
         Ok(Self(ranges))
     }
 
-    /// Adds the ports that `ports` does not have, in order, TCP before UDP.
+    /// Adds the ports that are not in `ports` yet, in order, TCP before UDP.
     fn publish(mut self, ports: &mut Vec<PublishedPort>) -> Result<(), PortError> {
         let has: BTreeSet<_> = ports.iter().map(|port| (port.container, port.protocol)).collect();
         let mut added = BTreeSet::new();
         self.0
             .sort_by_key(|(range, protocol)| (*protocol, *range.start(), *range.end()));
-        // The last port looked at, of one protocol: overlapping ranges are walked once.
+        // The last port that was handled, of one protocol: overlapping ranges are walked once.
         let mut last: Option<(Protocol, u16)> = None;
         for (range, protocol) in self.0 {
             let from = match last {
@@ -127,7 +127,7 @@ impl Exposed {
     }
 }
 
-/// The ports of one `-p`.
+/// Parses the ports of one `-p`.
 fn one(flag: &str) -> Result<Vec<PublishedPort>, PortError> {
     let wrong = || PortError::Port(flag.into());
     let (text, protocol) = split_protocol(flag)?;
@@ -145,7 +145,7 @@ fn one(flag: &str) -> Result<Vec<PublishedPort>, PortError> {
     let hosts: Vec<(u16, u16)> = match ports {
         None => container.clone().map(|_| (0, 0)).collect(),
         Some(ports) if ports.len() == container.len() => ports.map(|port| (port, 0)).collect(),
-        // Any of them, as docker has it.
+        // Any port of the range, as in docker.
         Some(ports) if container.len() == 1 => vec![(*ports.start(), *ports.end())],
         Some(_) => return Err(wrong()),
     };
@@ -158,7 +158,7 @@ fn one(flag: &str) -> Result<Vec<PublishedPort>, PortError> {
     Ok(container.zip(hosts).map(publish).collect())
 }
 
-/// An address and the ports behind it, of which either may be left out.
+/// Splits an address and the ports behind it; either may be left out.
 fn split_host(text: &str) -> Option<(IpAddr, Option<RangeInclusive<u16>>)> {
     let (address, ports) = match text.rsplit_once(':') {
         None if text.is_empty() => return Some((DEFAULT_HOST, None)),
@@ -178,7 +178,7 @@ fn split_host(text: &str) -> Option<(IpAddr, Option<RangeInclusive<u16>>)> {
     Some((address.parse().ok()?, ports))
 }
 
-/// The part before the protocol, which has any case; without one it is TCP.
+/// Splits off the protocol, which may be in upper or lower case; without one it is TCP.
 fn split_protocol(text: &str) -> Result<(&str, Protocol), PortError> {
     let Some((rest, protocol)) = text.split_once('/') else {
         return Ok((text, Protocol::Tcp));
@@ -197,7 +197,7 @@ fn parse_range(text: &str) -> Option<RangeInclusive<u16>> {
     (first > 0 && first <= last).then_some(first..=last)
 }
 
-/// The number of a port: digits alone, without the sign that Rust's parser takes.
+/// Parses the number of a port: digits alone, without the sign that Rust's parser accepts.
 pub(crate) fn parse_number(text: &str) -> Option<u16> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| is_plain)

@@ -1,10 +1,10 @@
-//! `--security-opt`.
+//! Security options, `--security-opt`.
 
 use std::path::PathBuf;
 
 use crate::cli::parse_bool;
 
-/// Why an option is refused.
+/// Reason why an option is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum SecurityError {
     #[error(
@@ -15,19 +15,19 @@ pub(crate) enum SecurityError {
     NoModule(String),
 }
 
-/// Which system calls a container may make.
+/// Seccomp profile of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) enum SeccompChoice {
-    /// docker's default profile.
+    /// Default profile of docker.
     #[default]
     Default,
-    /// No filter.
+    /// No filter at all.
     Unconfined,
-    /// A profile of the user's, JSON.
+    /// User's own profile, JSON.
     File(PathBuf),
 }
 
-/// What the options say together; the last word wins.
+/// Result of all security options; the last one wins.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct SecurityOptions {
     pub no_new_privileges: bool,
@@ -35,7 +35,7 @@ pub(crate) struct SecurityOptions {
     pub seccomp: SeccompChoice,
 }
 
-/// Reads the flags.
+/// Parses the flags.
 pub(crate) fn parse(flags: &[String], privileged: bool) -> Result<SecurityOptions, SecurityError> {
     let mut options = SecurityOptions {
         open_system_paths: privileged,
@@ -50,7 +50,7 @@ pub(crate) fn parse(flags: &[String], privileged: bool) -> Result<SecurityOption
             options.no_new_privileges = true;
             continue;
         }
-        // docker takes both "=" and, from older days, ":".
+        // docker accepts both "=" and, from its early versions, ":".
         let halves = flag.split_once('=').or_else(|| flag.split_once(':'));
         match halves.ok_or_else(unknown)? {
             ("no-new-privileges", value) => options.no_new_privileges = parse_bool(value).ok_or_else(unknown)?,

@@ -1,11 +1,11 @@
 //! Signals by name or number.
 
-/// A text that is no signal.
+/// Error of a text that is not a signal.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("invalid signal {0:?}")]
 pub(crate) struct SignalError(pub String);
 
-/// `TERM`, `SIGTERM`, `15`, `RTMIN+3`.
+/// Parses `TERM`, `SIGTERM`, `15` or `RTMIN+3`.
 pub(crate) fn parse(text: &str) -> Result<u32, SignalError> {
     let wrong = || SignalError(text.into());
     if let Ok(number) = text.parse::<u32>() {
@@ -38,7 +38,7 @@ pub(crate) fn parse(text: &str) -> Result<u32, SignalError> {
     Ok(signal as u32)
 }
 
-/// docker's name of a signal: `SIGTERM`, `SIGRTMIN+3`; a number where there is none.
+/// Returns docker's name of a signal: `SIGTERM`, `SIGRTMIN+3`; a number where there is no name.
 pub(crate) fn name(number: u32) -> String {
     let known = i32::try_from(number)
         .ok()

@@ -1,6 +1,6 @@
 //! Sizes in bytes as docker writes them: `64m`, `1.5g`, `4096`, `512kib`. Units are powers of 1024.
 
-/// Why a text is no size.
+/// Error of a text that is not a size.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("invalid size {0:?}: write a number with an optional unit b, k, m, g or t")]
 pub(crate) struct SizeError(pub String);
@@ -36,7 +36,7 @@ pub(crate) fn parse(text: &str) -> Result<u64, SizeError> {
     }
 }
 
-/// A size for people, as docker prints it: powers of 1000, three digits.
+/// Formats a size for people, as docker does: powers of 1000, three digits.
 pub(crate) fn human(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
     let mut value = bytes as f64;
@@ -55,7 +55,7 @@ pub(crate) fn human(bytes: u64) -> String {
     format!("{value:.decimals$}{}", UNITS[unit])
 }
 
-/// A size for people, as `docker stats` prints it: powers of 1024, four digits.
+/// Formats a size for people, as `docker stats` does: powers of 1024, four digits.
 pub(crate) fn binary(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes as f64;

@@ -1,5 +1,4 @@
-//! Subnets of user-defined networks: which are possible, which is chosen, and which of their addresses is a pod's. Also
-//! pure.
+//! Subnets of user-defined networks: which are possible, which is chosen, and which addresses pods get. Also pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,18 +8,18 @@ use crate::cli::NetworkCreateArgs;
 use crate::network::own_networks;
 use crate::state::{Network, Subnet};
 
-/// The first byte, and the second bytes, of where subnets that nobody named are taken from: as podman does, and where
-/// the host has a way to all of these, as docker does.
+/// Pools for subnets that nobody named, as first byte and range of second bytes: podman's, then docker's where the host
+/// has routes to all of podman's.
 const POOLS: [(u8, std::ops::RangeInclusive<u8>); 3] = [(10, 89..=99), (172, 20..=31), (192, 168..=168)];
 const POOL_PREFIX: u8 = 24;
-/// Lengths of prefixes that make sense: a gateway and a pod must have room.
+/// Valid prefix lengths of IPv4, and below of IPv6: a gateway and a pod must have room.
 const PREFIXES_V4: std::ops::RangeInclusive<u8> = 8..=30;
 const PREFIXES_V6: std::ops::RangeInclusive<u8> = 16..=126;
-/// A unique-local network (RFC 4193) of IPv6.
+/// First byte of a unique-local network (RFC 4193) of IPv6.
 const UNIQUE_LOCAL: u8 = 0xfd;
 const UNIQUE_LOCAL_PREFIX: u8 = 64;
 
-/// Why a subnet or an address of it cannot be had.
+/// Reason why a subnet or an address of it cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub(crate) enum SubnetError {
     #[error("invalid --subnet {0:?}: write a network as 10.89.0.0/24")]
@@ -50,8 +49,8 @@ pub(crate) enum SubnetError {
     PoolUsedUp,
 }
 
-/// The subnets of a new network with that id: those that flags name, or ones that neither other networks nor the host's
-/// routes have.
+/// Returns the subnets of a new network with that id: those that flags name, or free ones, which neither other networks
+/// nor the host's routes use.
 pub(crate) fn subnets(
     args: &NetworkCreateArgs,
     id: &str,
@@ -108,8 +107,8 @@ fn parse(text: &str) -> Result<IpNet, SubnetError> {
     }
 }
 
-/// Addresses that mean something else, and that no `--egress` opens either: this host, loopback, link-local, multicast
-/// and what is reserved, a cloud's metadata.
+/// Returns the addresses with another meaning, which no `--egress` opens either: this host, loopback, link-local,
+/// multicast and reserved ones, a cloud's metadata.
 fn closed() -> [IpNet; 8] {
     let v4 = |a, b, prefix| Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), prefix).into();
     let v6 = |first, prefix| Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), prefix).into();
@@ -143,7 +142,7 @@ fn check_overlap(subnet: &IpNet, others: &[Network]) -> Result<(), SubnetError> 
     }
 }
 
-/// The first part of the pool that nobody has.
+/// Returns the first free subnet of the pools.
 fn from_pool(others: &[Network], host: &[IpNet]) -> Result<IpNet, SubnetError> {
     let is_free =
         |network: &IpNet| check_overlap(network, others).is_ok() && !host.iter().any(|known| overlap(known, network));
@@ -158,7 +157,7 @@ fn from_pool(others: &[Network], host: &[IpNet]) -> Result<IpNet, SubnetError> {
         .ok_or(SubnetError::PoolUsedUp)
 }
 
-/// As RFC 4193 has it: 40 bits that are random, here the id's, and a subnet of 16 that is the first.
+/// Computes a subnet by RFC 4193: 40 random bits, here taken from the id, and the first of its 16-bit subnets.
 fn unique_local(id: &str) -> Ipv6Net {
     let random = u64::from_str_radix(id.get(..10).unwrap_or_default(), 16).unwrap_or(1);
     let high = (u64::from(UNIQUE_LOCAL) << 56) | (random << 16);
@@ -166,7 +165,8 @@ fn unique_local(id: &str) -> Ipv6Net {
     Ipv6Net::new_assert(address, UNIQUE_LOCAL_PREFIX)
 }
 
-/// The flags' gateways, each in a subnet of the flags': one in a subnet that is chosen would be there by chance.
+/// Parses the flags' gateways, each in a subnet that flags name: in an automatic subnet, a gateway would fit only by
+/// chance.
 fn gateways(args: &NetworkCreateArgs, networks: &[IpNet]) -> Result<Vec<IpAddr>, SubnetError> {
     let parse = |text: &String| {
         let gateway: IpAddr = text.parse().map_err(|_| SubnetError::Gateway(text.clone()))?;
@@ -178,7 +178,7 @@ fn gateways(args: &NetworkCreateArgs, networks: &[IpNet]) -> Result<Vec<IpAddr>,
     args.gateway.iter().map(parse).collect()
 }
 
-/// With the gateway that was asked for, which is taken out of the list, or the first address.
+/// Creates a subnet with the wanted gateway, which is removed from the list, or with the first address.
 fn subnet(network: IpNet, gateways: &mut Vec<IpAddr>) -> Result<Subnet, SubnetError> {
     let wanted = gateways.iter().position(|gateway| network.contains(gateway));
     let gateway = match wanted.map(|at| gateways.remove(at)) {
@@ -196,12 +196,12 @@ fn next(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether it is in the network, and neither its own address nor everybody's.
+/// Whether the address is in the network, and neither its network address nor its broadcast address.
 pub(super) fn is_hosts(network: &IpNet, address: IpAddr) -> bool {
     network.contains(&address) && address != network.network() && (address.is_ipv6() || address != network.broadcast())
 }
 
-/// The lowest address that is neither the gateway's nor taken.
+/// Returns the lowest address that is neither the gateway's nor taken.
 pub(crate) fn free_address(subnet: &Subnet, taken: &[IpAddr]) -> Option<IpAddr> {
     let is_free = |address: &IpAddr| {
         is_hosts(&subnet.network, *address) && *address != subnet.gateway && !taken.contains(address)

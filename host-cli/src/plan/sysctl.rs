@@ -1,8 +1,8 @@
-//! `--sysctl`: kernel parameters of a container's namespaces, or of a machine that it has to itself.
+//! Kernel parameters, `--sysctl`, of a container's namespaces, or of a machine that it has to itself.
 
 use capsid_protocol::spec::Sysctl;
 
-/// Why a kernel parameter is refused.
+/// Reason why a kernel parameter is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum SysctlError {
     #[error("invalid --sysctl {0:?}: write name=value")]
@@ -18,12 +18,12 @@ pub(crate) enum SysctlError {
     Hostname(String),
 }
 
-/// Who the parameters are for.
+/// Owner of the parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Owner {
-    /// A container that has a machine to itself.
+    /// Container that has a machine to itself.
     Container,
-    /// All containers of a pod.
+    /// Pod, with all its containers.
     Pod,
 }
 
@@ -45,7 +45,7 @@ const IPC: [&str; 8] = [
     "kernel.shm_rmid_forced",
 ];
 
-/// The defaults, then the flags.
+/// Applies the flags to the defaults.
 pub(super) fn resolve(flags: &[String], owner: Owner) -> Result<Vec<Sysctl>, SysctlError> {
     let mut sysctls: Vec<Sysctl> = Vec::new();
     for flag in DEFAULTS.into_iter().chain(flags.iter().map(String::as_str)) {
@@ -74,7 +74,8 @@ fn check(name: &str, owner: Owner) -> Result<(), SysctlError> {
         Some(("kernel", "hostname")) => Err(SysctlError::Hostname(name.into())),
         Some(("kernel", "domainname")) => Ok(()),
         _ if IPC.contains(&name) => Ok(()),
-        // The kernel is the container's own: also what docker refuses because it is the host's.
+        // The kernel is the container's own: this permits also parameters that docker refuses because they are the
+        // host's.
         Some(("fs" | "kernel" | "user" | "vm", _)) => match owner {
             Owner::Container => Ok(()),
             Owner::Pod => Err(SysctlError::OfMachine(name.into())),

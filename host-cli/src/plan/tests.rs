@@ -1,4 +1,4 @@
-//! Golden plans: what a command line and an image come to, whole.
+//! Golden plans: the complete results of a command line and an image.
 
 use capsid_image::ImageConfig;
 use clap::Parser;
@@ -48,7 +48,7 @@ fn planned(flags: &[&str], command: &[&str]) -> Result<Plan, PlanError> {
     )
 }
 
-/// The plan as text; the seccomp program by its length only, it has tests of its own.
+/// Formats the plan as text; the seccomp program by its length only, because it has tests of its own.
 fn golden(mut plan: Plan) -> String {
     let program_bytes = std::mem::take(&mut plan.spec.seccomp).len();
     let text = |words: Vec<Vec<u8>>| {

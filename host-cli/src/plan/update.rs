@@ -1,11 +1,11 @@
-//! `update`: what flags make of the limits that a container has.
+//! Update of a container's limits by flags (`update`).
 
 use capsid_protocol::spec::Limits;
 
 use super::limits::{self, LimitsError, MachineSize};
 use crate::cli::UpdateArgs;
 
-/// Why limits are not changed.
+/// Reason why limits are not changed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum UpdateError {
     #[error(transparent)]
@@ -19,15 +19,15 @@ pub(crate) enum UpdateError {
 /// Limits after a change.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Changed {
-    /// What is to be told to the agent: only what changes; `u64::MAX` takes a limit away.
+    /// Changes for the agent: only limits that change; `u64::MAX` removes a limit.
     pub changes: Limits,
-    /// What the container has from now on.
+    /// All limits of the container after the change.
     pub limits: Limits,
-    /// The machine that has room for it: larger than it was only when nothing runs.
+    /// Size of the machine that has room for the limits: larger than before only when nothing runs.
     pub machine: MachineSize,
 }
 
-/// Works out what the flags ask for.
+/// Computes the changes that the flags ask for.
 pub(crate) fn update(
     args: &UpdateArgs,
     before: &Limits,
@@ -64,7 +64,7 @@ pub(crate) fn update(
     })
 }
 
-/// The machine, larger where it must be and may.
+/// Enlarges the machine where necessary and permitted.
 fn grow(
     args: &UpdateArgs,
     changes: &Limits,

@@ -1,9 +1,10 @@
-//! `--user` and `--group-add`, as far as they can be checked without the image's account files, which only the guest reads.
+//! Checks of `--user` and `--group-add` that are possible without the image's account files, which only the guest
+//! reads.
 
-/// Highest user or group number, as docker has it.
+/// Highest user or group number: docker's.
 const ID_MAX: u32 = i32::MAX as u32;
 
-/// Why a user or group cannot be one.
+/// Reason why a user or group is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum UserError {
     #[error("invalid user {0:?}: write USER[:GROUP], names or numbers")]
@@ -32,7 +33,7 @@ pub(super) fn check_group(group: &str) -> Result<(), UserError> {
     check_number(group)
 }
 
-/// Whether an account file can hold it as one field.
+/// Whether an account file can hold the text as one field.
 fn is_word(text: &str) -> bool {
     !text.contains([':', '\n', '\0'])
 }

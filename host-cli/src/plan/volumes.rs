@@ -1,4 +1,4 @@
-//! `-v`, `--mount`, `--volumes-from` and the image's `VOLUME`s: which volumes and shares a container has, and where.
+//! Volumes and shares of a container: `-v`, `--mount`, `--volumes-from` and the image's `VOLUME`s.
 
 use std::collections::BTreeSet;
 
@@ -15,10 +15,10 @@ use crate::state::{ShareMount, VolumeMount};
 /// scratch disk are two, and the rest is left to the other containers of a pod. An accelerator may have room for fewer.
 pub(crate) const VOLUMES_MAX: usize = 8;
 
-/// Begins the serial of each volume's disk; with a number behind it, it stays below virtio-blk's 20 bytes.
+/// Prefix of the serial of each volume's disk; with a number behind it, the serial stays below virtio-blk's 20 bytes.
 const SERIAL: &str = "capsid-vol-";
 
-/// Why a volume is refused.
+/// Reason why a volume is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum VolumeError {
     #[error("invalid source {0:?}: write a path of the host's as /path or ./path, or a volume's name without a slash")]
@@ -47,18 +47,18 @@ pub(crate) enum VolumeError {
     From(String),
 }
 
-/// What one flag asks for.
+/// Mount that one flag asks for.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Wanted {
     Volume {
-        /// An anonymous one has none.
+        /// Name of the volume; none for an anonymous one.
         name: Option<String>,
         target: String,
         readonly: bool,
         populate: bool,
     },
     Bind(Bind),
-    /// A tmpfs, and its size where that is a part of the machine's memory.
+    /// tmpfs, with its size where that is a percentage of the machine's memory.
     Tmpfs(Mount, Option<Percent>),
 }
 
@@ -72,7 +72,7 @@ impl Wanted {
     }
 }
 
-/// A place in a container, without what says nothing in it.
+/// Normalizes a path in a container: removes empty and `.` components.
 pub(super) fn clean(path: &str) -> Result<String, VolumeError> {
     let wrong = || VolumeError::Target(path.into());
     let rest = path.strip_prefix('/').ok_or_else(wrong)?;
@@ -83,7 +83,8 @@ pub(super) fn clean(path: &str) -> Result<String, VolumeError> {
     Ok(format!("/{}", names.join("/")))
 }
 
-/// The place of an image's volume: as docker, a path below the root whatever it says; none for the root itself.
+/// Normalizes the path of an image's volume in docker's way: always a path below the root, whatever the image has; none
+/// for the root itself.
 fn image_target(path: &str) -> Option<String> {
     let mut names = Vec::new();
     for name in path.split('/') {
@@ -100,12 +101,12 @@ fn check_name(name: &str) -> Result<(), VolumeError> {
     super::check_name(name).map_err(|_| VolumeError::Name(name.into()))
 }
 
-/// Whether a source is meant to be a path of the host's, but is not written as one.
+/// Whether a source looks like a path of the host, but is not written as one.
 fn is_odd_path(source: &str) -> bool {
     source.starts_with(['.', '~']) || source.contains('/')
 }
 
-/// `-v NAME:/path[:OPTION,...]`, `-v /host/path:/path[:OPTION,...]` or `-v /path`.
+/// Parses `-v NAME:/path[:OPTION,...]`, `-v /host/path:/path[:OPTION,...]` or `-v /path`.
 pub(super) fn parse_volume(flag: &str) -> Result<Wanted, VolumeError> {
     let form = || VolumeError::Form(flag.into());
     let parts: Vec<&str> = flag.split(':').collect();
@@ -148,7 +149,7 @@ pub(super) fn parse_volume(flag: &str) -> Result<Wanted, VolumeError> {
     })
 }
 
-/// `--mount type=bind|volume|tmpfs,target=PATH,...`.
+/// Parses `--mount type=bind|volume|tmpfs,target=PATH,...`.
 pub(super) fn parse_mount(flag: &str) -> Result<Wanted, VolumeError> {
     let is_bind = |field: &str| {
         field
@@ -226,18 +227,18 @@ pub(super) fn parse_mount(flag: &str) -> Result<Wanted, VolumeError> {
     }
 }
 
-/// The halves of one field of `--mount`; docker's keys have any case.
+/// Splits one field of `--mount` into key and value; docker's keys may be in upper or lower case.
 pub(super) fn key_and_value(field: &str) -> (String, &str) {
     let (key, value) = field.split_once('=').unwrap_or((field, ""));
     (key.to_ascii_lowercase(), value)
 }
 
-/// The boolean of a field of `--mount`; a key alone is true.
+/// Parses the boolean of a field of `--mount`; a key alone is true.
 pub(super) fn truth(field: &str) -> Option<bool> {
     field.split_once('=').map_or(Some(true), |(_, value)| parse_bool(value))
 }
 
-/// `--volumes-from CONTAINER[:ro|rw]`: the container's name, and whether all of its volumes are read-only here.
+/// Parses `--volumes-from CONTAINER[:ro|rw]`: the container's name, and whether all of its volumes are read-only here.
 pub(crate) fn parse_from(flag: &str) -> Result<(&str, bool), VolumeError> {
     let (name, readonly) = match flag.split_once(':') {
         None | Some((_, "rw")) => (flag.split(':').next().unwrap_or_default(), false),
@@ -250,7 +251,7 @@ pub(crate) fn parse_from(flag: &str) -> Result<(&str, bool), VolumeError> {
     Ok((name, readonly))
 }
 
-/// What there is to choose from beside the flags.
+/// Sources of volumes and shares beside the flags.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct VolumeSources {
     /// Volumes of the containers of `--volumes-from`.
@@ -259,18 +260,18 @@ pub(crate) struct VolumeSources {
     pub new_names: Vec<String>,
     /// Shares of the containers of `--volumes-from`.
     pub shares_from: Vec<ShareMount>,
-    /// What the pod gives all its containers.
+    /// Volumes and shares that the pod gives all its containers.
     pub of_pod: (Vec<VolumeMount>, Vec<ShareMount>),
-    /// The sources of the bind mounts, one for each in the order of [`wanted_binds`](super::wanted_binds).
+    /// Sources of the bind mounts, one for each in the order of [`wanted_binds`](super::wanted_binds).
     pub found: Vec<FoundSource>,
-    /// The container's id.
+    /// Id of the container.
     pub container: String,
     /// Most volumes and shares that the machine has room for.
     pub room: usize,
 }
 
-/// The container's volumes. docker's order of who wins a place: flags, then `--volumes-from`, then the image; a pod's come
-/// after the flags.
+/// Computes the container's volumes and shares. docker's precedence for a path: flags, then `--volumes-from`, then the
+/// image; a pod's come after the flags.
 pub(super) fn resolve(
     wanted: &[Wanted],
     image: &[String],
@@ -286,7 +287,7 @@ pub(super) fn resolve(
     let mut volumes: Vec<VolumeMount> = Vec::new();
     let mut add = |name: Option<String>, target: String, readonly, populate| {
         let anonymous = name.is_none();
-        // Without a name left there are more than there is room for.
+        // When no name is left, the volumes exceed the limit anyway.
         let volume = name.or_else(|| new_names.next()).unwrap_or_else(|| target.clone());
         volumes.push(VolumeMount {
             volume,
@@ -311,7 +312,7 @@ pub(super) fn resolve(
     let mut found = sources.found.into_iter();
     let mut shares: Vec<ShareMount> = Vec::new();
     for one in wanted {
-        // As many were found as are wanted.
+        // There is one found source for each wanted one.
         if let Wanted::Bind(bind) = one
             && let Some(source) = found.next()
         {
@@ -350,12 +351,12 @@ pub(super) fn resolve(
     if count > max {
         return Err(VolumeError::TooMany { count, max });
     }
-    // Their devices are the pod's, and there already.
+    // Their devices are the pod's, and exist already.
     shares.extend(shares_of_pod);
     Ok((volumes, shares))
 }
 
-/// Gives each volume a serial: one disk each, also for a volume that is mounted at several places. How many there are.
+/// Gives each volume a serial, and returns the number of disks: a volume that is mounted at several paths is one disk.
 fn number(volumes: &mut [VolumeMount]) -> usize {
     let mut names: Vec<String> = Vec::new();
     for mount in volumes {
@@ -368,7 +369,7 @@ fn number(volumes: &mut [VolumeMount]) -> usize {
     names.len()
 }
 
-/// A volume as the agent mounts it.
+/// Converts a volume to the agent's mount.
 pub(super) fn mount(volume: &VolumeMount) -> Mount {
     Mount {
         target: volume.target.clone(),

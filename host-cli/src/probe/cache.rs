@@ -1,4 +1,4 @@
-//! The last verdict, kept for one boot: a small JSON file in the runtime folder.
+//! Cache of the last verdict, kept for one boot: a small JSON file in the runtime folder.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use super::KvmVerdict;
 
 const FILE: &str = "kvm-verdict.json";
-/// Far more than a verdict takes; a larger file is not ours.
+/// Most bytes of the file, far more than a verdict takes; a larger file is not Capsid's.
 const MAX_FILE: u64 = 4096;
-/// Changes where a new version of the probe would judge otherwise.
+/// Version of the probe's judgement; changes where a new version of the probe would judge differently.
 const PROBE_VERSION: u32 = 1;
 
-/// What a verdict is about. Another boot, device or permission (which changes the time) needs a new one.
+/// Circumstances of a verdict. Another boot, device or permission (which changes the time) needs a new one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Key {
     probe: u32,
@@ -32,7 +32,8 @@ struct Entry {
 }
 
 impl Key {
-    /// The key of `device` in this boot; `None` where there is no device, or a kernel that does not tell.
+    /// Returns the key of `device` in this boot; `None` where there is no device, or a kernel that does not report the
+    /// boot.
     pub(super) fn of(device: &Path) -> Option<Key> {
         let metadata = fs::metadata(device).ok()?;
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
@@ -45,7 +46,7 @@ impl Key {
     }
 }
 
-/// The verdict stored for exactly `key`. A file that is missing, cut off or otherwise wrong holds none.
+/// Loads the verdict stored for exactly `key`. A file that is missing, cut off or otherwise wrong holds none.
 pub(super) fn load(folder: &Path, key: &Key) -> Option<KvmVerdict> {
     let mut text = Vec::new();
     own_file::read(&folder.join(FILE))

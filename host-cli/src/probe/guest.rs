@@ -1,4 +1,4 @@
-//! The memory of the probe's guest: page tables, descriptor tables and a few dozen bytes of ring-0 code, written out.
+//! Memory of the probe's guest: page tables, descriptor tables and a few dozen bytes of ring-0 code, written out.
 
 /// Size of the guest's memory in bytes; everything below lies in it.
 pub(super) const SIZE: usize = 0x1_0000;
@@ -11,7 +11,8 @@ pub(super) const GDT: u64 = 0x4000;
 pub(super) const IDT: u64 = 0x5000;
 pub(super) const CODE: u64 = 0x7000;
 const BREAKPOINT_HANDLER: u64 = 0x7800;
-/// What cmpxchg16b and the loop write to, and at 0x8100 the area that xrstor reads (64-byte aligned, all zero).
+/// Address of the data that cmpxchg16b and the loop write to; at 0x8100 the area that xrstor reads (64-byte aligned,
+/// all zero).
 #[cfg(test)]
 const DATA: u64 = 0x8000;
 pub(super) const STACK_TOP: u64 = 0xa000;
@@ -19,23 +20,23 @@ pub(super) const STACK_TOP: u64 = 0xa000;
 /// Selectors of the descriptors in [`GDT_ENTRIES`].
 pub(super) const CODE_SELECTOR: u16 = 0x08;
 pub(super) const DATA_SELECTOR: u16 = 0x10;
-/// Null, 64-bit ring-0 code, ring-0 data (Intel SDM volume 3, 3.4.5).
+/// Descriptors: null, 64-bit ring-0 code, ring-0 data (Intel SDM volume 3, 3.4.5).
 const GDT_ENTRIES: [u64; 3] = [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
 pub(super) const GDT_LIMIT: u16 = 8 * 3 - 1;
-/// Vectors 0 to 31, of which only [`BREAKPOINT`] is present.
+/// Limit of the table with vectors 0 to 31, of which only [`BREAKPOINT`] is present.
 pub(super) const IDT_LIMIT: u16 = 16 * 32 - 1;
 const BREAKPOINT: usize = 3;
 
-/// How often the loop goes round, and how many instructions each round has.
+/// Number of rounds in one pass of the loop, each of [`INSTRUCTIONS_PER_ROUND`] instructions.
 pub(super) const ROUNDS: u32 = 8000;
 pub(super) const INSTRUCTIONS_PER_ROUND: u32 = 4;
 
-// Each step ends with a write to the port of its number; the loop, the last step, writes to port 4 each time round.
+// Each step ends with a write to the port of its number; the loop, the last step, writes to port 4 after every pass.
 pub(super) const PORT_CMPXCHG16B: u16 = 1;
 pub(super) const PORT_BREAKPOINT: u16 = 2;
 pub(super) const PORT_XRSTOR: u16 = 3;
 
-/// Starts with rax = rdx = 0, which is what memory holds, so that the exchange takes place.
+/// Code of the cmpxchg16b step. Starts with rax = rdx = 0, the content of the memory, so that the exchange takes place.
 const CMPXCHG16B: &[u8] = &[
     0xf0, 0x48, 0x0f, 0xc7, 0x0c, 0x25, 0x00, 0x80, 0x00, 0x00, // lock cmpxchg16b [0x8000]
     0xe6, 0x01, // out 1, al
@@ -52,7 +53,7 @@ const XRSTOR: &[u8] = &[
     0x48, 0x0f, 0xae, 0x2c, 0x25, 0x00, 0x81, 0x00, 0x00, // xrstor64 [0x8100]
     0xe6, 0x03, // out 3, al
 ];
-/// For ever: the host counts the rounds.
+/// Code of the endless loop: the host counts the passes.
 const LOOP: &[u8] = &[
     0xb9, 0x40, 0x1f, 0x00, 0x00, // again: mov ecx, 8000
     0x48, 0x01, 0xc8, // round: add rax, rcx
@@ -64,7 +65,7 @@ const LOOP: &[u8] = &[
 ];
 const IRETQ: &[u8] = &[0x48, 0xcf];
 
-/// The memory at the start. `xsave`: the processor has xrstor; else that step is left out.
+/// Builds the memory at the start. `xsave`: the processor has xrstor; else that step is left out.
 pub(super) fn image(xsave: bool) -> Vec<u8> {
     let mut memory = vec![0; SIZE];
     // Present, writable; the directory's only entry is a 2 MiB page from address 0.
@@ -81,14 +82,14 @@ pub(super) fn image(xsave: bool) -> Vec<u8> {
     memory
 }
 
-/// A 64-bit interrupt gate to `handler` (Intel SDM volume 3, 6.14.1). Handlers here lie below 64 KiB.
+/// Builds a 64-bit interrupt gate to `handler` (Intel SDM volume 3, 6.14.1). Handlers here lie below 64 KiB.
 fn gate(handler: u64) -> [u8; 8] {
     let [low, high, ..] = handler.to_le_bytes();
     let [selector_low, selector_high] = CODE_SELECTOR.to_le_bytes();
     [low, high, selector_low, selector_high, 0, 0x8e, 0, 0]
 }
 
-/// All addresses are constants of this file, inside [`SIZE`].
+/// Writes bytes at an address. All addresses are constants of this file, inside [`SIZE`].
 fn put(memory: &mut [u8], address: u64, bytes: &[u8]) {
     let at = address as usize;
     memory[at..at + bytes.len()].copy_from_slice(bytes);

@@ -1,4 +1,4 @@
-//! The probe's machine: one vCPU that goes through the steps of [`guest`] in 64-bit ring 0.
+//! Machine of the probe: one vCPU that goes through the steps of [`guest`] in 64-bit ring 0.
 
 use std::fmt;
 use std::thread;
@@ -11,27 +11,27 @@ use rustix::time::{ClockId, clock_gettime};
 use super::guest;
 use super::sys::{Alarm, Machine, MachineError};
 
-/// Longest time in the guest at each try, on the clock of the wall. A real KVM needs under a millisecond, an interpreting
-/// one about 20 ms for one pass of the loop. A probe that runs out of time, or is slow, is made anew with more of it, since
-/// on a busy host it may hardly have got a processor: seen with a KVM inside an emulated machine, six processes to each
-/// processor.
+/// Longest time in the guest at each try, measured on the wall clock. A real KVM needs under a millisecond, an
+/// interpreting one about 20 ms for one pass of the loop. A probe that runs out of time, or is slow, is repeated with a
+/// longer limit, since on a busy host it may hardly have got a processor: seen with a KVM inside an emulated machine,
+/// six processes to each processor.
 const TIME_LIMITS: [Duration; 3] = [
     Duration::from_millis(100),
     Duration::from_millis(200),
     Duration::from_millis(1_600),
 ];
-/// The last of them.
+/// Last and longest of the time limits.
 pub(super) const LONGEST: Duration = TIME_LIMITS[TIME_LIMITS.len() - 1];
-/// The loop is timed this often and the best counts, since the first pass also fills caches and page tables.
+/// Number of timed passes of the loop; the best one counts, since the first pass also fills caches and page tables.
 const ATTEMPTS: u32 = 3;
-/// Slower than this is no processor. An interpreting KVM was measured at 1.7 million instructions/s. A KVM inside an emulated
-/// machine, the slowest real one there is, spends 0.15 ms on entering the guest and still comes to above 100 million/s,
-/// or to 14 million/s once in many times on a host with three processes to each processor.
+/// Lowest rate of a real processor. An interpreting KVM was measured at 1.7 million instructions/s. A KVM inside an
+/// emulated machine, the slowest real one there is, spends 0.15 ms on entering the guest and still reaches above 100
+/// million/s, or 14 million/s once in many times on a host with three processes to each processor.
 const SLOWEST_REAL: u64 = 10_000_000;
-/// A clock too coarse to see the loop gives no rate; nothing is quicker than this.
+/// Shortest time that is used for a rate: a clock too coarse to measure the loop gives none.
 const SHORTEST: Duration = Duration::from_nanos(1);
 
-/// What the guest was at.
+/// Step of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     Cmpxchg16b,
@@ -51,30 +51,30 @@ impl fmt::Display for Step {
     }
 }
 
-/// How the probe's machine ended.
+/// End of the probe's machine.
 #[derive(Debug)]
 pub(super) enum ProbeEnd {
-    /// All steps done, quickly.
+    /// All steps were done, quickly.
     Passed,
-    /// KVM gave up on an instruction.
+    /// KVM failed to run an instruction.
     InternalError(Step),
-    /// All steps done, but at the pace of an interpreter.
+    /// All steps were done, but at the pace of an interpreter.
     Slow {
-        /// Of the best attempt.
+        /// Rate of the best attempt.
         instructions_per_second: u64,
     },
-    /// Still at this step after each of [`TIME_LIMITS`]: an interpreter, or a very busy host.
+    /// The guest was still at this step after each of [`TIME_LIMITS`]: an interpreter, or a very busy host.
     TimedOut(Step),
-    /// An exit that the guest's code cannot cause on a processor.
+    /// KVM reported an exit that the guest's code cannot cause on a processor.
     Strayed {
-        /// Where it happened.
+        /// Step in which the exit happened.
         step: Step,
-        /// KVM's name of the exit.
+        /// Name of the exit in KVM.
         exit: String,
     },
 }
 
-/// The step of making the probe that failed.
+/// Failed step of the probe's preparation.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProbeError {
     #[error("reading the processor's features")]
@@ -95,7 +95,7 @@ pub(super) enum ProbeError {
     Panicked,
 }
 
-/// Runs the probe, on a thread of its own: the signal of the time limit then touches no other.
+/// Runs the probe, on a thread of its own: the signal of the time limit then affects no other thread.
 pub(super) fn run(kvm: &Kvm) -> Result<ProbeEnd, ProbeError> {
     thread::scope(|scope| {
         let builder = thread::Builder::new().name("kvm-probe".to_owned());
@@ -110,7 +110,7 @@ fn try_several_times(kvm: &Kvm) -> Result<ProbeEnd, ProbeError> {
     let [first, later @ ..] = TIME_LIMITS;
     let mut end = run_here(kvm, first)?;
     for limit in later {
-        // Slow once may be a host that was busy just then, slow each time is not.
+        // A single slow run may come from a busy host; a slow run at each try does not.
         if !matches!(end, ProbeEnd::TimedOut(_) | ProbeEnd::Slow { .. }) {
             break;
         }
@@ -170,7 +170,8 @@ fn go_through(machine: &mut Machine) -> Result<ProbeEnd, ProbeError> {
     Ok(ProbeEnd::Passed)
 }
 
-/// The time that this thread, with the guest it runs, has had a processor: unlike the wall's, not longer on a busy host.
+/// Returns the processor time of this thread and of the guest that it runs: unlike wall time, it is not longer on a
+/// busy host.
 fn processor_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(
@@ -179,14 +180,14 @@ fn processor_time() -> Duration {
     )
 }
 
-/// Instructions per second where one pass of the loop took `time`.
+/// Computes the instructions per second where one pass of the loop took `time`.
 fn rate(time: Duration) -> u64 {
     let instructions = u64::from(guest::ROUNDS * guest::INSTRUCTIONS_PER_ROUND);
     let rate = u128::from(instructions) * 1_000_000_000 / time.max(SHORTEST).as_nanos();
     u64::try_from(rate).unwrap_or(u64::MAX)
 }
 
-/// CPUID leaf 1, ECX bit 26.
+/// Whether the processor has XSAVE: CPUID leaf 1, ECX bit 26.
 fn has_xsave(cpuid: &CpuId) -> bool {
     cpuid
         .as_slice()
@@ -199,7 +200,7 @@ fn set_registers(machine: &mut Machine, xsave: bool) -> Result<(), kvm_ioctls::E
     let mut sregs = vcpu.get_sregs()?;
     enter_long_mode(&mut sregs, xsave);
     vcpu.set_sregs(&sregs)?;
-    // rax, rdx: what cmpxchg16b compares with; bit 1 of the flags is always set, interrupts are off.
+    // rax, rdx: the operand of cmpxchg16b's comparison; bit 1 of the flags is always set, interrupts are off.
     vcpu.set_regs(&kvm_regs {
         rip: guest::CODE,
         rsp: guest::STACK_TOP,

@@ -1,4 +1,4 @@
-//! The probe's room for `unsafe`: guest memory, and the signal that ends a KVM_RUN.
+//! Unsafe code of the probe: guest memory, and the signal that ends a KVM_RUN.
 #![allow(unsafe_code, reason = "guest memory and signal masks have no safe interface")]
 
 use std::io;
@@ -10,10 +10,11 @@ use std::time::Duration;
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
-/// `KVM_SET_SIGNAL_MASK`: `_IOW(0xae, 0x8b, struct kvm_signal_mask)`, whose size counts without the mask.
+/// Number of the ioctl `KVM_SET_SIGNAL_MASK`: `_IOW(0xae, 0x8b, struct kvm_signal_mask)`, whose size counts without the
+/// mask.
 const KVM_SET_SIGNAL_MASK: libc::c_ulong = 0x4004_ae8b;
 
-/// The step of making a machine that failed.
+/// Failed step of making a machine.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MachineError {
     #[error("allocating memory")]
@@ -26,16 +27,16 @@ pub(super) enum MachineError {
     Vcpu(#[source] kvm_ioctls::Error),
 }
 
-/// A VM with one vCPU and some memory from address 0.
+/// VM with one vCPU and some memory from address 0.
 pub(super) struct Machine {
-    // Dropped in this order: the guest is gone before its memory is.
+    // Dropped in this order: the guest ends before its memory is unmapped.
     vcpu: VcpuFd,
     _vm: VmFd,
     _memory: Mapping,
 }
 
 impl Machine {
-    /// A machine whose memory holds a copy of `image`, a whole number of pages.
+    /// Creates a machine whose memory holds a copy of `image`, a whole number of pages.
     pub(super) fn new(kvm: &Kvm, image: &[u8]) -> Result<Machine, MachineError> {
         let memory = Mapping::holding(image).map_err(MachineError::Memory)?;
         let vm = kvm.create_vm().map_err(MachineError::Vm)?;
@@ -46,8 +47,8 @@ impl Machine {
             memory_size: memory.length as u64,
             userspace_addr: memory.start.as_ptr() as u64,
         };
-        // SAFETY: the region is exactly the mapping, which nothing on this side touches any more, and which `Machine` keeps
-        // until the VM's last descriptors are closed (field order).
+        // SAFETY: the region is exactly the mapping, which nothing on this side touches any more, and which `Machine`
+        // keeps until the VM's last descriptors are closed (field order).
         unsafe { vm.set_user_memory_region(region) }.map_err(MachineError::Attach)?;
         let vcpu = vm.create_vcpu(0).map_err(MachineError::Vcpu)?;
         Ok(Machine {
@@ -90,21 +91,22 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: made by mmap in `holding` with this length, unmapped nowhere else; `Machine` has closed the VM before.
+        // SAFETY: made by mmap in `holding` with this length, unmapped nowhere else; `Machine` has closed the VM
+        // before.
         unsafe { libc::munmap(self.start.as_ptr(), self.length) };
     }
 }
 
-/// Ends the KVM_RUN of this thread with EINTR once, after a time. The signal that does so stays blocked on this thread except
-/// inside KVM_RUN, so no handler runs and no handler is changed. Meant for a thread that ends soon after.
+/// Alarm that ends the KVM_RUN of this thread with EINTR once, after a time. Its signal stays blocked on this thread
+/// except inside KVM_RUN, so no handler runs and no handler is changed. Meant for a thread that ends soon after.
 pub(super) struct Alarm {
     timer: libc::timer_t,
 }
 
 impl Alarm {
-    /// Starts the time for KVM_RUN of `vcpu` on this thread.
+    /// Starts the timer for KVM_RUN of `vcpu` on this thread.
     pub(super) fn set(vcpu: &VcpuFd, after: Duration) -> io::Result<Alarm> {
-        // glibc keeps the two real-time signals below for itself; this one is free in every program that does not ask for it.
+        // glibc reserves the two real-time signals below this one; it is free in every program that does not use it.
         let signal = libc::SIGRTMIN();
         let mut mask = full_mask();
         // SAFETY: `mask` is a valid set, made by `full_mask`; no old mask is asked for.
@@ -167,7 +169,7 @@ fn full_mask() -> libc::sigset_t {
 
 /// Makes `mask` the thread's signal mask while it is inside KVM_RUN of `vcpu`.
 fn set_run_mask(vcpu: &VcpuFd, mask: &libc::sigset_t) -> io::Result<()> {
-    /// `struct kvm_signal_mask` with the kernel's 64-bit set.
+    /// Argument of the ioctl: `struct kvm_signal_mask` with the kernel's 64-bit set.
     #[repr(C, packed)]
     struct SignalMask {
         length: u32,

@@ -1,24 +1,24 @@
-//! From a [`Policy`] to the classic BPF program that the guest kernel runs at every system call.
+//! Compiler from a [`Policy`] to the classic BPF program that the guest kernel runs at every system call.
 //!
-//! Shape of a program: which ABI is this (`ENOSYS` for one without a policy); for each ABI a balanced binary tree of
-//! comparisons over ranges of call numbers that share one answer; at its leaves the answer itself, or the argument tests of
-//! that call. All calls of a long policy are thus answered in about eight instructions, and for those whose answer is
-//! "allow, whatever the arguments" the kernel remembers it and runs no filter at all (kernel/seccomp.c,
+//! Structure of a program: a check of the ABI (`ENOSYS` for one without a policy); for each ABI a balanced binary tree
+//! of comparisons over ranges of call numbers that share one answer; at its leaves the answer itself, or the argument
+//! tests of that call. All calls of a long policy are thus answered in about eight instructions, and for calls with the
+//! answer "allow, whatever the arguments" the kernel remembers it and runs no filter at all (kernel/seccomp.c,
 //! `seccomp_cache_prepare`, which understands exactly the instructions used here).
 
 use super::policy::{Action, Answer, Condition, Policy, Rule, Test};
 use super::program::{Instruction, Program};
 use super::syscalls::Abi;
 
-/// Set in the number of every x32 call (`__X32_SYSCALL_BIT`).
+/// Bit that is set in the number of every x32 call (`__X32_SYSCALL_BIT`).
 pub(super) const X32_BIT: u32 = 0x4000_0000;
-/// Offsets in `struct seccomp_data`, in bytes.
+/// Offset of the call number in `struct seccomp_data`, in bytes; those of the ABI and the arguments follow.
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
-/// "No such system call". Answers x32, which the guest kernel is built without, ABIs without a policy, and calls newer than
-/// the policy: a C library that meets it falls back to an older call, which it does not on EPERM.
+/// Answer "no such system call". For x32, which the guest kernel is built without, ABIs without a policy, and calls
+/// newer than the policy: a C library that gets it falls back to an older call, which it does not on EPERM.
 pub(super) const NO_SYSCALL: Action = Action::Errno(38);
 
 /// Compiles the policies of the ABIs that a container may use.
@@ -26,7 +26,7 @@ pub(super) fn compile(policies: &[(Abi, Policy)]) -> Program {
     let mut instructions = vec![Instruction::load(ARCH)];
     for (abi, policy) in policies {
         let judged = judge(policy);
-        // The accumulator still holds the ABI when this one's code is jumped over.
+        // The accumulator still holds the ABI when this ABI's code is jumped over.
         instructions.push(Instruction::jump_equal(abi.audit_arch(), 1, 0));
         instructions.push(Instruction::jump(judged.len()));
         instructions.extend(judged);
@@ -35,7 +35,7 @@ pub(super) fn compile(policies: &[(Abi, Policy)]) -> Program {
     Program::new(instructions)
 }
 
-/// Code that answers every call of one ABI.
+/// Generates code that answers every call of one ABI.
 fn judge(policy: &Policy) -> Vec<Instruction> {
     let mut code = vec![
         Instruction::load(NUMBER),
@@ -46,13 +46,13 @@ fn judge(policy: &Policy) -> Vec<Instruction> {
     code
 }
 
-/// A run of call numbers from `first` to the next range's, all with the same answer.
+/// Range of call numbers from `first` to the start of the next range, all with the same answer.
 struct Range {
     first: u32,
     answer: Answer,
 }
 
-/// All call numbers as ranges; neighbours with the same answer are one.
+/// Divides all call numbers into ranges; neighbors with the same answer are one range.
 fn ranges(policy: &Policy) -> Vec<Range> {
     let default = Answer::Always(policy.default_action());
     let mut ranges: Vec<Range> = Vec::new();
@@ -80,7 +80,7 @@ fn ranges(policy: &Policy) -> Vec<Range> {
     ranges
 }
 
-/// Code that finds the range of the call number in the accumulator. `ranges` is not empty.
+/// Generates code that finds the range of the call number in the accumulator. `ranges` is not empty.
 fn tree(ranges: &[Range], default: Action) -> Vec<Instruction> {
     if let [only] = ranges {
         return leaf(&only.answer, default);
@@ -109,7 +109,8 @@ fn leaf(answer: &Answer, default: Action) -> Vec<Instruction> {
     }
 }
 
-/// Code that returns the rule's action where all its conditions hold, and else goes on after its own end.
+/// Generates code that returns the rule's action where all its conditions hold, and otherwise continues after its own
+/// end.
 fn tests(rule: &Rule) -> Vec<Instruction> {
     // Built from the end, so that the distance to the end (where a failed condition goes) is known.
     let mut code = vec![Instruction::give(rule.action.code())];
@@ -121,7 +122,8 @@ fn tests(rule: &Rule) -> Vec<Instruction> {
     code
 }
 
-/// Code for one condition: goes on after its own end where the condition holds, else to `rest` instructions later.
+/// Generates code for one condition: continues after its own end where the condition holds, otherwise `rest`
+/// instructions later.
 fn test(condition: &Condition, rest: usize) -> Vec<Instruction> {
     // The kernel is little endian here: the low half of an argument comes first.
     let low = ARGUMENTS + 8 * u32::from(condition.argument);
@@ -169,7 +171,8 @@ fn test(condition: &Condition, rest: usize) -> Vec<Instruction> {
     }
 }
 
-/// "Greater than `value`" in the upper half holds; equal upper halves leave it to `last`; else it fails.
+/// Generates a comparison: a greater upper half holds; equal upper halves leave the result to `last`; otherwise it
+/// fails.
 fn above(high: u32, low: u32, value: u64, rest: u8, last: Instruction) -> Vec<Instruction> {
     vec![
         Instruction::load(high),
@@ -180,7 +183,8 @@ fn above(high: u32, low: u32, value: u64, rest: u8, last: Instruction) -> Vec<In
     ]
 }
 
-/// "Greater than `value`" in the upper half fails; equal upper halves leave it to `last`; else it holds.
+/// Generates a comparison: a greater upper half fails; equal upper halves leave the result to `last`; otherwise it
+/// holds.
 fn below(high: u32, low: u32, value: u64, rest: u8, last: Instruction) -> Vec<Instruction> {
     vec![
         Instruction::load(high),

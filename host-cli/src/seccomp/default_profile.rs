@@ -1,25 +1,25 @@
-//! What a container may call when nobody says otherwise.
+//! Default seccomp profile: the system calls that a container may make when the user names no profile.
 //!
-//! The machine is the boundary; this keeps a container from the agent's side of the guest kernel and from calls whose
-//! history is worse than their use. Effect: that of the default profile of docker (moby/profiles, early 2026) on x86_64, for
-//! 64-bit and 32-bit programs, so that an image that runs there runs here. All that is not listed fails with EPERM, newer
-//! calls with ENOSYS.
+//! The machine is the boundary; this profile keeps a container from the agent's side of the guest kernel and from calls
+//! whose history is worse than their use. Effect: that of the default profile of docker (moby/profiles, early 2026) on
+//! x86_64, for 64-bit and 32-bit programs, so that an image that runs there runs here. All calls that are not listed
+//! fail with EPERM, newer calls with ENOSYS.
 //!
-//! Refused whoever asks: `io_uring_*` (work is done by kernel threads that no filter sees), `userfaultfd` (makes kernel
-//! races easy to win), keyrings (not namespaced), `kexec`, swap, module and NUMA page moving calls, `pivot_root`,
-//! and what Linux has long given up (`uselib`, `ustat`, `sysfs`, ...).
+//! Refused for every container: `io_uring_*` (work is done by kernel threads that no filter sees), `userfaultfd` (makes
+//! kernel races easy to win), keyrings (not namespaced), `kexec`, swap, module and NUMA page moving calls,
+//! `pivot_root`, and calls that Linux has long given up (`uselib`, `ustat`, `sysfs`, ...).
 
 use super::policy::{Action, Condition, Policy, Rule, Test};
 use super::syscalls::Abi;
 use crate::capability;
 
-/// EPERM.
+/// Answer EPERM.
 const REFUSED: Action = Action::Errno(1);
-/// ENOSYS.
+/// Answer ENOSYS.
 const MISSING: Action = Action::Errno(38);
 
-/// `CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}` (include/uapi/linux/sched.h). `CLONE_NEWTIME` is not among them: in clone's
-/// flags its bit is part of the exit signal.
+/// Flags `CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}` (include/uapi/linux/sched.h). `CLONE_NEWTIME` is not among them:
+/// in clone's flags its bit is part of the exit signal.
 const NEW_NAMESPACES: u64 = 0x7e02_0000;
 
 /// Calls that every container may make, whatever the arguments.
@@ -56,8 +56,8 @@ const ALLOWED: &[&[&str]] = &[
       "getpgid", "getpgrp", "getpid", "getppid", "getsid", "gettid", "modify_ldt", "pidfd_open", "pidfd_send_signal",
       "prctl", "rseq", "set_robust_list", "set_thread_area", "set_tid_address", "setpgid", "setsid", "vfork", "wait4",
       "waitid"],
-    // Debuggers: what may be traced is decided by the kernel's own checks, and since 4.8 a tracer cannot step around its
-    // tracee's filter.
+    // Debuggers: what may be traced is decided by the kernel's own checks, and since 4.8 a tracer cannot step around
+    // its tracee's filter.
     &["process_vm_readv", "process_vm_writev", "ptrace"],
     // A probe's way back from user space; harmless where no probe is set, and needed where one is.
     &["uretprobe"],
@@ -90,11 +90,11 @@ const ALLOWED: &[&[&str]] = &[
     &["getrandom"],
 ];
 
-/// Calls that 32-bit programs have besides: wider forms of calls above, older ones, and the two that carry many.
+/// Calls that 32-bit programs have in addition: wider forms of calls above, older ones, and the two that carry many.
 ///
-/// `socketcall` has its arguments in memory, where a filter cannot see them: through it a 32-bit program makes sockets of
-/// every family that the kernel has. C libraries of 32 bits have no other way to a socket (glibc to this day), so that
-/// docker, which refused it for a week, permits it again. The agent does not depend on this filter: see
+/// `socketcall` has its arguments in memory, where a filter cannot see them: through it a 32-bit program creates
+/// sockets of every family that the kernel has. C libraries of 32 bits have no other way to a socket (glibc to this
+/// day), so docker, which refused it for a week, permits it again. The agent does not depend on this filter: see
 /// `privileged_does_not_pose_as_the_host_to_the_agent`.
 #[rustfmt::skip]
 const ALLOWED_I386: &[&[&str]] = &[
@@ -116,7 +116,7 @@ const ALLOWED_I386: &[&[&str]] = &[
     &["ipc", "socketcall"],
 ];
 
-/// Calls that a container may make once it holds the capability.
+/// Calls that a container may make if it holds the capability.
 #[rustfmt::skip]
 const ALLOWED_WITH: &[(&str, &[&str])] = &[
     ("CAP_DAC_READ_SEARCH", &["open_by_handle_at"]),
@@ -138,11 +138,11 @@ const ALLOWED_WITH: &[(&str, &[&str])] = &[
     ("CAP_PERFMON", &["perf_event_open"]),
 ];
 
-/// Address families that a container may make sockets of, as ranges (include/linux/socket.h).
+/// Address families for which a container may create sockets, as ranges (include/linux/socket.h).
 ///
-/// AF_VSOCK (40) is the one that matters: over it the agent listens. AF_ALG (38) has brought more holes than users;
-/// the others left out are families that Linux has dropped. This is a list of what is allowed because the kernel
-/// looks at the low 32 bits of the argument only: "anything but 40" would let 0x1_0000_0028 through.
+/// AF_VSOCK (40) is the important omission: the agent listens on it. AF_ALG (38) has brought more holes than users; the
+/// others left out are families that Linux has dropped. This is an allow list because the kernel uses the low 32 bits
+/// of the argument only: "anything but 40" would let 0x1_0000_0028 through.
 const FAMILIES: &[(u64, u64)] = &[
     (0, 11),
     (13, 18),
@@ -154,11 +154,11 @@ const FAMILIES: &[(u64, u64)] = &[
     (41, 45),
 ];
 
-/// Personalities that change nothing dangerous: Linux, Linux with 32-bit addresses, each with the old uname, and the question
-/// for the present one. `READ_IMPLIES_EXEC` and `ADDR_NO_RANDOMIZE` are refused.
+/// Personalities that change nothing dangerous: Linux, Linux with 32-bit addresses, each with the old uname, and the
+/// query of the present one. `READ_IMPLIES_EXEC` and `ADDR_NO_RANDOMIZE` are refused.
 const PERSONALITIES: &[u64] = &[0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
-/// The policies for a container whose bounding set is `capabilities`.
+/// Returns the policies for a container whose bounding set is `capabilities`.
 pub(super) fn policies(capabilities: u64) -> Vec<(Abi, Policy)> {
     let policy = |abi| (abi, policy(abi, capabilities));
     [Abi::X86_64, Abi::I386].map(policy).into()
@@ -166,7 +166,8 @@ pub(super) fn policies(capabilities: u64) -> Vec<(Abi, Policy)> {
 
 fn policy(abi: Abi, capabilities: u64) -> Policy {
     let mut policy = Policy::new(REFUSED);
-    // A name that this ABI has no call of is one of the other's (checked by `every_name_of_the_default_profile_is_known`).
+    // A name without a call in this ABI is one of the other's (checked by
+    // `every_name_of_the_default_profile_is_known`).
     let mut add = |name: &str, conditions: Vec<Condition>, action: Action| {
         if let Some(number) = abi.number(name) {
             policy.add(number, Rule { conditions, action });
@@ -234,7 +235,7 @@ mod tests {
         assert_eq!(once.len(), ALLOWED.iter().map(|group| group.len()).sum::<usize>());
     }
 
-    /// The other side of the list, so that a call that is forgotten above shows here.
+    /// Tests the complement of the list, so that a call that was forgotten above shows here.
     #[test]
     fn exactly_these_calls_are_refused_to_everyone() {
         let listed: BTreeSet<_> = listed().into_iter().chain(["socket", "personality"]).collect();

@@ -1,8 +1,8 @@
-//! A classic BPF machine for tests: what the kernel would answer to a call.
+//! Classic BPF interpreter for tests: computes the kernel's answer to a call.
 
 use super::program::{AND, JUMP, JUMP_AT_LEAST, JUMP_EQUAL, JUMP_GREATER, LOAD_WORD, MAX_INSTRUCTIONS, RETURN};
 
-/// `struct seccomp_data`, without the instruction pointer.
+/// Input of a filter: `struct seccomp_data`, without the instruction pointer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Call {
     pub(super) arch: u32,
@@ -22,7 +22,7 @@ impl Call {
     }
 }
 
-/// What came out: the returned action, and how many instructions that took.
+/// Result of a run: the returned action, and the number of executed instructions.
 pub(super) struct Outcome {
     pub(super) code: u32,
     pub(super) steps: usize,

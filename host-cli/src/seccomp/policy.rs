@@ -1,18 +1,19 @@
-//! What a container may call, resolved: numbers instead of names, capabilities and kernel version already decided.
+//! Policy of a container's system calls, resolved: numbers instead of names, capabilities and kernel version already
+//! decided.
 
 use std::collections::BTreeMap;
 
-/// The most arguments a system call has, and the most that `struct seccomp_data` shows to a filter.
+/// Most arguments of a system call, and the most that `struct seccomp_data` shows to a filter.
 pub(super) const ARGUMENTS: u8 = 6;
 
-/// What the kernel does with a call: one `SECCOMP_RET_*` (include/uapi/linux/seccomp.h).
+/// Action of the kernel for a call: one `SECCOMP_RET_*` (include/uapi/linux/seccomp.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     Allow,
     Log,
-    /// Fails with this errno.
+    /// Fails the call with this errno.
     Errno(u16),
-    /// Tells a tracer, with this message; without a tracer the call fails with ENOSYS.
+    /// Notifies a tracer, with this message; without a tracer the call fails with ENOSYS.
     Trace(u16),
     /// Raises SIGSYS.
     Trap,
@@ -21,7 +22,7 @@ pub(super) enum Action {
 }
 
 impl Action {
-    /// The value a filter returns for this action.
+    /// Returns the filter's return value for this action.
     pub(super) fn code(self) -> u32 {
         match self {
             Action::KillProcess => 0x8000_0000,
@@ -34,13 +35,14 @@ impl Action {
         }
     }
 
-    /// Whether an unlisted call goes on under this default: then a call unknown to the profile needs no answer of its own.
+    /// Whether unlisted calls are executed under this default: then a call unknown to the profile needs no answer of
+    /// its own.
     pub(super) fn is_permissive(self) -> bool {
         matches!(self, Action::Allow | Action::Log | Action::Trace(_))
     }
 }
 
-/// How an argument, an unsigned 64-bit number, is compared.
+/// Comparison of an argument, an unsigned 64-bit number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Test {
     Ne(u64),
@@ -49,37 +51,37 @@ pub(super) enum Test {
     Eq(u64),
     Ge(u64),
     Gt(u64),
-    /// The bits of `mask` are exactly those of `value`.
+    /// Holds when the bits of `mask` are exactly those of `value`.
     MaskedEq {
         mask: u64,
         value: u64,
     },
 }
 
-/// One test of one argument; `argument` is below [`ARGUMENTS`].
+/// Test of one argument; `argument` is below [`ARGUMENTS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Condition {
     pub(super) argument: u8,
     pub(super) test: Test,
 }
 
-/// An action that applies where every condition holds.
+/// Action that applies where every condition holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rule {
     pub(super) conditions: Vec<Condition>,
     pub(super) action: Action,
 }
 
-/// The answer to one system call.
+/// Answer to one system call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// Whatever the arguments are.
+    /// Same action for all arguments.
     Always(Action),
-    /// The first rule whose conditions hold; none: the default action. Never empty.
+    /// Action of the first rule whose conditions hold; none: the default action. Never empty.
     ByArguments(Vec<Rule>),
 }
 
-/// A whole policy.
+/// Policy of one ABI: the answers to all calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Policy {
     default: Action,
@@ -87,7 +89,7 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    /// A policy in which every call gets `default`.
+    /// Creates a policy in which every call gets `default`.
     pub(super) fn new(default: Action) -> Policy {
         Policy {
             default,
@@ -103,8 +105,8 @@ impl Policy {
         &self.answers
     }
 
-    /// Adds a rule for the call `number`. As in libseccomp, a rule without conditions beats all rules with conditions of
-    /// the same call, and of several without conditions the first stays.
+    /// Adds a rule for the call `number`. As in libseccomp, a rule without conditions beats all rules with conditions
+    /// of the same call, and of several without conditions the first stays.
     pub(super) fn add(&mut self, number: u32, rule: Rule) {
         let answer = self
             .answers
@@ -117,7 +119,7 @@ impl Policy {
         }
     }
 
-    /// The first number above all that the policy names; calls from here on are newer than the policy's author knew.
+    /// Returns the first number above all that the policy names; calls from here on are newer than the policy.
     #[cfg(test)]
     pub(super) fn first_unknown(&self) -> u32 {
         self.answers.last_key_value().map_or(0, |(number, _)| number + 1)

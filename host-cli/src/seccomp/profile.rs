@@ -1,8 +1,8 @@
-//! Seccomp profiles as people write them: the JSON of docker (`--security-opt seccomp=FILE`) and of the OCI runtime
+//! Seccomp profiles as users write them: the JSON of docker (`--security-opt seccomp=FILE`) and of the OCI runtime
 //! specification, which share all fields that matter here.
 //!
-//! Meaning follows docker and runc: rules whose `includes`/`excludes` do not fit this container vanish, unknown call names
-//! are skipped (a profile serves many architectures and kernels), fields that nobody knows are ignored.
+//! The semantics follow docker and runc: rules whose `includes`/`excludes` do not match this container are dropped,
+//! unknown call names are skipped (a profile serves many architectures and kernels), unknown fields are ignored.
 
 use serde::Deserialize;
 
@@ -10,94 +10,95 @@ use super::policy::{ARGUMENTS, Action, Condition, Policy, Rule, Test};
 use super::syscalls::Abi;
 use crate::capability;
 
-/// Largest profile read, in bytes. Docker's own takes 17 KiB; the bound keeps a hostile file from costing memory.
+/// Largest profile that is read, in bytes. Docker's own takes 17 KiB; the limit bounds the memory that a hostile file
+/// takes.
 const MAX_PROFILE: usize = 256 * 1024;
-/// What `SCMP_ACT_ERRNO` and `SCMP_ACT_TRACE` give where the profile names no errno: EPERM, as libseccomp's callers do.
+/// Errno of `SCMP_ACT_ERRNO` and `SCMP_ACT_TRACE` where the profile names none: EPERM, as libseccomp's callers do.
 const DEFAULT_ERRNO: u16 = 1;
-/// The largest errno that the kernel passes on (`MAX_ERRNO`, include/linux/err.h).
+/// Largest errno that the kernel passes on (`MAX_ERRNO`, include/linux/err.h).
 const MAX_ERRNO: u32 = 4095;
-/// What `minKernel` is compared with: the guest's kernel, not the host's.
+/// Version that `minKernel` is compared with: the guest's kernel, not the host's.
 const GUEST_KERNEL: KernelVersion = KernelVersion { major: 6, minor: 12 };
-/// This architecture as docker writes it in `includes.arches`.
+/// Name of this architecture in docker's `includes.arches`.
 const ARCH: &str = "amd64";
 
-/// Why a profile cannot be used.
+/// Reason why a profile cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProfileError {
-    /// The file is larger than any real profile.
+    /// File larger than any real profile.
     #[error("the profile has {0} bytes, at most {MAX_PROFILE} are read")]
     TooLarge(usize),
-    /// Not JSON, or a field of a wrong type.
+    /// Text that is not JSON, or a field of a wrong type.
     #[error("the profile is not valid JSON of a seccomp profile")]
     Json(#[source] serde_json::Error),
-    /// There is no `defaultAction`.
+    /// Profile without `defaultAction`.
     #[error("the profile has no \"defaultAction\"; to run without a filter say seccomp=unconfined")]
     NoDefaultAction,
-    /// Docker refuses this too: which of the two counts?
+    /// Architectures given in two fields. Docker refuses this too: it is not clear which of the two counts.
     #[error("the profile has both \"architectures\" and \"archMap\"; keep one")]
     ArchitecturesTwice,
-    /// Not a `SCMP_ARCH_*`.
+    /// Name that is not a `SCMP_ARCH_*`.
     #[error("unknown architecture {0:?}")]
     UnknownArchitecture(String),
-    /// The default action is wrong.
+    /// Invalid default action.
     #[error("\"defaultAction\"")]
     DefaultAction(#[source] ActionError),
-    /// An entry of `syscalls` is wrong.
+    /// Invalid entry of `syscalls`.
     #[error("syscalls[{index}] ({names})")]
     Entry {
         /// Position in the list, from 0.
         index: usize,
-        /// The first names of the entry, to find it by.
+        /// First names of the entry, to find it by.
         names: String,
-        /// What is wrong with it.
+        /// Reason why the entry is refused.
         #[source]
         source: EntryError,
     },
 }
 
-/// What is wrong with one entry of `syscalls`.
+/// Reason why an entry of `syscalls` is refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EntryError {
-    /// Both the old and the new field.
+    /// Entry with both the old and the new field.
     #[error("has both \"name\" and \"names\"; keep one")]
     NamesTwice,
-    /// Neither field, or an empty list.
+    /// Entry with neither field, or with an empty list.
     #[error("names no system call")]
     NoNames,
-    /// A wrong action.
+    /// Invalid action.
     #[error("\"action\"")]
     Action(#[source] ActionError),
-    /// An argument that no call has.
+    /// Argument index that no call has.
     #[error("args[{position}]: index {index} is not 0 to {}", ARGUMENTS - 1)]
     Argument {
         /// Position in `args`, from 0.
         position: usize,
-        /// What the profile says.
+        /// Index in the profile.
         index: u64,
     },
-    /// Not a `SCMP_CMP_*`.
+    /// Name that is not a `SCMP_CMP_*`.
     #[error("args[{position}]: unknown comparison {op:?}")]
     Comparison {
         /// Position in `args`, from 0.
         position: usize,
-        /// What the profile says.
+        /// Comparison in the profile.
         op: String,
     },
-    /// Not "MAJOR.MINOR".
+    /// Version that is not "MAJOR.MINOR".
     #[error("minKernel {0:?} is not of the form \"4.8\"")]
     MinKernel(String),
 }
 
-/// What is wrong with an action.
+/// Reason why an action is refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ActionError {
-    /// Not a `SCMP_ACT_*`.
+    /// Name that is not a `SCMP_ACT_*`.
     #[error("unknown action {0:?}")]
     Unknown(String),
-    /// Needs a listener process, which a container inside a machine has none of.
+    /// Notification to a listener process, which a container inside a machine does not have.
     #[error("SCMP_ACT_NOTIFY needs a listener, which is not supported")]
     Notify,
-    /// An errno that the kernel would not pass on.
+    /// Errno that the kernel would not pass on.
     #[error("errno {0} is above {MAX_ERRNO}")]
     Errno(u32),
 }
@@ -127,7 +128,7 @@ struct Architecture {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Entry {
-    /// The form of profiles before Docker 1.12.
+    /// Call name in the form of profiles before Docker 1.12.
     name: Option<String>,
     names: Option<Vec<String>>,
     action: String,
@@ -172,7 +173,7 @@ impl Profile {
         Ok(profile)
     }
 
-    /// A wrong name is a mistake to tell, whatever the guest has.
+    /// Checks the names of architectures. A wrong name is reported as a mistake, whatever the guest has.
     fn check_architectures(&self) -> Result<(), ProfileError> {
         let listed = self.architectures.as_deref().unwrap_or_default();
         let map = self.arch_map.as_deref().unwrap_or_default();
@@ -190,7 +191,7 @@ impl Profile {
         Ok(())
     }
 
-    /// The interfaces that the profile is for: the native one always, others where it names them.
+    /// Returns the interfaces that the profile is for: the native one always, others where it names them.
     fn abis(&self) -> Vec<Abi> {
         let listed = self.architectures.iter().flatten();
         let map = self.arch_map.iter().flatten();
@@ -225,13 +226,13 @@ impl Profile {
 }
 
 impl Entry {
-    /// Adds the rules of this entry. Everything is checked, also where the entry does not apply to this container, so that a
-    /// mistake shows at once and not with the first container that has another capability.
+    /// Adds the rules of this entry. Everything is checked, also where the entry does not apply to this container, so
+    /// that a mistake shows at once and not with the first container that has another capability.
     fn add_to(&self, policy: &mut Policy, abi: Abi, capabilities: u64) -> Result<(), EntryError> {
         let names = self.names()?;
         let action = action(&self.action, self.errno_ret).map_err(EntryError::Action)?;
         let alternatives = self.alternatives()?;
-        // As runc: a rule that says what happens anyway is no rule, and thus never wins over another one.
+        // As in runc, a rule that equals the default action is dropped, and thus never wins over another one.
         if !self.applies(capabilities)? || action == policy.default_action() {
             return Ok(());
         }
@@ -259,7 +260,7 @@ impl Entry {
         }
     }
 
-    /// A few names, to point at this entry in an error.
+    /// Returns a few names that identify this entry in an error.
     fn title(&self) -> String {
         let names: Vec<&str> = self
             .name
@@ -273,8 +274,8 @@ impl Entry {
         }
     }
 
-    /// The conditions as a list of alternatives. Conditions on different arguments hold together; where one argument is
-    /// named twice, runc makes each condition of the entry an alternative, and profiles rely on that.
+    /// Returns the conditions as a list of alternatives. Conditions on different arguments hold together; where one
+    /// argument is named twice, runc makes each condition of the entry an alternative, and profiles rely on that.
     fn alternatives(&self) -> Result<Vec<Vec<Condition>>, EntryError> {
         let mut conditions = Vec::new();
         for (position, argument) in self.args.iter().flatten().enumerate() {
@@ -336,7 +337,7 @@ impl Argument {
 }
 
 impl Filter {
-    /// For `includes`: all that it names is so.
+    /// Whether all that an `includes` names applies.
     fn holds(&self, capabilities: u64) -> Result<bool, EntryError> {
         let caps = self
             .caps
@@ -348,7 +349,7 @@ impl Filter {
         Ok(caps && arch && self.kernel()?.unwrap_or(true))
     }
 
-    /// For `excludes`: something that it names is so.
+    /// Whether something that an `excludes` names applies.
     fn touches(&self, capabilities: u64) -> Result<bool, EntryError> {
         let caps = self
             .caps
@@ -359,7 +360,7 @@ impl Filter {
         Ok(caps || arch || self.kernel()?.unwrap_or(false))
     }
 
-    /// Whether the guest's kernel is new enough, where a version is asked for.
+    /// Whether the guest's kernel is new enough; nothing when no version is required.
     fn kernel(&self) -> Result<Option<bool>, EntryError> {
         let Some(text) = self.min_kernel.as_deref().filter(|text| !text.is_empty()) else {
             return Ok(None);
@@ -372,7 +373,7 @@ impl Filter {
     }
 }
 
-/// A capability that Linux does not have is one that the container does not hold.
+/// Whether the container holds a capability. A capability that Linux does not have counts as not held.
 fn holds_capability(capabilities: u64, name: &str) -> bool {
     capability::bit(name).is_some_and(|bit| capabilities & bit != 0)
 }
@@ -396,7 +397,7 @@ fn action(name: &str, errno: Option<u32>) -> Result<Action, ActionError> {
     })
 }
 
-/// The names of the OCI runtime specification, `linux.seccomp.architectures`.
+/// Whether a name is one of the OCI runtime specification, `linux.seccomp.architectures`.
 fn is_architecture(name: &str) -> bool {
     const NAMES: &str = "NATIVE X86 X86_64 X32 ARM AARCH64 LOONGARCH64 M68K MIPS MIPS64 MIPS64N32 MIPSEL MIPSEL64 \
                          MIPSEL64N32 PARISC PARISC64 PPC PPC64 PPC64LE RISCV64 S390 S390X SH SHEB";

@@ -1,6 +1,6 @@
-//! Classic BPF as seccomp(2) takes it.
+//! Classic BPF in the form that seccomp(2) takes.
 
-/// The kernel's `BPF_MAXINSNS` (include/uapi/linux/bpf_common.h).
+/// Most instructions of a filter: the kernel's `BPF_MAXINSNS` (include/uapi/linux/bpf_common.h).
 pub(super) const MAX_INSTRUCTIONS: usize = 4096;
 
 // Operation codes: include/uapi/linux/bpf_common.h, filter.h.
@@ -12,7 +12,7 @@ pub(super) const JUMP_GREATER: u16 = 0x25; // BPF_JMP | BPF_JGT | BPF_K
 pub(super) const JUMP_AT_LEAST: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
 pub(super) const RETURN: u16 = 0x06; // BPF_RET | BPF_K
 
-/// One `struct sock_filter`. Jump distances count from the following instruction, and only forwards.
+/// Instruction, one `struct sock_filter`. Jump distances count from the following instruction, and only forwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Instruction {
     pub(super) code: u16,
@@ -78,14 +78,14 @@ impl Instruction {
     }
 }
 
-/// A program the kernel would refuse.
+/// Error of a program that the kernel would refuse.
 #[derive(Debug, thiserror::Error)]
 #[error("the filter has {instructions} instructions, the kernel takes {MAX_INSTRUCTIONS}")]
 pub(crate) struct TooLongError {
     instructions: usize,
 }
 
-/// A program that ends in a return on every path; of any length, until [`Program::check`] has looked.
+/// Program that ends in a return on every path; of any length, until [`Program::check`] has passed.
 #[derive(Debug)]
 pub(super) struct Program {
     instructions: Vec<Instruction>,
@@ -104,7 +104,7 @@ impl Program {
         }
     }
 
-    /// The array of `struct sock_filter` as it lies in the memory of a little-endian machine: 8 bytes an instruction.
+    /// Encodes the array of `struct sock_filter` as in the memory of a little-endian machine: 8 bytes per instruction.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(8 * self.instructions.len());
         for instruction in &self.instructions {

@@ -1,21 +1,22 @@
-//! The system call interfaces of the guest kernel, with their calls by name.
+//! System call interfaces of the guest kernel, with their calls by name.
 //!
-//! Newer numbers than the guest kernel's own are listed too, so that a profile that names them still says what it means.
+//! Numbers newer than the guest kernel's own are listed too, so that a profile that names them keeps its meaning.
 
 mod i386;
 mod x86_64;
 
-/// A system call interface. Each has numbers of its own, so that a filter that checks one alone is no filter.
+/// System call interface. Each has numbers of its own, so a filter that checks only one can be bypassed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Abi {
-    /// 64-bit programs.
+    /// Interface of 64-bit programs.
     X86_64,
-    /// 32-bit programs.
+    /// Interface of 32-bit programs.
     I386,
 }
 
 impl Abi {
-    /// `AUDIT_ARCH_*` (include/uapi/linux/audit.h): what `seccomp_data.arch` holds for a call through this interface.
+    /// Returns `AUDIT_ARCH_*` (include/uapi/linux/audit.h): the value of `seccomp_data.arch` for a call through this
+    /// interface.
     pub(super) const fn audit_arch(self) -> u32 {
         match self {
             Abi::X86_64 => 0xc000_003e,
@@ -23,7 +24,7 @@ impl Abi {
         }
     }
 
-    /// Every call, sorted by name: the order that [`Abi::number`] searches in.
+    /// Returns every call, sorted by name: the order that [`Abi::number`] searches in.
     pub(super) fn calls(self) -> &'static [(&'static str, u32)] {
         match self {
             Abi::X86_64 => x86_64::SYSCALLS,
@@ -31,7 +32,7 @@ impl Abi {
         }
     }
 
-    /// The number of the system call `name`, or `None` where this interface has no such call.
+    /// Returns the number of the system call `name`, or `None` where this interface has no such call.
     pub(super) fn number(self, name: &str) -> Option<u32> {
         let calls = self.calls();
         let found = calls.binary_search_by(|(known, _)| (*known).cmp(name)).ok()?;

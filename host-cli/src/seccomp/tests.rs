@@ -1,4 +1,5 @@
-//! The compiled filter against a plain reading of the policy, against docker's promises, and in the kernel.
+//! Tests of the compiled filter: against a plain evaluation of the policy, against docker's promises, and in the
+//! kernel.
 
 use std::error::Error;
 use std::process::Command;
@@ -17,7 +18,7 @@ const EPERM: u32 = 0x0005_0001;
 const EINVAL: u32 = 0x0005_0016;
 const ENOSYS: u32 = 0x0005_0026;
 
-/// What docker gives a container that asks for nothing.
+/// Returns docker's default capabilities.
 fn usual_capabilities() -> u64 {
     let names = "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE \
                  SYS_CHROOT KILL AUDIT_WRITE";
@@ -45,12 +46,12 @@ fn answer(filter: &[u8], name: &str, arguments: &[u64]) -> u32 {
     run(filter, call(Abi::X86_64, name, arguments)).code
 }
 
-/// The answer to a 32-bit program.
+/// Returns the answer to a 32-bit program.
 fn answer_32(filter: &[u8], name: &str, arguments: &[u64]) -> u32 {
     run(filter, call(Abi::I386, name, arguments)).code
 }
 
-/// The policies read plainly, with no ranges, trees or halves of words.
+/// Evaluates the policies plainly, with no ranges, trees or halves of words.
 fn expected(policies: &[(Abi, Policy)], call: Call) -> u32 {
     let own = policies.iter().find(|(abi, _)| abi.audit_arch() == call.arch);
     let Some((_, policy)) = own.filter(|_| call.number & 0xc000_0000 == 0) else {
@@ -79,7 +80,7 @@ fn expected(policies: &[(Abi, Policy)], call: Call) -> u32 {
     }
 }
 
-/// Numbers that meet: few enough that comparisons come out either way, in both halves of a word.
+/// Generates colliding numbers: few enough that comparisons have either result, in both halves of a word.
 fn value() -> impl Strategy<Value = u64> {
     prop_oneof![
         0u64..4,
@@ -481,7 +482,7 @@ fn a_filter_longer_than_the_kernel_takes_is_refused() {
     assert!(error.source().is_some_and(|source| source.to_string().contains("4096")));
 }
 
-/// The filter in the kernel of this machine: on a thread of its own, since it cannot be taken off again.
+/// Tests the filter in the kernel of this machine: on a thread of its own, since it cannot be removed again.
 #[test]
 fn the_kernel_takes_the_default_filter_and_obeys() {
     let filter = compile_default(usual_capabilities());

@@ -1,12 +1,12 @@
-//! Files of the user's that give whoever reads them the user's rights elsewhere. To share them may be meant: it is
-//! warned of, and not refused.
+//! Files of the user's that give their readers the user's rights elsewhere. Sharing them may be intended, so the user
+//! is warned, and the share is not refused.
 
 use std::path::{Path, PathBuf};
 
 use crate::folders;
 use crate::mounts::{FileLocation, MountTable, Relation};
 
-/// Keys and credentials of common programs, below the home folder.
+/// Keys and credentials of common programs, relative to the home folder.
 const IN_HOME: [&str; 15] = [
     ".ssh",
     ".gnupg",
@@ -25,7 +25,7 @@ const IN_HOME: [&str; 15] = [
     ".local/share/keyrings",
 ];
 
-/// Warns when `share`, a path without links, is one of them, holds one, or lies in one.
+/// Warns when `share`, a path without links, is such a file or folder, contains one, or lies in one.
 pub(super) fn warn(share: &Path) {
     let home = std::env::var_os("HOME").map(PathBuf::from);
     let mut known: Vec<PathBuf> = home
@@ -45,7 +45,7 @@ pub(super) fn warn(share: &Path) {
     }
 }
 
-/// Those of `known` that exist and that `share` gives access to, by whatever path.
+/// Returns the existing paths of `known` that `share` gives access to, by whatever path.
 fn within<'a>(share: &Path, known: &'a [PathBuf]) -> Vec<&'a PathBuf> {
     let table = MountTable::read().ok();
     let place = |path: &Path| -> Option<FileLocation> { Some(table.as_ref()?.find(path).ok()??.1) };
@@ -73,7 +73,7 @@ mod tests {
         for folder in ["elsewhere/deep", ".docker", "work"] {
             fs::create_dir_all(home.join(folder)).unwrap();
         }
-        // The user keeps it elsewhere.
+        // The user keeps the folder elsewhere.
         std::os::unix::fs::symlink("elsewhere", home.join(".ssh")).unwrap();
         let known = [home.join(".ssh"), home.join(".docker"), home.join(".aws")];
         let found = |path: &str| {

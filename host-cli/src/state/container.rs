@@ -1,4 +1,4 @@
-//! A container as the state knows it.
+//! Container records of the state.
 
 use std::str::FromStr;
 use std::sync::Once;
@@ -16,121 +16,121 @@ use crate::cli::AccelChoice;
 use crate::error_text;
 use crate::plan::MachineSize;
 
-/// What a container is and how it is.
+/// Container: its spec and configuration, and its status.
 #[derive(Debug, Clone)]
 pub(crate) struct Container {
-    /// 64 hexadecimal digits.
+    /// Id of 64 hexadecimal digits.
     pub id: String,
     pub name: String,
-    /// Id of the pod that it is in; without one it is a pod of its own.
+    /// Id of the container's pod; without one the container is a pod of its own.
     pub pod: Option<String>,
-    /// The image's name as the user wrote it.
+    /// Name of the image as the user wrote it.
     pub image: String,
-    /// The image's id: a moved tag changes nothing.
+    /// Id of the image: a moved tag changes nothing.
     pub image_id: String,
     pub created_ns: i64,
     pub spec: ContainerSpec,
     pub config: ContainerConfig,
     pub status: Status,
-    /// Nanoseconds since 1970 of the last start; 0 is never.
+    /// Time of the last start in nanoseconds since 1970; 0 is never.
     pub started_ns: i64,
-    /// Nanoseconds since 1970 of the last end; 0 is never.
+    /// Time of the last end in nanoseconds since 1970; 0 is never.
     pub finished_ns: i64,
     pub exit_code: u8,
     pub oom_killed: bool,
-    /// Why it did not run, or ended without an exit of its own; empty when there is nothing to say.
+    /// Reason why the container did not run, or ended without an exit of its own; empty when there is none.
     pub error: String,
-    /// How often the restart policy started it again.
+    /// Number of times that the restart policy started the container again.
     pub restarts: u32,
-    /// 0 when there is none.
+    /// Process id of the supervisor; 0 when there is none.
     pub supervisor_pid: u32,
 }
 
-/// What was asked for that the spec, which the agent reads, does not say.
+/// Options of a container that its spec, which the agent reads, does not contain.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub(crate) struct ContainerConfig {
     pub machine: MachineSize,
-    /// `kvm` or `emulate`, as chosen when the container was made.
+    /// Accelerator, `kvm` or `emulate`, as chosen when the container was created.
     pub accelerator: AccelChoice,
-    /// `--kernel`, when it was given.
+    /// Guest kernel, when `--kernel` was given.
     pub kernel: Option<std::path::PathBuf>,
     pub labels: Vec<String>,
     /// Signal that asks the container to stop.
     pub stop_signal: u32,
-    /// Seconds between that signal and SIGKILL.
+    /// Number of seconds between that signal and SIGKILL.
     pub stop_timeout_s: u64,
-    /// `--rm`.
+    /// Whether the container is removed when it ends (`--rm`).
     pub remove: bool,
-    /// Stdin ends with the first client that was attached to it (`run -i` without `-d`).
+    /// Whether stdin ends with the first client that was attached to it (`run -i` without `-d`).
     pub stdin_once: bool,
     pub restart: RestartPolicy,
-    /// The user stopped it, and has not started it since: `unless-stopped` leaves it alone then.
+    /// Whether the user stopped the container, and has not started it since: `unless-stopped` does not restart it then.
     #[serde(default)]
     pub was_stopped: bool,
     pub log: LogOptions,
     #[serde(default)]
     pub health: Option<HealthCheck>,
-    /// Its volumes; containers made before there were any have none.
+    /// Volumes of the container; containers created before there were any have none.
     #[serde(default)]
     pub mounts: Vec<VolumeMount>,
-    /// Its folders and files of the host's; containers made before there were any have none.
+    /// Shared folders and files of the host; containers created before there were any have none.
     #[serde(default)]
     pub shares: Vec<ShareMount>,
-    /// The network of its machine; of a container in a pod it is the pod's. Containers made before there were any have
-    /// none.
+    /// Network of the container's machine; for a container in a pod, the pod's. Containers created before there were
+    /// any have none.
     #[serde(default)]
     pub network: Option<NetworkConfig>,
-    /// Containers made before it was kept have none.
+    /// Declared properties; containers created before these were kept have none.
     #[serde(default)]
     pub declared: Option<Declared>,
 }
 
-/// Properties from image and user that a container's spec does not keep apart, in docker's words.
+/// Properties from image and user that a container's spec does not keep separately, in docker's notation.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub(crate) struct Declared {
     pub entrypoint: Vec<String>,
     pub cmd: Vec<String>,
-    /// As `80/tcp`, the image's and the user's.
+    /// Exposed ports such as `80/tcp`, the image's and the user's.
     pub exposed_ports: Vec<String>,
-    /// Paths of volumes without a name, the image's and the user's.
+    /// Paths of unnamed volumes, the image's and the user's.
     pub volumes: Vec<String>,
-    /// `-v`, but for volumes without a name.
+    /// Values of `-v`, except for unnamed volumes.
     pub binds: Vec<String>,
     pub cap_add: Vec<String>,
     pub cap_drop: Vec<String>,
     pub security_opt: Vec<String>,
 }
 
-/// A command that is run in the container again and again.
+/// Health check: a command that is run in the container repeatedly.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 pub(crate) struct HealthCheck {
     /// Program and arguments.
     pub command: Vec<String>,
     pub interval_ns: u64,
     pub timeout_ns: u64,
-    /// While failures do not count.
+    /// Time after the start in which failures do not count.
     pub start_period_ns: u64,
-    /// Failures in a row that make the container unhealthy.
+    /// Number of consecutive failures that make the container unhealthy.
     pub retries: u32,
 }
 
-/// Whether a container that ended is started again.
+/// Restart policy: whether a container that ended is started again.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub(crate) enum RestartPolicy {
     #[default]
     No,
-    /// After an exit code that is not 0, so many times; 0 is without limit.
+    /// Restarts after an exit code other than 0, at most so many times; 0 is without limit.
     OnFailure {
         retries_max: u32,
     },
     Always,
-    /// As `Always`, but one that the user stopped stays stopped.
+    /// Restarts like `Always`, except for a container that the user stopped.
     UnlessStopped,
 }
 
 impl RestartPolicy {
-    /// 0 is without limit, or none at all.
+    /// Returns the maximum number of restarts; 0 is without limit, or no restart at all.
     pub(crate) fn retries_max(self) -> u32 {
         match self {
             Self::OnFailure { retries_max } => retries_max,
@@ -168,15 +168,15 @@ impl FromStr for RestartPolicy {
     }
 }
 
-/// How much of a container's output is kept. The defaults are those of docker's `local` driver: a host's disk is not
-/// filled by a container that talks too much.
+/// Limits of a container's kept output. The defaults are those of docker's `local` driver: a container that writes too
+/// much does not fill the host's disk.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
 pub(crate) struct LogOptions {
-    /// `--log-driver none` keeps nothing.
+    /// Whether output is kept; `--log-driver none` keeps nothing.
     pub keep: bool,
-    /// Bytes of one file.
+    /// Maximum size of one file in bytes.
     pub max_size: u64,
-    /// Files, the current one included.
+    /// Maximum number of files, the current one included.
     pub max_files: u32,
 }
 
@@ -190,21 +190,21 @@ impl Default for LogOptions {
     }
 }
 
-/// How a container is; docker's words.
+/// Status of a container, in docker's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Status {
-    /// Never started.
+    /// Created, and never started.
     Created,
     Running,
     Paused,
-    /// Ended, and will be started again in a moment.
+    /// Ended, and about to be started again.
     Restarting,
     Exited,
 }
 
 impl Status {
-    /// docker's word for it.
+    /// Returns docker's word for the status.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -215,7 +215,7 @@ impl Status {
         }
     }
 
-    /// Whether a supervisor must be alive for it.
+    /// Whether a supervisor must be alive for a container with this status.
     pub(crate) fn is_live(self) -> bool {
         matches!(self, Self::Running | Self::Paused | Self::Restarting)
     }
@@ -238,13 +238,13 @@ impl FromStr for Status {
     }
 }
 
-/// How a container ended.
+/// Result of a container that ended.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub(crate) struct Exit {
-    /// As the shell has it: 128 + n for a signal.
+    /// Exit code as in the shell: 128 + n for a signal.
     pub code: u8,
     pub oom_killed: bool,
-    /// What ended it when it was not its own exit.
+    /// Reason of the end when it was not the container's own exit.
     pub error: String,
 }
 
@@ -259,14 +259,14 @@ fn name_taken(name: &str, id: &str) -> StateError {
 }
 
 impl State {
-    /// Adds a container and the volumes that were made for it, all or nothing, and gives it its addresses on a user's
-    /// network. Its name must be free.
+    /// Adds a container and the volumes that were created for it, all or nothing, and assigns its addresses on
+    /// user-defined networks. The container's name must be free.
     pub(crate) fn add(&self, container: &mut Container, volumes: &[Volume]) -> Result<(), StateError> {
         let transaction = self.begin()?;
         for made in volumes {
             volume::insert(&transaction, made)?;
         }
-        // Its own when it is added: it may be tried again under another name.
+        // `container` is changed only when it was added: the caller may try again with another name.
         let mut config = container.config.clone();
         if let Some(network) = &mut config.network {
             self.join_all(&container.id, network)?;
@@ -293,7 +293,7 @@ impl State {
         Ok(())
     }
 
-    /// Refuses a name that a container has.
+    /// Returns an error when a container has this name.
     pub(crate) fn check_name_is_free(&self, name: &str) -> Result<(), StateError> {
         match self.id_of(name)? {
             Some(id) => Err(name_taken(name, &id)),
@@ -308,7 +308,7 @@ impl State {
         found.optional().map_err(StateError::Query)
     }
 
-    /// Gives a container another name, which must be free.
+    /// Renames a container. The new name must be free.
     pub(crate) fn rename(&self, id: &str, name: &str) -> Result<(), StateError> {
         let renamed = self
             .0
@@ -319,7 +319,7 @@ impl State {
     fn name_error(&self, result: rusqlite::Result<usize>, name: &str) -> Result<(), StateError> {
         match result {
             Ok(_) => Ok(()),
-            // The pod that it was to be in.
+            // The foreign key is the container's pod.
             Err(rusqlite::Error::SqliteFailure(e, _)) if e.extended_code == SQLITE_CONSTRAINT_FOREIGNKEY => {
                 Err(StateError::PodGone)
             }
@@ -330,8 +330,8 @@ impl State {
         }
     }
 
-    /// All containers that can be read, the newest first. A damaged row is told of, once, and does not keep the others
-    /// from their users.
+    /// Returns all containers that can be read, the newest first. A damaged row is reported, once, and does not hide
+    /// the others.
     pub(crate) fn containers(&self) -> Result<Vec<Container>, StateError> {
         let mut readable = Vec::new();
         for row in self.rows("ORDER BY created_ns DESC, id", [])? {
@@ -343,27 +343,27 @@ impl State {
         Ok(readable)
     }
 
-    /// All containers, or an error when one cannot be read: for who removes what no container has.
+    /// Returns all containers, or an error when one cannot be read: for callers that remove what no container uses.
     pub(crate) fn all_containers(&self) -> Result<Vec<Container>, StateError> {
         self.select("ORDER BY created_ns DESC, id", [])
     }
 
-    /// Those whose supervisor must be alive, or that one was about to remove.
+    /// Returns containers whose supervisor must be alive, or was about to remove them.
     pub(super) fn unfinished(&self) -> Result<Vec<Container>, StateError> {
         let clause = "WHERE status IN ('running', 'paused', 'restarting') \
                       OR (status = 'exited' AND config LIKE '%\"remove\":true%')";
         let rows = self.rows(clause, [])?;
-        // One that cannot be read cannot be brought to an end either.
+        // A container that cannot be read cannot be ended either.
         Ok(rows.into_iter().filter_map(Result::ok).collect())
     }
 
-    /// A container by its whole id.
+    /// Returns the container with this full id.
     pub(crate) fn container(&self, id: &str) -> Result<Container, StateError> {
         let found = self.select("WHERE id = ?1", [id])?;
         found.into_iter().next().ok_or_else(|| StateError::Unknown(id.into()))
     }
 
-    /// A container by name, id, or an id's beginning.
+    /// Returns a container by name, id, or id prefix.
     pub(crate) fn find(&self, word: &str) -> Result<Container, StateError> {
         let named = self.select("WHERE name = ?1 OR id = ?1", [word])?;
         if let Some(container) = named.into_iter().next() {
@@ -380,7 +380,7 @@ impl State {
         }
     }
 
-    /// Containers made from an image.
+    /// Returns the containers created from an image.
     pub(crate) fn users_of_image(&self, image_id: &str) -> Result<Vec<Container>, StateError> {
         self.select("WHERE image_id = ?1", [image_id])
     }
@@ -389,7 +389,7 @@ impl State {
         self.rows(clause, parameters)?.into_iter().collect()
     }
 
-    /// Rows, each readable or damaged.
+    /// Returns rows, each readable or damaged.
     fn rows(
         &self,
         clause: &str,
@@ -403,7 +403,7 @@ impl State {
         rows.collect::<Result<_, _>>().map_err(StateError::Query)
     }
 
-    /// It runs, under this supervisor.
+    /// Records that the container runs under this supervisor.
     pub(crate) fn set_running(&self, id: &str, now_ns: i64, supervisor_pid: u32) -> Result<(), StateError> {
         self.update(
             "UPDATE containers SET status = 'running', started_ns = ?2, supervisor_pid = ?3, exit_code = 0, \
@@ -412,13 +412,13 @@ impl State {
         )
     }
 
-    /// Something about it is not as it should be; how it is does not change.
+    /// Records an error of a container without changing its status.
     pub(crate) fn set_error(&self, id: &str, error: &str) -> Result<(), StateError> {
         self.update("UPDATE containers SET error = ?2 WHERE id = ?1", params![id, error])
     }
 
-    /// What it is changes: its spec and what was asked for, but for its networks. Those are changed in the row alone,
-    /// and a supervisor's copy may be older.
+    /// Writes a container's spec and configuration, except for its networks. Those are changed in the row alone, and a
+    /// supervisor's copy may be older.
     pub(crate) fn set_plan(&self, container: &Container) -> Result<(), StateError> {
         let config = serde_json::to_string(&container.config).map_err(|e| damaged(&container.id, e))?;
         self.update(
@@ -428,7 +428,7 @@ impl State {
         )
     }
 
-    /// Only its status changes.
+    /// Changes a container's status and nothing else.
     pub(crate) fn set_status(&self, id: &str, status: Status) -> Result<(), StateError> {
         self.update(
             "UPDATE containers SET status = ?2 WHERE id = ?1",
@@ -436,7 +436,7 @@ impl State {
         )
     }
 
-    /// It ended.
+    /// Records that a container ended.
     pub(crate) fn set_exited(&self, id: &str, now_ns: i64, exit: &Exit, next: Status) -> Result<(), StateError> {
         self.update(
             "UPDATE containers SET status = ?2, finished_ns = ?3, exit_code = ?4, oom_killed = ?5, error = ?6, \
@@ -445,7 +445,7 @@ impl State {
         )
     }
 
-    /// The policy starts it once more.
+    /// Counts a restart by the restart policy.
     pub(crate) fn count_restart(&self, id: &str) -> Result<(), StateError> {
         self.update(
             "UPDATE containers SET restarts = restarts + 1 WHERE id = ?1",
@@ -453,7 +453,7 @@ impl State {
         )
     }
 
-    /// Forgets it; its addresses are free.
+    /// Removes a container's row, which frees its addresses.
     pub(crate) fn remove(&self, id: &str) -> Result<(), StateError> {
         self.update("DELETE FROM containers WHERE id = ?1", params![id])
     }
@@ -466,7 +466,7 @@ impl State {
     }
 }
 
-/// Tells of a damaged row: once a process, however often it is met.
+/// Reports a damaged row, once per process, however often one is read.
 fn tell_damage(error: &StateError) {
     static TOLD: Once = Once::new();
     TOLD.call_once(|| error_text::print(error));

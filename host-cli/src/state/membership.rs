@@ -1,4 +1,4 @@
-//! Who is on which networks, and how pods come to them and leave them.
+//! Memberships of pods in networks: connecting and disconnecting.
 
 use std::net::IpAddr;
 
@@ -11,20 +11,20 @@ use super::user_network::{Endpoint, Subnet};
 use super::{State, StateError};
 use crate::plan::free_address;
 
-/// Who is on a network.
+/// Member of a network.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Member {
-    /// Of the pod, or of the container that is a pod of its own.
+    /// Id of the pod, or of the container that is a pod of its own.
     pub id: String,
     pub name: String,
-    /// The network's id.
+    /// Id of the network.
     pub network: String,
-    /// All its networks.
+    /// Configuration of the member, with all its networks.
     pub config: NetworkConfig,
 }
 
 impl Member {
-    /// Its addresses on the network.
+    /// Returns the member's addresses on the network.
     pub(crate) fn addresses(&self) -> &[IpAddr] {
         let mut endpoint = self.config.endpoints.iter();
         let place = endpoint.find(|endpoint| endpoint.network == self.network);
@@ -32,17 +32,17 @@ impl Member {
     }
 }
 
-/// What a pod is connected to, and disconnected from.
+/// Network that a pod is connected to or disconnected from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ConnectTarget {
-    /// The link of its own: the network that is called `default`.
+    /// The pod's own link: the network called `default`.
     OwnLink,
-    /// One of the user-defined networks, with what is wanted there.
+    /// One of the user-defined networks, with the requested addresses and aliases.
     UserDefined(Endpoint),
 }
 
 impl ConnectTarget {
-    /// The network's name.
+    /// Returns the network's name.
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::OwnLink => DEFAULT_NETWORK,
@@ -59,7 +59,7 @@ impl ConnectTarget {
 }
 
 impl State {
-    /// The pods, and the containers without one, that are on a network, by name; running or not.
+    /// Returns the pods, and the containers without one, that are on a network, by name; running or not.
     pub(crate) fn members(&self, network: &str) -> Result<Vec<Member>, StateError> {
         let text = "SELECT memberships.pod AS id, coalesce(containers.name, pods.name) AS name, \
                     json_extract(coalesce(containers.config, pods.config), '$.network') AS config, memberships.network FROM memberships \
@@ -72,7 +72,8 @@ impl State {
         rows.map(|row| row.map_err(StateError::Query)?).collect()
     }
 
-    /// Puts the container or pod of this id on one more network, and gives it its addresses there: how it is then.
+    /// Connects the container or pod of this id to one more network, and assigns its addresses there. Returns its new
+    /// state.
     pub(crate) fn connect(&self, id: &str, place: &ConnectTarget) -> Result<Owner, StateError> {
         let transaction = self.begin()?;
         let owner = self.owner(id)?;
@@ -98,7 +99,7 @@ impl State {
         Ok(connected)
     }
 
-    /// Takes the container or pod of this id off a network; what it had there is free. How it is then.
+    /// Disconnects the container or pod of this id from a network, and frees its addresses. Returns its new state.
     pub(crate) fn disconnect(&self, id: &str, place: &ConnectTarget) -> Result<Owner, StateError> {
         let transaction = self.begin()?;
         let owner = self.owner(id)?;
@@ -123,7 +124,7 @@ impl State {
         Ok(disconnected)
     }
 
-    /// Gives a pod that is being added its places on user-defined networks that it is to be on.
+    /// Assigns endpoints on all its user-defined networks to a pod that is being added.
     pub(super) fn join_all(&self, pod: &str, config: &mut NetworkConfig) -> Result<(), StateError> {
         check_count(config)?;
         let mac = config.mac;
@@ -131,8 +132,8 @@ impl State {
         places.try_for_each(|endpoint| self.join(pod, mac, endpoint))
     }
 
-    /// Gives a pod its place on a user-defined network: the addresses that were asked for, or the lowest free ones.
-    /// Within a transaction that began as a writer's, so that nobody else takes them meanwhile.
+    /// Assigns a pod's endpoint on a user-defined network: the requested addresses, or the lowest free ones. Runs
+    /// within a transaction that began as a writer's, so that nobody else takes the addresses meanwhile.
     fn join(&self, pod: &str, mac: [u8; 6], endpoint: &mut Endpoint) -> Result<(), StateError> {
         let network = match self.network(&endpoint.network) {
             Err(StateError::UnknownNetwork(_)) => return Err(StateError::UnknownNetwork(endpoint.name.clone())),
@@ -158,7 +159,7 @@ impl State {
     }
 }
 
-/// A machine's device has a place for each.
+/// Checks that a machine's device has room for all networks.
 fn check_count(config: &NetworkConfig) -> Result<(), StateError> {
     if config.endpoints.len() > SEGMENTS_MAX {
         return Err(StateError::TooManyNetworks);
@@ -166,7 +167,7 @@ fn check_count(config: &NetworkConfig) -> Result<(), StateError> {
     Ok(())
 }
 
-/// An address of this subnet: the one that is wanted, or the lowest free one.
+/// Chooses an address of a subnet: the requested one, or the lowest free one.
 fn choose_address(network: &str, subnet: &Subnet, wanted: &[IpAddr], members: &[Member]) -> Result<IpAddr, StateError> {
     let has = |member: &&Member, address: &IpAddr| member.addresses().contains(address);
     if let Some(address) = wanted.iter().find(|address| subnet.network.contains(*address)) {

@@ -1,4 +1,4 @@
-//! What is known of containers, in SQLite: one file in the data folder, many commands at once.
+//! State of containers in SQLite: one file in the data folder, which many commands use at once.
 //!
 //! ```text
 //! data/containers.db         rows: what containers are, and how they ended
@@ -8,10 +8,10 @@
 //! run/pods/ID/socket         its supervisor listens here: see `control`; both also for a pod of several containers
 //! ```
 //!
-//! A row exists before the container is told of, and its folder is complete by then. A row that says a container runs
-//! while nobody holds its lock is of a supervisor that was killed: [`recover`] says so in the row. Before anything is
-//! made or removed on disk, its name is recorded in the table `pending`: [`recover`] removes what is recorded there and
-//! has no row, and nothing else.
+//! A row is added before any command shows the container, and the container's folder is complete by then. When a row
+//! says that a container runs while nobody holds its lock, the supervisor was killed: [`recover`] updates the row.
+//! Before anything is created or removed on disk, its name is recorded in the table `pending`: [`recover`] removes what
+//! is recorded there and has no row, and nothing else.
 
 mod container;
 mod membership;
@@ -47,7 +47,7 @@ pub(crate) use recovery::recover;
 pub(crate) use user_network::{Endpoint, Network, NetworkSpec, Subnet};
 pub(crate) use volume::{ShareMount, Volume, VolumeMount};
 
-/// The database of containers, pods, volumes and networks.
+/// Database of containers, pods, volumes and networks.
 pub(crate) const DATABASE: DatabaseSpec = DatabaseSpec {
     name: "containers.db",
     table: "containers",
@@ -55,7 +55,7 @@ pub(crate) const DATABASE: DatabaseSpec = DatabaseSpec {
     migrations: &MIGRATIONS,
 };
 
-/// One step each from the version of its index to the next.
+/// Migrations of the database: each leads from the version of its index to the next.
 const MIGRATIONS: [&str; 7] = [
     "
     CREATE TABLE containers (
@@ -100,7 +100,8 @@ const MIGRATIONS: [&str; 7] = [
     ALTER TABLE containers ADD COLUMN pod TEXT REFERENCES pods (id);
     CREATE INDEX containers_by_pod ON containers (pod);
 ",
-    // A membership's pod is a pod, or a container that is one of its own: its row ends with theirs, whoever removes it.
+    // A membership's pod is a pod, or a container that is a pod of its own. The membership's row is deleted with
+    // theirs, whoever deletes it.
     "
     CREATE TABLE networks (
         id TEXT PRIMARY KEY,
@@ -125,8 +126,8 @@ const MIGRATIONS: [&str; 7] = [
         DELETE FROM memberships WHERE pod = OLD.id;
     END;
 ",
-    // A place on one of the user-defined networks, or the link of its own, become any number of places beside that
-    // link. A damaged row stays as it is: it is told of where it is read.
+    // A membership was one user-defined network or the own link. Now it is any number of networks beside that link. A
+    // damaged row stays as it is: it is reported where it is read.
     "
     UPDATE containers SET config = json_set(
         config,
@@ -141,7 +142,7 @@ const MIGRATIONS: [&str; 7] = [
                                      json_array(json_extract(config, '$.network.joined'))))
     ) WHERE CASE WHEN json_valid(config) THEN json_type(config, '$.network') = 'object' END;
 ",
-    // Names of what is being made or removed on disk. A row that comes ends the making, one that goes begins the
+    // Names of what is being created or removed on disk. An inserted row ends the creation, a deleted one begins the
     // removal.
     "
     CREATE TABLE pending (
@@ -169,14 +170,14 @@ const MIGRATIONS: [&str; 7] = [
         INSERT OR REPLACE INTO pending VALUES ('network', OLD.id, 'remove');
     END;
 ",
-    // Those from before are as a container has had them.
+    // Volumes from before this version count as prepared: containers have used them.
     "
     ALTER TABLE volumes ADD COLUMN prepared INTEGER NOT NULL DEFAULT 0;
     UPDATE volumes SET prepared = 1;
 ",
 ];
 
-/// Why the state cannot be read or changed.
+/// Error when the state cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateError {
     #[error(transparent)]
@@ -237,7 +238,7 @@ pub(crate) enum StateError {
     Subnet(#[from] SubnetError),
 }
 
-/// What helps against an error of SQLite's.
+/// Returns a hint about what helps against an error of SQLite.
 fn cure(error: &rusqlite::Error) -> &'static str {
     if is_damage(error) {
         ": restore it from a backup of the data directory, or run `capsid system recover`"
@@ -246,23 +247,23 @@ fn cure(error: &rusqlite::Error) -> &'static str {
     }
 }
 
-/// The open state.
+/// Open state database.
 #[derive(Debug)]
 pub(crate) struct State(Connection);
 
 impl State {
-    /// Opens `containers.db` in the data folder, brought up to this version.
+    /// Opens `containers.db` in the data folder, and migrates it to this version.
     pub(crate) fn open(data: &Path) -> Result<Self, StateError> {
         let directory = Directory::open(data, &folders::DATA, Links::Follow)?;
         Ok(Self(directory.open_database(&DATABASE)?))
     }
 
-    /// Whether its database can only be read.
+    /// Whether the database can only be read.
     fn is_read_only(&self) -> bool {
         self.0.is_readonly(rusqlite::MAIN_DB).unwrap_or(false)
     }
 
-    /// A transaction that writes: what it reads stays true until it is committed.
+    /// Begins a writing transaction: what it reads stays true until it is committed.
     fn begin(&self) -> Result<Transaction<'_>, StateError> {
         Transaction::new_unchecked(&self.0, TransactionBehavior::Immediate).map_err(StateError::Query)
     }

@@ -1,4 +1,4 @@
-//! A pod's network as the state knows it: what was asked for, complete, so that every start makes the same of it.
+//! Network configuration of a pod in the state: complete, so that every start creates the same network.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -9,38 +9,38 @@ use serde::{Deserialize, Serialize};
 
 use super::user_network::Endpoint;
 
-/// Name of the network that nobody made, on which every pod is alone.
+/// Name of the network that exists without being created, and on which every pod is alone.
 pub(crate) const DEFAULT_NETWORK: &str = "default";
-/// Name of no network at all.
+/// Name that stands for no network at all.
 pub(crate) const NO_NETWORK: &str = "none";
 
-/// It.
+/// Network configuration of a pod.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub(crate) struct NetworkConfig {
-    /// The guest's hardware address.
+    /// Hardware address of the guest.
     pub mac: [u8; 6],
-    /// Ports of the host's that lead to the guest's.
+    /// Published ports: ports of the host that are forwarded to the guest's.
     pub ports: Vec<PublishedPort>,
-    /// Where the guest may go to.
+    /// Egress rules: the destinations that the guest may reach.
     pub egress: Vec<Rule>,
-    /// Resolvers that are asked in place of the host's.
+    /// Resolvers that are used in place of the host's.
     pub dns: Vec<IpAddr>,
-    /// `search` of `/etc/resolv.conf`.
+    /// Values of `search` in `/etc/resolv.conf`.
     pub dns_search: Vec<String>,
-    /// `options` of `/etc/resolv.conf`.
+    /// Values of `options` in `/etc/resolv.conf`.
     pub dns_options: Vec<String>,
-    /// The pod has a link of its own, with nobody else on it: the network that is called `default`.
+    /// Whether the pod has its own link, with nobody else on it: the network called `default`.
     pub own_link: bool,
-    /// User-defined networks that the pod is on, in the order in which it came to them.
+    /// Endpoints on user-defined networks, in the order in which the pod was connected.
     #[serde(rename = "joined")]
     pub endpoints: Vec<Endpoint>,
-    /// Most bytes of frames a second, each way.
+    /// Maximum number of bytes of frames per second, in each direction.
     #[serde(default)]
     pub bytes_per_second: Option<NonZeroU64>,
 }
 
 impl NetworkConfig {
-    /// The networks' names, its own link's first.
+    /// Returns the networks' names, the own link's first.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         let own = self.own_link.then_some(DEFAULT_NETWORK);
         own.into_iter()
@@ -48,21 +48,22 @@ impl NetworkConfig {
     }
 }
 
-/// One published port.
+/// Published port.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PublishedPort {
-    /// The guest's.
+    /// Port of the guest.
     pub container: u16,
     pub protocol: Protocol,
-    /// Where the host listens; port 0 is one that is still to be chosen.
+    /// Address that the host listens at; port 0 is one that is still to be chosen.
     pub host: SocketAddr,
-    /// Last of the ports from `host` on of which one is still to be chosen; 0 when there is nothing to choose.
+    /// Last port of the range that begins at `host` and from which one is still to be chosen; 0 when there is no
+    /// choice.
     #[serde(skip)]
     pub host_last: u16,
 }
 
 impl PublishedPort {
-    /// Whether `next` is one further, at both ends.
+    /// Whether `next` is the following port, both of the host and of the guest.
     pub(crate) fn is_followed_by(&self, next: &Self) -> bool {
         self.protocol == next.protocol
             && self.host.ip() == next.host.ip()
@@ -70,14 +71,14 @@ impl PublishedPort {
             && self.container.checked_add(1) == Some(next.container)
     }
 
-    /// As in docker's `80/tcp`.
+    /// Formats the guest's port as docker does: `80/tcp`.
     pub(crate) fn container_words(&self) -> String {
         format!("{}/{}", self.container, protocol_name(self.protocol))
     }
 }
 
 impl fmt::Display for PublishedPort {
-    /// As `docker ps` shows it.
+    /// Formats the port as `docker ps` does.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.host_last {
             0 => write!(f, "{}->{}", self.host, self.container_words()),
@@ -86,7 +87,7 @@ impl fmt::Display for PublishedPort {
     }
 }
 
-/// docker's word for it.
+/// Returns docker's word for a protocol.
 pub(crate) fn protocol_name(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Tcp => "tcp",
@@ -95,7 +96,7 @@ pub(crate) fn protocol_name(protocol: Protocol) -> &'static str {
     }
 }
 
-/// As `02:42:ac:11:00:02`.
+/// Formats a hardware address, such as `02:42:ac:11:00:02`.
 pub(crate) fn mac_words(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }

@@ -1,4 +1,4 @@
-//! Whose networks they are: a container's that is a pod of its own, or a pod's of several.
+//! Owner of a network configuration: a container that is a pod of its own, or a pod of several.
 
 use rusqlite::params;
 
@@ -7,7 +7,7 @@ use super::network::NetworkConfig;
 use super::pod::Pod;
 use super::{State, StateError};
 
-/// One of both.
+/// Container or pod that owns a network configuration.
 #[derive(Debug, Clone)]
 pub(crate) enum Owner {
     Container(Box<Container>),
@@ -29,7 +29,7 @@ impl Owner {
         }
     }
 
-    /// Nothing when it was made without any network.
+    /// Returns the network configuration; nothing when the owner was created without any network.
     pub(crate) fn network(&self) -> Option<&NetworkConfig> {
         match self {
             Self::Container(container) => container.config.network.as_ref(),
@@ -43,13 +43,13 @@ impl Owner {
 }
 
 impl State {
-    /// A container or a pod by name, id, or an id's beginning.
+    /// Returns a container or a pod by name, id, or id prefix.
     pub(crate) fn find_owner(&self, word: &str) -> Result<Owner, StateError> {
         let container = match self.find(word) {
             Err(StateError::Unknown(_)) => None,
             found => Some(Owner::Container(Box::new(found?))),
         };
-        // A whole name is meant before the beginning of an id.
+        // A whole name has precedence over an id prefix.
         if let Some(container) = container.as_ref().filter(|container| container.is_called(word)) {
             return Ok(container.clone());
         }
@@ -64,7 +64,7 @@ impl State {
             .ok_or_else(|| StateError::UnknownOwner(word.into()))
     }
 
-    /// A container or a pod by its whole id.
+    /// Returns the container or pod with this full id.
     pub(super) fn owner(&self, id: &str) -> Result<Owner, StateError> {
         match self.container(id) {
             Err(StateError::Unknown(_)) => {}
@@ -76,7 +76,7 @@ impl State {
         }
     }
 
-    /// Its networks, which must be its own to change.
+    /// Returns the owner's networks; an error for a container whose networks are its pod's.
     pub(super) fn networks_of(&self, owner: &Owner) -> Result<NetworkConfig, StateError> {
         if let Owner::Container(container) = owner
             && let Some(pod) = &container.pod
@@ -90,7 +90,7 @@ impl State {
         config.ok_or_else(|| StateError::WithoutNetwork(owner.name().into()))
     }
 
-    /// Writes its networks, and nothing else of it.
+    /// Writes the owner's networks, and nothing else of its row.
     pub(super) fn set_networks(&self, owner: &Owner, config: &NetworkConfig) -> Result<(), StateError> {
         let text = serde_json::to_string(config).map_err(|source| StateError::Damaged {
             id: owner.id().into(),

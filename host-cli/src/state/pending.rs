@@ -1,17 +1,17 @@
-//! Names of what is being made or removed on disk: all that recovery may remove.
+//! Names of what is being created or removed on disk: all that recovery may remove.
 //!
-//! A record is written before the first file is made, or together with the removal of the row (by a trigger). It ends
-//! with the row that is added, or after the last file is gone. So a crash leaves either a record or nothing, and what
-//! nobody recorded is not Capsid's to remove.
+//! A record is written before the first file is created, or together with the removal of the row (by a trigger). It
+//! ends with the row that is added, or after the last file is removed. So a crash leaves either a record or nothing,
+//! and what nobody recorded is not Capsid's to remove.
 
 use rusqlite::params;
 
 use super::{State, StateError};
 
-/// What a recorded name is of.
+/// Kind of a recorded name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pending {
-    /// A container's folder among the data, and its run folder.
+    /// A container's data folder, and its run folder.
     Container,
     /// A volume's folder.
     Volume,
@@ -32,7 +32,7 @@ impl Pending {
     }
 }
 
-/// What was about to happen to it.
+/// Operation that a record announces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     Make,
@@ -40,7 +40,7 @@ pub(crate) enum Step {
 }
 
 impl State {
-    /// Records that something of this name is about to be made.
+    /// Records that something of this name is about to be created.
     pub(crate) fn record(&self, kind: Pending, name: &str) -> Result<(), StateError> {
         self.update(
             "INSERT OR IGNORE INTO pending VALUES (?1, ?2, 'make')",
@@ -48,7 +48,7 @@ impl State {
         )
     }
 
-    /// Names that are recorded.
+    /// Returns the recorded names of a kind.
     pub(crate) fn pending(&self, kind: Pending) -> Result<Vec<(String, Step)>, StateError> {
         let text = "SELECT name, step = 'make' FROM pending WHERE kind = ?1 ORDER BY name";
         let mut statement = self.0.prepare_cached(text).map_err(StateError::Query)?;
@@ -61,8 +61,8 @@ impl State {
         rows.collect::<Result<_, _>>().map_err(StateError::Query)
     }
 
-    /// Ends a record: nothing of this name is left. One that cannot be ended, as on a full disk, does no harm: the next
-    /// command looks at it again.
+    /// Deletes a record: nothing of this name is left. A record that cannot be deleted, as on a full disk, does no
+    /// harm: the next command checks it again.
     pub(crate) fn finish_pending(&self, kind: Pending, name: &str) {
         let _ = self.update(
             "DELETE FROM pending WHERE kind = ?1 AND name = ?2",

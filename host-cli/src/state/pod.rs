@@ -1,4 +1,4 @@
-//! A pod of several containers as the state knows it. A container without one is a pod of its own, and has no such row.
+//! Pod of several containers in the state. A container without a pod is one of its own, and has no such row.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -12,52 +12,52 @@ use super::{Container, ShareMount, State, StateError, VolumeMount};
 use crate::cli::AccelChoice;
 use crate::plan::MachineSize;
 
-/// What a pod is and how it is.
+/// Pod: its configuration, and its status.
 #[derive(Debug, Clone)]
 pub(crate) struct Pod {
-    /// 64 hexadecimal digits.
+    /// Id of 64 hexadecimal digits.
     pub id: String,
     pub name: String,
     pub created_ns: i64,
     pub config: PodConfig,
     pub status: PodStatus,
-    /// Nanoseconds since 1970 of the last start; 0 is never.
+    /// Time of the last start in nanoseconds since 1970; 0 is never.
     pub started_ns: i64,
-    /// Nanoseconds since 1970 of the last end; 0 is never.
+    /// Time of the last end in nanoseconds since 1970; 0 is never.
     pub finished_ns: i64,
-    /// Why its machine did not run, or ended without being asked to; empty when there is nothing to say.
+    /// Reason why the machine did not run, or ended without being asked to; empty when there is none.
     pub error: String,
-    /// 0 when there is none.
+    /// Process id of the supervisor; 0 when there is none.
     pub supervisor_pid: u32,
 }
 
-/// What was asked for.
+/// Options that a pod was created with.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub(crate) struct PodConfig {
     pub machine: MachineSize,
-    /// `kvm` or `emulate`, as chosen when the pod was made.
+    /// Accelerator, `kvm` or `emulate`, as chosen when the pod was created.
     pub accelerator: AccelChoice,
-    /// `--kernel`, when it was given.
+    /// Guest kernel, when `--kernel` was given.
     pub kernel: Option<PathBuf>,
     pub labels: Vec<String>,
-    /// Of all its containers.
+    /// Host name of all containers of the pod.
     pub hostname: String,
-    /// Its containers see each other's processes.
+    /// Whether the pod's containers see each other's processes.
     pub shares_pids: bool,
     pub shm_bytes: u64,
-    /// `NAME=VALUE` each.
+    /// Sysctls, `NAME=VALUE` each.
     pub sysctls: Vec<String>,
     pub limits: PodLimits,
-    /// Named volumes that all its containers have; without serials, which each container numbers for itself.
+    /// Named volumes that all containers of the pod have; without serials, which each container numbers for itself.
     #[serde(default)]
     pub volumes: Vec<VolumeMount>,
-    /// Folders and files of the host's that its machine is given, and all its containers have.
+    /// Folders and files of the host that are shared with the machine and with all its containers.
     #[serde(default)]
     pub shares: Vec<ShareMount>,
-    /// The network of its machine; pods made before there were any have none.
+    /// Network of the pod's machine; pods created before there were any have none.
     #[serde(default)]
     pub network: Option<NetworkConfig>,
-    /// Lines of `/etc/hosts` of all its containers: an address and a name each.
+    /// Lines of `/etc/hosts` of all containers of the pod: an address and a name each.
     #[serde(default)]
     pub hosts: Vec<(IpAddr, String)>,
 }
@@ -66,23 +66,23 @@ pub(crate) struct PodConfig {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub(crate) struct PodLimits {
     pub memory_max_bytes: Option<u64>,
-    /// Microseconds of each 100 000.
+    /// CPU time in microseconds of each 100 000.
     pub cpu_quota_us: Option<u64>,
     pub pids_max: Option<u64>,
 }
 
-/// How a pod's machine is.
+/// Status of a pod's machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PodStatus {
-    /// Never started.
+    /// Created, and never started.
     Created,
-    /// A supervisor must be alive for it.
+    /// Running: a supervisor must be alive for the pod.
     Running,
     Exited,
 }
 
 impl PodStatus {
-    /// podman's word for it.
+    /// Returns podman's word for the status.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Created => "Created",
@@ -106,10 +106,10 @@ impl FromStr for PodStatus {
 const COLUMNS: &str = "id, name, created_ns, config, status, started_ns, finished_ns, error, supervisor_pid";
 
 impl State {
-    /// Adds a pod, and gives it its addresses on a user-defined network. Its name must be free among pods.
+    /// Adds a pod, and assigns its addresses on user-defined networks. The name must be free among pods.
     pub(crate) fn add_pod(&self, pod: &mut Pod) -> Result<(), StateError> {
         let transaction = self.begin()?;
-        // Its own when it is added: it may be tried again under another name.
+        // `pod` is changed only when it was added: the caller may try again with another name.
         let mut config = pod.config.clone();
         if let Some(network) = &mut config.network {
             self.join_all(&pod.id, network)?;
@@ -130,12 +130,12 @@ impl State {
         Ok(())
     }
 
-    /// All pods, the newest first.
+    /// Returns all pods, the newest first.
     pub(crate) fn pods(&self) -> Result<Vec<Pod>, StateError> {
         self.select_pods("ORDER BY created_ns DESC, id", [])
     }
 
-    /// A pod by its whole id.
+    /// Returns the pod with this full id.
     pub(crate) fn pod(&self, id: &str) -> Result<Pod, StateError> {
         let found = self.select_pods("WHERE id = ?1", [id])?;
         found
@@ -144,7 +144,7 @@ impl State {
             .ok_or_else(|| StateError::UnknownPod(id.into()))
     }
 
-    /// A pod by name, id, or an id's beginning.
+    /// Returns a pod by name, id, or id prefix.
     pub(crate) fn find_pod(&self, word: &str) -> Result<Pod, StateError> {
         let named = self.select_pods("WHERE name = ?1 OR id = ?1", [word])?;
         if let Some(pod) = named.into_iter().next() {
@@ -158,12 +158,12 @@ impl State {
         }
     }
 
-    /// The containers of a pod, the oldest first.
+    /// Returns the containers of a pod, the oldest first.
     pub(crate) fn containers_of(&self, pod: &str) -> Result<Vec<Container>, StateError> {
         self.select("WHERE pod = ?1 ORDER BY created_ns, id", [pod])
     }
 
-    /// Its machine is started by this supervisor.
+    /// Records that this supervisor starts the pod's machine.
     pub(crate) fn set_pod_running(&self, id: &str, now_ns: i64, supervisor_pid: u32) -> Result<(), StateError> {
         self.update(
             "UPDATE pods SET status = 'Running', started_ns = ?2, supervisor_pid = ?3, error = '' WHERE id = ?1",
@@ -171,7 +171,7 @@ impl State {
         )
     }
 
-    /// Its machine is gone.
+    /// Records that the pod's machine ended.
     pub(crate) fn set_pod_exited(&self, id: &str, now_ns: i64, error: &str) -> Result<(), StateError> {
         self.update(
             "UPDATE pods SET status = 'Exited', finished_ns = ?2, error = ?3, supervisor_pid = 0 WHERE id = ?1",
@@ -179,7 +179,7 @@ impl State {
         )
     }
 
-    /// Forgets a pod without containers; its addresses are free.
+    /// Removes the row of a pod without containers, which frees its addresses.
     pub(crate) fn remove_pod(&self, id: &str) -> Result<(), StateError> {
         self.update("DELETE FROM pods WHERE id = ?1", params![id])
     }

@@ -1,4 +1,4 @@
-//! What killed processes left behind.
+//! Recovery from killed processes: corrects their rows and removes their remains.
 
 use super::{Container, Exit, Pending, PodStatus, State, StateError, Status, Step};
 use crate::container_lock::ContainerLock;
@@ -7,10 +7,10 @@ use crate::supervisor_process::SupervisorProcess;
 use crate::volumes::{self, VolumeError};
 use crate::{clock, events, id, network, store_folder};
 
-/// The error of what ended without a word.
+/// Error of a container or pod whose supervisor ended without reporting an end.
 const SUPERVISOR_KILLED: &str = "the pod's supervisor was killed";
 
-/// Why there is no cleaning up.
+/// Error when the recovery fails.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RecoverError {
     #[error("cannot clean up after killed commands")]
@@ -21,10 +21,10 @@ pub(crate) enum RecoverError {
     Volumes(#[from] VolumeError),
 }
 
-/// Brings rows and folders to what is true: a container whose supervisor is gone has exited, and what was recorded as
-/// being made or removed, and has no row, is removed. Cheap when there is nothing to do.
+/// Corrects rows and folders: a container whose supervisor is gone has exited, and what was recorded as being created
+/// or removed, and has no row, is removed. Cheap when there is nothing to do.
 pub(crate) fn recover(state: &State, folders: &Folders) -> Result<(), RecoverError> {
-    // Verbs that only read work in a read-only data folder, and see what killed processes have left.
+    // Verbs that only read work in a read-only data folder, and show what killed processes have left.
     if state.is_read_only() {
         return Ok(());
     }
@@ -50,28 +50,29 @@ pub(crate) fn recover(state: &State, folders: &Folders) -> Result<(), RecoverErr
     Ok(volumes::sweep(state, &folders.data)?)
 }
 
-/// A row that only a living supervisor leaves so: one that runs, or one that ended and is about to be removed.
+/// Whether only a living supervisor leaves a row like this: of a container that runs, or that ended and is to be
+/// removed.
 fn is_unfinished(container: &Container) -> bool {
     container.status.is_live() || (container.config.remove && container.status == Status::Exited)
 }
 
-/// Does what a supervisor that is gone would have done.
+/// Ends a container in place of its supervisor, if that is gone.
 fn end_lost(state: &State, folders: &Folders, container: &Container) -> Result<(), RecoverError> {
     let Ok(Some(lock)) = ContainerLock::try_take(&folders.run, &container.id) else {
         return Ok(());
     };
-    // Another command may have been here first, or the supervisor may have ended well since the row was read.
+    // Another command may have been first, or the supervisor may have ended properly since the row was read.
     let now = match state.container(&container.id) {
         Err(StateError::Unknown(_)) => return lock.remove().map_err(RecoverError::Folder),
         Err(_) => return Ok(()),
         Ok(now) => now,
     };
     if !is_unfinished(&now) || SupervisorProcess::find(&now.id).is_some() {
-        // It runs out of reach: the lock is a new one, in place of one that somebody removed.
+        // The supervisor runs, but is unreachable: the lock is a new file, in place of one that somebody removed.
         return Ok(());
     }
     if now.config.remove {
-        // The row goes first: see `create::remove`.
+        // The row is deleted first: see `create::remove`.
         volumes::remove_container(state, &folders.data, &now, true)?;
         events::record(&folders.data, &now, "destroy", &[]);
         store_folder::remove(&folders.data, &now.id).map_err(RecoverError::Folder)?;
@@ -89,7 +90,7 @@ fn end_lost(state: &State, folders: &Folders, container: &Container) -> Result<(
     Ok(())
 }
 
-/// Says that a pod's supervisor was killed, if it was. Its containers are told of one by one.
+/// Records that a pod's supervisor was killed, if it was. The pod's containers are recorded one by one.
 fn end_lost_pod(state: &State, folders: &Folders, id: &str) -> Result<(), RecoverError> {
     let Ok(Some(_lock)) = ContainerLock::try_take(&folders.run, id) else {
         return Ok(());
@@ -102,7 +103,7 @@ fn end_lost_pod(state: &State, folders: &Folders, id: &str) -> Result<(), Recove
     }
 }
 
-/// Removes the folders of a container or pod that a command was making or removing when it was killed.
+/// Removes the folders of a container or pod that a command was creating or removing when it was killed.
 fn finish(state: &State, folders: &Folders, kind: Pending, id: &str, step: Step) -> Result<(), RecoverError> {
     if !id::is_id(id) {
         return Ok(());
@@ -110,7 +111,7 @@ fn finish(state: &State, folders: &Folders, kind: Pending, id: &str, step: Step)
     let Ok(Some(lock)) = ContainerLock::try_take(&folders.run, id) else {
         return Ok(());
     };
-    // Held now: a command that was making it has finished, or is dead.
+    // With the lock held, a command that was creating it has finished, or is dead.
     let is_unknown = match kind {
         Pending::Container => matches!(state.container(id), Err(StateError::Unknown(_))),
         _ => matches!(state.pod(id), Err(StateError::UnknownPod(_))),
@@ -122,7 +123,8 @@ fn finish(state: &State, folders: &Folders, kind: Pending, id: &str, step: Step)
         store_folder::remove(&folders.data, id).map_err(RecoverError::Folder)?;
     }
     if step == Step::Make {
-        // Before the lock is free: its maker may be about to take it, and then records it once more.
+        // The record is deleted before the lock is free: the creator may be about to take it, and then records the name
+        // again.
         state.finish_pending(kind, id);
         return lock.remove().map_err(RecoverError::Folder);
     }

@@ -1,4 +1,4 @@
-//! User-defined networks, and who is on them.
+//! Tests of user-defined networks and their members.
 
 use super::*;
 use crate::cli::AccelChoice;
@@ -11,7 +11,7 @@ pub(crate) fn subnet(network: &str, gateway: &str) -> Subnet {
     }
 }
 
-/// One of the user's: `net-` and that name.
+/// Adds a user-defined network, named `net-` and the given name.
 pub(crate) fn network(state: &State, name: &str, subnets: &[Subnet]) -> Network {
     let mut network = Network {
         id: name.repeat(64),
@@ -27,7 +27,7 @@ pub(crate) fn network(state: &State, name: &str, subnets: &[Subnet]) -> Network 
     network
 }
 
-/// A place that is asked for.
+/// Requested endpoint on a network.
 fn place(network: &Network, wanted: &[&str]) -> Endpoint {
     Endpoint {
         network: network.id.clone(),
@@ -37,7 +37,7 @@ fn place(network: &Network, wanted: &[&str]) -> Endpoint {
     }
 }
 
-/// The link of its own, and nothing else.
+/// Configuration with the own link and no other network.
 pub(crate) fn plain(mac: u8) -> NetworkConfig {
     NetworkConfig {
         mac: [2, 0, 0, 0, 0, mac],
@@ -60,7 +60,7 @@ fn on(network: &Network, wanted: &[&str], mac: u8) -> NetworkConfig {
     }
 }
 
-/// A container whose id is made of one digit.
+/// Container whose id repeats one digit.
 pub(crate) fn container(digit: &str, config: Option<NetworkConfig>) -> Container {
     Container {
         id: digit.repeat(64),
@@ -139,7 +139,7 @@ fn addresses(config: Option<&NetworkConfig>) -> Vec<String> {
     addresses.map(ToString::to_string).collect()
 }
 
-/// Adds it: its addresses then.
+/// Adds a container, and returns its addresses.
 fn add(state: &State, mut container: Container) -> Result<Vec<String>, StateError> {
     state.add(&mut container, &[])?;
     assert_eq!(state.container(&container.id).unwrap().config, container.config);
@@ -167,7 +167,7 @@ fn pods_and_containers_get_the_lowest_free_addresses() {
     let members = state.members(&made.id).unwrap();
     let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
     assert_eq!(names, ["pod-2", "web-1", "web-3"]);
-    // Who goes frees what it had, and only that.
+    // A removed member frees its own addresses, and only those.
     state.remove_pod(&grouped.id).unwrap();
     state.remove_with_volumes(&"1".repeat(64), &[]).unwrap();
     assert_eq!(
@@ -200,7 +200,7 @@ fn an_address_is_given_once() {
         "address 02:00:00:00:00:01 is already in use by web-1"
     );
     assert!(matches!(state.container(&"2".repeat(64)), Err(StateError::Unknown(_))));
-    // The same on another network is somebody else's.
+    // The same address on another network is free.
     let other = network(&state, "b", &[subnet("10.89.0.0/30", "10.89.0.1")]);
     assert_eq!(
         add(&state, container("2", Some(on(&other, &[], 1)))).unwrap(),
@@ -297,7 +297,7 @@ fn a_database_from_before_networks_keeps_its_rows() {
     assert_eq!(state.networks().unwrap(), []);
 }
 
-/// A database as it was with one network at most, with a container for each `$.network` and a pod for the last one.
+/// Creates a database from before several networks: a container for each `$.network`, and a pod for the last one.
 fn before_several_networks(data: &Path, networks: &[serde_json::Value]) {
     let old = Connection::open(data.join("containers.db")).unwrap();
     MIGRATIONS[..4].iter().for_each(|step| old.execute_batch(step).unwrap());
@@ -354,7 +354,7 @@ fn a_database_with_one_network_each_keeps_its_rows() {
     assert!(matches!(state.container("damaged"), Err(StateError::Damaged { .. })));
 }
 
-/// Two networks, and a container of id 1 that has the link of its own.
+/// Creates two networks, and a container of id 1 that has its own link.
 fn two_networks(state: &State) -> (Network, Network) {
     add(state, container("1", Some(plain(1)))).unwrap();
     (
@@ -388,13 +388,13 @@ fn who_is_connected_has_a_place_on_each_network() {
     );
     let has = |network: &Network| state.members(&network.id).unwrap()[0].addresses().to_vec();
     assert_eq!((has(&one).len(), has(&other).len()), (1, 2));
-    // The next one gets what is free on that network.
+    // The next member gets what is free on that network.
     let mut grouped = pod("2", plain(2));
     state.add_pod(&mut grouped).unwrap();
     let pods = state.connect(&grouped.id, &to(&one, &[])).unwrap();
     assert_eq!(addresses(pods.network()), ["10.89.0.3"]);
     assert_eq!(state.pod(&grouped.id).unwrap().config.network.as_ref(), pods.network());
-    // Whoever goes leaves all of them.
+    // A removed container leaves all its networks.
     state.remove(&id).unwrap();
     assert_eq!(state.members(&other.id).unwrap(), []);
     assert_eq!(state.members(&one.id).unwrap().len(), 1);
@@ -412,11 +412,11 @@ fn who_is_disconnected_frees_what_it_had() {
         .connect(&id, &ConnectTarget::UserDefined(place(&one, &["10.89.0.9"])))
         .unwrap();
     state.disconnect(&id, &there).unwrap();
-    // Nothing is left of it: what failed can be undone.
+    // Nothing is left of the membership: a failed connection can be undone.
     assert_eq!(state.container(&id).unwrap().config, before);
     state.remove_network(&state.find_network("net-b").unwrap()).unwrap();
     add(&state, container("2", Some(on(&one, &["10.89.0.9"], 2)))).unwrap();
-    // On none at all, and back again.
+    // Disconnected from all networks, and connected again.
     let none = state.disconnect(&id, &ConnectTarget::OwnLink).unwrap();
     assert_eq!(names(&none), [] as [&str; 0]);
     let back = state.connect(&id, &there).unwrap();
@@ -543,7 +543,7 @@ fn recovery_removes_what_was_recorded_and_has_no_row() {
     state.remove_pod(&pod.id).unwrap();
     let network = network(&state, "f", &[subnet("10.89.0.0/24", "10.89.0.1")]);
     state.remove_network(&network).unwrap();
-    // Nobody of ours writes such a name, and it leads elsewhere.
+    // No command writes such a name, and it leads out of the folder.
     state.record(Pending::Container, "../../x").unwrap();
     let of = |id: &str| {
         [

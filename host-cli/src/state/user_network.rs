@@ -1,4 +1,4 @@
-//! A user-defined network as the state knows it, and who is on it.
+//! User-defined network in the state.
 
 use std::net::IpAddr;
 
@@ -9,60 +9,60 @@ use serde::{Deserialize, Serialize};
 use super::{State, StateError};
 use crate::plan::SubnetError;
 
-/// A link that several pods are on.
+/// User-defined network: a link that several pods are on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Network {
-    /// 64 hexadecimal digits.
+    /// Id of 64 hexadecimal digits.
     pub id: String,
     pub name: String,
-    /// Nanoseconds since 1970.
+    /// Time of the creation in nanoseconds since 1970.
     pub created_ns: i64,
     pub config: NetworkSpec,
 }
 
-/// What was asked for, complete; nothing of it changes while the network is there.
+/// Options of a network, complete. They do not change while the network exists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NetworkSpec {
-    /// One of IPv4, or one of IPv6, or both in this order.
+    /// Subnets: one of IPv4, or one of IPv6, or both in this order.
     pub subnets: Vec<Subnet>,
-    /// Nothing leads out of it.
+    /// Whether the network is internal: nothing leads out of it.
     pub internal: bool,
-    /// `KEY[=VALUE]` each.
+    /// Labels, `KEY[=VALUE]` each.
     pub labels: Vec<String>,
 }
 
 impl NetworkSpec {
-    /// The subnet for addresses of the same kind as `address`.
+    /// Returns the subnet of the same IP version as `address`.
     pub(crate) fn subnet_like(&self, address: IpAddr) -> Option<&Subnet> {
         let mut subnets = self.subnets.iter();
         subnets.find(|subnet| subnet.gateway.is_ipv4() == address.is_ipv4())
     }
 }
 
-/// Where a network's addresses are from.
+/// Subnet that a network's addresses are taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Subnet {
     pub network: IpNet,
-    /// The one address that is no pod's: names are asked for there, and it is the default route.
+    /// Gateway, the one address that no pod has: the resolver and the default route.
     pub gateway: IpAddr,
 }
 
-/// A pod's place on a user-defined network.
+/// Endpoint of a pod on a user-defined network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Endpoint {
-    /// The network's id.
+    /// Id of the network.
     pub network: String,
-    /// The network's name, for messages.
+    /// Name of the network, for messages.
     pub name: String,
-    /// The pod's addresses in the order of the network's subnets. Until the pod is added to the state, those that were
-    /// asked for.
+    /// Addresses of the pod in the order of the network's subnets. Until the pod is added to the state, the requested
+    /// ones.
     pub addresses: Vec<IpAddr>,
-    /// Names that it has on this network beside its own.
+    /// Aliases: names of the pod on this network in addition to its own.
     pub aliases: Vec<String>,
 }
 
 impl Endpoint {
-    /// A place where nothing of its own is wanted.
+    /// Returns an endpoint without requested addresses or aliases.
     pub(crate) fn anywhere(network: &Network) -> Self {
         Self {
             network: network.id.clone(),
@@ -72,7 +72,7 @@ impl Endpoint {
         }
     }
 
-    /// Names that others on the network find the container or pod by, each once.
+    /// Returns the names that others on the network find the container or pod by, each once.
     pub(crate) fn dns_names(&self, name: &str, id: &str, hostname: &str) -> Vec<String> {
         let mut names = vec![name.to_owned()];
         names.extend(self.aliases.iter().cloned());
@@ -91,7 +91,7 @@ impl Endpoint {
 const COLUMNS: &str = "id, name, created_ns, config";
 
 impl State {
-    /// Adds a network with the subnets that are chosen beside those that there are. Its name must be free.
+    /// Adds a network with subnets that `choose` picks beside those of the existing networks. The name must be free.
     pub(crate) fn add_network(
         &self,
         network: &mut Network,
@@ -113,19 +113,19 @@ impl State {
         }
     }
 
-    /// All networks, by name.
+    /// Returns all networks, by name.
     pub(crate) fn networks(&self) -> Result<Vec<Network>, StateError> {
         self.select_networks("ORDER BY name", [])
     }
 
-    /// A network by its whole id.
+    /// Returns the network with this full id.
     pub(crate) fn network(&self, id: &str) -> Result<Network, StateError> {
         let found = self.select_networks("WHERE id = ?1", [id])?;
         let found = found.into_iter().next();
         found.ok_or_else(|| StateError::UnknownNetwork(id.into()))
     }
 
-    /// A network by name, id, or an id's beginning.
+    /// Returns a network by name, id, or id prefix.
     pub(crate) fn find_network(&self, word: &str) -> Result<Network, StateError> {
         let named = self.select_networks("WHERE name = ?1 OR id = ?1 ORDER BY name != ?1", [word])?;
         if let Some(network) = named.into_iter().next() {
@@ -139,7 +139,7 @@ impl State {
         }
     }
 
-    /// Forgets a network that nobody is on.
+    /// Removes the row of a network without members.
     pub(crate) fn remove_network(&self, network: &Network) -> Result<(), StateError> {
         let transaction = self.begin()?;
         let members = self.members(&network.id)?;

@@ -1,4 +1,4 @@
-//! A volume as the state knows it.
+//! Volume in the state.
 
 use rusqlite::{OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
@@ -6,45 +6,45 @@ use serde::{Deserialize, Serialize};
 use super::container::Container;
 use super::{State, StateError};
 
-/// A disk that outlives the containers that use it.
+/// Volume: a disk that outlives the containers that use it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Volume {
     pub name: String,
-    /// Nanoseconds since 1970.
+    /// Time of the creation in nanoseconds since 1970.
     pub created_ns: i64,
-    /// `KEY[=VALUE]` each.
+    /// Labels, `KEY[=VALUE]` each.
     pub labels: Vec<String>,
-    /// Nobody named it: `volume prune` removes it when no container uses it.
+    /// Whether the volume is unnamed: `volume prune` removes it when no container uses it.
     pub anonymous: bool,
-    /// A container that may write to it has had it: it holds what it is to begin with, and no `lost+found`.
+    /// Whether a container that may write to the volume has used it: it has its initial content, and no `lost+found`.
     pub prepared: bool,
 }
 
-/// A volume in a container.
+/// Volume mounted in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct VolumeMount {
     pub volume: String,
-    /// Where in the container.
+    /// Path in the container.
     pub target: String,
     pub readonly: bool,
-    /// Filled from the image's folder while it is empty.
+    /// Whether the volume is filled from the image's folder while it is empty.
     pub populate: bool,
-    /// Made for the container: `rm -v` and `--rm` remove it.
+    /// Whether the volume was created for the container: `rm -v` and `--rm` remove it.
     pub anonymous: bool,
-    /// Serial of its disk; the same for the same volume at another place.
+    /// Serial of the volume's disk; the same for the same volume at another path.
     pub serial: String,
 }
 
-/// A folder or file of the host's in a container.
+/// Folder or file of the host, shared with a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ShareMount {
-    /// Absolute, and without links when the container was made.
+    /// Path on the host: absolute, and without links when the container was created.
     pub source: String,
-    /// Where in the container.
+    /// Path in the container.
     pub target: String,
     pub readonly: bool,
     pub is_file: bool,
-    /// Tag of its virtio-fs device.
+    /// Tag of the share's virtio-fs device.
     pub tag: String,
 }
 
@@ -56,7 +56,7 @@ impl State {
         insert(&self.0, volume)
     }
 
-    /// All volumes, by name.
+    /// Returns all volumes, by name.
     pub(crate) fn volumes(&self) -> Result<Vec<Volume>, StateError> {
         let text = format!("SELECT {COLUMNS} FROM volumes ORDER BY name");
         let mut statement = self.0.prepare(&text).map_err(StateError::Query)?;
@@ -64,14 +64,14 @@ impl State {
         rows.collect::<Result<_, _>>().map_err(StateError::Query)
     }
 
-    /// A volume by its name.
+    /// Returns a volume by its name.
     pub(crate) fn volume(&self, name: &str) -> Result<Option<Volume>, StateError> {
         let text = format!("SELECT {COLUMNS} FROM volumes WHERE name = ?1");
         let found = self.0.query_row(&text, [name], read).optional();
         found.map_err(StateError::Query)
     }
 
-    /// Containers that have the volume, running or not.
+    /// Returns the containers that have the volume, running or not.
     pub(crate) fn users_of_volume(&self, name: &str) -> Result<Vec<Container>, StateError> {
         let mut containers = self.all_containers()?;
         containers.retain(|container| container.config.mounts.iter().any(|mount| mount.volume == name));
@@ -85,13 +85,13 @@ impl State {
         updated.map(drop).map_err(StateError::Query)
     }
 
-    /// Forgets a volume.
+    /// Removes a volume's row.
     pub(crate) fn remove_volume(&self, name: &str) -> Result<(), StateError> {
         let removed = self.0.execute("DELETE FROM volumes WHERE name = ?1", [name]);
         removed.map(drop).map_err(StateError::Query)
     }
 
-    /// Forgets a container and volumes, all or nothing.
+    /// Removes the rows of a container and of volumes, all or nothing.
     pub(crate) fn remove_with_volumes(&self, id: &str, volumes: &[String]) -> Result<(), StateError> {
         let transaction = self.0.unchecked_transaction().map_err(StateError::Query)?;
         self.remove(id)?;
@@ -102,11 +102,11 @@ impl State {
     }
 }
 
-/// Adds the row, also within somebody else's transaction.
+/// Adds a volume's row, also within a transaction of the caller.
 pub(super) fn insert(connection: &rusqlite::Connection, volume: &Volume) -> Result<(), StateError> {
     let statement =
         "INSERT OR IGNORE INTO volumes (name, created_ns, labels, anonymous, prepared) VALUES (?1, ?2, ?3, ?4, ?5)";
-    // Strings alone always have a JSON form.
+    // Strings always have a JSON form.
     let labels = serde_json::json!(volume.labels).to_string();
     let row = params![
         volume.name,

@@ -1,4 +1,4 @@
-//! The session with a pod's agent, shared by all who speak to the guest.
+//! Session with a pod's agent, shared by all tasks that communicate with the guest.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -15,37 +15,39 @@ use super::streams::StreamOpener;
 use crate::clock;
 use crate::session::{self, Receiver, Sender, SessionError};
 
-/// Messages that may wait for one process: Created, Started, Stopped. An agent that sends more is out of order.
+/// Maximum number of messages that may wait for one process: Created, Started, Stopped. An agent that sends more breaks
+/// the protocol.
 const WAITING_MAX: usize = 8;
-/// Processes that may be waited for at a time: the agent allows fewer.
+/// Maximum number of processes with waiting receivers: the agent allows fewer processes.
 const ROUTES_MAX: usize = 4096;
-/// How long an answer to a request may take.
+/// Time limit for the answer to a request.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the guest may leave us with what it does not read. Whoever ends the container does not wait for longer.
+/// Time limit for queueing a message while the guest does not read. A caller that ends the container does not wait
+/// longer.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
-/// Frames that may wait to be sent. Each is 4 MiB at most.
+/// Maximum number of frames that may wait to be sent. Each is 4 MiB at most.
 const FRAMES_MAX: usize = 4;
 
-/// Speaks to the agent.
+/// Handle to a pod's agent.
 #[derive(Debug)]
 pub(crate) struct Agent {
-    /// To the [`Outbox`]: a client that leaves in the middle of a message does not leave half of it in the session.
+    /// Queue to the [`Outbox`]: a client that leaves in the middle of a message leaves no half of it in the session.
     frames: mpsc::Sender<Vec<u8>>,
-    /// Opens streams into the guest.
+    /// Opener of streams into the guest.
     pub opener: StreamOpener,
-    /// Who waits for messages of which process.
+    /// Receivers of messages, by process.
     routes: RefCell<HashMap<String, mpsc::Sender<agent_message::Kind>>>,
-    /// One request at a time waits for its answer.
+    /// Lock that permits one pending request at a time.
     asking: Mutex<()>,
     asked: RefCell<Option<Asked>>,
-    /// The session is over: nothing more will be said.
+    /// Whether the session is over: no more messages will arrive.
     ended: Cell<bool>,
     /// Number of messages that the agent has sent.
     heard: Cell<u64>,
     clock: GuestClock,
 }
 
-/// A request whose answer is waited for.
+/// Request that waits for its answer.
 #[derive(Debug)]
 struct Asked {
     id: String,
@@ -53,7 +55,7 @@ struct Asked {
     answer: oneshot::Sender<agent_message::Kind>,
 }
 
-/// What is to be sent to the agent, in order.
+/// Queue of frames to the agent, sent in order.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     frames: mpsc::Receiver<Vec<u8>>,
@@ -61,7 +63,7 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// Sends until the session ends: why it did.
+    /// Sends frames until the session ends. Returns the reason of the end.
     async fn deliver(&mut self) -> SessionError {
         while let Some(frame) = self.frames.recv().await {
             if let Err(error) = self.sender.send_frame(&frame).await {
@@ -73,7 +75,7 @@ impl Outbox {
 }
 
 impl Agent {
-    /// Made with its outbox, which [`Agent::converse`] drives.
+    /// Creates the agent's handle and its outbox, which [`Agent::converse`] drives.
     pub(crate) fn new(sender: Sender, opener: StreamOpener) -> (Self, Outbox) {
         let (frames, waiting) = mpsc::channel(FRAMES_MAX);
         let agent = Self {
@@ -93,21 +95,21 @@ impl Agent {
         (agent, outbox)
     }
 
-    /// Says something.
+    /// Queues a message to the agent.
     pub(crate) async fn send(&self, kind: host_message::Kind) -> Result<(), SessionError> {
         let sent = timeout(SEND_TIMEOUT, self.frames.send(session::encode(kind)?)).await;
         sent.map_err(|_| SessionError::Silent)?
             .map_err(|_| SessionError::Closed)
     }
 
-    /// Tells everybody who waits for the agent that it is gone.
+    /// Notifies everybody who waits for the agent that it is gone.
     pub(crate) fn end(&self) {
         self.ended.set(true);
         self.routes.borrow_mut().clear();
         self.asked.borrow_mut().take();
     }
 
-    /// What the agent will say of a process from now on.
+    /// Returns a receiver of the messages that the agent sends about a process from now on.
     pub(crate) fn listen_to(&self, id: &str) -> mpsc::Receiver<agent_message::Kind> {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
         let mut routes = self.routes.borrow_mut();
@@ -118,7 +120,7 @@ impl Agent {
         receiver
     }
 
-    /// Asks something about a container and waits for the answer.
+    /// Sends a request about a container and waits for the answer.
     pub(crate) async fn ask(
         &self,
         id: &str,
@@ -140,10 +142,11 @@ impl Agent {
             .map_err(|_| SessionError::Closed)
     }
 
-    /// Sends, hands out what the agent says, and watches that it is alive, until the session ends: why it did.
+    /// Sends frames, dispatches the agent's messages, and checks its heartbeat, until the session ends. Returns the
+    /// reason.
     pub(crate) async fn converse(&self, receiver: &mut Receiver, outbox: &mut Outbox) -> SessionError {
         tokio::select! {
-            // A message that has come is noticed before it is missed.
+            // A message that has arrived is read before the heartbeat can miss it.
             biased;
             error = self.hand_out(receiver) => error,
             error = outbox.deliver() => error,
@@ -151,7 +154,7 @@ impl Agent {
         }
     }
 
-    /// Asks the agent for a sign of life, unless so much waits to be sent that it is asked anyway.
+    /// Sends the agent a ping, unless the queue is full: then other messages already wait for the agent.
     pub(super) fn ping(&self) {
         self.send_ping(self.clock.ping(clock::now_ns()));
     }
@@ -167,7 +170,7 @@ impl Agent {
         self.heard.get()
     }
 
-    /// Hands out what the agent says until the session ends: why it did.
+    /// Dispatches the agent's messages until the session ends. Returns the reason of the end.
     async fn hand_out(&self, receiver: &mut Receiver) -> SessionError {
         loop {
             let message = match receiver.receive().await {
@@ -190,17 +193,17 @@ impl Agent {
     fn hand_out_one(&self, message: agent_message::Kind) -> Result<(), SessionError> {
         let (id, request) = subject(&message).ok_or(SessionError::Unexpected)?;
         if request != Request::Run {
-            // A late answer, to a question that was given up, is passed over.
+            // A late answer to a request that was given up is ignored.
             let is_for = |asked: &mut Asked| asked.id == id && asked.what == request;
             if let Some(asked) = self.asked.borrow_mut().take_if(is_for) {
-                // Whoever asked may have gone.
+                // The requester may be gone.
                 let _ = asked.answer.send(message);
             }
             return Ok(());
         }
         let route = self.routes.borrow().get(&id).cloned();
         match route {
-            // A process that nobody waits for: an exec whose client is gone.
+            // Nobody waits for this process: an exec whose client is gone.
             None => Ok(()),
             Some(route) => match route.try_send(message) {
                 Err(mpsc::error::TrySendError::Full(_)) => Err(SessionError::Unexpected),
@@ -210,7 +213,7 @@ impl Agent {
     }
 }
 
-/// Which process a message is about, and what it answers; `None` for one that has no place here.
+/// Returns the process that a message is about, and the request that it answers; `None` for an unexpected message.
 fn subject(message: &agent_message::Kind) -> Option<(String, Request)> {
     use agent_message::Kind;
     match message {

@@ -1,4 +1,4 @@
-//! One connection of a command.
+//! Connection of one command to the supervisor.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
@@ -26,16 +26,16 @@ use crate::log::LogStream;
 use crate::state::{Exit, State, Status};
 use crate::{events, id, plan, session};
 
-/// How long a killed container may take to be gone, without anything being written to its disks, before its machine is
-/// ended. The agent itself waits for twice `DISK_WAIT` (`guest-agent/src/limits.rs`) for what cannot be written.
+/// Time limit for a killed container to end, without anything being written to its disks, before its machine is ended.
+/// The agent itself waits for twice `DISK_WAIT` (`guest-agent/src/limits.rs`) for what cannot be written.
 const KILL_GRACE: Duration = Duration::from_secs(12);
-/// How long it may take while its disks are written to.
+/// Time limit for a killed container to end while its disks are written to.
 const WRITE_PATIENCE: Duration = Duration::from_secs(600);
-/// How long the command that started this process may take to say what it wants.
+/// Time limit for the first request of the command that started this process.
 const FIRST_WORD: Duration = Duration::from_secs(10);
 
-/// Hears the request of the connection that this supervisor was started with, before anything is started: a client
-/// that attaches misses nothing. The rest of it is the returned future.
+/// Receives the request of the connection that this supervisor was started with, before anything is started: a client
+/// that attaches misses nothing. The returned future handles the request.
 pub(crate) async fn hear_first(
     supervised: &Rc<SupervisedContainer>,
     mut connection: Connection,
@@ -61,7 +61,7 @@ pub(crate) async fn hear_first(
     }
 }
 
-/// Tells a client that nothing can be done for it.
+/// Sends a client a failure in place of an answer.
 pub(crate) async fn refuse(connection: &Connection, why: &str) {
     conclude(&connection.writer, Err(Failure::because(why))).await;
 }
@@ -71,7 +71,7 @@ pub(crate) async fn serve(supervised: Rc<SupervisedContainer>, mut connection: C
     let heard = tokio::select! {
         biased;
         heard = recv(&mut connection) => heard,
-        // A client that asks for nothing is not waited for.
+        // A client that sends no request is not waited for.
         _ = supervised.over() => None,
     };
     if let Some(request) = heard {
@@ -122,7 +122,7 @@ async fn answer(supervised: Rc<SupervisedContainer>, connection: Connection, req
         Request::Wait => Ok(over(&*supervised.over().await, &supervised)),
         Request::Renamed(name) => {
             supervised.container.borrow_mut().name = name;
-            // Others on its networks know it by the new one from now on.
+            // The other members of its networks resolve the new name from now on.
             networks_changed::rename(&supervised).await.map(|()| Answer::Done)
         }
         Request::NetworksChanged => networks_changed::container(&supervised).await,
@@ -134,7 +134,7 @@ async fn answer(supervised: Rc<SupervisedContainer>, connection: Connection, req
     conclude(&writer, answered).await;
 }
 
-/// Sends the last word; a client that is gone needs none.
+/// Sends the final answer. A client that is gone needs none.
 async fn conclude(writer: &Writer, answered: Result<Answer, Failure>) {
     let answer = answered.unwrap_or_else(Answer::Failed);
     let _ = writer.send(&answer).await;
@@ -152,7 +152,7 @@ fn start_answer(supervised: &SupervisedContainer) -> Answer {
     }
 }
 
-/// How all of it ended.
+/// Converts the container's outcome to an answer.
 fn over(outcome: &Outcome, supervised: &SupervisedContainer) -> Answer {
     let moments = supervised.moments.borrow().clone();
     match outcome {
@@ -164,7 +164,8 @@ fn over(outcome: &Outcome, supervised: &SupervisedContainer) -> Answer {
     }
 }
 
-/// Makes the streams of an attached client and sends it their other ends. `is_owner`: it started the container.
+/// Creates the streams of an attached client and sends it their other ends. `is_owner` means that it started the
+/// container.
 async fn attach_streams(
     supervised: &Rc<SupervisedContainer>,
     writer: &Writer,
@@ -215,7 +216,7 @@ async fn attach_streams(
     }
 }
 
-/// Tells an attached client of start and end, and does what it asks meanwhile.
+/// Notifies an attached client of start and end, and handles its requests meanwhile.
 async fn follow(
     supervised: &Rc<SupervisedContainer>,
     connection: Connection,
@@ -242,10 +243,11 @@ async fn follow(
     }
 }
 
-/// Signals and sizes for a process, until the client hangs up. `sinks` are what it has of the container's output.
+/// Handles signals and terminal sizes for a process, until the client hangs up. `sinks` are the client's ends of the
+/// container's output.
 async fn handle_control(supervised: &Rc<SupervisedContainer>, process: &str, sinks: &[Rc<Sink>], reader: &mut Reader) {
     while let Ok((request, _)) = reader.receive::<Request>().await {
-        // What arrives too early or too late is lost, as it is with docker.
+        // A request that arrives too early or too late is lost, as in docker.
         let _ = match request {
             Request::Signal(number) if process == supervised.id => signal(supervised, number).await,
             Request::Signal(number) => send_signal(supervised, process, number).await,
@@ -259,7 +261,7 @@ async fn handle_control(supervised: &Rc<SupervisedContainer>, process: &str, sin
     }
 }
 
-/// A signal to the container. SIGKILL ends it also while it starts.
+/// Sends a signal to the container. SIGKILL ends the container also while it starts.
 async fn signal(supervised: &Rc<SupervisedContainer>, number: i32) -> Result<(), Failure> {
     supervised.record_event("kill", &[("signal", &number.to_string())]);
     if number == libc::SIGKILL {
@@ -289,17 +291,18 @@ async fn resize(supervised: &SupervisedContainer, process: &str, rows: u32, colu
     sent.map_err(|e| Failure::of(&e))
 }
 
-/// The stop signal, SIGKILL when it is not heard, and the machine's end when that is not either.
+/// Stops the container: sends the stop signal, then SIGKILL, then ends the machine, each when the step before was in
+/// vain.
 pub(super) async fn stop(supervised: &Rc<SupervisedContainer>, timeout_s: Option<u64>) {
     supervised.ask_to_stop();
     let (number, patience) = {
         let config = &supervised.container.borrow().config;
         (config.stop_signal, timeout_s.unwrap_or(config.stop_timeout_s))
     };
-    // Before the program runs there is nothing to ask politely.
+    // Before the program runs there is nothing to signal.
     if matches!(*supervised.phase.borrow(), Phase::Running) {
         let number = i32::try_from(number).unwrap_or(libc::SIGTERM);
-        // A paused container does not hear it until it goes on.
+        // A paused container does not get the signal until it is resumed.
         if supervised.paused.get() {
             let _ = freeze(supervised, false).await;
         }
@@ -312,7 +315,7 @@ pub(super) async fn stop(supervised: &Rc<SupervisedContainer>, timeout_s: Option
     kill(supervised).await;
 }
 
-/// Ends the container without asking it.
+/// Kills the container without a stop signal.
 async fn kill(supervised: &Rc<SupervisedContainer>) {
     supervised.ask_to_stop();
     if send_signal(supervised, &supervised.id, libc::SIGKILL).await.is_ok() {
@@ -329,7 +332,7 @@ async fn kill(supervised: &Rc<SupervisedContainer>) {
     supervised.kill.notify_one();
 }
 
-/// Asks the guest something about the container.
+/// Sends the guest a request about the container.
 async fn ask(
     supervised: &SupervisedContainer,
     what: Asked,
@@ -361,7 +364,7 @@ async fn freeze(supervised: &Rc<SupervisedContainer>, frozen: bool) -> Result<An
     else {
         return Err(unexpected());
     };
-    // It may have ended since: its row says so, and keeps saying so.
+    // It may have ended since: its row already records the end, and must keep it.
     supervised.guest()?;
     supervised.paused.set(frozen);
     supervised.record_event(if frozen { "pause" } else { "unpause" }, &[]);
@@ -370,7 +373,7 @@ async fn freeze(supervised: &Rc<SupervisedContainer>, frozen: bool) -> Result<An
     written.map(|()| Answer::Done).map_err(|e| Failure::of(&e))
 }
 
-/// Changes the guest's limits first: what it refuses is not written.
+/// Updates limits and restart policy. The guest's limits are changed first: what it refuses is not recorded.
 async fn update(supervised: &Rc<SupervisedContainer>, request: &UpdateRequest) -> Result<Answer, Failure> {
     let decode = |bytes: &[u8]| Limits::decode(bytes).map_err(|e| Failure::of(&e));
     let (changes, limits) = (decode(&request.changes)?, decode(&request.limits)?);
@@ -436,7 +439,7 @@ async fn measure(supervised: &SupervisedContainer) -> Result<Answer, Failure> {
     Ok(Answer::Measured(usage(&measured)))
 }
 
-/// What the guest says of a container, or of itself.
+/// Converts the guest's measurement of a container, or of itself.
 pub(super) fn usage(measured: &Measured) -> Usage {
     Usage {
         memory_bytes: measured
@@ -452,7 +455,7 @@ pub(super) fn usage(measured: &Measured) -> Usage {
     }
 }
 
-/// Another process in the container; its streams go from the client to the guest, not through this process.
+/// Runs another process in the container. Its streams connect the client with the guest, not through this process.
 async fn exec(
     supervised: &Rc<SupervisedContainer>,
     connection: Connection,
@@ -471,7 +474,7 @@ async fn exec(
     ended
 }
 
-/// Work of the agent's own in the container.
+/// Runs a task of the agent in the container.
 async fn task(supervised: &Rc<SupervisedContainer>, connection: Connection, task: &[u8]) -> Result<Answer, Failure> {
     let task = Task::decode(task).map_err(|e| Failure::of(&e))?;
     let id = id::new().map_err(|e| Failure::of(&e))?;
@@ -479,7 +482,7 @@ async fn task(supervised: &Rc<SupervisedContainer>, connection: Connection, task
     run_beside(supervised, connection, spec, false).await
 }
 
-/// A process that joins the container, from its start to its end.
+/// Runs a process that joins the container, from its start to its end.
 async fn run_beside(
     supervised: &Rc<SupervisedContainer>,
     connection: Connection,
@@ -540,7 +543,7 @@ async fn run_beside(
                     });
                 }
                 Some(_) => return Err(unexpected()),
-                // The container ended, and its machine with it.
+                // The container ended, and the machine with it.
                 None => {
                     return Ok(Answer::Exited {
                         exit: Exit {
@@ -555,12 +558,12 @@ async fn run_beside(
     };
     tokio::select! {
         answer = course => answer,
-        // docker's exec goes on without its client, and so does this one.
+        // docker's exec continues without its client, and so does this one.
         () = handle_control(supervised, &id, &[], &mut reader) => Err(Failure::because("detached")),
     }
 }
 
-/// Reads a stream that nobody wants, so that it does not block its writer.
+/// Reads a stream and drops the data, so that its writer does not block.
 fn discard(stream: StdStream) {
     if stream.set_nonblocking(true).is_err() {
         return;
@@ -570,7 +573,7 @@ fn discard(stream: StdStream) {
     }
 }
 
-/// As the container itself, but for what was asked for.
+/// Creates the spec of an exec process: the container's own, except for what the request changes.
 pub(super) fn exec_spec(supervised: &SupervisedContainer, id: &str, request: &ExecRequest) -> ContainerSpec {
     let container = supervised.container.borrow();
     let spec = &container.spec;

@@ -1,8 +1,8 @@
-//! The disks of a pod's containers, plugged into the machine's slots and unplugged: see `capsid_vmm::disk_slots`.
+//! Disks of a pod's containers, plugged into the machine's slots and unplugged: see `capsid_vmm::disk_slots`.
 //!
-//! Containers of one image have one root disk in common, and those that have the same volume that one. A disk goes with
-//! its last container, unless the guest says that it could not unmount it: then it stays until the machine ends, and a
-//! container that has it once more finds it there.
+//! Containers of one image share one root disk, and containers with the same volume share its disk. A disk is unplugged
+//! with its last container, unless the guest reports that it could not unmount it: then it stays until the machine
+//! ends, and a container that needs it again finds it there.
 
 use std::cell::RefCell;
 use std::io;
@@ -16,10 +16,10 @@ use tokio::sync::Mutex;
 
 use crate::accelerator::{DeviceError, DeviceSocket, Disk};
 
-/// Files of a read-only disk are rounded up to this by the machine.
+/// Alignment to which the machine rounds up the files of a read-only disk.
 const EXTENT_ALIGNMENT: u64 = 4096;
 
-/// Why a disk cannot be plugged in.
+/// Error when a disk cannot be plugged.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DiskSlotsError {
     #[error("the pod has no room for another disk: {} are the most", SLOTS - 1)]
@@ -36,28 +36,28 @@ pub(crate) enum DiskSlotsError {
     Device(#[from] DeviceError),
 }
 
-/// What a disk is, in this pod.
+/// Identity of a disk in this pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum DiskKey {
-    /// The root of containers of this image.
+    /// Root disk of containers of this image.
     Rootfs(String),
-    /// The scratch disk of this container.
+    /// Scratch disk of this container.
     Scratch(String),
-    /// The volume of this name.
+    /// Disk of the volume of this name.
     Volume(String),
 }
 
-/// A disk that a container needs, opened when it is not plugged in yet.
+/// Disk that a container needs, opened when it is not plugged yet.
 #[derive(Debug)]
 pub(crate) struct Needed {
     pub key: DiskKey,
-    /// What the container's spec calls it.
+    /// Serial of the disk in the container's spec.
     pub serial: String,
     pub readonly: bool,
     pub disk: Option<Disk>,
 }
 
-/// A disk that a container has.
+/// Plugged disk of a container.
 #[derive(Debug)]
 pub(crate) struct Placed {
     serial: String,
@@ -71,17 +71,17 @@ struct Occupied {
     users: usize,
 }
 
-/// The disk slots of a pod's machine.
+/// Disk slots of a pod's machine.
 #[derive(Debug)]
 pub(crate) struct DiskSlots {
     control: DeviceSocket,
     occupied: RefCell<Vec<Occupied>>,
-    /// One change at a time waits for its answer.
+    /// Lock that permits one pending change at a time.
     changing: Mutex<()>,
 }
 
 impl DiskSlots {
-    /// Slots without disks.
+    /// Creates slots without disks.
     pub(crate) fn new(control: DeviceSocket) -> Self {
         Self {
             control,
@@ -90,12 +90,12 @@ impl DiskSlots {
         }
     }
 
-    /// Whether a disk is plugged in: it need not, and mostly cannot, be opened again.
+    /// Whether a disk is plugged: then it need not, and mostly cannot, be opened again.
     pub(crate) fn has(&self, key: &DiskKey) -> bool {
         self.occupied.borrow().iter().any(|one| one.key == *key)
     }
 
-    /// Plugs a container's disks in: all, or none.
+    /// Plugs all of a container's disks, or none.
     pub(crate) async fn plug(&self, needed: Vec<Needed>) -> Result<Vec<Placed>, DiskSlotsError> {
         let mut placed = Vec::new();
         for one in needed {
@@ -130,7 +130,7 @@ impl DiskSlots {
                 slot: there.slot,
             });
         }
-        // Unplugged between the look and this turn.
+        // The disk was unplugged between the check and the lock.
         let disk = disk.ok_or(DeviceError::Refused)?;
         let lengths = lengths(&disk)?;
         let slot = Slot {
@@ -153,7 +153,7 @@ impl DiskSlots {
         Ok(Placed { serial, slot })
     }
 
-    /// Unplugs a container's disks that no other has. A machine that does not answer is about to end.
+    /// Unplugs a container's disks that no other container has. A machine that does not answer is about to end.
     pub(crate) async fn unplug(&self, placed: &[Placed]) {
         for Placed { slot, .. } in placed {
             let _turn = self.changing.lock().await;
@@ -169,7 +169,7 @@ impl DiskSlots {
         }
     }
 
-    /// A container is gone whose disks the guest may still have: they stay.
+    /// Releases the disks of a container that is gone, but leaves them plugged: the guest may still have them mounted.
     pub(crate) fn leave(&self, placed: &[Placed]) {
         for one in self.occupied.borrow_mut().iter_mut() {
             one.users -= usize::from(placed.iter().any(|disk| disk.slot.slot == one.slot.slot));
@@ -181,14 +181,14 @@ impl DiskSlots {
         (1..SLOTS).find(|slot| occupied.iter().all(|one| one.slot.slot != u32::from(*slot)))
     }
 
-    /// Tells the machine of a change, and waits until it is done.
+    /// Sends the machine a change, and waits until it is done.
     async fn change(&self, change: &Change, files: &[std::fs::File]) -> Result<(), DiskSlotsError> {
         let files: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
         Ok(self.control.change(&change.encode(), &files).await?)
     }
 }
 
-/// A container's spec with its disks named by their slots.
+/// Returns a container's spec with its disks named by their slots.
 pub(crate) fn with_slots(spec: &ContainerSpec, placed: &[Placed]) -> ContainerSpec {
     let mut spec = spec.clone();
     let rename = |serial: &mut String| {
@@ -215,7 +215,7 @@ fn lengths(disk: &Disk) -> Result<Vec<u64>, DiskSlotsError> {
     lengths.collect::<io::Result<_>>().map_err(DiskSlotsError::Size)
 }
 
-/// What the machine makes of files of these lengths.
+/// Capacity of the disk that the machine makes of files of these lengths.
 fn capacity(lengths: &[u64], readonly: bool) -> u64 {
     let alignment = if readonly { EXTENT_ALIGNMENT } else { 1 };
     let rounded = lengths.iter().map(|length| length.next_multiple_of(alignment));

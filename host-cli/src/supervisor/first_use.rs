@@ -1,6 +1,6 @@
 //! First use of a volume by a container that may only read it. A new volume is filled from the image and loses its
-//! `lost+found` like any other (docker does so, too), which takes a machine that may write to its disk: one of its own,
-//! without the container's program, which is gone before the container's machine has the disk read-only.
+//! `lost+found` like any other (as in docker). This requires a machine that may write to its disk: a separate one,
+//! without the container's program, which ends before the container's machine gets the disk read-only.
 
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,9 @@ use crate::folders::Folders;
 use crate::state::{Container, State};
 use crate::volumes::{self, Needed, VolumeError};
 
-/// How long another container may take to prepare a volume that both begin with.
+/// Time limit for another container to prepare a volume that both use first.
 const OTHER_WAIT: Duration = Duration::from_secs(60);
-/// How often it is looked whether it has.
+/// Interval of checking whether another container has prepared the volume.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Prepares the volumes of a container that are new and read-only in it, or waits until another container has.
@@ -39,7 +39,7 @@ pub(super) async fn prepare(folders: &Folders, state: &State, container: &Contai
     }
 }
 
-/// The container with these volumes alone: its others may be in use, and are not what the machine is for.
+/// Returns the container with these volumes alone: its others may be in use, and are of no use to the machine.
 fn with_volumes(container: &Container, volumes: &[Needed]) -> Container {
     let mut container = container.clone();
     let is_one = |serial: &str| volumes.iter().any(|volume| volume.serial == serial);

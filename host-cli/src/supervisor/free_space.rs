@@ -1,6 +1,7 @@
-//! Room on the host's disk, for guests whose disks are sparse files: a guest sees as much free space as the host could
-//! store. It keeps the rest of each disk free, and its programs get `ENOSPC` in time. What it has accepted when several
-//! guests, or others, take the last of the room at once waits in the block device until there is some again.
+//! Room on the host's disk for guests whose disks are sparse files: a guest sees as much free space as the host could
+//! store. The guest keeps the rest of each disk free, and its programs get `ENOSPC` in time. When several guests, or
+//! others, take the last of the room at once, data that a guest has accepted waits in the block device until there is
+//! room again.
 
 use std::convert::Infallible;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -17,23 +18,23 @@ use super::agent::Agent;
 use super::supervised_container::SupervisedContainer;
 use crate::{store_folder, volumes};
 
-/// Room that guests leave to Capsid's own files: state and logs. Twice what the machines' disks leave, so that programs
-/// get their error before writes wait.
+/// Number of bytes that guests leave to Capsid's own files: state and logs. Twice what the machines' disks leave, so
+/// that programs get their error before writes wait.
 const KEPT_BYTES: u64 = 2 * capsid_vmm::limits::ROOM_KEPT_BYTES;
-/// The same on a small disk: this part of it.
+/// Divisor for small disks: guests leave this part of the disk, if that is less than `KEPT_BYTES`.
 const KEPT_PART: u64 = capsid_vmm::limits::ROOM_KEPT_PART / 2;
-/// Blocks that are counted alike: a change of less is not told.
+/// Granularity in bytes: a smaller change is not reported to the guest.
 const GRAIN_BYTES: u64 = 256 << 10;
 
-/// A sparse file that a guest writes to.
+/// Sparse file that a guest writes to.
 #[derive(Debug)]
 struct Sparse {
-    /// Serial of the disk that it is, in the guest.
+    /// Serial of the disk in the guest.
     serial: String,
     path: PathBuf,
-    /// Inode tables: never stored as long as they are zero, and no free space either.
+    /// Size of the inode tables: never stored as long as they are zero, and no free space either.
     table_bytes: u64,
-    /// Bytes that the guest was told to keep free.
+    /// Number of bytes that the guest was last told to keep free.
     told_bytes: u64,
 }
 
@@ -49,7 +50,7 @@ impl Sparse {
         }
     }
 
-    /// Returns the part that the guest is to keep free, if it has changed.
+    /// Returns the part that the guest should keep free, if it has changed.
     fn change(&mut self, room_bytes: u64) -> Option<FreePart> {
         let file = fs::metadata(&self.path).ok()?;
         let length = file.len().saturating_sub(self.table_bytes);
@@ -65,16 +66,15 @@ impl Sparse {
     }
 }
 
-/// Bytes of a sparse file that the host could not store: what the guest keeps free. A block that the guest has freed
-/// and the host still has is as good as room.
+/// Number of bytes of a sparse file that the host could not store: the guest keeps them free. A block that the guest
+/// has freed and the host still stores is as good as room.
 fn unbacked_bytes(length: u64, stored: u64, room: u64) -> u64 {
     let bytes = length.saturating_sub(stored).saturating_sub(room);
     bytes.next_multiple_of(GRAIN_BYTES)
 }
 
-/// Bytes of an ext4 filesystem's inode tables: `s_inodes_count` times `s_inode_size` of its superblock, which begins at
-/// 1024 (fs/ext4/ext4.h). The guest can write what it likes there, and see more room than there is: then its writes
-/// wait.
+/// Size of an ext4 filesystem's inode tables: `s_inodes_count` times `s_inode_size` of its superblock, which begins at
+/// 1024 (fs/ext4/ext4.h). The guest can write any values there, and see more room than there is: then its writes wait.
 fn inode_table_bytes(disk: &fs::File) -> io::Result<u64> {
     let (mut count, mut size) = ([0; 4], [0; 2]);
     disk.read_exact_at(&mut count, 1024)?;
@@ -82,7 +82,7 @@ fn inode_table_bytes(disk: &fs::File) -> io::Result<u64> {
     Ok(u64::from(u32::from_le_bytes(count)) * u64::from(u16::from_le_bytes(size)))
 }
 
-/// Tells the guest what to keep free of the container's disks, as long as it runs.
+/// Tells the guest how much to keep free of the container's disks, as long as the container runs.
 pub(super) async fn watch(supervised: &SupervisedContainer, agent: &Agent) -> Infallible {
     let mut disks: Vec<Sparse> = disks(supervised)
         .into_iter()
@@ -94,14 +94,15 @@ pub(super) async fn watch(supervised: &SupervisedContainer, agent: &Agent) -> In
         };
         let disks: Vec<FreePart> = disks.iter_mut().filter_map(|disk| disk.change(room_bytes)).collect();
         if !disks.is_empty() {
-            // A session that is broken is noticed by those who read.
+            // A broken session is noticed by the tasks that read from it.
             let _ = agent.send(host_message::Kind::KeepFree(KeepFree { disks })).await;
         }
         sleep(pause(room_bytes)).await;
     }
 }
 
-/// Whether a guest still writes to a container's disks: what its programs left to the kernel when they ended.
+/// Watch on whether a guest still writes to a container's disks: data that its programs left to the kernel when they
+/// ended.
 pub(super) struct Writing {
     paths: Vec<PathBuf>,
     seen: Vec<Option<(i64, i64)>>,
@@ -114,25 +115,25 @@ impl Writing {
         Self { paths, seen }
     }
 
-    /// Whether it has written since the last look.
+    /// Whether the guest has written since the last call.
     pub(super) fn goes_on(&mut self) -> bool {
         let now = modified(&self.paths);
         std::mem::replace(&mut self.seen, now) != self.seen
     }
 }
 
-/// When files were last written to.
+/// Returns the times at which files were last written to.
 fn modified(paths: &[PathBuf]) -> Vec<Option<(i64, i64)>> {
     let time = |path| fs::metadata(path).ok().map(|file| (file.mtime(), file.mtime_nsec()));
     paths.iter().map(time).collect()
 }
 
-/// Whether guests may fill nothing more.
+/// Whether guests may fill no more of the host's disk.
 pub(super) fn is_used_up(data: &Path) -> bool {
     room(data) == Some(0)
 }
 
-/// Bytes that guests may still fill.
+/// Number of bytes that guests may still fill.
 fn room(data: &Path) -> Option<u64> {
     let disk = rustix::fs::statvfs(data).ok()?;
     let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
@@ -140,7 +141,7 @@ fn room(data: &Path) -> Option<u64> {
     Some(bytes(disk.f_bavail).saturating_sub(kept))
 }
 
-/// Until the next look. A guest writes some gigabytes a second at best, into its memory first.
+/// Time until the next check. A guest writes some gigabytes a second at best, into its memory first.
 fn pause(room_bytes: u64) -> Duration {
     Duration::from_millis(match room_bytes >> 30 {
         0 => 100,
@@ -149,8 +150,8 @@ fn pause(room_bytes: u64) -> Duration {
     })
 }
 
-/// Disks that the container writes to: serial in the guest and file of each. In its pod's machine they have other
-/// serials than in its row.
+/// Returns the disks that the container writes to: serial in the guest and file of each. In a pod's machine the serials
+/// differ from those in the container's row.
 fn disks(supervised: &SupervisedContainer) -> Vec<(String, PathBuf)> {
     let (container, in_guest) = (supervised.container.borrow(), supervised.spec_in_guest());
     let scratch = store_folder::scratch(&supervised.data, &supervised.id);

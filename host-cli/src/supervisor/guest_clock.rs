@@ -1,25 +1,27 @@
-//! The guest's wall clock, kept equal to the host's. It is set as soon as the agent is up, measured with every heartbeat,
-//! and corrected when it is surely off: it drifts under emulation, and stands still while the host is suspended.
+//! Wall clock of the guest, kept equal to the host's. It is set as soon as the agent is up, measured with every
+//! heartbeat, and corrected when it is certainly off: it drifts under emulation, and stands still while the host is
+//! suspended.
 //!
-//! The measurement is that of NTP (RFC 5905, section 8): the guest's clock is read in the middle of a round trip, give
-//! or take half of it.
+//! The measurement is that of NTP (RFC 5905, section 8): the guest's clock is read in the middle of a round trip, plus
+//! or minus half of it.
 
 use std::cell::Cell;
 
 use capsid_protocol::{Ping, Pong};
 
-/// Difference from the host's clock that is not worth a correction, nanoseconds.
+/// Difference from the host's clock that needs no correction, in nanoseconds.
 const TOLERANCE_NS: i64 = 500_000;
-/// Longest round trip that says anything: this process or the machine was suspended, or starved, in a longer one.
+/// Longest round trip that is a valid measurement: in a longer one, this process or the machine was suspended, or
+/// starved.
 const ROUND_TRIP_MAX_NS: i64 = 1_000_000_000;
 
-/// The exchange that is under way with one agent.
+/// Clock exchange in progress with one agent.
 #[derive(Debug, Default)]
 pub(super) struct GuestClock {
     sent: Cell<Option<Sent>>,
 }
 
-/// A ping whose pong has not come.
+/// Ping without a pong so far.
 #[derive(Debug, Clone, Copy)]
 struct Sent {
     host_clock_ns: u64,
@@ -27,13 +29,13 @@ struct Sent {
 }
 
 impl GuestClock {
-    /// The ping of a heartbeat.
+    /// Creates the ping of a heartbeat.
     pub(super) fn ping(&self, now_ns: i64) -> Ping {
         self.exchange(now_ns, 0)
     }
 
-    /// Takes the answer to a ping: another ping if the guest's clock must be corrected. A correction causes none, so an
-    /// agent that gives wrong times cannot keep its supervisor busy.
+    /// Evaluates the answer to a ping. Returns another ping if the guest's clock must be corrected. A correction causes
+    /// no further one, so an agent that reports wrong times cannot keep its supervisor busy.
     pub(super) fn pong(&self, pong: &Pong, now_ns: i64) -> Option<Ping> {
         let sent = self
             .sent
@@ -61,7 +63,8 @@ impl GuestClock {
     }
 }
 
-/// Nanoseconds that are missing from the guest's clock (negative: too many), if it is off by more than the measurement.
+/// Number of nanoseconds to add to the guest's clock (or to subtract, if negative), if it is off by more than the
+/// measurement error.
 fn correction(pong: &Pong, received_ns: i64) -> Option<i64> {
     let sent_ns = i64::try_from(pong.host_clock_ns).ok()?;
     let guest_ns = i64::try_from(pong.guest_clock_ns).ok()?;
@@ -81,7 +84,7 @@ mod tests {
     const NOW: i64 = 1_700_000_000_000_000_000;
     const MS: i64 = 1_000_000;
 
-    /// An exchange in which the guest's clock is `ahead` and the round trip takes `round_trip`.
+    /// Runs an exchange in which the guest's clock is `ahead` and the round trip takes `round_trip`.
     fn exchange(clock: &GuestClock, ahead: i64, round_trip: i64) -> Option<Ping> {
         let ping = clock.ping(NOW);
         let pong = Pong {

@@ -1,4 +1,4 @@
-//! Health checks: a command run in the container again and again, whose exit codes say how healthy it is.
+//! Health checks: a command run in the container repeatedly, whose exit codes determine its health.
 
 use std::convert::Infallible;
 use std::os::unix::net::UnixStream as StdStream;
@@ -19,9 +19,9 @@ use crate::health::{Check, Health};
 use crate::state::HealthCheck;
 use crate::{clock, id};
 
-/// Bytes of a check's output that are kept: docker's number.
+/// Number of bytes of a check's output that are kept, as in docker.
 const OUTPUT_BYTES_MAX: usize = 4096;
-/// How long a check that was killed may take to be gone.
+/// Time limit for sending the guest the kill signal for a check.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Checks the container as long as it runs.
@@ -31,7 +31,7 @@ pub(super) async fn watch(supervised: &SupervisedContainer, agent: &Agent) -> In
     };
     let started = Instant::now();
     let mut health = Health::default();
-    // What cannot be written is not seen; the events are told all the same.
+    // A health file that cannot be written is not shown; the events are recorded all the same.
     let _ = health.write(&supervised.data, &supervised.id);
     loop {
         sleep(Duration::from_nanos(check.interval_ns)).await;
@@ -55,7 +55,7 @@ pub(super) async fn watch(supervised: &SupervisedContainer, agent: &Agent) -> In
     }
 }
 
-/// One check: exit code and output; -1 for one that took too long, as docker has it.
+/// Runs one check. Returns its exit code and output; the code is -1 for a check that timed out, as in docker.
 async fn run(supervised: &SupervisedContainer, agent: &Agent, check: &HealthCheck) -> (i32, String) {
     let Ok(id) = id::new() else {
         return (-1, "no random bytes for its id".into());
@@ -73,7 +73,7 @@ async fn run(supervised: &SupervisedContainer, agent: &Agent, check: &HealthChec
                 container: id,
                 number: libc::SIGKILL as u32,
             };
-            // A guest that takes nothing is noticed by others.
+            // A guest that reads nothing is noticed elsewhere.
             let _ = timeout(KILL_PATIENCE, agent.send(host_message::Kind::Signal(signal))).await;
             (-1, format!("Health check exceeded timeout ({seconds}s)"))
         }
@@ -108,7 +108,7 @@ async fn execute(supervised: &SupervisedContainer, agent: &Agent, check: &Health
     };
     let mut streams = streams.into_iter();
     let (stdout, stderr) = (streams.next(), streams.next());
-    // Both at once: who fills one must not wait for the other's end.
+    // Both at once: a process that fills one stream must not wait for the end of the other.
     let read = async { tokio::join!(read_some(stdout), read_some(stderr)) };
     let end = async {
         loop {
@@ -131,7 +131,7 @@ async fn execute(supervised: &SupervisedContainer, agent: &Agent, check: &Health
     )
 }
 
-/// The first bytes of a stream; the others are read, and dropped.
+/// Reads the first bytes of a stream, then reads and drops the others.
 async fn read_some(stream: Option<StdStream>) -> Vec<u8> {
     let mut output = Vec::new();
     if let Some(stream) = stream

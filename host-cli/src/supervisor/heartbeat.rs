@@ -1,9 +1,9 @@
-//! Signs of life of a pod's agent. It is asked for one every few seconds; anything it says is one. A pod whose agent gives
-//! none is ended: nothing could be asked of it any more, and it would not end by itself.
+//! Heartbeat of a pod's agent. The agent is asked for a sign of life every few seconds; any message is one. A pod whose
+//! agent gives none is ended: it could not handle requests any more, and would not end by itself.
 //!
-//! Counted is only time in which the agent could have answered: not while this process did not run (a suspended host),
-//! and not while the host kept a processor or a disk from the machine. A container that is paused, busy or out of memory
-//! does not keep the agent from answering. A machine that somebody stopped with a signal does: that ends it.
+//! Only time in which the agent could have answered is counted: not while this process did not run (a suspended host),
+//! and not while the host kept a processor or a disk from the machine. A container that is paused, busy or out of
+//! memory does not keep the agent from answering. A machine that somebody stopped with a signal does: that ends it.
 
 use std::time::Duration;
 
@@ -13,29 +13,29 @@ use super::agent::Agent;
 use super::stall::{Observer, Stall};
 use crate::session::SessionError;
 
-/// From one question to the next.
+/// Interval between pings.
 const PING_EVERY: Duration = Duration::from_secs(2);
-/// How often an answer is looked for that does not come at once.
+/// Interval of checking for an answer that did not arrive at once.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How long an answer may take in which nothing kept the machine from running. An agent whose end follows an answer closely
-/// is asked again after [`PING_EVERY`]: its pod ends within ten seconds in all.
+/// Time limit for an answer, counted while nothing kept the machine from running. An agent that dies right after an
+/// answer is asked again after [`PING_EVERY`]: its pod ends within ten seconds in all.
 const SILENCE_MAX: Duration = Duration::from_secs(6);
-/// How long it may take on a host that is busy all the time: ten times as long.
+/// Time limit for an answer on a host that is busy all the time: ten times as long.
 const SILENCE_WHOLE_MAX: Duration = Duration::from_secs(60);
 
 const _: () = assert!(PING_EVERY.as_secs() + SILENCE_MAX.as_secs() < 10);
 
-/// How long the agent has said nothing since it was asked.
+/// Time in which the agent has sent nothing since the ping.
 #[derive(Debug, Default)]
 struct Silence {
-    /// While nothing kept it from answering.
+    /// Part in which nothing kept the agent from answering.
     counted: Duration,
     whole: Duration,
 }
 
 impl Silence {
-    /// Adds a wait of a planned length, however long this process was kept from noticing its end: `true` when the silence
-    /// is too long.
+    /// Adds a wait of a planned length, even if this process noticed its end late. Returns `true` when the silence is
+    /// too long.
     fn add(&mut self, planned: Duration, stall: &Stall) -> bool {
         if !stall.is_blocked {
             self.counted += planned.saturating_sub(stall.waited);
@@ -45,7 +45,7 @@ impl Silence {
     }
 }
 
-/// Asks again and again until no answer comes: the session's end.
+/// Sends pings until no answer arrives. Returns the reason for which the session ends.
 pub(super) async fn watch(agent: &Agent) -> SessionError {
     loop {
         let heard = agent.heard();
@@ -60,7 +60,7 @@ pub(super) async fn watch(agent: &Agent) -> SessionError {
     }
 }
 
-/// Waits for an answer that did not come at once: why it is not waited for any longer.
+/// Waits for an answer that did not arrive at once. Returns `None` for an answer, else the reason to give up.
 async fn listen(agent: &Agent, heard: u64) -> Option<String> {
     let mut observer = Observer::default();
     let mut silence = Silence::default();
@@ -85,7 +85,7 @@ async fn listen(agent: &Agent, heard: u64) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// Looks until the silence is too long, when each of them finds the same.
+    /// Counts the checks until the silence is too long, when each of them finds the same.
     fn looks(stall: &Stall) -> usize {
         let mut silence = Silence::default();
         silence.add(PING_EVERY, &Stall::default());
@@ -109,7 +109,7 @@ mod tests {
             ..Stall::default()
         };
         assert_eq!(looks(&starved(250)), 16);
-        // Also when this process was kept waiting with it: more than was planned.
+        // Also when this process was delayed too: more than was planned.
         assert_eq!(looks(&starved(9_000)), 116);
         let blocked = Stall {
             is_blocked: true,

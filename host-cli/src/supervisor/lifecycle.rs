@@ -1,4 +1,4 @@
-//! One life of a container: a machine, from its start to its end, or a stay in that of its pod.
+//! One life of a container: a machine of its own, from its start to its end, or a stay in the machine of its pod.
 //!
 //! ```text
 //! start machine ─► Hello ─► Create, streams, Start ─► Started ─► Stopped ─► output drained ─► machine ended
@@ -37,18 +37,19 @@ use crate::session::{Session, SessionError};
 use crate::state::{Container, Exit, State, StateError};
 use crate::{scratch, store_folder, sys, volumes};
 
-/// From Create to Started: disks mounted, program executed.
+/// Time limit from Create to Started: disks mounted, program executed.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a container of a pod may take to be gone that is killed: then the pod goes on without it.
+/// Time limit for a killed container of a pod to end: afterwards the pod continues without it.
 const KILL_GRACE: Duration = Duration::from_secs(5);
-/// How often it is looked whether a client that does not read is all that is left of a container.
+/// Interval of checking whether a client that does not read is all that remains of a container.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Why what a container wrote, and did not sync, is lost.
+/// Error text for data that a container wrote, and did not sync, and that is lost.
 const NO_ROOM: &str = "the host's disk was full when the container ended: what it had written and not synced is lost";
-/// Lines of a guest's console that are shown: an oops with its registers and trace, and the panic that follows.
+/// Maximum number of lines shown of a guest's console: an oops with its registers and trace, and the panic that
+/// follows.
 const CONSOLE_LINES_MAX: usize = 60;
 
-/// Why a container did not run to its end.
+/// Error when a container did not run to its end.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LifecycleError {
     #[error("cannot prepare the machine")]
@@ -84,7 +85,7 @@ pub(super) enum LifecycleError {
 }
 
 impl LifecycleError {
-    /// Keeps the cause's type, which `first_use` looks for: `anyhow`'s plain conversion hides it.
+    /// Wraps an error, keeping the cause's type, which `first_use` searches for: `anyhow`'s plain conversion hides it.
     pub(super) fn prepare(error: anyhow::Error) -> Self {
         Self::Prepare(error.reallocate_into_boxed_dyn_error_without_backtrace())
     }
@@ -113,7 +114,7 @@ pub(crate) async fn run_once(
     }
 }
 
-/// Has new volumes filled that the container itself will not write to.
+/// Prepares new volumes that the container itself will not write to.
 async fn prepare_volumes(
     supervised: &SupervisedContainer,
     state: &State,
@@ -126,7 +127,7 @@ async fn prepare_volumes(
     }
 }
 
-/// In a machine of its own.
+/// Runs the container in a machine of its own.
 async fn run_alone(
     supervised: &Rc<SupervisedContainer>,
     state: &State,
@@ -137,7 +138,7 @@ async fn run_alone(
     let lived = live_in(supervised, state, &mut machine, sockets, started).await;
     supervised.attachments.take();
     if let Some(agent) = supervised.agent.borrow_mut().take() {
-        // Who waits for another process of this container need not wait for us to end.
+        // Clients that wait for another process of this container need not wait for the machine's end.
         agent.end();
     }
     machine.stop().await;
@@ -145,7 +146,7 @@ async fn run_alone(
     lived
 }
 
-/// In the machine of a pod, which goes on.
+/// Runs the container in the machine of a pod, which continues afterwards.
 async fn run_in_pod(
     supervised: &Rc<SupervisedContainer>,
     state: &State,
@@ -187,7 +188,7 @@ async fn live_among_others(
     let lived = tokio::select! {
         lived = &mut course => lived,
         end = pod.down() => return Err(LifecycleError::MachineEnded(end)),
-        // The machine is not this container's to end.
+        // The pod's machine must not end with this container.
         () = supervised.kill.notified() => {
             let kill = Signal { container: supervised.id.clone(), number: libc::SIGKILL as u32 };
             let _ = agent.send(host_message::Kind::Signal(kill)).await;
@@ -195,7 +196,7 @@ async fn live_among_others(
         }
     };
     match lived {
-        // As in `while_machine_runs`.
+        // The machine's own reason is better, as in `while_machine_runs`.
         Err(LifecycleError::Session(SessionError::Closed | SessionError::Io(_))) => {
             match timeout(LAST_WORDS, pod.down()).await {
                 Ok(end) => Err(LifecycleError::MachineEnded(end)),
@@ -206,7 +207,7 @@ async fn live_among_others(
     }
 }
 
-/// The disks of a container in a pod, but for those that are there already.
+/// Returns the disks of a container in a pod, opened unless they are plugged already.
 fn needed(container: &Container, state: &State, folders: &Folders, pod: &Pod) -> anyhow::Result<Vec<Needed>> {
     let need = |key: DiskKey, serial: &str, readonly: bool, open: &dyn Fn() -> anyhow::Result<Disk>| {
         let disk = if pod.disk_slots.has(&key) { None } else { Some(open()?) };
@@ -231,7 +232,7 @@ fn needed(container: &Container, state: &State, folders: &Folders, pod: &Pod) ->
     Ok(needed)
 }
 
-/// The containers of its pod, if it is in one.
+/// Returns the containers of the container's pod, if it is in one.
 pub(super) fn siblings(container: &Container, state: &State) -> Result<Vec<Container>, StateError> {
     let pod = container.pod.as_deref();
     pod.map_or_else(|| Ok(Vec::new()), |pod| state.containers_of(pod))
@@ -261,7 +262,7 @@ pub(super) fn start_machine(
     Ok(prepare(container, None, state, folders)?.start()?)
 }
 
-/// Opens what a container's machine needs.
+/// Opens all that a container's machine needs.
 fn prepare(
     container: &Container,
     pod_networks: Option<PodNetworks<'_>>,
@@ -312,7 +313,7 @@ fn scratch_disk(container: &Container, folders: &Folders) -> anyhow::Result<Disk
     })
 }
 
-/// The steps from a starting machine to a stopped container.
+/// Leads a container from a starting machine to its stop.
 async fn live_in(
     supervised: &Rc<SupervisedContainer>,
     state: &State,
@@ -337,7 +338,7 @@ async fn live_in(
     let agent = Rc::new(agent);
     let mut receiver = session.receiver;
     let speaker = Rc::clone(&agent);
-    // Ends with the session, which ends with the machine.
+    // The future ends with the session, which ends with the machine.
     let broken = async move { speaker.converse(&mut receiver, &mut outbox).await };
     tokio::pin!(broken);
     let mut spec = supervised.container.borrow().spec.clone();
@@ -357,7 +358,7 @@ async fn live_in(
     .await
 }
 
-/// The container's course in a guest that is there.
+/// Runs the container in a guest whose agent is ready.
 async fn run_in(
     supervised: &Rc<SupervisedContainer>,
     state: &State,
@@ -393,7 +394,7 @@ async fn run_in(
     Ok(stopped)
 }
 
-/// Sends Create, the streams and Start in one go: nothing is waited for in between.
+/// Sends Create, opens the streams and sends Start without waiting for anything in between.
 async fn begin(
     supervised: &Rc<SupervisedContainer>,
     agent: &Agent,
@@ -409,7 +410,7 @@ async fn begin(
     let mut outputs = JoinSet::new();
     let mut next = || streams.next().ok_or(LifecycleError::Session(SessionError::Unexpected));
     if terminal {
-        // Kept also without input: a half that is dropped is a hang-up to the agent.
+        // The half is kept also without input: the agent sees a dropped half as a hang-up.
         let (read, write) = tokio_stream(next()?)?.into_split();
         supervised.output.set_input(Some(write));
         let supervised = Rc::clone(supervised);
@@ -451,8 +452,8 @@ async fn wait_stopped(messages: &mut mpsc::Receiver<agent_message::Kind>) -> Res
     }
 }
 
-/// Tells the output that the container has ended while a client that does not read keeps the agent from saying so: it
-/// speaks after the last of the output is with us.
+/// Notifies the output that the container has ended while a client that does not read keeps the agent from reporting
+/// it: the agent reports the end after the last output was delivered.
 async fn notice_end(supervised: &SupervisedContainer, agent: &Agent) -> Infallible {
     loop {
         sleep(LOOK_EVERY).await;
@@ -472,7 +473,7 @@ async fn notice_end(supervised: &SupervisedContainer, agent: &Agent) -> Infallib
     }
 }
 
-/// Awaits `step`, unless the machine ends or somebody ends it first.
+/// Awaits `step`, unless the machine ends or is killed first.
 async fn while_machine_runs<T>(
     supervised: &SupervisedContainer,
     machine: &mut RunningMachine,
@@ -484,7 +485,7 @@ async fn while_machine_runs<T>(
         () = supervised.kill.notified() => return Err(LifecycleError::Killed),
     };
     match result {
-        // A session that breaks mostly does so because the machine is ending: its reason is the better one.
+        // A session mostly breaks because the machine is ending: the machine's reason is better.
         Err(LifecycleError::Session(SessionError::Closed | SessionError::Io(_))) => {
             match timeout(LAST_WORDS, &mut machine.end).await {
                 Ok(end) => Err(LifecycleError::MachineEnded(machine::ended(end.ok()))),
@@ -495,7 +496,7 @@ async fn while_machine_runs<T>(
     }
 }
 
-/// The container's status, as a shell has it.
+/// Converts a stopped container's status to the shell's exit code, with the error of lost data.
 fn exit(stopped: &Stopped, data: &Path) -> Exit {
     let is_cut_off = stopped.disks_busy && free_space::is_used_up(data);
     Exit {
@@ -505,7 +506,7 @@ fn exit(stopped: &Stopped, data: &Path) -> Exit {
     }
 }
 
-/// A process's status, as a shell has it.
+/// Converts a process's status to the shell's exit code.
 pub(super) fn exit_code(stopped: &Stopped) -> u8 {
     match stopped.signal {
         0 => stopped.exit_code.min(255) as u8,
@@ -513,13 +514,13 @@ pub(super) fn exit_code(stopped: &Stopped) -> u8 {
     }
 }
 
-/// What an error means: a container that ran has ended by it, one that did not has failed to start.
+/// Converts an error to an outcome: a container that ran has ended by it, one that did not has failed to start.
 fn conclude(error: &LifecycleError, started: bool) -> Outcome {
     let mut failure = Failure::of(error);
     match error {
         LifecycleError::Failed(failed) => failure.code = failed_code(failed),
         LifecycleError::Killed => failure.code = 137,
-        // Its machine is killed for that.
+        // Its machine is killed because of that.
         LifecycleError::Session(SessionError::Unresponsive(_)) if started => failure.code = 137,
         LifecycleError::MachineEnded(end) => {
             failure.console = last_lines(&end.console);
@@ -541,7 +542,7 @@ fn conclude(error: &LifecycleError, started: bool) -> Outcome {
     }
 }
 
-/// docker's exit codes.
+/// Returns docker's exit code for a failed start.
 pub(super) fn failed_code(failed: &Failed) -> u8 {
     match failed.step() {
         FailedStep::ExecNotFound => 127,
@@ -550,7 +551,7 @@ pub(super) fn failed_code(failed: &Failed) -> u8 {
     }
 }
 
-/// The last lines of a console: the kernel's oops with its panic, or what was said before the end.
+/// Returns the last lines of a console: the kernel's oops with its panic, or other output before the end.
 fn last_lines(console: &str) -> String {
     let lines: Vec<&str> = console.lines().filter(|line| !line.trim().is_empty()).collect();
     let first = lines.len().saturating_sub(CONSOLE_LINES_MAX);
@@ -558,7 +559,7 @@ fn last_lines(console: &str) -> String {
     shown.join("\n")
 }
 
-/// Text of the guest's on one line, without control characters that could steer the user's terminal.
+/// Formats text of the guest on one line, without control characters that could control the user's terminal.
 pub(crate) fn sanitise(text: &str) -> String {
     text.chars()
         .take(1000)

@@ -1,4 +1,4 @@
-//! A machine that was just started, and the sockets that route into it: a container's own, or its pod's.
+//! Machine that was just started, and the sockets that route into it: a container's own machine, or its pod's.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::plan::MachineSize;
 use crate::state::ShareMount;
 use crate::{confinement, container_lock, initramfs, install_paths, shares};
 
-/// Why there is no machine.
+/// Error when a machine cannot be prepared or started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MachineError {
     #[error("cannot prepare the machine")]
@@ -27,22 +27,22 @@ pub(crate) enum MachineError {
     Start(#[from] accelerator::StartError),
 }
 
-/// What a machine is to be; `id` is that of its container or pod.
+/// Description of the machine to start. `id` is that of its container or pod.
 #[derive(Debug)]
 pub(super) struct Wanted<'a> {
     pub id: &'a str,
     pub accelerator: AccelChoice,
     pub size: MachineSize,
-    /// The installed one when absent.
+    /// Path of the guest kernel; the installed one when absent.
     pub kernel: Option<&'a Path>,
     pub disks: Vec<Disk>,
-    /// The machine's end of its disk slots' socket.
+    /// Machine's end of its disk slots' socket.
     pub disk_slots: Option<OwnedFd>,
     pub shares: &'a [ShareMount],
     pub pod_networks: Option<PodNetworks<'a>>,
 }
 
-/// Our ends of the sockets that route into a machine, and the networks that it is on.
+/// Supervisor's ends of the sockets that route into a machine, and the networks that the machine is on.
 #[derive(Debug)]
 pub(super) struct Sockets {
     pub session: UnixStream,
@@ -50,13 +50,13 @@ pub(super) struct Sockets {
     pub network: Option<Rc<NetworkAttachments>>,
 }
 
-/// Everything that a machine's processes are started with, opened.
+/// Opened resources that a machine's processes are started with.
 pub(super) struct Prepared {
     accelerator: Box<dyn Accelerator>,
     parts: MachineParts,
-    /// The machine ends with each of them.
+    /// Sidecars with each of which the machine ends.
     sidecars: Vec<Sidecar>,
-    /// With those too that come while it runs.
+    /// Notifications of sidecars that are added while the machine runs.
     words: Words,
     sockets: Sockets,
 }
@@ -72,7 +72,7 @@ impl Prepared {
     }
 }
 
-/// Opens what the machine needs, and starts what serves it.
+/// Opens all that the machine needs, and starts its sidecars.
 pub(super) fn prepare(folders: &Folders, wanted: Wanted<'_>) -> Result<Prepared, MachineError> {
     let (mut sockets, session, control) = Sockets::pair()?;
     let mut sidecars = Vec::new();
@@ -115,7 +115,7 @@ pub(super) fn prepare(folders: &Folders, wanted: Wanted<'_>) -> Result<Prepared,
     })
 }
 
-/// A machine's end that was told, or was not.
+/// Returns a machine's end as it was reported, or an unknown one.
 pub(super) fn ended(end: Option<MachineEnd>) -> MachineEnd {
     end.unwrap_or_else(|| MachineEnd {
         reason: "for an unknown reason".into(),
@@ -125,7 +125,7 @@ pub(super) fn ended(end: Option<MachineEnd>) -> MachineEnd {
 }
 
 impl Sockets {
-    /// Makes both; the second and third value are the machine's ends.
+    /// Creates the sockets. The second and third value are the machine's ends.
     fn pair() -> Result<(Self, OwnedFd, OwnedFd), MachineError> {
         let (session, machine_session) = std::os::unix::net::UnixStream::pair().map_err(MachineError::Socket)?;
         session.set_nonblocking(true).map_err(MachineError::Socket)?;

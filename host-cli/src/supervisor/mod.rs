@@ -1,6 +1,6 @@
-//! The supervisor of one pod: a process of its own (`capsid supervise`), which outlives the command that started it. A
-//! container without a pod is one of its own, with a machine of its own; the supervisor of a [`pod`] of several attends
-//! each of them as it would that one.
+//! Supervisor of one pod: a separate process (`capsid supervise`), which outlives the command that started it. A
+//! container without a pod is one of its own, with its own machine. The supervisor of a [`pod`] of several containers
+//! attends each of them in the same way.
 //!
 //! ```text
 //! lock and first connection handed over ─► rows read ─► first request heard ─► lives ─► row written ─► clients told ─► end
@@ -18,15 +18,19 @@
 //! | `agent` | the session, shared by all who speak to the guest |
 //! | `heartbeat` | signs of life of the agent |
 //! | `stall` | time that the host kept from the machine's processes |
-//! | `rewire` | networks that a running machine is connected to |
+//! | `networks_changed` | the networks of a running machine, reconciled with its row |
+//! | `first_use` | new volumes of a container that only reads them |
+//! | `free_space` | room that guests leave on the host's disk |
+//! | `guest_clock` | the clock of the guest, kept with the host's |
+//! | `reach` | whether commands can still reach this supervisor |
 //! | `output` | where the container's output goes: log and clients |
 //! | `client` | one connection of a command |
 //! | `streams` | stdio streams into the guest |
 //! | `health` | checks, again and again |
 //! | `offline_task` | a machine for a moment, to work on the disks of a container that does not run |
 //!
-//! Nothing here waits for a client for ever, except for the one that started the container in the foreground, whose
-//! output it is.
+//! Nothing here waits for a client forever, except for the one that started the container in the foreground, which owns
+//! the output.
 
 mod agent;
 mod client;
@@ -68,27 +72,28 @@ pub(crate) use lifecycle::sanitise;
 use pod::Pod;
 use supervised_container::{Outcome, Phase, SupervisedContainer};
 
-/// From process start to the agent's Hello. Hundreds of milliseconds usually; a host with many busy pods or an
-/// emulated one under load takes seconds.
+/// Time limit from process start to the agent's Hello. Hundreds of milliseconds usually; a host with many busy pods or
+/// an emulated one under load takes seconds.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
-/// From a session's break to the machine's own reason for it.
+/// Time limit from a session's break to the machine's own reason for it.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// How long clients may take to hear the end.
+/// Time limit for clients to receive the end.
 const FAREWELL: Duration = Duration::from_secs(5);
-/// Clients at a time: each has three descriptors at most, and a process has 1024. More wait for their turn.
+/// Maximum number of clients at a time: each has three descriptors at most, and a process has 1024. More wait for their
+/// turn.
 const CLIENTS_MAX: usize = 200;
-/// How long an end is tried to be written on a full disk, and how often.
+/// Time limit for writing an end to a full disk; [`WRITE_PAUSE`] is the interval of the attempts.
 const WRITE_PATIENCE: Duration = Duration::from_secs(60);
 const WRITE_PAUSE: Duration = Duration::from_millis(250);
-/// Until the next try when a client could not be accepted.
+/// Pause before the next attempt when a client could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Pause before a first restart; it doubles with each one that follows soon, up to the limit: docker's numbers.
+/// Pause before a first restart; it doubles with each one that follows soon, up to the limit, as in docker.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
-/// A container that ran for this long has its pause forgotten.
+/// Run time after which a container's next restart waits for the first pause again.
 const RESTART_FORGIVEN: Duration = Duration::from_secs(10);
 
-/// What the process is started with.
+/// Id, lock and connection that the process is started with.
 #[derive(Debug)]
 pub(crate) struct Inheritance {
     pub id: String,
@@ -97,7 +102,7 @@ pub(crate) struct Inheritance {
 }
 
 impl Inheritance {
-    /// Takes the descriptors that [`crate::start`] handed over.
+    /// Takes over the descriptors that [`crate::start`] passed.
     pub(crate) fn take(folders: &Folders, id: String, lock_fd: i32, connection_fd: i32) -> anyhow::Result<Self> {
         let lock = crate::sys::inherited(lock_fd).context("no lock was handed over")?;
         let connection = crate::sys::inherited(connection_fd).context("no connection was handed over")?;
@@ -114,13 +119,13 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
     attend(&folders, inheritance, None).await
 }
 
-/// The recipe, from a container's first start to its last end.
+/// Attends a container from its first start to its last end.
 async fn attend(folders: &Folders, inheritance: Inheritance, pod: Option<Rc<Pod>>) -> anyhow::Result<()> {
     let Inheritance { id, lock, first } = inheritance;
     let (state, supervised, mut listener, mut signals) = match prepare(folders, &id, &lock, pod.as_ref()) {
         Ok(prepared) => prepared,
         Err(error) => {
-            // What cannot be removed either is left to `capsid rm`.
+            // A container that cannot be removed here is left to `capsid rm`.
             let _ = discard(folders, &id, lock);
             client::refuse(&first, &error_text::describe(error.as_ref())).await;
             return Err(error);
@@ -142,13 +147,13 @@ async fn attend(folders: &Folders, inheritance: Inheritance, pod: Option<Rc<Pod>
                     Ok((stream, _)) => {
                         clients.spawn_local(client::serve(Rc::clone(&supervised), control::accepted(stream)));
                     }
-                    // No descriptor is free: the client waits, and this process does not turn in circles.
+                    // No descriptor is free: the client waits, and this process does not spin.
                     Err(_) => sleep(ACCEPT_PAUSE).await,
                 },
                 words = supervised.output.log_failed(), if !log_failed => {
                     log_failed = true;
-                    // A disk that is full for the log may be so for the row: its end is told again with the
-                    // container's.
+                    // A disk that is full for the log may be full for the row, too: the error is recorded again with
+                    // the container's end.
                     let _ = state.set_error(&id, &words);
                 }
                 _ = looks.tick() => match reach::look(&lock, &files) {
@@ -164,23 +169,23 @@ async fn attend(folders: &Folders, inheritance: Inheritance, pod: Option<Rc<Pod>
                         supervised.stop_in_background(None);
                     }
                 },
-                // What a command needed, the next minutes mostly do not.
+                // Code that a command needed is mostly not needed for the next minutes.
                 Some(_) = clients.join_next() => sys::forget_code(),
-                // The host shuts down, or somebody ends us: as `capsid stop`.
+                // The host shuts down, or somebody ends this process: equivalent to `capsid stop`.
                 () = interruption(&mut signals) => supervised.stop_in_background(None),
             }
         }
     };
     drop(listener);
     let remove = supervised.container.borrow().config.remove;
-    // The row goes first: see `create::remove`. What fails here is for the next command to do.
+    // The row is deleted first: see `create::remove`. What fails here is left to the next command.
     let removed = if remove {
         forget(&state, &supervised, folders)
     } else {
         Ok(())
     };
     supervised.phase.send_replace(Phase::Over(Rc::new(outcome)));
-    // A client that does not listen is left behind.
+    // A client that does not read is left behind.
     let _ = timeout(FAREWELL, async { while clients.join_next().await.is_some() {} }).await;
     if let Some(end) = unwritten.filter(|_| !remove) {
         end.write_at_last(&state, &id).await?;
@@ -193,7 +198,7 @@ async fn attend(folders: &Folders, inheritance: Inheritance, pod: Option<Rc<Pod>
     Ok(())
 }
 
-/// Removes the container, all but its run folder.
+/// Removes the container, except for its run folder.
 fn forget(state: &State, supervised: &SupervisedContainer, folders: &Folders) -> anyhow::Result<()> {
     volumes::remove_container(state, &folders.data, &supervised.container.borrow(), true)?;
     supervised.record_event("destroy", &[]);
@@ -214,7 +219,7 @@ fn discard(folders: &Folders, id: &str, lock: ContainerLock) -> anyhow::Result<(
     Ok(())
 }
 
-/// What must work before anything is started.
+/// Prepares all that must work before anything is started.
 fn prepare(
     folders: &Folders,
     id: &str,
@@ -224,7 +229,7 @@ fn prepare(
     let state = State::open(&folders.data)?;
     let container = state.container(id)?;
     let listener = control::listen(lock.folder()).context("cannot listen for commands")?;
-    // Those of a pod's process are the pod's.
+    // In a pod's process, the pod handles signals.
     let signals = pod.is_none().then(Signals::listen_to_ending).transpose();
     let signals = signals.context("cannot listen for signals")?;
     let supervised = SupervisedContainer::new(container, folders).context("cannot open the container's log")?;
@@ -234,7 +239,7 @@ fn prepare(
     Ok((state, supervised, listener, signals))
 }
 
-/// Waits for a signal that ends this process, if it is ours to hear.
+/// Waits for a signal that ends this process; without signals, forever.
 async fn interruption(signals: &mut Option<Signals>) {
     match signals {
         Some(signals) => drop(signals.interruption().await),
@@ -242,8 +247,8 @@ async fn interruption(signals: &mut Option<Signals>) {
     }
 }
 
-/// Lives, as many as the restart policy grants: how the last one ended. The row says the same, unless it could not be
-/// written.
+/// Runs the container as often as the restart policy permits. Returns the outcome of the last life, and its end if that
+/// could not be written to the row.
 async fn lives(
     supervised: &Rc<SupervisedContainer>,
     state: &State,
@@ -259,7 +264,7 @@ async fn lives(
         let again = wants_restart(&supervised.container.borrow(), &outcome, restarts)
             && !supervised.is_stop_asked()
             && has_ground;
-        // As docker has it, one that could not be started for the first time is as it was made.
+        // As in docker, a container whose first start failed remains in the state created.
         let never_ran =
             matches!(outcome, Outcome::Failed(_)) && restarts == 0 && supervised.container.borrow().started_ns == 0;
         let next = match (again, never_ran) {
@@ -296,7 +301,7 @@ async fn lives(
         tokio::select! {
             () = sleep(pause) => {}
             () = supervised.stop_asked() => {
-                // Nothing runs: the row's exit stands.
+                // Nothing runs: the exit in the row remains valid.
                 return match state.set_status(&supervised.id, Status::Exited) {
                     Ok(()) => (outcome, None),
                     Err(e) => (Outcome::failed(&e), None),
@@ -311,7 +316,7 @@ async fn lives(
     }
 }
 
-/// What the row is to say of an end.
+/// End of a life, as it is written to the row.
 #[derive(Debug)]
 struct End {
     at_ns: i64,
@@ -324,8 +329,8 @@ impl End {
         state.set_exited(id, self.at_ns, &self.exit, self.next)
     }
 
-    /// Tries again: a disk that is full may not be so in a moment. When it stays full, the next command that can write
-    /// says that the supervisor is gone.
+    /// Retries the write: a full disk may have room in a moment. When it stays full, the next command that can write
+    /// records that the supervisor is gone.
     async fn write_at_last(&self, state: &State, id: &str) -> Result<(), StateError> {
         let deadline = std::time::Instant::now() + WRITE_PATIENCE;
         loop {
@@ -337,7 +342,7 @@ impl End {
     }
 }
 
-/// What the policy says of an end. A container that never started is not started again.
+/// Whether the restart policy wants a restart after this outcome. A container that never started is not started again.
 fn wants_restart(container: &Container, outcome: &Outcome, restarts: u32) -> bool {
     let code = match outcome {
         Outcome::Exited(exit) => exit.code,

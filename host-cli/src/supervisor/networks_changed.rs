@@ -1,4 +1,4 @@
-//! The networks of a machine that runs, made to be those of its row.
+//! Networks of a running machine, reconciled with its row.
 
 use capsid_protocol::message::{ConfigureNetwork, Request as Asked, agent_message, host_message};
 
@@ -12,7 +12,8 @@ use crate::network::{NetworkAttachments, PodNetworks};
 use crate::session::SessionError;
 use crate::state::State;
 
-/// A container's without a pod. One that is about to be started, or to end, needs no more than to know.
+/// Reconciles the networks of a container without a pod. For one that is about to start, or to end, the configuration
+/// is only read again.
 pub(super) async fn container(supervised: &SupervisedContainer) -> Result<Answer, Failure> {
     let state = State::open(&supervised.data).map_err(|e| Failure::of(&e))?;
     // A machine that boots has read its row already.
@@ -32,7 +33,7 @@ pub(super) async fn container(supervised: &SupervisedContainer) -> Result<Answer
     reconcile(&attachments, &pod_networks, &agent, &supervised.id).await
 }
 
-/// The new name of a container without a pod, where its networks know it by that.
+/// Notifies the networks of the new name of a container without a pod.
 pub(super) async fn rename(supervised: &SupervisedContainer) -> Result<(), Failure> {
     let is_on_networks = supervised.attachments.borrow().is_some();
     if is_on_networks {
@@ -41,14 +42,14 @@ pub(super) async fn rename(supervised: &SupervisedContainer) -> Result<(), Failu
     Ok(())
 }
 
-/// A pod's.
+/// Reconciles the networks of a pod.
 pub(super) async fn pod(pod: &Pod, folders: &Folders) -> Result<Answer, Failure> {
     let agent = pod.up().await?;
     let state = State::open(&folders.data).map_err(|e| Failure::of(&e))?;
     let row = state.pod(&pod.id).map_err(|e| Failure::of(&e))?;
     let pod_networks = PodNetworks::of_pod(&row, &state).map_err(|e| Failure::of(&e))?;
     match pod.attachments() {
-        // The agent knows it by no container's name: it may have none at all.
+        // The id is empty: no container stands for the pod, which may have none at all.
         Some(attachments) => reconcile(&attachments, &pod_networks, &agent, "").await,
         None => Ok(Answer::Rewired { no_way_out: None }),
     }
@@ -92,7 +93,7 @@ async fn reconcile(
         Ok(_) => Failure::of(&SessionError::Unexpected),
         Err(error) => Failure::of(&error),
     };
-    // Its row is about to say that it is not there. Without an answer of the device the machine is broken anyway.
+    // The command is about to restore the row. If the device does not answer, the machine is broken anyway.
     let _ = attachments.rollback(before).await;
     Err(failure)
 }

@@ -1,7 +1,7 @@
-//! Errands: work of the agent's own on a container's files. Where the container runs, its own machine does it, in a
-//! process that joins the container; where it does not, a machine is started on its disks for the time that the work
-//! takes, with no program of the container's in it. That machine belongs to the command, which holds the container's
-//! lock meanwhile, and ends with it.
+//! Tasks of the agent on a container's files. When the container runs, its own machine does the task, in a process that
+//! joins the container. When it does not, a machine is started on its disks for the duration of the task, without the
+//! container's program. That machine belongs to the command, which holds the container's lock meanwhile, and ends with
+//! it.
 
 use std::os::unix::net::UnixStream as StdStream;
 use std::rc::Rc;
@@ -26,13 +26,13 @@ use crate::folders::Folders;
 use crate::session::{Session, SessionError};
 use crate::state::{Container, State};
 
-/// A machine at work.
+/// Machine that runs a task.
 pub(crate) struct OfflineTask {
     machine: RunningMachine,
     messages: mpsc::Receiver<agent_message::Kind>,
-    /// Why the session with its agent ended.
+    /// Task of the session with the agent, with the reason for which it ended.
     broken: JoinHandle<SessionError>,
-    /// Nobody starts or removes the container meanwhile; for an offline task of the supervisor's, it sees to that.
+    /// Lock that prevents start and removal of the container; absent when the supervisor itself runs the task.
     _lock: Option<ContainerLock>,
 }
 
@@ -40,14 +40,14 @@ fn takes_input(task: &Task) -> bool {
     matches!(task.kind, Some(Kind::Unpack(_)))
 }
 
-/// The spec of a process that does `task` in the running container of `spec`.
+/// Creates the spec of a process that does `task` in the running container of `spec`.
 pub(super) fn beside(spec: &ContainerSpec, id: String, task: Task) -> ContainerSpec {
     ContainerSpec {
         join: Some(spec.id.clone()),
         id,
         stdin: takes_input(&task),
         cwd: "/".into(),
-        // For a comparison: where its files are, and what was made to mount something there.
+        // For a comparison: the location of the container's files, and what was created as mount points.
         root: spec.root.clone(),
         mounts: spec.mounts.clone(),
         files: spec.files.clone(),
@@ -57,7 +57,7 @@ pub(super) fn beside(spec: &ContainerSpec, id: String, task: Task) -> ContainerS
     }
 }
 
-/// As the container, but for its program, and alone in its machine whatever pod it is of.
+/// Creates the container's spec with `task` in place of its program, alone in its machine whatever pod it is in.
 fn in_place(spec: &ContainerSpec, task: Task) -> ContainerSpec {
     let is_own = |mount: &&Mount| !matches!(mount.source, Some(Source::PodShm(_)));
     ContainerSpec {
@@ -72,7 +72,8 @@ fn in_place(spec: &ContainerSpec, task: Task) -> ContainerSpec {
     }
 }
 
-/// Starts a machine that does `task` on the disks of a held container: the work's streams, and the rest of it.
+/// Starts a machine that does `task` on the disks of a held container. Returns the task's streams, and a handle to
+/// finish it.
 pub(crate) async fn start(
     folders: &Folders,
     state: &State,
@@ -95,7 +96,7 @@ pub(crate) async fn start(
     let agent = Rc::new(agent);
     let messages = agent.listen_to(&container.id);
     let (speaker, mut receiver) = (Rc::clone(&agent), session.receiver);
-    // Ends with the session, which ends with the machine.
+    // The task ends with the session, which ends with the machine.
     let broken = tokio::task::spawn_local(async move {
         let error = speaker.converse(&mut receiver, &mut outbox).await;
         speaker.end();
@@ -119,7 +120,7 @@ pub(crate) async fn start(
 }
 
 impl OfflineTask {
-    /// Waits until the work is done and the disks are free: its exit code.
+    /// Waits until the task is done and the disks are free. Returns its exit code.
     pub(crate) async fn finish(mut self) -> anyhow::Result<u8> {
         let ended = loop {
             match self.messages.recv().await {

@@ -1,6 +1,6 @@
-//! Where a container's output goes: its log, and the clients that are attached. Back-pressure is theirs: a client that
-//! does not read holds the container back, and nothing is buffered without bound. A log that cannot be written ends,
-//! and the reason is told as the container's error.
+//! Output of a container: its log, and the attached clients. Both apply back-pressure: a client that does not read
+//! holds the container back, and nothing is buffered without bound. A log that cannot be written ends, and the reason
+//! is reported as the container's error.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -18,52 +18,52 @@ use tokio::time::{Instant, sleep};
 use crate::log::{LogStream, LogWriter};
 use crate::state::LogOptions;
 
-/// Bytes read at a time.
+/// Number of bytes read at a time.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// How long a client that did not start the container may stop reading after the container's end: what it has not
-/// read by then it does not get. Before the end, nobody's output is dropped.
+/// Time for which a client that did not start the container may stop reading after the container's end: afterwards it
+/// does not get the rest. Before the end, nobody's output is dropped.
 const STALLED_MAX: Duration = Duration::from_secs(10);
-/// A client that takes nothing for so long is looked after.
+/// Time after which a client that reads nothing counts as stalled.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// The outputs of a container.
+/// Outputs of a container.
 #[derive(Debug)]
 pub(crate) struct Output {
-    /// Its log, while it can be written.
+    /// Log of the container, while it can be written.
     log: RefCell<Option<LogWriter>>,
-    /// Why it cannot.
+    /// Reason why the log cannot be written.
     log_failure: watch::Sender<Option<String>>,
     stdout: Sinks,
     stderr: Sinks,
-    /// The container's input, while it takes any.
+    /// Input of the container, while it accepts any.
     input: RefCell<Option<Rc<Mutex<OwnedWriteHalf>>>>,
-    /// The owner of the output no longer reads it: the container is told by broken streams.
+    /// Whether the owner of the output no longer reads it: the container notices by broken streams.
     closed: watch::Sender<bool>,
-    /// The container has ended; its last output may still be on its way.
+    /// Whether the container has ended; its last output may still be on its way.
     ended: watch::Sender<bool>,
-    /// Clients whose input waits for a container that takes it.
+    /// Number of changes of the input. Clients wait for one when the container accepts no input yet.
     arrivals: watch::Sender<u64>,
 }
 
-/// The clients of one stream.
+/// Clients of one stream.
 #[derive(Debug, Default)]
 struct Sinks(RefCell<Vec<Rc<Sink>>>);
 
-/// A client's end of one stream.
+/// Client's end of one stream.
 #[derive(Debug)]
 pub(crate) struct Sink {
     half: Mutex<OwnedWriteHalf>,
-    /// Its client has left, or was given up.
+    /// Whether the client has left, or was given up.
     gone: watch::Sender<bool>,
-    /// Its client started the container in the foreground: the output is its own, and waits for it.
+    /// Whether the client started the container in the foreground: it owns the output, which waits for it.
     is_owner: bool,
-    /// Since when it has been waited for.
+    /// Time since which the output waits for this client.
     waited_for: Cell<Option<Instant>>,
 }
 
 impl Sink {
-    /// Hands over all of it; `false` when the client is gone.
+    /// Writes all bytes to the client; `false` when the client is gone.
     async fn take(&self, mut bytes: &[u8], ended: &watch::Sender<bool>) -> bool {
         let mut half = self.half.lock().await;
         while !bytes.is_empty() {
@@ -80,13 +80,13 @@ impl Sink {
         true
     }
 
-    /// Waits until there is no reason to wait for this client.
+    /// Waits until there is no reason to wait for this client any more.
     async fn given_up(&self, ended: &watch::Sender<bool>) {
         let stalled = async {
             if self.is_owner {
                 std::future::pending::<()>().await;
             }
-            // The senders live as long as whoever waits here.
+            // The senders live as long as this future.
             let _ = ended.subscribe().wait_for(|ended| *ended).await;
             sleep(STALLED_MAX).await;
         };
@@ -113,13 +113,13 @@ impl Output {
         })
     }
 
-    /// A life begins.
+    /// Resets the output for a new life.
     pub(crate) fn begin(&self) {
         self.closed.send_replace(false);
         self.ended.send_replace(false);
     }
 
-    /// The container has ended, and its output will.
+    /// Notes that the container has ended; its output will end soon.
     pub(crate) fn end(&self) {
         self.ended.send_replace(true);
     }
@@ -131,7 +131,7 @@ impl Output {
         }
     }
 
-    /// Adds a client: it gets what comes from now on.
+    /// Adds a client: it receives the output from now on.
     pub(crate) fn add(&self, stream: LogStream, client: OwnedWriteHalf, is_owner: bool) -> Rc<Sink> {
         let sink = Rc::new(Sink {
             half: Mutex::new(client),
@@ -143,7 +143,7 @@ impl Output {
         sink
     }
 
-    /// A client has not read for a while.
+    /// Whether a client, except for the owner, has not read for a while.
     pub(crate) fn is_stalled(&self) -> bool {
         let is_slow = |since: Instant| since.elapsed() > SLOW;
         let is_stalled = |sink: &Rc<Sink>| !sink.is_owner && sink.waited_for.get().is_some_and(is_slow);
@@ -151,7 +151,7 @@ impl Output {
         all.any(|sinks| sinks.0.borrow().iter().any(is_stalled))
     }
 
-    /// A client has left.
+    /// Removes the sinks of a client that has left.
     pub(crate) fn remove(&self, sinks: &[Rc<Sink>]) {
         for sink in sinks {
             sink.gone.send_replace(true);
@@ -159,7 +159,8 @@ impl Output {
         self.forget_gone();
     }
 
-    /// A client's reader has gone. When the output is its own, the container is told by broken streams.
+    /// Removes the sinks of a client whose reader is gone. If the client is the owner, the container notices by broken
+    /// streams.
     pub(crate) fn close(&self, sinks: &[Rc<Sink>]) {
         if sinks.iter().any(|sink| sink.is_owner) {
             self.closed.send_replace(true);
@@ -173,12 +174,12 @@ impl Output {
         }
     }
 
-    /// Why the log is not written any more, once it is not.
+    /// Reason why the log is not written any more, if it is not.
     pub(crate) fn log_failure(&self) -> Option<String> {
         self.log_failure.borrow().clone()
     }
 
-    /// Waits until the log cannot be written any more: why.
+    /// Waits until the log cannot be written any more. Returns the reason.
     pub(crate) async fn log_failed(&self) -> String {
         let mut failure = self.log_failure.subscribe();
         loop {
@@ -191,7 +192,7 @@ impl Output {
         }
     }
 
-    /// Writes to the log. One that cannot be written ends; the container and its clients go on.
+    /// Writes to the log. A log that cannot be written ends; the container and its clients continue.
     fn keep(&self, write: impl FnOnce(&mut LogWriter) -> io::Result<()>) {
         let mut log = self.log.borrow_mut();
         if let Some(writer) = &mut *log
@@ -203,7 +204,7 @@ impl Output {
         }
     }
 
-    /// The container has an input from now on, or none any more.
+    /// Sets the container's input, or removes it.
     pub(crate) fn set_input(&self, input: Option<OwnedWriteHalf>) {
         *self.input.borrow_mut() = input.map(|half| Rc::new(Mutex::new(half)));
         self.arrivals.send_modify(|count| *count += 1);
@@ -221,7 +222,7 @@ impl Output {
         }
     }
 
-    /// Copies a client's bytes to the container. `ends_it`: the client's end of file is the container's.
+    /// Copies a client's bytes to the container. With `ends_it`, the client's end of file ends the container's input.
     pub(crate) async fn feed(&self, mut from: OwnedReadHalf, ends_it: bool) {
         let mut chunk = vec![0; CHUNK_BYTES];
         loop {
@@ -230,7 +231,7 @@ impl Output {
                 Ok(count) => count,
             };
             let input = self.input().await;
-            // The container closed its input: the client is told by its socket's end.
+            // The container closed its input: the client notices by the end of its socket.
             if input.lock().await.write_all(&chunk[..count]).await.is_err() {
                 return;
             }
@@ -241,14 +242,14 @@ impl Output {
         }
     }
 
-    /// Copies one stream to log and clients until it ends or nobody may have it any more.
+    /// Copies one stream to log and clients until it ends or its owner no longer reads it.
     pub(crate) async fn drain(&self, stream: LogStream, from: StdStream) -> io::Result<()> {
         from.set_nonblocking(true)?;
         let (read, _write) = UnixStream::from_std(from)?.into_split();
         self.drain_half(stream, read).await
     }
 
-    /// As [`Self::drain`], for a terminal, whose other half is the input.
+    /// Copies a terminal's output like [`Self::drain`]; the other half of its stream is the input.
     pub(crate) async fn drain_half(&self, stream: LogStream, mut from: OwnedReadHalf) -> io::Result<()> {
         let mut closed = self.closed.subscribe();
         let mut chunk = vec![0; CHUNK_BYTES];
@@ -278,7 +279,8 @@ impl Output {
         self.forget_gone();
     }
 
-    /// The container has ended: lines without an end are written, clients see the end of their streams.
+    /// Finishes the output after the container's end: writes lines without an end to the log, and ends the clients'
+    /// streams.
     pub(crate) fn finish(&self) {
         self.set_input(None);
         for sinks in [&self.stdout, &self.stderr] {

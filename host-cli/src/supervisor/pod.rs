@@ -1,6 +1,6 @@
-//! A pod of several containers: one machine, and one process that owns it. Containers come with their lock and their
-//! first connection, as a supervisor of their own would be started with, and are attended until they end; the machine
-//! goes on without any, until the pod is stopped.
+//! Pod of several containers: one machine, and one process that owns it. A container arrives with its lock and its
+//! first connection, as if a supervisor of its own were started with these, and is attended until it ends. The machine
+//! continues without any container, until the pod is stopped.
 //!
 //! ```text
 //!  row read ─► machine ─► session ─► up ──────────────── stop, or its end ─► all containers' ends ─► row written
@@ -37,7 +37,7 @@ use crate::signals::Signals;
 use crate::state::{self, State, StateError};
 use crate::{clock, error_text};
 
-/// How far the machine is.
+/// Phase of the machine.
 #[derive(Debug, Clone)]
 enum Phase {
     Booting,
@@ -45,7 +45,7 @@ enum Phase {
     Down(MachineEnd),
 }
 
-/// Why the machine did not come up, or went down.
+/// Error when the machine did not start, or reason why it ended.
 #[derive(Debug, thiserror::Error)]
 enum PodError {
     #[error(transparent)]
@@ -62,19 +62,19 @@ enum PodError {
     Stopped,
 }
 
-/// What the tasks of a pod share.
+/// State that the tasks of a pod share.
 #[derive(Debug)]
 pub(crate) struct Pod {
     pub id: String,
     pub name: String,
     pub disk_slots: DiskSlots,
     phase: watch::Sender<Phase>,
-    /// Set once: no container comes any more.
+    /// Whether the pod stops: set once, and no container is accepted any more.
     stopping: watch::Sender<bool>,
-    /// Ends the machine.
+    /// Request to end the machine.
     halt: Notify,
     containers: RefCell<Vec<Weak<SupervisedContainer>>>,
-    /// Known when the machine was started.
+    /// Networks of the machine, known when it was started.
     attachments: OnceCell<Rc<NetworkAttachments>>,
 }
 
@@ -92,7 +92,7 @@ impl Pod {
         })
     }
 
-    /// Waits for the guest, or for why there will be none.
+    /// Waits until the guest is up, or for the reason why it will not be.
     pub(crate) async fn up(&self) -> Result<Rc<Agent>, Failure> {
         let mut phase = self.phase.subscribe();
         loop {
@@ -120,24 +120,24 @@ impl Pod {
         }
     }
 
-    /// Whether no container is started in it any more.
+    /// Whether no container is started in the pod any more.
     pub(crate) fn is_ending(&self) -> bool {
         *self.stopping.borrow() || matches!(*self.phase.borrow(), Phase::Down(_))
     }
 
-    /// Tells a container of the pod's network.
+    /// Writes the pod's network into a container's spec.
     pub(crate) fn apply_to(&self, spec: &mut ContainerSpec) {
         if let Some(attachments) = self.attachments.get() {
             attachments.apply_to(spec);
         }
     }
 
-    /// The networks of its machine, if it has any.
+    /// Returns the networks of the pod's machine, if it has any.
     pub(crate) fn attachments(&self) -> Option<Rc<NetworkAttachments>> {
         self.attachments.get().cloned()
     }
 
-    /// Takes a container into the pod's care.
+    /// Adds a container to the pod.
     pub(crate) fn add(&self, supervised: &Rc<SupervisedContainer>) {
         let mut containers = self.containers.borrow_mut();
         containers.retain(|known| known.strong_count() > 0);
@@ -158,7 +158,7 @@ impl Pod {
     }
 }
 
-/// The recipe.
+/// Supervises a pod from the start of its machine to its end.
 pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> anyhow::Result<()> {
     let Inheritance { id, lock, first } = inheritance;
     let (state, row, mut listener, mut signals) = match prepare(&folders, &id, &lock) {
@@ -207,7 +207,7 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
                         tokio::task::spawn_local(async move { pod.stop(None).await });
                     }
                 },
-                // The host shuts down, or somebody ends us: as `capsid pod stop`.
+                // The host shuts down, or somebody ends this process: equivalent to `capsid pod stop`.
                 _ = signals.interruption() => {
                     let pod = Rc::clone(&pod);
                     tokio::task::spawn_local(async move { pod.stop(None).await });
@@ -216,7 +216,7 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
         }
     };
     drop(listener);
-    // Every container writes its own row, and tells its own clients.
+    // Every container writes its own row, and notifies its own clients.
     while clients.join_next().await.is_some() {}
     let words = match &error {
         PodError::Stopped => String::new(),
@@ -227,7 +227,7 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
     Ok(())
 }
 
-/// What must work before anything is started.
+/// Prepares all that must work before anything is started.
 fn prepare(
     folders: &Folders,
     id: &str,
@@ -235,14 +235,14 @@ fn prepare(
 ) -> anyhow::Result<(State, state::Pod, UnixListener, Signals)> {
     let state = State::open(&folders.data)?;
     let row = state.pod(id)?;
-    // Each container takes a dozen descriptors; one that may have no more is refused where it comes.
+    // Each container takes a dozen descriptors. When there are no more, a container is refused on arrival.
     crate::sys::raise_descriptors();
     let listener = control::listen(lock.folder()).context("cannot listen for commands")?;
     let signals = Signals::listen_to_ending().context("cannot listen for signals")?;
     Ok((state, row, listener, signals))
 }
 
-/// The machine, from its start to its end: why it ended.
+/// Runs the machine from its start to its end. Returns the reason of the end.
 async fn run(pod: &Rc<Pod>, folders: &Folders, row: &state::Pod, state: &State, disk_slots: OwnedFd) -> PodError {
     let error = match start(folders, row, state, disk_slots) {
         Err(error) => error.into(),
@@ -274,7 +274,7 @@ async fn run(pod: &Rc<Pod>, folders: &Folders, row: &state::Pod, state: &State, 
     error
 }
 
-/// Starts the pod's machine; it ends with each of the processes that serve its shares.
+/// Starts the pod's machine, which ends with each of the processes that serve its shares.
 fn start(
     folders: &Folders,
     row: &state::Pod,
@@ -333,7 +333,8 @@ async fn run_started(pod: &Rc<Pod>, machine: &mut RunningMachine, sockets: Socke
     reason(error, machine).await
 }
 
-/// A session that breaks mostly does so because the machine is ending: its reason is the better one.
+/// Returns the reason of a broken session. It mostly breaks because the machine is ending: the machine's reason is
+/// better.
 async fn reason(error: SessionError, machine: &mut RunningMachine) -> PodError {
     if let SessionError::Unresponsive(_) = error {
         return error.into();
@@ -349,12 +350,12 @@ async fn serve(pod: Rc<Pod>, folders: Rc<Folders>, mut connection: Connection) {
     let heard = tokio::select! {
         biased;
         heard = connection.reader.receive::<PodRequest>() => heard,
-        // A client that asks for nothing is not waited for.
+        // A client that sends no request is not waited for.
         _ = pod.down() => return,
     };
     let answered = match heard {
         Err(_) => return,
-        // The connection stays open for as long as the container is in our care.
+        // The connection stays open for as long as the container is attended here.
         Ok((PodRequest::Adopt { container }, fds)) => return adopt(&pod, &folders, container, fds).await,
         Ok((PodRequest::Start, _)) => pod.up().await.map(|_| Answer::Done),
         Ok((PodRequest::Stop { timeout_s }, _)) => {
@@ -386,11 +387,11 @@ async fn adopt(pod: &Rc<Pod>, folders: &Rc<Folders>, id: String, fds: Vec<OwnedF
         first,
         id,
     };
-    // Its row and its clients know of the error.
+    // Its row and its clients have the error.
     let _ = super::attend(folders, inheritance, Some(Rc::clone(pod))).await;
 }
 
-/// What the whole guest uses.
+/// Measures the resource usage of the whole guest.
 async fn measure(pod: &Pod) -> Result<Answer, Failure> {
     let agent = pod.up().await?;
     let measure = host_message::Kind::Measure(Measure {

@@ -1,5 +1,6 @@
-//! Whether commands can still reach this supervisor: by its lock and socket in the run directory, and its row and files
-//! in the data directory. One that nobody can reach ends what it runs, which would otherwise run for ever, unseen.
+//! Check whether commands can still reach this supervisor: by its lock and socket in the run directory, and its row and
+//! files in the data directory. A supervisor that nobody can reach ends what it runs, which would otherwise run
+//! forever, unseen.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,23 +11,23 @@ use rustix::fs::FileType;
 use crate::container_lock::ContainerLock;
 use crate::control::SOCKET;
 
-/// From one look to the next.
+/// Interval between checks.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// The same after a loss, which is noticed once.
+/// Interval between checks after a loss, which is handled once.
 pub(super) const LOST_LOOK_EVERY: Duration = Duration::from_secs(86_400);
 
-/// How it can be reached.
+/// Reachability of the supervisor.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Reach {
     Whole,
-    /// The socket was removed: another can be made in its place.
+    /// Socket removed: another can be created in its place.
     NoSocket,
-    /// For good; what is missing.
+    /// Unreachable for good; names what is missing.
     Lost(&'static str),
 }
 
-/// Looks. `files` are what is supervised in the data directory.
+/// Checks the reachability. `files` are the supervised container's in the data directory.
 pub(super) fn look(lock: &ContainerLock, files: &Path) -> Reach {
     let is_socket = |path: &Path| {
         rustix::fs::lstat(path).is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Socket)
@@ -56,7 +57,7 @@ mod tests {
         assert!(matches!(look(&lock, &data.path().join("gone")), Reach::Lost(_)));
         std::fs::remove_dir_all(lock.folder()).unwrap();
         assert!(matches!(look(&lock, data.path()), Reach::Lost(_)));
-        // Another's lock in its place is none of ours.
+        // A new lock of another process in its place is not this one's.
         let other = ContainerLock::try_take(run.path(), "1").unwrap().unwrap();
         assert!(matches!(look(&lock, data.path()), Reach::Lost(_)));
         lock.remove().unwrap();

@@ -1,5 +1,5 @@
-//! Time that the host kept from a machine's processes, so that a busy host is not taken for a dead guest: threads that
-//! were ready to run and had no processor, or waited for a disk.
+//! Time that the host kept from a machine's processes, so that a busy host is not mistaken for a dead guest: threads
+//! that were ready to run and had no processor, or waited for a disk.
 
 use std::collections::HashMap;
 use std::fs;
@@ -7,29 +7,29 @@ use std::time::Duration;
 
 use crate::resident::descendants;
 
-/// Threads that are looked at: a machine has one for each vCPU, and a few more.
+/// Maximum number of threads that are inspected: a machine has one for each vCPU, and a few more.
 const THREADS_MAX: usize = 4096;
 
-/// What a look at the machine's processes found.
+/// Stalls of the machine's processes, as one inspection found them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Stall {
-    /// The longest time since the last look that one thread waited for a processor.
+    /// Longest time since the last inspection for which one thread waited for a processor.
     pub waited: Duration,
-    /// A thread waits for a disk, or is being debugged.
+    /// Whether a thread waits for a disk, or is being debugged.
     pub is_blocked: bool,
-    /// A process that somebody has stopped with a signal, as "123 (qemu-system-x86)".
+    /// Process that somebody has stopped with a signal, such as "123 (qemu-system-x86)".
     pub stopped: Option<String>,
 }
 
-/// Looks at the processes that this one has started, again and again.
+/// Observer that repeatedly inspects the processes that this one has started.
 #[derive(Debug, Default)]
 pub(super) struct Observer {
-    /// Nanoseconds that each thread has waited for a processor in its life.
+    /// Number of nanoseconds that each thread has waited for a processor in its life.
     waits: HashMap<u32, u64>,
 }
 
 impl Observer {
-    /// What happened since the last look; the first one finds no waits.
+    /// Returns the stalls since the last inspection; the first one finds no waits.
     pub(super) fn look(&mut self) -> Stall {
         let mut stall = Stall::default();
         let mut waits = HashMap::new();
@@ -67,12 +67,13 @@ fn threads(pid: u32) -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// Nanoseconds on a run queue, the second number of `schedstat`; kernels without scheduler statistics have none.
+/// Number of nanoseconds on a run queue, the second number of `schedstat`; kernels without scheduler statistics have
+/// none.
 fn run_queue_wait(schedstat: &str) -> Option<u64> {
     schedstat.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Name and letter of state in a `stat` file (`proc(5)`). The name is between the first and the last bracket.
+/// Parses name and state letter of a `stat` file (`proc(5)`). The name is between the first and the last bracket.
 fn name_and_state(stat: &str) -> Option<(&str, char)> {
     let (_, rest) = stat.split_once('(')?;
     let (name, rest) = rest.rsplit_once(')')?;
@@ -104,7 +105,7 @@ mod tests {
         while observer.look().stopped != expected && std::time::Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(10));
         }
-        // Other tests have children too; this one's is among them.
+        // Other tests have children too; the one of this test is among them.
         let found = observer.waits.contains_key(&child.id());
         child.kill().unwrap();
         child.wait().unwrap();

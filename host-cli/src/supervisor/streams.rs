@@ -1,4 +1,4 @@
-//! Stdio streams into the guest: vsock connections that the machine makes of sockets handed to it.
+//! Stdio streams into the guest: vsock connections that the machine makes of sockets passed to it.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use capsid_protocol::{StreamHello, StreamKind, write_frame};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
-/// Why a stream could not be opened.
+/// Error when a stream could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StreamError {
     #[error("cannot make a stream")]
@@ -18,16 +18,16 @@ pub(crate) enum StreamError {
     Hello(#[source] capsid_protocol::FrameError),
 }
 
-/// Opens streams.
+/// Opener of stdio streams into a machine's guest.
 #[derive(Debug)]
 pub(crate) struct StreamOpener {
-    /// Where the machine takes requests: `capsid_vmm::config::VsockConfig`.
+    /// Control socket of the machine's vsock device: see `capsid_vmm::config::VsockConfig`.
     pub control: OwnedFd,
     pub nonce: Vec<u8>,
 }
 
 impl StreamOpener {
-    /// One stream of a process: our end.
+    /// Opens one stream of a process. Returns the host's end.
     pub(crate) fn open(&self, process: &str, kind: StreamKind) -> Result<UnixStream, StreamError> {
         let (mut ours, theirs) = UnixStream::pair().map_err(StreamError::Socket)?;
         let port = capsid_protocol::STREAM_PORT.to_le_bytes();
@@ -35,7 +35,7 @@ impl StreamOpener {
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-        // A machine that takes no requests must not stop this process: it has others to answer.
+        // A machine that accepts no requests must not block this process, which serves others.
         rustix::net::sendmsg(
             &self.control,
             &[io::IoSlice::new(&port)],
@@ -52,7 +52,7 @@ impl StreamOpener {
         Ok(ours)
     }
 
-    /// The streams of a process: the terminal alone, or stdin when wanted, stdout and stderr.
+    /// Opens the streams of a process: the terminal alone, or stdin when wanted, stdout and stderr.
     pub(crate) fn open_all(&self, process: &str, terminal: bool, stdin: bool) -> Result<Vec<UnixStream>, StreamError> {
         let kinds: &[StreamKind] = match (terminal, stdin) {
             (true, _) => &[StreamKind::Terminal],

@@ -1,4 +1,4 @@
-//! A container that this supervisor runs, as the tasks that serve it share it.
+//! Container that this supervisor runs, as its tasks share it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -14,35 +14,35 @@ use crate::network::NetworkAttachments;
 use crate::state::{Container, Exit, State};
 use crate::store_folder;
 
-/// How far it is.
+/// Phase of a supervised container.
 #[derive(Debug, Clone)]
 pub(crate) enum Phase {
-    /// The machine boots, or a restart is near.
+    /// Starting: the machine boots, or a restart is near.
     Starting,
-    /// The container's program runs.
+    /// Running: the container's program runs.
     Running,
-    /// Nothing runs any more, and nothing will.
+    /// Over: nothing runs any more, and nothing will.
     Over(Rc<Outcome>),
 }
 
-/// How a life ended.
+/// Outcome of one life of a container.
 #[derive(Debug, Clone)]
 pub(crate) enum Outcome {
-    /// The container ran, and ended somehow.
+    /// Exit of a container that ran.
     Exited(Exit),
-    /// It ran, and something else than its own exit ended it.
+    /// Failure that ended a running container, in place of its own exit.
     Ended(Failure),
-    /// It never ran.
+    /// Failure of a container that never ran.
     Failed(Failure),
 }
 
 impl Outcome {
-    /// An error of Capsid's own.
+    /// Creates the outcome of an error in Capsid itself.
     pub(crate) fn failed(error: &(dyn std::error::Error + 'static)) -> Self {
         Self::Failed(Failure::of(error))
     }
 
-    /// What the row says.
+    /// Returns the exit that is recorded in the container's row.
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Exited(exit) => exit.clone(),
@@ -55,34 +55,34 @@ impl Outcome {
     }
 }
 
-/// What the tasks share.
+/// State of a container that the supervisor's tasks share.
 #[derive(Debug)]
 pub(crate) struct SupervisedContainer {
     pub id: String,
     pub container: RefCell<Container>,
-    /// The data folder.
+    /// Path of the data folder.
     pub data: std::path::PathBuf,
     pub output: Output,
     pub phase: watch::Sender<Phase>,
-    /// The guest, while there is one that answers.
+    /// Agent of the guest, while it answers.
     pub agent: RefCell<Option<Rc<Agent>>>,
-    /// The networks of its own machine, while that runs.
+    /// Networks of the container's own machine, while that runs.
     pub attachments: RefCell<Option<Rc<NetworkAttachments>>>,
-    /// The spec as a pod's machine has it, with this life's slots for disks: never written to the row, since the next
-    /// life has others.
+    /// Spec in a pod's machine, with this life's disk slots: never written to the row, since the next life has other
+    /// slots.
     pub guest_spec: RefCell<Option<ContainerSpec>>,
-    /// Where the time of the last start went.
+    /// Steps of the last start, with their times.
     pub moments: RefCell<Vec<Moment>>,
     pub agent_start_ns: Cell<u64>,
-    /// Its processes are frozen.
+    /// Whether the container's processes are frozen.
     pub paused: Cell<bool>,
     stop_asked: watch::Sender<bool>,
-    /// Asks for the machine's end.
+    /// Request to end the machine.
     pub kill: Notify,
 }
 
 impl SupervisedContainer {
-    /// One that does not run yet.
+    /// Creates the state of a container that does not run yet.
     pub(crate) fn new(container: Container, folders: &Folders) -> std::io::Result<Rc<Self>> {
         let log = store_folder::log(&folders.data, &container.id);
         Ok(Rc::new(Self {
@@ -102,13 +102,14 @@ impl SupervisedContainer {
         }))
     }
 
-    /// Its spec as the guest knows it.
+    /// Returns the container's spec as it was sent to the guest.
     pub(crate) fn spec_in_guest(&self) -> ContainerSpec {
         let guest_spec = self.guest_spec.borrow();
         guest_spec.as_ref().unwrap_or(&self.container.borrow().spec).clone()
     }
 
-    /// Notes whether the user wants it stopped. A row that cannot be written costs a start after the next reboot.
+    /// Records whether the user wants the container stopped. A row that cannot be written costs a start after the next
+    /// reboot.
     pub(crate) fn note_stopped(&self, was_stopped: bool) {
         let mut container = self.container.borrow_mut();
         if container.config.was_stopped != was_stopped {
@@ -117,12 +118,12 @@ impl SupervisedContainer {
         }
     }
 
-    /// Tells that something happened to it.
+    /// Records an event of the container.
     pub(crate) fn record_event(&self, action: &str, attributes: &[(&str, &str)]) {
         crate::events::record(&self.data, &self.container.borrow(), action, attributes);
     }
 
-    /// Notes that a step of the start has ended.
+    /// Records that a step of the start has ended.
     pub(crate) fn mark(&self, step: &str) {
         self.moments.borrow_mut().push(Moment {
             step: step.into(),
@@ -130,7 +131,7 @@ impl SupervisedContainer {
         });
     }
 
-    /// The guest, or why nothing can be asked of it.
+    /// Returns the guest's agent; an error while the container does not run.
     pub(crate) fn guest(&self) -> Result<Rc<Agent>, Failure> {
         let running = matches!(*self.phase.borrow(), Phase::Running);
         let guest = self.agent.borrow().clone().filter(|_| running);
@@ -140,7 +141,7 @@ impl SupervisedContainer {
         })
     }
 
-    /// No restart from here on.
+    /// Prevents restarts from now on.
     pub(crate) fn ask_to_stop(&self) {
         self.stop_asked.send_replace(true);
     }
@@ -149,13 +150,13 @@ impl SupervisedContainer {
         *self.stop_asked.borrow()
     }
 
-    /// Waits until somebody asks.
+    /// Waits until a stop is requested.
     pub(crate) async fn stop_asked(&self) {
         // The sender lives as long as `self`.
         let _ = self.stop_asked.subscribe().wait_for(|asked| *asked).await;
     }
 
-    /// Waits for the end of everything.
+    /// Waits until the container is over, after its last life.
     pub(crate) async fn over(&self) -> Rc<Outcome> {
         let mut phase = self.phase.subscribe();
         loop {
@@ -168,7 +169,7 @@ impl SupervisedContainer {
         }
     }
 
-    /// Waits until the container runs, or never will.
+    /// Waits until the container runs; an error if it never will.
     pub(crate) async fn started(&self) -> Result<(), Failure> {
         let mut phase = self.phase.subscribe();
         loop {
@@ -176,7 +177,7 @@ impl SupervisedContainer {
                 Phase::Running => return Ok(()),
                 Phase::Over(outcome) => {
                     return match &**outcome {
-                        // Ended before anybody looked.
+                        // The container ended before this task ran.
                         Outcome::Exited(_) | Outcome::Ended(_) => Ok(()),
                         Outcome::Failed(failure) => Err(failure.clone()),
                     };

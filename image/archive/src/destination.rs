@@ -1,56 +1,57 @@
-//! Where a copy goes: docker's rules (`docker cp`, "Extended description").
+//! Rules for where a copy is put: those of docker (`docker cp`, "Extended description").
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use crate::unpack::Placing;
 
-/// What is at the path that something is copied to; links are followed.
+/// Kind of the file at the path that something is copied to; links are followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
-    /// Nothing.
+    /// No file at the path.
     Nothing,
-    /// A folder.
+    /// A folder at the path.
     Folder,
-    /// Anything else.
+    /// Any other kind of file at the path.
     File,
 }
 
-/// What is copied.
+/// File or folder that is copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Copied<'a> {
-    /// First component of every name in its archive; empty where only the content of a folder is copied.
+    /// First component of every name in the archive; empty if only the content of a folder is copied.
     pub top: &'a [u8],
-    /// A folder, not a file.
+    /// True when a folder is copied, not a file.
     pub is_folder: bool,
-    /// The archive is somebody else's: its names are taken as they are.
+    /// True when somebody else made the archive: its names are used unchanged.
     pub is_foreign: bool,
 }
 
-/// Where it goes.
+/// Place that a copy is put at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destination {
-    /// Into the folder at the path.
+    /// Inside the folder at the path.
     Inside(Placing),
-    /// Into the folder that the path lies in, under the path's own name.
+    /// Inside the folder that contains the path, under the path's own name.
     Beside(Placing),
 }
 
-/// Why it goes nowhere.
+/// Error of a copy without a valid destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DestinationError {
-    /// Nothing is there, and only a folder would do.
+    /// Nothing exists at the path, and only a folder would do.
     #[error("no such directory")]
     NoFolder,
-    /// Something else is where a folder must be.
+    /// Something else exists where a folder is required.
     #[error("not a directory")]
     NotFolder,
-    /// A folder cannot take the place of a file.
+    /// A folder cannot replace a file.
     #[error("cannot copy a directory to a file")]
     FolderToFile,
 }
 
-/// Decides. `wants_folder`: the path ends in `/` or `/.`; `own_name`: its last component.
+/// Determines the destination of a copy. `wants_folder`: the path ends in `/` or `/.`; `own_name`: the path's last
+/// component.
 pub fn destination(
     found: Found,
     wants_folder: bool,

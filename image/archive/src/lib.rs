@@ -1,4 +1,4 @@
-//! Tar archives: read and written with docker's meaning, and trees of files packed into and unpacked from them.
+//! Tar archives: reading and writing with docker's semantics, and packing and unpacking of file trees.
 //!
 //! | file | noun |
 //! |---|---|
@@ -8,9 +8,10 @@
 //! | `unpack` | an archive becomes a tree of files |
 //! | `destination` | where it goes, as docker has it |
 //!
-//! The last two are used on both sides of `cp`, and one side is hostile each time: whoever changes the tree while it is
-//! read, and whoever made the archive. So every file is reached from an open folder, a name at a time, and no link is
-//! ever followed; a name that climbs is refused, and what is made is made beneath the folder that the caller opened.
+//! `pack` and `unpack` are used on both sides of `cp`, and one side is hostile each time: whoever changes the tree
+//! while it is read, and whoever made the archive. So every file is opened from an open folder, one name at a time, and
+//! no link is ever followed. A name that climbs is refused, and everything is created beneath the folder that the
+//! caller opened.
 
 pub mod limits;
 

@@ -1,5 +1,5 @@
-//! A tree of files as an archive. Whoever owns the tree may change it meanwhile: what is read is what was found at some
-//! moment, and it lies in the tree.
+//! Packing of a file tree into an archive. The owner of the tree may change it meanwhile: the archive holds what was
+//! found at some moment, and all of it lies in the tree.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -15,37 +15,37 @@ use crate::limits::{DEPTH_MAX, ENTRIES_MAX, XATTR_BYTES_MAX};
 use crate::reader::{Member, Xattr};
 use crate::writer::TarWriter;
 
-/// Names of files with several that are remembered; the further ones become files of their own.
+/// Number of hard-linked files whose names are remembered; names of further ones become files of their own.
 const LINKS_MAX: usize = 100_000;
 
-/// Why a tree cannot be packed.
+/// Error of packing a file tree.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
     /// A file cannot be read.
     #[error("cannot read {path}")]
     Read {
-        /// In the archive.
+        /// Path in the archive.
         path: String,
-        /// Why.
+        /// Cause of the error.
         #[source]
         source: Errno,
     },
-    /// The content of one file, or the archive.
+    /// The content of one file cannot be copied, or the archive cannot be written.
     #[error("cannot copy {path}")]
     Copy {
-        /// In the archive.
+        /// Path in the archive.
         path: String,
-        /// Why.
+        /// Cause of the error.
         #[source]
         source: io::Error,
     },
-    /// More levels than the limit.
+    /// The tree has more levels than the limit.
     #[error("{0}: more than {DEPTH_MAX} folders within folders")]
     Deep(String),
-    /// More files than the limit.
+    /// The tree has more files than the limit.
     #[error("more than {ENTRIES_MAX} files")]
     Many,
-    /// The end of the archive.
+    /// The end of the archive cannot be written.
     #[error("cannot write the archive")]
     Finish(#[source] io::Error),
 }
@@ -55,7 +55,7 @@ pub enum PackError {
 pub struct Packer<W> {
     tar: TarWriter<W>,
     entries: usize,
-    /// Device and inode of files with several names, and the first of them in the archive.
+    /// Device and inode of each file with several names, and its first name in the archive.
     links: HashMap<(u64, u64), Vec<u8>>,
 }
 
@@ -71,7 +71,7 @@ fn failed(path: &[u8]) -> impl Fn(Errno) -> PackError {
 }
 
 impl<W: Write> Packer<W> {
-    /// An archive that begins.
+    /// Starts a new archive.
     pub fn new(output: W) -> Self {
         Self {
             tar: TarWriter::new(output),
@@ -80,18 +80,19 @@ impl<W: Write> Packer<W> {
         }
     }
 
-    /// Adds what `folder` has under `name`, a link as such, with all that is below it. `path` is its name in the archive.
+    /// Adds the entry `name` of `folder` with everything below it; a link is added as a link. `path` is its name in the
+    /// archive.
     pub fn add(&mut self, folder: impl AsFd, name: &OsStr, path: &[u8]) -> Result<(), PackError> {
         self.add_entry(folder.as_fd(), name, path, DEPTH_MAX)
     }
 
-    /// Adds an open file or folder, with all that is below it; with an empty path, what is in the folder alone.
+    /// Adds an open file or folder with everything below it; with an empty path, only the content of the folder.
     pub fn add_opened(&mut self, file: OwnedFd, path: &[u8]) -> Result<(), PackError> {
         let stat = rustix::fs::fstat(&file).map_err(failed(path))?;
         self.add_file(file, &stat, path, DEPTH_MAX)
     }
 
-    /// Ends the archive.
+    /// Writes the end of the archive.
     pub fn finish(self) -> Result<W, PackError> {
         self.tar.finish().map_err(PackError::Finish)
     }
@@ -101,7 +102,7 @@ impl<W: Write> Packer<W> {
         let kind = FileType::from_raw_mode(stat.st_mode);
         match kind {
             FileType::RegularFile | FileType::Directory => {
-                // NONBLOCK: what is a FIFO by now must not hang us.
+                // NONBLOCK: a file that has become a FIFO meanwhile must not block this process.
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
                 let file = rustix::fs::openat(&folder, name, flags, Mode::empty()).map_err(failed(path))?;
                 let stat = rustix::fs::fstat(&file).map_err(failed(path))?;
@@ -114,7 +115,7 @@ impl<W: Write> Packer<W> {
                 self.append(&member, io::empty())
             }
             FileType::CharacterDevice | FileType::BlockDevice | FileType::Fifo => self.add_special(&stat, kind, path),
-            // Sockets are nothing without whoever listens: docker leaves them out too.
+            // A socket is useless without its listener: docker leaves sockets out too.
             _ => Ok(()),
         }
     }
@@ -132,7 +133,7 @@ impl<W: Write> Packer<W> {
         self.append(&member, io::empty())
     }
 
-    /// An open regular file or folder.
+    /// Adds an open regular file or folder.
     fn add_file(&mut self, file: OwnedFd, stat: &Stat, path: &[u8], depth: usize) -> Result<(), PackError> {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => self.add_folder(&file, stat, path, depth),
@@ -151,7 +152,7 @@ impl<W: Write> Packer<W> {
                 member.xattrs = xattrs(&file);
                 self.append(&member, File::from(file))
             }
-            // It is something else by now.
+            // The file has become something else meanwhile.
             kind => self.add_special(stat, kind, path),
         }
     }
@@ -182,7 +183,7 @@ impl<W: Write> Packer<W> {
         for name in names {
             let inner = [&prefix[..], &name].concat();
             match self.add_entry(folder, OsStr::from_bytes(&name), &inner, depth) {
-                // Gone since the folder was read.
+                // Removed since the folder was read.
                 Err(PackError::Read {
                     source: Errno::NOENT, ..
                 }) => {}
@@ -216,8 +217,8 @@ impl<W: Write> Packer<W> {
     }
 }
 
-/// File capabilities and users' own attributes: what docker's archives carry. Others (labels, access control lists) mean
-/// something to one system only. One that cannot be read is left out.
+/// File capabilities and the users' own attributes: those that docker's archives carry. Others (labels, access control
+/// lists) have a meaning on one system only. An attribute that cannot be read is left out.
 fn xattrs(file: impl AsFd) -> Vec<Xattr> {
     let mut names = vec![0; XATTR_BYTES_MAX];
     let Ok(listed) = rustix::fs::flistxattr(&file, &mut names[..]) else {

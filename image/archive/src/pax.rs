@@ -1,13 +1,13 @@
 //! PAX extended headers (POSIX.1-2001, `pax` "Extended Header"): `LENGTH KEY=VALUE\n` records.
 //!
 //! Records are delimited by their length and by nothing else: the value of `SCHILY.xattr.security.capability` is binary
-//! and may hold newlines. A reader that splits lines instead can be shown other names and sizes than docker sees.
+//! and may contain newlines. A reader that splits lines instead can be made to see other names and sizes than docker.
 
 use crate::limits::XATTRS_MAX;
 use crate::reader::Xattr;
 use crate::sparse::SparseFormat;
 
-/// What the records of one extended header say. Later records win; an empty value takes a record back.
+/// Records of one extended header. Later records win; an empty value revokes a record.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pax {
     pub path: Option<Vec<u8>>,
@@ -20,7 +20,7 @@ pub(crate) struct Pax {
     pub sparse: SparseFormat,
 }
 
-/// A record that cannot be understood.
+/// Error of a malformed record.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct MalformedPax;
 
@@ -74,7 +74,7 @@ impl Pax {
     }
 }
 
-/// The record at the front without its length and newline, and what follows it.
+/// Splits off the first record, without its length and newline; also returns the bytes after it.
 fn split_record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let space = bytes.iter().take(20).position(|&b| b == b' ')?;
     let length: usize = decimal(&bytes[..space])?;
@@ -91,7 +91,7 @@ fn number<T: std::str::FromStr>(value: &[u8]) -> Result<Option<T>, MalformedPax>
     }
 }
 
-/// Digits alone: no sign, no space.
+/// Parses a number that consists of digits only: no sign, no space.
 pub(crate) fn decimal<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
     if !text.iter().all(u8::is_ascii_digit) {
         return None;
@@ -99,7 +99,7 @@ pub(crate) fn decimal<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// Seconds since 1970 with a fraction, as `-1.25`; digits beyond nanoseconds are cut off.
+/// Parses seconds since 1970 with a fraction, as in `-1.25`; digits beyond nanoseconds are cut off.
 fn time(text: &[u8]) -> Option<(i64, u32)> {
     let (negative, text) = match text.strip_prefix(b"-") {
         Some(rest) => (true, rest),

@@ -1,7 +1,8 @@
-//! A streaming reader of tar archives with the meaning that Go's `archive/tar` gives them, which is docker's.
+//! Streaming reader of tar archives with the semantics of Go's `archive/tar`, which are docker's.
 //!
-//! Own code, since the `tar` crate (0.4.46) splits PAX records at newlines and reads headers without a bound. Formats: V7,
-//! ustar, star, GNU (long names, base-256 numbers, sparse files) and PAX. Every header is bounded before it is read.
+//! This is own code because the `tar` crate (0.4.46) splits PAX records at newlines and reads headers without a limit.
+//! Formats: V7, ustar, star, GNU (long names, base-256 numbers, sparse files) and PAX. Every header is bounded before
+//! it is read.
 
 use std::io::{self, Read};
 
@@ -11,16 +12,16 @@ use crate::sparse::{Fragment, SparseMap, SparseSource, pairs};
 
 pub(crate) const BLOCK: usize = 512;
 
-/// An extended attribute. The namespace is part of the name, as `security.capability`.
+/// Extended attribute. The namespace is part of the name, as in `security.capability`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Xattr {
     /// Name with its namespace.
     pub name: Vec<u8>,
-    /// Any bytes.
+    /// Value of the attribute: any bytes.
     pub value: Vec<u8>,
 }
 
-/// An entry of an archive. Its content is read from the [`TarReader`].
+/// Entry of an archive. Its content is read from the [`TarReader`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Member {
     /// Name as in the archive.
@@ -31,9 +32,9 @@ pub struct Member {
     pub link: Vec<u8>,
     /// Permission bits with setuid, setgid and sticky.
     pub mode: u32,
-    /// Owner.
+    /// User id of the owner.
     pub uid: u32,
-    /// Group.
+    /// Group id of the owner.
     pub gid: u32,
     /// Modification time: seconds since 1970 and nanoseconds.
     pub mtime: (i64, u32),
@@ -41,57 +42,57 @@ pub struct Member {
     pub device: (u32, u32),
     /// Length of the content.
     pub size: u64,
-    /// Extended attributes, namespaces in their names.
+    /// Extended attributes, with namespaces in their names.
     pub xattrs: Vec<Xattr>,
 }
 
-/// Why an archive cannot be read on.
+/// Reason why an archive cannot be read further.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadTarError {
-    /// The input failed.
+    /// The input cannot be read.
     #[error("cannot read the archive")]
     Read(#[source] io::Error),
-    /// The input ends early.
+    /// The archive ends early.
     #[error("archive ends within an entry")]
     Truncated,
-    /// A header is not one.
+    /// A header has a wrong checksum.
     #[error("bad header checksum")]
     Checksum,
-    /// A header is over its limit, or all that come before a member are over theirs.
+    /// A header exceeds its limit, or all headers before a member exceed theirs together.
     #[error("header is longer than {} MiB, or those of one file together than {} MiB", TAR_HEADER_BYTES_MAX >> 20, TAR_HEADERS_BYTES_MAX >> 20)]
     LongHeader,
-    /// A PAX header is none.
+    /// A PAX header is malformed.
     #[error("malformed PAX header")]
     Pax,
-    /// A sparse file's map is wrong.
+    /// The map of a sparse file is malformed.
     #[error("malformed sparse file map")]
     Sparse,
-    /// A field of a header is wrong.
+    /// A field of a header is invalid.
     #[error("invalid {0}")]
     Field(&'static str),
 }
 
-/// Digits of the largest number of a sparse map.
+/// Number of digits of the largest number in a sparse map.
 const DECIMAL_DIGITS_MAX: usize = 20;
 
 /// Reads an archive member by member.
 pub struct TarReader<R> {
     input: R,
-    /// Stored bytes of the current member that were not read yet.
+    /// Stored bytes of the current member that are still unread.
     stored_left: u64,
-    /// Zeros between them and the next header.
+    /// Zeros between the stored bytes and the next header.
     padding: u64,
     content: Content,
 }
 
-/// What [`Read`] hands out of the current member.
+/// Content of the current member, as [`Read`] returns it.
 struct Content {
     position: u64,
     size: u64,
     sparse: Option<SparseMap>,
 }
 
-/// Extension headers that came before a member's own.
+/// Extension headers that precede a member's own header.
 #[derive(Default)]
 struct Extensions {
     long_name: Option<Vec<u8>>,
@@ -100,7 +101,7 @@ struct Extensions {
 }
 
 impl<R: Read> TarReader<R> {
-    /// Reads from the archive's first byte.
+    /// Creates a reader that starts at the archive's first byte.
     pub fn new(input: R) -> Self {
         Self {
             input,
@@ -114,24 +115,25 @@ impl<R: Read> TarReader<R> {
         }
     }
 
-    /// The input, wherever it is.
+    /// Returns the input at its current position.
     pub fn into_inner(self) -> R {
         self.input
     }
 
-    /// The input, for somebody who moves it by what [`TarReader::take_rest`] told.
+    /// Input of the reader, for a caller that moves it by the result of [`TarReader::take_rest`].
     pub fn input_mut(&mut self) -> &mut R {
         &mut self.input
     }
 
-    /// How far the next header is; the caller skips that much of the input himself. `None` is a hostile size.
+    /// Distance to the next header; the caller skips that much of the input. `None` for a hostile size.
     pub fn take_rest(&mut self) -> Option<u64> {
         let rest = self.stored_left.checked_add(self.padding)?;
         (self.stored_left, self.padding) = (0, 0);
         Some(rest)
     }
 
-    /// The next member, skipping what was not read of the last one. `None` at the end marker or the end of the input.
+    /// Returns the next member and skips unread content of the last one. `None` at the end marker or the end of the
+    /// input.
     pub fn next_member(&mut self) -> Result<Option<Member>, ReadTarError> {
         let mut extensions = Extensions::default();
         let mut extended = false;
@@ -152,7 +154,7 @@ impl<R: Read> TarReader<R> {
             extended = kind != b'g';
             let size = number(&header[124..136]).and_then(|n| u64::try_from(n).ok());
             let size = size.ok_or(ReadTarError::Field("size"))?;
-            // An archive of nothing else would be read for ever, and kept by whoever keeps what stands before a member.
+            // An archive of headers alone would be read forever, and its headers kept in memory.
             headers_bytes = size.saturating_add(headers_bytes).saturating_add(BLOCK as u64);
             if headers_bytes > TAR_HEADERS_BYTES_MAX {
                 return Err(ReadTarError::LongHeader);
@@ -162,7 +164,7 @@ impl<R: Read> TarReader<R> {
                 b'x' => extensions.pax = Pax::parse(&bytes).map_err(|_| ReadTarError::Pax)?,
                 b'L' => extensions.long_name = Some(until_nul(&bytes).to_vec()),
                 b'K' => extensions.long_link = Some(until_nul(&bytes).to_vec()),
-                // Global records describe no file; docker and containerd pass over them.
+                // Global records describe no file; docker and containerd skip them.
                 _ => {}
             }
         }
@@ -187,7 +189,7 @@ impl<R: Read> TarReader<R> {
             Some(size) => size,
             None => u64::try_from(field(header, 124..136, "size")?).map_err(|_| ReadTarError::Field("size"))?,
         };
-        // Links, devices and directories have no content whatever their size field says, as in Go.
+        // Links, devices and directories have no content, whatever their size field says, as in Go.
         let stored = if matches!(kind, b'1'..=b'6') { 0 } else { stored };
         self.stored_left = stored;
         self.padding = stored.wrapping_neg() % BLOCK as u64;
@@ -231,7 +233,7 @@ impl<R: Read> TarReader<R> {
         })
     }
 
-    /// The map of the `S` header and its continuation blocks, which stand before the data.
+    /// Reads the map of the `S` header and its continuation blocks, which precede the data.
     fn old_sparse_map(&mut self, header: &[u8; BLOCK]) -> Result<SparseMap, ReadTarError> {
         let size = sparse_number(&header[483..495])?;
         let mut fragments = Vec::new();
@@ -245,7 +247,8 @@ impl<R: Read> TarReader<R> {
         SparseMap::new(fragments, size, self.stored_left).ok_or(ReadTarError::Sparse)
     }
 
-    /// Format 1.0: decimal lines (how many fragments, then offset and length of each) padded to a block.
+    /// Reads a map in format 1.0: decimal lines (number of fragments, then offset and length of each) padded to a
+    /// block.
     fn sparse_map_in_data(&mut self, size: u64) -> Result<SparseMap, ReadTarError> {
         let mut numbers: Vec<u64> = Vec::new();
         let mut digits = Vec::with_capacity(DECIMAL_DIGITS_MAX);
@@ -257,7 +260,7 @@ impl<R: Read> TarReader<R> {
             self.stored_left -= BLOCK as u64;
             for byte in block {
                 if byte != b'\n' {
-                    // A line without an end would be kept whole (CVE-2025-58183 is that of Go's reader).
+                    // A line without an end would be kept in memory whole (CVE-2025-58183 is this bug in Go's reader).
                     if digits.len() == DECIMAL_DIGITS_MAX {
                         return Err(ReadTarError::Sparse);
                     }
@@ -278,7 +281,7 @@ impl<R: Read> TarReader<R> {
         }
     }
 
-    /// The next header, or `None` at the end of the archive.
+    /// Reads the next header; `None` at the end of the archive.
     fn header(&mut self) -> Result<Option<[u8; BLOCK]>, ReadTarError> {
         let Some(block) = self.block()? else { return Ok(None) };
         if block.iter().all(|&b| b == 0) {
@@ -298,7 +301,7 @@ impl<R: Read> TarReader<R> {
         Ok(Some(block))
     }
 
-    /// The content of an extension header of `size` bytes.
+    /// Reads the content of an extension header of `size` bytes.
     fn extension(&mut self, size: u64) -> Result<Vec<u8>, ReadTarError> {
         if size > TAR_HEADER_BYTES_MAX {
             return Err(ReadTarError::LongHeader);
@@ -329,7 +332,7 @@ impl<R: Read> TarReader<R> {
         Ok(())
     }
 
-    /// The next 512 bytes, or `None` if there is not one more.
+    /// Reads the next 512 bytes; `None` at the end of the input.
     fn block(&mut self) -> Result<Option<[u8; BLOCK]>, ReadTarError> {
         let mut block = [0; BLOCK];
         let mut filled = 0;
@@ -354,7 +357,7 @@ impl<R: Read> TarReader<R> {
 }
 
 impl<R: Read> TarReader<R> {
-    /// Passes over the hole that comes next in the content, if one does: its length.
+    /// Skips the hole at the current position, if there is one, and returns its length.
     pub fn skip_hole(&mut self) -> u64 {
         let content = &mut self.content;
         let hole = match &content.sparse {
@@ -371,7 +374,7 @@ impl<R: Read> TarReader<R> {
     }
 }
 
-/// Reads the content of the current member, holes as zeros. Ends early if the archive does.
+/// Reads the content of the current member, with zeros for holes. Ends early if the archive does.
 impl<R: Read> Read for TarReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let content = &mut self.content;
@@ -394,7 +397,7 @@ impl<R: Read> Read for TarReader<R> {
     }
 }
 
-/// The name in the header itself, with ustar's or star's prefix.
+/// Name in the header itself, with the prefix of ustar or star.
 fn header_name(header: &[u8; BLOCK]) -> Vec<u8> {
     let name = until_nul(&header[..100]);
     if &header[257..263] != b"ustar\0" {
@@ -419,7 +422,8 @@ fn field(header: &[u8; BLOCK], range: std::ops::Range<usize>, name: &'static str
     number(&header[range]).ok_or(ReadTarError::Field(name))
 }
 
-/// A numeric field: octal digits with spaces or NULs around them (blank is 0), or base-256 if the first bit is set.
+/// Parses a numeric field: octal digits with spaces or NULs around them (blank is 0), or base-256 if the first bit is
+/// set.
 fn number(bytes: &[u8]) -> Option<i64> {
     if bytes[0] & 0x80 != 0 {
         let negative = bytes[0] & 0x40 != 0;
@@ -444,7 +448,7 @@ fn sparse_number(bytes: &[u8]) -> Result<u64, ReadTarError> {
         .ok_or(ReadTarError::Sparse)
 }
 
-/// Adds the used ones of a header's (offset, length) pairs, 12 bytes each number.
+/// Adds the used (offset, length) pairs of a header's table, 12 bytes for each number.
 fn add_fragments(table: &[u8], fragments: &mut Vec<Fragment>) -> Result<(), ReadTarError> {
     for pair in table.chunks_exact(24).take_while(|pair| pair[0] != 0) {
         let (offset, length) = (sparse_number(&pair[..12])?, sparse_number(&pair[12..])?);

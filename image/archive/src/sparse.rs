@@ -1,25 +1,25 @@
-//! Sparse files of GNU tar: which stretches of the file the archive holds.
+//! Sparse files of GNU tar: the stretches of the file that the archive holds.
 //!
 //! Four encodings (tar manual, "Storing Sparse Files"): the old GNU header `S`, and 0.0, 0.1 and 1.0 in PAX records.
 
 use crate::limits::SPARSE_FRAGMENTS_MAX;
 use crate::pax::decimal;
 
-/// A stretch of data; what lies between fragments is zeros.
+/// Stretch of data; everything between fragments is zeros.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fragment {
     pub offset: u64,
     pub length: u64,
 }
 
-/// The data of a sparse file and the file's full size.
+/// Data fragments of a sparse file and the file's full size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SparseMap {
     fragments: Vec<Fragment>,
     size: u64,
 }
 
-/// What PAX records say about sparseness.
+/// Sparse-file fields of PAX records.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct SparseFormat {
     major: u64,
@@ -28,19 +28,19 @@ pub(crate) struct SparseFormat {
     mentioned: bool,
 }
 
-/// How the map of a sparse file is found.
+/// Location of the map of a sparse file.
 pub(crate) enum SparseSource {
-    /// Not a sparse file.
+    /// No map: the file is not sparse.
     Dense,
-    /// The records hold the map.
+    /// Map from the PAX records.
     Map(SparseMap),
-    /// The map stands before the data; the file is `size` bytes long.
+    /// Map that precedes the data; the file is `size` bytes long.
     InData { size: u64 },
 }
 
 impl SparseMap {
-    /// A map is valid if its fragments are in order, do not overlap, end within the file, and hold exactly the bytes that
-    /// the archive stores.
+    /// Checks and creates a map. It is valid if its fragments are in order, do not overlap, end within the file, and
+    /// hold exactly the bytes that the archive stores.
     pub(crate) fn new(fragments: Vec<Fragment>, size: u64, stored_bytes: u64) -> Option<Self> {
         let mut end = 0u64;
         let mut data = 0u64;
@@ -59,7 +59,7 @@ impl SparseMap {
         self.size
     }
 
-    /// How many bytes from `position` on are of one kind, and whether they are data.
+    /// Number of bytes from `position` on that are of one kind, and whether they are data.
     pub(crate) fn stretch(&self, position: u64) -> (u64, bool) {
         let next = self
             .fragments
@@ -73,7 +73,7 @@ impl SparseMap {
 }
 
 impl SparseFormat {
-    /// Takes the record `GNU.sparse.FIELD`; `None` if its value is malformed.
+    /// Applies the record `GNU.sparse.FIELD`; `None` if its value is malformed.
     pub(crate) fn set(&mut self, field: &[u8], value: &[u8]) -> Option<()> {
         self.mentioned = true;
         match field {
@@ -86,7 +86,7 @@ impl SparseFormat {
         (self.numbers.len() <= 2 * SPARSE_FRAGMENTS_MAX).then_some(())
     }
 
-    /// Where the map is; `None` if the records contradict each other or the stored size.
+    /// Location of the map; `None` if the records contradict each other or the stored size.
     pub(crate) fn source(self, stored_bytes: u64) -> Option<SparseSource> {
         if !self.mentioned {
             return Some(SparseSource::Dense);
@@ -100,7 +100,7 @@ impl SparseFormat {
     }
 }
 
-/// Offsets and lengths in turn.
+/// Converts alternating offsets and lengths to fragments.
 pub(crate) fn pairs(numbers: &[u64]) -> Option<Vec<Fragment>> {
     let (pairs, rest) = numbers.as_chunks::<2>();
     rest.is_empty().then(|| {

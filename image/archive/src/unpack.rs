@@ -1,5 +1,5 @@
-//! An archive as a tree of files beneath one folder. The archive is hostile, and so may be whoever shares the folder:
-//! every name is opened from the folder before it, and a link on the way is an error.
+//! Unpacking of an archive into a file tree beneath one folder. The archive is hostile, and so may be others who share
+//! the folder: every name is opened from the folder before it, and a link on the way is an error.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -15,112 +15,112 @@ use rustix::io::Errno;
 use crate::limits::{DEPTH_MAX, ENTRIES_MAX, FOLDER_NAMES_BYTES_MAX, PATH_BYTES_MAX};
 use crate::reader::{Member, ReadTarError, TarReader};
 
-/// Bytes written at a time; as many zeros become a hole.
+/// Number of bytes written at a time; as many zeros become a hole.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// Set-user-id and set-group-id.
+/// Mode bits for set-user-id and set-group-id.
 const SET_ID_BITS: u32 = 0o6000;
 
-/// The extended attribute that holds a file's capabilities.
+/// Extended attribute that holds a file's capabilities.
 const CAPABILITIES: &[u8] = b"security.capability";
 
-/// Why an archive cannot be unpacked.
+/// Error of unpacking an archive.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
-    /// The archive itself.
+    /// The archive itself is damaged.
     #[error("the archive is damaged")]
     Archive(#[from] ReadTarError),
-    /// A name with `..`, a zero byte, or over a limit.
+    /// A name has `..` or a zero byte, or exceeds a limit.
     #[error("refused the name {0:?}")]
     Name(String),
-    /// A member that is not beneath the one that was asked for.
+    /// A member is not beneath the requested one.
     #[error("{0:?} is not part of what was asked for")]
     Foreign(String),
-    /// More members than the limit.
+    /// The archive has more members than the limit.
     #[error("more than {ENTRIES_MAX} files")]
     Many,
-    /// More names of folders than the limit.
+    /// The names of folders exceed their limit.
     #[error("more than {} MiB of names of folders", FOLDER_NAMES_BYTES_MAX >> 20)]
     ManyFolders,
-    /// A folder is to be where something else is.
+    /// A folder would replace something else.
     #[error("cannot overwrite non-directory {0:?} with directory")]
     NotFolder(String),
-    /// Something else is to be where a folder is.
+    /// Something else would replace a folder.
     #[error("cannot overwrite directory {0:?} with non-directory")]
     IsFolder(String),
-    /// A link to a file that is not of this archive.
+    /// A hard link leads to a file that is not of this archive.
     #[error("refused the link {path:?} to {target:?}: that file is not of the archive")]
     Link {
-        /// The link.
+        /// Name of the link.
         path: String,
-        /// What it is to be another name of.
+        /// Target of the link.
         target: String,
     },
-    /// A file cannot be made.
+    /// A file cannot be created.
     #[error("cannot make {path}")]
     Make {
-        /// In the archive.
+        /// Path in the archive.
         path: String,
-        /// Why.
+        /// Cause of the error.
         #[source]
         source: Errno,
     },
     /// The content of a file cannot be written.
     #[error("cannot write {path}")]
     Write {
-        /// In the archive.
+        /// Path in the archive.
         path: String,
-        /// Why.
+        /// Cause of the error.
         #[source]
         source: io::Error,
     },
 }
 
-/// Where the members of an archive go.
+/// Destination of an archive's members.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Placing {
-    /// The first component that each name has, and that is taken off it; empty takes none off.
+    /// First component that every name has and that is removed; empty removes none.
     pub strip: Vec<u8>,
-    /// What comes in its place; `None` is the folder itself.
+    /// Component that replaces the removed one; `None` unpacks into the folder itself.
     pub name: Option<OsString>,
 }
 
-/// How an archive is unpacked.
+/// Options for unpacking an archive.
 #[derive(Debug, Clone, Default)]
 pub struct Unpacking {
-    /// Where to.
+    /// Destination of the members.
     pub placing: Placing,
-    /// Owners as the archive says; else the caller's.
+    /// True when owners are set as in the archive; otherwise files belong to the caller.
     pub keep_owners: bool,
-    /// Set-user-id and set-group-id bits and file capabilities are kept.
+    /// True when set-user-id bits, set-group-id bits and file capabilities are kept.
     pub keep_privileges: bool,
-    /// Device nodes are made; else they are left out and counted.
+    /// True when device nodes are created; otherwise they are left out and counted.
     pub make_devices: bool,
 }
 
-/// What was unpacked.
+/// Counts of what was unpacked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Unpacked {
-    /// Members of all kinds.
+    /// Number of members of all kinds.
     pub entries: usize,
-    /// Bytes of files.
+    /// Number of bytes of files.
     pub bytes: u64,
-    /// Device nodes that were left out.
+    /// Number of device nodes that were left out.
     pub devices_left_out: usize,
-    /// Files and folders that lost set-user-id or set-group-id bits or file capabilities.
+    /// Number of files and folders that lost set-user-id bits, set-group-id bits or file capabilities.
     pub privileges_left_out: usize,
 }
 
-/// A folder that was made, and what it gets when all is in it. There may be millions: nothing of its member stays that
-/// is not needed then.
+/// Folder that was created, and the attributes that it gets when it is complete. There may be millions: only what is
+/// needed then is kept of its member.
 struct Made {
     path: PathBuf,
-    /// Device and inode.
+    /// Device and inode of the folder.
     identity: (u64, u64),
     attributes: Attributes,
 }
 
-/// What a file or folder gets from its member.
+/// Attributes that a file or folder gets from its member.
 #[derive(Clone, Copy)]
 struct Attributes {
     mode: u32,
@@ -145,11 +145,11 @@ struct Unpacker<'a> {
     how: &'a Unpacking,
     done: Unpacked,
     folders: Vec<Made>,
-    /// Bytes of their names.
+    /// Total length of the folders' names, bytes.
     folder_names_bytes: usize,
-    /// Device and inode of the files of this archive: what hard links may name.
+    /// Device and inode of this archive's files: the only ones that hard links may name.
     files: HashSet<(u64, u64)>,
-    /// The folder of the last member.
+    /// Folder of the last member, with its path.
     recent: Option<(Vec<OsString>, OwnedFd)>,
 }
 
@@ -172,7 +172,7 @@ impl Unpacking {
         unpacker.finish()
     }
 
-    /// Where a name of the archive leads, a component each; empty is the folder itself.
+    /// Converts a name of the archive to path components beneath the folder; empty for the folder itself.
     fn place(&self, name: &[u8]) -> Result<Vec<OsString>, UnpackError> {
         let refused = || UnpackError::Name(shown_name(name));
         if name.len() > PATH_BYTES_MAX || name.contains(&0) {
@@ -249,7 +249,7 @@ impl Unpacker<'_> {
                 return Ok(());
             }
             b'3' | b'4' | b'6' => self.make_node(&folder, name, &path, &member)?,
-            // Kinds that nobody writes: docker passes over them as well.
+            // Kinds that nobody writes: docker skips them as well.
             _ => return Ok(()),
         }
         if member.kind != b'0' {
@@ -259,7 +259,7 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    /// The folder at `path`, made where missing.
+    /// Opens the folder at `path`, and creates missing folders.
     fn folder(&mut self, path: &[OsString]) -> Result<OwnedFd, UnpackError> {
         if let Some((recent, folder)) = &self.recent
             && recent == path
@@ -297,7 +297,7 @@ impl Unpacker<'_> {
         path: &[OsString],
         member: &Member,
     ) -> Result<(), UnpackError> {
-        // Ours alone, and writable, until all is in it.
+        // Private and writable until it is complete.
         match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)) {
             Ok(()) => {
                 let whole: PathBuf = path.iter().collect();
@@ -325,7 +325,7 @@ impl Unpacker<'_> {
         }
     }
 
-    /// Removes what is in the way of something that is no folder.
+    /// Removes a file that is in the way of anything but a folder.
     fn clear(&self, folder: &OwnedFd, name: &OsStr, path: &[OsString]) -> Result<(), UnpackError> {
         match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -418,8 +418,8 @@ impl Unpacker<'_> {
         mode & 0o7777 & if self.how.keep_privileges { !0 } else { !SET_ID_BITS }
     }
 
-    /// For a link or special file that was just made. Whoever shares the folder may have put another one in its place,
-    /// perhaps a second name of a file that is not theirs: that one gets no other owner.
+    /// Sets owner and times of a link or special file that was just created. Others who share the folder may have put
+    /// another file in its place, perhaps a second name of a file that is not theirs: the owner of that file stays.
     fn set_owner_and_times(&self, folder: &OwnedFd, name: &OsStr, member: &Member) -> Result<(), Errno> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(folder, name, flags, Mode::empty())?;
@@ -434,7 +434,7 @@ impl Unpacker<'_> {
         rustix::fs::utimensat(&file, "", &times(member.mtime), AtFlags::EMPTY_PATH)
     }
 
-    /// Owner first: a change of owner clears set-user-id bits and capabilities.
+    /// Sets owner and mode. The owner comes first: a change of owner clears set-user-id bits and capabilities.
     fn set_owner_and_mode(&self, file: impl AsFd, attributes: Attributes) -> Result<(), Errno> {
         if self.how.keep_owners {
             let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
@@ -447,13 +447,14 @@ impl Unpacker<'_> {
         for xattr in &member.xattrs {
             let is_taken = xattr.name.starts_with(b"user.") || (self.how.keep_privileges && xattr.name == CAPABILITIES);
             if is_taken {
-                // A filesystem that has none loses them, as everywhere on Linux.
+                // On a filesystem without extended attributes they are lost, as everywhere on Linux.
                 let _ = rustix::fs::fsetxattr(&file, xattr.name.as_slice(), &xattr.value, XattrFlags::empty());
             }
         }
     }
 
-    /// Folders get what they are to have, the innermost first: a time is not changed by what is made in them later.
+    /// Gives folders their final attributes, the innermost first: nothing is created in a folder after its time was
+    /// set.
     fn finish(mut self) -> Result<Unpacked, UnpackError> {
         self.recent = None;
         for made in std::mem::take(&mut self.folders).into_iter().rev() {
@@ -463,7 +464,7 @@ impl Unpacker<'_> {
             };
             let parent = self.folder(parent)?;
             let set = open_to_change(&parent, name).and_then(|folder| {
-                // Another one is somebody else's by now.
+                // A different folder is somebody else's by now.
                 if identity(&folder)? != made.identity {
                     return Err(Errno::STALE);
                 }
@@ -481,13 +482,13 @@ fn open_folder(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
-/// A folder whose attributes are to change.
+/// Opens a folder whose attributes are to change.
 fn open_to_change(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
-/// Device and inode.
+/// Device and inode of a file.
 fn identity(file: impl AsFd) -> Result<(u64, u64), Errno> {
     let stat = rustix::fs::fstat(file)?;
     Ok((stat.st_dev, stat.st_ino))
@@ -513,12 +514,12 @@ fn special_type(kind: u8) -> FileType {
     }
 }
 
-/// Writes `size` bytes; stretches of zeros become holes, so that a sparse file does not fill the disk.
+/// Writes `size` bytes; runs of zeros become holes, so that a sparse file does not fill the disk.
 fn write_content(file: &mut File, size: u64, content: &mut TarReader<impl Read>) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut left = size;
     while left > 0 {
-        // A hole of exabytes takes a few bytes of an archive, and hours to be read as zeros.
+        // A hole of exabytes takes a few bytes of an archive, but hours to read as zeros.
         let hole = content.skip_hole();
         if hole > 0 {
             let step = i64::try_from(hole).map_err(|_| io::ErrorKind::FileTooLarge)?;

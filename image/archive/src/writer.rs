@@ -1,15 +1,15 @@
-//! Writes tar archives: ustar headers, and PAX records (POSIX.1-2001) for what those cannot say.
+//! Writer of tar archives: ustar headers, and PAX records (POSIX.1-2001) for what those headers cannot hold.
 
 use std::io::{self, Read, Write};
 
 use crate::reader::{BLOCK, Member};
 
-/// Largest number of a field with seven octal digits, and with eleven.
+/// Largest number of a header field with seven octal digits, and (below) with eleven.
 const OCTAL_7_MAX: u64 = 0o777_7777;
 const OCTAL_11_MAX: u64 = 0o777_7777_7777;
-/// Bytes of the name and of the link field.
+/// Length of the name field and of the link field, bytes.
 const NAME_BYTES: usize = 100;
-/// Bytes read at a time.
+/// Number of bytes read at a time.
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// Writes an archive member by member.
@@ -19,13 +19,13 @@ pub struct TarWriter<W> {
 }
 
 impl<W: Write> TarWriter<W> {
-    /// Writes from the archive's first byte.
+    /// Creates a writer that starts at the archive's first byte.
     pub fn new(output: W) -> Self {
         Self { output }
     }
 
-    /// Adds a member with the first `member.size` bytes of `content`; where there are fewer, zeros stand for the rest:
-    /// a file that shrank meanwhile must not shift what follows.
+    /// Adds a member with the first `member.size` bytes of `content`. Shorter content is padded with zeros: a file that
+    /// shrank meanwhile must not shift what follows.
     pub fn append(&mut self, member: &Member, mut content: impl Read) -> io::Result<()> {
         let records = records(member);
         if !records.is_empty() {
@@ -58,7 +58,7 @@ impl<W: Write> TarWriter<W> {
         self.pad(member.size)
     }
 
-    /// Ends the archive: two blocks of zeros.
+    /// Ends the archive with two blocks of zeros.
     pub fn finish(mut self) -> io::Result<W> {
         self.output.write_all(&[0; 2 * BLOCK])?;
         self.output.flush()?;
@@ -71,7 +71,7 @@ impl<W: Write> TarWriter<W> {
     }
 }
 
-/// What the header of `member` cannot say.
+/// PAX records for what the header of `member` cannot hold.
 fn records(member: &Member) -> Vec<u8> {
     let mut records = Vec::new();
     let mut add = |key: &[u8], value: &[u8]| records.extend_from_slice(&record(key, value));
@@ -98,7 +98,7 @@ fn records(member: &Member) -> Vec<u8> {
     records
 }
 
-/// `LENGTH KEY=VALUE\n`, the length including its own digits.
+/// PAX record `LENGTH KEY=VALUE\n`; the length includes its own digits.
 fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
     let body = [b" ", key, b"=", value, b"\n"].concat();
     let mut length = body.len() + 1;
@@ -112,7 +112,7 @@ fn header(member: &Member) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];
     let mut text = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
     let octal = |digits: usize, value: u64, max: u64| {
-        // What does not fit is in a record.
+        // A value that does not fit is in a PAX record.
         format!("{:0digits$o}", if value > max { 0 } else { value })
     };
     text(0, &member.path[..member.path.len().min(NAME_BYTES)]);

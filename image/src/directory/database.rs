@@ -1,4 +1,4 @@
-//! Databases of a directory: opened only if they are the ones that were made there.
+//! Databases of a directory. They are opened only if they are the ones that were made there.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use super::{DatabaseSpec, Directory, DirectoryError, DirectorySpec, lock};
 use crate::database;
 use crate::own_file::{self, Fault};
 
-/// `application_id` of Capsid's databases, "CPSD": `file` and other tools tell them from those of other programs by it.
+/// `application_id` of Capsid's databases, "CPSD": it lets `file` and other tools recognize them.
 const APPLICATION_ID: i64 = 0x4350_5344;
-/// What SQLite keeps beside a database.
+/// Suffixes of the files that SQLite keeps beside a database.
 pub(super) const SIDE_FILES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-/// Who a database says that it is.
+/// Identity that a database carries.
 #[derive(Debug, PartialEq, Eq)]
 struct Identity {
     directory: String,
@@ -23,8 +23,8 @@ struct Identity {
 }
 
 impl Directory {
-    /// Opens one of its databases, brought up to this version. One that the marker does not list is made, or taken over
-    /// from an older release.
+    /// Opens one of the directory's databases, migrated to this version. A database that the marker does not list is
+    /// created, or taken over from an older release.
     ///
     /// # Errors
     /// [`DirectoryError`].
@@ -48,7 +48,7 @@ impl Directory {
         Ok(connection)
     }
 
-    /// Opens a database of a directory in which nothing can be written, as it is.
+    /// Opens a database of a read-only directory, without a migration.
     fn open_to_read(&self, path: &Path, spec: &DatabaseSpec) -> Result<Connection, DirectoryError> {
         let refused = |reason: String| DirectoryError::ReadOnly {
             path: self.path.clone(),
@@ -80,7 +80,7 @@ impl Directory {
         }
     }
 
-    /// Makes a database and lists it in the marker; `None` if another command has listed it meanwhile.
+    /// Creates a database and lists it in the marker; `None` if another command has listed it meanwhile.
     fn make_database(&self, path: &Path, spec: &DatabaseSpec) -> Result<Option<Connection>, DirectoryError> {
         let failed = |source| DirectoryError::Use {
             path: self.path.clone(),
@@ -122,7 +122,7 @@ impl Identity {
     }
 }
 
-/// The identity that the databases of a directory without marker carry; `None` if an older release made them.
+/// Identity that the databases of a directory without marker carry; `None` if an older release made them.
 pub(super) fn older_identity(path: &Path, spec: &DirectorySpec) -> Result<Option<String>, DirectoryError> {
     let is_there = |database: &&DatabaseSpec| std::fs::symlink_metadata(path.join(database.name)).is_ok();
     if !spec.databases.iter().any(|database| is_there(&database)) {
@@ -158,10 +158,10 @@ pub(super) fn older_identity(path: &Path, spec: &DirectorySpec) -> Result<Option
     Ok(common)
 }
 
-/// What a recovery makes of a database.
+/// State of a database, as a recovery finds it.
 #[derive(Debug)]
 pub(super) enum Soundness {
-    /// Nobody has made it, and nothing misses it.
+    /// Never created, and needed by nothing.
     Absent,
     /// Sound, of an older release, without an identity.
     Older,
@@ -172,7 +172,7 @@ pub(super) enum Soundness {
 }
 
 impl Soundness {
-    /// The identity of a sound database, if it has one; `None` if it is not sound.
+    /// Identity of a sound database, if it has one; `None` if the database is not sound.
     pub(super) fn identity(&self) -> Option<Option<String>> {
         match self {
             Self::Older => Some(None),
@@ -182,7 +182,7 @@ impl Soundness {
     }
 }
 
-/// Judges a database as a whole.
+/// Checks a database as a whole.
 pub(super) fn judge(
     directory: &Path,
     spec: &DatabaseSpec,
@@ -207,7 +207,8 @@ pub(super) fn judge(
     }
 }
 
-/// A database that no marker lists: of an older release, or made by a command that was killed before it listed it.
+/// Checks a database that no marker lists: one of an older release, or of a command that was killed before it listed
+/// it.
 fn check_unlisted(
     directory: &Path,
     connection: &Connection,
@@ -225,7 +226,7 @@ fn check_unlisted(
     }
 }
 
-/// Refuses to begin anew while there is something that only the lost database knew.
+/// Refuses to start with a new database while there is something that only the lost one described.
 fn refuse_loss(directory: &Path, spec: &DatabaseSpec, lost: Fault) -> Result<(), DirectoryError> {
     let is_something = |name: &str| {
         let entries = std::fs::read_dir(directory.join(name));
@@ -243,7 +244,7 @@ fn check_files(path: &Path) -> Result<(), DirectoryError> {
     for end in SIDE_FILES {
         let side = side_file(path, end);
         match own_file::check(&side) {
-            // SQLite empties and removes them as it needs.
+            // SQLite empties and removes them as needed.
             Ok(()) | Err(Fault::Missing | Fault::Empty) => {}
             Err(found) => return Err(fault(&side, found)),
         }
@@ -251,7 +252,7 @@ fn check_files(path: &Path) -> Result<(), DirectoryError> {
     Ok(())
 }
 
-/// A file that SQLite keeps beside a database.
+/// Path of a file that SQLite keeps beside a database.
 pub(super) fn side_file(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(end);
@@ -267,8 +268,8 @@ fn connect(path: &Path, access: OpenFlags) -> Result<Connection, DirectoryError>
     Ok(connection)
 }
 
-/// Opens a database beside which nothing can be written. Without a write-ahead log nobody else has it open, and SQLite needs
-/// no shared memory beside it.
+/// Opens a database in a read-only place. Without a write-ahead log nobody else has it open, and SQLite needs no shared
+/// memory beside it.
 fn connect_to_read(path: &Path) -> Result<Connection, DirectoryError> {
     if std::fs::symlink_metadata(side_file(path, SIDE_FILES[0])).is_ok() {
         return connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY);
@@ -298,7 +299,7 @@ fn check_version(path: &Path, connection: &Connection, spec: &DatabaseSpec) -> R
     Ok(())
 }
 
-/// Reads the whole of a database that is to be taken over.
+/// Checks the whole content of a database that is to be taken over.
 fn check_integrity(path: &Path, connection: &Connection) -> Result<(), DirectoryError> {
     let verdict: String = connection
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
@@ -352,7 +353,7 @@ fn fault(path: &Path, fault: Fault) -> DirectoryError {
     DirectoryError::Fault { path, fault }
 }
 
-/// An error of SQLite's; a file that it cannot read is a fault of the file.
+/// Converts an error of SQLite; a file that SQLite cannot read is a fault of the file.
 fn sqlite(path: &Path, source: rusqlite::Error) -> DirectoryError {
     match source.sqlite_error_code() {
         _ if database::is_damage(&source) => fault(path, Fault::Damaged(source.to_string())),

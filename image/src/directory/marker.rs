@@ -1,4 +1,4 @@
-//! The marker of a directory: a small JSON file, replaced as a whole.
+//! Marker of a directory: a small JSON file, always replaced as a whole.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -11,30 +11,30 @@ use serde::{Deserialize, Serialize};
 use super::DirectoryError;
 use crate::own_file::{self, Fault};
 
-/// Its name.
+/// File name of the marker.
 pub(super) const NAME: &str = "capsid-directory.json";
-/// Its name while it is written.
+/// File name of the marker while it is being written.
 pub(super) const UNFINISHED: &str = "capsid-directory.json.new";
-/// Version of its form.
+/// Version of the marker's format.
 const FORMAT: i64 = 1;
-/// Far more than a marker takes; a larger file is not one.
+/// Longest marker, bytes: far more than a marker takes; a larger file is not one.
 const BYTES_MAX: u64 = 4096;
-/// Hexadecimal digits of an identity.
+/// Number of hexadecimal digits of an identity.
 const IDENTITY_DIGITS: usize = 32;
 
-/// Says that a directory is Capsid's, and what is in it.
+/// Record that a directory belongs to Capsid, and of the databases in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Marker {
     format: i64,
     pub(super) kind: String,
-    /// Random; the directory's databases carry it too.
+    /// Random identity; the directory's databases carry it too.
     pub(super) identity: String,
-    /// Databases that have been made: none of them may be missing.
+    /// Names of the databases that have been created: none of them may be missing.
     pub(super) databases: Vec<String>,
 }
 
 impl Marker {
-    /// A marker that lists no database, with an identity that databases have already or a new one.
+    /// Creates a marker that lists no database, with the identity of existing databases or a new one.
     pub(super) fn new(kind: &str, identity: Option<String>) -> io::Result<Self> {
         let identity = match identity {
             Some(identity) => identity,
@@ -52,7 +52,7 @@ impl Marker {
         })
     }
 
-    /// Reads the marker of a directory; `None` where no file has its name.
+    /// Reads the marker of a directory; `None` if no file has the marker's name.
     pub(super) fn read(directory: &Path) -> Result<Option<Self>, DirectoryError> {
         let path = directory.join(NAME);
         match own_file::check(&path) {
@@ -82,9 +82,9 @@ impl Marker {
         }
     }
 
-    /// Writes the marker durably; readers see the old one or the whole new one.
+    /// Writes the marker durably; readers see the old one or the complete new one.
     pub(super) fn write(&self, path: &Path, directory: &File) -> io::Result<()> {
-        // Of a command that was killed.
+        // Left by a command that was killed.
         match rustix::fs::unlinkat(directory, UNFINISHED, AtFlags::empty()) {
             Err(rustix::io::Errno::NOENT) => {}
             removed => removed?,
@@ -96,7 +96,7 @@ impl Marker {
         text.push(b'\n');
         let written = file.write_all(&text).and_then(|()| file.sync_all());
         if let Err(error) = written {
-            // The first error is the one to tell; what stays is removed by the next command.
+            // The first error is the one to report; the next command removes what stays.
             let _ = std::fs::remove_file(path.join(UNFINISHED));
             return Err(error);
         }
@@ -104,7 +104,7 @@ impl Marker {
         directory.sync_all()
     }
 
-    /// Whether the database was made.
+    /// Whether the database was created.
     pub(super) fn lists(&self, database: &str) -> bool {
         self.databases.iter().any(|name| name == database)
     }

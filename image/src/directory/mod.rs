@@ -5,11 +5,11 @@
 //! DIRECTORY/state.db                a database: its table `identity` names the directory's identity and itself
 //! ```
 //!
-//! Only an empty directory becomes Capsid's. One that holds anything else than the marker and what an older release has
-//! left is refused, and neither its content nor its mode is changed. A database that the marker lists must be there,
-//! sound, and carry the marker's identity: an empty one in its place would say that there are no containers, volumes or
-//! images. The directory belongs to the caller and is closed to others, and its parent does not let others rename it;
-//! so its path stays what it was when it was checked.
+//! Only an empty directory becomes Capsid's. A directory that holds anything else than the marker and the files of an
+//! older release is refused, and neither its content nor its mode is changed. A database that the marker lists must
+//! exist, be sound, and carry the marker's identity: an empty one in its place would claim that there are no
+//! containers, volumes or images. The directory belongs to the caller and is closed to others, and its parent does not
+//! let others rename it; so its path stays what it was when it was checked.
 
 mod database;
 mod marker;
@@ -28,144 +28,144 @@ use marker::Marker;
 
 pub use recover::Recovered;
 
-/// What a filesystem of its own may hold when it is new.
+/// Name of the only entry that a new filesystem may contain.
 const LOST_FOUND: &str = "lost+found";
-/// Permissions of anybody but the owner.
+/// Permission bits of everybody but the owner.
 const OTHERS: u32 = 0o077;
 const STICKY: u32 = 0o1000;
 const OTHERS_WRITE: u32 = 0o022;
 
-/// What a directory of one kind holds.
+/// Description of what a directory of one kind holds.
 #[derive(Debug)]
 pub struct DirectorySpec {
-    /// Word for it in the marker.
+    /// Kind of the directory, as the marker names it.
     pub kind: &'static str,
-    /// Databases that it may hold.
+    /// Databases that the directory may hold.
     pub databases: &'static [DatabaseSpec],
-    /// Directories in it, none of which may be a link.
+    /// Subdirectories, none of which may be a link.
     pub subdirectories: &'static [&'static str],
-    /// Whether a directory without marker and databases is one that an older release has made.
+    /// Whether an older release made this directory, which has neither marker nor databases.
     pub is_older: fn(&Path) -> bool,
 }
 
-/// One database of a directory.
+/// Description of one database of a directory.
 #[derive(Debug)]
 pub struct DatabaseSpec {
-    /// File name.
+    /// File name of the database.
     pub name: &'static str,
-    /// Table that every version of it has.
+    /// Name of a table that every version of the database has.
     pub table: &'static str,
-    /// Directories whose content it knows.
+    /// Directories whose content the database describes.
     pub describes: &'static [&'static str],
-    /// One step each from the version of its index to the next.
+    /// Migrations: one step each from the version of its index to the next.
     pub migrations: &'static [&'static str],
 }
 
-/// Whether a directory may be reached by a link.
+/// Rule for links on the way to a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Links {
-    /// A link of the caller's own is followed, as to a larger disk.
+    /// Follows a link of the caller's own, as to a larger disk.
     Follow,
-    /// None, in a place where anybody may make one: the directory must be closed to others already, and its parent must
-    /// be one in which nobody else can rename it.
+    /// Refuses links, for a place where anybody may make one: the directory must be closed to others already, and
+    /// nobody else may be able to rename it in its parent.
     Refuse,
 }
 
-/// Why a directory or a database in it cannot be used. Nothing was removed or changed.
+/// Reason why a directory or a database in it cannot be used. Nothing was removed or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DirectoryError {
-    /// It cannot be made or used.
+    /// The directory cannot be created or used.
     #[error("cannot use the directory {}", path.display())]
     Use {
-        /// Which.
+        /// Path of the directory.
         path: PathBuf,
-        /// Cause.
+        /// Cause of the error.
         #[source]
         source: io::Error,
     },
-    /// Another user owns it, or the link to it.
+    /// Another user owns the directory, or the link to it.
     #[error("directory {} belongs to user {owner}, not to you: choose another with --data-dir or --run-dir", path.display())]
     Foreign {
-        /// Which.
+        /// Path of the directory.
         path: PathBuf,
-        /// Whose.
+        /// User id of the owner.
         owner: u32,
     },
-    /// A link where none is followed.
+    /// The path is a link where none is followed.
     #[error("{} is a symbolic link, which anybody could have made: remove it, or set XDG_RUNTIME_DIR or --run-dir", path.display())]
     Link {
-        /// Which.
+        /// Path of the link.
         path: PathBuf,
     },
-    /// Others may enter it.
+    /// Other users may enter the directory.
     #[error("directory {} is open to other users (mode {mode:03o}): run `chmod 700` on it, or set XDG_RUNTIME_DIR or --run-dir", path.display())]
     Open {
-        /// Which.
+        /// Path of the directory.
         path: PathBuf,
-        /// Its permissions.
+        /// Permission bits of the directory.
         mode: u32,
     },
-    /// Others may rename it.
+    /// Other users may rename the directory.
     #[error("directory {} lets other users rename what is in it (no sticky bit): set XDG_RUNTIME_DIR or --run-dir", path.display())]
     Parent {
-        /// Which.
+        /// Path of the parent directory.
         path: PathBuf,
     },
-    /// It holds files, and no marker.
+    /// The directory holds files, but no marker.
     #[error("directory {} is not empty and not Capsid's (it has no {}): choose another or an empty one with --data-dir or --run-dir", path.display(), marker::NAME)]
     NotOurs {
-        /// Which.
+        /// Path of the directory.
         path: PathBuf,
     },
-    /// It is of another kind.
+    /// The directory is one of Capsid's, of another kind.
     #[error("directory {} is Capsid's {found} directory, not its {wanted} directory: choose another with --data-dir or --run-dir", path.display())]
     Kind {
-        /// Which.
+        /// Path of the directory.
         path: PathBuf,
-        /// Kind that it has.
+        /// Kind in the marker.
         found: String,
-        /// Kind that it should have.
+        /// Kind that is expected.
         wanted: &'static str,
     },
-    /// The marker, a database or a directory of it is not what Capsid made.
+    /// The marker, a database or a subdirectory is not what Capsid made.
     #[error("{} {fault}; nothing was changed: {}", path.display(), cure(fault))]
     Fault {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Fault of the file.
         fault: Fault,
     },
-    /// Nothing can be written in it, and something would have to be.
+    /// The directory is read-only, and something would have to be written.
     #[error("directory {} is read-only, and {reason}: make it writable, and run any command once", path.display())]
     ReadOnly {
-        /// Which.
+        /// Path of the directory.
         path: PathBuf,
-        /// File that would have to be written.
+        /// Reason why the directory would have to be written to.
         reason: String,
     },
-    /// A later release wrote it.
+    /// A later release wrote the marker or the database.
     #[error("{} is of a newer version of capsid ({found}, this one knows {known}): upgrade capsid", path.display())]
     Newer {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its version.
+        /// Version of the file.
         found: i64,
-        /// The last version that is known here.
+        /// Last version that this program knows.
         known: i64,
     },
-    /// SQLite.
+    /// SQLite reports an error.
     #[error("cannot use the database {}", path.display())]
     Sqlite {
-        /// Which.
+        /// Path of the database.
         path: PathBuf,
-        /// Cause.
+        /// Cause of the error.
         #[source]
         source: rusqlite::Error,
     },
 }
 
-/// What the user can do about a file that Capsid does not take.
+/// Advice for the user about a file that Capsid does not accept.
 fn cure(fault: &Fault) -> &'static str {
     match fault {
         Fault::Owner(_) => "give it back to its owner with `chown`, or choose another directory",
@@ -175,17 +175,17 @@ fn cure(fault: &Fault) -> &'static str {
     }
 }
 
-/// An open directory of Capsid's.
+/// Open directory of Capsid's.
 #[derive(Debug)]
 pub struct Directory {
-    /// Without links.
+    /// Path without links.
     path: PathBuf,
     file: File,
     marker: Marker,
 }
 
 impl Directory {
-    /// Opens the directory, which is made if missing, marked if empty, and taken over if an older release made it.
+    /// Opens the directory, which is created if missing, marked if empty, and taken over if an older release made it.
     ///
     /// # Errors
     /// [`DirectoryError`].
@@ -204,19 +204,19 @@ impl Directory {
         Ok(Self { path, file, marker })
     }
 
-    /// Whether nothing can be written in it: its filesystem is read-only, or its permissions keep the caller from it.
+    /// Whether the directory is read-only: its filesystem is, or its permissions deny writing to the caller.
     pub fn is_read_only(&self) -> bool {
         let access = rustix::fs::accessat(&self.file, ".", Access::WRITE_OK, AtFlags::EACCESS);
         matches!(access, Err(Errno::ROFS | Errno::ACCESS | Errno::PERM))
     }
 
-    /// Its path, without links.
+    /// Path of the directory, without links.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// Makes the directory if missing, and opens it: it is the caller's, and so is a link to it.
+/// Creates the directory if missing, and opens it. The directory, and a link to it, must belong to the caller.
 fn enter(wanted: &Path, links: Links) -> Result<(PathBuf, File), DirectoryError> {
     let failed = |source| DirectoryError::Use {
         path: wanted.into(),
@@ -257,7 +257,7 @@ fn enter(wanted: &Path, links: Links) -> Result<(PathBuf, File), DirectoryError>
     Ok((path, file))
 }
 
-/// A directory where anybody may make one: closed to others, and not to be renamed by them.
+/// Checks a directory in a place where anybody may create one: closed to others, and not to be renamed by them.
 fn check_public_place(path: &Path, mode: u32) -> Result<(), DirectoryError> {
     let mode = mode & 0o777;
     if mode & OTHERS != 0 {
@@ -278,13 +278,13 @@ fn check_public_place(path: &Path, mode: u32) -> Result<(), DirectoryError> {
     Ok(())
 }
 
-/// The path of an open directory, without links.
+/// Path of an open directory, without links.
 fn path_of(file: &File) -> io::Result<PathBuf> {
     use std::os::fd::AsRawFd;
     std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
-/// Marks a directory that is empty or of an older release. One of several commands at a time does.
+/// Marks a directory that is empty or of an older release. Of several commands at once, one does so.
 fn claim(path: &Path, file: &File, spec: &DirectorySpec) -> Result<Marker, DirectoryError> {
     let failed = |source| DirectoryError::Use {
         path: path.into(),
@@ -304,7 +304,7 @@ fn claim(path: &Path, file: &File, spec: &DirectorySpec) -> Result<Marker, Direc
     Ok(marker)
 }
 
-/// The lock of a directory, on an open file of its own: held while its marker is written.
+/// Takes the lock of a directory, on an open file of its own: held while the marker is written.
 fn lock(directory: &File) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let lock = rustix::fs::openat(directory, ".", flags, Mode::empty())?;
@@ -316,7 +316,7 @@ fn lock(directory: &File) -> io::Result<File> {
     Ok(lock.into())
 }
 
-/// Whether nothing is in a directory but what a killed claim or `mkfs` has left.
+/// Whether a directory holds nothing but remains of a killed claim or of `mkfs`.
 fn is_empty(path: &Path) -> io::Result<bool> {
     for entry in std::fs::read_dir(path)? {
         let name = entry?.file_name();
@@ -342,7 +342,7 @@ fn check_subdirectories(path: &Path, spec: &DirectorySpec) -> Result<(), Directo
     Ok(())
 }
 
-/// Takes everybody else's permissions from a directory that is Capsid's.
+/// Removes all others' permissions from a directory of Capsid's.
 fn close_to_others(path: &Path, file: &File) -> Result<(), DirectoryError> {
     let close = || -> io::Result<()> {
         if file.metadata()?.mode() & OTHERS != 0 {

@@ -1,5 +1,5 @@
-//! A directory whose marker or databases are lost, made usable again. Nothing is deleted: what cannot be used, and what
-//! nobody knows any more, is moved to a directory `recovered-TIME` beside it.
+//! Recovery of a directory whose marker or databases are lost. Nothing is deleted: unusable files, and files that no
+//! database describes any more, are moved to a directory `recovered-TIME` beside it.
 
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -12,23 +12,24 @@ use super::marker::{self, Marker};
 use super::{DatabaseSpec, Directory, DirectoryError, DirectorySpec, Links, enter, lock};
 use crate::own_file::Fault;
 
-/// What a recovery found and did.
+/// Result of a recovery.
 #[derive(Debug, Default)]
 pub struct Recovered {
-    /// Where things were moved to, if any were.
+    /// Directory that files were moved to, if any were.
     pub moved_to: Option<PathBuf>,
-    /// Files and directories that were moved, by their old paths.
+    /// Old paths of the files and directories that were moved.
     pub moved: Vec<PathBuf>,
-    /// Databases that were lost or unusable.
+    /// Names of the databases that were lost or unusable.
     pub lost: Vec<&'static str>,
 }
 
 impl Directory {
-    /// Makes a directory usable again that [`Directory::open`] or [`Directory::open_database`] refuses: databases that
-    /// are lost begin anew, those that are sound are kept. The caller makes sure that no process uses the directory.
+    /// Makes a directory usable again that [`Directory::open`] or [`Directory::open_database`] refuses: lost databases
+    /// start empty, sound ones are kept. The caller ensures that no process uses the directory.
     ///
     /// # Errors
-    /// [`DirectoryError`]; what belongs to another user, cannot be read or was written by a newer version stays as it is.
+    /// [`DirectoryError`]; files that belong to another user, cannot be read or were written by a newer version stay
+    /// unchanged.
     pub fn recover(wanted: &Path, spec: &DirectorySpec, links: Links) -> Result<Recovered, DirectoryError> {
         let (path, file) = enter(wanted, links)?;
         let failed = |source| DirectoryError::Use {
@@ -83,12 +84,12 @@ fn judge_all<'a>(
     spec.databases.iter().map(judge_one).collect()
 }
 
-/// Whether something else may take the place of what has such a fault. The others have a cure of their own.
+/// Whether a file with such a fault may be replaced. The other faults have a cure of their own.
 fn is_replaceable(fault: &Fault) -> bool {
     !matches!(fault, Fault::Owner(_) | Fault::Unreadable(_))
 }
 
-/// The directory that things are moved to; made when there is the first.
+/// Directory that unusable files are moved to; created for the first of them.
 struct Attic<'a> {
     directory: &'a Path,
     recovered: Recovered,
@@ -102,7 +103,7 @@ impl<'a> Attic<'a> {
         }
     }
 
-    /// Takes a lost database and all that only it knew.
+    /// Moves a lost database away, with everything that only it described.
     fn take_database(&mut self, spec: &DatabaseSpec) -> io::Result<()> {
         self.take(Path::new(spec.name))?;
         for end in SIDE_FILES {
@@ -120,7 +121,7 @@ impl<'a> Attic<'a> {
         Ok(())
     }
 
-    /// Moves what has the name, whatever it is; a link as such.
+    /// Moves the entry of this name away, whatever it is; a link as a link.
     fn take(&mut self, name: &Path) -> io::Result<()> {
         let from = self.directory.join(name);
         if std::fs::symlink_metadata(&from).is_err() {

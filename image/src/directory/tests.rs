@@ -29,7 +29,7 @@ fn refusal(path: &Path) -> String {
     open(path).unwrap_err().to_string()
 }
 
-/// A directory in use, with something that only its database knows.
+/// Directory in use, with a file that only its database describes.
 fn in_use() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let database = open(directory.path()).unwrap();

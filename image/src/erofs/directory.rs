@@ -1,21 +1,21 @@
-//! Directories: blocks of fixed-size entries followed by their names, everything in byte order.
+//! Directories: blocks of fixed-size entries followed by their names, all in byte order.
 
 use super::BLOCK_BYTES;
 use crate::tree::{Content, Directory, InodeId, Tree};
 
 const ENTRY_BYTES: usize = 12;
 
-/// An entry to be written: `.`, `..` or a child.
+/// Entry to be written: `.`, `..` or a child.
 struct Line<'a> {
     name: &'a [u8],
     id: InodeId,
 }
 
-/// How the entries fall into blocks.
+/// Distribution of a directory's entries over blocks.
 pub(super) struct DirectorySize {
-    /// Blocks that are full, or padded since the next name did not fit.
+    /// Number of blocks that are full, or padded because the next name did not fit.
     pub full_blocks: u64,
-    /// Bytes of the last block.
+    /// Length of the last block, bytes.
     pub tail_bytes: u64,
 }
 
@@ -25,7 +25,7 @@ impl DirectorySize {
     }
 }
 
-/// The entries in order. `.` and `..` stand among the names, for some sort before them.
+/// Entries of a directory in order. `.` and `..` stand among the names, because some names sort before them.
 fn lines<'a>(id: InodeId, directory: &'a Directory) -> impl Iterator<Item = Line<'a>> {
     let mut dots = [
         Line { name: b".", id },
@@ -44,7 +44,7 @@ fn lines<'a>(id: InodeId, directory: &'a Directory) -> impl Iterator<Item = Line
     })
 }
 
-/// The entries block by block.
+/// Entries of a directory, block by block.
 fn blocks<'a>(id: InodeId, directory: &'a Directory) -> impl Iterator<Item = Vec<Line<'a>>> {
     let mut lines = lines(id, directory).peekable();
     std::iter::from_fn(move || {
@@ -70,7 +70,7 @@ pub(super) fn size(id: InodeId, directory: &Directory) -> DirectorySize {
     size
 }
 
-/// The whole directory as bytes; every block but the last is padded. `nid` tells an inode's number.
+/// Encodes a whole directory; every block but the last is padded. `nid` returns an inode's number.
 pub(super) fn encode(tree: &Tree, id: InodeId, directory: &Directory, nid: impl Fn(InodeId) -> u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     for block in blocks(id, directory) {
@@ -89,7 +89,7 @@ pub(super) fn encode(tree: &Tree, id: InodeId, directory: &Directory, nid: impl 
     bytes
 }
 
-/// The type byte of an entry, as in `include/linux/fs_types.h`.
+/// Type byte of an entry, as in `include/linux/fs_types.h`.
 fn file_type(content: &Content) -> u8 {
     match content {
         Content::File { .. } => 1,

@@ -10,12 +10,12 @@ const EXTENDED: u16 = 1;
 const LAYOUT_PLAIN: u16 = 0;
 const LAYOUT_INLINE: u16 = 2;
 const LAYOUT_CHUNKS: u16 = 4;
-/// Chunks have 8-byte indexes, which name a device, instead of bare block numbers.
+/// Flag for chunks with 8-byte indexes, which name a device, instead of bare block numbers.
 const CHUNK_INDEXES: u32 = 0x20;
-/// "No block": what mkfs.erofs writes where no address is needed.
+/// Address for "no block", which mkfs.erofs writes where no address is needed.
 const NO_BLOCK: u32 = u32::MAX;
 
-/// The inode and its attributes. `size` is the length of the content, `number` what old programs see as `st_ino`.
+/// Encodes an inode and its attributes. `size` is the length of the content, `number` is the `st_ino` for old programs.
 pub(super) fn encode(tree: &Tree, inode: &Inode, tail: Tail, size: u64, number: u32) -> Vec<u8> {
     let attributes = &inode.attributes;
     let xattrs = xattr::encode(&attributes.xattrs);
@@ -50,7 +50,7 @@ pub(super) fn encode(tree: &Tree, inode: &Inode, tail: Tail, size: u64, number: 
     bytes
 }
 
-/// The index of a file's only chunk: the 1-based device and the block within it.
+/// Index of a file's only chunk: the 1-based device and the block within it.
 pub(super) fn chunk_index(blob: u16, block: u32) -> [u8; 8] {
     let mut bytes = [0; 8];
     bytes[2..4].copy_from_slice(&(blob + 1).to_le_bytes());
@@ -65,7 +65,7 @@ fn address(tail: Tail) -> u32 {
     }
 }
 
-/// A chunk as large as the file, so that one index does.
+/// Union field of a file's inode: the format of one chunk as large as the file, so that one index suffices.
 fn file_union(tail: Tail, size: u64) -> u32 {
     match tail {
         Tail::Chunk => CHUNK_INDEXES | size.div_ceil(BLOCK_BYTES).next_power_of_two().trailing_zeros(),
@@ -73,7 +73,7 @@ fn file_union(tail: Tail, size: u64) -> u32 {
     }
 }
 
-/// Linux's `new_encode_dev`.
+/// Device number in the format of Linux's `new_encode_dev`.
 fn device_number(major: u32, minor: u32) -> u32 {
     (minor & 0xff) | (major & 0xfff) << 8 | (minor & 0xfff00) << 12
 }

@@ -1,7 +1,8 @@
-//! Where everything goes: inode numbers and the blocks of directories.
+//! Layout of the metadata image: inode numbers and the blocks of directories.
 //!
-//! An inode's number is its place, in units of 32 bytes, so places are fixed before the first entry is written. Inodes go in
-//! depth-first order, the files of a directory behind it: what is looked up together lies together.
+//! An inode's number is its place, in units of 32 bytes, so places are fixed before the first entry is written. Inodes
+//! are placed in depth-first order, the files of a directory behind it: inodes that are looked up together lie
+//! together.
 
 use super::directory;
 use super::inode::INODE_BYTES;
@@ -11,16 +12,16 @@ use crate::tree::{Content, InodeId, Tree};
 
 const NID_BYTES: u64 = 32;
 
-/// What follows an inode and its attributes.
+/// Data that follows an inode and its attributes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tail {
-    /// Nothing: devices, FIFOs, empty files.
+    /// No data: devices, FIFOs, empty files.
     None,
-    /// The index of the one chunk, 8 bytes, 8-aligned.
+    /// Index of the one chunk, 8 bytes, 8-aligned.
     Chunk,
-    /// A link's target, or the last part of a directory; its other blocks begin at `block`.
+    /// Target of a link, or the last part of a directory, whose other blocks begin at `block`.
     Inline { block: u32 },
-    /// Everything lies in blocks from this one on.
+    /// All data in separate blocks, from this one on.
     Blocks { block: u32 },
 }
 
@@ -32,12 +33,12 @@ pub(super) struct Place {
 }
 
 pub(super) struct Layout {
-    /// Inodes in the order of the disk.
+    /// Inodes in their order on the disk.
     pub order: Vec<InodeId>,
     places: Vec<Place>,
-    /// End of the inodes, a block boundary.
+    /// End offset of the inodes, a block boundary.
     pub inodes_end: u64,
-    /// Blocks of the whole metadata image.
+    /// Number of blocks of the whole metadata image.
     pub blocks: u32,
 }
 
@@ -116,7 +117,7 @@ impl Tail {
     }
 }
 
-/// Keeps the last part beside the inode if both fit in one block, as the kernel demands of inline data.
+/// Keeps the last part beside the inode if both fit in one block, as the kernel requires for inline data.
 fn inline(core: u64, full_blocks: u64, tail_bytes: u64) -> (Tail, u64, u64) {
     if core + tail_bytes <= BLOCK_BYTES {
         (Tail::Inline { block: 0 }, tail_bytes, full_blocks)
@@ -125,7 +126,7 @@ fn inline(core: u64, full_blocks: u64, tail_bytes: u64) -> (Tail, u64, u64) {
     }
 }
 
-/// The next place for an inode: 32-aligned, its fixed part in one block, and inline data in the same block as its start.
+/// Next place for an inode: 32-aligned, its fixed part in one block, and inline data in the same block as its start.
 fn fit(offset: u64, core: u64, tail: &Tail, tail_bytes: u64) -> u64 {
     let offset = offset.next_multiple_of(NID_BYTES);
     let in_block = offset % BLOCK_BYTES;
@@ -140,7 +141,7 @@ fn fit(offset: u64, core: u64, tail: &Tail, tail_bytes: u64) -> u64 {
     }
 }
 
-/// Every inode once: a directory, then its children that are no directories, then each subdirectory likewise.
+/// Lists every inode once: a directory, then its children that are not directories, then each subdirectory likewise.
 fn depth_first(tree: &Tree) -> Vec<InodeId> {
     let mut order = Vec::new();
     let mut seen = vec![false; tree.index_bound()];

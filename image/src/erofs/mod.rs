@@ -1,4 +1,4 @@
-//! EROFS: the metadata image of a rootfs, whose files lie in data blobs behind it.
+//! EROFS: the metadata image of a rootfs, whose file contents lie in data blobs behind it.
 //!
 //! ```text
 //! block 0        1024: superblock, 1152: device table, then inodes (root first, for its number has 16 bits)
@@ -18,5 +18,5 @@ mod xattr;
 
 pub(crate) use writer::write_image;
 
-/// File system block size; also the alignment of data blobs.
+/// Block size of the filesystem; also the alignment of data blobs.
 pub(crate) const BLOCK_BYTES: u64 = crate::layer::data::BLOCK_BYTES;

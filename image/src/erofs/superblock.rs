@@ -3,39 +3,39 @@
 use super::BLOCK_BYTES;
 
 const MAGIC: u32 = 0xe0f5_e1e2;
-/// Superblock's place on the disk.
+/// Offset of the superblock on the disk.
 const SUPERBLOCK_OFFSET: usize = 1024;
 const SUPERBLOCK_BYTES: usize = 128;
 const SLOT_BYTES: usize = 128;
 const TABLE_OFFSET: usize = SUPERBLOCK_OFFSET + SUPERBLOCK_BYTES;
 
 const COMPAT_CHECKSUM: u32 = 1;
-/// Inodes carry times of modification.
+/// Flag for inodes with modification times.
 const COMPAT_MTIME: u32 = 2;
 const INCOMPAT_CHUNKED_FILE: u32 = 4;
 const INCOMPAT_DEVICE_TABLE: u32 = 8;
 
-/// Fixed, so that the same layers give the same bytes.
+/// Fixed identifier, so that the same layers give the same bytes.
 const UUID: [u8; 16] = *b"capsid-rootfs-v1";
 const VOLUME_NAME: [u8; 16] = *b"capsid-rootfs\0\0\0";
 
-/// What the superblock says about this image.
+/// Values of the superblock for one image.
 pub(super) struct Superblock<'a> {
     pub root_nid: u16,
     pub inode_count: u64,
-    /// Blocks of the metadata image.
+    /// Number of blocks of the metadata image.
     pub blocks: u32,
-    /// Blocks of each data blob, in the order of the disk.
+    /// Number of blocks of each data blob, in the order of the disk.
     pub blob_blocks: &'a [u32],
 }
 
-/// Where inodes may begin: behind the device table.
+/// Offset of the first inode: behind the device table.
 pub(super) fn inodes_offset(blobs: usize) -> u64 {
     (TABLE_OFFSET + blobs * SLOT_BYTES) as u64
 }
 
 impl Superblock<'_> {
-    /// The first bytes of the disk up to [`inodes_offset`], checksum not yet filled in.
+    /// Encodes the first bytes of the disk up to [`inodes_offset`], without the checksum.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0; inodes_offset(self.blob_blocks.len()) as usize];
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
@@ -68,7 +68,7 @@ impl Superblock<'_> {
     }
 }
 
-/// Fills in the checksum: CRC-32C of the first block from the superblock on, without the final inversion.
+/// Writes the checksum: CRC-32C of the first block from the superblock on, without the final inversion.
 pub(super) fn set_checksum(first_block: &mut [u8]) {
     let checksum = !crc32c::crc32c(&first_block[SUPERBLOCK_OFFSET..]);
     first_block[SUPERBLOCK_OFFSET + 4..SUPERBLOCK_OFFSET + 8].copy_from_slice(&checksum.to_le_bytes());

@@ -9,7 +9,8 @@ use super::superblock::{Superblock, set_checksum};
 use super::{BLOCK_BYTES, directory, inode};
 use crate::tree::{Content, InodeId, Tree};
 
-/// Writes the image of `tree` to the empty file `file` and tells its length. `blob_blocks` are the lengths of the data blobs.
+/// Writes the image of `tree` to the empty file `file` and returns its length. `blob_blocks` are the lengths of the
+/// data blobs.
 pub(crate) fn write_image(tree: &Tree, blob_blocks: &[u32], file: &File) -> io::Result<u64> {
     let layout = Layout::of(tree, blob_blocks.len());
     let superblock = Superblock {
@@ -64,7 +65,7 @@ impl Output<'_> {
     }
 }
 
-/// The inode, and what lies beside it.
+/// Writes an inode, and the data that lies beside it.
 fn write_inode(tree: &Tree, layout: &Layout, id: InodeId, number: u32, out: &mut Output<'_>) -> io::Result<()> {
     let place = layout.place(id);
     out.pad_to(place.offset())?;
@@ -98,7 +99,8 @@ fn write_inode(tree: &Tree, layout: &Layout, id: InodeId, number: u32, out: &mut
     Ok(())
 }
 
-/// The blocks of a directory or link target that do not lie beside the inode. Comes in the order the layout counted them.
+/// Writes the blocks of a directory or link target that do not lie beside the inode, in the order in which the layout
+/// counted them.
 fn write_blocks(tree: &Tree, layout: &Layout, id: InodeId, out: &mut Output<'_>) -> io::Result<()> {
     let tail = layout.place(id).tail;
     let bytes = match &tree[id].content {

@@ -2,10 +2,10 @@
 
 use capsid_archive::Xattr;
 
-/// Name filter, count of shared attributes, reserved.
+/// Length of the header: name filter, count of shared attributes, reserved bytes.
 const HEADER_BYTES: usize = 12;
 
-/// EROFS's number for a namespace, and the name without it.
+/// Splits a name into EROFS's number for its namespace, and the name without it.
 fn split_namespace(name: &[u8]) -> Option<(u8, &[u8])> {
     match name {
         b"system.posix_acl_access" => Some((2, b"")),
@@ -16,7 +16,7 @@ fn split_namespace(name: &[u8]) -> Option<(u8, &[u8])> {
     }
 }
 
-/// The attributes as they stand behind the inode; empty if there are none. A multiple of 4 bytes.
+/// Encodes attributes as they stand behind the inode; empty if there are none. The length is a multiple of 4 bytes.
 pub(super) fn encode(xattrs: &[Xattr]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for xattr in xattrs {
@@ -36,7 +36,7 @@ pub(super) fn encode(xattrs: &[Xattr]) -> Vec<u8> {
     bytes
 }
 
-/// `i_xattr_icount` for attributes of `bytes` encoded bytes.
+/// Value of `i_xattr_icount` for attributes of `bytes` encoded bytes.
 pub(super) fn count_field(bytes: usize) -> u16 {
     if bytes == 0 {
         0

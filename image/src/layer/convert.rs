@@ -1,4 +1,4 @@
-//! One layer's bytes in, its data blob and index out: a single streaming pass.
+//! Conversion of a layer: its bytes in, its data blob and index out, in a single streaming pass.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read};
@@ -14,18 +14,18 @@ use crate::limits::{COMPONENT_BYTES_MAX, LAYER_ENTRIES_MAX, PATH_BYTES_MAX, XATT
 use crate::text::printable;
 use capsid_archive::{Member, ReadTarError, TarReader, Xattr};
 
-/// What a conversion made.
+/// Result of a conversion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ConvertedLayer {
-    /// Digest of the tar.
+    /// Digest of the layer's tar.
     pub diff_id: Digest,
-    /// Length of the tar.
+    /// Length of the layer's tar, bytes.
     pub expanded_bytes: u64,
-    /// Length of the data blob.
+    /// Length of the data blob, bytes.
     pub data_bytes: u64,
 }
 
-/// Why a conversion failed.
+/// Error of a conversion.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConvertLayerError {
     #[error(transparent)]
@@ -36,8 +36,8 @@ pub(crate) enum ConvertLayerError {
     WriteIndex(#[source] io::Error),
 }
 
-/// Converts the layer read from `input`, compressed or not. Neither its tar nor the contents of its files, holes counted,
-/// may exceed `expanded_bytes_max`.
+/// Converts the layer read from `input`, compressed or not. Neither its tar nor the contents of its files, holes
+/// included, may exceed `expanded_bytes_max`.
 pub(crate) fn convert_layer(
     input: impl Read,
     data: File,
@@ -70,7 +70,7 @@ pub(crate) fn convert_layer(
     })
 }
 
-/// The index entry of one member, its content appended to the data blob.
+/// Converts one member: returns its index entry, and appends its content to the data blob.
 fn convert_member(
     member: Member,
     tar: &mut TarReader<Expanded<'_>>,
@@ -141,8 +141,8 @@ fn convert_member(
     }))
 }
 
-/// `Some` if the last component makes the entry a whiteout: with the entry it stands for, or none if it only is AUFS's
-/// own bookkeeping (`.wh..wh.aufs`, `.wh..wh.plnk`), which docker passes over.
+/// Checks for a whiteout: `Some` if the last component makes the entry one. It holds the entry of the whiteout, or
+/// `None` for AUFS's own bookkeeping (`.wh..wh.aufs`, `.wh..wh.plnk`), which docker skips.
 fn whiteout(path: &LayerPath) -> Result<Option<Option<Entry>>, NameFault> {
     let Some((directory, name)) = path.split_last() else {
         return Ok(None);
@@ -174,8 +174,8 @@ fn symlink_target(member: &Member) -> Result<Vec<u8>, LayerFault> {
     Ok(target.clone())
 }
 
-/// The attributes that the rootfs keeps, sorted by name: those of namespaces that EROFS can hold, without
-/// `trusted.overlay.*`, which would let a layer play overlayfs's own whiteouts and redirects in the guest.
+/// Attributes that the rootfs keeps, sorted by name: those of namespaces that EROFS can hold, without
+/// `trusted.overlay.*`, which would let a layer imitate overlayfs's own whiteouts and redirects in the guest.
 fn keep_xattrs(member: &Member) -> Result<Vec<Xattr>, LayerFault> {
     let kept = |xattr: &&Xattr| {
         let name = xattr.name.as_slice();

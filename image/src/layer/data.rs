@@ -1,4 +1,4 @@
-//! The data blob of a layer: the contents of its files, each from a 4 KiB boundary on.
+//! Data blob of a layer: the contents of its files, each starting at a 4 KiB boundary.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -6,26 +6,26 @@ use std::os::unix::fs::FileExt;
 
 use capsid_archive::TarReader;
 
-/// EROFS block size, bytes.
+/// Block size of EROFS, bytes.
 pub(crate) const BLOCK_BYTES: u64 = 4096;
 
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Appends file contents. Runs of zeros become holes of the blob, so sparse files stay sparse on the host.
+/// Writer that appends file contents. Runs of zeros become holes of the blob, so sparse files stay sparse on the host.
 pub(crate) struct DataWriter {
     blob: File,
     buffer: Vec<u8>,
-    /// Length of what the buffer holds.
+    /// Number of bytes in the buffer.
     buffered: usize,
-    /// Where the buffer goes in the blob; a multiple of the block size.
+    /// Offset of the buffer in the blob; a multiple of the block size.
     position: u64,
-    /// Apparent bytes that may still be appended, holes counted.
+    /// Number of apparent bytes that may still be appended, holes included.
     bytes_left: u64,
 }
 
 /// Content of a file, which may have holes.
 pub(crate) trait Content: Read {
-    /// Passes over the hole that comes next, if one does, and returns its length.
+    /// Skips the hole at the current position, if there is one, and returns its length.
     fn skip_hole(&mut self) -> u64;
 }
 
@@ -35,7 +35,7 @@ impl<R: Read> Content for TarReader<R> {
     }
 }
 
-/// What stopped [`DataWriter::append`].
+/// Error of [`DataWriter::append`].
 pub(crate) enum AppendError {
     /// The content could not be read.
     Read(io::Error),
@@ -48,7 +48,7 @@ pub(crate) enum AppendError {
 }
 
 impl DataWriter {
-    /// Writes to the empty file `blob`, at most `bytes_max` bytes of content.
+    /// Creates a writer to the empty file `blob`, for at most `bytes_max` bytes of content.
     pub(crate) fn new(blob: File, bytes_max: u64) -> Self {
         Self {
             blob,
@@ -59,8 +59,8 @@ impl DataWriter {
         }
     }
 
-    /// Copies exactly `size` bytes of `content` to the blob and returns the block where they begin. Takes time for what
-    /// the content holds, not for its holes.
+    /// Copies exactly `size` bytes of `content` to the blob and returns the block where they begin. The time depends on
+    /// what the content holds, not on its holes.
     pub(crate) fn append(&mut self, content: &mut impl Content, size: u64) -> Result<u32, AppendError> {
         self.bytes_left = self.bytes_left.checked_sub(size).ok_or(AppendError::TooLarge)?;
         let start = self.position + self.buffered as u64;
@@ -91,14 +91,14 @@ impl DataWriter {
         Ok((start / BLOCK_BYTES) as u32)
     }
 
-    /// Writes the rest and tells the length of the blob, a multiple of the block size.
+    /// Writes the remaining bytes and returns the length of the blob, a multiple of the block size.
     pub(crate) fn finish(mut self) -> io::Result<u64> {
         self.flush()?;
         self.blob.set_len(self.position)?;
         Ok(self.position)
     }
 
-    /// Appends zeros, which take no room in the blob where they fill blocks.
+    /// Appends zeros, which take no space in the blob where they fill blocks.
     fn append_hole(&mut self, bytes: u64) -> io::Result<()> {
         let room = (self.buffer.len() - self.buffered) as u64;
         if bytes <= room {
@@ -124,7 +124,7 @@ impl DataWriter {
         self.append_zeros(self.buffered.next_multiple_of(BLOCK_BYTES as usize) - self.buffered);
     }
 
-    /// Writes the buffer, which is full or padded to a block, leaving out stretches of zeros.
+    /// Writes the buffer, which is full or padded to a block, and leaves out runs of zeros.
     fn flush(&mut self) -> io::Result<()> {
         const STRETCH: usize = 64 << 10;
         let mut from = 0;
@@ -155,7 +155,7 @@ mod tests {
         }
     }
 
-    /// A hole, then the byte 1.
+    /// Content that is a hole, then the byte 1.
     struct Sparse {
         hole: u64,
     }

@@ -1,10 +1,10 @@
-//! What one entry of a layer does to the tree below it.
+//! Entries of a layer's index: changes to the tree of the layers below.
 
 use capsid_archive::Xattr;
 
 use super::path::LayerPath;
 
-/// Permission bits, owner, time and extended attributes: what an inode carries besides its content.
+/// Permission bits, owner, time and extended attributes: everything that an inode carries besides its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Attributes {
     /// Permission bits with setuid, setgid and sticky: `mode & 0o7777`.
@@ -17,7 +17,7 @@ pub(crate) struct Attributes {
     pub xattrs: Vec<Xattr>,
 }
 
-/// One line of a layer's index.
+/// Entry of a layer's index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub path: LayerPath,
@@ -26,21 +26,21 @@ pub(crate) struct Entry {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Make (or replace) an inode at the path.
+    /// Creates (or replaces) an inode at the path.
     Make(Attributes, Node),
-    /// Give the file at this path one more name.
+    /// Gives the file at this path one more name.
     Link(LayerPath),
-    /// Remove what lower layers have at the path.
+    /// Removes what lower layers have at the path.
     Whiteout,
-    /// Remove what lower layers have in the directory.
+    /// Removes what lower layers have in the directory.
     Opaque,
 }
 
-/// The content of an inode.
+/// Content of an inode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Node {
     Directory,
-    /// `size` bytes of the layer's data blob, from its 4 KiB block `block` on.
+    /// File of `size` bytes of the layer's data blob, from its 4 KiB block `block` on.
     File {
         block: u32,
         size: u64,
@@ -58,7 +58,7 @@ pub(crate) enum Node {
 }
 
 impl Attributes {
-    /// What a directory gets that no entry of any layer describes: root's, 0755, 1970.
+    /// Attributes of a directory that no entry of any layer describes: root's, 0755, 1970.
     pub(crate) fn implied_directory() -> Self {
         Self {
             mode: 0o755,

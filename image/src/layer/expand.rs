@@ -1,7 +1,7 @@
-//! A layer's bytes as stored or sent, expanded to its tar.
+//! Expansion of a layer's bytes, as stored or sent, to its tar.
 //!
-//! The media type of a layer is a claim; the first bytes decide. Expansion is counted, digested and bounded, so a bomb ends
-//! at its limit and not at the end of the disk.
+//! The media type of a layer is a claim; the first bytes decide. Expanded bytes are counted, digested and limited, so a
+//! bomb ends at its limit and not at the end of the disk.
 
 use std::cell::RefCell;
 use std::io::{self, BufReader, Cursor, Read};
@@ -14,13 +14,13 @@ use crate::limits::{EXPANSION_RATIO_MAX, RATIO_FREE_BYTES};
 
 const READ_BYTES: usize = 256 << 10;
 
-/// Counts the bytes read through it.
+/// Reader that counts the bytes read through it.
 struct Counted<R> {
     input: R,
     bytes: Rc<RefCell<Meter>>,
 }
 
-/// How far the expansion has come, and what stopped it.
+/// Progress of the expansion, and the fault that stopped it.
 #[derive(Default)]
 struct Meter {
     compressed_bytes: u64,
@@ -36,7 +36,7 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// The tar inside a layer, as a reader that digests and bounds what passes.
+/// Tar inside a layer, as a reader that digests and limits what passes.
 pub(crate) struct Expanded<'a> {
     input: Box<dyn Read + 'a>,
     hasher: Hasher,
@@ -44,13 +44,13 @@ pub(crate) struct Expanded<'a> {
     bytes_max: u64,
 }
 
-/// Watches over one [`Expanded`] while somebody else reads it.
+/// Observes one [`Expanded`] while another reader owns it.
 #[derive(Clone)]
 pub(crate) struct Watch(Rc<RefCell<Meter>>);
 
 impl<'a> Expanded<'a> {
-    /// Looks at the first bytes of `input` and picks the decoder. Plain tars have their magic at 257, but old ones have
-    /// none, so whatever is no compression is taken for a tar and the tar reader judges it.
+    /// Detects the compression of `input` by its first bytes and chooses the decoder. Plain tars have their magic at
+    /// 257, but old ones have none, so uncompressed bytes are passed on as a tar and the tar reader checks them.
     pub(crate) fn new(input: impl Read + 'a, bytes_max: u64) -> Result<Self, LayerFault> {
         let meter = Rc::new(RefCell::new(Meter::default()));
         let mut input = Counted {
@@ -76,7 +76,7 @@ impl<'a> Expanded<'a> {
         Watch(self.meter.clone())
     }
 
-    /// Reads to the end and tells the digest of everything that passed, the layer's `diff_id`.
+    /// Reads to the end and returns the digest of everything that passed, the layer's `diff_id`, and its length.
     pub(crate) fn finish(mut self) -> Result<(Digest, u64), LayerFault> {
         let watch = self.watch();
         let mut buffer = vec![0; 64 << 10];
@@ -107,7 +107,7 @@ impl Read for Expanded<'_> {
 }
 
 impl Watch {
-    /// What `error`, got while reading, really was: one of our limits, or the layer's bytes.
+    /// Actual cause of `error`, a failed read: one of our limits, or the layer's bytes.
     pub(crate) fn fault(&self, error: io::Error) -> LayerFault {
         let mut meter = self.0.borrow_mut();
         let offset = meter.expanded_bytes;

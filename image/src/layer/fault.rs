@@ -1,4 +1,4 @@
-//! What is wrong with a layer.
+//! Faults of layers.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,108 +13,108 @@ use crate::text::printable;
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
 
-/// Why a layer cannot be converted, or a stack of layers not merged. Crosses the pipe from the converter as JSON; every
-/// text in it is printable.
+/// Reason why a layer cannot be converted, or a stack of layers cannot be merged. Crosses the pipe from the converter
+/// as JSON; every text in it is printable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum LayerFault {
-    /// The bytes are no tar in a compression that is known, or end too early.
+    /// The bytes are not a tar in a known compression, or end too early.
     #[error("layer is not a valid tar archive: {reason}")]
     Read {
-        /// The decoder's words.
+        /// Message of the decoder.
         reason: String,
     },
     /// The tar ends within an entry.
     #[error("layer is truncated in entry {path:?}")]
     Truncated {
-        /// The entry.
+        /// Name of the entry in the tar.
         path: String,
     },
-    /// Over the limit on the expanded size, of the tar or of the files in it with their holes.
+    /// The expanded size exceeds its limit: of the tar, or of the files in it with their holes.
     #[error(
         "layer expands beyond the limit of {} GiB for a layer and {} GiB for its image",
         LAYER_EXPANDED_BYTES_MAX / GIB,
         IMAGE_EXPANDED_BYTES_MAX / GIB
     )]
     TooLarge,
-    /// Over the limit on expansion.
+    /// The expansion ratio exceeds its limit.
     #[error("layer expands beyond the limit of {EXPANSION_RATIO_MAX}-fold (decompression bomb)")]
     Bomb,
-    /// Over the limit on headers.
+    /// A header exceeds its limit.
     #[error("layer has an entry with a header of more than {} MiB", TAR_HEADER_BYTES_MAX / MIB)]
     LongHeader,
-    /// Over the limit on entries.
+    /// The layer exceeds the limit on entries.
     #[error("layer has more than {LAYER_ENTRIES_MAX} entries")]
     TooManyEntries,
-    /// A name that cannot be below the root.
+    /// An entry has a name that cannot be below the root.
     #[error("layer entry {path:?} {fault}")]
     Name {
-        /// The name as in the tar.
+        /// Name as in the tar.
         path: String,
-        /// What is wrong with it.
+        /// Fault of the name.
         fault: NameFault,
     },
-    /// A symbolic link without target, or with one longer than Linux takes.
+    /// A symbolic link has no target, or a longer one than Linux accepts.
     #[error("layer entry {path:?} has a link target that is empty, has a NUL byte or exceeds {PATH_BYTES_MAX} bytes")]
     SymlinkTarget {
-        /// The entry.
+        /// Name of the entry in the tar.
         path: String,
     },
-    /// Over the limit on extended attributes.
+    /// The extended attributes of an entry exceed their limit.
     #[error("layer entry {path:?} has more than {} KiB of extended attributes", XATTR_BYTES_MAX >> 10)]
     Xattrs {
-        /// The entry.
+        /// Name of the entry in the tar.
         path: String,
     },
-    /// An entry type that no image needs.
+    /// An entry has a type that no image needs.
     #[error("layer entry {path:?} has the unsupported type {kind:?}")]
     Kind {
-        /// The entry.
+        /// Name of the entry in the tar.
         path: String,
-        /// Tar's type letter.
+        /// Type letter of the tar.
         kind: char,
     },
-    /// A hard link to what is not there.
+    /// A hard link has a target that does not exist.
     #[error("layer entry {path:?} is a hard link to {target:?}, which does not exist")]
     LinkTarget {
-        /// The entry.
+        /// Name of the entry in the tar.
         path: String,
-        /// Its target.
+        /// Target of the link.
         target: String,
     },
-    /// A hard link to a directory.
+    /// A hard link leads to a directory.
     #[error("layer entry {path:?} is a hard link to the directory {target:?}")]
     LinkToDirectory {
-        /// The entry.
+        /// Name of the entry in the tar.
         path: String,
-        /// Its target.
+        /// Target of the link.
         target: String,
     },
-    /// An entry below something that is no directory.
+    /// An entry is below something that is not a directory.
     #[error("layer entry {path:?} lies below a file")]
     NotADirectory {
-        /// The entry.
+        /// Name of the entry in the tar.
         path: String,
     },
-    /// The root can only be a directory.
+    /// An entry replaces the root, which can only be a directory.
     #[error("layer replaces the root directory")]
     Root,
-    /// Symbolic links in a circle.
+    /// A path has too many symbolic links, as in a loop.
     #[error("layer entry {path:?} goes through more than {LINKS_FOLLOWED_MAX} symbolic links")]
     TooManyLinks {
-        /// The entry.
+        /// Name of the entry in the tar.
         path: String,
     },
-    /// Over the limit on entries of all layers.
+    /// All layers together exceed the limit on entries.
     #[error("the layers of the image have more than {IMAGE_ENTRIES_MAX} entries together")]
     TooManyImageEntries,
-    /// Over the limit on files of an image.
+    /// The image exceeds the limit on files.
     #[error("image has more than {ROOTFS_ENTRIES_MAX} files")]
     TooManyFiles,
-    /// Over the limit on names of an image.
+    /// The image exceeds the limit on names.
     #[error("image has more than {} MiB of names and attributes", ROOTFS_NAME_BYTES_MAX / MIB)]
     TooManyNames,
-    /// An index that this crate did not write like that.
+    /// An index is damaged: this crate did not write it like that.
     #[error("the stored index of a layer is damaged")]
     Index,
 }

@@ -1,11 +1,11 @@
-//! The index of a layer: its entries in the order of the tar, as bytes.
+//! Index of a layer: its entries in the order of the tar, as bytes.
 //!
 //! ```text
 //! "CAPSIDLX" version:u32   then entries   then END
 //! entry: action:u8 path:bytes fields...      bytes: length:u32 then that many bytes; integers little-endian
 //! ```
-//! Written by one converter and read by another; both are confined, and the reader trusts nothing: an index of a
-//! subverted converter can only spoil the images that hold its layer.
+//! An index is written by one converter and read by another. Both are confined, and the reader trusts nothing: an index
+//! of a subverted converter can only spoil the images that have its layer.
 
 use std::io::{self, Read, Write};
 
@@ -27,7 +27,7 @@ const WHITEOUT: u8 = 8;
 const OPAQUE: u8 = 9;
 const END: u8 = 0xff;
 
-/// Why an index cannot be read.
+/// Reason why an index cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadIndexError {
     #[error("cannot read the layer's index")]
@@ -36,7 +36,7 @@ pub(crate) enum ReadIndexError {
     Damaged,
 }
 
-/// Writes an index.
+/// Writer of an index.
 pub(crate) struct IndexWriter<W> {
     out: W,
 }
@@ -63,7 +63,7 @@ impl<W: Write> IndexWriter<W> {
         }
     }
 
-    /// Ends the index; one without its end is damaged.
+    /// Ends the index; an index without an end marker is damaged.
     pub(crate) fn finish(mut self) -> io::Result<W> {
         self.out.write_all(&[END])?;
         self.out.flush()?;
@@ -125,7 +125,7 @@ fn kind_of(node: &Node) -> u8 {
     }
 }
 
-/// Reads an index, entry by entry.
+/// Reader of an index, entry by entry.
 pub(crate) struct IndexReader<R> {
     input: R,
     entries: u64,
@@ -141,7 +141,7 @@ impl<R: Read> IndexReader<R> {
         Ok(Self { input, entries: 0 })
     }
 
-    /// The next entry, or `None` after the last.
+    /// Reads the next entry; `None` after the last one.
     pub(crate) fn next(&mut self) -> Result<Option<Entry>, ReadIndexError> {
         let kind = self.array::<1>()?[0];
         if kind == END {

@@ -1,8 +1,8 @@
-//! Names in a layer's tar, made into paths below the root.
+//! Conversion of names in a layer's tar to paths below the root.
 //!
-//! Tar names are bytes and say whatever their author likes. As docker and containerd do, a leading `/` means the root of
-//! the image, `.` and empty components vanish and `x/..` cancels out; a name that climbs above the root is refused.
-//! Symbolic links are not looked at here: the merge resolves them inside the root, see `tree`.
+//! Tar names are arbitrary bytes. As in docker and containerd, a leading `/` means the root of the image, `.` and empty
+//! components are dropped and `x/..` cancels out; a name that climbs above the root is refused. Symbolic links are not
+//! considered here: the merge resolves them inside the root, see `tree`.
 
 use std::fmt;
 
@@ -11,36 +11,36 @@ use serde::{Deserialize, Serialize};
 use crate::limits::{COMPONENT_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX};
 use crate::text::printable;
 
-/// A path below the root of an image: components joined by single `/`, none of them empty, `.` or `..`.
-/// The root itself is the empty path.
+/// Path below the root of an image: components joined by single `/`, none of them empty, `.` or `..`. The root itself
+/// is the empty path.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct LayerPath(Vec<u8>);
 
-/// Why a name in a layer is refused.
+/// Reason why a name in a layer is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum NameFault {
-    /// More `..` than components before them.
+    /// The name has more `..` than components before them.
     #[error("leaves the image's root")]
     Escapes,
-    /// A NUL byte, which no Linux file name can hold.
+    /// The name has a NUL byte, which no Linux file name can contain.
     #[error("contains a NUL byte")]
     Nul,
-    /// Longer than the limit.
+    /// The name is longer than the limit.
     #[error("is longer than {PATH_BYTES_MAX} bytes")]
     Long,
-    /// A component longer than the limit.
+    /// A component is longer than the limit.
     #[error("has a component longer than {COMPONENT_BYTES_MAX} bytes")]
     LongComponent,
-    /// More components than the limit.
+    /// The name has more components than the limit.
     #[error("is deeper than {PATH_DEPTH_MAX} directories")]
     Deep,
-    /// `.wh.` followed by nothing that could be a file's name.
+    /// The name is `.wh.` without a valid file name after it.
     #[error("is not a valid whiteout")]
     Whiteout,
 }
 
 impl LayerPath {
-    /// The path that a tar name means.
+    /// Converts a tar name to the path that it means.
     pub(crate) fn normalise(name: &[u8]) -> Result<Self, NameFault> {
         if name.len() > PATH_BYTES_MAX {
             return Err(NameFault::Long);
@@ -73,7 +73,7 @@ impl LayerPath {
         self.0.split(|&b| b == b'/').filter(|part| !part.is_empty())
     }
 
-    /// The directory and the name in it, or `None` for the root.
+    /// Splits the path into the directory and the name in it; `None` for the root.
     pub(crate) fn split_last(&self) -> Option<(LayerPath, &[u8])> {
         if self.0.is_empty() {
             return None;
@@ -84,7 +84,7 @@ impl LayerPath {
         }
     }
 
-    /// The entry `name` of this directory.
+    /// Path of the entry `name` of this directory.
     pub(crate) fn join(&self, name: &[u8]) -> Self {
         if self.0.is_empty() {
             Self(name.to_vec())

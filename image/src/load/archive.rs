@@ -1,4 +1,4 @@
-//! Archives as tables of members, whatever form they come in. Runs in a converter.
+//! Archives as tables of members, whatever their form. Runs in a converter.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -17,25 +17,26 @@ use crate::manifest::{Descriptor, ManifestError};
 use crate::platform::Platform;
 use capsid_archive::{Member as TarMember, TarReader};
 
-/// Links of an archive followed to a member: docker's old archives link a repeated layer to its first copy.
+/// Largest number of links of an archive that are followed to a member: docker's old archives link a repeated layer to
+/// its first copy.
 const MEMBER_LINKS_MAX: usize = 8;
 
-/// Opens a file of a layout's folder by its name; `None` if there is none. Returns its length too.
+/// Function that opens a file of a layout's folder by name and returns its length too; `None` if there is no such file.
 pub(crate) type OpenNamed<'a> = dyn Fn(&str) -> io::Result<Option<(File, u64)>> + 'a;
 
-/// An archive, and what may still be read of its documents.
+/// Archive, with the number of bytes that may still be read of its documents.
 pub(super) struct Archive<'a> {
     form: Form<'a>,
     documents_bytes_left: Cell<u64>,
 }
 
 enum Form<'a> {
-    /// A plain tar in a file, by offsets.
+    /// Plain tar in a file, by offsets.
     Tar {
         file: Rc<File>,
         members: BTreeMap<Vec<u8>, Member>,
     },
-    /// The folder of an OCI layout.
+    /// Folder of an OCI layout.
     Folder(&'a OpenNamed<'a>),
 }
 
@@ -45,7 +46,7 @@ enum Member {
     Link(Vec<u8>),
 }
 
-/// A member that was found.
+/// Member that was found in an archive.
 pub(super) struct Part {
     pub location: Location,
     pub size: u64,
@@ -54,7 +55,7 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// The first four bytes, if there are as many.
+    /// First four bytes of the member; `None` if it is shorter.
     pub(super) fn magic(&self) -> Option<[u8; 4]> {
         let mut magic = [0; 4];
         (self.size >= 4).then_some(())?;
@@ -112,7 +113,7 @@ impl<'a> Archive<'a> {
         Ok(self.find(name)?.is_some())
     }
 
-    /// The member that `name` means, if there is one.
+    /// Finds the member that `name` means, if there is one.
     fn find(&self, name: &str) -> Result<Option<Part>, ArchiveFault> {
         match &self.form {
             Form::Folder(open) => {
@@ -133,12 +134,12 @@ impl<'a> Archive<'a> {
         }
     }
 
-    /// A member that must be there.
+    /// Finds a member that must exist.
     pub(super) fn part(&self, name: &str) -> Result<Part, ArchiveFault> {
         self.find(name)?.ok_or_else(|| ArchiveFault::missing(name))
     }
 
-    /// All of a document.
+    /// Reads a whole document.
     pub(super) fn read(&self, name: &str, bytes_max: u64) -> Result<(Part, Vec<u8>), ArchiveFault> {
         let part = self.part(name)?;
         if part.size > bytes_max {
@@ -155,7 +156,7 @@ impl<'a> Archive<'a> {
         Ok((part, bytes))
     }
 
-    /// The member that a descriptor means, which must have the size that it gives.
+    /// Finds the member that a descriptor means, which must have the descriptor's size.
     pub(super) fn blob(&self, descriptor: &Descriptor) -> Result<Part, ArchiveFault> {
         let name = blob_name(descriptor.digest);
         let part = self.part(&name)?;
@@ -169,7 +170,7 @@ impl<'a> Archive<'a> {
         Ok(part)
     }
 
-    /// All of a document that a descriptor means, which must have its size and digest.
+    /// Reads the whole document that a descriptor means, which must have the descriptor's size and digest.
     pub(super) fn read_blob(&self, descriptor: &Descriptor, bytes_max: u64) -> Result<(Part, Vec<u8>), ArchiveFault> {
         self.blob(descriptor)?;
         let name = blob_name(descriptor.digest);
@@ -182,7 +183,7 @@ impl<'a> Archive<'a> {
     }
 }
 
-/// The digests of the layers that a config names: as many as its manifest has. The config must be for this machine.
+/// Digests of the layers that a config names: as many as its manifest has. The config must be for this machine.
 pub(super) fn diff_ids(name: &str, config: &[u8], layers: usize) -> Result<Vec<Digest>, ArchiveFault> {
     let config = ImageConfig::parse(config).map_err(|error| ArchiveFault::document(name, &error))?;
     if config.diff_ids.len() != layers {
@@ -200,7 +201,7 @@ pub(super) fn diff_ids(name: &str, config: &[u8], layers: usize) -> Result<Vec<D
     Ok(config.diff_ids)
 }
 
-/// The name and the entry of a member, if it can be meant by an image.
+/// Name and table entry of a member, if an image can refer to it.
 fn table_entry(member: TarMember, offset: u64) -> Option<(Vec<u8>, Member)> {
     let name = LayerPath::normalise(&member.path).ok()?;
     let link = |target: Vec<u8>| (target.len() <= PATH_BYTES_MAX).then_some(Member::Link(target));
@@ -232,7 +233,7 @@ fn find_member(members: &BTreeMap<Vec<u8>, Member>, name: &str) -> Option<(u64, 
     None
 }
 
-/// Where a layout keeps a blob.
+/// Name of a blob in a layout.
 pub(super) fn blob_name(digest: Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }

@@ -1,7 +1,8 @@
-//! The catalog of an archive: which images it holds, and where their parts lie. Made by a converter.
+//! Catalog of an archive: the images that it holds, and the locations of their parts. Made by a converter.
 //!
-//! Headers, indexes, manifests and configs of an archive are read by the converter alone, under limits on what they may
-//! make it hold. Whoever started it reads the catalog, which is bounded, and then only bytes at places that it names.
+//! Headers, indexes, manifests and configs of an archive are read by the converter alone, with limits on its memory.
+//! The process that started it reads the catalog, which is bounded, and then only bytes at places that the catalog
+//! names.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -16,57 +17,58 @@ use crate::digest::Digest;
 use crate::limits::{CATALOG_BYTES_MAX, INDEX_ENTRIES_MAX};
 use crate::manifest::Descriptor;
 
-/// The images of an archive that this machine can run, each once.
+/// All images of an archive that this machine can run, each once.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Catalog {
     pub images: Vec<CatalogImage>,
 }
 
-/// An image of an archive.
+/// Image of an archive.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct CatalogImage {
-    /// The manifest. Docker's own archives have none, so that one is made of config and layers.
+    /// Location of the manifest. Docker's own archives have none, so one is made from config and layers.
     pub manifest: Option<Location>,
     pub config: Location,
     /// Digest, length and media type of the config.
     pub config_descriptor: Descriptor,
-    /// Bottom first.
+    /// Layers of the image, bottom first.
     pub layers: Vec<CatalogLayer>,
     /// Names that parse, as the archive writes them.
     pub references: Vec<String>,
 }
 
-/// A layer of an image of an archive.
+/// Layer of an image of an archive.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct CatalogLayer {
     pub location: Location,
-    /// Digest of its bytes as the archive holds them. Docker's own archives do not tell that of a compressed one.
+    /// Digest of the layer's bytes as the archive holds them. Docker's own archives do not state that of a compressed
+    /// layer.
     pub blob: Option<Digest>,
-    /// Digest of its tar.
+    /// Digest of the layer's tar.
     pub diff: Digest,
-    /// Length in the archive.
+    /// Length of the layer in the archive, bytes.
     pub size: u64,
     pub media_type: String,
 }
 
-/// Where a part of an archive lies.
+/// Location of a part of an archive.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Location {
-    /// A stretch of the archive's file.
+    /// Section of the archive's file.
     Section { offset: u64, size: u64 },
-    /// A file of a layout's folder.
+    /// File of a layout's folder.
     File { name: String },
 }
 
-/// What the catalog is made from.
+/// Source that a catalog is made from.
 pub(crate) enum CatalogSource<'a> {
-    /// A tar of `bytes` bytes.
+    /// Tar of `bytes` bytes.
     Tar { file: File, bytes: u64 },
-    /// A folder, whose files somebody else opens.
+    /// Folder whose files another process opens.
     Folder(&'a OpenNamed<'a>),
 }
 
-/// Why there is no catalog.
+/// Reason why there is no catalog.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CatalogError {
     #[error(transparent)]

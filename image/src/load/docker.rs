@@ -15,10 +15,10 @@ use crate::manifest::{Descriptor, ManifestError, OCI_CONFIG, OCI_LAYER};
 use crate::reference::Reference;
 
 const NAME: &str = "manifest.json";
-/// Name that some tools write for an image without one.
+/// Name that some tools write for an image without a name.
 const NO_NAME: &str = "<none>:<none>";
 
-/// An image of `manifest.json`.
+/// Image of `manifest.json`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct SavedImage {
@@ -28,7 +28,7 @@ pub(super) struct SavedImage {
 }
 
 impl SavedImage {
-    /// The names of the image, each one that docker could give.
+    /// Names of the image, each one that docker could give.
     pub(super) fn references(&self) -> Result<Vec<String>, ArchiveFault> {
         let tags = self.repo_tags.iter().flatten();
         tags.filter(|tag| *tag != NO_NAME)
@@ -41,7 +41,7 @@ impl SavedImage {
     }
 }
 
-/// The images of `manifest.json`.
+/// Reads the images of `manifest.json`.
 pub(super) fn saved_images(archive: &Archive<'_>) -> Result<Vec<SavedImage>, ArchiveFault> {
     let (_, bytes) = archive.read(NAME, MANIFEST_BYTES_MAX)?;
     let images: Vec<SavedImage> = json::parse(&bytes).map_err(|error| ArchiveFault::document(NAME, &error))?;
@@ -96,7 +96,7 @@ fn image(archive: &Archive<'_>, config_name: &str, members: &[String]) -> Result
     })
 }
 
-/// Plain layers, the usual ones, are named by their `diff_id`, which the conversion checks.
+/// Layer of an image. Plain layers, the usual ones, are named by their `diff_id`, which the conversion checks.
 fn layer(archive: &Archive<'_>, member: &str, diff: Digest) -> Result<CatalogLayer, ArchiveFault> {
     let part = archive.part(member)?;
     let compressed = part.magic().and_then(Compression::of);
@@ -112,7 +112,7 @@ fn layer(archive: &Archive<'_>, member: &str, diff: Digest) -> Result<CatalogLay
     })
 }
 
-/// A name that an archive gives an image.
+/// Checks a name that an archive gives an image.
 pub(super) fn checked_name(name: &str) -> Result<String, ArchiveFault> {
     match name.parse::<Reference>() {
         Ok(_) => Ok(name.into()),

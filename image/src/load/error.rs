@@ -1,4 +1,4 @@
-//! Why an archive was not loaded.
+//! Errors of loading an archive.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,20 +7,20 @@ use super::fault::ArchiveFault;
 use crate::converter::ConvertError;
 use crate::store::{AddLayerError, CommitImageError, StoreError};
 
-/// Why an archive was not loaded.
+/// Reason why an archive was not loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// The file or folder.
+    /// The file or folder cannot be opened.
     #[error("cannot open {}", path.display())]
     Open {
-        /// Which.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// Cause.
+        /// Cause of the error.
         #[source]
         source: io::Error,
     },
-    /// A compressed archive that does not expand.
+    /// A compressed archive cannot be expanded.
     #[error("cannot expand the archive")]
     Expand(#[source] ConvertError),
     /// The converter gave no catalog of the archive.
@@ -32,10 +32,10 @@ pub enum LoadError {
     /// A part of the archive cannot be read.
     #[error("cannot read the archive")]
     Read(#[source] io::Error),
-    /// A layer.
+    /// A layer was not stored.
     #[error(transparent)]
     Layer(#[from] AddLayerError),
-    /// The image as a whole.
+    /// The image as a whole was not stored.
     #[error(transparent)]
     Commit(#[from] CommitImageError),
     /// The store cannot be changed.

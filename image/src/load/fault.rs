@@ -1,4 +1,4 @@
-//! What is wrong with an archive.
+//! Faults of archives.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,92 +12,93 @@ use crate::text::{chain, printable};
 
 const MIB: u64 = 1 << 20;
 
-/// Why an archive has no catalog. Crosses the socket from the converter; its texts are made printable when shown.
+/// Reason why an archive has no catalog. Crosses the socket from the converter; its texts are made printable when
+/// shown.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum ArchiveFault {
-    /// The archive is no tar, or ends early.
+    /// The archive is not a tar, or ends early.
     #[error("cannot read the archive: {}", shown(reason))]
     Read {
-        /// What is wrong.
+        /// Description of the fault.
         reason: String,
     },
-    /// Neither docker's nor the image specification's files in it.
+    /// The archive has neither docker's files nor those of the image specification.
     #[error("not an image archive: it has neither manifest.json nor oci-layout and index.json")]
     NotAnArchive,
-    /// An archive without images.
+    /// The archive holds no images.
     #[error("the archive holds no image")]
     Empty,
-    /// Over the limit on members or their names.
+    /// The archive exceeds the limit on members or their names.
     #[error("the archive has more than {ARCHIVE_MEMBERS_MAX} members or {} MiB of names", ARCHIVE_NAMES_BYTES_MAX as u64 / MIB)]
     TooManyMembers,
-    /// Over the limit on images or names of images.
+    /// The archive exceeds the limit on images or names of images.
     #[error("the archive holds more than {INDEX_ENTRIES_MAX} images or names of images")]
     TooManyImages,
-    /// Over the limit on what is known of all images.
+    /// The catalog of all images exceeds its limit.
     #[error("the images of the archive have too many layers: their list is longer than {} MiB", CATALOG_BYTES_MAX / MIB)]
     LongCatalog,
-    /// Over the limit on all manifests and configs.
+    /// All manifests and configs together exceed their limit.
     #[error("the archive has more than {} MiB of manifests and image configs", ARCHIVE_DOCUMENTS_BYTES_MAX / MIB)]
     Documents,
-    /// Over the limit on nesting.
+    /// An index is nested more deeply than the limit.
     #[error("an index of the archive is nested deeper than {INDEX_DEPTH_MAX}")]
     TooDeep,
-    /// A file that the archive should have.
+    /// The archive lacks a file that it should have.
     #[error("the archive lacks {:?}", shown(name))]
     Missing {
-        /// Its name.
+        /// Name of the file.
         name: String,
     },
-    /// A document over its limit.
+    /// A document exceeds its limit.
     #[error("{:?} in the archive is larger than {bytes_max} bytes", shown(name))]
     TooLong {
-        /// Its name.
+        /// Name of the document.
         name: String,
-        /// The limit.
+        /// Limit on the length of the document.
         bytes_max: u64,
     },
-    /// A blob that is not what its name says.
+    /// A blob does not have the digest in its name.
     #[error("{:?} in the archive has wrong content: its digest is {found}", shown(name))]
     Digest {
-        /// Its name.
+        /// Name of the blob.
         name: String,
-        /// What it is.
+        /// Digest of the blob's content.
         found: Digest,
     },
-    /// A blob whose descriptor gives another size.
+    /// A blob does not have the size in its descriptor.
     #[error(
         "{:?} in the archive has the wrong size: {found} bytes instead of {wanted}",
         shown(name)
     )]
     Size {
-        /// Its name.
+        /// Name of the blob.
         name: String,
-        /// What the descriptor says.
+        /// Size in the descriptor, bytes.
         wanted: u64,
-        /// Its length.
+        /// Length of the blob, bytes.
         found: u64,
     },
     /// A manifest, an index or a config is refused.
     #[error("{:?} in the archive is refused: {}", shown(name), shown(reason))]
     Document {
-        /// Its name.
+        /// Name of the document.
         name: String,
-        /// Why.
+        /// Reason of the refusal.
         reason: String,
     },
-    /// An image with a name that no image can have.
+    /// An image has a name that no image can have.
     #[error("an image of the archive has a name that cannot be its name: {}", shown(reason))]
     Name {
-        /// Why.
+        /// Reason why the name is invalid.
         reason: String,
     },
     /// Config and manifest name different numbers of layers.
     #[error("image manifest has {manifest} layers, its config {config}")]
     LayerCount {
-        /// Of the manifest.
+        /// Number of layers in the manifest.
         manifest: usize,
-        /// Of the config.
+        /// Number of layers in the config.
         config: usize,
     },
 }

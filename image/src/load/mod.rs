@@ -1,8 +1,8 @@
 //! Loading images from docker archives, OCI archives and OCI layout folders.
 //!
-//! An archive is only ever read. A converter reads its headers and documents and makes a [`catalog`]; this process reads
-//! bytes at the places that the catalog names, and no name in an archive becomes a path of the host (CVE-2026-20613 was
-//! that).
+//! An archive is only ever read. A converter reads its headers and documents and makes a [`catalog`]; this process
+//! reads bytes at the places that the catalog names. No name in an archive becomes a path of the host (CVE-2026-20613
+//! was such a bug).
 //!
 //! ```text
 //! archive ──fd──► converter (confined): headers, indexes, manifests, configs ──► catalog: digests, sizes, offsets, names
@@ -35,25 +35,25 @@ pub(crate) use archive::OpenNamed;
 pub use error::LoadError;
 pub use fault::ArchiveFault;
 
-/// Where an archive comes from.
+/// Source of an archive.
 pub enum LoadSource {
-    /// A file, or the folder of an OCI layout.
+    /// File, or the folder of an OCI layout.
     Path(PathBuf),
-    /// A stream: standard input.
+    /// Stream: standard input.
     Stream(File),
 }
 
-/// An image of an archive.
+/// Image that was loaded from an archive.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The image as the store has it, perhaps under other names too.
+    /// Image in the store, which may have other names too.
     pub image: Image,
-    /// The names that the archive gives it, each once.
+    /// Names that the archive gives the image, each once.
     pub references: Vec<Reference>,
 }
 
-/// Loads all images of an archive that this machine can run, and returns them in the archive's order.
-/// [`Store::cancel`] ends it.
+/// Loads all images of an archive that this machine can run, and returns them in the archive's order. [`Store::cancel`]
+/// ends it.
 ///
 /// # Errors
 /// [`LoadError`]; images that were loaded before the failing one stay.
@@ -132,7 +132,7 @@ impl Loader<'_> {
         Ok(held)
     }
 
-    /// Digest of what lies at `location`.
+    /// Digest of the bytes at `location`.
     fn digest(&mut self, location: &Location) -> Result<Digest, LoadError> {
         if let Some(digest) = self.digests.get(location) {
             return Ok(*digest);
@@ -143,7 +143,7 @@ impl Loader<'_> {
         Ok(digest)
     }
 
-    /// All of a document at `location`.
+    /// Reads the whole document at `location`.
     fn read(&self, location: &Location, bytes_max: u64) -> Result<Vec<u8>, LoadError> {
         let read = || -> io::Result<Vec<u8>> {
             let section = self.source.section(location, self.store.cancellation())?;
@@ -159,7 +159,7 @@ impl Loader<'_> {
     }
 }
 
-/// Names, each once.
+/// Parses names and removes duplicates.
 fn references(names: &[String]) -> Result<Vec<Reference>, ArchiveFault> {
     let mut references = Vec::new();
     for name in names {

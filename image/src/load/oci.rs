@@ -1,5 +1,5 @@
-//! OCI layouts, as folder or tar: `index.json` names manifests, everything else is a blob found by its digest. Runs in a
-//! converter.
+//! OCI layouts, as folder or tar: `index.json` names manifests, and everything else is a blob found by its digest. Runs
+//! in a converter.
 
 use std::collections::BTreeMap;
 
@@ -15,9 +15,9 @@ use crate::limits::{CONFIG_BYTES_MAX, INDEX_DEPTH_MAX, INDEX_ENTRIES_MAX, MANIFE
 use crate::manifest::{Descriptor, Document, ManifestError, choose};
 use crate::platform::Platform;
 
-/// containerd's and docker's annotation: the whole name.
+/// Annotation of containerd and docker: the whole name.
 const IMAGE_NAME: &str = "io.containerd.image.name";
-/// The specification's: a tag, or with many tools the whole name.
+/// Annotation of the specification: a tag, or with many tools the whole name.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 const LAYOUT: &str = "oci-layout";
@@ -63,7 +63,8 @@ fn parse(name: &str, bytes: &[u8], media_type: Option<&str>) -> Result<Document,
     Document::parse(bytes, media_type).map_err(|error| ArchiveFault::document(name, &error))
 }
 
-/// The manifest that an entry means on this machine. `None` for what is no image: attestations, signatures.
+/// Finds the manifest that an entry means on this machine. `None` for entries that are no image: attestations,
+/// signatures.
 fn resolve(archive: &Archive<'_>, entry: &Descriptor, depth_left: usize) -> Result<Option<Descriptor>, ArchiveFault> {
     if !entry.is_index() {
         let foreign = entry.platform.is_some() && entry.platform().is_none_or(|platform| platform.os == "unknown");
@@ -116,14 +117,14 @@ fn image(archive: &Archive<'_>, descriptor: &Descriptor) -> Result<CatalogImage,
     })
 }
 
-/// The name an entry gives its image. A bare tag names no repository, so it is passed over.
+/// Name that an entry gives its image. A bare tag names no repository, so it is ignored.
 fn name(entry: &Descriptor) -> Result<Option<String>, ArchiveFault> {
     let full = entry.annotations.get(IMAGE_NAME);
     let short = entry.annotations.get(REF_NAME).filter(|name| name.contains([':', '/']));
     full.or(short).map(|name| checked_name(name)).transpose()
 }
 
-/// Docker writes its own `manifest.json` beside the layout; tags may be there alone.
+/// Adds the names in docker's `manifest.json`, which docker writes beside the layout; tags may be there alone.
 fn add_docker_names(archive: &Archive<'_>, images: &mut [CatalogImage]) -> Result<(), ArchiveFault> {
     if !archive.has("manifest.json")? {
         return Ok(());

@@ -1,4 +1,4 @@
-//! An archive as its loader has it: open, its catalog read, its parts handed out as bytes.
+//! Archive as its loader sees it: open, with its catalog, and readable in parts.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,15 +17,15 @@ use crate::converter::ConvertError;
 use crate::limits::CATALOG_BYTES_MAX;
 use crate::store::{Store, Workspace};
 
-/// An opened archive.
+/// Opened archive.
 pub(super) enum Source {
-    /// A plain tar in a file.
+    /// Plain tar in a file.
     Tar {
         file: File,
-        /// Holds the file if it was expanded or came as a stream.
+        /// Directory of the file if it was expanded or came as a stream.
         _workspace: Option<Workspace>,
     },
-    /// The folder of an OCI layout.
+    /// Folder of an OCI layout.
     Folder(OwnedFd),
 }
 
@@ -40,7 +40,7 @@ impl Source {
             return Ok(Self::Folder(file.into()));
         }
         let mut magic = [0; 4];
-        // What cannot be read at an offset is a named pipe.
+        // A file that cannot be read at an offset is a named pipe.
         let is_plain = file.read_exact_at(&mut magic, 0).is_ok() && Compression::of(magic).is_none();
         if is_plain {
             return Ok(Self::Tar { file, _workspace: None });
@@ -48,8 +48,8 @@ impl Source {
         Self::spool(store, file)
     }
 
-    /// Expands a compressed archive or a stream to a file of the store's `tmp`. A converter does it: compressed bytes are
-    /// not for this process.
+    /// Expands a compressed archive or a stream to a file of the store's `tmp`. A converter does so, because this
+    /// process must not read compressed bytes.
     fn spool(store: &Store, source: File) -> Result<Self, LoadError> {
         let workspace = store.workspace()?;
         let file = workspace.create("archive")?;
@@ -64,7 +64,7 @@ impl Source {
         Ok(Self::Tar { file, _workspace })
     }
 
-    /// The catalog, which a converter makes.
+    /// Reads the catalog, which a converter makes.
     pub(super) fn catalog(&self, store: &Store) -> Result<Catalog, LoadError> {
         let workspace = store.workspace()?;
         let out = workspace.create("catalog")?;
@@ -87,7 +87,7 @@ impl Source {
         read.map(|()| serde_json::from_slice(&catalog).map_err(|error| ArchiveFault::read(&error).into()))?
     }
 
-    /// The bytes at a place that the catalog names.
+    /// Opens the bytes at a location of the catalog.
     pub(super) fn section(&self, location: &Location, cancellation: &Cancellation) -> io::Result<Section> {
         let (file, position, end) = match (self, location) {
             (Self::Tar { file, .. }, Location::Section { offset, size }) => {
@@ -117,7 +117,8 @@ fn failed(store: &Store, error: ConvertError, step: impl FnOnce(ConvertError) ->
     }
 }
 
-/// Opens a file of a layout's folder: a regular one, beneath the folder, through no link. The names come from the image.
+/// Opens a file of a layout's folder: a regular one, beneath the folder, through no link. The names come from the
+/// image.
 fn open_beneath(folder: impl AsFd, name: &str) -> io::Result<Option<(File, u64)>> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
@@ -129,7 +130,7 @@ fn open_beneath(folder: impl AsFd, name: &str) -> io::Result<Option<(File, u64)>
     Ok(metadata.is_file().then_some((file, metadata.len())))
 }
 
-/// Opens what `load` is given. Does not wait for the other end of a named pipe: reading does, and can be cancelled.
+/// Opens the path given to `load`. Does not wait for the other end of a named pipe: reading does, and can be cancelled.
 fn open_file(path: &Path) -> Result<File, LoadError> {
     let mut options = File::options();
     options.read(true).custom_flags(libc::O_NONBLOCK);
@@ -139,7 +140,7 @@ fn open_file(path: &Path) -> Result<File, LoadError> {
     })
 }
 
-/// A stretch of a file, read without moving the file's own position. Reads fail when cancelled.
+/// Section of a file, read without moving the file's own position. Reads fail after cancellation.
 pub(super) struct Section {
     file: File,
     position: u64,

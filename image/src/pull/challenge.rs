@@ -1,4 +1,4 @@
-//! `WWW-Authenticate`: what a registry wants to know of us (RFC 9110, 11.6.1; docker's token specification).
+//! `WWW-Authenticate`: the authorization that a registry asks for (RFC 9110, 11.6.1; docker's token specification).
 
 use std::collections::HashMap;
 
@@ -15,8 +15,8 @@ pub(super) enum Challenge {
 }
 
 impl Challenge {
-    /// Reads the first challenge of a header. `None` for an unknown scheme, a bearer challenge without realm, or one that
-    /// two readers could understand differently: with a parameter twice, or over a limit.
+    /// Parses the first challenge of a header. `None` for an unknown scheme, a bearer challenge without realm, or a
+    /// challenge that two parsers could understand differently: with a parameter twice, or over a limit.
     pub(super) fn parse(header: &str) -> Option<Self> {
         if header.len() > CHALLENGE_BYTES_MAX {
             return None;
@@ -38,7 +38,7 @@ impl Challenge {
     }
 }
 
-/// `key=value` and `key="value"` separated by commas.
+/// Parses `key=value` and `key="value"` separated by commas.
 fn parameters(mut text: &str) -> Option<HashMap<String, String>> {
     let mut found = HashMap::new();
     loop {
@@ -66,7 +66,7 @@ fn parameters(mut text: &str) -> Option<HashMap<String, String>> {
     }
 }
 
-/// The string up to the closing quote, and what follows it.
+/// Splits off the string up to the closing quote; also returns the text after it.
 fn unquote(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut chars = text.char_indices();

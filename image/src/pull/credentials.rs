@@ -1,4 +1,4 @@
-//! Who we are to a registry.
+//! Credentials for registries.
 
 use std::fmt;
 
@@ -6,14 +6,15 @@ use super::docker_config::DockerConfig;
 use super::{CredentialsError, helper};
 use crate::progress::{Progress, Warning};
 
-/// Where credentials come from.
+/// Source of the credentials for a registry.
 #[derive(Clone)]
 pub enum Credentials {
-    /// `$DOCKER_CONFIG/config.json` or `~/.docker/config.json` and the helpers it names; none there means anonymous.
+    /// `$DOCKER_CONFIG/config.json` or `~/.docker/config.json` and the helpers that it names; without an entry, no
+    /// credentials.
     DockerConfig,
-    /// None.
+    /// No credentials.
     Anonymous,
-    /// These.
+    /// A given user name and password.
     Basic {
         /// Name of the user.
         username: String,
@@ -32,21 +33,21 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// What is sent.
+/// Secret that is sent to a registry or its token service.
 #[derive(Clone)]
 pub(super) enum Secret {
     Password {
         username: String,
         password: String,
     },
-    /// An OAuth refresh token.
+    /// OAuth refresh token.
     Identity(String),
 }
 
-/// The key of docker's own registry in its config.
+/// Key of docker's own registry in docker's config.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 
-/// Looks a registry up, in docker's order: a helper knows better than the file.
+/// Looks up the secret for a registry, in docker's order: a helper before the file.
 pub(super) async fn look_up(
     credentials: &Credentials,
     registry: &str,

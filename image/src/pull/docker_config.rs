@@ -1,4 +1,4 @@
-//! Docker's `config.json`: what `docker login` and its like have written there.
+//! Docker's `config.json`, with the entries of `docker login` and similar commands.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,13 +15,13 @@ use super::CredentialsError;
 use super::credentials::Secret;
 use crate::limits::DOCKER_CONFIG_BYTES_MAX;
 
-/// Not every tool pads.
+/// Base64 decoder that accepts missing padding: not every tool pads.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Mode bits of a file that let the group or everybody read it.
+/// Mode bits that let the group or everybody read a file.
 const READABLE_BY_OTHERS: u32 = 0o044;
 
 #[derive(Default, Deserialize)]
@@ -40,7 +40,7 @@ pub(super) struct DockerConfig {
     mode: u32,
 }
 
-/// An empty string is as good as none: so docker writes them.
+/// Entry for one registry. An empty string counts as none: so docker writes missing values.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Entry {
@@ -59,7 +59,7 @@ impl Entry {
 }
 
 impl DockerConfig {
-    /// Reads `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`; none there is an empty one.
+    /// Reads `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`; a missing file counts as an empty one.
     pub(super) fn read() -> Result<Self, CredentialsError> {
         let own = std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker"));
         let Some(folder) = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or(own) else {
@@ -82,7 +82,7 @@ impl DockerConfig {
     fn parse(bytes: &[u8], path: PathBuf) -> Result<Self, CredentialsError> {
         match serde_json::from_slice::<Self>(bytes) {
             Ok(config) => Ok(Self { path, ..config }),
-            // The parser's own words may quote a secret.
+            // The parser's own message may quote a secret.
             Err(error) => Err(CredentialsError::ParseConfig {
                 path,
                 line: error.line(),
@@ -90,7 +90,7 @@ impl DockerConfig {
         }
     }
 
-    /// The file.
+    /// Path of the file.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -100,13 +100,13 @@ impl DockerConfig {
         self.mode & READABLE_BY_OTHERS != 0 && self.auths.values().any(Entry::is_secret)
     }
 
-    /// The helper that is to be asked: the registry's own before that for all.
+    /// Name of the helper to ask: the registry's own before the one for all registries.
     pub(super) fn helper(&self, server: &str) -> Option<&str> {
         let own = entry(&self.cred_helpers, server).map(String::as_str);
         own.or(Some(&self.creds_store)).filter(|name| !name.is_empty())
     }
 
-    /// What is written in the file itself.
+    /// Secret for a server in the file itself.
     pub(super) fn secret(&self, server: &str) -> Result<Option<Secret>, CredentialsError> {
         let Some(entry) = entry(&self.auths, server) else {
             return Ok(None);
@@ -127,7 +127,7 @@ impl DockerConfig {
     }
 }
 
-/// The value for a server, whose name may be written as an address: `https://HOST/v1/`.
+/// Finds the value for a server, whose name may be written as an address: `https://HOST/v1/`.
 fn entry<'a, T>(map: &'a BTreeMap<String, T>, server: &str) -> Option<&'a T> {
     let matching = || map.iter().find(|(key, _)| host(key) == host(server));
     map.get(server).or_else(|| matching().map(|(_, value)| value))
@@ -142,7 +142,7 @@ fn host(server: &str) -> &str {
     }
 }
 
-/// `base64(USER:PASSWORD)`; old versions of docker ended it with a zero byte.
+/// Decodes `base64(USER:PASSWORD)`; old versions of docker ended it with a zero byte.
 fn decode(auth: &str) -> Option<Secret> {
     let text = String::from_utf8(BASE64.decode(auth).ok()?).ok()?;
     let (username, password) = text.split_once(':')?;

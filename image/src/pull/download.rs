@@ -1,4 +1,5 @@
-//! One layer: bytes from the registry on this side, the converter on the other, a bounded channel between them.
+//! Download of one layer: bytes from the registry on this side, the converter on the other, a bounded channel between
+//! them.
 
 use std::io::{self, Read};
 
@@ -15,10 +16,10 @@ use crate::manifest::Descriptor;
 use crate::progress::{LayerState, Progress};
 use crate::store::{Allowance, HeldLayer, LayerName, Store};
 
-/// Pieces of some 16 KiB under way to the converter: enough to keep both sides busy.
+/// Number of pieces of some 16 KiB on their way to the converter: enough to keep both sides busy.
 const PIECES: usize = 64;
 
-/// A layer that the store has, or gets now. It is downloaded only if nobody has it.
+/// Provides a layer that the store has, or adds it now. The layer is downloaded only if no process has it.
 pub(super) async fn fetch_layer(
     store: &Store,
     registry: &Registry,
@@ -44,7 +45,7 @@ pub(super) async fn fetch_layer(
         })
     });
     let download = async {
-        // Never asked for: the layer was there, or the store failed.
+        // Otherwise the bytes were never requested: the layer was there, or the store failed.
         if asked.await.is_ok() {
             download(registry, blob, pieces, progress).await
         } else {
@@ -65,8 +66,8 @@ pub(super) async fn fetch_layer(
     Ok(held)
 }
 
-/// Sends the blob's bytes, going on after broken connections, and an empty piece as its end. Stops early without an error
-/// if nobody listens any more: the converter has found a fault.
+/// Sends the blob's bytes, resuming after broken connections, and an empty piece as the end. Stops early without an
+/// error if the receiver is gone: the converter has found a fault.
 async fn download(
     registry: &Registry,
     blob: &Descriptor,
@@ -95,7 +96,7 @@ async fn download(
     }
 }
 
-/// One connection's worth of the blob. `sent` counts what has gone to the converter so far.
+/// Transfers the blob over one connection. `sent` counts the bytes sent to the converter so far.
 async fn transfer(
     registry: &Registry,
     blob: &Descriptor,
@@ -136,7 +137,7 @@ async fn transfer(
     Ok(())
 }
 
-/// Where an answer to a request from byte `asked` on begins.
+/// Offset at which the answer to a request from byte `asked` on begins.
 fn first_byte(answer: &Response, asked: u64) -> Result<u64, RegistryError> {
     if answer.status() != StatusCode::PARTIAL_CONTENT {
         return Ok(0);
@@ -152,7 +153,8 @@ fn first_byte(answer: &Response, asked: u64) -> Result<u64, RegistryError> {
     }
 }
 
-/// The pieces as a stream. A channel that closes without the final empty piece is a broken download, not an end.
+/// Reader of the pieces as a stream. A channel that closes without the final empty piece is a broken download, not an
+/// end.
 struct PieceReader {
     receiver: mpsc::Receiver<Vec<u8>>,
     piece: Vec<u8>,

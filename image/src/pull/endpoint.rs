@@ -1,4 +1,4 @@
-//! Where a registry is and how its TLS is checked.
+//! Address of a registry, and the check of its TLS certificates.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Once};
@@ -13,10 +13,10 @@ use super::reach::{Forbidden, Resolver, Scope};
 use super::realm::{Realm, Trust, is_loopback, origin};
 use crate::limits::NO_PROGRESS_SECONDS;
 
-/// The origin of one registry, and HTTP clients for it and for hosts that it leads to.
+/// Origin of one registry, and HTTP clients for it and for hosts that it refers to.
 pub(super) struct Endpoint {
     pub base: Url,
-    /// Whether certificates of the registry are checked. Those of other hosts always are.
+    /// Whether the registry's certificates are checked. Those of other hosts always are.
     pub is_verified: bool,
     own: Client,
     foreign: OnceCell<Client>,
@@ -24,7 +24,7 @@ pub(super) struct Endpoint {
     certificates: Vec<Certificate>,
 }
 
-/// Docker Hub's registry has another name than people write.
+/// Host name of a registry: Docker Hub's is another than the one in image names.
 fn host_of(registry: &str) -> &str {
     if registry == "docker.io" {
         "registry-1.docker.io"
@@ -34,7 +34,7 @@ fn host_of(registry: &str) -> &str {
 }
 
 impl Endpoint {
-    /// Finds out whether the registry speaks TLS. Plain HTTP is tried only where it is allowed, after TLS has failed.
+    /// Determines whether the registry uses TLS. Plain HTTP is tried only where it is allowed, after TLS has failed.
     pub(super) async fn find(registry: &str, insecure: &[String]) -> Result<Self, RegistryError> {
         let is_insecure = insecure.iter().any(|name| name == registry);
         let host = host_of(registry);
@@ -58,18 +58,18 @@ impl Endpoint {
         };
         let http = address("http", host)?;
         match ping(&own, &http).await {
-            // A TLS server answers plain HTTP with 400: then it was the certificate that failed.
+            // A TLS server answers plain HTTP with 400: in that case the certificate was the problem.
             Ok(400) | Err(_) => Err(tls_error),
             Ok(_) => Ok(endpoint(http)),
         }
     }
 
-    /// The client for the registry's own origin, and no other.
+    /// HTTP client for the registry's own origin, and no other.
     pub(super) fn own(&self) -> &Client {
         &self.own
     }
 
-    /// The client for a host that the registry named, which may not be nearer to this host than the registry is.
+    /// HTTP client for a host that the registry named, which may not be nearer to this host than the registry is.
     pub(super) async fn foreign(&self, url: &Url) -> Result<&Client, RegistryError> {
         self.scope
             .admit(url)
@@ -78,12 +78,12 @@ impl Endpoint {
         self.foreign.get_or_try_init(make).await
     }
 
-    /// Records that a host that the registry named leads on to another one.
+    /// Records that a host named by the registry redirects to another one.
     pub(super) fn leads_on(&self, url: &Url) {
         self.scope.leads_on(url);
     }
 
-    /// The client for a token service. One that the user named may be anywhere.
+    /// HTTP client for a token service. One that the user named may be anywhere.
     pub(super) async fn token_client(&self, realm: &Realm) -> Result<Client, RegistryError> {
         match realm.trust {
             Trust::Own => Ok(self.own.clone()),
@@ -107,9 +107,9 @@ async fn ping(client: &Client, base: &Url) -> Result<u16, RegistryError> {
     Ok(answer.status().as_u16())
 }
 
-/// Redirects are ours to follow, for they must not take credentials along. System certificates count, `SSL_CERT_FILE` and
-/// `SSL_CERT_DIR` replace them, and those of docker's `certs.d` for this registry are added. Without a scope, any address
-/// may be connected to.
+/// Creates an HTTP client that follows no redirects: this crate follows them itself, because they must not take
+/// credentials along. System certificates are trusted, `SSL_CERT_FILE` and `SSL_CERT_DIR` replace them, and those of
+/// docker's `certs.d` for this registry are added. Without a scope, any address may be connected to.
 fn client(
     certificates: &[Certificate],
     any_certificate: bool,
@@ -117,7 +117,7 @@ fn client(
 ) -> Result<Client, RegistryError> {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
-        // Fails only if the program has installed one of its own, which is as good.
+        // Fails only if the program has installed a provider of its own, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
     let timeout = Duration::from_secs(NO_PROGRESS_SECONDS);
@@ -135,7 +135,7 @@ fn client(
     builder.build().map_err(connection_error)
 }
 
-/// `*.crt` in `certs.d/REGISTRY` of docker and of capsid.
+/// Reads `*.crt` in `certs.d/REGISTRY` of docker and of capsid.
 fn certificates(registry: &str) -> Result<Vec<Certificate>, RegistryError> {
     let home = std::env::var_os("HOME").map(PathBuf::from);
     let config = std::env::var_os("XDG_CONFIG_HOME")
@@ -165,7 +165,7 @@ fn certificates(registry: &str) -> Result<Vec<Certificate>, RegistryError> {
     Ok(found)
 }
 
-/// An error of the HTTP client without the address, whose query may hold a signature.
+/// Converts an error of the HTTP client, without the address, whose query may hold a signature.
 pub(super) fn connection_error(error: reqwest::Error) -> RegistryError {
     if error.is_timeout() {
         return RegistryError::Stalled;
@@ -197,8 +197,8 @@ fn server(url: &Url) -> String {
     crate::text::printable(format!("{host}:{port}").as_bytes(), 300)
 }
 
-/// Whether a server answered a TLS greeting with something else, as one of plain HTTP does. rustls' error is inside of I/O
-/// errors, whose chain passes over it.
+/// Whether a server answered a TLS greeting with something else, as a plain HTTP server does. The error of rustls is
+/// inside of I/O errors, which their error chain skips.
 fn is_no_tls(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut inner = Some(error);
     while let Some(error) = inner {
@@ -244,7 +244,7 @@ mod tests {
         );
     }
 
-    /// What a name resolves to is checked when the connection is made, not when the redirect is read.
+    /// Checks that a resolved address is checked when the connection is made, not when the redirect is read.
     #[test]
     fn a_public_registrys_names_do_not_lead_to_this_host() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

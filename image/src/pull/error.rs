@@ -1,4 +1,4 @@
-//! Why an image was not pulled. No text here ever holds a credential, a token or the query of an address.
+//! Errors of pulling an image. No text here ever holds a credential, a token or the query of an address.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,90 +12,90 @@ use crate::limits::{
 use crate::manifest::ManifestError;
 use crate::store::{AddLayerError, CommitImageError};
 
-/// Why an image was not pulled.
+/// Reason why an image was not pulled.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PullError {
     /// The registry has no such image.
     #[error("no such image: {reference}: not found in registry {registry}")]
     NotFound {
-        /// What was asked for.
+        /// Reference of the image.
         reference: String,
-        /// Whom.
+        /// Name of the registry.
         registry: String,
     },
-    /// The registry denies access, which is also what many say of images that do not exist.
+    /// The registry denies access, which many registries also answer for images that do not exist.
     #[error("pull access denied for {reference}: it does not exist or needs a login at {registry}")]
     Denied {
-        /// What was asked for.
+        /// Reference of the image.
         reference: String,
-        /// Whom.
+        /// Name of the registry.
         registry: String,
     },
-    /// The registry cannot be talked to.
+    /// The registry cannot be used.
     #[error("cannot use registry {registry}")]
     Registry {
-        /// Which.
+        /// Name of the registry.
         registry: String,
-        /// Cause.
+        /// Cause of the error.
         #[source]
         source: RegistryError,
     },
     /// Docker's config or a credential helper failed.
     #[error("cannot get credentials for {registry}")]
     Credentials {
-        /// For which registry.
+        /// Name of the registry.
         registry: String,
-        /// Cause.
+        /// Cause of the error.
         #[source]
         source: CredentialsError,
     },
-    /// Content that is not what its digest says.
+    /// Some content does not have the expected digest.
     #[error("{what} has wrong content: its digest is {found} instead of {wanted}")]
     Digest {
-        /// Which document.
+        /// Kind of the document.
         what: &'static str,
-        /// What was asked for.
+        /// Digest that was requested.
         wanted: Digest,
-        /// What came.
+        /// Digest of the received content.
         found: Digest,
     },
-    /// Over the limit on nesting.
+    /// An index is nested more deeply than the limit.
     #[error("image index is nested deeper than {INDEX_DEPTH_MAX}")]
     TooDeep,
-    /// A document whose descriptor gives another size.
+    /// A document does not have the size in its descriptor.
     #[error("{what} {digest} has the wrong size: {found} bytes instead of {wanted}")]
     Size {
-        /// Manifest or config.
+        /// Kind of the document: manifest or config.
         what: &'static str,
-        /// Which.
+        /// Digest of the document.
         digest: Digest,
-        /// What its descriptor says.
+        /// Size in the descriptor, bytes.
         wanted: u64,
-        /// What came.
+        /// Size of the received document, bytes.
         found: u64,
     },
     /// Config and manifest name different numbers of layers.
     #[error("image manifest has {manifest} layers, its config {config}")]
     LayerCount {
-        /// Of the manifest.
+        /// Number of layers in the manifest.
         manifest: usize,
-        /// Of the config.
+        /// Number of layers in the config.
         config: usize,
     },
-    /// A manifest or index, or no image for the platform.
+    /// A manifest or index is refused, or has no image for the platform.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// A config.
+    /// A config is refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A layer.
+    /// A layer was not stored.
     #[error(transparent)]
     Layer(#[from] AddLayerError),
-    /// The image as a whole.
+    /// The image as a whole was not stored.
     #[error(transparent)]
     Commit(#[from] CommitImageError),
-    /// The user wanted no more of it.
+    /// The user cancelled the operation.
     #[error("cancelled")]
     Cancelled,
     /// The runtime is shutting down.
@@ -103,110 +103,110 @@ pub enum PullError {
     Aborted,
 }
 
-/// Why it is not known who we are to a registry. No text here quotes a file or a helper.
+/// Reason why the credentials for a registry cannot be determined. No text here quotes a file or a helper.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CredentialsError {
-    /// Docker's config is there and cannot be read.
+    /// Docker's config exists but cannot be read.
     #[error("cannot read {}", path.display())]
     ReadConfig {
-        /// The file.
+        /// Path of the config file.
         path: PathBuf,
-        /// Cause.
+        /// Cause of the error.
         #[source]
         source: io::Error,
     },
-    /// It is not what docker writes.
+    /// Docker's config is not as docker writes it.
     #[error("{} is not docker's config: line {line} is wrong", path.display())]
     ParseConfig {
-        /// The file.
+        /// Path of the config file.
         path: PathBuf,
-        /// Where.
+        /// Line of the error.
         line: usize,
     },
-    /// Its entry for the registry is no user and password.
+    /// The registry's entry in docker's config is not a user and a password.
     #[error("the entry in {} cannot be decoded", path.display())]
     DecodeConfig {
-        /// The file.
+        /// Path of the config file.
         path: PathBuf,
     },
-    /// A credential helper does not start or breaks off.
+    /// A credential helper cannot be started, or breaks off.
     #[error("cannot use the credential helper {helper}")]
     StartHelper {
-        /// Which program.
+        /// Name of the program.
         helper: String,
-        /// Cause.
+        /// Cause of the error.
         #[source]
         source: io::Error,
     },
     /// A credential helper failed.
     #[error("the credential helper {helper} failed ({status})")]
     HelperFailed {
-        /// Which program.
+        /// Name of the program.
         helper: String,
-        /// How it ended.
+        /// Exit status of the helper.
         status: ExitStatus,
     },
     /// The name of a credential helper could lead to any program.
     #[error("invalid name of a credential helper in {}: {name:?}; use letters, digits, '.', '_' and '-'", path.display())]
     HelperName {
-        /// Docker's config.
+        /// Path of docker's config.
         path: PathBuf,
-        /// The name.
+        /// Name of the helper.
         name: String,
     },
-    /// A credential helper did not stop talking.
+    /// A credential helper wrote too much output.
     #[error("the credential helper {helper} wrote more than {HELPER_BYTES_MAX} bytes")]
     HelperTooLong {
-        /// Which program.
+        /// Name of the program.
         helper: String,
     },
-    /// A credential helper said something else than credentials.
+    /// A credential helper answered with something other than credentials.
     #[error("the credential helper {helper} gave no valid answer")]
     HelperAnswer {
-        /// Which program.
+        /// Name of the program.
         helper: String,
     },
-    /// A credential helper did not end.
+    /// A credential helper did not end in time.
     #[error("the credential helper {helper} did not answer within {HELPER_SECONDS_MAX} s")]
     HelperSilent {
-        /// Which program.
+        /// Name of the program.
         helper: String,
     },
 }
 
-/// What went wrong between us and a registry.
+/// Error in the communication with a registry.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryError {
-    /// No connection, or a broken one.
+    /// The connection failed or broke.
     #[error("connection failed: {reason}")]
     Connection {
-        /// In the words of the HTTP client.
+        /// Message of the HTTP client.
         reason: String,
     },
     /// Nothing arrived for too long.
     #[error("no data for {NO_PROGRESS_SECONDS} s")]
     Stalled,
-    /// An answer that is an error.
+    /// The answer has an error status.
     #[error("status {status}{}", colon(text))]
     Status {
         /// HTTP status.
         status: u16,
-        /// The registry's words, printable.
+        /// Message of the registry, printable.
         text: String,
     },
     /// The registry wants fewer requests.
     #[error("too many requests (status 429): try again {}{}", when(*seconds, date), colon(text))]
     TooManyRequests {
-        /// After how long, if it says.
+        /// Delay before the next attempt, if the registry gives one, seconds.
         seconds: Option<u64>,
-        /// At what time, printable, if it says that.
+        /// Time of the next attempt, printable, if the registry gives that.
         date: String,
-        /// The registry's words, printable.
+        /// Message of the registry, printable.
         text: String,
     },
-    /// A server without TLS where TLS is expected.
+    /// A server does not use TLS where TLS is expected.
     #[error(
         "{address} speaks plain HTTP where TLS is expected: if that is right, name the registry under insecure_registries in \
          config.toml, or with --insecure-registry"
@@ -215,33 +215,33 @@ pub enum RegistryError {
         /// Host and port.
         address: String,
     },
-    /// An answer over its limit.
+    /// An answer exceeds its limit.
     #[error("answer is longer than {bytes_max} bytes")]
     TooLong {
-        /// The limit.
+        /// Limit on the answer, bytes.
         bytes_max: u64,
     },
-    /// A redirect that is not followed.
+    /// A redirect is not followed.
     #[error("refused redirect to {target}: {reason}")]
     Redirect {
-        /// Target, without credentials and query.
+        /// Target of the redirect, without credentials and query.
         target: String,
-        /// Why.
+        /// Reason of the refusal.
         reason: &'static str,
     },
-    /// More redirects than the limit.
+    /// The redirects exceed their limit.
     #[error("refused redirect to {target}: it is one of more than {REDIRECTS_MAX}")]
     Redirects {
-        /// Target, without credentials and query.
+        /// Target of the redirect, without credentials and query.
         target: String,
     },
-    /// An answer that makes no sense.
+    /// An answer violates the protocol.
     #[error("unexpected answer: {what}")]
     Protocol {
-        /// What is wrong.
+        /// Description of the error.
         what: &'static str,
     },
-    /// A token service of another origin, which the user did not name.
+    /// The token service is of another origin, and the user did not name it.
     #[error(
         "{registry} sends its users to the token service {realm}, which is not its own; if that is right, put token_realms = \
          [\"{host}\"] under [registries.\"{registry}\"] into config.toml"
@@ -254,7 +254,7 @@ pub enum RegistryError {
         /// Token service as the configuration would name it.
         host: String,
     },
-    /// A token service without TLS, of a registry that has it.
+    /// The token service does not use TLS, but its registry does.
     #[error("refused to ask the token service {realm}: the registry is reached by TLS and it is not")]
     PlainRealm {
         /// Origin of the token service.
@@ -263,10 +263,10 @@ pub enum RegistryError {
     /// A host that the registry redirected to asks for credentials, which it must not see.
     #[error("the registry redirected to {origin}, which asks for a login; credentials go to the registry itself alone")]
     ForeignChallenge {
-        /// Who asked.
+        /// Origin of the host that asked.
         origin: String,
     },
-    /// An address of this host or of a private network, named by a registry outside of it.
+    /// A registry outside named an address of this host or of a private network.
     #[error(
         "refused to connect to {address}: a registry may not lead to this host or to private networks from outside"
     )]
@@ -274,10 +274,10 @@ pub enum RegistryError {
         /// Origin that was named.
         address: String,
     },
-    /// Certificates for this registry that cannot be read.
+    /// A certificate file for this registry cannot be read.
     #[error("cannot use the certificate file {path}")]
     Certificate {
-        /// Which.
+        /// Path of the certificate file.
         path: String,
     },
 }
@@ -299,7 +299,7 @@ fn when(seconds: Option<u64>, date: &str) -> String {
 }
 
 impl RegistryError {
-    /// Whether another try may help.
+    /// Whether another attempt may help.
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Connection { .. } | Self::Stalled => true,

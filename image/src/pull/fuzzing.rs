@@ -1,10 +1,10 @@
-//! The decision on a token realm, checked against a second, simpler reader.
+//! Decision on a token realm, checked against a second, simpler parser.
 
 use super::challenge::Challenge;
 use super::realm::{RealmPolicy, Trust};
 
-/// A registry, its origin, whether its certificate is checked, a token service that the user named, and the beginnings of
-/// addresses that may get credentials. A port and a path follow them.
+/// Test case: a registry, its origin, whether its certificate is checked, a token service that the user named, and the
+/// beginnings of addresses that may get credentials. A port and a path follow them.
 type Case = (&'static str, &'static str, bool, &'static str, &'static [&'static str]);
 
 const CASES: [Case; 4] = [
@@ -42,7 +42,7 @@ const CASES: [Case; 4] = [
     ),
 ];
 
-/// Reads a challenge, and decides for some registries whether its token service may be asked.
+/// Parses a challenge, and decides for some registries whether its token service may be asked.
 pub(crate) fn challenge(header: &str) {
     let Some(Challenge::Bearer { realm, .. }) = Challenge::parse(header) else {
         return;
@@ -57,7 +57,7 @@ pub(crate) fn challenge(header: &str) {
         match policy.admit(&realm) {
             Err(error) => assert!(!error.to_string().chars().any(char::is_control), "{error:?}"),
             Ok(admitted) => {
-                // What the client sends its request to.
+                // The address that the client sends its request to.
                 let target = admitted.url.as_str();
                 let follows = |start: &&str| {
                     target

@@ -1,8 +1,8 @@
 //! Docker's credential helpers: programs that keep a user's secrets (docker-credential-helpers, "Usage").
 //!
-//! A helper runs in a process group of its own, which is killed when it has answered, takes too long, writes too much or is
-//! no longer wanted: neither it nor its children outlive the question. Only what moves to a session of its own stays, as the
-//! agents of key rings do on purpose.
+//! A helper runs in a process group of its own, which is killed when the helper has answered, takes too long, writes
+//! too much or is no longer wanted: neither it nor its children outlive the question. Only processes that move to a
+//! session of their own survive, as the agents of key rings do on purpose.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -24,12 +24,12 @@ use crate::limits::{HELPER_BYTES_MAX, HELPER_NAME_BYTES_MAX, HELPER_SECONDS_MAX}
 use crate::sys;
 use crate::text::printable;
 
-/// What every helper of docker's library says when it knows nobody.
+/// Output of every helper of docker's library that has no credentials for a server.
 const NOT_FOUND: &[u8] = b"credentials not found";
-/// The name under which a helper gives an identity token.
+/// User name in the answer of a helper that returns an identity token.
 const IDENTITY_USER: &str = "<token>";
-/// How long output is read after the helper's end. Its group is dead by then, so that all of it is in the pipes, whose ends
-/// only a process of another session can still hold open.
+/// Time limit for reading output after the helper's end. Its group is dead by then, so all output is in the pipes,
+/// whose ends only a process of another session can still hold open.
 const AFTER_EXIT: Duration = Duration::from_millis(200);
 
 #[derive(Deserialize)]
@@ -39,7 +39,8 @@ struct Answer {
     secret: String,
 }
 
-/// Asks `docker-credential-NAME` for a server's secret; `None` if it has none. `config` is the file that names it.
+/// Asks `docker-credential-NAME` for a server's secret; `None` if the helper has none. `config` is the file that names
+/// the helper.
 pub(super) async fn ask(name: &str, server: &str, config: &Path) -> Result<Option<Secret>, CredentialsError> {
     if !is_valid_name(name) {
         return Err(CredentialsError::HelperName {
@@ -87,18 +88,18 @@ fn is_valid_name(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
-/// Everything that a helper said. Nothing of it may reach the terminal or a log: it may hold the secret.
+/// Complete output of a helper. Nothing of it may reach the terminal or a log: it may hold the secret.
 struct Told {
     output: Vec<u8>,
     errors: Vec<u8>,
     status: ExitStatus,
 }
 
-/// A helper with its process group, which dies with the value.
+/// Running helper with its process group, which is killed when the value is dropped.
 struct Running {
     child: Child,
     group: Pid,
-    /// Readable when the helper has ended, before it is reaped: until then its number is nobody else's.
+    /// Readable when the helper has ended, before it is reaped: until then its process id is not reused.
     ended: AsyncFd<OwnedFd>,
     pipes: Option<(ChildStdin, ChildStdout, ChildStderr)>,
 }
@@ -134,7 +135,7 @@ impl Running {
         let (mut output, mut errors) = (Vec::new(), Vec::new());
         {
             let asking = async {
-                // A helper may know its answer without reading the question.
+                // A helper may answer without reading the question.
                 let _ = stdin.write_all(server.as_bytes()).await;
                 drop(stdin);
                 Ok(())
@@ -161,10 +162,10 @@ impl Running {
         Ok(Told { output, errors, status })
     }
 
-    /// Kills what is left of the group, as long as the helper is not reaped: its number could be another group's then.
+    /// Kills the rest of the group while the helper is not reaped: afterwards its process id could be another group's.
     fn kill_group(&self) {
         if self.child.id().is_some() {
-            // Fails only when all of it has ended.
+            // Fails only when all processes of the group have ended.
             let _ = kill_process_group(self.group, Signal::KILL);
         }
     }

@@ -36,18 +36,18 @@ pub use credentials::Credentials;
 pub use error::{CredentialsError, PullError, RegistryError};
 pub use realm::{ParseTokenHostError, TokenHost};
 
-/// How to pull.
+/// Options of a pull.
 #[derive(Debug, Clone)]
 pub struct PullOptions {
-    /// Which image of an index, and what a single image must be for.
+    /// Platform that chooses the image of an index, and that a single image must have.
     pub platform: Platform,
-    /// Registries (`host` or `host:port`) that may speak plain HTTP, or TLS with any certificate. Loopback addresses may
-    /// speak plain HTTP without being named.
+    /// Registries (`host` or `host:port`) that may use plain HTTP, or TLS with any certificate. Loopback addresses may
+    /// use plain HTTP without being named.
     pub insecure_registries: Vec<String>,
-    /// Token services that may speak for a registry (`host` or `host:port`), besides those of its own host and those that
-    /// are well known.
+    /// Token services that may act for a registry (`host` or `host:port`), besides those of its own host and well-known
+    /// ones.
     pub token_realms: BTreeMap<String, Vec<TokenHost>>,
-    /// Whom to be.
+    /// Source of the credentials.
     pub credentials: Credentials,
 }
 
@@ -62,19 +62,19 @@ impl Default for PullOptions {
     }
 }
 
-/// A pulled image.
+/// Image that was pulled.
 #[derive(Debug, Clone)]
 pub struct Pulled {
-    /// As it is stored.
+    /// Image as it is stored.
     pub image: Image,
-    /// Of what the registry has at the name: an index, or the manifest itself.
+    /// Digest of the document that the registry has under the name: an index, or the manifest itself.
     pub digest: Digest,
 }
 
-/// Pulls the image that `reference` names, layers that are missing alone, and stores it under that name.
+/// Pulls the image that `reference` names, downloads only missing layers, and stores the image under that name.
 ///
-/// [`Store::cancel`] ends it. Dropping the future stops it too, but then layers under way are discarded by their own
-/// threads, and what was done is removed when the store is opened next.
+/// [`Store::cancel`] ends a pull. Dropping the future stops it too, but then layers on their way are discarded by their
+/// own threads, and the rest is removed when the store is opened next.
 ///
 /// # Errors
 /// [`PullError`]; nothing of the image stays.
@@ -91,7 +91,8 @@ pub async fn pull(
     };
     drop(alive);
     if pulled.is_err() {
-        // Threads with other layers of the image hold what they make until they notice; then all of it can go.
+        // Threads with other layers of the image hold what they make until they notice the failure; then all of it can
+        // be removed.
         let _ = timeout(THREADS_END, threads.recv()).await;
         let store = store.clone();
         let _ = spawn_blocking(move || store.forget_unfinished()).await;
@@ -99,11 +100,11 @@ pub async fn pull(
     pulled
 }
 
-/// How long a failed pull waits for its threads. They end at their next read; only one that waits while another process
-/// converts the same layer takes longer, and leaves nothing.
+/// Time limit for the threads of a failed pull. They end at their next read; only a thread that waits while another
+/// process converts the same layer takes longer, and leaves nothing.
 const THREADS_END: Duration = Duration::from_secs(10);
 
-/// A clone of `alive` is dropped when the last thread of the pull has ended; nothing is ever sent.
+/// Pulls an image. A clone of `alive` is dropped when the last thread of the pull has ended; nothing is ever sent.
 async fn pull_image(
     store: &Store,
     reference: &Reference,
@@ -207,14 +208,14 @@ async fn resolve(
     Err(PullError::TooDeep)
 }
 
-/// The bytes of a config.
+/// Fetches the bytes of a config.
 async fn config(registry: &Registry, descriptor: &Descriptor) -> Result<Vec<u8>, PullError> {
     let bytes = registry.small_blob(descriptor).await?;
     check_size("image config", descriptor, &bytes)?;
     Ok(bytes)
 }
 
-/// Whether a document has the size that its descriptor gives.
+/// Checks that a document has the size in its descriptor.
 fn check_size(what: &'static str, descriptor: &Descriptor, bytes: &[u8]) -> Result<(), PullError> {
     let found = bytes.len() as u64;
     if found == descriptor.size {
@@ -228,7 +229,7 @@ fn check_size(what: &'static str, descriptor: &Descriptor, bytes: &[u8]) -> Resu
     })
 }
 
-/// All layers, a few at once, in the order of the manifest.
+/// Fetches all layers, a few at once, and returns them in the order of the manifest.
 async fn fetch_layers(
     store: &Store,
     registry: &Registry,

@@ -1,8 +1,8 @@
-//! Addresses that a registry may lead a pull to (server-side request forgery, DNS rebinding).
+//! Limits on the addresses that a registry may lead a pull to (server-side request forgery, DNS rebinding).
 //!
-//! A registry on the internet must not make this host talk to its own services or to those of its private networks: not by
-//! a redirect, not by a token realm, and not by a name that resolves to such an address. A registry in a private network may
-//! lead further into private networks, one on this host anywhere.
+//! A registry on the internet must not make this host connect to its own services or to those of its private networks:
+//! not by a redirect, not by a token realm, and not by a name that resolves to such an address. A registry in a private
+//! network may lead to private networks, and one on this host to any address.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,18 +12,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// How far away an address is. A registry leads to addresses that are as far away as its own, or further.
+/// Distance of an address. A registry may lead to addresses that are as far away as its own, or further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Reach {
-    /// Global unicast.
+    /// Public: global unicast addresses.
     Public,
-    /// Private networks and everything else that is neither public nor local.
+    /// Private networks and all other addresses that are neither public nor local.
     Private,
     /// This host, its links and its cloud's metadata services.
     Local,
 }
 
-/// Metadata services whose addresses no other rule covers.
+/// Addresses of metadata services that no other rule covers.
 const METADATA: [Ipv4Addr; 2] = [
     // Azure's WireServer (learn.microsoft.com, "What is IP address 168.63.129.16?").
     Ipv4Addr::new(168, 63, 129, 16),
@@ -31,7 +31,7 @@ const METADATA: [Ipv4Addr; 2] = [
     Ipv4Addr::new(100, 100, 100, 200),
 ];
 
-/// AWS's metadata service over IPv6, `fd00:ec2::254` (docs.aws.amazon.com, "Access instance metadata").
+/// Address of AWS's metadata service over IPv6, `fd00:ec2::254` (docs.aws.amazon.com, "Access instance metadata").
 const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
 impl Reach {
@@ -79,10 +79,10 @@ impl Reach {
     }
 }
 
-/// Addresses that one pull may connect to, learned from those of its registry.
+/// Addresses that one pull may connect to, derived from those of its registry.
 ///
-/// What a name resolves to is checked for each connection. Behind an HTTP proxy the proxy resolves names, and only addresses
-/// written as such are checked.
+/// The resolved addresses of a name are checked for each connection. Behind an HTTP proxy the proxy resolves names, and
+/// only literal addresses are checked.
 #[derive(Debug)]
 pub(super) struct Scope {
     home: String,
@@ -91,15 +91,16 @@ pub(super) struct Scope {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// The nearest address that the registry had when it was first resolved. Later ones may not be nearer.
+    /// Nearest address of the registry when it was first resolved. Later ones may not be nearer.
     nearest: Option<Reach>,
-    /// The furthest address that the registry ever had, or a host that it led to and that led on.
+    /// Furthest address that the registry ever had, or a host that it led to and that redirected further.
     furthest: Option<Reach>,
-    /// Hosts that the registry has led to, each with its furthest address. Any other name is a proxy's, named by the user.
+    /// Hosts that the registry has led to, each with its furthest address. Any other name is that of a proxy, named by
+    /// the user.
     foreign: HashMap<String, Option<Reach>>,
 }
 
-/// Why a connection is not made.
+/// Error of a connection that is not allowed.
 #[derive(Debug)]
 pub(super) struct Forbidden;
 
@@ -112,7 +113,7 @@ impl fmt::Display for Forbidden {
 impl std::error::Error for Forbidden {}
 
 impl Scope {
-    /// Scope of a registry at this host, not resolved yet.
+    /// Creates the scope of a registry at this host, which is not resolved yet.
     pub(super) fn new(base: &Url) -> Self {
         let reach = match literal(base) {
             Some(address) => Some(Reach::of(address)),
@@ -129,7 +130,7 @@ impl Scope {
         }
     }
 
-    /// Allows a connection to a host that the registry named, unless its address is written out and forbidden.
+    /// Allows connections to a host that the registry named, unless the URL has a literal address that is forbidden.
     pub(super) fn admit(&self, url: &Url) -> Result<(), Forbidden> {
         let mut known = self.known();
         let reach = literal(url).map(Reach::of);
@@ -141,7 +142,7 @@ impl Scope {
         Ok(())
     }
 
-    /// Records that a host that the registry had named leads on to another. It leads no nearer than its own address.
+    /// Records that a host named by the registry redirects to another one. It may lead no nearer than its own address.
     pub(super) fn leads_on(&self, url: &Url) {
         let mut known = self.known();
         let host = url.host_str().unwrap_or_default();
@@ -149,7 +150,7 @@ impl Scope {
         known.furthest = Some(known.limit().min(reach));
     }
 
-    /// The addresses of a name that may be connected to.
+    /// Addresses of a name that may be connected to.
     fn filter(&self, name: &str, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Forbidden> {
         let mut known = self.known();
         let reaches = || addresses.iter().map(|address| Reach::of(address.ip()));
@@ -182,18 +183,19 @@ impl Scope {
 }
 
 impl Known {
-    /// The nearest that the registry may lead to. One that was not resolved here, but by a proxy, counts as public.
+    /// Nearest distance that the registry may lead to. A registry that a proxy resolved, and not this host, counts as
+    /// public.
     fn limit(&self) -> Reach {
         self.furthest.unwrap_or(Reach::Public)
     }
 }
 
-/// The further of two, of which either may be unknown.
+/// Further one of two distances, either of which may be unknown.
 fn further(one: Option<Reach>, other: Option<Reach>) -> Option<Reach> {
     one.into_iter().chain(other).min()
 }
 
-/// The address in a URL that names none by name.
+/// Literal IP address in a URL; `None` if the URL has a host name.
 fn literal(url: &Url) -> Option<IpAddr> {
     let host = url.host_str()?;
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
@@ -207,7 +209,7 @@ impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let scope = Arc::clone(&self.0);
         Box::pin(async move {
-            // The client puts the port in.
+            // The client inserts the port.
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let allowed = scope.filter(name.as_str(), found.collect())?;
             Ok(Box::new(allowed.into_iter()) as Addrs)
@@ -314,7 +316,7 @@ mod tests {
         let mixed = scope.filter("cdn.example", addresses(&["127.0.0.1", "8.8.8.8", "fe80::1"]));
         assert_eq!(mixed.unwrap(), addresses(&["8.8.8.8"]));
         assert!(scope.filter("cdn.example", addresses(&["10.0.0.1", "::1"])).is_err());
-        // Rebinding: the registry's own name later leads to this host.
+        // Rebinding: the registry's own name resolves to this host later.
         assert!(scope.filter("registry.example", addresses(&["127.0.0.1"])).is_err());
         // A proxy that the user named.
         assert!(scope.filter("proxy.internal", addresses(&["10.0.0.1"])).is_ok());

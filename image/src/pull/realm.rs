@@ -1,4 +1,4 @@
-//! Token services that may speak for a registry, and so see its users' credentials.
+//! Token services that may act for a registry, and so receive its users' credentials.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -9,7 +9,8 @@ use serde::Deserialize;
 use super::RegistryError;
 use crate::text::printable;
 
-/// Host of a token service as a user names it: `HOST` or `HOST:PORT`. Without a port it is the scheme's own.
+/// Host of a token service as a user names it: `HOST` or `HOST:PORT`. Without a port, the scheme's default port
+/// applies.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct TokenHost {
@@ -17,11 +18,11 @@ pub struct TokenHost {
     port: Option<u16>,
 }
 
-/// Why a text names no token service.
+/// Reason why a text names no token service.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("invalid token realm {text:?}: write HOST or HOST:PORT")]
 pub struct ParseTokenHostError {
-    /// What was to be parsed.
+    /// Text that could not be parsed.
     text: String,
 }
 
@@ -66,8 +67,8 @@ impl TokenHost {
     }
 }
 
-/// Token services of registries that have them on another host. Those of `ghcr.io`, `quay.io`, `gcr.io`, `*.pkg.dev`,
-/// `*.azurecr.io`, `nvcr.io` and `public.ecr.aws` are on the registry's own.
+/// Token services of registries that have them on another host. `ghcr.io`, `quay.io`, `gcr.io`, `*.pkg.dev`,
+/// `*.azurecr.io`, `nvcr.io` and `public.ecr.aws` have them on their own.
 const BUILT_IN: [(&str, &str); 5] = [
     // docs.docker.com, "Registry authentication".
     ("docker.io", "auth.docker.io"),
@@ -80,34 +81,34 @@ const BUILT_IN: [(&str, &str); 5] = [
     ("lscr.io", "ghcr.io"),
 ];
 
-/// How a registry's own origin is known, and whom the user lets speak for it.
+/// Origin of a registry, and the token services that the user allows for it.
 #[derive(Debug)]
 pub(super) struct RealmPolicy {
-    /// The registry as people write it.
+    /// Name of the registry as users write it.
     pub registry: String,
-    /// Its origin.
+    /// Origin of the registry.
     pub base: Url,
-    /// Whether its certificate was checked.
+    /// Whether the registry's certificate was checked.
     pub is_verified: bool,
-    /// Token services that the user named for it.
+    /// Token services that the user named for the registry.
     pub named: Vec<TokenHost>,
 }
 
-/// A token service that may be asked.
+/// Token service that may be asked.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Realm {
     pub url: Url,
     pub trust: Trust,
 }
 
-/// Why a token service may be asked.
+/// Reason why a token service may be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Trust {
-    /// It is of the registry's own origin.
+    /// The service is of the registry's own origin.
     Own,
-    /// It is another port of the registry's host, or a well-known registry's service.
+    /// The service is another port of the registry's host, or belongs to a well-known registry.
     Known,
-    /// The user named it.
+    /// The user named the service.
     Named,
 }
 
@@ -115,9 +116,9 @@ impl RealmPolicy {
     /// Allows the realm of a challenge from the registry's own origin, or refuses it. Credentials make no difference: a
     /// request without them would still be a request that the registry chose (SSRF).
     ///
-    /// Any port of the registry's host is allowed where both are checked by certificate, which vouches for the host and not
-    /// for a port (GitLab's registry is often `HOST:5050` with the realm at `HOST`). Without a certificate another port may
-    /// be another user's.
+    /// Any port of the registry's host is allowed where both are checked by certificate, which vouches for the host and
+    /// not for a port (GitLab's registry is often `HOST:5050` with the realm at `HOST`). Without a certificate another
+    /// port may be another user's.
     pub(super) fn admit(&self, realm: &str) -> Result<Realm, RegistryError> {
         let invalid = RegistryError::Protocol {
             what: "invalid token realm",

@@ -1,4 +1,4 @@
-//! One repository of a registry: requests, authorisation, redirects, bounded answers.
+//! Requests to one repository of a registry: authorization, redirects, bounded answers.
 
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE,
@@ -26,7 +26,7 @@ pub(super) struct Registry {
     reference: Reference,
     secret: Option<Secret>,
     realms: RealmPolicy,
-    /// The value of `Authorization` that worked last.
+    /// Value of `Authorization` that worked last.
     authorization: Mutex<Option<HeaderValue>>,
 }
 
@@ -62,13 +62,13 @@ impl Registry {
         })
     }
 
-    /// The manifest or index at a tag or digest, and the media type the registry gives it.
+    /// Fetches the manifest or index at a tag or digest, and the media type that the registry gives it.
     pub(super) async fn manifest(&self, version: &str) -> Result<(Vec<u8>, Option<String>), PullError> {
         let path = format!("manifests/{version}");
         let mut answer = self.retry(&path).await.map_err(|error| self.explain(error))?;
         let media_type = answer.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let media_type = media_type.map(|text| text.split(';').next().unwrap_or(text).trim().to_owned());
-        // Some registries serve every manifest as JSON; its own media type then decides.
+        // Some registries serve every manifest as JSON; the document's own media type then decides.
         let media_type = media_type.filter(|text| text.starts_with("application/vnd."));
         let bytes = read_bounded(&mut answer, MANIFEST_BYTES_MAX)
             .await
@@ -76,7 +76,7 @@ impl Registry {
         Ok((bytes, media_type))
     }
 
-    /// A blob that fits in memory: the config.
+    /// Fetches a blob that fits in memory: the config.
     pub(super) async fn small_blob(&self, descriptor: &Descriptor) -> Result<Vec<u8>, PullError> {
         let path = format!("blobs/{}", descriptor.digest);
         let mut answer = self.retry(&path).await.map_err(|error| self.explain(error))?;
@@ -94,12 +94,13 @@ impl Registry {
         Ok(bytes)
     }
 
-    /// A blob from byte `from` on. The answer may begin earlier, at the blob's first byte: status 200 instead of 206.
+    /// Requests a blob from byte `from` on. The answer may begin earlier, at the blob's first byte: status 200 instead
+    /// of 206.
     pub(super) async fn blob(&self, digest: Digest, from: u64) -> Result<Response, RegistryError> {
         self.get(&format!("blobs/{digest}"), from).await
     }
 
-    /// What an error means to whoever wanted the image.
+    /// Converts an error of a registry to an error of the pull.
     pub(super) fn explain(&self, source: RegistryError) -> PullError {
         let (reference, registry) = (self.reference.to_string(), self.reference.registry().to_owned());
         match source {
@@ -122,8 +123,8 @@ impl Registry {
         }
     }
 
-    /// One request with what follows from it: authorisation, redirects. Only the registry's own origin is answered when it
-    /// asks for authorisation.
+    /// Sends one request, and follows challenges and redirects. Only a challenge of the registry's own origin is
+    /// answered.
     async fn get(&self, path: &str, from: u64) -> Result<Response, RegistryError> {
         let path = format!("v2/{}/{path}", self.reference.repository());
         let url = self.endpoint.base.join(&path).map_err(|_| RegistryError::Protocol {
@@ -149,8 +150,8 @@ impl Registry {
         }
     }
 
-    /// Follows redirects. The authorisation goes to the registry's own origin alone, and not there either once a redirect
-    /// has led away: whoever it led to would choose what is asked of the registry in the user's name.
+    /// Follows redirects. The authorization is sent to the registry's own origin alone, and not even there after a
+    /// redirect has led away: the host in between would choose the request that is made in the user's name.
     async fn follow(
         &self,
         mut url: Url,
@@ -184,7 +185,7 @@ impl Registry {
         Err(RegistryError::Redirects { target: shown(&url) })
     }
 
-    /// The header that answers a challenge, or `None` if we have nothing to say.
+    /// Creates the header that answers a challenge; `None` if there is no answer.
     async fn authorize(&self, challenge: Challenge) -> Result<Option<HeaderValue>, RegistryError> {
         match (challenge, &self.secret) {
             (Challenge::Basic, Some(Secret::Password { username, password })) => Ok(Some(basic(username, password)?)),
@@ -203,15 +204,15 @@ impl Registry {
     }
 }
 
-/// The end of a chain of redirects.
+/// Final answer after all redirects.
 enum Answer {
-    /// From the registry's own origin, which no redirect has left.
+    /// Answer of the registry's own origin, which no redirect has left.
     Own(Response),
-    /// From anybody else.
+    /// Answer of any other host.
     Foreign(Response),
 }
 
-/// An answer of a foreign host that asks for authorisation is an error: it gets none.
+/// Classifies an answer. A foreign host that asks for authorization is an error: it gets none.
 fn classify(answer: Response, is_own: bool) -> Result<Answer, RegistryError> {
     if is_own {
         return Ok(Answer::Own(answer));
@@ -235,7 +236,8 @@ fn request(client: &Client, url: &Url, from: u64) -> RequestBuilder {
     request
 }
 
-/// Where a redirect leads to: by TLS if it came by TLS, and without credentials in the address, which the client would send.
+/// Target of a redirect: by TLS if the redirect came by TLS, and without credentials in the address, which the client
+/// would send.
 fn redirect_target(url: &Url, location: Option<&str>) -> Result<Url, RegistryError> {
     let next = location.and_then(|location| url.join(location).ok());
     let next = next.ok_or(RegistryError::Protocol {
@@ -257,7 +259,7 @@ fn redirect_target(url: &Url, location: Option<&str>) -> Result<Url, RegistryErr
     Ok(next)
 }
 
-/// Passes a good answer; makes an error of any other, with the registry's words.
+/// Returns a successful answer; converts any other to an error, with the registry's message.
 pub(super) async fn check(mut answer: Response) -> Result<Response, RegistryError> {
     if answer.status().is_success() {
         return Ok(answer);
@@ -312,12 +314,12 @@ pub(super) async fn read_bounded(answer: &mut Response, bytes_max: u64) -> Resul
     Ok(bytes)
 }
 
-/// Waits longer each time: 0.5 s, 1 s, 2 s, ...
+/// Waits before another attempt, longer each time: 0.5 s, 1 s, 2 s, ...
 pub(super) async fn back_off(tries: u32) {
     sleep(Duration::from_millis(250) * 2u32.pow(tries.min(6))).await;
 }
 
-/// An address without credentials and query, which may hold a signature.
+/// Printable address without credentials and query, which may hold a signature.
 fn shown(url: &Url) -> String {
     format!("{}{}", origin(url), printable(url.path().as_bytes(), 255))
 }

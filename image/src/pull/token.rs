@@ -1,4 +1,4 @@
-//! Tokens that a registry's token service gives for credentials, or for none (docker's token specification).
+//! Tokens that a registry's token service issues, with or without credentials (docker's token specification).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +13,7 @@ use super::endpoint::connection_error;
 use super::registry::{check, read_bounded};
 use crate::limits::{TOKEN_BYTES_MAX, TOKEN_SECONDS_MAX};
 
-/// What is asked of a token service that may be asked.
+/// Request to a token service that may be asked.
 pub(super) struct TokenRequest {
     pub realm: Url,
     pub service: String,
@@ -27,7 +27,8 @@ struct Token {
 }
 
 impl TokenRequest {
-    /// Exchanges a secret, or none, for a token: the value of `Authorization` for the registry. Redirects are not followed.
+    /// Exchanges a secret, or none, for a token: the value of `Authorization` for the registry. Redirects are not
+    /// followed.
     pub(super) async fn send(self, client: &Client, secret: Option<&Secret>) -> Result<HeaderValue, RegistryError> {
         let request = self
             .build(client, secret)?
@@ -78,7 +79,7 @@ impl TokenRequest {
     }
 }
 
-/// The value of `Authorization` for a user and a password.
+/// Value of `Authorization` for a user and a password.
 pub(super) fn basic(username: &str, password: &str) -> Result<HeaderValue, RegistryError> {
     let text = STANDARD.encode(format!("{username}:{password}"));
     let mut value = HeaderValue::from_str(&format!("Basic {text}")).map_err(|_| RegistryError::Protocol {

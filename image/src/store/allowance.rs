@@ -1,4 +1,4 @@
-//! What the layers of one image may expand to, together.
+//! Total number of bytes that the layers of one image may expand to.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,23 +6,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::error::AddLayerError;
 use crate::limits::{IMAGE_EXPANDED_BYTES_MAX, LAYER_EXPANDED_BYTES_MAX};
 
-/// Bytes that the layers of one image may still expand to. Clones share it.
+/// Bytes that the layers of one image may still expand to. Clones share one allowance.
 #[derive(Debug, Clone)]
 pub(crate) struct Allowance(Arc<AtomicU64>);
 
 impl Allowance {
-    /// The allowance of an image of which nothing is known yet.
+    /// Creates the allowance of an image without any layers yet.
     pub(crate) fn of_an_image() -> Self {
         Self(Arc::new(AtomicU64::new(IMAGE_EXPANDED_BYTES_MAX)))
     }
 
-    /// What the next layer may expand to. Layers that are converted at once have the same rest before them, so that they
-    /// may exceed it together; the first that ends beyond it ends the image.
+    /// Number of bytes that the next layer may expand to. Layers that are converted at once see the same rest, so they
+    /// may exceed it together; the first layer that ends beyond it fails the image.
     pub(super) fn layer_bytes_max(&self) -> u64 {
         self.0.load(Ordering::Relaxed).min(LAYER_EXPANDED_BYTES_MAX)
     }
 
-    /// Charges a layer of `bytes`.
+    /// Subtracts a layer of `bytes` from the allowance.
     pub(super) fn charge(&self, bytes: u64) -> Result<(), AddLayerError> {
         let charged = self
             .0

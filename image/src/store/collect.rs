@@ -1,4 +1,4 @@
-//! Removing: names, images, and the objects that no image needs.
+//! Removal of names, images, and objects that no image needs.
 
 use std::path::{Path, PathBuf};
 
@@ -10,11 +10,11 @@ use crate::digest::Digest;
 use crate::reference::Reference;
 
 impl Store {
-    /// Takes the name away, and deletes the image when it was the last one. An id means the image with all its names,
-    /// which `force` must confirm if there are several tags.
+    /// Removes the name, and deletes the image with its last name. An id means the image with all its names, which
+    /// `force` must confirm if there are several tags.
     ///
     /// # Errors
-    /// [`FindImageError::NoSuchImage`] if there is none; [`RemoveImageError::SeveralNames`] without `force`.
+    /// [`FindImageError::NoSuchImage`] if there is no such image; [`RemoveImageError::SeveralNames`] without `force`.
     pub fn remove(&self, name: &str, force: bool) -> Result<Vec<Removed>, RemoveImageError> {
         let missing = || FindImageError::NoSuchImage { name: shown(name) };
         let id = self.find_id(name)?.ok_or_else(missing)?;
@@ -42,7 +42,7 @@ impl Store {
         Ok(removed)
     }
 
-    /// Takes all names away from an image that something still needs: it stays without a name.
+    /// Removes all names of an image that is still needed: the image stays without a name.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be changed.
@@ -53,16 +53,16 @@ impl Store {
         Ok(image.references.iter().cloned().map(Removed::Untagged).collect())
     }
 
-    /// Removes what killed processes have left: unfinished objects, and finished ones that no image needs. Only what
-    /// was recorded in the database before it was made or given up is removed, never what nobody knows.
+    /// Removes remains of killed processes: unfinished objects, and finished ones that no image needs. Only objects
+    /// that were recorded in the database before they were made or given up are removed, never unknown files.
     pub(super) fn recover(&self) -> Result<(), StoreError> {
         self.remove_dead_workspaces()?;
         self.collect()?;
         self.remove_idle_locks()
     }
 
-    /// Removes the locks of objects that are not there, which killed or refused makers have left. Locks are empty:
-    /// nothing is lost with one.
+    /// Removes locks without an object, which killed or refused makers have left. Locks are empty: nothing is lost with
+    /// one.
     fn remove_idle_locks(&self) -> Result<(), StoreError> {
         for name in self.names_in("locks")? {
             if !is_object(&name) || self.is_known(&name)? || !is_empty_file(&self.lock_path(&name)) {
@@ -77,7 +77,7 @@ impl Store {
         Ok(())
     }
 
-    /// Whether an object of this name is there, or should be.
+    /// Whether an object of this name exists, or should.
     fn is_known(&self, name: &str) -> Result<bool, StoreError> {
         for kind in Kind::OBJECTS {
             if std::fs::symlink_metadata(self.object_path(kind, name)).is_ok() || self.database().needs(kind, name)? {
@@ -87,13 +87,13 @@ impl Store {
         Ok(false)
     }
 
-    /// After a command that failed: removes what it has stored for an image that is not to be. A failure of this is
-    /// made up for when the store is opened next.
+    /// Removes what a failed command has stored for an unfinished image. If this fails, the next opening of the store
+    /// does it.
     pub(crate) fn forget_unfinished(&self) {
         let _ = self.recover();
     }
 
-    /// Removes every recorded object that no image needs and nobody holds, and tells the layers among them.
+    /// Removes every recorded object that no image needs and nobody holds, and returns the layers among them.
     fn collect(&self) -> Result<Vec<LayerName>, StoreError> {
         let mut layers = Vec::new();
         for kind in Kind::OBJECTS {
@@ -107,7 +107,7 @@ impl Store {
                 let Some(lock) = ObjectLock::try_exclusive(&self.lock_path(&name))? else {
                     continue;
                 };
-                // An image that needs it may have been stored before we had the lock.
+                // An image that needs it may have been stored before the lock was taken.
                 if !self.database().needs(kind, &name)? {
                     self.discard(&self.object_path(kind, &name))?;
                     layers.extend(LayerName::parse(&name));
@@ -115,15 +115,15 @@ impl Store {
                 }
                 done.push(name);
             }
-            // While the locks are held, so that no record of a new maker is lost. A record that stays does no harm: the
-            // next command looks at it again.
+            // Done while the locks are held, so that no record of a new maker is lost. A record that stays does no
+            // harm: the next command checks it again.
             let _ = self.database().forget(kind, &done);
             locks.into_iter().for_each(ObjectLock::retire);
         }
         Ok(layers)
     }
 
-    /// Where an object of this kind is.
+    /// Path of an object of this kind.
     pub(super) fn object_path(&self, kind: Kind, name: &str) -> PathBuf {
         self.root.join(kind.as_str()).join(name)
     }
@@ -141,16 +141,16 @@ impl Store {
             .collect()
     }
 
-    /// Moves the object away in one step, then takes it apart.
+    /// Moves the object away in one step, then deletes it.
     pub(super) fn discard(&self, path: &Path) -> Result<(), StoreError> {
         if std::fs::symlink_metadata(path).is_err() {
-            // Recorded, and never made.
+            // Recorded, but never made.
             return Ok(());
         }
         let workspace = self.workspace()?;
         let away = workspace.path().join("removed");
         match std::fs::rename(path, away) {
-            // Somebody else collected it before we had the lock.
+            // Another process collected it before the lock was taken.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             result => result.map_err(|source| StoreError::File {
                 action: "remove",
@@ -161,7 +161,7 @@ impl Store {
     }
 }
 
-/// Whether objects have such names.
+/// Whether a name has the form of an object's name.
 fn is_object(name: &str) -> bool {
     Digest::from_hex(name).is_ok() || LayerName::parse(name).is_some()
 }

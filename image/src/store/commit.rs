@@ -1,4 +1,4 @@
-//! Making objects: durable and whole, or not at all.
+//! Creation of objects: durable and complete, or not at all.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -18,20 +18,20 @@ use crate::rootfs::Stack;
 /// Name of the file of a rootfs.
 pub(super) const METADATA: &str = "metadata";
 
-/// How often a rootfs is made anew while others do the same.
+/// Number of attempts to make a rootfs anew while other processes do the same.
 const ROOTFS_TRIES: usize = 3;
 
-/// An image whose layers are stored, to be acknowledged.
+/// Image whose layers are stored, ready to be recorded.
 pub(crate) struct NewImage<'a> {
     pub manifest: &'a [u8],
     pub config: &'a [u8],
     pub layers: &'a [StoredLayer],
-    /// Names that shall lead to it.
+    /// Names that the image gets.
     pub references: &'a [Reference],
 }
 
 impl Store {
-    /// Stores the image; when this returns it survives a power cut. The layers' locks must still be held.
+    /// Stores the image; after the return it survives a power cut. The layers' locks must still be held.
     pub(crate) fn commit_image(&self, new: &NewImage<'_>) -> Result<Image, CommitImageError> {
         let size_bytes: u64 = new.layers.iter().map(|layer| layer.data_bytes).sum();
         if size_bytes > IMAGE_EXPANDED_BYTES_MAX {
@@ -83,10 +83,11 @@ impl Store {
         })
     }
 
-    /// Opens the files of an image's rootfs, made anew if it is missing. Open files stay whole when the image is removed.
+    /// Opens the files of an image's rootfs, made anew if it is missing. Open files stay complete when the image is
+    /// removed.
     ///
     /// # Errors
-    /// [`RootfsError::DamagedLayer`] if the image was removed meanwhile, or a layer does not hold what it was made with.
+    /// [`RootfsError::DamagedLayer`] if the image was removed meanwhile, or a layer does not hold its original content.
     pub fn rootfs(&self, image: &Image) -> Result<Rootfs, RootfsError> {
         let key = rootfs_key(&image.layers);
         let _lock = self.lock_object(key)?;
@@ -111,13 +112,14 @@ impl Store {
         Err(RootfsError::Contended)
     }
 
-    /// Makes the metadata image if it is missing. Of two makers, which write the same bytes, the first one's stays.
+    /// Makes the metadata image if it is missing. Of two makers, which write the same bytes, the first one's image
+    /// stays.
     fn ensure_rootfs(&self, layers: &[LayerName], key: Digest) -> Result<(), RootfsError> {
         let path = self.rootfs_path(key);
         if path.is_dir() {
             return Ok(());
         }
-        // A version before wrote a file of this name.
+        // An earlier version wrote a file of this name.
         self.discard(&path)?;
         let (stack, indexes) = self.stack(layers)?;
         let workspace = self.workspace()?;
@@ -146,7 +148,7 @@ impl Store {
         }
     }
 
-    /// What a merge of the layers is told of them, and their indexes.
+    /// Input of a merge of the layers: their stack, and their indexes.
     fn stack(&self, layers: &[LayerName]) -> Result<(Stack, Vec<File>), RootfsError> {
         let stored = self.stored_layers(layers)?;
         let unique = unique_blobs(&stored);
@@ -189,7 +191,7 @@ impl Store {
         self.publish(&file, &workspace.path().join("blob"), &path)
     }
 
-    /// Flushes `file`, moves it from its workspace to its place, and flushes the directory.
+    /// Flushes `file`, moves it from its workspace to its final place, and flushes the directory.
     fn publish(&self, file: &File, from: &Path, to: &Path) -> Result<(), StoreError> {
         file.sync_all().map_err(|source| self.write_error(to, 0, source))?;
         self.move_durably(from, to)
@@ -204,7 +206,7 @@ impl Store {
         rename().map_err(|source| self.write_error(to, 0, source))
     }
 
-    /// An error of writing; a full disk is told with figures.
+    /// Converts an error of writing; a full disk is reported with figures.
     pub(super) fn write_error(&self, path: &Path, need_bytes: u64, source: io::Error) -> StoreError {
         if source.kind() == io::ErrorKind::StorageFull {
             return self.no_space(need_bytes);

@@ -1,4 +1,4 @@
-//! What the store knows about its images, in SQLite.
+//! Database of the store in SQLite: its images, their names and layers.
 
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
@@ -8,7 +8,7 @@ use crate::digest::Digest;
 use crate::directory::{DatabaseSpec, Directory, DirectoryError};
 use crate::reference::{Reference, Version};
 
-/// The store's database.
+/// Description of the store's database.
 pub const STORE_DATABASE: DatabaseSpec = DatabaseSpec {
     name: "state.db",
     table: "images",
@@ -16,7 +16,7 @@ pub const STORE_DATABASE: DatabaseSpec = DatabaseSpec {
     migrations: &MIGRATIONS,
 };
 
-/// One step each from the version of its index to the next.
+/// Migrations: one step each from the version of its index to the next.
 const MIGRATIONS: [&str; 2] = [
     "
     CREATE TABLE images (
@@ -64,7 +64,7 @@ const MIGRATIONS: [&str; 2] = [
 ",
 ];
 
-/// Directories of the store whose entries come and go.
+/// Directories of the store with changing entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Rootfs,
@@ -91,7 +91,7 @@ impl Kind {
 #[derive(Debug)]
 pub(super) struct Database(Connection);
 
-/// An image as its rows say.
+/// Image as recorded in its rows.
 #[derive(Debug, Clone)]
 pub(super) struct ImageRow {
     pub id: Digest,
@@ -114,7 +114,7 @@ impl Database {
         Ok(())
     }
 
-    /// What is recorded.
+    /// Names that are recorded as pending.
     pub(super) fn pending(&self, kind: Kind) -> Result<Vec<String>, StoreError> {
         let query = "SELECT name FROM pending WHERE kind = ?1 ORDER BY name";
         let mut statement = self.0.prepare_cached(query)?;
@@ -122,7 +122,7 @@ impl Database {
         Ok(names.collect::<Result<_, _>>()?)
     }
 
-    /// Forgets records of what is not there any more, or is needed.
+    /// Deletes the records of objects that are gone, or are needed.
     pub(super) fn forget(&mut self, kind: Kind, names: &[String]) -> Result<(), StoreError> {
         if names.is_empty() {
             return Ok(());
@@ -141,7 +141,7 @@ impl Database {
         found.map(|columns| self.complete(columns)).transpose()
     }
 
-    /// All images, newest first.
+    /// Rows of all images, newest first.
     pub(super) fn images(&self) -> Result<Vec<ImageRow>, StoreError> {
         let query = "SELECT id, manifest, size_bytes, added FROM images ORDER BY added DESC, id";
         let mut statement = self.0.prepare(query)?;
@@ -173,7 +173,7 @@ impl Database {
         rows.map(|text| digest(text?)).collect()
     }
 
-    /// Inserts the image, or adds its names to the one that has the same id.
+    /// Inserts the image, or adds its names to the image with the same id.
     pub(super) fn insert_image(&mut self, row: ImageRow, rootfs: Digest) -> Result<ImageRow, StoreError> {
         let id = row.id.to_string();
         let transaction = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -206,7 +206,7 @@ impl Database {
         Ok(insert_name(&self.0, reference, &id.to_string())?)
     }
 
-    /// Takes a name away, tag or digest.
+    /// Deletes a name, tag or digest.
     pub(super) fn delete_name(&mut self, reference: &Reference) -> Result<(), StoreError> {
         match reference.version() {
             Version::Tag(_) => self

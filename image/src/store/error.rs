@@ -1,4 +1,4 @@
-//! What can go wrong with the store.
+//! Errors of the store.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,31 +10,31 @@ use crate::digest::Digest;
 use crate::directory::DirectoryError;
 use crate::limits::IMAGE_EXPANDED_BYTES_MAX;
 
-/// Why a store cannot be opened.
+/// Reason why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenStoreError {
-    /// Its directory or database is not Capsid's, lost or damaged. Nothing was touched.
+    /// The store's directory or database does not belong to Capsid, or is lost or damaged. Nothing was touched.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// A directory in it cannot be made.
+    /// A subdirectory cannot be created.
     #[error("cannot make the directory {}", path.display())]
     Make {
-        /// Which.
+        /// Path of the directory.
         path: PathBuf,
-        /// Cause.
+        /// Cause of the error.
         #[source]
         source: io::Error,
     },
-    /// No descriptor by which work in the store can be cancelled.
+    /// The event descriptor for cancellation cannot be created.
     #[error("cannot make an event descriptor")]
     Event(#[source] io::Error),
-    /// Leftovers cannot be removed.
+    /// Remains of killed commands cannot be removed.
     #[error("cannot remove leftovers of an interrupted command")]
     Recover(#[from] StoreError),
 }
 
-/// What helps against an error of SQLite's.
+/// Advice for the user about an error of SQLite.
 fn cure(error: &rusqlite::Error) -> &'static str {
     if is_damage(error) {
         ": restore it from a backup of the data directory, or run `capsid system recover`"
@@ -43,83 +43,83 @@ fn cure(error: &rusqlite::Error) -> &'static str {
     }
 }
 
-/// Why the store cannot be read or changed.
+/// Reason why the store cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The database.
+    /// SQLite reports an error.
     #[error("cannot use the image database state.db{}", cure(.0))]
     Database(#[from] rusqlite::Error),
-    /// A row that this crate would not write.
+    /// A row is not one that this crate would write.
     #[error("the image database holds an invalid {what}")]
     Row {
-        /// Which value.
+        /// Name of the value.
         what: &'static str,
     },
-    /// A manifest or config.
+    /// A manifest or config cannot be read.
     #[error("cannot read {}", path.display())]
     ReadBlob {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Cause.
+        /// Cause of the error.
         #[source]
         source: io::Error,
     },
-    /// A manifest or config whose digest is another now.
+    /// A manifest or config has another digest now.
     #[error("{} is damaged: its digest does not match; remove the image and pull it again", path.display())]
     DamagedBlob {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// A stored config that this version refuses.
+    /// A stored config is refused by this version.
     #[error("the config of image {id} is invalid")]
     Config {
-        /// The image.
+        /// Id of the image.
         id: Digest,
-        /// Cause.
+        /// Cause of the error.
         #[source]
         source: ConfigError,
     },
-    /// A file operation.
+    /// A file operation failed.
     #[error("cannot {action} {}", path.display())]
     File {
-        /// What was tried.
+        /// Operation that failed.
         action: &'static str,
-        /// On what.
+        /// Path of the file.
         path: PathBuf,
-        /// Cause.
+        /// Cause of the error.
         #[source]
         source: io::Error,
     },
     /// The disk is full.
     #[error("no space left for {}: {} MiB are needed, {} MiB are free", path.display(), need_bytes.div_ceil(1 << 20), have_bytes >> 20)]
     NoSpace {
-        /// What could not be written.
+        /// Path that could not be written.
         path: PathBuf,
-        /// At least this much is needed.
+        /// Space that is needed at least, bytes.
         need_bytes: u64,
-        /// This much is free.
+        /// Space that is free, bytes.
         have_bytes: u64,
     },
-    /// The user wanted no more of it.
+    /// The user cancelled the operation.
     #[error("cancelled")]
     Cancelled,
 }
 
-/// Why an image was not found.
+/// Reason why an image was not found.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FindImageError {
-    /// There is none.
+    /// The image does not exist.
     #[error("no such image: {name}")]
     NoSuchImage {
-        /// What was asked for.
+        /// Name that was looked up.
         name: String,
     },
-    /// The start of an id fits several images.
+    /// The start of an id matches several images.
     #[error("image id {name} is ambiguous")]
     Ambiguous {
-        /// What was asked for.
+        /// Start of the id that was looked up.
         name: String,
     },
     /// The store cannot be read.
@@ -127,19 +127,19 @@ pub enum FindImageError {
     Store(#[from] StoreError),
 }
 
-/// Why an image was not removed.
+/// Reason why an image was not removed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RemoveImageError {
-    /// Which image is not clear.
+    /// The image was not found, or is ambiguous.
     #[error(transparent)]
     Find(#[from] FindImageError),
-    /// Named by its id while it has several names.
+    /// The image was named by its id but has several names.
     #[error("unable to remove image {id} (must be forced): it has several names: {}", names.join(", "))]
     SeveralNames {
-        /// Its short id.
+        /// Short id of the image.
         id: String,
-        /// Its names.
+        /// Names of the image.
         names: Vec<String>,
     },
     /// The store cannot be changed.
@@ -147,42 +147,42 @@ pub enum RemoveImageError {
     Store(#[from] StoreError),
 }
 
-/// Why a layer was not stored.
+/// Reason why a layer was not stored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddLayerError {
     /// The converter failed, or the layer is at fault.
     #[error(transparent)]
     Convert(#[from] ConvertError),
-    /// The blob is not the one that was asked for.
+    /// The blob is not the requested one.
     #[error("layer {wanted} has wrong content: its digest is {found}")]
     Digest {
-        /// What the manifest says.
+        /// Digest in the manifest.
         wanted: Digest,
-        /// What came.
+        /// Digest of the received bytes.
         found: Digest,
     },
     /// The blob is longer or shorter than the manifest says.
     #[error("layer {digest} has the wrong size: {found} bytes instead of {wanted}")]
     Size {
-        /// The layer.
+        /// Digest of the layer's blob.
         digest: Digest,
-        /// What the manifest says.
+        /// Size in the manifest, bytes.
         wanted: u64,
-        /// What came.
+        /// Number of received bytes.
         found: u64,
     },
-    /// Over the limit on all layers of the image.
+    /// All layers of the image together exceed their limit.
     #[error("image expands to more than {} GiB", IMAGE_EXPANDED_BYTES_MAX >> 30)]
     ImageTooLarge,
     /// The tar is not the one that the config names.
     #[error("layer {layer} expands to {found}, but the image config says {wanted}")]
     DiffId {
-        /// The blob.
+        /// Digest of the layer's blob.
         layer: Digest,
-        /// What the config says.
+        /// Digest in the config.
         wanted: Digest,
-        /// What it is.
+        /// Digest of the tar.
         found: Digest,
     },
     /// The store cannot be changed.
@@ -190,19 +190,19 @@ pub enum AddLayerError {
     Store(#[from] StoreError),
 }
 
-/// Why an image whose layers are stored was not.
+/// Reason why an image was not stored although its layers are.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommitImageError {
     /// Config and manifest name different numbers of layers.
     #[error("image manifest has {manifest} layers, its config {config}")]
     LayerCount {
-        /// Of the manifest.
+        /// Number of layers in the manifest.
         manifest: usize,
-        /// Of the config.
+        /// Number of layers in the config.
         config: usize,
     },
-    /// Over the limit on all layers.
+    /// All layers together exceed their limit.
     #[error("image expands to more than {} GiB", IMAGE_EXPANDED_BYTES_MAX >> 30)]
     TooLarge,
     /// The rootfs cannot be made.
@@ -213,20 +213,20 @@ pub enum CommitImageError {
     Store(#[from] StoreError),
 }
 
-/// Why there is no rootfs of an image.
+/// Reason why an image has no rootfs.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RootfsError {
-    /// A layer is not there (the image was removed meanwhile, or files of the store were), or its bytes have changed.
+    /// A layer is missing (the image was removed meanwhile, or files of the store were), or its bytes have changed.
     #[error(
         "layer {layer} of the image is missing or damaged, so that it is not used: `capsid pull` or `capsid load` of the \
          image puts it right, `capsid rmi` removes it"
     )]
     DamagedLayer {
-        /// The blob.
+        /// Digest of the layer's blob.
         layer: Digest,
     },
-    /// Others remove the rootfs as often as it is made.
+    /// Other processes remove the rootfs as often as it is made.
     #[error("the rootfs of the image changes all the time: is another process at work in the store?")]
     Contended,
     /// The converter failed, or the layers do not fit together.

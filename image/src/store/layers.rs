@@ -1,4 +1,4 @@
-//! Layers: converted once, by one process at a time, however many want them.
+//! Layers of the store: each is converted once, by one process at a time, however many want it.
 
 use std::fmt;
 use std::fs::File;
@@ -15,14 +15,14 @@ use crate::converter::ConvertError;
 use crate::digest::{Digest, Hasher};
 use crate::erofs::BLOCK_BYTES;
 
-/// Which layer: the digest of its blob as transported, and that of its tar.
+/// Name of a layer: the digest of its blob as transported, and that of its tar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct LayerName {
     pub blob: Digest,
     pub diff: Digest,
 }
 
-/// A layer in the store.
+/// Layer in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StoredLayer {
     pub name: LayerName,
@@ -30,21 +30,21 @@ pub(crate) struct StoredLayer {
     pub data_bytes: u64,
 }
 
-/// Files of a layer: contents and names.
+/// Names of a layer's files: the contents, and the index.
 const LAYER_FILES: [&str; 2] = ["data", "index"];
 
-/// A layer that holds what it was made with.
+/// Layer whose files hold their original content.
 struct WholeLayer {
     layer: StoredLayer,
-    /// Length of the blob that it was made from.
+    /// Length of the blob that the layer was made from.
     blob_bytes: u64,
 }
 
-/// A layer that stays as long as this lives.
+/// Layer that is not removed as long as this value lives.
 #[derive(Debug)]
 pub(crate) struct HeldLayer {
     pub layer: StoredLayer,
-    /// Whether it was there before.
+    /// Whether the layer was stored before.
     pub existed: bool,
     _lock: ObjectLock,
 }
@@ -74,7 +74,7 @@ impl Store {
         ObjectLock::shared(&self.lock_path(&name.to_string()), &self.cancellation)
     }
 
-    /// The layer, if it is there and whole.
+    /// Returns the layer, if it exists and is intact.
     fn whole_layer(&self, name: LayerName, check: Check) -> Result<Option<WholeLayer>, StoreError> {
         let directory = self.layer_path(name);
         let Some(blob_bytes) = Seal::read(&directory).and_then(|seal| seal.blob_bytes) else {
@@ -93,13 +93,13 @@ impl Store {
         Ok((data_bytes % BLOCK_BYTES == 0).then_some(WholeLayer { layer, blob_bytes }))
     }
 
-    /// Whether a layer that should be there holds what it was made with; all of it is read.
+    /// Whether a layer that should exist holds its original content; all of it is read.
     pub(super) fn is_layer_whole(&self, name: LayerName) -> Result<bool, StoreError> {
         let _lock = self.lock_layer(name)?;
         Ok(self.whole_layer(name, Check::Content)?.is_some())
     }
 
-    /// A layer of an image.
+    /// Returns a layer of an image.
     pub(super) fn stored_layer(&self, name: LayerName) -> Result<StoredLayer, RootfsError> {
         let whole = self.whole_layer(name, Check::Stamp)?;
         whole
@@ -116,9 +116,9 @@ impl Store {
         }
     }
 
-    /// Makes sure that the layer is there: `open` is called for its bytes if it is not. Waits while another process
-    /// converts it. One that is damaged is made anew. `size` is what the manifest says about the blob's length, which must be
-    /// right for a layer that is there too. The layer is charged to `allowance`.
+    /// Ensures that the layer is stored: `open` is called for its bytes if it is not. Waits while another process
+    /// converts the layer. A damaged layer is made anew. `size` is the blob's length in the manifest, which must be
+    /// right for a stored layer too. The layer is subtracted from `allowance`.
     pub(crate) fn hold_layer<R: Read>(
         &self,
         name: LayerName,
@@ -138,7 +138,7 @@ impl Store {
         Ok(held)
     }
 
-    /// The layer and the length of its blob.
+    /// Gets or makes the layer, and returns it with the length of its blob.
     fn obtain_layer<R: Read>(
         &self,
         name: LayerName,
@@ -158,7 +158,8 @@ impl Store {
                 return Ok(held(whole, true, lock));
             }
             drop(lock);
-            // Never waited for: whoever made the layer meanwhile keeps it shared, maybe until we give another one free.
+            // The exclusive lock is never waited for: another maker keeps the layer shared, maybe until this process
+            // releases another one.
             if let Some(lock) = ObjectLock::try_exclusive(&path)? {
                 break lock;
             }
@@ -171,7 +172,7 @@ impl Store {
                 self.convert_layer(name, size, expanded_bytes_max, source)
             });
             if let Err(error) = made {
-                // There is nothing that the lock would be for.
+                // The lock has no object now.
                 lock.retire();
                 return Err(error);
             }
@@ -208,9 +209,10 @@ impl Store {
         let converted =
             self.converter
                 .convert_layer(&mut source, &data, &index, expanded_bytes_max, &self.cancellation);
-        // The converter stops early at a fault. Only a fault in the right bytes is the image's, so the rest is looked at.
+        // The converter stops early at a fault. Only a fault in the right bytes is the image's, so the rest is read
+        // too.
         if matches!(converted, Err(ConvertError::Fault(_) | ConvertError::Died { .. })) {
-            // What stops this ends in the size or the digest being wrong.
+            // An error here shows as a wrong size or digest.
             let _ = io::copy(&mut source, &mut io::sink());
         }
         let over_size = |found| AddLayerError::Size {
@@ -247,7 +249,7 @@ impl Store {
         self.publish_layer(name, size, &workspace, &data, &index)
     }
 
-    /// Flushes and seals the files of a converted layer, and gives it its name.
+    /// Flushes and seals the files of a converted layer, and moves it to its final name.
     fn publish_layer(
         &self,
         name: LayerName,
@@ -277,7 +279,7 @@ impl Store {
     }
 }
 
-/// Digests and counts what is read, and ends with an error behind the size that was promised or when cancelled.
+/// Reader that digests and counts the bytes, and fails beyond the promised size or after cancellation.
 struct Verified<'a, R> {
     source: R,
     hasher: Hasher,

@@ -12,10 +12,10 @@ use super::StoreError;
 use crate::cancellation::Cancellation;
 use crate::own_file;
 
-/// How often a lock that another holds is tried: a blocking `flock` could not be cancelled.
+/// Interval between attempts at a lock that another process holds: a blocking `flock` could not be cancelled.
 pub(super) const TRY_EVERY: Duration = Duration::from_millis(5);
 
-/// Held on an object: shared by those who need it, exclusive by the one that makes or removes it.
+/// Lock on an object: shared by those who need it, exclusive for the one that makes or removes it.
 #[derive(Debug)]
 pub(crate) struct ObjectLock {
     file: File,
@@ -23,7 +23,7 @@ pub(crate) struct ObjectLock {
 }
 
 impl ObjectLock {
-    /// Waits for the lock on `path`, unless cancelled. The file is made if missing.
+    /// Waits for the shared lock on `path`, unless cancelled. The file is created if missing.
     pub(crate) fn shared(path: &Path, cancellation: &Cancellation) -> Result<Self, StoreError> {
         loop {
             if cancellation.is_cancelled() {
@@ -36,12 +36,12 @@ impl ObjectLock {
         }
     }
 
-    /// The lock on `path`, or `None` if somebody holds it.
+    /// Takes the exclusive lock on `path`; `None` if somebody holds the lock.
     pub(crate) fn try_exclusive(path: &Path) -> Result<Option<Self>, StoreError> {
         Self::acquire(path, FlockOperation::NonBlockingLockExclusive)
     }
 
-    /// Removes the lock's own file, which must be held exclusively, with the lock.
+    /// Removes the lock's own file together with the lock, which must be held exclusively.
     pub(crate) fn retire(self) {
         // A lock file that stays does no harm.
         let _ = std::fs::remove_file(&self.path);
@@ -61,7 +61,7 @@ impl ObjectLock {
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(errno) => return Err(lock_error(errno.into())),
             }
-            // Its last holder may have retired the file while we waited: then the lock is on nothing.
+            // The last holder may have retired the file during the wait: then the lock is on a removed file.
             if same_file(&file, path).map_err(lock_error)? {
                 return Ok(Some(Self {
                     file,
@@ -71,7 +71,8 @@ impl ObjectLock {
         }
     }
 
-    /// Lets others share the lock. For a moment nobody holds it, so what it protects must be looked at again.
+    /// Turns an exclusive lock into a shared one. For a moment nobody holds it, so the protected object must be checked
+    /// again.
     pub(crate) fn share(self, cancellation: &Cancellation) -> Result<Self, StoreError> {
         flock(&self.file, FlockOperation::LockShared).map_err(|errno| StoreError::File {
             action: "lock",

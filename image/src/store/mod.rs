@@ -11,14 +11,15 @@
 //!   tmp/X                           what is being made; its maker holds an flock on it
 //! ```
 //! Every object is absent or complete: it is made in `tmp`, flushed, renamed, and its directory flushed. A row of the
-//! database is written last, so what was acknowledged is there after a power cut, and what was not has no row. Before an
-//! object or a directory in `tmp` is made, and with the row that needed it, its name is recorded in the table `pending`:
-//! opening the store removes what is recorded and not needed, and nothing else. The bytes of a layer as downloaded are not kept: the converted form holds all that a rootfs needs, and
-//! keeping both would double the disk.
+//! database is written last, so everything acknowledged is there after a power cut, and nothing else has a row. Before
+//! an object or a directory in `tmp` is made, and when the row that needed it is deleted, its name is recorded in the
+//! table `pending`: opening the store removes objects that are recorded and not needed, and nothing else. The bytes of
+//! a layer as downloaded are not kept: the converted form holds all that a rootfs needs, and keeping both would double
+//! the disk usage.
 //!
-//! A converted layer is named by *both* digests. The host itself digests the blob; the tar is digested by the converter,
-//! which a hostile blob may have subverted. So a blob can spoil itself alone, never another image that has the same
-//! `diff_id`.
+//! A converted layer is named by *both* digests. The host itself digests the blob; the tar is digested by the
+//! converter, which a hostile blob may have subverted. So a blob can spoil itself alone, never another image that has
+//! the same `diff_id`.
 
 mod allowance;
 mod collect;
@@ -59,44 +60,44 @@ use lock::ObjectLock;
 pub use verify::Damage;
 pub(crate) use workspace::Workspace;
 
-/// An image in the store.
+/// Image in the store.
 #[derive(Debug, Clone)]
 pub struct Image {
     /// Digest of the config: docker's image id.
     pub id: Digest,
     /// Digest of the manifest.
     pub manifest: Digest,
-    /// Names that lead to it, tags before digests.
+    /// Names of the image, tags before digests.
     pub references: Vec<Reference>,
-    /// What it says about how to run it.
+    /// Config of the image: how to run it.
     pub config: ImageConfig,
-    /// Bytes of its files, as stored: layers shared with other images counted too.
+    /// Size of the image's files as stored, bytes: layers shared with other images count too.
     pub size_bytes: u64,
-    /// When it came into this store, seconds since 1970.
+    /// Time when the image was added to this store, seconds since 1970.
     pub added: i64,
     pub(crate) layers: Vec<LayerName>,
 }
 
-/// A rootfs as open files: one EROFS disk when concatenated.
+/// Rootfs as open files: one EROFS disk when concatenated.
 #[derive(Debug)]
 pub struct Rootfs {
-    /// First on the disk; its length is a multiple of 4096.
+    /// First file of the disk; its length is a multiple of 4096.
     pub metadata: File,
-    /// Then these in order; each length is a multiple of 4096 and above zero.
+    /// Further files of the disk in order; each length is a multiple of 4096 and above zero.
     pub data: Vec<File>,
 }
 
-/// What [`Store::remove`] did, in docker's words.
+/// Actions of [`Store::remove`], in docker's terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removed {
-    /// A name was taken away.
+    /// A name was removed.
     Untagged(Reference),
-    /// The image, or a layer that no other image has, was deleted.
+    /// The image was deleted, or a layer that no other image has.
     Deleted(Digest),
 }
 
 impl Image {
-    /// Whether the image has another tag than `name`, so that removing that name leaves the image where it is.
+    /// Whether the image has another tag than `name`, so that it stays when that name is removed.
     pub fn has_other_tag(&self, name: &str) -> bool {
         let is_tag = |reference: &&Reference| reference.tag().is_some();
         name.parse::<Reference>().is_ok_and(|name| {
@@ -105,7 +106,7 @@ impl Image {
     }
 }
 
-/// The content store. Many processes may use one at the same time.
+/// Content store. Many processes may use one at the same time.
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
@@ -114,10 +115,10 @@ pub struct Store {
     cancellation: Cancellation,
 }
 
-/// Directories of the store.
+/// Names of the store's subdirectories.
 pub const STORE_SUBDIRECTORIES: [&str; 5] = ["blobs", "layers", "rootfs", "locks", "tmp"];
 
-/// A directory that holds a store, and perhaps more.
+/// Description of a directory that holds a store, and perhaps more.
 const DIRECTORY: DirectorySpec = DirectorySpec {
     kind: "data",
     databases: &[STORE_DATABASE],
@@ -126,8 +127,8 @@ const DIRECTORY: DirectorySpec = DirectorySpec {
 };
 
 impl Store {
-    /// Opens the store in the directory `root`, made if missing; one that is neither empty nor Capsid's is refused. Removes
-    /// what killed processes have left there.
+    /// Opens the store in the directory `root`, created if missing; a directory that is neither empty nor Capsid's is
+    /// refused. Removes remains of killed processes from it.
     ///
     /// # Errors
     /// [`OpenStoreError`] if the directory cannot be used, or was written by a newer version.
@@ -146,22 +147,22 @@ impl Store {
             converter,
             cancellation: Cancellation::new().map_err(OpenStoreError::Event)?,
         };
-        // What killed processes have left stays where nothing can be removed.
+        // Remains of killed processes stay where nothing can be removed.
         if !directory.is_read_only() {
             store.recover()?;
         }
         Ok(store)
     }
 
-    /// The directory of the store.
+    /// Directory of the store.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The image that `name` means, as docker decides it: a whole id, a reference, or the start of an id.
+    /// Finds the image that `name` means, in docker's order: a whole id, a reference, or the start of an id.
     ///
     /// # Errors
-    /// [`FindImageError::Ambiguous`] if the start of an id fits several; others if the store cannot be read.
+    /// [`FindImageError::Ambiguous`] if the start of an id matches several; others if the store cannot be read.
     pub fn find(&self, name: &str) -> Result<Option<Image>, FindImageError> {
         let id = self.find_id(name)?;
         match id {
@@ -170,7 +171,7 @@ impl Store {
         }
     }
 
-    /// All images, newest first.
+    /// Lists all images, newest first.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read.
@@ -179,7 +180,7 @@ impl Store {
         rows.into_iter().map(|row| self.image(row)).collect()
     }
 
-    /// Gives the image that `name` means the name `reference` too.
+    /// Gives the image that `name` means the additional name `reference`.
     ///
     /// # Errors
     /// [`FindImageError::NoSuchImage`] if there is no such image.
@@ -190,24 +191,24 @@ impl Store {
         Ok(self.database().set_name(reference, id)?)
     }
 
-    /// The bytes of an image's manifest.
+    /// Reads the bytes of an image's manifest.
     ///
     /// # Errors
-    /// [`StoreError`] if they cannot be read or are not what they were.
+    /// [`StoreError`] if they cannot be read or have changed.
     pub fn manifest(&self, image: &Image) -> Result<Vec<u8>, StoreError> {
         self.read_blob(image.manifest, MANIFEST_BYTES_MAX)
     }
 
-    /// The bytes of an image's config.
+    /// Reads the bytes of an image's config.
     ///
     /// # Errors
-    /// [`StoreError`] if they cannot be read or are not what they were.
+    /// [`StoreError`] if they cannot be read or have changed.
     pub fn config(&self, image: &Image) -> Result<Vec<u8>, StoreError> {
         self.read_blob(image.id, CONFIG_BYTES_MAX)
     }
 
-    /// Ends the pulls and loads that go on with this store or its clones, for good: each gives back what it holds,
-    /// removes what it has made, and returns an error.
+    /// Ends all pulls and loads of this store and its clones, for good: each releases what it holds, removes what it
+    /// has made, and returns an error.
     pub fn cancel(&self) {
         self.cancellation.cancel();
     }
@@ -302,7 +303,7 @@ impl Store {
     }
 }
 
-/// Fewer digits than this are a typing mistake rather than an id.
+/// Smallest number of digits of an abbreviated id: fewer are a typing mistake rather than an id.
 const ID_DIGITS_MIN: usize = 4;
 
 fn shown(name: &str) -> String {

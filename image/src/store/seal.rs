@@ -1,13 +1,13 @@
-//! Seals: what the files of a converted object hold, so that a file that has changed since is never served.
+//! Seals: records of the content of a converted object's files, so that a file that has changed since is never served.
 //!
 //! ```text
 //! layers/BLOB.DIFF/seal   digests and stamps of `data` and `index`
 //! rootfs/KEY/seal         digest and stamp of `metadata`
 //! ```
-//! A stamp is what `stat` told of the file when its content was last known to be good, and the boot that this was in. A
-//! file with that stamp is used as it is, which costs two system calls. Any other is read and digested first: one that was
-//! written to or replaced, and each one at its first use after a boot, for nobody knows what a crash, or a disk while the
-//! machine was off, has done to it. Then it is stamped anew, or refused.
+//! A stamp is the `stat` result of the file when its content was last known to be good, and the boot at that time. A
+//! file with that stamp is used unchecked, which costs two system calls. Any other file is read and digested first: one
+//! that was written to or replaced, and each one at its first use after a boot, because nobody knows what a crash, or a
+//! disk while the machine was off, has done to it. Then it gets a new stamp, or is refused.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -28,10 +28,10 @@ use crate::own_file;
 /// Name of the seal in an object's directory.
 pub(super) const SEAL: &str = "seal";
 
-/// Bytes digested at once. Part of the format: a digest is one of the digests of such chunks.
+/// Number of bytes digested at once. Part of the format: a file's digest is a digest of the digests of such chunks.
 const CHUNK_BYTES: u64 = 1 << 20;
 
-/// The seal of an object.
+/// Seal of an object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Seal {
     /// Length of the blob that a layer was made from; a rootfs has none.
@@ -51,12 +51,12 @@ struct Stamp {
     device: u64,
     inode: u64,
     bytes: u64,
-    /// Seconds and nanoseconds.
+    /// Modification time, seconds and nanoseconds.
     modified: (i64, i64),
     changed: (i64, i64),
 }
 
-/// Why a file of an object cannot be used.
+/// Reason why a file of an object cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OpenSealedError {
     /// The file or its seal is missing, or its content is not what was sealed.
@@ -81,7 +81,7 @@ impl Stamp {
 }
 
 impl Seal {
-    /// The seal of files that were just made, under the names they have in their object's directory.
+    /// Creates the seal of files that were just made, under their names in the object's directory.
     pub(super) fn of(
         files: &[(&str, &File)],
         blob_bytes: Option<u64>,
@@ -103,7 +103,7 @@ impl Seal {
         file.sync_all()
     }
 
-    /// The seal in an object's directory; `None` if there is none that makes sense.
+    /// Reads the seal in an object's directory; `None` if there is no valid one.
     pub(super) fn read(directory: &Path) -> Option<Self> {
         let mut bytes = Vec::new();
         let file = own_file::read(&directory.join(SEAL)).ok()?;
@@ -112,12 +112,12 @@ impl Seal {
     }
 }
 
-/// How thoroughly a file is looked at.
+/// Thoroughness of the check of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Check {
-    /// Its stamp; its content only if that differs.
+    /// Checks the stamp, and the content only if the stamp differs.
     Stamp,
-    /// Its content.
+    /// Checks the content.
     Content,
 }
 
@@ -144,7 +144,7 @@ impl Store {
             return Ok(file);
         }
         let found = match content_digest(&file, &self.cancellation) {
-            // A disk that cannot give the bytes back has lost them.
+            // A disk that cannot return the bytes has lost them.
             Err(error) if error.raw_os_error() == Some(libc::EIO) => return Err(damaged()),
             found => found.map_err(read_error)?,
         };
@@ -153,7 +153,7 @@ impl Store {
         }
         if stamp != sealed.stamp {
             sealed.stamp = stamp;
-            // Without a new stamp the next use digests once more.
+            // Without a new stamp the next use digests the file again.
             let _ = self.renew_seal(directory, &seal);
         }
         Ok(file)
@@ -169,8 +169,8 @@ impl Store {
     }
 }
 
-/// Digest of a file's content: of its length and the digest of each of its chunks, where one of zeros alone has none. Holes
-/// are not read, so that a sparse file takes the time of what it holds.
+/// Digest of a file's content: of its length and the digests of its chunks, where a chunk of zeros has none. Holes are
+/// not read, so a sparse file takes only the time for its data.
 fn content_digest(mut file: &File, cancellation: &Cancellation) -> io::Result<Digest> {
     let bytes = file.metadata()?.len();
     let mut hasher = Hasher::default();
@@ -203,7 +203,7 @@ fn content_digest(mut file: &File, cancellation: &Cancellation) -> io::Result<Di
     Ok(hasher.finish())
 }
 
-/// Where the next data from `position` on is, or the end of the file.
+/// Offset of the next data from `position` on, or the end of the file.
 fn next_data(file: &File, position: u64, end: u64) -> io::Result<u64> {
     match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(position)) {
         Ok(data) => Ok(data),
@@ -264,7 +264,7 @@ mod tests {
         seal.write(&object).unwrap();
         open(Check::Stamp).unwrap();
         open(Check::Content).unwrap();
-        // The same content in another file, as a backup gives it back.
+        // The same content in another file, as a backup restores it.
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "content").unwrap();
         open(Check::Stamp).unwrap();
@@ -274,7 +274,7 @@ mod tests {
         std::fs::write(&path, "c0ntent").unwrap();
         assert!(matches!(open(Check::Stamp), Err(OpenSealedError::Damaged { .. })));
         assert_eq!(Seal::read(&object).unwrap(), renewed, "a damaged file is not stamped");
-        // Another boot: the stamp is no word for the content any more.
+        // Another boot: the stamp no longer vouches for the content.
         std::fs::write(&path, "content").unwrap();
         open(Check::Stamp).unwrap();
         let mut old = Seal::read(&object).unwrap();

@@ -43,7 +43,7 @@ fn recorded_leftovers_vanish_when_the_store_is_opened_and_others_stay() {
     assert!(second.database().pending(Kind::Layers).unwrap().is_empty());
 }
 
-/// Another command that makes the same image has recorded what it is about to make.
+/// Simulates another command that makes the same image and has recorded what it is about to make.
 #[test]
 fn an_image_is_stored_again_beside_another_maker() {
     let (_directory, store) = store();

@@ -1,4 +1,4 @@
-//! Checking all that is stored.
+//! Checks of everything that is stored.
 
 use std::collections::BTreeMap;
 
@@ -9,18 +9,18 @@ use super::seal::{Check, OpenSealedError};
 use super::{Image, RootfsError, Store, StoreError};
 use crate::limits::{CONFIG_BYTES_MAX, MANIFEST_BYTES_MAX};
 
-/// A part of an image that does not hold what it was stored with.
+/// Part of an image that does not hold its original content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
     /// Name of the image, or its id if it has none.
     pub image: String,
-    /// Which part.
+    /// Name of the damaged part.
     pub part: String,
 }
 
 impl Store {
-    /// Checks the layers and the rootfs of an image, as [`Store::rootfs`] does. Reads all of what was not used since the
-    /// host's last boot, which takes a second or so for each gigabyte. [`Store::cancel`] ends it.
+    /// Checks the layers and the rootfs of an image, as [`Store::rootfs`] does. Reads everything that was not used
+    /// since the host's last boot, which takes a second or so for each gigabyte. [`Store::cancel`] ends the check.
     ///
     /// # Errors
     /// [`RootfsError`].
@@ -28,10 +28,10 @@ impl Store {
         self.rootfs(image).map(drop)
     }
 
-    /// Reads everything that is stored, and returns what is damaged. [`Store::cancel`] ends it.
+    /// Reads everything that is stored, and returns what is damaged. [`Store::cancel`] ends the check.
     ///
     /// # Errors
-    /// [`StoreError`] if it cannot be read for another reason.
+    /// [`StoreError`] if the store cannot be read for another reason.
     pub fn verify(&self) -> Result<Vec<Damage>, StoreError> {
         let rows = self.database().images()?;
         let (mut damage, mut layers) = (Vec::new(), BTreeMap::new());
@@ -49,7 +49,8 @@ impl Store {
         Ok(damage)
     }
 
-    /// The damaged parts of an image. `layers` are those that were checked for other images, and whether they are whole.
+    /// Lists the damaged parts of an image. `layers` are those that were checked for other images, and whether they are
+    /// intact.
     fn damaged_parts(&self, row: &ImageRow, layers: &mut BTreeMap<LayerName, bool>) -> Result<Vec<String>, StoreError> {
         let mut parts = Vec::new();
         for (part, digest, bytes_max) in [
@@ -73,7 +74,7 @@ impl Store {
         let rootfs = self.rootfs_path(rootfs_key(&row.layers));
         match self.open_sealed(&rootfs, METADATA, Check::Content) {
             Err(OpenSealedError::Store(error)) => return Err(error),
-            // One that is not there is made when it is needed.
+            // A missing rootfs is made when it is needed.
             Err(OpenSealedError::Damaged { .. }) if rootfs.exists() => parts.push("rootfs".into()),
             _ => {}
         }

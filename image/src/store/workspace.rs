@@ -1,8 +1,8 @@
-//! Directories below `tmp` in which objects are made. Removed by their maker, or by whoever finds the maker dead. Each is
-//! recorded in the database before it is made: nothing else in `tmp` is ever removed.
+//! Directories below `tmp` in which objects are made. Each is removed by its maker, or by a process that finds the
+//! maker dead. Each is recorded in the database before it is made: nothing else in `tmp` is ever removed.
 //!
-//! `tmp` itself is the gate: locked shared while a workspace is made and its own lock not yet taken, exclusively while dead
-//! ones are removed.
+//! `tmp` itself is the gate: locked shared while a workspace is made and its own lock not yet taken, exclusively while
+//! dead workspaces are removed.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -16,14 +16,14 @@ use super::database::Kind;
 use super::lock::same_file;
 use super::{Store, StoreError};
 
-/// Random bytes of a name.
+/// Number of random bytes in a name.
 const NAME_BYTES: usize = 8;
 
-/// A directory of our own in `tmp`.
+/// Directory in `tmp` that belongs to this process.
 #[derive(Debug)]
 pub(crate) struct Workspace {
     path: PathBuf,
-    /// The open directory, which carries the lock that says we live.
+    /// Open directory, which carries the lock that shows that its maker is alive.
     _alive: File,
 }
 
@@ -32,7 +32,7 @@ impl Workspace {
         &self.path
     }
 
-    /// A new file in it, readable by us alone.
+    /// Creates a file in the workspace, readable by its owner alone.
     pub(crate) fn create(&self, name: &str) -> Result<File, StoreError> {
         let path = self.path.join(name);
         let mut options = OpenOptions::new();
@@ -47,7 +47,7 @@ impl Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        // What cannot be removed now is removed when the store is opened next.
+        // Anything that cannot be removed now is removed when the store is opened next.
         let _ = std::fs::remove_dir_all(&self.path);
     }
 }
@@ -95,7 +95,7 @@ impl Store {
         if self.database().pending(Kind::Tmp)?.is_empty() {
             return Ok(());
         }
-        // If one is being made right now, the next opening cleans up.
+        // If a workspace is being made right now, the next opening cleans up.
         let gate = File::open(&tmp).map_err(remove_error)?;
         if flock(&gate, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Ok(());
@@ -107,7 +107,7 @@ impl Store {
                 gone.push(name);
             }
         }
-        // A record that stays does no harm: the next command looks at it again.
+        // A record that stays does no harm: the next command checks it again.
         let _ = self.database().forget(Kind::Tmp, &gone);
         Ok(())
     }
@@ -117,17 +117,17 @@ impl Store {
     }
 }
 
-/// Whether workspaces have such names.
+/// Whether a name has the form of a workspace's name.
 fn is_workspace(name: &str) -> bool {
     name.len() == 2 * NAME_BYTES && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Removes a workspace whose maker is dead: whether it is gone.
+/// Removes a workspace whose maker is dead, and returns whether it is gone.
 fn remove_if_dead(path: &Path) -> io::Result<bool> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = match rustix::fs::open(path, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(true),
-        // Something else has the name, which nobody of ours has made.
+        // Something else has the name, which no process of ours has made.
         Err(_) => return Ok(false),
         Ok(directory) => File::from(directory),
     };

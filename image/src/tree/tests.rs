@@ -37,7 +37,7 @@ fn build(layers: &[Vec<Entry>]) -> Result<Tree, LayerFault> {
     Ok(tree)
 }
 
-/// Paths of everything, with sizes of files and `None` for the rest.
+/// Paths of all files in the tree, with sizes of regular files and `None` for the rest.
 fn list(tree: &Tree) -> BTreeMap<String, Option<u64>> {
     let mut all = BTreeMap::new();
     let mut pending = vec![(String::new(), InodeId::ROOT)];
@@ -201,7 +201,7 @@ fn hard_links_share_and_are_counted() {
     assert_eq!(list(&tree), BTreeMap::from([("/d".into(), Some(1))]));
 }
 
-/// What layers of files, directories and whiteouts leave, in the plainest words.
+/// Simplest model of the result of layers with files, directories and whiteouts.
 fn model(layers: &[Vec<Entry>]) -> BTreeMap<String, Option<u64>> {
     let mut paths = BTreeMap::new();
     let text = |path: &LayerPath| format!("/{}", String::from_utf8_lossy(path.as_bytes()));

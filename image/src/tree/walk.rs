@@ -1,4 +1,4 @@
-//! The walk along a path of a layer, through symbolic links.
+//! Walk along a path of a layer, through symbolic links.
 
 use super::InodeId;
 use crate::layer::path::LayerPath;
@@ -7,13 +7,13 @@ use crate::limits::LINKS_FOLLOWED_MAX;
 /// Result of looking up the next component of a path.
 pub(super) enum Step {
     Into(InodeId),
-    /// A link was followed; go on with its parts from this directory.
+    /// A link was followed; its parts continue from this directory.
     Restart(InodeId),
     Missing,
     File,
 }
 
-/// The components still to be walked, last first, and the links followed so far.
+/// Components still to be walked, last first, and the number of links followed so far.
 pub(super) struct Walk {
     parts: Vec<Vec<u8>>,
     links: usize,

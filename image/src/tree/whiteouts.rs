@@ -1,12 +1,13 @@
-//! Whiteouts: entries of a layer that hide what lower layers have, and never what the same layer has, before or after them
-//! (image specification, "Whiteouts").
+//! Whiteouts: entries of a layer that hide entries of lower layers, and never those of the same layer, before or after
+//! them (image specification, "Whiteouts").
 
 use super::{Content, Directory, InodeId, Tree};
 use crate::layer::fault::LayerFault;
 use crate::layer::path::LayerPath;
 
 impl Tree {
-    /// Hides what lower layers have at `path`: all of it, or what a directory holds that this layer has an entry for.
+    /// Hides what lower layers have at `path`: all of it, or only the content of a directory that this layer has an
+    /// entry for.
     pub(super) fn hide_name(&mut self, path: &LayerPath) -> Result<(), LayerFault> {
         let Some((directory, name)) = path.split_last() else {
             return Ok(());
@@ -45,8 +46,8 @@ impl Tree {
         }
     }
 
-    /// Names in a directory, each of which may be of a lower layer; none the second time: what a layer adds to a directory
-    /// is its own. So a layer of many whiteouts looks at each directory once.
+    /// Names in a directory, each of which may be of a lower layer. None the second time: names that a layer adds to a
+    /// directory are its own. So a layer of many whiteouts reads each directory once.
     fn names_to_clear(&mut self, id: InodeId) -> Vec<(InodeId, Box<[u8]>)> {
         let layer = self.layer;
         match &mut self.inodes[id.index()].content {

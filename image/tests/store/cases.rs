@@ -1,4 +1,4 @@
-//! The promises.
+//! Test cases: the promises of the store.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -202,7 +202,8 @@ fn hostile_archives_are_refused_by_name() {
     }
 }
 
-/// A small tmpfs in a mount namespace would need privileges; a file size limit needs none, but kills. So: only as root.
+/// Tests a full disk, only as root: a small tmpfs in a mount namespace needs privileges; a file size limit needs none,
+/// but kills.
 fn a_full_disk_is_told_and_leaves_nothing() {
     let fixture = Fixture::new();
     let small = fixture.path("small");
@@ -250,7 +251,7 @@ fn names_come_and_go() {
     assert!(store.rootfs(&image).is_err());
 }
 
-/// An archive whose `manifest.json` lists the image of [`docker_archive`] under other names, and what else it holds.
+/// Archive whose `manifest.json` lists the image of [`docker_archive`] under other names, with its config and layer.
 fn archive_listing(entries: &[serde_json::Value], config_padding: usize, layer: &[u8]) -> Vec<u8> {
     let config = serde_json::json!({
         "architecture": "amd64", "os": "linux", "comment": "x".repeat(config_padding), "config": { "Cmd": ["sh"] },
@@ -272,7 +273,7 @@ fn an_image_listed_often_is_loaded_once() {
     let same: Vec<_> = (0..300).map(|name| entry("config.json".into(), name)).collect();
     let images = fixture.load_bytes(archive_listing(&same, 3 << 20, &layer)).unwrap();
     assert_eq!((images.len(), images[0].references.len()), (1, 300));
-    // Another spelling for each: then all that is read of them counts.
+    // Another spelling for each: then everything read for them counts.
     let spelled: Vec<_> = (0..300)
         .map(|name| entry(format!("{}config.json", "./".repeat(name)), name))
         .collect();
@@ -287,7 +288,7 @@ fn an_image_listed_often_is_loaded_once() {
     );
 }
 
-/// A sparse file of GNU tar's old format: `content` at `offset`, in a file of `size` bytes.
+/// Sparse file in GNU tar's old format: `content` at `offset`, in a file of `size` bytes.
 fn sparse(name: &str, offset: u64, content: &[u8], size: u64) -> Vec<u8> {
     let mut tar = Tar::new().entry(b'S', name, "", 0o644, content).finish();
     let number = |value: u64| {
@@ -320,7 +321,7 @@ fn sparse_files_cost_what_they_hold() {
     let data = rootfs.data[0].metadata().unwrap();
     assert_eq!(data.len(), (9 << 30) + 4096);
     assert!(data.blocks() * 512 < 4 << 20, "{} blocks", data.blocks());
-    // A sparse member of the archive itself would be longer than what is stored of it.
+    // A sparse member of the archive itself would be longer than its stored bytes.
     let mut archive = sparse("manifest.json", 0, b"[]", (1 << 63) - 1);
     archive.truncate(1024);
     let told = crate::fixture::chain(&fixture.load_bytes(archive).unwrap_err());
@@ -328,7 +329,7 @@ fn sparse_files_cost_what_they_hold() {
     assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
 }
 
-/// Changes one byte in the middle of a file, and nothing that a directory tells of it but its times.
+/// Changes one byte in the middle of a file; of its metadata, only the times change.
 fn flip_a_byte(path: &std::path::Path) {
     use std::os::unix::fs::FileExt;
     let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
@@ -337,7 +338,7 @@ fn flip_a_byte(path: &std::path::Path) {
     file.write_all_at(&[byte[0] ^ 1], middle).unwrap();
 }
 
-/// The only entry of a directory of the store.
+/// Path of the only entry in a directory of the store.
 fn only(fixture: &Fixture, directory: &str) -> std::path::PathBuf {
     let mut entries = std::fs::read_dir(fixture.store.root().join(directory)).unwrap();
     let path = entries.next().unwrap().unwrap().path();
@@ -363,7 +364,7 @@ fn a_damaged_layer_is_never_served() {
             damage.iter().all(|damage| is_layer(&damage.part)) && !damage.is_empty(),
             "{damage:?}"
         );
-        // A load or pull puts it right.
+        // A load or pull repairs it.
         load();
         fixture.store.rootfs(&image).unwrap();
         assert_eq!(fixture.store.verify().unwrap(), []);
@@ -393,7 +394,7 @@ fn a_damaged_rootfs_is_made_anew() {
     assert_eq!(fixture.store.verify().unwrap().len(), 1);
     assert_eq!(digest(), before);
     assert_eq!(fixture.store.verify().unwrap(), []);
-    // A file of that name is what a version before has left.
+    // An earlier version has left a file of that name.
     let directory = only(&fixture, "rootfs");
     std::fs::remove_dir_all(&directory).unwrap();
     std::fs::write(&directory, "old").unwrap();
@@ -443,7 +444,7 @@ fn odd_names_and_nodes_survive() {
     let out = fixture.extract(&[tar.finish()]);
     let stat = |name: &str| std::fs::symlink_metadata(out.join(name)).unwrap();
     assert_eq!((stat("null").rdev(), stat("null").mode()), (0x103, 0o020_666));
-    // The tool changes the owner last, which takes setuid bits away: permissions alone can be compared here.
+    // The tool changes the owner last, which removes setuid bits: only permissions can be compared here.
     assert_eq!(
         (stat("fifo").mode(), stat("suid").mode() & 0o170_777),
         (0o010_600, 0o100_755)
@@ -453,7 +454,7 @@ fn odd_names_and_nodes_survive() {
     assert!(out.join("-early/!a").exists() && out.join("-early/~z").exists());
 }
 
-/// Compares the layouts named by `CAPSID_TEST_LAYOUTS` (folders, separated by `:`) with what GNU tar makes of them.
+/// Compares the layouts named by `CAPSID_TEST_LAYOUTS` (folders, separated by `:`) with GNU tar's result.
 fn real_images_equal_gnu_tar() {
     let Some(layouts) = std::env::var_os("CAPSID_TEST_LAYOUTS") else {
         println!("skipped: CAPSID_TEST_LAYOUTS names no OCI layouts");
@@ -505,7 +506,7 @@ fn assert_same_trees(ours: &std::path::Path, theirs: &std::path::Path) {
         let sizes = run(std::process::Command::new("find")
             .arg(root)
             .args(["-type", "f", "-printf", "%P|%n|%s\\n"]));
-        // What no entry describes is of 1970 for us, and of today for tar: the one difference that is meant.
+        // A directory without an entry has the time 1970 here, and today's with tar: the one intended difference.
         let implied = |line: &&str| !line.starts_with("data|d|");
         let mut lines: Vec<String> = files
             .lines()

@@ -9,7 +9,7 @@ use capsid_image::{Converter, Digest, Image, LoadError, LoadSource, Loaded, Root
 use serde_json::json;
 use tempfile::TempDir;
 
-/// A store in a directory of its own.
+/// Store in a directory of its own.
 pub(crate) struct Fixture {
     pub store: Store,
     pub directory: TempDir,
@@ -38,7 +38,7 @@ impl Fixture {
         Ok(images(load(&self.store, LoadSource::Path(path.to_owned()), &())?))
     }
 
-    /// Loads an image of these layers and extracts its rootfs by `fsck.erofs`.
+    /// Loads an image of these layers and extracts its rootfs with `fsck.erofs`.
     pub(crate) fn extract(&self, layers: &[Vec<u8>]) -> PathBuf {
         let image = self.load_bytes(docker_archive(layers)).unwrap().remove(0);
         self.extract_image(&image)
@@ -53,14 +53,14 @@ impl Fixture {
         out
     }
 
-    /// The error of loading an image of these layers; nothing of it may stay.
+    /// Loads an image of these layers and returns the error; nothing of the image may stay.
     pub(crate) fn refusal(&self, layers: &[Vec<u8>]) -> String {
         let error = self.load_bytes(docker_archive(layers)).expect_err("accepted");
         self.assert_empty();
         chain(&error)
     }
 
-    /// Nothing but the database and locks is in the store.
+    /// Asserts that the store holds nothing but the database and locks.
     pub(crate) fn assert_empty(&self) {
         let store = open(self.store.root());
         assert!(store.list().unwrap().is_empty());
@@ -86,7 +86,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The files of a rootfs, written out for tools that want paths.
+/// Files of a rootfs, written to disk for tools that need paths.
 pub(crate) struct Disk {
     metadata: PathBuf,
     data: Vec<PathBuf>,
@@ -156,7 +156,7 @@ impl Disk {
     }
 }
 
-/// Unmounts when dropped.
+/// Mount that is removed when dropped.
 pub(crate) struct Mount(PathBuf);
 
 impl Drop for Mount {
@@ -172,7 +172,7 @@ pub(crate) fn run(command: &mut Command) -> String {
     text
 }
 
-/// A `docker save` archive of an image with these layers, each a tar, plain or compressed.
+/// Archive of `docker save` for an image with these layers, each a tar, plain or compressed.
 pub(crate) fn docker_archive(layers: &[Vec<u8>]) -> Vec<u8> {
     docker_archive_for(layers, "amd64")
 }
@@ -194,7 +194,7 @@ pub(crate) fn docker_archive_for(layers: &[Vec<u8>], architecture: &str) -> Vec<
     archive.finish()
 }
 
-/// Output of a program for bytes on its stdin.
+/// Output of a program for bytes on its standard input.
 pub(crate) fn filter(words: &[&str], bytes: &[u8]) -> Vec<u8> {
     let mut child = Command::new(words[0])
         .args(&words[1..])
@@ -226,7 +226,7 @@ fn plain(layer: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Writes tars, also such as no tool would.
+/// Writer of tars, including some that no tool would write.
 pub(crate) struct Tar(Vec<u8>);
 
 impl Tar {
@@ -292,7 +292,7 @@ impl Tar {
     }
 }
 
-/// The images as the store has them.
+/// Loaded images as the store has them.
 fn images(loaded: Vec<Loaded>) -> Vec<Image> {
     loaded.into_iter().map(|loaded| loaded.image).collect()
 }

@@ -1,6 +1,7 @@
-//! The store from outside: archives in, rootfs disks out, compared with what other tools make of the same archives.
+//! Tests of the store from outside: archives in, rootfs disks out, compared with the results of other tools for the
+//! same archives.
 //!
-//! This executable is also the converter: started with [`CONVERTER_COMMAND`] it converts instead of testing.
+//! This executable is also the converter: started with [`CONVERTER_COMMAND`], it converts instead of testing.
 
 // Clippy knows only functions with `#[test]` as tests.
 #![allow(clippy::unwrap_used)]

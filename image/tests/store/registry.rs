@@ -9,7 +9,7 @@ use capsid_image::{Credentials, Image, PullError, PullOptions, Reference, pull};
 
 use crate::fixture::{Fixture, Tar, docker_archive, run};
 
-/// `user:secret`, bcrypt.
+/// Password file with `user:secret`, bcrypt.
 const PASSWORDS: &str = "user:$2b$05$3mV0pXnrXworaxIsfUYK3.asTlFt2NKB5JXU3q.yEcWD1QoNIvOhC";
 
 struct Registry {

@@ -1,4 +1,5 @@
-//! Random stacks of layers, unpacked by us and by umoci: two strangers must agree on links, whiteouts and clashes.
+//! Random stacks of layers, unpacked by Capsid and by umoci: two independent programs must agree on links, whiteouts
+//! and clashes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileTypeExt;
@@ -13,10 +14,10 @@ use serde_json::json;
 
 use crate::fixture::{Fixture, Tar, docker_archive};
 
-/// Stacks that are compared; each costs some processes.
+/// Number of stacks that are compared; each costs some processes.
 const CASES: u32 = 60;
 
-/// An entry of a random layer.
+/// Entry of a random layer.
 #[derive(Debug, Clone)]
 enum Piece {
     Directory(String),
@@ -40,18 +41,18 @@ fn piece() -> impl Strategy<Value = Piece> {
     ]
 }
 
-/// Paths of directories, `l` also a link to one (to no other link: no circles). Few and short, so that entries meet: most
-/// stacks have a link, something at its target, and a layer that changes both.
+/// Random paths of directories, where `l` is also a link to one (to no other link: no circles). Few and short, so that
+/// entries meet: most stacks have a link, something at its target, and a layer that changes both.
 fn directory() -> impl Strategy<Value = String> {
     prop_oneof![2 => "[abl]", 2 => "[abl]/[abl]", 1 => "[ab]/[abl]/[ab]"]
 }
 
-/// Never where another entry wants a directory.
+/// Random paths of files, never where another entry needs a directory.
 fn file() -> impl Strategy<Value = String> {
     prop_oneof![1 => "[fg]", 3 => "[abl]/[fg]", 3 => "[ab]/[abl]/[fg]"]
 }
 
-/// A layer without two entries for one path, as every tool writes it.
+/// Builds a layer without two entries for one path, as every tool writes it.
 fn layer(pieces: &[Piece], number: usize) -> Vec<u8> {
     let mut tar = Tar::new();
     let mut seen = BTreeSet::new();
@@ -100,7 +101,7 @@ fn write_layout(at: &Path, layers: &[Vec<u8>]) {
     std::fs::write(at.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
 }
 
-/// Every path with its type and content.
+/// Every path below `root`, with its type and content.
 fn contents(root: &Path) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     let mut pending = vec![root.to_owned()];
@@ -123,7 +124,7 @@ fn contents(root: &Path) -> BTreeMap<String, String> {
     all
 }
 
-/// Compares one stack, if both take it: what each has.
+/// Unpacks one stack with both programs and returns both results, if both accept it.
 fn unpack(layers: &[Vec<u8>]) -> Option<(BTreeMap<String, String>, BTreeMap<String, String>)> {
     let fixture = Fixture::new();
     let image = fixture.load_bytes(docker_archive(layers)).ok()?.remove(0);

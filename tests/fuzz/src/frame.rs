@@ -1,22 +1,22 @@
-//! Frames of a network's.
+//! Frames of a network.
 
 use crate::Bytes;
 
-/// The guest's hardware address.
+/// Hardware address of the guest.
 pub const OWN: [u8; 6] = [2, 0, 0, 0, 0, 2];
-/// The other end's.
+/// Hardware address of the other end.
 pub const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 1];
-/// The guest's address.
+/// IPv4 address of the guest.
 pub const OWN_V4: [u8; 4] = [100, 96, 0, 2];
-/// Where it asks for names.
+/// IPv4 address of the resolver.
 pub const RESOLVER_V4: [u8; 4] = [100, 96, 0, 1];
-/// The guest's address.
+/// IPv6 address of the guest.
 pub const OWN_V6: [u8; 16] = [0xfd, 0x63, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
 
-/// The address that names of `.test` have here.
+/// Address of names below `.test`.
 pub const NAMED_V4: [u8; 4] = [203, 0, 113, 5];
-/// What a packet filter should tell apart: resolver, a network that a rule opens, a name's, private, loopback, metadata,
-/// a member, everybody.
+/// Peers that a packet filter should distinguish: resolver, a network that a rule opens, a name's, private, loopback,
+/// metadata, a member, broadcast.
 const PEERS_V4: [[u8; 4]; 8] = [
     RESOLVER_V4,
     [10, 0, 0, 9],
@@ -27,7 +27,7 @@ const PEERS_V4: [[u8; 4]; 8] = [
     [100, 96, 0, 3],
     [255; 4],
 ];
-/// The last two bytes of IPv6 peers, behind these prefixes.
+/// First two bytes of IPv6 peers.
 const PREFIXES_V6: [[u8; 2]; 8] = [
     [0xfd, 0x63],
     [0xfe, 0x80],
@@ -41,7 +41,7 @@ const PREFIXES_V6: [[u8; 2]; 8] = [
 /// Protocols and extension headers.
 const NUMBERS: [u8; 16] = [17, 6, 58, 1, 44, 0, 43, 60, 51, 50, 59, 135, 139, 253, 132, 2];
 
-/// A frame whose headers mostly agree with each other, so that what is behind them is reached too.
+/// Builds a frame whose headers mostly agree with each other, so that the code behind them is reached too.
 pub fn frame(bytes: &mut Bytes<'_>, from: [u8; 6], to: [u8; 6]) -> Vec<u8> {
     let kind = bytes.byte();
     let is_own = from == OWN;
@@ -52,7 +52,7 @@ pub fn frame(bytes: &mut Bytes<'_>, from: [u8; 6], to: [u8; 6]) -> Vec<u8> {
         _ => ([bytes.byte(), bytes.byte()], raw(bytes)),
     };
     let mut frame = [&to[..], &from, &link, &packet].concat();
-    // Something behind the packet, or a byte of it that is another one.
+    // Something behind the packet, or one byte of it changed.
     match kind >> 5 {
         6 => frame.extend(raw(bytes)),
         7 => {
@@ -101,7 +101,7 @@ fn ipv6(bytes: &mut Bytes<'_>, is_own: bool) -> Vec<u8> {
     numbers.push(NUMBERS[usize::from(bytes.byte() % 16)]);
     let mut payload = Vec::new();
     for next in &numbers[1..] {
-        // Eight bytes, whatever length they tell of.
+        // Eight bytes, whatever length they claim.
         payload.extend([*next, bytes.byte() & 7, 1, 4, 0, 0, 0, 0]);
     }
     payload.extend(transport(bytes, numbers[numbers.len() - 1], is_own));
@@ -109,7 +109,7 @@ fn ipv6(bytes: &mut Bytes<'_>, is_own: bool) -> Vec<u8> {
     peer[..2].copy_from_slice(&PREFIXES_V6[usize::from(bytes.byte() % 8)]);
     (peer[13], peer[15]) = (bytes.byte() & 1, bytes.byte());
     if odd & 4 != 0 {
-        // The multicast address of all that may have the target below.
+        // The solicited-node multicast address of the target below.
         peer = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 1];
     }
     let own = if odd & 8 == 0 { OWN_V6 } else { LINK_V6 };
@@ -122,7 +122,7 @@ fn ipv6(bytes: &mut Bytes<'_>, is_own: bool) -> Vec<u8> {
     packet
 }
 
-/// The address that the guest has on its link by itself.
+/// Link-local address that the guest gives itself.
 pub const LINK_V6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, 2];
 
 fn transport(bytes: &mut Bytes<'_>, protocol: u8, is_own: bool) -> Vec<u8> {
@@ -153,7 +153,7 @@ fn transport(bytes: &mut Bytes<'_>, protocol: u8, is_own: bool) -> Vec<u8> {
     }
 }
 
-/// A question for a name, or any bytes.
+/// Builds a question for a name, or any bytes.
 fn question(bytes: &mut Bytes<'_>) -> Vec<u8> {
     if bytes.byte() & 3 == 3 {
         return raw(bytes);
@@ -162,7 +162,7 @@ fn question(bytes: &mut Bytes<'_>) -> Vec<u8> {
     [&[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, name][..], b"\x04test\0\0\x01\0\x01"].concat()
 }
 
-/// The answer to [`question`]s of the guest's: a frame that says that the name has [`NAMED_V4`].
+/// Builds the answer to a [`question`] of the guest: a frame that gives the name [`NAMED_V4`].
 pub fn answer(bytes: &mut Bytes<'_>) -> Vec<u8> {
     let name = b'a' + (bytes.byte() & 1);
     let header = [0, 7, 0x81, 0, 0, 1, 0, 1, 0, 0, 0, 0, 1, name];

@@ -1,52 +1,53 @@
-//! What the targets share: a guest that is played by the fuzzer's bytes.
+//! Shared parts of the fuzz targets: a guest that is played by the fuzzer's bytes.
 //!
 //! | target | reads | must reach |
 //! |---|---|---|
-//! | `frames` | what an agent or a host says | the codec of every message |
+//! | `frames` | messages of an agent or a host | the codec of every message |
 //! | `documents` | manifests, configs and references of images | the parsers |
-//! | `challenges` | how a registry asks for credentials | the parser, the decision on the token realm |
+//! | `challenges` | challenges of a registry for credentials | the parser, the decision on the token realm |
 //! | `layer` | a layer, packed or not | index, tree and EROFS writer |
 //! | `block` | the requests of a guest | every kind of request |
 //! | `vsock` | the packets of a guest | every operation |
-//! | `net` | the frames of a guest and of its network | every protocol, names, answers; what leaves is compared with [`passt`] |
+//! | `net` | the frames of a guest and of its network | every protocol, names, answers; frames that leave are compared with [`passt`] |
 //! | `switch` | the frames of a network's member | neighbours, names, other members |
 //! | `registers` | registers in any order, rings of any shape | every device behind virtio-mmio |
-//! | `vhost-user` | the messages of QEMU, or of who has broken into it | every message, rings |
-//! | `files` | requests for files of the host's | every request that the file server's door lets through |
-//! | `unpack` | an archive of a container's, for `cp` | every kind of member |
+//! | `vhost-user` | the messages of QEMU, or of an attacker who controls it | every message, rings |
+//! | `files` | requests for files of the host | every request that the file server admits |
+//! | `unpack` | an archive of a container, for `cp` | every kind of member |
 //!
-//! Most devices are given well-formed rings, whose chains are the fuzzer's: a ring that is refused at once would leave what
-//! is behind it untouched. The rings themselves are the fuzzer's in `registers`, `vhost-user` and `files`. `tests/scripts/fuzz` ends with an error when a target does not reach what it is for.
+//! Most devices are given well-formed rings, whose chains are the fuzzer's: a ring that is refused at once would leave
+//! the code behind it untouched. The rings themselves are the fuzzer's in `registers`, `vhost-user` and `files`.
+//! `tests/scripts/fuzz` ends with an error when a target does not reach what it is for.
 
 pub mod frame;
 pub mod passt;
 
 use capsid_vmm::virtio::test_driver::Part;
 
-/// The fuzzer's bytes, taken from the front. When they are used up, zeros follow.
+/// Bytes of the fuzzer, taken from the front. After the last one, zeros follow.
 #[derive(Debug)]
 pub struct Bytes<'a>(pub &'a [u8]);
 
 impl<'a> Bytes<'a> {
-    /// Whether all are used up.
+    /// Whether all bytes are used up.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// As many as are left, of `count`.
+    /// Takes `count` bytes, or as many as are left.
     pub fn take(&mut self, count: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(count.min(self.0.len()));
         self.0 = rest;
         taken
     }
 
-    /// One of them.
+    /// Takes one byte.
     pub fn byte(&mut self) -> u8 {
         self.take(1).first().copied().unwrap_or(0)
     }
 
-    /// A little-endian number of `N` bytes.
+    /// Takes a little-endian number of `N` bytes.
     pub fn number<const N: usize>(&mut self) -> u64 {
         self.take(N)
             .iter()
@@ -54,7 +55,7 @@ impl<'a> Bytes<'a> {
             .fold(0, |value, byte| value << 8 | u64::from(*byte))
     }
 
-    /// A chain of descriptors: mostly of buffers that are in memory, now and then of any.
+    /// Builds a chain of descriptors: mostly of buffers that are in memory, sometimes of any.
     pub fn parts(&mut self) -> Vec<Part> {
         let count = 1 + self.byte() % 6;
         (0..count).map(|_| self.part()).collect()

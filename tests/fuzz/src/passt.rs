@@ -1,32 +1,32 @@
-//! What passt makes of a frame: a parser that is as lenient as the most lenient of its versions, and knows nothing of the
-//! packet filter's.
+//! Reading of frames by passt: a parser that is as lenient as the most lenient of passt's versions, and shares nothing
+//! with the packet filter's.
 
 use std::net::IpAddr;
 
-/// What passt carries.
+/// Packet that passt carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Reading {
     /// Number of the protocol: of TCP, UDP, or one of the ICMPs.
     pub protocol: u8,
-    /// Source.
+    /// Source address.
     pub from: IpAddr,
-    /// Destination.
+    /// Destination address.
     pub to: IpAddr,
-    /// Source port; of an echo, its identifier.
+    /// Source port; for an echo, its identifier.
     pub from_port: u16,
-    /// Destination port; 0 of an echo.
+    /// Destination port; 0 for an echo.
     pub to_port: u16,
-    /// Place of the transport in the frame.
+    /// Place of the transport header in the frame.
     pub place: usize,
-    /// A segment that opens a connection, any datagram, a request for an echo.
+    /// True for a segment that opens a connection, any datagram, and a request for an echo.
     pub begins: bool,
 }
 
 const ETHERNET_BYTES: usize = 14;
-/// What it takes for an extension header: its `IPV6_NH_OPT`.
+/// Numbers that passt takes for extension headers: its `IPV6_NH_OPT`.
 const EXTENSION_HEADERS: [u8; 11] = [0, 43, 44, 50, 51, 60, 135, 139, 140, 253, 254];
 
-/// How passt reads a frame of a guest's; `None` is one that it carries nowhere.
+/// Parses a guest's frame like passt; `None` for a frame that passt carries nowhere.
 #[must_use]
 pub fn read(frame: &[u8]) -> Option<Reading> {
     match frame.get(12..ETHERNET_BYTES)? {
@@ -36,7 +36,7 @@ pub fn read(frame: &[u8]) -> Option<Reading> {
     }
 }
 
-/// Fragments are no different from whole packets to it, nor are lengths.
+/// Parses an IPv4 packet: like passt, it treats fragments as whole packets and ignores lengths.
 fn read_v4(frame: &[u8]) -> Option<Reading> {
     let header = frame.get(ETHERNET_BYTES..ETHERNET_BYTES + 20)?;
     let place = ETHERNET_BYTES + usize::from(header[0] & 0x0f) * 4;
@@ -44,7 +44,8 @@ fn read_v4(frame: &[u8]) -> Option<Reading> {
     transport(frame, header[9], place, (address(12)?, address(16)?))
 }
 
-/// `ipv6_l4hdr()`: every extension header is as long as its second byte says, and the last one is not stepped over.
+/// Parses an IPv6 packet like `ipv6_l4hdr()`: every extension header is as long as its second byte says, and the last
+/// one is not skipped.
 fn read_v6(frame: &[u8]) -> Option<Reading> {
     let header = frame.get(ETHERNET_BYTES..ETHERNET_BYTES + 40)?;
     let address = |at: usize| Some(IpAddr::from(*header.get(at..)?.first_chunk::<16>()?));

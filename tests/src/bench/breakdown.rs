@@ -1,27 +1,27 @@
-//! The table of `--timings`: where the time of a start goes.
+//! The table of `--timings`: time of each step of a start.
 
 use serde::{Deserialize, Serialize};
 
-/// What each step of a start took.
+/// Time of each step of a start.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Breakdown {
-    /// `kvm` or `emulate`.
+    /// Name of the accelerator, `kvm` or `emulate`.
     pub accelerator: String,
-    /// In their order.
+    /// Steps in their order.
     pub steps: Vec<Step>,
 }
 
 /// One line of the table.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Step {
-    /// In words.
+    /// Name in words.
     pub name: String,
-    /// What it took, ms.
+    /// Duration, ms.
     pub took_ms: f64,
 }
 
 impl Breakdown {
-    /// From the table: a heading, then for each step its name, what it took and when it ended; the last line, in
+    /// Parses the table: a heading, then for each step its name, its duration and its end; the last line, in
     /// parentheses, lies within another step.
     pub(crate) fn read(accelerator: &str, text: &str) -> Self {
         let lines = text.lines().skip_while(|line| !line.starts_with("STEP")).skip(1);
@@ -33,7 +33,7 @@ impl Breakdown {
         }
     }
 
-    /// The median of each step.
+    /// Returns the median of each step.
     pub(crate) fn median(all: Vec<Self>) -> Self {
         let mut all = all.into_iter();
         let mut first = all.next().unwrap();
@@ -47,13 +47,13 @@ impl Breakdown {
         first
     }
 
-    /// What the step took, ms.
+    /// Returns the duration of a step, ms.
     pub(crate) fn took(&self, name: &str) -> f64 {
         let step = self.steps.iter().find(|step| step.name == name);
         step.unwrap_or_else(|| panic!("no step {name:?} in {self:?}")).took_ms
     }
 
-    /// Prints it for people.
+    /// Prints the breakdown for people.
     pub(crate) fn print(&self) {
         println!(
             "\n{:<58} {:>10}",

@@ -4,27 +4,27 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// What was measured against what.
+/// Comparison of two measured values.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Figure {
-    /// In words.
+    /// Name in words.
     pub name: String,
-    /// Ours, in `unit`.
+    /// Value of Capsid, in `unit`.
     pub ours: f64,
-    /// What it is compared with, in `unit`.
+    /// Value of the reference, in `unit`.
     pub reference: f64,
-    /// Unit of both.
+    /// Unit of both values.
     pub unit: String,
-    /// `ours / reference`.
+    /// Ratio `ours / reference`.
     pub ratio: f64,
-    /// The ratio to reach; `None` for what is told beside.
+    /// Ratio to reach; `None` for a figure without a goal.
     pub goal: Option<f64>,
-    /// Measurements of each.
+    /// Number of measurements of each value.
     pub samples: usize,
 }
 
 impl Figure {
-    /// From two values.
+    /// Creates a figure from two values.
     pub(crate) fn new(name: &str, unit: &str, ours: f64, reference: f64, goal: Option<f64>, samples: usize) -> Self {
         Self {
             name: name.to_owned(),
@@ -37,7 +37,7 @@ impl Figure {
         }
     }
 
-    /// From times taken in turns, by their medians.
+    /// Creates a figure from times taken in turns, by their medians.
     pub(crate) fn of_times(name: &str, goal: Option<f64>, ours: &[Duration], reference: &[Duration]) -> Self {
         Self::new(name, "ms", median_ms(ours), median_ms(reference), goal, ours.len())
     }
@@ -54,7 +54,7 @@ fn median_ms(times: &[Duration]) -> f64 {
     sorted[sorted.len() / 2]
 }
 
-/// Prints them for people.
+/// Prints the figures for people.
 pub(crate) fn print_table(figures: &[Figure]) {
     println!(
         "{:<58} {:>10} {:>10} {:>4} {:>6} {:>6}",

@@ -9,25 +9,25 @@ use std::time::{Duration, Instant};
 
 use capsid_tests::parts::{part, patience};
 
-/// A machine that does nothing but start and end.
+/// Machine that only starts and ends.
 #[derive(Debug)]
 pub(crate) struct Floor {
     initramfs: PathBuf,
     accelerator: &'static str,
-    /// What the kernel is told, without the word for its first process.
+    /// Kernel command line, without the argument for its first process.
     command_line: String,
 }
 
-/// A pod's memory unless its user says otherwise, MiB.
+/// Default memory of a pod, MiB.
 const MEMORY_MIB: &str = "1024";
 
-/// What Capsid tells the kernel under KVM, but for `reboot`: this machine has no keyboard controller.
+/// Kernel command line of Capsid under KVM, except `reboot`: this machine has no keyboard controller.
 pub(crate) const KVM_COMMAND_LINE: &str = "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable no_timer_check \
                                            noreplace-smp 8250.nr_uarts=1 random.trust_cpu=on cryptomgr.notests \
                                            rcupdate.rcu_expedited=1";
 
 impl Floor {
-    /// On this accelerator of QEMU's, with these kernel options; files go into `folder`.
+    /// Prepares the machine for an accelerator of QEMU and kernel options; files are written to `folder`.
     pub(crate) fn new(folder: &Path, accelerator: &'static str, command_line: String) -> Self {
         let initramfs = folder.join("floor.cpio");
         fs::write(
@@ -42,7 +42,7 @@ impl Floor {
         }
     }
 
-    /// From process start to process end.
+    /// Measures the time from process start to process end.
     pub(crate) fn whole(&self) -> Duration {
         let started = Instant::now();
         let mut child = self.start("power-off", Stdio::null());
@@ -54,7 +54,7 @@ impl Floor {
         started.elapsed()
     }
 
-    /// From process start to the first words of the guest's first process.
+    /// Measures the time from process start to the first output of the guest's first process.
     pub(crate) fn until_first_process(&self) -> Duration {
         let started = Instant::now();
         let mut child = self.start("announce", Stdio::piped());
@@ -77,7 +77,7 @@ impl Floor {
     }
 }
 
-/// QEMU's microvm with this kernel and this initramfs.
+/// Builds the command of QEMU's microvm with Capsid's kernel and this initramfs.
 pub(crate) fn bare_machine(accelerator: &str, initramfs: &Path, line: &str) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
     command
@@ -109,7 +109,8 @@ pub(crate) fn bare_machine(accelerator: &str, initramfs: &Path, line: &str) -> C
     command
 }
 
-/// A cpio archive (Documentation/driver-api/early-userspace/buffer-format.rst, "newc") of these files, with their modes.
+/// Builds a cpio archive (Documentation/driver-api/early-userspace/buffer-format.rst, "newc") of these files, with
+/// their modes.
 pub(crate) fn archive(files: &[(&str, u32, &[u8])]) -> Vec<u8> {
     let mut archive = Vec::new();
     for (name, mode, content) in files {

@@ -1,4 +1,4 @@
-//! How long it takes to make an image ready to run.
+//! Time to make an image ready to run.
 
 use std::time::Instant;
 
@@ -6,11 +6,11 @@ use capsid_tests::{Capsid, Invocation, Registry, TestImage};
 
 use crate::figure::Figure;
 
-/// Goal: half of the time of a program that unpacks only.
+/// Goal: half of the time of a program that only unpacks.
 const GOAL: Option<f64> = Some(0.5);
 const SAMPLES: usize = 3;
 
-/// Pull from a registry on loopback and conversion, against `umoci unpack` of what is already on disk.
+/// Measures pull from a registry on loopback and conversion, against `umoci unpack` of an image that is on disk.
 pub(crate) fn pull_against_umoci() -> Figure {
     let image = TestImage::ManyFiles;
     let source = format!("docker-archive:{}", image.docker_archive().display());

@@ -1,4 +1,4 @@
-//! What a pod that lives on costs: a command in it, small files in it, its memory when it does nothing.
+//! Costs of a running pod: a command in it, small files in it, its memory when idle.
 
 use std::fs;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::start_figure::in_turns;
 const EXEC_GOAL: Option<f64> = Some(0.25);
 /// Goal for an idle pod in KiB, beyond the guest's own pages: 5 MiB of its machine, 8 MiB of its supervisor.
 const IDLE_GOAL_KIB: f64 = 13.0 * 1024.0;
-/// What settles after a start has settled.
+/// Time after which a started pod is idle.
 const SETTLED: Duration = Duration::from_secs(2);
 const ROUNDS: usize = 3;
 
-/// `exec true` in a running pod against `run --rm` of the same.
+/// Measures `exec true` in a running pod against `run --rm` of the same.
 pub(crate) fn exec_against_run(accelerator: &str) -> Figure {
     let capsid = Capsid::with_busybox();
     capsid.detached("host", &["--accel", accelerator, "busybox", "sleep", "100000"]);
@@ -29,7 +29,7 @@ pub(crate) fn exec_against_run(accelerator: &str) -> Figure {
     Figure::of_times(&name, EXEC_GOAL, &ours, &reference)
 }
 
-/// Memory of a sleeping pod's processes apart from the guest's own pages.
+/// Measures the memory of a sleeping pod's processes apart from the guest's own pages.
 pub(crate) fn idle_pod() -> Figure {
     let capsid = Capsid::with_busybox();
     capsid.detached("idle", &["--accel", "kvm", "busybox", "sleep", "100000"]);
@@ -41,7 +41,7 @@ pub(crate) fn idle_pod() -> Figure {
     Figure::new(name, "KiB", total as f64, IDLE_GOAL_KIB, Some(1.0), 1)
 }
 
-/// The works on one folder: nanoseconds of each.
+/// Script of the works on one folder; prints the nanoseconds of each.
 const SMALL_FILES: &str = r#"
     set -e
     cd "$1"; rm -rf work; mkdir work; cd work
@@ -52,7 +52,7 @@ const SMALL_FILES: &str = r#"
     echo $((unpacked - start)) $((found - unpacked)) $((told - committed))
 "#;
 const WORKS: [&str; 3] = ["untar", "find", "git status"];
-/// Where, and whether it is what the others are compared with: memory of the same pod, without a disk or a server.
+/// Names and paths of the folders; the last one is the reference: memory of the same pod, without a disk or a server.
 const FOLDERS: [(&str, &str); 4] = [
     ("rootfs", "/srv"),
     ("volume", "/volume"),
@@ -60,8 +60,8 @@ const FOLDERS: [(&str, &str); 4] = [
     ("tmpfs", "/memory"),
 ];
 
-/// Untar, `find` and `git status` of some of python's library on the container's root, on a volume and on a bind mount,
-/// against a tmpfs of the same pod.
+/// Measures untar, `find` and `git status` of some of python's library on the container's root, on a volume and on a
+/// bind mount, against a tmpfs of the same pod.
 pub(crate) fn small_files(accelerator: &str) -> Vec<Figure> {
     let capsid = Capsid::with(&[TestImage::Services]);
     let bound = capsid.folder("bound");

@@ -30,11 +30,11 @@ use capsid_tests::parts;
 use figure::{Figure, print_table};
 use serde::{Deserialize, Serialize};
 
-/// All that is measured.
+/// All measurements.
 #[derive(Debug, Serialize, Deserialize)]
 struct Report {
     figures: Vec<Figure>,
-    /// Where the time of a start goes.
+    /// Breakdowns of the time of a start.
     starts: Vec<Breakdown>,
 }
 
@@ -84,7 +84,7 @@ fn kvm_report() -> Report {
     }
 }
 
-/// What networks cost.
+/// Measures the costs of networks.
 fn network_figures(accelerator: &str) -> Vec<Figure> {
     let mut figures = network_figure::against_others(accelerator);
     figures.push(network_figure::start(accelerator));
@@ -98,8 +98,8 @@ fn has_kvm() -> bool {
     status.is_ok_and(|output| output.status.success())
 }
 
-/// Runs this program in the lab; the last line that it prints there is its result. One processor: with several, TCG
-/// corrupts the lab's kernel after a while (`tests/src/runner/lab.rs`).
+/// Runs this program in the lab; the last line of its output is its result. One processor: with several, TCG corrupts
+/// the lab's kernel after a while (`tests/src/runner/lab.rs`).
 fn report_from_lab() -> Report {
     let lab = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("lab/lab");
     let output = Command::new(&lab)

@@ -1,4 +1,4 @@
-//! What a machine costs the host beside the guest's own memory.
+//! Memory that a machine costs the host beside the guest's own memory.
 
 use std::fs;
 use std::process::Stdio;
@@ -12,10 +12,10 @@ use crate::figure::Figure;
 
 /// Goal in KiB: Firecracker's promise.
 const GOAL_KIB: f64 = 5.0 * 1024.0;
-/// No mapping of the VMM's own is as large; the guest's memory has no smaller ones.
+/// Minimum size of a guest memory mapping: no mapping of the VMM's own is as large, and the guest's are not smaller.
 const GUEST_MAPPING_KIB: u64 = 32 * 1024;
 
-/// Resident memory of `capsid-vmm` in all mappings but the guest's, while a container sleeps.
+/// Measures the resident memory of `capsid-vmm` in all mappings but the guest's, while a container sleeps.
 pub(crate) fn beside_the_guest() -> Figure {
     let capsid = Capsid::with_busybox();
     let script = ["--accel", "kvm", "busybox", "sh", "-c", "echo ready; sleep 600"];
@@ -42,8 +42,8 @@ pub(crate) fn beside_the_guest() -> Figure {
     )
 }
 
-/// `/proc/PID/smaps`: for each mapping a line of addresses, then fields. Advice splits the guest's mapping: what follows
-/// directly, without a name as it, belongs to it.
+/// Sums the VMM's own memory in `/proc/PID/smaps`: for each mapping a line of addresses, then fields. Advice splits the
+/// guest's mapping: a mapping that follows directly, also without a name, belongs to it.
 pub(crate) fn own_kib(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
     // Size and resident memory of each area, and where the last one ends.

@@ -1,6 +1,6 @@
-//! What a pod's network costs: bytes and answers through a published port, against QEMU's own virtio-net with the same
-//! helper (passt) and against a process without a machine, in a namespace of that helper's (pasta); and what it adds to
-//! a start.
+//! Costs of a pod's network: bytes and answers through a published port, against QEMU's own virtio-net with the same
+//! helper (passt) and against a process without a machine, in a namespace of that helper's (pasta); and the time that
+//! it adds to a start.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,18 +20,19 @@ use crate::figure::Figure;
 use crate::floor::{KVM_COMMAND_LINE, archive, bare_machine};
 use crate::start_figure::{emulated_command_line, in_turns};
 
-/// What is sent to measure how much goes through, bytes.
+/// Bytes sent to measure the throughput.
 const STREAM_BYTES: u64 = 8 << 20;
-/// Questions, one after the other, to measure how long an answer takes.
+/// Number of questions, one after the other, to measure the time of an answer.
 const QUESTIONS: u32 = 50;
-/// Serves one connection: a stream, or an answer to each line. The client speaks first, which passt waits for.
+/// Script that serves one connection: a stream, or an answer to each line. The client speaks first, which passt waits
+/// for.
 const SERVE: &str = "read wish; case $wish in stream) busybox head -c 8388608 /dev/zero;; *) while read line; do echo $line; done;; esac";
-/// As a pod's: address, gateway, hardware and the longest packet.
+/// Address of a pod; gateway and hardware address follow.
 const ADDRESS: &str = "100.96.0.2";
 const GATEWAY: &str = "100.96.0.1";
 const GATEWAY_MAC: &str = "02:ca:00:00:00:01";
 
-/// A server that is reached at a port of this host's, gone with the value.
+/// Server that is reached at a port of this host, ended with the value.
 struct Served {
     at: SocketAddr,
     processes: Vec<Child>,
@@ -40,7 +41,7 @@ struct Served {
 impl Drop for Served {
     fn drop(&mut self) {
         for process in &mut self.processes {
-            // With what it has started itself.
+            // With the processes that it has started itself.
             let _ = killpg(Pid::from_raw(process.id().cast_signed()), Signal::SIGKILL);
             let _ = process.wait();
         }
@@ -48,7 +49,7 @@ impl Drop for Served {
 }
 
 impl Served {
-    /// Waits until it answers.
+    /// Waits until the server answers.
     fn wait(self) -> Self {
         eventually("the server answers", 60, || try_questions(self.at, 1).is_ok());
         self
@@ -86,7 +87,7 @@ fn try_questions(at: SocketAddr, count: u32) -> std::io::Result<Duration> {
     Ok(started.elapsed())
 }
 
-/// All of it.
+/// Measures all figures of a published port.
 pub(crate) fn against_others(accelerator: &str) -> Vec<Figure> {
     let capsid = Capsid::with_busybox();
     let pod = pod(&capsid, accelerator);
@@ -107,7 +108,7 @@ pub(crate) fn against_others(accelerator: &str) -> Vec<Figure> {
     figures
 }
 
-/// `run --rm` with the default network against none.
+/// Measures `run --rm` with the default network against none.
 pub(crate) fn start(accelerator: &str) -> Figure {
     let capsid = Capsid::with_busybox();
     let run = |network| {
@@ -133,10 +134,10 @@ fn pod(capsid: &Capsid, accelerator: &str) -> Served {
     served.wait()
 }
 
-/// The same server in a bare machine, whose network device is QEMU's own.
+/// Starts the same server in a bare machine, whose network device is QEMU's own.
 fn bare(capsid: &Capsid, accelerator: &str) -> Served {
     let folder = capsid.folder("tmp");
-    // As root, passt becomes nobody.
+    // When started as root, passt becomes nobody.
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
     let (at, socket) = (free_port(), folder.join("passt"));
     let passt = passt(at, &socket);
@@ -174,7 +175,7 @@ fn passt(at: SocketAddr, socket: &Path) -> Child {
             "--netmask",
             "30",
         ])
-        // A lab has no uplink that could be looked at instead.
+        // A lab has no uplink that passt could inspect instead.
         .args(["--gateway", GATEWAY, "--interface", "lo", "--mac-addr", GATEWAY_MAC])
         .args(["--udp-ports", "none", "--tcp-ports"])
         .arg(format!("{}/{}:80", at.ip(), at.port()))
@@ -203,10 +204,10 @@ fn initramfs_of_server() -> Vec<u8> {
     ])
 }
 
-/// The same server as a process of this host's in a namespace of its own.
+/// Starts the same server as a process of this host in a namespace of its own.
 fn process() -> Served {
     let at = free_port();
-    // As root it would become nobody, who may not make the namespace.
+    // When started as root, pasta would become nobody, who may not make the namespace.
     let pasta = Command::new("pasta")
         .args([
             "--runas",
@@ -233,7 +234,7 @@ fn process() -> Served {
     Served { at, processes }.wait()
 }
 
-/// One that was free a moment ago.
+/// Returns a port that was free a moment ago.
 fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

@@ -1,4 +1,4 @@
-//! How long a start takes: a whole run, and a machine until its agent is ready.
+//! Time of a start: a whole run, and a machine until its agent is ready.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -22,7 +22,7 @@ fn samples() -> usize {
     if in_lab() { 7 } else { 11 }
 }
 
-/// `capsid run --rm busybox true` on KVM against a bare machine that starts and ends, image present.
+/// Measures `capsid run --rm busybox true` on KVM against a bare machine that starts and ends, image present.
 pub(crate) fn whole_run() -> Figure {
     let capsid = Capsid::with_busybox();
     let run = || capsid.run(["--accel", "kvm", "busybox", "true"]).succeeds().took;
@@ -32,8 +32,8 @@ pub(crate) fn whole_run() -> Figure {
     Figure::of_times(name, WHOLE_RUN_GOAL, &ours, &reference)
 }
 
-/// The same emulated. The goal is for the bare machine that is told its clock's frequency as a pod is; the second
-/// figure is for one that has to find it out, which is what booting the kernel under QEMU by hand gives.
+/// Measures the whole run under emulation. The goal is for the bare machine that gets its clock's frequency like a pod;
+/// the second figure is for one that has to measure it, as with a kernel booted under QEMU by hand.
 pub(crate) fn whole_emulated_run() -> [Figure; 2] {
     let capsid = Capsid::with_busybox();
     let run = || capsid.run(["--accel", "emulate", "busybox", "true"]).succeeds().took;
@@ -54,7 +54,7 @@ pub(crate) fn whole_emulated_run() -> [Figure; 2] {
     ]
 }
 
-/// What Capsid tells an emulated kernel: it depends on the host, so it is read off a running machine.
+/// Reads the command line of an emulated kernel off a running machine, since it depends on the host.
 pub(crate) fn emulated_command_line(capsid: &Capsid) -> String {
     let script = [
         "--name",
@@ -76,13 +76,13 @@ pub(crate) fn emulated_command_line(capsid: &Capsid) -> String {
         let mut words = words.split(|byte| *byte == 0).skip_while(|word| *word != b"-append");
         words.nth(1).map(|line| String::from_utf8(line.to_vec()).unwrap())
     });
-    // The pod would outlive its command.
+    // Otherwise the pod would outlive its command.
     capsid.call(["rm", "-f", "ready"]).wait().succeeds();
     child.wait().unwrap();
     command_line.expect("a machine under QEMU")
 }
 
-/// Where the time of a start goes.
+/// Measures the time of each step of a start.
 pub(crate) fn breakdown(accelerator: &'static str) -> Breakdown {
     let capsid = Capsid::with_busybox();
     let run = || {
@@ -96,8 +96,8 @@ pub(crate) fn breakdown(accelerator: &'static str) -> Breakdown {
     Breakdown::median(all)
 }
 
-/// `capsid-vmm` from process start to the session's first words against QEMU to those of the first process. QEMU's guest
-/// is given less to do: it finds no device, and its first process says its words at once.
+/// Measures `capsid-vmm` from process start to the session's first message against QEMU to the first process's output.
+/// QEMU's guest has less to do: it finds no device, and its first process prints at once.
 pub(crate) fn until_ready() -> Figure {
     let capsid = Capsid::with_busybox();
     let run = || {
@@ -118,10 +118,10 @@ pub(crate) fn until_ready() -> Figure {
     )
 }
 
-/// The steps between the start of `capsid-vmm` and the agent's `Ready`.
+/// Names of the steps between the start of `capsid-vmm` and the agent's `Ready`.
 const MACHINE_STEPS: [&str; 2] = ["machine processes started", "agent ready"];
 
-/// One of each, again and again: what slows the host down slows both down. The first pair warms caches.
+/// Measures both in turns: anything that slows the host down slows both down. The first pair warms caches.
 pub(crate) fn in_turns<T>(
     mut ours: impl FnMut() -> Duration,
     mut reference: impl FnMut() -> T,

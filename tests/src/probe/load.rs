@@ -1,4 +1,4 @@
-//! Load and behaviour on demand: what a container's program may do to its limits, streams and signals.
+//! Load and behavior on demand: what a container's program may do to its limits, streams and signals.
 
 use std::fs;
 use std::io::{self, BufRead, Read, Write};
@@ -70,7 +70,8 @@ fn clock() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// As the first process of a bare machine: says so on its console, which is not open yet, and ends the machine.
+/// Runs as the first process of a bare machine: announces itself on its console, which is not open yet, and ends the
+/// machine.
 fn announce() -> ExitCode {
     let words = sys::c_string("/console");
     // The first serial port: character device 4:64.
@@ -86,14 +87,14 @@ fn announce() -> ExitCode {
     power_off()
 }
 
-/// `LINUX_REBOOT_CMD_RESTART`: the way out that a machine without ACPI has.
+/// Ends the machine with `LINUX_REBOOT_CMD_RESTART`, the only way without ACPI.
 fn power_off() -> ExitCode {
     let arguments = [0xfee1_dead_u32, 672_274_793, 0x0123_4567, 0].map(|word| sys::Arg::Int(i64::from(word)));
     let _ = sys::call(libc::SYS_reboot, arguments.into());
     ExitCode::FAILURE
 }
 
-/// Uses processor time for `seconds` of wall time and says how much it was given: CPU and wall, in milliseconds.
+/// Uses processor time for `seconds` of wall time and prints how much it got: CPU and wall, in milliseconds.
 fn burn(seconds: u64) -> ExitCode {
     // The same process made the container before it became this program.
     let used_before = processor_time_ms();
@@ -108,7 +109,7 @@ fn burn(seconds: u64) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// `CLOCK_PROCESS_CPUTIME_ID` in milliseconds.
+/// Returns `CLOCK_PROCESS_CPUTIME_ID` in milliseconds.
 fn processor_time_ms() -> u64 {
     let mut time = [0_u8; 16];
     let arguments = vec![
@@ -130,7 +131,7 @@ fn eat(bytes: usize) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Forks until it is refused, then says how far it came.
+/// Forks until it is refused, then prints the number of children.
 fn fork_bomb() -> ExitCode {
     let mut children = Vec::new();
     let refusal = loop {
@@ -158,7 +159,7 @@ fn fork_bomb() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// SHA-256 and length of stdin.
+/// Prints SHA-256 and length of stdin.
 fn sum() -> ExitCode {
     let mut digest = Sha256::new();
     let mut buffer = vec![0; 1 << 16];
@@ -186,7 +187,7 @@ fn emit(bytes: u64, seed: u64) -> ExitCode {
 
 fn kill_self(signal: i64) -> ExitCode {
     let pid = i64::from(std::process::id());
-    // As the first process of its pid namespace it is immune to its own signals: a child takes the blow instead.
+    // As the first process of its pid namespace it is immune to its own signals: a child receives the signal instead.
     if pid == 1 {
         eprintln!("capsid-probe: kill-self as pid 1 does nothing");
         return ExitCode::from(4);

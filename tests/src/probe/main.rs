@@ -1,4 +1,4 @@
-//! `capsid-probe`: runs inside a container, says what it sees, and tries what must not work.
+//! `capsid-probe`: runs inside a container, reports what it sees, and tries what must not work.
 //!
 //! ```text
 //!   capsid-probe report              one JSON object: namespaces, mounts, capabilities, limits, devices, ...
@@ -7,7 +7,7 @@
 //!   capsid-probe LOAD [ARGUMENTS]    burn, eat, forkbomb, sum, emit, echo-back, trap, exit, kill-self, winsize, ...
 //! ```
 //!
-//! Linked statically, so that it runs in any image. It asserts nothing: what is right is the test's to say.
+//! Linked statically, so that it runs in any image. It asserts nothing: the test decides what is right.
 
 // The probe stops at the first surprise; the test shows the message.
 #![allow(clippy::unwrap_used)]

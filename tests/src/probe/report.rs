@@ -1,4 +1,4 @@
-//! What a process in the container sees of itself and its world, as one JSON object.
+//! Report of a process in the container on itself and its world, as one JSON object.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::sys;
 
-/// Everything.
+/// Collects the whole report.
 pub(crate) fn report() -> Value {
     let status = status_fields();
     let field = |name: &str| status.get(name).cloned().unwrap_or_default();
@@ -90,7 +90,7 @@ fn namespaces(pid: &str) -> Map<String, Value> {
         .collect()
 }
 
-/// `/proc/self/mountinfo`, proc(5): optional fields end at " - ".
+/// Parses `/proc/self/mountinfo`, proc(5): optional fields end at " - ".
 fn mounts() -> Vec<Value> {
     let parse = |line: &str| {
         let (head, tail) = line.split_once(" - ")?;
@@ -105,7 +105,7 @@ fn mounts() -> Vec<Value> {
     read("/proc/self/mountinfo").lines().filter_map(parse).collect()
 }
 
-/// `/proc/self/limits`: a name, two values and a unit in columns.
+/// Parses `/proc/self/limits`: a name, two values and a unit in columns.
 fn rlimits() -> Map<String, Value> {
     let text = read("/proc/self/limits");
     let parse = |line: &str| {

@@ -4,10 +4,10 @@
 
 use std::io;
 
-/// An argument of a system call.
+/// Argument of a system call.
 #[derive(Debug)]
 pub(crate) enum Arg<'a> {
-    /// A number or a descriptor.
+    /// Number or descriptor.
     Int(i64),
     /// Memory that the kernel reads.
     In(&'a [u8]),
@@ -35,14 +35,14 @@ pub(crate) fn call(number: i64, mut arguments: Vec<Arg<'_>>) -> io::Result<i64> 
     }
 }
 
-/// A text as the kernel reads it.
+/// Converts a text for the kernel: zero-terminated.
 pub(crate) fn c_string(text: &str) -> Vec<u8> {
     let mut bytes = text.as_bytes().to_vec();
     bytes.push(0);
     bytes
 }
 
-/// `fork`: the child runs `work` and leaves with its answer.
+/// Forks: the child runs `work` and exits with its result.
 pub(crate) fn fork(work: impl FnOnce() -> i32) -> io::Result<i32> {
     // SAFETY: the probe has one thread, so the child's copy of every lock and allocator is whole.
     match unsafe { libc::fork() } {
@@ -58,7 +58,7 @@ pub(crate) fn ignore(signal: i32) {
     unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
-/// The window size of the terminal on stdin: rows and columns.
+/// Returns the window size of the terminal on stdin: rows and columns.
 pub(crate) fn window_size() -> io::Result<(u16, u16)> {
     let mut size = libc::winsize {
         ws_row: 0,
@@ -80,7 +80,7 @@ pub(crate) fn adopt(descriptor: i32) -> std::os::fd::OwnedFd {
     unsafe { std::os::fd::OwnedFd::from_raw_fd(descriptor) }
 }
 
-/// Writes `bytes` at `offset` of a file through a shared mapping of it; what was there.
+/// Writes `bytes` at `offset` of a file through a shared mapping of it. Returns the previous bytes.
 pub(crate) fn replace_mapped(file: &std::fs::File, offset: usize, bytes: &[u8]) -> io::Result<Vec<u8>> {
     use std::os::fd::AsRawFd;
     let length = file.metadata()?.len() as usize;

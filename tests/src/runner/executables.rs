@@ -1,30 +1,30 @@
-//! The test executables that cargo has built, and which tests are in them.
+//! Test executables that cargo has built, and the tests in them.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-/// One test executable.
+/// Test executable.
 #[derive(Debug, Clone)]
 pub(crate) struct Executable {
-    /// The name of the suite (`run`), or of the crate and its target (`capsid-vmm`, `capsid-image/store`).
+    /// Name of the suite (`run`), or of the crate and its target (`capsid-vmm`, `capsid-image/store`).
     pub(crate) name: String,
     pub(crate) path: PathBuf,
-    /// The folder of its package, where cargo runs tests.
+    /// Folder of the executable's package, where cargo runs tests.
     pub(crate) folder: PathBuf,
-    /// Whether it is an end-to-end suite of `tests/tests`.
+    /// Whether the executable is an end-to-end suite of `tests/tests`.
     pub(crate) is_suite: bool,
-    /// The names of its tests.
+    /// Names of the tests.
     pub(crate) tests: Vec<String>,
 }
 
-/// All of them.
+/// All test executables.
 #[derive(Debug)]
 pub(crate) struct Executables(pub(crate) Vec<Executable>);
 
 impl Executables {
-    /// Asks cargo, which builds what is missing.
+    /// Asks cargo for the executables; cargo builds missing ones.
     pub(crate) fn find() -> Result<Self, String> {
         let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             .args(["test", "--locked", "--workspace", "--no-run", "--message-format=json"])
@@ -46,7 +46,7 @@ impl Executables {
         self.0.iter()
     }
 
-    /// The end-to-end suite of this name.
+    /// Returns the end-to-end suite of this name.
     pub(crate) fn suite(&self, name: &str) -> Option<&Executable> {
         self.0
             .iter()
@@ -65,7 +65,7 @@ fn list_tests(executable: &Executable) -> Result<Vec<String>, String> {
     Ok(names.map(str::to_owned).collect())
 }
 
-/// A line of cargo's `--message-format=json` (cargo's reference, "External tools"): `None` for what is no test.
+/// Parses a line of cargo's `--message-format=json` (cargo's reference, "External tools"): `None` if it is not a test.
 fn parse_message(line: &str) -> Option<Executable> {
     let message: Value = serde_json::from_str(line).ok()?;
     if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {

@@ -1,4 +1,4 @@
-//! What is to be run: one process each.
+//! Jobs of a test run: one process each.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,16 +7,16 @@ use crate::Options;
 use crate::executables::{Executable, Executables};
 use crate::suites::{self, FULL_COUNTS, Kvm, Suite};
 
-/// Where tests run.
+/// Place where tests run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Unit tests and checks: no machine is started.
+    /// On the host: unit tests and checks, no machine is started.
     Host,
-    /// Machines are emulated on this host.
+    /// On the host, with emulated machines.
     Emulate,
-    /// Machines run on this host's KVM.
+    /// On the host, with machines on its KVM.
     Kvm,
-    /// Machines run on KVM in a lab.
+    /// In a lab, with machines on KVM.
     Lab,
 }
 
@@ -31,46 +31,46 @@ impl Place {
     }
 }
 
-/// A test executable, and which of its tests to run.
+/// Test executable, and the selection of its tests to run.
 #[derive(Debug, Clone)]
 pub(crate) struct Step {
     pub(crate) executable: Executable,
     pub(crate) tests: Vec<String>,
 }
 
-/// What a job does.
+/// Work of a job.
 #[derive(Debug)]
 pub(crate) enum Work {
-    /// A command that passes or fails as a whole.
+    /// Command that passes or fails as a whole.
     Check(&'static [&'static str]),
     /// Test executables, one after the other.
     Tests(Vec<Step>),
 }
 
-/// One entry of the schedule.
+/// Entry of the schedule.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) name: String,
     pub(crate) place: Place,
     pub(crate) work: Work,
-    /// Expected duration: the longest jobs start first.
+    /// Expected duration in seconds: the longest jobs start first.
     pub(crate) seconds: u64,
     pub(crate) environment: Vec<(String, String)>,
 }
 
-/// Checks that are no tests.
+/// Checks other than tests: name, command, expected seconds.
 const CHECKS: &[(&str, &[&str], u64)] = &[
     ("format", &["make", "format-check"], 5),
     ("lints", &["make", "clippy"], 60),
     ("crates", &["make", "deny"], 5),
 ];
 
-/// Seconds that the unit tests of one crate take at most.
+/// Maximum seconds that the unit tests of one crate take.
 const UNIT_SECONDS: u64 = 15;
-/// Seconds that a test takes in a lab, as a rule.
+/// Usual seconds that a test takes in a lab.
 const LAB_SECONDS: u64 = 30;
 
-/// Everything that the options ask for; `kvm` is where machines run on KVM.
+/// Plans all jobs for the options; `kvm` is the place where machines run on KVM.
 pub(crate) fn plan(executables: &Executables, options: &Options, kvm: Place) -> Vec<Job> {
     let checks = CHECKS.iter().filter(|(name, ..)| options.chooses(name));
     let mut jobs: Vec<Job> = checks
@@ -91,7 +91,7 @@ pub(crate) fn plan(executables: &Executables, options: &Options, kvm: Place) -> 
     jobs
 }
 
-/// Unit tests, or a suite on the emulated accelerator.
+/// Plans the job of unit tests, or of a suite on the emulated accelerator.
 fn host_job(executable: &Executable, options: &Options) -> Job {
     let row = if executable.is_suite {
         suites::find(&executable.name)
@@ -116,11 +116,11 @@ fn host_job(executable: &Executable, options: &Options) -> Job {
     }
 }
 
-/// What runs on KVM.
+/// Plans the jobs that run on KVM.
 fn kvm_jobs(executables: &Executables, options: &Options, place: Place) -> Vec<Job> {
     let rows = suites::SUITES.iter().filter(|row| options.chooses(row.name));
     let steps = rows.filter_map(|row| kvm_step(row, executables.suite(row.name)?, options));
-    // A lab takes a while to come up: few of them, but one for each suite when suites are whole.
+    // A lab is slow to start: few labs, but one for each suite if suites are whole.
     let groups = if place == Place::Lab && !options.full {
         spread(steps.collect(), processors())
     } else {
@@ -170,18 +170,18 @@ fn spread(mut steps: Vec<Step>, groups: usize) -> Vec<Vec<Step>> {
     spread
 }
 
-/// Processors of this machine.
+/// Returns the number of processors of this machine.
 pub(crate) fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The workspace's folder.
+/// Returns the workspace's folder.
 pub(crate) fn root() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     tests.parent().unwrap_or(tests).to_owned()
 }
 
-/// Where machines run on KVM: here where this host's is real.
+/// Returns the place where machines run on KVM: this host if its KVM is real.
 pub(crate) fn kvm_place() -> Place {
     let capsid = capsid_tests::parts::part("capsid");
     let output = Command::new(capsid).args(["doctor", "--accel", "kvm"]).output();
@@ -216,7 +216,7 @@ mod tests {
         }
     }
 
-    /// The tests that these jobs run at a place, with their suites.
+    /// Returns the tests that these jobs run at a place, with their suites.
     fn tests_at(jobs: &[Job], place: Place) -> BTreeSet<(String, String)> {
         let mut found = BTreeSet::new();
         for job in jobs.iter().filter(|job| job.place == place) {

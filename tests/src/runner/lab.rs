@@ -1,8 +1,9 @@
 //! Test executables in a lab: a machine with real KVM, emulated (see `lab/README.md`).
 //!
-//! TCG's SVM has faults of its own, about one in some hundred machine starts: an interrupt is lost and the lab hangs, or a guest
-//! gets an exception that none of its instructions made. So what a lab left undone, and what failed in it, is tried once more in
-//! a fresh lab, and the report counts it. Nothing is tried twice with `emulate`, nor where this host's KVM is real.
+//! TCG's SVM has faults of its own, about one in some hundred machine starts: an interrupt is lost and the lab hangs,
+//! or a guest gets an exception that none of its instructions made. So tests that a lab did not complete, and those
+//! that failed in it, are tried once more in a fresh lab, and the report counts them. Nothing is tried twice with
+//! `emulate`, nor on a host whose KVM is real.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,14 +18,14 @@ use crate::libtest::{SUITE_MARK, TestRun, Verdict};
 use crate::process::{self, Log, test_command};
 use crate::schedule::JobRun;
 
-/// The lab itself failed (`lab/lab`).
+/// Exit code of a failure of the lab itself (`lab/lab`).
 const EXIT_LAB: i32 = 125;
 const LABS_MAX: usize = 4;
 const TRIES_MAX: usize = 2;
-/// The longest test takes minutes there.
+/// Time limit without the end of a test: the longest test takes minutes in a lab.
 const QUIET_LIMIT: Duration = Duration::from_secs(900);
 
-/// Runs the steps in as many labs as it takes.
+/// Runs the steps in as many labs as they need.
 pub(crate) fn run(job: &Job, steps: &[Step], run: &mut JobRun, log: &mut Log) -> io::Result<()> {
     let mut left = steps.to_vec();
     let mut tries: BTreeMap<(String, String), usize> = BTreeMap::new();
@@ -55,7 +56,7 @@ pub(crate) fn run(job: &Job, steps: &[Step], run: &mut JobRun, log: &mut Log) ->
     Ok(())
 }
 
-/// Results that stand, and those that are tried again: a failure, until it has failed often enough.
+/// Sorts results into final ones, and failures to be tried again until they have failed often enough.
 fn sort(tests: Vec<TestRun>, tries: &BTreeMap<(String, String), usize>) -> (Vec<TestRun>, Vec<TestRun>) {
     tests.into_iter().partition(|test| {
         let tries = tries
@@ -66,7 +67,7 @@ fn sort(tests: Vec<TestRun>, tries: &BTreeMap<(String, String), usize>) -> (Vec<
     })
 }
 
-/// The steps without the tests that are done.
+/// Returns the steps without the tests that are done.
 fn remaining(steps: &[Step], done: &[TestRun]) -> Vec<Step> {
     let is_done = |suite: &str, name: &str| done.iter().any(|test| test.suite == suite && test.name == name);
     let left = steps.iter().map(|step| Step {
@@ -92,7 +93,7 @@ fn names(steps: &[Step]) -> Vec<String> {
     steps.iter().flat_map(of_step).collect()
 }
 
-/// One processor for each lab: TCG runs each in a thread of its own.
+/// Builds the command of a lab. One processor for each: TCG runs each in a thread of its own.
 fn lab_command(job: &Job, steps: &[Step]) -> Command {
     let mut command = Command::new(root().join("tests/lab/lab"));
     command
@@ -107,7 +108,7 @@ fn lab_command(job: &Job, steps: &[Step]) -> Command {
     command
 }
 
-/// Announces and runs each executable; fails when one did.
+/// Builds the script that announces and runs each executable; fails if one of them did.
 fn script(steps: &[Step]) -> String {
     let mut script = String::from("status=0\n");
     for step in steps {
@@ -124,7 +125,7 @@ fn script(steps: &[Step]) -> String {
     script
 }
 
-/// A word as a shell reads it back.
+/// Quotes a word for a shell.
 fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }

@@ -1,14 +1,14 @@
-//! What a test executable prints, read line by line: which test ended when, and how.
+//! Output of a test executable, read line by line: the end and the verdict of each test.
 //!
-//! With `--test-threads=1` a test's line follows the end of the one before, so that the time between two lines is what the
-//! second test took.
+//! With `--test-threads=1` a test's line follows the end of the one before, so that the time between two lines is the
+//! duration of the second test.
 
 use std::time::{Duration, Instant};
 
-/// What stands before the name of a suite on the line that announces its executable.
+/// Prefix of the line that announces a suite's executable.
 pub(crate) const SUITE_MARK: &str = "== suite ";
 
-/// How a test ended.
+/// Verdict of a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Passed,
@@ -36,18 +36,18 @@ pub(crate) struct TestRun {
     pub(crate) took: Duration,
 }
 
-/// Reads the output of one or more test executables that run one after the other.
+/// Reader of the output of one or more test executables that run one after the other.
 #[derive(Debug)]
 pub(crate) struct Reader {
     suite: String,
     last: Instant,
-    /// The test whose line has begun: its own words on stderr may stand between its name and its verdict.
+    /// Name of the test whose line has begun: its own output on stderr may stand between its name and its verdict.
     begun: Option<String>,
     pub(crate) tests: Vec<TestRun>,
 }
 
 impl Reader {
-    /// Of the executable of this suite, until another is announced.
+    /// Creates a reader for the executable of this suite, until another is announced.
     pub(crate) fn new(suite: &str, now: Instant) -> Self {
         Self {
             suite: suite.to_owned(),
@@ -65,7 +65,7 @@ impl Reader {
             return false;
         }
         if line.starts_with("running ") {
-            // The executable has started: what came before is nobody's time.
+            // The executable has started: the time before belongs to no test.
             self.last = now;
             return false;
         }

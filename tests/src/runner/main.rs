@@ -1,5 +1,5 @@
-//! `capsid-test-runner [--full] [SUITE...]`: runs the unit tests, the end-to-end suites on this host, and on KVM what
-//! depends on the machine; then says where the time went.
+//! `capsid-test-runner [--full] [SUITE...]`: runs the unit tests, the end-to-end suites on this host, and on KVM the
+//! tests that depend on the machine; then reports the durations.
 //!
 //! ```text
 //!   executables  what cargo built for tests: unit tests of each crate, one executable for each suite
@@ -28,12 +28,12 @@ use std::process::ExitCode;
 use executables::Executables;
 use report::Report;
 
-/// What the command line asks for.
+/// Options of the command line.
 #[derive(Debug, Default)]
 struct Options {
-    /// Every count at its full size, and every suite on KVM.
+    /// Whether every count has its full size, and every suite runs on KVM.
     full: bool,
-    /// Only these suites and crates; all when empty.
+    /// Names of the suites and crates to run; all if empty.
     chosen: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! One child process whose output is read line by line, kept in a log, and which is ended when no test of it ends any more.
+//! One child process whose output is read line by line and logged, and which is ended if no test of it ends any more.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -15,22 +15,22 @@ use nix::unistd::Pid;
 use crate::job::root;
 use crate::libtest::{Reader, TestRun};
 
-/// What came of a process.
+/// Outcome of a process.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    /// Its exit code; `None` when it was ended because it hung, or died of a signal.
+    /// Exit code; `None` if the process was ended because it hung, or died of a signal.
     pub(crate) code: Option<i32>,
     pub(crate) tests: Vec<TestRun>,
 }
 
-/// A file under `target/test-logs` for what one job prints.
+/// File under `target/test-logs` for the output of one job.
 pub(crate) struct Log {
     pub(crate) path: PathBuf,
     file: File,
 }
 
 impl Log {
-    /// An empty log of this name.
+    /// Creates an empty log of this name.
     pub(crate) fn create(name: &str) -> io::Result<Self> {
         let folder = capsid_tests::parts::target_dir().join("test-logs");
         std::fs::create_dir_all(&folder)?;
@@ -45,7 +45,7 @@ impl Log {
     }
 }
 
-/// A test executable, with the arguments that its output can be timed by.
+/// Returns the command of a test executable, with the arguments that make its output fit for timing.
 pub(crate) fn test_command(executable: &Path, tests: &[String]) -> Vec<String> {
     let mut words = vec![executable.display().to_string(), "--test-threads=1".to_owned()];
     if !tests.is_empty() {
@@ -55,7 +55,7 @@ pub(crate) fn test_command(executable: &Path, tests: &[String]) -> Vec<String> {
     words
 }
 
-/// Runs a command in a process group of its own. `quiet_limit` is how long no test may end.
+/// Runs a command in a process group of its own. `quiet_limit` is the time limit without the end of a test.
 pub(crate) fn run(command: &mut Command, suite: &str, log: &mut Log, quiet_limit: Duration) -> io::Result<Ended> {
     let (output, writer) = io::pipe()?;
     command
@@ -64,7 +64,7 @@ pub(crate) fn run(command: &mut Command, suite: &str, log: &mut Log, quiet_limit
         .stderr(writer)
         .process_group(0);
     let mut child = command.spawn()?;
-    // The child has the only writing end now, with its own children.
+    // Only the child and its own children have the writing end now.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut reader = Reader::new(suite, Instant::now());
     let has_ended = follow(output, &mut reader, log, quiet_limit)?;
@@ -83,7 +83,7 @@ pub(crate) fn run(command: &mut Command, suite: &str, log: &mut Log, quiet_limit
     })
 }
 
-/// Reads to the end of the output. Returns whether it came to one.
+/// Reads to the end of the output. Returns whether it was reached.
 fn follow(output: io::PipeReader, reader: &mut Reader, log: &mut Log, quiet_limit: Duration) -> io::Result<bool> {
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
@@ -116,7 +116,7 @@ fn end_group(child: &Child) {
     }
 }
 
-/// What there is, and what it waits for.
+/// Lists the existing processes and what they wait for.
 fn processes() -> String {
     let output = Command::new("ps")
         .args(["-eo", "pid,ppid,stat,wchan:24,etime,args"])
@@ -127,7 +127,7 @@ fn processes() -> String {
     )
 }
 
-/// A command in the workspace's folder.
+/// Builds a command in the workspace's folder.
 pub(crate) fn in_root(words: &[impl AsRef<std::ffi::OsStr>]) -> Command {
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).current_dir(root());

@@ -1,4 +1,4 @@
-//! Where the time went, and what failed: a table for people, JSON for scripts, one closing line.
+//! Report of durations and failures: a table for people, JSON for scripts, one closing line.
 
 use std::fmt;
 use std::fs;
@@ -10,17 +10,17 @@ use serde_json::{Value, json};
 use crate::libtest::{TestRun, Verdict};
 use crate::schedule::JobRun;
 
-/// How many tests are named as the slowest.
+/// Number of tests that are named as the slowest.
 const SLOWEST: usize = 20;
 
-/// A step before the tests: packages, kernel, builds, images. Some of them run at the same time.
+/// Step before the tests: packages, kernel, builds, images. Some of them run at the same time.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Phase {
     pub(crate) name: String,
     pub(crate) seconds: f64,
 }
 
-/// Everything that was run.
+/// Results of the whole run.
 #[derive(Debug)]
 pub(crate) struct Report {
     phases: Vec<Phase>,
@@ -41,7 +41,7 @@ impl Report {
         self.runs.iter().map(|run| run.count(verdict)).sum()
     }
 
-    /// Failed tests, and jobs that failed as a whole.
+    /// Returns failed tests, and jobs that failed as a whole.
     fn failures(&self) -> Vec<String> {
         let mut failures = Vec::new();
         for run in &self.runs {
@@ -148,7 +148,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// What `scripts/phase` noted before the tests: a line each, seconds and name.
+/// Reads the phases that `scripts/phase` recorded before the tests: a line each, seconds and name.
 pub(crate) fn recorded_phases() -> Vec<Phase> {
     parse_phases(&fs::read_to_string(target_file("test-phases")).unwrap_or_default())
 }

@@ -1,4 +1,4 @@
-//! The jobs, longest first, as many at once as there is work for the processors.
+//! Schedule of the jobs, longest first, as many at once as there is work for the processors.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,7 +12,7 @@ use crate::lab;
 use crate::libtest::{TestRun, Verdict};
 use crate::process::{self, Log, in_root, test_command};
 
-/// What came of a job.
+/// Outcome of a job.
 #[derive(Debug)]
 pub(crate) struct JobRun {
     pub(crate) name: String,
@@ -21,7 +21,7 @@ pub(crate) struct JobRun {
     pub(crate) tests: Vec<TestRun>,
     /// Tests that were tried once more, in another lab.
     pub(crate) retried: Vec<String>,
-    /// Why it failed although no test did: it hung, it crashed, it could not be started.
+    /// Reason of a failure without a failed test: the job hung, crashed or could not be started.
     pub(crate) fault: Option<String>,
 }
 
@@ -35,7 +35,7 @@ impl JobRun {
     }
 }
 
-/// Longer than any test takes on a busy machine.
+/// Time limit without the end of a test: longer than any test takes on a busy machine.
 const QUIET_LIMIT: Duration = Duration::from_secs(400);
 
 /// Runs all jobs. Tests wait as much as they compute, so there is one job more than processors.
@@ -109,7 +109,7 @@ fn run_check(command: &[&str], run: &mut JobRun, log: &mut Log) -> io::Result<()
     Ok(())
 }
 
-/// A test executable on this host.
+/// Runs a test executable on this host.
 fn run_step(job: &Job, step: &Step, run: &mut JobRun, log: &mut Log) -> io::Result<()> {
     let mut words = if job.place == Place::Host {
         Vec::new()
@@ -132,8 +132,8 @@ fn run_step(job: &Job, step: &Step, run: &mut JobRun, log: &mut Log) -> io::Resu
     Ok(())
 }
 
-/// What stands before the command of an end-to-end suite. Suites make networks and small disks, which is root's right; mounts
-/// of one are not leaks of another that runs at the same time.
+/// Returns the words before the command of an end-to-end suite. Suites make networks and small disks, which needs root;
+/// mounts of one are not leaks of another that runs at the same time.
 fn as_root_with_own_mounts(job: &Job) -> Vec<String> {
     let mut words = Vec::new();
     if !nix::unistd::geteuid().is_root() {
@@ -150,7 +150,7 @@ fn is_whole(step: &Step) -> bool {
     step.tests.len() == step.executable.tests.len()
 }
 
-/// Why a run counts as failed although it tells of no failed test.
+/// Returns the reason why a run counts as failed although it reports no failed test.
 fn fault(ended: &process::Ended, expected: usize) -> Option<String> {
     let failed = ended.tests.iter().any(|test| test.verdict == Verdict::Failed);
     match ended.code {
@@ -161,7 +161,7 @@ fn fault(ended: &process::Ended, expected: usize) -> Option<String> {
     }
 }
 
-/// One line for what passed; the whole log for what did not.
+/// Prints one line for a passed job, the whole log for a failed one.
 fn announce(run: &JobRun, log: &Log) {
     let word = if run.passed() { "passed" } else { "FAILED" };
     let again = match run.retried.len() {

@@ -5,18 +5,18 @@ use std::sync::Mutex;
 use capsid_tests::{Recorder, Reply};
 use serde_json::json;
 
-/// The token that every token service of the shapes below gives. It is for the registry alone.
+/// Token that every token service of the shapes below gives. It is for the registry alone.
 pub(crate) const TOKEN: &str = "a-token-for-the-registry";
 
-/// What a registry and another host answer, by which the other might get at credentials. `{own}` and `{other}` are their
+/// Answers of a registry and another host, by which the other might get at credentials. `{own}` and `{other}` are their
 /// ports on this host.
 pub(crate) struct Shape {
     pub(crate) name: &'static str,
-    /// Answers of the registry to requests for the image, in order. Then there is no such image.
+    /// Answers of the registry to requests for the image, in order. Later answers are that there is no such image.
     pub(crate) registry: &'static [&'static str],
-    /// The other's answer.
+    /// Answer of the other host.
     pub(crate) other: &'static str,
-    /// What the pull complains of.
+    /// Expected complaint of the pull.
     pub(crate) words: &'static str,
 }
 
@@ -40,7 +40,7 @@ pub(crate) const OTHER_BEARER: &str = "401 Bearer realm=\"http://127.0.0.1:{othe
 pub(crate) const OTHER: &str = "302 http://127.0.0.1:{other}/x";
 
 pub(crate) const SHAPES: &[Shape] = &[
-    // A redirect whose target asks.
+    // A redirect whose target asks for a login.
     shape("302, basic", &[OTHER], BASIC, "asks for a login"),
     shape(
         "301, basic",
@@ -125,7 +125,7 @@ pub(crate) const SHAPES: &[Shape] = &[
         "302 http://127.0.0.1:{own}/v2/back",
         "asks for a login",
     ),
-    // A realm elsewhere.
+    // A realm on another host.
     shape("other port", &[OTHER_BEARER], "404", "is not its own"),
     shape(
         "other name",
@@ -187,7 +187,7 @@ pub(crate) const SHAPES: &[Shape] = &[
         "404",
         "token service redirects",
     ),
-    // Where nothing is wrong.
+    // Shapes without a fault.
     shape("basic", &[BASIC], "404", ""),
     shape("bearer", &[OWN_BEARER], "404", "no such image"),
     shape(
@@ -198,7 +198,7 @@ pub(crate) const SHAPES: &[Shape] = &[
     ),
 ];
 
-/// `STATUS WORDS`: a redirect, challenges a line each, or another status.
+/// Parses a reply, `STATUS WORDS`: a redirect, challenges a line each, or another status.
 fn reply(text: &str, own: u16, other: u16) -> Reply {
     let text = text
         .replace("{own}", &own.to_string())
@@ -214,7 +214,7 @@ fn reply(text: &str, own: u16, other: u16) -> Reply {
     }
 }
 
-/// Has the registry and the other host act out a shape.
+/// Lets the registry and the other host answer by a shape.
 pub(crate) fn play(shape: &Shape, registry: &Recorder, other: &Recorder) {
     let (own, others) = (registry.port(), other.port());
     let token = || Reply::found(json!({"token": TOKEN}).to_string());

@@ -1,4 +1,4 @@
-//! What confines a process, layer by layer, as it finds out itself on its way in.
+//! Report of what confines a process, layer by layer, as the process determines it itself while it is being confined.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,31 +7,31 @@ use std::str::FromStr;
 
 use crate::{Condition, FilterError, Rule, SyscallFilter, panic_rules};
 
-/// A layer of confinement. The order is that of [`Layer::ALL`].
+/// Layer of confinement, ordered as in [`Layer::ALL`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Layer {
-    /// A user namespace of its own: what capabilities it has are worth nothing outside.
+    /// User namespace of its own: the process's capabilities are worth nothing outside of it.
     UserNamespace,
-    /// Other namespaces: mount, net, ipc, uts and cgroup, and pid for all that a supervisor waits for.
+    /// Other namespaces: mount, net, ipc, uts and cgroup, and pid for every process that a supervisor waits for.
     Namespaces,
-    /// A root directory that holds nothing but what it needs, which is nothing for most.
+    /// Root directory that holds nothing but what the process needs, which is nothing for most processes.
     Root,
-    /// A user that is not the host's root.
+    /// User that is not the host's root.
     User,
     /// No capabilities in any of the five sets.
     Capabilities,
     /// Lowered resource limits.
     Rlimits,
-    /// `no_new_privs`: no program that it executes gains anything.
+    /// `no_new_privs`: no program that the process executes gains any privilege.
     NoNewPrivileges,
-    /// A Landlock domain.
+    /// Landlock domain.
     Landlock,
-    /// A system call filter.
+    /// System call filter.
     Seccomp,
 }
 
 impl Layer {
-    /// All layers, in the order in which they are told.
+    /// All layers, in the order in which they are reported.
     pub const ALL: [Self; 9] = [
         Self::UserNamespace,
         Self::Namespaces,
@@ -44,7 +44,7 @@ impl Layer {
         Self::Seccomp,
     ];
 
-    /// Name in settings, flags and reports.
+    /// Name of the layer in settings, flags and reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -67,7 +67,7 @@ impl fmt::Display for Layer {
     }
 }
 
-/// A name that no layer has.
+/// Error of a name that no layer has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is no layer of confinement: there are userns, namespaces, root, uid, capabilities, rlimits, no_new_privs, \
@@ -84,8 +84,8 @@ impl FromStr for Layer {
     }
 }
 
-/// The layers that are active around a process. As text: names with spaces between, Landlock's with its version, as
-/// `landlock:6`.
+/// Set of layers that are active around a process. Its text form is the names separated by spaces, Landlock's with its
+/// version, for example `landlock:6`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Confinement {
     layers: BTreeSet<Layer>,
@@ -93,7 +93,7 @@ pub struct Confinement {
 }
 
 impl Confinement {
-    /// These layers. Landlock's version is not known.
+    /// Makes a confinement of `layers`, without a version of Landlock.
     #[must_use]
     pub fn of(layers: &[Layer]) -> Self {
         Self {
@@ -102,7 +102,7 @@ impl Confinement {
         }
     }
 
-    /// The same, with `layer` if it `is_active`.
+    /// Returns the confinement with `layer` added if it `is_active`.
     #[must_use]
     pub fn with(mut self, layer: Layer, is_active: bool) -> Self {
         if is_active {
@@ -111,7 +111,7 @@ impl Confinement {
         self
     }
 
-    /// The same, with Landlock if it is active in this version.
+    /// Returns the confinement with Landlock of version `abi` added if it is active.
     #[must_use]
     pub(crate) fn with_landlock(self, abi: Option<u32>) -> Self {
         Self {
@@ -126,7 +126,7 @@ impl Confinement {
         self.layers.contains(&layer)
     }
 
-    /// Version of Landlock's interface, where it is active and known.
+    /// Version of Landlock's interface, if it is active and known.
     #[must_use]
     pub fn landlock_abi(&self) -> Option<u32> {
         self.landlock_abi
@@ -166,18 +166,18 @@ impl FromStr for Confinement {
     }
 }
 
-/// Why a process cannot tell what confines it.
+/// Reason why a process cannot report what confines it.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
-    /// Its filter.
+    /// Failed system call filter of the process.
     #[error("cannot filter system calls")]
     Filter(#[source] FilterError),
-    /// Its stdout.
+    /// Failed write to the stdout of the process.
     #[error("cannot write to stdout")]
     Write(#[source] io::Error),
 }
 
-/// Takes a filter, the last layer, and writes `confinement` with it to stdout, one line.
+/// Installs a filter, the last layer, and writes `confinement` including it to stdout, as one line.
 ///
 /// # Errors
 /// [`ReportError`].

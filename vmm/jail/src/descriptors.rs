@@ -1,4 +1,4 @@
-//! Step: no file descriptor besides the kept ones.
+//! Step: closes every file descriptor except the kept ones.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -15,8 +15,8 @@ pub(crate) fn close_all_but(keep: &[RawFd]) -> Result<(), JailError> {
     Ok(())
 }
 
-/// Closes every fd but `fd`, standard streams too: for a process that opens nothing any more. Needs no file, because
-/// the root directory may be empty already.
+/// Closes every fd except `fd`, including the standard streams: for a process that opens nothing any more. Needs no
+/// file, because the root directory may be empty already.
 pub(crate) fn close_all_but_one(fd: RawFd) -> Result<(), JailError> {
     let fd = fd.unsigned_abs();
     if let Some(last) = fd.checked_sub(1) {
@@ -25,7 +25,7 @@ pub(crate) fn close_all_but_one(fd: RawFd) -> Result<(), JailError> {
     sys::close_range(fd + 1, u32::MAX).map_err(JailError::CloseFds)
 }
 
-/// The ranges of fd numbers, both ends included, that hold neither a standard stream nor a kept fd.
+/// Ranges of fd numbers, both ends included, that hold neither a standard stream nor a kept fd.
 fn gaps(keep: &[RawFd]) -> Vec<(u32, u32)> {
     let mut kept: Vec<u32> = keep
         .iter()

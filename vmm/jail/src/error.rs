@@ -1,11 +1,11 @@
-//! Why a process could not be confined.
+//! Error of a process that could not be confined.
 
 use std::io;
 use std::path::PathBuf;
 
 use crate::FilterError;
 
-/// Variant = step that failed.
+/// Error of a confinement step; the variant names the step that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum JailError {
     /// Fds outside the kept list could not be closed.
@@ -14,7 +14,7 @@ pub enum JailError {
     /// A standard stream could not be replaced.
     #[error("cannot replace standard stream {fd} by /dev/null")]
     StandardStream {
-        /// Which.
+        /// Number of the standard stream.
         fd: i32,
         /// Cause.
         #[source]
@@ -26,43 +26,43 @@ pub enum JailError {
     /// A resource limit could not be lowered.
     #[error("cannot lower the limit {resource}")]
     Rlimit {
-        /// Which.
+        /// Name of the resource limit.
         resource: &'static str,
         /// Cause.
         #[source]
         source: io::Error,
     },
-    /// No user namespace, and not root either.
+    /// A user namespace was not permitted, and the process is not root either.
     #[error("user namespaces are not permitted for this user (see user.max_user_namespaces and the host's policies)")]
     UserNamespace(#[source] io::Error),
-    /// The other namespaces.
+    /// The host's other namespaces could not be left.
     #[error("cannot leave the host's namespaces")]
     Namespaces(#[source] io::Error),
-    /// The fork into the pid namespace.
+    /// The fork into the pid namespace failed.
     #[error("cannot fork into the pid namespace")]
     Fork(#[source] io::Error),
-    /// The pipe that tells whether the relay lives.
+    /// The pipe that shows whether the relay is alive could not be made.
     #[error("cannot make the relay's lifeline")]
     Lifeline(#[source] io::Error),
     /// The relay, or the process that started this one, is gone.
     #[error("the parent process is gone")]
     ParentGone,
-    /// The parent-death signal.
+    /// The parent-death signal could not be set.
     #[error("cannot tie this process's life to its parent's")]
     ParentDeathSignal(#[source] io::Error),
-    /// A step towards the empty root.
+    /// A step towards the empty root failed.
     #[error("cannot enter an empty root: {step}")]
     Root {
-        /// Which.
+        /// Name of the failed step.
         step: &'static str,
         /// Cause.
         #[source]
         source: io::Error,
     },
-    /// A file that belongs into the root of a program.
+    /// A file that belongs into the root of a program could not be used.
     #[error("cannot {action} {path} for the root of a program")]
     ProgramFile {
-        /// What was to be done with it.
+        /// Action that failed on the file.
         action: &'static str,
         /// Path on the host.
         path: PathBuf,
@@ -70,52 +70,52 @@ pub enum JailError {
         #[source]
         source: io::Error,
     },
-    /// Neither another user nor a user namespace.
+    /// Neither another user nor a user namespace is possible.
     #[error(
         "this host lets root neither change its user nor enter a user namespace: permit one of them (CAP_SETUID and \
          CAP_SETGID, or user.max_user_namespaces)"
     )]
     StillRoot,
-    /// Nobody reads what confines the program.
+    /// The report of what confines the program could not be written: nobody reads it.
     #[error("cannot report what confines the program")]
     Report(#[source] io::Error),
-    /// The user namespace of a file server that is run by root.
+    /// The user namespace of a file server that is run by root could not be made.
     #[error("cannot make a user namespace that knows everybody: {step}")]
     NamespaceOfEverybody {
-        /// Which.
+        /// Name of the failed step.
         step: &'static str,
         /// Cause.
         #[source]
         source: io::Error,
     },
-    /// The program did not start.
+    /// The program could not be executed.
     #[error("cannot execute the program in its own root")]
     Execute(#[source] io::Error),
-    /// The program's own filters.
+    /// The filters of the program could not be installed.
     #[error("cannot filter the program's system calls")]
     ProgramFilter(#[source] FilterError),
-    /// User and group.
+    /// The user and group could not be changed.
     #[error("cannot become an unprivileged user: {step}")]
     User {
-        /// Which.
+        /// Name of the failed step.
         step: &'static str,
         /// Cause.
         #[source]
         source: io::Error,
     },
-    /// A step towards no capabilities.
+    /// A step towards no capabilities failed.
     #[error("cannot drop all privileges: {step}")]
     Privileges {
-        /// Which.
+        /// Name of the failed step.
         step: &'static str,
         /// Cause.
         #[source]
         source: io::Error,
     },
-    /// The kernel has Landlock, but refused.
+    /// Landlock refused the ruleset, although the kernel has it.
     #[error("cannot restrict file access by Landlock")]
     Landlock(#[source] io::Error),
-    /// The relay's own filter.
+    /// The filter of the relay could not be installed.
     #[error("cannot filter the relay's system calls")]
     RelayFilter(#[source] FilterError),
 }

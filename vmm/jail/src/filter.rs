@@ -1,4 +1,4 @@
-//! System call filters as data: which calls, with which arguments, who needs them.
+//! System call filters as data: which calls, with which arguments, and for which reason.
 
 use std::collections::BTreeMap;
 
@@ -6,14 +6,14 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
-/// One permission. Several for one call are alternatives.
+/// Permission for one system call. Several rules for the same call are alternatives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     /// Number of the system call (`libc::SYS_*`).
     pub syscall: i64,
-    /// All must hold; none means any arguments.
+    /// Conditions that must all hold; an empty list permits any arguments.
     pub conditions: Vec<Condition>,
-    /// Who needs it.
+    /// Reason for the permission: who needs the call.
     pub reason: &'static str,
 }
 
@@ -39,7 +39,7 @@ impl Rule {
     }
 }
 
-/// A condition on the low 32 bits of one argument: all arguments filtered here are C `int`s, whose upper halves the
+/// Condition on the low 32 bits of one argument: all arguments filtered here are C `int`s, whose upper halves the
 /// kernel ignores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Condition {
@@ -49,7 +49,7 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// Argument `argument` (0 to 5) is `value`.
+    /// Requires that argument `argument` (0 to 5) is `value`.
     #[must_use]
     pub const fn equals(argument: u8, value: u64) -> Self {
         Self {
@@ -59,7 +59,7 @@ impl Condition {
         }
     }
 
-    /// The bits of `mask` in the argument are as in `value`.
+    /// Requires that the bits of `mask` in the argument are as in `value`.
     #[must_use]
     pub const fn masked(argument: u8, mask: u64, value: u64) -> Self {
         Self {
@@ -69,7 +69,7 @@ impl Condition {
         }
     }
 
-    /// None of `bits` is set in the argument.
+    /// Requires that none of `bits` is set in the argument.
     #[must_use]
     pub const fn none_of_bits(argument: u8, bits: u64) -> Self {
         Self {
@@ -79,7 +79,7 @@ impl Condition {
         }
     }
 
-    /// Whether a call with `arguments` fulfils the condition.
+    /// Whether a call with `arguments` fulfills the condition.
     #[must_use]
     pub fn holds(&self, arguments: &[u64; 6]) -> bool {
         arguments
@@ -96,20 +96,20 @@ impl Condition {
     }
 }
 
-/// A compiled filter. A call that no rule permits kills the process.
+/// Compiled system call filter. A call that no rule permits kills the process.
 #[derive(Debug, Clone)]
 pub struct SyscallFilter(BpfProgram);
 
-/// Why there is no filter.
+/// Reason why there is no filter.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
-    /// No rules at all: that would not be a filter.
+    /// The rule list is empty: that would not be a filter.
     #[error("a filter without rules")]
     Empty,
-    /// A rule cannot be expressed.
+    /// A rule cannot be expressed as a filter.
     #[error("cannot compile the system call filter")]
     Compile(#[source] seccompiler::BackendError),
-    /// The kernel refused it.
+    /// The kernel refused to install the filter.
     #[error("cannot install the system call filter")]
     Install(#[source] seccompiler::Error),
 }
@@ -123,8 +123,9 @@ impl SyscallFilter {
         Self::compile(rules, SeccompAction::KillProcess, SeccompAction::Allow)
     }
 
-    /// Compiles the calls that fail with `errno`. Such a filter permits everything else and is used beside one of
-    /// [`SyscallFilter::new`] that permits these calls too: of several filters the strictest answer counts (seccomp(2)).
+    /// Compiles a filter that makes the calls of `refusals` fail with `errno`. It permits everything else and is used
+    /// beside a filter of [`SyscallFilter::new`] that permits these calls too: of several filters the strictest answer
+    /// counts (seccomp(2)).
     ///
     /// # Errors
     /// [`FilterError::Empty`], [`FilterError::Compile`].
@@ -133,7 +134,7 @@ impl SyscallFilter {
         Self::compile(refusals, SeccompAction::Allow, action)
     }
 
-    /// `matched` is for calls that `rules` name, `other` for the rest.
+    /// Compiles `rules` with the action `matched` for calls that they name and `other` for the rest.
     fn compile(rules: &[Rule], other: SeccompAction, matched: SeccompAction) -> Result<Self, FilterError> {
         if rules.is_empty() {
             return Err(FilterError::Empty);
@@ -164,7 +165,7 @@ impl SyscallFilter {
         seccompiler::apply_filter(&self.0).map_err(FilterError::Install)
     }
 
-    /// The same to all threads of the process: for threads that a library has started.
+    /// Applies the filter to all threads of the process, including those that a library has started.
     ///
     /// # Errors
     /// [`FilterError::Install`].

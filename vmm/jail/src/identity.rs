@@ -1,6 +1,6 @@
 //! Steps: namespaces, and a user that owns nothing.
 //!
-//! Two ways, by what the host permits:
+//! Two sequences of steps, depending on what the host permits:
 //!
 //! - root: leave the namespaces as root, empty the root directory, become `nobody`, then enter a user namespace.
 //!   The last step is skipped where user namespaces are not permitted.
@@ -23,24 +23,25 @@ use rustix::thread::{
 
 use crate::{Confinement, JailError, Layer, privileges, sys};
 
-/// `nobody` and `nogroup`: the kernel's overflow ids, which own nothing.
+/// User and group id of `nobody` and `nogroup`: the kernel's overflow ids, which own nothing.
 pub(crate) const NOBODY: u32 = 65534;
 
 /// First of the users that programs get, one each: above what systemd gives to containers, below what it calls unsafe
 /// (systemd's `docs/UIDS-GIDS.md`). Process ids, which are below 2^22, are added.
 const PROGRAM_USERS: u32 = 1_900_000_000;
 
-/// A user that no other process is, for as long as this process lives: it waits for the program it becomes.
+/// User id that no other process has while this process is alive. This process outlives the program that gets the id:
+/// it waits for it.
 pub(crate) fn own_user() -> u32 {
     PROGRAM_USERS + rustix::process::getpid().as_raw_nonzero().get().unsigned_abs()
 }
 
-/// How the namespaces were left.
+/// Method by which the namespaces were left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Namespaces {
-    /// As root of the host or of a container with `CAP_SYS_ADMIN`: the user is still to be dropped.
+    /// Left as root of the host or of a container with `CAP_SYS_ADMIN`: the user still has to be dropped.
     AsRoot,
-    /// By way of a user namespace.
+    /// Left by entering a user namespace first.
     InUserNamespace,
 }
 
@@ -62,16 +63,16 @@ pub(crate) fn leave_namespaces(pid_namespace: bool) -> Result<Namespaces, JailEr
     Ok(Namespaces::InUserNamespace)
 }
 
-/// Whose files a process that serves files can make.
+/// Users whose files a file-serving process can create.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owners {
-    /// Anybody's: it is root, with the capabilities that files need.
+    /// Anybody's files: the process is root, with the capabilities that files need.
     Anybody,
-    /// One user's, whom its user namespace knows as 0. It has no capabilities.
+    /// One user's files; the process's user namespace maps this user to 0. The process has no capabilities.
     OneUser,
 }
 
-/// Names this process's user and group 0 in its new user namespace; others have no name there.
+/// Maps this process's user and group to 0 in its new user namespace; no other id is mapped there.
 pub(crate) fn map_own_ids(outside: (Uid, Gid)) -> Result<(), JailError> {
     let write = |path: &'static str, text: String| {
         std::fs::write(path, text).map_err(|source| JailError::User { step: path, source })
@@ -82,10 +83,11 @@ pub(crate) fn map_own_ids(outside: (Uid, Gid)) -> Result<(), JailError> {
     write("/proc/self/gid_map", format!("0 {} 1", outside.1.as_raw()))
 }
 
-/// A user namespace that knows every user and group of this one by the same number; `None` for others than root, who make
-/// one that knows themselves only, and where user namespaces are not permitted.
+/// Makes a user namespace that maps every user and group of this one to the same number. Returns `None` where user
+/// namespaces are not permitted, and for users other than root, who can map only themselves.
 ///
-/// A process cannot write such a map for itself: another one enters the namespace for it, and is gone when this returns.
+/// A process cannot write such a map for itself: a child process enters the namespace for it, and is gone when this
+/// returns.
 pub(crate) fn namespace_of_everybody() -> Result<Option<OwnedFd>, JailError> {
     let fail = |step| move |source: io::Error| JailError::NamespaceOfEverybody { step, source };
     if !geteuid().is_root() {
@@ -102,13 +104,13 @@ pub(crate) fn namespace_of_everybody() -> Result<Option<OwnedFd>, JailError> {
     };
     drop((entered_writer, mapped));
     let namespace = map_everybody(child, &entered);
-    // Its end of the pipe closes: the process ends, however this went.
+    // The child's end of the pipe closes, so the child ends in every case.
     drop(mapped_writer);
     waitpid(child, None).map_err(|errno| fail("wait for its first process")(errno.into()))?;
     namespace
 }
 
-/// The life of a process that is in a new user namespace until somebody has opened that.
+/// Runs the child process that stays in a new user namespace until its parent has opened that namespace.
 fn hold_namespace(entered: &OwnedFd, mapped: &OwnedFd) -> ! {
     if sys::unshare(UnshareFlags::NEWUSER).is_ok() && rustix::io::write(entered, &[1]).is_ok() {
         // Ends with the pipe.
@@ -117,7 +119,7 @@ fn hold_namespace(entered: &OwnedFd, mapped: &OwnedFd) -> ! {
     sys::exit_now(0)
 }
 
-/// Writes the maps of the namespace that `child` says it has `entered`.
+/// Writes the id maps of the namespace that `child` reports as `entered`.
 fn map_everybody(child: nix::unistd::Pid, entered: &OwnedFd) -> Result<Option<OwnedFd>, JailError> {
     let fail = |step| move |source: io::Error| JailError::NamespaceOfEverybody { step, source };
     let said = rustix::io::retry_on_intr(|| rustix::io::read(entered, &mut [0; 1]));
@@ -128,7 +130,7 @@ fn map_everybody(child: nix::unistd::Pid, entered: &OwnedFd) -> Result<Option<Ow
         let own = std::fs::read_to_string(format!("/proc/self/{map}")).map_err(fail("read this one's map"))?;
         match std::fs::write(format!("/proc/{child}/{map}"), same_ids(&own)) {
             Ok(()) => {}
-            // Root without the right to change its user: it can serve files of its own only, and says so.
+            // Root without the right to change its user: it can serve only its own files, and reports so.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
             Err(error) => return Err(fail("write its map")(error)),
         }
@@ -137,7 +139,7 @@ fn map_everybody(child: nix::unistd::Pid, entered: &OwnedFd) -> Result<Option<Ow
     Ok(Some(namespace.into()))
 }
 
-/// A map of every id that `own`, a map of proc_pid_uid_map(5), has, to itself.
+/// Identity map of every id that `own`, a map in the format of proc_pid_uid_map(5), contains.
 fn same_ids(own: &str) -> String {
     let ranges = own.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
@@ -147,8 +149,8 @@ fn same_ids(own: &str) -> String {
     ranges.collect()
 }
 
-/// Keeps the user and what it takes to serve files as that user; drops every other capability. `everybody` is the user
-/// namespace that root does it in.
+/// Keeps the user and the capabilities that serving files as that user needs; drops every other capability. Root enters
+/// the user namespace `everybody` for this.
 pub(crate) fn keep_for_files(
     namespaces: Namespaces,
     everybody: Option<OwnedFd>,
@@ -160,9 +162,9 @@ pub(crate) fn keep_for_files(
                     .map_err(fail("enter the user namespace"))?;
             }
             tolerate_unmapped(set_thread_groups(&[])).map_err(fail("leave groups"))?;
-            // No MKNOD: no device nodes. No FSETID: the kernel takes set-user-id bits away when a file is written.
-            // DAC_READ_SEARCH is for hard links (linkat(2), AT_EMPTY_PATH); what else it would permit,
-            // open_by_handle_at(2), is for the system call filter to refuse.
+            // No MKNOD: no device nodes. No FSETID: the kernel clears set-user-id bits when a file is written.
+            // DAC_READ_SEARCH is for hard links (linkat(2), AT_EMPTY_PATH); the system call filter must refuse the
+            // other call that it would permit, open_by_handle_at(2).
             privileges::keep_only(
                 CapabilitySet::CHOWN
                     | CapabilitySet::DAC_OVERRIDE
@@ -182,26 +184,26 @@ pub(crate) fn keep_for_files(
     }
 }
 
-/// Layers without which no process of ours is confined at all.
+/// Layers without which none of our processes counts as confined.
 const ALWAYS: [Layer; 4] = [Layer::Namespaces, Layer::Root, Layer::Rlimits, Layer::NoNewPrivileges];
 
-/// What [`drop_user`] came to.
+/// Result of [`drop_user`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Dropped {
-    /// A user that owns nothing, in place of root.
+    /// Whether a user that owns nothing has replaced root.
     pub(crate) user: bool,
-    /// A user namespace of its own.
+    /// Whether the process has a user namespace of its own.
     pub(crate) namespace: bool,
 }
 
 impl Dropped {
-    /// Whether the host's root is out of reach: what is left of it in a user namespace of its own has no capability
+    /// Whether the host's root is out of reach: in a user namespace of its own, what remains of root has no capability
     /// outside.
     pub(crate) fn has_left_root(self) -> bool {
         self.user || self.namespace
     }
 
-    /// With no capabilities and no Landlock yet.
+    /// Confinement without capabilities and, so far, without Landlock.
     pub(crate) fn confinement(self) -> Confinement {
         Confinement::of(&ALWAYS)
             .with(Layer::Capabilities, true)
@@ -210,8 +212,8 @@ impl Dropped {
     }
 }
 
-/// Becomes `wanted`, or `nobody` where a container knows no such user, in a user namespace; keeps just enough
-/// capabilities to drop the rest of them.
+/// Becomes user `wanted`, or `nobody` where a container does not map that user, in a user namespace; keeps just enough
+/// capabilities to drop the rest later.
 pub(crate) fn drop_user(namespaces: Namespaces, wanted: u32) -> Result<Dropped, JailError> {
     if namespaces == Namespaces::InUserNamespace {
         return Ok(Dropped {
@@ -221,7 +223,7 @@ pub(crate) fn drop_user(namespaces: Namespaces, wanted: u32) -> Result<Dropped, 
     }
     // CAP_SETPCAP must survive the change of user: the bounding set is emptied later.
     set_keep_capabilities(true).map_err(fail("keep capabilities"))?;
-    // A container may not have these ids, or may not change groups: its own user is then what there is.
+    // A container may not map these ids, or may not change groups: then its own user remains.
     tolerate_unmapped(set_thread_groups(&[])).map_err(fail("leave groups"))?;
     let user = become_user(wanted)? || become_user(NOBODY)?;
     let mut sets = capabilities(None).map_err(fail("read capabilities"))?;

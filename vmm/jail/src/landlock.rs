@@ -1,4 +1,4 @@
-//! Step: Landlock, a second lock behind the empty root, where the kernel has it.
+//! Step: Landlock, a second lock behind the empty root, on kernels that have it.
 
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -10,21 +10,21 @@ use crate::{JailError, sys};
 /// File system rights by ABI version (`include/uapi/linux/landlock.h`): bits 0..=12 since 1, refer (13) since 2,
 /// truncate (14) since 3, device ioctls (15) since 5.
 const FILE_RIGHTS: [u64; 5] = [0x1fff, 0x3fff, 0x7fff, 0x7fff, 0xffff];
-/// `LANDLOCK_ACCESS_FS_EXECUTE`.
+/// Access right `LANDLOCK_ACCESS_FS_EXECUTE`.
 const EXECUTE: u64 = 1;
-/// `LANDLOCK_ACCESS_FS_READ_FILE`.
+/// Access right `LANDLOCK_ACCESS_FS_READ_FILE`.
 const READ_FILE: u64 = 1 << 2;
-/// `LANDLOCK_ACCESS_FS_READ_DIR`.
+/// Access right `LANDLOCK_ACCESS_FS_READ_DIR`.
 const READ_FOLDER: u64 = 1 << 3;
 /// First version with [`NETWORK_RIGHTS`].
 const NETWORK_SINCE: u32 = 4;
-/// TCP bind and connect, since ABI 4.
+/// Network rights: TCP bind and connect, since ABI 4.
 const NETWORK_RIGHTS: u64 = 0b11;
-/// Abstract UNIX sockets and signals towards processes outside, since ABI 6.
+/// Scopes: abstract UNIX sockets and signals towards processes outside, since ABI 6.
 const SCOPES: u64 = 0b11;
 
-/// Denies everything that the kernel's version can deny, with no exception. Each function here returns the version of what
-/// is in force.
+/// Denies everything that the kernel's version of Landlock can deny, without exception. Returns the version of Landlock
+/// that is in force.
 pub(crate) fn restrict_where_available() -> Result<Option<u32>, JailError> {
     let Some(version) = version()? else {
         return Ok(None);
@@ -33,7 +33,7 @@ pub(crate) fn restrict_where_available() -> Result<Option<u32>, JailError> {
     Ok(Some(version))
 }
 
-/// The kernel's version of Landlock, if it has it.
+/// Version of Landlock that the kernel has, if any.
 fn version() -> Result<Option<u32>, JailError> {
     match sys::landlock_version() {
         Ok(version) => Ok(Some(version)),
@@ -43,9 +43,10 @@ fn version() -> Result<Option<u32>, JailError> {
     }
 }
 
-/// The same, but files: for a process whose root holds only what it serves.
+/// Denies everything except file access: for a process whose root holds only what it serves. Returns the version of
+/// Landlock that is in force.
 pub(crate) fn restrict_all_but_files_where_available() -> Result<Option<u32>, JailError> {
-    // Without anything to deny a ruleset is refused.
+    // The kernel refuses a ruleset that denies nothing.
     let Some(version) = version()?.filter(|version| *version >= NETWORK_SINCE) else {
         return Ok(None);
     };
@@ -56,8 +57,8 @@ pub(crate) fn restrict_all_but_files_where_available() -> Result<Option<u32>, Ja
     Ok(Some(version))
 }
 
-/// Denies everything but reading and executing what the root directory holds, and reading `files` where they are regular
-/// files: for a program whose root holds only what it needs.
+/// Denies everything except reading and executing what the root directory holds, and reading `files` where they are
+/// regular files: for a program whose root holds only what it needs. Returns the version of Landlock that is in force.
 pub(crate) fn restrict_to_reading_where_available(files: &[RawFd]) -> Result<Option<u32>, JailError> {
     let fail = |errno: Errno| JailError::Landlock(errno.into());
     let Some(version) = version()? else {
@@ -71,7 +72,7 @@ pub(crate) fn restrict_to_reading_where_available(files: &[RawFd]) -> Result<Opt
         .map_err(fail)?;
     for &file in files {
         match ruleset.permit(file, READ_FILE) {
-            // A memory file, which Landlock leaves alone, or a socket, which cannot be opened.
+            // A memory file, which Landlock does not restrict, or a socket, which cannot be opened.
             Ok(()) | Err(Errno::BADFD) => {}
             Err(errno) => return Err(fail(errno)),
         }

@@ -1,16 +1,16 @@
-//! Confinement of a process of ours that reads hostile bytes: one ordered list of steps.
+//! Confinement of our own processes that read hostile bytes: one ordered list of steps.
 //!
-//! The process has every file it will ever use open already. [`Jail::enter`] takes everything else away: other fds,
-//! environment, namespaces, file systems, identity, capabilities. Then each thread takes a [`SyscallFilter`] of its
-//! own; there is no value that means "no filter".
+//! The process already has every file open that it will ever use. [`Jail::enter`] takes everything else away: other
+//! fds, environment, namespaces, file systems, identity, capabilities. Then each thread installs a [`SyscallFilter`] of
+//! its own; there is no value that means "no filter".
 //!
 //! ```text
 //! supervisor ── spawns ──► relay (outer pid namespace; no fds; waits) ── forks ──► the confined process (pid 1)
 //!                            ▲ dies of the same signal or status  ◄─────────────────┘
 //! ```
 //!
-//! Whoever dies first takes the other along: the kernel kills the confined process when the relay dies, and the
-//! relay ends the way its child ended. Without a pid namespace there is no relay.
+//! Neither process outlives the other: the kernel kills the confined process when the relay dies, and the relay ends
+//! with the signal or status of its child. Without a pid namespace there is no relay.
 
 mod confinement;
 mod descriptors;
@@ -46,27 +46,28 @@ pub use program::{Program, ProgramFile};
 pub use rlimits::{Resource, Rlimit};
 pub use share::Share;
 
-/// What stays when everything else is taken away.
+/// List of what stays when everything else is taken away from a process.
 #[derive(Debug, Clone)]
 pub struct Jail {
-    /// The fds that stay open. Standard streams not listed are replaced by `/dev/null`, so that their numbers are
-    /// never reused.
+    /// Fds that stay open. Standard streams not listed are replaced by `/dev/null`, so that their numbers are never
+    /// reused.
     pub keep_fds: Vec<RawFd>,
-    /// Limits to lower, besides [`rlimits::ALWAYS`].
+    /// Resource limits to lower, besides [`rlimits::ALWAYS`].
     pub rlimits: Vec<Rlimit>,
-    /// Fork into a pid namespace of its own. The caller goes on in the child; the parent relays its end.
+    /// Whether to fork into a pid namespace of its own. The caller continues in the child; the parent relays the
+    /// child's end.
     pub pid_namespace: bool,
 }
 
 impl Jail {
-    /// Confines the calling process, which must have one thread only. Returns in the confined process: the layers that
-    /// are active, to which its caller adds its filter.
+    /// Confines the calling process, which must have one thread only. Returns, in the confined process, the layers that
+    /// are active; the caller adds its filter to them.
     ///
-    /// The process that started this one must keep the *thread* alive that did so: the parent-death signal is bound
-    /// to it (prctl(2), `PR_SET_PDEATHSIG`).
+    /// The process that started this one must keep the *thread* alive that did so: the parent-death signal is bound to
+    /// that thread (prctl(2), `PR_SET_PDEATHSIG`).
     ///
     /// # Errors
-    /// [`JailError`] names the step that failed; the process is then half confined and should end.
+    /// [`JailError`] names the step that failed; the process is then only partly confined and should end.
     pub fn enter(&self) -> Result<Confinement, JailError> {
         let parent = rustix::process::getppid();
         let (lifeline, confinement) = self.confine(parent)?;
@@ -74,11 +75,11 @@ impl Jail {
         Ok(confinement)
     }
 
-    /// Confines the calling process as [`Jail::enter`] does, but lets it outlive who started it, and who takes it then.
-    /// Without a pid namespace, whose relay would be such a parent.
+    /// Confines the calling process as [`Jail::enter`] does, but lets it outlive the process that started it, and any
+    /// process that adopts it then. Not for use with a pid namespace, whose relay would be such a parent.
     ///
     /// # Errors
-    /// As [`Jail::enter`].
+    /// Same errors as [`Jail::enter`].
     pub fn enter_alone(&self) -> Result<(), JailError> {
         debug_assert!(!self.pid_namespace, "a relay would take it along");
         self.confine(None)?;
@@ -90,7 +91,7 @@ impl Jail {
         let (namespaces, lifeline) = self.leave(RelayUser::Becomes(identity::NOBODY), parent)?;
         root::empty()?;
         let dropped = identity::drop_user(namespaces, identity::NOBODY)?;
-        // Limits that count per user count per user namespace only inside one of our own (Linux 5.14).
+        // Limits that count per user are counted per user namespace only inside one of our own (Linux 5.14).
         rlimits::lower(&self.rlimits)?;
         privileges::drop_all()?;
         privileges::forbid_new()?;
@@ -98,13 +99,13 @@ impl Jail {
         Ok((lifeline, dropped.confinement().with_landlock(landlock)))
     }
 
-    /// Confines the calling process as [`Jail::enter`] does, but for what it takes to serve `share`: that becomes its
-    /// root, and it keeps its user. Root keeps the capabilities that files need too, in a user namespace of its own that
-    /// knows everybody: there they are worth something for files and for nothing else of the host's.
-    /// `prepare` runs in the confined process while `/proc/self/fd` can still be opened.
+    /// Confines the calling process as [`Jail::enter`] does, except for what serving `share` needs: the share becomes
+    /// the root directory, and the process keeps its user. Root also keeps the capabilities that files need, in a user
+    /// namespace of its own that maps everybody: there the capabilities apply to files and to nothing else of the
+    /// host's. `prepare` runs in the confined process while `/proc/self/fd` can still be opened.
     ///
     /// # Errors
-    /// As [`Jail::enter`]; `prepare`'s own.
+    /// Same errors as [`Jail::enter`]; the errors of `prepare`.
     pub fn enter_to_serve<T>(
         &self,
         share: &Share,
@@ -113,7 +114,7 @@ impl Jail {
         let parent = rustix::process::getppid();
         let outside = (rustix::process::geteuid(), rustix::process::getegid());
         self.shed()?;
-        // Mounting needs the host's user namespace: the other is entered after that.
+        // Mounting needs the host's user namespace, so the new one is entered after that.
         let everybody = identity::namespace_of_everybody()?;
         let (namespaces, lifeline) = self.leave(RelayUser::Kept, parent)?;
         if namespaces == identity::Namespaces::InUserNamespace {
@@ -128,15 +129,16 @@ impl Jail {
         Ok((prepared, owners, kept.with_landlock(landlock)))
     }
 
-    /// Confines the calling process as [`Jail::enter`] does and has it execute `program`, whose files are then its root.
-    /// `filters` apply from the execution on, so they must permit it and what the program's own start needs.
+    /// Confines the calling process as [`Jail::enter`] does and makes it execute `program`, whose files become its
+    /// root. `filters` apply from the execution on, so they must permit the execution and what the program's own start
+    /// needs.
     ///
-    /// An executed program can be traced by its user's other processes, whatever this process does
-    /// (`begin_new_exec` in the kernel's `fs/exec.c`). Run by root it therefore gets a user of its own, and none at all is
-    /// not tolerated.
+    /// An executed program can be traced by its user's other processes, whatever this process does (`begin_new_exec` in
+    /// the kernel's `fs/exec.c`). A program run by root therefore gets a user of its own; it is an error if no such
+    /// user is possible.
     ///
     /// # Errors
-    /// As [`Jail::enter`]; the program's execution.
+    /// Same errors as [`Jail::enter`]; the error of the program's execution.
     pub fn execute(&self, program: &Program, filters: &[SyscallFilter]) -> Result<Infallible, JailError> {
         let parent = rustix::process::getppid();
         let outside = (rustix::process::geteuid(), rustix::process::getegid());
@@ -170,7 +172,7 @@ impl Jail {
             .map_err(|errno| JailError::Execute(errno.into()))
     }
 
-    /// Closes what is not kept, and lowers what nobody needs.
+    /// Closes the fds that are not kept, wipes the environment, and lowers the limits that no process needs.
     fn shed(&self) -> Result<(), JailError> {
         descriptors::close_all_but(&self.keep_fds)?;
         sys::wipe_environment().map_err(JailError::Environment)?;
@@ -184,8 +186,8 @@ impl Jail {
         parent: Option<Pid>,
     ) -> Result<(identity::Namespaces, Option<relay::Lifeline>), JailError> {
         let namespaces = identity::leave_namespaces(self.pid_namespace)?;
-        // The fork makes the pid namespace; whatever belongs to one process only (parent-death signal, filters)
-        // follows after it, in both.
+        // The fork creates the pid namespace; settings of a single process (parent-death signal, filters) follow after
+        // it, in both processes.
         let lifeline = if self.pid_namespace {
             Some(relay::split(namespaces, user, parent)?)
         } else {
@@ -195,7 +197,8 @@ impl Jail {
     }
 }
 
-/// Last: every change of credentials clears the parent-death signal and may set dumpable again.
+/// Hides the process's memory and sets the parent-death signal. Runs last: every change of credentials clears the
+/// parent-death signal and may set dumpable again.
 fn hide(lifeline: Option<relay::Lifeline>, parent: Option<Pid>) -> Result<(), JailError> {
     privileges::hide_memory()?;
     match lifeline {

@@ -1,4 +1,4 @@
-//! A panic's way out, which every filter must leave open: message on stderr, then an abnormal end.
+//! Exit path of a panic, which every filter must permit: message on stderr, then an abnormal end.
 
 use std::io::Write;
 
@@ -8,12 +8,12 @@ use crate::{Condition, Rule, sys};
 /// (pid_namespaces(7)); the relay turns this status into the signal.
 pub const ABORTED_STATUS: i32 = 134;
 
-/// From here on a panic in any thread prints its message and ends the process, in every build profile.
+/// Makes a panic in any thread print its message and end the process, in every build profile.
 pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(|info| {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("unnamed");
-        // The message is all that is left to do: whether stderr takes it or not.
+        // The message is the last action, whether stderr accepts it or not.
         let _ = writeln!(std::io::stderr(), "thread '{name}': {info}");
         if rustix::process::getpid().as_raw_nonzero().get() == 1 {
             sys::exit_now(ABORTED_STATUS);
@@ -22,7 +22,7 @@ pub fn abort_on_panic() {
     }));
 }
 
-/// What any thread needs to run Rust code, to panic, and to end.
+/// Rules that any thread needs to run Rust code, to panic, and to end.
 #[must_use]
 pub fn panic_rules() -> Vec<Rule> {
     let own_pid = rustix::process::getpid().as_raw_nonzero().get() as u64;

@@ -1,4 +1,4 @@
-//! Steps: no capabilities, no way to new ones, no memory for others to read.
+//! Steps: drop all capabilities, prevent new ones, hide the memory from other processes.
 
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
@@ -14,7 +14,7 @@ pub(crate) fn drop_all() -> Result<(), JailError> {
     keep_only(CapabilitySet::empty())
 }
 
-/// Leaves `kept` of what the process has, and no way to more, not even by a change of user.
+/// Keeps `kept` of the capabilities that the process has, and prevents it from gaining more, even by a change of user.
 pub(crate) fn keep_only(kept: CapabilitySet) -> Result<(), JailError> {
     for number in 0..64 {
         match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
@@ -41,12 +41,12 @@ pub(crate) fn keep_only(kept: CapabilitySet) -> Result<(), JailError> {
     set_capabilities(None, left).map_err(fail("empty the capability sets"))
 }
 
-/// No program started from here on gains anything; the filters need it as well.
+/// Prevents every program started from here on from gaining privileges; the filters need this as well.
 pub(crate) fn forbid_new() -> Result<(), JailError> {
     set_no_new_privs(true).map_err(fail("forbid new privileges"))
 }
 
-/// Other processes of the same user cannot trace this one or read its memory.
+/// Prevents other processes of the same user from tracing this one or reading its memory.
 pub(crate) fn hide_memory() -> Result<(), JailError> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(fail("hide memory"))
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! `/fd` is for programs that take a path where an open file would do. It leads to nothing that the process does not
-//! have open already; that nothing is opened for writing there is for Landlock and the system call filter to ensure.
+//! have open already. Landlock and the system call filter ensure that nothing is opened for writing there.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -24,38 +24,39 @@ use rustix::process::{chdir, pivot_root};
 
 use crate::{JailError, sys};
 
-/// A directory that every host has; while the new root is made, it lies over this one.
+/// Directory that every host has; the new root is mounted over it while it is made.
 const COVERED: &str = "/proc";
-/// In the new root: the program's own open files.
+/// Directory of the program's own open files in the new root.
 const OWN_FILES: &str = "fd";
 
-/// A program of the host's that runs confined.
+/// Program of the host's that runs confined.
 #[derive(Debug, Clone)]
 pub struct Program {
-    /// Absolute name in the new root of the file that is executed; one of [`Program::files`].
+    /// Absolute path in the new root of the file that is executed; one of [`Program::files`].
     pub executable: PathBuf,
-    /// Every file that it needs, the executable among them.
+    /// Files that the program needs, including the executable.
     pub files: Vec<ProgramFile>,
-    /// Words of its command line, the first one too.
+    /// Words of the program's command line, including the first one.
     pub arguments: Vec<CString>,
-    /// All of its environment, as `NAME=value`.
+    /// Complete environment of the program, as `NAME=value`.
     pub environment: Vec<CString>,
-    /// Kept fds that it opens again for reading, as `/fd/N`.
+    /// Kept fds that the program opens again for reading, as `/fd/N`.
     pub reopened_fds: Vec<RawFd>,
-    /// Its [`Confinement`](crate::Confinement) is written to stdout, one line, before it is executed.
+    /// Whether the program's [`Confinement`](crate::Confinement) is written to stdout, as one line, before the program
+    /// is executed.
     pub reports: bool,
 }
 
-/// A file of the host's in the root of a [`Program`].
+/// File of the host's in the root of a [`Program`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProgramFile {
     /// Path on the host; links are followed.
     pub source: PathBuf,
-    /// Absolute name in the new root, without `.` and `..`.
+    /// Absolute path in the new root, without `.` and `..`.
     pub name: PathBuf,
 }
 
-/// Makes a root with `files` the root of this process.
+/// Makes a directory with `files` the root of this process.
 pub(crate) fn enter(files: &[ProgramFile]) -> Result<(), JailError> {
     // Nothing may propagate from or to the host.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
@@ -89,12 +90,12 @@ pub(crate) fn enter(files: &[ProgramFile]) -> Result<(), JailError> {
     chdir("/").map_err(fail("enter the root"))
 }
 
-/// A detached, read-only mount of one file of the host's.
+/// Detached, read-only mount of one file of the host's.
 fn copy_file(file: &ProgramFile) -> Result<OwnedFd, JailError> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = open_tree(CWD, &file.source, flags).map_err(file_error("open", file))?;
     let stat = rustix::fs::fstat(&tree).map_err(file_error("examine", file))?;
-    // A folder would bring all that lies in it.
+    // A folder would bring everything that is in it.
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(file_error("use", file)(Errno::INVAL));
     }

@@ -12,12 +12,12 @@ use crate::identity::{self, Namespaces};
 use crate::panic::{ABORTED_STATUS, panic_rules};
 use crate::{Condition, JailError, Rule, SyscallFilter, descriptors, privileges, sys};
 
-/// The read end of a pipe whose only write end the relay holds.
+/// Read end of a pipe whose only write end the relay holds.
 pub(crate) struct Lifeline(OwnedFd);
 
-/// Forks. Returns in the child, which is pid 1 of the new namespace; the parent never returns. It becomes the user that
-/// the child becomes: the signal by which the kernel ends the child when the relay dies is sent in the relay's name
-/// (`reparent_leader` in the kernel's `kernel/exit.c`), and one user may not signal another.
+/// Forks. Returns in the child, which is pid 1 of the new namespace; the parent never returns. The parent becomes the
+/// same user as the child: the signal by which the kernel ends the child when the relay dies is sent in the relay's
+/// name (`reparent_leader` in the kernel's `kernel/exit.c`), and one user may not signal another.
 pub(crate) fn split(
     namespaces: Namespaces,
     user: RelayUser,
@@ -33,20 +33,20 @@ pub(crate) fn split(
     }
 }
 
-/// Who the relay is while it waits; in both cases it has no capabilities.
+/// User of the relay while it waits; the relay has no capabilities in either case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RelayUser {
-    /// This one, as the child does.
+    /// The relay becomes this user, like the child.
     Becomes(u32),
-    /// The user who started it, as the child is.
+    /// The relay keeps the user who started it, like the child.
     Kept,
 }
 
 impl Lifeline {
-    /// From here on the kernel kills this process when the relay dies.
+    /// Makes the kernel kill this process when the relay dies.
     pub(crate) fn die_with_relay(self) -> Result<(), JailError> {
         sys::kill_on_parent_death().map_err(|errno| JailError::ParentDeathSignal(errno.into()))?;
-        // One byte says that the relay lives and is confined; its end of the pipe closes when it dies before.
+        // One byte means that the relay is alive and confined; its end of the pipe closes if it dies before.
         let read = rustix::io::retry_on_intr(|| rustix::io::read(&self.0, &mut [0; 1]));
         match read {
             Ok(1) => Ok(()),
@@ -56,7 +56,7 @@ impl Lifeline {
     }
 }
 
-/// The same without a relay: the parent is whoever started this process.
+/// Makes the kernel kill this process when the process that started it dies; for use without a relay.
 pub(crate) fn die_with_parent(parent: Option<rustix::process::Pid>) -> Result<(), JailError> {
     sys::kill_on_parent_death().map_err(|errno| JailError::ParentDeathSignal(errno.into()))?;
     if getppid() == parent {
@@ -66,9 +66,9 @@ pub(crate) fn die_with_parent(parent: Option<rustix::process::Pid>) -> Result<()
     }
 }
 
-/// The life of the relay: confined itself, it waits for `child` and ends as it ended.
+/// Runs the relay: confines itself, waits for `child`, and ends with the child's signal or status.
 fn relay(child: Pid, writer: &OwnedFd, identity: (Namespaces, RelayUser), parent: Option<rustix::process::Pid>) -> ! {
-    // Unconfined, the relay must not wait: the child dies with it.
+    // A relay that is not confined must not wait: it exits, and the child dies with it.
     if seal(writer, identity, parent).is_err() || rustix::io::write(writer, &[1]).is_err() {
         sys::exit_now(1);
     }
@@ -89,7 +89,7 @@ fn relay(child: Pid, writer: &OwnedFd, identity: (Namespaces, RelayUser), parent
 
 fn die_of(signal: Signal) -> ! {
     sys::kill_self(signal);
-    // Only when the signal's default is not to kill.
+    // Reached only if the signal's default action is not to kill.
     sys::exit_now(128 + signal as i32)
 }
 
@@ -98,15 +98,15 @@ fn seal(
     (namespaces, user): (Namespaces, RelayUser),
     parent: Option<rustix::process::Pid>,
 ) -> Result<(), JailError> {
-    // The child shares the mount namespace and empties the root meanwhile, so no path can be relied on here.
+    // The child shares the mount namespace and empties the root at the same time, so no path can be relied on here.
     descriptors::close_all_but_one(writer.as_raw_fd())?;
     if let RelayUser::Becomes(user) = user {
         identity::drop_user(namespaces, user)?;
     }
     privileges::drop_all()?;
     privileges::forbid_new()?;
-    // No Landlock: its signal scope would also stop the signal that the child gets when this process dies. The filter
-    // below permits nothing that Landlock is about.
+    // No Landlock: its signal scope would also block the signal that the child gets when this process dies. The filter
+    // below permits no call that Landlock restricts.
     privileges::hide_memory()?;
     die_with_parent(parent)?;
     let mut rules = panic_rules();

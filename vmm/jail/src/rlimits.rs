@@ -1,4 +1,4 @@
-//! Step: resource limits, only ever lowered, so that no privilege is needed.
+//! Step: resource limits, which are only ever lowered, so that no privilege is needed.
 
 use nix::sys::resource::{getrlimit, setrlimit};
 
@@ -6,16 +6,16 @@ pub use nix::sys::resource::Resource;
 
 use crate::JailError;
 
-/// A limit that the soft and the hard value are each lowered to, in the resource's own unit.
+/// Resource limit to which the soft and the hard value are each lowered, in the resource's own unit.
 #[derive(Debug, Clone, Copy)]
 pub struct Rlimit {
-    /// What is limited.
+    /// Resource that is limited.
     pub resource: Resource,
-    /// The most that is left.
+    /// Highest value that remains allowed.
     pub most: u64,
 }
 
-/// What no confined process needs.
+/// Limits on what no confined process needs.
 pub(crate) const ALWAYS: &[Rlimit] = &[
     // Memory of a guest or of an image must not reach the disk.
     Rlimit {
@@ -37,7 +37,7 @@ pub(crate) const ALWAYS: &[Rlimit] = &[
     },
 ];
 
-/// Lowers the limits; a soft or hard value that is lower already stays.
+/// Lowers the limits; a soft or hard value that is already lower is not changed.
 pub(crate) fn lower(limits: &[Rlimit]) -> Result<(), JailError> {
     for limit in limits {
         let fail = |errno: nix::Error| JailError::Rlimit {
@@ -70,7 +70,7 @@ fn name(resource: Resource) -> &'static str {
 mod tests {
     use super::*;
 
-    /// Pending signals: a limit that nothing else in this process notices, lowered for good.
+    /// Resource of the test: pending signals, a limit that nothing else in this process depends on, lowered for good.
     const RESOURCE: Resource = Resource::RLIMIT_SIGPENDING;
 
     #[test]

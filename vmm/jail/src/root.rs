@@ -7,7 +7,7 @@ use rustix::process::{chdir, pivot_root};
 
 use crate::JailError;
 
-/// A directory that every host has; the new root covers it for a moment.
+/// Directory that every host has; the new root covers it for a moment.
 const COVERED: &str = "/proc";
 
 /// Replaces the root by an empty, read-only tmpfs and detaches everything else.

@@ -1,9 +1,9 @@
-//! Step: a root directory that is one folder of the host's, or that holds one file of it.
+//! Step: a root directory that is one folder of the host's, or that holds one file of the host's.
 //!
-//! The process gets a mount tree of its own, made of nothing but the source, with the attributes that the kernel then
-//! enforces on every file of it: no writing where that is asked for, no devices, no programs. `..` of the root is the
-//! root, and a folder that somebody moves out of the source has no parent any more (`path_connected` in the kernel's
-//! `fs/namei.c`), so there is no name that leads out.
+//! The process gets a mount tree of its own, made of nothing but the source, with attributes that the kernel then
+//! enforces on every file of it: no writing if requested, no devices, no programs. `..` of the root is the root, and a
+//! folder that somebody moves out of the source has no parent any more (`path_connected` in the kernel's `fs/namei.c`),
+//! so no name leads out.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -21,26 +21,26 @@ use rustix::process::{chdir, pivot_root};
 
 use crate::{JailError, sys};
 
-/// A directory that every host has; while the new root is made, what is below lies over it.
+/// Directory that every host has; the directories below are mounted over it while the new root is made.
 const COVERED: &str = "/proc";
-/// In [`COVERED`]: the new root.
+/// Directory of the new root in [`COVERED`].
 const ROOT: &str = "root";
 
-/// What a file server serves.
+/// Folder or file that a file server serves.
 #[derive(Debug, Clone)]
 pub struct Share {
-    /// A folder or regular file of the host's, without links in its path.
+    /// Folder or regular file of the host's, without symbolic links in its path.
     pub source: PathBuf,
-    /// `st_dev` and `st_ino` of the file that is meant: the path may lead to another one by now.
+    /// Device and inode number (`st_dev` and `st_ino`) of the expected file: the path may lead to another file by now.
     pub identity: (u64, u64),
-    /// The name that a source that is a file has in the new root; `None` for a folder, which becomes the root.
+    /// Name in the new root of a source that is a file; `None` for a folder, which becomes the root.
     pub file_name: Option<OsString>,
-    /// Nobody writes, whatever they try.
+    /// Whether all writing is refused.
     pub readonly: bool,
 }
 
 /// Makes `share` the root of this process. `prepare` runs when `/proc` holds this process's own `self/fd`, an empty
-/// `self/mountinfo` and nothing else: what it opens there leads nowhere else in `/proc`.
+/// `self/mountinfo` and nothing else: what it opens there gives access to nothing else in `/proc`.
 pub(crate) fn enter<T>(share: &Share, prepare: impl FnOnce() -> io::Result<T>) -> Result<T, JailError> {
     // Nothing may propagate from or to the host.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
@@ -75,7 +75,7 @@ pub(crate) fn enter<T>(share: &Share, prepare: impl FnOnce() -> io::Result<T>) -
     Ok(prepared)
 }
 
-/// The source, if it is still the file that is meant.
+/// Opens the source, if it is still the expected file.
 fn open_source(share: &Share) -> Result<OwnedFd, JailError> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -88,7 +88,7 @@ fn open_source(share: &Share) -> Result<OwnedFd, JailError> {
         FileType::Directory
     };
     let is_meant = (stat.st_dev, stat.st_ino) == share.identity && FileType::from_raw_mode(stat.st_mode) == expected;
-    // Replaced since the supervisor looked: whatever is there now has not been permitted.
+    // Replaced since the supervisor checked it: the new file has not been permitted.
     if is_meant {
         Ok(source)
     } else {
@@ -96,7 +96,7 @@ fn open_source(share: &Share) -> Result<OwnedFd, JailError> {
     }
 }
 
-/// Puts the tree at [`ROOT`]; a file lies in a folder of memory that nobody can write to.
+/// Mounts the tree at [`ROOT`]; a file is mounted in a tmpfs folder that nobody can write to.
 fn place(share: &Share, tree: &OwnedFd) -> Result<(), JailError> {
     let Some(name) = &share.file_name else {
         return attach(tree, ROOT).map_err(fail("place the shared folder"));
@@ -130,7 +130,7 @@ fn open_folder(path: &str) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, flags, Mode::empty())
 }
 
-/// A detached copy of what is mounted at and below `from`.
+/// Detached copy of what is mounted at and below `from`.
 fn copy_tree(from: &OwnedFd) -> Result<OwnedFd, Errno> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC

@@ -22,7 +22,7 @@ pub(crate) fn close_range(first: u32, last: u32) -> io::Result<()> {
     }
 }
 
-/// Overwrites the environment with zeros and empties it: it may hold secrets of the caller.
+/// Overwrites the environment with zeros and empties it, because it may hold secrets of the caller.
 pub(crate) fn wipe_environment() -> io::Result<()> {
     unsafe extern "C" {
         static mut environ: *mut *mut libc::c_char;
@@ -50,22 +50,22 @@ pub(crate) fn wipe_environment() -> io::Result<()> {
     }
 }
 
-/// `unshare(2)` without `CLONE_FILES`.
+/// Calls `unshare(2)` without `CLONE_FILES`.
 pub(crate) fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
     debug_assert!(!flags.contains(UnshareFlags::FILES));
     // SAFETY: the only danger named by rustix is CLONE_FILES, which no caller in this crate passes.
     unsafe { rustix::thread::unshare_unsafe(flags) }
 }
 
-/// Which side of a fork this is.
+/// Side of a fork on which the caller is.
 pub(crate) enum Fork {
-    /// The new process.
+    /// New process.
     Child,
-    /// The old one, with the new one's pid.
+    /// Old process, with the pid of the new one.
     Parent(Pid),
 }
 
-/// `fork(2)`.
+/// Calls `fork(2)`.
 pub(crate) fn fork() -> io::Result<Fork> {
     // SAFETY: enter() demands a single thread (unshare(CLONE_NEWUSER) and the kernel's own check of CLONE_NEWPID
     // enforce it), so no lock can be held by a thread that the child lacks.
@@ -75,7 +75,7 @@ pub(crate) fn fork() -> io::Result<Fork> {
     }
 }
 
-/// `PR_SET_PDEATHSIG` with `SIGKILL`.
+/// Sets the parent-death signal (`PR_SET_PDEATHSIG`) to `SIGKILL`.
 pub(crate) fn kill_on_parent_death() -> rustix::io::Result<()> {
     set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
 }
@@ -86,7 +86,7 @@ pub(crate) fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// Sends itself `signal` with its default action.
+/// Sends `signal` to this process with its default action.
 pub(crate) fn kill_self(signal: Signal) {
     // SAFETY: SIG_DFL installs no handler code. KILL and STOP refuse, and need no change.
     unsafe { libc::signal(signal as i32, libc::SIG_DFL) };
@@ -95,25 +95,25 @@ pub(crate) fn kill_self(signal: Signal) {
     unsafe { libc::kill(own_pid, signal as i32) };
 }
 
-/// `struct landlock_ruleset_attr` (`include/uapi/linux/landlock.h`).
+/// Mirror of `struct landlock_ruleset_attr` (`include/uapi/linux/landlock.h`).
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LandlockRuleset {
     /// File system rights that are denied unless a rule grants them.
     pub(crate) handled_access_fs: u64,
-    /// Network rights, the same; since ABI 4.
+    /// Network rights that are denied unless a rule grants them; since ABI 4.
     pub(crate) handled_access_net: u64,
-    /// Denied towards processes outside; since ABI 6.
+    /// Actions that are denied towards processes outside; since ABI 6.
     pub(crate) scoped: u64,
 }
 
-/// `MOUNT_ATTR_*` (`include/uapi/linux/mount.h`).
+/// Mount attribute `MOUNT_ATTR_RDONLY` (`include/uapi/linux/mount.h`).
 pub(crate) const MOUNT_ATTR_RDONLY: u64 = 0x1;
-/// See [`MOUNT_ATTR_RDONLY`].
+/// Mount attribute `MOUNT_ATTR_NOSUID`; see [`MOUNT_ATTR_RDONLY`].
 pub(crate) const MOUNT_ATTR_NOSUID: u64 = 0x2;
-/// See [`MOUNT_ATTR_RDONLY`].
+/// Mount attribute `MOUNT_ATTR_NODEV`; see [`MOUNT_ATTR_RDONLY`].
 pub(crate) const MOUNT_ATTR_NODEV: u64 = 0x4;
-/// See [`MOUNT_ATTR_RDONLY`].
+/// Mount attribute `MOUNT_ATTR_NOEXEC`; see [`MOUNT_ATTR_RDONLY`].
 pub(crate) const MOUNT_ATTR_NOEXEC: u64 = 0x8;
 
 /// Adds attributes to the mount `tree` and all mounts below it.
@@ -121,7 +121,7 @@ pub(crate) fn set_mount_attributes(tree: BorrowedFd<'_>, attributes: u64) -> rus
     mount_setattr(tree, attributes, libc::AT_RECURSIVE)
 }
 
-/// Adds attributes to one mount, not to those below it.
+/// Adds attributes to one mount, not to the mounts below it.
 pub(crate) fn set_mount_attribute_of_one(mount: BorrowedFd<'_>, attributes: u64) -> rustix::io::Result<()> {
     mount_setattr(mount, attributes, 0)
 }
@@ -147,10 +147,10 @@ fn mount_setattr(mount: BorrowedFd<'_>, attributes: u64, flags: i32) -> rustix::
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
-/// `LANDLOCK_CREATE_RULESET_VERSION`.
+/// Flag `LANDLOCK_CREATE_RULESET_VERSION`.
 const LANDLOCK_VERSION: u32 = 1;
 
-/// The kernel's Landlock ABI.
+/// Version of the kernel's Landlock ABI.
 pub(crate) fn landlock_version() -> rustix::io::Result<u32> {
     // SAFETY: with this flag the kernel reads no attribute.
     let version = unsafe {
@@ -164,21 +164,21 @@ pub(crate) fn landlock_version() -> rustix::io::Result<u32> {
     u32::try_from(version).map_err(|_| last_errno())
 }
 
-/// A Landlock ruleset that is not in force yet.
+/// Landlock ruleset that is not in force yet.
 pub(crate) struct Ruleset(OwnedFd);
 
-/// `struct landlock_path_beneath_attr` (`include/uapi/linux/landlock.h`).
+/// Mirror of `struct landlock_path_beneath_attr` (`include/uapi/linux/landlock.h`).
 #[repr(C, packed)]
 struct PathBeneath {
     allowed_access: u64,
     parent_fd: i32,
 }
 
-/// `LANDLOCK_RULE_PATH_BENEATH`.
+/// Rule type `LANDLOCK_RULE_PATH_BENEATH`.
 const RULE_PATH_BENEATH: u32 = 1;
 
 impl Ruleset {
-    /// A ruleset that permits nothing of what `handled` names.
+    /// Makes a ruleset that permits nothing of what `handled` names.
     pub(crate) fn new(handled: &LandlockRuleset) -> rustix::io::Result<Self> {
         // A kernel that knows fewer fields accepts a longer structure when the rest is zero.
         let size = size_of::<LandlockRuleset>();
@@ -191,7 +191,7 @@ impl Ruleset {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
     }
 
-    /// Permits `rights` on the file open as `number`, and on what lies below it where it is a folder.
+    /// Permits `rights` on the file open as `number`, and on everything below it if it is a folder.
     pub(crate) fn permit(&self, number: RawFd, rights: u64) -> rustix::io::Result<()> {
         let rule = PathBeneath {
             allowed_access: rights,
@@ -211,7 +211,7 @@ impl Ruleset {
         if result == 0 { Ok(()) } else { Err(last_errno()) }
     }
 
-    /// Applies the ruleset to the calling thread; needs `no_new_privs`.
+    /// Applies the ruleset to the calling thread; requires `no_new_privs`.
     pub(crate) fn restrict(&self) -> rustix::io::Result<()> {
         // SAFETY: no pointers; the fd is open.
         let result = unsafe {

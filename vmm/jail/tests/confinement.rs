@@ -1,5 +1,5 @@
-//! The promises of the jail, checked from outside: this program starts itself as the process to confine and reads
-//! about it in `/proc`.
+//! Guarantees of the jail, checked from outside: this program starts itself as the process to confine and reads about
+//! it in `/proc`.
 #![allow(missing_docs)]
 
 use std::ffi::CString;
@@ -15,11 +15,11 @@ use capsid_jail::{
 };
 
 const ROLE: &str = "--confined";
-/// The process that executes this program in a root of its own.
+/// Argument of the process that executes this program in a root of its own.
 const EXECUTING: &str = "--executing";
-/// Name of the loader that programs name (System V ABI, AMD64 supplement).
+/// Name of the dynamic loader as programs contain it (System V ABI, AMD64 supplement).
 const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
-/// This program, executed there.
+/// Argument of this program when it is executed in that root.
 const EXECUTED: &str = "--executed";
 
 fn main() -> ExitCode {
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The confined process: obeys one letter from stdin.
+/// Runs the confined process: obeys one letter from stdin.
 fn confined(pid_namespace: bool) -> ! {
     abort_on_panic();
     let rlimits = vec![
@@ -114,7 +114,7 @@ fn confined(pid_namespace: bool) -> ! {
     std::process::exit(99)
 }
 
-/// Executes this program with no file but those that it is made of, and fd 9 to be opened again.
+/// Executes this program with no files but those that it consists of, and fd 9 to be opened again.
 fn executing() -> ! {
     let maps = fs::read_to_string("/proc/self/maps").expect("procfs");
     let mut paths: Vec<&str> = maps
@@ -126,7 +126,7 @@ fn executing() -> ! {
     let own = fs::read_link("/proc/self/exe").expect("procfs");
     let files = paths.into_iter().map(|path| ProgramFile {
         source: path.into(),
-        // The loader's name in programs is a link's.
+        // The loader's name in programs is that of a symbolic link.
         name: if path.contains("/ld-linux") { LOADER } else { path }.into(),
     });
     let word = |text: &str| CString::new(text).expect("no NUL");
@@ -154,7 +154,7 @@ fn executing() -> ! {
     }
 }
 
-/// What a program sees, one line each; then it waits for the end of its input.
+/// Prints what a program can access, one line each, then waits for the end of its input.
 fn executed() -> ! {
     let mut names = Vec::new();
     let mut folders = vec![PathBuf::from("/")];
@@ -244,10 +244,10 @@ struct Start {
     pid_namespace: bool,
 }
 
-/// A confined process that waits for its order.
+/// Confined process that waits for its order.
 struct Confined {
     process: Child,
-    /// The process itself; the relay's child when there is a relay.
+    /// Pid of the confined process itself; the relay's child when there is a relay.
     pid: u32,
     _home: tempfile::TempDir,
 }
@@ -294,7 +294,7 @@ impl Start {
 }
 
 impl Confined {
-    /// Gives the order; how the started process ended, and what it wrote to stderr.
+    /// Sends the order; returns how the started process ended, and what it wrote to stderr.
     fn order(mut self, letter: u8) -> (ExitStatus, String) {
         self.process
             .stdin

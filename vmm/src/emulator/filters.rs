@@ -1,10 +1,10 @@
-//! What QEMU may ask of the host's kernel, from its execution on. Taken from traces of QEMU 7.2 from start to end with
-//! every device that a machine can have, and from its sources for later versions. Calls outside of the list kill it;
-//! those that it tries and can do without fail.
+//! System call filters of QEMU, in force from its execution on. Taken from traces of QEMU 7.2 from start to end with
+//! every device that a machine can have, and from its sources for later versions. Calls outside of the list kill QEMU;
+//! calls that it tries but can do without fail.
 
 use capsid_jail::{Condition, FilterError, Rule, SyscallFilter};
 
-/// Open flags that reading needs none of: `/fd` names files that are open for reading only.
+/// Open flags that reading does not need: `/fd` names files that are open for reading only.
 const WRITING_FLAGS: [i32; 5] = [
     libc::O_WRONLY,
     libc::O_RDWR,
@@ -14,7 +14,7 @@ const WRITING_FLAGS: [i32; 5] = [
     libc::O_TMPFILE & !libc::O_DIRECTORY,
 ];
 
-/// All filters, the strictest last: the others must still be installed when it is.
+/// All filters, the strictest last: the others must still be installed before it is in force.
 pub(super) fn all() -> Result<Vec<SyscallFilter>, FilterError> {
     Ok(vec![
         SyscallFilter::refusing(&absent(), libc::ENOSYS)?,
@@ -23,7 +23,7 @@ pub(super) fn all() -> Result<Vec<SyscallFilter>, FilterError> {
     ])
 }
 
-/// Calls that fail as on a kernel without them.
+/// Rules of the calls that fail as on a kernel without them.
 fn absent() -> Vec<Rule> {
     vec![
         Rule::always(
@@ -43,7 +43,7 @@ fn absent() -> Vec<Rule> {
     ]
 }
 
-/// Calls that fail for lack of a right.
+/// Rules of the calls that fail for lack of a permission.
 fn denied() -> Vec<Rule> {
     let writing = |syscall, argument| {
         WRITING_FLAGS.map(|flag| {
@@ -64,7 +64,7 @@ fn denied() -> Vec<Rule> {
     rules
 }
 
-/// All that is permitted, and what the other filters make fail.
+/// Rules of all permitted calls, including those that the other filters make fail.
 fn rules() -> Vec<Rule> {
     let mut rules = start();
     rules.extend(memory());
@@ -76,7 +76,7 @@ fn rules() -> Vec<Rule> {
     rules
 }
 
-/// The way from our own program to QEMU's main loop.
+/// Rules for the path from our own program to QEMU's main loop.
 fn start() -> Vec<Rule> {
     let prctl = |option: i32, reason| {
         Rule::when(
@@ -124,7 +124,7 @@ fn start() -> Vec<Rule> {
     ]
 }
 
-/// Memory: the guest's, code that is translated, heaps.
+/// Rules for memory: the guest's, translated code, heaps.
 fn memory() -> Vec<Rule> {
     let any = |syscall, reason| Rule::always(syscall, reason);
     vec![
@@ -150,7 +150,7 @@ fn memory() -> Vec<Rule> {
     ]
 }
 
-/// Threads, signals and time.
+/// Rules for threads, signals and time.
 fn threads() -> Vec<Rule> {
     let any = |syscall, reason| Rule::always(syscall, reason);
     vec![
@@ -204,7 +204,7 @@ fn threads() -> Vec<Rule> {
     ]
 }
 
-/// Files of its root, which are read-only, and what it has open.
+/// Rules for the files of QEMU's root, which are read-only, and for its open files.
 fn files() -> Vec<Rule> {
     let any = |syscall, reason| Rule::always(syscall, reason);
     let ioctl = |request: u64, reason| Rule::when(libc::SYS_ioctl, vec![Condition::equals(1, request)], reason);
@@ -251,7 +251,8 @@ fn files() -> Vec<Rule> {
     ]
 }
 
-/// Sockets of its devices. All are connected already but that of the network, which lies in `/fd`.
+/// Rules for the sockets of QEMU's devices. All of them are connected already except that of the network, which is in
+/// `/fd`.
 fn sockets() -> Vec<Rule> {
     let any = |syscall, reason| Rule::always(syscall, reason);
     vec![

@@ -1,12 +1,12 @@
-//! Another VMM, confined as ours is: where there is no usable KVM, QEMU runs the guest's instructions.
+//! Emulator: another VMM, confined like ours. Where there is no usable KVM, QEMU runs the guest's instructions.
 //!
 //! ```text
 //!   supervisor ── config, open files ──► capsid-vmm ── jail ── filters ── execve ──► QEMU
 //! ```
 //!
-//! QEMU is a program of the host's: it needs its libraries and firmware, opens files by path and makes code at run time.
-//! So its root directory holds just these files ([`capsid_jail::Program`]), and its filter permits far more calls than
-//! our own threads have. QEMU's own `-sandbox` comes on top.
+//! QEMU is a program of the host's: it needs its libraries and firmware, opens files by path and generates code at run
+//! time. So its root directory holds just these files ([`capsid_jail::Program`]), and its filter permits far more calls
+//! than those of our own threads. QEMU's own `-sandbox` is applied in addition.
 
 mod filters;
 
@@ -17,29 +17,30 @@ use capsid_jail::{FilterError, Jail, JailError, Program, ProgramFile, Resource, 
 
 use crate::config::EmulatorConfig;
 
-/// Fds besides those of vCPUs: those handed over, those that QEMU makes for itself (event and signal fds, a memory file),
-/// and some to spare.
+/// Number of fds besides those of vCPUs: the inherited ones, those that QEMU opens for itself (event and signal fds, a
+/// memory file), and some to spare.
 const OTHER_FDS: u64 = 256;
-/// Fds of a vCPU: block devices have a queue for each, with three event fds, and a machine has up to eight devices.
+/// Number of fds per vCPU: block devices have a queue for each, with three event fds, and a machine has up to eight
+/// devices.
 const VCPU_FDS: u64 = 24;
-/// Threads besides vCPUs: relay, main loop, RCU, and the workers that QEMU's thread pool may have at a time.
+/// Number of threads besides vCPUs: relay, main loop, RCU, and the workers that QEMU's thread pool may have at a time.
 const OTHER_THREADS: u64 = 16;
 
-/// Why QEMU does not run confined.
+/// Reason why QEMU does not run confined.
 #[derive(Debug, thiserror::Error)]
 pub enum EmulatorError {
-    /// A word of its command line.
+    /// A word of QEMU's command line has a NUL byte.
     #[error("a word of the emulator's command line has a NUL byte")]
     Word(#[source] std::ffi::NulError),
-    /// Its filter.
+    /// QEMU's system call filter cannot be made.
     #[error("cannot filter the emulator's system calls")]
     Filter(#[source] FilterError),
-    /// Its jail.
+    /// QEMU cannot be confined.
     #[error("cannot confine the emulator, and will not emulate without that (see `capsid doctor`)")]
     Confine(#[source] JailError),
 }
 
-/// Becomes the emulator. Returns only if that fails.
+/// Becomes the emulator. Returns only on failure.
 ///
 /// # Errors
 /// [`EmulatorError`].
@@ -82,7 +83,7 @@ fn jail(config: &EmulatorConfig) -> Jail {
         rlimits: vec![
             rlimit(Resource::RLIMIT_NOFILE, OTHER_FDS + VCPU_FDS * u64::from(config.vcpus)),
             rlimit(Resource::RLIMIT_NPROC, u64::from(config.vcpus) + OTHER_THREADS),
-            // The one file that it may make longer is the guest's memory.
+            // The only file that QEMU may extend is the guest's memory.
             rlimit(Resource::RLIMIT_FSIZE, u64::from(config.memory_mib) << 20),
         ],
         pid_namespace: true,

@@ -1,4 +1,4 @@
-//! The one thread that carries frames.
+//! Thread that carries all frames of the switch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -16,17 +16,17 @@ use crate::config::SwitchConfig;
 use crate::limits::{SWITCH_BYTES_PER_TURN, SWITCH_KNOCKING_MAX};
 use crate::virtio::net::Mac;
 
-/// How often a switch without members looks whether it may end.
+/// Interval at which a switch without members checks whether it may end, in milliseconds.
 const END_PATIENCE_MS: i32 = 50;
 const FOREVER_MS: i32 = -1;
-/// What the shortest frame costs, in bytes of a long one: to look at it takes longer than to copy it.
+/// Fixed cost of a frame in bytes, added to its length: examining the shortest frame takes longer than copying it.
 const FRAME_COST_BYTES: usize = 2048;
 
-/// What is ready, as the 64 bits that epoll carries for us.
+/// Source of an event, as the 64 bits that epoll stores for us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token {
     Listener,
-    /// A supervisor that has not said yet what it wants.
+    /// Supervisor that has not sent its request yet.
     Knocking(RawFd),
     Control(Mac),
     Frames(Mac),
@@ -54,7 +54,7 @@ impl Token {
     }
 }
 
-/// It, ready to run.
+/// Switch that is ready to run.
 #[derive(Debug)]
 pub(super) struct Fabric {
     epoll: Epoll,
@@ -64,7 +64,7 @@ pub(super) struct Fabric {
     knocking: BTreeMap<RawFd, OwnedFd>,
     members: Members,
     ports: BTreeMap<Mac, Port>,
-    /// Those that may have more frames than one turn carries.
+    /// Members that may have more frames than one turn carries.
     unfinished: BTreeSet<Mac>,
 }
 
@@ -102,7 +102,7 @@ impl Fabric {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            // Each has one turn, for whatever reasons it has one.
+            // Each sender has one turn, whatever the number of its events.
             let mut senders = std::mem::take(&mut self.unfinished);
             for event in &events[..ready] {
                 self.handle(Token::from_bits(event.data()), &mut senders);
@@ -115,7 +115,8 @@ impl Fabric {
         self.ports.is_empty() && self.knocking.is_empty()
     }
 
-    /// Nobody joins while we have the lock, and nobody will afterwards: the listener is gone with us.
+    /// Whether the switch may end. Nobody joins while it holds the lock, and nobody will afterwards: the listener is
+    /// gone with this process.
     fn may_end(&self) -> bool {
         rustix::fs::flock(&self.lock, FlockOperation::NonBlockingLockExclusive).is_ok()
     }
@@ -139,14 +140,14 @@ impl Fabric {
             return;
         };
         let fd = control.as_raw_fd();
-        // One that is not heard sees that it is hung up on.
+        // A supervisor for which there is no room sees that the connection is closed.
         let has_room = self.knocking.len() < SWITCH_KNOCKING_MAX;
         if has_room && self.watch(fd, EventSet::IN, Token::Knocking(fd)).is_ok() {
             self.knocking.insert(fd, control);
         }
     }
 
-    /// Hears what one that knocks has to say.
+    /// Handles the request of a supervisor that has connected.
     fn open(&mut self, fd: RawFd) {
         let Some(control) = self.knocking.remove(&fd) else {
             return;
@@ -161,7 +162,7 @@ impl Fabric {
     }
 
     fn add(&mut self, join: Join, control: OwnedFd, frames: OwnedFd) {
-        // One that was killed and started again may come before its end is heard of.
+        // A member that was killed and started again may join before its end is noticed.
         self.receive_all();
         let mac = join.mac;
         if let Err(refusal) = self.members.add(join) {
@@ -173,7 +174,7 @@ impl Fabric {
                 membership::answer(port.control(), &Answer::Joined);
                 self.ports.insert(mac, port);
             }
-            // Its supervisor sees that it is hung up on.
+            // The supervisor sees that the connection is closed.
             Err(_) => self.members.remove(mac),
         }
     }
@@ -192,13 +193,13 @@ impl Fabric {
     fn remove(&mut self, mac: Mac) {
         self.members.remove(mac);
         self.unfinished.remove(&mac);
-        // With the last of its fds it leaves epoll as well.
+        // Closing the last of its fds removes it from epoll as well.
         self.ports.remove(&mac);
     }
 
-    /// Receives what a member's supervisor has to say.
+    /// Receives the messages of a member's supervisor.
     fn receive(&mut self, mac: Mac) {
-        // The event may be older than a member that came back.
+        // The event may be older than a member that joined again.
         while let Some(port) = self.ports.get(&mac) {
             match membership::receive(port.control()) {
                 Received::Nothing => return,
@@ -214,9 +215,9 @@ impl Fabric {
         macs.into_iter().for_each(|mac| self.receive(mac));
     }
 
-    /// Carries what a member has sent.
+    /// Carries the frames that a member has sent.
     fn carry(&mut self, from: Mac) {
-        // Out of the others, one of which gets its frames.
+        // Removed from the ports meanwhile, because another one of them gets its frames.
         let Some(mut port) = self.ports.remove(&from) else {
             return;
         };

@@ -1,4 +1,4 @@
-//! What the switch may ask of the host's kernel, with reasons. Everything else kills it.
+//! System call filter of the switch, with reasons. Any other call kills it.
 
 use capsid_jail::{Rule, panic_rules};
 

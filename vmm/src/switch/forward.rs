@@ -1,4 +1,4 @@
-//! Where a frame of a member's goes: looked at alone, and decided by who is a member. Pure.
+//! Forwarding of a member's frame: each frame is examined alone, and decided by who is a member. Pure.
 
 use std::net::IpAddr;
 
@@ -6,21 +6,21 @@ use super::members::Members;
 use super::names;
 use crate::virtio::net::{Body, DNS_PORT, Mac, NeighborQuestion, Transport, answer_udp, parse_frame};
 
-/// The uplink of the network, which each member has behind its own device: nobody is there, but its addresses are.
+/// Uplink of the network, which each member has behind its own device: no host is there, but its addresses are.
 #[derive(Debug, Clone)]
 pub(super) struct Gateway {
     pub(super) mac: Mac,
     pub(super) addresses: Vec<IpAddr>,
 }
 
-/// What becomes of a frame.
+/// Decision about a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Forward {
-    /// It is this member's, whatever hardware it was sent to.
+    /// Sends the frame to this member, whatever hardware address it was sent to.
     To(Mac),
-    /// Its sender is told this.
+    /// Sends this answer to the sender.
     Answer(Vec<u8>),
-    /// It is the sender's again: a question for a name that no member has.
+    /// Returns the frame to the sender: a question for a name that no member has.
     Back,
     Nowhere,
 }
@@ -36,7 +36,7 @@ fn decide(bytes: &[u8], from: Mac, members: &Members, gateway: &Gateway) -> Opti
         return None;
     }
     let packet = match frame.body {
-        // What is answered here goes to its sender, by whatever address that is known on another network of its.
+        // The sender gets the answer to a question, whatever address it has on another network.
         Body::Arp(arp) if arp.hardware == from => return resolve(arp.question()?, from, members, gateway),
         Body::Arp(_) => return None,
         Body::Discovery(discovery) => return resolve(discovery.question(from)?, from, members, gateway),
@@ -56,14 +56,13 @@ fn decide(bytes: &[u8], from: Mac, members: &Members, gateway: &Gateway) -> Opti
     if !members.is_at(from, packet.from) || packet.transport == Transport::Routing {
         return None;
     }
-    // Its sender may still know the hardware of who had the address before.
+    // The sender may still know the hardware address of a previous owner of the address.
     let to = members.at(packet.to)?;
     let is_for_one = frame.to[0] & 1 == 0 && frame.to != gateway.mac;
     (to != from && is_for_one).then_some(Forward::To(to))
 }
 
-/// Decides about a frame on a network with two members, `web` and `db`, and requires that it is decided well. For
-/// fuzzing.
+/// Decides about a frame on a network with two members, `web` and `db`, and checks the decision. For fuzzing.
 #[cfg(fuzzing)]
 pub fn forward_between_two(frame: &[u8]) {
     use super::membership::Join;
@@ -89,7 +88,7 @@ pub fn forward_between_two(frame: &[u8]) {
     }
 }
 
-/// Answers a question for a neighbor's hardware address, if somebody else has the address.
+/// Answers a question for a neighbor's hardware address, if another host has the address.
 fn resolve(question: NeighborQuestion, from: Mac, members: &Members, gateway: &Gateway) -> Option<Forward> {
     let target = question.target();
     let owner = if gateway.addresses.contains(&target) {

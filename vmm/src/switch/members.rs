@@ -1,4 +1,4 @@
-//! Who is on the network: nothing of it is learnt from frames.
+//! Members of the network: nothing about them is learned from frames.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use super::membership::Join;
 use crate::virtio::net::{Mac, link_local};
 
-/// All members, by what frames name them.
+/// Table of all members, indexed by what frames name them by.
 #[derive(Debug)]
 pub(super) struct Members {
     most: usize,
@@ -15,7 +15,7 @@ pub(super) struct Members {
     by_name: BTreeMap<String, BTreeSet<Mac>>,
 }
 
-/// Why a pod is not taken.
+/// Reason why a pod is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(super) enum Refusal {
     #[error("the network is full: {0} pods are on it")]
@@ -27,7 +27,7 @@ pub(super) enum Refusal {
 }
 
 impl Members {
-    /// At most this many.
+    /// Makes an empty table of at most `most` members.
     pub(super) fn new(most: usize) -> Self {
         Self {
             most,
@@ -58,7 +58,7 @@ impl Members {
         Ok(())
     }
 
-    /// A member has other names from now on.
+    /// Replaces the names of a member.
     pub(super) fn rename(&mut self, mac: Mac, names: Vec<String>) {
         let Some(member) = self.members.get_mut(&mac) else {
             return;
@@ -95,12 +95,12 @@ impl Members {
         self.forget_names(mac, &member.names);
     }
 
-    /// Whether the member is at `address`, also at the one that it has on its link by itself.
+    /// Whether the member has `address`, including its link-local address.
     pub(super) fn is_at(&self, mac: Mac, address: IpAddr) -> bool {
         self.by_address.get(&address) == Some(&mac) || self.members.contains_key(&mac) && address == link_local(mac)
     }
 
-    /// Who is at `address`.
+    /// Member that has `address`.
     pub(super) fn at(&self, address: IpAddr) -> Option<Mac> {
         let known = self.by_address.get(&address).copied();
         known.or_else(|| match address {
@@ -109,7 +109,7 @@ impl Members {
         })
     }
 
-    /// Addresses of those that bear a name; nothing when nobody does.
+    /// Addresses of the members that have a name; `None` if nobody has it.
     pub(super) fn named(&self, name: &str) -> Option<Vec<IpAddr>> {
         let bearers = self.by_name.get(name)?.iter();
         Some(
@@ -121,7 +121,7 @@ impl Members {
     }
 }
 
-/// The hardware address that a link-local address was made of: see [`link_local`].
+/// Hardware address from which a link-local address was made: see [`link_local`].
 fn hardware(address: Ipv6Addr) -> Option<Mac> {
     let [.., a, b, c, _, _, d, e, f] = address.octets();
     Some([a ^ 2, b, c, d, e, f]).filter(|mac| link_local(*mac) == address)

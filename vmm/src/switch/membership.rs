@@ -1,6 +1,6 @@
-//! How a pod becomes a member of a network: one message of its supervisor's, on a `SOCK_SEQPACKET` UNIX socket, with the
-//! socket of its frames beside it; one answer. The pod is a member until the supervisor's socket is closed, and may be
-//! given other names meanwhile, which is not answered.
+//! Membership of a pod in a network. Its supervisor sends one message, on a `SOCK_SEQPACKET` UNIX socket, with the
+//! socket of the pod's frames beside it, and gets one answer. The pod is a member until the supervisor's socket is
+//! closed. Its names may be replaced meanwhile, which is not answered.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -13,45 +13,45 @@ use serde::{Deserialize, Serialize};
 
 use crate::message;
 
-/// Bytes of the longest message: some hundred names.
+/// Maximum length of a message in bytes: some hundred names.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
 
-/// A pod that comes.
+/// Pod that joins a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Join {
-    /// Its hardware address.
+    /// Hardware address of the pod.
     pub mac: [u8; 6],
-    /// Its addresses on this network.
+    /// Addresses of the pod on this network.
     pub addresses: Vec<IpAddr>,
-    /// Its names, in lower case.
+    /// Names of the pod, in lower case.
     pub names: Vec<String>,
 }
 
-/// What supervisors say.
+/// Message of a supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Word {
     Join(Join),
-    /// It has these names from now on, in lower case.
+    /// Replaces the member's names, in lower case.
     Names(Vec<String>),
 }
 
-/// What it is told.
+/// Answer to a pod that joins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// It is a member.
+    /// The pod is a member.
     Joined,
-    /// It is none, for this reason.
+    /// The pod is not a member, for this reason.
     Refused(String),
 }
 
-/// Makes a pod a member for as long as `control`, which is connected to the switch, stays open. `frames` is the switch's
-/// end of a stream on which each frame follows its length.
+/// Makes a pod a member for as long as `control`, which is connected to the switch, stays open. `frames` is the
+/// switch's end of a stream on which each frame follows its length.
 ///
 /// # Errors
-/// Of the socket; `UnexpectedEof` when the switch ends, `InvalidData` when the answer is none.
+/// Errors of the socket; `UnexpectedEof` if the switch ends, `InvalidData` if the answer is invalid.
 pub fn join(control: impl AsFd, join: Join, frames: OwnedFd) -> io::Result<Answer> {
     let message = serde_json::to_vec(&Word::Join(join))?;
     let handed = [frames.as_fd()];
@@ -68,10 +68,10 @@ pub fn join(control: impl AsFd, join: Join, frames: OwnedFd) -> io::Result<Answe
     serde_json::from_slice(&bytes[..count]).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// Gives a member other names.
+/// Replaces the names of a member.
 ///
 /// # Errors
-/// Of the socket.
+/// Errors of the socket.
 pub fn rename(control: impl AsFd, names: Vec<String>) -> io::Result<()> {
     let message = serde_json::to_vec(&Word::Names(names))?;
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
@@ -79,17 +79,17 @@ pub fn rename(control: impl AsFd, names: Vec<String>) -> io::Result<()> {
     Ok(())
 }
 
-/// What is there of a supervisor's socket.
+/// Result of receiving from a supervisor's socket.
 #[derive(Debug)]
 pub(super) enum Received {
     Nothing,
     Join(Join, OwnedFd),
     Names(Vec<String>),
-    /// It is closed, or says what makes no sense.
+    /// The socket is closed, or the message is invalid.
     End,
 }
 
-/// The message that has come, if one has.
+/// Receives the next message, if one has arrived.
 pub(super) fn receive(control: impl AsFd) -> Received {
     let (bytes, fds) = match message::receive(control, MESSAGE_BYTES_MAX, 1) {
         message::Received::Nothing => return Received::Nothing,
@@ -103,8 +103,8 @@ pub(super) fn receive(control: impl AsFd) -> Received {
     }
 }
 
-/// Tells a supervisor.
+/// Sends an answer to a supervisor.
 pub(super) fn answer(control: impl AsFd, answer: &Answer) {
-    // Words alone always have a JSON form.
+    // Strings always have a JSON form.
     message::answer(control, &serde_json::to_vec(answer).unwrap_or_default());
 }

@@ -1,4 +1,4 @@
-//! A switch: the link between the pods of one network, as one confined process.
+//! Switch: the link between the pods of one network, as one confined process.
 //!
 //! ```text
 //!   supervisor ── Join, and the end ──► Members ◄── asks ── Forward ◄── frame ── a member's network device
@@ -6,14 +6,14 @@
 //!                                   answer to the sender ◄─────┴─────► frame to another member's device
 //! ```
 //!
-//! It knows each member's hardware address, network addresses and names from the member's supervisor. Nothing is learnt
-//! from frames and nothing is sent to everybody: questions for a neighbour's hardware address and for a member's name are
-//! answered here, a frame for a member goes to that member alone, and only in the sender's own name. So a pod is nobody
-//! else on the network even when its VMM is broken into, and no right is needed: there is no bridge, no tap and no
-//! namespace, and nothing of it is left when the process is gone.
+//! It knows each member's hardware address, network addresses and names from the member's supervisor. Nothing is
+//! learned from frames and nothing is sent to everybody: questions for a neighbor's hardware address and for a member's
+//! name are answered here, a frame for a member is sent to that member alone, and only in the sender's own name. So a
+//! pod cannot impersonate another one on the network even when its VMM is compromised, and no privilege is needed:
+//! there is no bridge, no tap and no namespace, and nothing of the switch is left when the process is gone.
 //!
-//! The first member's supervisor starts it; it ends when its last member has gone, unless somebody holds the lock that
-//! those who join hold.
+//! The first member's supervisor starts the switch; it ends when its last member has left, unless somebody holds the
+//! lock that supervisors hold while they join.
 
 mod fabric;
 mod filters;
@@ -38,32 +38,32 @@ use fabric::Fabric;
 #[cfg(fuzzing)]
 pub use forward::forward_between_two;
 
-/// Fds besides those of members: stderr, listener, lock, epoll, and those that knock.
+/// Number of fds besides those of members: stderr, listener, lock, epoll, and supervisors that have not joined yet.
 const OTHER_FDS: u64 = 64;
-/// Fds of a member: its frames and its supervisor's socket.
+/// Number of fds of a member: its frames and its supervisor's socket.
 const MEMBER_FDS: u64 = 2;
 
-/// All of them.
+/// Maximum number of fds of the process.
 const FDS_MAX: u64 = MEMBER_FDS * SWITCH_MEMBERS_MAX as u64 + OTHER_FDS;
 
-/// Why there is no switch (any more).
+/// Reason why there is no switch, or not any more.
 #[derive(Debug, thiserror::Error)]
 pub enum SwitchError {
-    /// An fd of the config.
+    /// An fd of the config could not be taken.
     #[error("cannot take the fds that the config names")]
     Fd(#[from] InheritedError),
-    /// The jail.
+    /// The process could not be confined.
     #[error("cannot confine this process")]
     Confine(#[source] JailError),
-    /// The filter.
+    /// The system call filter could not be installed.
     #[error("cannot filter system calls")]
     Filter(#[source] FilterError),
-    /// Epoll.
+    /// Epoll failed.
     #[error("cannot wait for frames")]
     Wait(#[source] io::Error),
 }
 
-/// Confines this process and carries frames until the last member has gone.
+/// Confines this process and carries frames until the last member has left.
 ///
 /// # Errors
 /// [`SwitchError`].
@@ -77,7 +77,8 @@ pub fn serve(config: &SwitchConfig, inherited: &mut Inherited) -> Result<(), Swi
     fabric.run().map_err(SwitchError::Wait)
 }
 
-/// Has this process have as many files open as it may, up to what it needs; how many members these are enough for.
+/// Raises the process's soft limit of open files, up to what it needs; returns the number of members for which the
+/// limit suffices.
 fn permit_many_files() -> usize {
     let limits = getrlimit(rustix::process::Resource::Nofile);
     let permitted = limits.maximum.map_or(FDS_MAX, |most| most.min(FDS_MAX));
@@ -85,7 +86,7 @@ fn permit_many_files() -> usize {
         current: Some(permitted),
         maximum: limits.maximum,
     };
-    // A process may always do that.
+    // A process may always raise its soft limit up to the hard one.
     let _ = setrlimit(rustix::process::Resource::Nofile, raised);
     (permitted.saturating_sub(OTHER_FDS) / MEMBER_FDS) as usize
 }
@@ -97,7 +98,8 @@ fn jail(config: &SwitchConfig) -> Jail {
             resource: Resource::RLIMIT_NOFILE,
             most: FDS_MAX,
         }],
-        // Who started it goes on, and it outlives them: there is nobody to relay its end to.
+        // The supervisor that started the switch continues, and the switch outlives it: there is no process to relay
+        // its end to.
         pid_namespace: false,
     }
 }

@@ -1,4 +1,4 @@
-//! Questions for the names of members.
+//! Answers to questions for the names of members.
 
 use std::net::IpAddr;
 
@@ -8,12 +8,12 @@ use domain::rdata::{A, Aaaa};
 
 use super::members::Members;
 
-/// How long an answer is good: a pod may go at any time.
+/// Time for which an answer is valid: a pod may leave at any time.
 const LIFE: Ttl = Ttl::from_secs(5);
-/// Bytes of an answer that everybody understands (RFC 1035, section 4.2.1).
+/// Length in bytes of an answer that every resolver accepts (RFC 1035, section 4.2.1).
 const ANSWER_BYTES_MAX: usize = 512;
 
-/// The answer to a question for a member's name, whatever kind of record is asked for; nothing when the name is nobody's.
+/// Answer to a question for a member's name, whatever type of record is asked for; `None` if nobody has the name.
 pub(super) fn answer(question: &[u8], members: &Members) -> Option<Vec<u8>> {
     let message = Message::from_octets(question).ok()?;
     if message.header().qr() {
@@ -22,7 +22,7 @@ pub(super) fn answer(question: &[u8], members: &Members) -> Option<Vec<u8>> {
     let asked = message.sole_question().ok()?;
     let name = asked.qname().to_string().trim_end_matches('.').to_ascii_lowercase();
     let mut addresses = members.named(&name)?;
-    // Each has its turn to be the first, and to be told where not all fit.
+    // The addresses take turns in being the first, and in being included if not all fit.
     let first = usize::from(message.header().id()) % addresses.len().max(1);
     addresses.rotate_left(first);
     let mut builder = MessageBuilder::from_target(StaticCompressor::new(Vec::new())).ok()?;
@@ -52,7 +52,7 @@ pub(super) mod tests {
     use super::*;
     use crate::switch::membership::Join;
 
-    /// A question, as resolvers ask it.
+    /// Question as resolvers ask it.
     pub(in crate::switch) fn question(name: &str, kind: u8) -> Vec<u8> {
         let mut bytes = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         for label in name.split('.') {
@@ -81,7 +81,7 @@ pub(super) mod tests {
         assert_eq!(records(&members, "DB.internal", 1), Some(1));
         assert_eq!(records(&members, "db.internal", 28), Some(1));
         assert_eq!(records(&members, "db.internal", 255), Some(2));
-        // Mail: the name exists, and has no such record.
+        // Mail: the name exists, and has no record of this type.
         assert_eq!(records(&members, "db.internal", 15), Some(0));
         assert_eq!(records(&members, "db", 1), None);
         for last in 3..100 {

@@ -1,4 +1,4 @@
-//! A member's port: the stream of its frames, and the socket that keeps it a member.
+//! Port of a member: the stream of its frames, and the socket that keeps it a member.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,10 +8,10 @@ use vmm_sys_util::epoll::Epoll;
 
 use crate::virtio::net::{Mac, Stream};
 
-/// Bytes of frames that wait for a member that is slow; what comes on top of them is lost, as on any switch.
+/// Maximum bytes of frames that wait for a slow member; any more frames are lost, as on any switch.
 const OUTBOX_BYTES: usize = 1 << 20;
 
-/// It.
+/// Port of a member.
 #[derive(Debug)]
 pub(super) struct Port {
     control: OwnedFd,
@@ -20,7 +20,7 @@ pub(super) struct Port {
 }
 
 impl Port {
-    /// Waits on `epoll` with `event` for frames.
+    /// Makes a port whose frames `epoll` reports with `event`.
     pub(super) fn new(control: OwnedFd, frames: OwnedFd, epoll: &Epoll, event: u64) -> io::Result<Self> {
         Ok(Self {
             control,
@@ -29,8 +29,8 @@ impl Port {
         })
     }
 
-    /// Gives the member a frame of another's, if there is room: not all of it, which others could take away from
-    /// [`Self::reply`].
+    /// Gives the member a frame of another member, if there is room. Some room is left for [`Self::reply`], so that
+    /// others cannot use up all of it.
     pub(super) fn give(&mut self, mac: Mac, frame: &[u8]) {
         if self.frames.has_no_room_for(2) {
             return;
@@ -41,26 +41,26 @@ impl Port {
         }
     }
 
-    /// Gives the member a frame of the switch's own, if there is room.
+    /// Gives the member a frame of the switch itself, if there is room.
     pub(super) fn reply(&mut self, frame: &[u8]) {
         if !self.frames.is_full() {
             self.frames.append(frame);
         }
     }
 
-    /// Sends what it was given before.
+    /// Sends frames that were given before.
     pub(super) fn flush(&mut self) {
         self.frames.flush();
     }
 
-    /// Whether its supervisor has hung up, or says something.
+    /// Whether the member's supervisor has hung up, or has sent a message.
     pub(super) fn speaks(&self) -> bool {
         let mut state = [PollFd::from_borrowed_fd(self.control.as_fd(), PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut state, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
-    /// The member's next frame.
+    /// Next frame of the member.
     pub(super) fn next(&mut self) -> Option<&[u8]> {
         if self.frames.front().is_none() {
             self.frames.receive();
@@ -68,12 +68,12 @@ impl Port {
         self.frames.front()
     }
 
-    /// The frame last given is done with.
+    /// Discards the frame that was returned last.
     pub(super) fn skip(&mut self) {
         self.frames.skip();
     }
 
-    /// Sends what it was given, and waits for what matters now.
+    /// Sends the frames that were given, and waits for the events that matter now.
     pub(super) fn flush_and_watch(&mut self, epoll: &Epoll) {
         self.frames.flush();
         self.frames.watch(epoll, self.event);

@@ -1,4 +1,4 @@
-//! The switch as its members see it, but for the jail.
+//! Tests of the switch as its members see it, without the jail.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,7 +17,7 @@ use crate::config::SwitchConfig;
 
 struct Network {
     folder: TempDir,
-    /// As those who join have it.
+    /// Lock file as supervisors that join have it.
     lock: std::fs::File,
     thread: JoinHandle<std::io::Result<()>>,
 }
@@ -102,7 +102,7 @@ impl Member {
 fn members_speak_to_each_other_until_they_leave() {
     let network = Network::start();
     let (mut web, mut db) = (network.join(2, "web").unwrap(), network.join(3, "db").unwrap());
-    // More than one turn carries.
+    // More frames than one turn carries.
     for number in 0..1000_u32 {
         web.send(2, 3, &number.to_be_bytes());
         if number % 4 == 0 {
@@ -137,7 +137,7 @@ fn a_renamed_member_stays_one() {
     let network = Network::start();
     let (mut web, mut db) = (network.join(2, "web").unwrap(), network.join(3, "db").unwrap());
     rename(&db.control, vec!["data".into()]).unwrap();
-    // Who comes meanwhile does not make it go.
+    // Another member that joins does not remove it.
     let _third = network.join(4, "third").unwrap();
     web.send(2, 3, b"still");
     assert_eq!(db.receive(), b"still");

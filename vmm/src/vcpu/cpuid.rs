@@ -1,16 +1,16 @@
-//! What CPUID tells a guest: what KVM can do, minus nested virtualisation and the PMU, plus this machine's topology
-//! (one package, one thread a core, vCPU index = APIC id).
+//! CPUID of a guest: KVM's capabilities, minus nested virtualization and the PMU, plus this machine's topology (one
+//! package, one thread per core, vCPU index = APIC id).
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
-/// Leaf 1 ECX.
+/// Bit of leaf 1 ECX: VMX.
 const VMX: u32 = 1 << 5;
 const X2APIC: u32 = 1 << 21;
 const TSC_DEADLINE: u32 = 1 << 24;
 const HYPERVISOR: u32 = 1 << 31;
-/// Leaf 1 EDX: more than one logical processor in the package.
+/// Bit of leaf 1 EDX: more than one logical processor in the package.
 const HTT: u32 = 1 << 28;
-/// Leaf 0x8000_0001 ECX.
+/// Bit of leaf 0x8000_0001 ECX: SVM.
 const SVM: u32 = 1 << 2;
 const CORE_PERFORMANCE_COUNTERS: u32 = 1 << 23;
 const TOPOLOGY_EXTENSIONS: u32 = 1 << 22;
@@ -27,12 +27,12 @@ pub(super) fn of_vcpu(supported: &CpuId, index: u8, count: u8) -> CpuId {
         describe(entry, index, count);
     }
     entries.extend(topology(index, count));
-    // At most as many entries as KVM gave, and the two of leaf 0xb instead of its own: within the bound that
+    // At most as many entries as KVM returned, and the two of leaf 0xb in place of KVM's own: within the bound that
     // KVM_GET_SUPPORTED_CPUID was called with.
     CpuId::from_entries(&entries).unwrap_or_else(|_| supported.clone())
 }
 
-/// Leaves that are replaced (topology) or hidden (PMU, nested SVM).
+/// Whether a leaf is replaced (topology) or hidden (PMU, nested SVM).
 fn is_left_out(function: u32) -> bool {
     matches!(function, 0xa | 0xb | 0x1f | 0x8000_000a | 0x8000_0022)
 }
@@ -58,7 +58,7 @@ fn describe(entry: &mut kvm_cpuid_entry2, index: u8, count: u8) {
     }
 }
 
-/// Leaf 0xb: one thread a core, `count` cores.
+/// Entries of leaf 0xb: one thread per core, `count` cores.
 fn topology(index: u8, count: u8) -> [kvm_cpuid_entry2; 2] {
     const LEVEL_THREAD: u32 = 1;
     const LEVEL_CORE: u32 = 2;
@@ -78,7 +78,7 @@ fn topology(index: u8, count: u8) -> [kvm_cpuid_entry2; 2] {
     ]
 }
 
-/// Bits that APIC ids below `count` take.
+/// Number of bits that APIC ids below `count` take.
 fn id_bits(count: u8) -> u32 {
     u32::from(count).next_power_of_two().trailing_zeros()
 }

@@ -10,33 +10,33 @@ use crate::bus::Bus;
 use crate::status::MachineExit;
 use crate::sys;
 
-/// Why a vCPU could not be made. Each variant is a step.
+/// Reason why a vCPU could not be made; names the step that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("vCPU {index}: cannot {step}")]
 pub struct VcpuError {
-    /// Which vCPU.
+    /// Index of the vCPU.
     pub index: u8,
-    /// Which step.
+    /// Step that failed.
     pub step: VcpuStep,
     /// Cause.
     #[source]
     pub source: kvm_ioctls::Error,
 }
 
-/// A step of making a vCPU.
+/// Step of making a vCPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VcpuStep {
-    /// `KVM_CREATE_VCPU`
+    /// Call of `KVM_CREATE_VCPU`.
     Create,
-    /// `KVM_SET_CPUID2`
+    /// Call of `KVM_SET_CPUID2`.
     Cpuid,
-    /// `KVM_SET_MSRS`
+    /// Call of `KVM_SET_MSRS`.
     Msrs,
-    /// `KVM_SET_LAPIC`
+    /// Call of `KVM_SET_LAPIC`.
     LocalApic,
-    /// `KVM_SET_SREGS`
+    /// Call of `KVM_SET_SREGS`.
     SpecialRegisters,
-    /// `KVM_SET_REGS`
+    /// Call of `KVM_SET_REGS`.
     Registers,
 }
 
@@ -53,7 +53,7 @@ impl std::fmt::Display for VcpuStep {
     }
 }
 
-/// A virtual CPU that has not run yet.
+/// Virtual CPU that has not run yet.
 #[derive(Debug)]
 pub(crate) struct Vcpu {
     index: u8,
@@ -61,8 +61,8 @@ pub(crate) struct Vcpu {
 }
 
 impl Vcpu {
-    /// Makes vCPU `index` of `count`. The first starts at `entry`; the others wait in KVM for the first to wake them
-    /// (INIT and SIPI by the in-kernel local APIC).
+    /// Makes vCPU `index` of `count`. The first vCPU starts at `entry`; the others wait in KVM until the first wakes
+    /// them (INIT and SIPI by the in-kernel local APIC).
     pub(crate) fn create(vm: &VmFd, supported: &CpuId, index: u8, count: u8, entry: u64) -> Result<Self, VcpuError> {
         let fail = |step| move |source| VcpuError { index, step, source };
         let fd = vm.create_vcpu(u64::from(index)).map_err(fail(VcpuStep::Create))?;
@@ -82,12 +82,12 @@ impl Vcpu {
         self.index
     }
 
-    /// Number of its fd, for the thread's filter.
+    /// Number of the vCPU's fd, for the thread's filter.
     pub(crate) fn raw_fd(&self) -> i32 {
         std::os::fd::AsRawFd::as_raw_fd(&self.fd)
     }
 
-    /// Runs the guest until the machine ends by this vCPU.
+    /// Runs the guest until this vCPU ends the machine; returns the exit reason.
     pub(crate) fn run(&mut self, bus: &Bus) -> MachineExit {
         loop {
             match self.fd.run() {
@@ -105,7 +105,7 @@ impl Vcpu {
                     let suberror = sys::internal_suberror(self.fd.get_kvm_run());
                     return MachineExit::KvmInternalError { suberror };
                 }
-                // A signal, or an asleep vCPU that was woken: go on.
+                // A signal, or a sleeping vCPU that was woken: continue.
                 Ok(VcpuExit::Intr) => {}
                 Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {}
                 Err(error) => return MachineExit::RunFailed { errno: error.errno() },

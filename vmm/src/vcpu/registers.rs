@@ -1,4 +1,4 @@
-//! What a vCPU's registers hold before its first instruction.
+//! Register values of a vCPU before its first instruction.
 
 use kvm_bindings::{Msrs, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment};
 use kvm_ioctls::VcpuFd;
@@ -6,13 +6,13 @@ use kvm_ioctls::VcpuFd;
 use crate::layout;
 
 const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
-/// Fast string operations, as firmware leaves it.
+/// Bit that enables fast string operations, as firmware leaves it.
 const MISC_ENABLE_FAST_STRING: u64 = 1;
 const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
-/// MTRRs on, default type write-back: there is no firmware that would do it.
+/// Value that turns MTRRs on with default type write-back, because there is no firmware to do so.
 const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
 
-/// Model-specific registers that firmware would have set.
+/// Sets the model-specific registers that firmware would have set.
 pub(super) fn set_msrs(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     let entry = |index, data| kvm_msr_entry {
         index,
@@ -31,14 +31,14 @@ pub(super) fn set_msrs(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     }
 }
 
-/// Offsets of the local vector table (Intel SDM volume 3, table 11-1).
+/// Offset of LINT0 in the local vector table (Intel SDM volume 3, table 11-1).
 const LVT_LINT0: usize = 0x350;
 const LVT_LINT1: usize = 0x360;
 const DELIVERY_MODE: u32 = 0x700;
 const DELIVERY_NMI: u32 = 0x400;
 const DELIVERY_EXTERNAL: u32 = 0x700;
 
-/// Wires the PIC to LINT0 and NMI to LINT1, as the MP table says.
+/// Wires the PIC to LINT0 and NMI to LINT1, as in the MP table.
 pub(super) fn set_local_apic(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     let mut apic = vcpu.get_lapic()?;
     set_delivery(&mut apic, LVT_LINT0, DELIVERY_EXTERNAL);
@@ -60,7 +60,7 @@ const TYPE_CODE: u8 = 0xb;
 const TYPE_DATA: u8 = 0x3;
 const TYPE_TASK: u8 = 0xb;
 
-/// Flat 32-bit protected mode without paging (PVH: "boot/initial state").
+/// Sets up flat 32-bit protected mode without paging (PVH: "boot/initial state").
 pub(super) fn set_pvh_special_registers(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     let mut registers = vcpu.get_sregs()?;
     let flat = |type_, selector| kvm_segment {
@@ -94,7 +94,7 @@ pub(super) fn set_pvh_special_registers(vcpu: &VcpuFd) -> Result<(), kvm_ioctls:
     vcpu.set_sregs(&registers)
 }
 
-/// The entry point, with the start info in `ebx`.
+/// Sets the entry point, and the start info in `ebx`.
 pub(super) fn set_pvh_registers(vcpu: &VcpuFd, entry: u64) -> Result<(), kvm_ioctls::Error> {
     // Bit 1 of rflags is always set.
     vcpu.set_regs(&kvm_regs {

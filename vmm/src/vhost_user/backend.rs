@@ -1,4 +1,4 @@
-//! What QEMU asks of one device, and the state that comes of it.
+//! Requests of QEMU for one device, and the state that results from them.
 
 use std::fs::File;
 use std::io;
@@ -20,12 +20,12 @@ use super::vring::Vring;
 use crate::virtio::device::{Cause, Device, QueueFault};
 use crate::warnings::Warnings;
 
-/// Epoll data of the device's own fd; queue n has `FIRST_QUEUE_EVENT + n`, QEMU's requests have 0.
+/// Epoll data of QEMU's requests (0) and of the device's own fd; queue n has `FIRST_QUEUE_EVENT + n`.
 pub(super) const REQUEST_EVENT: u64 = 0;
 pub(super) const BACKEND_EVENT: u64 = 1;
 pub(super) const FIRST_QUEUE_EVENT: u64 = 2;
 
-/// Where a part of guest memory is in QEMU's address space, in which it names the queues.
+/// Mapping of a part of guest memory into QEMU's address space, in which QEMU names the queues.
 #[derive(Debug)]
 struct Mapping {
     frontend_address: u64,
@@ -33,7 +33,7 @@ struct Mapping {
     guest_address: u64,
 }
 
-/// A device and how QEMU has set it up.
+/// Device with the state that QEMU has set up.
 pub(super) struct Backend {
     device: Box<dyn Device>,
     vrings: Vec<Vring>,
@@ -41,9 +41,9 @@ pub(super) struct Backend {
     mappings: Vec<Mapping>,
     features: u64,
     epoll: Epoll,
-    /// Queues run, and the device knows.
+    /// Whether queues run, and the device has been activated.
     active: bool,
-    /// A queue has been made unusable: nothing is served until the driver resets the device.
+    /// Whether a queue has been made unusable: nothing is served until the driver resets the device.
     faulted: bool,
     device_watched: bool,
     warnings: Warnings,
@@ -66,12 +66,12 @@ impl Backend {
         })
     }
 
-    /// What the loop waits for.
+    /// Epoll instance for which the loop waits.
     pub(super) fn epoll(&self) -> &Epoll {
         &self.epoll
     }
 
-    /// Lets the device work.
+    /// Processes the device.
     pub(super) fn process(&mut self, cause: Cause) {
         if !self.active || self.faulted {
             return;
@@ -95,7 +95,7 @@ impl Backend {
         self.apply_ring_states();
     }
 
-    /// Lets the device look at queues that were started since the last call.
+    /// Processes queues that were started since the last call.
     pub(super) fn process_fresh(&mut self) {
         for index in 0..self.vrings.len() {
             if std::mem::take(&mut self.vrings[index].fresh) {
@@ -106,14 +106,14 @@ impl Backend {
 
     fn stop_on(&mut self, fault: &QueueFault) {
         self.faulted = true;
-        // Vhost-user has no word for "needs reset": the device just rests until its driver resets it.
+        // Vhost-user has no message for "needs reset": the device just rests until its driver resets it.
         let id = self.device.id();
         self.warnings
             .warn(format_args!("device {id}: {fault}: {}", fault.source));
         self.apply_ring_states();
     }
 
-    /// Brings what the loop waits for, and what the device knows, in line with the rings.
+    /// Reconciles the watched fds and the device's activation with the state of the rings.
     fn apply_ring_states(&mut self) {
         for (index, vring) in self.vrings.iter_mut().enumerate() {
             let runs = vring.started && vring.enabled && !self.faulted;
@@ -121,7 +121,7 @@ impl Backend {
             let Some(kick) = vring.kick.as_ref().filter(|_| runs != vring.watched) else {
                 continue;
             };
-            // Edges: the counter needs no reading then.
+            // Edges: the counter then needs no reading.
             let events = EventSet::IN | EventSet::EDGE_TRIGGERED;
             let event = EpollEvent::new(events, FIRST_QUEUE_EVENT + index as u64);
             if self.epoll.ctl(add_or_delete(runs), kick.as_raw_fd(), event).is_ok() {
@@ -275,7 +275,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
             .try_set_avail_ring_address(available)
             .map_err(|_| Error::InvalidParam)?;
         queue.try_set_used_ring_address(used).map_err(|_| Error::InvalidParam)?;
-        // QEMU names only the next available entry (SET_VRING_BASE); where used ones go on is in the ring itself.
+        // QEMU names only the next available entry (SET_VRING_BASE); the next used one is in the ring itself.
         let next_used = queue.used_idx(&memory, std::sync::atomic::Ordering::Relaxed);
         queue.set_next_used(next_used.map_err(|_| Error::InvalidParam)?.0);
         Ok(())
@@ -302,7 +302,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
         let memory = self.memory.clone();
         let vring = self.vring(u32::from(index))?;
         vring.kick = file;
-        // The check is for rings that are ready; the state below decides whether this one is.
+        // The check is for rings that are ready; the state below determines whether this one is.
         vring.queue.set_ready(true);
         vring.started = vring.queue.is_valid(&memory);
         if !vring.started {
@@ -344,7 +344,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
     }
 
     fn get_config(&mut self, offset: u32, size: u32, _flags: VhostUserConfigFlags) -> Result<Vec<u8>> {
-        // Past the end of the configuration are zeros, as in the other transport.
+        // Bytes past the end of the configuration are zeros, as in the other transport.
         let from = self.device.config().iter().skip(offset as usize);
         Ok(from.copied().chain(std::iter::repeat(0)).take(size as usize).collect())
     }
@@ -415,5 +415,5 @@ fn add_or_delete(watch: bool) -> ControlOperation {
     }
 }
 
-/// For requests of features that were not offered.
+/// Error for requests of features that were not offered.
 const NOT_OFFERED: Error = Error::InvalidOperation("not offered");

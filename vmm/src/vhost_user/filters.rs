@@ -1,4 +1,4 @@
-//! What each thread of this process may ask of the host's kernel, with reasons. Everything else kills the process.
+//! System call filters of each thread of this process, with reasons. Any other call kills the process.
 
 use std::os::fd::RawFd;
 
@@ -6,7 +6,7 @@ use capsid_jail::{Condition, Rule, panic_rules};
 
 use crate::virtio::filters;
 
-/// The first thread: waits for the others.
+/// Rules of the first thread, which waits for the others.
 pub(super) fn main_rules(status: RawFd) -> Vec<Rule> {
     let mut rules = panic_rules();
     rules.push(Rule::when(
@@ -19,21 +19,21 @@ pub(super) fn main_rules(status: RawFd) -> Vec<Rule> {
     rules
 }
 
-/// A thread that serves a disk.
+/// Rules of a thread that serves a disk.
 pub(super) fn block_rules() -> Vec<Rule> {
     let mut rules = server_rules();
     rules.extend(filters::block_rules());
     rules
 }
 
-/// The thread that serves the network.
+/// Rules of the thread that serves the network.
 pub(super) fn net_rules() -> Vec<Rule> {
     let mut rules = server_rules();
     rules.extend(filters::net_rules());
     rules
 }
 
-/// The thread that serves the socket device.
+/// Rules of the thread that serves the socket device.
 pub(super) fn vsock_rules() -> Vec<Rule> {
     let mut rules = server_rules();
     rules.extend(filters::vsock_rules());

@@ -1,5 +1,5 @@
-//! The same devices for QEMU, where there is no usable KVM: one process serves all devices of one pod over
-//! vhost-user, one thread and one connected socket for each. It ends when QEMU does.
+//! Vhost-user: the devices for QEMU, where there is no usable KVM. One process serves all devices of one pod over
+//! vhost-user, with one thread and one connected socket for each. It ends when QEMU does.
 //!
 //! ```text
 //!   guest ── virtio-mmio ──► QEMU ── vhost-user socket ──► Server ── requests ──► Backend (queues, memory)
@@ -35,49 +35,49 @@ use server::Server;
 
 pub use server::ServerError;
 
-/// Fds besides those of streams and disks: sockets, epoll instances, and what QEMU hands over.
+/// Number of fds besides those of streams and disks: sockets, epoll instances, and what QEMU passes.
 const OTHER_FDS: u64 = 256;
 
-/// Why the devices are not served (any more).
+/// Reason why the devices are not served, or not any more.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// An fd of the config.
+    /// An fd of the config could not be taken.
     #[error("cannot take the fds that the config names")]
     Fd(#[from] InheritedError),
-    /// The jail.
+    /// The process could not be confined.
     #[error("cannot confine this process")]
     Confine(#[source] JailError),
-    /// A disk.
+    /// A disk could not be made.
     #[error("cannot make disk {index}")]
     Disk {
-        /// Which.
+        /// Index of the disk.
         index: usize,
         /// Cause.
         #[source]
         source: DiskError,
     },
-    /// The network device.
+    /// The network device could not be made.
     #[error("cannot make the network device")]
     Net(#[source] NetError),
-    /// The socket device.
+    /// The socket device could not be made.
     #[error("cannot make the socket device")]
     Vsock(#[source] VsockError),
     /// QEMU does not connect to its network.
     #[error("cannot accept a connection")]
     Accept(#[source] io::Error),
-    /// A thread.
+    /// A thread could not be started.
     #[error("cannot start a thread for a device")]
     Thread(#[source] io::Error),
-    /// A filter.
+    /// A filter could not be installed.
     #[error("cannot filter system calls")]
     Filter(#[source] FilterError),
-    /// One of the devices; the others have been served to their end.
+    /// One of the devices failed; the others have been served to their end.
     #[error("cannot serve a device any more")]
     Server(#[source] ServerError),
 }
 
 /// Confines this process and serves the devices of `config` until QEMU is gone. Calls `ready` when everything is
-/// confined and waits for QEMU. `supervisor` is what it is told on, a pipe.
+/// confined and waits for QEMU. `supervisor` is the pipe on which the supervisor is notified.
 ///
 /// # Errors
 /// [`ServeError`].
@@ -121,7 +121,7 @@ pub fn serve(
     if let Some(net) = &config.net {
         let device = Box::new(net_device(&net.device, inherited)?);
         let listener = UnixListener::from(inherited.take(net.listener_fd)?);
-        // The last one: the others can be asked meanwhile.
+        // Accepted last: the other devices can handle requests meanwhile.
         let socket = accept(&listener, supervisor).map_err(ServeError::Accept)?;
         threads.push(DeviceThread::start(
             "net".to_owned(),
@@ -133,7 +133,7 @@ pub fn serve(
     let filter = SyscallFilter::new(&filters::main_rules(config.status_fd)).map_err(ServeError::Filter)?;
     filter.apply_to_thread().map_err(ServeError::Filter)?;
     for thread in &threads {
-        // One that has ended already is met again below.
+        // A thread that has ended already is joined below.
         let _ = thread.confined.recv();
     }
     ready();
@@ -152,7 +152,7 @@ pub(crate) fn serve_one(device: Box<dyn Device>, socket: UnixStream) {
 fn accept(listener: &UnixListener, supervisor: &File) -> io::Result<UnixStream> {
     let mut events = [
         PollFd::new(listener, PollFlags::IN),
-        // A pipe's write end hears of nothing but its reader's end.
+        // For a pipe's write end, poll reports only the end of its reader.
         PollFd::new(supervisor, PollFlags::empty()),
     ];
     loop {
@@ -165,7 +165,7 @@ fn accept(listener: &UnixListener, supervisor: &File) -> io::Result<UnixStream> 
     }
 }
 
-/// A device and the thread that serves it.
+/// Device and the thread that serves it.
 struct DeviceThread {
     handle: JoinHandle<Result<(), ServeError>>,
     confined: mpsc::Receiver<()>,
@@ -183,7 +183,7 @@ impl DeviceThread {
         let (notify, confined) = mpsc::channel();
         let serve = move || {
             filter.apply_to_thread().map_err(ServeError::Filter)?;
-            // Nobody listens only when this process ends anyway.
+            // Nobody receives this only when the process ends anyway.
             let _ = notify.send(());
             server.run().map_err(ServeError::Server)
         };

@@ -1,4 +1,4 @@
-//! The loop of one device: QEMU's requests, the guest's notifications, the device's host side.
+//! Loop of one device: QEMU's requests, the guest's notifications, the device's host side.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -13,25 +13,25 @@ use crate::virtio::device::{Cause, Device};
 
 const EVENTS_PER_WAIT: usize = 16;
 
-/// Why a device is not served any more.
+/// Reason why a device is not served any more.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// Epoll.
+    /// Epoll failed.
     #[error("cannot wait for events")]
     Wait(#[source] io::Error),
-    /// A request that makes no sense, or an answer that cannot be sent.
+    /// A request is invalid, or an answer cannot be sent.
     #[error("the other VMM breaks the vhost-user protocol")]
     Request(#[source] Error),
 }
 
-/// A device, ready to be served to QEMU.
+/// Device that is ready to be served to QEMU.
 pub(super) struct Server {
     backend: Arc<Mutex<Backend>>,
     requests: BackendReqHandler<Mutex<Backend>>,
 }
 
 impl Server {
-    /// Serves `device` on `socket`, whose other end is QEMU's.
+    /// Prepares to serve `device` on `socket`, whose other end is QEMU's.
     pub(super) fn new(device: Box<dyn Device>, socket: UnixStream) -> Result<Self, ServerError> {
         let backend = Backend::new(device).map_err(ServerError::Wait)?;
         let event = EpollEvent::new(EventSet::IN | EventSet::READ_HANG_UP, REQUEST_EVENT);
@@ -42,7 +42,7 @@ impl Server {
         Ok(Self { backend, requests })
     }
 
-    /// Serves until QEMU is gone.
+    /// Serves the device until QEMU is gone.
     pub(super) fn run(mut self) -> Result<(), ServerError> {
         let mut events = [EpollEvent::default(); EVENTS_PER_WAIT];
         loop {
@@ -55,8 +55,8 @@ impl Server {
                 match event.data() {
                     REQUEST_EVENT => match self.requests.handle_request() {
                         Ok(()) => self.backend().process_fresh(),
-                        // QEMU enables the rings of a network before it tells of any feature (`vhost_net_start` in
-                        // hw/net/vhost_net.c), which the protocol crate does not take.
+                        // QEMU enables the rings of a network before it sets any feature (`vhost_net_start` in
+                        // hw/net/vhost_net.c), which the protocol crate does not accept.
                         Err(Error::InactiveFeature(_)) => self.backend().enable(),
                         // Closed before or within a message: QEMU has ended, one way or another.
                         Err(Error::Disconnected | Error::PartialMessage | Error::SocketBroken(_)) => return Ok(()),
@@ -71,7 +71,7 @@ impl Server {
         }
     }
 
-    /// Only this thread takes the lock; the protocol crate wants one.
+    /// Locks the backend. Only this thread takes the lock; the protocol crate requires one.
     fn backend(&self) -> MutexGuard<'_, Backend> {
         self.backend.lock().unwrap_or_else(PoisonError::into_inner)
     }

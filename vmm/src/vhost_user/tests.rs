@@ -1,4 +1,4 @@
-//! The server, driven as QEMU drives it, by the protocol crate's own front end.
+//! Tests of the server, driven as QEMU drives it, by the protocol crate's own front end.
 
 use std::fs::File;
 use std::io::Write;
@@ -21,7 +21,7 @@ use crate::virtio::block::{BlockDevice, Disk};
 use crate::virtio::test_driver::TestQueue;
 
 const MEMORY_BYTES: usize = 4 << 20;
-/// Where the front end claims to have guest memory: an address of its own, not the guest's.
+/// Address at which the front end claims to have guest memory: an address of its own, not the guest's.
 const FRONTEND_ADDRESS: u64 = 0x7000_0000_0000;
 
 struct Fixture {
@@ -75,7 +75,7 @@ impl Fixture {
         self.frontend.set_mem_table(&[region]).expect("taken");
     }
 
-    /// Starts ring 0 as `queue`; its notification and its interrupt.
+    /// Starts ring 0 as `queue`; returns its notification and its interrupt.
     fn start(&mut self, queue: &TestQueue) -> (EventFd, EventFd) {
         let [kick, call] = [(), ()].map(|()| EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd"));
         let addresses = VringConfigData {

@@ -1,28 +1,29 @@
-//! One queue and the fds that QEMU gives for it.
+//! Queue and the fds that QEMU provides for it.
 
 use std::fs::File;
 use std::io::Write;
 
 use virtio_queue::{Queue, QueueT};
 
-/// QEMU's virtio-mmio offers queues of `VIRTQUEUE_MAX_SIZE` to the guest, whatever the device's own size is.
+/// Maximum queue size: QEMU's virtio-mmio offers queues of `VIRTQUEUE_MAX_SIZE` to the guest, whatever the device's own
+/// size is.
 const SIZE_MAX: u16 = 1024;
 
-/// The queue.
+/// Queue with its fds and its state.
 #[derive(Debug)]
 pub(super) struct Vring {
     pub(super) queue: Queue,
-    /// Readable when the guest has notified the queue.
+    /// Fd that is readable when the guest has notified the queue.
     pub(super) kick: Option<File>,
-    /// Interrupts the guest; none while its driver polls.
+    /// Fd that interrupts the guest; none while its driver polls.
     pub(super) call: Option<File>,
-    /// QEMU has started the ring, and has not taken it back.
+    /// Whether QEMU has started the ring, and has not taken it back.
     pub(super) started: bool,
-    /// The device may use the ring while it is started.
+    /// Whether the device may use the ring while it is started.
     pub(super) enabled: bool,
-    /// The loop waits for `kick`.
+    /// Whether the loop waits for `kick`.
     pub(super) watched: bool,
-    /// Started since the device worked last: there may be chains that no notification tells of.
+    /// Whether the ring was started since the device worked last: there may be chains without a notification.
     pub(super) fresh: bool,
 }
 

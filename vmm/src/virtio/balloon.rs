@@ -1,5 +1,5 @@
-//! The balloon device (virtio 1.3, section 5.5), of which only free page reporting is used: what a guest frees goes back
-//! to the host. The guest is never asked to inflate: a pod's memory is what its limit says.
+//! Balloon device (virtio 1.3, section 5.5), of which only free page reporting is used: memory that a guest frees is
+//! returned to the host. The guest is never asked to inflate: a pod's memory is what its limit says.
 
 use std::os::fd::BorrowedFd;
 
@@ -13,17 +13,18 @@ use super::chain::{self, Buffers};
 use super::device::{Cause, Device, QueueFault, Signals};
 use super::sys::{self, Backing};
 
-/// Inflate, deflate, reporting: in this order when neither statistics nor hinting are offered (section 5.5.2).
+/// Queue sizes of inflate, deflate, reporting: in this order when neither statistics nor hinting are offered (section
+/// 5.5.2).
 const QUEUE_SIZES: &[u16] = &[64, 64, 64];
 const REPORTING: usize = 2;
 
-/// Free page reporting (section 5.5.3).
+/// Feature bit of free page reporting (section 5.5.3).
 const VIRTIO_BALLOON_F_REPORTING: u32 = 5;
 
-/// `num_pages` and `actual`: no page is wanted.
+/// Configuration space, `num_pages` and `actual`: no page is requested.
 const CONFIG: [u8; 8] = [0; 8];
 
-/// The device.
+/// Balloon device of a guest.
 #[derive(Debug, Default)]
 pub struct BalloonDevice {
     reported_bytes: u64,
@@ -31,19 +32,19 @@ pub struct BalloonDevice {
 }
 
 impl BalloonDevice {
-    /// A device that has not heard of any page.
+    /// Makes a device to which no page has been reported.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Bytes that the guest has reported free, and the host has taken back.
+    /// Number of bytes that the guest has reported free, and the host has taken back.
     #[must_use]
     pub fn reported_bytes(&self) -> u64 {
         self.reported_bytes
     }
 
-    /// Reports that are none, and pages for a balloon that nobody blew up.
+    /// Number of malformed reports, and of pages for a balloon that was never inflated.
     #[must_use]
     pub fn malformed(&self) -> u64 {
         self.malformed
@@ -75,9 +76,10 @@ impl BalloonDevice {
     }
 }
 
-/// Gives pages back to the host; how many bytes of them. The guest finds zeros there, or what it writes next.
+/// Gives pages back to the host; returns the number of bytes that it took. The guest reads zeros there until it writes
+/// again.
 fn discard(pages: &Buffers<'_>, backing: Backing) -> usize {
-    // A report that the host cannot act on is lost memory and no error: the pages are the guest's as before.
+    // A report that the host cannot act on loses memory and is no error: the pages stay the guest's as before.
     let bytes = pages.slices().map(|slice| sys::discard(slice, backing).unwrap_or(0));
     bytes.sum()
 }
@@ -136,7 +138,7 @@ mod tests {
     use super::*;
     use crate::virtio::test_driver::{MEMORY_BYTES, TestQueue, memory, process};
 
-    /// Where no queue lies, at the beginning of a page.
+    /// Guest address at the beginning of a page where no queue lies.
     const PAGES: u64 = TestQueue::FREE;
 
     fn queues() -> [TestQueue; 3] {
@@ -153,7 +155,7 @@ mod tests {
         let (mut device, memory, mut queues) = (BalloonDevice::new(), memory(), queues());
         let ones = [1; 4 * 4096];
         memory.write_slice(&ones, GuestAddress(PAGES)).expect("in memory");
-        // From the middle of a page to the middle of another: only whole pages go.
+        // From the middle of a page to the middle of another: only whole pages are returned.
         queues[REPORTING].add(&memory, &[(PAGES + 2048, 3 * 4096, true)]);
         run(&mut device, &memory, &mut queues);
         let mut bytes = [9; 4 * 4096];

@@ -1,4 +1,4 @@
-//! A descriptor chain as pieces of host memory: bounded, in range, readable part first.
+//! Descriptor chain as pieces of host memory: bounded, in range, readable part first.
 
 use std::collections::VecDeque;
 
@@ -7,33 +7,34 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, Volati
 
 use crate::limits::CHAIN_SLICES_MAX;
 
-/// What the guest made available at once.
+/// Chain of buffers that the guest made available as one.
 #[derive(Debug, Default)]
 pub(crate) struct Chain<'m> {
-    /// What the device may read.
+    /// Buffers that the device may read.
     pub(crate) readable: Buffers<'m>,
-    /// What the device may write.
+    /// Buffers that the device may write.
     pub(crate) writable: Buffers<'m>,
 }
 
-/// Why a chain is not served. The guest's mistake; the queue itself is fine.
+/// Reason why a chain is not served: a mistake of the guest; the queue itself is fine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ChainError {
-    /// Virtio 1.3, section 2.7.4.2: device-readable descriptors come first.
+    /// A readable descriptor follows a writable one (virtio 1.3, section 2.7.4.2: device-readable descriptors come
+    /// first).
     #[error("a readable descriptor follows a writable one")]
     Order,
-    /// Outside of guest memory.
+    /// A descriptor lies outside of guest memory.
     #[error("a descriptor lies outside of guest memory")]
     Address,
-    /// See [`CHAIN_SLICES_MAX`].
+    /// The chain has more than [`CHAIN_SLICES_MAX`] descriptors.
     #[error("more than {CHAIN_SLICES_MAX} descriptors")]
     TooMany,
 }
 
-/// Takes the next chain off `queue`: its head, and the chain itself unless it is broken.
+/// Takes the next chain off `queue`: returns its head, and the chain itself unless it is broken.
 ///
 /// # Errors
-/// When the queue itself is unusable.
+/// If the queue itself is unusable.
 #[allow(clippy::type_complexity)]
 pub(crate) fn pop<'m>(
     queue: &mut Queue,
@@ -45,15 +46,15 @@ pub(crate) fn pop<'m>(
     Ok(Some((descriptors.head_index(), Chain::collect(descriptors, memory))))
 }
 
-/// A chain as the guest wrote it, for a device that comes back to it.
+/// Chain as the guest wrote it, for a device that resolves it again later.
 #[derive(Debug)]
 pub(crate) struct Descriptors {
-    /// Index of the first one: names the chain to the guest.
+    /// Index of the first descriptor, which identifies the chain to the guest.
     pub(crate) head: u16,
     parts: Result<Vec<Part>, ChainError>,
 }
 
-/// One descriptor.
+/// One descriptor of a chain.
 #[derive(Debug, Clone, Copy)]
 struct Part {
     address: GuestAddress,
@@ -65,7 +66,7 @@ impl Descriptors {
     /// Takes the next chain off `queue`.
     ///
     /// # Errors
-    /// When the queue itself is unusable.
+    /// If the queue itself is unusable.
     pub(crate) fn pop(queue: &mut Queue, memory: &GuestMemoryMmap) -> Result<Option<Self>, virtio_queue::Error> {
         let Some(descriptors) = queue.iter(memory)?.next() else {
             return Ok(None);
@@ -145,23 +146,23 @@ impl<'m> Buffers<'m> {
         self.slices.push_back(slice);
     }
 
-    /// Appends all of `other`.
+    /// Appends all pieces of `other`.
     pub(crate) fn append(&mut self, other: Self) {
         self.bytes += other.bytes;
         self.slices.extend(other.slices);
     }
 
-    /// Bytes left.
+    /// Number of bytes left.
     pub(crate) fn len(&self) -> usize {
         self.bytes
     }
 
-    /// The pieces left.
+    /// Pieces of memory left.
     pub(crate) fn slices(&self) -> impl Iterator<Item = &VolatileSlice<'m>> {
         self.slices.iter()
     }
 
-    /// Takes off the first `bytes`, or `None` when there are fewer.
+    /// Splits off the first `bytes`; `None` if there are fewer.
     pub(crate) fn split_front(&mut self, bytes: usize) -> Option<Self> {
         if bytes > self.bytes {
             return None;
@@ -183,19 +184,19 @@ impl<'m> Buffers<'m> {
         Some(front)
     }
 
-    /// Forgets the first `bytes`, at most all.
+    /// Drops the first `bytes`, at most all.
     pub(crate) fn skip(&mut self, bytes: usize) {
         let _ = self.split_front(bytes.min(self.bytes));
     }
 
-    /// Takes the next `N` bytes out of guest memory, or `None` when there are fewer.
+    /// Takes the next `N` bytes out of guest memory; `None` if there are fewer.
     pub(crate) fn take_array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let mut bytes = [0; N];
         self.split_front(N)?.copy_to(&mut bytes);
         Some(bytes)
     }
 
-    /// Copies as much as fits from guest memory; how much. Nothing is taken off.
+    /// Copies as much as fits from guest memory; returns the number of bytes. The pieces remain.
     pub(crate) fn copy_to(&self, mut target: &mut [u8]) -> usize {
         let mut copied = 0;
         for slice in &self.slices {
@@ -206,7 +207,7 @@ impl<'m> Buffers<'m> {
         copied
     }
 
-    /// Copies as much as fits to guest memory; how much. Nothing is taken off.
+    /// Copies as much as fits to guest memory; returns the number of bytes. The pieces remain.
     pub(crate) fn copy_from(&self, mut source: &[u8]) -> usize {
         let mut copied = 0;
         for slice in &self.slices {

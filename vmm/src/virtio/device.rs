@@ -1,4 +1,4 @@
-//! A virtio device as its transport sees it. Two transports carry the same devices: virtio-mmio (our own VMM) and
+//! Virtio device as its transport sees it. Two transports carry the same devices: virtio-mmio (our own VMM) and
 //! vhost-user (QEMU).
 
 use std::os::fd::BorrowedFd;
@@ -6,16 +6,16 @@ use std::os::fd::BorrowedFd;
 use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 
-/// Why a device is asked to work.
+/// Reason why a device is processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     /// The guest notified this queue.
     Queue(usize),
-    /// [`Device::backend_fd`] is readable.
+    /// The fd of [`Device::backend_fd`] is readable.
     Backend,
 }
 
-/// The queues whose guest driver must be interrupted: bit n is queue n.
+/// Set of queues whose guest driver must be interrupted: bit n is queue n.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Signals(pub u8);
 
@@ -31,44 +31,45 @@ impl Signals {
     }
 }
 
-/// A queue that the guest has made unusable: the device stops with `DEVICE_NEEDS_RESET`, everything else goes on.
+/// Error of a queue that the guest has made unusable: the device stops with `DEVICE_NEEDS_RESET`, everything else
+/// continues.
 #[derive(Debug, thiserror::Error)]
 #[error("queue {index} is unusable")]
 pub struct QueueFault {
-    /// Which queue.
+    /// Index of the queue.
     pub index: usize,
-    /// What was wrong.
+    /// Cause of the fault.
     #[source]
     pub source: virtio_queue::Error,
 }
 
-/// A virtio device. All methods are called under one lock, from one thread at a time.
+/// Virtio device. All methods are called under one lock, from one thread at a time.
 pub trait Device: Send {
     /// Virtio device id (virtio 1.3, section 5).
     fn id(&self) -> u32;
 
-    /// Largest size of each queue, a power of two.
+    /// Maximum size of each queue, a power of two.
     fn queue_sizes(&self) -> &'static [u16];
 
-    /// Feature bits offered, `VIRTIO_F_VERSION_1` among them.
+    /// Feature bits offered, including `VIRTIO_F_VERSION_1`.
     fn features(&self) -> u64;
 
-    /// The configuration space as it is now; reads past its end give zero, writes are ignored.
+    /// Current configuration space; reads past its end return zero, writes are ignored.
     fn config(&self) -> &[u8];
 
-    /// The driver said `DRIVER_OK` with these features.
+    /// Starts the device: the driver has set `DRIVER_OK` with these features.
     fn activate(&mut self, features: u64);
 
-    /// The driver reset the device.
+    /// Resets the device, as the driver requested.
     fn reset(&mut self);
 
-    /// Readable when the host side has work for the device (an epoll fd may stand for many).
+    /// Fd that is readable when the host side has work for the device (an epoll fd may stand for many).
     fn backend_fd(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Works off a queue or the host side. Guest mistakes in single requests are counted and answered or skipped.
+    /// Processes a queue or the host side. Guest mistakes in single requests are counted, and answered or skipped.
     ///
     /// # Errors
-    /// [`QueueFault`] when a queue itself cannot be used any more.
+    /// [`QueueFault`] if a queue itself cannot be used any more.
     fn process(
         &mut self,
         cause: Cause,

@@ -1,12 +1,12 @@
-//! What each device asks of the host's kernel while it serves a guest, with reasons. The thread it runs in adds its
-//! own rules.
+//! System call rules of each device while it serves a guest, with reasons. The thread in which it runs adds its own
+//! rules.
 
 use capsid_jail::{Condition, Rule};
 use rustix::fs::FallocateFlags;
 
 use super::sys::Backing;
 
-/// A disk.
+/// Rules of a disk.
 pub(crate) fn block_rules() -> Vec<Rule> {
     let punch_hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     let zero_range = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
@@ -35,7 +35,7 @@ pub(crate) fn block_rules() -> Vec<Rule> {
     ]
 }
 
-/// The balloon.
+/// Rules of the balloon.
 pub(crate) fn balloon_rules() -> Vec<Rule> {
     let advice = |backing: Backing| {
         let condition = Condition::equals(2, backing.advice() as u64);
@@ -44,7 +44,7 @@ pub(crate) fn balloon_rules() -> Vec<Rule> {
     vec![advice(Backing::Private), advice(Backing::Shared)]
 }
 
-/// The entropy device.
+/// Rules of the entropy device.
 pub(crate) fn rng_rules() -> Vec<Rule> {
     vec![Rule::when(
         libc::SYS_getrandom,
@@ -53,7 +53,7 @@ pub(crate) fn rng_rules() -> Vec<Rule> {
     )]
 }
 
-/// The network device.
+/// Rules of the network device.
 pub(crate) fn net_rules() -> Vec<Rule> {
     vec![
         Rule::always(libc::SYS_epoll_ctl, "net: the network has room, or frames"),
@@ -69,7 +69,7 @@ pub(crate) fn net_rules() -> Vec<Rule> {
     ]
 }
 
-/// The socket device.
+/// Rules of the socket device.
 pub(crate) fn vsock_rules() -> Vec<Rule> {
     vec![
         Rule::always(libc::SYS_epoll_wait, "vsock: which stream is it"),

@@ -1,9 +1,9 @@
-//! Virtio over MMIO (virtio 1.3, section 4.2): registers, negotiation, queues, interrupts. Knows nothing of what a
-//! device does.
+//! Virtio over MMIO (virtio 1.3, section 4.2): registers, negotiation, queues, interrupts. This module does not know
+//! what a device does.
 //!
-//! vCPU threads read and write registers; the event loop lets the device work. Both take one lock, so a queue is
-//! never changed while it is worked on. Only the interrupt status is outside it: the guest acknowledges an interrupt
-//! without waiting for a device that is busy. Starting and resetting the device itself happens on the event loop
+//! vCPU threads read and write registers; the event loop lets the device work. Both take one lock, so a queue is never
+//! changed while it is processed. Only the interrupt status is outside the lock: the guest acknowledges an interrupt
+//! without waiting for a device that is busy. The device itself is started and reset on the event loop
 //! ([`Transport::apply_pending_status`]), because the vCPU threads' filters permit next to nothing.
 
 use std::os::fd::{AsRawFd, RawFd};
@@ -31,40 +31,40 @@ use super::status::{self, Change};
 use crate::metrics::TransportMetrics;
 use crate::warnings::Warnings;
 
-/// `virt`, little endian.
+/// Magic value: `virt`, little endian.
 const MAGIC: u32 = 0x7472_6976;
-/// Not the legacy interface.
+/// Version of the interface: not the legacy one.
 const VERSION: u32 = 2;
-/// Any value does; Linux only shows it.
+/// Vendor id: any value does; Linux only shows it.
 const VENDOR: u32 = 0x0043_4150;
 /// Base and length of a shared memory region that does not exist.
 const NO_REGION: u32 = u32::MAX;
 
-/// Why a transport could not be made.
+/// Reason why a transport could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
-    /// Its eventfds.
+    /// The eventfds of the transport could not be made.
     #[error("cannot make an eventfd")]
     EventFd(#[source] std::io::Error),
-    /// A queue size that is no power of two.
+    /// A queue size is no power of two.
     #[error("the device has an impossible queue size")]
     QueueSize(#[source] virtio_queue::Error),
 }
 
-/// A device and the registers it is driven by.
+/// Device and the registers by which it is driven.
 #[derive(Debug)]
 pub(crate) struct Transport {
-    /// For log lines.
+    /// Name of the device in log lines.
     name: String,
     metrics: TransportMetrics,
     warnings: Arc<Warnings>,
     interrupt: Interrupt,
-    /// Asks the event loop to call [`Transport::apply_pending_status`].
+    /// Eventfd that requests the event loop to call [`Transport::apply_pending_status`].
     pending_status: Arc<EventFd>,
     registers: Mutex<Registers>,
 }
 
-/// The interrupt line and why it was raised.
+/// Interrupt line and the reasons for which it was raised.
 #[derive(Debug)]
 struct Interrupt {
     status: AtomicU32,
@@ -80,11 +80,11 @@ struct Registers {
     driver_features: u64,
     queue_select: u32,
     config_generation: u32,
-    /// The configuration that `config_generation` belongs to.
+    /// Configuration to which `config_generation` belongs.
     config_seen: Vec<u8>,
-    /// The device has not heard of the driver's reset yet.
+    /// Whether the driver's reset has not been applied to the device yet.
     reset_due: bool,
-    /// The device has been started since its last reset.
+    /// Whether the device has been started since its last reset.
     started: bool,
 }
 
@@ -99,7 +99,7 @@ impl std::fmt::Debug for Registers {
 }
 
 impl Transport {
-    /// A transport for `device`, not yet driven.
+    /// Makes a transport for `device`, which no driver has touched yet.
     pub(crate) fn new(
         name: String,
         device: Box<dyn Device>,
@@ -133,17 +133,17 @@ impl Transport {
         })
     }
 
-    /// Raised when the guest is to be interrupted.
+    /// Eventfd that is raised when the guest is to be interrupted.
     pub(crate) fn interrupt_line(&self) -> &EventFd {
         &self.interrupt.line
     }
 
-    /// How many queues the device has.
+    /// Number of queues of the device.
     pub(crate) fn queue_count(&self) -> usize {
         self.registers().queues.len()
     }
 
-    /// Says how often the guest was wrong, when it was: the lines about it may have been left out.
+    /// Logs how many mistakes the guest made, if any: the lines about them may have been left out.
     pub(crate) fn report(&self) {
         let mistakes = self.metrics.total();
         if mistakes > 0 {
@@ -151,7 +151,7 @@ impl Transport {
         }
     }
 
-    /// Number of the fd that the device waits on. It stays the same and open as long as the device lives.
+    /// Number of the fd for which the device waits. It stays the same and open as long as the device lives.
     pub(crate) fn backend_fd(&self) -> Option<RawFd> {
         self.registers().device.backend_fd().map(|fd| fd.as_raw_fd())
     }
@@ -161,7 +161,7 @@ impl Transport {
         self.registers().is_running()
     }
 
-    /// Tells the device what the driver has decided since the last call: reset, start.
+    /// Applies to the device what the driver has done since the last call: reset, start.
     pub(crate) fn apply_pending_status(&self, memory: &GuestMemoryMmap) {
         let mut registers = self.registers();
         if std::mem::take(&mut registers.reset_due) && std::mem::take(&mut registers.started) {
@@ -170,7 +170,7 @@ impl Transport {
         if registers.status != status::DRIVER_OK || registers.started {
             return;
         }
-        // The queues cannot change from here on (`write_queue_register`), so one look is enough.
+        // The queues cannot change from here on (`write_queue_register`), so one check is enough.
         if !registers.queues_are_sound(memory) {
             self.warn(format_args!("a queue lies outside memory"));
             return self.break_down(&mut registers);
@@ -180,7 +180,7 @@ impl Transport {
         registers.started = true;
     }
 
-    /// Lets the device work.
+    /// Processes the device.
     pub(crate) fn process(&self, cause: Cause, memory: &GuestMemoryMmap) {
         let mut registers = self.registers();
         if !registers.is_running() {
@@ -206,7 +206,7 @@ impl Transport {
         }
     }
 
-    /// A guest reads `data.len()` bytes at `offset` of the window.
+    /// Reads `data.len()` bytes at `offset` of the window for the guest.
     pub(crate) fn read(&self, offset: u64, data: &mut [u8]) {
         let offset = offset as u32;
         if offset >= VIRTIO_MMIO_CONFIG {
@@ -220,7 +220,7 @@ impl Transport {
         }
     }
 
-    /// A guest writes `data` at `offset` of the window.
+    /// Writes `data` at `offset` of the window for the guest.
     pub(crate) fn write(&self, offset: u64, data: &[u8]) {
         let offset = offset as u32;
         if offset >= VIRTIO_MMIO_CONFIG {
@@ -234,7 +234,7 @@ impl Transport {
     }
 
     fn read_register(&self, offset: u32) -> u32 {
-        // Outside the lock: see the module's head.
+        // Outside the lock: see the module's documentation.
         if offset == VIRTIO_MMIO_INTERRUPT_STATUS {
             return self.interrupt.status.load(Ordering::SeqCst);
         }
@@ -282,7 +282,7 @@ impl Transport {
             | VIRTIO_MMIO_QUEUE_USED_LOW
             | VIRTIO_MMIO_QUEUE_USED_HIGH => self.write_queue_register(&mut registers, offset, value),
             VIRTIO_MMIO_STATUS => self.write_status(&mut registers, value),
-            // A notification of an existing queue is taken by KVM (ioeventfd) and does not come here.
+            // KVM handles a notification of an existing queue (ioeventfd), so it does not arrive here.
             VIRTIO_MMIO_QUEUE_NOTIFY => self.metrics.bad_queue_writes.increment(),
             // Selecting a region is harmless: there is none.
             VIRTIO_MMIO_SHM_SEL => {}
@@ -336,7 +336,7 @@ impl Transport {
                 self.ask_to_settle();
             }
             Change::ChooseFeatures if registers.features_are_acceptable() => registers.status = status::FEATURES_OK,
-            // Without the bit the driver sees that its choice was refused.
+            // The driver sees by the missing bit that its choice was refused.
             Change::ChooseFeatures => {
                 self.metrics.bad_features.increment();
                 self.warn(format_args!("features {:#x} refused", registers.driver_features));
@@ -355,7 +355,7 @@ impl Transport {
         }
     }
 
-    /// The device stops; the driver is told and may reset it. Everything else goes on.
+    /// Stops the device; the driver is notified and may reset it. Everything else continues.
     fn break_down(&self, registers: &mut Registers) {
         self.metrics.queue_faults.increment();
         registers.status |= status::NEEDS_RESET;
@@ -369,7 +369,7 @@ impl Transport {
     }
 
     fn ask_to_settle(&self) {
-        // As above: a full counter means that the loop will look anyway.
+        // A full counter, as above, means that the loop will check anyway.
         let _ = self.pending_status.write(1);
     }
 
@@ -388,7 +388,8 @@ impl Transport {
 }
 
 impl Registers {
-    /// `INDIRECT_DESC` is never offered: chains stay inside the queue's own table, whose size bounds them.
+    /// Features offered to the driver. `INDIRECT_DESC` is never offered: chains stay inside the queue's own table,
+    /// whose size bounds them.
     fn offered_features(&self) -> u64 {
         self.device.features() & !(1 << VIRTIO_RING_F_INDIRECT_DESC)
     }
@@ -418,7 +419,7 @@ impl Registers {
         self.status == status::DRIVER_OK && self.started && !self.reset_due
     }
 
-    /// All but the device itself, which hears of it on the event loop.
+    /// Resets everything but the device itself, which the event loop resets.
     fn reset(&mut self) {
         self.queues.iter_mut().for_each(QueueT::reset);
         self.status = status::RESET;
@@ -429,7 +430,7 @@ impl Registers {
         self.reset_due = true;
     }
 
-    /// Changes when the configuration has changed since it was last asked for.
+    /// Generation of the configuration: changes if the configuration has changed since the last request.
     fn current_config_generation(&mut self) -> u32 {
         if self.device.config() != self.config_seen {
             self.config_seen = self.device.config().to_vec();
@@ -439,7 +440,7 @@ impl Registers {
     }
 }
 
-/// Bits of `features` that `select` stands for.
+/// Half of the bits of `features` that `select` stands for.
 fn half(features: u64, select: u32) -> u32 {
     match select {
         0 => features as u32,
@@ -454,7 +455,7 @@ fn read_config(config: &[u8], offset: usize, data: &mut [u8]) {
     }
 }
 
-/// Whether `value` was possible. Alignments are those of virtio 1.3, section 2.7.
+/// Writes a queue register; returns whether `value` was possible. Alignments are those of virtio 1.3, section 2.7.
 fn write_queue(queue: &mut Queue, offset: u32, value: u32) -> bool {
     match offset {
         VIRTIO_MMIO_QUEUE_NUM => match u16::try_from(value) {

@@ -1,4 +1,4 @@
-//! Virtio devices and what carries them to a guest.
+//! Virtio devices and the transports that connect them to a guest.
 
 pub mod balloon;
 pub mod block;

@@ -1,4 +1,4 @@
-//! The entropy device (virtio 1.3, section 5.4): the host's random bytes for the guest.
+//! Entropy device (virtio 1.3, section 5.4): the host's random bytes for the guest.
 
 use std::os::fd::BorrowedFd;
 
@@ -15,23 +15,23 @@ use crate::limits::RNG_REQUEST_BYTES_MAX;
 
 const QUEUE_SIZES: &[u16] = &[64];
 
-/// Bytes fetched by one call: up to 256 the kernel gives all or nothing (getrandom(2)).
+/// Number of bytes fetched by one call: up to 256 the kernel returns all or nothing (getrandom(2)).
 const PORTION_BYTES: usize = 256;
 
-/// The device.
+/// Entropy device of a guest.
 #[derive(Debug, Default)]
 pub struct RngDevice {
     malformed: u64,
 }
 
 impl RngDevice {
-    /// A device.
+    /// Makes an entropy device.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Chains without room for a byte, or with bad addresses.
+    /// Number of chains without room for a byte, or with bad addresses.
     #[must_use]
     pub fn malformed(&self) -> u64 {
         self.malformed
@@ -56,14 +56,14 @@ impl RngDevice {
     }
 }
 
-/// Fills `target`, at most [`RNG_REQUEST_BYTES_MAX`] of it; how much.
+/// Fills `target`, at most [`RNG_REQUEST_BYTES_MAX`] of it; returns the number of bytes.
 fn fill(mut target: Buffers<'_>) -> usize {
     let wanted = target.len().min(RNG_REQUEST_BYTES_MAX);
     let mut filled = 0;
     while filled < wanted {
         let mut portion = [0; PORTION_BYTES];
         let most = PORTION_BYTES.min(wanted - filled);
-        // Only before the host's generator is seeded can this fail; the guest asks again.
+        // This can fail only before the host's generator is seeded; the guest asks again.
         let Ok(count) = getrandom(&mut portion[..most], GetRandomFlags::empty()) else {
             break;
         };
@@ -142,7 +142,7 @@ mod tests {
         memory
             .read_slice(&mut bytes, GuestAddress(TestQueue::FREE))
             .expect("in memory");
-        // 300 equal bytes, or a tail of 44 zeros, come by chance once in more than 2^350 times.
+        // 300 equal bytes, or a tail of 44 zeros, occur by chance once in more than 2^350 times.
         assert!(bytes.iter().any(|&byte| byte != bytes[0]));
         assert!(bytes[256..].iter().any(|&byte| byte != 0));
     }

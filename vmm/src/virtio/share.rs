@@ -1,8 +1,9 @@
-//! The file system device (virtio 1.3, section 5.11), without its heart: a file server in another process works off the
-//! rings, in guest memory that it shares with us. Here are the registers, the tag, and a relay of notifications.
+//! File system device (virtio 1.3, section 5.11) without the file system: a file server in another process works off
+//! the rings, in guest memory that it shares with us. This module has the registers, the tag, and a relay of
+//! notifications.
 //!
-//! The relay costs a wake-up each way. It is why a ring can be started by the first notification, and why a device of
-//! this kind is one like the others to its transport.
+//! The relay costs a wake-up in each direction. In return a ring can be started by the first notification, and this
+//! device is like any other to its transport.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -20,36 +21,36 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::device::{Cause, Device, QueueFault, Signals};
 
-/// Forgotten files, and requests.
+/// Number of queues: one for forgotten files, one for requests.
 const QUEUES: usize = 2;
-/// One request of a megabyte takes 256 pages, and chains are not indirect here.
+/// Size of each queue: one request of a megabyte takes 256 pages, and chains are not indirect here.
 const QUEUE_SIZES: &[u16] = &[1024; QUEUES];
-/// Bytes of `tag` in `struct virtio_fs_config`.
+/// Length of `tag` in `struct virtio_fs_config`, in bytes.
 pub const TAG_BYTES: usize = 36;
-/// `struct virtio_fs_config`: the tag and a number.
+/// Size of `struct virtio_fs_config` in bytes: the tag and a number.
 const CONFIG_BYTES: usize = TAG_BYTES + 4;
-/// How long the file server may take to answer: its requests' thread does nothing else.
+/// Time limit for a file server's answer: its thread for vhost-user requests does nothing else.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Why the device cannot be made.
+/// Reason why the file system device cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ShareError {
     /// The tag does not fit.
     #[error("a tag of {bytes} bytes: 1 to {TAG_BYTES} fit")]
     Tag {
-        /// How long it is.
+        /// Length of the tag in bytes.
         bytes: usize,
     },
-    /// Eventfds, epoll, the socket's patience.
+    /// The eventfds, epoll, or the socket's timeout could not be set up.
     #[error("cannot prepare to hear of the file server")]
     Prepare(#[source] std::io::Error),
-    /// Guest memory is this process's alone.
+    /// The guest memory belongs to this process alone.
     #[error("guest memory is not shared")]
     Memory(#[source] vhost::Error),
     /// The file server does not speak the protocol, or is gone.
     #[error("cannot agree with the file server: {step}")]
     Agree {
-        /// On what.
+        /// Name of the step that failed.
         step: &'static str,
         /// Cause.
         #[source]
@@ -57,33 +58,33 @@ pub enum ShareError {
     },
 }
 
-/// One ring and how its two ends call each other.
+/// Ring and the eventfds by which its two ends notify each other.
 #[derive(Debug)]
 struct Ring {
-    /// Written when the guest has notified the queue.
+    /// Eventfd that is written when the guest has notified the queue.
     kick: EventFd,
-    /// Written when the guest is to be interrupted.
+    /// Eventfd that is written when the guest is to be interrupted.
     call: EventFd,
-    /// The file server works it off.
+    /// Whether the file server works off the ring.
     is_started: bool,
 }
 
-/// The device.
+/// File system device of a guest.
 pub struct ShareDevice {
     server: Frontend,
     offered: u64,
     config: [u8; CONFIG_BYTES],
     rings: [Ring; QUEUES],
-    /// Readable when one of the rings' `call`s is.
+    /// Epoll instance that is readable when one of the rings' `call`s is.
     calls: Epoll,
-    /// What the driver has chosen.
+    /// Features that the driver has chosen.
     acknowledged: u64,
-    /// The file server does not answer: the supervisor knows why it is gone, and ends the machine.
+    /// Whether the file server does not answer: the supervisor knows why it is gone, and ends the machine.
     is_lost: bool,
 }
 
 impl ShareDevice {
-    /// A device whose files are served at the other end of `socket`.
+    /// Makes a device whose files are served at the other end of `socket`.
     ///
     /// # Errors
     /// [`ShareError`] names the step.
@@ -110,10 +111,10 @@ impl ShareDevice {
         })
     }
 
-    /// Lets the file server work off a ring from its beginning.
+    /// Makes the file server work off a ring from its beginning.
     fn start(&mut self, index: usize, queue: &Queue) -> Result<(), vhost::Error> {
         let (server, ring) = (&mut self.server, &mut self.rings[index]);
-        // A ring's addresses are those that the memory table gives: guest addresses.
+        // A ring's addresses are guest addresses, as in the memory table.
         let addresses = VringConfigData {
             queue_max_size: queue.max_size(),
             queue_size: queue.size(),
@@ -142,7 +143,7 @@ impl ShareDevice {
             self.is_lost = true;
             return;
         }
-        // A counter that is full means that a notification is pending already.
+        // A full counter means that a notification is pending already.
         let _ = self.rings[index].kick.write(1);
     }
 
@@ -174,7 +175,7 @@ fn ring(calls: &Epoll, index: u64) -> Result<Ring, ShareError> {
     })
 }
 
-/// Tells the file server where guest memory is; the features that it offers.
+/// Sends the layout of guest memory to the file server; returns the features that it offers.
 fn agree(server: &mut Frontend, memory: &GuestMemoryMmap) -> Result<u64, ShareError> {
     let fail = |step| move |source| ShareError::Agree { step, source };
     server.set_owner().map_err(fail("whose it is"))?;
@@ -189,12 +190,12 @@ fn agree(server: &mut Frontend, memory: &GuestMemoryMmap) -> Result<u64, ShareEr
     let regions: Result<Vec<_>, _> = memory.iter().map(region).collect();
     let regions = regions.map_err(ShareError::Memory)?;
     server.set_mem_table(&regions).map_err(fail("guest memory"))?;
-    // Bounce buffers are for emulated machines: here, the server's bytes are in guest memory like the processor's own.
+    // Bounce buffers are for emulated machines: here, the server sees guest memory like the processor itself.
     let not_for_guests = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() | 1 << VIRTIO_F_ACCESS_PLATFORM;
     Ok(features & !not_for_guests)
 }
 
-/// A piece of guest memory, at its guest address: the file server need not know ours.
+/// Region of guest memory, at its guest address: the file server need not know our address.
 fn region(region: &vm_memory::GuestRegionMmap) -> Result<VhostUserMemoryRegionInfo, vhost::Error> {
     let mut info = VhostUserMemoryRegionInfo::from_guest_region(region)?;
     info.userspace_addr = region.start_addr().raw_value();

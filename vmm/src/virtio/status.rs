@@ -1,4 +1,4 @@
-//! Device status (virtio 1.3, section 2.1): which changes a driver may make, as a table.
+//! Device status (virtio 1.3, section 2.1): table of the changes that a driver may make.
 
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED,
@@ -13,26 +13,26 @@ pub(crate) const DRIVER_OK: u32 = FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK;
 pub(crate) const FAILED: u32 = VIRTIO_CONFIG_S_FAILED;
 pub(crate) const NEEDS_RESET: u32 = VIRTIO_CONFIG_S_NEEDS_RESET;
 
-/// What a driver's write to the status register asks for.
+/// Request of a driver's write to the status register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// Back to the start.
+    /// Resets the device.
     Reset,
-    /// The driver has given up.
+    /// Reports that the driver has given up.
     GiveUp,
-    /// Nothing new.
+    /// Repeats the current status.
     Same,
-    /// A step without consequences.
+    /// Makes a step without consequences.
     Step,
-    /// The features are chosen: to be checked.
+    /// Chooses the features, which are then checked.
     ChooseFeatures,
-    /// The queues are set up: the device may start.
+    /// Starts the device: the queues are set up.
     Start,
-    /// Not in the table.
+    /// Requests a change that is not in the table.
     Illegal,
 }
 
-/// Forward steps, each from exactly one status.
+/// Steps forward, each from exactly one status.
 const STEPS: [(u32, u32, Change); 4] = [
     (RESET, ACKNOWLEDGED, Change::Step),
     (ACKNOWLEDGED, DRIVER, Change::Step),
@@ -40,9 +40,9 @@ const STEPS: [(u32, u32, Change); 4] = [
     (FEATURES_OK, DRIVER_OK, Change::Start),
 ];
 
-/// What writing `to` means when the status is `from`.
+/// Request that writing `to` makes when the status is `from`.
 pub(crate) fn change(from: u32, to: u32) -> Change {
-    // This bit is the device's; a driver that reads, adds and writes back carries it along.
+    // This bit belongs to the device; a driver that reads, adds and writes back carries it along.
     let (old, new) = (from & !NEEDS_RESET, to & !NEEDS_RESET);
     if to == RESET {
         return Change::Reset;

@@ -1,4 +1,5 @@
-//! Calls on guest memory itself: moving bytes between fds and it without a copy, and giving pages back. The only unsafe code of the devices.
+//! System calls on guest memory itself: moving bytes between fds and it without a copy, and returning pages. The only
+//! unsafe code of the devices.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -51,7 +52,7 @@ pub(super) fn write_at(file: BorrowedFd<'_>, buffers: &Buffers<'_>, offset: u64)
     })
 }
 
-/// Sends guest memory to a stream socket, as much as it takes without waiting.
+/// Sends guest memory to a stream socket, as much as it accepts without waiting.
 pub(super) fn send(socket: BorrowedFd<'_>, buffers: &Buffers<'_>) -> io::Result<usize> {
     let mut vectors = vectors(buffers);
     let message = message(&mut vectors);
@@ -59,7 +60,7 @@ pub(super) fn send(socket: BorrowedFd<'_>, buffers: &Buffers<'_>) -> io::Result<
     check(unsafe { libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) })
 }
 
-/// Receives from a stream socket into guest memory what is there; 0 at the end of the stream.
+/// Receives available bytes from a stream socket into guest memory; 0 at the end of the stream.
 pub(super) fn receive(socket: BorrowedFd<'_>, buffers: &Buffers<'_>) -> io::Result<usize> {
     let mut vectors = vectors(buffers);
     let mut message = message(&mut vectors);
@@ -75,7 +76,7 @@ fn message(vectors: &mut [libc::iovec]) -> libc::msghdr {
     message
 }
 
-/// What guest memory is made of.
+/// Kind of host memory that guest memory consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Backing {
     /// Anonymous pages of this process alone.
@@ -85,7 +86,7 @@ pub(super) enum Backing {
 }
 
 impl Backing {
-    /// The advice that frees its pages (madvise(2)): of a shared file the pages must leave the file.
+    /// Advice that frees the pages (madvise(2)): with a shared file they must be removed from the file.
     pub(super) fn advice(self) -> libc::c_int {
         match self {
             Self::Private => libc::MADV_DONTNEED,
@@ -94,7 +95,8 @@ impl Backing {
     }
 }
 
-/// Gives the whole pages within `slice` back to the host; their bytes. They read as zeros from now on.
+/// Gives the whole pages within `slice` back to the host; returns the number of their bytes. They read as zeros from
+/// now on.
 pub(super) fn discard(slice: &VolatileSlice<'_>, backing: Backing) -> io::Result<usize> {
     const PAGE_BYTES: usize = 4096;
     let start = slice.ptr_guard_mut().as_ptr() as usize;
@@ -106,7 +108,7 @@ pub(super) fn discard(slice: &VolatileSlice<'_>, backing: Backing) -> io::Result
         return Ok(0);
     }
     // SAFETY: the pages lie within a mapped piece of guest memory that `slice` borrows; nothing in this process holds
-    // references to guest bytes, so that their becoming zeros is to it as if the guest had written them.
+    // references to guest bytes, so that zeroed pages are to it as if the guest had written them.
     let result = unsafe { libc::madvise(first as *mut libc::c_void, last - first, backing.advice()) };
     if result == 0 {
         Ok(last - first)
@@ -115,7 +117,7 @@ pub(super) fn discard(slice: &VolatileSlice<'_>, backing: Backing) -> io::Result
     }
 }
 
-/// The fd of an epoll instance, which does not lend it itself.
+/// Borrows the fd of an epoll instance, which has no method for that.
 pub(in crate::virtio) fn epoll_fd(epoll: &Epoll) -> BorrowedFd<'_> {
     // SAFETY: the instance owns the fd, and the result borrows the instance.
     unsafe { BorrowedFd::borrow_raw(epoll.as_raw_fd()) }

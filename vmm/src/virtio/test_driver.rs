@@ -1,4 +1,4 @@
-//! The driver's side of a queue, for tests and fuzz targets: it writes to guest memory what a guest's kernel, or an
+//! Driver's side of a queue, for tests and fuzz targets: it writes to guest memory what a guest's kernel, or an
 //! attacker in its place, would.
 
 use virtio_queue::{Queue, QueueT};
@@ -6,15 +6,15 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::device::{Cause, Device, QueueFault, Signals};
 
-/// Bytes of guest memory; two regions, so that buffers can lie across their border.
+/// Size of guest memory in bytes; it has two regions, so that buffers can lie across their border.
 pub const MEMORY_BYTES: u64 = 4 << 20;
 const SIZE: u16 = 64;
 const QUEUE_BYTES: u64 = 0x2000;
 
-/// One descriptor: address, length, whether the device writes.
+/// Descriptor: address, length, whether the device writes.
 pub type Part = (u64, u32, bool);
 
-/// Memory of a guest.
+/// Makes the memory of a guest.
 pub fn memory() -> GuestMemoryMmap {
     let half = MEMORY_BYTES / 2;
     let ranges = [(GuestAddress(0), half as usize), (GuestAddress(half), half as usize)];
@@ -24,27 +24,27 @@ pub fn memory() -> GuestMemoryMmap {
 /// Writes to guest memory.
 ///
 /// # Panics
-/// When the place is not in memory.
+/// If the place is not in memory.
 #[cfg(fuzzing)]
 pub fn write(memory: &GuestMemoryMmap, bytes: &[u8], address: u64) {
     memory.write_slice(bytes, GuestAddress(address)).expect("in memory");
 }
 
-/// A queue of the driver. Queue n lies at n * 8 KiB; the rest is free from [`TestQueue::FREE`] on.
+/// Queue of the driver. Queue n lies at n * 8 KiB; the rest is free from [`TestQueue::FREE`] on.
 pub struct TestQueue {
     base: u64,
     next_descriptor: u16,
     available: u16,
     used_seen: u16,
-    /// As the device has it.
+    /// Queue as the device sees it.
     pub queue: Queue,
 }
 
 impl TestQueue {
-    /// Where no queue lies.
+    /// First guest address where no queue lies.
     pub const FREE: u64 = 0x10000;
 
-    /// Queue `index`, empty.
+    /// Makes queue `index`, empty.
     ///
     /// # Panics
     /// Never: its addresses are aligned.
@@ -69,7 +69,7 @@ impl TestQueue {
         }
     }
 
-    /// Makes a chain available; its head.
+    /// Makes a chain available; returns its head.
     pub fn add(&mut self, memory: &GuestMemoryMmap, parts: &[Part]) -> u16 {
         let head = self.next_descriptor % SIZE;
         for (index, &(address, bytes, writable)) in parts.iter().enumerate() {
@@ -116,7 +116,7 @@ impl TestQueue {
     }
 }
 
-/// Lets `device` work on `queues`.
+/// Lets `device` process `queues`.
 pub fn process(
     device: &mut dyn Device,
     cause: Cause,

@@ -1,9 +1,9 @@
-//! Paths of this machine that something is copied from or to.
+//! Paths of this machine that files are copied from or to.
 //!
-//! Links of the user's own are followed, as every program does. A container that has a folder of the host's may make
-//! links in it, and change them between one look and the next, to have its user's `cp` read or overwrite what only the
-//! user can (CVE-2026-103916 and GHSA-4vq3-cjpp-v7fg in other runtimes). So a link in such a folder is an error, and
-//! what a path was resolved to is opened without following any: nobody can put one there meanwhile.
+//! Links of the user's own are followed, as every program does. A container with a shared folder of the host may create
+//! links in it, and change them between a check and the use, to make its user's `cp` read or overwrite what only the
+//! user can (CVE-2026-103916 and GHSA-4vq3-cjpp-v7fg in other runtimes). So a link in such a folder is an error, and a
+//! resolved path is opened without following any: nobody can put one there meanwhile.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -18,13 +18,13 @@ use rustix::io::Errno;
 
 use crate::state::{State, StateError};
 
-/// Links of one path, the kernel's limit (path_resolution(7)).
+/// Maximum number of links in one path, the kernel's limit (path_resolution(7)).
 const LINKS_MAX: usize = 40;
 
-/// How what a path was resolved to is opened.
+/// Flags that open a resolved path without following links.
 const RESOLVE: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_MAGICLINKS);
 
-/// Why a path leads nowhere.
+/// Error when a path cannot be resolved.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::commands) enum LocalError {
     #[error("cannot tell which folders containers have")]
@@ -42,14 +42,14 @@ pub(in crate::commands) enum LocalError {
     Shared { path: PathBuf, link: PathBuf },
 }
 
-/// Resolves paths.
+/// Resolver of local paths.
 #[derive(Debug)]
 pub(in crate::commands) struct Resolver {
     /// Device and inode of the folders that containers may write to.
     shared: Vec<(u64, u64)>,
 }
 
-/// Components that are resolved, each with whether it is a folder that is shared.
+/// Resolved components, each with whether it is a shared folder.
 #[derive(Default)]
 struct Walked(Vec<(OsString, bool)>);
 
@@ -65,22 +65,22 @@ impl Walked {
 }
 
 impl Resolver {
-    /// Knows the folders of all containers and pods, of those that do not run too: the links are still there.
+    /// Reads the shared folders of all containers and pods, also of those that do not run: their links still exist.
     pub(in crate::commands) fn new(state: &State) -> Result<Self, LocalError> {
         let containers = state.containers().map_err(LocalError::State)?;
         let pods = state.pods().map_err(LocalError::State)?;
         let shares = containers.iter().flat_map(|container| &container.config.shares);
         let shares = shares.chain(pods.iter().flat_map(|pod| &pod.config.shares));
         let writable = shares.filter(|share| !share.readonly);
-        // One that is gone has no links.
+        // A folder that is gone has no links.
         let found = writable.filter_map(|share| std::fs::metadata(&share.source).ok());
         Ok(Self {
             shared: found.map(|metadata| identity(&metadata)).collect(),
         })
     }
 
-    /// The absolute path without links that `path` leads to; a link at its end is followed when `follow`. The end need
-    /// not exist.
+    /// Returns the absolute path without links that `path` leads to. A link at its end is followed with `follow`. The
+    /// end need not exist.
     pub(in crate::commands) fn resolve(&self, path: &Path, follow: bool) -> Result<PathBuf, LocalError> {
         let failed = |source| LocalError::Look {
             path: path.into(),
@@ -139,12 +139,12 @@ fn names(path: &Path) -> VecDeque<OsString> {
         .collect()
 }
 
-/// Opens what a path was resolved to.
+/// Opens a resolved path.
 pub(in crate::commands) fn open(resolved: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     rustix::fs::openat2(CWD, resolved, flags | OFlags::CLOEXEC, Mode::empty(), RESOLVE)
 }
 
-/// Makes the file that a path was resolved to, or empties it.
+/// Creates the file of a resolved path, or truncates it.
 pub(in crate::commands) fn create(resolved: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOCTTY | OFlags::CLOEXEC;
     rustix::fs::openat2(CWD, resolved, flags, Mode::from_raw_mode(0o666), RESOLVE)
@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    /// `home` with a folder `share` that is shared, a link to it, and a secret outside.
+    /// Creates a folder `home` with a shared folder `share`, a link to it, and a secret outside.
     fn home() -> (tempfile::TempDir, PathBuf, Resolver) {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().canonicalize().unwrap();
@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(resolve("own/sub/../sub/new", true).unwrap(), home.join("share/sub/new"));
         assert_eq!(resolve("own/../private", true).unwrap(), home.join("private"));
         assert_eq!(resolve("own", false).unwrap(), home.join("own"));
-        // A link as such is no way out.
+        // A link itself does not lead out of the folder.
         assert_eq!(resolve("share/out", false).unwrap(), home.join("share/out"));
         for path in ["share/out", "share/out/file", "own/in/file", "through", "through/file"] {
             let refused = resolve(path, true);
@@ -193,7 +193,7 @@ mod tests {
         assert!(matches!(resolve("loop", true), Err(LocalError::Look { .. })));
     }
 
-    /// A folder of the share becomes a link and a folder again, all the time: whatever is opened is in the share.
+    /// Swaps a folder of the share for a link and back all the time: every file that is opened is in the share.
     #[test]
     fn a_thousand_races_with_a_link_are_won() {
         let (_dir, home, resolver) = home();
@@ -210,7 +210,7 @@ mod tests {
                 }
             });
             let mut left = rounds(1_000);
-            // On a busy machine the other thread may have had no turn by then.
+            // On a busy machine the other thread may not have run by then.
             while (left > 0 || opened == 0 || refused == 0) && !other.is_finished() {
                 left = left.saturating_sub(1);
                 let resolved = resolver.resolve(&place.join("file"), true).ok();
@@ -230,7 +230,7 @@ mod tests {
         assert!(!lost, "a file outside was read");
     }
 
-    /// Rounds of a race, or more for a soak run.
+    /// Number of rounds of a race, or more for a soak run.
     fn rounds(usual: usize) -> usize {
         let asked = std::env::var("CAPSID_RACE_ROUNDS").ok();
         asked.and_then(|rounds| rounds.parse().ok()).unwrap_or(usual)

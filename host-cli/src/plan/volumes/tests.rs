@@ -177,7 +177,7 @@ fn a_pods_mounts_come_after_the_flags() {
     let sources = VolumeSources {
         of_pod: (vec![volume("pods")], vec![share("/d"), share("/e")]),
         from: vec![volume("another's")],
-        // Two disks: the devices of its shares are there already.
+        // Two disks: the devices of its shares exist already.
         room: 2,
         ..VolumeSources::default()
     };

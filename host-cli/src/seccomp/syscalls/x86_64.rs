@@ -1,5 +1,5 @@
-//! System calls of x86_64 by name: names and numbers of Linux's arch/x86/entry/syscalls/syscall_64.tbl (the `common` and
-//! `64` rows; the x32 rows are left out because [`compiler`](super::super::compiler) refuses that ABI).
+//! System calls of x86_64 by name: names and numbers of Linux's arch/x86/entry/syscalls/syscall_64.tbl (the `common`
+//! and `64` rows; the x32 rows are left out because [`compiler`](super::super::compiler) refuses that ABI).
 
 /// Every call, sorted by name.
 #[rustfmt::skip]

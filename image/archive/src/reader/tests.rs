@@ -19,7 +19,7 @@ fn padded(bytes: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Name, kind and content.
+/// Name, kind and content of a member.
 type Listed = (Vec<u8>, u8, Vec<u8>);
 
 fn members(archive: &[u8]) -> Result<Vec<Listed>, ReadTarError> {
@@ -112,7 +112,7 @@ fn damage_is_told() {
 
 #[test]
 fn what_stands_before_a_member_is_bounded() {
-    // Global headers for ever: empty ones, and large ones.
+    // Endless global headers: empty ones, and large ones.
     let empty = header(b'g', b"pax", b"0");
     let large = [header(b'g', b"pax", b"4000000"), vec![0; 0o4_000_000]].concat();
     for (one, most) in [(empty, 9000), (large, 6)] {
@@ -127,7 +127,7 @@ fn what_stands_before_a_member_is_bounded() {
     assert!(matches!(members(&archive), Err(ReadTarError::Pax)));
 }
 
-/// The same bytes, again and again.
+/// Endless input of repeated bytes.
 struct Repeated {
     one: Vec<u8>,
     at: usize,

@@ -29,7 +29,7 @@ fn archive(members: &[Member]) -> Vec<u8> {
     tar.finish().unwrap()
 }
 
-/// Unpacks into the folder `to` of a temporary folder, whose other files are "outside".
+/// Unpacks into the folder `to` of a temporary folder; the other files there are "outside".
 fn unpack(dir: &Path, members: &[Member]) -> Result<Unpacked, UnpackError> {
     Unpacking::default().unpack(archive(members).as_slice(), open(&dir.join("to")))
 }
@@ -127,7 +127,7 @@ fn privileges_and_devices_are_left_out() {
             }],
             ..member(b'0', "capable", "", 1)
         },
-        // Nobody executes a link, whatever its mode says.
+        // A link is never executed, whatever its mode says.
         Member {
             mode: 0o6777,
             ..member(b'2', "link", "suid", 0)
@@ -153,7 +153,7 @@ fn nothing_else_gets_what_was_meant_for_a_new_link_or_pipe() {
     let dir = folder();
     let to = open(&dir.path().join("to"));
     let unpacker = unpacker(to.try_clone().unwrap(), 0);
-    // Somebody has replaced it, by a second name of a file or by something of another kind.
+    // Somebody has replaced it: by a second name of a file, or by something of another kind.
     std::fs::hard_link(dir.path().join("secret"), dir.path().join("to/a")).unwrap();
     symlink("x", dir.path().join("to/b")).unwrap();
     std::fs::hard_link(dir.path().join("to/b"), dir.path().join("to/c")).unwrap();
@@ -171,13 +171,13 @@ fn nothing_else_gets_what_was_meant_for_a_new_link_or_pipe() {
     );
 }
 
-/// Rounds of a race, or more for a soak run.
+/// Number of rounds of a race; more for a soak run.
 fn rounds() -> usize {
     let asked = std::env::var("CAPSID_RACE_ROUNDS").ok();
     asked.and_then(|rounds| rounds.parse().ok()).unwrap_or(1_000)
 }
 
-/// Ends the other side of a race, also when a test fails.
+/// Guard that ends the other side of a race, also when a test fails.
 struct Ends<'a>(&'a AtomicBool);
 
 impl Drop for Ends<'_> {
@@ -186,7 +186,8 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// Runs `act` often, and until it has worked once, while the folder `at` becomes a link to `outside` and a folder again.
+/// Runs `act` for all rounds, and on until it has succeeded once, while `at` alternates between a folder and a link to
+/// `outside`.
 fn race(at: &Path, outside: &Path, mut act: impl FnMut() -> bool) {
     let (aside, link) = (at.with_extension("aside"), at.with_extension("link"));
     symlink(outside, &link).unwrap();
@@ -196,7 +197,7 @@ fn race(at: &Path, outside: &Path, mut act: impl FnMut() -> bool) {
         let other = scope.spawn(|| {
             while !ended.load(Ordering::Relaxed) {
                 std::fs::rename(at, &aside).unwrap();
-                // Fails when the other side has made a folder there.
+                // Fails when the other side has created a folder there.
                 if std::fs::rename(&link, at).is_ok() {
                     std::fs::rename(at, &link).unwrap();
                 }
@@ -282,7 +283,7 @@ fn a_huge_empty_file_is_a_hole() {
 
 #[test]
 fn a_hole_of_exabytes_is_not_read() {
-    // A sparse file of one byte's data, or none, that claims to be of 2^62 bytes.
+    // A sparse file with one byte of data, or none, that claims a size of 2^62 bytes.
     let records = b"22 GNU.sparse.major=0\n39 GNU.sparse.size=4611686018427387904\n";
     let mut archive = Vec::new();
     for (kind, name, content) in [(b'x', "pax", &records[..]), (b'0', "huge", &b""[..])] {
@@ -300,7 +301,7 @@ fn a_hole_of_exabytes_is_not_read() {
     let dir = folder();
     let started = std::time::Instant::now();
     let unpacked = Unpacking::default().unpack(archive.as_slice(), open(&dir.path().join("to")));
-    // A filesystem that has such files makes one, another refuses it: at once.
+    // A filesystem that supports such files creates one, another refuses it: either at once.
     assert!(
         matches!(unpacked, Ok(_) | Err(UnpackError::Write { .. })),
         "{unpacked:?}"

@@ -1,4 +1,4 @@
-//! The requests that a guest makes of a disk, of one file or of two.
+//! Requests of a guest to a disk, of one file or of two.
 #![no_main]
 
 use std::fs::File;
@@ -30,7 +30,7 @@ fuzz_target!(|bytes: &[u8]| {
     let memory = test_driver::memory();
     let mut queue = TestQueue::new(0);
     while !bytes.is_empty() {
-        // A header is whatever lies where the chain's first part is: often one that the device knows.
+        // A header is any data at the first part of the chain: often one that the device knows.
         let kind = bytes.byte();
         let mut header = [0; 16];
         header[0] = kind % 16;
@@ -48,7 +48,7 @@ fuzz_target!(|bytes: &[u8]| {
         }
         queue.used(&memory);
     }
-    // Whatever was asked for: no file has grown.
+    // Whatever the request was: no file has grown.
     assert!(
         kept.iter()
             .all(|file| file.metadata().expect("open").len() == FILE_BYTES)

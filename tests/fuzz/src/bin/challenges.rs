@@ -1,4 +1,4 @@
-//! How a registry asks for credentials, and who is to get them.
+//! Challenges of a registry for credentials, and the decision on who gets them.
 #![no_main]
 
 use capsid_image::fuzzing;

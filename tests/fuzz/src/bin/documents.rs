@@ -1,4 +1,4 @@
-//! What a registry says of an image, and how a user names one.
+//! Documents of an image from a registry, and image names from a user.
 #![no_main]
 
 use capsid_image::{ImageConfig, Reference, fuzzing};
@@ -10,7 +10,7 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(text) = std::str::from_utf8(bytes)
         && let Ok(reference) = text.parse::<Reference>()
     {
-        // What is printed names the same image.
+        // The printed reference names the same image.
         let again: Reference = reference.to_string().parse().expect("its own words");
         assert_eq!(again.to_string(), reference.to_string());
     }

@@ -1,18 +1,18 @@
-//! The requests of a guest for files of the host's (FUSE over a ring that is the guest's as well).
+//! Requests of a guest for files of the host (FUSE over a ring that is the guest's as well).
 #![no_main]
 
 use capsid_fs::fuzzing::{Bench, RING, RING_SIZE};
 use capsid_fuzz::Bytes;
 use libfuzzer_sys::fuzz_target;
 
-/// Where requests lie, and the room for answers.
+/// Guest memory address of requests, and of the room for answers.
 const REQUESTS: u64 = 0x1_0000;
 const ANSWERS: u64 = 0x10_0000;
 const HEADER_BYTES: usize = 40;
-/// Names that matter.
+/// File names with special cases.
 const NAMES: [&[u8]; 6] = [b".\0", b"..\0", b"a\0", b"a/../b\0", b"name\0other\0", b"unended"];
 
-/// A request (`struct fuse_in_header`, then what belongs to its kind).
+/// Builds a request (`struct fuse_in_header`, then what belongs to its kind).
 fn request(bytes: &mut Bytes<'_>) -> Vec<u8> {
     let kind = bytes.byte();
     let opcode = if kind < 0xf8 {
@@ -49,7 +49,7 @@ fn request(bytes: &mut Bytes<'_>) -> Vec<u8> {
     whole
 }
 
-/// Asks for protocol 7.38, as Linux does first.
+/// Builds the request for protocol 7.38, which Linux sends first.
 fn init() -> Vec<u8> {
     let mut whole = Vec::new();
     whole.extend(104_u32.to_le_bytes());
@@ -89,7 +89,7 @@ impl Ring<'_> {
         self.bench.write(RING[1] + 2, &self.available.to_le_bytes());
     }
 
-    /// A request in one or two parts, and room for its answer.
+    /// Sends a request in one or two parts, with room for its answer.
     fn ask(&mut self, request: &[u8], split: usize, room: u32) {
         self.bench.write(REQUESTS, request);
         let head = self.descriptors % RING_SIZE;

@@ -1,5 +1,5 @@
-//! What comes over the session, read by the host and by the agent. What was read is written and read again, and is the
-//! same.
+//! Messages of the session, read by the host and by the agent. Each message is written and read again, and must be
+//! unchanged.
 #![no_main]
 
 use capsid_protocol::{AgentMessage, HostMessage, read_frame, write_frame};

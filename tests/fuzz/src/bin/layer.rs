@@ -1,4 +1,4 @@
-//! A layer as a registry sends it, on its way to a rootfs.
+//! Layer from a registry, on its way to a rootfs.
 #![no_main]
 
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! The frames that a guest sends, and those that come for it, under rules that look at all there is to look at.
+//! Frames from and to a guest, under rules that inspect every part of a frame.
 #![no_main]
 
 use std::collections::BTreeSet;
@@ -22,10 +22,10 @@ use rustix::net::{
     sendmsg, socketpair,
 };
 
-/// The only published port.
+/// Only published port.
 const PUBLISHED: u16 = 80;
 
-/// Where the guest receives.
+/// Guest memory address of the receive buffers.
 const BUFFERS: u64 = 1 << 20;
 const BUFFER_BYTES: u64 = 1536;
 
@@ -61,7 +61,7 @@ fn open_uplink() -> Uplink {
     }
 }
 
-/// Frames in a stream, each after its length.
+/// Frames of a stream, each after its length.
 #[derive(Default)]
 struct Frames(Vec<u8>);
 
@@ -73,7 +73,7 @@ impl Frames {
         Some(frame)
     }
 
-    /// Takes in all that is there.
+    /// Reads everything that is available.
     fn read(&mut self, socket: &mut UnixStream) {
         let mut bytes = [0; 65536];
         while let Ok(count @ 1..) = socket.read(&mut bytes) {
@@ -82,20 +82,20 @@ impl Frames {
     }
 }
 
-/// What may leave, as somebody sees it who reads frames as passt does. More than the packet filter lets pass where it
-/// knows more; nothing that it must not.
+/// Model of the frames that may leave, for a reader that parses frames like passt. Permits more than the packet filter
+/// where the filter knows more, but nothing that it must not.
 #[derive(Default)]
 struct Oracle {
     arrived: Frames,
-    /// Protocol, the guest's port, peer and its port: of what came for the published port.
+    /// Protocol, the guest's port, peer and its port of connections to the published port.
     begun: BTreeSet<(u8, u16, IpAddr, u16)>,
-    /// The resolver has said something, so that names may have any public address.
+    /// Whether the resolver has answered, so that names may have any public address.
     has_names: bool,
     announcements: usize,
 }
 
 impl Oracle {
-    /// Bytes that came from the uplink.
+    /// Records bytes that arrived from the uplink.
     fn arrive(&mut self, bytes: &[u8]) {
         self.arrived.0.extend_from_slice(bytes);
         while let Some(frame) = self.arrived.next() {
@@ -115,7 +115,7 @@ impl Oracle {
         }
     }
 
-    /// Requires that a frame may leave by the uplink.
+    /// Requires that a frame may leave through the uplink.
     fn check_uplink(&mut self, frame: &[u8]) {
         if is_announcement(frame) {
             self.announcements = self.announcements.checked_sub(1).expect("the guest says who is here");
@@ -151,7 +151,8 @@ impl Oracle {
     }
 }
 
-/// Place of the transport behind headers that have nothing in between, in a frame that is as long as they say.
+/// Returns the place of the transport header if no other header is in between and the frame is as long as its headers
+/// say.
 fn plain_place(frame: &[u8]) -> Option<usize> {
     let number = |at: usize| Some(usize::from(u16::from_be_bytes(*frame.get(at..)?.first_chunk()?)));
     match *frame.get(12..15)? {
@@ -161,14 +162,14 @@ fn plain_place(frame: &[u8]) -> Option<usize> {
     }
 }
 
-/// What the device tells the uplink when it opens.
+/// Whether the frame is an announcement that the device sends when it opens the uplink.
 fn is_announcement(frame: &[u8]) -> bool {
     let arp = [&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1][..], &OWN, &OWN_V4, &[0; 6], &OWN_V4].concat();
     let is_for_all = frame.get(54) == Some(&136) && frame.get(38..40) == Some(&[0xff, 2]);
     frame.get(12..) == Some(&arp) || is_for_all && frame.get(62..78) == Some(&LINK_V6) && frame.len() == 86
 }
 
-/// Requires that a frame has one reading, as that of a network's switch.
+/// Requires that a frame has one reading, like one from a network's switch.
 fn check_switch(frame: &[u8]) {
     if frame.get(12..14) == Some(&[8, 6]) {
         return;
@@ -179,7 +180,7 @@ fn check_switch(frame: &[u8]) {
     }
 }
 
-/// The networks of pods that the guest is on, at times.
+/// Returns the pod networks that the guest is on, at times.
 fn segments() -> [Segment; 2] {
     let segment = |addresses: &[IpAddr], networks: &[&str], gateway: [u8; 4]| Segment {
         addresses: addresses.to_vec(),
@@ -196,7 +197,7 @@ fn segments() -> [Segment; 2] {
     ]
 }
 
-/// Has the guest be on one of them, or not any more.
+/// Connects the guest to a network, or disconnects it.
 fn rewire(supervisor: &OwnedFd, slot: u8, socket: Option<&UnixStream>) {
     let change = match socket {
         Some(_) => Change::Connect {
@@ -208,7 +209,7 @@ fn rewire(supervisor: &OwnedFd, slot: u8, socket: Option<&UnixStream>) {
     notify(supervisor, &change, socket);
 }
 
-/// Has the uplink lead out, or not any more.
+/// Opens the uplink, or closes it.
 fn lead_out(supervisor: &OwnedFd, socket: Option<&UnixStream>) {
     let change = match socket {
         Some(_) => Change::Open(open_uplink()),
@@ -246,7 +247,7 @@ fuzz_target!(|bytes: &[u8]| {
     let (supervisor, control) = socketpair(AddressFamily::UNIX, kind, flags, None).expect("sockets");
     let mut oracle = Oracle::default();
     let (mut left, mut switched) = (Frames::default(), Frames::default());
-    // Else nobody takes anything, and what leaves is not looked at.
+    // Otherwise nobody reads the frames, and those that leave are not checked.
     let is_taken = links & 12 != 12;
     if links & 3 != 1 {
         lead_out(&supervisor, Some(&uplink));
@@ -288,7 +289,7 @@ fuzz_target!(|bytes: &[u8]| {
                 }
                 let _ = recv(&supervisor, &mut [0; 8], RecvFlags::DONTWAIT);
             }
-            // Also what the guest has asked, given back.
+            // Includes requests of the guest, sent back.
             4..=7 => {
                 let from = if bytes.byte() & 1 == 0 { OWN } else { GATEWAY };
                 let frame = frame(&mut bytes, from, OWN);
@@ -322,7 +323,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// A frame of the guest's, behind its header.
+/// Builds a frame of the guest, behind its header.
 fn sent(bytes: &mut Bytes<'_>) -> Vec<u8> {
     let mut header = [0; 12];
     let odd = bytes.byte();
@@ -335,7 +336,7 @@ fn sent(bytes: &mut Bytes<'_>) -> Vec<u8> {
     [&header[..], &frame(bytes, OWN, GATEWAY)].concat()
 }
 
-/// Has these bytes come from the uplink, as many as there is room for.
+/// Delivers bytes from the uplink, as many as there is room for.
 fn arrive(network: &mut UnixStream, oracle: &mut Oracle, bytes: &[u8]) {
     let written = network.write(bytes).unwrap_or(0);
     oracle.arrive(&bytes[..written]);

@@ -18,15 +18,15 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 const STATUS: u64 = 0x70;
 const INTERRUPT_STATUS: u64 = 0x60;
-/// Registers that matter, so that most writes are of one.
+/// Registers that matter, so that most writes are to one of them.
 const REGISTERS: [u64; 16] = [
     0x14, 0x20, 0x24, 0x30, 0x38, 0x44, 0x50, 0x64, 0x70, 0x80, 0x84, 0x90, 0x94, 0xa0, 0xa4, 0xac,
 ];
-/// What a driver may have said of itself.
+/// Device status values that a driver may have set.
 const STATUSES: [u32; 7] = [0, 1, 3, 0xb, 0xf, 0x4f, 0x80];
 const DISK_BYTES: u64 = 64 << 10;
 
-/// The device, and what its host side is held by.
+/// Creates the device, with the descriptors that hold its host side.
 fn device(kind: u8) -> (Box<dyn Device>, Vec<std::os::fd::OwnedFd>) {
     let (kind_of_socket, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
     let pair = || socketpair(AddressFamily::UNIX, kind_of_socket, flags, None).expect("sockets");
@@ -58,7 +58,7 @@ fn write(device: &MmioDevice, register: u64, value: u32) {
     device.write(register, &value.to_le_bytes());
 }
 
-/// What a well-behaved driver does up to the state that `far` says, with queues of `size`.
+/// Performs the steps of a well-behaved driver up to the state `far`, with queues of `size`.
 fn start(device: &MmioDevice, queues: u8, size: u32, far: u8) {
     for status in [0, 1, 3] {
         write(device, STATUS, status);
@@ -104,7 +104,7 @@ fuzz_target!(|bytes: &[u8]| {
                 let register = REGISTERS[usize::from(bytes.byte() % 16)];
                 write(&device, register, bytes.number::<4>() as u32);
             }
-            // Descriptors and rings: anything, at their places or beside them.
+            // Descriptors and rings: any content, at their places or beside them.
             6..=8 => {
                 let address = 0x1000 + bytes.number::<2>() % 0x1_0000;
                 let count = usize::from(bytes.byte() % 64);
@@ -120,7 +120,7 @@ fuzz_target!(|bytes: &[u8]| {
             _ => device.process(Cause::Queue(usize::from(bytes.byte() % 5))),
         }
     }
-    // Known bits alone, and no interrupt that does not exist.
+    // Only known bits, and no interrupt that does not exist.
     assert_eq!(device.register(STATUS) & !0xcf, 0);
     assert_eq!(device.register(INTERRUPT_STATUS) & !3, 0);
 });

@@ -1,4 +1,4 @@
-//! The frames that a member of a network sends.
+//! Frames that a member of a network sends.
 #![no_main]
 
 use capsid_fuzz::Bytes;

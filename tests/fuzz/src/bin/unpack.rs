@@ -1,4 +1,4 @@
-//! An archive that a container sends to `cp`.
+//! Archive that a container sends to `cp`.
 #![no_main]
 
 use std::fs;
@@ -10,7 +10,7 @@ use capsid_archive::{Placing, UnpackError, Unpacking};
 use libfuzzer_sys::fuzz_target;
 use rustix::fs::{Mode, OFlags};
 
-/// A folder with another one beside it, which has a file that nobody may touch.
+/// Makes a folder with another one beside it, which has a file that nobody may touch.
 fn place() -> &'static Path {
     static PLACE: OnceLock<PathBuf> = OnceLock::new();
     PLACE.get_or_init(|| {
@@ -32,7 +32,7 @@ fn open(path: &Path) -> OwnedFd {
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).expect("a folder")
 }
 
-/// Whoever wrote the archive: there is nothing of it that a program of the host's would take rights from.
+/// Requires that nothing in the folder gives rights to a program of the host, whoever wrote the archive.
 fn assert_harmless(folder: &Path) {
     use std::os::unix::fs::{FileTypeExt, PermissionsExt};
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {

@@ -1,4 +1,4 @@
-//! The messages that QEMU, or who has broken into it, sends to our devices over vhost-user.
+//! Messages that QEMU, or an attacker who controls it, sends to our devices over vhost-user.
 #![no_main]
 
 use std::io::IoSlice;
@@ -18,9 +18,9 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 const MEMORY_BYTES: u64 = 1 << 20;
-/// Where the other side claims to have the guest's memory.
+/// Address at which the other side claims to have the guest's memory.
 const FRONTEND: u64 = 0x7000_0000_0000;
-/// Most messages of a run: their answers fit in a socket's buffer, which nobody empties.
+/// Maximum messages of a run: their answers fit in a socket's buffer, which nobody empties.
 const MESSAGES_MAX: usize = 200;
 const FDS_MAX: usize = 9;
 
@@ -38,7 +38,7 @@ fn device(kind: u8) -> Box<dyn Device> {
     Box::new(BlockDevice::new(disk, "serial", false))
 }
 
-/// The number of a queue, mostly one that there is.
+/// Chooses the number of a queue, mostly an existing one.
 fn queue(bytes: &mut Bytes<'_>) -> u64 {
     match bytes.byte() {
         odd @ 0xf0.. => u64::from(odd) << 3 | bytes.number::<4>(),
@@ -46,7 +46,7 @@ fn queue(bytes: &mut Bytes<'_>) -> u64 {
     }
 }
 
-/// An address of the other side, mostly in the memory it shares.
+/// Chooses an address of the other side, mostly in the memory it shares.
 fn address(bytes: &mut Bytes<'_>) -> u64 {
     match bytes.byte() {
         0xf0.. => bytes.number::<8>(),
@@ -81,7 +81,7 @@ fn regions(bytes: &mut Bytes<'_>, count: u64) -> Vec<u8> {
     body
 }
 
-/// A request and its body (the vhost-user protocol, "Front-end message types").
+/// Builds a request and its body (the vhost-user protocol, "Front-end message types").
 fn message(bytes: &mut Bytes<'_>) -> (u32, Vec<u8>) {
     let request = u32::from(bytes.byte() % 46);
     let body = match request {
@@ -89,7 +89,7 @@ fn message(bytes: &mut Bytes<'_>) -> (u32, Vec<u8>) {
             let count = 1 + u64::from(bytes.byte() % 3);
             regions(bytes, count)
         }
-        // Features, and whatever else is one number.
+        // Features, and other requests with one number.
         2 | 16 | 15 | 7 => words64(&[bytes.number::<8>()]),
         8 => {
             let size = if bytes.byte() < 0xf0 { 64 } else { bytes.number::<4>() };
@@ -126,7 +126,7 @@ fn send(socket: &UnixStream, header_and_body: &[u8], fds: &[BorrowedFd<'_>]) {
     );
 }
 
-/// What QEMU says first, so that most runs come to the rings.
+/// Sends the first messages of QEMU, so that most runs reach the rings.
 fn begin(socket: &UnixStream, memory: BorrowedFd<'_>) {
     let plain = |request: u32, body: Vec<u8>, fds: &[BorrowedFd<'_>]| {
         let header = words32(&[u64::from(request), 1, body.len() as u64]);
@@ -146,7 +146,7 @@ fuzz_target!(|bytes: &[u8]| {
     let (ours, theirs) = UnixStream::pair().expect("sockets");
     let kind = bytes.byte();
     let memory = memory_file(MEMORY_BYTES);
-    // A ring and what it points to: whatever the input begins with.
+    // A ring and what it points to, whatever request the input begins with.
     let content = bytes.take(usize::from(kind >> 2) * 16);
     for place in [0, 0x1000, 0x2000] {
         let _ = rustix::io::pwrite(&memory, content, place);

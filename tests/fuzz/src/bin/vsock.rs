@@ -1,4 +1,4 @@
-//! The packets that a guest sends, while the host opens streams and writes to them.
+//! Packets that a guest sends, while the host opens streams and writes to them.
 #![no_main]
 
 use std::io::{IoSlice, Read, Write};
@@ -19,10 +19,10 @@ const GUEST: u32 = 7;
 const HOST: u32 = 2;
 const SESSION_PORT: u32 = 1024;
 const HEADER_BYTES: usize = 44;
-/// Where the guest receives.
+/// Guest memory address of the receive buffers.
 const BUFFERS: u64 = 1 << 20;
 
-/// A header (virtio 1.3, section 5.10.6) that the device cannot refuse at its first field, mostly.
+/// Builds a header (virtio 1.3, section 5.10.6) that the device mostly cannot refuse at its first field.
 fn header(bytes: &mut Bytes<'_>) -> Vec<u8> {
     let mut header = Vec::with_capacity(HEADER_BYTES);
     let odd = bytes.byte();
@@ -51,7 +51,7 @@ fn header(bytes: &mut Bytes<'_>) -> Vec<u8> {
     header
 }
 
-/// Asks the device for a stream to the guest's port 5000; the host's end.
+/// Asks the device for a stream to the guest's port 5000. Returns the host's end.
 fn open(control: &impl AsFd) -> UnixStream {
     let (ours, theirs) = UnixStream::pair().expect("sockets");
     let fds = [theirs.as_fd()];

@@ -1,4 +1,4 @@
-//! The machine's own disks, memory, ports and console.
+//! Attacks on the machine's own disks, memory, ports and console.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -6,7 +6,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use super::{Verdict, all_blocked, one_call};
 use crate::sys::{self, Arg};
 
-/// Minors tried for each block driver: 26 disks of 16 partitions is what virtio-blk names.
+/// Minors tried for each block driver: virtio-blk names 26 disks of 16 partitions.
 const MINORS: i64 = 64;
 
 /// Makes a node and opens it: the node may be made (docker grants MKNOD), the device must not answer.
@@ -23,7 +23,7 @@ fn open_node(kind: libc::mode_t, major: u32, minor: u32, write: bool) -> io::Res
     opened
 }
 
-/// Block drivers by `/proc/devices`.
+/// Returns the major numbers of block drivers in `/proc/devices`.
 fn block_majors() -> Vec<u32> {
     let text = fs::read_to_string("/proc/devices").unwrap_or_default();
     let block = text
@@ -36,7 +36,7 @@ fn block_majors() -> Vec<u32> {
         .collect()
 }
 
-/// Disks as sysfs lists them, and every number around them.
+/// Returns the numbers of disks in sysfs, and every number around them.
 fn disk_numbers() -> Vec<(u32, u32)> {
     let parse = |text: String| {
         let (major, minor) = text.trim().split_once(':')?;
@@ -54,7 +54,7 @@ fn disk_numbers() -> Vec<(u32, u32)> {
     numbers
 }
 
-/// Any disk, for reading: the agent's, the rootfs under the overlay, the scratch disk with its upper folder.
+/// Opens any disk for reading: the agent's, the rootfs under the overlay, the scratch disk with its upper folder.
 pub(crate) fn open_block_devices() -> Verdict {
     all_blocked(disk_numbers().into_iter().map(|(major, minor)| {
         let what = format!("block device {major}:{minor}");
@@ -70,7 +70,8 @@ fn read_some(mut file: fs::File) -> io::Result<usize> {
     }
 }
 
-/// The image's disk is read-only on the host's side: no guest, however privileged, changes the host's file.
+/// Writes to the image's disk, which is read-only on the host's side: no guest, however privileged, changes the host's
+/// file.
 pub(crate) fn write_rootfs_disk() -> Verdict {
     // EROFS, Documentation/filesystems/erofs: the magic E0F5E1E2 at byte 1024.
     let is_rootfs = |disk: &mut fs::File| {
@@ -96,7 +97,7 @@ pub(crate) fn write_rootfs_disk() -> Verdict {
     }))
 }
 
-/// BLKROSET with 0: the guest's own read-only mark is the guest's to remove.
+/// Removes the read-only mark, BLKROSET with 0: the guest may remove its own mark.
 fn make_writable(disk: &fs::File) {
     use std::os::fd::AsRawFd;
     let zero = 0_i32.to_ne_bytes();
@@ -113,7 +114,7 @@ fn overwrite_last_block(mut disk: fs::File) -> io::Result<()> {
     disk.sync_all()
 }
 
-/// `/dev/mem`, `/dev/kmem`, `/dev/port`, `/dev/kmsg`.
+/// Opens `/dev/mem`, `/dev/kmem`, `/dev/port`, `/dev/kmsg`.
 pub(crate) fn open_memory_devices() -> Verdict {
     all_blocked([1, 2, 4, 11].map(|minor| {
         one_call(
@@ -123,7 +124,7 @@ pub(crate) fn open_memory_devices() -> Verdict {
     }))
 }
 
-/// The machine's console: what is written there would stand in the host's log of the guest.
+/// Opens the machine's console: anything written there would appear in the host's log of the guest.
 pub(crate) fn open_console() -> Verdict {
     all_blocked([(4, 64), (4, 0), (229, 0), (10, 1)].map(|(major, minor)| {
         one_call(
@@ -133,7 +134,7 @@ pub(crate) fn open_console() -> Verdict {
     }))
 }
 
-/// Ports of the machine: the reset of the i8042, the UART.
+/// Accesses ports of the machine: the reset of the i8042, the UART.
 pub(crate) fn io_ports() -> Verdict {
     all_blocked([
         one_call("iopl", sys::call(libc::SYS_iopl, vec![Arg::Int(3)])),
@@ -144,7 +145,7 @@ pub(crate) fn io_ports() -> Verdict {
     ])
 }
 
-/// A file of the container as swap.
+/// Uses a file of the container as swap.
 pub(crate) fn swap_on() -> Verdict {
     let path = sys::c_string("/tmp/swap");
     let _ = fs::write("/tmp/swap", vec![0; 1 << 16]);

@@ -1,4 +1,4 @@
-//! Files outside of the root, files that are masked, and descriptors that were forgotten.
+//! Attacks on files outside of the root, masked files, and forgotten descriptors.
 
 use std::env;
 use std::fs::{self, File, OpenOptions};
@@ -9,12 +9,12 @@ use std::os::unix::fs::MetadataExt;
 use super::{Verdict, all_blocked, one_call};
 use crate::sys::{self, Arg};
 
-/// Which folder a path is: device and inode.
+/// Returns the identity of the folder at a path: device and inode.
 fn identity(path: &str) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// docker's masked paths (moby, `oci/defaults.go`): empty or absent.
+/// Reads docker's masked paths (moby, `oci/defaults.go`): they must be empty or absent.
 pub(crate) fn read_masked_files() -> Verdict {
     let files = [
         "/proc/kcore",
@@ -59,8 +59,8 @@ pub(crate) fn leave_root_by_dotdot() -> Verdict {
     }
 }
 
-/// chroot(2), "This call does not change the current working directory": a folder kept open outside of a new root
-/// leads upwards past it, but must not lead past the container's.
+/// Leaves the root by chroot(2), "This call does not change the current working directory": a folder kept open outside
+/// of a new root leads upwards past it, but must not lead past the container's.
 pub(crate) fn leave_root_by_chroot() -> Verdict {
     let root = identity("/");
     let _ = fs::create_dir("/tmp/cell");
@@ -80,7 +80,7 @@ pub(crate) fn leave_root_by_chroot() -> Verdict {
     }
 }
 
-/// Every root and working folder that procfs shows is the container's own.
+/// Leaves the root by procfs: every root and working folder that it shows is the container's own.
 pub(crate) fn leave_root_by_proc() -> Verdict {
     let root = identity("/");
     let mut attempts = Vec::new();
@@ -94,7 +94,7 @@ pub(crate) fn leave_root_by_proc() -> Verdict {
     all_blocked(attempts)
 }
 
-/// "Shocker": inode numbers instead of names, resolved beside every mount.
+/// Opens files by handle ("Shocker"): inode numbers instead of names, resolved beside every mount.
 pub(crate) fn open_by_handle() -> Verdict {
     let root = File::open("/").expect("own root");
     let mut attempts = Vec::new();
@@ -113,14 +113,14 @@ pub(crate) fn open_by_handle() -> Verdict {
     all_blocked(attempts)
 }
 
-/// What the agent takes for an incomplete copy of the image's files, which it removes, is the agent's to set.
+/// Sets the mark of an incomplete copy of the image's files, which the agent removes: only the agent may set it.
 pub(crate) fn mark_volume() -> Verdict {
     let (path, name) = (sys::c_string("/"), sys::c_string("trusted.capsid.filling"));
     let arguments = vec![Arg::In(&path), Arg::In(&name), Arg::In(&[]), Arg::Int(0), Arg::Int(0)];
     one_call("setxattr", sys::call(libc::SYS_setxattr, arguments))
 }
 
-/// Only the three standard streams come from the agent.
+/// Looks for inherited descriptors: only the three standard streams come from the agent.
 pub(crate) fn inherited_descriptors() -> Verdict {
     let mut attempts = vec![Verdict::Blocked("none beyond the standard streams".to_owned())];
     let own = format!("/proc/{}/fd", std::process::id());
@@ -137,7 +137,7 @@ pub(crate) fn inherited_descriptors() -> Verdict {
     all_blocked(attempts)
 }
 
-/// CVE-2019-5736: the program that set the container up, written through procfs.
+/// Overwrites the program that set the container up, through procfs (CVE-2019-5736).
 pub(crate) fn overwrite_init() -> Verdict {
     all_blocked(["/proc/1/exe", "/proc/self/exe"].map(|path| one_call(path, OpenOptions::new().write(true).open(path))))
 }
@@ -162,7 +162,8 @@ pub(crate) fn leave_cgroup() -> Verdict {
     ])
 }
 
-/// CVE-2022-0492: cgroup v1 runs a program of one's choice; there must be no v1 hierarchy to mount or write.
+/// Uses a cgroup v1 release agent (CVE-2022-0492), which runs any program: there must be no v1 hierarchy to mount or
+/// write.
 pub(crate) fn release_agent() -> Verdict {
     let _ = fs::create_dir("/tmp/hierarchy");
     let words = ["none", "/tmp/hierarchy", "cgroup", "memory"].map(sys::c_string);

@@ -1,4 +1,4 @@
-//! The guest's kernel: modules, clocks, parameters, logs, and the calls that have been its weak spots.
+//! Attacks on the guest's kernel: modules, clocks, parameters, logs, and the calls that have been its weak spots.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -33,7 +33,7 @@ pub(crate) fn load_module() -> Verdict {
     ])
 }
 
-/// Refused for who is asking, not for what was asked.
+/// Blocked only if the caller is refused, not the arguments.
 fn refused(what: &str, result: io::Result<i64>) -> Verdict {
     match result {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS | libc::EACCES)) => {
@@ -55,7 +55,7 @@ pub(crate) fn kexec() -> Verdict {
     ])
 }
 
-/// `LINUX_REBOOT_CMD_CAD_OFF`: the harmless one; who may do it may do them all.
+/// Calls `LINUX_REBOOT_CMD_CAD_OFF`, the harmless command: whoever may do it may do them all.
 pub(crate) fn reboot() -> Verdict {
     let arguments = [0xfee1_dead_u32, 672_274_793, 0].map(|word| Arg::Int(i64::from(word)));
     refused("reboot", sys::call(libc::SYS_reboot, arguments.into()))
@@ -149,7 +149,7 @@ pub(crate) fn process_accounting() -> Verdict {
     refused("acct", sys::call(libc::SYS_acct, vec![Arg::In(&path)]))
 }
 
-/// Writes back what it read: a success changes nothing, and is still a success.
+/// Writes back the value that it read: a success changes nothing, and is still a success.
 fn write_back(path: &str) -> Verdict {
     let value = fs::read(path).unwrap_or_else(|_| b"1\n".to_vec());
     one_call(
@@ -179,7 +179,7 @@ pub(crate) fn write_kernel_parameters() -> Verdict {
     all_blocked(paths.map(write_back))
 }
 
-/// Not one file of sysfs opens for writing.
+/// Opens every file of sysfs for writing: not one may open.
 pub(crate) fn write_sysfs() -> Verdict {
     let mut attempts = vec![write_back("/sys/kernel/uevent_helper"), write_back("/sys/power/state")];
     for_each_file(Path::new("/sys"), 0, &mut |path| {
@@ -203,7 +203,7 @@ fn for_each_file(folder: &Path, depth: usize, visit: &mut dyn FnMut(&Path)) {
     }
 }
 
-/// Opens only: a sysrq that works would be noticed by nobody but the reader of the console.
+/// Only opens the file: a sysrq that works would be noticed by nobody but the reader of the console.
 pub(crate) fn sysrq() -> Verdict {
     one_call(
         "/proc/sysrq-trigger",

@@ -14,18 +14,18 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-/// What came of an attempt.
+/// Result of an attempt.
 #[derive(Debug)]
 pub(crate) enum Verdict {
-    /// Refused, and how.
+    /// The attempt was refused; contains the reason.
     Blocked(String),
-    /// It worked: what was reached.
+    /// The attempt succeeded; contains what was reached.
     Succeeded(String),
 }
 
-/// A named attempt.
+/// Named attempt.
 pub(crate) struct Attack {
-    /// As `capsid-probe attack NAME` knows it.
+    /// Name for `capsid-probe attack NAME`.
     pub name: &'static str,
     attempt: fn() -> Verdict,
 }
@@ -34,7 +34,7 @@ const fn attack(name: &'static str, attempt: fn() -> Verdict) -> Attack {
     Attack { name, attempt }
 }
 
-/// All of them, by what they are aimed at.
+/// All attempts, grouped by their targets.
 pub(crate) const ATTACKS: &[Attack] = &[
     // Disks and devices of the machine.
     attack("open-block-devices", devices::open_block_devices),
@@ -109,7 +109,7 @@ pub(crate) fn run(name: &str) -> ExitCode {
     if blocked { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// An attempt that is one call: blocked when it failed.
+/// Judges an attempt of one call: blocked if it failed.
 fn one_call<T>(what: &str, result: io::Result<T>) -> Verdict {
     match result {
         Ok(_) => Verdict::Succeeded(what.to_owned()),
@@ -117,7 +117,7 @@ fn one_call<T>(what: &str, result: io::Result<T>) -> Verdict {
     }
 }
 
-/// Several attempts of which one success is too many.
+/// Judges several attempts, none of which may succeed.
 fn all_blocked(attempts: impl IntoIterator<Item = Verdict>) -> Verdict {
     let mut details = Vec::new();
     for attempt in attempts {

@@ -1,4 +1,4 @@
-//! Namespaces and mounts: new ones, other ones, and those that hide what must stay hidden.
+//! Attacks on namespaces and mounts: new ones, other ones, and those that hide what must stay hidden.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -91,7 +91,7 @@ pub(crate) fn pivot_root() -> Verdict {
     )
 }
 
-/// The namespaces of every process in sight. Joining one's own user namespace fails by itself.
+/// Joins the namespaces of every process in sight. Joining one's own user namespace fails by itself.
 pub(crate) fn join_namespaces() -> Verdict {
     let mut attempts = Vec::new();
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -109,10 +109,10 @@ pub(crate) fn join_namespaces() -> Verdict {
     all_blocked(attempts)
 }
 
-/// A user namespace gives every capability over a part of the kernel that is seldom looked at.
+/// Makes a user namespace, which gives every capability over rarely reviewed parts of the kernel.
 pub(crate) fn user_namespace() -> Verdict {
     let flags = Arg::Int(i64::from(libc::CLONE_NEWUSER));
-    // clone3 hides its flags from seccomp: ENOSYS makes programs fall back to what can be seen.
+    // clone3 hides its flags from seccomp: ENOSYS makes programs fall back to a call with visible flags.
     let arguments: Vec<u8> = [libc::CLONE_NEWUSER as u64]
         .into_iter()
         .chain([0; 10])
@@ -126,7 +126,7 @@ pub(crate) fn user_namespace() -> Verdict {
         ));
     }
     match sys::call(libc::SYS_clone3, vec![Arg::In(&arguments), Arg::Int(88)]) {
-        // The child of a success: nothing to say, the parent says it.
+        // The child of a success: the parent reports it.
         Ok(0) => std::process::exit(0),
         result => attempts.push(one_call("clone3", result)),
     }

@@ -1,4 +1,4 @@
-//! Processes that are not the container's: the agent above all.
+//! Attacks on processes that are not the container's: the agent above all.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{Verdict, all_blocked, one_call};
 use crate::sys::{self, Arg};
 
-/// Ports below this one are where services listen.
+/// Upper bound of the ports that are tried, below which services listen.
 const TCP_PORTS: u16 = 2048;
 
 fn other_processes() -> Vec<u32> {
@@ -18,7 +18,7 @@ fn other_processes() -> Vec<u32> {
     numbers.filter(|pid| *pid != process::id()).collect()
 }
 
-/// Kernel threads and the agent belong to the machine's pid namespace, not to this one.
+/// Looks for the agent and kernel threads, which belong to the machine's pid namespace, not to this one.
 pub(crate) fn see_agent() -> Verdict {
     let mut attempts = vec![Verdict::Blocked(format!(
         "{} other processes in sight",
@@ -33,7 +33,7 @@ pub(crate) fn see_agent() -> Verdict {
     all_blocked(attempts)
 }
 
-/// Every process in sight, and numbers that the agent has in its own namespace.
+/// Traces every process in sight, and numbers that the agent has in its own namespace.
 pub(crate) fn trace_processes() -> Verdict {
     let pids = other_processes()
         .into_iter()
@@ -53,7 +53,7 @@ pub(crate) fn trace_processes() -> Verdict {
     )
 }
 
-/// `/proc/1/mem` at the address where a static program begins: as pid 1 of this namespace it is one's own.
+/// Reads `/proc/1/mem` at the address where a static program begins: for pid 1 of this namespace that is its own.
 pub(crate) fn read_agent_memory() -> Verdict {
     if process::id() == 1 {
         return Verdict::Blocked("pid 1 of this namespace is the probe itself".to_owned());
@@ -77,7 +77,8 @@ pub(crate) fn read_agent_memory() -> Verdict {
     one_call("/proc/1/mem", read)
 }
 
-/// No service of the agent listens where the container can reach: loopback, UNIX sockets in the abstract namespace.
+/// Connects to local services: none of the agent's listens where the container can reach it, on loopback or on UNIX
+/// sockets in the abstract namespace.
 pub(crate) fn local_services() -> Verdict {
     let connect = |port: u16| {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));

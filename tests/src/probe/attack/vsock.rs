@@ -1,4 +1,4 @@
-//! The socket device: the one way out of the machine that the guest holds the key to.
+//! Attacks on the socket device: the one way out of the machine that the guest holds the key to.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,17 +12,17 @@ use crate::sys::{self, Arg};
 const HOST: u32 = 2;
 const LOCAL: u32 = 1;
 const HYPERVISOR: u32 = 0;
-/// `VMADDR_CID_ANY`: the kernel takes it for its own.
+/// CID `VMADDR_CID_ANY`: the kernel takes it for its own.
 const ANY: u32 = u32::MAX;
-/// Ports that the agent and the host use lie here.
+/// Upper bound of the ports that the agent and the host use.
 const LOW_PORTS: u32 = 2048;
 const RANDOM_PORTS: u32 = 10_000;
-/// How long a connection may take; each is a round trip inside one host.
+/// Time limit of a connection; each is a round trip inside one host.
 const CONNECT_MS: i64 = 2000;
-/// How long a connection that says nothing must stand to count as one.
+/// Time that a silent connection must stand to count as one.
 const SILENCE_MS: i64 = 500;
 
-/// No port of the host takes a connection, the session's least of all: it was taken once.
+/// Connects to the host: no port takes a connection, least of all the session's, which was taken once.
 pub(crate) fn host() -> Verdict {
     let random = |seed: u32| {
         (0..RANDOM_PORTS).scan(seed, |state, _| {
@@ -38,8 +38,8 @@ pub(crate) fn host() -> Verdict {
     )
 }
 
-/// The agent serves streams to the host only: nobody in the guest may pose as the host. All ports of an address are
-/// tried at once: nobody answers for it, so each attempt takes its whole time.
+/// Connects to the agent, which serves streams to the host only: nobody in the guest may pose as the host. All ports of
+/// an address are tried at once: nobody answers for it, so each attempt takes its whole time.
 pub(crate) fn agent() -> Verdict {
     let own = own_cid().unwrap_or(3);
     all_blocked([LOCAL, own, ANY].into_iter().flat_map(attempt_all))
@@ -65,17 +65,17 @@ fn attempt_all(cid: u32) -> Vec<Verdict> {
     attempts.into_iter().map(judge).collect()
 }
 
-/// Whether a connection that was begun is there now and was not closed by the other side.
+/// Whether a connection that was begun stands now and was not closed by the other side.
 fn stands(mut connection: File) -> io::Result<bool> {
     let events = poll(&connection, libc::POLLIN | libc::POLLOUT, 0)?;
     if events & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0 || events & libc::POLLOUT == 0 {
         return Ok(false);
     }
-    // Words of the other side, or its end.
+    // Data from the other side, or its end.
     Ok(events & libc::POLLIN == 0 || connection.read(&mut [0; 16])? > 0)
 }
 
-/// `IOCTL_VM_SOCKETS_GET_LOCAL_CID`
+/// Returns the guest's own CID (`IOCTL_VM_SOCKETS_GET_LOCAL_CID`).
 fn own_cid() -> Option<u32> {
     let device = File::open("/dev/vsock").ok()?;
     let mut cid = [0_u8; 4];
@@ -88,7 +88,7 @@ fn own_cid() -> Option<u32> {
     Some(u32::from_ne_bytes(cid))
 }
 
-/// Blocked: refused, or closed by the other side before it said anything.
+/// Attempts one connection; blocked if it is refused, or closed by the other side before it sent anything.
 fn attempt(cid: u32, port: u32) -> Verdict {
     let what = format!("vsock {cid}:{port}");
     match connect(cid, port).and_then(is_kept) {
@@ -104,7 +104,7 @@ fn connect(cid: u32, port: u32) -> io::Result<File> {
     Ok(socket)
 }
 
-/// Does not wait for the answer.
+/// Starts to connect without waiting for the answer.
 fn begin_connect(cid: u32, port: u32) -> io::Result<File> {
     let socket = socket(libc::SOCK_NONBLOCK)?;
     match connect_to(&socket, cid, port) {
@@ -113,7 +113,7 @@ fn begin_connect(cid: u32, port: u32) -> io::Result<File> {
     }
 }
 
-/// A socket that gives a connection [`CONNECT_MS`].
+/// Makes a socket whose connections have the time limit [`CONNECT_MS`].
 fn socket(flags: i32) -> io::Result<File> {
     let kind = i64::from(libc::SOCK_STREAM | libc::SOCK_CLOEXEC | flags);
     let socket = sys::call(
@@ -152,7 +152,7 @@ fn is_kept(mut connection: File) -> io::Result<bool> {
     Ok(connection.read(&mut [0; 16])? > 0)
 }
 
-/// What of `events` is so within `milliseconds`.
+/// Returns those of `events` that occur within `milliseconds`.
 fn poll(file: &File, events: i16, milliseconds: i64) -> io::Result<i16> {
     // struct pollfd: descriptor, events asked for, events that are.
     let mut asked = [0; 8];

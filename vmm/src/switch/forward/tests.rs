@@ -52,7 +52,7 @@ fn arp(from: (Mac, [u8; 4]), operation: ArpOperation, target: [u8; 4]) -> Vec<u8
 fn solicitation(from: &str, target: &str) -> Vec<u8> {
     let address = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
     let option = [&[1, 1][..], &WEB].concat();
-    // Who has no address names no hardware either.
+    // A sender without an address does not name its hardware either.
     let option = if from == "::" { &[][..] } else { &option };
     let payload = [&address(target)[..], option].concat();
     let last = address(target)[15];
@@ -67,7 +67,7 @@ fn solicitation(from: &str, target: &str) -> Vec<u8> {
     frame
 }
 
-/// Who an answer says is there.
+/// Hardware address that an answer names as the owner.
 fn sender_of(forward: Forward) -> Option<Mac> {
     let Forward::Answer(frame) = forward else {
         return None;
@@ -91,7 +91,7 @@ fn sender_of(forward: Forward) -> Option<Mac> {
 fn a_frame_goes_to_the_member_it_is_for() {
     let frame = udp((WEB, WEB_V4), (DB, DB_V4), 7, b"x");
     assert_eq!(decide_for(WEB, &frame), Forward::To(DB));
-    // The hardware of who had the address before.
+    // Sent to the hardware address of a previous owner of the address.
     let frame = udp((WEB, WEB_V4), ([2, 0xca, 0, 0, 0, 9], DB_V4), 7, b"x");
     assert_eq!(decide_for(WEB, &frame), Forward::To(DB));
 }
@@ -125,7 +125,7 @@ fn a_frame_in_anothers_name_goes_nowhere() {
         udp((DB, WEB_V4), (DB, DB_V4), 7, b"x"),
         udp((WEB, DB_V4), (DB, DB_V4), 7, b"x"),
         udp((WEB, [10, 89, 0, 9]), (DB, DB_V4), 7, b"x"),
-        // To nobody, to everybody, to itself, to the uplink.
+        // To nobody, to everybody, to the sender itself, to the uplink.
         udp((WEB, WEB_V4), (DB, [10, 89, 0, 9]), 7, b"x"),
         udp((WEB, WEB_V4), ([0xff; 6], DB_V4), 7, b"x"),
         udp((WEB, WEB_V4), (GATEWAY, DB_V4), 7, b"x"),

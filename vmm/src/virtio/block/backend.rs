@@ -1,4 +1,4 @@
-//! What a block device reads and writes: one disk, or the disks in slots.
+//! Backend of a block device: one disk, or the disks in slots.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -8,7 +8,7 @@ use super::disk_slots::DiskSlots;
 use super::request::{Geometry, Range};
 use crate::virtio::chain::Buffers;
 
-/// The backend. Ranges lie within its capacity.
+/// Backend of a block device. Ranges lie within its capacity.
 #[derive(Debug)]
 pub(super) enum Backend {
     Disk { disk: Disk, ignore_flush: bool },
@@ -22,7 +22,7 @@ impl Backend {
                 capacity_bytes: disk.capacity_bytes(),
                 readonly: disk.is_readonly(),
             },
-            // Each of its disks has its own word on writing.
+            // Each disk decides about writes itself.
             Self::DiskSlots(disk_slots) => Geometry {
                 capacity_bytes: disk_slots.capacity_bytes(),
                 readonly: false,
@@ -66,7 +66,7 @@ impl Backend {
         }
     }
 
-    /// Readable when the supervisor wants something of it.
+    /// Fd that is readable when the supervisor has sent a change.
     pub(super) fn control(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Disk { .. } => None,
@@ -74,7 +74,7 @@ impl Backend {
         }
     }
 
-    /// Does what the supervisor wants.
+    /// Applies the changes that the supervisor has sent.
     pub(super) fn handle_control(&mut self) {
         if let Self::DiskSlots(disk_slots) = self {
             disk_slots.handle_control();

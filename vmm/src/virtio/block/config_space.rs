@@ -1,20 +1,20 @@
-//! What the driver learns of the disk (`struct virtio_blk_config`, virtio 1.3, section 5.2.4).
+//! Configuration space: the disk's properties for the driver (`struct virtio_blk_config`, virtio 1.3, section 5.2.4).
 
 use super::request::{Geometry, SECTOR_BYTES};
 use crate::limits::{
     BLOCK_DISCARD_SECTORS_MAX, BLOCK_DISCARD_SEGMENTS_MAX, BLOCK_SEGMENT_BYTES_MAX, BLOCK_SEGMENTS_MAX,
 };
 
-/// Bytes of it, up to the fields of write-zeroes.
+/// Size of the configuration space in bytes, up to the fields of write-zeroes.
 pub(super) const BYTES: usize = 60;
 
-/// Logical blocks of 512 bytes: a host file need not be a multiple of more, and every file system copes.
+/// Size of a logical block, 512 bytes: a host file need not be a multiple of more, and every file system copes.
 const LOGICAL_BLOCK_BYTES: u32 = 512;
 
-/// Physical blocks of 4096 bytes (2^3 logical ones): so that file systems align to the host's pages.
+/// Exponent for physical blocks of 4096 bytes (2^3 logical ones), so that file systems align to the host's pages.
 const PHYSICAL_BLOCK_EXPONENT: u8 = 3;
 
-/// Discards are useful in whole pages of the host's file system only.
+/// Alignment of discards: they are useful only in whole pages of the host's file system.
 const DISCARD_ALIGNMENT_SECTORS: u32 = 8;
 
 pub(super) fn encode(geometry: Geometry) -> [u8; BYTES] {

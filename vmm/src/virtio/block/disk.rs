@@ -1,4 +1,4 @@
-//! One disk made of several host files, one after the other. Raw bytes only: nothing ever looks at the contents.
+//! Disk made of several host files, one after the other. Raw bytes only: nothing ever interprets the contents.
 
 use std::fs::File;
 use std::io;
@@ -12,46 +12,46 @@ use crate::limits::DISK_EXTENTS_MAX;
 use crate::virtio::chain::Buffers;
 use crate::virtio::sys;
 
-/// Files are rounded up to this, the block size of the file systems on them.
+/// Alignment to which file lengths are rounded up, the block size of the file systems on them.
 const EXTENT_ALIGNMENT: u64 = 4096;
 
-/// Why a disk cannot be made of these files.
+/// Reason why a disk cannot be made of these files.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
-    /// No file, or too many.
+    /// The disk has no file, or too many.
     #[error("a disk of {count} files (1 to {DISK_EXTENTS_MAX} are possible)")]
     ExtentCount {
-        /// How many.
+        /// Number of files.
         count: usize,
     },
-    /// A writable disk is exactly one file.
+    /// A writable disk does not consist of exactly one file.
     #[error("a writable disk of {count} files")]
     WritableExtents {
-        /// How many.
+        /// Number of files.
         count: usize,
     },
     /// The length of a file cannot be read.
     #[error("cannot read the length of file {index}")]
     Length {
-        /// Which.
+        /// Index of the file.
         index: usize,
         /// Cause.
         #[source]
         source: io::Error,
     },
-    /// Not a file with a length.
+    /// The file is not a regular file with a length.
     #[error("file {index} is not a regular file")]
     NotRegular {
-        /// Which.
+        /// Index of the file.
         index: usize,
     },
-    /// A writable file must end at a sector.
+    /// The length of a writable file is not a multiple of a sector.
     #[error("a writable disk of {bytes} bytes, which are no whole sectors")]
     PartialSector {
-        /// Its length.
+        /// Length of the file in bytes.
         bytes: u64,
     },
-    /// More than 2^64 bytes together.
+    /// The files have more than 2^64 bytes together.
     #[error("the files are too large together")]
     TooLarge,
 }
@@ -59,13 +59,13 @@ pub enum DiskError {
 #[derive(Debug)]
 struct Extent {
     file: File,
-    /// Where it begins on the disk.
+    /// Offset of the extent on the disk.
     start: u64,
-    /// Its length; the disk is zero from there to the next extent.
+    /// Length of the extent; the disk is zero from its end to the next extent.
     bytes: u64,
 }
 
-/// The disk. Its capacity never changes.
+/// Disk made of host files. Its capacity never changes.
 #[derive(Debug)]
 pub struct Disk {
     extents: Vec<Extent>,
@@ -75,7 +75,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// A disk of `files`, in disk order.
+    /// Makes a disk of `files`, in disk order.
     ///
     /// # Errors
     /// [`DiskError`].
@@ -91,7 +91,7 @@ impl Disk {
         Self::of_lengths(measured.into_iter(), readonly)
     }
 
-    /// As [`Self::new`], with the length of each file: it need not be asked for, which a filtered thread cannot.
+    /// Makes a disk like [`Self::new`], with the length of each file given: a filtered thread cannot ask for lengths.
     pub(super) fn of_lengths(
         files: impl ExactSizeIterator<Item = (File, u64)>,
         readonly: bool,
@@ -125,7 +125,7 @@ impl Disk {
         })
     }
 
-    /// Bytes on the disk: whole sectors.
+    /// Capacity of the disk in bytes: whole sectors.
     #[must_use]
     pub fn capacity_bytes(&self) -> u64 {
         self.capacity_bytes
@@ -137,7 +137,7 @@ impl Disk {
         self.readonly
     }
 
-    /// Fills `target` from `offset` on; the range lies on the disk.
+    /// Fills `target` from `offset` on; the range must lie on the disk.
     pub(super) fn read(&self, mut offset: u64, mut target: Buffers<'_>) -> io::Result<()> {
         let after = self.extents.partition_point(|extent| extent.start <= offset);
         for (index, extent) in self.extents.iter().enumerate().skip(after.saturating_sub(1)) {
@@ -156,7 +156,7 @@ impl Disk {
         Err(io::ErrorKind::UnexpectedEof.into())
     }
 
-    /// Writes `source` from `offset` on; the range lies on the disk.
+    /// Writes `source` from `offset` on; the range must lie on the disk.
     pub(super) fn write(&mut self, mut offset: u64, mut source: Buffers<'_>) -> io::Result<()> {
         let bytes = source.len() as u64;
         self.take_room(Range { offset, bytes })?;
@@ -180,7 +180,7 @@ impl Disk {
         }
     }
 
-    /// Gives the space of `range` back; it reads as zero then.
+    /// Frees the space of `range`, which then reads as zero.
     pub(super) fn punch_hole(&self, range: Range) -> io::Result<()> {
         self.allocate(range, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE)
     }
@@ -223,7 +223,7 @@ impl Extent {
         target.zero();
         while from_file.len() > 0 {
             let count = retry(|| sys::read_at(self.file.as_fd(), &from_file, offset))?;
-            // Someone has cut the file: its bytes are lost, and zeros in their place would be a lie.
+            // The file was truncated by someone: its bytes are lost, and zeros in their place would be wrong.
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

@@ -1,4 +1,4 @@
-//! The disks in the slots: see [`crate::disk_slots`].
+//! Disks in slots: see [`crate::disk_slots`].
 
 use std::fs::File;
 use std::io;
@@ -10,16 +10,16 @@ use crate::disk_slots::{Change, DONE, FILES_MAX, MESSAGE_BYTES_MAX, REFUSED, SLO
 use crate::message::{self, Received};
 use crate::virtio::chain::Buffers;
 
-/// A disk in its slot.
+/// Disk that is plugged into a slot.
 #[derive(Debug)]
 struct Plugged {
     disk: Disk,
     ignore_flush: bool,
-    /// Written to since the last flush.
+    /// Whether the disk was written to since the last flush.
     is_dirty: bool,
 }
 
-/// The slots and the supervisor's word on them.
+/// Disk slots, and the socket on which the supervisor sends changes.
 #[derive(Debug)]
 pub(super) struct DiskSlots {
     slots: Vec<Option<Plugged>>,
@@ -27,7 +27,7 @@ pub(super) struct DiskSlots {
 }
 
 impl DiskSlots {
-    /// Slots without disks. `control` stays open for as long as the machine runs.
+    /// Makes slots without disks. `control` stays open for as long as the machine runs.
     pub(super) fn new(control: OwnedFd) -> Self {
         Self {
             slots: (0..SLOTS).map(|_| None).collect(),
@@ -43,11 +43,11 @@ impl DiskSlots {
         self.control.as_fd()
     }
 
-    /// Does what the supervisor asks for, as far as it has asked.
+    /// Applies the changes that the supervisor has sent.
     pub(super) fn handle_control(&mut self) {
         loop {
             let done = match message::receive(&self.control, MESSAGE_BYTES_MAX, FILES_MAX) {
-                // The supervisor is gone, and this process is about to be.
+                // The supervisor is gone, and this process is about to end.
                 Received::Nothing | Received::End => return,
                 Received::Excess => false,
                 Received::Message(bytes, fds) => {
@@ -87,7 +87,7 @@ impl DiskSlots {
         }
     }
 
-    /// The disk that the whole range lies on, and where on it.
+    /// Disk that the whole range lies on, and the offset on it.
     fn find(&mut self, offset: u64, bytes: u64) -> io::Result<(&mut Plugged, u64)> {
         let slot = usize::try_from(offset / SLOT_BYTES).unwrap_or(usize::MAX);
         let within = offset % SLOT_BYTES;
@@ -96,7 +96,7 @@ impl DiskSlots {
         plugged.map(|plugged| (plugged, within)).ok_or_else(nothing_there)
     }
 
-    /// As [`Self::find`], for writing.
+    /// Disk for a write to the range, like [`Self::find`].
     fn find_writable(&mut self, offset: u64, bytes: u64) -> io::Result<(&mut Plugged, u64)> {
         let (plugged, within) = self.find(offset, bytes)?;
         if plugged.disk.is_readonly() {
@@ -126,7 +126,7 @@ impl DiskSlots {
         plugged.disk.zero(Range { offset, ..range })
     }
 
-    /// A flush does not say of which disk: all that were written to.
+    /// Flushes all disks that were written to: a flush does not name its disk.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         for plugged in self.slots.iter_mut().flatten() {
             if plugged.is_dirty && !plugged.ignore_flush {
@@ -138,12 +138,12 @@ impl DiskSlots {
     }
 }
 
-/// A range outside of all disks: the guest's mistake, as writing to a read-only one is.
+/// Error for a range outside of all disks: a mistake of the guest, like writing to a read-only disk.
 fn nothing_there() -> io::Error {
     io::ErrorKind::NotFound.into()
 }
 
-/// Whether an error is the guest's mistake and not the host's trouble.
+/// Whether an error is the guest's mistake and not a failure of the host.
 pub(super) fn is_guests(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,4 +1,4 @@
-//! Disk slots as their guest and their supervisor see them.
+//! Tests of disk slots as their guest and their supervisor see them.
 
 use std::fs::File;
 use std::io::{IoSlice, Read};
@@ -71,7 +71,7 @@ impl Bench {
         self.send(&change, files)
     }
 
-    /// Puts a disk into slot 1 that has no room for any write.
+    /// Plugs a disk into slot 1 that has no room for any write.
     fn insert_full(&mut self) {
         let full = File::options().read(true).write(true).open("/dev/full");
         assert_eq!(self.send(&one_page(), &[&full.expect("a device")]), DONE);
@@ -85,7 +85,7 @@ impl Bench {
     }
 }
 
-/// A writable disk of 4096 bytes in slot 1.
+/// Change that plugs a writable disk of 4096 bytes into slot 1.
 fn one_page() -> Change {
     Change::Plug {
         slot: 1,
@@ -126,7 +126,7 @@ fn nothing_beside_a_disk_is_reached() {
     let mut bench = Bench::new();
     let one = file(1);
     assert_eq!(bench.insert(1, true, &[&one]), DONE);
-    // Behind its end, before its beginning, where it is read-only.
+    // After its end, before its beginning, and where it is read-only.
     for (kind, slot, sector) in [(IN, 1, 8), (IN, 0, 0), (IN, 2, 0), (OUT, 1, 0), (OUT, 3, 0)] {
         assert_eq!(bench.status(kind, slot, sector), STATUS_IOERR, "{kind} {slot} {sector}");
     }
@@ -137,7 +137,7 @@ fn nothing_beside_a_disk_is_reached() {
     assert_eq!(content, [1; 4096]);
 }
 
-/// The host's disk is full, which `/dev/full` always is, until there is room.
+/// Tests a full host disk, which `/dev/full` always is, until there is room.
 #[test]
 fn a_write_without_room_is_held_and_nothing_waits_for_it() {
     let mut bench = Bench::new();
@@ -160,7 +160,7 @@ fn a_write_without_room_is_held_and_nothing_waits_for_it() {
     assert_eq!(content, [9; 512]);
 }
 
-/// A driver that makes one chain available again and again.
+/// Tests a driver that makes one chain available again and again.
 #[test]
 fn no_more_writes_are_held_than_a_queue_has() {
     let mut bench = Bench::new();

@@ -1,6 +1,7 @@
-//! Writes that the host has no room for. They are not answered but held, and tried again until there is room: an error
-//! would be too late for the program that wrote, whose data the guest's kernel has accepted, and lose it without a word.
-//! Everything else goes on meanwhile. QEMU does the same (`werror=enospc`), with the whole machine stopped.
+//! Writes that the host has no room for. They are not answered but held, and retried until there is room: an error
+//! would be too late for the program that wrote, whose data the guest's kernel has accepted, and would lose them
+//! silently. All other requests are served meanwhile. QEMU does the same (`werror=enospc`), with the whole machine
+//! stopped.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -14,23 +15,24 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use crate::virtio::chain::Descriptors;
 use crate::virtio::sys::epoll_fd;
 
-/// Longest queue of the device.
+/// Maximum length of the device's queue.
 const QUEUE_SIZE_MAX: usize = super::QUEUE_SIZES[0] as usize;
-/// From one try to the next.
+/// Time between two retries.
 const RETRY_EVERY: Duration = Duration::from_millis(250);
 
-/// The held requests of a device, and what wakes it for them.
+/// Held requests of a device, and the timer that wakes the device for them.
 #[derive(Debug)]
 pub(super) struct Held {
     requests: Vec<Descriptors>,
-    /// Without one (no descriptor was free), a write without room fails.
+    /// Timer of the retries. Without one (no descriptor was free), a write without room fails.
     timer: Option<OwnedFd>,
-    /// Readable with the timer or the device's other fd.
+    /// Epoll instance that is readable with the timer or the device's other fd.
     both: Option<Epoll>,
 }
 
 impl Held {
-    /// Nothing held. The device waits for `other`, too. Of one that cannot be written, nothing ever is.
+    /// Makes an empty list. The device also waits for `other`. For a device that cannot be written, nothing is ever
+    /// held.
     pub(super) fn new(other: Option<BorrowedFd<'_>>, is_writable: bool) -> Self {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = is_writable.then(|| timerfd_create(TimerfdClockId::Monotonic, flags));
@@ -51,7 +53,7 @@ impl Held {
         }
     }
 
-    /// Fd that the device waits for.
+    /// Fd for which the device waits.
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.both {
             Some(epoll) => Some(epoll_fd(epoll)),
@@ -59,8 +61,9 @@ impl Held {
         }
     }
 
-    /// Whether a request that failed with `error` is to be held. A driver has no more of them than its queue is long; one
-    /// that makes a chain available again before it is answered is hostile, and would have this process hold any number.
+    /// Whether to hold a request that failed with `error`. A driver has no more requests than its queue is long; a
+    /// driver that makes a chain available again before it is answered is hostile, and would make this process hold any
+    /// number.
     pub(super) fn takes(&self, error: &io::Error) -> bool {
         let is_no_room = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         is_no_room && self.timer.is_some() && self.requests.len() < QUEUE_SIZE_MAX
@@ -77,13 +80,13 @@ impl Held {
     /// Takes the requests for another try, oldest first.
     pub(super) fn take(&mut self) -> Vec<Descriptors> {
         if let Some(timer) = &self.timer {
-            // Fails when it has not run out.
+            // Fails if the timer has not expired.
             let _ = rustix::io::read(timer, &mut [0; 8]);
         }
         std::mem::take(&mut self.requests)
     }
 
-    /// Forgets all of them: the driver has.
+    /// Forgets all requests, because the driver has.
     pub(super) fn clear(&mut self) {
         self.requests.clear();
     }
@@ -98,7 +101,7 @@ impl Held {
             it_interval: time(Duration::ZERO),
             it_value: time(RETRY_EVERY),
         };
-        // Fails for a time that is none only.
+        // Fails only for an invalid time.
         let _ = timerfd_settime(timer, TimerfdTimerFlags::empty(), &once);
     }
 }

@@ -1,5 +1,5 @@
-//! The block device (virtio 1.3, section 5.2): one queue, synchronous, straight between host files and guest memory.
-//! Only writes that the host has no room for are [`held`].
+//! Block device (virtio 1.3, section 5.2): one queue, synchronous, straight between host files and guest memory. Only
+//! writes that the host has no room for are [`held`].
 
 mod backend;
 mod config_space;
@@ -37,20 +37,20 @@ pub use request::SECTOR_BYTES;
 
 const QUEUE_SIZES: &[u16] = &[256];
 
-/// What went wrong so far, and whose fault it was.
+/// Counts of errors so far, by their origin.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BlockCounters {
-    /// Chains that cannot be answered: no header, no status byte, bad addresses.
+    /// Number of chains that cannot be answered: no header, no status byte, bad addresses.
     pub malformed: u64,
-    /// Requests answered with an error because of what they ask for.
+    /// Number of requests answered with an error because of what they ask for.
     pub refused: u64,
-    /// Requests that the host's files failed.
+    /// Number of requests that failed on the host's files.
     pub failed: u64,
-    /// Times that a write found no room on the host's disk, and was held.
+    /// Number of times that a write found no room on the host's disk, and was held.
     pub held: u64,
 }
 
-/// The device.
+/// Block device of a guest.
 #[derive(Debug)]
 pub struct BlockDevice {
     backend: Backend,
@@ -61,13 +61,13 @@ pub struct BlockDevice {
 }
 
 impl BlockDevice {
-    /// A device for `disk`. Of `serial`, the first 20 bytes count.
+    /// Makes a device for `disk`. Only the first 20 bytes of `serial` are used.
     #[must_use]
     pub fn new(disk: Disk, serial: &str, ignore_flush: bool) -> Self {
         Self::of(Backend::Disk { disk, ignore_flush }, serial)
     }
 
-    /// A device of empty disk slots, which the supervisor fills through `control`: see [`crate::disk_slots`].
+    /// Makes a device of empty disk slots, which the supervisor fills through `control`: see [`crate::disk_slots`].
     #[must_use]
     pub fn with_disk_slots(control: OwnedFd, serial: &str) -> Self {
         Self::of(Backend::DiskSlots(DiskSlots::new(control)), serial)
@@ -89,7 +89,7 @@ impl BlockDevice {
         }
     }
 
-    /// What went wrong so far.
+    /// Counts of errors so far.
     #[must_use]
     pub fn counters(&self) -> BlockCounters {
         self.counters
@@ -108,7 +108,7 @@ impl BlockDevice {
         }
     }
 
-    /// Tries the held requests again: a small one may find room where a large one does not.
+    /// Retries the held requests: a small one may find room where a large one does not.
     fn retry(&mut self, memory: &GuestMemoryMmap, queue: &mut Queue) -> Result<bool, virtio_queue::Error> {
         let mut answered = false;
         for descriptors in self.held.take() {
@@ -117,7 +117,7 @@ impl BlockDevice {
         Ok(answered)
     }
 
-    /// Answers a request, or holds it: `false`.
+    /// Answers a request, or holds it; returns whether it was answered.
     fn answer(
         &mut self,
         descriptors: Descriptors,
@@ -139,7 +139,7 @@ impl BlockDevice {
         Ok(written.is_some())
     }
 
-    /// Does it and answers: the bytes written to the guest, with the status; `None` where it is to be held.
+    /// Serves a request: returns the number of bytes written to the guest, including the status, or `None` to hold it.
     fn serve(&mut self, request: Request<'_>) -> Option<u32> {
         let (result, data_bytes) = match request.command {
             Command::Read { offset, target } => {

@@ -1,71 +1,71 @@
-//! A block request, parsed once from its chain (virtio 1.3, section 5.2.6). No I/O here.
+//! Block request, parsed once from its chain (virtio 1.3, section 5.2.6). No I/O here.
 
 use crate::limits::{BLOCK_DISCARD_SECTORS_MAX, BLOCK_DISCARD_SEGMENTS_MAX, BLOCK_REQUEST_BYTES_MAX};
 use crate::virtio::chain::{Buffers, Chain};
 
-/// Bytes of a sector, the unit of every position on the wire.
+/// Size of a sector in bytes, the unit of every position on the wire.
 pub const SECTOR_BYTES: u64 = 512;
 
-/// Answer: done.
+/// Status of a request that was done.
 pub(super) const STATUS_OK: u8 = 0;
-/// Answer: failed.
+/// Status of a request that failed.
 pub(super) const STATUS_IOERR: u8 = 1;
-/// Answer: the device does not do this.
+/// Status of a request that the device does not support.
 pub(super) const STATUS_UNSUPPORTED: u8 = 2;
 
-/// Bytes of the serial number in an answer (`VIRTIO_BLK_ID_BYTES`).
+/// Length of the serial number in an answer, in bytes (`VIRTIO_BLK_ID_BYTES`).
 pub(super) const SERIAL_BYTES: usize = 20;
 
 const HEADER_BYTES: usize = 16;
 const SEGMENT_BYTES: usize = 16;
 const SEGMENT_UNMAP: u32 = 1;
 
-/// What a disk allows.
+/// Properties of a disk that requests must respect.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Geometry {
-    /// Bytes on the disk.
+    /// Capacity of the disk in bytes.
     pub(super) capacity_bytes: u64,
-    /// No writes of any kind.
+    /// Whether writes of any kind are refused.
     pub(super) readonly: bool,
 }
 
-/// A range of bytes on the disk, within its capacity.
+/// Range of bytes on the disk, within its capacity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Range {
-    /// First byte.
+    /// Offset of the first byte.
     pub(super) offset: u64,
-    /// How many.
+    /// Number of bytes.
     pub(super) bytes: u64,
 }
 
-/// What to do; every position is within the disk, every length as required.
+/// Command of a request; every position is within the disk, every length as required.
 #[derive(Debug)]
 pub(super) enum Command<'m> {
-    /// Disk to memory.
+    /// Reads from disk to memory.
     Read { offset: u64, target: Buffers<'m> },
-    /// Memory to disk.
+    /// Writes from memory to disk.
     Write { offset: u64, source: Buffers<'m> },
-    /// Make earlier writes durable.
+    /// Makes earlier writes durable.
     Flush,
-    /// The serial number.
+    /// Returns the serial number.
     Serial { target: Buffers<'m> },
-    /// Contents no longer matter.
+    /// Discards ranges, whose contents no longer matter.
     Discard(Vec<Range>),
-    /// Contents become zero; the flag of each says whether the space may be given back.
+    /// Makes the contents of ranges zero; the flag of each permits freeing the space.
     WriteZeroes(Vec<(Range, bool)>),
-    /// The answer is known already.
+    /// Refuses the request with a status that is known already.
     Refuse { status: u8 },
 }
 
-/// A request and where its answer goes.
+/// Request with the place of its answer.
 #[derive(Debug)]
 pub(super) struct Request<'m> {
     pub(super) command: Command<'m>,
-    /// One byte.
+    /// Place of the status, one byte.
     pub(super) status: Buffers<'m>,
 }
 
-/// A chain that cannot even be answered.
+/// Error of a chain that cannot even be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RequestError {
     #[error("no room for a header")]

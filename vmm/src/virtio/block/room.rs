@@ -1,5 +1,6 @@
-//! Room on the host's disk that guests leave to others. A guest would take the last of it, and each byte that is freed
-//! later, whoever frees it and for what: Capsid could not write its state any more, not even to remove a container.
+//! Room on the host's disk that guests leave to others. Without this limit a guest would take the last of it, and each
+//! byte that is freed later, whoever frees it and for what purpose: Capsid could not write its state any more, not even
+//! to remove a container.
 
 use std::fs::File;
 use std::io;
@@ -10,12 +11,12 @@ use rustix::fs::SeekFrom;
 use super::request::Range;
 use crate::limits::{ROOM_KEPT_BYTES, ROOM_KEPT_PART};
 
-/// Bytes that may be written before the next look at the disk.
+/// Number of bytes that may be written before the next check of the disk.
 const LOOK_BYTES: u64 = 1 << 20;
-/// Time that may pass before it.
+/// Time that may pass before the next check of the disk.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Bytes that may be written to a sparse file before the next look at the host's disk.
+/// Number of bytes that may be written to a sparse file before the next check of the host's disk.
 #[derive(Debug)]
 pub(super) struct Room {
     bytes_left: u64,
@@ -33,7 +34,8 @@ impl Room {
     /// Takes room for a write.
     ///
     /// # Errors
-    /// [`io::ErrorKind::StorageFull`], as the host's own, where there is too little and some of the range has no blocks yet.
+    /// [`io::ErrorKind::StorageFull`], like the host's own error, if there is too little room and some of the range has
+    /// no blocks yet.
     pub(super) fn take(&mut self, file: &File, range: Range) -> io::Result<()> {
         if self.bytes_left < range.bytes || self.looked.elapsed() > LOOK_EVERY {
             self.looked = Instant::now();
@@ -48,7 +50,7 @@ impl Room {
     }
 }
 
-/// Bytes that guests may fill.
+/// Number of bytes that guests may still fill.
 fn free_bytes(file: &File) -> io::Result<u64> {
     let disk = rustix::fs::fstatvfs(file)?;
     let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);

@@ -1,4 +1,4 @@
-//! The disk as a guest sees it, and as a hostile one tries it.
+//! Tests of the disk as a guest sees it, including a hostile one.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -13,7 +13,7 @@ use crate::virtio::test_driver::{Part, TestQueue, memory, process};
 const HEADER: u64 = TestQueue::FREE;
 const STATUS: u64 = TestQueue::FREE + 0x100;
 pub(super) const DATA: u64 = TestQueue::FREE + 0x1000;
-/// The border between the two regions of memory.
+/// Border between the two regions of memory.
 const BORDER: u64 = crate::virtio::test_driver::MEMORY_BYTES / 2;
 
 pub(super) const IN: u32 = 0;
@@ -60,7 +60,7 @@ impl Fixture {
         }
     }
 
-    /// Lets the device hear its supervisor.
+    /// Makes the device read its control socket.
     pub(super) fn poke(&mut self) {
         let queues = &mut [&mut self.queue];
         process(&mut self.device, Cause::Backend, &self.memory, queues).expect("no queue is touched");
@@ -70,7 +70,7 @@ impl Fixture {
         self.device.counters()
     }
 
-    /// Sends a request whose data are `parts`; the bytes used and the status.
+    /// Sends a request whose data are `parts`; returns the number of used bytes and the status.
     pub(super) fn request(&mut self, kind: u32, sector: u64, parts: &[Part]) -> (u32, u8) {
         let mut header = [0; 16];
         header[..4].copy_from_slice(&kind.to_le_bytes());
@@ -94,7 +94,8 @@ impl Fixture {
         )
     }
 
-    /// Makes a request of 512 bytes available, away from those of [`Self::request`], which may overtake it.
+    /// Makes a request of 512 bytes available, at addresses apart from those of [`Self::request`], which may overtake
+    /// it.
     pub(super) fn submit(&mut self, kind: u32, sector: u64, data: [u8; 512]) {
         let mut header = [0; 16];
         header[..4].copy_from_slice(&kind.to_le_bytes());
@@ -395,7 +396,7 @@ proptest! {
         for chain in &chains {
             fixture.queue.add(&fixture.memory, chain);
         }
-        // Data may have been read over the rings: then the queue is at fault, and that is all.
+        // The data may have overwritten the rings: then the queue is at fault, and nothing else.
         let _ = process(&mut fixture.device, Cause::Queue(0), &fixture.memory, &mut [&mut fixture.queue]);
         prop_assert_eq!(fixture.file_bytes(), vec![5; 8192]);
     }

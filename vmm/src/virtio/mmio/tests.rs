@@ -1,4 +1,4 @@
-//! The transport as a guest sees it, well-behaved and hostile.
+//! Tests of the transport as a guest sees it, well-behaved and hostile.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Mutex;
@@ -17,7 +17,7 @@ const EVENTS: &[u32] = &[
     VIRTIO_MMIO_QUEUE_AVAIL_LOW,
 ];
 
-/// What the device was told, in order.
+/// Call that the device received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Call {
     Activate(u64),
@@ -25,7 +25,7 @@ enum Call {
     Process(Cause),
 }
 
-/// A device that remembers what it is told and that can be made to fail.
+/// Device that records its calls and that can be made to fail.
 struct Recorder {
     calls: Arc<Mutex<Vec<Call>>>,
     config: Vec<u8>,
@@ -81,7 +81,7 @@ impl Device for Recorder {
     }
 }
 
-/// A transport with everything around it.
+/// Transport with everything around it.
 struct Bench {
     transport: Transport,
     calls: Arc<Mutex<Vec<Call>>>,
@@ -293,14 +293,14 @@ fn configuration_reads_end_in_zeros() {
     assert_eq!(bench.transport.metrics.bad_accesses.get(), 1);
 }
 
-/// What a hostile guest may do next.
+/// Next step of a hostile guest.
 #[derive(Debug, Clone)]
 enum Step {
     Read(u64, usize),
     Write(u64, Vec<u8>),
     Settle,
     Process(Cause),
-    /// Everything as it should be, so that the later states are reached.
+    /// Does everything as it should be, so that the later states are reached.
     Start,
 }
 
@@ -329,7 +329,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Whatever a guest does: no panic; the device hears `activate` and `reset` in turns, and works only in between.
+    /// Tests that any guest causes no panic; `activate` and `reset` of the device alternate, and it works only in
+    /// between.
     #[test]
     fn hostile_sequences_keep_the_contract(steps in prop::collection::vec(step(), 0..200), faulty: bool) {
         let bench = Bench::new(faulty);

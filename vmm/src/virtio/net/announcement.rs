@@ -1,5 +1,6 @@
-//! Frames that tell a guest's link where it is, in its name and before it has said anything: what comes for it is sent
-//! to everybody until then, and such a packet is none for Linux' TCP; or, of IPv6, to an address that passt made up.
+//! Frames that announce a guest's location on its link, sent in its name before it has sent anything. Until then,
+//! packets for it are sent to everybody, and Linux' TCP accepts no such packet; or, with IPv6, they are sent to an
+//! address that passt made up.
 
 use std::net::IpAddr;
 
@@ -8,12 +9,12 @@ use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, Icmpv6Type, 
 use super::Mac;
 use super::discovery::{ALL_NODES, NEIGHBOR_ADVERTISEMENT, ON_LINK_HOPS, link_local, multicast_hardware};
 
-/// Target link-layer address, and its length in units of eight bytes (RFC 4861, section 4.6.1).
+/// Option type of the target link-layer address, and its length in units of eight bytes (RFC 4861, section 4.6.1).
 const TARGET_HARDWARE: [u8; 2] = [2, 1];
-/// Whatever was known before is no more (RFC 4861, section 4.4: the override flag).
+/// Override flag: the advertisement replaces whatever was known before (RFC 4861, section 4.4).
 const OVERRIDE: [u8; 4] = [0x20, 0, 0, 0];
 
-/// Those of a guest with these addresses.
+/// Announcement frames of a guest with these addresses.
 pub(super) fn frames(mac: Mac, addresses: &[IpAddr]) -> Vec<Vec<u8>> {
     let v4 = addresses.iter().find_map(|address| match address {
         IpAddr::V4(address) => Some(address.octets()),
@@ -24,7 +25,7 @@ pub(super) fn frames(mac: Mac, addresses: &[IpAddr]) -> Vec<Vec<u8>> {
     v4.into_iter().chain(has_v6.then(|| advertisement(mac))).collect()
 }
 
-/// A gratuitous ARP request (RFC 5227, section 3).
+/// Frame of a gratuitous ARP request (RFC 5227, section 3).
 fn arp(mac: Mac, own: [u8; 4]) -> Option<Vec<u8>> {
     let (hardware, kind) = (ArpHardwareId::ETHERNET, EtherType::IPV4);
     let packet = ArpPacket::new(hardware, kind, ArpOperation::REQUEST, &mac, &own, &[0; 6], &own).ok()?;
@@ -36,8 +37,7 @@ fn arp(mac: Mac, own: [u8; 4]) -> Option<Vec<u8>> {
     Some(frame)
 }
 
-/// An unsolicited neighbour advertisement of the address that the guest has on its link by itself (RFC 4861, section
-/// 7.2.6).
+/// Frame of an unsolicited neighbor advertisement for the guest's link-local address (RFC 4861, section 7.2.6).
 fn advertisement(mac: Mac) -> Vec<u8> {
     let own = link_local(mac).octets();
     let advertised = Icmpv6Type::Unknown {
@@ -46,7 +46,7 @@ fn advertisement(mac: Mac) -> Vec<u8> {
         bytes5to8: OVERRIDE,
     };
     let mut frame = Vec::new();
-    // The same.
+    // Writing to memory does not fail.
     let _ = PacketBuilder::ethernet2(mac, multicast_hardware(ALL_NODES))
         .ipv6(own, ALL_NODES.octets(), ON_LINK_HOPS)
         .icmpv6(advertised)

@@ -1,4 +1,4 @@
-//! The device: its queues, and how much is done in one turn.
+//! Network device: its queues, and how much is done in one turn.
 
 use std::io;
 use std::net::IpAddr;
@@ -31,53 +31,53 @@ use crate::segments::{Change, DONE, MESSAGE_BYTES_MAX, REFUSED};
 use crate::virtio::chain::{self, Buffers};
 use crate::virtio::device::{Cause, Device, QueueFault, Signals};
 
-/// Receive and transmit: one pair.
+/// Queue sizes of receive and transmit: one pair.
 const QUEUE_SIZES: &[u16] = &[256, 256];
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 
-/// Bytes of `struct virtio_net_config` up to the MTU: hardware address, status, queue pairs, MTU.
+/// Size of `struct virtio_net_config` in bytes, up to the MTU: hardware address, status, queue pairs, MTU.
 const CONFIG_BYTES: usize = 12;
 
-/// Behind those of the links.
+/// Event of [`NetDevice::come_again`], numbered after those of the links.
 const AGAIN_EVENT: u64 = Links::EVENTS;
 const TIMER_EVENT: u64 = AGAIN_EVENT + 1;
 const CONTROL_EVENT: u64 = TIMER_EVENT + 1;
 
-/// Why there is no device.
+/// Reason why there is no network device.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
-    /// The group bit of a hardware address names many machines.
+    /// The hardware address has the group bit, which names many machines.
     #[error("{mac:02x?} cannot be a machine's hardware address")]
     Mac {
-        /// The configured one.
+        /// Configured hardware address.
         mac: Mac,
     },
-    /// Epoll, eventfd or timerfd.
+    /// Epoll, eventfd or timerfd could not be made.
     #[error("cannot wait for the network")]
     Wait(#[source] io::Error),
 }
 
-/// The device.
+/// Network device of a guest.
 #[derive(Debug)]
 pub struct NetDevice {
     config: [u8; CONFIG_BYTES],
-    /// Waits for the network, and for [`Self::come_again`].
+    /// Epoll instance that waits for the network, and for [`Self::come_again`].
     epoll: Epoll,
     again: OwnedFd,
-    /// Where the supervisor says what this is connected to: see [`crate::segments`].
+    /// Socket on which the supervisor sends what this device is connected to: see [`crate::segments`].
     control: OwnedFd,
     links: Links,
     limiter: RateLimiter,
     filter: PacketFilter,
-    /// The frame that is looked at, out of others' reach.
+    /// Frame being examined, in host memory that the guest cannot change.
     frame: Vec<u8>,
     rx_format: RxFormat,
 }
 
 impl NetDevice {
-    /// A device of a guest with this hardware address, that is connected to nothing before `control` says so. Its guest
-    /// asks `resolver` for names; `bytes_per_second` limits each way, answers included.
+    /// Makes the device of a guest with this hardware address. It is connected to nothing until `control` says so. Its
+    /// guest asks `resolver` for names; `bytes_per_second` limits each direction, including answers.
     ///
     /// # Errors
     /// [`NetError`].
@@ -119,13 +119,13 @@ impl NetDevice {
         })
     }
 
-    /// What ended here so far.
+    /// Counts of the frames that were dropped or refused so far.
     #[must_use]
     pub fn counters(&self) -> NetCounters {
         self.filter.counters
     }
 
-    /// Takes in what the guest has sent; whether chains were used.
+    /// Processes the frames that the guest has sent; returns whether chains were used.
     fn drain_transmit(&mut self, memory: &GuestMemoryMmap, queue: &mut Queue) -> Result<bool, virtio_queue::Error> {
         let mut frames = 0;
         loop {
@@ -143,7 +143,7 @@ impl NetDevice {
             }
             self.links.flush();
             if !self.may_transmit() {
-                // The network's next room brings us here again, or the timer.
+                // The device is processed again when the network has room, or by the timer.
                 return Ok(frames > 0);
             }
             if frames == NET_FRAMES_PER_TURN {
@@ -156,12 +156,12 @@ impl NetDevice {
         }
     }
 
-    /// Whether the guest's next frame can be taken in now.
+    /// Whether the guest's next frame can be processed now.
     fn may_transmit(&self) -> bool {
         !self.links.is_full() && !self.limiter.holds(Direction::Transmit)
     }
 
-    /// Passes a frame on, if it may.
+    /// Forwards a frame, if the packet filter permits it.
     fn transmit(&mut self, mut readable: Buffers<'_>) {
         let header = readable.take_array::<HEADER_BYTES>();
         let bytes = readable.len();
@@ -171,7 +171,7 @@ impl NetDevice {
         };
         self.limiter.take(Direction::Transmit, bytes);
         self.frame.resize(bytes, 0);
-        // Once: what is looked at is what is passed on, whatever the guest writes meanwhile.
+        // Copied once: what is examined is what is forwarded, whatever the guest writes at the same time.
         readable.copy_to(&mut self.frame);
         if header::finish(header, &mut self.frame).is_err() {
             self.filter.counters.malformed += 1;
@@ -184,24 +184,24 @@ impl NetDevice {
         }
     }
 
-    /// Passes a question on that a segment has given back, if it may.
+    /// Forwards a question that a segment has returned, if the packet filter permits it.
     fn pass_on_returned(&mut self, slot: Slot) {
         match self.filter.examine_returned(&mut self.frame, slot) {
-            // The resolver is asked again when it does not answer; the segment's other frames are not to wait.
+            // The guest asks the resolver again when it does not answer; the segment's other frames must not wait.
             Verdict::Pass(port) if !self.links.send(port, &self.frame) => self.filter.counters.dropped += 1,
             Verdict::Answer(answer) => self.links.answer(answer),
             Verdict::Pass(_) | Verdict::Drop => {}
         }
     }
 
-    /// Gives the guest what is there for it, as far as it has room; whether it is to be interrupted.
+    /// Delivers waiting frames to the guest, as far as it has room; returns whether it is to be interrupted.
     fn fill_receive(&mut self, memory: &GuestMemoryMmap, queue: &mut Queue) -> Result<bool, virtio_queue::Error> {
         let mut ring = ReceiveRing::new(queue, memory, self.rx_format);
         ring.expect_nothing()?;
         let mut frames = 0;
         while frames < NET_FRAMES_PER_TURN {
             if self.limiter.holds(Direction::Receive) {
-                // The timer brings us here again.
+                // The timer causes the device to be processed again.
                 return ring.needs_interrupt();
             }
             let Some((source, frame)) = self.links.next() else {
@@ -226,7 +226,7 @@ impl NetDevice {
                     if delivery == Delivery::Impossible {
                         self.filter.counters.dropped += 1;
                     }
-                    // What is on the segment may not be answered through the uplink.
+                    // What a segment sends must not open a way for answers through the uplink.
                     if source == Source::Link(Port::Uplink) {
                         self.filter.note(frame, Instant::now());
                     }
@@ -238,13 +238,13 @@ impl NetDevice {
         ring.needs_interrupt()
     }
 
-    /// Does what the supervisor asks for, as far as it has asked.
+    /// Applies the changes that the supervisor has sent.
     fn handle_control(&mut self) {
         loop {
             let done = match message::receive(&self.control, MESSAGE_BYTES_MAX, 1) {
                 Received::Nothing => return,
                 Received::End => {
-                    // It would be told again and again. This process is about to end as well.
+                    // Epoll would report the end again and again. This process is about to end as well.
                     let event = EpollEvent::default();
                     let _ = self
                         .epoll
@@ -302,16 +302,16 @@ impl NetDevice {
         }
     }
 
-    /// Tells the uplink who is here. A switch knows its members.
+    /// Announces the guest on the uplink. A switch knows its members already.
     fn announce(&mut self) {
         for frame in self.filter.announcement() {
             self.links.send(Port::Uplink, &frame);
         }
     }
 
-    /// Has [`Device::process`] called again although nothing happens.
+    /// Requests that [`Device::process`] is called again although no event happens.
     fn come_again(&self) {
-        // Fails only when it is raised already.
+        // Fails only if it is raised already.
         let _ = rustix::io::write(&self.again, &1_u64.to_ne_bytes());
     }
 
@@ -381,7 +381,7 @@ impl Device for NetDevice {
         }
         self.limiter.begin_turn();
         let mut was_full = false;
-        // The receive queue goes last: what the guest has sent may call for answers.
+        // The receive queue is processed last: what the guest has sent may cause answers.
         for index in [TRANSMIT, RECEIVE] {
             let fault = |source| QueueFault { index, source };
             let Some(queue) = queues.get_mut(index).filter(|queue| queue.ready()) else {
@@ -401,7 +401,7 @@ impl Device for NetDevice {
         }
         self.links.watch(&self.epoll);
         self.limiter.end_turn();
-        // A link that has no room is waited for, unless it was lost since: nothing is heard of it then.
+        // A link without room is waited for, unless it was lost meanwhile: then there are no further events of it.
         if was_full && !self.links.is_full() {
             self.come_again();
         }

@@ -1,7 +1,7 @@
-//! How hosts of a link learn each other's hardware addresses: ARP (RFC 826) and neighbor discovery (RFC 4861).
+//! Resolution of hardware addresses on a link: ARP (RFC 826) and neighbor discovery (RFC 4861).
 //!
-//! Nothing of either crosses a link: what the guest asks is answered by its device, or on a segment by the switch, and
-//! what it announces is known.
+//! No message of either crosses a link: the device answers the guest's questions, or the switch does so on a segment,
+//! and what the guest announces is known already.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,71 +10,71 @@ use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, PacketBuilde
 use super::Mac;
 use super::frame::FrameError;
 
-/// Neighbor discovery comes from the same link (RFC 4861, section 7.1).
+/// Hop limit of neighbor discovery, which proves that a message comes from the same link (RFC 4861, section 7.1).
 pub(super) const ON_LINK_HOPS: u8 = 255;
-/// Router solicitation, router advertisement, neighbor solicitation and advertisement, redirect. Advertisements of routers
-/// and redirects are no host's messages, and are [`super::transport::Transport::Routing`].
+/// Message types: router solicitation, router advertisement, neighbor solicitation and advertisement, redirect. Router
+/// advertisements and redirects are not sent by hosts, and are [`super::transport::Transport::Routing`].
 const ROUTER_SOLICITATION: u8 = 133;
 const NEIGHBOR_SOLICITATION: u8 = 135;
 pub(super) const NEIGHBOR_ADVERTISEMENT: u8 = 136;
-/// Bytes of any such message before its target or its options.
+/// Length in bytes of any such message before its target or its options.
 const HEADER_BYTES: usize = 8;
-/// The flag of an advertisement that answers a solicitation.
+/// Flag of an advertisement that answers a solicitation.
 const SOLICITED: u8 = 0x40;
-/// Solicited, and to replace what was known before (RFC 4861, section 4.4).
+/// Flags of an answer: solicited, and replacing what was known before (RFC 4861, section 4.4).
 const ANSWER_FLAGS: [u8; 4] = [SOLICITED | 0x20, 0, 0, 0];
-/// Options of the sender's and of the target's hardware address, one unit of eight bytes long.
+/// Option types of the sender's and of the target's hardware address, each one unit of eight bytes long.
 const SOURCE_HARDWARE: u8 = 1;
 const TARGET_HARDWARE: u8 = 2;
-/// All nodes and all routers of the link.
+/// Multicast addresses of all nodes and of all routers of the link.
 pub(super) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 
-/// Bytes of a message of ARP about IPv4 over Ethernet.
+/// Length in bytes of an ARP message about IPv4 over Ethernet.
 const ARP_BYTES: usize = 28;
-/// Ethernet, IPv4, and the bytes of their addresses.
+/// Kinds in an ARP message: Ethernet, IPv4, and the lengths of their addresses.
 const ARP_KINDS: [u8; 6] = [0, 1, 8, 0, 6, 4];
 
-/// A message of ARP.
+/// ARP message about IPv4 over Ethernet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Arp {
-    /// Whether it is a question; else it is an answer.
+    /// Whether the message is a question; otherwise it is an answer.
     pub(crate) is_request: bool,
     pub(crate) hardware: Mac,
     pub(crate) sender: Ipv4Addr,
     pub(crate) target: Ipv4Addr,
 }
 
-/// A host's message of neighbor discovery.
+/// Neighbor discovery message that a host may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Discovery {
     pub(crate) kind: DiscoveryKind,
     pub(crate) from: Ipv6Addr,
-    /// The hardware address that its options name, if any does.
+    /// Hardware address in the options, if there is one.
     pub(crate) hardware: Option<Mac>,
 }
 
-/// Kind of a host's message of neighbor discovery.
+/// Kind of a neighbor discovery message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DiscoveryKind {
-    /// A question for routers.
+    /// Question for routers.
     Routers,
-    /// A question for the hardware address of `target`; without a sender's address, whether `target` is taken.
+    /// Question for the hardware address of `target`; without a sender's address, whether `target` is taken.
     Solicitation { target: Ipv6Addr },
-    /// An answer about `target`.
+    /// Answer about `target`.
     Advertisement { target: Ipv6Addr },
 }
 
-/// A question for a neighbor's hardware address.
+/// Question for a neighbor's hardware address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Question {
-    /// Hardware address of who asks.
+    /// Hardware address of the host that asks.
     pub(crate) hardware: Mac,
-    /// Network addresses of who asks and of who is asked for.
+    /// Network addresses of the host that asks and of the host that is asked for.
     pub(crate) ends: QuestionEnds,
 }
 
-/// Network addresses of who asks and of who is asked for.
+/// Network addresses of the host that asks and of the host that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum QuestionEnds {
     V4 { sender: Ipv4Addr, target: Ipv4Addr },
@@ -82,7 +82,7 @@ pub(crate) enum QuestionEnds {
 }
 
 impl Arp {
-    /// Parses what follows the Ethernet header of a frame to the hardware address `to`; also its length.
+    /// Parses what follows the Ethernet header of a frame to the hardware address `to`; also returns its length.
     pub(super) fn parse(bytes: &[u8], to: Mac) -> Result<(Self, usize), FrameError> {
         let message = bytes.first_chunk::<ARP_BYTES>().ok_or(FrameError::Malformed)?;
         let [k0, k1, k2, k3, k4, k5, 0, operation @ (1 | 2), rest @ ..] = *message else {
@@ -102,7 +102,7 @@ impl Arp {
         Ok((arp, ARP_BYTES))
     }
 
-    /// The question that is to be answered, if it is one.
+    /// Question to be answered, if the message is one.
     pub(crate) fn question(&self) -> Option<Question> {
         self.is_request.then_some(Question {
             hardware: self.hardware,
@@ -115,13 +115,13 @@ impl Arp {
 }
 
 impl Discovery {
-    /// Whether a message of ICMPv6 is a host's of neighbor discovery.
+    /// Whether an ICMPv6 message is a neighbor discovery message that a host may send.
     pub(super) fn is(message: &[u8]) -> bool {
         let kinds = [ROUTER_SOLICITATION, NEIGHBOR_SOLICITATION, NEIGHBOR_ADVERTISEMENT];
         message.first().is_some_and(|kind| kinds.contains(kind))
     }
 
-    /// Parses such a message, and checks it as RFC 4861 has a receiver check it (sections 6.1.1 and 7.1).
+    /// Parses a neighbor discovery message, and checks it as RFC 4861 requires of a receiver (sections 6.1.1 and 7.1).
     pub(super) fn parse(
         message: &[u8],
         (from, to): (Ipv6Addr, Ipv6Addr),
@@ -157,7 +157,7 @@ impl Discovery {
             }
         };
         let named = named_hardware(options)?;
-        // Who has no address yet names no hardware either, and has nothing to answer with.
+        // A host without an address does not name its hardware either, and has nothing to answer with.
         let is_nobodys = from.is_unspecified();
         let may_be_nobodys = named.is_none() && !matches!(kind, DiscoveryKind::Advertisement { .. });
         if !is_addressed || is_nobodys && !may_be_nobodys || from.is_multicast() {
@@ -170,8 +170,8 @@ impl Discovery {
         })
     }
 
-    /// The question that is to be answered, if it is one: nobody answers whether an address is taken but who has it.
-    /// `hardware` is that of who asks.
+    /// Question to be answered, if the message is one: only the owner of an address answers whether it is taken.
+    /// `hardware` is the hardware address of the host that asks.
     pub(crate) fn question(&self, hardware: Mac) -> Option<Question> {
         match self.kind {
             DiscoveryKind::Solicitation { target } if !self.from.is_unspecified() => Some(Question {
@@ -187,7 +187,7 @@ impl Discovery {
 }
 
 impl Question {
-    /// Whom it asks for.
+    /// Network address that the question asks for.
     pub(crate) fn target(&self) -> IpAddr {
         match self.ends {
             QuestionEnds::V4 { target, .. } => target.into(),
@@ -195,7 +195,7 @@ impl Question {
         }
     }
 
-    /// The frame that answers that the target is at `owner`.
+    /// Frame that answers that the target is at `owner`.
     pub(crate) fn answer(&self, owner: Mac) -> Option<Vec<u8>> {
         let ethernet = PacketBuilder::ethernet2(owner, self.hardware);
         let mut answer = Vec::new();
@@ -225,26 +225,26 @@ impl Question {
     }
 }
 
-/// The address that a host has on its link by itself (RFC 4291, appendix A).
+/// Link-local address that a host derives from its hardware address (RFC 4291, appendix A).
 pub(crate) fn link_local(mac: Mac) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac;
     let interface = [a ^ 2, b, c, 0xff, 0xfe, d, e, f];
     Ipv6Addr::from_bits(0xfe80_u128 << 112 | u128::from(u64::from_be_bytes(interface)))
 }
 
-/// The multicast address of all that might have `target` (RFC 4291, section 2.7.1).
+/// Multicast address of all hosts that might have `target` (RFC 4291, section 2.7.1).
 fn solicited_node(target: Ipv6Addr) -> Ipv6Addr {
     const PREFIX: u128 = 0xff02_0000_0000_0000_0000_0001_ff00_0000;
     Ipv6Addr::from_bits(PREFIX | target.to_bits() & 0x00ff_ffff)
 }
 
-/// The hardware address of a multicast address (RFC 2464, section 7).
+/// Hardware address of a multicast address (RFC 2464, section 7).
 pub(super) fn multicast_hardware(to: Ipv6Addr) -> Mac {
     let [.., a, b, c, d] = to.octets();
     [0x33, 0x33, a, b, c, d]
 }
 
-/// Whether a message to `to` has another hardware address than belongs to it.
+/// Whether a message to `to` was sent to a hardware address that does not belong to `to`.
 fn hardware_mismatches(to: Ipv6Addr, hardware: Mac) -> bool {
     if to.is_multicast() {
         hardware != multicast_hardware(to)
@@ -253,7 +253,7 @@ fn hardware_mismatches(to: Ipv6Addr, hardware: Mac) -> bool {
     }
 }
 
-/// The hardware address that options name. They fill the message, and never name two.
+/// Hardware address in `options`, which must fill the message and name at most one.
 fn named_hardware(mut options: &[u8]) -> Result<Option<Mac>, FrameError> {
     let mut named = None;
     while let [kind, units, ..] = options {
@@ -315,7 +315,7 @@ mod tests {
         for to in ["ff02::1", "ff02::1:ff02:4", "fd63::1", "::1", "2001:db8::1"] {
             assert_eq!(parse(&good, SENDER, to), Err(FrameError::Malformed), "{to}");
         }
-        // Whether an address is taken is asked without one, and without hardware.
+        // A probe whether an address is taken has neither a sender's address nor hardware.
         let probe = message(NEIGHBOR_SOLICITATION, 0, TARGET, &[14, 1, 0, 0, 0, 0, 0, 0]);
         let found = parse(&probe, "::", "ff02::1:ff02:3").expect("a probe");
         assert_eq!((found.hardware, found.question(MAC)), (None, None));

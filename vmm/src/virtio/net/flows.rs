@@ -1,5 +1,5 @@
-//! Conversations that a guest goes on with, though it might not begin them: those that others began through a published
-//! port, and those with addresses that a name had once.
+//! Conversations that a guest may continue although it may not start them: those that others started through a
+//! published port, and those with addresses that a name had once.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,28 +8,30 @@ use std::time::{Duration, Instant};
 use crate::egress::Protocol;
 use crate::limits::NET_FLOWS_MAX;
 
-/// How long after its last packet a conversation over UDP, or an echo, is over: conntrack's `udp_timeout_stream`.
+/// Lifetime of a conversation over UDP, or an echo, after its last packet: conntrack's `udp_timeout_stream`.
 const CONNECTIONLESS_LIFE: Duration = Duration::from_secs(120);
-/// The same of TCP: longer than two hours, after which Linux asks for a sign of life.
+/// Lifetime of a TCP conversation after its last packet: longer than two hours, after which Linux sends a keep-alive
+/// probe.
 const CONNECTED_LIFE: Duration = Duration::from_secs(3 * 3600);
 
-/// Whose conversation.
+/// Conversation, identified by its protocol and its two ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Flow {
     pub(super) protocol: Protocol,
-    /// The guest's port; of an echo, its identifier.
+    /// Port of the guest; identifier of an echo.
     pub(super) port: u16,
     pub(super) peer: IpAddr,
-    /// 0 of an echo.
+    /// Port of the peer; 0 for an echo.
     pub(super) peer_port: u16,
 }
 
-/// The conversations known, and when their last packet came.
+/// Table of the known conversations with the time of their last packet.
 #[derive(Debug, Default)]
 pub(super) struct Flows(HashMap<Flow, Instant>);
 
 impl Flows {
-    /// A packet of `flow` came. When there are too many, that which was silent the longest is forgotten.
+    /// Records a packet of `flow`. When there are too many conversations, those that were silent the longest are
+    /// forgotten.
     pub(super) fn note(&mut self, flow: Flow, now: Instant) {
         if self.0.len() >= NET_FLOWS_MAX && !self.0.contains_key(&flow) {
             self.forget_some(now);
@@ -37,14 +39,14 @@ impl Flows {
         self.0.insert(flow, now);
     }
 
-    /// A packet of `flow` came, which goes on if it is known and not over.
+    /// Records a packet of `flow`, if the conversation is known and not over.
     pub(super) fn refresh(&mut self, flow: Flow, now: Instant) {
         if let Some(last) = self.0.get_mut(&flow).filter(|last| !is_over(flow, **last, now)) {
             *last = now;
         }
     }
 
-    /// Whether the guest may go on with `flow`.
+    /// Whether the guest may continue `flow`.
     pub(super) fn has(&self, flow: Flow, now: Instant) -> bool {
         self.0.get(&flow).is_some_and(|&last| !is_over(flow, last, now))
     }
@@ -53,7 +55,8 @@ impl Flows {
         self.0.clear();
     }
 
-    /// Those that are over; when none is, the eighth that was silent the longest, so that it is not looked for each time.
+    /// Forgets the conversations that are over; if there are none, the eighth of all that was silent the longest, so
+    /// that the search is not repeated for each new one.
     fn forget_some(&mut self, now: Instant) {
         self.0.retain(|flow, last| !is_over(*flow, *last, now));
         if self.0.len() < NET_FLOWS_MAX {
@@ -96,7 +99,7 @@ mod tests {
         let later = now + CONNECTIONLESS_LIFE + Duration::from_secs(1);
         assert!(flows.has(udp, now) && !flows.has(udp, later));
         assert!(flows.has(tcp, later) && !flows.has(flow(Protocol::Tcp, 2), now));
-        // What is over, or never was, does not begin by going on.
+        // A conversation that is over, or was never known, is not started by a refresh.
         flows.refresh(udp, later);
         flows.refresh(flow(Protocol::Udp, 2), now);
         assert!(!flows.has(udp, later) && !flows.has(flow(Protocol::Udp, 2), now));

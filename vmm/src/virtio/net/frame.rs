@@ -1,4 +1,4 @@
-//! The closed grammar of frames. A frame that does not follow it goes nowhere: a parser behind this one, such as passt's,
+//! Closed grammar of frames. A frame that does not follow it is dropped: a parser behind this one, such as passt's,
 //! might read it differently.
 //!
 //! | layer | accepted | everything else |
@@ -10,8 +10,8 @@
 //! | transport | see [`super::transport`] | malformed; other protocols stay opaque |
 //! | neighbor discovery | see [`super::discovery`] | malformed |
 //!
-//! [`serialize`] writes what an accepted frame leaves open: after it, no byte of a header has a value that was not
-//! checked, is not opaque to every parser (traffic class, flow label, identification), or was not written here.
+//! [`serialize`] rewrites what the grammar leaves open: after it, each byte of a header has been checked, has been
+//! written here, or is opaque to every parser (traffic class, flow label, identification).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -21,39 +21,39 @@ use super::refusal::Ends;
 use super::transport::{ICMP_V6, Transport};
 use super::{ETHERNET_BYTES, Mac};
 
-/// EtherTypes.
+/// EtherType numbers.
 const ARP: u16 = 0x0806;
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
-/// Bytes of the only IPv4 header that is accepted: one without options.
+/// Length in bytes of the only IPv4 header that is accepted: one without options.
 const IPV4_BYTES: usize = 20;
-/// Bytes of an IPv6 header.
+/// Length of an IPv6 header in bytes.
 const IPV6_BYTES: usize = 40;
 /// Number of IPv6's fragment header.
 const FRAGMENT_HEADER: u8 = 44;
-/// Numbers of IPv6's extension headers (IANA, "IPv6 Extension Header Types"), of "no next header" and of ESP, whose
-/// content another parser may look into.
+/// Numbers of IPv6's extension headers (IANA, "IPv6 Extension Header Types"), including "no next header" and ESP, whose
+/// content another parser may examine.
 const EXTENSION_HEADERS: [u8; 12] = [0, 43, 44, 50, 51, 59, 60, 135, 139, 140, 253, 254];
-/// The authentication header, which is an IPv4 packet's extension header too.
+/// Number of the authentication header, which is an extension header in IPv4 packets too.
 const AUTHENTICATION_HEADER: u8 = 51;
 
-/// Why a frame is not accepted.
+/// Reason why a frame is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FrameError {
-    /// A frame outside of the grammar.
+    /// The frame is outside of the grammar.
     Malformed,
-    /// A piece of a packet.
+    /// The frame holds a fragment of a packet.
     Fragment,
 }
 
-/// An accepted frame.
+/// Accepted frame.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Frame<'a> {
     /// Destination of the Ethernet header.
     pub(crate) to: Mac,
     /// Source of the Ethernet header.
     pub(crate) from: Mac,
-    /// Length of the frame without what lies behind its packet.
+    /// Length of the frame without the bytes behind its packet.
     pub(crate) bytes: usize,
     /// Content of the frame.
     pub(crate) body: Body<'a>,
@@ -62,15 +62,15 @@ pub(crate) struct Frame<'a> {
 /// Content of an accepted frame.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Body<'a> {
-    /// A question for an IPv4 neighbor's hardware address, or its answer.
+    /// Question for an IPv4 neighbor's hardware address, or its answer.
     Arp(Arp),
-    /// The same of IPv6, and questions for routers.
+    /// Question for an IPv6 neighbor's hardware address, or its answer, or a question for routers.
     Discovery(Discovery),
     /// Any other IP packet.
     Packet(Packet<'a>),
 }
 
-/// An IP packet and its transport.
+/// IP packet and its transport.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Packet<'a> {
     pub(crate) ends: Ends,
@@ -79,7 +79,7 @@ pub(crate) struct Packet<'a> {
     pub(crate) transport: Transport<'a>,
 }
 
-/// Parses a frame.
+/// Parses a frame according to the grammar.
 pub(crate) fn parse(frame: &[u8]) -> Result<Frame<'_>, FrameError> {
     let (header, rest) = frame
         .split_first_chunk::<ETHERNET_BYTES>()
@@ -101,7 +101,7 @@ pub(crate) fn parse(frame: &[u8]) -> Result<Frame<'_>, FrameError> {
     })
 }
 
-/// Parses an IPv4 packet; also its length.
+/// Parses an IPv4 packet; also returns its length.
 fn parse_v4(bytes: &[u8]) -> Result<(Body<'_>, usize), FrameError> {
     let header = bytes.first_chunk::<IPV4_BYTES>().ok_or(FrameError::Malformed)?;
     let [version, _, l1, l0, _, _, flags, offset, hops, protocol, _, _, ends @ ..] = *header;
@@ -129,7 +129,7 @@ fn parse_v4(bytes: &[u8]) -> Result<(Body<'_>, usize), FrameError> {
     Ok((Body::Packet(packet), length))
 }
 
-/// Parses an IPv6 packet that was sent to the hardware address `hardware`; also its length.
+/// Parses an IPv6 packet that was sent to the hardware address `hardware`; also returns its length.
 fn parse_v6(bytes: &[u8], hardware: Mac) -> Result<(Body<'_>, usize), FrameError> {
     let (header, rest) = bytes.split_first_chunk::<IPV6_BYTES>().ok_or(FrameError::Malformed)?;
     let [version, _, _, _, l1, l0, next, hops, ends @ ..] = *header;
@@ -145,7 +145,7 @@ fn parse_v6(bytes: &[u8], hardware: Mac) -> Result<(Body<'_>, usize), FrameError
     let address = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).map_err(|_| FrameError::Malformed);
     let (from, to) = (address(from)?, address(to)?);
     let (from_v6, to_v6) = (Ipv6Addr::from(from), Ipv6Addr::from(to));
-    // Such an address never appears on a link (RFC 6890, table 20); a socket would take it for IPv4.
+    // Such an address never appears on a link (RFC 6890, table 20); a socket would treat it as IPv4.
     if from_v6.to_ipv4_mapped().or(to_v6.to_ipv4_mapped()).is_some() {
         return Err(FrameError::Malformed);
     }
@@ -163,8 +163,8 @@ fn parse_v6(bytes: &[u8], hardware: Mac) -> Result<(Body<'_>, usize), FrameError
     Ok((Body::Packet(packet), length))
 }
 
-/// Writes a frame that was accepted anew, `bytes` long: what lies behind its packet is cut off, and an IPv4 header has the
-/// checksum that its other fields call for.
+/// Rewrites an accepted frame, `bytes` long: bytes behind its packet are cut off, and an IPv4 header gets the checksum
+/// that its other fields require.
 pub(super) fn serialize(frame: &mut Vec<u8>, bytes: usize) {
     frame.truncate(bytes);
     if let Some((header, _)) = ipv4_mut(frame) {
@@ -172,8 +172,8 @@ pub(super) fn serialize(frame: &mut Vec<u8>, bytes: usize) {
     }
 }
 
-/// Writes the headers of an accepted packet anew as the uplink gets them: to the uplink's hardware, and without TCP's
-/// urgent pointer, of which every implementation has its own idea (RFC 6093) and which passt carries for none.
+/// Rewrites the headers of an accepted packet for the uplink: to the uplink's hardware address, and without TCP's
+/// urgent pointer, which implementations interpret differently (RFC 6093) and which passt carries for none.
 pub(super) fn serialize_for_uplink(frame: &mut Vec<u8>, bytes: usize, hardware: Mac) {
     serialize(frame, bytes);
     if let Some(to) = frame.first_chunk_mut::<6>() {
@@ -184,7 +184,7 @@ pub(super) fn serialize_for_uplink(frame: &mut Vec<u8>, bytes: usize, hardware: 
     }
 }
 
-/// Changes the destination of an accepted IPv4 packet of UDP.
+/// Replaces the destination of an accepted IPv4 packet of UDP.
 pub(super) fn redirect_udp_v4(frame: &mut [u8], to: Ipv4Addr) {
     /// Offsets in the IPv4 header, and in that of UDP.
     const DESTINATION: usize = 16;
@@ -198,7 +198,7 @@ pub(super) fn redirect_udp_v4(frame: &mut [u8], to: Ipv4Addr) {
     let before = std::mem::replace(destination, to.octets());
     write_v4_checksum(header);
     if let Some(sum) = payload.get_mut(UDP_CHECKSUM..).and_then(<[u8]>::first_chunk_mut::<2>)
-        // Without a checksum it stays without one (RFC 768).
+        // A packet without a checksum stays without one (RFC 768).
         && *sum != [0; 2]
     {
         *sum = super::header::replaced(*sum, &before, &to.octets());
@@ -211,7 +211,7 @@ fn write_v4_checksum(header: &mut [u8; IPV4_BYTES]) {
     header[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// Header and payload of an accepted IPv4 packet.
+/// Splits an accepted IPv4 packet into header and payload.
 fn ipv4_mut(frame: &mut [u8]) -> Option<(&mut [u8; IPV4_BYTES], &mut [u8])> {
     let is_v4 = frame.get(12..ETHERNET_BYTES) == Some(&IPV4.to_be_bytes());
     frame
@@ -220,7 +220,7 @@ fn ipv4_mut(frame: &mut [u8]) -> Option<(&mut [u8; IPV4_BYTES], &mut [u8])> {
         .split_first_chunk_mut()
 }
 
-/// The TCP segment in an accepted packet.
+/// Finds the TCP segment in an accepted packet.
 fn tcp_mut(frame: &mut [u8]) -> Option<&mut [u8]> {
     const TCP: u8 = 6;
     let (protocol, start) = match frame.get(12..ETHERNET_BYTES)? {

@@ -1,5 +1,5 @@
-//! The table of frames: protocol, destination, extension header, fragment and direction, under each kind of policy.
-//! What is expected is said by a few lines of its own, not by the code under test.
+//! Table of frames: protocol, destination, extension header, fragment and direction, under each kind of policy. The
+//! expected result is computed by a few lines of its own, not by the code under test.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -19,20 +19,20 @@ const SCTP: u8 = 132;
 const AH: u8 = 51;
 const FRAGMENT: u8 = 44;
 
-/// Ports of every transport here: nobody's published one, and one that a rule opens.
+/// Ports of every transport here: one that is not published, and one that a rule opens.
 const FROM: u16 = 4000;
 const TO: u16 = 443;
 
-/// What the policies of the table are.
+/// Policies of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Policy {
     Public,
     None,
-    /// Everything, as networks.
+    /// Everything is open, as networks.
     Everywhere,
-    /// [`PRIVATE_V4`], [`PRIVATE_V6`] and their neighbors, for every protocol.
+    /// Networks of [`PRIVATE_V4`], [`PRIVATE_V6`] and their neighbors are open, for every protocol.
     Networks,
-    /// Everything, at one port of TCP.
+    /// Everything is open, at one port of TCP.
     Port,
 }
 
@@ -65,7 +65,7 @@ impl Policy {
         filter
     }
 
-    /// Whether an ordinary packet of this protocol may begin a conversation there.
+    /// Whether an ordinary packet of this protocol may start a conversation with such a destination.
     fn opens(self, protocol: u8, class: Class) -> bool {
         let is_carried = [TCP, UDP, 1, 58].contains(&protocol);
         is_carried
@@ -84,7 +84,7 @@ impl Policy {
 enum Class {
     Public,
     Private,
-    /// No rule opens these.
+    /// Destinations that no rule opens.
     Closed,
 }
 
@@ -125,7 +125,7 @@ fn destinations() -> Vec<(Class, IpAddr)> {
     .concat()
 }
 
-/// A transport's first packet: checksums are left out, as nobody here looks at them.
+/// First packet of a transport: checksums are left out, because nothing checks them here.
 fn transport(protocol: u8) -> Vec<u8> {
     let ports = [FROM.to_be_bytes(), TO.to_be_bytes()].concat();
     match protocol {
@@ -141,7 +141,7 @@ fn ethernet((from, to): ([u8; 6], [u8; 6]), kind: u16, packet: &[u8]) -> Vec<u8>
     [&to[..], &from, &kind.to_be_bytes(), packet].concat()
 }
 
-/// An IPv4 packet with these flags and offset, and these options.
+/// IPv4 packet with these flags and offset, and these options.
 fn ipv4(ends: ([u8; 4], [u8; 4]), protocol: u8, fragment: u16, options: &[u8], payload: &[u8]) -> Vec<u8> {
     let header_bytes = 20 + options.len();
     let length = ((header_bytes + payload.len()) as u16).to_be_bytes();
@@ -173,7 +173,8 @@ fn chains(protocol: u8) -> Vec<(u8, Vec<u8>)> {
         .map(|number| (number, header(protocol)))
         .to_vec();
     chains.extend([
-        // Whole though it has a fragment header, the same with a length where others read one, the first of two pieces.
+        // Unfragmented although it has a fragment header, the same with a length where others read one, the first of
+        // two pieces.
         (FRAGMENT, vec![protocol, 0, 0, 0, 0, 0, 0, 7]),
         (FRAGMENT, vec![protocol, 5, 0, 0, 0, 0, 0, 7]),
         (FRAGMENT, vec![protocol, 0, 0, 1, 0, 0, 0, 7]),
@@ -190,7 +191,7 @@ fn chains(protocol: u8) -> Vec<(u8, Vec<u8>)> {
     chains
 }
 
-/// The frames of a table's cell: the first is ordinary, and none of the others is of the grammar.
+/// Frames of one cell of the table: the first is ordinary, and none of the others follows the grammar.
 fn frames(protocol: u8, (from, to): ([u8; 6], [u8; 6]), ends: (IpAddr, IpAddr)) -> Vec<Vec<u8>> {
     let payload = transport(protocol);
     match ends {
@@ -198,7 +199,7 @@ fn frames(protocol: u8, (from, to): ([u8; 6], [u8; 6]), ends: (IpAddr, IpAddr)) 
             let ends = (source.octets(), target.octets());
             let packets = [
                 ipv4(ends, protocol, 0x4000, &[], &payload),
-                // More fragments, a last one, the reserved flag, options, a router's alert, a header of authentication.
+                // More fragments, a last one, the reserved flag, options, a router alert, an authentication header.
                 ipv4(ends, protocol, 0x2000, &[], &payload),
                 ipv4(ends, protocol, 1, &[], &payload),
                 ipv4(ends, protocol, 0x8000, &[], &payload),
@@ -274,7 +275,7 @@ fn what_comes_opens_a_way_back_only_to_a_published_port() {
             for protocol in protocols(peer) {
                 let answer = &frames(protocol, (OWN, GATEWAY), (own(peer), peer))[0];
                 for arrived in frames(protocol, (GATEWAY, OWN), (peer, own(peer))) {
-                    // To FROM's counterpart, which is not published, whatever it looks like.
+                    // To FROM's counterpart, which is not published, whatever the frame looks like.
                     let mut filter = policy.filter();
                     filter.note(&arrived, now);
                     let expected = policy.opens(protocol, class);
@@ -287,7 +288,7 @@ fn what_comes_opens_a_way_back_only_to_a_published_port() {
             }
         }
     }
-    // To a published one, of both kinds of network, only if it is ordinary.
+    // To a published port, with both versions of IP, only if the frame is ordinary.
     for peer in [IpAddr::from(PRIVATE_V4), PRIVATE_V6.into()] {
         let published = |frame: &[u8], place: usize| {
             let mut frame = frame.to_vec();
@@ -310,8 +311,9 @@ fn what_comes_opens_a_way_back_only_to_a_published_port() {
     }
 }
 
-/// A neighbor solicitation by extension headers that is `protocol` to passt, whose walk takes the fragment header's
-/// reserved byte for a length and does not step over the last header: that is the transport's first byte.
+/// Neighbor solicitation behind extension headers that passt reads as `protocol`: passt's walk takes the fragment
+/// header's reserved byte for a length and does not step over the last header, which therefore is the transport's first
+/// byte.
 fn two_faced(protocol: u8, to: [u8; 16]) -> Vec<u8> {
     let hidden = match protocol {
         TCP => vec![
@@ -360,7 +362,7 @@ fn headers_are_written_anew() {
     let ends = (OWN_V4, PUBLIC_V4);
     let ordinary = ethernet((OWN, GATEWAY), 0x0800, &ipv4(ends, UDP, 0, &[], &transport(UDP)));
     let mut odd = ordinary.clone();
-    // To another's hardware, with a wrong checksum, and with bytes behind the packet.
+    // To another hardware address, with a wrong checksum, and with bytes behind the packet.
     odd[..6].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
     odd[24..26].copy_from_slice(&[0xab, 0xcd]);
     odd.extend([7; 30]);

@@ -1,24 +1,24 @@
-//! The header before each frame (virtio 1.3, section 5.1.6): checksums left to the device, and big segments.
+//! Header before each frame (virtio 1.3, section 5.1.6): checksums left to the device, and large segments.
 
-/// Bytes of `struct virtio_net_hdr_v1`.
+/// Size of `struct virtio_net_hdr_v1` in bytes.
 pub(super) const HEADER_BYTES: usize = 12;
 
-/// The checksum from `csum_start` on is to be completed.
+/// Flag: the checksum from `csum_start` on is to be completed.
 const NEEDS_CSUM: u8 = 1;
-/// It was found good.
+/// Flag: the checksum was verified.
 const DATA_VALID: u8 = 2;
-/// `gso_type`s: none, TCP over IPv4 and IPv6, and the bit that TCP may be told of congestion.
+/// Values of `gso_type`: none, TCP over IPv4 and IPv6, and the bit for TCP with congestion notification.
 const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const GSO_ECN: u8 = 0x80;
 
-/// A frame's header that makes no sense.
+/// Error of a frame's header that is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BadHeader;
 
-/// Does what the header of a guest's frame leaves to the device. A segment that is bigger than the guest's link is whole
-/// for whom it is sent to, which has no link of its own.
+/// Does the work that the header of a guest's frame leaves to the device. A segment larger than the guest's MTU stays
+/// whole, because its receiver has no link of its own.
 pub(super) fn finish(header: [u8; HEADER_BYTES], frame: &mut [u8]) -> Result<(), BadHeader> {
     let [
         flags,
@@ -38,25 +38,25 @@ pub(super) fn finish(header: [u8; HEADER_BYTES], frame: &mut [u8]) -> Result<(),
         return Err(BadHeader);
     }
     if flags & NEEDS_CSUM == 0 {
-        // A big segment without its checksum to be completed has none.
+        // A large segment whose checksum is not to be completed has none.
         return if gso == GSO_NONE { Ok(()) } else { Err(BadHeader) };
     }
     let start = usize::from(u16::from_le_bytes([start_low, start_high]));
     let offset = usize::from(u16::from_le_bytes([offset_low, offset_high]));
     let covered = frame.get_mut(start..).ok_or(BadHeader)?;
-    // What is in its place is the sum of the pseudo header, and is summed with the rest.
+    // The checksum field holds the sum of the pseudo header, and is summed with the rest.
     let sum = checksum(covered);
     let place = covered
         .get_mut(offset..)
         .and_then(<[u8]>::first_chunk_mut::<2>)
         .ok_or(BadHeader)?;
-    // UDP has no checksum of 0 (RFC 768); for TCP 0xffff says the same as 0.
+    // UDP has no checksum of 0 (RFC 768); for TCP 0xffff is equivalent to 0.
     *place = if sum == 0 { 0xffff } else { sum }.to_be_bytes();
     Ok(())
 }
 
-/// The header of a frame to the guest, in `buffers` receive buffers. Its checksums were made on this machine, and are
-/// vouched for where the driver takes that word.
+/// Makes the header of a frame to the guest, in `buffers` receive buffers. Its checksums were made on this machine, and
+/// are declared valid if the driver accepts that.
 pub(super) fn received(buffers: u16, vouches: bool) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     header[0] = if vouches { DATA_VALID } else { 0 };
@@ -64,7 +64,7 @@ pub(super) fn received(buffers: u16, vouches: bool) -> [u8; HEADER_BYTES] {
     header
 }
 
-/// The internet checksum (RFC 1071).
+/// Computes the internet checksum (RFC 1071).
 pub(super) fn checksum(bytes: &[u8]) -> u16 {
     let (words, rest) = bytes.as_chunks::<4>();
     // No overflow: a frame has fewer than 2^32 words.
@@ -75,15 +75,15 @@ pub(super) fn checksum(bytes: &[u8]) -> u16 {
     !folded(sum)
 }
 
-/// The checksum `sum` after the words `before`, which it covers, have become `after` (RFC 1624, equation 3). Never 0, which
-/// is none of UDP's.
+/// Updates the checksum `sum` after the words `before`, which it covers, have become `after` (RFC 1624, equation 3).
+/// The result is never 0, which would mean "none" for UDP.
 pub(super) fn replaced(sum: [u8; 2], before: &[u8], after: &[u8]) -> [u8; 2] {
     let terms = [!u16::from_be_bytes(sum), checksum(before), !checksum(after)];
     let sum = !folded(terms.into_iter().map(u64::from).sum());
     if sum == 0 { 0xffff } else { sum }.to_be_bytes()
 }
 
-/// The sum in one's complement of 16 bits.
+/// Folds a sum into 16 bits in one's complement.
 fn folded(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum >> 16) + (sum & 0xffff);

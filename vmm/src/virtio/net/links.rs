@@ -1,5 +1,5 @@
-//! What leads away from a guest, and what comes from there: streams, any of which may be missing, and the answers that
-//! are made here in their place.
+//! Links of a guest's network device: streams, any of which may be missing, and the answers that are made here in their
+//! place.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,34 +12,34 @@ use super::stream::Stream;
 use crate::limits::NET_ANSWERS_MAX;
 use crate::segments::SEGMENTS_MAX;
 
-/// Where a frame of the guest's goes to.
+/// Destination link of a guest's frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Port {
     Uplink,
     Segment(Slot),
 }
 
-/// Where a frame for the guest comes from.
+/// Source of a frame for the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     Answers,
     Link(Port),
 }
 
-/// All of them; none is there at first.
+/// All links of a device; none is connected at first.
 #[derive(Debug)]
 pub(super) struct Links {
-    /// The uplink, and a place for each segment.
+    /// Stream of the uplink, and a place for the stream of each segment.
     streams: [Option<Stream>; STREAMS],
     answers: VecDeque<Vec<u8>>,
-    /// Whose frame was the last one: the others come first.
+    /// Source of the last frame: the other sources come first.
     last: Source,
 }
 
 const STREAMS: usize = 1 + SEGMENTS_MAX;
 
 impl Port {
-    /// Which of the streams.
+    /// Index of the stream.
     fn index(self) -> usize {
         match self {
             Self::Uplink => 0,
@@ -75,18 +75,18 @@ impl Default for Links {
 }
 
 impl Links {
-    /// How many events are theirs.
+    /// Number of epoll events that belong to the links.
     pub(super) const EVENTS: u64 = STREAMS as u64;
 
-    /// A stream is there from now on. What waits on `epoll` has events below [`Self::EVENTS`].
+    /// Connects a stream. Its event on `epoll` is below [`Self::EVENTS`].
     pub(super) fn connect(&mut self, port: Port, socket: OwnedFd, epoll: &Epoll) -> io::Result<()> {
         self.streams[port.index()] = Some(Stream::new(socket, epoll, port.index() as u64)?);
         Ok(())
     }
 
-    /// It is not there any more, and what came from there and was not taken neither.
+    /// Disconnects a stream, and drops what it received and the guest did not take.
     pub(super) fn disconnect(&mut self, port: Port) {
-        // With the last of its fds it leaves epoll as well.
+        // Closing the last of its fds removes it from epoll as well.
         self.streams[port.index()] = None;
     }
 
@@ -94,19 +94,19 @@ impl Links {
         self.streams[port.index()].is_some()
     }
 
-    /// Whether one of them has to take something first.
+    /// Whether any stream is full, so that its other end has to read first.
     pub(super) fn is_full(&self) -> bool {
         self.streams.iter().flatten().any(Stream::is_full)
     }
 
-    /// Appends a frame to what is sent with the next [`Self::flush`].
+    /// Appends a frame to what the next [`Self::flush`] sends.
     pub(super) fn append(&mut self, port: Port, frame: &[u8]) {
         if let Some(stream) = &mut self.streams[port.index()] {
             stream.append(frame);
         }
     }
 
-    /// Sends a frame by itself; whether there was room.
+    /// Sends a frame by itself; returns whether there was room.
     pub(super) fn send(&mut self, port: Port, frame: &[u8]) -> bool {
         let stream = self.streams[port.index()].as_mut();
         let Some(stream) = stream.filter(|stream| !stream.is_full()) else {
@@ -117,12 +117,12 @@ impl Links {
         true
     }
 
-    /// Sends what was appended, as much as the other ends take.
+    /// Sends what was appended, as much as the other ends accept.
     pub(super) fn flush(&mut self) {
         self.streams.iter_mut().flatten().for_each(Stream::flush);
     }
 
-    /// Has the guest told this, if not too much waits to be told already.
+    /// Queues an answer for the guest, unless too many are waiting already.
     pub(super) fn answer(&mut self, frame: Vec<u8>) {
         if self.answers.len() < NET_ANSWERS_MAX {
             self.answers.push_back(frame);
@@ -133,7 +133,7 @@ impl Links {
         self.answers.clear();
     }
 
-    /// The next frame for the guest: each source has its turn.
+    /// Next frame for the guest: the sources take turns.
     pub(super) fn next(&mut self) -> Option<(Source, &[u8])> {
         if self.waiting().is_none() {
             self.receive();
@@ -142,7 +142,7 @@ impl Links {
         Some((source, self.front(source)?))
     }
 
-    /// The frame last given is done with.
+    /// Discards the frame that was returned last.
     pub(super) fn skip(&mut self, source: Source) {
         match source {
             Source::Answers => drop(self.answers.pop_front()),
@@ -155,12 +155,12 @@ impl Links {
         self.last = source;
     }
 
-    /// Takes in what is there, as far as there is space.
+    /// Reads what the streams have received, as far as there is space.
     pub(super) fn receive(&mut self) {
         self.streams.iter_mut().flatten().for_each(Stream::receive);
     }
 
-    /// Waits for what matters now.
+    /// Waits on `epoll` for the events that matter now.
     pub(super) fn watch(&mut self, epoll: &Epoll) {
         for (event, stream) in (0..).zip(&mut self.streams) {
             if let Some(stream) = stream {

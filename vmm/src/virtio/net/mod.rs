@@ -1,4 +1,4 @@
-//! The network device (virtio 1.3, section 5.1): frames between a guest and what carries them further.
+//! Network device (virtio 1.3, section 5.1): frames between a guest and its links.
 //!
 //! ```text
 //!  guest ─► transmit queue ─► header (checksums) ─► PacketFilter: frame, whose, where to ─┬─► uplink: Stream ─► passt
@@ -9,18 +9,18 @@
 //!                                                     └── PacketFilter: the guest's own, given back? ◄── segments
 //! ```
 //!
-//! A guest is nobody but itself: frames with another hardware or network address, and frames outside of the closed
-//! grammar of [`frame`], end here, and are counted. ARP and neighbor discovery never reach the uplink: the device
-//! answers them. Headers are written anew before a frame leaves. Where it may go to through the uplink is
-//! [`crate::egress`]'s to say; on a segment, the link of a network of pods, every member may speak to every other. A
-//! guest is on as many segments as its supervisor says, while it runs: the network address tells which one is meant.
-//! Questions for names go to the segments first, one after the other, whose switches give those back that are for no
-//! member's name: they are judged then, and go to the uplink.
+//! A guest has no identity but its own: frames with another hardware or network address, and frames outside of the
+//! closed grammar of [`frame`], are dropped here and counted. ARP and neighbor discovery never reach the uplink: the
+//! device answers them. Headers are rewritten before a frame leaves. [`crate::egress`] decides which destinations are
+//! open through the uplink; on a segment, the link of a network of pods, every member may speak to every other. A guest
+//! is on as many segments as its supervisor connects, at run time: the network address selects the segment. Questions
+//! for names are sent to the segments first, one after the other, whose switches return those that are for no member's
+//! name: these are then judged and sent to the uplink.
 //!
-//! What comes from the uplink opens a way back only where it begins a conversation with a published port, or goes on
-//! with one that the rules permitted.
+//! A packet from the uplink opens a way for answers only if it starts a conversation with a published port, or
+//! continues one that the rules permitted.
 //!
-//! Where a rate limits it, frames of the guest wait in its transmit queue, and frames for it in the streams.
+//! If a rate limit applies, frames of the guest wait in its transmit queue, and frames for it wait in the streams.
 
 mod announcement;
 mod device;
@@ -52,11 +52,11 @@ pub(crate) use refusal::answer as answer_udp;
 pub(crate) use stream::Stream;
 pub(crate) use transport::Transport;
 
-/// Bytes of the longest frame: an Ethernet header and the most that an IP packet can have (MTU 65520 and its header
-/// fit).
+/// Length of the longest frame in bytes: an Ethernet header and the maximum length of an IP packet (MTU 65520 and its
+/// header fit).
 pub const FRAME_BYTES_MAX: usize = 14 + 65535;
-/// Bytes of an Ethernet header.
+/// Length of an Ethernet header in bytes.
 const ETHERNET_BYTES: usize = 14;
 
-/// A hardware address.
+/// Hardware address.
 pub type Mac = [u8; 6];

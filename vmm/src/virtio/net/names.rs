@@ -1,5 +1,5 @@
-//! What the resolver said: which addresses the names of a guest's rules have. Questions for other names are not passed
-//! on, because a question is a message to whoever serves the name.
+//! Answers of the resolver: which addresses the names of a guest's rules have. Questions for other names are not
+//! forwarded, because a question is a message to whoever serves the name.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -11,12 +11,12 @@ use domain::rdata::{A, Aaaa};
 
 use crate::limits::{NET_NAME_ADDRESSES_MAX, NET_NAMES_ASKED_MAX};
 
-/// The least that an address is remembered for: programs keep the answers they got longer than they should.
+/// Minimum time for which an address is remembered: programs keep answers longer than they should.
 const MEMORY_MIN: Duration = Duration::from_secs(600);
-/// The most.
+/// Maximum time for which an address is remembered.
 const MEMORY_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// A question as the guest asked it.
+/// Question as the guest asked it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Asked {
     id: u16,
@@ -24,26 +24,26 @@ struct Asked {
     name: String,
 }
 
-/// Addresses by name, the name being as asked for.
+/// Known addresses by name as asked for, and the questions that wait for an answer.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     known: HashMap<(String, IpAddr), Instant>,
     asked: VecDeque<Asked>,
 }
 
-/// What is to be done with a question.
+/// Decision about a question.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Question {
-    /// It goes on.
+    /// The question is forwarded.
     Pass,
-    /// Its answer.
+    /// The question is refused with this answer.
     Refuse(Vec<u8>),
-    /// It is none that can be answered.
+    /// The question is malformed and cannot be answered.
     Malformed,
 }
 
 impl Names {
-    /// Looks at a question from the guest's `port`, when only `permitted` names may be asked for.
+    /// Decides about a question from the guest's `port`, when only `permitted` names may be asked for.
     pub(super) fn ask(&mut self, message: &[u8], port: u16, permitted: &[&str]) -> Question {
         let Some((id, name)) = question(message, false) else {
             return Question::Malformed;
@@ -58,7 +58,7 @@ impl Names {
         Question::Pass
     }
 
-    /// Remembers the addresses in an answer to the guest's `port`, if it was asked for.
+    /// Records the addresses in an answer to the guest's `port`, if it was asked for.
     pub(super) fn answer(&mut self, message: &[u8], port: u16, now: Instant) {
         let Some((id, name)) = question(message, true) else {
             return;
@@ -91,7 +91,7 @@ impl Names {
     }
 }
 
-/// Whether a rule's name is `name`, or, as `*.example.com`, a name below it.
+/// Whether a rule's name is `name`, or, in the form `*.example.com`, covers it as a name below.
 fn covers(rule: &str, name: &str) -> bool {
     match rule.strip_prefix("*.") {
         Some(parent) => name.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.')),
@@ -99,7 +99,7 @@ fn covers(rule: &str, name: &str) -> bool {
     }
 }
 
-/// The one question of a message: its id and its name, in lower case and without a dot at its end.
+/// Id and name of a message with exactly one question; the name is in lower case and without a dot at its end.
 fn question(message: &[u8], is_answer: bool) -> Option<(u16, String)> {
     let message = Message::from_octets(message).ok()?;
     if message.header().qr() != is_answer {
@@ -113,7 +113,7 @@ fn plain(name: &ParsedName<&[u8]>) -> String {
     name.to_string().trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// The addresses in an answer, and for how long they are good. Those that names in between lead to are its as well.
+/// Addresses in an answer, and for how long they are valid. Addresses that alias names lead to are included.
 fn addresses(message: &[u8]) -> Vec<(IpAddr, Duration)> {
     let Ok(message) = Message::from_octets(message) else {
         return Vec::new();
@@ -122,7 +122,7 @@ fn addresses(message: &[u8]) -> Vec<(IpAddr, Duration)> {
         return Vec::new();
     };
     let mut found = Vec::new();
-    // A record that makes no sense ends it: what came before is good.
+    // An invalid record ends the answer: the records before it are used.
     for record in section.flatten().take(NET_NAME_ADDRESSES_MAX) {
         let life = record.ttl().into_duration();
         let address = match record.rtype() {
@@ -143,10 +143,10 @@ fn addresses(message: &[u8]) -> Vec<(IpAddr, Duration)> {
     found
 }
 
-/// The answer that says no (RFC 1035, section 4.1.1: REFUSED), to a question that was parsed.
+/// Answer that refuses a question that was parsed (RFC 1035, section 4.1.1: REFUSED).
 fn refuse(question: &[u8]) -> Option<Vec<u8>> {
     let parsed = Message::from_octets(question).ok()?;
-    // Header and question only: what else the guest wrote is not told back.
+    // Header and question only: nothing else that the guest wrote is returned.
     let mut section = parsed.question();
     section.next()?.ok()?;
     let mut answer = question.get(..section.pos())?.to_vec();
@@ -165,7 +165,7 @@ fn refuse(question: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// A query or an answer for `name` with A records.
+    /// Query or answer for `name` with A records.
     fn message(id: u16, name: &str, is_answer: bool, records: &[([u8; 4], u32)]) -> Vec<u8> {
         let mut bytes = id.to_be_bytes().to_vec();
         bytes.extend([if is_answer { 0x81 } else { 0x01 }, 0]);

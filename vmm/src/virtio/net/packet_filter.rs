@@ -1,4 +1,4 @@
-//! What may pass between a guest and the network: frame by frame, each looked at once, in host memory.
+//! Packet filter between a guest and its network: frame by frame, each examined once, in host memory.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
@@ -15,50 +15,50 @@ use super::{Mac, announcement};
 use crate::egress::{Destination, Protocol, is_closed, is_metadata};
 use crate::segments::{Segment, Uplink};
 
-/// Where names are asked for.
+/// Port of name servers.
 pub(crate) const DNS_PORT: u16 = 53;
 
-/// What ended here, counted.
+/// Counts of the frames that were dropped or refused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NetCounters {
-    /// Frames that make no sense, or are of a kind that is not carried.
+    /// Number of frames that are malformed, or of a kind that is not carried.
     pub malformed: u64,
-    /// Frames in the name of another machine.
+    /// Number of frames in the name of another machine.
     pub spoofed: u64,
-    /// Pieces of packets.
+    /// Number of fragments of packets.
     pub fragments: u64,
-    /// Packets to where the guest may not go.
+    /// Number of packets to destinations that the guest may not reach.
     pub denied: u64,
-    /// Frames for which the guest, or the network, had no room.
+    /// Number of frames for which the guest, or the network, had no room.
     pub dropped: u64,
 }
 
 impl NetCounters {
-    /// All of them together.
+    /// Sum of all counts.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.malformed + self.spoofed + self.fragments + self.denied + self.dropped
     }
 }
 
-/// What becomes of a frame.
+/// Decision about a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Pass(Port),
-    /// Nothing but this, to the guest.
+    /// Drops the frame and sends this answer to the guest.
     Answer(Vec<u8>),
     Drop,
 }
 
-/// The packet filter of one guest, and what it remembers.
+/// Packet filter of one guest, with its state.
 #[derive(Debug)]
 pub(super) struct PacketFilter {
     mac: Mac,
-    /// Where names are asked for.
+    /// Address of the resolver.
     resolver: IpAddr,
-    /// The uplink; without an address of the guest's it leads nowhere.
+    /// Uplink of the guest; closed while it has no address of the guest's.
     uplink: Uplink,
-    /// The link-local address that the uplink speaks from, once it has: passt's for this host's loopback.
+    /// Link-local address of the uplink, once it has sent from it: passt's for this host's loopback.
     neighbor: Option<IpAddr>,
     segments: Segments,
     flows: Flows,
@@ -66,7 +66,7 @@ pub(super) struct PacketFilter {
     pub(super) counters: NetCounters,
 }
 
-/// Why a frame ends here.
+/// Reason why a frame is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     Malformed,
@@ -83,19 +83,19 @@ impl From<FrameError> for Fault {
     }
 }
 
-/// What a guest sends.
+/// Content of a frame that a guest sends.
 #[derive(Debug)]
 enum Sent<'a> {
-    /// A question for a neighbor's hardware address.
+    /// Question for a neighbor's hardware address.
     Question(NeighborQuestion),
-    /// Neighbor discovery that needs no answer: nothing is learnt from it, every gateway is known to who is here, and
-    /// an address that a guest asks for is its own.
+    /// Neighbor discovery that needs no answer: nothing is learned from it, every gateway is known to those on the
+    /// link, and an address that a guest asks for is its own.
     Announcement,
     Packet(Packet<'a>),
 }
 
 impl PacketFilter {
-    /// Of a guest that is on no segment, and has no uplink.
+    /// Makes the packet filter of a guest that is on no segment, and has no uplink.
     pub(super) fn new(mac: Mac, resolver: IpAddr) -> Self {
         Self {
             mac,
@@ -109,28 +109,28 @@ impl PacketFilter {
         }
     }
 
-    /// The guest is on this segment from now on.
+    /// Connects the guest to a segment.
     pub(super) fn connect(&mut self, slot: Slot, segment: Segment) {
         self.segments.connect(slot, segment);
     }
 
-    /// It is not any more; whether it was.
+    /// Disconnects the guest from a segment; returns whether it was connected.
     pub(super) fn disconnect(&mut self, slot: Slot) -> bool {
         self.segments.disconnect(slot).is_some()
     }
 
-    /// The uplink leads out from now on.
+    /// Opens the uplink.
     pub(super) fn open(&mut self, uplink: Uplink) {
         self.uplink = uplink;
     }
 
-    /// Nothing leads out any more.
+    /// Closes the uplink.
     pub(super) fn close(&mut self) {
         self.open(Uplink::default());
         self.reset();
     }
 
-    /// The host has other addresses from now on.
+    /// Replaces the host's addresses.
     pub(super) fn set_host(&mut self, addresses: Vec<IpAddr>) {
         self.uplink.egress.host = addresses;
     }
@@ -140,19 +140,19 @@ impl PacketFilter {
         !self.uplink.addresses.is_empty()
     }
 
-    /// Forgets what was of the driver that is gone.
+    /// Forgets the state that belongs to a driver that is gone.
     pub(super) fn reset(&mut self) {
         self.flows.clear();
         self.names.clear();
         self.neighbor = None;
     }
 
-    /// Frames that tell the uplink who is here.
+    /// Frames that announce the guest on the uplink.
     pub(super) fn announcement(&self) -> Vec<Vec<u8>> {
         announcement::frames(self.mac, &self.uplink.addresses)
     }
 
-    /// Decides about a frame of the guest's. One that passes is written anew, in its place.
+    /// Decides about a frame of the guest's. A frame that passes is rewritten in place.
     pub(super) fn examine(&mut self, frame: &mut Vec<u8>, now: Instant) -> Verdict {
         let (sent, bytes) = match self.identify(frame) {
             Ok(sent) => sent,
@@ -174,14 +174,14 @@ impl PacketFilter {
         }
     }
 
-    /// Whether a frame is sent by the guest's hardware. The segment gives such a one back when it is a question that it
-    /// has no answer to.
+    /// Whether a frame is sent by the guest's hardware. The segment returns such a frame when it is a question that the
+    /// segment has no answer to.
     pub(super) fn is_own(&self, frame: &[u8]) -> bool {
         frame.get(6..12) == Some(&self.mac)
     }
 
-    /// Decides about a frame of the guest's that this segment has given back: a question for a name goes to the next
-    /// one then, and to the uplink after the last, or nowhere.
+    /// Decides about a frame of the guest's that this segment has returned: a question for a name is sent to the next
+    /// segment, and to the uplink after the last one; any other frame is dropped.
     pub(super) fn examine_returned(&mut self, frame: &mut Vec<u8>, slot: Slot) -> Verdict {
         let (packet, bytes) = match self.identify(frame) {
             Ok((Sent::Packet(packet), bytes)) => (packet, bytes),
@@ -197,7 +197,7 @@ impl PacketFilter {
         verdict
     }
 
-    /// Notes what a frame from the uplink begins, goes on with, or answers.
+    /// Records what a frame from the uplink starts, continues, or answers.
     pub(super) fn note(&mut self, frame: &[u8], now: Instant) {
         let Ok(frame::Frame {
             body: Body::Packet(packet),
@@ -216,7 +216,7 @@ impl PacketFilter {
                 (Protocol::Udp, to, from, true)
             }
             Transport::Echo { id, begins: false } => (Protocol::Icmp, id, 0, false),
-            // Nobody's echo is carried to a guest.
+            // Echo requests are not carried to a guest.
             Transport::Echo { .. } | Transport::Other | Transport::Error | Transport::Routing => return,
         };
         let flow = Flow {
@@ -241,13 +241,13 @@ impl PacketFilter {
     fn is_arrival(&self, packet: Packet<'_>, flow: Flow) -> bool {
         let is_for_guest = self.uplink.addresses.contains(&packet.to) || packet.to == IpAddr::V6(link_local(self.mac));
         let mut published = self.uplink.published.iter();
-        // Nobody at such an address asks: it is forged.
+        // No host with such an address sends requests: the packet is forged.
         is_for_guest
             && !is_metadata(packet.from)
             && published.any(|published| published.protocol == flow.protocol && published.ports.contains(flow.port))
     }
 
-    /// Writes a frame anew that goes on.
+    /// Rewrites a frame that is forwarded.
     fn rewrite(&self, frame: &mut Vec<u8>, bytes: usize, is_for_loopback: bool, verdict: &Verdict) {
         match verdict {
             Verdict::Pass(Port::Uplink) => {
@@ -262,14 +262,14 @@ impl PacketFilter {
     }
 
     /// Whether a packet answers, over UDP, what came from the host's loopback and is known by another address: see
-    /// [`Uplink::loopback_alias`]. Questions for names are asked at the same address.
+    /// [`Uplink::loopback_alias`]. Questions for names are sent to the same address, and are excluded.
     fn is_for_loopback(&self, packet: Packet<'_>) -> bool {
         let is_alias = self.uplink.loopback_alias.map(IpAddr::V4) == Some(packet.to);
         is_alias && matches!(packet.transport, Transport::Udp { .. }) && self.question(packet).is_none()
     }
 
-    /// Has a neighbor's hardware address told, by a segment's switch or by the device in place of the uplink, where
-    /// nobody is but the uplink itself.
+    /// Resolves a neighbor's hardware address, by a segment's switch or by the device in place of the uplink, where
+    /// there is no host but the uplink itself.
     fn resolve(&self, question: NeighborQuestion) -> Verdict {
         let target = question.target();
         match self.segments.link_of(target) {
@@ -281,7 +281,7 @@ impl PacketFilter {
         }
     }
 
-    /// Parses a frame and checks whose it is; also its length.
+    /// Parses a frame and checks that it is the guest's; also returns its length.
     fn identify<'a>(&self, bytes: &'a [u8]) -> Result<(Sent<'a>, usize), Fault> {
         let frame = frame::parse(bytes)?;
         if frame.from != self.mac {
@@ -295,7 +295,7 @@ impl PacketFilter {
         Ok((sent, frame.bytes))
     }
 
-    /// In nobody else's name (RFC 826; 0.0.0.0 asks whether an address is free).
+    /// Checks that an ARP message is in the guest's own name (RFC 826; 0.0.0.0 asks whether an address is free).
     fn identify_arp(&self, arp: Arp) -> Result<Sent<'static>, Fault> {
         let is_own = arp.sender.is_unspecified() || self.is_own_address(arp.sender);
         if arp.hardware != self.mac || !is_own {
@@ -304,7 +304,7 @@ impl PacketFilter {
         Ok(arp.question().map_or(Sent::Announcement, Sent::Question))
     }
 
-    /// Only from this host, and about nobody else.
+    /// Checks that a neighbor discovery message is sent only by this guest, and advertises no other host.
     fn identify_discovery(&self, discovery: Discovery) -> Result<Sent<'static>, Fault> {
         let is_own = |address| self.is_own_host(IpAddr::V6(address));
         let speaks_truly = match discovery.kind {
@@ -321,7 +321,7 @@ impl PacketFilter {
     }
 
     fn identify_packet<'a>(&self, packet: Packet<'a>) -> Result<Packet<'a>, Fault> {
-        // What is sent on the link comes from the address there. Without a segment it is refused with a word.
+        // Packets on the link are sent from the link-local address. Without a segment they are refused with an answer.
         let is_for_link = || is_closed(packet.to) || matches!(self.segments.place(packet.to), Place::Member(_));
         let is_own =
             self.is_own_address(packet.from) || packet.from == IpAddr::V6(link_local(self.mac)) && is_for_link();
@@ -333,7 +333,7 @@ impl PacketFilter {
         self.uplink.addresses.contains(&address) || self.segments.has(address)
     }
 
-    /// Whether an address is the guest's, that of its link included.
+    /// Whether an address is the guest's, including its link-local address.
     fn is_own_host(&self, address: IpAddr) -> bool {
         address == IpAddr::V6(link_local(self.mac)) || self.is_own_address(address)
     }
@@ -348,13 +348,13 @@ impl PacketFilter {
         }
     }
 
-    /// Chooses a packet's way. That to the uplink is not open to all of them.
+    /// Routes a packet by its destination. The uplink is not open to all packets.
     fn direct(&mut self, frame: &[u8], packet: Packet<'_>, now: Instant) -> Verdict {
         if matches!(packet.transport, Transport::Routing) {
             return drop_counted(&mut self.counters.denied);
         }
         if let Some((port, payload)) = self.question(packet) {
-            // The names of members come first, and need no rule.
+            // The names of members have priority, and need no rule.
             return match self.segments.first() {
                 Some(first) => Verdict::Pass(Port::Segment(first)),
                 None => self.judge_question(frame, packet, port, payload),
@@ -363,7 +363,7 @@ impl PacketFilter {
         match self.segments.place(packet.to) {
             _ if self.neighbor == Some(packet.to) => self.judge(frame, packet, now),
             Place::Member(slot) if self.may_send(slot, packet.from) => Verdict::Pass(Port::Segment(slot)),
-            // It is the guest's address on another one.
+            // The source is the guest's address on another segment.
             Place::Member(_) => drop_counted(&mut self.counters.spoofed),
             Place::Broadcast => drop_counted(&mut self.counters.denied),
             Place::Elsewhere => self.judge(frame, packet, now),
@@ -375,7 +375,7 @@ impl PacketFilter {
         self.segments.has_on(slot, from) || from == IpAddr::V6(link_local(self.mac))
     }
 
-    /// Whether a packet may go to the uplink.
+    /// Decides whether a packet may be sent to the uplink.
     fn judge(&mut self, frame: &[u8], packet: Packet<'_>, now: Instant) -> Verdict {
         let (protocol, port, peer_port, begins) = match packet.transport {
             Transport::Tcp { from, to, begins, .. } => (Protocol::Tcp, from, to, begins),
@@ -384,7 +384,7 @@ impl PacketFilter {
             Transport::Other => return self.refuse(frame, packet),
             Transport::Error | Transport::Routing => return drop_counted(&mut self.counters.denied),
         };
-        // What answers to another of its addresses would not find the way back. The neighbor knows the one on the link.
+        // Answers to another address of the guest would not find the way back. The neighbor knows the link-local one.
         let is_link_local = packet.from == IpAddr::V6(link_local(self.mac));
         if !(self.uplink.addresses.contains(&packet.from) || is_link_local && self.neighbor == Some(packet.to)) {
             return self.refuse(frame, packet);
@@ -395,19 +395,20 @@ impl PacketFilter {
             peer: packet.to,
             peer_port,
         };
-        // Of TCP, what begins a connection is known by its look; an answered echo does not begin one.
+        // A TCP packet that starts a connection is recognized by its flags; an echo that is answered does not start
+        // one.
         let goes_on = !(begins && protocol == Protocol::Tcp);
         if goes_on && self.flows.has(flow, now) {
             return Verdict::Pass(Port::Uplink);
         }
         let destination = destination(flow);
-        // A reply to an echo is no way to begin to speak.
+        // An echo reply cannot start a conversation.
         let may_begin = protocol != Protocol::Icmp || begins;
         if may_begin && self.opens(destination, |_| false) {
             return Verdict::Pass(Port::Uplink);
         }
         if may_begin && self.permits(destination, now) {
-            // The name may have another address when this conversation still lasts.
+            // The name may have another address while this conversation still lasts.
             self.flows.note(flow, now);
             return Verdict::Pass(Port::Uplink);
         }
@@ -421,13 +422,14 @@ impl PacketFilter {
         self.opens(destination, |name| self.names.has(name, destination.address, now))
     }
 
-    /// No rule for a segment's network opens what is no member's there.
+    /// Whether the egress rules permit a destination. No rule for a segment's network opens its gateway addresses,
+    /// which no member has.
     fn opens(&self, destination: Destination, is_named: impl Fn(&str) -> bool) -> bool {
         !self.segments.has_gateway(destination.address) && self.uplink.egress.permits(destination, is_named)
     }
 
     fn judge_question(&mut self, frame: &[u8], packet: Packet<'_>, port: u16, payload: &[u8]) -> Verdict {
-        // Where there is no uplink, the resolver's own "no" is heard by every program.
+        // Without an uplink the answer is the resolver's own refusal, which every program understands.
         if self.leads_out() && !(self.uplink.egress.permits_names() && self.uplink.addresses.contains(&packet.from)) {
             return self.refuse(frame, packet);
         }
@@ -455,7 +457,7 @@ impl PacketFilter {
 
     fn refuse(&mut self, frame: &[u8], packet: Packet<'_>) -> Verdict {
         self.counters.denied += 1;
-        // Nobody is told of what was for everybody (RFC 1122, section 3.2.2).
+        // A packet to many hosts is never answered (RFC 1122, section 3.2.2).
         let is_for_many = match packet.to {
             IpAddr::V4(to) => to.is_multicast() || to.is_broadcast() || to == Ipv4Addr::UNSPECIFIED,
             IpAddr::V6(to) => to.is_multicast(),
@@ -467,7 +469,7 @@ impl PacketFilter {
     }
 }
 
-/// Where a flow leads to.
+/// Destination of a flow.
 fn destination(flow: Flow) -> Destination {
     Destination {
         protocol: flow.protocol,

@@ -1,4 +1,4 @@
-//! What a guest that is hostile sends, and what becomes of it.
+//! Frames of a hostile guest, and what the packet filter does with them.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -17,12 +17,12 @@ pub(super) const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub(super) const OWN_V4: [u8; 4] = [100, 96, 0, 2];
 pub(super) const PUBLIC_V4: [u8; 4] = [203, 0, 113, 5];
 pub(super) const PRIVATE_V4: [u8; 4] = [192, 168, 1, 1];
-/// Azure's wire server.
+/// Address of Azure's wire server.
 pub(super) const METADATA_V4: [u8; 4] = [168, 63, 129, 16];
 pub(super) const RESOLVER_V4: [u8; 4] = [100, 96, 0, 1];
 pub(super) const OWN_V6: [u8; 16] = [0xfd, 0x63, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
 pub(super) const PUBLIC_V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5];
-/// `link_local(OWN)`.
+/// Link-local address `link_local(OWN)`.
 pub(super) const LINK_V6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, 2];
 
 pub(super) const UPLINK: Verdict = Verdict::Pass(Port::Uplink);
@@ -41,7 +41,7 @@ fn egress(targets: &[Target]) -> Egress {
     }
 }
 
-/// An uplink with two published ports of each protocol.
+/// Uplink with two published ports of each protocol.
 pub(super) fn uplink(egress: Egress) -> Uplink {
     let published = [Protocol::Tcp, Protocol::Udp].map(|protocol| Published {
         protocol,
@@ -62,7 +62,7 @@ fn filter(targets: &[Target]) -> PacketFilter {
     filter
 }
 
-/// What a filter does with a frame, whose sender it is not changed for.
+/// Access to a filter's decision about a frame, without changing the sender's copy.
 pub(super) trait Look {
     fn look(&mut self, frame: &[u8], now: Instant) -> Verdict;
     fn look_returned(&mut self, frame: &[u8], slot: u8) -> Verdict;
@@ -152,7 +152,7 @@ fn tags_fragments_and_other_kinds_end_here() {
         .udp(4000, 443);
     assert_eq!(filter.look(&frame!(tagged, b"x"), now), Verdict::Drop);
     let mut other = udp(OWN_V4, PUBLIC_V4, 443, b"x");
-    // 802.1X, and what is no kind but a length.
+    // 802.1X, and a length in place of a kind.
     for kind in [[0x88, 0x8e], [0, 40]] {
         other[12..14].copy_from_slice(&kind);
         assert_eq!(filter.look(&other, now), Verdict::Drop);
@@ -168,7 +168,7 @@ fn tags_fragments_and_other_kinds_end_here() {
         fragment[20..22].copy_from_slice(&flags);
         assert_eq!(filter.look(&fragment, now), Verdict::Drop);
     }
-    // A header of extension says the same over IPv6.
+    // An extension header means the same in IPv6.
     let mut fragment = frame!(out().ipv6(OWN_V6, PUBLIC_V6, 64).udp(4000, 443), &[0; 64]);
     fragment[20] = 44;
     fragment[54..62].copy_from_slice(&[17, 0, 0, 1, 0, 0, 0, 7]);
@@ -206,7 +206,7 @@ fn arp_is_answered_here_and_tells_of_nobody_else() {
     ] {
         assert_eq!(say(operation, mac, address), Verdict::Drop);
     }
-    // Nobody answers for the guest itself, or where nothing leads out.
+    // The guest's own address is not answered, nor anything when the uplink is closed.
     let mut own = arp(ArpOperation::REQUEST, OWN, OWN_V4);
     own[38..42].copy_from_slice(&OWN_V4);
     assert_eq!(public().look(&own, now), Verdict::Drop);
@@ -216,7 +216,7 @@ fn arp_is_answered_here_and_tells_of_nobody_else() {
     assert_eq!(closed.look(&request, now), Verdict::Drop);
 }
 
-/// A message of neighbor discovery, about `about` and with a hardware address.
+/// Neighbor discovery message, about `about` and with a hardware address.
 fn discovery(kind: u8, from: [u8; 16], hops: u8, about: [u8; 16], option: [u8; 6]) -> Vec<u8> {
     let mut to = [
         0xff,
@@ -268,7 +268,7 @@ fn discovery_is_a_hosts_and_its_own_and_is_answered_here() {
             assert_eq!((answer[54], &answer[62..78]), (136, &about[..]));
             assert_eq!(answer[78..], [2, 1, 2, 0, 0, 0, 0, 1]);
         }
-        // What needs no answer.
+        // Messages that need no answer.
         for (kind, about) in [
             (133, OWN_V6),
             (136, OWN_V6),
@@ -289,7 +289,7 @@ fn discovery_is_a_hosts_and_its_own_and_is_answered_here() {
             assert_eq!(say(kind, from, hops, OWN_V6, option), (Verdict::Drop, 1), "{kind}");
         }
     }
-    // A router's advertisement, a redirect, a report of multicast groups; in another's name.
+    // Router advertisement, redirect, report of multicast groups; messages in another's name.
     for kind in [134, 137, 143] {
         assert_eq!(say(kind, OWN_V6, 255, OWN_V6, OWN), (Verdict::Drop, 1), "{kind}");
     }
@@ -309,7 +309,7 @@ fn what_is_denied_is_told_so() {
     assert_eq!(answer[42..], denied[14..]);
     let v6 = frame!(out().ipv6(OWN_V6, OWN_V6, 64).tcp(4000, 80, 1, 1000).syn(), &[]);
     assert!(is_answered(&filter.look(&v6, now)));
-    // Not in the middle of a conversation that is none, and not to many.
+    // No answer in the middle of a conversation that does not exist, and none to many hosts.
     let middle = frame!(out().ipv4(OWN_V4, PRIVATE_V4, 64).tcp(4000, 80, 1, 1000).ack(1), b"x");
     assert_eq!(filter.look(&middle, now), Verdict::Drop);
     for to in [[224, 0, 0, 251], [255; 4]] {
@@ -344,7 +344,7 @@ fn whom_a_stranger_asks_may_answer_and_nobody_else() {
     assert_eq!(filter.look(&answer(PRIVATE_V4, 999), now), UPLINK);
     assert_eq!(filter.look(&answer(PRIVATE_V4, 998), now), Verdict::Drop);
     assert_eq!(filter.look(&answer(PUBLIC_V4, 999), now), Verdict::Drop);
-    // The other way round, from the same ports, is a connection of the guest's own.
+    // In the opposite direction, from the same ports, it is a connection of the guest's own.
     let begin = frame!(out().ipv4(OWN_V4, PRIVATE_V4, 64).tcp(80, 999, 1, 1000).syn(), &[]);
     assert!(is_answered(&filter.look(&begin, now)));
     let reply = |to| frame!(out().ipv4(OWN_V4, to, 64).udp(81, 999), b"x");
@@ -368,13 +368,13 @@ fn only_what_begins_at_a_published_port_is_answered() {
     let tcp = |port| back().ipv4(PRIVATE_V4, OWN_V4, 64).tcp(999, port, 1, 1000);
     let udp = |from, to| back().ipv4(from, to, 64).udp(999, 80);
     for arrived in [
-        // In the middle of a connection that never began, its answer, one to a port that is not published.
+        // In the middle of a connection that was never started, its answer, one to a port that is not published.
         frame!(tcp(80).ack(1), b"x"),
         frame!(tcp(80).syn().ack(1), &[]),
         frame!(tcp(80).rst(), &[]),
         frame!(tcp(79).syn(), &[]),
         frame!(back().ipv4(PRIVATE_V4, OWN_V4, 64).udp(999, 79), b"x"),
-        // To somebody else, and forged.
+        // To another host, and forged.
         frame!(udp(PRIVATE_V4, [100, 96, 0, 3]), b"x"),
         frame!(udp(METADATA_V4, OWN_V4), b"x"),
         frame!(back().ipv4(PRIVATE_V4, OWN_V4, 64).icmpv4_echo_request(80, 1), b"x"),
@@ -431,7 +431,7 @@ fn echoes_are_asked_for_where_the_guest_may_go_and_answered_to_nobody() {
     assert_eq!(filter.look(&reply(PUBLIC_V4), now), Verdict::Drop);
     let v6 = frame!(out().ipv6(OWN_V6, PUBLIC_V6, 64).icmpv6_echo_request(7, 1), b"x");
     assert_eq!(filter.look(&v6, now), UPLINK);
-    // An error is no echo either, and an answer to it would be answered.
+    // An error is no echo either, and an answer to it would be answered in turn.
     let mut error = request(PUBLIC_V4);
     error[34] = 3;
     assert_eq!(filter.look(&error, now), Verdict::Drop);
@@ -441,7 +441,7 @@ fn echoes_are_asked_for_where_the_guest_may_go_and_answered_to_nobody() {
     assert!(is_answered(&filter.look(&tunnel, now)));
 }
 
-/// A question for `a.test`, or an answer that it is [`PUBLIC_V4`].
+/// Question for `a.test`, or an answer that it is [`PUBLIC_V4`].
 fn dns(name: &[u8; 1], is_answer: bool) -> Vec<u8> {
     let counts: &[u8] = if is_answer {
         &[0x81, 0, 0, 1, 0, 1, 0, 0, 0, 0]

@@ -1,4 +1,5 @@
-//! How fast frames may go: a token bucket for each direction, and the timer that tells when one has something again.
+//! Rate limits for frames: a token bucket for each direction, and the timer that expires when an empty one has tokens
+//! again.
 
 use std::io;
 use std::num::NonZeroU64;
@@ -12,32 +13,33 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::FRAME_BYTES_MAX;
 
-/// What may go at once after a pause: what the rate gives in this time, but at least so many of the longest frames.
+/// Burst that may pass at once after a pause: what the rate yields in this time, but at least this number of the
+/// longest frames.
 const BURST: Duration = Duration::from_millis(100);
 const BURST_FRAMES_MIN: u64 = 2;
-/// The timer's shortest wait: what has become due meanwhile goes in one turn.
+/// Minimum wait of the timer: frames that become due in this time are processed in one turn.
 const WAIT_MIN: Duration = Duration::from_millis(1);
 
-/// Which way frames go, as the guest sees it.
+/// Direction of frames, as the guest sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
     Transmit,
     Receive,
 }
 
-/// A token bucket, whose tokens are bytes. A frame may go when it is not empty, and may take more than is left: so no
-/// frame is too long for it.
+/// Token bucket, whose tokens are bytes. A frame may pass when the bucket is not empty, and may take more than is left:
+/// so no frame is too long for it.
 #[derive(Debug)]
 struct TokenBucket {
     bytes_per_second: NonZeroU64,
-    /// How long it takes to fill up.
+    /// Time in which an empty bucket becomes full.
     burst: Duration,
-    /// When it is full, if nothing more is taken.
+    /// Time at which the bucket is full, if nothing more is taken.
     full: Instant,
 }
 
 impl TokenBucket {
-    /// A full one.
+    /// Makes a full bucket.
     fn new(bytes_per_second: NonZeroU64, now: Instant) -> Self {
         let frames = filling_time(BURST_FRAMES_MIN * FRAME_BYTES_MAX as u64, bytes_per_second);
         Self {
@@ -47,26 +49,26 @@ impl TokenBucket {
         }
     }
 
-    /// How long the next frame has to wait, if it has to.
+    /// Time for which the next frame has to wait; `None` if it need not wait.
     fn wait(&self, now: Instant) -> Option<Duration> {
         let missing = self.full.saturating_duration_since(now);
-        // Without any token it is empty: it has some just after that.
+        // A bucket without tokens is empty: it has some just after that.
         let wait = missing.checked_sub(self.burst)?;
         Some(wait.max(Duration::from_nanos(1)))
     }
 
-    /// Takes a frame's bytes out.
+    /// Takes a frame's bytes out of the bucket.
     fn take(&mut self, bytes: usize, now: Instant) {
         self.full = self.full.max(now) + filling_time(bytes as u64, self.bytes_per_second);
     }
 }
 
-/// How long it takes until a rate has given so many bytes, some frames' at most.
+/// Time in which a rate yields `bytes`, which are some frames' at most.
 fn filling_time(bytes: u64, bytes_per_second: NonZeroU64) -> Duration {
     Duration::from_nanos(bytes * 1_000_000_000 / bytes_per_second)
 }
 
-/// The limits of a device, if it has any: without them nothing waits, and there is no timer.
+/// Rate limits of a device, if it has any: without them nothing waits, and there is no timer.
 #[derive(Debug)]
 pub(super) struct RateLimiter(Option<Limits>);
 
@@ -75,12 +77,13 @@ struct Limits {
     transmit: TokenBucket,
     receive: TokenBucket,
     timer: OwnedFd,
-    /// One time for all of a turn: whoever found a bucket empty is sure to be woken for it.
+    /// Current time, one for the whole turn: a wake-up is guaranteed for every bucket that was found empty.
     now: Instant,
 }
 
 impl RateLimiter {
-    /// `bytes_per_second` each way, if there is a limit; its timer is waited for on `epoll` with `event`.
+    /// Makes the limits: `bytes_per_second` in each direction, if there is a limit. Epoll reports the timer with
+    /// `event`.
     pub(super) fn new(bytes_per_second: Option<NonZeroU64>, epoll: &Epoll, event: u64) -> io::Result<Self> {
         let Some(bytes_per_second) = bytes_per_second else {
             return Ok(Self(None));
@@ -103,15 +106,15 @@ impl RateLimiter {
         })))
     }
 
-    /// The timer, if it has run out, is heard.
+    /// Clears the timer's event, if it has expired.
     pub(super) fn clear_timer(&self) {
         if let Some(limits) = &self.0 {
-            // Fails when it has not.
+            // Fails if the timer has not expired.
             let _ = rustix::io::read(&limits.timer, &mut [0; 8]);
         }
     }
 
-    /// Looks at the clock.
+    /// Updates the current time at the start of a turn.
     pub(super) fn begin_turn(&mut self) {
         if let Some(limits) = &mut self.0 {
             limits.now = Instant::now();
@@ -130,7 +133,7 @@ impl RateLimiter {
         bucket.wait(limits.now).is_some()
     }
 
-    /// Counts a frame that goes.
+    /// Counts a frame that passes.
     pub(super) fn take(&mut self, direction: Direction, bytes: usize) {
         let Some(limits) = &mut self.0 else {
             return;
@@ -142,7 +145,7 @@ impl RateLimiter {
         bucket.take(bytes, limits.now);
     }
 
-    /// Has the timer run out when the first empty bucket has something again.
+    /// Sets the timer to the time when the first empty bucket has tokens again.
     pub(super) fn end_turn(&self) {
         if let Some(limits) = &self.0 {
             limits.set_timer();
@@ -179,7 +182,7 @@ mod tests {
         TokenBucket::new(NonZeroU64::new(bytes_per_second).expect("not 0"), now)
     }
 
-    /// Takes frames until none may go any more; how many bytes went.
+    /// Takes frames until no more may pass; returns how many bytes passed.
     fn drain(bucket: &mut TokenBucket, bytes: usize, now: Instant) -> usize {
         let mut taken = 0;
         while bucket.wait(now).is_none() {
@@ -195,7 +198,7 @@ mod tests {
         let mut bucket = bucket(10_000_000, now);
         assert_eq!(drain(&mut bucket, 1000, now), 1_000_000);
         assert!(bucket.wait(now).is_some_and(|wait| wait < MILLISECOND));
-        // No pause is long enough for more.
+        // No pause is long enough for a larger burst.
         assert_eq!(drain(&mut bucket, 1000, now + Duration::from_secs(3600)), 1_000_000);
     }
 

@@ -1,8 +1,8 @@
-//! The guest's receive queue: chains for frames, of which a long one fills several.
+//! Receive queue of the guest: chains for frames, of which a long one fills several.
 //!
 //! All chains of a frame become used at once, by one change of the ring's index: Linux drops a frame whose other
-//! buffers are not there yet (`receive_mergeable` in `drivers/net/virtio_net.c`). `virtio-queue` only knows one at a
-//! time, and counts those for its decision to interrupt; so both are done here.
+//! buffers are not there yet (`receive_mergeable` in `drivers/net/virtio_net.c`). `virtio-queue` can only use one at a
+//! time, and counts these for its decision to interrupt; so both are implemented here.
 
 use std::sync::atomic::{Ordering, fence};
 
@@ -13,35 +13,35 @@ use super::header::{self, HEADER_BYTES};
 use crate::limits::NET_CHAINS_PER_FRAME_MAX;
 use crate::virtio::chain::{self, Buffers};
 
-/// Virtio 1.3, section 2.7.8: flags and index, then elements of an id and a length.
+/// Layout of the used ring (virtio 1.3, section 2.7.8): flags and index, then elements of an id and a length.
 const USED_HEADER_BYTES: u64 = 4;
 const USED_ELEMENT_BYTES: u64 = 8;
-/// Section 2.7.6: flags and index, then elements, then `used_event`.
+/// Layout of the available ring (virtio 1.3, section 2.7.6): flags and index, then elements, then `used_event`.
 const AVAILABLE_HEADER_BYTES: u64 = 4;
 const AVAILABLE_ELEMENT_BYTES: u64 = 2;
 
-/// How a driver takes frames.
+/// Format in which a driver accepts frames.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct RxFormat {
-    /// In several chains.
+    /// Whether a frame may fill several chains.
     pub(super) merges: bool,
-    /// With our word that checksums are good.
+    /// Whether the driver accepts our declaration that checksums are valid.
     pub(super) trusts: bool,
 }
 
-/// What became of a frame.
+/// Result of delivering a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Delivery {
     Done,
-    /// There are only so many chains yet, which are not enough.
+    /// The queue has only `chains` chains yet, which are not enough.
     NoRoom {
         chains: u16,
     },
-    /// The chains that are there will never hold it.
+    /// The available chains will never hold the frame.
     Impossible,
 }
 
-/// The queue during one turn.
+/// Receive queue during one turn.
 pub(super) struct ReceiveRing<'q, 'm> {
     queue: &'q mut Queue,
     memory: &'m GuestMemoryMmap,
@@ -61,7 +61,7 @@ impl<'q, 'm> ReceiveRing<'q, 'm> {
         }
     }
 
-    /// Gives the guest a frame.
+    /// Delivers a frame to the guest.
     pub(super) fn deliver(&mut self, frame: &[u8]) -> Result<Delivery, virtio_queue::Error> {
         let wanted = HEADER_BYTES + frame.len();
         let most = if self.rx_format.merges {
@@ -82,7 +82,7 @@ impl<'q, 'm> ReceiveRing<'q, 'm> {
                     chains: taken.len() as u16,
                 });
             };
-            // A broken one has no room, and goes back empty.
+            // A broken chain has no room, and is returned empty.
             let writable = chain.map_or_else(|_| Buffers::default(), |chain| chain.writable);
             let bytes = writable.len().min(wanted - room.len());
             taken.push((head, bytes));
@@ -97,10 +97,10 @@ impl<'q, 'm> ReceiveRing<'q, 'm> {
         Ok(Delivery::Done)
     }
 
-    /// Asks to be told of more than these chains; whether there are more already.
+    /// Requests a notification for more than `chains` chains; returns whether there are more already.
     pub(super) fn wait_for_more(&mut self, chains: u16) -> Result<bool, virtio_queue::Error> {
         let next = self.queue.next_avail();
-        // What is asked for lies behind the chains that were given back.
+        // The requested index lies behind the chains that were returned.
         self.queue.set_next_avail(next.wrapping_add(chains));
         let has_more = self.queue.enable_notification(self.memory);
         self.queue.set_next_avail(next);
@@ -117,7 +117,7 @@ impl<'q, 'm> ReceiveRing<'q, 'm> {
         if old == new || !self.queue.event_idx_enabled() {
             return Ok(old != new);
         }
-        // The index is written before the driver's wish is read (section 2.7.7.2).
+        // The index is written before the driver's `used_event` is read (section 2.7.7.2).
         fence(Ordering::SeqCst);
         let offset = AVAILABLE_HEADER_BYTES + u64::from(self.queue.size()) * AVAILABLE_ELEMENT_BYTES;
         let event: u16 = self

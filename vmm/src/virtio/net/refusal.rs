@@ -1,4 +1,4 @@
-//! What a guest hears of a packet that may not leave: without an answer its programs would wait for minutes.
+//! Answers to a guest about packets that may not leave: without an answer its programs would wait for minutes.
 
 use etherparse::icmpv4::DestUnreachableHeader;
 use etherparse::icmpv6::DestUnreachableCode;
@@ -6,21 +6,21 @@ use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder};
 
 use super::{ETHERNET_BYTES, Mac};
 
-/// Hops left to an answer, which has none to go.
+/// Hop limit of an answer, which has no hop to pass.
 const HOPS: u8 = 64;
-/// Bytes of the refused packet that are told back: its IP header and enough of what follows to know it by (RFC 792 wants
-/// 8 bytes of it).
+/// Number of bytes of the refused packet that the answer quotes: its IP header and enough of what follows to identify
+/// it (RFC 792 requires 8 bytes of it).
 const QUOTED_BYTES: usize = 128;
 
-/// Addresses of a packet and the hardware that it was sent to.
+/// Addresses of a packet.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Ends {
     V4 { from: [u8; 4], to: [u8; 4] },
     V6 { from: [u8; 16], to: [u8; 16] },
 }
 
-/// The frame that says "prohibited" (ICMP type 3 code 13, ICMPv6 type 1 code 1) of `frame`, in the name of whom it was
-/// sent to.
+/// Frame that answers `frame` with "prohibited" (ICMP type 3 code 13, ICMPv6 type 1 code 1), in the name of the
+/// destination.
 pub(super) fn prohibited(frame: &[u8], ends: Ends) -> Option<Vec<u8>> {
     let (gateway, guest) = hardware(frame)?;
     let packet = frame.get(ETHERNET_BYTES..)?;
@@ -42,7 +42,7 @@ pub(super) fn prohibited(frame: &[u8], ends: Ends) -> Option<Vec<u8>> {
     written.ok().map(|_| answer)
 }
 
-/// The frame that answers a UDP packet with `payload`.
+/// Frame that answers a UDP packet with `payload`.
 pub(crate) fn answer(frame: &[u8], ends: Ends, (from_port, to_port): (u16, u16), payload: &[u8]) -> Option<Vec<u8>> {
     let (gateway, guest) = hardware(frame)?;
     let ethernet = PacketBuilder::ethernet2(gateway, guest);
@@ -55,7 +55,7 @@ pub(crate) fn answer(frame: &[u8], ends: Ends, (from_port, to_port): (u16, u16),
     written.ok().map(|_| answer)
 }
 
-/// Whom a frame was sent to, and who sent it.
+/// Hardware addresses of a frame: destination and sender.
 fn hardware(frame: &[u8]) -> Option<(Mac, Mac)> {
     let (to, from) = (frame.first_chunk::<6>()?, frame.get(6..)?.first_chunk::<6>()?);
     Some((*to, *from))

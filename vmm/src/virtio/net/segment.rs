@@ -1,4 +1,4 @@
-//! The networks of pods that a guest is on: which addresses are members', and which lead elsewhere. Pure.
+//! Networks of pods that a guest is on: which addresses belong to members, and which lead elsewhere. Pure.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -6,21 +6,21 @@ use ipnet::IpNet;
 
 use crate::segments::{SEGMENTS_MAX, Segment};
 
-/// Which of the networks.
+/// Number of a network's slot.
 pub(super) type Slot = u8;
 
-/// All of them.
+/// Networks of the guest by slot.
 #[derive(Debug, Default)]
 pub(super) struct Segments([Option<Segment>; SEGMENTS_MAX]);
 
-/// Whose an address is.
+/// Owner of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// A member's of this network.
+    /// The address belongs to a member of this network.
     Member(Slot),
-    /// All members' of a network together.
+    /// The address stands for all members of a network.
     Broadcast,
-    /// Of none of the networks, or the uplink's.
+    /// The address is of none of the networks, or belongs to the uplink.
     Elsewhere,
 }
 
@@ -33,30 +33,30 @@ impl Segments {
         self.0[usize::from(slot)].take()
     }
 
-    /// The first one, for what is of no network's in particular.
+    /// First network, for traffic that belongs to no network in particular.
     pub(super) fn first(&self) -> Option<Slot> {
         Some(self.iter().next()?.0)
     }
 
-    /// The one after it.
+    /// Next network after `slot`.
     pub(super) fn after(&self, slot: Slot) -> Option<Slot> {
         self.iter().map(|(next, _)| next).find(|next| *next > slot)
     }
 
-    /// Whether the guest has `address` on any of them.
+    /// Whether the guest has `address` on any of the networks.
     pub(super) fn has(&self, address: IpAddr) -> bool {
         self.iter().any(|(_, segment)| segment.addresses.contains(&address))
     }
 
-    /// Whether the guest has `address` on this one.
+    /// Whether the guest has `address` on this network.
     pub(super) fn has_on(&self, slot: Slot, address: IpAddr) -> bool {
         let segment = self.0[usize::from(slot)].as_ref();
         segment.is_some_and(|segment| segment.addresses.contains(&address))
     }
 
-    /// Whose `address` is.
+    /// Owner of `address`.
     pub(super) fn place(&self, address: IpAddr) -> Place {
-        // The same address in IPv6's clothes would be one of the host's network.
+        // An IPv4-mapped IPv6 address would otherwise be one of the host's network.
         let address = address.to_canonical();
         match self.of(address) {
             None if is_link_local(address) => self.first().map_or(Place::Elsewhere, Place::Member),
@@ -68,19 +68,19 @@ impl Segments {
         }
     }
 
-    /// Whether `address` is the uplink's of one of them.
+    /// Whether `address` is the uplink's on any of the networks.
     pub(super) fn has_gateway(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.iter().any(|(_, segment)| segment.gateways.contains(&address))
     }
 
-    /// Where to ask for the hardware that has `address`.
+    /// Network on which to ask for the hardware address of `address`.
     pub(super) fn link_of(&self, address: IpAddr) -> Option<Slot> {
         let of = self.of(address.to_canonical());
         of.map(|(slot, _)| slot).or_else(|| self.first())
     }
 
-    /// The one whose link has this address.
+    /// Network whose link has this address.
     fn of(&self, address: IpAddr) -> Option<(Slot, &Segment)> {
         self.iter()
             .find(|(_, segment)| segment.networks.iter().any(|network| network.contains(&address)))
@@ -92,13 +92,13 @@ impl Segments {
     }
 }
 
-/// The address that a host has of its link alone. On which of its networks, it does not say: it is the first's.
+/// Whether an address is a host's link-local one. It does not determine the network: it belongs to the first one.
 fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if Ipv6Addr::is_unicast_link_local(&address))
 }
 
-/// Whether it is a network's address for everybody, or the old one with only zeros (RFC 1122, section 3.2.1.3). A link
-/// of two has neither (RFC 3021).
+/// Whether `address` is a network's broadcast address, or the old one with only zeros (RFC 1122, section 3.2.1.3). A
+/// link of two hosts has neither (RFC 3021).
 fn is_broadcast(network: &IpNet, address: IpAddr) -> bool {
     match (network, address) {
         (IpNet::V4(network), IpAddr::V4(address)) => {

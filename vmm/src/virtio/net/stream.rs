@@ -1,5 +1,5 @@
-//! What carries frames further: a stream socket to a process like passt, or to a network's switch, on which each frame
-//! follows its length (`u32`, big endian; passt(1), and QEMU's `-netdev stream`).
+//! Stream that carries frames further: a stream socket to a process like passt, or to a network's switch, on which each
+//! frame follows its length (`u32`, big endian; passt(1), and QEMU's `-netdev stream`).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -10,41 +10,41 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::{ETHERNET_BYTES, FRAME_BYTES_MAX};
 
-/// Bytes of a length.
+/// Size of a length in bytes.
 const LENGTH_BYTES: usize = 4;
-/// Bytes of the longest frame and its length.
+/// Size of the longest frame and its length in bytes.
 const MESSAGE_BYTES_MAX: usize = LENGTH_BYTES + FRAME_BYTES_MAX;
-/// Bytes for the other end that a device collects before it must take some.
+/// Maximum bytes for the other end that are collected before it must read some.
 const OUTBOX_BYTES: usize = 2 * MESSAGE_BYTES_MAX;
-/// Bytes of the other end's that wait for room in the guest. passt drops what its socket has no room for, and a
-/// connection then pauses for two seconds; so what comes is taken off the socket also while the guest is slow.
+/// Maximum bytes from the other end that wait for room in the guest. passt drops what its socket has no room for, and a
+/// connection then pauses for two seconds; so received frames are read off the socket even while the guest is slow.
 const INBOX_BYTES: usize = 16 * MESSAGE_BYTES_MAX;
 
-/// One end of it.
+/// One end of a frame stream.
 #[derive(Debug)]
 pub(crate) struct Stream {
     socket: OwnedFd,
-    /// Waits for the socket, among others.
+    /// Events of the socket for which epoll waits.
     interest: EventSet,
-    /// Bytes for the other end, `sent` of which it has.
+    /// Bytes for the other end, of which `sent` have been sent.
     outbox: Vec<u8>,
     outbox_bytes: usize,
     sent: usize,
-    /// Bytes of the other end, from `taken` to `filled`. Pages that were never needed are none of memory.
+    /// Bytes from the other end, from `taken` to `filled`. Pages that were never used take no memory.
     inbox: Box<[u8]>,
     taken: usize,
     filled: usize,
-    /// The other end is gone, or says what makes no sense: the supervisor knows why, and ends the machine.
+    /// Whether the other end is gone, or sends invalid data: the supervisor knows why, and ends the machine.
     is_lost: bool,
 }
 
 impl Stream {
-    /// Waits on `epoll` with `event`.
+    /// Makes a stream whose events `epoll` reports with `event`.
     pub(crate) fn new(socket: OwnedFd, epoll: &Epoll, event: u64) -> io::Result<Self> {
         Self::with_outbox(socket, epoll, event, OUTBOX_BYTES)
     }
 
-    /// The same; up to `outbox_bytes` wait for the other end before it is full.
+    /// Makes a stream that collects up to `outbox_bytes` for the other end before it is full.
     pub(crate) fn with_outbox(socket: OwnedFd, epoll: &Epoll, event: u64, outbox_bytes: usize) -> io::Result<Self> {
         let interest = EventSet::IN;
         epoll.ctl(
@@ -65,17 +65,17 @@ impl Stream {
         })
     }
 
-    /// Whether the other end has to take something first. One that is gone never will: it holds nobody up.
+    /// Whether the other end has to read something first. A lost end never will: the stream is not full then.
     pub(crate) fn is_full(&self) -> bool {
         self.has_no_room_for(1)
     }
 
-    /// Whether there is no room for this many frames, of the longest.
+    /// Whether there is no room for this many frames of maximum length.
     pub(crate) fn has_no_room_for(&self, frames: usize) -> bool {
         !self.is_lost && self.outbox.len() + frames * MESSAGE_BYTES_MAX > self.outbox_bytes
     }
 
-    /// Appends a frame to what is sent with the next [`Self::flush`].
+    /// Appends a frame to what the next [`Self::flush`] sends.
     pub(crate) fn append(&mut self, frame: &[u8]) {
         if self.is_lost {
             return;
@@ -84,7 +84,7 @@ impl Stream {
         self.outbox.extend_from_slice(frame);
     }
 
-    /// Sends what was appended, as much as the other end takes.
+    /// Sends what was appended, as much as the other end accepts.
     pub(crate) fn flush(&mut self) {
         while self.sent < self.outbox.len() && !self.is_lost {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
@@ -99,13 +99,13 @@ impl Stream {
         self.sent = 0;
     }
 
-    /// The next frame of what was taken in, if it is whole.
+    /// Next frame that was received, if it is complete.
     pub(crate) fn front(&self) -> Option<&[u8]> {
         let start = self.taken + LENGTH_BYTES;
         self.inbox.get(start..self.filled)?.get(..self.next_bytes()?)
     }
 
-    /// The frame in front is done with.
+    /// Discards the frame in front.
     pub(crate) fn skip(&mut self) {
         if let Some(bytes) = self.next_bytes() {
             self.taken += LENGTH_BYTES + bytes;
@@ -113,7 +113,7 @@ impl Stream {
         self.check_length();
     }
 
-    /// Waits for what matters now.
+    /// Waits on `epoll` for the events that matter now.
     pub(crate) fn watch(&mut self, epoll: &Epoll, event: u64) {
         let mut interest = EventSet::empty();
         if self.has_space() && !self.is_lost {
@@ -125,7 +125,7 @@ impl Stream {
         if interest == self.interest {
             return;
         }
-        // Hang-ups are reported without being asked for, again and again: a lost end is not waited for at all.
+        // Hang-ups are reported without being requested, again and again: a lost end is removed from epoll.
         let operation = match (self.interest.is_empty(), interest.is_empty()) {
             (true, _) => ControlOperation::Add,
             (false, true) => ControlOperation::Delete,
@@ -147,13 +147,13 @@ impl Stream {
         self.filled - self.taken <= INBOX_BYTES - MESSAGE_BYTES_MAX
     }
 
-    /// Takes in what is there, as far as there is space.
+    /// Reads what the socket has, as far as there is space.
     pub(crate) fn receive(&mut self) {
         while self.has_space() && !self.is_lost && self.receive_once() {}
         self.check_length();
     }
 
-    /// Loses the other end when what it says next is no frame.
+    /// Marks the other end as lost if the next bytes are no frame.
     fn check_length(&mut self) {
         let is_frame = |bytes: usize| (ETHERNET_BYTES..=FRAME_BYTES_MAX).contains(&bytes);
         if self.next_bytes().is_some_and(|bytes| !is_frame(bytes)) {
@@ -161,7 +161,7 @@ impl Stream {
         }
     }
 
-    /// Whether there may be more.
+    /// Reads once from the socket; returns whether there may be more.
     fn receive_once(&mut self) -> bool {
         if self.taken == self.filled || self.inbox.len() - self.filled < MESSAGE_BYTES_MAX {
             self.inbox.copy_within(self.taken..self.filled, 0);
@@ -175,7 +175,7 @@ impl Stream {
             }
             Err(Errno::INTR) => return true,
             Err(Errno::AGAIN) => {}
-            // What came before the end of it is still the guest's.
+            // Frames received before the end still belong to the guest.
             Ok(_) | Err(_) => self.is_lost = true,
         }
         false

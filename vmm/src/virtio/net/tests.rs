@@ -1,4 +1,4 @@
-//! The device between a driver and a network, both of which are the test's.
+//! Network device between a driver and a network, both of which the test plays.
 
 use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
@@ -35,14 +35,14 @@ const BUFFERS: u64 = TestQueue::FREE + 0x10_0000;
 struct Bench {
     device: NetDevice,
     supervisor: OwnedFd,
-    /// The uplink's other end.
+    /// Other end of the uplink.
     network: UnixStream,
     memory: GuestMemoryMmap,
     receive: TestQueue,
     transmit: TestQueue,
 }
 
-/// The device, connected to nothing, and the supervisor's end of its control socket.
+/// Device that is connected to nothing, and the supervisor's end of its control socket.
 fn device(bytes_per_second: Option<NonZeroU64>) -> (NetDevice, OwnedFd) {
     let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
     let (supervisor, control) = socketpair(AddressFamily::UNIX, kind, flags, None).expect("sockets");
@@ -51,7 +51,7 @@ fn device(bytes_per_second: Option<NonZeroU64>) -> (NetDevice, OwnedFd) {
     (device, supervisor)
 }
 
-/// A network that the guest has `own` on, as .2 of 256.
+/// Network that the guest has `own` on, as .2 of 256.
 fn segment(own: [u8; 4]) -> Segment {
     let [a, b, c, _] = own;
     Segment {
@@ -74,7 +74,7 @@ impl Bench {
         Self::with(device(None)).with_uplink()
     }
 
-    /// With a limit each way.
+    /// Makes a bench with a rate limit in each direction.
     fn limited(bytes_per_second: u64) -> Self {
         Self::with(device(NonZeroU64::new(bytes_per_second))).with_uplink()
     }
@@ -85,7 +85,7 @@ impl Bench {
         self
     }
 
-    /// Has the uplink lead to the public internet, and publishes the port of [`frame`]; its other end.
+    /// Opens the uplink to the public internet, and publishes the port of [`frame`]; returns the other end.
     fn open(&mut self) -> UnixStream {
         let (ours, network) = sockets();
         let egress = Egress {
@@ -110,14 +110,14 @@ impl Bench {
         network
     }
 
-    /// On a segment too, whose end is the other one.
+    /// Makes a bench that is also on a segment; returns the segment's end.
     fn on_segment() -> (Self, UnixStream) {
         let mut bench = Self::new();
         let switch = bench.connect(0, OWN_V4);
         (bench, switch)
     }
 
-    /// Has the guest be on one more segment, whose end this is.
+    /// Connects the guest to one more segment; returns the segment's end.
     fn connect(&mut self, slot: u8, own: [u8; 4]) -> UnixStream {
         let (ours, switch) = sockets();
         let segment = segment(own);
@@ -125,7 +125,7 @@ impl Bench {
         switch
     }
 
-    /// Asks for a change.
+    /// Requests a change; returns the answer.
     fn ask(&mut self, change: &Change, fds: &[BorrowedFd<'_>]) -> u8 {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -172,7 +172,7 @@ impl Bench {
         process(&mut self.device, cause, &self.memory, queues).expect("good queues")
     }
 
-    /// Has the guest send `bytes` after an empty header.
+    /// Makes the guest send `bytes` after an empty header.
     fn send(&mut self, bytes: &[u8]) {
         let whole = [&[0; HEADER_BYTES], bytes].concat();
         let at = GuestAddress(TestQueue::FREE);
@@ -181,7 +181,7 @@ impl Bench {
         self.process(Cause::Queue(1));
     }
 
-    /// What the network has got.
+    /// Next frame that the network has received.
     fn sent(&mut self) -> Vec<u8> {
         read_frame(&mut self.network)
     }
@@ -190,12 +190,12 @@ impl Bench {
         has_more(&mut self.network)
     }
 
-    /// Whether the device wants to be processed.
+    /// Whether the device requests to be processed.
     fn is_called(&self) -> bool {
         self.is_called_within(0)
     }
 
-    /// The same, after so many seconds at most.
+    /// Whether the device requests to be processed within this number of seconds.
     fn is_called_within(&self, seconds: i64) -> bool {
         let backend = self.device.backend_fd().expect("an epoll instance");
         let event = rustix::event::PollFd::from_borrowed_fd(backend, rustix::event::PollFlags::IN);
@@ -210,7 +210,7 @@ impl Bench {
         write_frame(&mut self.network, frame);
     }
 
-    /// Gives the guest's queue room for `count` frames.
+    /// Offers room for `count` frames in the guest's queue.
     fn offer(&mut self, count: u64) {
         for index in 0..count {
             self.receive
@@ -377,16 +377,17 @@ fn a_network_that_is_gone_or_talks_nonsense_is_not_waited_for() {
     }
 }
 
-/// Bytes a second of which some hundred milliseconds' are a frame of [`LIMITED_BYTES`].
+/// Rate in bytes per second, at which a frame of [`LIMITED_BYTES`] takes some hundred milliseconds.
 const LIMITED_RATE: u64 = 256 << 10;
 const LIMITED_BYTES: usize = 60_000;
-/// Frames of a burst: twice the longest frame's bytes, and what one of them takes too early.
+/// Number of frames in a burst: twice the longest frame's bytes, and what one of them takes too early.
 const BURST_FRAMES: usize = 3;
-/// The shortest time in which six of them go: the last one finds the bucket not empty.
+/// Minimum time in which six frames pass: the last one finds the bucket not empty.
 const SIX_FRAMES: Duration =
     Duration::from_millis((5 * LIMITED_BYTES - 2 * FRAME_BYTES_MAX) as u64 * 1000 / LIMITED_RATE);
 
-/// Has the device work whenever it wants to until six frames went; how many went in each turn that was of use.
+/// Processes the device whenever it requests so, until six frames have passed; returns how many passed in each turn
+/// that had any.
 fn turns_of_six(bench: &mut Bench, mut went: impl FnMut(&mut Bench) -> usize) -> Vec<usize> {
     let begun = Instant::now();
     let (mut turns, mut useless) = (Vec::new(), 0);
@@ -399,7 +400,7 @@ fn turns_of_six(bench: &mut Bench, mut went: impl FnMut(&mut Bench) -> usize) ->
         }
     }
     assert!(begun.elapsed() >= SIX_FRAMES, "{:?}", begun.elapsed());
-    // A frame may come in parts, but nothing is asked for again and again.
+    // A frame may come in parts, but the device must not request turns again and again.
     assert!(useless < 100, "{useless} turns for nothing");
     turns
 }
@@ -414,7 +415,7 @@ fn a_rate_holds_up_what_the_guest_sends() {
         bench.memory.write_slice(&whole, GuestAddress(at)).expect("in memory");
         bench.transmit.add(&bench.memory, &[(at, whole.len() as u32, false)]);
     }
-    // The network has something to say, so that the device is called.
+    // The network has a frame to send, so that the device is processed.
     bench.arrive(&[1; 60]);
     let mut sent = Vec::new();
     let turns = turns_of_six(&mut bench, |bench| {
@@ -464,7 +465,7 @@ fn a_held_up_device_is_called_by_its_timer_only() {
     bench.send(&frame(b"held up"));
     bench.arrive(&[1; 60]);
     assert_eq!(bench.transmit.used(&bench.memory).len(), BURST_FRAMES);
-    // What comes is taken off the socket, and given to the guest.
+    // Received frames are read off the socket, and delivered to the guest.
     assert!(bench.is_called());
     bench.process(Cause::Backend);
     assert_eq!(bench.receive.used(&bench.memory).len(), 1);

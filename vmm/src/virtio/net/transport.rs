@@ -1,4 +1,4 @@
-//! The transports of a packet, as far as a packet filter needs them.
+//! Transports of a packet, as far as the packet filter needs them.
 //!
 //! | transport | accepted | everything else |
 //! |---|---|---|
@@ -15,22 +15,22 @@ const ICMP_V4: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 pub(super) const ICMP_V6: u8 = 58;
-/// Bytes of the headers of UDP and ICMP, and of TCP's without options.
+/// Lengths in bytes of the headers of UDP and ICMP, and of TCP's without options.
 const UDP_BYTES: usize = 8;
 const ICMP_BYTES: usize = 8;
 const TCP_BYTES: usize = 20;
 
-/// TCP's flags (RFC 9293, section 3.1).
+/// Flags of TCP (RFC 9293, section 3.1).
 const FIN: u8 = 1;
 const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
 const URG: u8 = 32;
 
-/// Echo request and echo reply of ICMP, and of ICMPv6.
+/// Types of echo request and echo reply of ICMP, and of ICMPv6.
 const ECHO_V4: (u8, u8) = (8, 0);
 const ECHO_V6: (u8, u8) = (128, 129);
-/// Redirect and router advertisement of ICMP (RFC 792, RFC 1256), and of ICMPv6.
+/// Types of redirect and router advertisement of ICMP (RFC 792, RFC 1256), and of ICMPv6.
 const ROUTERS_V4: [u8; 2] = [5, 9];
 const ROUTERS_V6: [u8; 2] = [134, 137];
 
@@ -40,7 +40,7 @@ pub(crate) enum Transport<'a> {
     Tcp {
         from: u16,
         to: u16,
-        /// The segment opens a connection.
+        /// Whether the segment opens a connection.
         begins: bool,
     },
     Udp {
@@ -50,14 +50,14 @@ pub(crate) enum Transport<'a> {
     },
     Echo {
         id: u16,
-        /// The message is a request.
+        /// Whether the message is a request.
         begins: bool,
     },
-    /// A protocol that the uplink does not carry; its sender is told.
+    /// Protocol that the uplink does not carry; the sender gets an answer.
     Other,
-    /// A message of ICMP that is no echo; never answered (RFC 1122, section 3.2.2).
+    /// ICMP message that is no echo; never answered (RFC 1122, section 3.2.2).
     Error,
-    /// A message that only routers send; not carried among pods either.
+    /// Message that only routers send; not carried among pods either.
     Routing,
 }
 
@@ -86,7 +86,7 @@ impl<'a> Transport<'a> {
         }
     }
 
-    /// Takes the urgent pointer out of an accepted TCP segment.
+    /// Removes the urgent pointer from an accepted TCP segment.
     pub(super) fn clear_urgent(segment: &mut [u8]) {
         let Some(header) = segment.first_chunk_mut::<TCP_BYTES>() else {
             return;
@@ -124,7 +124,7 @@ fn parse_tcp(segment: &[u8]) -> Result<Transport<'_>, FrameError> {
 fn has_whole_options(mut options: &[u8]) -> bool {
     loop {
         options = match options {
-            // The end of the list, by its mark or by the header's.
+            // End of the list, by its marker or by the end of the header.
             [] | [0, ..] => return true,
             [1, rest @ ..] => rest,
             [_, bytes @ 2..=u8::MAX, ..] => match options.get(usize::from(*bytes)..) {
@@ -146,7 +146,7 @@ fn parse_udp(datagram: &[u8]) -> Result<Transport<'_>, FrameError> {
     Ok(Transport::Udp { from, to, payload })
 }
 
-/// Source and destination; port 0 is nobody's.
+/// Source and destination port; port 0 is invalid.
 fn ports([f1, f0, t1, t0]: [u8; 4]) -> Result<(u16, u16), FrameError> {
     match (u16::from_be_bytes([f1, f0]), u16::from_be_bytes([t1, t0])) {
         (0, _) | (_, 0) => Err(FrameError::Malformed),
@@ -172,7 +172,7 @@ fn parse_icmp(message: &[u8], (request, reply): (u8, u8), routers: [u8; 2]) -> R
 mod tests {
     use super::*;
 
-    /// A segment with these flags and options.
+    /// TCP segment with these flags and options.
     fn segment(flags: u8, options: &[u8]) -> Vec<u8> {
         let offset = ((TCP_BYTES + options.len()) as u8 / 4) << 4;
         let mut bytes = vec![

@@ -1,7 +1,7 @@
-//! One stream: what the guest and the host's socket still owe each other.
+//! Stream: what the guest and the host's socket still owe each other.
 //!
 //! Bytes for the guest stay in the host's socket until the guest has credit and a receive buffer for them. Bytes for
-//! the host go out at once; what a slow reader does not take waits in a backlog no larger than the credit given.
+//! the host are sent at once; what a slow reader does not take waits in a backlog no larger than the credit given.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,95 +14,96 @@ use crate::limits::{VSOCK_BUFFER_BYTES, VSOCK_PACKET_BYTES_MAX};
 use crate::virtio::chain::Buffers;
 use crate::virtio::sys;
 
-/// Credit is renewed when this much of it has come back: late enough to cost few packets, early enough that the guest
-/// never waits for it while the host reads.
+/// Amount of returned credit at which it is renewed: late enough to cost few packets, early enough that the guest never
+/// waits for it while the host reads.
 const CREDIT_STEP_BYTES: u32 = VSOCK_BUFFER_BYTES as u32 / 2;
 
-/// Unread bytes thrown away at the end of a stream: what a socket buffer holds by default (`wmem_default`).
+/// Maximum unread bytes that are discarded at the end of a stream: what a socket buffer holds by default
+/// (`wmem_default`).
 const DISCARDED_BYTES_MAX: usize = 256 << 10;
 
 const SHUTDOWN_BOTH: u32 = SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
 
-/// How far the stream is.
+/// Phase of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// The host wants it; the guest has not heard of it.
+    /// The host has requested the stream; the guest has not been asked yet.
     Wanted,
-    /// The guest has to answer until then.
+    /// The guest has been asked, and has to answer before `until`.
     Requested { until: Instant },
-    /// The guest wanted it and has not heard that it has it.
+    /// The guest has requested the stream and has not been told that it has it.
     Accepted,
-    /// Bytes flow, until both ends have said that they send no more.
+    /// Bytes flow, until both ends have reported that they send no more.
     Open,
-    /// The host's end is gone, the guest knows and has to confirm until then.
+    /// The host's end is gone; the guest knows, and has to confirm before `until`.
     Closing { until: Instant },
 }
 
-/// What is to be sent to the guest next.
+/// Next item to be sent to the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// This packet.
+    /// Sends this packet.
     Packet(Header),
-    /// This packet, which the guest has to answer in time.
+    /// Sends this packet, which the guest has to answer in time.
     Question(Header),
-    /// Payload from the host's socket, at most so many bytes: see [`Connection::receive`].
+    /// Sends payload from the host's socket, at most `bytes_max` bytes: see [`Connection::receive`].
     Payload { bytes_max: usize },
-    /// This packet, and the stream is over.
+    /// Sends this packet, and ends the stream.
     Last(Header),
-    /// Nothing, and the stream is over.
+    /// Sends nothing, and ends the stream.
     Over,
-    /// Nothing now.
+    /// Sends nothing at present.
     Nothing,
 }
 
-/// The guest broke the rules of the stream.
+/// Error of a guest that broke the rules of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Violation;
 
-/// The stream.
+/// Stream between the guest and a socket of the host.
 #[derive(Debug)]
 pub(super) struct Connection {
     key: StreamKey,
     socket: OwnedFd,
     phase: Phase,
-    /// What the guest can take, as it said last.
+    /// Credit of the guest, as it reported last.
     guest_credit: Credit,
-    /// Bytes sent to the guest, modulo 2^32.
+    /// Number of bytes sent to the guest, modulo 2^32.
     sent: u32,
-    /// The guest has been asked for credit since it had some.
+    /// Whether the guest has been asked for credit since it last had some.
     credit_requested: bool,
-    /// Bytes given to the host, modulo 2^32, and how many of them the guest knows of.
+    /// Number of bytes given to the host, modulo 2^32, and how many of them the guest knows of.
     forwarded: u32,
     forwarded_told: u32,
     credit_due: bool,
     backlog: Backlog,
-    /// Shutdown flags that the guest has said.
+    /// Shutdown flags that the guest has sent.
     guest_done: u32,
-    /// Shutdown flags that the guest has been told.
+    /// Shutdown flags that were sent to the guest.
     told_done: u32,
-    /// The guest knows nothing of the stream any more.
+    /// Whether the guest has forgotten the stream.
     guest_gone: bool,
-    /// The host's socket may have bytes.
+    /// Whether the host's socket may have bytes.
     readable: bool,
-    /// The host's socket has ended.
+    /// Whether the host's socket has ended.
     ended: bool,
-    /// Nobody reads from the host's socket any more.
+    /// Whether nobody reads from the host's socket any more.
     unread: bool,
-    /// The host's reader knows that nothing follows.
+    /// Whether the host's reader has been notified that nothing follows.
     end_told: bool,
-    /// Waits in the muxer's list of streams that have something for the guest.
+    /// Whether the stream is in the muxer's list of streams that have something for the guest.
     pub(super) listed: bool,
-    /// The epoll instance also reports room in the host's socket.
+    /// Whether the epoll instance also reports room in the host's socket.
     pub(super) room_watched: bool,
 }
 
 impl Connection {
-    /// A stream that the host asks for.
+    /// Makes a stream that the host requests.
     pub(super) fn wanted(key: StreamKey, socket: OwnedFd) -> Self {
         Self::new(key, socket, Phase::Wanted)
     }
 
-    /// A stream that the guest has asked for, with what it can take.
+    /// Makes a stream that the guest has requested, with the guest's credit.
     pub(super) fn accepted(key: StreamKey, socket: OwnedFd, credit: Credit) -> Self {
         Self {
             guest_credit: credit,
@@ -134,17 +135,17 @@ impl Connection {
         }
     }
 
-    /// The host's socket.
+    /// Socket of the host.
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
-    /// Whether the guest has not heard of the stream yet.
+    /// Whether the guest does not know of the stream yet.
     pub(super) fn is_unknown_to_guest(&self) -> bool {
         self.phase == Phase::Wanted
     }
 
-    /// Whether the guest has let the time pass in which it had to answer.
+    /// Whether the guest has missed the time limit for its answer.
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
         match self.phase {
             Phase::Requested { until } | Phase::Closing { until } => until <= now,
@@ -157,7 +158,7 @@ impl Connection {
         !self.backlog.is_empty()
     }
 
-    /// The host's socket has something to say.
+    /// Records events of the host's socket.
     pub(super) fn host_event(&mut self, readable: bool, writable: bool, hung_up: bool) {
         self.readable |= readable || hung_up;
         if hung_up {
@@ -168,7 +169,7 @@ impl Connection {
         }
     }
 
-    /// The guest accepts.
+    /// Records that the guest accepts the stream.
     pub(super) fn guest_response(&mut self, credit: Credit) -> Result<(), Violation> {
         let Phase::Requested { .. } = self.phase else {
             return Err(Violation);
@@ -178,7 +179,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The credit in any packet of the guest.
+    /// Records the credit in any packet of the guest.
     pub(super) fn guest_update(&mut self, credit: Credit) {
         self.guest_credit = credit;
         if self.guest_room() > 0 {
@@ -186,12 +187,12 @@ impl Connection {
         }
     }
 
-    /// The guest wants to know what it can send.
+    /// Records that the guest asks for credit.
     pub(super) fn guest_asks_for_credit(&mut self) {
         self.credit_due = true;
     }
 
-    /// Bytes from the guest.
+    /// Forwards bytes from the guest to the host's socket.
     pub(super) fn guest_payload(&mut self, mut payload: Buffers<'_>) -> Result<(), Violation> {
         let open = matches!(self.phase, Phase::Open | Phase::Closing { .. });
         if !open || self.guest_done & SHUTDOWN_SEND != 0 || payload.len() > VSOCK_BUFFER_BYTES - self.backlog.len() {
@@ -221,27 +222,28 @@ impl Connection {
         Ok(())
     }
 
-    /// The guest will not send, or not receive, any more.
+    /// Records that the guest will not send, or not receive, any more.
     pub(super) fn guest_shutdown(&mut self, flags: u32) -> Result<(), Violation> {
         if matches!(self.phase, Phase::Wanted | Phase::Requested { .. }) {
             return Err(Violation);
         }
         self.guest_done |= flags & SHUTDOWN_BOTH;
         if self.guest_done & SHUTDOWN_RECEIVE != 0 {
-            // The host's writer learns it too. A socket that is gone already does not mind.
+            // The host's writer is notified too. A socket that is gone already causes an error, which does not matter.
             let _ = rustix::net::shutdown(&self.socket, Shutdown::Read);
         }
         self.tell_end();
         Ok(())
     }
 
-    /// The guest has forgotten the stream. Whether bytes that it had sent before are still on their way.
+    /// Records that the guest has forgotten the stream. Returns whether bytes that it had sent before are still on
+    /// their way.
     pub(super) fn guest_reset(&mut self) -> bool {
         self.guest_gone = true;
         self.guest_done & SHUTDOWN_SEND != 0 && !self.backlog.is_empty()
     }
 
-    /// What to send next; it is taken as sent when it is a packet. `until` is the time by which the guest has to
+    /// Next item to send; a packet counts as sent when it is returned. `until` is the time by which the guest has to
     /// answer what is sent now.
     pub(super) fn next_turn(&mut self, until: Instant) -> Turn {
         if self.is_over() {
@@ -289,7 +291,7 @@ impl Connection {
         Turn::Nothing
     }
 
-    /// Whether [`Self::next_turn`] has something.
+    /// Whether [`Self::next_turn`] has an item to send.
     pub(super) fn has_turn(&self) -> bool {
         if self.is_over() {
             return true;
@@ -305,7 +307,7 @@ impl Connection {
         }
     }
 
-    /// Fills `target`, which is no more than the turn allowed, from the host's socket; how many bytes.
+    /// Fills `target`, which is no larger than the turn allowed, from the host's socket; returns the number of bytes.
     pub(super) fn receive(&mut self, target: &Buffers<'_>) -> usize {
         loop {
             match sys::receive(self.socket.as_fd(), target) {
@@ -331,7 +333,7 @@ impl Connection {
         }
     }
 
-    /// A packet header for this stream with `payload_bytes` of payload.
+    /// Makes a packet header for this stream with `payload_bytes` of payload.
     pub(super) fn payload_header(&mut self, payload_bytes: u32) -> Header {
         Header {
             payload_bytes,
@@ -366,7 +368,7 @@ impl Connection {
         }
     }
 
-    /// Bytes that the guest can take now.
+    /// Number of bytes that the guest can take now.
     fn guest_room(&self) -> u32 {
         let in_flight = self.sent.wrapping_sub(self.guest_credit.forwarded);
         self.guest_credit.buffer_bytes.saturating_sub(in_flight)
@@ -387,7 +389,7 @@ impl Connection {
         (send | receive) & !self.told_done
     }
 
-    /// Both directions have ended, and everything the guest sent has arrived.
+    /// Whether both directions have ended, and everything that the guest sent has arrived.
     fn is_over(&self) -> bool {
         let to_guest_over = self.told_done & SHUTDOWN_SEND != 0 || self.guest_done & SHUTDOWN_RECEIVE != 0;
         self.guest_done & SHUTDOWN_SEND != 0 && self.backlog.is_empty() && (to_guest_over || self.guest_gone)
@@ -418,7 +420,7 @@ impl Connection {
     fn tell_end(&mut self) {
         if self.guest_done & SHUTDOWN_SEND != 0 && self.backlog.is_empty() && !self.end_told {
             self.end_told = true;
-            // A socket that is gone already does not mind.
+            // A socket that is gone already causes an error, which does not matter.
             let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
         }
     }

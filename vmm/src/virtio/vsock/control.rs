@@ -1,4 +1,4 @@
-//! How the supervisor asks for streams: one message each, a guest port with a connected socket.
+//! Requests of the supervisor for streams: one message each, a guest port with a connected socket.
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
@@ -9,16 +9,16 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 const MESSAGE_BYTES: usize = 4;
 
-/// What was read.
+/// Result of reading a message.
 #[derive(Debug)]
 pub(super) enum Asked {
-    /// Connect `socket` to the guest's port `port`.
+    /// Request to connect `socket` to the guest's port `port`.
     Stream { port: u32, socket: OwnedFd },
-    /// A message of another length, or without exactly one fd.
+    /// The message has another length, or not exactly one fd.
     Malformed,
-    /// Nothing more now.
+    /// No message is available now.
     Nothing,
-    /// The supervisor asks for no more streams.
+    /// The supervisor requests no more streams.
     Closed,
 }
 

@@ -1,4 +1,4 @@
-//! The device: its queues, and how much is done in one turn.
+//! Socket device: its queues, and how much is done in one turn.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -16,35 +16,36 @@ use crate::limits::{VSOCK_PACKET_BYTES_MAX, VSOCK_PACKETS_PER_TURN};
 use crate::virtio::chain::{self, Buffers, Chain};
 use crate::virtio::device::{Cause, Device, QueueFault, Signals};
 
-/// Receive, transmit, event.
+/// Queue sizes of receive, transmit, event.
 const QUEUE_SIZES: &[u16] = &[256, 256, 16];
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 
-/// Chains filled by one call: 64 KiB in the 4 KiB buffers that Linux offers, whose headers take a little room too.
+/// Number of chains filled by one call: 64 KiB in the 4 KiB buffers that Linux offers, whose headers take a little room
+/// too.
 const CHAINS_PER_PAYLOAD: usize = 17;
 
-/// Why there is no device.
+/// Reason why there is no socket device.
 #[derive(Debug, thiserror::Error)]
 pub enum VsockError {
-    /// 0 to 2 are the hypervisor, loopback and the host; the last is a wildcard.
+    /// The context id is reserved: 0 to 2 are the hypervisor, loopback and the host; the last is a wildcard.
     #[error("context id {guest_cid} cannot be a guest's")]
     GuestCid {
-        /// The configured one.
+        /// Configured context id.
         guest_cid: u32,
     },
-    /// `VMADDR_PORT_ANY`.
+    /// The session port is the wildcard `VMADDR_PORT_ANY`.
     #[error("port {port} is a wildcard")]
     SessionPort {
-        /// The configured one.
+        /// Configured port.
         port: u32,
     },
-    /// Epoll, clock or eventfd.
+    /// Epoll, clock or eventfd could not be made.
     #[error("cannot wait for the host's sockets")]
     Wait(#[source] io::Error),
 }
 
-/// The device.
+/// Socket device of a guest.
 #[derive(Debug)]
 pub struct VsockDevice {
     guest_cid: u64,
@@ -53,7 +54,7 @@ pub struct VsockDevice {
 }
 
 impl VsockDevice {
-    /// A device whose guest may connect to `session_port` once, to be wired to `session`. The supervisor asks for
+    /// Makes a device whose guest may connect to `session_port` once, to be wired to `session`. The supervisor requests
     /// further streams on `control` (see [`crate::config::VsockConfig`]).
     ///
     /// # Errors
@@ -73,7 +74,7 @@ impl VsockDevice {
         })
     }
 
-    /// What went wrong so far.
+    /// Counts of errors so far.
     #[must_use]
     pub fn counters(&self) -> VsockCounters {
         self.muxer.counters
@@ -85,7 +86,7 @@ impl VsockDevice {
         self.muxer.waits_for_room(stream)
     }
 
-    /// Takes in what the guest has sent; whether chains were used.
+    /// Processes the packets that the guest has sent; returns whether chains were used.
     fn drain_transmit(&mut self, memory: &GuestMemoryMmap, queue: &mut Queue) -> Result<bool, virtio_queue::Error> {
         let mut packets = 0;
         loop {
@@ -108,7 +109,7 @@ impl VsockDevice {
         }
     }
 
-    /// Gives the guest what is due to it, as far as it has room; whether chains were used.
+    /// Delivers to the guest what is due, as far as it has room; returns whether chains were used.
     fn fill_receive(&mut self, memory: &GuestMemoryMmap, queue: &mut Queue) -> Result<bool, virtio_queue::Error> {
         if !self.muxer.has_due() {
             return Ok(false);
@@ -167,7 +168,7 @@ impl VsockDevice {
             }
         }
         if target.len() == 0 {
-            // A chain for a header only: the guest gets it back, and the stream waits for a better one.
+            // A chain for a header only: it is returned to the guest, and the stream waits for a better one.
             return ring.skip();
         }
         let mut received = self.muxer.receive(stream, &target);
@@ -183,7 +184,7 @@ impl VsockDevice {
     }
 }
 
-/// Splits a chain of the guest into its header and the payload that the header tells of.
+/// Splits a chain of the guest into its header and the payload that the header announces.
 fn open(chain: Chain<'_>) -> Option<(RawHeader, Buffers<'_>)> {
     let mut readable = chain.readable;
     let header = RawHeader::decode(&readable.take_array::<HEADER_BYTES>()?);
@@ -234,7 +235,7 @@ impl Device for VsockDevice {
         if cause == Cause::Backend {
             self.muxer.host_events();
         }
-        // The receive queue goes last: what the guest has sent may call for answers.
+        // The receive queue is processed last: what the guest has sent may cause answers.
         for index in [TRANSMIT, RECEIVE] {
             let fault = |source| QueueFault { index, source };
             let Some(queue) = queues.get_mut(index).filter(|queue| queue.ready()) else {

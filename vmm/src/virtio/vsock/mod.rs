@@ -1,4 +1,4 @@
-//! The socket device (virtio 1.3, section 5.10): byte streams between the guest and sockets of the host.
+//! Socket device (virtio 1.3, section 5.10): byte streams between the guest and sockets of the host.
 //!
 //! ```text
 //!   tx queue ──► device ──► muxer ──► connection ──► host socket      (what does not fit waits in a backlog)

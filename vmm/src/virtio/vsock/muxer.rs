@@ -1,4 +1,4 @@
-//! All streams of one guest: who they belong to, whose turn it is, what has taken too long.
+//! Muxer of all streams of one guest: who they belong to, whose turn it is, which have taken too long.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -17,10 +17,10 @@ use super::packet::{HOST_CID, Header, Operation, RawHeader, StreamKey, TYPE_STRE
 use crate::limits::{VSOCK_ANSWER_TIMEOUT_MS, VSOCK_CONNECTIONS_MAX, VSOCK_RESETS_MAX};
 use crate::virtio::chain::Buffers;
 
-/// Host ports of streams that the host asks for begin here: far from any that a person would choose.
+/// First host port of streams that the host requests: far from any that a person would choose.
 const FIRST_HOST_PORT: u32 = 1 << 30;
 
-/// No stream has this host port (`VMADDR_PORT_ANY`); in epoll's data it marks what is no stream.
+/// Host port that no stream has (`VMADDR_PORT_ANY`); in epoll's data it marks what is no stream.
 const NO_PORT: u32 = u32::MAX;
 const CONTROL_EVENT: u64 = u64::MAX;
 const TIMER_EVENT: u64 = u64::MAX - 1;
@@ -29,51 +29,51 @@ const AGAIN_EVENT: u64 = u64::MAX - 2;
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(VSOCK_ANSWER_TIMEOUT_MS);
 const EVENTS_PER_WAIT: usize = 64;
 
-/// What went wrong so far.
+/// Counts of errors so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct VsockCounters {
-    /// Guest: chains too short for what their header says, or unusable.
+    /// Guest: number of chains too short for what their header says, or unusable.
     pub malformed: u64,
-    /// Guest: packets from or to somebody else.
+    /// Guest: number of packets from or to another context id.
     pub foreign: u64,
-    /// Guest: packets for streams that do not exist, or of an unknown kind.
+    /// Guest: number of packets for streams that do not exist, or of an unknown kind.
     pub refused: u64,
-    /// Guest: streams ended because it broke their rules.
+    /// Guest: number of streams ended because it broke their rules.
     pub violations: u64,
-    /// Guest: streams ended because it did not answer in time.
+    /// Guest: number of streams ended because it did not answer in time.
     pub overdue: u64,
-    /// Resets that the guest did not get because it left no room for them.
+    /// Number of resets that the guest did not get because it left no room for them.
     pub resets_dropped: u64,
-    /// Supervisor: malformed requests for streams.
+    /// Supervisor: number of malformed requests for streams.
     pub control_malformed: u64,
-    /// Supervisor: streams over the limit.
+    /// Supervisor: number of streams over the limit.
     pub control_refused: u64,
 }
 
-/// What the device as a whole owes the guest next.
+/// Next item that the device as a whole owes the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
-    /// A packet.
+    /// Sends a packet.
     Packet(Header),
-    /// Payload of a stream, at most so many bytes.
+    /// Sends payload of a stream, at most `bytes_max` bytes.
     Payload { stream: StreamKey, bytes_max: usize },
 }
 
-/// The streams.
+/// All streams of one guest.
 #[derive(Debug)]
 pub(super) struct Muxer {
     guest_cid: u64,
     session_port: u32,
-    /// Until the guest has connected.
+    /// Socket of the session, until the guest has connected.
     session: Option<OwnedFd>,
-    /// Until the supervisor closes it.
+    /// Socket of the supervisor's requests, until the supervisor closes it.
     control: Option<OwnedFd>,
     streams: HashMap<StreamKey, Connection>,
     next_host_port: u32,
     /// Streams that have something for the guest, in order of their turns.
     listed: VecDeque<StreamKey>,
     resets: VecDeque<StreamKey>,
-    /// In order of time, because all waits are equally long.
+    /// Deadlines of answers, in order of time, because all time limits are equal.
     deadlines: VecDeque<(Instant, StreamKey)>,
     epoll: Epoll,
     timer: OwnedFd,
@@ -113,12 +113,12 @@ impl Muxer {
         })
     }
 
-    /// Readable when a socket, the supervisor or the clock has something for us.
+    /// Fd that is readable when a socket, the supervisor or the clock has an event.
     pub(super) fn event_fd(&self) -> BorrowedFd<'_> {
         crate::virtio::sys::epoll_fd(&self.epoll)
     }
 
-    /// The guest's driver starts anew: streams it knew of are gone.
+    /// Resets all streams that the guest's previous driver knew of.
     pub(super) fn reset(&mut self) {
         self.resets.clear();
         self.deadlines.clear();
@@ -126,23 +126,23 @@ impl Muxer {
         self.listed.retain(|key| self.streams.contains_key(key));
     }
 
-    /// Has [`Self::host_events`] called again although nothing happens.
+    /// Requests that [`Self::host_events`] is called again although no event happens.
     pub(super) fn come_again(&self) {
-        // Fails only when it is raised already.
+        // Fails only if it is raised already.
         let _ = rustix::io::write(&self.again, &1_u64.to_ne_bytes());
     }
 
-    /// Takes in what the host side has to say.
+    /// Processes the events of the host side.
     pub(super) fn host_events(&mut self) {
         let mut events = [EpollEvent::default(); EVENTS_PER_WAIT];
-        // Interrupted or not: what is left is reported again.
+        // Interrupted or not: remaining events are reported again.
         let count = self.epoll.wait(0, &mut events).unwrap_or(0);
         for event in &events[..count] {
             match event.data() {
                 CONTROL_EVENT => self.supervisor_asks(),
                 TIMER_EVENT => self.time_has_passed(Instant::now()),
                 AGAIN_EVENT => {
-                    // Only to clear it.
+                    // Read only to clear it.
                     let _ = rustix::io::read(&self.again, &mut [0; 8]);
                 }
                 data => {
@@ -156,7 +156,7 @@ impl Muxer {
         }
     }
 
-    /// Takes in a packet of the guest; `payload` is exactly what its header says.
+    /// Processes a packet of the guest; `payload` has exactly the length that its header says.
     pub(super) fn guest_packet(&mut self, header: &RawHeader, payload: Buffers<'_>) {
         if header.source_cid != self.guest_cid || header.target_cid != HOST_CID {
             self.counters.foreign += 1;
@@ -200,7 +200,7 @@ impl Muxer {
         }
     }
 
-    /// What is due for the guest, if anything. Asking takes it as sent, unless it is payload.
+    /// Next item that is due for the guest, if any. It counts as sent when it is returned, unless it is payload.
     pub(super) fn next_due(&mut self) -> Option<Due> {
         if let Some(key) = self.resets.pop_front() {
             return Some(Due::Packet(Header::reset(key)));
@@ -236,7 +236,7 @@ impl Muxer {
         None
     }
 
-    /// Whether [`Self::next_due`] may have something.
+    /// Whether [`Self::next_due`] may have an item.
     pub(super) fn has_due(&self) -> bool {
         !self.resets.is_empty() || !self.listed.is_empty()
     }
@@ -247,19 +247,19 @@ impl Muxer {
         self.streams.get(&stream).is_some_and(Connection::waits_for_room)
     }
 
-    /// Receives payload of `stream` for the guest into `target`; how many bytes.
+    /// Receives payload of `stream` for the guest into `target`; returns the number of bytes.
     pub(super) fn receive(&mut self, stream: StreamKey, target: &Buffers<'_>) -> usize {
         self.streams.get_mut(&stream).map_or(0, |stream| stream.receive(target))
     }
 
-    /// The header of a packet with `payload_bytes` of what was received.
+    /// Header of a packet with `payload_bytes` of what was received.
     pub(super) fn payload_header(&mut self, stream: StreamKey, payload_bytes: u32) -> Option<Header> {
         self.streams
             .get_mut(&stream)
             .map(|stream| stream.payload_header(payload_bytes))
     }
 
-    /// Lists `key` for a turn when it has something to say, and watches for room when it waits for that.
+    /// Lists `key` for a turn if it has an item to send, and watches for room if it waits for that.
     pub(super) fn schedule(&mut self, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(&key) else {
             return;
@@ -272,14 +272,14 @@ impl Muxer {
         if waits != stream.room_watched {
             let event = EpollEvent::new(stream_events(waits), event_data(key));
             let fd = stream.socket().as_raw_fd();
-            // Fails for lack of kernel memory only; the stream's next packet tries again.
+            // Fails only for lack of kernel memory; the stream's next packet tries again.
             if self.epoll.ctl(ControlOperation::Modify, fd, event).is_ok() {
                 stream.room_watched = waits;
             }
         }
     }
 
-    /// A packet for a stream that does not exist.
+    /// Handles a packet for a stream that does not exist.
     fn guest_knocks(&mut self, key: StreamKey, operation: Option<Operation>, header: &RawHeader) {
         match operation {
             Some(Operation::Request) if key.host_port == self.session_port && !self.is_full() => {
@@ -288,7 +288,7 @@ impl Muxer {
                     None => self.refuse_counted(key),
                 }
             }
-            // Nothing to answer: the guest has forgotten the stream as well.
+            // No answer is needed: the guest has forgotten the stream as well.
             Some(Operation::Reset) => {}
             _ => self.refuse_counted(key),
         }
@@ -310,7 +310,7 @@ impl Muxer {
                 }
                 Asked::Malformed => self.counters.control_malformed += 1,
                 Asked::Nothing => return,
-                // Closing it takes it out of the epoll instance as well.
+                // Closing it removes it from the epoll instance as well.
                 Asked::Closed => self.control = None,
             }
         }
@@ -350,7 +350,7 @@ impl Muxer {
     /// Sets the clock to the next deadline, or stops it.
     fn set_timer(&self, now: Instant) {
         let wait = self.deadlines.front().map_or(Duration::ZERO, |(until, _)| {
-            // Zero would stop it.
+            // A value of zero would stop it.
             until.saturating_duration_since(now).max(Duration::from_millis(1))
         });
         let value = Itimerspec {
@@ -371,7 +371,7 @@ impl Muxer {
             .ctl(ControlOperation::Add, stream.socket().as_raw_fd(), event)
             .is_err()
         {
-            // No socket at all, or the same one twice.
+            // No socket at all, or the same socket twice.
             self.counters.control_malformed += 1;
             if !stream.is_unknown_to_guest() {
                 self.refuse(key);
@@ -405,7 +405,7 @@ impl Muxer {
         self.streams.len() >= VSOCK_CONNECTIONS_MAX
     }
 
-    /// A port that makes a new stream to `guest_port`. There are far fewer streams than ports, so the search ends.
+    /// Host port that makes a new stream to `guest_port`. There are far fewer streams than ports, so the search ends.
     fn free_host_port(&mut self, guest_port: u32) -> u32 {
         loop {
             let host_port = self.next_host_port;
@@ -421,7 +421,8 @@ impl Muxer {
     }
 }
 
-/// Edges, not levels: a socket that cannot be served for lack of credit or buffers must not wake us all the time.
+/// Epoll events of a stream. Edges, not levels: a socket that cannot be served for lack of credit or buffers must not
+/// wake us all the time.
 fn stream_events(room: bool) -> EventSet {
     match room {
         true => EventSet::IN | EventSet::OUT | EventSet::EDGE_TRIGGERED,

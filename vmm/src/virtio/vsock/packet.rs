@@ -1,41 +1,41 @@
-//! The packet header on the wire (virtio 1.3, section 5.10.6). The payload follows it, in as many descriptors as the
-//! driver likes (Linux 6.12.117 and later split large ones).
+//! Packet header on the wire (virtio 1.3, section 5.10.6). The payload follows it, in as many descriptors as the driver
+//! uses (Linux 6.12.117 and later split large ones).
 
-/// Bytes of a header.
+/// Size of a header in bytes.
 pub(super) const HEADER_BYTES: usize = 44;
 
 /// Context id of the host.
 pub(super) const HOST_CID: u64 = 2;
 
-/// `VIRTIO_VSOCK_TYPE_STREAM`.
+/// Socket type `VIRTIO_VSOCK_TYPE_STREAM`.
 pub(super) const TYPE_STREAM: u16 = 1;
 
-/// `VIRTIO_VSOCK_SHUTDOWN_F_RECEIVE`: the sender of the packet will not receive any more.
+/// Flag `VIRTIO_VSOCK_SHUTDOWN_F_RECEIVE`: the sender of the packet will not receive any more.
 pub(super) const SHUTDOWN_RECEIVE: u32 = 1;
-/// `VIRTIO_VSOCK_SHUTDOWN_F_SEND`: the sender of the packet will not send any more.
+/// Flag `VIRTIO_VSOCK_SHUTDOWN_F_SEND`: the sender of the packet will not send any more.
 pub(super) const SHUTDOWN_SEND: u32 = 2;
 
-/// What a packet says.
+/// Operation of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
-    /// Please connect.
+    /// Requests a connection.
     Request,
-    /// Connected.
+    /// Accepts a connection.
     Response,
-    /// There is no such stream, any more.
+    /// Reports that the stream does not exist, or not any more.
     Reset,
-    /// See the flags.
+    /// Ends one or both directions, as the flags say.
     Shutdown,
-    /// Payload.
+    /// Carries payload.
     ReadWrite,
-    /// Nothing but the credit in the header.
+    /// Carries nothing but the credit in the header.
     CreditUpdate,
-    /// Please send a credit update.
+    /// Requests a credit update.
     CreditRequest,
 }
 
 impl Operation {
-    /// The operation of this number.
+    /// Operation with this number.
     pub(super) fn from_wire(number: u16) -> Option<Self> {
         Some(match number {
             1 => Self::Request,
@@ -62,7 +62,7 @@ impl Operation {
     }
 }
 
-/// A header as the guest wrote it: nothing in it is checked.
+/// Header as the guest wrote it: nothing in it is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RawHeader {
     pub(super) source_cid: u64,
@@ -76,17 +76,17 @@ pub(super) struct RawHeader {
     pub(super) credit: Credit,
 }
 
-/// What the sender of a packet can take.
+/// Credit: number of bytes that the sender of a packet can take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Credit {
-    /// Bytes of buffer it has for the stream (`buf_alloc`).
+    /// Size of its buffer for the stream in bytes (`buf_alloc`).
     pub(super) buffer_bytes: u32,
-    /// Bytes that have left that buffer since the stream began, modulo 2^32 (`fwd_cnt`).
+    /// Number of bytes that have left that buffer since the stream began, modulo 2^32 (`fwd_cnt`).
     pub(super) forwarded: u32,
 }
 
 impl RawHeader {
-    /// Reads the fields.
+    /// Decodes the fields.
     pub(super) fn decode(bytes: &[u8; HEADER_BYTES]) -> Self {
         let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|index| bytes[at + index]));
         let word = |at: usize| u32::from_le_bytes(std::array::from_fn(|index| bytes[at + index]));
@@ -108,14 +108,14 @@ impl RawHeader {
     }
 }
 
-/// One stream: a port on the host and one in the guest.
+/// Key of a stream: a port on the host and one in the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct StreamKey {
     pub(super) host_port: u32,
     pub(super) guest_port: u32,
 }
 
-/// A header from the host.
+/// Header from the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) stream: StreamKey,
@@ -126,7 +126,7 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// A reset of `stream`.
+    /// Makes the header of a reset of `stream`.
     pub(super) fn reset(stream: StreamKey) -> Self {
         Self {
             stream,
@@ -137,7 +137,7 @@ impl Header {
         }
     }
 
-    /// The bytes for the guest `guest_cid`.
+    /// Encodes the header for the guest `guest_cid`.
     pub(super) fn encode(&self, guest_cid: u64) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);

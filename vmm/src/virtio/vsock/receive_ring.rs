@@ -1,4 +1,4 @@
-//! The guest's receive queue: chains to be filled with one packet each.
+//! Receive queue of the guest: chains to be filled with one packet each.
 
 use std::collections::VecDeque;
 
@@ -8,7 +8,7 @@ use vm_memory::GuestMemoryMmap;
 use super::packet::{HEADER_BYTES, Header};
 use crate::virtio::chain::{self, Buffers};
 
-/// A chain with room for a packet.
+/// Chain with room for a packet.
 #[derive(Debug)]
 struct Slot<'m> {
     head: u16,
@@ -16,16 +16,16 @@ struct Slot<'m> {
     payload_bytes: usize,
 }
 
-/// The queue during one turn. Chains taken and not filled go back.
+/// Receive queue during one turn. Chains that were taken and not filled are returned.
 #[derive(Debug)]
 pub(super) struct ReceiveRing<'q, 'm> {
     queue: &'q mut Queue,
     memory: &'m GuestMemoryMmap,
     guest_cid: u64,
     taken: VecDeque<Slot<'m>>,
-    /// Chains without room for a header.
+    /// Number of chains without room for a header.
     pub(super) malformed: u64,
-    /// Some chain has been used.
+    /// Whether any chain has been used.
     pub(super) used: bool,
 }
 
@@ -41,7 +41,7 @@ impl<'q, 'm> ReceiveRing<'q, 'm> {
         }
     }
 
-    /// Takes one chain, or none when there is none; gives its room for payload.
+    /// Takes one chain, if there is one; returns its room for payload.
     pub(super) fn take(&mut self) -> Result<Option<Buffers<'m>>, virtio_queue::Error> {
         loop {
             let Some((head, chain)) = chain::pop(self.queue, self.memory)? else {
@@ -59,7 +59,7 @@ impl<'q, 'm> ReceiveRing<'q, 'm> {
                 return Ok(Some(payload));
             }
             if !self.taken.is_empty() {
-                // Those taken go back as a run; this one is met again.
+                // Those taken are returned as a run; this one is found again.
                 self.queue.set_next_avail(self.queue.next_avail().wrapping_sub(1));
                 return Ok(None);
             }
@@ -68,7 +68,7 @@ impl<'q, 'm> ReceiveRing<'q, 'm> {
         }
     }
 
-    /// Fills the chain taken first with `header`, and its payload that is in place already.
+    /// Fills the chain taken first with `header`; its payload is in place already.
     pub(super) fn fill(&mut self, header: &Header) -> Result<(), virtio_queue::Error> {
         let Some(slot) = self.taken.pop_front() else {
             return Ok(());
@@ -86,19 +86,19 @@ impl<'q, 'm> ReceiveRing<'q, 'm> {
         }
     }
 
-    /// Room for payload of the chain taken first.
+    /// Room for payload in the chain taken first, in bytes.
     pub(super) fn front_payload_bytes(&self) -> usize {
         self.taken.front().map_or(0, |slot| slot.payload_bytes)
     }
 
-    /// Gives back the chains that are not filled.
+    /// Returns the chains that are not filled.
     pub(super) fn put_back(&mut self) {
         let count = self.taken.len() as u16;
         self.queue.set_next_avail(self.queue.next_avail().wrapping_sub(count));
         self.taken.clear();
     }
 
-    /// Asks to be told of new chains; whether there are some already.
+    /// Requests a notification for new chains; returns whether there are some already.
     pub(super) fn wait_for_more(&mut self) -> Result<bool, virtio_queue::Error> {
         self.queue.enable_notification(self.memory)
     }

@@ -1,4 +1,4 @@
-//! A guest played by a test: it drives the device's queues and holds the host's ends of the sockets.
+//! Guest played by a test: it drives the device's queues and holds the host's ends of the sockets.
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -21,13 +21,13 @@ pub(super) const SESSION_PORT: u32 = 1024;
 pub(super) const GUEST_PORT: u32 = 5000;
 pub(super) const GUEST_BUFFER: u32 = 256 << 10;
 
-/// Where packets for the device are built, and where receive buffers lie.
+/// Guest addresses at which packets for the device are built, and at which receive buffers lie.
 pub(super) const SENT: u64 = TestQueue::FREE;
 pub(super) const RECEIVED: u64 = 1 << 20;
 pub(super) const BUFFER_BYTES: u64 = 4096;
 pub(super) const BUFFERS: u64 = 64;
 
-/// A packet that the guest received.
+/// Packet that the guest received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Packet {
     pub(super) header: RawHeader,
@@ -94,14 +94,14 @@ impl Fixture {
         process(&mut self.device, cause, &self.memory, queues).expect("good queues");
     }
 
-    /// Whether the device wants to work.
+    /// Whether the device requests to be processed.
     pub(super) fn is_readable(&self) -> bool {
         let fd = self.device.backend_fd().expect("it has one");
         let mut fds = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
         rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).expect("pollable") > 0
     }
 
-    /// Lets the device work as long as it wants to.
+    /// Processes the device as long as it requests so.
     pub(super) fn run_to_rest(&mut self) {
         for _ in 0..10_000 {
             if !self.is_readable() {
@@ -140,7 +140,7 @@ impl Fixture {
         self.send(&guest_header(stream, 5, 0, payload.len() as u32), payload);
     }
 
-    /// What the guest has received since.
+    /// Packets that the guest has received since the last call, once the device is at rest.
     pub(super) fn packets(&mut self) -> Vec<Packet> {
         self.run_to_rest();
         self.packets_so_far()
@@ -168,7 +168,7 @@ impl Fixture {
         ask(&self.control, &port.to_le_bytes(), sockets);
     }
 
-    /// A stream that the host opened and the guest accepted.
+    /// Opens a stream from the host that the guest accepts.
     pub(super) fn open(&mut self) -> (StreamKey, UnixStream) {
         let (ours, theirs) = UnixStream::pair().expect("sockets");
         ours.set_read_timeout(Some(Duration::from_secs(5))).expect("settable");
@@ -184,7 +184,7 @@ impl Fixture {
         (stream, ours)
     }
 
-    /// Whether bytes of `stream` wait in the device: the host's socket is full then.
+    /// Whether bytes of `stream` wait in the device: the host's socket is then full.
     pub(super) fn is_stuffed(&self, stream: StreamKey) -> bool {
         self.device.waits_for_room(stream)
     }
@@ -227,7 +227,7 @@ pub(super) fn guest_header(stream: StreamKey, operation: u16, flags: u32, payloa
     }
 }
 
-/// A guest's header on the wire: a host's with the ends exchanged.
+/// Encodes a guest's header for the wire: a host's header with the ends exchanged.
 pub(super) fn encode(header: &RawHeader) -> [u8; HEADER_BYTES] {
     let host = Header {
         stream: StreamKey {

@@ -1,4 +1,4 @@
-//! The socket device between a driver that is played here and real sockets of the host.
+//! Tests of the socket device between a driver that is played here and real sockets of the host.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -80,7 +80,7 @@ fn the_host_opens_streams_and_bytes_flow_both_ways() {
     let (stream, mut host) = fixture.open();
     assert_eq!(stream.guest_port, GUEST_PORT);
     let sent: Vec<u8> = (0..60_000_u32).map(|n| (n / 3) as u8).collect();
-    // Linux splits what is larger than 32 KiB over several descriptors.
+    // Linux splits packets larger than 32 KiB over several descriptors.
     fixture.send_in_pieces(&guest_header(stream, 5, 0, sent.len() as u32), &sent, 4096);
     let mut received = vec![0; sent.len()];
     host.read_exact(&mut received).expect("open");
@@ -140,7 +140,7 @@ fn credit_bounds_what_is_kept_for_a_slow_reader() {
     let chunk = vec![7; 8192];
     let mut sent: u32 = 0;
     let mut forwarded = 0;
-    // As a guest that keeps to its credit, until it has none.
+    // Like a guest that keeps to its credit, until it has none.
     loop {
         for packet in fixture.packets() {
             forwarded = packet.header.credit.forwarded;
@@ -195,7 +195,7 @@ fn the_host_waits_for_the_guests_credit() {
     let bytes: usize = packets.iter().map(|packet| packet.payload.len()).sum();
     assert_eq!(bytes, 10_000);
     assert_eq!(packets.last().map(Packet::operation), Some(Operation::CreditRequest));
-    // No busy waiting: the device is at rest, and asks once only.
+    // No busy waiting: the device is at rest, and asks only once.
     assert!(!fixture.is_readable());
     fixture.send(&small(10_000), &[]);
     let bytes: usize = fixture.packets().iter().map(|packet| packet.payload.len()).sum();
@@ -288,7 +288,7 @@ fn a_host_that_is_gone_ends_the_stream() {
     let flags = packets.iter().fold(0, |flags, packet| flags | packet.header.flags);
     assert_eq!(flags, SHUTDOWN_SEND | SHUTDOWN_RECEIVE);
     fixture.offer_buffers(8);
-    // Payload that was under way is swallowed; the guest confirms.
+    // Payload that was under way is discarded; the guest confirms.
     fixture.write(stream, b"too late");
     fixture.say(stream, 3, 0);
     assert_eq!(fixture.operations(), []);
@@ -441,7 +441,7 @@ proptest! {
         }
         for cause in [Cause::Queue(1), Cause::Queue(0), Cause::Backend] {
             let queues = &mut [&mut fixture.receive, &mut fixture.transmit, &mut fixture.events];
-            // Payload may be received over the rings themselves: then a queue is at fault, and that is all.
+            // The payload may overwrite the rings themselves: then a queue is at fault, and nothing else.
             let _ = process(&mut fixture.device, cause, &fixture.memory, queues);
         }
     }

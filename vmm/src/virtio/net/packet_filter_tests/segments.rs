@@ -1,8 +1,8 @@
-//! A guest on a segment: the link of a network of pods, beside the uplink or without one.
+//! Guest on a segment: the link of a network of pods, beside the uplink or without one.
 
 use super::*;
 
-/// On a segment that the guest's addresses are of.
+/// Packet filter of a guest on a segment that the guest's addresses belong to.
 fn member(targets: &[Target], has_uplink: bool) -> PacketFilter {
     let addresses = vec![IpAddr::from(OWN_V4), IpAddr::from(OWN_V6)];
     let segment = Segment {
@@ -98,7 +98,7 @@ fn everything_else_goes_to_the_uplink_as_the_rules_say() {
         assert!(is_answered(&closed.look(&public_v6, now)));
         assert_eq!(closed.counters.denied, 2);
     }
-    // The gateways are the uplink's, which takes them for the host.
+    // The gateways belong to the uplink, which treats them as the host.
     let gateway_v6 = frame!(out().ipv6(OWN_V6, GATEWAY_V6, 64).udp(4000, 80), b"x");
     let question_by_tcp = out().ipv4(OWN_V4, RESOLVER_V4, 64).tcp(4000, 53, 1, 1000).syn();
     for frame in [
@@ -153,7 +153,7 @@ fn a_segment_is_asked_who_is_where() {
     let (mut filter, now) = (member(&[], true), Instant::now());
     assert_eq!(filter.look(&arp(ArpOperation::REQUEST, OWN, OWN_V4), now), SEGMENT);
     assert_eq!(filter.look(&discovery(135, LINK_V6, 255, MEMBER_V6, OWN), now), SEGMENT);
-    // Nothing is learnt from what is not asked.
+    // Nothing is learned from messages that are not questions.
     assert_eq!(filter.look(&arp(ArpOperation::REPLY, OWN, OWN_V4), now), Verdict::Drop);
     for kind in [133, 136] {
         assert_eq!(
@@ -176,7 +176,7 @@ fn names_are_asked_for_on_the_segment_first() {
         assert_eq!(filter.look(&ask(b"b"), now), SEGMENT);
         assert!(filter.is_own(&ask(b"b")));
     }
-    // Given back they are judged.
+    // Returned questions are judged by the rules.
     assert_eq!(member(&[Target::Public], true).look_returned(&ask(b"b"), 0), UPLINK);
     assert!(is_answered(&member(&[], true).look_returned(&ask(b"a"), 0)));
     let mut filter = member(&named, true);

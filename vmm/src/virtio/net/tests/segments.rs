@@ -1,4 +1,4 @@
-//! The networks of pods that a guest is on, and the uplink beside them.
+//! Networks of pods that a guest is on, and the uplink beside them.
 
 use super::*;
 
@@ -29,7 +29,7 @@ fn a_question_that_is_given_back_goes_to_the_uplink() {
     assert!(!bench.process(Cause::Backend).any(), "the guest does not see it");
     assert_eq!(bench.sent(), question);
     assert!(!has_more(&mut switch));
-    // Anything else of the guest's own is somebody's mistake.
+    // Any other frame of the guest's own is an error of the switch.
     write_frame(&mut switch, &frame(b"x"));
     bench.process(Cause::Backend);
     assert!(!bench.has_sent() && !has_more(&mut switch));
@@ -56,7 +56,7 @@ fn without_an_uplink_a_question_that_is_given_back_is_refused() {
     assert!(!has_more(&mut switch));
 }
 
-/// The same frame in the guest's address `from`.
+/// Frame like [`frame_to`], from the guest's address `from`.
 fn frame_from(from: [u8; 4], to: [u8; 4], port: u16, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let builder = PacketBuilder::ethernet2(OWN, [2, 0, 0, 0, 0, 1])
@@ -80,7 +80,7 @@ fn segments_come_and_go_and_each_has_its_frames() {
     assert_eq!(read_frame(&mut first), frame_to(MEMBER_V4, 80, b"first"));
     assert_eq!(read_frame(&mut second), there);
     assert_eq!(bench.sent(), frame(b"out"));
-    // A question goes round.
+    // A question visits each segment in turn.
     let question = frame_to(RESOLVER_V4, 53, b"question");
     bench.send(&question);
     for switch in [&mut first, &mut second] {
@@ -89,14 +89,14 @@ fn segments_come_and_go_and_each_has_its_frames() {
         bench.process(Cause::Backend);
     }
     assert_eq!(bench.sent(), question);
-    // One address of its own is not good for another network, nor for the uplink.
+    // An address of the guest on one network is not valid on another, nor on the uplink.
     bench.send(&frame_from(OWN_V4, [10, 90, 0, 9], 80, b"x"));
     bench.send(&frame_from(SECOND_V4, PUBLIC_V4, 80, b"x"));
     assert_eq!(
         (bench.device.counters().spoofed, bench.device.counters().denied),
         (2, 1)
     );
-    // The second goes: its frames, its address, its socket.
+    // The second segment is disconnected: its frames, its address, its socket.
     bench.offer(2);
     write_frame(&mut second, &frame(b"late"));
     assert_eq!(bench.ask(&Change::Disconnect { slot: 1 }, &[]), DONE);
@@ -104,7 +104,7 @@ fn segments_come_and_go_and_each_has_its_frames() {
     assert_eq!(second.read(&mut [0]).expect("an end"), 0);
     bench.send(&there);
     assert_eq!(bench.device.counters().spoofed, 3);
-    // It comes again.
+    // The second segment is connected again.
     let mut second = bench.connect(1, SECOND_V4);
     bench.send(&there);
     assert_eq!(read_frame(&mut second), there);
@@ -130,7 +130,7 @@ fn the_uplink_comes_and_goes() {
     bench.send(&frame(b"out"));
     bench.process(Cause::Backend);
     assert!(bench.receive.used(&bench.memory).is_empty());
-    // passt ends then. What it had sent was not taken.
+    // passt ends then. What it had sent was not read.
     let ended = bench.network.read(&mut [0]);
     assert!(ended.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset));
     bench = bench.with_uplink();
@@ -214,7 +214,7 @@ fn changes_that_make_no_sense_change_nothing() {
 fn what_comes_from_the_segment_opens_nothing_at_the_uplink() {
     const PRIVATE_V4: [u8; 4] = [192, 168, 1, 1];
     let (mut bench, mut switch) = Bench::on_segment();
-    // The third is for a refusal.
+    // The third buffer is for a refusal.
     bench.offer(3);
     let mut from_private = Vec::new();
     let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], OWN)
@@ -257,7 +257,7 @@ fn a_segment_that_is_gone_does_not_hold_the_uplink_up() {
         assert!(sent < 1000, "the socket takes everything");
     }
     assert!(!bench.is_called());
-    // As late as can be: after what the guest sent was looked at.
+    // At the latest moment: after the guest's frames were examined.
     switch.shutdown(std::net::Shutdown::Write).expect("a socket");
     bench.process(Cause::Queue(1));
     assert!(bench.is_called());
