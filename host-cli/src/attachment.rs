@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::control::{Answer, Connection, ControlError, Failure, Moment, Request};
 use crate::detach::DetachKeys;
+use crate::model::Exit;
 use crate::signals::Signals;
-use crate::state::Exit;
 use crate::stdio::{self, Drained, Pumps, StreamError};
 use crate::terminal::{self, RawMode};
 

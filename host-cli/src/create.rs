@@ -1,21 +1,23 @@
 //! Creation of a container: its row, its folder, its lock. Nothing runs yet.
 
 use std::borrow::Cow;
+use std::os::unix::ffi::OsStrExt;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use capsid_image::{Image, Platform, Reference, Store};
 
 use crate::accelerator::{self, Accelerator};
+use crate::app::{open_store, pull_options, unless_interrupted};
 use crate::attachment::AttachError;
-use crate::cli::{AccelChoice, PullPolicy, RunArgs};
-use crate::commands::{open_store, pull_options, run, unless_interrupted};
+use crate::cli::{PullPolicy, RunArgs};
 use crate::container_lock::ContainerLock;
 use crate::folders::Folders;
+use crate::model::{AccelChoice, Container, ContainerConfig, Pod, Status, Volume};
 use crate::plan::{self, Plan, size};
 use crate::progress::Bars;
 use crate::settings::Settings;
 use crate::signals::{Deadline, Signals};
-use crate::state::{Container, ContainerConfig, Pending, Pod, State, StateError, Status, Volume};
+use crate::state::{Pending, State, StateError};
 use crate::timings::Timings;
 use crate::volumes::{self, VolumesLock};
 use crate::{
@@ -70,7 +72,7 @@ pub(crate) async fn create(
     // The contents of an image are bounded; the time that the host takes is not.
     let _deadline = Deadline::set();
     let args = &beside_another(args, state)?;
-    let (name, command) = run::image_and_command(args)?;
+    let (name, command) = image_and_command(args)?;
     confinement::check(&[confinement::Process::Converter])?;
     // All flags are checked before a registry is asked and before anything is created.
     check_free(args, state)?;
@@ -158,7 +160,7 @@ fn check_free(args: &RunArgs, state: &State) -> anyhow::Result<()> {
         plan::check_name(name)?;
         state.check_name_is_free(name)?;
     }
-    run::check_id_file(args.cidfile.as_deref())
+    check_id_file(args.cidfile.as_deref())
 }
 
 /// Replaces `--network container:NAME` in the arguments by the pod of that container. A container without a pod has a
@@ -384,6 +386,28 @@ fn check_platform(name: &str, image: &Image) -> anyhow::Result<()> {
     let (here, built) = (Platform::host(), &image.config.platform);
     if !here.accepts(built) {
         anyhow::bail!("image {name} is for {built}, and this machine runs {here}");
+    }
+    Ok(())
+}
+
+/// Splits the arguments: the first word is the image, the others are the command.
+pub(crate) fn image_and_command(args: &RunArgs) -> anyhow::Result<(String, Vec<Vec<u8>>)> {
+    let (image, command) = args.image_and_command.split_first().context("no image given")?;
+    let Some(name) = image.to_str() else {
+        bail!("the image name {image:?} is not text")
+    };
+    Ok((
+        name.into(),
+        command.iter().map(|word| word.as_bytes().to_vec()).collect(),
+    ))
+}
+
+/// Returns an error when the file for the id exists already, before anything is created.
+pub(crate) fn check_id_file(path: Option<&std::path::Path>) -> anyhow::Result<()> {
+    if let Some(path) = path
+        && path.symlink_metadata().is_ok()
+    {
+        bail!("cannot write the id to {}: the file exists", path.display());
     }
     Ok(())
 }

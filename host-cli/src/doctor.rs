@@ -14,9 +14,9 @@ use std::path::PathBuf;
 use capsid_jail::{Confinement, Layer};
 use serde::Serialize;
 
-use crate::cli::AccelChoice;
 use crate::confinement::{self, ProbeError, Process};
 use crate::error_text::describe;
+use crate::model::AccelChoice;
 use crate::output;
 use crate::probe::KvmVerdict;
 

@@ -16,7 +16,7 @@ use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 
 use crate::clock;
-use crate::state::{ConnectTarget, Container, Owner};
+use crate::model::{ConnectTarget, Container, Owner};
 
 /// Size in bytes at which the file is rotated and its predecessor removed: some 10 000 events each.
 const FILE_BYTES_MAX: u64 = 4 << 20;

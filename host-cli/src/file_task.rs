@@ -9,9 +9,9 @@ use capsid_protocol::spec::Task;
 use capsid_protocol::spec::task::Kind;
 use prost::Message as _;
 
-use crate::commands::AppContext;
+use crate::app::AppContext;
 use crate::control::{Answer, Connection, Request};
-use crate::state::Status;
+use crate::model::Status;
 use crate::supervisor::offline_task::{self, OfflineTask};
 
 /// Time limit for a supervisor to begin: it sends a few messages to the guest first.

@@ -9,7 +9,9 @@
 //! | file | noun |
 //! |---|---|
 //! | `cli` | the command line as typed |
+//! | `app/` | surroundings of every verb: folders, open state and store |
 //! | `commands/` | one recipe per verb |
+//! | `model/` | plain data of containers, pods, networks, volumes; names no sibling |
 //! | `plan/` | image config + flags → container spec + machine size, pure |
 //! | `accelerator/` | how guest instructions run: `kvm`, `emulate` |
 //! | `surroundings`, `create`, `start` | what a plan needs of this host, making a container, and starting its supervisor |
@@ -18,6 +20,7 @@
 //! | `attachment`, `stdio`, `detach`, `terminal`, `signals` | what flows between user and container |
 //! | `session` | what flows between supervisor and agent |
 //! | `file_task` | what the agent does with a container's files for a command |
+//! | `recovery` | rows and remains of killed processes, corrected |
 //! | `state/`, `container_lock`, `store_folder` | which containers there are, who may change them, what they keep |
 //! | `network/` | what a pod is given of networks: passt, the switch, addresses, ports |
 //! | `volumes` | disks that outlive containers |
@@ -28,6 +31,7 @@
 //! | `shares`, `mounts` | which files of the host's a container may have |
 //! | `scratch`, `initramfs` | what a machine is given beside the rootfs |
 //! | `seccomp/` | profiles to filters |
+//! | `nonblocking` | reads and writes on descriptors that a shell left non-blocking |
 //! | `output`, `error_text` | what is printed, made harmless to terminals |
 //! | `probe`, `doctor` | what this host can do |
 //! | `folders`, `install_paths`, `settings` | where things are |
@@ -39,6 +43,7 @@
 mod output;
 
 mod accelerator;
+mod app;
 mod attachment;
 mod capability;
 mod cli;
@@ -64,12 +69,15 @@ mod initramfs;
 mod install_paths;
 mod labels;
 mod log;
+mod model;
 mod mounts;
 mod names;
 mod network;
+mod nonblocking;
 mod plan;
 mod probe;
 mod progress;
+mod recovery;
 mod resident;
 mod scratch;
 mod seccomp;
@@ -93,8 +101,8 @@ use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use app::Context;
 use cli::{Cli, Command, ContainerCommand, ImageCommand, SystemCommand, verb};
-use commands::Context;
 
 fn main() -> ExitCode {
     sys::keep_descriptors_from_children();

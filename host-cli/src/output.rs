@@ -22,7 +22,7 @@ use std::sync::{LazyLock, OnceLock};
 use capsid_image::{controls_terminal, printable};
 use serde::Serialize;
 
-use crate::stdio;
+use crate::nonblocking;
 
 macro_rules! print {
     ($($words:tt)*) => { $crate::output::to_stdout(format_args!($($words)*)) };
@@ -72,7 +72,7 @@ pub(crate) fn write_stdout(bytes: &[u8]) {
         return;
     }
     match &*STDOUT {
-        Ok(file) => record(stdio::write_all(bytes, &mut &*file)),
+        Ok(file) => record(nonblocking::write_all(bytes, &mut &*file)),
         Err(error) => record(Err(error.kind().into())),
     }
 }

@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use capsid_image::TokenHost;
 use capsid_jail::Layer;
 
-use crate::cli::AccelChoice;
 use crate::folders;
+use crate::model::AccelChoice;
 
 /// Contents of the file; every field may be absent.
 #[derive(Debug, Default, serde::Deserialize)]
@@ -90,6 +90,27 @@ pub(crate) fn read() -> Result<Settings, SettingsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_key_is_documented_and_the_example_is_valid() {
+        let page = include_str!("../../docs/configuration.md");
+        let example = page
+            .split("```toml")
+            .nth(1)
+            .and_then(|rest| rest.split("```").next())
+            .unwrap();
+        let settings: Settings = toml::from_str(example).unwrap();
+        assert_eq!(settings.registries.len(), 1);
+        let unknown = toml::from_str::<Settings>("unknown = 1").unwrap_err().to_string();
+        let keys: Vec<&str> = unknown.split('`').skip(3).step_by(2).collect();
+        assert!(keys.len() >= 4, "{unknown}");
+        for key in keys {
+            assert!(
+                page.contains(&format!("`{key}`")) || page.contains(&format!("[{key}.")),
+                "{key}"
+            );
+        }
+    }
 
     #[test]
     fn a_registry_has_token_realms() {

@@ -15,9 +15,9 @@ use crate::accelerator::{Share, Sidecar, StartError, serve_files};
 use crate::container_lock;
 use crate::ephemeral_socket;
 use crate::folders::Folders;
+use crate::model::ShareMount;
 use crate::mounts::{Mount, MountTable, Relation};
 use crate::plan::{Bind, FoundSource};
-use crate::state::ShareMount;
 
 /// Folders of the kernel.
 const KERNELS: [&str; 3] = ["/proc", "/sys", "/dev"];

@@ -11,7 +11,7 @@ use crate::confinement::{self, RequirementError};
 use crate::container_lock::{self, ContainerLock, ContainerLockError};
 use crate::control::{self, Connection, ControlError, PodRequest};
 use crate::folders::Folders;
-use crate::state::Container;
+use crate::model::Container;
 use crate::sys;
 
 /// Number of the lock's descriptor in the supervisor.

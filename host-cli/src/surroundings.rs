@@ -5,8 +5,9 @@ use anyhow::Context as _;
 
 use crate::cli::{NetworkArgs, RunArgs};
 use crate::folders::Folders;
+use crate::model::{Pod, ShareMount, VolumeMount};
 use crate::plan::{self, Found, SeccompChoice, Surroundings, VOLUMES_MAX, VolumeSources};
-use crate::state::{Pod, ShareMount, State, StateError, VolumeMount};
+use crate::state::{State, StateError};
 use crate::{id, network, shares, terminal};
 
 /// Largest `--env-file` and seccomp profile, bytes: the spec that carries them is at most 4 MiB.

@@ -21,9 +21,10 @@ use rustix::fs::FlockOperation;
 
 use crate::accelerator::Disk;
 use crate::clock;
+use crate::model::{Container, Volume, VolumeMount};
 use crate::plan;
 use crate::scratch::{self, ScratchError};
-use crate::state::{Container, Pending, State, StateError, Step, Volume, VolumeMount};
+use crate::state::{Pending, State, StateError, Step};
 
 /// Time limit for a pod to wait for a volume whose last pod was killed: its processes are about to end.
 const LAST_POD_WAIT: Duration = Duration::from_secs(5);

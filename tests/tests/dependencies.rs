@@ -280,3 +280,77 @@ fn doc_comments_stand_alone() {
     }
     assert!(found.is_empty(), "{} doc comments:\n{}", found.len(), found.join("\n"));
 }
+
+/// Modules directly below a crate's `src`, each with those of them that its code outside of tests names.
+fn module_graph(source: &Path) -> BTreeMap<String, BTreeSet<String>> {
+    let mut files = Vec::new();
+    sources(source, &mut files);
+    let module = |path: &Path| {
+        let first = path.strip_prefix(source).unwrap().iter().next().unwrap();
+        first.to_str().unwrap().trim_end_matches(".rs").to_owned()
+    };
+    let names: BTreeSet<String> = files.iter().map(|path| module(path)).collect();
+    let mut graph = BTreeMap::new();
+    for path in files.iter().filter(|path| !path.ends_with("tests.rs")) {
+        let content = fs::read_to_string(path).unwrap();
+        let code: Vec<&str> = content
+            .lines()
+            .take_while(|line| line.trim() != "#[cfg(test)]")
+            .map(|line| line.split("//").next().unwrap())
+            .collect();
+        let own = module(path);
+        let named = named_after_crate(&code.join(" "));
+        let others = named.into_iter().filter(|name| names.contains(name) && *name != own);
+        graph.entry(own.clone()).or_insert_with(BTreeSet::new).extend(others);
+    }
+    graph.remove("main");
+    graph
+}
+
+/// Names that follow `crate::`, alone or first in each part of a list in braces.
+fn named_after_crate(code: &str) -> Vec<String> {
+    let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    let mut found = Vec::new();
+    for rest in code.split("crate::").skip(1) {
+        let Some(list) = rest.strip_prefix('{') else {
+            found.push(word(rest));
+            continue;
+        };
+        let mut depth = 0;
+        let mut is_first = true;
+        for (at, c) in list.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => is_first = true,
+                c if is_first && !c.is_whitespace() => {
+                    found.push(word(&list[at..]));
+                    is_first = false;
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+/// Takes modules away that depend on none of those left, until nothing changes: the rest is in cycles or above one.
+fn cyclic(mut graph: BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
+    loop {
+        let left: BTreeSet<String> = graph.keys().cloned().collect();
+        graph.retain(|_, others| others.iter().any(|other| left.contains(other)));
+        if graph.len() == left.len() {
+            return left.into_iter().collect();
+        }
+    }
+}
+
+/// Plain data lies below everything: `model` names no sibling, and no module of `host-cli` is in an import cycle.
+#[test]
+fn host_modules_depend_in_one_direction() {
+    let graph = module_graph(&root().join("host-cli/src"));
+    assert!(graph["model"].is_empty(), "model names {:?}", graph["model"]);
+    assert!(graph["plan"].contains("model") && graph.len() > 40, "{graph:?}");
+    assert_eq!(cyclic(graph), Vec::<String>::new());
+}

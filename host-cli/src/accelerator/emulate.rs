@@ -31,8 +31,7 @@ use super::{Accelerator, Disk, MachineEnd, MachineParts, Nic, RunningMachine, Sh
 use crate::console;
 use crate::ephemeral_socket;
 use crate::install_paths::{self, PartError};
-use crate::plan::MachineSize;
-use crate::state::mac_words;
+use crate::model::{MachineSize, mac_words};
 
 /// Kernel command line of an emulated machine. `reboot=t`: QEMU's microvm has no i8042; a triple fault ends it
 /// (`-no-reboot`). `noapictimer`: under emulation, the kernel calibrates the APIC's timer for a quarter of a second and

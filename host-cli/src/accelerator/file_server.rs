@@ -8,7 +8,7 @@ use capsid_protocol::spec::SHARED_FILE;
 use super::process::{HandedFiles, StartError};
 use super::sidecar::Sidecar;
 use crate::install_paths;
-use crate::state::ShareMount;
+use crate::model::ShareMount;
 
 /// Share in the form that a machine is given.
 #[derive(Debug)]

@@ -19,9 +19,8 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::oneshot;
 
-use crate::cli::AccelChoice;
 use crate::install_paths::PartError;
-use crate::plan::MachineSize;
+use crate::model::{AccelChoice, MachineSize};
 use crate::probe::{self, KvmVerdict};
 
 pub(crate) use device_socket::{DeviceError, DeviceSocket, watched};

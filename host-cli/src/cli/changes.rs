@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::state::RestartPolicy;
+use crate::model::RestartPolicy;
 
 /// Flags of `capsid events`.
 #[derive(Debug, Args)]

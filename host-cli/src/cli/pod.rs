@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{AccelChoice, NetworkArgs, patience};
+use super::{NetworkArgs, patience};
+use crate::model::AccelChoice;
 
 /// Verbs of `capsid pod`.
 #[derive(Debug, Subcommand)]

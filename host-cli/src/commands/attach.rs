@@ -4,13 +4,13 @@ use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Context as _, bail};
 
-use super::Context;
 use super::run::{self, report};
+use crate::app::Context;
 use crate::attachment::{self, Course, Wanted};
 use crate::cli::{AttachArgs, ExecArgs};
 use crate::control::{self, Answer, Connection, ExecRequest, Request};
+use crate::model::Status;
 use crate::signals::Signals;
-use crate::state::Status;
 use crate::{container_lock, plan, surroundings, terminal};
 
 /// Attaches to a running container. Its exit code becomes this process's.

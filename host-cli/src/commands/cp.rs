@@ -25,7 +25,7 @@ use capsid_protocol::spec::{Pack, Unpack};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
-use super::{AppContext, Context};
+use crate::app::{AppContext, Context};
 use crate::cli::CpArgs;
 use crate::file_task::{FileTask, Rest};
 use crate::output;

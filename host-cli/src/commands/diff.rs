@@ -7,7 +7,7 @@ use anyhow::bail;
 use capsid_protocol::spec::Unit;
 use capsid_protocol::spec::task::Kind;
 
-use super::{AppContext, Context};
+use crate::app::{AppContext, Context};
 use crate::cli::NameArgs;
 use crate::file_task::FileTask;
 

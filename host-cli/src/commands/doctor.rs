@@ -1,9 +1,10 @@
 //! Verb `capsid doctor`.
 
-use super::Context;
-use crate::cli::{AccelChoice, DoctorArgs};
+use crate::app::Context;
+use crate::cli::DoctorArgs;
 use crate::confinement::Process;
 use crate::doctor::{self, Confined, Environment, Marks};
+use crate::model::AccelChoice;
 use crate::probe::KvmVerdict;
 use crate::{confinement, install_paths, output, probe, settings};
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::bail;
 use serde_json::Value;
 
-use super::Context;
 use super::filter;
+use crate::app::Context;
 use crate::cli::EventsArgs;
 use crate::clock;
 use crate::events::EventReader;

@@ -7,8 +7,9 @@ use anyhow::{Context as _, bail};
 use capsid_protocol::spec::Unit;
 use capsid_protocol::spec::task::Kind;
 
+use super::cp;
 use super::cp::local::{self, Resolver};
-use super::{AppContext, Context, cp};
+use crate::app::{AppContext, Context};
 use crate::cli::ExportArgs;
 use crate::output;
 

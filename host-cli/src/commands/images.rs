@@ -4,7 +4,8 @@ use capsid_image::{Image, Reference};
 use serde_json::{Value, json};
 
 use super::image_filter::{ImageFilter, ImageFilters, ReferencePattern};
-use super::{Context, table};
+use super::table;
+use crate::app::Context;
 use crate::cli::ImagesArgs;
 use crate::format::Template;
 use crate::plan::size;

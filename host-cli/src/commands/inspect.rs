@@ -4,7 +4,8 @@ use anyhow::anyhow;
 use capsid_image::Store;
 use serde_json::Value;
 
-use super::{Context, inspect_fields, network, open_store, table, volume};
+use super::{inspect_fields, network, table, volume};
+use crate::app::{Context, open_store};
 use crate::cli::{ContainerInspectArgs, InspectArgs, Kind};
 use crate::error_text;
 use crate::folders::Folders;

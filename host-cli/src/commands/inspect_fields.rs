@@ -6,9 +6,9 @@ use serde_json::{Map, Value, json};
 use super::network_fields;
 use crate::folders::Folders;
 use crate::health::Health;
+use crate::model::{Container, Declared, HealthCheck, ShareMount, Status, VolumeMount};
 use crate::network::PodNetworks;
 use crate::plan::signal_name;
-use crate::state::{Container, Declared, HealthCheck, ShareMount, Status, VolumeMount};
 use crate::{clock, labels, store_folder, volumes};
 
 /// Returns docker's fields of an image.

@@ -13,13 +13,14 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::Semaphore;
 
 use super::run::{await_start, report};
-use super::{AppContext, Context};
+use crate::app::{AppContext, Context};
 use crate::attachment::{Course, Wanted};
 use crate::cli::{KillArgs, NamesArgs, PruneArgs, RenameArgs, RmArgs, StartArgs, StopArgs};
 use crate::control::{Answer, Connection, Request};
+use crate::model::{Container, Status};
 use crate::plan;
 use crate::signals::Signals;
-use crate::state::{self, Container, StateError, Status};
+use crate::state::StateError;
 use crate::{create, error_text, events, start};
 
 /// Maximum number of names that a verb works on at once. A stop mostly waits; docker's limit is 50, for containers
@@ -195,7 +196,7 @@ pub(crate) async fn wait(context: Context, args: NamesArgs) -> anyhow::Result<u8
             // The supervisor was killed, or was about to end: the row has the exit code.
             Err(_) => {
                 drop(app.lock(&container.id)?);
-                state::recover(&app.state, &app.folders)?;
+                crate::recovery::recover(&app.state, &app.folders)?;
                 app.state.container(&container.id)?.exit_code
             }
         };

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use capsid_image::LoadSource;
 
-use super::{Context, signal_exit_code, unless_interrupted};
+use super::signal_exit_code;
+use crate::app::{Context, unless_interrupted};
 use crate::cli::LoadArgs;
 use crate::confinement;
 use crate::progress::Bars;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use tokio::time::timeout;
 
-use super::Context;
+use crate::app::Context;
 use crate::cli::LogsArgs;
 use crate::clock;
 use crate::control::{self, Answer, Request};

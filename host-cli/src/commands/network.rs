@@ -5,16 +5,16 @@ use serde_json::{Map, Value, json};
 
 use super::filter::{self, LabelFilter};
 use super::lifecycle::confirm;
-use super::{AppContext, Context, network_connect, table};
+use super::{network_connect, table};
+use crate::app::{AppContext, Context};
 use crate::cli::{
     NetworkCommand, NetworkCreateArgs, NetworkInspectArgs, NetworkLsArgs, NetworkPruneArgs, NetworkRmArgs,
 };
 use crate::folders::Folders;
 use crate::format::Template;
+use crate::model::{DEFAULT_NETWORK, Member, NO_NETWORK, Network, NetworkSpec, Subnet, mac_words};
 use crate::network::{forget, host_networks, own_link};
-use crate::state::{
-    DEFAULT_NETWORK, Member, NO_NETWORK, Network, NetworkSpec, Pending, State, StateError, Subnet, mac_words,
-};
+use crate::state::{Pending, State, StateError};
 use crate::{clock, error_text, id, labels, plan};
 
 /// Names of predefined networks, docker's included.

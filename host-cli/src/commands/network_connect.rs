@@ -5,14 +5,14 @@
 
 use anyhow::bail;
 
-use super::AppContext;
 use super::lifecycle::ask;
+use crate::app::AppContext;
 use crate::cli::{NetworkConnectArgs, NetworkDisconnectArgs};
 use crate::container_lock::ContainerLock;
 use crate::control::{Answer, Connection, ControlError, PodRequest, Request};
 use crate::events;
+use crate::model::{ConnectTarget, Endpoint, Owner};
 use crate::plan;
-use crate::state::{ConnectTarget, Endpoint, Owner};
 
 /// Way in which a container or pod can be changed now.
 enum Reach {

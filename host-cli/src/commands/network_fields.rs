@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
+use crate::model::{DEFAULT_NETWORK, Endpoint, NO_NETWORK, Network, NetworkConfig, PublishedPort, mac_words};
 use crate::network::{Link, PodNetworks, own_link};
-use crate::state::{DEFAULT_NETWORK, Endpoint, NO_NETWORK, Network, NetworkConfig, PublishedPort, mac_words};
 
 /// Returns the name of the network that a container or pod is on; of several, the first.
 pub(super) fn mode(network: Option<&NetworkConfig>) -> &str {
@@ -139,7 +139,7 @@ mod tests {
     use capsid_vmm::egress::Protocol;
 
     use super::*;
-    use crate::state::{NetworkSpec, Subnet};
+    use crate::model::{NetworkSpec, Subnet};
 
     fn config(endpoints: Vec<Endpoint>) -> NetworkConfig {
         NetworkConfig {

@@ -4,24 +4,25 @@ use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use super::app_context::{end_unasked, stop_limit};
 use super::filter::{self, LabelFilter};
 use super::lifecycle::{STARTS_AT_ONCE, each, rm_one, start_one};
 use super::name_pattern::NamePattern;
 use super::network_fields;
 use super::stats::{self, Shown};
-use super::{AppContext, Context, run, table};
+use super::{run, table};
+use crate::app::{AppContext, Context};
+use crate::app::{end_unasked, stop_limit};
 use crate::cli::{
-    AccelChoice, PodCommand, PodCreateArgs, PodInspectArgs, PodLsArgs, PodNamesArgs, PodRmArgs, PodStatsArgs,
-    PodStopArgs,
+    PodCommand, PodCreateArgs, PodInspectArgs, PodLsArgs, PodNamesArgs, PodRmArgs, PodStatsArgs, PodStopArgs,
 };
 use crate::container_lock::ContainerLock;
 use crate::control::{Answer, PodRequest};
 use crate::folders::Folders;
 use crate::format::Template;
+use crate::model::{AccelChoice, Container, Pod, PodStatus};
 use crate::network::PodNetworks;
 use crate::plan::PodSurroundings;
-use crate::state::{Container, Pending, Pod, PodStatus, State, StateError};
+use crate::state::{Pending, State, StateError};
 use crate::supervisor_process::SupervisorProcess;
 use crate::{
     clock, create, error_text, id, install_paths, labels, names, network, plan, session, settings, shares, start,
@@ -87,7 +88,7 @@ fn create(context: Context, args: &PodCreateArgs) -> anyhow::Result<u8> {
         host_address: network::host_address(),
     };
     // All flags are checked before anything is created.
-    run::check_id_file(args.pod_id_file.as_deref())?;
+    create::check_id_file(args.pod_id_file.as_deref())?;
     plan::pod(args, wanted.unwrap_or("pod"), around.clone())?;
     around.found = shares::find(&plan::wanted_pod_binds(args)?, &folders)?;
     let mut attempt = 0;

@@ -2,9 +2,9 @@
 
 use anyhow::bail;
 
-use super::Context;
+use crate::app::Context;
 use crate::cli::PortArgs;
-use crate::state::{PublishedPort, protocol_name};
+use crate::model::{PublishedPort, protocol_name};
 
 /// Shows published ports: all of them, or the addresses of one port of the container.
 pub(crate) fn run(context: Context, args: &PortArgs) -> anyhow::Result<u8> {

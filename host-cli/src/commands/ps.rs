@@ -5,13 +5,14 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 
 use super::ps_filter::{Filter, Filters};
-use super::{Context, network_fields, open_store, system, table};
+use super::{network_fields, system, table};
+use crate::app::{Context, open_store};
 use crate::cli::PsArgs;
 use crate::folders::Folders;
 use crate::format::Template;
 use crate::health::{Health, Verdict};
+use crate::model::{Container, NetworkConfig, Pod, Status};
 use crate::plan::size;
-use crate::state::{Container, NetworkConfig, Pod, Status};
 use crate::{clock, labels};
 
 /// Width of a command, as in docker.

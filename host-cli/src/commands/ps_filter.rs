@@ -10,7 +10,8 @@ use super::name_pattern::NamePattern;
 use super::ps::network;
 use crate::folders::Folders;
 use crate::health::{Health, Verdict};
-use crate::state::{Container, NO_NETWORK, NetworkConfig, Pod, PublishedPort, State, Status, protocol_name};
+use crate::model::{Container, NO_NETWORK, NetworkConfig, Pod, PublishedPort, Status, protocol_name};
+use crate::state::State;
 
 /// Minimum number of digits of an image's or network's id that identify it.
 const ID_DIGITS_MIN: usize = 4;

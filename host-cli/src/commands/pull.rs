@@ -2,7 +2,8 @@
 
 use capsid_image::Reference;
 
-use super::{Context, pull_options, signal_exit_code, unless_interrupted};
+use super::signal_exit_code;
+use crate::app::{Context, pull_options, unless_interrupted};
 use crate::cli::PullArgs;
 use crate::confinement;
 use crate::progress::Bars;

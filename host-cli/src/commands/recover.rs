@@ -10,10 +10,11 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use capsid_image::Recovered;
 
-use super::{Context, open_store};
+use crate::app::{Context, open_store};
 use crate::container_lock::ContainerLock;
 use crate::folders::Folders;
-use crate::state::{State, Volume};
+use crate::model::Volume;
+use crate::state::State;
 use crate::volumes::{self, VolumesLock};
 use crate::{clock, id, plan};
 

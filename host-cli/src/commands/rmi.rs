@@ -3,7 +3,7 @@
 use anyhow::bail;
 use capsid_image::{Removed, Store};
 
-use super::{Context, open_store};
+use crate::app::{Context, open_store};
 use crate::cli::RmiArgs;
 use crate::error_text;
 use crate::state::State;

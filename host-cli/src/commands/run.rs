@@ -1,25 +1,24 @@
 //! Verb `capsid run`.
 
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use super::Context;
 use super::lifecycle::KILL_MAX;
+use crate::app::Context;
 use crate::attachment::{self, AttachError, Course, End, Wanted};
 use crate::cli::{NOT_YET, RunArgs};
 use crate::container_lock;
 use crate::control::{self, Answer, Connection, Request};
 use crate::create::{self, Created};
 use crate::folders::Folders;
+use crate::model::Exit;
 use crate::plan::PlanError;
 use crate::settings;
 use crate::signals::Signals;
 use crate::start;
-use crate::state::Exit;
 use crate::terminal;
 use crate::timings::Timings;
 
@@ -146,16 +145,6 @@ pub(super) fn check_terminal(args: &RunArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns an error when the file for the id exists already, before anything is created.
-pub(crate) fn check_id_file(path: Option<&std::path::Path>) -> anyhow::Result<()> {
-    if let Some(path) = path
-        && path.symlink_metadata().is_ok()
-    {
-        bail!("cannot write the id to {}: the file exists", path.display());
-    }
-    Ok(())
-}
-
 /// Writes the id into a file that must not exist yet, as in docker.
 pub(super) fn write_id_file(path: &std::path::Path, id: &str) -> anyhow::Result<()> {
     let write = || {
@@ -180,18 +169,6 @@ pub(crate) fn console(error: &anyhow::Error) -> Option<&str> {
         Some(AttachError::Refused(failure)) if !failure.console.is_empty() => Some(&failure.console),
         _ => None,
     }
-}
-
-/// Splits the arguments: the first word is the image, the others are the command.
-pub(crate) fn image_and_command(args: &RunArgs) -> anyhow::Result<(String, Vec<Vec<u8>>)> {
-    let (image, command) = args.image_and_command.split_first().context("no image given")?;
-    let Some(name) = image.to_str() else {
-        bail!("the image name {image:?} is not text")
-    };
-    Ok((
-        name.into(),
-        command.iter().map(|word| word.as_bytes().to_vec()).collect(),
-    ))
 }
 
 /// Explains an unknown flag when it is one of docker's not honored yet: alone, or among others (`-dp`).

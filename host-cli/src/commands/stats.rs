@@ -9,14 +9,16 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::lifecycle::ask;
-use super::{Context, table};
+use super::table;
+use crate::app::Context;
 use crate::cli::StatsArgs;
 use crate::control::{self, Answer, Request, Usage};
 use crate::folders::Folders;
 use crate::format::Template;
+use crate::model::Container;
 use crate::plan::size;
 use crate::resident::{self, Resident};
-use crate::state::{Container, State};
+use crate::state::State;
 use crate::{container_lock, output};
 
 /// Interval of measurements, over which processor time is measured.

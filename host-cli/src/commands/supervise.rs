@@ -1,6 +1,6 @@
 //! Verb `capsid supervise`, which `run` and `start` start. Not for users.
 
-use super::Context;
+use crate::app::Context;
 use crate::cli::SuperviseArgs;
 use crate::supervisor::{self, Inheritance, pod};
 

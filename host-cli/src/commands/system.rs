@@ -7,18 +7,19 @@ use anyhow::{Context as _, bail};
 use capsid_image::{Damage, Image, Removed, Store};
 use serde_json::{Value, json};
 
-use super::app_context::stop_limit;
 use super::lifecycle::{confirm, remove_ended, start_one};
-use super::{AppContext, Context, network, open_store, recover, signal_exit_code, table, unless_interrupted, volume};
+use super::{network, recover, signal_exit_code, table, volume};
+use crate::app::stop_limit;
+use crate::app::{AppContext, Context, open_store, unless_interrupted};
 use crate::cli::{DfArgs, InfoArgs, SystemCommand, SystemPruneArgs};
 use crate::control::{Answer, Request};
 use crate::error_text;
 use crate::folders::Folders;
 use crate::format::Template;
+use crate::model::{Container, RestartPolicy, Status};
 use crate::plan::size;
 use crate::progress::Bars;
 use crate::signals::Signals;
-use crate::state::{Container, RestartPolicy, Status};
 use crate::{clock, output, store_folder};
 
 /// Runs a verb of the system.

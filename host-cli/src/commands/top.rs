@@ -3,7 +3,8 @@
 use anyhow::bail;
 
 use super::lifecycle::ask;
-use super::{Context, table};
+use super::table;
+use crate::app::Context;
 use crate::cli::NameArgs;
 use crate::clock;
 use crate::container_lock;

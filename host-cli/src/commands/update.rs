@@ -4,7 +4,7 @@ use anyhow::bail;
 use prost::Message as _;
 
 use super::lifecycle::{ask, each};
-use super::{AppContext, Context};
+use crate::app::{AppContext, Context};
 use crate::cli::UpdateArgs;
 use crate::control::{Answer, Request, UpdateRequest};
 use crate::plan;

@@ -8,12 +8,14 @@ use serde_json::{Value, json};
 
 use super::filter::{self, LabelFilter};
 use super::lifecycle::confirm;
-use super::{Context, table};
+use super::table;
+use crate::app::Context;
 use crate::cli::{VolumeCommand, VolumeCreateArgs, VolumeInspectArgs, VolumeLsArgs, VolumePruneArgs, VolumeRmArgs};
 use crate::folders::Folders;
 use crate::format::Template;
+use crate::model::Volume;
 use crate::plan::{self, size};
-use crate::state::{State, Volume};
+use crate::state::State;
 use crate::volumes::{self, VolumeError, VolumesLock};
 use crate::{clock, error_text, id, labels};
 

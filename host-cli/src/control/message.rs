@@ -4,7 +4,7 @@ use capsid_protocol::spec::TerminalSize;
 use serde::{Deserialize, Serialize};
 
 use crate::error_text;
-use crate::state::{Exit, RestartPolicy};
+use crate::model::{Exit, RestartPolicy};
 
 /// Request of a command. `Signal` and `Resize` may follow an `Attach` or `Exec` on the same connection.
 #[derive(Debug, Serialize, Deserialize)]

@@ -8,9 +8,9 @@ use capsid_jail::Layer;
 use super::elf::{Entry, KernelError};
 use super::host::{Folder, Limits, Namespaces};
 use super::{Check, Confined};
-use crate::cli::AccelChoice;
 use crate::confinement::{self, Process};
 use crate::error_text::describe;
+use crate::model::AccelChoice;
 use crate::probe::KvmVerdict;
 
 const MIB: u64 = 1 << 20;

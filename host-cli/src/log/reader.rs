@@ -199,7 +199,7 @@ fn inode(path: &Path) -> io::Result<Option<u64>> {
 mod tests {
     use super::super::{LogStream, LogWriter};
     use super::*;
-    use crate::state::LogOptions;
+    use crate::model::LogOptions;
 
     fn texts(read: impl FnOnce(&mut dyn FnMut(Entry) -> io::Result<()>)) -> Vec<String> {
         let mut found = Vec::new();

@@ -9,7 +9,7 @@ use capsid_image::own_file;
 
 use super::{Entry, LINE_BYTES_MAX, LogStream};
 use crate::clock;
-use crate::state::LogOptions;
+use crate::model::LogOptions;
 
 /// Bytes of entries that are written in one call.
 const BATCH_BYTES: usize = 128 << 10;

@@ -20,7 +20,7 @@ use super::{
     DefaultRoute, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, GuestNetwork, NetworkError, PodNetworks, passt, ports, switch,
 };
 use crate::accelerator::{DeviceError, DeviceSocket, Sidecars};
-use crate::state::{Endpoint, Network, NetworkConfig};
+use crate::model::{Endpoint, Network, NetworkConfig};
 
 /// Error when a running machine is not on the networks that it should be on.
 #[derive(Debug, thiserror::Error)]

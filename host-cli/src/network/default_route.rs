@@ -1,7 +1,7 @@
 //! Default route of a pod: the one of its networks by which it leaves.
 
 use super::PodNetworks;
-use crate::state::NetworkConfig;
+use crate::model::NetworkConfig;
 
 /// Default route of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]

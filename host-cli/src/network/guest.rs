@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::host::Host;
 use super::{DefaultRoute, GATEWAY_V4, GATEWAY_V6, GUEST_V4, GUEST_V6, MTU, PREFIX_V4, PREFIX_V6, PodNetworks};
-use crate::state::{Endpoint, Network as UserNetwork, NetworkConfig, Subnet};
+use crate::model::{Endpoint, Network as UserNetwork, NetworkConfig, Subnet};
 
 /// Network configuration of a guest: its addresses and its resolver.
 #[derive(Debug, Clone)]
@@ -203,7 +203,7 @@ impl GuestNetwork {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{NetworkSpec, PublishedPort};
+    use crate::model::{NetworkSpec, PublishedPort};
     use capsid_vmm::egress::Protocol;
 
     /// Host with IPv4 alone.

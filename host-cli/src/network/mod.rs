@@ -30,7 +30,7 @@ use ipnet::IpNet;
 
 use crate::accelerator::{DeviceSocket, Nic, Sidecars, StartError};
 use crate::install_paths::PartError;
-use crate::state::NetworkConfig;
+use crate::model::NetworkConfig;
 
 pub(crate) use attachments::{AttachmentsError, NetworkAttachments};
 use default_route::DefaultRoute;

@@ -18,7 +18,7 @@ use super::host::Host;
 use super::{GATEWAY_MAC, GuestNetwork, NetworkError};
 use crate::accelerator::{HandedFiles, Sidecar};
 use crate::install_paths;
-use crate::state::{NetworkConfig, PublishedPort, mac_words};
+use crate::model::{NetworkConfig, PublishedPort, mac_words};
 
 /// Name of the sidecar in messages to users.
 pub(super) const NAME: &str = "the network helper passt";

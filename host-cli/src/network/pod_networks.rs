@@ -1,7 +1,8 @@
 //! Complete network configuration of a pod: what the user asked for, and the user-defined networks that it is on.
 
 use super::DefaultRoute;
-use crate::state::{Container, Endpoint, Network, NetworkConfig, Pod, State, StateError};
+use crate::model::{Container, Endpoint, Network, NetworkConfig, Pod};
+use crate::state::{State, StateError};
 
 /// Network configuration of a pod, with its user-defined networks read from the state.
 #[derive(Debug)]

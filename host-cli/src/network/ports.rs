@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use capsid_vmm::egress::{Ports, Protocol};
 use capsid_vmm::segments::Published;
 
-use crate::state::PublishedPort;
+use crate::model::PublishedPort;
 
 /// Error when a port of the host cannot be published.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +89,7 @@ fn choose_of_range(port: &mut PublishedPort, given: &[(SocketAddr, Protocol)]) -
             taken => return taken,
         }
     }
-    let protocol = crate::state::protocol_name(port.protocol);
+    let protocol = crate::model::protocol_name(port.protocol);
     Err(PortError::InUse(format!("{first}-{last}/{protocol}")))
 }
 
@@ -120,7 +120,7 @@ fn take(port: &PublishedPort) -> Result<Taken, PortError> {
         _ => TcpListener::bind(address).map(Taken::Tcp),
     };
     taken.map_err(|source| {
-        let name = format!("{address}/{}", crate::state::protocol_name(port.protocol));
+        let name = format!("{address}/{}", crate::model::protocol_name(port.protocol));
         match source.kind() {
             io::ErrorKind::AddrInUse => PortError::InUse(name),
             io::ErrorKind::PermissionDenied => PortError::Privileged(name),

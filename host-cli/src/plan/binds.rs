@@ -4,7 +4,7 @@ use capsid_protocol::spec::mount::Source;
 use capsid_protocol::spec::{Mount, Share};
 
 use super::volumes::{VolumeError, clean, key_and_value, truth};
-use crate::state::ShareMount;
+use crate::model::ShareMount;
 
 /// Folder or file of the host that a flag asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use super::PlanError;
 use crate::cli::{NetworkArgs, NetworkConnectArgs};
-use crate::state::{DEFAULT_NETWORK, NO_NETWORK};
+use crate::model::{DEFAULT_NETWORK, NO_NETWORK};
 
 /// Name of docker's host network: the container has no network of its own.
 const HOST_NETWORK: &str = "host";

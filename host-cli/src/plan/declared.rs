@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use capsid_image::ImageConfig;
 
 use crate::cli::RunArgs;
-use crate::state::Declared;
+use crate::model::Declared;
 
 /// Builds docker's config of a container from flags and image.
 pub(crate) fn declared(args: &RunArgs, command: &[Vec<u8>], image: &ImageConfig) -> Declared {

@@ -4,7 +4,7 @@ use capsid_image::ImageConfig;
 
 use crate::cli::RunArgs;
 use crate::clock;
-use crate::state::HealthCheck;
+use crate::model::HealthCheck;
 
 /// Default interval between checks: docker's, like the timeout and the retries below.
 const INTERVAL_NS: u64 = 30_000_000_000;

@@ -4,7 +4,7 @@ use capsid_protocol::spec::{Limits, Rlimit};
 
 use super::size::{self, SizeError};
 use crate::cli::{PodCreateArgs, RunArgs};
-use crate::state::PodLimits;
+use crate::model::{MachineSize, PodLimits};
 
 /// Period of `cpu.max` in microseconds: the kernel's and docker's default.
 const CPU_PERIOD_US: f64 = 100_000.0;
@@ -54,13 +54,6 @@ pub(crate) enum LimitsError {
     Shares(u64),
     #[error("invalid value {0} for --pids-limit")]
     Pids(i64),
-}
-
-/// Size of the machine that the limits require.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct MachineSize {
-    pub vcpus: u8,
-    pub memory_mib: u32,
 }
 
 /// Resolves every limit flag. `host_cpus` is the number of the host's CPUs; the machine is given when the container

@@ -1,7 +1,7 @@
 //! Log options, `--log-driver` and `--log-opt`.
 
 use super::size;
-use crate::state::LogOptions;
+use crate::model::LogOptions;
 
 /// Most files of a log.
 const FILES_MAX: u32 = 1000;

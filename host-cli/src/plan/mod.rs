@@ -41,19 +41,18 @@ pub(crate) use choice::{
 pub(crate) use declared::declared;
 pub(crate) use environment::{parse_file, parse_flag};
 pub(crate) use health::health;
-pub(crate) use limits::MachineSize;
 pub(crate) use network::{Found, place as network_place};
 pub(crate) use pod::{PodSurroundings, pod, wanted_binds as wanted_pod_binds};
 pub(crate) use security::{SeccompChoice, SecurityOptions};
 
 pub(crate) use signal::{name as signal_name, parse as parse_signal};
-pub(crate) use subnets::{SubnetError, free_address, subnets};
+pub(crate) use subnets::subnets;
 pub(crate) use update::update;
 pub(crate) use user::check as check_user;
 pub(crate) use volumes::{VOLUMES_MAX, VolumeSources, parse_from};
 
 use crate::cli::RunArgs;
-use crate::state::{LogOptions, NetworkConfig, PodConfig, RestartPolicy, ShareMount, VolumeMount};
+use crate::model::{LogOptions, MachineSize, NetworkConfig, PodConfig, RestartPolicy, ShareMount, VolumeMount};
 use crate::{labels, seccomp};
 
 use mounts::Mounts;

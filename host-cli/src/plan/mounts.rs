@@ -4,11 +4,10 @@ use capsid_protocol::spec::mount::Source;
 use capsid_protocol::spec::{Mount, Tmpfs, Unit};
 
 use super::binds::{self, Bind};
-use super::limits::MachineSize;
 use super::size::{self, SizeError};
 use super::volumes::{self, VolumeError, VolumeSources, Wanted};
 use crate::cli::RunArgs;
-use crate::state::{ShareMount, VolumeMount};
+use crate::model::{MachineSize, ShareMount, VolumeMount};
 
 /// Reason why a mount is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

@@ -8,10 +8,10 @@ use std::str::FromStr;
 use capsid_vmm::egress::{Rule, Target};
 
 use super::choice::{self, Choice, ChoiceError, NetworkRequest};
-use super::{PlanError, egress, ports, size, subnets};
+use super::{PlanError, egress, ports, size};
 use crate::cli::NetworkArgs;
+use crate::model::{Endpoint, Network, NetworkConfig, PublishedPort, is_host_address};
 use crate::network::GATEWAY_MAC;
-use crate::state::{Endpoint, Network, NetworkConfig, PublishedPort};
 
 /// First bytes of a generated hardware address: locally administered, and recognizable.
 const MAC_PREFIX: [u8; 2] = [0x02, 0xca];
@@ -232,7 +232,7 @@ fn address<A: FromStr + Into<IpAddr>>(
         let network = network.name.clone();
         return Err(NetworkError::IsGateway { flag, address, network });
     }
-    if !subnets::is_hosts(&subnet.network, address) {
+    if !is_host_address(&subnet.network, address) {
         let subnet = subnet.network;
         return Err(NetworkError::NotInSubnet { flag, address, subnet });
     }
@@ -343,7 +343,7 @@ fn made_up_mac(id: &str) -> [u8; 6] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{NetworkSpec, Subnet};
+    use crate::model::{NetworkSpec, Subnet};
 
     fn on(network: &str) -> NetworkArgs {
         NetworkArgs {

@@ -11,8 +11,8 @@ use super::network::{self, Found};
 use super::sysctl::{self, Owner};
 use super::volumes::{self, VolumeSources, Wanted};
 use super::{PlanError, check_labels, check_name};
-use crate::cli::{AccelChoice, PodCreateArgs, RunArgs};
-use crate::state::{PodConfig, PodLimits, ShareMount};
+use crate::cli::{PodCreateArgs, RunArgs};
+use crate::model::{AccelChoice, PodConfig, PodLimits, ShareMount};
 
 /// Namespaces that are always shared: a machine has one network, and the others depend on it.
 const ALWAYS: [&str; 3] = ["ipc", "net", "uts"];

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use capsid_vmm::egress::Protocol;
 
-use crate::state::PublishedPort;
+use crate::model::PublishedPort;
 
 /// Most ports of a pod: the sidecar listens on each with a socket of its own.
 const PORTS_MAX: usize = 1024;
@@ -57,7 +57,7 @@ pub(crate) fn published(
         Some(port) => Err(PortError::Twice(format!(
             "{}/{}",
             port.host,
-            crate::state::protocol_name(port.protocol)
+            crate::model::protocol_name(port.protocol)
         ))),
         None => Ok(ports),
     }

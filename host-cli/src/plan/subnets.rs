@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::cli::NetworkCreateArgs;
+use crate::model::{Network, Subnet, SubnetError, is_host_address};
 use crate::network::own_networks;
-use crate::state::{Network, Subnet};
 
 /// Pools for subnets that nobody named, as first byte and range of second bytes: podman's, then docker's where the host
 /// has routes to all of podman's.
@@ -18,36 +18,6 @@ const PREFIXES_V6: std::ops::RangeInclusive<u8> = 16..=126;
 /// First byte of a unique-local network (RFC 4193) of IPv6.
 const UNIQUE_LOCAL: u8 = 0xfd;
 const UNIQUE_LOCAL_PREFIX: u8 = 64;
-
-/// Reason why a subnet or an address of it cannot be used.
-#[derive(Debug, thiserror::Error, PartialEq)]
-pub(crate) enum SubnetError {
-    #[error("invalid --subnet {0:?}: write a network as 10.89.0.0/24")]
-    Subnet(String),
-    #[error("--subnet {0} is an address in a network: write {1}")]
-    HostBits(String, IpNet),
-    #[error("--subnet {subnet}: write a prefix of {first} to {last} bits")]
-    Prefix { subnet: IpNet, first: u8, last: u8 },
-    #[error("--subnet {0} has loopback, link-local, multicast or metadata addresses")]
-    Closed(IpNet),
-    #[error("--subnet {0} overlaps with {1}, which pods have that are on no user-defined network")]
-    Own(IpNet, IpNet),
-    #[error("--subnet {subnet} overlaps with {other} of network {name}")]
-    Overlap { subnet: IpNet, other: IpNet, name: String },
-    #[error("two --subnet of one kind: a network has one of IPv4, one of IPv6, or both")]
-    TwoOfOneKind,
-    #[error("invalid --gateway {0:?}: write an address")]
-    Gateway(String),
-    #[error("--gateway {0} is in no --subnet that has none yet")]
-    GatewayOutside(IpAddr),
-    #[error("--gateway {0} is no address of a host's in {1}")]
-    GatewayUnusable(IpAddr, IpNet),
-    #[error(
-        "all of 10.89.0.0 to 10.99.255.255, 172.20.0.0 to 172.31.255.255 and 192.168.0.0/16 is in use by networks of Capsid's \
-         or this host's: give one with --subnet"
-    )]
-    PoolUsedUp,
-}
 
 /// Returns the subnets of a new network with that id: those that flags name, or free ones, which neither other networks
 /// nor the host's routes use.
@@ -182,7 +152,7 @@ fn gateways(args: &NetworkCreateArgs, networks: &[IpNet]) -> Result<Vec<IpAddr>,
 fn subnet(network: IpNet, gateways: &mut Vec<IpAddr>) -> Result<Subnet, SubnetError> {
     let wanted = gateways.iter().position(|gateway| network.contains(gateway));
     let gateway = match wanted.map(|at| gateways.remove(at)) {
-        Some(gateway) if is_hosts(&network, gateway) => gateway,
+        Some(gateway) if is_host_address(&network, gateway) => gateway,
         Some(gateway) => return Err(SubnetError::GatewayUnusable(gateway, network)),
         None => next(network.network()),
     };
@@ -196,23 +166,10 @@ fn next(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether the address is in the network, and neither its network address nor its broadcast address.
-pub(super) fn is_hosts(network: &IpNet, address: IpAddr) -> bool {
-    network.contains(&address) && address != network.network() && (address.is_ipv6() || address != network.broadcast())
-}
-
-/// Returns the lowest address that is neither the gateway's nor taken.
-pub(crate) fn free_address(subnet: &Subnet, taken: &[IpAddr]) -> Option<IpAddr> {
-    let is_free = |address: &IpAddr| {
-        is_hosts(&subnet.network, *address) && *address != subnet.gateway && !taken.contains(address)
-    };
-    subnet.network.hosts().find(is_free)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::NetworkSpec;
+    use crate::model::{NetworkSpec, free_address};
 
     fn network(name: &str, subnet: &str) -> Network {
         let network: IpNet = subnet.parse().unwrap();

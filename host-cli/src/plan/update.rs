@@ -2,8 +2,9 @@
 
 use capsid_protocol::spec::Limits;
 
-use super::limits::{self, LimitsError, MachineSize};
+use super::limits::{self, LimitsError};
 use crate::cli::UpdateArgs;
+use crate::model::MachineSize;
 
 /// Reason why limits are not changed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

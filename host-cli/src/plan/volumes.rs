@@ -9,7 +9,7 @@ use super::binds::{self, Bind, FoundSource};
 use super::mounts::Percent;
 use super::size;
 use crate::cli::parse_bool;
-use crate::state::{ShareMount, VolumeMount};
+use crate::model::{ShareMount, VolumeMount};
 
 /// Most volumes of one container: each is a device of the machine. The VMM has interrupt lines for 16 disks, root and
 /// scratch disk are two, and the rest is left to the other containers of a pod. An accelerator may have room for fewer.

@@ -5,58 +5,8 @@ use std::net::IpAddr;
 use capsid_vmm::segments::SEGMENTS_MAX;
 use rusqlite::{Row, params};
 
-use super::network::{DEFAULT_NETWORK, NetworkConfig};
-use super::owner::Owner;
-use super::user_network::{Endpoint, Subnet};
 use super::{State, StateError};
-use crate::plan::free_address;
-
-/// Member of a network.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Member {
-    /// Id of the pod, or of the container that is a pod of its own.
-    pub id: String,
-    pub name: String,
-    /// Id of the network.
-    pub network: String,
-    /// Configuration of the member, with all its networks.
-    pub config: NetworkConfig,
-}
-
-impl Member {
-    /// Returns the member's addresses on the network.
-    pub(crate) fn addresses(&self) -> &[IpAddr] {
-        let mut endpoint = self.config.endpoints.iter();
-        let place = endpoint.find(|endpoint| endpoint.network == self.network);
-        place.map_or(&[], |place| &place.addresses)
-    }
-}
-
-/// Network that a pod is connected to or disconnected from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum ConnectTarget {
-    /// The pod's own link: the network called `default`.
-    OwnLink,
-    /// One of the user-defined networks, with the requested addresses and aliases.
-    UserDefined(Endpoint),
-}
-
-impl ConnectTarget {
-    /// Returns the network's name.
-    pub(crate) fn name(&self) -> &str {
-        match self {
-            Self::OwnLink => DEFAULT_NETWORK,
-            Self::UserDefined(endpoint) => &endpoint.name,
-        }
-    }
-
-    fn is_in(&self, config: &NetworkConfig) -> bool {
-        match self {
-            Self::OwnLink => config.own_link,
-            Self::UserDefined(endpoint) => config.endpoints.iter().any(|known| known.network == endpoint.network),
-        }
-    }
-}
+use crate::model::{ConnectTarget, Endpoint, Member, NetworkConfig, Owner, Subnet, free_address, mac_words};
 
 impl State {
     /// Returns the pods, and the containers without one, that are on a network, by name; running or not.
@@ -142,7 +92,7 @@ impl State {
         let members = self.members(&network.id)?;
         if let Some(member) = members.iter().find(|member| member.config.mac == mac) {
             return Err(StateError::AddressTaken {
-                address: super::mac_words(mac),
+                address: mac_words(mac),
                 user: member.name.clone(),
             });
         }

@@ -9,17 +9,15 @@
 //! ```
 //!
 //! A row is added before any command shows the container, and the container's folder is complete by then. When a row
-//! says that a container runs while nobody holds its lock, the supervisor was killed: [`recover`] updates the row.
-//! Before anything is created or removed on disk, its name is recorded in the table `pending`: [`recover`] removes what
+//! says that a container runs while nobody holds its lock, the supervisor was killed: `recovery` updates the row.
+//! Before anything is created or removed on disk, its name is recorded in the table `pending`: `recovery` removes what
 //! is recorded there and has no row, and nothing else.
 
 mod container;
 mod membership;
-mod network;
 mod owner;
 mod pending;
 mod pod;
-mod recovery;
 #[cfg(test)]
 pub(crate) mod tests;
 mod user_network;
@@ -33,19 +31,9 @@ use ipnet::IpNet;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::folders;
-use crate::plan::SubnetError;
+use crate::model::SubnetError;
 
-pub(crate) use container::{
-    Container, ContainerConfig, Declared, Exit, HealthCheck, LogOptions, RestartPolicy, Status,
-};
-pub(crate) use membership::{ConnectTarget, Member};
-pub(crate) use network::{DEFAULT_NETWORK, NO_NETWORK, NetworkConfig, PublishedPort, mac_words, protocol_name};
-pub(crate) use owner::Owner;
 pub(crate) use pending::{Pending, Step};
-pub(crate) use pod::{Pod, PodConfig, PodLimits, PodStatus};
-pub(crate) use recovery::recover;
-pub(crate) use user_network::{Endpoint, Network, NetworkSpec, Subnet};
-pub(crate) use volume::{ShareMount, Volume, VolumeMount};
 
 /// Database of containers, pods, volumes and networks.
 pub(crate) const DATABASE: DatabaseSpec = DatabaseSpec {
@@ -259,7 +247,7 @@ impl State {
     }
 
     /// Whether the database can only be read.
-    fn is_read_only(&self) -> bool {
+    pub(crate) fn is_read_only(&self) -> bool {
         self.0.is_readonly(rusqlite::MAIN_DB).unwrap_or(false)
     }
 

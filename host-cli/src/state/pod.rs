@@ -1,110 +1,11 @@
 //! Pod of several containers in the state. A container without a pod is one of its own, and has no such row.
 
-use std::net::IpAddr;
-use std::path::PathBuf;
-use std::str::FromStr;
-
 use rusqlite::{ErrorCode, Row, params};
-use serde::{Deserialize, Serialize};
 
-use super::network::NetworkConfig;
-use super::{Container, ShareMount, State, StateError, VolumeMount};
-use crate::cli::AccelChoice;
-use crate::plan::MachineSize;
-
-/// Pod: its configuration, and its status.
-#[derive(Debug, Clone)]
-pub(crate) struct Pod {
-    /// Id of 64 hexadecimal digits.
-    pub id: String,
-    pub name: String,
-    pub created_ns: i64,
-    pub config: PodConfig,
-    pub status: PodStatus,
-    /// Time of the last start in nanoseconds since 1970; 0 is never.
-    pub started_ns: i64,
-    /// Time of the last end in nanoseconds since 1970; 0 is never.
-    pub finished_ns: i64,
-    /// Reason why the machine did not run, or ended without being asked to; empty when there is none.
-    pub error: String,
-    /// Process id of the supervisor; 0 when there is none.
-    pub supervisor_pid: u32,
-}
-
-/// Options that a pod was created with.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
-pub(crate) struct PodConfig {
-    pub machine: MachineSize,
-    /// Accelerator, `kvm` or `emulate`, as chosen when the pod was created.
-    pub accelerator: AccelChoice,
-    /// Guest kernel, when `--kernel` was given.
-    pub kernel: Option<PathBuf>,
-    pub labels: Vec<String>,
-    /// Host name of all containers of the pod.
-    pub hostname: String,
-    /// Whether the pod's containers see each other's processes.
-    pub shares_pids: bool,
-    pub shm_bytes: u64,
-    /// Sysctls, `NAME=VALUE` each.
-    pub sysctls: Vec<String>,
-    pub limits: PodLimits,
-    /// Named volumes that all containers of the pod have; without serials, which each container numbers for itself.
-    #[serde(default)]
-    pub volumes: Vec<VolumeMount>,
-    /// Folders and files of the host that are shared with the machine and with all its containers.
-    #[serde(default)]
-    pub shares: Vec<ShareMount>,
-    /// Network of the pod's machine; pods created before there were any have none.
-    #[serde(default)]
-    pub network: Option<NetworkConfig>,
-    /// Lines of `/etc/hosts` of all containers of the pod: an address and a name each.
-    #[serde(default)]
-    pub hosts: Vec<(IpAddr, String)>,
-}
-
-/// Limits of all containers together.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
-pub(crate) struct PodLimits {
-    pub memory_max_bytes: Option<u64>,
-    /// CPU time in microseconds of each 100 000.
-    pub cpu_quota_us: Option<u64>,
-    pub pids_max: Option<u64>,
-}
-
-/// Status of a pod's machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PodStatus {
-    /// Created, and never started.
-    Created,
-    /// Running: a supervisor must be alive for the pod.
-    Running,
-    Exited,
-}
-
-impl PodStatus {
-    /// Returns podman's word for the status.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Created => "Created",
-            Self::Running => "Running",
-            Self::Exited => "Exited",
-        }
-    }
-}
-
-impl FromStr for PodStatus {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Self, String> {
-        [Self::Created, Self::Running, Self::Exited]
-            .into_iter()
-            .find(|status| status.as_str().eq_ignore_ascii_case(word))
-            .ok_or_else(|| format!("{word:?} is no status of a pod: created, running or exited"))
-    }
-}
+use super::{State, StateError};
+use crate::model::{Container, Pod};
 
 const COLUMNS: &str = "id, name, created_ns, config, status, started_ns, finished_ns, error, supervisor_pid";
-
 impl State {
     /// Adds a pod, and assigns its addresses on user-defined networks. The name must be free among pods.
     pub(crate) fn add_pod(&self, pod: &mut Pod) -> Result<(), StateError> {

@@ -1,8 +1,10 @@
 //! Tests of user-defined networks and their members.
 
 use super::*;
-use crate::cli::AccelChoice;
-use crate::plan::MachineSize;
+use crate::model::{
+    AccelChoice, ConnectTarget, Container, ContainerConfig, Endpoint, LogOptions, MachineSize, Network, NetworkConfig,
+    NetworkSpec, Owner, Pod, PodConfig, PodLimits, PodStatus, RestartPolicy, Status, Subnet,
+};
 
 pub(crate) fn subnet(network: &str, gateway: &str) -> Subnet {
     Subnet {
@@ -561,10 +563,10 @@ fn recovery_removes_what_was_recorded_and_has_no_row() {
     let held = crate::container_lock::ContainerLock::try_take(&folders.run, &removed)
         .unwrap()
         .unwrap();
-    recover(&state, &folders).unwrap();
+    crate::recovery::recover(&state, &folders).unwrap();
     assert!(of(&removed).iter().all(|path| path.exists()), "somebody works on it");
     drop(held);
-    recover(&state, &folders).unwrap();
+    crate::recovery::recover(&state, &folders).unwrap();
     for path in &gone {
         assert!(!path.exists(), "{}", path.display());
     }

@@ -13,7 +13,8 @@ use tokio::time::sleep;
 use super::lifecycle::siblings;
 use super::offline_task;
 use crate::folders::Folders;
-use crate::state::{Container, State};
+use crate::model::Container;
+use crate::state::State;
 use crate::volumes::{self, Needed, VolumeError};
 
 /// Time limit for another container to prepare a volume that both use first.

@@ -16,7 +16,7 @@ use super::lifecycle::{exit_code, failed_code, sanitise};
 use super::supervised_container::SupervisedContainer;
 use crate::control::ExecRequest;
 use crate::health::{Check, Health};
-use crate::state::HealthCheck;
+use crate::model::HealthCheck;
 use crate::{clock, id};
 
 /// Number of bytes of a check's output that are kept, as in docker.

@@ -31,10 +31,11 @@ use crate::clock;
 use crate::control::Failure;
 use crate::folders::Folders;
 use crate::log::LogStream;
+use crate::model::{Container, Exit};
 use crate::network::{AttachmentsError, PodNetworks};
 use crate::plan::{ROOTFS_SERIAL, SCRATCH_SERIAL};
 use crate::session::{Session, SessionError};
-use crate::state::{Container, Exit, State, StateError};
+use crate::state::{State, StateError};
 use crate::{scratch, store_folder, sys, volumes};
 
 /// Time limit from Create to Started: disks mounted, program executed.
@@ -290,7 +291,7 @@ fn disks(container: &Container, state: &State, folders: &Folders) -> anyhow::Res
 }
 
 fn rootfs_disk(container: &Container, folders: &Folders) -> anyhow::Result<Disk> {
-    let store = crate::commands::open_store(folders)?;
+    let store = crate::app::open_store(folders)?;
     let image = store
         .find(&container.image_id)?
         .with_context(|| format!("the image {} of this container is gone", container.image))?;

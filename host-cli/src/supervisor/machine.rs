@@ -9,11 +9,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::UnixStream;
 
 use crate::accelerator::{self, Accelerator, Disk, MachineEnd, MachineParts, RunningMachine, Sidecar, Sidecars, Words};
-use crate::cli::AccelChoice;
 use crate::folders::Folders;
+use crate::model::{AccelChoice, MachineSize, ShareMount};
 use crate::network::{self, NetworkAttachments, PodNetworks};
-use crate::plan::MachineSize;
-use crate::state::ShareMount;
 use crate::{confinement, container_lock, initramfs, install_paths, shares};
 
 /// Error when a machine cannot be prepared or started.

@@ -24,6 +24,7 @@
 //! | `guest_clock` | the clock of the guest, kept with the host's |
 //! | `reach` | whether commands can still reach this supervisor |
 //! | `output` | where the container's output goes: log and clients |
+//! | `orders` | signal, stop, kill, pause, resize of a running container |
 //! | `client` | one connection of a command |
 //! | `streams` | stdio streams into the guest |
 //! | `health` | checks, again and again |
@@ -44,6 +45,7 @@ mod lifecycle;
 mod machine;
 mod networks_changed;
 pub(crate) mod offline_task;
+mod orders;
 mod output;
 pub(crate) mod pod;
 mod reach;
@@ -63,8 +65,9 @@ use self::reach::Reach;
 use crate::container_lock::ContainerLock;
 use crate::control::{self, Connection};
 use crate::folders::Folders;
+use crate::model::{Container, Exit, RestartPolicy, Status};
 use crate::signals::Signals;
-use crate::state::{Container, Exit, Pending, RestartPolicy, State, StateError, Status};
+use crate::state::{Pending, State, StateError};
 use crate::{clock, error_text, store_folder, sys, volumes};
 
 pub(crate) use lifecycle::sanitise;

@@ -23,8 +23,9 @@ use super::streams::StreamOpener;
 use crate::accelerator::RunningMachine;
 use crate::container_lock::ContainerLock;
 use crate::folders::Folders;
+use crate::model::Container;
 use crate::session::{Session, SessionError};
-use crate::state::{Container, State};
+use crate::state::State;
 
 /// Machine that runs a task.
 pub(crate) struct OfflineTask {

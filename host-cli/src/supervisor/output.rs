@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::log::{LogStream, LogWriter};
-use crate::state::LogOptions;
+use crate::model::LogOptions;
 
 /// Number of bytes read at a time.
 const CHUNK_BYTES: usize = 64 << 10;

@@ -26,7 +26,7 @@ use super::machine::{self, MachineError, Sockets, Wanted};
 use super::reach::{self, Reach};
 use super::streams::StreamOpener;
 use super::supervised_container::SupervisedContainer;
-use super::{ACCEPT_PAUSE, BOOT_TIMEOUT, CLIENTS_MAX, Inheritance, LAST_WORDS, client, networks_changed};
+use super::{ACCEPT_PAUSE, BOOT_TIMEOUT, CLIENTS_MAX, Inheritance, LAST_WORDS, client, networks_changed, orders};
 use crate::accelerator::{DeviceSocket, MachineEnd, RunningMachine};
 use crate::container_lock::ContainerLock;
 use crate::control::{self, Answer, Connection, Failure, PodRequest};
@@ -79,7 +79,7 @@ pub(crate) struct Pod {
 }
 
 impl Pod {
-    fn new(row: &state::Pod, disk_slots: DiskSlots) -> Rc<Self> {
+    fn new(row: &crate::model::Pod, disk_slots: DiskSlots) -> Rc<Self> {
         Rc::new(Self {
             id: row.id.clone(),
             name: row.name.clone(),
@@ -151,7 +151,7 @@ impl Pod {
             self.containers.borrow().iter().filter_map(Weak::upgrade).collect();
         let mut stops = JoinSet::new();
         for supervised in containers {
-            stops.spawn_local(async move { client::stop(&supervised, timeout_s).await });
+            stops.spawn_local(async move { orders::stop(&supervised, timeout_s).await });
         }
         while stops.join_next().await.is_some() {}
         self.halt.notify_one();
@@ -232,7 +232,7 @@ fn prepare(
     folders: &Folders,
     id: &str,
     lock: &ContainerLock,
-) -> anyhow::Result<(State, state::Pod, UnixListener, Signals)> {
+) -> anyhow::Result<(State, crate::model::Pod, UnixListener, Signals)> {
     let state = State::open(&folders.data)?;
     let row = state.pod(id)?;
     // Each container takes a dozen descriptors. When there are no more, a container is refused on arrival.
@@ -243,7 +243,13 @@ fn prepare(
 }
 
 /// Runs the machine from its start to its end. Returns the reason of the end.
-async fn run(pod: &Rc<Pod>, folders: &Folders, row: &state::Pod, state: &State, disk_slots: OwnedFd) -> PodError {
+async fn run(
+    pod: &Rc<Pod>,
+    folders: &Folders,
+    row: &crate::model::Pod,
+    state: &State,
+    disk_slots: OwnedFd,
+) -> PodError {
     let error = match start(folders, row, state, disk_slots) {
         Err(error) => error.into(),
         Ok((mut machine, mut sockets)) => {
@@ -277,7 +283,7 @@ async fn run(pod: &Rc<Pod>, folders: &Folders, row: &state::Pod, state: &State, 
 /// Starts the pod's machine, which ends with each of the processes that serve its shares.
 fn start(
     folders: &Folders,
-    row: &state::Pod,
+    row: &crate::model::Pod,
     state: &State,
     disk_slots: OwnedFd,
 ) -> Result<(RunningMachine, Sockets), MachineError> {

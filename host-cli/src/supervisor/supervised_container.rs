@@ -10,8 +10,9 @@ use super::agent::Agent;
 use super::output::Output;
 use crate::control::{Failure, Moment};
 use crate::folders::Folders;
+use crate::model::{Container, Exit};
 use crate::network::NetworkAttachments;
-use crate::state::{Container, Exit, State};
+use crate::state::State;
 use crate::store_folder;
 
 /// Phase of a supervised container.
@@ -193,6 +194,6 @@ impl SupervisedContainer {
     /// Stops the container as `capsid stop` does, without waiting for it.
     pub(crate) fn stop_in_background(self: &Rc<Self>, timeout_s: Option<u64>) {
         let supervised = Rc::clone(self);
-        tokio::task::spawn_local(async move { super::client::stop(&supervised, timeout_s).await });
+        tokio::task::spawn_local(async move { super::orders::stop(&supervised, timeout_s).await });
     }
 }

@@ -8,7 +8,8 @@ use super::Context;
 use crate::container_lock::{self, ContainerLock};
 use crate::control::{self, Answer, Connection, Request};
 use crate::folders::Folders;
-use crate::state::{Container, State, StateError};
+use crate::model::Container;
+use crate::state::{State, StateError};
 use crate::supervisor_process::SupervisorProcess;
 
 /// Time limit from the end of a container's stop timeout to the end of its supervisor: a guest that does not kill it
@@ -117,7 +118,7 @@ impl AppContext {
 
 /// Ends a supervisor that accepts no stop request, with the time limit that the request would have: none where the user
 /// gave none.
-pub(super) fn end_unasked(supervisor: &SupervisorProcess, timeout_s: Option<u64>, patience_s: u64) {
+pub(crate) fn end_unasked(supervisor: &SupervisorProcess, timeout_s: Option<u64>, patience_s: u64) {
     let is_at_once = timeout_s == Some(0);
     supervisor.end(if is_at_once {
         Duration::ZERO
@@ -128,6 +129,6 @@ pub(super) fn end_unasked(supervisor: &SupervisorProcess, timeout_s: Option<u64>
 
 /// Time limit for a supervisor to stop a container with this stop timeout: SIGKILL, and the machine's end, follow after
 /// the timeout.
-pub(super) fn stop_limit(timeout_s: u64) -> Duration {
+pub(crate) fn stop_limit(timeout_s: u64) -> Duration {
     Duration::from_secs(timeout_s).saturating_add(STOP_MARGIN)
 }

@@ -1,8 +1,9 @@
 //! Recovery from killed processes: corrects their rows and removes their remains.
 
-use super::{Container, Exit, Pending, PodStatus, State, StateError, Status, Step};
 use crate::container_lock::ContainerLock;
 use crate::folders::Folders;
+use crate::model::{Container, Exit, PodStatus, Status};
+use crate::state::{Pending, State, StateError, Step};
 use crate::supervisor_process::SupervisorProcess;
 use crate::volumes::{self, VolumeError};
 use crate::{clock, events, id, network, store_folder};
