@@ -41,7 +41,7 @@ pub(crate) fn record(data: &Path, container: &Container, action: &str, attribute
 }
 
 /// Records that a container or pod was put on a network, or taken off.
-pub(crate) fn tell_network(data: &Path, owner: &Owner, place: &ConnectTarget, action: &str) {
+pub(crate) fn record_network(data: &Path, owner: &Owner, place: &ConnectTarget, action: &str) {
     let line = format!("{}\n", describe_network(owner, place, action, clock::now_ns()));
     let _ = append(data, line.as_bytes());
 }

@@ -91,10 +91,10 @@ impl Deadline {
     pub(crate) fn set() -> io::Result<Self> {
         let holds = Arc::new(AtomicBool::new(true));
         let watched = Arc::clone(&holds);
-        let (told, heard) = sync_channel(1);
+        let (reported, heard) = sync_channel(1);
         std::thread::Builder::new()
             .name("deadline".into())
-            .spawn(move || drop(watch(&watched, || told.send(()).unwrap_or(()))))?;
+            .spawn(move || drop(watch(&watched, || reported.send(()).unwrap_or(()))))?;
         // An error in the thread closes the channel; the command then ends as fast as its work does.
         let _ = heard.recv();
         Ok(Self(holds))

@@ -15,7 +15,7 @@ pub(crate) struct Cancellation(Arc<Wish>);
 
 #[derive(Debug)]
 struct Wish {
-    told: watch::Sender<bool>,
+    reported: watch::Sender<bool>,
     /// Readable after cancellation, and never read: for `poll`.
     event: OwnedFd,
 }
@@ -31,24 +31,24 @@ pub(crate) enum Waited {
 impl Cancellation {
     pub(crate) fn new() -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC)?;
-        let told = watch::Sender::new(false);
-        Ok(Self(Arc::new(Wish { told, event })))
+        let reported = watch::Sender::new(false);
+        Ok(Self(Arc::new(Wish { reported, event })))
     }
 
     pub(crate) fn cancel(&self) {
-        self.0.told.send_replace(true);
+        self.0.reported.send_replace(true);
         // Fails only when the counter is full, and then it is readable.
         let _ = rustix::io::write(&self.0.event, &1u64.to_ne_bytes());
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
-        *self.0.told.borrow()
+        *self.0.reported.borrow()
     }
 
     /// Completes after cancellation.
     pub(crate) async fn cancelled(&self) {
         // The sender lives in `self`, so the wait ends in no other way.
-        let _ = self.0.told.subscribe().wait_for(|told| *told).await;
+        let _ = self.0.reported.subscribe().wait_for(|reported| *reported).await;
     }
 
     /// Blocks until `fd` is ready for `events` or has an error, until cancellation, or until the time `most` is over.

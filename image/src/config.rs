@@ -349,25 +349,25 @@ mod tests {
         let map = |count| serde_json::Value::from_iter((0..count).map(|index| (format!("{index}/tcp"), "x")));
         assert_eq!(refusal(serde_json::json!({"Env": list(CONFIG_LIST_MAX)})), None);
         for field in ["Env", "Cmd", "Entrypoint", "Shell"] {
-            let told = refusal(serde_json::json!({field: list(CONFIG_LIST_MAX + 1)})).unwrap();
+            let reported = refusal(serde_json::json!({field: list(CONFIG_LIST_MAX + 1)})).unwrap();
             assert!(
-                told.contains("more than 4096 entries") && told.contains(field),
-                "{told}"
+                reported.contains("more than 4096 entries") && reported.contains(field),
+                "{reported}"
             );
         }
         for field in ["Labels", "Volumes", "ExposedPorts"] {
-            let told = refusal(serde_json::json!({field: map(CONFIG_LIST_MAX + 1)})).unwrap();
+            let reported = refusal(serde_json::json!({field: map(CONFIG_LIST_MAX + 1)})).unwrap();
             assert!(
-                told.contains("more than 4096 entries") && told.contains(field),
-                "{told}"
+                reported.contains("more than 4096 entries") && reported.contains(field),
+                "{reported}"
             );
         }
         let long = "x".repeat(CONFIG_STRING_BYTES_MAX + 1);
         for field in ["User", "WorkingDir", "StopSignal"] {
-            let told = refusal(serde_json::json!({field: long})).unwrap();
+            let reported = refusal(serde_json::json!({field: long})).unwrap();
             assert!(
-                told.contains("more than 131072 bytes") && told.contains(field),
-                "{told}"
+                reported.contains("more than 131072 bytes") && reported.contains(field),
+                "{reported}"
             );
         }
         assert_eq!(refusal(serde_json::json!({"Labels": {"bom": long}})), None);

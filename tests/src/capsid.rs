@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use crate::environment::{accelerator, part};
 use crate::invocation::{Invocation, Outcome};
-use crate::parts::{accelerator, part};
 use crate::resident::descendants;
 use crate::test_images::TestImage;
 

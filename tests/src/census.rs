@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::capsid::Capsid;
-use crate::parts::patience;
+use crate::environment::patience;
 use crate::resident::descendants;
 
 /// Count at one moment, as lines that a person can read.

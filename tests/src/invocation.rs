@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::parts::patience;
+use crate::environment::patience;
 use crate::sys;
 
 /// Call that is not started yet.

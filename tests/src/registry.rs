@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::capsid::Capsid;
-use crate::parts::patience;
+use crate::environment::patience;
 use crate::sys;
 use crate::token_server::{ISSUER, SERVICE, TokenServer};
 

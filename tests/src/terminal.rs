@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::termios::{Termios, tcgetattr};
 
+use crate::environment::patience;
 use crate::invocation::{Invocation, wait_until};
-use crate::parts::patience;
 use crate::sys;
 
 /// Terminal with a program in it.

@@ -7,9 +7,9 @@ use std::process::Command;
 
 use serde_json::json;
 
+use crate::environment;
 use crate::image::{ImageBuilder, replace_file, sha256_hex};
 use crate::layer::{Entry, Layer};
-use crate::parts;
 
 /// Part of every cache key: a change of how images are made changes it.
 const RECIPE: &str = "1";
@@ -122,7 +122,7 @@ impl TestImage {
             _ => inputs.extend(fs::read(BUSYBOX).expect("busybox-static is installed")),
         }
         if self == Self::Probe {
-            inputs.extend(fs::read(parts::part("capsid-probe")).expect("a readable probe"));
+            inputs.extend(fs::read(environment::part("capsid-probe")).expect("a readable probe"));
         }
         sha256_hex(&inputs)[..12].to_owned()
     }
@@ -130,7 +130,7 @@ impl TestImage {
 
 /// Returns the folder of the archives.
 pub fn cache_folder() -> PathBuf {
-    env::var_os("CAPSID_TEST_IMAGES").map_or_else(|| parts::target_dir().join("test-images"), PathBuf::from)
+    env::var_os("CAPSID_TEST_IMAGES").map_or_else(|| environment::target_dir().join("test-images"), PathBuf::from)
 }
 
 fn busybox_layer() -> Vec<u8> {
@@ -171,7 +171,7 @@ fn probe_layer() -> Vec<u8> {
     Layer::new()
         .program(
             "probe",
-            fs::read(parts::part("capsid-probe")).expect("a readable probe"),
+            fs::read(environment::part("capsid-probe")).expect("a readable probe"),
         )
         .file(
             "etc/passwd",

@@ -23,13 +23,13 @@ mod shapes;
 use shapes::{BASIC, OTHER, OTHER_BEARER, SHAPES, TOKEN, play, shape};
 
 /// Registry that wants tokens, with one image for everybody and one for [`USER`], and a Capsid that knows nobody.
-struct Scene {
+struct Setup {
     capsid: Capsid,
     registry: Registry,
     tokens: TokenServer,
 }
 
-impl Scene {
+impl Setup {
     fn new() -> Self {
         let tokens = TokenServer::start();
         let registry = Registry::start_with_tokens(&tokens);
@@ -43,14 +43,14 @@ impl Scene {
         let capsid = Capsid::empty();
         fs::create_dir_all(capsid.folder("home/.docker")).unwrap();
         fs::create_dir_all(capsid.folder("home/bin")).unwrap();
-        let scene = Self {
+        let setup = Self {
             capsid,
             registry,
             tokens,
         };
         // Plain HTTP on another port may be another user's.
-        name_token_realm(&scene.capsid, &scene.host(), &scene.tokens.host());
-        scene
+        name_token_realm(&setup.capsid, &setup.host(), &setup.tokens.host());
+        setup
     }
 
     /// Returns the registry as docker's config names it.
@@ -126,43 +126,43 @@ fn helper_prints(user: &str, secret: &str) -> String {
 
 #[test]
 fn a_token_is_given_to_anybody_for_what_is_public() {
-    let scene = Scene::new();
-    scene.pull("public/x:1").succeeds();
-    assert_eq!(scene.tokens.take_asked(), [asked("GET", None, "public/x")]);
-    scene.assert_refused("pull access denied");
+    let setup = Setup::new();
+    setup.pull("public/x:1").succeeds();
+    assert_eq!(setup.tokens.take_asked(), [asked("GET", None, "public/x")]);
+    setup.assert_refused("pull access denied");
 }
 
 #[test]
 fn a_password_is_exchanged_for_a_token() {
-    let scene = Scene::new();
+    let setup = Setup::new();
     let auth = base64(format!("{USER}:{PASSWORD}").as_bytes());
-    scene.configure(&json!({"auths": {scene.host(): {"auth": auth}}}));
-    scene.pull("private/x:1").succeeds();
-    assert_eq!(scene.tokens.take_asked(), [asked("GET", Some(USER), "private/x")]);
+    setup.configure(&json!({"auths": {setup.host(): {"auth": auth}}}));
+    setup.pull("private/x:1").succeeds();
+    assert_eq!(setup.tokens.take_asked(), [asked("GET", Some(USER), "private/x")]);
 }
 
 #[test]
 fn an_identity_token_is_exchanged_for_a_token() {
-    let scene = Scene::new();
+    let setup = Setup::new();
     let auth = base64(b"00000000-0000-0000-0000-000000000000:");
-    scene.configure(&json!({"auths": {scene.host(): {"auth": auth, "identitytoken": IDENTITY}}}));
-    scene.pull("private/x:1").succeeds();
-    assert_eq!(scene.tokens.take_asked(), [asked("POST", Some(USER), "private/x")]);
+    setup.configure(&json!({"auths": {setup.host(): {"auth": auth, "identitytoken": IDENTITY}}}));
+    setup.pull("private/x:1").succeeds();
+    assert_eq!(setup.tokens.take_asked(), [asked("POST", Some(USER), "private/x")]);
 }
 
 #[test]
 fn wrong_credentials_are_one_clear_line() {
-    let scene = Scene::new();
+    let setup = Setup::new();
     let auth = base64(format!("{USER}:wrong-secret").as_bytes());
-    scene.configure(&json!({"auths": {scene.host(): {"auth": auth}}}));
-    scene.assert_refused("denied");
-    scene.configure(&json!({"auths": {scene.host(): {"identitytoken": "wrong-secret"}}}));
-    scene.assert_refused("denied");
+    setup.configure(&json!({"auths": {setup.host(): {"auth": auth}}}));
+    setup.assert_refused("denied");
+    setup.configure(&json!({"auths": {setup.host(): {"identitytoken": "wrong-secret"}}}));
+    setup.assert_refused("denied");
 }
 
 #[test]
 fn a_token_that_is_none_is_one_clear_line() {
-    let scene = Scene::new();
+    let setup = Setup::new();
     let odd = [
         (String::new(), "token"),
         ("no JSON".into(), "token"),
@@ -176,71 +176,71 @@ fn a_token_that_is_none_is_one_clear_line() {
         ("[".repeat(200_000), "token"),
     ];
     for (body, words) in odd {
-        scene.tokens.answer_with(body);
-        scene.assert_refused(words);
+        setup.tokens.answer_with(body);
+        setup.assert_refused(words);
     }
 }
 
 #[test]
 fn a_credential_helper_is_asked() {
-    let scene = Scene::new();
-    scene.add_helper("works", &helper_prints(USER, PASSWORD));
-    scene.add_helper("knows-an-identity", &helper_prints("<token>", IDENTITY));
+    let setup = Setup::new();
+    setup.add_helper("works", &helper_prints(USER, PASSWORD));
+    setup.add_helper("knows-an-identity", &helper_prints("<token>", IDENTITY));
     // Docker's own helpers report this for a registry that they do not know.
     let unknown = "cat >/dev/null; echo 'credentials not found in native keychain'; exit 1";
-    scene.add_helper("knows-nobody", unknown);
+    setup.add_helper("knows-nobody", unknown);
     for config in [
-        json!({"credHelpers": {scene.host(): "works"}, "credsStore": "missing"}),
-        json!({"credHelpers": {scene.host(): "knows-an-identity"}}),
+        json!({"credHelpers": {setup.host(): "works"}, "credsStore": "missing"}),
+        json!({"credHelpers": {setup.host(): "knows-an-identity"}}),
         json!({"credsStore": "works"}),
-        json!({"credsStore": "works", "auths": {scene.host(): {}}}),
+        json!({"credsStore": "works", "auths": {setup.host(): {}}}),
     ] {
-        scene.configure(&config);
-        scene.pull("private/x:1").succeeds();
-        scene
+        setup.configure(&config);
+        setup.pull("private/x:1").succeeds();
+        setup
             .capsid
-            .call(["rmi", &scene.registry.reference("private/x:1")])
+            .call(["rmi", &setup.registry.reference("private/x:1")])
             .wait()
             .succeeds();
     }
-    scene.configure(&json!({"credsStore": "knows-nobody"}));
-    scene.assert_refused("pull access denied");
-    scene.pull("public/x:1").succeeds();
+    setup.configure(&json!({"credsStore": "knows-nobody"}));
+    setup.assert_refused("pull access denied");
+    setup.pull("public/x:1").succeeds();
 }
 
 #[test]
 fn a_credential_helper_that_fails_is_one_clear_line() {
-    let scene = Scene::new();
-    let host = scene.host();
-    let config = |name: &str| scene.configure(&json!({"credHelpers": {&host: name}}));
-    scene.add_helper(
+    let setup = Setup::new();
+    let host = setup.host();
+    let config = |name: &str| setup.configure(&json!({"credHelpers": {&host: name}}));
+    setup.add_helper(
         "fails",
         "cat >/dev/null; echo wrong-secret; echo wrong-secret >&2; exit 3",
     );
-    scene.add_helper("garbage", "cat >/dev/null; echo wrong-secret");
-    scene.add_helper("endless", "exec yes wrong-secret");
-    scene.add_helper("deaf", "exec </dev/null; echo '{'");
-    scene.add_helper("shouts", "exec yes wrong-secret >&2");
+    setup.add_helper("garbage", "cat >/dev/null; echo wrong-secret");
+    setup.add_helper("endless", "exec yes wrong-secret");
+    setup.add_helper("deaf", "exec </dev/null; echo '{'");
+    setup.add_helper("shouts", "exec yes wrong-secret >&2");
     config("missing");
-    scene.assert_refused("docker-credential-missing");
+    setup.assert_refused("docker-credential-missing");
     for name in ["fails", "garbage", "endless", "deaf", "shouts"] {
         config(name);
-        scene.assert_refused(&format!("docker-credential-{name}"));
+        setup.assert_refused(&format!("docker-credential-{name}"));
     }
     for name in ["endless", "shouts"] {
         config(name);
-        scene.assert_refused("more than 1048576 bytes");
+        setup.assert_refused("more than 1048576 bytes");
     }
     // The helper of that name exists, one folder up.
-    scene.add_helper("x", "echo $0");
+    setup.add_helper("x", "echo $0");
     for name in ["../bin/docker-credential-x", "/bin/sh", "x/../x", "-x"] {
         config(name);
-        scene.assert_refused("invalid name of a credential helper");
+        setup.assert_refused("invalid name of a credential helper");
     }
-    fs::write(scene.capsid.folder("home/.docker/config.json"), "{ no JSON").unwrap();
-    scene.assert_refused("config.json");
-    scene.configure(&json!({"auths": {&host: {"auth": "###"}}}));
-    scene.assert_refused("config.json");
+    fs::write(setup.capsid.folder("home/.docker/config.json"), "{ no JSON").unwrap();
+    setup.assert_refused("config.json");
+    setup.configure(&json!({"auths": {&host: {"auth": "###"}}}));
+    setup.assert_refused("config.json");
 }
 
 /// Returns a helper that records its own pid and its child's, and then runs `script`.
@@ -262,33 +262,33 @@ fn helper_processes(capsid: &Capsid) -> Vec<String> {
 /// Test that takes the time limit of a helper: ten seconds.
 #[test]
 fn a_credential_helper_that_hangs_ends_with_its_children() {
-    let scene = Scene::new();
-    scene.add_helper("hangs", &with_child("wait"));
-    scene.configure(&json!({"credsStore": "hangs"}));
-    let outcome = scene.pull("private/x:1").exits(1).complains_in_one_line();
+    let setup = Setup::new();
+    setup.add_helper("hangs", &with_child("wait"));
+    setup.configure(&json!({"credsStore": "hangs"}));
+    let outcome = setup.pull("private/x:1").exits(1).complains_in_one_line();
     let outcome = outcome.complains("docker-credential-hangs did not answer within 10 s");
     assert!(outcome.took < Duration::from_secs(15), "too slow\n{outcome}");
-    eventually("the helper ends", 5, || helper_processes(&scene.capsid).is_empty());
+    eventually("the helper ends", 5, || helper_processes(&setup.capsid).is_empty());
 }
 
 #[test]
 fn a_credential_helper_ends_with_the_pull() {
-    let scene = Scene::new();
-    scene.add_helper("hangs", &with_child("wait"));
-    scene.configure(&json!({"credsStore": "hangs"}));
+    let setup = Setup::new();
+    setup.add_helper("hangs", &with_child("wait"));
+    setup.configure(&json!({"credsStore": "hangs"}));
     for (signal, left) in [(Signal::SIGINT, 0), (Signal::SIGTERM, 0), (Signal::SIGKILL, 1)] {
-        let _ = fs::remove_file(scene.capsid.folder("home/pids"));
-        let call = scene.pull_call("private/x:1");
+        let _ = fs::remove_file(setup.capsid.folder("home/pids"));
+        let call = setup.pull_call("private/x:1");
         let mut child = call.spawn_with(|command| {
             command.stdout(Stdio::null()).stderr(Stdio::null());
         });
-        eventually("the helper runs", 10, || helper_processes(&scene.capsid).len() == 2);
+        eventually("the helper runs", 10, || helper_processes(&setup.capsid).len() == 2);
         kill(Pid::from_raw(child.id() as i32), signal).unwrap();
         let ended = wait_until(&mut child, Instant::now() + Duration::from_secs(2));
         assert!(ended.is_some(), "{signal} does not end a pull");
         // Nobody is left to kill the children of a helper when the pull is killed; the helper itself ends with it.
-        eventually("the helper ends", 5, || helper_processes(&scene.capsid).len() <= left);
-        for pid in helper_processes(&scene.capsid) {
+        eventually("the helper ends", 5, || helper_processes(&setup.capsid).len() <= left);
+        for pid in helper_processes(&setup.capsid) {
             kill(Pid::from_raw(pid.parse().unwrap()), Signal::SIGKILL).unwrap();
         }
     }
@@ -296,29 +296,29 @@ fn a_credential_helper_ends_with_the_pull() {
 
 #[test]
 fn a_credential_helper_that_answers_takes_its_children_along() {
-    let scene = Scene::new();
+    let setup = Setup::new();
     // The child keeps the helper's stdout open.
-    scene.add_helper("leaves", &with_child(&helper_prints(USER, PASSWORD)));
-    scene.configure(&json!({"credsStore": "leaves"}));
-    let outcome = scene.pull("private/x:1").succeeds();
+    setup.add_helper("leaves", &with_child(&helper_prints(USER, PASSWORD)));
+    setup.configure(&json!({"credsStore": "leaves"}));
+    let outcome = setup.pull("private/x:1").succeeds();
     assert!(outcome.took < Duration::from_secs(5), "too slow\n{outcome}");
-    assert_eq!(helper_processes(&scene.capsid), [""; 0]);
+    assert_eq!(helper_processes(&setup.capsid), [""; 0]);
 }
 
 #[test]
 fn credentials_that_others_can_read_are_warned_of() {
-    let scene = Scene::new();
-    let path = scene.capsid.folder("home/.docker/config.json");
+    let setup = Setup::new();
+    let path = setup.capsid.folder("home/.docker/config.json");
     let auth = base64(format!("{USER}:{PASSWORD}").as_bytes());
-    let secrets = json!({"auths": {scene.host(): {"auth": auth}}});
+    let secrets = json!({"auths": {setup.host(): {"auth": auth}}});
     for (config, mode, warns) in [
         (&secrets, 0o640, true),
         (&secrets, 0o600, false),
         (&json!({}), 0o644, false),
     ] {
-        scene.configure(config);
+        setup.configure(config);
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        let outcome = scene.pull("public/x:1").succeeds();
+        let outcome = setup.pull("public/x:1").succeeds();
         let warnings = outcome.stderr.matches("chmod 600").count();
         assert_eq!(warnings, usize::from(warns), "{mode:o}\n{outcome}");
     }

@@ -273,7 +273,7 @@ fn a_device_number_or_type_that_is_none() {
 /// Layer of 11 GiB of zeroes in some megabytes: stopped by the limit on a layer, long before the disk is full.
 #[test]
 fn a_bomb() {
-    if capsid_tests::parts::in_lab() {
+    if capsid_tests::environment::in_lab() {
         return skip("a_bomb", "the lab's disk is memory");
     }
     let capsid = Capsid::with_busybox();
@@ -456,7 +456,7 @@ fn no_room_on_the_disk() {
     // A limit on the size of files stands for a full disk: it needs no mount. Busybox alone is larger than 1 MiB.
     let script = format!(
         "ulimit -f 1024; trap '' XFSZ; exec {} load -i {}",
-        capsid_tests::parts::part("capsid").display(),
+        capsid_tests::environment::part("capsid").display(),
         archive.display()
     );
     let mut invocation = capsid_tests::Invocation::new("bash", ["-c", &script]);
@@ -498,7 +498,7 @@ fn no_permission_for_kvm() {
     let bin = capsid.folder("home/bin");
     fs::create_dir(&bin).unwrap();
     for name in ["capsid", "capsid-vmm", "capsid-agent", "vmlinux"] {
-        fs::copy(capsid_tests::parts::part(name), bin.join(name)).unwrap();
+        fs::copy(capsid_tests::environment::part(name), bin.join(name)).unwrap();
     }
     let archive = bin.join("busybox.tar");
     fs::copy(capsid_tests::TestImage::Busybox.docker_archive(), &archive).unwrap();

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use capsid_tests::Capsid;
-use capsid_tests::parts::{count, patience};
+use capsid_tests::environment::{count, patience};
 
 /// Maximum distance of the guest's clock from the host's, milliseconds.
 const OFF_MAX_MS: f64 = 10.0;

@@ -6,8 +6,8 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
+use capsid_tests::environment::patience;
 use capsid_tests::invocation::eventually;
-use capsid_tests::parts::patience;
 use capsid_tests::{Capsid, Outcome, TestImage};
 
 /// Time limit for a server to start, in seconds.

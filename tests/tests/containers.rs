@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use capsid_tests::parts::{part, patience, workload};
+use capsid_tests::environment::{part, patience, workload};
 use capsid_tests::resident::descendants;
 use capsid_tests::{Capsid, Invocation, Outcome};
 

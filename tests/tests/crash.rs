@@ -13,10 +13,10 @@ use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use capsid_tests::environment::{count, part, patience};
 use capsid_tests::invocation::{eventually, wait_until};
-use capsid_tests::live::{alone, call, detached, end_of, remove_all, send, spawn, warmed_up};
-use capsid_tests::parts::{count, part, patience};
 use capsid_tests::resident::{Held, descendants};
+use capsid_tests::running::{alone, call, detached, end_of, remove_all, send, spawn, warmed_up};
 use capsid_tests::{Capsid, Census, Terminal};
 use nix::sys::signal::Signal;
 

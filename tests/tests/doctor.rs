@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use capsid_tests::parts::{accelerator, in_lab};
+use capsid_tests::environment::{accelerator, in_lab};
 use capsid_tests::{Capsid, Invocation};
 
 #[test]

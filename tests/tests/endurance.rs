@@ -14,10 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use capsid_tests::environment::{bin_dir, count, patience, workload};
 use capsid_tests::invocation::{eventually, wait_until};
-use capsid_tests::live::{alone, call, detached, spawn, warmed_up};
-use capsid_tests::parts::{bin_dir, count, patience, workload};
 use capsid_tests::resident::{Held, descendants};
+use capsid_tests::running::{alone, call, detached, spawn, warmed_up};
 use capsid_tests::{Capsid, Census};
 
 #[test]

@@ -7,8 +7,8 @@ use std::env;
 use std::path::Path;
 
 use capsid_tests::Capsid;
+use capsid_tests::environment::bin_dir;
 use capsid_tests::invocation::{Invocation, Outcome};
-use capsid_tests::parts::bin_dir;
 
 fn run(capsid: &Capsid, name: &str) -> Outcome {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");

@@ -8,7 +8,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
-use capsid_tests::parts::part;
+use capsid_tests::environment::part;
 use capsid_tests::requirement::skip;
 use capsid_tests::snapshot::tree;
 use capsid_tests::{Capsid, Invocation, Outcome};
@@ -29,7 +29,7 @@ fn is_root() -> bool {
 }
 
 /// Creates an installation with an image, a container and two volumes. Nothing runs.
-fn furnished() -> Capsid {
+fn with_everything() -> Capsid {
     let capsid = Capsid::with_busybox();
     call(&capsid, &["create", "--name", "box", "-v", "notes:/notes", "busybox"]).succeeds();
     call(&capsid, &["volume", "create", "other"]).succeeds();
@@ -102,7 +102,7 @@ fn a_directory_that_is_not_capsids_is_refused_and_left_as_it_is() {
 /// Test with a directory of the last release, which had no marker, and databases without an identity.
 #[test]
 fn a_directory_of_the_last_release_is_taken_over() {
-    let capsid = furnished();
+    let capsid = with_everything();
     let data = capsid.folder("data");
     let images = call(&capsid, &IMAGES).succeeds().text();
     for (name, version) in [("containers.db", 5), ("state.db", 1)] {
@@ -221,7 +221,7 @@ fn a_read_only_data_directory_is_read() {
     if !is_root() {
         return skip(TEST, "only root can mount");
     }
-    let capsid = furnished();
+    let capsid = with_everything();
     let data = capsid.folder("data");
     let read_only = |words: &str| {
         let mount = format!("mount --bind {0} {0} && mount -o remount,ro,bind {0}", data.display());
@@ -260,7 +260,7 @@ fn a_read_only_data_directory_is_read() {
 
 #[test]
 fn directories_may_be_relative() {
-    let capsid = furnished();
+    let capsid = with_everything();
     let call = |words: &str| {
         let words = ["--data-dir", "data", "--run-dir", "./run"]
             .into_iter()

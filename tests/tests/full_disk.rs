@@ -10,9 +10,9 @@
 use std::thread;
 use std::time::Duration;
 
+use capsid_tests::environment::count;
 use capsid_tests::invocation::eventually;
-use capsid_tests::live::{alone, call, detached, remove_all, send, spawn};
-use capsid_tests::parts::count;
+use capsid_tests::running::{alone, call, detached, remove_all, send, spawn};
 use capsid_tests::small_disk::SmallDisk;
 use capsid_tests::{Capsid, Census, Outcome, TestImage};
 use nix::sys::signal::Signal;
@@ -182,8 +182,8 @@ fn the_log_ends_early_and_its_container_does_not() {
 
 /// Returns `df`'s available MiB at a path of the container.
 fn available_mib(capsid: &Capsid, path: &str) -> u64 {
-    let told = call(capsid, &["exec", "it", "df", "-m", path]).succeeds().text();
-    let line = told.lines().last().unwrap_or_default();
+    let reported = call(capsid, &["exec", "it", "df", "-m", path]).succeeds().text();
+    let line = reported.lines().last().unwrap_or_default();
     line.split_whitespace()
         .rev()
         .nth(2)

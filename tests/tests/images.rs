@@ -225,10 +225,10 @@ fn a_load_tells_the_names_of_its_archive() {
         named.replace("io.containerd.image.name", "some.other.annotation"),
     )
     .unwrap();
-    let told = capsid.load(&layout).succeeds().text();
+    let reported = capsid.load(&layout).succeeds().text();
     assert!(
-        told.starts_with("Loaded image ID: sha256:") && told.lines().count() == 1,
-        "{told}"
+        reported.starts_with("Loaded image ID: sha256:") && reported.lines().count() == 1,
+        "{reported}"
     );
     TestImage::Busybox.build().write_docker_archive(&path, "Bug:t");
     let refused = capsid.load(&path).exits(1).complains_in_one_line();
@@ -285,7 +285,7 @@ fn forty_layers_are_one_tree() {
 /// Returns the parts of the read-only disk that the guest gets: metadata first, then every blob.
 fn rootfs_parts(capsid: &Capsid, name: &str, folder: &Path) -> Vec<PathBuf> {
     let converter = Converter {
-        program: capsid_tests::parts::part("capsid"),
+        program: capsid_tests::environment::part("capsid"),
         arguments: vec![capsid_image::CONVERTER_COMMAND.into()],
     };
     let store = Store::open(&capsid.folder("data"), converter).unwrap();
@@ -459,7 +459,9 @@ fn layers_are_shared_between_images() {
             .sum::<u64>()
     };
     let busybox = fs::metadata("/bin/busybox").unwrap().len();
-    let probe = fs::metadata(capsid_tests::parts::part("capsid-probe")).unwrap().len();
+    let probe = fs::metadata(capsid_tests::environment::part("capsid-probe"))
+        .unwrap()
+        .len();
     // Once as fetched at most, once as converted, and some metadata: a second copy of busybox would not fit.
     assert!(
         sizes("/data/") < 2 * (busybox + probe) + busybox,

@@ -9,10 +9,10 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use capsid_tests::environment::{count, patience};
 use capsid_tests::flaky_proxy::{Fault, Then};
 use capsid_tests::invocation::wait_until;
 use capsid_tests::layer::noise;
-use capsid_tests::parts::{count, patience};
 use capsid_tests::resident::descendants;
 use capsid_tests::{Capsid, FlakyProxy, ImageBuilder, Invocation, Layer, Registry, Terminal};
 use nix::sys::signal::{Signal, kill};

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use capsid_tests::Capsid;
-use capsid_tests::parts::accelerator;
+use capsid_tests::environment::accelerator;
 use capsid_tests::walls::{NO_CAPABILITIES, confined_below};
 use serde_json::Value;
 

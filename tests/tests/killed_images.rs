@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use capsid_tests::parts::{count, part, patience};
+use capsid_tests::environment::{count, part, patience};
 use capsid_tests::{Capsid, ImageBuilder, Invocation, Layer, Registry};
 
 const NAME: &str = "killed:1";

@@ -11,9 +11,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use capsid_tests::dice::Dice;
+use capsid_tests::environment::{count, part, patience};
 use capsid_tests::invocation::wait_until;
-use capsid_tests::live::{alone, call, warmed_up};
-use capsid_tests::parts::{count, part, patience};
+use capsid_tests::running::{alone, call, warmed_up};
 use capsid_tests::{Capsid, Census, Invocation, Outcome};
 
 /// System calls that make, change and remove files, send messages, and start processes.

@@ -8,16 +8,20 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use capsid_tests::environment::{count, patience};
 use capsid_tests::invocation::eventually;
-use capsid_tests::live::{alone, remove_all, send, warmed_up};
-use capsid_tests::parts::{count, patience};
 use capsid_tests::resident::{Process, descendants, processes};
+use capsid_tests::running::{alone, remove_all, send, warmed_up};
 use capsid_tests::{Capsid, Census};
 use nix::sys::signal::Signal;
 
 /// Returns the number of repetitions: `here`, or `in_lab`, where each start of a machine takes many seconds.
 fn usual(here: usize, in_lab: usize) -> usize {
-    if capsid_tests::parts::in_lab() { in_lab } else { here }
+    if capsid_tests::environment::in_lab() {
+        in_lab
+    } else {
+        here
+    }
 }
 
 #[test]

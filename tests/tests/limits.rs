@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use capsid_tests::Capsid;
-use capsid_tests::parts::workload;
+use capsid_tests::environment::workload;
 
 #[test]
 fn memory_over_the_limit_kills_and_says_so() {

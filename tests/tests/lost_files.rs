@@ -171,7 +171,7 @@ const IMAGES: [&str; 2] = ["images", "-q"];
 const VOLUMES: [&str; 3] = ["volume", "ls", "-q"];
 
 /// Creates an installation with an image, a container and two volumes. Nothing runs.
-fn furnished() -> Capsid {
+fn with_everything() -> Capsid {
     let capsid = Capsid::with_busybox();
     call(&capsid, &["create", "--name", "box", "-v", "notes:/notes", "busybox"]).succeeds();
     call(&capsid, &["volume", "create", "other"]).succeeds();
@@ -248,7 +248,7 @@ fn victims(capsid: &Capsid) -> Vec<Victim> {
 
 #[test]
 fn a_file_that_is_lost_or_replaced_costs_nothing_else() {
-    let capsid = furnished();
+    let capsid = with_everything();
     let aside = tempfile::tempdir_in(capsid.folder("home")).unwrap();
     let is_whole = |words: &[&str]| match words[0] {
         "ps" => "box".to_owned(),
@@ -328,7 +328,7 @@ fn assert_loses_nothing(capsid: &Capsid, victim: &Victim, fault: Fault, words: &
 /// Test that the lock and the disks that verbs open themselves are never reached by a link.
 #[test]
 fn verbs_name_what_is_in_the_place_of_their_files() {
-    let capsid = furnished();
+    let capsid = with_everything();
     let aside = tempfile::tempdir_in(capsid.folder("home")).unwrap();
     let pod = first_in(capsid.folder("run/pods"));
     let data = capsid.folder("data");
@@ -375,7 +375,7 @@ fn verbs_name_what_is_in_the_place_of_their_files() {
 
 #[test]
 fn lost_databases_are_begun_anew_and_volumes_stay() {
-    let capsid = furnished();
+    let capsid = with_everything();
     let data = capsid.folder("data");
     let disk = data.join("volumes/notes/disk.ext4");
     let identity = fs::metadata(&disk).unwrap().ino();

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use capsid_tests::Capsid;
-use capsid_tests::parts::count;
+use capsid_tests::environment::count;
 use capsid_tests::resident::{descendants, proportional_kib};
 
 /// Time limit from the guest's `free` to the host's: the guest reports two seconds after it has found free blocks.

@@ -8,10 +8,10 @@ use std::net::{Shutdown, TcpListener, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use capsid_tests::parts::patience;
+use capsid_tests::environment::patience;
 use capsid_tests::resident::descendants;
 use capsid_tests::world::{HOST_V4, alone};
-use capsid_tests::{Capsid, Census, TestImage, World, live};
+use capsid_tests::{Capsid, Census, TestImage, World, running};
 use nix::sys::signal::Signal;
 
 /// Server in a container: answers each connection with its peer's address, and echoes its input. It does not speak
@@ -511,7 +511,7 @@ fn flags_are_dockers_and_what_makes_no_sense_is_refused() {
 
 #[test]
 fn a_killed_helper_ends_its_pod_with_a_word_and_leaves_nothing() {
-    let _alone = (alone(), live::alone());
+    let _alone = (alone(), running::alone());
     let (world, capsid) = (World::make(), Capsid::with_busybox());
     world
         .call(&capsid, ["run", "--rm", "busybox", "true"])
@@ -529,7 +529,7 @@ fn a_killed_helper_ends_its_pod_with_a_word_and_leaves_nothing() {
         .into_iter()
         .find(|p| p.name.starts_with("passt"))
         .unwrap();
-    live::send(helper.pid, Signal::SIGKILL);
+    running::send(helper.pid, Signal::SIGKILL);
     let killed = Instant::now();
     capsid.call(["wait", "web"]).wait().succeeds();
     assert!(
@@ -545,7 +545,7 @@ fn a_killed_helper_ends_its_pod_with_a_word_and_leaves_nothing() {
 
 #[test]
 fn starts_and_ends_leave_nothing() {
-    let _alone = (alone(), live::alone());
+    let _alone = (alone(), running::alone());
     let (world, capsid) = (World::make(), Capsid::with_busybox());
     let cycle = || {
         world

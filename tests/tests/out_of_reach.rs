@@ -9,8 +9,8 @@ use std::path::Path;
 
 use capsid_tests::Capsid;
 use capsid_tests::invocation::eventually;
-use capsid_tests::live::call;
 use capsid_tests::resident::descendants;
+use capsid_tests::running::call;
 
 /// Starts a container `it`. Returns its processes.
 fn start(capsid: &Capsid) -> Vec<u32> {

@@ -6,8 +6,8 @@
 
 use std::fs;
 
+use capsid_tests::environment::{count, in_lab};
 use capsid_tests::invocation::eventually;
-use capsid_tests::parts::{count, in_lab};
 use capsid_tests::resident::descendants;
 use capsid_tests::{Capsid, Outcome, TestImage};
 use nix::sys::signal::{Signal, kill};

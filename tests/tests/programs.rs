@@ -6,8 +6,8 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
+use capsid_tests::environment::workload;
 use capsid_tests::invocation::eventually;
-use capsid_tests::parts::workload;
 use capsid_tests::{Capsid, Outcome, TestImage};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

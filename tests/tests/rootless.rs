@@ -10,8 +10,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use capsid_tests::environment::part;
 use capsid_tests::invocation::{Invocation, eventually};
-use capsid_tests::parts::part;
 use capsid_tests::walls::{NO_CAPABILITIES, confined_below};
 use capsid_tests::{Outcome, TestImage};
 use tempfile::TempDir;

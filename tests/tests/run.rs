@@ -7,8 +7,8 @@ use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use capsid_tests::environment::patience;
 use capsid_tests::invocation::{eventually, wait_until};
-use capsid_tests::parts::patience;
 use capsid_tests::resident::descendants;
 use capsid_tests::{Capsid, Layer};
 use nix::sys::signal::{Signal, kill};

@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use capsid_tests::environment::workload;
 use capsid_tests::invocation::eventually;
 use capsid_tests::layer::noise;
-use capsid_tests::parts::workload;
 use capsid_tests::resident::{anonymous_kib, descendants};
 use capsid_tests::{Capsid, Outcome};
 use serde_json::json;
@@ -247,8 +247,8 @@ fn nothing_outside_of_a_share_is_reached() {
         });
         let outcome = shell(&capsid, &["--privileged", "-v", &bind(&shared, "/d")], attempts);
         stop.store(true, Ordering::SeqCst);
-        let told = outcome.succeeds().text();
-        assert_eq!(told, "0\n755\nof-the-share", "of {:?}", shared);
+        let reported = outcome.succeeds().text();
+        assert_eq!(reported, "0\n755\nof-the-share", "of {:?}", shared);
         swapping.join().unwrap()
     });
     assert!(swaps > 100, "{swaps} swaps");
@@ -280,7 +280,7 @@ fn owners_are_kept_and_special_files_are_not_special() {
     fs::write(&file, "x\n").unwrap();
     std::os::unix::fs::chown(&file, Some(1234), Some(5678)).unwrap();
     let tool = shared.join("tool");
-    fs::copy(capsid_tests::parts::part("capsid-probe"), &tool).unwrap();
+    fs::copy(capsid_tests::environment::part("capsid-probe"), &tool).unwrap();
     fs::set_permissions(&tool, fs::Permissions::from_mode(0o4755)).unwrap();
     nix::sys::stat::mknod(
         &shared.join("null"),
@@ -293,8 +293,11 @@ fn owners_are_kept_and_special_files_are_not_special() {
         cat null 2>/dev/null || echo 'no device'
         grep -q nosuid.*nodev /proc/mounts && ./tool report | grep -o '\"uid\":[0-9]*' | head -n 1; id -u";
     let flags = ["-u", "33:34", "-v", &bind(&shared, "/d")];
-    let told = shell(&capsid, &flags, script).succeeds().text();
-    assert!(told.starts_with("1234:5678\n33:34\n33:34\nno device\n"), "{told}");
+    let reported = shell(&capsid, &flags, script).succeeds().text();
+    assert!(
+        reported.starts_with("1234:5678\n33:34\n33:34\nno device\n"),
+        "{reported}"
+    );
     let mine = fs::metadata(shared.join("mine")).unwrap();
     assert_eq!((mine.uid(), mine.gid()), (33, 34));
     shell(
@@ -358,7 +361,7 @@ fn other_paths_of_capsids_own_folders_are_refused() {
     let mut invocation = capsid_tests::Invocation::new("unshare", arguments);
     let command = invocation.command();
     command.args([parent.path(), &capsid.folder("data"), &capsid.folder("run")]);
-    command.arg(capsid_tests::parts::part("capsid"));
+    command.arg(capsid_tests::environment::part("capsid"));
     command.env_clear().envs(capsid.environment());
     let outcome = invocation.within(120).wait().succeeds();
     let text = outcome.text();
@@ -445,8 +448,8 @@ fn sources_are_made_found_or_refused() {
         &["create", "--name", "one", "-v", &bind(&absent, "/d:ro"), "busybox"],
     )
     .succeeds();
-    let told = call(&capsid, &["inspect", "one"]).succeeds().json();
-    let mount = &told[0]["Mounts"][0];
+    let reported = call(&capsid, &["inspect", "one"]).succeeds().json();
+    let mount = &reported[0]["Mounts"][0];
     assert_eq!(
         (&mount["Type"], &mount["Source"], &mount["Destination"], &mount["RW"]),
         (

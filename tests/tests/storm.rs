@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use capsid_tests::dice::Dice;
-use capsid_tests::live::{WATCHDOG_S, alone, call, remove_all, warmed_up};
-use capsid_tests::parts::count;
+use capsid_tests::environment::count;
+use capsid_tests::running::{WATCHDOG_S, alone, call, remove_all, warmed_up};
 use capsid_tests::{Capsid, Census, Outcome};
 
 /// Messages that a command may fail with when others are faster.

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use capsid_tests::parts::{count, workload};
+use capsid_tests::environment::{count, workload};
 use capsid_tests::resident::{anonymous_kib, descendants};
 use capsid_tests::stream::Bytes;
 use capsid_tests::{Capsid, TestImage, image::sha256_hex};

@@ -5,8 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use capsid_tests::environment::patience;
 use capsid_tests::invocation::eventually;
-use capsid_tests::parts::patience;
 use capsid_tests::{Capsid, Outcome};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -6,8 +6,8 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use capsid_tests::environment::patience;
 use capsid_tests::invocation::eventually;
-use capsid_tests::parts::patience;
 use capsid_tests::{Capsid, Outcome, TestImage};
 
 /// Time limit for a server to start, and for its client's work, in seconds.
@@ -93,8 +93,8 @@ fn programs_find_each_other_by_name() {
     let listens = || exec(&capsid, "client", "iperf3 --client web -n 1K").code() == 0;
     eventually("iperf3's server", PATIENCE_S, listens);
     for flags in ["-n 8M", "-n 8M --reverse -6", "-u -b 4M -t 2"] {
-        let told = ask(&format!("iperf3 --client web {flags}"));
-        assert!(told.contains("receiver"), "{flags}: {told}");
+        let reported = ask(&format!("iperf3 --client web {flags}"));
+        assert!(reported.contains("receiver"), "{flags}: {reported}");
     }
     assert_eq!(ask("redis-cli -h cache set greeting hello"), "OK");
     let benchmark = ask("redis-benchmark -h cache -q --csv -c 20 -n 2000 -t set,get");
@@ -116,8 +116,8 @@ fn postgres_serves_another_pod() {
     wait_for(&capsid, "rows", "ready to accept connections");
     let pgbench = "/usr/lib/postgresql/15/bin/pgbench -h rows -U postgres postgres";
     says(&capsid, "client", &format!("{pgbench} -q -i 2>&1"));
-    let told = says(&capsid, "client", &format!("{pgbench} -c 4 -t 20 2>&1"));
-    assert!(told.contains("80/80"), "{told}");
+    let reported = says(&capsid, "client", &format!("{pgbench} -c 4 -t 20 2>&1"));
+    assert!(reported.contains("80/80"), "{reported}");
 }
 
 /// Server for TCP and UDP at port 80 of all addresses: echoes, and ends its half when the client has ended its own.

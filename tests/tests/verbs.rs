@@ -19,8 +19,8 @@ fn actions(capsid: &Capsid, flags: &[&str]) -> Vec<String> {
         flags,
     ]
     .concat();
-    let told = call(capsid, &words).succeeds().text();
-    told.lines().map(str::to_owned).collect()
+    let reported = call(capsid, &words).succeeds().text();
+    reported.lines().map(str::to_owned).collect()
 }
 
 #[test]
@@ -146,13 +146,13 @@ fn a_rebooted_host_starts_what_its_policies_ask_for() {
     assert_eq!(running, "kept\nalways");
     assert_eq!(capsid.call(["system", "start"]).wait().succeeds().text(), "");
     // Objects that are there, and those that are removed.
-    let told = call(
+    let reported = call(
         &capsid,
         &["system", "df", "--format", "{{.Type}}:{{.TotalCount}}:{{.Active}}"],
     )
     .succeeds()
     .text();
-    assert_eq!(told, "Images:1:1\nContainers:4:2\nLocal Volumes:0:0");
+    assert_eq!(reported, "Images:1:1\nContainers:4:2\nLocal Volumes:0:0");
     assert!(
         call(&capsid, &["system", "df", "-v"])
             .succeeds()
@@ -228,8 +228,8 @@ fn health_checks_are_run_and_shown() {
         (&0.into(), &"checked\n".into())
     );
     assert!(health["Log"].as_array().unwrap().len() <= 5);
-    let told = actions(&capsid, &["--filter", "event=health_status"]);
-    assert_eq!(told, ["health_status: unhealthy", "health_status: healthy"]);
+    let reported = actions(&capsid, &["--filter", "event=health_status"]);
+    assert_eq!(reported, ["health_status: unhealthy", "health_status: healthy"]);
     // A check that hangs is ended, and none is left behind.
     let slow = [
         "--health-cmd",
@@ -267,16 +267,16 @@ fn several_containers_are_handled_at_once_and_told_in_order() {
         let words = [verb, &names].concat();
         call(&capsid, &words)
     };
-    let told = "one\ntwo\nthree\nfour\n";
-    all(&["start"]).succeeds().prints(told);
-    all(&["pause"]).succeeds().prints(told);
-    all(&["unpause"]).succeeds().prints(told);
+    let reported = "one\ntwo\nthree\nfour\n";
+    all(&["start"]).succeeds().prints(reported);
+    all(&["pause"]).succeeds().prints(reported);
+    all(&["unpause"]).succeeds().prints(reported);
     let stopped = call(&capsid, &["stop", "-t", "5", "one", "two", "nobody", "three", "four"]).exits(1);
     assert_eq!(stopped.complaints().len(), 1, "{stopped}");
     // One after another they would take 20 s.
     assert!(stopped.took < std::time::Duration::from_secs(15), "{stopped}");
-    stopped.complains("nobody").prints(told);
+    stopped.complains("nobody").prints(reported);
     all(&["wait"]).succeeds().prints("137\n137\n137\n137\n");
     call(&capsid, &["start", "one", "one"]).succeeds().prints("one\none\n");
-    all(&["rm", "-f"]).succeeds().prints(told);
+    all(&["rm", "-f"]).succeeds().prints(reported);
 }

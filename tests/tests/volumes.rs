@@ -6,8 +6,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use capsid_tests::environment::patience;
 use capsid_tests::layer::Entry;
-use capsid_tests::parts::patience;
 use capsid_tests::{Capsid, ImageBuilder, Layer, Outcome, TestImage};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -40,8 +40,8 @@ fn detached(capsid: &Capsid, name: &str, flags: &[&str], script: &str) {
 #[track_caller]
 fn field(capsid: &Capsid, name: &str, path: &str) -> String {
     let format = format!("{{{{{path}}}}}");
-    let told = call(capsid, &["inspect", "-f", &format, name]).succeeds();
-    told.text().trim().to_owned()
+    let reported = call(capsid, &["inspect", "-f", &format, name]).succeeds();
+    reported.text().trim().to_owned()
 }
 
 /// Waits until `holds` returns true.
@@ -58,8 +58,8 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 #[track_caller]
 fn volumes(capsid: &Capsid, flags: &[&str]) -> Vec<String> {
     let words: Vec<&str> = ["volume", "ls", "-q"].iter().chain(flags).copied().collect();
-    let told = call(capsid, &words).succeeds().text();
-    told.lines().map(str::to_owned).collect()
+    let reported = call(capsid, &words).succeeds().text();
+    reported.lines().map(str::to_owned).collect()
 }
 
 /// Counts the disks of volumes.
@@ -392,17 +392,17 @@ fn volumes_are_told_in_dockers_words() {
         "{{.Name}} {{.Driver}} {{.Labels}}",
     ];
     call(&capsid, &format).succeeds().prints("data local tier=back\n");
-    let told = call(&capsid, &["volume", "inspect", "data"]).succeeds().json();
+    let reported = call(&capsid, &["volume", "inspect", "data"]).succeeds().json();
     assert_eq!(
-        (&told[0]["Name"], &told[0]["Labels"]["tier"]),
+        (&reported[0]["Name"], &reported[0]["Labels"]["tier"]),
         (&json!("data"), &json!("back"))
     );
     call(&capsid, &["volume", "inspect", "nothing"])
         .exits(1)
         .complains("no such volume: nothing");
     call(&capsid, &["create", "--name", "one", "-v", "data:/d:ro", "busybox"]).succeeds();
-    let told = call(&capsid, &["inspect", "one"]).succeeds().json();
-    let mount = &told[0]["Mounts"][0];
+    let reported = call(&capsid, &["inspect", "one"]).succeeds().json();
+    let mount = &reported[0]["Mounts"][0];
     assert_eq!(
         (
             &mount["Type"],

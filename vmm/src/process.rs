@@ -152,7 +152,7 @@ fn run_machine(config: &MachineConfig) -> Result<(), ProcessError> {
             .map_err(ProcessError::TakeStatus)?,
     );
     let result = confine_and_run(config, &mut inherited, &status);
-    status.tell_failure(&result);
+    status.report_failure(&result);
     result
 }
 
@@ -170,7 +170,7 @@ fn run_vhost_user(config: &VhostUserConfig) -> Result<(), ProcessError> {
         });
     };
     let result = vhost_user::serve(config, &mut inherited, &status.0, ready).map_err(ProcessError::Serve);
-    status.tell_failure(&result);
+    status.report_failure(&result);
     result
 }
 
@@ -256,7 +256,7 @@ fn memory_file_bytes(config: &MachineConfig) -> u64 {
 struct StatusLine(File);
 
 impl StatusLine {
-    fn tell_failure(&self, result: &Result<(), ProcessError>) {
+    fn report_failure(&self, result: &Result<(), ProcessError>) {
         if let Err(error) = result {
             // The error itself is reported by our caller too, whether the supervisor listens or not.
             let _ = self.send(&Status::Failed {

@@ -59,12 +59,12 @@ impl DeviceSocket {
         if self.is_unknown.replace(true) {
             return Err(DeviceError::Unknown);
         }
-        let told = async {
+        let reported = async {
             let write = || send(&self.socket, message, files);
             self.socket.async_io(Interest::WRITABLE, write).await?;
             self.socket.async_io(Interest::READABLE, || receive(&self.socket)).await
         };
-        let answer = match timeout(ANSWER_TIMEOUT, told).await {
+        let answer = match timeout(ANSWER_TIMEOUT, reported).await {
             Err(_) => return Err(DeviceError::Silent),
             Ok(Err(error)) => return Err(DeviceError::Speak(error)),
             Ok(Ok(answer)) => answer,

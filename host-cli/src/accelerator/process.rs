@@ -181,8 +181,8 @@ mod tests {
         let words = |text| last_complaint(text, |line| !line.starts_with("noise"));
         assert_eq!(words("first\nlast \n\nnoise\n").as_deref(), Some("last"));
         assert_eq!(words("\n noise\n"), None);
-        let told = words("qemu: \x1b]0;title\x07 \x1b[2J\u{9b}31m").unwrap();
-        assert!(!told.chars().any(char::is_control), "{told:?}");
+        let reported = words("qemu: \x1b]0;title\x07 \x1b[2J\u{9b}31m").unwrap();
+        assert!(!reported.chars().any(char::is_control), "{reported:?}");
         let long = "x".repeat(1 << 20);
         assert!(words(&long).unwrap().len() <= LAST_WORDS_BYTES_MAX + 8);
     }

@@ -74,7 +74,7 @@ impl Sidecars {
     }
 
     /// Reports the end of another process that the machine depends on.
-    pub(crate) fn tell_end(&self, name: String) {
+    pub(crate) fn notify_end(&self, name: String) {
         // Nobody receives this when the machine ends anyway.
         let _ = self.0.send(Word::Ended(name));
     }
@@ -118,7 +118,7 @@ pub(crate) fn watch_sidecars(machine: RunningMachine, mut sidecars: Vec<Sidecar>
     let (kill, killed) = oneshot::channel::<()>();
     tokio::task::spawn_local(async move {
         let mut machine = machine;
-        let told = tokio::select! {
+        let reported = tokio::select! {
             biased;
             end = &mut machine.end => end.ok(),
             end = attend(&mut sidecars, &mut words) => Some(end),
@@ -133,7 +133,7 @@ pub(crate) fn watch_sidecars(machine: RunningMachine, mut sidecars: Vec<Sidecar>
         for sidecar in sidecars {
             sidecar.stop().await;
         }
-        if let Some(end) = told {
+        if let Some(end) = reported {
             // The supervisor may have ended already: then nobody needs the result.
             let _ = end_sender.send(end);
         }

@@ -185,11 +185,11 @@ pub(crate) async fn wait(context: Context, args: NamesArgs) -> anyhow::Result<u8
         let Some(mut connection) = connection else {
             return Ok(Some(app.state.container(&container.id)?.exit_code.to_string()));
         };
-        let told = match connection.writer.send(&Request::Wait).await {
+        let reported = match connection.writer.send(&Request::Wait).await {
             Ok(()) => connection.reader.receive::<Answer>().await,
             Err(error) => Err(error),
         };
-        let code = match told {
+        let code = match reported {
             Ok((Answer::Exited { exit, .. }, _)) => exit.code,
             Ok((Answer::Failed(failure), _)) => failure.code,
             Ok(_) => bail!("unexpected answer of the pod's supervisor"),

@@ -41,7 +41,7 @@ pub(super) async fn connect(app: &AppContext, args: &NetworkConnectArgs) -> anyh
         let _ = app.state.disconnect(owner.id(), &place);
         return Err(error);
     }
-    events::tell_network(&app.folders.data, &owner, &place, "connect");
+    events::record_network(&app.folders.data, &owner, &place, "connect");
     Ok(0)
 }
 
@@ -54,7 +54,7 @@ pub(super) async fn disconnect(app: &AppContext, args: &NetworkDisconnectArgs) -
     let owner = app.state.find_owner(&args.name)?;
     let reach = reach(app, &owner)?;
     let owner = app.state.disconnect(owner.id(), &place)?;
-    events::tell_network(&app.folders.data, &owner, &place, "disconnect");
+    events::record_network(&app.folders.data, &owner, &place, "disconnect");
     if let Reach::Runs(connection) = reach {
         notify_supervisor(connection, &owner).await?;
     }
@@ -175,15 +175,15 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let app = app(root.path());
         let refused = || Some(Answer::Failed(Failure::because("no room")));
-        let told = while_it_answers(&app, refused(), connect(&app, &shop())).await;
-        assert_eq!(told.unwrap_err().to_string(), "no room");
+        let reported = while_it_answers(&app, refused(), connect(&app, &shop())).await;
+        assert_eq!(reported.unwrap_err().to_string(), "no room");
         assert_eq!(names(&app), ["default"]);
         let rewired = Some(Answer::Rewired { no_way_out: None });
         while_it_answers(&app, rewired, connect(&app, &shop())).await.unwrap();
         assert_eq!(names(&app), ["default", "net-a"]);
         // It is disconnected all the same: its next machine is not on the network.
-        let told = while_it_answers(&app, refused(), disconnect(&app, &leave("net-a"))).await;
-        assert!(told.is_err());
+        let reported = while_it_answers(&app, refused(), disconnect(&app, &leave("net-a"))).await;
+        assert!(reported.is_err());
         assert_eq!(names(&app), ["default"]);
     }
 

@@ -53,7 +53,7 @@ pub(crate) struct NetworkAttachments {
     watch: RefCell<Option<AddressWatch>>,
     watching: RefCell<Option<JoinHandle<()>>>,
     /// The host's addresses of which the device was last notified.
-    told_addresses: RefCell<Option<Vec<IpAddr>>>,
+    known_addresses: RefCell<Option<Vec<IpAddr>>>,
     /// Sidecars that the machine depends on: the uplink's, and the switches, which are not children of this process.
     sidecars: Sidecars,
     /// Lock that permits one change at a time.
@@ -123,7 +123,7 @@ impl NetworkAttachments {
             guest: RefCell::new(guest.clone()),
             watch: RefCell::new(Some(watch)),
             watching: RefCell::default(),
-            told_addresses: RefCell::default(),
+            known_addresses: RefCell::default(),
             sidecars,
             changing: Mutex::default(),
         };
@@ -159,27 +159,27 @@ impl NetworkAttachments {
     pub(crate) async fn plug(self: &Rc<Self>) -> Result<(), AttachmentsError> {
         let _turn = self.changing.lock().await;
         if let Some(watch) = self.watch.take() {
-            let told = keep_told(Rc::downgrade(self), watch);
-            self.watching.replace(Some(tokio::task::spawn_local(told)));
+            let reported = keep_notified(Rc::downgrade(self), watch);
+            self.watching.replace(Some(tokio::task::spawn_local(reported)));
         }
         self.plug_pending().await
     }
 
     /// Notifies the device of the addresses that this host has now.
-    async fn tell_host(&self) -> Result<(), AttachmentsError> {
+    async fn notify_host(&self) -> Result<(), AttachmentsError> {
         let _turn = self.changing.lock().await;
         let host = Host::look().map_err(NetworkError::Host)?;
         let addresses = openable(&host);
         // Link-local addresses come and go with every interface, and do not count.
-        if self.told_addresses.borrow().as_ref() == Some(&addresses) {
+        if self.known_addresses.borrow().as_ref() == Some(&addresses) {
             return Ok(());
         }
         let change = Change::Host {
             addresses: addresses.clone(),
         };
-        let told = self.device.change(&change.encode(), &[]).await;
-        told.map_err(AttachmentsError::Host)?;
-        self.told_addresses.replace(Some(addresses));
+        let reported = self.device.change(&change.encode(), &[]).await;
+        reported.map_err(AttachmentsError::Host)?;
+        self.known_addresses.replace(Some(addresses));
         Ok(())
     }
 
@@ -284,7 +284,7 @@ impl NetworkAttachments {
             loopback_alias: gateway_v4.filter(|_| !passt.tracks_udp),
         });
         self.uplink.replace(Some((open, passt.machine.into())));
-        self.told_addresses.replace(Some(openable(host)));
+        self.known_addresses.replace(Some(openable(host)));
         self.route.replace(route);
         Ok(())
     }
@@ -313,8 +313,8 @@ impl NetworkAttachments {
             let Some((id, name, slot)) = gone else {
                 return Ok(());
             };
-            let told = self.device.change(&Change::Disconnect { slot }.encode(), &[]).await;
-            told.map_err(|source| AttachmentsError::Disconnect { name, source })?;
+            let reported = self.device.change(&Change::Disconnect { slot }.encode(), &[]).await;
+            reported.map_err(|source| AttachmentsError::Disconnect { name, source })?;
             self.members.borrow_mut().retain(|member| member.id != id);
         }
     }
@@ -394,7 +394,7 @@ impl NetworkAttachments {
             watch: tokio::task::spawn_local(async move {
                 // The switch sends nothing on it: the call returns when the switch ends.
                 let _: io::Result<usize> = watched.recv(&mut [0]).await;
-                sidecars.tell_end(format!("the switch of network {name}"));
+                sidecars.notify_end(format!("the switch of network {name}"));
             }),
         })
     }
@@ -424,16 +424,16 @@ fn check_kinds(config: &NetworkConfig, guest: &GuestNetwork) -> Result<(), Netwo
 
 /// Notifies a machine's device whenever this host's addresses change. Ends a machine that cannot be notified: it might
 /// reach what it may not.
-async fn keep_told(attachments: Weak<NetworkAttachments>, watch: AddressWatch) {
+async fn keep_notified(attachments: Weak<NetworkAttachments>, watch: AddressWatch) {
     loop {
         let heard = watch.changed().await;
         let Some(attachments) = attachments.upgrade() else {
             return;
         };
-        if heard.is_err() || attachments.tell_host().await.is_err() {
+        if heard.is_err() || attachments.notify_host().await.is_err() {
             attachments
                 .sidecars
-                .tell_end("the watch of this host's addresses".into());
+                .notify_end("the watch of this host's addresses".into());
             return;
         }
     }

@@ -238,7 +238,7 @@ mod tests {
         }
     }
 
-    fn told(args: &NetworkArgs) -> String {
+    fn reported(args: &NetworkArgs) -> String {
         choice(args).unwrap_err().to_string()
     }
 
@@ -279,12 +279,12 @@ mod tests {
             ip: Some("10.20.0.9".into()),
             ..on(&["a", "b"])
         };
-        assert!(told(&of_which).contains("capsid network connect --ip"));
+        assert!(reported(&of_which).contains("capsid network connect --ip"));
         let both = NetworkArgs {
             ip6: Some("fd12::9".into()),
             ..on(&["name=a,ip6=fd12::8"])
         };
-        assert!(told(&both).starts_with("--ip6 and the same in --network a"));
+        assert!(reported(&both).starts_with("--ip6 and the same in --network a"));
     }
 
     #[test]
@@ -306,8 +306,8 @@ mod tests {
             (&["name=default,alias=www"], "--network-alias without"),
             (&["name=none,ip=10.20.0.9"], "--ip without"),
         ] {
-            let told = told(&on(networks));
-            assert!(told.contains(words), "{networks:?}: {told}");
+            let reported = reported(&on(networks));
+            assert!(reported.contains(words), "{networks:?}: {reported}");
         }
     }
 
@@ -327,8 +327,8 @@ mod tests {
             ("none", "connected to none"),
             ("host", "host"),
         ] {
-            let told = connect(network, &["www"]).unwrap_err().to_string();
-            assert!(told.contains(words), "{told}");
+            let reported = connect(network, &["www"]).unwrap_err().to_string();
+            assert!(reported.contains(words), "{reported}");
         }
     }
 }

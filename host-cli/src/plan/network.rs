@@ -381,8 +381,8 @@ mod tests {
         assert_eq!(made.mac, [0x02, 0xca, 0x01, 0x23, 0x45, 0x67]);
         assert_eq!(made, resolve(&on("bridge")).unwrap().unwrap());
         assert_eq!(resolve(&on("none")).unwrap(), None);
-        let told = resolve(&on("mine")).unwrap_err().to_string();
-        assert!(told.starts_with("network mine not found") && told.contains("capsid network create mine"));
+        let reported = resolve(&on("mine")).unwrap_err().to_string();
+        assert!(reported.starts_with("network mine not found") && reported.contains("capsid network create mine"));
         let args = NetworkArgs {
             publish: vec!["80".into()],
             ..on("none")
@@ -442,14 +442,14 @@ mod tests {
             (&["mine", "5"], "80", "mine is given twice"),
             (&["ab", "other"], "80", "network other not found"),
         ] {
-            let told = config(networks, port).unwrap_err().to_string();
-            assert!(told.contains(words), "{told}");
+            let reported = config(networks, port).unwrap_err().to_string();
+            assert!(reported.contains(words), "{reported}");
         }
     }
 
     #[test]
     fn a_place_that_is_not_possible_is_refused() {
-        let told = |args: NetworkArgs, network: Network| {
+        let reported = |args: NetworkArgs, network: Network| {
             let error = config(&args, "", &[], &found(network)).unwrap_err();
             error.to_string()
         };
@@ -463,27 +463,27 @@ mod tests {
             ("10.9.0.2", "can have in 10.89.0.0/24"),
             ("fd12::2", "write an address of IPv4"),
         ] {
-            let told = told(ip(address), mine(false));
-            assert!(told.contains(words), "{words}: {told}");
+            let reported = reported(ip(address), mine(false));
+            assert!(reported.contains(words), "{words}: {reported}");
         }
         let mut only_v6 = mine(false);
         only_v6.config.subnets.remove(0);
-        assert!(told(ip("10.89.0.2"), only_v6).contains("no subnet of that kind"));
+        assert!(reported(ip("10.89.0.2"), only_v6).contains("no subnet of that kind"));
         let alias = NetworkArgs {
             network_alias: vec!["a b".into()],
             ..on("mine")
         };
-        assert!(told(alias, mine(false)).contains("invalid alias"));
+        assert!(reported(alias, mine(false)).contains("invalid alias"));
         let publish = NetworkArgs {
             publish_all: true,
             ..on("mine")
         };
-        assert!(told(publish, mine(true)).starts_with("--publish-all: network mine is internal"));
+        assert!(reported(publish, mine(true)).starts_with("--publish-all: network mine is internal"));
         let without = NetworkArgs {
             ip6: Some("fd12::2".into()),
             ..NetworkArgs::default()
         };
-        assert!(told(without, mine(false)).starts_with("--ip6 without a user-defined network"));
+        assert!(reported(without, mine(false)).starts_with("--ip6 without a user-defined network"));
     }
 
     #[test]
@@ -500,7 +500,7 @@ mod tests {
 
     #[test]
     fn host_gateway_is_this_host_where_rules_open_it() {
-        let told = |network: &str, egress: &[&str]| {
+        let reported = |network: &str, egress: &[&str]| {
             let args = NetworkArgs {
                 network: vec![network.into()],
                 egress: egress.iter().map(|&rule| rule.into()).collect(),
@@ -511,15 +511,15 @@ mod tests {
             hosts(&args, network.as_ref(), Some([192, 168, 7, 7].into())).map_err(|error| error.to_string())
         };
         let expected = Ok(vec![([192, 168, 7, 7].into(), "db".to_owned())]);
-        assert_eq!(told("host", &[]), expected);
-        assert_eq!(told("default", &["public,192.168.7.7:5432/tcp"]), expected);
+        assert_eq!(reported("host", &[]), expected);
+        assert_eq!(reported("default", &["public,192.168.7.7:5432/tcp"]), expected);
         assert!(
-            told("default", &[])
+            reported("default", &[])
                 .unwrap_err()
                 .contains("--egress public,192.168.7.7")
         );
-        assert!(told("host", &["10.0.0.0/8"]).is_err());
-        assert!(told("none", &[]).unwrap_err().contains("no network"));
+        assert!(reported("host", &["10.0.0.0/8"]).is_err());
+        assert!(reported("none", &[]).unwrap_err().contains("no network"));
     }
 
     #[test]

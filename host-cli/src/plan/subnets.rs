@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn subnets_that_are_impossible_are_refused() {
         let others = [network("web", "10.5.0.0/16")];
-        let told = |subnets: &[&str], gateways: &[&str]| {
+        let reported = |subnets: &[&str], gateways: &[&str]| {
             choose((subnets, gateways, false), &others, &[])
                 .unwrap_err()
                 .to_string()
@@ -276,18 +276,18 @@ mod tests {
             ("::/16", "loopback"),
         ] {
             assert!(
-                told(&[subnet], &[]).contains(words),
+                reported(&[subnet], &[]).contains(words),
                 "{subnet}: {}",
-                told(&[subnet], &[])
+                reported(&[subnet], &[])
             );
         }
-        assert!(told(&["10.6.0.0/24", "10.7.0.0/24"], &[]).contains("one of IPv4"));
-        assert!(told(&[], &["10.89.0.1"]).contains("in no --subnet"));
-        assert!(told(&["10.6.0.0/24"], &["10.7.0.1"]).contains("in no --subnet"));
-        assert!(told(&["10.6.0.0/24"], &["10.6.0.1", "10.6.0.2"]).contains("in no --subnet"));
-        assert!(told(&["10.6.0.0/24"], &["gate"]).contains("write an address"));
-        assert!(told(&["10.6.0.0/24"], &["10.6.0.0"]).contains("no address of a host's"));
-        assert!(told(&["10.6.0.0/24"], &["10.6.0.255"]).contains("no address of a host's"));
+        assert!(reported(&["10.6.0.0/24", "10.7.0.0/24"], &[]).contains("one of IPv4"));
+        assert!(reported(&[], &["10.89.0.1"]).contains("in no --subnet"));
+        assert!(reported(&["10.6.0.0/24"], &["10.7.0.1"]).contains("in no --subnet"));
+        assert!(reported(&["10.6.0.0/24"], &["10.6.0.1", "10.6.0.2"]).contains("in no --subnet"));
+        assert!(reported(&["10.6.0.0/24"], &["gate"]).contains("write an address"));
+        assert!(reported(&["10.6.0.0/24"], &["10.6.0.0"]).contains("no address of a host's"));
+        assert!(reported(&["10.6.0.0/24"], &["10.6.0.255"]).contains("no address of a host's"));
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl State {
         let mut readable = Vec::new();
         for row in self.rows("ORDER BY created_ns DESC, id", [])? {
             match row {
-                Err(error @ StateError::Damaged { .. }) => tell_damage(&error),
+                Err(error @ StateError::Damaged { .. }) => report_damage(&error),
                 row => readable.push(row?),
             }
         }
@@ -231,9 +231,9 @@ impl State {
 }
 
 /// Reports a damaged row, once per process, however often one is read.
-fn tell_damage(error: &StateError) {
-    static TOLD: Once = Once::new();
-    TOLD.call_once(|| error_text::print(error));
+fn report_damage(error: &StateError) {
+    static REPORTED: Once = Once::new();
+    REPORTED.call_once(|| error_text::print(error));
 }
 
 fn damaged(id: &str, source: impl std::error::Error + Send + Sync + 'static) -> StateError {

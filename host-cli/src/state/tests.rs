@@ -188,17 +188,17 @@ fn an_address_is_given_once() {
         add(&state, container("1", Some(on(&small, &[], 1)))).unwrap(),
         ["10.89.0.2"]
     );
-    let told = |error: StateError| error.to_string();
+    let reported = |error: StateError| error.to_string();
     assert_eq!(
-        told(add(&state, container("2", Some(on(&small, &[], 2)))).unwrap_err()),
+        reported(add(&state, container("2", Some(on(&small, &[], 2)))).unwrap_err()),
         "network net-a has no free address in 10.89.0.0/30"
     );
     assert_eq!(
-        told(add(&state, container("2", Some(on(&small, &["10.89.0.2"], 2)))).unwrap_err()),
+        reported(add(&state, container("2", Some(on(&small, &["10.89.0.2"], 2)))).unwrap_err()),
         "address 10.89.0.2 is already in use by web-1"
     );
     assert_eq!(
-        told(add(&state, container("2", Some(on(&small, &[], 1)))).unwrap_err()),
+        reported(add(&state, container("2", Some(on(&small, &[], 1)))).unwrap_err()),
         "address 02:00:00:00:00:01 is already in use by web-1"
     );
     assert!(matches!(state.container(&"2".repeat(64)), Err(StateError::Unknown(_))));
@@ -245,8 +245,8 @@ fn a_container_that_is_not_added_has_no_addresses() {
     assert_eq!(addresses(twin.config.network.as_ref()), <[&str; 0]>::default());
     assert_eq!(state.members(&made.id).unwrap(), []);
     state.remove_network(&made).unwrap();
-    let told = add(&state, container("2", Some(on(&made, &[], 1)))).unwrap_err();
-    assert_eq!(told.to_string(), "network net-a not found");
+    let reported = add(&state, container("2", Some(on(&made, &[], 1)))).unwrap_err();
+    assert_eq!(reported.to_string(), "network net-a not found");
 }
 
 #[test]
@@ -256,11 +256,14 @@ fn networks_are_found_and_removed_when_nobody_is_on_them() {
     let made = network(&state, "a", &[subnet("10.89.0.0/24", "10.89.0.1")]);
     let mut twin = made.clone();
     twin.id = "b".repeat(64);
-    let told = state.add_network(&mut twin, |others| {
+    let reported = state.add_network(&mut twin, |others| {
         assert_eq!(others, std::slice::from_ref(&made));
         Ok(Vec::new())
     });
-    assert_eq!(told.unwrap_err().to_string(), "network with name net-a already exists");
+    assert_eq!(
+        reported.unwrap_err().to_string(),
+        "network with name net-a already exists"
+    );
     for word in ["net-a", "aaa", &made.id] {
         assert_eq!(state.find_network(word).unwrap(), made, "{word}");
     }
@@ -456,16 +459,16 @@ fn a_connection_that_is_not_possible_changes_nothing() {
         ("5", to(&one, &[]), "name the pod, pod-4"),
         ("6", to(&one, &[]), "no such container or pod"),
     ] {
-        let told = state.connect(&id(digit), &place).unwrap_err().to_string();
-        assert!(told.contains(words), "{told}");
+        let reported = state.connect(&id(digit), &place).unwrap_err().to_string();
+        assert!(reported.contains(words), "{reported}");
     }
     for (digit, place, words) in [
         ("2", ConnectTarget::OwnLink, "web-2 is not on network default"),
         ("1", to(&other, &[]), "web-1 is not on network net-b"),
         ("3", ConnectTarget::OwnLink, "web-3 was made with --network none"),
     ] {
-        let told = state.disconnect(&id(digit), &place).unwrap_err().to_string();
-        assert!(told.contains(words), "{told}");
+        let reported = state.disconnect(&id(digit), &place).unwrap_err().to_string();
+        assert!(reported.contains(words), "{reported}");
     }
     assert_eq!(state.members(&one.id).unwrap().len(), 1);
     assert_eq!(state.container(&id("1")).unwrap().config.network, Some(plain(1)));
@@ -484,8 +487,8 @@ fn there_are_places_for_so_many_networks_only() {
     for number in 0..SEGMENTS_MAX {
         connect(number).unwrap();
     }
-    let told = connect(SEGMENTS_MAX).unwrap_err().to_string();
-    assert_eq!(told, "a container or pod is on 16 networks at most");
+    let reported = connect(SEGMENTS_MAX).unwrap_err().to_string();
+    assert_eq!(reported, "a container or pod is on 16 networks at most");
 }
 
 #[test]

@@ -31,18 +31,18 @@ const FIRST_WORD: Duration = Duration::from_secs(10);
 
 /// Receives the request of the connection that this supervisor was started with, before anything is started: a client
 /// that attaches misses nothing. The returned future handles the request.
-pub(crate) async fn hear_first(
+pub(crate) async fn receive_first(
     supervised: &Rc<SupervisedContainer>,
     mut connection: Connection,
 ) -> impl Future<Output = ()> + use<> {
-    let heard = timeout(FIRST_WORD, recv(&mut connection)).await.unwrap_or(None);
+    let received_first = timeout(FIRST_WORD, recv(&mut connection)).await.unwrap_or(None);
     let supervised = Rc::clone(supervised);
-    let prepared = match heard {
+    let prepared = match received_first {
         Some(Request::Attach { stdin }) => Some(attach_streams(&supervised, &connection.writer, stdin, true).await),
         _ => None,
     };
     async move {
-        match (heard, prepared) {
+        match (received_first, prepared) {
             (Some(Request::Attach { .. }), Some(attached)) => {
                 conclude(
                     &connection.writer.clone(),
@@ -63,13 +63,13 @@ pub(crate) async fn refuse(connection: &Connection, why: &str) {
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(supervised: Rc<SupervisedContainer>, mut connection: Connection) {
-    let heard = tokio::select! {
+    let received_first = tokio::select! {
         biased;
-        heard = recv(&mut connection) => heard,
+        received_first = recv(&mut connection) => received_first,
         // A client that sends no request is not waited for.
         _ = supervised.over() => None,
     };
-    if let Some(request) = heard {
+    if let Some(request) = received_first {
         answer(supervised, connection, request).await;
     }
 }

@@ -35,7 +35,7 @@ struct Sparse {
     /// Size of the inode tables: never stored as long as they are zero, and no free space either.
     table_bytes: u64,
     /// Number of bytes that the guest was last told to keep free.
-    told_bytes: u64,
+    reported_bytes: u64,
 }
 
 impl Sparse {
@@ -46,7 +46,7 @@ impl Sparse {
                 .and_then(|file| inode_table_bytes(&file))
                 .unwrap_or(0),
             path,
-            told_bytes: 0,
+            reported_bytes: 0,
         }
     }
 
@@ -55,10 +55,10 @@ impl Sparse {
         let file = fs::metadata(&self.path).ok()?;
         let length = file.len().saturating_sub(self.table_bytes);
         let bytes = unbacked_bytes(length, file.blocks() * 512, room_bytes);
-        if bytes == self.told_bytes {
+        if bytes == self.reported_bytes {
             return None;
         }
-        self.told_bytes = bytes;
+        self.reported_bytes = bytes;
         Some(FreePart {
             serial: self.serial.clone(),
             bytes,

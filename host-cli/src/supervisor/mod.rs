@@ -135,8 +135,8 @@ async fn attend(folders: &Folders, inheritance: Inheritance, pod: Option<Rc<Pod>
         }
     };
     let mut clients = JoinSet::new();
-    let heard = client::hear_first(&supervised, first).await;
-    clients.spawn_local(heard);
+    let received_first = client::receive_first(&supervised, first).await;
+    clients.spawn_local(received_first);
     let mut log_failed = false;
     let mut looks = tokio::time::interval(reach::LOOK_EVERY);
     let files = store_folder::all(&folders.data).join(&id);

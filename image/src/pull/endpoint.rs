@@ -237,10 +237,10 @@ mod tests {
             connection_error(client.get(&url).send().await.unwrap_err())
         });
         server.join().unwrap();
-        let told = error.to_string();
+        let reported = error.to_string();
         assert!(
-            told.starts_with(&format!("127.0.0.1:{port} speaks plain HTTP")),
-            "{told}"
+            reported.starts_with(&format!("127.0.0.1:{port} speaks plain HTTP")),
+            "{reported}"
         );
     }
 

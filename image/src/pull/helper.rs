@@ -55,11 +55,11 @@ pub(super) async fn ask(name: &str, server: &str, config: &Path) -> Result<Optio
     };
     let mut running = Running::start(&helper()).map_err(start_error)?;
     let conversation = running.converse(server);
-    let Ok(told) = timeout(Duration::from_secs(HELPER_SECONDS_MAX), conversation).await else {
+    let Ok(reported) = timeout(Duration::from_secs(HELPER_SECONDS_MAX), conversation).await else {
         return Err(CredentialsError::HelperSilent { helper: helper() });
     };
-    let Told { output, errors, status } = match told {
-        Ok(told) => told,
+    let Told { output, errors, status } = match reported {
+        Ok(reported) => reported,
         Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
             return Err(CredentialsError::HelperTooLong { helper: helper() });
         }
@@ -185,8 +185,8 @@ async fn read_bounded(pipe: impl AsyncRead + Unpin, bytes: &mut Vec<u8>) -> io::
     Ok(())
 }
 
-fn parse(told: &[u8]) -> Option<Secret> {
-    let Answer { username, secret } = serde_json::from_slice(told).ok()?;
+fn parse(reported: &[u8]) -> Option<Secret> {
+    let Answer { username, secret } = serde_json::from_slice(reported).ok()?;
     Some(if username == IDENTITY_USER {
         Secret::Identity(secret)
     } else {

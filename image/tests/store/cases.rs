@@ -160,8 +160,8 @@ fn hostile_layers_are_refused_by_name() {
         ),
     ];
     for (message, layer) in cases {
-        let told = fixture.refusal(std::slice::from_ref(layer));
-        assert!(told.contains(message), "{message:?} is not in {told:?}");
+        let reported = fixture.refusal(std::slice::from_ref(layer));
+        assert!(reported.contains(message), "{message:?} is not in {reported:?}");
     }
     let good = Tar::new().file("/abs", b"x").finish();
     assert!(fixture.extract(&[good]).join("abs").exists());
@@ -196,8 +196,8 @@ fn hostile_archives_are_refused_by_name() {
         ),
     ];
     for (message, archive) in cases {
-        let told = crate::fixture::chain(&fixture.load_bytes(archive).expect_err(message));
-        assert!(told.contains(message), "{message:?} is not in {told:?}");
+        let reported = crate::fixture::chain(&fixture.load_bytes(archive).expect_err(message));
+        assert!(reported.contains(message), "{message:?} is not in {reported:?}");
         fixture.assert_empty();
     }
 }
@@ -310,8 +310,8 @@ fn sparse_files_cost_what_they_hold() {
     let fixture = Fixture::new();
     let start = std::time::Instant::now();
     for size in [(10 << 30) + 1, (1 << 63) - 1] {
-        let told = fixture.refusal(&[sparse("bomb", 0, b"x", size)]);
-        assert!(told.contains("expands beyond the limit"), "{told}");
+        let reported = fixture.refusal(&[sparse("bomb", 0, b"x", size)]);
+        assert!(reported.contains("expands beyond the limit"), "{reported}");
     }
     let image = fixture
         .load_bytes(docker_archive(&[sparse("file", 9 << 30, b"x", (9 << 30) + 5)]))
@@ -324,8 +324,8 @@ fn sparse_files_cost_what_they_hold() {
     // A sparse member of the archive itself would be longer than its stored bytes.
     let mut archive = sparse("manifest.json", 0, b"[]", (1 << 63) - 1);
     archive.truncate(1024);
-    let told = crate::fixture::chain(&fixture.load_bytes(archive).unwrap_err());
-    assert!(told.contains("wrong size"), "{told}");
+    let reported = crate::fixture::chain(&fixture.load_bytes(archive).unwrap_err());
+    assert!(reported.contains("wrong size"), "{reported}");
     assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
 }
 

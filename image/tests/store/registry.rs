@@ -101,16 +101,19 @@ pub(crate) fn a_registry_gives_images_to_whom_it_should() {
         username: "user".into(),
         password: password.into(),
     };
-    let told = pull_as(&fixture, &name, Credentials::Anonymous)
+    let reported = pull_as(&fixture, &name, Credentials::Anonymous)
         .unwrap_err()
         .to_string();
-    assert!(told.contains("pull access denied"), "{told}");
-    let told = pull_as(&fixture, &name, basic("wrong")).unwrap_err().to_string();
-    assert!(told.contains("pull access denied") && !told.contains("wrong"), "{told}");
-    let told = pull_as(&fixture, &registry.name("dir/none:1"), basic("secret"))
+    assert!(reported.contains("pull access denied"), "{reported}");
+    let reported = pull_as(&fixture, &name, basic("wrong")).unwrap_err().to_string();
+    assert!(
+        reported.contains("pull access denied") && !reported.contains("wrong"),
+        "{reported}"
+    );
+    let reported = pull_as(&fixture, &registry.name("dir/none:1"), basic("secret"))
         .unwrap_err()
         .to_string();
-    assert!(told.contains("no such image"), "{told}");
+    assert!(reported.contains("no such image"), "{reported}");
     fixture.assert_empty();
 
     let image = pull_as(&fixture, &name, basic("secret")).unwrap();
@@ -122,9 +125,9 @@ pub(crate) fn a_registry_gives_images_to_whom_it_should() {
     assert_eq!(fixture.store.find(&pinned.to_string()).unwrap().unwrap().id, image.id);
     let port = registry.port;
     drop(registry);
-    let told = pull_as(&fixture, &name, basic("secret")).unwrap_err().to_string();
+    let reported = pull_as(&fixture, &name, basic("secret")).unwrap_err().to_string();
     assert!(
-        told.contains(&format!("cannot use registry 127.0.0.1:{port}")),
-        "{told}"
+        reported.contains(&format!("cannot use registry 127.0.0.1:{port}")),
+        "{reported}"
     );
 }

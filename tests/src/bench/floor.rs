@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use capsid_tests::parts::{part, patience};
+use capsid_tests::environment::{part, patience};
 
 /// Machine that only starts and ends.
 #[derive(Debug)]

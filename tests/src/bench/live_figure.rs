@@ -48,8 +48,8 @@ const SMALL_FILES: &str = r#"
     start=$(date +%s%N); tar xf /dev/shm/tree.tar; unpacked=$(date +%s%N)
     find . -type f -size +1k >/dev/null; found=$(date +%s%N)
     git init -q .; git add .; git -c user.name=x -c user.email=x@localhost commit -qm x
-    committed=$(date +%s%N); git status --porcelain; told=$(date +%s%N)
-    echo $((unpacked - start)) $((found - unpacked)) $((told - committed))
+    committed=$(date +%s%N); git status --porcelain; reported=$(date +%s%N)
+    echo $((unpacked - start)) $((found - unpacked)) $((reported - committed))
 "#;
 const WORKS: [&str; 3] = ["untar", "find", "git status"];
 /// Names and paths of the folders; the last one is the reference: memory of the same pod, without a disk or a server.

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use breakdown::Breakdown;
-use capsid_tests::parts;
+use capsid_tests::environment;
 use figure::{Figure, print_table};
 use serde::{Deserialize, Serialize};
 
@@ -92,7 +92,7 @@ fn network_figures(accelerator: &str) -> Vec<Figure> {
 }
 
 fn has_kvm() -> bool {
-    let status = Command::new(parts::part("capsid"))
+    let status = Command::new(environment::part("capsid"))
         .args(["doctor", "--accel", "kvm"])
         .output();
     status.is_ok_and(|output| output.status.success())
@@ -107,11 +107,11 @@ fn report_from_lab() -> Report {
         .arg("CAPSID_LAB=1")
         .arg(format!(
             "CAPSID_BIN_DIR={}",
-            parts::bin_dir().canonicalize().unwrap().display()
+            environment::bin_dir().canonicalize().unwrap().display()
         ))
         .arg(format!(
             "CAPSID_TEST_IMAGES={}",
-            parts::target_dir()
+            environment::target_dir()
                 .join("test-images")
                 .canonicalize()
                 .unwrap()

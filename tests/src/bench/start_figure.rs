@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use capsid_tests::Capsid;
-use capsid_tests::parts::in_lab;
+use capsid_tests::environment::in_lab;
 use capsid_tests::resident::descendants;
 
 use crate::breakdown::Breakdown;
@@ -39,18 +39,18 @@ pub(crate) fn whole_emulated_run() -> [Figure; 2] {
     let run = || capsid.run(["--accel", "emulate", "busybox", "true"]).succeeds().took;
     let line = emulated_command_line(&capsid);
     let words = line.split_whitespace();
-    let untold: Vec<&str> = words
+    let unannounced: Vec<&str> = words
         .filter(|word| *word != "noapictimer" && !word.starts_with("tsc_early_khz="))
         .collect();
-    let untold = Floor::new(&capsid.folder("tmp"), "tcg", untold.join(" "));
+    let unannounced = Floor::new(&capsid.folder("tmp"), "tcg", unannounced.join(" "));
     let floor = Floor::new(&capsid.folder("tmp"), "tcg", line);
-    let (ours, both) = in_turns(run, || (floor.whole(), untold.whole()));
-    let (told, untold): (Vec<_>, Vec<_>) = both.into_iter().unzip();
+    let (ours, both) = in_turns(run, || (floor.whole(), unannounced.whole()));
+    let (reported, unannounced): (Vec<_>, Vec<_>) = both.into_iter().unzip();
     let name = "run --rm busybox true / bare microvm (emulate)";
-    let name_untold = "run --rm busybox true / the same, not told its clock";
+    let name_unannounced = "run --rm busybox true / the same, not told its clock";
     [
-        Figure::of_times(name, WHOLE_RUN_GOAL, &ours, &told),
-        Figure::of_times(name_untold, None, &ours, &untold),
+        Figure::of_times(name, WHOLE_RUN_GOAL, &ours, &reported),
+        Figure::of_times(name_unannounced, None, &ours, &unannounced),
     ]
 }
 

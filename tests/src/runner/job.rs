@@ -183,7 +183,7 @@ pub(crate) fn root() -> PathBuf {
 
 /// Returns the place where machines run on KVM: this host if its KVM is real.
 pub(crate) fn kvm_place() -> Place {
-    let capsid = capsid_tests::parts::part("capsid");
+    let capsid = capsid_tests::environment::part("capsid");
     let output = Command::new(capsid).args(["doctor", "--accel", "kvm"]).output();
     if output.is_ok_and(|output| output.status.success()) {
         Place::Kvm

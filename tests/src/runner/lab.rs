@@ -10,7 +10,7 @@ use std::io;
 use std::process::Command;
 use std::time::Duration;
 
-use capsid_tests::parts;
+use capsid_tests::environment;
 use capsid_tests::test_images::cache_folder;
 
 use crate::job::{Job, Step, root};
@@ -100,8 +100,8 @@ fn lab_command(job: &Job, steps: &[Step]) -> Command {
         .args(["--smp", "1", "bash", "-c", &script(steps)])
         .current_dir(root())
         .env("CAPSID_LAB", "1")
-        .env("CAPSID_BIN_DIR", parts::bin_dir())
-        .env("LAB_SHARE", parts::target_dir())
+        .env("CAPSID_BIN_DIR", environment::bin_dir())
+        .env("LAB_SHARE", environment::target_dir())
         // Images are made before: that is work for a whole processor, not for an emulated one.
         .env("CAPSID_TEST_IMAGES", cache_folder())
         .envs(job.environment.iter().map(|(name, value)| (name, value)));

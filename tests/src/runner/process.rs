@@ -32,7 +32,7 @@ pub(crate) struct Log {
 impl Log {
     /// Creates an empty log of this name.
     pub(crate) fn create(name: &str) -> io::Result<Self> {
-        let folder = capsid_tests::parts::target_dir().join("test-logs");
+        let folder = capsid_tests::environment::target_dir().join("test-logs");
         std::fs::create_dir_all(&folder)?;
         let path = folder.join(format!("{}.log", name.replace(['/', ':'], "-")));
         let file = File::create(&path)?;

@@ -165,7 +165,7 @@ fn parse_phases(text: &str) -> Vec<Phase> {
 }
 
 fn target_file(name: &str) -> PathBuf {
-    capsid_tests::parts::target_dir().join(name)
+    capsid_tests::environment::target_dir().join(name)
 }
 
 fn rounded(time: Duration) -> f64 {

@@ -333,7 +333,7 @@ impl Transport {
             Change::Reset => {
                 registers.reset();
                 self.interrupt.status.store(0, Ordering::SeqCst);
-                self.ask_to_settle();
+                self.request_status_update();
             }
             Change::ChooseFeatures if registers.features_are_acceptable() => registers.status = status::FEATURES_OK,
             // The driver sees by the missing bit that its choice was refused.
@@ -343,7 +343,7 @@ impl Transport {
             }
             Change::Start => {
                 registers.status = status::DRIVER_OK;
-                self.ask_to_settle();
+                self.request_status_update();
             }
             Change::Illegal => {
                 self.metrics.bad_status.increment();
@@ -368,7 +368,7 @@ impl Transport {
         let _ = self.interrupt.line.write(1);
     }
 
-    fn ask_to_settle(&self) {
+    fn request_status_update(&self) {
         // A full counter, as above, means that the loop will check anyway.
         let _ = self.pending_status.write(1);
     }

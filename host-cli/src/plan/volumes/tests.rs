@@ -133,12 +133,12 @@ fn flags_win_over_other_containers_and_these_over_the_image() {
     let wanted = [volume(Some("data"), "/a", false, true)];
     let image = ["/a", "/b/", "/c"].map(String::from);
     let (volumes, _) = resolve(&wanted, &image, sources).unwrap();
-    let told: Vec<_> = volumes
+    let reported: Vec<_> = volumes
         .iter()
         .map(|m| (m.volume.as_str(), m.target.as_str(), m.anonymous, m.serial.as_str()))
         .collect();
     assert_eq!(
-        told,
+        reported,
         [
             ("data", "/a", false, "capsid-vol-0"),
             ("new0", "/c", true, "capsid-vol-1"),
@@ -210,12 +210,12 @@ fn shares_have_tags_and_take_room() {
         ..VolumeSources::default()
     };
     let (_, shares) = resolve(&[bind("/a"), bind("/b")], &[], with(3)).unwrap();
-    let told: Vec<_> = shares
+    let reported: Vec<_> = shares
         .iter()
         .map(|share| (share.source.as_str(), share.tag.as_str()))
         .collect();
     assert_eq!(
-        told,
+        reported,
         [
             ("/real", "share-0123456789ab-0"),
             ("/real", "share-0123456789ab-1"),

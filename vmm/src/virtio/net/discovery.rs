@@ -353,9 +353,11 @@ mod tests {
 
     #[test]
     fn advertisements_and_questions_for_routers_are_sent_where_they_may_be() {
-        let told = |flags, from, to| parse(&message(NEIGHBOR_ADVERTISEMENT, flags, SENDER, &[]), from, to).is_ok();
-        assert!(told(0, SENDER, "ff02::1") && told(SOLICITED, SENDER, TARGET));
-        assert!(!told(SOLICITED, SENDER, "ff02::1") && !told(0, SENDER, "ff02::2") && !told(0, "::", "ff02::1"));
+        let reported = |flags, from, to| parse(&message(NEIGHBOR_ADVERTISEMENT, flags, SENDER, &[]), from, to).is_ok();
+        assert!(reported(0, SENDER, "ff02::1") && reported(SOLICITED, SENDER, TARGET));
+        assert!(
+            !reported(SOLICITED, SENDER, "ff02::1") && !reported(0, SENDER, "ff02::2") && !reported(0, "::", "ff02::1")
+        );
         let asked = |from, to| parse(&[ROUTER_SOLICITATION, 0, 0, 0, 0, 0, 0, 0], from, to).is_ok();
         assert!(asked(SENDER, "ff02::2") && asked("::", "ff02::2"));
         assert!(!asked(SENDER, "ff02::1") && !asked(SENDER, TARGET));

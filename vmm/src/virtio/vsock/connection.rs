@@ -74,13 +74,13 @@ pub(super) struct Connection {
     credit_requested: bool,
     /// Number of bytes given to the host, modulo 2^32, and how many of them the guest knows of.
     forwarded: u32,
-    forwarded_told: u32,
+    forwarded_announced: u32,
     credit_due: bool,
     backlog: Backlog,
     /// Shutdown flags that the guest has sent.
     guest_done: u32,
     /// Shutdown flags that were sent to the guest.
-    told_done: u32,
+    announced_done: u32,
     /// Whether the guest has forgotten the stream.
     guest_gone: bool,
     /// Whether the host's socket may have bytes.
@@ -90,7 +90,7 @@ pub(super) struct Connection {
     /// Whether nobody reads from the host's socket any more.
     unread: bool,
     /// Whether the host's reader has been notified that nothing follows.
-    end_told: bool,
+    end_announced: bool,
     /// Whether the stream is in the muxer's list of streams that have something for the guest.
     pub(super) listed: bool,
     /// Whether the epoll instance also reports room in the host's socket.
@@ -120,16 +120,16 @@ impl Connection {
             sent: 0,
             credit_requested: false,
             forwarded: 0,
-            forwarded_told: 0,
+            forwarded_announced: 0,
             credit_due: false,
             backlog: Backlog::default(),
             guest_done: 0,
-            told_done: 0,
+            announced_done: 0,
             guest_gone: false,
             readable: true,
             ended: false,
             unread: false,
-            end_told: false,
+            end_announced: false,
             listed: false,
             room_watched: false,
         }
@@ -232,7 +232,7 @@ impl Connection {
             // The host's writer is notified too. A socket that is gone already causes an error, which does not matter.
             let _ = rustix::net::shutdown(&self.socket, Shutdown::Read);
         }
-        self.tell_end();
+        self.notify_end();
         Ok(())
     }
 
@@ -271,10 +271,10 @@ impl Connection {
             let bytes_max = VSOCK_PACKET_BYTES_MAX.min(self.guest_room() as usize);
             return Turn::Payload { bytes_max };
         }
-        if self.done_untold() != 0 {
-            self.told_done |= self.done_untold();
-            let header = self.header(Operation::Shutdown, self.told_done);
-            if self.told_done != SHUTDOWN_BOTH {
+        if self.unannounced_done() != 0 {
+            self.announced_done |= self.unannounced_done();
+            let header = self.header(Operation::Shutdown, self.announced_done);
+            if self.announced_done != SHUTDOWN_BOTH {
                 return Turn::Packet(header);
             }
             self.phase = Phase::Closing { until };
@@ -302,7 +302,7 @@ impl Connection {
             Phase::Open | Phase::Closing { .. } if self.guest_gone => false,
             Phase::Open | Phase::Closing { .. } => {
                 let room = self.guest_room() > 0 || !self.credit_requested;
-                (self.may_receive() && room) || self.done_untold() != 0 || self.owes_credit()
+                (self.may_receive() && room) || self.unannounced_done() != 0 || self.owes_credit()
             }
         }
     }
@@ -355,7 +355,7 @@ impl Connection {
     }
 
     fn header(&mut self, operation: Operation, flags: u32) -> Header {
-        self.forwarded_told = self.forwarded;
+        self.forwarded_announced = self.forwarded;
         Header {
             stream: self.key,
             operation,
@@ -379,19 +379,19 @@ impl Connection {
     }
 
     fn owes_credit(&self) -> bool {
-        let step = self.forwarded.wrapping_sub(self.forwarded_told) >= CREDIT_STEP_BYTES;
+        let step = self.forwarded.wrapping_sub(self.forwarded_announced) >= CREDIT_STEP_BYTES;
         self.credit_due || (step && self.guest_done & SHUTDOWN_SEND == 0)
     }
 
-    fn done_untold(&self) -> u32 {
+    fn unannounced_done(&self) -> u32 {
         let send = if self.ended { SHUTDOWN_SEND } else { 0 };
         let receive = if self.unread { SHUTDOWN_RECEIVE } else { 0 };
-        (send | receive) & !self.told_done
+        (send | receive) & !self.announced_done
     }
 
     /// Whether both directions have ended, and everything that the guest sent has arrived.
     fn is_over(&self) -> bool {
-        let to_guest_over = self.told_done & SHUTDOWN_SEND != 0 || self.guest_done & SHUTDOWN_RECEIVE != 0;
+        let to_guest_over = self.announced_done & SHUTDOWN_SEND != 0 || self.guest_done & SHUTDOWN_RECEIVE != 0;
         self.guest_done & SHUTDOWN_SEND != 0 && self.backlog.is_empty() && (to_guest_over || self.guest_gone)
     }
 
@@ -414,12 +414,12 @@ impl Connection {
                 Err(_) => self.reader_is_gone(),
             }
         }
-        self.tell_end();
+        self.notify_end();
     }
 
-    fn tell_end(&mut self) {
-        if self.guest_done & SHUTDOWN_SEND != 0 && self.backlog.is_empty() && !self.end_told {
-            self.end_told = true;
+    fn notify_end(&mut self) {
+        if self.guest_done & SHUTDOWN_SEND != 0 && self.backlog.is_empty() && !self.end_announced {
+            self.end_announced = true;
             // A socket that is gone already causes an error, which does not matter.
             let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
         }

@@ -10,8 +10,8 @@ use nix::unistd::Pid;
 
 use crate::capsid::Capsid;
 use crate::census::Census;
+use crate::environment::patience;
 use crate::invocation::{Outcome, wait_until};
-use crate::parts::patience;
 
 /// Time limit of any call, in seconds.
 pub const WATCHDOG_S: u64 = 30;
