@@ -208,12 +208,12 @@ impl Container {
     /// Starts the container init in the cgroup.
     fn spawn(&self, context: &AgentContext, pod: Option<&Pod>, init_end: UnixStream) -> Result<Pid, LifecycleError> {
         let spawned = self.with_cgroup(|cgroup| {
-            let (program, folder) = (context.program.as_fd(), cgroup.folder().as_fd());
+            let (program, folder) = (context.spawner.program.as_fd(), cgroup.folder().as_fd());
             let spawn = || match pod {
                 None => sys::spawn_init(program, folder, init_end.as_fd(), PidNamespace::New),
                 Some(pod) => pod.spawn(program, folder, init_end.as_fd()),
             };
-            context.reaper.spawn(spawn, self.lifecycle.on_exit())
+            context.spawner.reaper.spawn(spawn, self.lifecycle.on_exit())
         });
         let spawned = spawned.ok_or(LifecycleError::Ended)?.map_err(LifecycleError::Spawn)?;
         self.lifecycle.begin(spawned.pidfd);

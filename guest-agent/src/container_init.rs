@@ -11,13 +11,11 @@ mod streams;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 
 use capsid_protocol::message::agent_message::Kind as Report;
 use capsid_protocol::message::host_message::Kind as HostKind;
 use capsid_protocol::{
-    AgentMessage, ContainerSpec, Created, Failed, FailedStep, FrameError, HostMessage, Request, frame, read_frame,
-    write_frame,
+    AgentMessage, ContainerSpec, Created, FailedStep, FrameError, HostMessage, frame, read_frame, write_frame,
 };
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -29,12 +27,15 @@ use crate::capability::{PrivilegeError, become_user};
 use crate::disk::{DiskError, STAGING, add_slots, mount_root};
 use crate::exec::{self, ExecError};
 use crate::limits::STAGING_TMPFS;
-use crate::mount::{self, MountError, StepError};
-use crate::network::{Device, NetworkError};
+use crate::mount::{self, MountError};
+use crate::namespaces::{self, NamespaceError};
+use crate::network::Device;
 use crate::plan::plan;
+use crate::pod_init::{self, PodInitError};
+use crate::rootfs::{self, StepError};
 use crate::task::{self, Prepared};
 use crate::user::{Identity, UserError, resolve};
-use crate::{control, init, log, pod, sys};
+use crate::{control, failure, init, pod, sys};
 use streams::{Streams, find_null, make_streams, take_streams};
 
 /// Failed step of a container init.
@@ -55,21 +56,15 @@ pub(crate) enum InitError {
     /// New namespaces cannot be made.
     #[error("cannot make the namespaces")]
     Namespaces(#[source] Errno),
+    /// The new namespaces cannot be set up.
+    #[error(transparent)]
+    SetUp(#[from] NamespaceError),
+    /// The first process of a pod's pid namespace failed.
+    #[error(transparent)]
+    PodInit(#[from] PodInitError),
     /// Mount propagation cannot be turned off.
     #[error("cannot make the mounts private")]
     Private(#[source] Errno),
-    /// The host name cannot be set.
-    #[error("cannot set the host name")]
-    Hostname(#[source] Errno),
-    /// The loopback interface cannot be brought up.
-    #[error("cannot bring the loopback interface up")]
-    Loopback(#[source] Errno),
-    /// The network cannot be set up.
-    #[error("cannot give the container its network")]
-    Network(#[source] NetworkError),
-    /// A kernel parameter cannot be set.
-    #[error("cannot set the kernel parameter {name}")]
-    Sysctl { name: String, source: std::io::Error },
     /// Protection from being traced and read cannot be set.
     #[error("cannot become non-dumpable")]
     Dumpable(#[source] Errno),
@@ -128,10 +123,8 @@ impl InitError {
     fn step(&self) -> FailedStep {
         match self {
             Self::Control(_) | Self::Unexpected | Self::HandOver(_) | Self::Fork(_) => FailedStep::Unknown,
-            Self::Join(_) | Self::Namespaces(_) | Self::Private(_) | Self::Hostname(_) | Self::Loopback(_) => {
-                FailedStep::Namespace
-            }
-            Self::Sysctl { .. } | Self::Network(_) => FailedStep::Namespace,
+            Self::Join(_) | Self::Namespaces(_) | Self::Private(_) | Self::SetUp(_) => FailedStep::Namespace,
+            Self::PodInit(error) => error.step(),
             Self::WorkingDirectory { .. } | Self::Step(StepError::WorkingDirectory { .. }) => {
                 FailedStep::WorkingDirectory
             }
@@ -162,18 +155,18 @@ pub(crate) fn run() -> i32 {
     };
     let id = spec.id.clone();
     // The program's process, when it is a child of this one or of the agent, reports and ends by itself.
-    let outcome = if pod::is_first(&spec) {
-        pod::be_first()
+    let outcome = if pod_init::is_first(&spec) {
+        pod_init::be_first().map_err(InitError::PodInit)
     } else if spec.join.is_some() {
         join::become_joiner(spec, fds, &mut control)
     } else {
         become_program(spec, fds, &mut control)
     };
-    let failure = match outcome {
+    let error = match outcome {
         Ok(exit_code) => return exit_code,
-        Err(failure) => failure,
+        Err(error) => error,
     };
-    let failed = failed(&id, failure.step(), &failure);
+    let failed = failure::failed(&id, error.step(), &error);
     // Without the agent nobody can be notified.
     let _ = write_frame(
         &mut control,
@@ -188,28 +181,6 @@ pub(crate) fn run() -> i32 {
 fn receive_spec(control: &UnixStream) -> Result<(ContainerSpec, Vec<OwnedFd>), FrameError> {
     let (body, fds) = control::receive(control)?;
     Ok((frame::decode_body(&body)?, fds))
-}
-
-/// Converts an error for the protocol: the chain in one line, and the deepest `errno` in it.
-pub(crate) fn failed(id: &str, step: FailedStep, error: &(dyn std::error::Error + 'static)) -> Failed {
-    let mut errno = 0;
-    let mut next = Some(error);
-    while let Some(e) = next {
-        let raw = e.downcast_ref::<Errno>().map(|e| e.raw_os_error());
-        let raw = raw.or_else(|| {
-            e.downcast_ref::<std::io::Error>()
-                .and_then(std::io::Error::raw_os_error)
-        });
-        errno = raw.unwrap_or(errno);
-        next = e.source();
-    }
-    Failed {
-        container: id.to_owned(),
-        step: step as i32,
-        errno,
-        message: log::chain(error),
-        request: Request::Run as i32,
-    }
 }
 
 /// Runs all steps of a container init. Returns the exit code of an init, or the error; does not return once a program
@@ -276,7 +247,7 @@ fn leave_agent(spec: &ContainerSpec, pod: Vec<OwnedFd>) -> Result<(), InitError>
     let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
     rustix::process::umask(Mode::empty());
     let device = match (&spec.network, &spec.pod) {
-        (Some(_), None) => Some(Device::here().map_err(InitError::Network)?),
+        (Some(_), None) => Some(Device::here().map_err(NamespaceError::Network)?),
         _ => None,
     };
     match &spec.pod {
@@ -290,33 +261,9 @@ fn leave_agent(spec: &ContainerSpec, pod: Vec<OwnedFd>) -> Result<(), InitError>
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(InitError::Private)?;
     if spec.pod.is_none() {
-        set_up_namespaces(spec, device)?;
+        namespaces::set_up(spec, device)?;
     }
     fs::write("/proc/self/oom_score_adj", "0").map_err(InitError::OomScore)
-}
-
-/// Sets up the calling thread's new namespaces as a container expects. `device` belongs to its former network
-/// namespace.
-pub(crate) fn set_up_namespaces(spec: &ContainerSpec, device: Option<Device>) -> Result<(), InitError> {
-    rustix::system::sethostname(spec.hostname.as_bytes()).map_err(InitError::Hostname)?;
-    loopback_up().map_err(InitError::Loopback)?;
-    if let (Some(device), Some(network)) = (device, &spec.network) {
-        device.bring(network).map_err(InitError::Network)?;
-    }
-    for sysctl in &spec.sysctls {
-        let path = Path::new("/proc/sys").join(sysctl.name.replace('.', "/"));
-        fs::write(path, &sysctl.value).map_err(|source| InitError::Sysctl {
-            name: sysctl.name.clone(),
-            source,
-        })?;
-    }
-    Ok(())
-}
-
-fn loopback_up() -> Result<(), Errno> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    sys::bring_loopback_up(socket.as_fd())
 }
 
 /// Assembles the complete root. Returns its path, the streams, and the identity of the program.
@@ -328,7 +275,7 @@ fn make_root(spec: &ContainerSpec) -> Result<(std::path::PathBuf, Streams, Ident
     let path = mount_root(&spec.root).map_err(InitError::Disk)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = Root::new(rustix::fs::open(&path, flags, Mode::empty()).map_err(InitError::Root)?);
-    let terminal = mount::execute(&root, &plan(spec), spec).map_err(InitError::Step)?;
+    let terminal = rootfs::execute(&root, &plan(spec), spec).map_err(InitError::Step)?;
     let identity = resolve(&root, &spec.user, &spec.additional_groups).map_err(InitError::User)?;
     let streams = make_streams(spec, || null(&root), terminal, &identity).map_err(InitError::Streams)?;
     Ok((path, streams, identity))
@@ -338,7 +285,7 @@ fn make_root(spec: &ContainerSpec) -> Result<(std::path::PathBuf, Streams, Ident
 fn null(root: &Root) -> Result<OwnedFd, Errno> {
     match find_null(root)? {
         Some(found) => Ok(found),
-        None => mount::null_device(OFlags::RDONLY),
+        None => rootfs::null_device(OFlags::RDONLY),
     }
 }
 
@@ -451,7 +398,7 @@ mod tests {
                 source: Errno::IO,
             },
         });
-        let failed = failed("id", error.step(), &error);
+        let failed = failure::failed("id", error.step(), &error);
         assert_eq!(
             (failed.step(), failed.errno),
             (FailedStep::Mount, Errno::IO.raw_os_error())

@@ -103,9 +103,9 @@ impl ExecProcess {
     /// Starts the container init in the container's cgroup. Nobody waits for its own end.
     fn spawn(&self, context: &AgentContext, init_end: UnixStream, first: &OwnedFd) -> Result<Spawned, LifecycleError> {
         let spawn_in = |folder: &OwnedFd| {
-            let (program, folder) = (context.program.as_fd(), folder.as_fd());
+            let (program, folder) = (context.spawner.program.as_fd(), folder.as_fd());
             let spawn = || sys::spawn_init(program, folder, init_end.as_fd(), PidNamespace::Inherited);
-            context.reaper.spawn(spawn, Box::new(|_| {}))
+            context.spawner.reaper.spawn(spawn, Box::new(|_| {}))
         };
         let spawned = self.container.with_cgroup(|cgroup: &Cgroup| {
             match spawn_in(cgroup.folder()) {
@@ -140,7 +140,7 @@ impl ExecProcess {
 
     /// Makes the forked process this lifecycle's.
     fn adopt(&self, context: &AgentContext, pidfd: OwnedFd) -> Result<Pid, LifecycleError> {
-        match context.reaper.adopt(&pidfd, self.lifecycle.on_exit()) {
+        match context.spawner.reaper.adopt(&pidfd, self.lifecycle.on_exit()) {
             Ok(pid) => {
                 self.lifecycle.begin(pidfd);
                 Ok(pid)

@@ -4,8 +4,6 @@
 
 use std::time::Duration;
 
-use crate::populate::Bounds;
-
 /// Maximum containers of one pod at a time. Each costs the agent a few threads; pods of people hold fewer than twenty.
 pub(crate) const CONTAINERS_MAX: usize = 128;
 
@@ -130,3 +128,12 @@ pub(crate) const DESCRIPTORS_MAX: u64 = 1 << 20;
 
 /// Bytes copied at once between a stream and its pipe: the capacity of a pipe.
 pub(crate) const COPY_BYTES: usize = 64 << 10;
+
+/// Bounds on the cost of one copy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Maximum number of files of every kind.
+    pub(crate) entries: usize,
+    /// Maximum number of folder levels.
+    pub(crate) depth: usize,
+}

@@ -46,6 +46,7 @@ mod tests {
     use super::*;
     use crate::container_init::InitError;
     use crate::disk::DiskError;
+    use crate::namespaces::NamespaceError;
 
     #[test]
     fn a_chain_is_one_line() {
@@ -55,7 +56,7 @@ mod tests {
 
     #[test]
     fn system_errors_are_said_in_words() {
-        let error = InitError::Hostname(Errno::PERM);
+        let error = NamespaceError::Hostname(Errno::PERM);
         assert_eq!(chain(&error), "cannot set the host name: operation not permitted");
     }
 }

@@ -20,22 +20,27 @@ mod disk_slots;
 mod disk_users;
 mod exec;
 mod exec_process;
+mod failure;
 mod free_space;
 mod guest;
 mod init;
 mod limits;
 mod log;
 mod mount;
+mod namespaces;
 mod network;
 mod plan;
 mod pod;
+mod pod_init;
 mod populate;
 mod process_lifecycle;
 mod processes;
 mod reaper;
 mod request;
+mod rootfs;
 mod session;
 mod share;
+mod spawner;
 mod spec;
 mod stream;
 mod sys;
@@ -54,10 +59,11 @@ use crate::disk_users::DiskUsers;
 use crate::process_lifecycle::AgentContext;
 use crate::reaper::Reaper;
 use crate::session::SessionError;
+use crate::spawner::Spawner;
 
 /// Runs the role that the binary was started in. Returns the exit code.
-fn run(is_stage: bool) -> i32 {
-    if is_stage {
+fn run(is_container_init: bool) -> i32 {
+    if is_container_init {
         return container_init::run();
     }
     if !rustix::process::getpid().is_init() {
@@ -85,13 +91,15 @@ fn serve(program: OwnedFd, agent_start_ns: u64) -> Result<(), SessionError> {
     sys::block_signals();
     sys::ignore_sigpipe();
     let context = Arc::new(AgentContext {
-        program,
-        reaper: Reaper::default(),
+        spawner: Spawner {
+            program,
+            reaper: Reaper::default(),
+        },
         disk_users: DiskUsers::default(),
         pod: Mutex::default(),
         pod_network: Mutex::default(),
     });
     let reaped = Arc::clone(&context);
-    threads::spawn("reaper", move || reaped.reaper.run()).map_err(SessionError::Thread)?;
+    threads::spawn("reaper", move || reaped.spawner.reaper.run()).map_err(SessionError::Thread)?;
     session::run(context, agent_start_ns)
 }

@@ -11,19 +11,16 @@ use std::os::unix::net::UnixStream;
 use capsid_protocol::{ContainerSpec, FrameError, spec, write_frame};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::MountPropagationFlags;
-use rustix::process::DumpableBehavior;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::cgroup::{self, Cgroup, CgroupError};
-use crate::container_init::{self, InitError};
-use crate::disk::STAGING;
+use crate::log;
 use crate::mount::{self, MountError};
+use crate::namespaces::{self, NamespaceError};
 use crate::network::Device;
 use crate::plan::attribute;
-use crate::process_lifecycle::AgentContext;
+use crate::spawner::Spawner;
 use crate::sys::{self, PidNamespace, Spawned};
-use crate::{init, log};
 
 /// Mount point of the shared memory, in the agent's mount namespace, of which each container init has a copy at first.
 pub(crate) const SHM: &str = "/shm";
@@ -45,7 +42,7 @@ pub(crate) enum PodError {
     Namespaces(#[source] Errno),
     /// Host name, loopback interface, network device or kernel parameters cannot be set.
     #[error("cannot set up the namespaces")]
-    SetUp(#[source] InitError),
+    SetUp(#[source] NamespaceError),
     /// A namespace cannot be opened to hold it.
     #[error("cannot open the namespace {path}")]
     Open { path: String, source: std::io::Error },
@@ -88,7 +85,7 @@ struct Pids {
 
 impl Pod {
     /// Makes the pod for its first container.
-    pub(crate) fn make(first: &ContainerSpec, pod: &spec::Pod, context: &AgentContext) -> Result<Self, PodError> {
+    pub(crate) fn make(first: &ContainerSpec, pod: &spec::Pod, spawner: &Spawner) -> Result<Self, PodError> {
         let cgroup = Cgroup::make(None, CGROUP, &pod.limits).map_err(PodError::Cgroup)?;
         cgroup.share_out();
         mount_shm(pod.shm_bytes)?;
@@ -97,7 +94,7 @@ impl Pod {
             cgroup,
             pids: pod
                 .shares_pids
-                .then(|| Pids::make(&first.id, pod, context))
+                .then(|| Pids::make(&first.id, pod, spawner))
                 .transpose()?,
         })
     }
@@ -151,9 +148,9 @@ pub(crate) fn enter(namespaces: &[OwnedFd]) -> Result<(), Errno> {
 fn make_namespaces(first: ContainerSpec) -> Result<Namespaces, PodError> {
     let make = move || {
         let device = first.network.as_ref().map(|_| Device::here()).transpose();
-        let device = device.map_err(|e| PodError::SetUp(InitError::Network(e)))?;
+        let device = device.map_err(|e| PodError::SetUp(NamespaceError::Network(e)))?;
         sys::unshare_pod_namespaces().map_err(PodError::Namespaces)?;
-        container_init::set_up_namespaces(&first, device).map_err(PodError::SetUp)?;
+        namespaces::set_up(&first, device).map_err(PodError::SetUp)?;
         let open = |kind: &str| open_namespace(&format!("/proc/thread-self/ns/{kind}"));
         Ok([open("net")?, open("ipc")?, open("uts")?])
     };
@@ -184,13 +181,13 @@ fn mount_shm(bytes: u64) -> Result<(), PodError> {
 }
 
 impl Pids {
-    fn make(id: &str, pod: &spec::Pod, context: &AgentContext) -> Result<Self, PodError> {
+    fn make(id: &str, pod: &spec::Pod, spawner: &Spawner) -> Result<Self, PodError> {
         let (mut control, init_end) = UnixStream::pair().map_err(|e| PodError::Control(FrameError::Io(e)))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let cgroup = rustix::fs::open(cgroup::AGENT, flags, Mode::empty()).map_err(PodError::First)?;
-        let (program, folder) = (context.program.as_fd(), cgroup.as_fd());
+        let (program, folder) = (spawner.program.as_fd(), cgroup.as_fd());
         let spawn = || sys::spawn_init(program, folder, init_end.as_fd(), PidNamespace::New);
-        let first = context.reaper.spawn(spawn, Box::new(|_| {})).map_err(PodError::First)?;
+        let first = spawner.reaper.spawn(spawn, Box::new(|_| {})).map_err(PodError::First)?;
         let namespace = open_namespace(&format!("/proc/{}/ns/pid", first.pid.as_raw_nonzero()))?;
         let own = open_namespace("/proc/self/ns/pid")?;
         // Nothing to run: see `be_first`.
@@ -207,23 +204,4 @@ impl Pids {
             _control: control,
         })
     }
-}
-
-/// Whether a container init is to be the first process of a pod's pid namespace.
-pub(crate) fn is_first(spec: &ContainerSpec) -> bool {
-    spec.pod.is_some() && spec.args.is_empty()
-}
-
-/// Runs as the first process of a pod's pid namespace: hides from the guest, and reaps the orphans of containers.
-pub(crate) fn be_first() -> Result<i32, InitError> {
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(InitError::Dumpable)?;
-    sys::unshare_own_namespaces().map_err(InitError::Namespaces)?;
-    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(InitError::Private)?;
-    let nothing = attribute::READONLY | attribute::NOSUID | attribute::NODEV | attribute::NOEXEC;
-    mount::filesystem("tmpfs", &[("size", "0")], &[], nothing)
-        .and_then(|m| mount::attach(&m, CWD, STAGING))
-        .map_err(InitError::Staging)?;
-    mount::enter(STAGING.as_ref()).map_err(InitError::Root)?;
-    init::reap_for_ever()
 }

@@ -12,7 +12,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::limits::XATTR_BYTES_MAX;
+use crate::limits::{Bounds, XATTR_BYTES_MAX};
 
 /// Extended attribute of a volume's root folder while the volume is being filled. Never copied: an image must not mark
 /// a volume as incomplete.
@@ -40,15 +40,6 @@ pub(crate) enum PopulateError {
     /// The content of one file could not be copied.
     #[error("cannot copy the content of {name:?}")]
     Content { name: OsString, source: std::io::Error },
-}
-
-/// Bounds on the cost of one copy.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
-    /// Maximum number of files of every kind.
-    pub(crate) entries: usize,
-    /// Maximum number of folder levels.
-    pub(crate) depth: usize,
 }
 
 /// Copies the tree below the folder `from` to the folder `to`: content, modes, owners, times, extended attributes and

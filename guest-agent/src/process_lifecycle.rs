@@ -23,17 +23,15 @@ use crate::disk_users::DiskUsers;
 use crate::limits::{PENDING_SIGNALS_MAX, STREAM_WAIT};
 use crate::network::{self, NetworkError};
 use crate::pod::{Pod, PodError};
-use crate::reaper::Reaper;
+use crate::spawner::Spawner;
 use crate::spec::SpecError;
 use crate::stream::{self, Copies};
-use crate::{container_init, control, log, sys, terminal};
+use crate::{control, failure, log, sys, terminal};
 
 /// Context shared by all containers and processes of a session.
 pub(crate) struct AgentContext {
-    /// Program of the agent, for container inits.
-    pub(crate) program: OwnedFd,
-    /// Reaper of all children.
-    pub(crate) reaper: Reaper,
+    /// Means to start processes.
+    pub(crate) spawner: Spawner,
     /// Reference counts of disks.
     pub(crate) disk_users: DiskUsers,
     /// Pod that containers share, once there is one.
@@ -51,7 +49,9 @@ impl AgentContext {
             let mut first = spec.clone();
             let changed = self.pod_network.lock().unwrap_or_else(PoisonError::into_inner).take();
             first.network = changed.or(first.network);
-            *pod = Some(Arc::new(Pod::make(&first, wanted, self).map_err(LifecycleError::Pod)?));
+            *pod = Some(Arc::new(
+                Pod::make(&first, wanted, &self.spawner).map_err(LifecycleError::Pod)?,
+            ));
         }
         Ok(pod.clone())
     }
@@ -126,7 +126,7 @@ impl LifecycleError {
         };
         match self {
             Self::Failed(failed) => failed,
-            error => container_init::failed(id, step, &error),
+            error => failure::failed(id, step, &error),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::arguments::ArgumentReaders;
 use crate::cgroup::{self, Cgroup, CgroupError};
 use crate::container::Container;
 use crate::network::{self, NetworkError};
-use crate::{container_init, processes};
+use crate::{failure, processes};
 
 /// Error of a request.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +58,7 @@ fn kind_of(intent: &Intent) -> Option<(Request, &str)> {
 /// Returns the report that a request failed.
 pub(crate) fn failure(intent: &Intent, error: &RequestError) -> Option<Report> {
     let (request, id) = kind_of(intent)?;
-    let mut failed = container_init::failed(id, error.step(), error);
+    let mut failed = failure::failed(id, error.step(), error);
     failed.request = request as i32;
     Some(Report::Failed(failed))
 }

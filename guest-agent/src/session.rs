@@ -28,7 +28,7 @@ use crate::limits::{
 };
 use crate::process_lifecycle::{AgentContext, LifecycleError, ProcessLifecycle};
 use crate::request::{self, RequestError};
-use crate::{clock, container_init, free_space, log, sys, threads};
+use crate::{clock, failure, free_space, log, sys, threads};
 
 /// Error that ended a session other than by `Shutdown`.
 #[derive(Debug, thiserror::Error)]
@@ -236,7 +236,7 @@ impl Session {
     fn create(self: &Arc<Self>, spec: ContainerSpec) {
         let id = spec.id.clone();
         let failed = |step, error: &(dyn std::error::Error + 'static)| {
-            self.report(Report::Failed(container_init::failed(&id, step, error)));
+            self.report(Report::Failed(failure::failed(&id, step, error)));
         };
         let member = match self.admit(spec) {
             Ok(member) => member,

@@ -21,11 +21,11 @@ pub(crate) const INIT_NAME: &CStr = c"capsid-agent-init";
 extern "C" fn main(_argc: libc::c_int, argv: *const *const libc::c_char) -> libc::c_int {
     // SAFETY: the kernel passes `argv` with at least a terminating null pointer.
     let first = unsafe { *argv };
-    let is_stage = !first.is_null() && {
+    let is_container_init = !first.is_null() && {
         // SAFETY: `first` is not null, and the kernel ends every argument with a zero byte.
         unsafe { CStr::from_ptr(first) == INIT_NAME }
     };
-    crate::run(is_stage)
+    crate::run(is_container_init)
 }
 
 /// Turns a `-1` into the thread's `errno`.

@@ -354,3 +354,11 @@ fn host_modules_depend_in_one_direction() {
     assert!(graph["plan"].contains("model") && graph.len() > 40, "{graph:?}");
     assert_eq!(cyclic(graph), Vec::<String>::new());
 }
+
+/// As in the host's program: mounts, namespaces and failures lie below those who use them.
+#[test]
+fn agent_modules_depend_in_one_direction() {
+    let graph = module_graph(&root().join("guest-agent/src"));
+    assert!(graph["rootfs"].contains("mount") && graph.len() > 30, "{graph:?}");
+    assert_eq!(cyclic(graph), Vec::<String>::new());
+}

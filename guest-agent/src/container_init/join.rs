@@ -20,7 +20,7 @@ use super::streams::{empty_input, find_null, make_streams, take_streams};
 use super::{InitError, confine, do_task, execute, hand_over, prepare_task, wait_for_start, with_home};
 use crate::beneath::Root;
 use crate::control;
-use crate::mount::StepError;
+use crate::rootfs::StepError;
 use crate::sys::{self, Spawned};
 use crate::task::Prepared;
 use crate::terminal::Terminal;

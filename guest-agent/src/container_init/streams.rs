@@ -12,7 +12,7 @@ use super::InitError;
 use crate::beneath::Root;
 use crate::terminal::{Terminal, set_size};
 use crate::user::Identity;
-use crate::{mount, sys};
+use crate::{rootfs, sys};
 
 /// Both ends of a container's streams.
 pub(super) struct Streams {
@@ -31,7 +31,7 @@ pub(super) fn make_streams(
 ) -> Result<Streams, Errno> {
     if let Some(terminal) = terminal {
         set_size(&terminal.container_end, spec.terminal.unwrap_or_default())?;
-        mount::give_to(&terminal.container_end, identity.uid)?;
+        rootfs::give_to(&terminal.container_end, identity.uid)?;
         return Ok(Streams {
             agent: vec![terminal.agent_end],
             own: vec![terminal.container_end],
@@ -52,7 +52,7 @@ pub(super) fn make_streams(
     }
     let pipes = if spec.stdin { &own[..] } else { &own[1..] };
     for pipe in pipes {
-        mount::give_to(pipe, identity.uid)?;
+        rootfs::give_to(pipe, identity.uid)?;
     }
     Ok(Streams { agent, own })
 }
