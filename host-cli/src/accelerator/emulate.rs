@@ -238,7 +238,7 @@ impl Sockets {
             disks: (0..disks)
                 .map(|index| connect(&format!("disk{index}"), &disk))
                 .collect::<Result<_, _>>()?,
-            disk_slots: has_disk_slots.then(|| connect("disk slots", &disk)).transpose()?,
+            disk_slots: has_disk_slots.then(|| connect("disk-slots", &disk)).transpose()?,
             net: None,
         })
     }
