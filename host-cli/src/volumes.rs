@@ -26,8 +26,9 @@ use crate::plan;
 use crate::scratch::{self, ScratchError};
 use crate::state::{Pending, State, StateError, Step};
 
-/// Time limit for a pod to wait for a volume whose last pod was killed: its processes are about to end.
-const LAST_POD_WAIT: Duration = Duration::from_secs(5);
+/// Time limit for a pod to wait for a volume that no running container has: the processes of its last pod are about to
+/// end, or another container is preparing it.
+const LAST_POD_WAIT: Duration = Duration::from_secs(20);
 /// Interval between attempts to lock the volume.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
