@@ -101,7 +101,7 @@ pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
 /// Opens a file of Capsid's for reading.
 ///
 /// # Errors
-/// Those of [`open`].
+/// Errors of [`open`].
 pub fn read(path: &Path) -> io::Result<File> {
     open(path, OpenOptions::new().read(true))
 }
@@ -109,7 +109,7 @@ pub fn read(path: &Path) -> io::Result<File> {
 /// Opens a file of Capsid's for writing, created with mode 0600 if missing and truncated otherwise.
 ///
 /// # Errors
-/// Those of [`open`].
+/// Errors of [`open`].
 pub fn create(path: &Path) -> io::Result<File> {
     let file = open(
         path,
@@ -122,7 +122,7 @@ pub fn create(path: &Path) -> io::Result<File> {
 /// Opens a file that serves as a lock, created with mode 0600 if missing.
 ///
 /// # Errors
-/// Those of [`open`].
+/// Errors of [`open`].
 pub fn lock_file(path: &Path) -> io::Result<File> {
     open(
         path,
