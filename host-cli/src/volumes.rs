@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use capsid_image::own_file;
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::accelerator::Disk;
 use crate::clock;
@@ -27,7 +28,7 @@ use crate::scratch::{self, ScratchError};
 use crate::state::{Pending, State, StateError, Step};
 
 /// Time limit for a pod to wait for a volume that no running container has: the processes of its last pod are about to
-/// end, or another container is preparing it.
+/// end.
 const LAST_POD_WAIT: Duration = Duration::from_secs(20);
 /// Interval between attempts to lock the volume.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -111,6 +112,35 @@ impl VolumesLock {
         let file = own_file::lock_file(&data.join(LOCK))?;
         rustix::fs::flock(&file, operation)?;
         Ok(Self { _file: file })
+    }
+}
+
+/// Lock on volumes that a container uses first while it may only read them: one container prepares them for all.
+#[derive(Debug)]
+pub(crate) struct FirstUseLock {
+    _folders: Vec<File>,
+}
+
+impl FirstUseLock {
+    /// Takes the lock of each of these different volumes, without waiting. Returns `None` while another container has
+    /// one.
+    pub(crate) fn try_take(data: &Path, names: &[&str]) -> Result<Option<Self>, VolumeError> {
+        let mut folders = Vec::with_capacity(names.len());
+        for &name in names {
+            let failed = |source: io::Error| VolumeError::Open {
+                name: name.into(),
+                source,
+            };
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let folder =
+                rustix::fs::open(all(data).join(name), flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
+            match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => folders.push(File::from(folder)),
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(errno) => return Err(failed(errno.into())),
+            }
+        }
+        Ok(Some(Self { _folders: folders }))
     }
 }
 
@@ -345,7 +375,7 @@ fn open_one(
     loop {
         match rustix::fs::flock(&file, operation) {
             Ok(()) => break,
-            Err(rustix::io::Errno::WOULDBLOCK) => {}
+            Err(Errno::WOULDBLOCK) => {}
             Err(e) => return Err(failed(e.into())),
         }
         let holder = state
@@ -376,6 +406,25 @@ fn needs_recovery(disk: &File) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_first_use_is_one_containers_at_a_time() {
+        let data = tempfile::tempdir().unwrap();
+        for name in ["one", "two"] {
+            DirBuilder::new()
+                .recursive(true)
+                .create(all(data.path()).join(name))
+                .unwrap();
+        }
+        let take = |names: &[&str]| FirstUseLock::try_take(data.path(), names);
+        let first = take(&["one"]).unwrap();
+        assert!(first.is_some());
+        assert!(take(&["two", "one"]).unwrap().is_none());
+        assert!(take(&["two"]).unwrap().is_some(), "a failed attempt keeps no lock");
+        drop(first);
+        assert!(take(&["two", "one"]).unwrap().is_some());
+        assert!(matches!(take(&["gone"]), Err(VolumeError::Open { .. })));
+    }
 
     #[test]
     fn only_recorded_disks_without_a_row_are_swept() {

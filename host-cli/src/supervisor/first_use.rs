@@ -15,7 +15,7 @@ use super::offline_task;
 use crate::folders::Folders;
 use crate::model::Container;
 use crate::state::State;
-use crate::volumes::{self, Needed, VolumeError};
+use crate::volumes::{self, FirstUseLock, Needed, VolumeError};
 
 /// Time limit for another container to prepare a volume that both use first.
 const OTHER_WAIT: Duration = Duration::from_secs(60);
@@ -26,8 +26,23 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub(super) async fn prepare(folders: &Folders, state: &State, container: &Container) -> anyhow::Result<()> {
     let deadline = Instant::now() + OTHER_WAIT;
     loop {
-        let mut needed = volumes::needed(state, container, &siblings(container, state)?)?;
-        needed.retain(|volume| volume.is_to_be_prepared);
+        let needed = unprepared(state, container)?;
+        let mut names: Vec<&str> = needed.iter().map(|volume| volume.name.as_str()).collect();
+        // In one order, so that no two containers wait for each other.
+        names.sort_unstable();
+        names.dedup();
+        let Some(_lock) = FirstUseLock::try_take(&folders.data, &names)? else {
+            if Instant::now() > deadline {
+                bail!(
+                    "another container did not prepare a new volume ({}) in time",
+                    names.join(", ")
+                );
+            }
+            sleep(LOOK_EVERY).await;
+            continue;
+        };
+        // Another container may have prepared some before the lock was free.
+        let needed = unprepared(state, container)?;
         if needed.is_empty() {
             return Ok(());
         }
@@ -38,6 +53,13 @@ pub(super) async fn prepare(folders: &Folders, state: &State, container: &Contai
             Err(error) => return Err(error.context("cannot prepare the container's new volumes")),
         }
     }
+}
+
+/// Returns the volumes of a container that are new and read-only in it.
+fn unprepared(state: &State, container: &Container) -> anyhow::Result<Vec<Needed>> {
+    let mut needed = volumes::needed(state, container, &siblings(container, state)?)?;
+    needed.retain(|volume| volume.is_to_be_prepared);
+    Ok(needed)
 }
 
 /// Returns the container with these volumes alone: its others may be in use, and are of no use to the machine.
