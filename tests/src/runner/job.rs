@@ -101,7 +101,10 @@ fn host_job(executable: &Executable, options: &Options) -> Job {
     let place = if row.is_some() { Place::Emulate } else { Place::Host };
     let mut environment = vec![("CAPSID_ACCEL".to_owned(), "emulate".to_owned())];
     if options.full {
-        let counts = FULL_COUNTS.iter().copied();
+        let counts = FULL_COUNTS
+            .iter()
+            .copied()
+            .filter(|(name, _)| std::env::var_os(name).is_none());
         environment.extend(counts.map(|(name, count)| (name.to_owned(), count.to_owned())));
     }
     Job {
