@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::Options;
 use crate::executables::{Executable, Executables};
@@ -55,8 +56,19 @@ pub(crate) struct Job {
     pub(crate) work: Work,
     /// Expected duration in seconds: the longest jobs start first.
     pub(crate) seconds: u64,
+    /// Time limit without the end of a test.
+    pub(crate) quiet_limit: Duration,
     pub(crate) environment: Vec<(String, String)>,
 }
+
+/// Time limit without the end of a test: longer than any test takes on a busy machine.
+const QUIET_LIMIT: Duration = Duration::from_secs(400);
+/// The same for tests with their full counts, each of which takes minutes.
+const FULL_QUIET_LIMIT: Duration = Duration::from_secs(3600);
+/// The same in a lab, where the longest test takes minutes.
+const LAB_QUIET_LIMIT: Duration = Duration::from_secs(900);
+/// Time limit without a word of a check, such as the lints.
+const CHECK_QUIET_LIMIT: Duration = Duration::from_secs(1200);
 
 /// Checks other than tests: name, command, expected seconds.
 const CHECKS: &[(&str, &[&str], u64)] = &[
@@ -79,6 +91,7 @@ pub(crate) fn plan(executables: &Executables, options: &Options, kvm: Place) -> 
             place: Place::Host,
             work: Work::Check(command),
             seconds: *seconds,
+            quiet_limit: CHECK_QUIET_LIMIT,
             environment: Vec::new(),
         })
         .collect();
@@ -111,6 +124,7 @@ fn host_job(executable: &Executable, options: &Options) -> Job {
         name: executable.name.clone(),
         place,
         seconds: row.map_or(UNIT_SECONDS, |row| row.seconds),
+        quiet_limit: if options.full { FULL_QUIET_LIMIT } else { QUIET_LIMIT },
         work: Work::Tests(vec![Step {
             executable: executable.clone(),
             tests: executable.tests.clone(),
@@ -155,6 +169,7 @@ fn kvm_job(index: usize, place: Place, steps: Vec<Step>) -> Job {
         place,
         work: Work::Tests(steps),
         seconds: u64::try_from(tests).unwrap_or(u64::MAX).saturating_mul(factor),
+        quiet_limit: LAB_QUIET_LIMIT,
         environment: vec![("CAPSID_ACCEL".to_owned(), "kvm".to_owned())],
     }
 }

@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::process::Command;
-use std::time::Duration;
 
 use capsid_tests::environment;
 use capsid_tests::test_images::cache_folder;
@@ -22,15 +21,13 @@ use crate::schedule::JobRun;
 const EXIT_LAB: i32 = 125;
 const LABS_MAX: usize = 4;
 const TRIES_MAX: usize = 2;
-/// Time limit without the end of a test: the longest test takes minutes in a lab.
-const QUIET_LIMIT: Duration = Duration::from_secs(900);
 
 /// Runs the steps in as many labs as they need.
 pub(crate) fn run(job: &Job, steps: &[Step], run: &mut JobRun, log: &mut Log) -> io::Result<()> {
     let mut left = steps.to_vec();
     let mut tries: BTreeMap<(String, String), usize> = BTreeMap::new();
     for lab in 1..=LABS_MAX {
-        let ended = process::run(&mut lab_command(job, &left), &job.name, log, QUIET_LIMIT)?;
+        let ended = process::run(&mut lab_command(job, &left), &job.name, log, job.quiet_limit)?;
         for test in &ended.tests {
             *tries.entry((test.suite.clone(), test.name.clone())).or_default() += 1;
         }
@@ -133,6 +130,7 @@ fn quote(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
+    use std::time::Duration;
 
     use super::*;
     use crate::executables::Executable;

@@ -35,9 +35,6 @@ impl JobRun {
     }
 }
 
-/// Time limit without the end of a test: longer than any test takes on a busy machine.
-const QUIET_LIMIT: Duration = Duration::from_secs(400);
-
 /// Runs all jobs. Tests wait as much as they compute, so there is one job more than processors.
 pub(crate) fn run(mut jobs: Vec<Job>) -> Vec<JobRun> {
     jobs.sort_by_key(|job| std::cmp::Reverse(job.seconds));
@@ -87,7 +84,7 @@ fn run_job(job: &Job) -> JobRun {
         }
     };
     let outcome = match &job.work {
-        Work::Check(command) => run_check(command, &mut run, &mut log),
+        Work::Check(command) => run_check(job, command, &mut run, &mut log),
         Work::Tests(steps) if job.place == Place::Lab => lab::run(job, steps, &mut run, &mut log),
         Work::Tests(steps) => steps
             .iter()
@@ -101,8 +98,8 @@ fn run_job(job: &Job) -> JobRun {
     run
 }
 
-fn run_check(command: &[&str], run: &mut JobRun, log: &mut Log) -> io::Result<()> {
-    let ended = process::run(&mut in_root(command), &run.name, log, 3 * QUIET_LIMIT)?;
+fn run_check(job: &Job, command: &[&str], run: &mut JobRun, log: &mut Log) -> io::Result<()> {
+    let ended = process::run(&mut in_root(command), &run.name, log, job.quiet_limit)?;
     if ended.code != Some(0) {
         run.fault = Some(format!("`{}` failed", command.join(" ")));
     }
@@ -126,7 +123,7 @@ fn run_step(job: &Job, step: &Step, run: &mut JobRun, log: &mut Log) -> io::Resu
         .current_dir(&step.executable.folder)
         .env("CARGO_MANIFEST_DIR", &step.executable.folder)
         .envs(job.environment.iter().map(|(name, value)| (name, value)));
-    let ended = process::run(&mut command, &step.executable.name, log, QUIET_LIMIT)?;
+    let ended = process::run(&mut command, &step.executable.name, log, job.quiet_limit)?;
     run.fault = fault(&ended, step.tests.len());
     run.tests.extend(ended.tests);
     Ok(())
