@@ -2,7 +2,7 @@
 //!
 //! The threat: `/proc/PID/cmdline` is read from the memory of the process. If that memory is a file of a filesystem
 //! that the container itself serves, or waits for a handler of page faults, the read takes as long as the container
-//! likes. The thread that answers the host's requests never makes such a read: it waits a moment for a thread that
+//! likes. A thread that performs a request of the host never makes such a read: it waits a moment for a thread that
 //! does, and leaves that thread behind, with the process that it hangs at, for as long as the read lasts.
 
 use std::collections::{HashMap, HashSet};

@@ -168,12 +168,7 @@ pub(crate) fn run() -> i32 {
     };
     let failed = failure::failed(&id, error.step(), &error);
     // Without the agent nobody can be notified.
-    let _ = write_frame(
-        &mut control,
-        &AgentMessage {
-            kind: Some(Report::Failed(failed)),
-        },
-    );
+    let _ = write_frame(&mut control, &AgentMessage::from(Report::Failed(failed)));
     1
 }
 
@@ -294,9 +289,7 @@ fn hand_over(spec: &ContainerSpec, streams: Streams, control: &UnixStream) -> Re
     let created = Created {
         container: spec.id.clone(),
     };
-    let message = AgentMessage {
-        kind: Some(Report::Created(created)),
-    };
+    let message = AgentMessage::from(Report::Created(created));
     let bytes = frame::encode_frame(&message).map_err(InitError::Control)?;
     let fds: Vec<BorrowedFd<'_>> = streams.agent.iter().map(AsFd::as_fd).collect();
     control::send(control, &bytes, &fds).map_err(InitError::HandOver)?;

@@ -1,6 +1,6 @@
 //! Errors as the host reads them.
 
-use capsid_protocol::{Failed, FailedStep, Request};
+use capsid_protocol::{Failed, FailedStep};
 use rustix::io::Errno;
 
 use crate::log;
@@ -23,6 +23,5 @@ pub(crate) fn failed(id: &str, step: FailedStep, error: &(dyn std::error::Error 
         step: step as i32,
         errno,
         message: log::chain(error),
-        request: Request::Run as i32,
     }
 }

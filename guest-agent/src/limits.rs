@@ -98,8 +98,8 @@ pub(crate) const CGROUP_DESCENDANTS_MAX: usize = 10_000;
 /// Time limit for processes to stop: microseconds, unless one waits uninterruptibly for a disk.
 pub(crate) const FREEZE_WAIT: Duration = Duration::from_secs(2);
 
-/// Maximum requests of the host that wait for their answers.
-pub(crate) const REQUESTS_MAX: usize = 256;
+/// Maximum changes of what the host can store that wait: one is sent when the host's free space has changed.
+pub(crate) const KEEP_FREE_MAX: usize = 64;
 
 /// Maximum parts of the kernel's answer about the network device, each some forty addresses or routes: a container with
 /// the rights to do so makes as many as it likes.

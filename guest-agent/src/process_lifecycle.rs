@@ -285,11 +285,9 @@ impl ProcessLifecycle {
             return Ok(());
         }
         self.start_copies(ends, copies)?;
-        let start = HostMessage {
-            kind: Some(HostKind::Start(Start {
-                container: self.id.clone(),
-            })),
-        };
+        let start = HostMessage::from(HostKind::Start(Start {
+            container: self.id.clone(),
+        }));
         match write_frame(&mut control, &start) {
             Ok(()) => {}
             // Killed, and not yet reaped.
@@ -304,6 +302,7 @@ impl ProcessLifecycle {
             Err(e) => return Err(LifecycleError::Control(e)),
             Ok(AgentMessage {
                 kind: Some(Report::Failed(failed)),
+                ..
             }) => return Err(LifecycleError::Failed(failed)),
             Ok(_) => return Err(LifecycleError::Unexpected),
         }

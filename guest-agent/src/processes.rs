@@ -21,7 +21,7 @@ const PAGE_BYTES: u64 = 4096;
 
 /// Lists the processes `pids`. Those that ended meanwhile are left out; arguments that are slow to read are empty, like
 /// a zombie's.
-pub(crate) fn list(container: &str, mut pids: Vec<u32>, readers: &Arc<ArgumentReaders>) -> Listed {
+pub(crate) fn list(mut pids: Vec<u32>, readers: &Arc<ArgumentReaders>) -> Listed {
     pids.sort_unstable();
     let truncated = pids.len() > PROCESSES_MAX;
     pids.truncate(PROCESSES_MAX);
@@ -35,7 +35,6 @@ pub(crate) fn list(container: &str, mut pids: Vec<u32>, readers: &Arc<ArgumentRe
     bound_arguments(&mut processes);
     name_parents(&mut processes);
     Listed {
-        container: container.to_owned(),
         packed: Listed::pack(&processes),
         truncated,
     }
@@ -144,7 +143,7 @@ mod tests {
     #[test]
     fn this_process_is_told() {
         let own = std::process::id();
-        let listed = list("c", vec![own, u32::MAX], &Arc::default());
+        let listed = list(vec![own, u32::MAX], &Arc::default());
         let listed = listed.processes().unwrap();
         assert_eq!(listed.len(), 1);
         let process = &listed[0];

@@ -5,16 +5,17 @@ use std::io::Read;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use capsid_protocol::message::REQUESTS_MAX;
 use capsid_protocol::message::agent_message::Kind as Report;
 use capsid_protocol::message::host_message::Kind as Intent;
 use capsid_protocol::spec::{Network, TerminalSize};
 use capsid_protocol::{
-    AgentMessage, ContainerSpec, FailedStep, FrameError, Hello, HostMessage, SESSION_PORT, STREAM_PORT, Signal,
-    StreamHello, VERSION, read_frame, write_frame,
+    AgentMessage, ContainerSpec, FailedStep, FrameError, Hello, HostMessage, KeepFree, SESSION_PORT, STREAM_PORT,
+    Signal, StreamHello, VERSION, read_frame, write_frame,
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -24,10 +25,10 @@ use crate::arguments::ArgumentReaders;
 use crate::container::Container;
 use crate::exec_process::ExecProcess;
 use crate::limits::{
-    CONTAINERS_MAX, DIAL_WAIT, JOINERS_MAX, LINGER, REQUESTS_MAX, SHUTDOWN_WAIT, STREAM_WAIT, WAITING_STREAMS_MAX,
+    CONTAINERS_MAX, DIAL_WAIT, JOINERS_MAX, KEEP_FREE_MAX, LINGER, SHUTDOWN_WAIT, STREAM_WAIT, WAITING_STREAMS_MAX,
 };
 use crate::process_lifecycle::{AgentContext, LifecycleError, ProcessLifecycle};
-use crate::request::{self, RequestError};
+use crate::request::{Request, RequestError};
 use crate::{clock, failure, free_space, log, sys, threads};
 
 /// Error that ended a session other than by `Shutdown`.
@@ -68,8 +69,12 @@ struct Session {
     /// Signaled when a member is added or removed.
     changed: Condvar,
     waiting_streams: AtomicUsize,
-    /// Queue to the thread that answers: one, so that answers keep the order of their requests.
-    requests: SyncSender<Intent>,
+    /// Number of requests that are being performed.
+    pending_requests: AtomicUsize,
+    /// Threads that read the arguments of processes.
+    readers: Arc<ArgumentReaders>,
+    /// Queue to the thread that keeps disks free, in the order of the host's messages.
+    keep_free: SyncSender<KeepFree>,
     context: Arc<AgentContext>,
 }
 
@@ -103,10 +108,12 @@ pub(crate) fn run(context: Arc<AgentContext>, agent_start_ns: u64) -> Result<(),
     let mut reader = dial()?;
     let nonce = greet(&mut reader, agent_start_ns)?;
     let writer = reader.try_clone().map_err(SessionError::Dial)?;
-    let (requests, waiting_requests) = sync_channel(REQUESTS_MAX);
+    let (keep_free, keep_free_queue) = sync_channel(KEEP_FREE_MAX);
     let session = Arc::new(Session {
         nonce,
-        requests,
+        keep_free,
+        pending_requests: AtomicUsize::new(0),
+        readers: Arc::default(),
         writer: Mutex::new(writer),
         members: Mutex::default(),
         changed: Condvar::new(),
@@ -115,8 +122,10 @@ pub(crate) fn run(context: Arc<AgentContext>, agent_start_ns: u64) -> Result<(),
     });
     let acceptor = Arc::clone(&session);
     threads::spawn("accept", move || accept(&acceptor, &listener)).map_err(SessionError::Thread)?;
-    let answerer = Arc::clone(&session);
-    threads::spawn("requests", move || answerer.answer(&waiting_requests)).map_err(SessionError::Thread)?;
+    threads::spawn("keep-free", move || {
+        keep_free_queue.iter().for_each(|parts| free_space::keep(&parts));
+    })
+    .map_err(SessionError::Thread)?;
     let end = serve(&session, &mut reader);
     if session.end_members() && end.is_ok() {
         linger(&mut reader);
@@ -169,10 +178,7 @@ fn greet(host: &mut VsockStream, agent_start_ns: u64) -> Result<Vec<u8>, Session
         ..Hello::default()
     };
     // Also sent to a host of another version: it shows its user both numbers.
-    let answer = AgentMessage {
-        kind: Some(Report::Hello(answer)),
-    };
-    write_frame(host, &answer).map_err(SessionError::Write)?;
+    write_frame(host, &AgentMessage::from(Report::Hello(answer))).map_err(SessionError::Write)?;
     if hello.version != VERSION {
         return Err(SessionError::Version(hello.version));
     }
@@ -191,6 +197,7 @@ fn add_entropy(entropy: [u8; sys::ENTROPY_BYTES]) -> Result<(), Errno> {
 fn serve(session: &Arc<Session>, host: &mut VsockStream) -> Result<(), SessionError> {
     loop {
         let message: HostMessage = read_frame(host).map_err(SessionError::Read)?;
+        let id = message.request_id;
         match message.kind {
             Some(Intent::Create(spec)) => session.create(*spec),
             Some(Intent::Start(start)) => session.with(&start.container, ProcessLifecycle::start),
@@ -205,14 +212,12 @@ fn serve(session: &Arc<Session>, host: &mut VsockStream) -> Result<(), SessionEr
             Some(Intent::Shutdown(_)) => return Ok(()),
             // Answered by this thread, which waits for no container and no request.
             Some(Intent::Ping(ping)) => session.report(Report::Pong(clock::answer(&ping))),
-            Some(
-                intent @ (Intent::Freeze(_)
-                | Intent::Measure(_)
-                | Intent::List(_)
-                | Intent::Update(_)
-                | Intent::ConfigureNetwork(_)
-                | Intent::KeepFree(_)),
-            ) => session.ask(intent),
+            Some(Intent::KeepFree(parts)) => session.keep_free(parts),
+            Some(Intent::Freeze(freeze)) => session.request(id, Request::Freeze(freeze)),
+            Some(Intent::Measure(measure)) => session.request(id, Request::Measure(measure)),
+            Some(Intent::List(list)) => session.request(id, Request::List(list)),
+            Some(Intent::Update(update)) => session.request(id, Request::Update(update)),
+            Some(Intent::ConfigureNetwork(configure)) => session.request(id, Request::ConfigureNetwork(configure)),
             // Versions are equal, so these are mistakes of the host; there is nothing in them to act on.
             Some(Intent::Hello(_)) | None => log::warn("ignoring an unexpected message of the host"),
         }
@@ -224,11 +229,24 @@ impl Session {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a report to the host. The reader notices a host that is gone.
+    /// Sends a report to the host.
     fn report(&self, report: Report) {
+        self.send(&AgentMessage::from(report));
+    }
+
+    /// Sends the response to a request to the host.
+    fn respond(&self, request_id: u64, response: Report) {
+        self.send(&AgentMessage {
+            request_id,
+            kind: Some(response),
+        });
+    }
+
+    /// Sends a message to the host. The reader notices a host that is gone.
+    fn send(&self, message: &AgentMessage) {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(e) = write_frame(&mut *writer, &AgentMessage { kind: Some(report) }) {
-            log::warn(&format!("cannot tell the host: {}", log::chain(&e)));
+        if let Err(e) = write_frame(&mut *writer, message) {
+            log::warn(&format!("cannot write to the host: {}", log::chain(&e)));
         }
     }
 
@@ -300,32 +318,34 @@ impl Session {
         }
     }
 
-    /// Queues a request to be answered after those before it. A container that delays its answer does not delay the
-    /// session.
-    fn ask(&self, intent: Intent) {
-        if let Err(TrySendError::Full(intent) | TrySendError::Disconnected(intent)) = self.requests.try_send(intent)
-            && let Some(report) = request::failure(&intent, &RequestError::TooMany)
-        {
-            self.report(report);
+    /// Performs a request in a thread of its own: a container that delays its response delays no other request.
+    fn request(self: &Arc<Self>, id: u64, request: Request) {
+        let session = Arc::clone(self);
+        if self.pending_requests.fetch_add(1, Ordering::Relaxed) >= REQUESTS_MAX {
+            self.pending_requests.fetch_sub(1, Ordering::Relaxed);
+            return self.respond(id, request.failure(&RequestError::TooMany));
         }
-    }
-
-    /// Answers requests for ever.
-    fn answer(&self, requests: &Receiver<Intent>) {
-        let readers = Arc::new(ArgumentReaders::default());
-        for intent in requests {
-            if let Intent::KeepFree(parts) = &intent {
-                free_space::keep(parts);
-                continue;
-            }
-            let find = |id: &str| match self.members().get(id) {
+        let spawned = threads::spawn("request", move || {
+            let find = |id: &str| match session.members().get(id) {
                 Some(SessionProcess::Container(container)) => Some(Arc::clone(container)),
                 _ => None,
             };
-            let configure_network = |network: &Network| self.context.configure_pod_network(network);
-            if let Some(report) = request::answer(&intent, find, configure_network, &readers) {
-                self.report(report);
-            }
+            let configure_network = |network: &Network| session.context.configure_pod_network(network);
+            let response = request.perform(find, configure_network, &session.readers);
+            session.pending_requests.fetch_sub(1, Ordering::Relaxed);
+            session.respond(id, response);
+        });
+        if let Err(e) = spawned {
+            self.pending_requests.fetch_sub(1, Ordering::Relaxed);
+            let failed = failure::failed("", FailedStep::Unknown, &SessionError::Thread(e));
+            self.respond(id, Report::Failed(failed));
+        }
+    }
+
+    /// Queues a change of what the host can store. One that finds no room has no effect until the next.
+    fn keep_free(&self, parts: KeepFree) {
+        if self.keep_free.try_send(parts).is_err() {
+            log::warn("too many changes of the host's free space wait");
         }
     }
 

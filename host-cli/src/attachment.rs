@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::control::{Answer, Connection, ControlError, Failure, Moment, Request};
 use crate::detach::DetachKeys;
-use crate::model::Exit;
+use crate::model::{Exit, exit_code};
 use crate::signals::Signals;
 use crate::stdio::{self, Drained, Pumps, StreamError};
 use crate::terminal::{self, RawMode};
@@ -54,10 +54,10 @@ impl AttachError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Refused(failure) => failure.code,
-            Self::Interrupted(number) => 128u8.saturating_add(*number as u8),
+            Self::Interrupted(number) => exit_code::of_signal(number.unsigned_abs()),
             // The supervisor, and with it the machine, was killed.
-            Self::Control(ControlError::Closed) => 137,
-            _ => 125,
+            Self::Control(ControlError::Closed) => exit_code::KILLED,
+            _ => exit_code::FAILURE,
         }
     }
 }

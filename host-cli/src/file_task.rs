@@ -11,7 +11,8 @@ use prost::Message as _;
 
 use crate::app::AppContext;
 use crate::control::{Answer, Connection, Request};
-use crate::model::Status;
+use crate::guest_text::GuestText;
+use crate::model::{Status, exit_code};
 use crate::supervisor::offline_task::{self, OfflineTask};
 
 /// Time limit for a supervisor to begin: it sends a few messages to the guest first.
@@ -110,7 +111,7 @@ impl Rest {
         let words = words.await?;
         match (code, words.is_empty()) {
             (0, _) => Ok(()),
-            (137, true) => bail!("the container ended before it was done"),
+            (exit_code::KILLED, true) => bail!("the container ended before it was done"),
             (code, true) => bail!("the agent ended with exit code {code}"),
             (_, false) => bail!("{words}"),
         }
@@ -123,5 +124,5 @@ fn read_words(mut stderr: UnixStream) -> String {
     // A text that cannot be read counts as absent.
     let _ = stderr.by_ref().take(WORDS_BYTES_MAX).read_to_end(&mut bytes);
     let _ = std::io::copy(&mut stderr, &mut std::io::sink());
-    crate::supervisor::sanitise(String::from_utf8_lossy(&bytes).trim())
+    GuestText::new(bytes.trim_ascii()).into()
 }

@@ -63,6 +63,7 @@ mod events;
 mod file_task;
 mod folders;
 mod format;
+mod guest_text;
 mod health;
 mod id;
 mod initramfs;
@@ -103,6 +104,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use app::Context;
 use cli::{Cli, Command, ContainerCommand, ImageCommand, SystemCommand, verb};
+use model::exit_code;
 
 fn main() -> ExitCode {
     sys::keep_descriptors_from_children();
@@ -215,9 +217,13 @@ fn usage_error(error: &clap::Error) -> ExitCode {
         let message = commands::run::explain_flag(flag)
             .unwrap_or_else(|| format!("unknown flag: {flag} (see `capsid {verb} --help`)"));
         eprintln!("capsid: {message}");
-        return ExitCode::from(125);
+        return ExitCode::from(exit_code::FAILURE);
     }
     // Without clap's colors: it quotes the words of the line, which may come from anywhere.
     eprintln!("{}", error.render().to_string().trim_end());
-    ExitCode::from(if verb == "run" || flag.is_some() { 125 } else { 1 })
+    ExitCode::from(if verb == "run" || flag.is_some() {
+        exit_code::FAILURE
+    } else {
+        1
+    })
 }

@@ -2,7 +2,7 @@
 
 use crate::container_lock::ContainerLock;
 use crate::folders::Folders;
-use crate::model::{Container, Exit, PodStatus, Status};
+use crate::model::{Container, Exit, PodStatus, Status, exit_code};
 use crate::state::{Pending, State, StateError, Step};
 use crate::supervisor_process::SupervisorProcess;
 use crate::volumes::{self, VolumeError};
@@ -82,12 +82,12 @@ fn end_lost(state: &State, folders: &Folders, container: &Container) -> Result<(
         return Ok(());
     }
     let exit = Exit {
-        code: 137,
+        code: exit_code::KILLED,
         oom_killed: false,
         error: SUPERVISOR_KILLED.into(),
     };
     state.set_exited(&now.id, clock::now_ns(), &exit, Status::Exited)?;
-    events::record(&folders.data, &now, "die", &[("exitCode", "137")]);
+    events::record(&folders.data, &now, "die", &[("exitCode", &exit.code.to_string())]);
     Ok(())
 }
 

@@ -1,10 +1,12 @@
 //! Host's end of a session: frames to and from the agent. All messages of the agent are hostile.
 
+mod incoming;
+
 use std::io;
 use std::time::Duration;
 
 use capsid_protocol::frame::{FrameError, body_len, decode_body, encode_frame};
-use capsid_protocol::message::{agent_message, host_message};
+use capsid_protocol::message::host_message;
 use capsid_protocol::{AgentMessage, Hello, HostMessage, Ping, VERSION};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -12,6 +14,8 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 use crate::clock;
+
+pub(crate) use incoming::{GuestFailure, Incoming, ProcessEvent, Response};
 
 /// Time limit from a connected session to the agent's Hello. The connection is the readiness signal, so this is one
 /// round trip.
@@ -38,6 +42,13 @@ pub(crate) enum SessionError {
     Silent,
     #[error("the agent stopped responding: {0}")]
     Unresponsive(String),
+}
+
+impl SessionError {
+    /// Whether the connection broke, mostly because the machine is ending.
+    pub(crate) fn is_broken(&self) -> bool {
+        matches!(self, Self::Closed | Self::Io(_))
+    }
 }
 
 /// Session after its Hello.
@@ -75,7 +86,7 @@ impl Session {
         };
         sender.send(host_message::Kind::Hello(hello)).await?;
         let hello = match receiver.receive().await? {
-            agent_message::Kind::Hello(hello) => hello,
+            Incoming::Hello(hello) => hello,
             _ => return Err(SessionError::Unexpected),
         };
         if hello.version != VERSION {
@@ -102,7 +113,7 @@ impl Session {
 
 impl Receiver {
     /// Receives the next message; one of an unknown kind is an error, as both sides have the same version.
-    pub(crate) async fn receive(&mut self) -> Result<agent_message::Kind, SessionError> {
+    pub(crate) async fn receive(&mut self) -> Result<Incoming, SessionError> {
         let mut prefix = [0u8; 4];
         match self.0.read_exact(&mut prefix).await {
             Ok(_) => {}
@@ -116,14 +127,14 @@ impl Receiver {
             .map_err(|_| SessionError::Silent)?;
         read.map_err(SessionError::Io)?;
         let message: AgentMessage = decode_body(&body).map_err(SessionError::Frame)?;
-        message.kind.ok_or(SessionError::Unexpected)
+        message.try_into()
     }
 }
 
 impl Sender {
     /// Sends one message.
     pub(crate) async fn send(&mut self, kind: host_message::Kind) -> Result<(), SessionError> {
-        self.send_frame(&encode(kind)?).await
+        self.send_frame(&encode(&kind.into())?).await
     }
 
     /// Sends a frame that [`encode`] made. A session in which this was cancelled halfway is broken.
@@ -133,8 +144,8 @@ impl Sender {
 }
 
 /// Encodes a message as a frame.
-pub(crate) fn encode(kind: host_message::Kind) -> Result<Vec<u8>, SessionError> {
-    encode_frame(&HostMessage { kind: Some(kind) }).map_err(SessionError::Frame)
+pub(crate) fn encode(message: &HostMessage) -> Result<Vec<u8>, SessionError> {
+    encode_frame(message).map_err(SessionError::Frame)
 }
 
 /// Returns random bytes from the kernel.

@@ -281,8 +281,9 @@ fn doc_comments_stand_alone() {
     assert!(found.is_empty(), "{} doc comments:\n{}", found.len(), found.join("\n"));
 }
 
-/// Modules directly below a crate's `src`, each with those of them that its code outside of tests names.
-fn module_graph(source: &Path) -> BTreeMap<String, BTreeSet<String>> {
+/// Modules directly below a crate's `src` or a module's folder, each with those of them that its code outside of tests
+/// names after `prefix`.
+fn module_graph(source: &Path, prefix: &str) -> BTreeMap<String, BTreeSet<String>> {
     let mut files = Vec::new();
     sources(source, &mut files);
     let module = |path: &Path| {
@@ -291,7 +292,8 @@ fn module_graph(source: &Path) -> BTreeMap<String, BTreeSet<String>> {
     };
     let names: BTreeSet<String> = files.iter().map(|path| module(path)).collect();
     let mut graph = BTreeMap::new();
-    for path in files.iter().filter(|path| !path.ends_with("tests.rs")) {
+    let is_test = |path: &&PathBuf| path.iter().any(|part| part == "tests" || part == "tests.rs");
+    for path in files.iter().filter(|path| !is_test(path)) {
         let content = fs::read_to_string(path).unwrap();
         let code: Vec<&str> = content
             .lines()
@@ -299,19 +301,20 @@ fn module_graph(source: &Path) -> BTreeMap<String, BTreeSet<String>> {
             .map(|line| line.split("//").next().unwrap())
             .collect();
         let own = module(path);
-        let named = named_after_crate(&code.join(" "));
+        let named = named_after(prefix, &code.join(" "));
         let others = named.into_iter().filter(|name| names.contains(name) && *name != own);
         graph.entry(own.clone()).or_insert_with(BTreeSet::new).extend(others);
     }
     graph.remove("main");
+    graph.remove("mod");
     graph
 }
 
-/// Names that follow `crate::`, alone or first in each part of a list in braces.
-fn named_after_crate(code: &str) -> Vec<String> {
+/// Names that follow a prefix such as `crate::`, alone or first in each part of a list in braces.
+fn named_after(prefix: &str, code: &str) -> Vec<String> {
     let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
     let mut found = Vec::new();
-    for rest in code.split("crate::").skip(1) {
+    for rest in code.split(prefix).skip(1) {
         let Some(list) = rest.strip_prefix('{') else {
             found.push(word(rest));
             continue;
@@ -349,16 +352,24 @@ fn cyclic(mut graph: BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
 /// Plain data lies below everything: `model` names no sibling, and no module of `host-cli` is in an import cycle.
 #[test]
 fn host_modules_depend_in_one_direction() {
-    let graph = module_graph(&root().join("host-cli/src"));
+    let graph = module_graph(&root().join("host-cli/src"), "crate::");
     assert!(graph["model"].is_empty(), "model names {:?}", graph["model"]);
     assert!(graph["plan"].contains("model") && graph.len() > 40, "{graph:?}");
+    assert_eq!(cyclic(graph), Vec::<String>::new());
+}
+
+/// Within the supervisor, as between the modules of the host's program.
+#[test]
+fn supervisor_modules_depend_in_one_direction() {
+    let graph = module_graph(&root().join("host-cli/src/supervisor"), "super::");
+    assert!(graph["client"].contains("orders") && graph.len() > 20, "{graph:?}");
     assert_eq!(cyclic(graph), Vec::<String>::new());
 }
 
 /// As in the host's program: mounts, namespaces and failures lie below those who use them.
 #[test]
 fn agent_modules_depend_in_one_direction() {
-    let graph = module_graph(&root().join("guest-agent/src"));
+    let graph = module_graph(&root().join("guest-agent/src"), "crate::");
     assert!(graph["rootfs"].contains("mount") && graph.len() > 30, "{graph:?}");
     assert_eq!(cyclic(graph), Vec::<String>::new());
 }

@@ -20,9 +20,9 @@
 //!   │ ◄── Started | Failed ───────────────── │
 //!   │ ── Signal, Resize ──────────────────►  │
 //!   │ ◄── Stopped{status} ────────────────── │   after every stream is drained
-//!   │ ── Freeze, Measure, List, Update, ──►  │   at any time while a container runs
-//!   │    ConfigureNetwork                           │
-//!   │ ◄── Frozen, Measured, … | Failed ───── │   one answer each, in their order
+//!   │ ── Freeze, Measure, List, Update, ──►  │   requests: at any time while a container runs, many at a time
+//!   │    ConfigureNetwork                    │
+//!   │ ◄── Done, Measured, Listed | Failed ── │   one response each, with the request's id, in any order
 //!   │ ── KeepFree{disks} ─────────────────►  │   when the host's disk fills up
 //!   │ ── Ping{clocks} ────────────────────►  │   every few seconds: an agent that does not answer is
 //!   │ ◄── Pong{clocks} ───────────────────── │   taken for dead, and its machine is ended
@@ -44,15 +44,15 @@ pub mod upkeep;
 
 pub use frame::{FrameError, read_frame, write_frame};
 pub use message::{
-    AgentMessage, ConfigureNetwork, Created, Failed, FailedStep, FreePart, Freeze, Frozen, Hello, HostMessage,
-    KeepFree, List, Listed, Measure, Measured, NetworkConfigured, Ping, Pong, Process, Request, Resize, Signal, Start,
-    Started, Stopped, StreamHello, StreamKind, Update, Updated,
+    AgentMessage, ConfigureNetwork, Created, Done, Failed, FailedStep, FreePart, Freeze, Hello, HostMessage, KeepFree,
+    List, Listed, Measure, Measured, Ping, Pong, Process, Resize, Signal, Start, Started, Stopped, StreamHello,
+    StreamKind, Update,
 };
 pub use spec::ContainerSpec;
 
 /// Version of the contract between host and agent. Added fields keep the version; a change of meaning bumps it. Host
 /// and agent of unequal versions refuse each other at `Hello`.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Vsock port on the host (CID 2) that the agent dials.
 pub const SESSION_PORT: u32 = 1024;

@@ -8,9 +8,22 @@ pub use crate::upkeep::{FreePart, KeepFree, Ping, Pong};
 /// Message from the host to the agent.
 #[derive(Clone, PartialEq, Message)]
 pub struct HostMessage {
+    /// Number of a request, unique in its session, which its response repeats; 0 for a message without a response.
+    #[prost(uint64, tag = "14")]
+    pub request_id: u64,
     /// Content of the message; absent means a message newer than this build.
     #[prost(oneof = "host_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub kind: Option<host_message::Kind>,
+}
+
+impl From<host_message::Kind> for HostMessage {
+    /// Wraps a message without a response.
+    fn from(kind: host_message::Kind) -> Self {
+        Self {
+            request_id: 0,
+            kind: Some(kind),
+        }
+    }
 }
 
 /// Kinds of [`HostMessage`].
@@ -65,9 +78,22 @@ pub mod host_message {
 /// Message from the agent to the host. The host must treat its bytes as hostile.
 #[derive(Clone, PartialEq, Message)]
 pub struct AgentMessage {
+    /// Number of the request that this message responds to; 0 for a report that is no response.
+    #[prost(uint64, tag = "12")]
+    pub request_id: u64,
     /// Content of the message; absent means a message newer than this build.
-    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "agent_message::Kind", tags = "1, 2, 3, 4, 5, 7, 8, 11, 13")]
     pub kind: Option<agent_message::Kind>,
+}
+
+impl From<agent_message::Kind> for AgentMessage {
+    /// Wraps a report that is no response.
+    fn from(kind: agent_message::Kind) -> Self {
+        Self {
+            request_id: 0,
+            kind: Some(kind),
+        }
+    }
 }
 
 /// Kinds of [`AgentMessage`].
@@ -86,30 +112,24 @@ pub mod agent_message {
         /// The container's program runs: `execve` succeeded.
         #[prost(message, tag = "3")]
         Started(super::Started),
-        /// A request failed. After `Create` or `Start` the container is gone.
+        /// A request failed. Without a request id, `Create` or `Start` failed, and the container is gone.
         #[prost(message, tag = "4")]
         Failed(super::Failed),
         /// The container ended and its output is drained.
         #[prost(message, tag = "5")]
         Stopped(super::Stopped),
-        /// Answer to `Freeze`: all processes of the container are in the requested state.
-        #[prost(message, tag = "6")]
-        Frozen(super::Frozen),
-        /// Answer to `Measure`.
+        /// Response to `Measure`.
         #[prost(message, tag = "7")]
         Measured(super::Measured),
-        /// Answer to `List`.
+        /// Response to `List`.
         #[prost(message, tag = "8")]
         Listed(super::Listed),
-        /// Answer to `Update`: the new limits are in effect.
-        #[prost(message, tag = "9")]
-        Updated(super::Updated),
-        /// Answer to `ConfigureNetwork`: the new addresses and routes are in effect.
-        #[prost(message, tag = "10")]
-        NetworkConfigured(super::NetworkConfigured),
         /// Answer to `Ping`.
         #[prost(message, tag = "11")]
         Pong(super::Pong),
+        /// Response to `Freeze`, `Update` and `ConfigureNetwork`: what was requested is in effect.
+        #[prost(message, tag = "13")]
+        Done(super::Done),
     }
 }
 
@@ -169,6 +189,9 @@ pub struct Resize {
 /// Turns the machine off.
 #[derive(Clone, PartialEq, Message)]
 pub struct Shutdown {}
+
+/// Maximum number of requests of a session that wait for their responses at a time. More are refused.
+pub const REQUESTS_MAX: usize = 64;
 
 /// Stops (`pause`) or resumes (`unpause`) every process of a container, including processes that joined it.
 #[derive(Clone, PartialEq, Message)]
@@ -255,28 +278,6 @@ pub struct Failed {
     /// Step and cause in words, one line.
     #[prost(string, tag = "4")]
     pub message: String,
-    /// Request that failed. Only [`Request::Run`] ends the container. After any other request but
-    /// [`Request::ConfigureNetwork`] the container is unchanged.
-    #[prost(enumeration = "Request", tag = "5")]
-    pub request: i32,
-}
-
-/// Requests that are answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
-#[repr(i32)]
-pub enum Request {
-    /// `Create` or `Start`.
-    Run = 0,
-    /// `Freeze`.
-    Freeze = 1,
-    /// `Measure`.
-    Measure = 2,
-    /// `List`.
-    List = 3,
-    /// `Update`.
-    Update = 4,
-    /// `ConfigureNetwork`.
-    ConfigureNetwork = 5,
 }
 
 /// Reports that the container ended.
@@ -300,23 +301,13 @@ pub struct Stopped {
     pub disks_busy: bool,
 }
 
-/// Reports that all processes of the container are stopped, or that none is.
+/// Reports that what was requested is in effect.
 #[derive(Clone, PartialEq, Message)]
-pub struct Frozen {
-    /// Container id.
-    #[prost(string, tag = "1")]
-    pub container: String,
-    /// Whether the processes are stopped.
-    #[prost(bool, tag = "2")]
-    pub frozen: bool,
-}
+pub struct Done {}
 
 /// Current resource usage of a container or of the whole guest.
 #[derive(Clone, PartialEq, Message)]
 pub struct Measured {
-    /// Container id; empty means the whole guest.
-    #[prost(string, tag = "1")]
-    pub container: String,
     /// Memory charged to the container, page cache included. For the whole guest: memory unavailable to new programs.
     #[prost(uint64, tag = "2")]
     pub memory_current_bytes: u64,
@@ -361,9 +352,6 @@ pub const PROCESSES_MAX: usize = 4_096;
 /// Process list of a container.
 #[derive(Clone, PartialEq, Message)]
 pub struct Listed {
-    /// Container id.
-    #[prost(string, tag = "1")]
-    pub container: String,
     /// True when there are more processes than the list holds.
     #[prost(bool, tag = "3")]
     pub truncated: bool,
@@ -439,22 +427,6 @@ pub struct Process {
     pub terminal: Option<u32>,
 }
 
-/// Reports that the new limits are in effect.
-#[derive(Clone, PartialEq, Message)]
-pub struct Updated {
-    /// Container id.
-    #[prost(string, tag = "1")]
-    pub container: String,
-}
-
-/// Reports that the new addresses and routes are in effect.
-#[derive(Clone, PartialEq, Message)]
-pub struct NetworkConfigured {
-    /// Container id.
-    #[prost(string, tag = "1")]
-    pub container: String,
-}
-
 /// Step of create or start that failed; the exit code is chosen by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
@@ -519,7 +491,7 @@ mod tests {
     use crate::spec::Address;
 
     #[test]
-    fn other_addresses_are_asked_for_and_answered() {
+    fn a_response_names_its_request() {
         let address = Address {
             address: vec![10, 89, 0, 2],
             prefix_bits: 24,
@@ -530,21 +502,21 @@ mod tests {
             mtu: 1500,
             resolvers: vec![vec![169, 254, 7, 7], vec![0; 16]],
         };
-        let asked = HostMessage {
+        let request = HostMessage {
+            request_id: u64::MAX,
             kind: Some(host_message::Kind::ConfigureNetwork(ConfigureNetwork {
                 container: "c".into(),
                 network,
             })),
         };
-        let wire = asked.encode_to_vec();
-        assert_eq!(HostMessage::decode(wire.as_slice()).unwrap(), asked);
-        let answered = AgentMessage {
-            kind: Some(agent_message::Kind::NetworkConfigured(NetworkConfigured {
-                container: "c".into(),
-            })),
+        let wire = request.encode_to_vec();
+        assert_eq!(HostMessage::decode(wire.as_slice()).unwrap(), request);
+        let response = AgentMessage {
+            request_id: u64::MAX,
+            kind: Some(agent_message::Kind::Done(Done {})),
         };
-        let wire = answered.encode_to_vec();
-        assert_eq!(AgentMessage::decode(wire.as_slice()).unwrap(), answered);
+        let wire = response.encode_to_vec();
+        assert_eq!(AgentMessage::decode(wire.as_slice()).unwrap(), response);
     }
 
     #[test]

@@ -56,12 +56,10 @@ pub(super) fn become_joiner(
 
 /// Announces the child to the agent, in the agent's own numbering.
 fn announce(spec: &ContainerSpec, child: &Spawned, control: &UnixStream) -> Result<(), InitError> {
-    let message = AgentMessage {
-        kind: Some(Report::Started(Started {
-            container: spec.id.clone(),
-            pid: child.pid.as_raw_nonzero().get() as u32,
-        })),
-    };
+    let message = AgentMessage::from(Report::Started(Started {
+        container: spec.id.clone(),
+        pid: child.pid.as_raw_nonzero().get() as u32,
+    }));
     let bytes = frame::encode_frame(&message).map_err(InitError::Control)?;
     control::send(control, &bytes, &[child.pidfd.as_fd()]).map_err(InitError::HandOver)
 }

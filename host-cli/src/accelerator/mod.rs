@@ -150,3 +150,13 @@ pub(crate) fn choose(
         },
     }
 }
+
+#[cfg(test)]
+impl RunningMachine {
+    /// Creates a machine without processes, which the returned value ends.
+    pub(crate) fn fake() -> (Self, oneshot::Sender<MachineEnd>) {
+        let (end_sender, end) = oneshot::channel();
+        let kill = oneshot::channel().0;
+        (Self { end, kill }, end_sender)
+    }
+}

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use capsid_image::LoadSource;
 
-use super::signal_exit_code;
 use crate::app::{Context, unless_interrupted};
 use crate::cli::LoadArgs;
 use crate::confinement;
+use crate::model::exit_code;
 use crate::progress::Bars;
 use crate::signals::Signals;
 
@@ -33,7 +33,7 @@ pub(crate) async fn run(context: Context, args: LoadArgs) -> anyhow::Result<u8> 
     });
     let images = match unless_interrupted(&store, &mut signals, &bars, loading).await {
         Ok(loaded) => loaded.context("the load broke off")??,
-        Err(number) => return Ok(signal_exit_code(number)),
+        Err(number) => return Ok(exit_code::of_signal(number.unsigned_abs())),
     };
     for loaded in images {
         if loaded.references.is_empty() {

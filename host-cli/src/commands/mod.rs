@@ -36,8 +36,3 @@ pub(crate) mod top;
 pub(crate) mod update;
 pub(crate) mod version;
 pub(crate) mod volume;
-
-/// Returns the exit code for a signal, as in a shell and docker.
-fn signal_exit_code(number: i32) -> u8 {
-    128u8.saturating_add(number.clamp(0, 127) as u8)
-}

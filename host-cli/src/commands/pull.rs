@@ -2,10 +2,10 @@
 
 use capsid_image::Reference;
 
-use super::signal_exit_code;
 use crate::app::{Context, pull_options, unless_interrupted};
 use crate::cli::PullArgs;
 use crate::confinement;
+use crate::model::exit_code;
 use crate::progress::Bars;
 use crate::settings;
 use crate::signals::Signals;
@@ -22,7 +22,7 @@ pub(crate) async fn run(context: Context, args: PullArgs) -> anyhow::Result<u8> 
     let pulling = capsid_image::pull(&store, &reference, &options, &bars);
     let pulled = match unless_interrupted(&store, &mut signals, &bars, pulling).await {
         Ok(pulled) => pulled?,
-        Err(number) => return Ok(signal_exit_code(number)),
+        Err(number) => return Ok(exit_code::of_signal(number.unsigned_abs())),
     };
     if !args.quiet {
         eprintln!("Digest: {}", pulled.digest);

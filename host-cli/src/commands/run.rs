@@ -14,7 +14,7 @@ use crate::container_lock;
 use crate::control::{self, Answer, Connection, Request};
 use crate::create::{self, Created};
 use crate::folders::Folders;
-use crate::model::Exit;
+use crate::model::{Exit, exit_code};
 use crate::plan::PlanError;
 use crate::settings;
 use crate::signals::Signals;
@@ -28,9 +28,6 @@ const KNOCK_EVERY: Duration = Duration::from_millis(20);
 /// Time limit for a supervisor to report whether what it was started for runs: longer than its waits for a machine and
 /// a container, a minute each, and for volumes.
 pub(super) const START_MAX: Duration = Duration::from_secs(180);
-
-/// Exit code of docker for a program that does not exist.
-const NOT_FOUND: u8 = 127;
 
 /// Creates and starts a container, and attaches to it unless it is detached.
 pub(crate) async fn run(context: Context, args: RunArgs) -> anyhow::Result<u8> {
@@ -158,9 +155,11 @@ pub(super) fn write_id_file(path: &std::path::Path, id: &str) -> anyhow::Result<
 /// Returns the exit code for an error of `run`, `create`, `start` or `exec`.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     if let Some(PlanError::EmptyProgram) = error.downcast_ref() {
-        return NOT_FOUND;
+        return exit_code::NOT_FOUND;
     }
-    error.downcast_ref::<AttachError>().map_or(125, AttachError::exit_code)
+    error
+        .downcast_ref::<AttachError>()
+        .map_or(exit_code::FAILURE, AttachError::exit_code)
 }
 
 /// Returns the last lines of a guest's console that explain an error.

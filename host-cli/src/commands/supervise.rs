@@ -2,14 +2,14 @@
 
 use crate::app::Context;
 use crate::cli::SuperviseArgs;
-use crate::supervisor::{self, Inheritance, pod};
+use crate::supervisor::{self, Inheritance};
 
 /// Supervises a pod to its end.
 pub(crate) async fn run(context: Context, args: SuperviseArgs) -> anyhow::Result<u8> {
     let folders = context.folders()?;
     let inheritance = Inheritance::take(&folders, args.id, args.lock_fd, args.connection_fd)?;
     if args.pod {
-        pod::supervise(folders, inheritance).await?;
+        supervisor::supervise_pod(folders, inheritance).await?;
     } else {
         supervisor::supervise(folders, inheritance).await?;
     }

@@ -8,7 +8,7 @@ use capsid_image::{Damage, Image, Removed, Store};
 use serde_json::{Value, json};
 
 use super::lifecycle::{confirm, remove_ended, start_one};
-use super::{network, recover, signal_exit_code, table, volume};
+use super::{network, recover, table, volume};
 use crate::app::stop_limit;
 use crate::app::{AppContext, Context, open_store, unless_interrupted};
 use crate::cli::{DfArgs, InfoArgs, SystemCommand, SystemPruneArgs};
@@ -16,7 +16,7 @@ use crate::control::{Answer, Request};
 use crate::error_text;
 use crate::folders::Folders;
 use crate::format::Template;
-use crate::model::{Container, RestartPolicy, Status};
+use crate::model::{Container, RestartPolicy, Status, exit_code};
 use crate::plan::size;
 use crate::progress::Bars;
 use crate::signals::Signals;
@@ -46,7 +46,7 @@ async fn verify(context: Context) -> anyhow::Result<u8> {
     });
     let damage = match unless_interrupted(&store, &mut signals, &bars, verifying).await {
         Ok(verified) => verified.context("the check broke off")??,
-        Err(number) => return Ok(signal_exit_code(number)),
+        Err(number) => return Ok(exit_code::of_signal(number.unsigned_abs())),
     };
     for Damage { image, part } in &damage {
         println!("{image}: damaged: {part}");

@@ -4,7 +4,7 @@ use capsid_protocol::spec::TerminalSize;
 use serde::{Deserialize, Serialize};
 
 use crate::error_text;
-use crate::model::{Exit, RestartPolicy};
+use crate::model::{Exit, RestartPolicy, exit_code};
 
 /// Request of a command. `Signal` and `Resize` may follow an `Attach` or `Exec` on the same connection.
 #[derive(Debug, Serialize, Deserialize)]
@@ -139,7 +139,7 @@ impl Failure {
     pub(crate) fn because(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
-            code: 125,
+            code: exit_code::FAILURE,
             console: String::new(),
         }
     }

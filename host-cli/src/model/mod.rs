@@ -2,6 +2,7 @@
 //! Imports no sibling.
 
 mod container;
+pub(crate) mod exit_code;
 mod machine;
 mod network;
 mod owner;

@@ -5,27 +5,30 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::rc::Rc;
 use std::time::Duration;
 
-use capsid_protocol::message::{List, Measure, Request as Asked, Update, agent_message, host_message};
 use capsid_protocol::spec::{Limits, Task};
-use capsid_protocol::{ContainerSpec, Measured, Start};
+use capsid_protocol::{ContainerSpec, Measured, Process};
 use prost::Message as _;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::lifecycle::{exit_code, failed_code, sanitise};
-use super::networks_changed;
-use super::orders::{ask, freeze, resize, send_signal, signal, stop, unexpected};
+use super::guest_process::{GuestProcess, ProcessError, status_code};
+use super::orders::{freeze, resize, send_signal, signal, stop};
 use super::output::Sink;
 use super::supervised_container::{Outcome, SupervisedContainer};
+use super::{networks_changed, specs};
 use crate::control::{
     Answer, Connection, ControlError, ExecRequest, Failure, ProcessLine, Reader, Request, UpdateRequest, Usage, Writer,
 };
+use crate::guest_text::GuestText;
 use crate::log::LogStream;
-use crate::model::Exit;
+use crate::model::{Exit, exit_code};
+use crate::session::SessionError;
 use crate::state::State;
-use crate::{events, id, plan};
+use crate::{events, id};
 
+/// Time for the request of a client that has connected just before the container's end.
+const LAST_REQUEST: Duration = Duration::from_millis(10);
 /// Time limit for the first request of the command that started this process.
 const FIRST_WORD: Duration = Duration::from_secs(10);
 
@@ -66,8 +69,8 @@ pub(crate) async fn serve(supervised: Rc<SupervisedContainer>, mut connection: C
     let received_first = tokio::select! {
         biased;
         received_first = recv(&mut connection) => received_first,
-        // A client that sends no request is not waited for.
-        _ = supervised.over() => None,
+        // A client that sends no request is not waited for. A request that has arrived already is answered.
+        () = async { supervised.over().await; sleep(LAST_REQUEST).await } => None,
     };
     if let Some(request) = received_first {
         answer(supervised, connection, request).await;
@@ -260,15 +263,11 @@ async fn handle_control(supervised: &Rc<SupervisedContainer>, process: &str, sin
 async fn update(supervised: &Rc<SupervisedContainer>, request: &UpdateRequest) -> Result<Answer, Failure> {
     let decode = |bytes: &[u8]| Limits::decode(bytes).map_err(|e| Failure::of(&e));
     let (changes, limits) = (decode(&request.changes)?, decode(&request.limits)?);
+    let running = supervised.running()?;
+    let _turn = running.changing.lock().await;
     if changes != Limits::default() {
-        let update = Update {
-            container: supervised.id.clone(),
-            limits: changes,
-        };
-        let answer = ask(supervised, Asked::Update, host_message::Kind::Update(update)).await?;
-        let agent_message::Kind::Updated(_) = answer else {
-            return Err(unexpected());
-        };
+        let updated = running.guest.update(&supervised.id, changes).await;
+        updated.map_err(|e| Failure::of(&e))?;
     }
     let mut container = supervised.container.borrow_mut();
     container.spec.limits = limits;
@@ -279,47 +278,40 @@ async fn update(supervised: &Rc<SupervisedContainer>, request: &UpdateRequest) -
 }
 
 async fn list(supervised: &SupervisedContainer) -> Result<Answer, Failure> {
-    let list = List {
-        container: supervised.id.clone(),
+    let running = supervised.running()?;
+    let listed = running.guest.list(&supervised.id).await;
+    let processes = listed.map_err(|e| Failure::of(&e))?.processes();
+    let processes = processes.map_err(|_| Failure::of(&SessionError::Unexpected))?;
+    Ok(Answer::Listed(processes.iter().map(process_line).collect()))
+}
+
+/// Converts a process of the guest: its text is what the process reports about itself.
+fn process_line(process: &Process) -> ProcessLine {
+    let args = if process.args.is_empty() {
+        GuestText::new(&[b"[", process.name.as_slice(), b"]"].concat())
+    } else {
+        let args = process.args.strip_suffix(b"\0").unwrap_or(&process.args);
+        let words: Vec<&[u8]> = args.split(|byte| *byte == 0).collect();
+        GuestText::new(&words.join(&b' '))
     };
-    let agent_message::Kind::Listed(listed) = ask(supervised, Asked::List, host_message::Kind::List(list)).await?
-    else {
-        return Err(unexpected());
-    };
-    let line = |process: capsid_protocol::message::Process| {
-        let words = if process.args.is_empty() {
-            format!("[{}]", String::from_utf8_lossy(&process.name))
-        } else {
-            let args = process.args.strip_suffix(b"\0").unwrap_or(&process.args);
-            String::from_utf8_lossy(args).replace('\0', " ")
-        };
-        ProcessLine {
-            pid: process.inner_pid,
-            ppid: process.inner_ppid,
-            uid: process.uid,
-            state: char::from_u32(process.state)
-                .filter(char::is_ascii_alphabetic)
-                .unwrap_or('?')
-                .to_string(),
-            cpu_ms: process.cpu_time_ms,
-            start_ms: process.start_time_ms,
-            args: sanitise(&words),
-        }
-    };
-    let processes = listed.processes().map_err(|_| unexpected())?;
-    Ok(Answer::Listed(processes.into_iter().map(line).collect()))
+    ProcessLine {
+        pid: process.inner_pid,
+        ppid: process.inner_ppid,
+        uid: process.uid,
+        state: char::from_u32(process.state)
+            .filter(char::is_ascii_alphabetic)
+            .unwrap_or('?')
+            .to_string(),
+        cpu_ms: process.cpu_time_ms,
+        start_ms: process.start_time_ms,
+        args: args.into(),
+    }
 }
 
 async fn measure(supervised: &SupervisedContainer) -> Result<Answer, Failure> {
-    let measure = Measure {
-        container: supervised.id.clone(),
-    };
-    let agent_message::Kind::Measured(measured) =
-        ask(supervised, Asked::Measure, host_message::Kind::Measure(measure)).await?
-    else {
-        return Err(unexpected());
-    };
-    Ok(Answer::Measured(usage(&measured)))
+    let running = supervised.running()?;
+    let measured = running.guest.measure(&supervised.id).await;
+    Ok(Answer::Measured(usage(&measured.map_err(|e| Failure::of(&e))?)))
 }
 
 /// Converts the guest's measurement of a container, or of itself.
@@ -345,9 +337,8 @@ async fn exec(
     request: ExecRequest,
 ) -> Result<Answer, Failure> {
     let id = id::new().map_err(|e| Failure::of(&e))?;
-    let spec = exec_spec(supervised, &id, &request);
-    let words: Vec<_> = request.args.iter().map(|word| String::from_utf8_lossy(word)).collect();
-    let words = sanitise(&words.join(" "));
+    let spec = specs::exec(&supervised.container.borrow().spec, id.clone(), &request);
+    let words = GuestText::new(&request.args.join(&b' '));
     supervised.record_event(&format!("exec_create: {words}"), &[("execID", &id)]);
     supervised.record_event(&format!("exec_start: {words}"), &[("execID", &id)]);
     let ended = run_beside(supervised, connection, spec, request.detached).await;
@@ -361,7 +352,7 @@ async fn exec(
 async fn task(supervised: &Rc<SupervisedContainer>, connection: Connection, task: &[u8]) -> Result<Answer, Failure> {
     let task = Task::decode(task).map_err(|e| Failure::of(&e))?;
     let id = id::new().map_err(|e| Failure::of(&e))?;
-    let spec = super::offline_task::beside(&supervised.spec_in_guest(), id, task);
+    let spec = specs::task_beside(&supervised.running()?.spec, id, task);
     run_beside(supervised, connection, spec, false).await
 }
 
@@ -373,76 +364,54 @@ async fn run_beside(
     detached: bool,
 ) -> Result<Answer, Failure> {
     let Connection { mut reader, writer } = connection;
-    let guest = supervised.guest()?;
-    let id = spec.id.clone();
-    let (terminal, stdin) = (spec.terminal.is_some(), spec.stdin);
-    let mut messages = guest.listen_to(&id);
-    let send = async {
-        guest.send(host_message::Kind::Create(Box::new(spec))).await?;
-        guest
-            .send(host_message::Kind::Start(Start { container: id.clone() }))
-            .await
-    };
-    send.await.map_err(|e| Failure::of(&e))?;
-    let streams = guest
-        .opener
-        .open_all(&id, terminal, stdin)
-        .map_err(|e| Failure::of(&e))?;
+    let guest = Rc::clone(&supervised.running()?.guest);
+    let terminal = spec.terminal.is_some();
+    let mut process = guest.spawn(spec).await?;
+    let id = process.id.clone();
     let course = async {
+        let streams = std::mem::take(&mut process.streams);
         if detached {
             streams.into_iter().for_each(discard);
-        } else {
-            let fds: Vec<OwnedFd> = streams.into_iter().map(OwnedFd::from).collect();
-            writer
-                .send_with(&Answer::Streams { terminal }, &fds)
-                .await
-                .map_err(|e| Failure::of(&e))?;
+            process.started().await?;
+            return Ok(start_answer(supervised));
         }
-        loop {
-            match messages.recv().await {
-                Some(agent_message::Kind::Created(_)) => {}
-                Some(agent_message::Kind::Started(_)) if detached => return Ok(start_answer(supervised)),
-                Some(agent_message::Kind::Started(_)) => {
-                    writer
-                        .send(&start_answer(supervised))
-                        .await
-                        .map_err(|e| Failure::of(&e))?;
-                }
-                Some(agent_message::Kind::Stopped(stopped)) => {
-                    return Ok(Answer::Exited {
-                        exit: Exit {
-                            code: exit_code(&stopped),
-                            oom_killed: false,
-                            error: String::new(),
-                        },
-                        moments: Vec::new(),
-                    });
-                }
-                Some(agent_message::Kind::Failed(failed)) => {
-                    return Err(Failure {
-                        message: sanitise(&failed.message),
-                        code: failed_code(&failed),
-                        console: String::new(),
-                    });
-                }
-                Some(_) => return Err(unexpected()),
-                // The container ended, and the machine with it.
-                None => {
-                    return Ok(Answer::Exited {
-                        exit: Exit {
-                            code: 137,
-                            ..Exit::default()
-                        },
-                        moments: Vec::new(),
-                    });
-                }
-            }
+        let fds: Vec<OwnedFd> = streams.into_iter().map(OwnedFd::from).collect();
+        let sent = writer.send_with(&Answer::Streams { terminal }, &fds).await;
+        sent.map_err(|e| Failure::of(&e))?;
+        match run_to_end(supervised, &mut process, &writer).await {
+            Ok(exit) => Ok(exited(exit)),
+            // The container ended, and the machine with it.
+            Err(error) if error.is_end_of_session() => Ok(exited(exit_code::KILLED)),
+            Err(error) => Err(error.into()),
         }
     };
     tokio::select! {
         answer = course => answer,
         // docker's exec continues without its client, and so does this one.
         () = handle_control(supervised, &id, &[], &mut reader) => Err(Failure::because("detached")),
+    }
+}
+
+/// Reports the start of a process to its client, and waits for its end. Returns its exit code.
+async fn run_to_end(
+    supervised: &SupervisedContainer,
+    process: &mut GuestProcess,
+    writer: &Writer,
+) -> Result<u8, ProcessError> {
+    process.started().await?;
+    // A client that is gone ends this by hanging up.
+    let _ = writer.send(&start_answer(supervised)).await;
+    Ok(status_code(&process.stopped().await?))
+}
+
+fn exited(code: u8) -> Answer {
+    let exit = Exit {
+        code,
+        ..Exit::default()
+    };
+    Answer::Exited {
+        exit,
+        moments: Vec::new(),
     }
 }
 
@@ -453,39 +422,5 @@ fn discard(stream: StdStream) {
     }
     if let Ok(mut stream) = UnixStream::from_std(stream) {
         tokio::task::spawn_local(async move { tokio::io::copy(&mut stream, &mut tokio::io::sink()).await });
-    }
-}
-
-/// Creates the spec of an exec process: the container's own, except for what the request changes.
-pub(super) fn exec_spec(supervised: &SupervisedContainer, id: &str, request: &ExecRequest) -> ContainerSpec {
-    let container = supervised.container.borrow();
-    let spec = &container.spec;
-    let mut env = spec.env.clone();
-    for variable in &request.env {
-        let name = variable.split('=').next().unwrap_or_default();
-        env.retain(|known| known.split(|byte| *byte == b'=').next() != Some(name.as_bytes()));
-        env.push(variable.clone().into_bytes());
-    }
-    let (capabilities, seccomp) = if request.privileged {
-        (plan::all_capabilities(), Vec::new())
-    } else {
-        (spec.capabilities, spec.seccomp.clone())
-    };
-    ContainerSpec {
-        id: id.into(),
-        join: Some(supervised.id.clone()),
-        args: request.args.clone(),
-        env,
-        cwd: request.cwd.clone().unwrap_or_else(|| spec.cwd.clone()),
-        user: request.user.clone().unwrap_or_else(|| spec.user.clone()),
-        additional_groups: spec.additional_groups.clone(),
-        terminal: request.size(),
-        stdin: request.stdin,
-        capabilities,
-        no_new_privs: spec.no_new_privs && !request.privileged,
-        seccomp,
-        rlimits: spec.rlimits.clone(),
-        all_devices: spec.all_devices || request.privileged,
-        ..ContainerSpec::default()
     }
 }

@@ -10,7 +10,7 @@ use capsid_protocol::spec::task::Kind;
 use capsid_protocol::spec::{Task, Unit};
 use tokio::time::sleep;
 
-use super::lifecycle::siblings;
+use super::container_machine::siblings;
 use super::offline_task;
 use crate::folders::Folders;
 use crate::model::Container;
@@ -93,7 +93,7 @@ fn is_in_use(error: &anyhow::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::lifecycle::LifecycleError;
+    use super::super::machine::MachineError;
     use super::*;
 
     #[test]
@@ -102,9 +102,9 @@ mod tests {
             name: "data".into(),
             holder: "another pod".into(),
         };
-        let error = anyhow::Error::from(LifecycleError::prepare(in_use.into()));
+        let error = anyhow::Error::from(MachineError::prepare(in_use.into()));
         assert!(is_in_use(&error.context("cannot start the machine")));
-        let error = LifecycleError::prepare(VolumeError::NeedsRecovery("data".into()).into());
+        let error = MachineError::prepare(VolumeError::NeedsRecovery("data".into()).into());
         assert!(!is_in_use(&error.into()));
     }
 }

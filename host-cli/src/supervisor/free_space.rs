@@ -9,12 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
 
-use capsid_protocol::message::host_message;
+use capsid_protocol::FreePart;
 use capsid_protocol::spec::mount::Source;
-use capsid_protocol::{FreePart, KeepFree};
 use tokio::time::sleep;
 
-use super::agent::Agent;
+use super::guest::Guest;
 use super::supervised_container::SupervisedContainer;
 use crate::{store_folder, volumes};
 
@@ -83,7 +82,7 @@ fn inode_table_bytes(disk: &fs::File) -> io::Result<u64> {
 }
 
 /// Tells the guest how much to keep free of the container's disks, as long as the container runs.
-pub(super) async fn watch(supervised: &SupervisedContainer, agent: &Agent) -> Infallible {
+pub(super) async fn watch(supervised: &SupervisedContainer, guest: &Guest) -> Infallible {
     let mut disks: Vec<Sparse> = disks(supervised)
         .into_iter()
         .map(|(serial, path)| Sparse::new(serial, path))
@@ -95,7 +94,7 @@ pub(super) async fn watch(supervised: &SupervisedContainer, agent: &Agent) -> In
         let disks: Vec<FreePart> = disks.iter_mut().filter_map(|disk| disk.change(room_bytes)).collect();
         if !disks.is_empty() {
             // A broken session is noticed by the tasks that read from it.
-            let _ = agent.send(host_message::Kind::KeepFree(KeepFree { disks })).await;
+            let _ = guest.keep_free(disks).await;
         }
         sleep(pause(room_bytes)).await;
     }
@@ -153,7 +152,9 @@ fn pause(room_bytes: u64) -> Duration {
 /// Returns the disks that the container writes to: serial in the guest and file of each. In a pod's machine the serials
 /// differ from those in the container's row.
 fn disks(supervised: &SupervisedContainer) -> Vec<(String, PathBuf)> {
-    let (container, in_guest) = (supervised.container.borrow(), supervised.spec_in_guest());
+    let container = supervised.container.borrow();
+    let running = supervised.running();
+    let in_guest = running.as_ref().map_or(&container.spec, |running| &running.spec);
     let scratch = store_folder::scratch(&supervised.data, &supervised.id);
     let mut disks = vec![(in_guest.root.scratch_serial.clone(), scratch)];
     for (own, there) in container.spec.mounts.iter().zip(&in_guest.mounts) {

@@ -4,20 +4,19 @@ use std::convert::Infallible;
 use std::os::unix::net::UnixStream as StdStream;
 use std::time::{Duration, Instant};
 
-use capsid_protocol::message::{agent_message, host_message};
-use capsid_protocol::{Signal, Start};
+use capsid_protocol::ContainerSpec;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
-use super::agent::Agent;
-use super::client::exec_spec;
-use super::lifecycle::{exit_code, failed_code, sanitise};
+use super::guest::Guest;
+use super::guest_process::status_code;
+use super::specs;
 use super::supervised_container::SupervisedContainer;
 use crate::control::ExecRequest;
 use crate::health::{Check, Health};
 use crate::model::HealthCheck;
-use crate::{clock, id};
+use crate::{clock, error_text, id};
 
 /// Number of bytes of a check's output that are kept, as in docker.
 const OUTPUT_BYTES_MAX: usize = 4096;
@@ -25,7 +24,7 @@ const OUTPUT_BYTES_MAX: usize = 4096;
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Checks the container as long as it runs.
-pub(super) async fn watch(supervised: &SupervisedContainer, agent: &Agent) -> Infallible {
+pub(super) async fn watch(supervised: &SupervisedContainer, guest: &Guest) -> Infallible {
     let Some(check) = supervised.container.borrow().config.health.clone() else {
         return std::future::pending().await;
     };
@@ -35,11 +34,11 @@ pub(super) async fn watch(supervised: &SupervisedContainer, agent: &Agent) -> In
     let _ = health.write(&supervised.data, &supervised.id);
     loop {
         sleep(Duration::from_nanos(check.interval_ns)).await;
-        if supervised.paused.get() {
+        if supervised.is_paused() {
             continue;
         }
         let start = clock::now_ns();
-        let (code, output) = run(supervised, agent, &check).await;
+        let (code, output) = run(supervised, guest, &check).await;
         let done = Check {
             start: clock::rfc3339(start),
             end: clock::rfc3339(clock::now_ns()),
@@ -56,32 +55,24 @@ pub(super) async fn watch(supervised: &SupervisedContainer, agent: &Agent) -> In
 }
 
 /// Runs one check. Returns its exit code and output; the code is -1 for a check that timed out, as in docker.
-async fn run(supervised: &SupervisedContainer, agent: &Agent, check: &HealthCheck) -> (i32, String) {
+async fn run(supervised: &SupervisedContainer, guest: &Guest, check: &HealthCheck) -> (i32, String) {
     let Ok(id) = id::new() else {
         return (-1, "no random bytes for its id".into());
     };
     let seconds = check.timeout_ns as f64 / 1e9;
-    match timeout(
-        Duration::from_nanos(check.timeout_ns),
-        execute(supervised, agent, check, &id),
-    )
-    .await
-    {
+    let spec = specs::exec(&supervised.container.borrow().spec, id.clone(), &request(check));
+    match timeout(Duration::from_nanos(check.timeout_ns), execute(guest, spec)).await {
         Ok(ended) => ended,
         Err(_) => {
-            let signal = Signal {
-                container: id,
-                number: libc::SIGKILL as u32,
-            };
             // A guest that reads nothing is noticed elsewhere.
-            let _ = timeout(KILL_PATIENCE, agent.send(host_message::Kind::Signal(signal))).await;
+            let _ = timeout(KILL_PATIENCE, guest.signal(&id, libc::SIGKILL)).await;
             (-1, format!("Health check exceeded timeout ({seconds}s)"))
         }
     }
 }
 
-async fn execute(supervised: &SupervisedContainer, agent: &Agent, check: &HealthCheck, id: &str) -> (i32, String) {
-    let request = ExecRequest {
+fn request(check: &HealthCheck) -> ExecRequest {
+    ExecRequest {
         args: check.command.iter().map(|word| word.clone().into_bytes()).collect(),
         env: Vec::new(),
         cwd: None,
@@ -90,45 +81,30 @@ async fn execute(supervised: &SupervisedContainer, agent: &Agent, check: &Health
         stdin: false,
         privileged: false,
         detached: false,
-    };
-    let spec = exec_spec(supervised, id, &request);
-    let mut messages = agent.listen_to(id);
-    let begin = async {
-        agent.send(host_message::Kind::Create(Box::new(spec))).await?;
-        agent
-            .send(host_message::Kind::Start(Start { container: id.into() }))
-            .await
-    };
-    if let Err(error) = begin.await {
-        return (-1, error.to_string());
     }
-    let streams = match agent.opener.open_all(id, false, false) {
-        Ok(streams) => streams,
-        Err(error) => return (-1, error.to_string()),
+}
+
+async fn execute(guest: &Guest, spec: ContainerSpec) -> (i32, String) {
+    let mut process = match guest.spawn(spec).await {
+        Ok(process) => process,
+        Err(error) => return (-1, error_text::describe(&error)),
     };
-    let mut streams = streams.into_iter();
+    let mut streams = process.streams.drain(..);
     let (stdout, stderr) = (streams.next(), streams.next());
+    drop(streams);
     // Both at once: a process that fills one stream must not wait for the end of the other.
     let read = async { tokio::join!(read_some(stdout), read_some(stderr)) };
-    let end = async {
-        loop {
-            match messages.recv().await {
-                Some(agent_message::Kind::Stopped(stopped)) => return (i32::from(exit_code(&stopped)), None),
-                Some(agent_message::Kind::Failed(failed)) => {
-                    return (i32::from(failed_code(&failed)), Some(sanitise(&failed.message)));
-                }
-                Some(_) => {}
-                None => return (-1, Some("the container ended".into())),
-            }
-        }
-    };
-    let ((mut output, errors), (code, failure)) = tokio::join!(read, end);
+    let ((mut output, errors), ended) = tokio::join!(read, process.ended());
     output.extend_from_slice(&errors);
     output.truncate(OUTPUT_BYTES_MAX);
-    (
-        code,
-        failure.unwrap_or_else(|| String::from_utf8_lossy(&output).into_owned()),
-    )
+    match ended {
+        Ok(stopped) => (
+            i32::from(status_code(&stopped)),
+            String::from_utf8_lossy(&output).into_owned(),
+        ),
+        Err(error) if error.is_end_of_session() => (-1, "the container ended".into()),
+        Err(error) => (i32::from(error.exit_code()), error_text::describe(&error)),
+    }
 }
 
 /// Reads the first bytes of a stream, then reads and drops the others.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::agent::Agent;
+use super::guest::Guest;
 use super::stall::{Observer, Stall};
 use crate::session::SessionError;
 
@@ -46,22 +46,22 @@ impl Silence {
 }
 
 /// Sends pings until no answer arrives. Returns the reason for which the session ends.
-pub(super) async fn watch(agent: &Agent) -> SessionError {
+pub(super) async fn watch(guest: &Guest) -> SessionError {
     loop {
-        let heard = agent.heard();
-        agent.ping();
+        let heard = guest.received();
+        guest.ping();
         sleep(PING_EVERY).await;
-        if agent.heard() != heard {
+        if guest.received() != heard {
             continue;
         }
-        if let Some(reason) = listen(agent, heard).await {
+        if let Some(reason) = listen(guest, heard).await {
             return SessionError::Unresponsive(reason);
         }
     }
 }
 
 /// Waits for an answer that did not arrive at once. Returns `None` for an answer, else the reason to give up.
-async fn listen(agent: &Agent, heard: u64) -> Option<String> {
+async fn listen(guest: &Guest, heard: u64) -> Option<String> {
     let mut observer = Observer::default();
     let mut silence = Silence::default();
     let mut stall = observer.look();
@@ -69,7 +69,7 @@ async fn listen(agent: &Agent, heard: u64) -> Option<String> {
     while !silence.add(waited, &stall) {
         waited = LOOK_EVERY;
         sleep(waited).await;
-        if agent.heard() != heard {
+        if guest.received() != heard {
             return None;
         }
         stall = observer.look();

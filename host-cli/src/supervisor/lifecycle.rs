@@ -10,33 +10,30 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use capsid_protocol::message::{List, Request, agent_message, host_message};
-use capsid_protocol::{ContainerSpec, Failed, FailedStep, Signal, Start, Stopped};
+use capsid_protocol::{ContainerSpec, Stopped};
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::agent::Agent;
-use super::disk_slots::{self, DiskKey, DiskSlotsError, Needed};
-use super::machine::{self, MachineError, Prepared, Sockets, Wanted};
+use super::boot::{BootError, boot};
+use super::disk_slots::{self, DiskSlotsError};
+use super::guest::Guest;
+use super::guest_process::{GuestProcess, ProcessError, status_code};
+use super::machine::{Interruption, MachineError, Sockets, StepError, while_running};
 use super::pod::Pod;
-use super::streams::{StreamError, StreamOpener};
-use super::supervised_container::{Outcome, Phase, SupervisedContainer};
-use super::{BOOT_TIMEOUT, LAST_WORDS};
-use super::{first_use, free_space, health};
-use crate::accelerator::{Disk, MachineEnd, RunningMachine};
+use super::supervised_container::{Outcome, Phase, Running, SupervisedContainer};
+use super::{LAST_WORDS, container_machine, first_use, free_space, health};
+use crate::accelerator::{MachineEnd, RunningMachine};
 use crate::clock;
 use crate::control::Failure;
 use crate::folders::Folders;
+use crate::guest_text::GuestText;
 use crate::log::LogStream;
-use crate::model::{Container, Exit};
-use crate::network::{AttachmentsError, PodNetworks};
-use crate::plan::{ROOTFS_SERIAL, SCRATCH_SERIAL};
-use crate::session::{Session, SessionError};
+use crate::model::{Exit, exit_code};
+use crate::network::{NetworkAttachments, PodNetworks};
+use crate::session::SessionError;
 use crate::state::{State, StateError};
-use crate::{scratch, store_folder, sys, volumes};
+use crate::{sys, volumes};
 
 /// Time limit from Create to Started: disks mounted, program executed.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -58,49 +55,70 @@ pub(super) enum LifecycleError {
     #[error(transparent)]
     Machine(#[from] MachineError),
     #[error(transparent)]
+    Boot(#[from] BootError),
+    #[error(transparent)]
     Pod(Failure),
     #[error("cannot give the container its disks")]
     DiskSlots(#[from] DiskSlotsError),
     #[error("cannot use a stream of the guest's")]
     Socket(#[source] std::io::Error),
-    #[error("the machine did not become ready within {} s", BOOT_TIMEOUT.as_secs())]
-    BootTimeout,
     #[error("the container did not start within {} s", START_TIMEOUT.as_secs())]
     StartTimeout,
     #[error("the session with the guest failed")]
-    Session(#[from] SessionError),
-    #[error("cannot connect the machine to its networks")]
-    NetworkAttachments(#[from] AttachmentsError),
-    #[error("cannot attach the container's streams")]
-    Streams(#[from] StreamError),
+    Session(#[source] SessionError),
+    #[error(transparent)]
+    Process(ProcessError),
     #[error("cannot write the container's output")]
     Output(#[source] std::io::Error),
     #[error("cannot write that the container runs")]
     State(#[from] StateError),
     #[error("the machine ended: {}", .0.reason)]
     MachineEnded(MachineEnd),
-    #[error("{}", sanitise(&.0.message))]
-    Failed(Failed),
     #[error("the container was killed")]
     Killed,
 }
 
+impl From<ProcessError> for LifecycleError {
+    fn from(error: ProcessError) -> Self {
+        match error {
+            ProcessError::Session(error) => Self::Session(error),
+            error => Self::Process(error),
+        }
+    }
+}
+
+impl From<Interruption> for LifecycleError {
+    fn from(interruption: Interruption) -> Self {
+        match interruption {
+            Interruption::Ended(end) => Self::MachineEnded(end),
+            Interruption::Halted => Self::Killed,
+        }
+    }
+}
+
+impl StepError for LifecycleError {
+    fn is_broken_session(&self) -> bool {
+        match self {
+            Self::Session(error) | Self::Boot(BootError::Session(error)) => error.is_broken(),
+            _ => false,
+        }
+    }
+}
+
 impl LifecycleError {
-    /// Wraps an error, keeping the cause's type, which `first_use` searches for: `anyhow`'s plain conversion hides it.
-    pub(super) fn prepare(error: anyhow::Error) -> Self {
+    fn prepare(error: anyhow::Error) -> Self {
         Self::Prepare(error.reallocate_into_boxed_dyn_error_without_backtrace())
     }
 }
 
 /// Runs the container once: in a machine of its own, which is gone on return, or in its pod's.
-pub(crate) async fn run_once(
+pub(super) async fn run_once(
     supervised: &Rc<SupervisedContainer>,
     state: &State,
     folders: &Folders,
     pod: Option<&Rc<Pod>>,
 ) -> Outcome {
     supervised.phase.send_replace(Phase::Starting);
-    supervised.paused.set(false);
     supervised.output.begin();
     let mut started = false;
     let lived = match (prepare_volumes(supervised, state, folders).await, pod) {
@@ -135,183 +153,26 @@ async fn run_alone(
     folders: &Folders,
     started: &mut bool,
 ) -> Result<Stopped, LifecycleError> {
-    let (mut machine, sockets) = start(supervised, state, folders)?;
+    let (mut machine, sockets) = start_machine(supervised, state, folders)?;
     let lived = live_in(supervised, state, &mut machine, sockets, started).await;
-    supervised.attachments.take();
-    if let Some(agent) = supervised.agent.borrow_mut().take() {
-        // Clients that wait for another process of this container need not wait for the machine's end.
-        agent.end();
-    }
     machine.stop().await;
     supervised.mark("machine ended");
     lived
 }
 
-/// Runs the container in the machine of a pod, which continues afterwards.
-async fn run_in_pod(
-    supervised: &Rc<SupervisedContainer>,
-    state: &State,
-    folders: &Folders,
-    pod: &Rc<Pod>,
-    started: &mut bool,
-) -> Result<Stopped, LifecycleError> {
-    let agent = tokio::select! {
-        up = pod.up() => up.map_err(LifecycleError::Pod)?,
-        () = supervised.kill.notified() => return Err(LifecycleError::Killed),
-    };
-    supervised.mark("machine ready");
-    let needed = needed(&supervised.container.borrow(), state, folders, pod);
-    let placed = pod.disk_slots.plug(needed.map_err(LifecycleError::prepare)?).await?;
-    supervised.mark("disks in the machine");
-    let mut spec = disk_slots::with_slots(&supervised.container.borrow().spec, &placed);
-    pod.apply_to(&mut spec);
-    supervised.guest_spec.replace(Some(spec.clone()));
-    let lived = live_among_others(supervised, state, pod, &agent, spec, started).await;
-    supervised.guest_spec.take();
-    supervised.agent.borrow_mut().take();
-    match &lived {
-        Ok(Stopped { disks_busy: false, .. }) | Err(LifecycleError::Failed(_)) => pod.disk_slots.unplug(&placed).await,
-        _ => pod.disk_slots.leave(&placed),
-    }
-    lived
-}
-
-async fn live_among_others(
-    supervised: &Rc<SupervisedContainer>,
-    state: &State,
-    pod: &Rc<Pod>,
-    agent: &Rc<Agent>,
-    spec: ContainerSpec,
-    started: &mut bool,
-) -> Result<Stopped, LifecycleError> {
-    let course = run_in(supervised, state, agent, spec, started);
-    tokio::pin!(course);
-    let lived = tokio::select! {
-        lived = &mut course => lived,
-        end = pod.down() => return Err(LifecycleError::MachineEnded(end)),
-        // The pod's machine must not end with this container.
-        () = supervised.kill.notified() => {
-            let kill = Signal { container: supervised.id.clone(), number: libc::SIGKILL as u32 };
-            let _ = agent.send(host_message::Kind::Signal(kill)).await;
-            timeout(KILL_GRACE, &mut course).await.unwrap_or(Err(LifecycleError::Killed))
-        }
-    };
-    match lived {
-        // The machine's own reason is better, as in `while_machine_runs`.
-        Err(LifecycleError::Session(SessionError::Closed | SessionError::Io(_))) => {
-            match timeout(LAST_WORDS, pod.down()).await {
-                Ok(end) => Err(LifecycleError::MachineEnded(end)),
-                Err(_) => lived,
-            }
-        }
-        lived => lived,
-    }
-}
-
-/// Returns the disks of a container in a pod, opened unless they are plugged already.
-fn needed(container: &Container, state: &State, folders: &Folders, pod: &Pod) -> anyhow::Result<Vec<Needed>> {
-    let need = |key: DiskKey, serial: &str, readonly: bool, open: &dyn Fn() -> anyhow::Result<Disk>| {
-        let disk = if pod.disk_slots.has(&key) { None } else { Some(open()?) };
-        Ok::<_, anyhow::Error>(Needed {
-            key,
-            serial: serial.into(),
-            readonly,
-            disk,
-        })
-    };
-    let root = DiskKey::Rootfs(container.image_id.clone());
-    let own = DiskKey::Scratch(container.id.clone());
-    let mut needed = vec![
-        need(root, ROOTFS_SERIAL, true, &|| rootfs_disk(container, folders))?,
-        need(own, SCRATCH_SERIAL, false, &|| scratch_disk(container, folders))?,
-    ];
-    for volume in volumes::needed(state, container, &siblings(container, state)?)? {
-        let open = || Ok(volumes::open_disk(state, &folders.data, container, &volume)?);
-        let key = DiskKey::Volume(volume.name.clone());
-        needed.push(need(key, &volume.serial, volume.readonly, &open)?);
-    }
-    Ok(needed)
-}
-
-/// Returns the containers of the container's pod, if it is in one.
-pub(super) fn siblings(container: &Container, state: &State) -> Result<Vec<Container>, StateError> {
-    let pod = container.pod.as_deref();
-    pod.map_or_else(|| Ok(Vec::new()), |pod| state.containers_of(pod))
-}
-
 /// Starts the container's own machine.
-fn start(
+fn start_machine(
     supervised: &SupervisedContainer,
     state: &State,
     folders: &Folders,
 ) -> Result<(RunningMachine, Sockets), LifecycleError> {
     let container = supervised.container.borrow();
     let pod_networks = PodNetworks::of_container(&container, state).map_err(|e| LifecycleError::Prepare(e.into()))?;
-    let machine = prepare(&container, Some(pod_networks), state, folders)?;
+    let machine = container_machine::prepare(&container, Some(pod_networks), state, folders)?;
     supervised.mark("machine prepared");
     let started = machine.start()?;
     supervised.mark("machine processes started");
     Ok(started)
-}
-
-/// Starts a machine with a container's disks and shares, and no network.
-pub(super) fn start_machine(
-    container: &Container,
-    state: &State,
-    folders: &Folders,
-) -> Result<(RunningMachine, Sockets), LifecycleError> {
-    Ok(prepare(container, None, state, folders)?.start()?)
-}
-
-/// Opens all that a container's machine needs.
-fn prepare(
-    container: &Container,
-    pod_networks: Option<PodNetworks<'_>>,
-    state: &State,
-    folders: &Folders,
-) -> Result<Prepared, LifecycleError> {
-    let disks = disks(container, state, folders).map_err(LifecycleError::prepare)?;
-    let wanted = Wanted {
-        id: &container.id,
-        accelerator: container.config.accelerator,
-        size: container.config.machine,
-        kernel: container.config.kernel.as_deref(),
-        disks,
-        disk_slots: None,
-        shares: &container.config.shares,
-        pod_networks,
-    };
-    Ok(machine::prepare(folders, wanted)?)
-}
-
-fn disks(container: &Container, state: &State, folders: &Folders) -> anyhow::Result<Vec<Disk>> {
-    let mut disks = vec![rootfs_disk(container, folders)?, scratch_disk(container, folders)?];
-    disks.extend(volumes::open(state, &folders.data, container)?);
-    Ok(disks)
-}
-
-fn rootfs_disk(container: &Container, folders: &Folders) -> anyhow::Result<Disk> {
-    let store = crate::app::open_store(folders)?;
-    let image = store
-        .find(&container.image_id)?
-        .with_context(|| format!("the image {} of this container is gone", container.image))?;
-    let rootfs = store.rootfs(&image)?;
-    Ok(Disk {
-        serial: ROOTFS_SERIAL.into(),
-        readonly: true,
-        is_durable: false,
-        files: std::iter::once(rootfs.metadata).chain(rootfs.data).collect(),
-    })
-}
-
-fn scratch_disk(container: &Container, folders: &Folders) -> anyhow::Result<Disk> {
-    let path = store_folder::scratch(&folders.data, &container.id);
-    Ok(Disk {
-        serial: SCRATCH_SERIAL.into(),
-        readonly: false,
-        is_durable: !container.config.remove,
-        files: vec![scratch::open(&path)?],
-    })
 }
 
 /// Leads a container from a starting machine to its stop.
@@ -322,70 +183,115 @@ async fn live_in(
     sockets: Sockets,
     started: &mut bool,
 ) -> Result<Stopped, LifecycleError> {
-    let opened = while_machine_runs(supervised, machine, async {
-        timeout(BOOT_TIMEOUT, Session::open(sockets.session))
-            .await
-            .map_err(|_| LifecycleError::BootTimeout)?
-            .map_err(Into::into)
-    });
-    let session = opened.await?;
+    let booted = while_running(machine, supervised.kill.notified(), async {
+        Ok::<_, LifecycleError>(boot(sockets).await?)
+    })
+    .await?;
     supervised.mark("agent ready");
-    supervised.agent_start_ns.set(session.hello.agent_start_ns);
-    let opener = StreamOpener {
-        control: sockets.control,
-        nonce: session.nonce,
-    };
-    let (agent, mut outbox) = Agent::new(session.sender, opener);
-    let agent = Rc::new(agent);
-    let mut receiver = session.receiver;
-    let speaker = Rc::clone(&agent);
-    // The future ends with the session, which ends with the machine.
-    let broken = async move { speaker.converse(&mut receiver, &mut outbox).await };
-    tokio::pin!(broken);
+    supervised.agent_start_ns.set(booted.agent_start_ns);
     let mut spec = supervised.container.borrow().spec.clone();
-    if let Some(attachments) = &sockets.network {
-        while_machine_runs(supervised, machine, async { Ok(attachments.plug().await?) }).await?;
+    if let Some(attachments) = &booted.attachments {
         attachments.apply_to(&mut spec);
-        supervised.attachments.replace(Some(Rc::clone(attachments)));
     }
-    let course = run_in(supervised, state, &agent, spec, started);
-    while_machine_runs(supervised, machine, async {
+    let guest = booted.conversation.guest();
+    let course = run_in(supervised, state, &guest, booted.attachments, spec, started);
+    while_running(machine, supervised.kill.notified(), async {
         tokio::select! {
             biased;
             result = course => result,
-            error = &mut broken => Err(error.into()),
+            // The conversation ends with the machine.
+            error = booted.conversation.run() => Err(LifecycleError::Session(error)),
         }
     })
     .await
 }
 
-/// Runs the container in a guest whose agent is ready.
-async fn run_in(
+/// Runs the container in the machine of a pod, which continues afterwards.
+async fn run_in_pod(
     supervised: &Rc<SupervisedContainer>,
     state: &State,
-    agent: &Rc<Agent>,
+    folders: &Folders,
+    pod: &Rc<Pod>,
+    started: &mut bool,
+) -> Result<Stopped, LifecycleError> {
+    let guest = tokio::select! {
+        up = pod.up() => up.map_err(LifecycleError::Pod)?,
+        () = supervised.kill.notified() => return Err(LifecycleError::Killed),
+    };
+    supervised.mark("machine ready");
+    let needed = container_machine::needed_slots(&supervised.container.borrow(), state, folders, &pod.disk_slots);
+    let placed = pod.disk_slots.plug(needed.map_err(LifecycleError::prepare)?).await?;
+    supervised.mark("disks in the machine");
+    let mut spec = disk_slots::with_slots(&supervised.container.borrow().spec, &placed);
+    pod.apply_to(&mut spec);
+    let lived = live_among_others(supervised, state, pod, &guest, spec, started).await;
+    match &lived {
+        Ok(Stopped { disks_busy: false, .. }) | Err(LifecycleError::Process(ProcessError::Failed(_))) => {
+            pod.disk_slots.unplug(&placed).await;
+        }
+        _ => pod.disk_slots.leave(&placed),
+    }
+    lived
+}
+
+async fn live_among_others(
+    supervised: &Rc<SupervisedContainer>,
+    state: &State,
+    pod: &Rc<Pod>,
+    guest: &Rc<Guest>,
     spec: ContainerSpec,
     started: &mut bool,
 ) -> Result<Stopped, LifecycleError> {
-    let mut messages = agent.listen_to(&supervised.id);
-    let mut outputs = begin(supervised, agent, spec).await?;
-    timeout(START_TIMEOUT, wait_started(&mut messages))
+    let course = run_in(supervised, state, guest, None, spec, started);
+    tokio::pin!(course);
+    let lived = tokio::select! {
+        lived = &mut course => lived,
+        end = pod.down() => return Err(LifecycleError::MachineEnded(end)),
+        // The pod's machine must not end with this container.
+        () = supervised.kill.notified() => {
+            let _ = guest.signal(&supervised.id, libc::SIGKILL).await;
+            timeout(KILL_GRACE, &mut course).await.unwrap_or(Err(LifecycleError::Killed))
+        }
+    };
+    match lived {
+        // The machine's own reason is better, as in `while_running`.
+        Err(error) if error.is_broken_session() => match timeout(LAST_WORDS, pod.down()).await {
+            Ok(end) => Err(LifecycleError::MachineEnded(end)),
+            Err(_) => Err(error),
+        },
+        lived => lived,
+    }
+}
+
+/// Runs the container in a guest that is ready.
+pub(super) async fn run_in(
+    supervised: &Rc<SupervisedContainer>,
+    state: &State,
+    guest: &Rc<Guest>,
+    attachments: Option<Rc<NetworkAttachments>>,
+    spec: ContainerSpec,
+    started: &mut bool,
+) -> Result<Stopped, LifecycleError> {
+    let mut process = guest.spawn(spec.clone()).await?;
+    let mut outputs = connect_streams(supervised, &mut process, &spec)?;
+    timeout(START_TIMEOUT, process.started())
         .await
         .map_err(|_| LifecycleError::StartTimeout)??;
     state.set_running(&supervised.id, clock::now_ns(), std::process::id())?;
     volumes::record_prepared(state, &supervised.container.borrow())?;
     *started = true;
-    *supervised.agent.borrow_mut() = Some(Rc::clone(agent));
     supervised.mark("container started");
     supervised.record_event("start", &[]);
     supervised.note_stopped(false);
-    supervised.phase.send_replace(Phase::Running);
+    let running = Rc::new(Running::new(Rc::clone(guest), attachments, spec));
+    supervised.phase.send_replace(Phase::Running(running));
+    let _ends = EndsRunning(supervised);
     sys::forget_code();
     let stopped = tokio::select! {
-        stopped = wait_stopped(&mut messages) => stopped?,
-        never = notice_end(supervised, agent) => match never {},
-        never = health::watch(supervised, agent) => match never {},
-        never = free_space::watch(supervised, agent) => match never {},
+        stopped = process.stopped() => stopped?,
+        never = notice_end(supervised, guest) => match never {},
+        never = health::watch(supervised, guest) => match never {},
+        never = free_space::watch(supervised, guest) => match never {},
     };
     supervised.output.end();
     while let Some(drained) = outputs.join_next().await {
@@ -395,22 +301,25 @@ async fn run_in(
     Ok(stopped)
 }
 
-/// Sends Create, opens the streams and sends Start without waiting for anything in between.
-async fn begin(
+/// Ends the phase in which a container runs, whatever the reason is.
+struct EndsRunning<'a>(&'a SupervisedContainer);
+
+impl Drop for EndsRunning<'_> {
+    fn drop(&mut self) {
+        self.0.phase.send_replace(Phase::Ending);
+    }
+}
+
+/// Connects the streams of the container's process with its output and input. Returns the tasks that drain the output.
+fn connect_streams(
     supervised: &Rc<SupervisedContainer>,
-    agent: &Agent,
-    spec: ContainerSpec,
+    process: &mut GuestProcess,
+    spec: &ContainerSpec,
 ) -> Result<JoinSet<std::io::Result<()>>, LifecycleError> {
-    let (terminal, stdin) = (spec.terminal.is_some(), spec.stdin);
-    agent.send(host_message::Kind::Create(Box::new(spec))).await?;
-    let start = Start {
-        container: supervised.id.clone(),
-    };
-    agent.send(host_message::Kind::Start(start)).await?;
-    let mut streams = agent.opener.open_all(&supervised.id, terminal, stdin)?.into_iter();
-    let mut outputs = JoinSet::new();
+    let mut streams = process.streams.drain(..);
     let mut next = || streams.next().ok_or(LifecycleError::Session(SessionError::Unexpected));
-    if terminal {
+    let mut outputs = JoinSet::new();
+    if spec.terminal.is_some() {
         // The half is kept also without input: the agent sees a dropped half as a hang-up.
         let (read, write) = tokio_stream(next()?)?.into_split();
         supervised.output.set_input(Some(write));
@@ -418,7 +327,7 @@ async fn begin(
         outputs.spawn_local(async move { supervised.output.drain_half(LogStream::Stdout, read).await });
         return Ok(outputs);
     }
-    if stdin {
+    if spec.stdin {
         let (_, write) = tokio_stream(next()?)?.into_split();
         supervised.output.set_input(Some(write));
     }
@@ -434,66 +343,19 @@ fn tokio_stream(stream: std::os::unix::net::UnixStream) -> Result<UnixStream, Li
     UnixStream::from_std(stream).map_err(LifecycleError::Socket)
 }
 
-async fn wait_started(messages: &mut mpsc::Receiver<agent_message::Kind>) -> Result<(), LifecycleError> {
-    loop {
-        match messages.recv().await.ok_or(SessionError::Closed)? {
-            agent_message::Kind::Created(_) => {}
-            agent_message::Kind::Started(_) => return Ok(()),
-            agent_message::Kind::Failed(failed) => return Err(LifecycleError::Failed(failed)),
-            _ => return Err(SessionError::Unexpected.into()),
-        }
-    }
-}
-
-async fn wait_stopped(messages: &mut mpsc::Receiver<agent_message::Kind>) -> Result<Stopped, LifecycleError> {
-    match messages.recv().await.ok_or(SessionError::Closed)? {
-        agent_message::Kind::Stopped(stopped) => Ok(stopped),
-        agent_message::Kind::Failed(failed) => Err(LifecycleError::Failed(failed)),
-        _ => Err(SessionError::Unexpected.into()),
-    }
-}
-
 /// Notifies the output that the container has ended while a client that does not read keeps the agent from reporting
 /// it: the agent reports the end after the last output was delivered.
-async fn notice_end(supervised: &SupervisedContainer, agent: &Agent) -> Infallible {
+async fn notice_end(supervised: &SupervisedContainer, guest: &Guest) -> Infallible {
     loop {
         sleep(LOOK_EVERY).await;
         if !supervised.output.is_stalled() {
             continue;
         }
-        let list = List {
-            container: supervised.id.clone(),
-        };
-        let listed = agent
-            .ask(&supervised.id, Request::List, host_message::Kind::List(list))
-            .await;
-        if matches!(listed, Ok(agent_message::Kind::Listed(listed)) if listed.packed.is_empty()) {
+        let listed = guest.list(&supervised.id).await;
+        if listed.is_ok_and(|listed| listed.packed.is_empty()) {
             supervised.output.end();
             std::future::pending::<()>().await;
         }
-    }
-}
-
-/// Awaits `step`, unless the machine ends or is killed first.
-async fn while_machine_runs<T>(
-    supervised: &SupervisedContainer,
-    machine: &mut RunningMachine,
-    step: impl Future<Output = Result<T, LifecycleError>>,
-) -> Result<T, LifecycleError> {
-    let result = tokio::select! {
-        result = step => result,
-        end = &mut machine.end => return Err(LifecycleError::MachineEnded(machine::ended(end.ok()))),
-        () = supervised.kill.notified() => return Err(LifecycleError::Killed),
-    };
-    match result {
-        // A session mostly breaks because the machine is ending: the machine's reason is better.
-        Err(LifecycleError::Session(SessionError::Closed | SessionError::Io(_))) => {
-            match timeout(LAST_WORDS, &mut machine.end).await {
-                Ok(end) => Err(LifecycleError::MachineEnded(machine::ended(end.ok()))),
-                Err(_) => result,
-            }
-        }
-        result => result,
     }
 }
 
@@ -501,41 +363,33 @@ async fn while_machine_runs<T>(
 fn exit(stopped: &Stopped, data: &Path) -> Exit {
     let is_cut_off = stopped.disks_busy && free_space::is_used_up(data);
     Exit {
-        code: exit_code(stopped),
+        code: status_code(stopped),
         oom_killed: stopped.oom_killed,
         error: if is_cut_off { NO_ROOM.into() } else { String::new() },
     }
 }
 
-/// Converts a process's status to the shell's exit code.
-pub(super) fn exit_code(stopped: &Stopped) -> u8 {
-    match stopped.signal {
-        0 => stopped.exit_code.min(255) as u8,
-        signal => 128u8.saturating_add(signal.min(127) as u8),
-    }
-}
-
 /// Converts an error to an outcome: a container that ran has ended by it, one that did not has failed to start.
-fn conclude(error: &LifecycleError, started: bool) -> Outcome {
+pub(super) fn conclude(error: &LifecycleError, started: bool) -> Outcome {
     let mut failure = Failure::of(error);
     match error {
-        LifecycleError::Failed(failed) => failure.code = failed_code(failed),
-        LifecycleError::Killed => failure.code = 137,
+        LifecycleError::Process(error) => failure.code = error.exit_code(),
+        LifecycleError::Killed => failure.code = exit_code::KILLED,
         // Its machine is killed because of that.
-        LifecycleError::Session(SessionError::Unresponsive(_)) if started => failure.code = 137,
+        LifecycleError::Session(SessionError::Unresponsive(_)) if started => failure.code = exit_code::KILLED,
         LifecycleError::MachineEnded(end) => {
             failure.console = last_lines(&end.console);
             failure.code = match (started, end.killed) {
-                (true, true) => 137,
-                (true, false) => 255,
-                (false, _) => 125,
+                (true, true) => exit_code::KILLED,
+                (true, false) => exit_code::MACHINE_ENDED,
+                (false, _) => exit_code::FAILURE,
             };
         }
         _ => {}
     }
     match (started, error) {
         (true, LifecycleError::Killed) => Outcome::Exited(Exit {
-            code: 137,
+            code: exit_code::KILLED,
             ..Exit::default()
         }),
         (true, _) => Outcome::Ended(failure),
@@ -543,27 +397,12 @@ fn conclude(error: &LifecycleError, started: bool) -> Outcome {
     }
 }
 
-/// Returns docker's exit code for a failed start.
-pub(super) fn failed_code(failed: &Failed) -> u8 {
-    match failed.step() {
-        FailedStep::ExecNotFound => 127,
-        FailedStep::ExecRefused => 126,
-        _ => 125,
-    }
-}
-
 /// Returns the last lines of a console: the kernel's oops with its panic, or other output before the end.
 fn last_lines(console: &str) -> String {
     let lines: Vec<&str> = console.lines().filter(|line| !line.trim().is_empty()).collect();
     let first = lines.len().saturating_sub(CONSOLE_LINES_MAX);
-    let shown: Vec<String> = lines.into_iter().skip(first).map(sanitise).collect();
-    shown.join("\n")
-}
-
-/// Formats text of the guest on one line, without control characters that could control the user's terminal.
-pub(crate) fn sanitise(text: &str) -> String {
-    text.chars()
-        .take(1000)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    let shown = lines[first..]
+        .iter()
+        .map(|line| GuestText::new(line.as_bytes()).to_string());
+    shown.collect::<Vec<_>>().join("\n")
 }

@@ -7,6 +7,9 @@ use std::rc::Rc;
 use anyhow::Context as _;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::LAST_WORDS;
 
 use crate::accelerator::{self, Accelerator, Disk, MachineEnd, MachineParts, RunningMachine, Sidecar, Sidecars, Words};
 use crate::folders::Folders;
@@ -23,6 +26,13 @@ pub(crate) enum MachineError {
     Socket(#[source] std::io::Error),
     #[error("cannot start the machine")]
     Start(#[from] accelerator::StartError),
+}
+
+impl MachineError {
+    /// Wraps an error, keeping the cause's type, which `first_use` searches for: `anyhow`'s plain conversion hides it.
+    pub(super) fn prepare(error: anyhow::Error) -> Self {
+        Self::Prepare(error.reallocate_into_boxed_dyn_error_without_backtrace())
+    }
 }
 
 /// Description of the machine to start. `id` is that of its container or pod.
@@ -103,7 +113,7 @@ pub(super) fn prepare(folders: &Folders, wanted: Wanted<'_>) -> Result<Prepared,
         };
         Ok((accelerator, parts))
     };
-    let (accelerator, parts) = open().map_err(|e| MachineError::Prepare(e.into()))?;
+    let (accelerator, parts) = open().map_err(MachineError::prepare)?;
     Ok(Prepared {
         accelerator,
         parts,
@@ -113,8 +123,44 @@ pub(super) fn prepare(folders: &Folders, wanted: Wanted<'_>) -> Result<Prepared,
     })
 }
 
+/// Event that cuts a step short which needs a running machine.
+#[derive(Debug)]
+pub(super) enum Interruption {
+    /// The machine ended.
+    Ended(MachineEnd),
+    /// Somebody wants the machine ended.
+    Halted,
+}
+
+/// Error of a step that needs a running machine.
+pub(super) trait StepError: From<Interruption> {
+    /// Whether the session broke, mostly because the machine is ending.
+    fn is_broken_session(&self) -> bool;
+}
+
+/// Awaits a step, unless the machine ends or `halt` completes first.
+pub(super) async fn while_running<T, E: StepError>(
+    machine: &mut RunningMachine,
+    halt: impl Future<Output = ()>,
+    step: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let result = tokio::select! {
+        result = step => result,
+        end = &mut machine.end => return Err(Interruption::Ended(ended(end.ok())).into()),
+        () = halt => return Err(Interruption::Halted.into()),
+    };
+    match result {
+        // The machine's own reason is better.
+        Err(error) if error.is_broken_session() => match timeout(LAST_WORDS, &mut machine.end).await {
+            Ok(end) => Err(Interruption::Ended(ended(end.ok())).into()),
+            Err(_) => Err(error),
+        },
+        result => result,
+    }
+}
+
 /// Returns a machine's end as it was reported, or an unknown one.
-pub(super) fn ended(end: Option<MachineEnd>) -> MachineEnd {
+fn ended(end: Option<MachineEnd>) -> MachineEnd {
     end.unwrap_or_else(|| MachineEnd {
         reason: "for an unknown reason".into(),
         killed: false,
@@ -124,7 +170,7 @@ pub(super) fn ended(end: Option<MachineEnd>) -> MachineEnd {
 
 impl Sockets {
     /// Creates the sockets. The second and third value are the machine's ends.
-    fn pair() -> Result<(Self, OwnedFd, OwnedFd), MachineError> {
+    pub(super) fn pair() -> Result<(Self, OwnedFd, OwnedFd), MachineError> {
         let (session, machine_session) = std::os::unix::net::UnixStream::pair().map_err(MachineError::Socket)?;
         session.set_nonblocking(true).map_err(MachineError::Socket)?;
         let session = UnixStream::from_std(session).map_err(MachineError::Socket)?;

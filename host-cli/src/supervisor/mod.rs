@@ -10,35 +10,49 @@
 //!
 //! | file | noun |
 //! |---|---|
-//! | `supervised_container` | the container, as all of the following share it |
-//! | `pod` | what several containers have in common: the machine |
+//! | `container_supervisor` | a container, attended from its first start to its last end |
+//! | `pod_supervisor` | a pod's process, which owns the machine and attends its containers |
+//! | `client` | one connection of a command |
+//! | `networks_changed` | the networks of a running machine, reconciled with its row |
 //! | `lifecycle` | one life of a container, in a machine of its own or its pod's |
+//! | `pod_machine` | the machine of a pod |
+//! | `pod` | what several containers have in common |
+//! | `orders` | signal, stop, kill, pause, resize of a running container |
+//! | `health` | checks, again and again |
+//! | `free_space` | room that guests leave on the host's disk |
+//! | `supervised_container` | the container, as all of the above share it |
+//! | `output` | where the container's output goes: log and clients |
+//! | `first_use` | new volumes of a container that only reads them |
+//! | `offline_task` | a machine for a moment, to work on the disks of a container that does not run |
+//! | `container_machine` | the disks of a container, and the machine that it has to itself |
+//! | `boot` | a guest, from its started machine to its ready agent |
 //! | `machine` | a machine that was just started |
 //! | `disk_slots` | disks that come to a running machine and go |
-//! | `agent` | the session, shared by all who speak to the guest |
+//! | `conversation` | frames to the agent, messages from it, and its heartbeat |
 //! | `heartbeat` | signs of life of the agent |
 //! | `stall` | time that the host kept from the machine's processes |
-//! | `networks_changed` | the networks of a running machine, reconciled with its row |
-//! | `first_use` | new volumes of a container that only reads them |
-//! | `free_space` | room that guests leave on the host's disk |
+//! | `guest` | processes, orders and requests in a guest |
+//! | `guest_process` | a process in a guest, from its creation to its end |
+//! | `pending_requests` | requests that wait for their responses |
 //! | `guest_clock` | the clock of the guest, kept with the host's |
-//! | `reach` | whether commands can still reach this supervisor |
-//! | `output` | where the container's output goes: log and clients |
-//! | `orders` | signal, stop, kill, pause, resize of a running container |
-//! | `client` | one connection of a command |
 //! | `streams` | stdio streams into the guest |
-//! | `health` | checks, again and again |
-//! | `offline_task` | a machine for a moment, to work on the disks of a container that does not run |
+//! | `specs` | specs of exec processes and tasks |
+//! | `reach` | whether commands can still reach this supervisor |
 //!
-//! Nothing here waits for a client forever, except for the one that started the container in the foreground, which owns
-//! the output.
+//! Each of these names only files below it. Nothing here waits for a client forever, except for the one that started
+//! the container in the foreground, which owns the output.
 
-mod agent;
+mod boot;
 mod client;
+mod container_machine;
+mod container_supervisor;
+mod conversation;
 mod disk_slots;
 mod first_use;
 mod free_space;
+mod guest;
 mod guest_clock;
+mod guest_process;
 mod health;
 mod heartbeat;
 mod lifecycle;
@@ -47,55 +61,37 @@ mod networks_changed;
 pub(crate) mod offline_task;
 mod orders;
 mod output;
-pub(crate) mod pod;
+mod pending_requests;
+mod pod;
+mod pod_machine;
+mod pod_supervisor;
 mod reach;
+mod specs;
 mod stall;
 mod streams;
 mod supervised_container;
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::net::UnixListener;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
 
-use self::reach::Reach;
 use crate::container_lock::ContainerLock;
-use crate::control::{self, Connection};
+use crate::control::Connection;
 use crate::folders::Folders;
-use crate::model::{Container, Exit, RestartPolicy, Status};
-use crate::signals::Signals;
-use crate::state::{Pending, State, StateError};
-use crate::{clock, error_text, store_folder, sys, volumes};
 
-pub(crate) use lifecycle::sanitise;
-
-use pod::Pod;
-use supervised_container::{Outcome, Phase, SupervisedContainer};
+pub(crate) use container_supervisor::supervise;
+pub(crate) use pod_supervisor::supervise as supervise_pod;
 
 /// Time limit from process start to the agent's Hello. Hundreds of milliseconds usually; a host with many busy pods or
 /// an emulated one under load takes seconds.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time limit from a session's break to the machine's own reason for it.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// Time limit for clients to receive the end.
-const FAREWELL: Duration = Duration::from_secs(5);
 /// Maximum number of clients at a time: each has three descriptors at most, and a process has 1024. More wait for their
 /// turn.
 const CLIENTS_MAX: usize = 200;
-/// Time limit for writing an end to a full disk; [`WRITE_PAUSE`] is the interval of the attempts.
-const WRITE_PATIENCE: Duration = Duration::from_secs(60);
-const WRITE_PAUSE: Duration = Duration::from_millis(250);
 /// Pause before the next attempt when a client could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Pause before a first restart; it doubles with each one that follows soon, up to the limit, as in docker.
-const RESTART_PAUSE: Duration = Duration::from_millis(100);
-const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
-/// Run time after which a container's next restart waits for the first pause again.
-const RESTART_FORGIVEN: Duration = Duration::from_secs(10);
-
 /// Id, lock and connection that the process is started with.
 #[derive(Debug)]
 pub(crate) struct Inheritance {
@@ -117,244 +113,5 @@ impl Inheritance {
     }
 }
 
-/// Supervises a container without a pod.
-pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> anyhow::Result<()> {
-    attend(&folders, inheritance, None).await
-}
-
-/// Attends a container from its first start to its last end.
-async fn attend(folders: &Folders, inheritance: Inheritance, pod: Option<Rc<Pod>>) -> anyhow::Result<()> {
-    let Inheritance { id, lock, first } = inheritance;
-    let (state, supervised, mut listener, mut signals) = match prepare(folders, &id, &lock, pod.as_ref()) {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            // A container that cannot be removed here is left to `capsid rm`.
-            let _ = discard(folders, &id, lock);
-            client::refuse(&first, &error_text::describe(error.as_ref())).await;
-            return Err(error);
-        }
-    };
-    let mut clients = JoinSet::new();
-    let received_first = client::receive_first(&supervised, first).await;
-    clients.spawn_local(received_first);
-    let mut log_failed = false;
-    let mut looks = tokio::time::interval(reach::LOOK_EVERY);
-    let files = store_folder::all(&folders.data).join(&id);
-    let (outcome, unwritten) = {
-        let lives = lives(&supervised, &state, folders, pod.as_ref());
-        tokio::pin!(lives);
-        loop {
-            tokio::select! {
-                ended = &mut lives => break ended,
-                accepted = listener.accept(), if clients.len() < CLIENTS_MAX => match accepted {
-                    Ok((stream, _)) => {
-                        clients.spawn_local(client::serve(Rc::clone(&supervised), control::accepted(stream)));
-                    }
-                    // No descriptor is free: the client waits, and this process does not spin.
-                    Err(_) => sleep(ACCEPT_PAUSE).await,
-                },
-                words = supervised.output.log_failed(), if !log_failed => {
-                    log_failed = true;
-                    // A disk that is full for the log may be full for the row, too: the error is recorded again with
-                    // the container's end.
-                    let _ = state.set_error(&id, &words);
-                }
-                _ = looks.tick() => match reach::look(&lock, &files) {
-                    Reach::Whole => {}
-                    Reach::NoSocket => {
-                        if let Ok(anew) = control::listen(lock.folder()) {
-                            listener = anew;
-                        }
-                    }
-                    Reach::Lost(what) => {
-                        looks.reset_after(reach::LOST_LOOK_EVERY);
-                        let _ = state.set_error(&id, what);
-                        supervised.stop_in_background(None);
-                    }
-                },
-                // Code that a command needed is mostly not needed for the next minutes.
-                Some(_) = clients.join_next() => sys::forget_code(),
-                // The host shuts down, or somebody ends this process: equivalent to `capsid stop`.
-                () = interruption(&mut signals) => supervised.stop_in_background(None),
-            }
-        }
-    };
-    drop(listener);
-    let remove = supervised.container.borrow().config.remove;
-    // The row is deleted first: see `create::remove`. What fails here is left to the next command.
-    let removed = if remove {
-        forget(&state, &supervised, folders)
-    } else {
-        Ok(())
-    };
-    supervised.phase.send_replace(Phase::Over(Rc::new(outcome)));
-    // A client that does not read is left behind.
-    let _ = timeout(FAREWELL, async { while clients.join_next().await.is_some() {} }).await;
-    if let Some(end) = unwritten.filter(|_| !remove) {
-        end.write_at_last(&state, &id).await?;
-    }
-    removed?;
-    if remove {
-        lock.remove().context("cannot remove the pod's run folder")?;
-        state.finish_pending(Pending::Container, &id);
-    }
-    Ok(())
-}
-
-/// Removes the container, except for its run folder.
-fn forget(state: &State, supervised: &SupervisedContainer, folders: &Folders) -> anyhow::Result<()> {
-    volumes::remove_container(state, &folders.data, &supervised.container.borrow(), true)?;
-    supervised.record_event("destroy", &[]);
-    store_folder::remove(&folders.data, &supervised.id).context("cannot remove the container's files")
-}
-
-/// Removes a container with `--rm` that could not be supervised.
-fn discard(folders: &Folders, id: &str, lock: ContainerLock) -> anyhow::Result<()> {
-    let state = State::open(&folders.data)?;
-    let container = match state.container(id) {
-        // Removed while this process was started.
-        Err(StateError::Unknown(_)) => return Ok(lock.remove()?),
-        found => found?,
-    };
-    if container.config.remove {
-        crate::create::remove(&state, folders, lock, &container, true)?;
-    }
-    Ok(())
-}
-
-/// Prepares all that must work before anything is started.
-fn prepare(
-    folders: &Folders,
-    id: &str,
-    lock: &ContainerLock,
-    pod: Option<&Rc<Pod>>,
-) -> anyhow::Result<(State, Rc<SupervisedContainer>, UnixListener, Option<Signals>)> {
-    let state = State::open(&folders.data)?;
-    let container = state.container(id)?;
-    let listener = control::listen(lock.folder()).context("cannot listen for commands")?;
-    // In a pod's process, the pod handles signals.
-    let signals = pod.is_none().then(Signals::listen_to_ending).transpose();
-    let signals = signals.context("cannot listen for signals")?;
-    let supervised = SupervisedContainer::new(container, folders).context("cannot open the container's log")?;
-    if let Some(pod) = pod {
-        pod.add(&supervised);
-    }
-    Ok((state, supervised, listener, signals))
-}
-
-/// Waits for a signal that ends this process; without signals, forever.
-async fn interruption(signals: &mut Option<Signals>) {
-    match signals {
-        Some(signals) => drop(signals.interruption().await),
-        None => std::future::pending().await,
-    }
-}
-
-/// Runs the container as often as the restart policy permits. Returns the outcome of the last life, and its end if that
-/// could not be written to the row.
-async fn lives(
-    supervised: &Rc<SupervisedContainer>,
-    state: &State,
-    folders: &Folders,
-    pod: Option<&Rc<Pod>>,
-) -> (Outcome, Option<End>) {
-    let mut pause = RESTART_PAUSE;
-    let mut restarts = 0;
-    loop {
-        let began = std::time::Instant::now();
-        let outcome = lifecycle::run_once(supervised, state, folders, pod).await;
-        let has_ground = pod.is_none_or(|pod| !pod.is_ending());
-        let again = wants_restart(&supervised.container.borrow(), &outcome, restarts)
-            && !supervised.is_stop_asked()
-            && has_ground;
-        // As in docker, a container whose first start failed remains in the state created.
-        let never_ran =
-            matches!(outcome, Outcome::Failed(_)) && restarts == 0 && supervised.container.borrow().started_ns == 0;
-        let next = match (again, never_ran) {
-            (true, _) => Status::Restarting,
-            (false, true) => Status::Created,
-            (false, false) => Status::Exited,
-        };
-        let mut exit = outcome.exit();
-        if let Some(words) = supervised.output.log_failure() {
-            let both = [exit.error.as_str(), &words]
-                .into_iter()
-                .filter(|words| !words.is_empty());
-            exit.error = both.collect::<Vec<_>>().join("; ");
-        }
-        let end = End {
-            at_ns: clock::now_ns(),
-            exit,
-            next,
-        };
-        let ran = !matches!(outcome, Outcome::Failed(_));
-        if end.exit.oom_killed {
-            supervised.record_event("oom", &[]);
-        }
-        if ran {
-            supervised.record_event("die", &[("exitCode", &end.exit.code.to_string())]);
-        }
-        let unwritten = end.write(state, &supervised.id).err().map(|_| end);
-        if !again {
-            return (outcome, unwritten);
-        }
-        if began.elapsed() >= RESTART_FORGIVEN {
-            pause = RESTART_PAUSE;
-        }
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = supervised.stop_asked() => {
-                // Nothing runs: the exit in the row remains valid.
-                return match state.set_status(&supervised.id, Status::Exited) {
-                    Ok(()) => (outcome, None),
-                    Err(e) => (Outcome::failed(&e), None),
-                };
-            }
-        }
-        pause = (pause * 2).min(RESTART_PAUSE_MAX);
-        restarts += 1;
-        if let Err(e) = state.count_restart(&supervised.id) {
-            return (Outcome::failed(&e), None);
-        }
-    }
-}
-
-/// End of a life, as it is written to the row.
-#[derive(Debug)]
-struct End {
-    at_ns: i64,
-    exit: Exit,
-    next: Status,
-}
-
-impl End {
-    fn write(&self, state: &State, id: &str) -> Result<(), StateError> {
-        state.set_exited(id, self.at_ns, &self.exit, self.next)
-    }
-
-    /// Retries the write: a full disk may have room in a moment. When it stays full, the next command that can write
-    /// records that the supervisor is gone.
-    async fn write_at_last(&self, state: &State, id: &str) -> Result<(), StateError> {
-        let deadline = std::time::Instant::now() + WRITE_PATIENCE;
-        loop {
-            match self.write(state, id) {
-                Err(_) if std::time::Instant::now() < deadline => sleep(WRITE_PAUSE).await,
-                written => return written,
-            }
-        }
-    }
-}
-
-/// Whether the restart policy wants a restart after this outcome. A container that never started is not started again.
-fn wants_restart(container: &Container, outcome: &Outcome, restarts: u32) -> bool {
-    let code = match outcome {
-        Outcome::Exited(exit) => exit.code,
-        Outcome::Ended(failure) => failure.code,
-        Outcome::Failed(_) => return false,
-    };
-    match container.config.restart {
-        RestartPolicy::No => false,
-        RestartPolicy::OnFailure { retries_max } => code != 0 && (retries_max == 0 || restarts < retries_max),
-        RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,13 @@
 //! Networks of a running machine, reconciled with its row.
 
-use capsid_protocol::message::{ConfigureNetwork, Request as Asked, agent_message, host_message};
+use std::rc::Rc;
 
-use super::agent::Agent;
-use super::lifecycle::sanitise;
+use super::guest::Guest;
 use super::pod::Pod;
-use super::supervised_container::SupervisedContainer;
+use super::supervised_container::{Running, SupervisedContainer};
 use crate::control::{Answer, Failure};
 use crate::folders::Folders;
 use crate::network::{NetworkAttachments, PodNetworks};
-use crate::session::SessionError;
 use crate::state::State;
 
 /// Reconciles the networks of a container without a pod. For one that is about to start, or to end, the configuration
@@ -25,18 +23,20 @@ pub(super) async fn container(supervised: &SupervisedContainer) -> Result<Answer
         .config
         .network
         .clone_from(&row.config.network);
-    let (attachments, guest) = (supervised.attachments.borrow().clone(), supervised.guest());
-    let (Some(attachments), Ok(agent)) = (attachments, guest) else {
+    let Ok(running) = supervised.running() else {
+        return Ok(Answer::Rewired { no_way_out: None });
+    };
+    let Some(attachments) = &running.attachments else {
         return Ok(Answer::Rewired { no_way_out: None });
     };
     let pod_networks = PodNetworks::of_container(&row, &state).map_err(|e| Failure::of(&e))?;
-    reconcile(&attachments, &pod_networks, &agent, &supervised.id).await
+    reconcile(attachments, &pod_networks, &running.guest, &supervised.id).await
 }
 
 /// Notifies the networks of the new name of a container without a pod.
 pub(super) async fn rename(supervised: &SupervisedContainer) -> Result<(), Failure> {
-    let is_on_networks = supervised.attachments.borrow().is_some();
-    if is_on_networks {
+    let is_on_networks = |running: Rc<Running>| running.attachments.is_some();
+    if supervised.running().is_ok_and(is_on_networks) {
         container(supervised).await?;
     }
     Ok(())
@@ -44,13 +44,13 @@ pub(super) async fn rename(supervised: &SupervisedContainer) -> Result<(), Failu
 
 /// Reconciles the networks of a pod.
 pub(super) async fn pod(pod: &Pod, folders: &Folders) -> Result<Answer, Failure> {
-    let agent = pod.up().await?;
+    let guest = pod.up().await?;
     let state = State::open(&folders.data).map_err(|e| Failure::of(&e))?;
     let row = state.pod(&pod.id).map_err(|e| Failure::of(&e))?;
     let pod_networks = PodNetworks::of_pod(&row, &state).map_err(|e| Failure::of(&e))?;
     match pod.attachments() {
         // The id is empty: no container stands for the pod, which may have none at all.
-        Some(attachments) => reconcile(&attachments, &pod_networks, &agent, "").await,
+        Some(attachments) => reconcile(&attachments, &pod_networks, &guest, "").await,
         None => Ok(Answer::Rewired { no_way_out: None }),
     }
 }
@@ -58,7 +58,7 @@ pub(super) async fn pod(pod: &Pod, folders: &Folders) -> Result<Answer, Failure>
 async fn reconcile(
     attachments: &NetworkAttachments,
     pod_networks: &PodNetworks<'_>,
-    agent: &Agent,
+    guest: &Guest,
     id: &str,
 ) -> Result<Answer, Failure> {
     let Some(config) = pod_networks.config else {
@@ -68,32 +68,22 @@ async fn reconcile(
         )));
     };
     let before = attachments.snapshot();
-    let (guest, refusal) = match attachments.reconcile(pod_networks, config).await {
+    let (network, refusal) = match attachments.reconcile(pod_networks, config).await {
         Ok(followed) => followed,
         Err(error) => {
             let _ = attachments.rollback(before).await;
             return Err(Failure::of(&error));
         }
     };
-    let configure_network = ConfigureNetwork {
-        container: id.into(),
-        network: guest.interface(),
-    };
-    let asked = agent.ask(
-        id,
-        Asked::ConfigureNetwork,
-        host_message::Kind::ConfigureNetwork(configure_network),
-    );
-    let failure = match asked.await {
-        Ok(agent_message::Kind::NetworkConfigured(_)) => {
+    match guest.configure_network(id, network.interface()).await {
+        Ok(()) => {
             let no_way_out = refusal.map(|refusal| Failure::of(&refusal).message);
-            return Ok(Answer::Rewired { no_way_out });
+            Ok(Answer::Rewired { no_way_out })
         }
-        Ok(agent_message::Kind::Failed(failed)) => Failure::because(sanitise(&failed.message)),
-        Ok(_) => Failure::of(&SessionError::Unexpected),
-        Err(error) => Failure::of(&error),
-    };
-    // The command is about to restore the row. If the device does not answer, the machine is broken anyway.
-    let _ = attachments.rollback(before).await;
-    Err(failure)
+        Err(error) => {
+            // The command is about to restore the row. If the device does not answer, the machine is broken anyway.
+            let _ = attachments.rollback(before).await;
+            Err(Failure::of(&error))
+        }
+    }
 }

@@ -4,72 +4,53 @@
 //! it.
 
 use std::os::unix::net::UnixStream as StdStream;
-use std::rc::Rc;
 
-use anyhow::{Context as _, bail};
-use capsid_protocol::message::{agent_message, host_message};
-use capsid_protocol::spec::mount::Source;
-use capsid_protocol::spec::task::Kind;
-use capsid_protocol::spec::{Mount, Task};
-use capsid_protocol::{ContainerSpec, Start};
-use tokio::sync::mpsc;
+use anyhow::Context as _;
+use capsid_protocol::spec::Task;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 
-use super::BOOT_TIMEOUT;
-use super::agent::Agent;
-use super::lifecycle::{exit_code, sanitise, start_machine};
-use super::streams::StreamOpener;
+use super::boot::{BootError, boot};
+use super::guest_process::{GuestProcess, status_code};
+use super::machine::{Interruption, StepError, while_running};
+use super::{container_machine, specs};
 use crate::accelerator::RunningMachine;
 use crate::container_lock::ContainerLock;
 use crate::folders::Folders;
 use crate::model::Container;
-use crate::session::{Session, SessionError};
+use crate::session::SessionError;
 use crate::state::State;
 
 /// Machine that runs a task.
 pub(crate) struct OfflineTask {
     machine: RunningMachine,
-    messages: mpsc::Receiver<agent_message::Kind>,
-    /// Task of the session with the agent, with the reason for which it ended.
-    broken: JoinHandle<SessionError>,
+    process: GuestProcess,
+    /// Task of the conversation with the agent, with the reason for which it ended.
+    conversation: JoinHandle<SessionError>,
     /// Lock that prevents start and removal of the container; absent when the supervisor itself runs the task.
     _lock: Option<ContainerLock>,
 }
 
-fn takes_input(task: &Task) -> bool {
-    matches!(task.kind, Some(Kind::Unpack(_)))
+/// Reason why the machine of a task did not become ready.
+#[derive(Debug, thiserror::Error)]
+enum OfflineError {
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    #[error("the machine ended: {0}")]
+    Ended(String),
 }
 
-/// Creates the spec of a process that does `task` in the running container of `spec`.
-pub(super) fn beside(spec: &ContainerSpec, id: String, task: Task) -> ContainerSpec {
-    ContainerSpec {
-        join: Some(spec.id.clone()),
-        id,
-        stdin: takes_input(&task),
-        cwd: "/".into(),
-        // For a comparison: the location of the container's files, and what was created as mount points.
-        root: spec.root.clone(),
-        mounts: spec.mounts.clone(),
-        files: spec.files.clone(),
-        devices: spec.devices.clone(),
-        task: Some(task),
-        ..ContainerSpec::default()
+impl From<Interruption> for OfflineError {
+    fn from(interruption: Interruption) -> Self {
+        Self::Ended(match interruption {
+            Interruption::Ended(end) => end.reason,
+            Interruption::Halted => "it was halted".into(),
+        })
     }
 }
 
-/// Creates the container's spec with `task` in place of its program, alone in its machine whatever pod it is in.
-fn in_place(spec: &ContainerSpec, task: Task) -> ContainerSpec {
-    let is_own = |mount: &&Mount| !matches!(mount.source, Some(Source::PodShm(_)));
-    ContainerSpec {
-        pod: None,
-        mounts: spec.mounts.iter().filter(is_own).cloned().collect(),
-        terminal: None,
-        stdin: takes_input(&task),
-        init: false,
-        discards_disks: false,
-        task: Some(task),
-        ..spec.clone()
+impl StepError for OfflineError {
+    fn is_broken_session(&self) -> bool {
+        matches!(self, Self::Boot(BootError::Session(error)) if error.is_broken())
     }
 }
 
@@ -82,39 +63,21 @@ pub(crate) async fn start(
     lock: Option<ContainerLock>,
     task: Task,
 ) -> anyhow::Result<(Vec<StdStream>, OfflineTask)> {
-    let (mut machine, sockets) = start_machine(container, state, folders)?;
-    let session = tokio::select! {
-        opened = timeout(BOOT_TIMEOUT, Session::open(sockets.session)) => {
-            opened.context("the machine did not become ready in time")?.context("the session with the guest failed")?
-        }
-        end = &mut machine.end => bail!("the machine ended: {}", end.map_or_else(|_| String::new(), |end| end.reason)),
-    };
-    let opener = StreamOpener {
-        control: sockets.control,
-        nonce: session.nonce,
-    };
-    let (agent, mut outbox) = Agent::new(session.sender, opener);
-    let agent = Rc::new(agent);
-    let messages = agent.listen_to(&container.id);
-    let (speaker, mut receiver) = (Rc::clone(&agent), session.receiver);
+    let prepared = container_machine::prepare(container, None, state, folders)?;
+    let (mut machine, sockets) = prepared.start()?;
+    let booted = while_running(&mut machine, std::future::pending(), async {
+        Ok::<_, OfflineError>(boot(sockets).await?)
+    })
+    .await?;
+    let guest = booted.conversation.guest();
     // The task ends with the session, which ends with the machine.
-    let broken = tokio::task::spawn_local(async move {
-        let error = speaker.converse(&mut receiver, &mut outbox).await;
-        speaker.end();
-        error
-    });
-    let spec = in_place(&container.spec, task);
-    let stdin = spec.stdin;
-    agent.send(host_message::Kind::Create(Box::new(spec))).await?;
-    let start = Start {
-        container: container.id.clone(),
-    };
-    agent.send(host_message::Kind::Start(start)).await?;
-    let streams = agent.opener.open_all(&container.id, false, stdin)?;
+    let conversation = tokio::task::spawn_local(booted.conversation.run());
+    let mut process = guest.spawn(specs::task_in_place(&container.spec, task)).await?;
+    let streams = std::mem::take(&mut process.streams);
     let offline_task = OfflineTask {
         machine,
-        messages,
-        broken,
+        process,
+        conversation,
         _lock: lock,
     };
     Ok((streams, offline_task))
@@ -123,14 +86,12 @@ pub(crate) async fn start(
 impl OfflineTask {
     /// Waits until the task is done and the disks are free. Returns its exit code.
     pub(crate) async fn finish(mut self) -> anyhow::Result<u8> {
-        let ended = loop {
-            match self.messages.recv().await {
-                Some(agent_message::Kind::Created(_) | agent_message::Kind::Started(_)) => {}
-                Some(agent_message::Kind::Stopped(stopped)) => break Ok(exit_code(&stopped)),
-                Some(agent_message::Kind::Failed(failed)) => break Err(anyhow::anyhow!(sanitise(&failed.message))),
-                Some(_) => break Err(anyhow::anyhow!("the agent sent an unexpected message")),
-                None => break Err(self.broken.await?).context("the machine ended before its work was done"),
+        let ended = match self.process.ended().await {
+            Ok(stopped) => Ok(status_code(&stopped)),
+            Err(error) if error.is_end_of_session() => {
+                Err(self.conversation.await?).context("the machine ended before its work was done")
             }
+            Err(error) => Err(error.into()),
         };
         self.machine.stop().await;
         ended

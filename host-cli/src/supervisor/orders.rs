@@ -1,19 +1,14 @@
-//! Orders to a running container: signal, stop, kill, pause, resize; and requests about it to its guest.
+//! Orders to a running container: signal, stop, kill, pause, resize.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use capsid_protocol::message::{Freeze, Request as Asked, agent_message, host_message};
-use capsid_protocol::{Resize, Signal};
 use tokio::time::timeout;
 
-use super::agent::Agent;
 use super::free_space::Writing;
-use super::lifecycle::sanitise;
 use super::supervised_container::{Phase, SupervisedContainer};
 use crate::control::{Answer, Failure};
 use crate::model::Status;
-use crate::session;
 use crate::state::State;
 
 /// Time limit for a killed container to end, without anything being written to its disks, before its machine is ended.
@@ -35,11 +30,7 @@ pub(super) async fn signal(supervised: &Rc<SupervisedContainer>, number: i32) ->
 
 /// Sends a signal to a process of the container.
 pub(super) async fn send_signal(supervised: &SupervisedContainer, process: &str, number: i32) -> Result<(), Failure> {
-    let signal = Signal {
-        container: process.into(),
-        number: u32::try_from(number).unwrap_or(0),
-    };
-    let sent = supervised.guest()?.send(host_message::Kind::Signal(signal)).await;
+    let sent = supervised.running()?.guest.signal(process, number).await;
     sent.map_err(|e| Failure::of(&e))
 }
 
@@ -50,12 +41,7 @@ pub(super) async fn resize(
     rows: u32,
     columns: u32,
 ) -> Result<(), Failure> {
-    let resize = Resize {
-        container: process.into(),
-        rows,
-        columns,
-    };
-    let sent = supervised.guest()?.send(host_message::Kind::Resize(resize)).await;
+    let sent = supervised.running()?.guest.resize(process, rows, columns).await;
     sent.map_err(|e| Failure::of(&e))
 }
 
@@ -68,10 +54,11 @@ pub(super) async fn stop(supervised: &Rc<SupervisedContainer>, timeout_s: Option
         (config.stop_signal, timeout_s.unwrap_or(config.stop_timeout_s))
     };
     // Before the program runs there is nothing to signal.
-    if matches!(*supervised.phase.borrow(), Phase::Running) {
+    let has_run = matches!(*supervised.phase.borrow(), Phase::Running(_) | Phase::Ending);
+    if has_run {
         let number = i32::try_from(number).unwrap_or(libc::SIGTERM);
         // A paused container does not get the signal until it is resumed.
-        if supervised.paused.get() {
+        if supervised.is_paused() {
             let _ = freeze(supervised, false).await;
         }
         supervised.record_event("kill", &[("signal", &number.to_string())]);
@@ -81,6 +68,12 @@ pub(super) async fn stop(supervised: &Rc<SupervisedContainer>, timeout_s: Option
         }
     }
     kill(supervised).await;
+}
+
+/// Stops the container without waiting for its end.
+pub(super) fn stop_in_background(supervised: &Rc<SupervisedContainer>, timeout_s: Option<u64>) {
+    let supervised = Rc::clone(supervised);
+    tokio::task::spawn_local(async move { stop(&supervised, timeout_s).await });
 }
 
 /// Kills the container without a stop signal.
@@ -100,43 +93,22 @@ async fn kill(supervised: &Rc<SupervisedContainer>) {
     supervised.kill.notify_one();
 }
 
-/// Sends the guest a request about the container.
-pub(super) async fn ask(
-    supervised: &SupervisedContainer,
-    what: Asked,
-    kind: host_message::Kind,
-) -> Result<agent_message::Kind, Failure> {
-    let guest: Rc<Agent> = supervised.guest()?;
-    match guest.ask(&supervised.id, what, kind).await {
-        Ok(agent_message::Kind::Failed(failed)) => Err(Failure::because(sanitise(&failed.message))),
-        Ok(answer) => Ok(answer),
-        Err(error) => Err(Failure::of(&error)),
-    }
-}
-
-/// Failure of an answer of the wrong kind.
-pub(super) fn unexpected() -> Failure {
-    Failure::of(&session::SessionError::Unexpected)
-}
-
 /// Pauses or resumes the container.
 pub(super) async fn freeze(supervised: &Rc<SupervisedContainer>, frozen: bool) -> Result<Answer, Failure> {
-    if supervised.paused.get() == frozen {
+    let running = supervised.running()?;
+    let _turn = running.changing.lock().await;
+    if running.paused.get() == frozen {
         let name = &supervised.container.borrow().name;
         let state = if frozen { "already" } else { "not" };
         return Err(Failure::because(format!("container {name} is {state} paused")));
     }
-    let freeze = Freeze {
-        container: supervised.id.clone(),
-        frozen,
-    };
-    let agent_message::Kind::Frozen(_) = ask(supervised, Asked::Freeze, host_message::Kind::Freeze(freeze)).await?
-    else {
-        return Err(unexpected());
-    };
+    let frozen_now = running.guest.freeze(&supervised.id, frozen).await;
+    frozen_now.map_err(|e| Failure::of(&e))?;
     // It may have ended since: its row already records the end, and must keep it.
-    supervised.guest()?;
-    supervised.paused.set(frozen);
+    if !Rc::ptr_eq(&supervised.running()?, &running) {
+        return Err(Failure::because("the container was restarted meanwhile: try again"));
+    }
+    running.paused.set(frozen);
     supervised.record_event(if frozen { "pause" } else { "unpause" }, &[]);
     let status = if frozen { Status::Paused } else { Status::Running };
     let written = State::open(&supervised.data).and_then(|state| state.set_status(&supervised.id, status));

@@ -4,9 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use capsid_protocol::ContainerSpec;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Mutex, Notify, watch};
 
-use super::agent::Agent;
+use super::guest::Guest;
 use super::output::Output;
 use crate::control::{Failure, Moment};
 use crate::folders::Folders;
@@ -18,12 +18,42 @@ use crate::store_folder;
 /// Phase of a supervised container.
 #[derive(Debug, Clone)]
 pub(crate) enum Phase {
-    /// Starting: the machine boots, or a restart is near.
+    /// Starting: the machine boots.
     Starting,
     /// Running: the container's program runs.
-    Running,
+    Running(Rc<Running>),
+    /// Ending: the program has ended. Its machine is about to, or a restart is near.
+    Ending,
     /// Over: nothing runs any more, and nothing will.
     Over(Rc<Outcome>),
+}
+
+/// State that a container has only while its program runs.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub guest: Rc<Guest>,
+    /// Networks of the container's own machine; those of a pod's machine are the pod's.
+    pub attachments: Option<Rc<NetworkAttachments>>,
+    /// Spec as it was sent to the guest. In a pod's machine it names this life's disk slots, and is never written to
+    /// the row: the next life has other slots.
+    pub spec: ContainerSpec,
+    /// Whether the container's processes are frozen.
+    pub paused: Cell<bool>,
+    /// Lock that permits one change at a time: pause, resume, limits.
+    pub changing: Mutex<()>,
+}
+
+impl Running {
+    /// Creates the state of a program that has just started.
+    pub(super) fn new(guest: Rc<Guest>, attachments: Option<Rc<NetworkAttachments>>, spec: ContainerSpec) -> Self {
+        Self {
+            guest,
+            attachments,
+            spec,
+            paused: Cell::default(),
+            changing: Mutex::default(),
+        }
+    }
 }
 
 /// Outcome of one life of a container.
@@ -65,18 +95,9 @@ pub(crate) struct SupervisedContainer {
     pub data: std::path::PathBuf,
     pub output: Output,
     pub phase: watch::Sender<Phase>,
-    /// Agent of the guest, while it answers.
-    pub agent: RefCell<Option<Rc<Agent>>>,
-    /// Networks of the container's own machine, while that runs.
-    pub attachments: RefCell<Option<Rc<NetworkAttachments>>>,
-    /// Spec in a pod's machine, with this life's disk slots: never written to the row, since the next life has other
-    /// slots.
-    pub guest_spec: RefCell<Option<ContainerSpec>>,
     /// Steps of the last start, with their times.
     pub moments: RefCell<Vec<Moment>>,
     pub agent_start_ns: Cell<u64>,
-    /// Whether the container's processes are frozen.
-    pub paused: Cell<bool>,
     stop_asked: watch::Sender<bool>,
     /// Request to end the machine.
     pub kill: Notify,
@@ -92,21 +113,11 @@ impl SupervisedContainer {
             container: RefCell::new(container),
             data: folders.data.clone(),
             phase: watch::Sender::new(Phase::Starting),
-            agent: RefCell::default(),
-            attachments: RefCell::default(),
-            guest_spec: RefCell::default(),
             moments: RefCell::default(),
             agent_start_ns: Cell::default(),
-            paused: Cell::default(),
             stop_asked: watch::Sender::new(false),
             kill: Notify::new(),
         }))
-    }
-
-    /// Returns the container's spec as it was sent to the guest.
-    pub(crate) fn spec_in_guest(&self) -> ContainerSpec {
-        let guest_spec = self.guest_spec.borrow();
-        guest_spec.as_ref().unwrap_or(&self.container.borrow().spec).clone()
     }
 
     /// Records whether the user wants the container stopped. A row that cannot be written costs a start after the next
@@ -132,14 +143,20 @@ impl SupervisedContainer {
         });
     }
 
-    /// Returns the guest's agent; an error while the container does not run.
-    pub(crate) fn guest(&self) -> Result<Rc<Agent>, Failure> {
-        let running = matches!(*self.phase.borrow(), Phase::Running);
-        let guest = self.agent.borrow().clone().filter(|_| running);
-        guest.ok_or_else(|| {
-            let name = &self.container.borrow().name;
-            Failure::because(format!("container {name} is not running"))
-        })
+    /// Returns the state of the running program; an error while none runs.
+    pub(crate) fn running(&self) -> Result<Rc<Running>, Failure> {
+        match &*self.phase.borrow() {
+            Phase::Running(running) => Ok(Rc::clone(running)),
+            Phase::Starting | Phase::Ending | Phase::Over(_) => {
+                let name = &self.container.borrow().name;
+                Err(Failure::because(format!("container {name} is not running")))
+            }
+        }
+    }
+
+    /// Whether the container's processes are frozen.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.running().is_ok_and(|running| running.paused.get())
     }
 
     /// Prevents restarts from now on.
@@ -175,7 +192,7 @@ impl SupervisedContainer {
         let mut phase = self.phase.subscribe();
         loop {
             match &*phase.borrow_and_update() {
-                Phase::Running => return Ok(()),
+                Phase::Running(_) | Phase::Ending => return Ok(()),
                 Phase::Over(outcome) => {
                     return match &**outcome {
                         // The container ended before this task ran.
@@ -189,11 +206,5 @@ impl SupervisedContainer {
                 std::future::pending::<()>().await;
             }
         }
-    }
-
-    /// Stops the container as `capsid stop` does, without waiting for it.
-    pub(crate) fn stop_in_background(self: &Rc<Self>, timeout_s: Option<u64>) {
-        let supervised = Rc::clone(self);
-        tokio::task::spawn_local(async move { super::orders::stop(&supervised, timeout_s).await });
     }
 }
