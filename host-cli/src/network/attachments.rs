@@ -1,6 +1,6 @@
 //! Networks that a running machine is on: its memberships with their switches, and the configuration of its device.
+//! They change by the [`Step`]s between two sets of networks; a change that fails is undone by the steps back.
 
-use std::cell::RefCell;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,11 +16,12 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use super::host::{AddressWatch, Host};
+use super::steps::{Membership, Networks, Step};
 use super::{
     DefaultRoute, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, GuestNetwork, NetworkError, PodNetworks, passt, ports, switch,
 };
 use crate::accelerator::{DeviceError, DeviceSocket, Sidecars};
-use crate::model::{Endpoint, Network, NetworkConfig};
+use crate::model::NetworkConfig;
 
 /// Error when a running machine is not on the networks that it should be on.
 #[derive(Debug, thiserror::Error)]
@@ -39,63 +40,55 @@ pub(crate) enum AttachmentsError {
     Host(#[source] DeviceError),
 }
 
-/// Networks that a machine is on, for one start of it.
+/// Networks that a machine is on, for one start of it. One change at a time holds the lock.
 #[derive(Debug)]
-pub(crate) struct NetworkAttachments {
+pub(crate) struct NetworkAttachments(Mutex<Attachments>);
+
+/// State of the attachments.
+#[derive(Debug)]
+struct Attachments {
     device: DeviceSocket,
     run: PathBuf,
-    route: RefCell<DefaultRoute>,
-    /// Request that opens the uplink, until the device was notified.
-    uplink: RefCell<Option<(Change, OwnedFd)>>,
-    members: RefCell<Vec<Attachment>>,
-    guest: RefCell<GuestNetwork>,
+    /// Configuration that does not change while the machine runs: its hardware address, ports and egress rules.
+    config: NetworkConfig,
+    route: DefaultRoute,
+    /// Request that opens the uplink, until the device has applied it.
+    uplink: Option<(Change, OwnedFd)>,
+    attached: Vec<AttachedNetwork>,
+    guest: GuestNetwork,
     /// Watch of the host's addresses, until the device exists and can be notified.
-    watch: RefCell<Option<AddressWatch>>,
-    watching: RefCell<Option<JoinHandle<()>>>,
+    watch: Option<AddressWatch>,
+    /// Task that notifies the device of the host's addresses.
+    watching: Option<JoinHandle<()>>,
     /// The host's addresses of which the device was last notified.
-    known_addresses: RefCell<Option<Vec<IpAddr>>>,
+    known_addresses: Option<Vec<IpAddr>>,
     /// Sidecars that the machine depends on: the uplink's, and the switches, which are not children of this process.
     sidecars: Sidecars,
-    /// Lock that permits one change at a time.
-    changing: Mutex<()>,
 }
 
-/// State of the attachments at a moment.
+/// Membership with what it needs here.
 #[derive(Debug)]
-pub(crate) struct Snapshot {
-    /// Ids of the user-defined networks.
-    ids: Vec<String>,
-    route: DefaultRoute,
-    guest: GuestNetwork,
-}
-
-/// Endpoint on a user-defined network, attached to the machine's device.
-#[derive(Debug)]
-struct Attachment {
-    /// Id of the network.
-    id: String,
-    name: String,
+struct AttachedNetwork {
+    membership: Membership,
     slot: u8,
     segment: Segment,
     /// Device's end of the frames, until the device has it.
     frames: Option<OwnedFd>,
-    /// Names that the other members know the machine by.
-    names: Vec<String>,
     /// Control socket: the machine is a member for as long as it is open.
     control: Rc<UnixDatagram>,
     /// Task that watches the switch.
     watch: JoinHandle<()>,
 }
 
-impl Drop for Attachment {
+impl Drop for AttachedNetwork {
     fn drop(&mut self) {
         self.watch.abort();
     }
 }
 
-impl Drop for NetworkAttachments {
+impl Drop for Attachments {
     fn drop(&mut self) {
-        if let Some(watching) = self.watching.get_mut() {
+        if let Some(watching) = &self.watching {
             watching.abort();
         }
     }
@@ -112,66 +105,154 @@ impl NetworkAttachments {
         run: &Path,
         sidecars: Sidecars,
     ) -> Result<Self, NetworkError> {
-        let route = DefaultRoute::of(pod_networks, config);
-        let guest = GuestNetwork::of(pod_networks, config, &route, host);
-        let attachments = Self {
+        let wanted = Networks::none().toward(pod_networks, config);
+        let guest = GuestNetwork::of(pod_networks, config, &wanted.route, host);
+        let mut attachments = Attachments {
             device,
             run: run.into(),
-            route: RefCell::new(DefaultRoute::Nowhere),
-            uplink: RefCell::default(),
-            members: RefCell::default(),
-            guest: RefCell::new(guest.clone()),
-            watch: RefCell::new(Some(watch)),
-            watching: RefCell::default(),
-            known_addresses: RefCell::default(),
+            config: config.clone(),
+            route: DefaultRoute::Nowhere,
+            uplink: None,
+            attached: Vec::new(),
+            guest: guest.clone(),
+            watch: Some(watch),
+            watching: None,
+            known_addresses: None,
             sidecars,
-            changing: Mutex::default(),
         };
-        for (network, endpoint) in pod_networks.attachments() {
-            let member = attachments.join(pod_networks, config, network, endpoint)?;
-            attachments.members.borrow_mut().push(member);
+        for membership in &wanted.members {
+            attachments.join(membership)?;
         }
-        attachments.open_uplink(config, route, &guest, host)?;
-        Ok(attachments)
+        attachments.start_uplink(&wanted.route, &guest, host)?;
+        Ok(Self(Mutex::new(attachments)))
     }
 
     /// Returns the address of the guest's resolver, which stays the same for as long as the machine runs.
-    pub(super) fn resolver(&self) -> IpAddr {
-        self.guest.borrow().resolver()
-    }
-
-    /// Returns the current state, which [`Self::rollback`] restores.
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        Snapshot {
-            ids: self.members.borrow().iter().map(|member| member.id.clone()).collect(),
-            route: self.route.borrow().clone(),
-            guest: self.guest.borrow().clone(),
-        }
+    pub(super) fn resolver(&mut self) -> IpAddr {
+        self.0.get_mut().guest.resolver()
     }
 
     /// Writes the networks into a container's spec.
-    pub(crate) fn apply_to(&self, spec: &mut ContainerSpec) {
-        self.guest.borrow().apply_to(spec);
+    pub(crate) async fn apply_to(&self, spec: &mut ContainerSpec) {
+        self.0.lock().await.guest.apply_to(spec);
     }
 
     /// Connects the device, which exists now, to all that is still pending, and keeps notifying it of the host's
     /// addresses.
     pub(crate) async fn plug(self: &Rc<Self>) -> Result<(), AttachmentsError> {
-        let _turn = self.changing.lock().await;
-        if let Some(watch) = self.watch.take() {
+        let mut attachments = self.0.lock().await;
+        if let Some(watch) = attachments.watch.take() {
             let reported = keep_notified(Rc::downgrade(self), watch);
-            self.watching.replace(Some(tokio::task::spawn_local(reported)));
+            attachments.watching = Some(tokio::task::spawn_local(reported));
         }
-        self.plug_pending().await
+        attachments.connect_pending().await?;
+        attachments.open_pending().await
+    }
+
+    /// Reconciles the machine's networks and default route with its row, and then its guest by `configure`. Returns the
+    /// error when the machine has no default route although a network leads out. A change that fails, here or in the
+    /// guest, is undone.
+    pub(crate) async fn reconcile<E: From<AttachmentsError>>(
+        &self,
+        pod_networks: &PodNetworks<'_>,
+        config: &NetworkConfig,
+        configure: impl AsyncFnOnce(&GuestNetwork) -> Result<(), E>,
+    ) -> Result<Option<NetworkError>, E> {
+        let mut attachments = self.0.lock().await;
+        let (before, guest_before) = (attachments.networks(), attachments.guest.clone());
+        let changed = match attachments.change_to(pod_networks, config).await {
+            Ok(refusal) => configure(&attachments.guest).await.map(|()| refusal),
+            Err(error) => Err(error.into()),
+        };
+        if changed.is_err() {
+            attachments.guest = guest_before;
+            // If the device does not answer, the machine is broken anyway.
+            let _ = attachments.undo(&before).await;
+        }
+        changed
     }
 
     /// Notifies the device of the addresses that this host has now.
     async fn notify_host(&self) -> Result<(), AttachmentsError> {
-        let _turn = self.changing.lock().await;
+        self.0.lock().await.notify_host().await
+    }
+
+    /// Reports that the host's addresses cannot be watched any more, which ends the machine.
+    async fn lose_watch(&self) {
+        let attachments = self.0.lock().await;
+        attachments
+            .sidecars
+            .notify_end("the watch of this host's addresses".into());
+    }
+}
+
+impl Attachments {
+    /// Returns the networks that the machine is on now.
+    fn networks(&self) -> Networks {
+        Networks {
+            members: self.attached.iter().map(|one| one.membership.clone()).collect(),
+            route: self.route.clone(),
+        }
+    }
+
+    /// Moves the machine to the networks of its row. Returns the error of an uplink that does not open: the machine is
+    /// on its networks then, without a default route.
+    async fn change_to(
+        &mut self,
+        pod_networks: &PodNetworks<'_>,
+        config: &NetworkConfig,
+    ) -> Result<Option<NetworkError>, AttachmentsError> {
+        let host = Host::look().map_err(NetworkError::Host)?;
+        let before = self.networks();
+        let wanted = before.toward(pod_networks, config);
+        let resolver = self.guest.resolver();
+        let guest_by = |route: &DefaultRoute| GuestNetwork::of(pod_networks, config, route, &host).asking(resolver);
+        let refusal = self
+            .take_steps(&before.steps(&wanted), &guest_by(&wanted.route), &host)
+            .await?;
+        self.guest = guest_by(&self.route);
+        Ok(refusal)
+    }
+
+    /// Moves the machine back to the networks that it was on, with the guest's configuration of then.
+    async fn undo(&mut self, before: &Networks) -> Result<(), AttachmentsError> {
+        let host = Host::look().map_err(NetworkError::Host)?;
+        let (now, guest) = (self.networks(), self.guest.clone());
+        let refusal = self.take_steps(&now.steps(before), &guest, &host).await?;
+        refusal.map_or(Ok(()), |refusal| Err(refusal.into()))
+    }
+
+    /// Takes steps, one after the other. Returns the error of an uplink that does not open.
+    async fn take_steps(
+        &mut self,
+        steps: &[Step<'_>],
+        guest: &GuestNetwork,
+        host: &Host,
+    ) -> Result<Option<NetworkError>, AttachmentsError> {
+        let mut refusal = None;
+        for step in steps {
+            match step {
+                Step::CloseUplink => self.close_uplink().await?,
+                Step::Leave(membership) => self.leave(membership).await?,
+                Step::Rename(membership) => self.rename(membership),
+                Step::Join(membership) => {
+                    self.join(membership)?;
+                    self.connect_pending().await?;
+                }
+                Step::OpenUplink(route) => match self.start_uplink(route, guest, host) {
+                    Ok(()) => self.open_pending().await?,
+                    Err(error) => refusal = Some(error),
+                },
+            }
+        }
+        Ok(refusal)
+    }
+
+    async fn notify_host(&mut self) -> Result<(), AttachmentsError> {
         let host = Host::look().map_err(NetworkError::Host)?;
         let addresses = openable(&host);
         // Link-local addresses come and go with every interface, and do not count.
-        if self.known_addresses.borrow().as_ref() == Some(&addresses) {
+        if self.known_addresses.as_ref() == Some(&addresses) {
             return Ok(());
         }
         let change = Change::Host {
@@ -179,90 +260,27 @@ impl NetworkAttachments {
         };
         let reported = self.device.change(&change.encode(), &[]).await;
         reported.map_err(AttachmentsError::Host)?;
-        self.known_addresses.replace(Some(addresses));
+        self.known_addresses = Some(addresses);
         Ok(())
     }
 
-    /// Reconciles the machine's networks and default route with its row: leaves the other networks first. Returns the
-    /// guest's new configuration, and the error when it has no default route although a network leads out.
-    pub(crate) async fn reconcile(
-        &self,
-        pod_networks: &PodNetworks<'_>,
-        config: &NetworkConfig,
-    ) -> Result<(GuestNetwork, Option<NetworkError>), AttachmentsError> {
-        let _turn = self.changing.lock().await;
-        // A member with another address is another one: two commands may have come between two reconciliations.
-        let is_on = |member: &Attachment| {
-            let mut places = pod_networks.attachments();
-            places.any(|(network, endpoint)| network.id == member.id && endpoint.addresses == member.segment.addresses)
-        };
-        // An uplink in use stays as it is for as long as possible.
-        let stays = match &*self.route.borrow() {
-            DefaultRoute::Own => config.own_link,
-            DefaultRoute::Network(id) => self.members.borrow().iter().any(|m| m.id == *id && is_on(m)),
-            DefaultRoute::Nowhere => false,
-        };
-        if !stays {
-            self.close().await?;
-        }
-        self.leave_others(is_on).await?;
-        for (network, endpoint) in pod_networks.attachments() {
-            if !self.renamed(&network.id, &pod_networks.dns_names(endpoint)) {
-                let member = self.join(pod_networks, config, network, endpoint)?;
-                self.members.borrow_mut().push(member);
-            }
-        }
-        let host = Host::look().map_err(NetworkError::Host)?;
-        let guest_by =
-            |route: &DefaultRoute| GuestNetwork::of(pod_networks, config, route, &host).asking(self.resolver());
-        let mut refusal = None;
-        if !stays {
-            let route = DefaultRoute::of(pod_networks, config);
-            let guest = guest_by(&route);
-            refusal = self.open_uplink(config, route, &guest, &host).err();
-        }
-        self.plug_pending().await?;
-        let guest = guest_by(&self.route.borrow());
-        self.guest.replace(guest.clone());
-        Ok((guest, refusal))
-    }
-
-    /// Takes the machine off the networks that it has joined since the snapshot: its guest could not be told of them.
-    pub(crate) async fn rollback(&self, snapshot: Snapshot) -> Result<(), AttachmentsError> {
-        let _turn = self.changing.lock().await;
-        if *self.route.borrow() != snapshot.route {
-            self.close().await?;
-        }
-        self.guest.replace(snapshot.guest);
-        self.leave_others(|member| snapshot.ids.contains(&member.id)).await
-    }
-
-    /// Renames the machine on a network; false when it is no member there.
-    fn renamed(&self, id: &str, names: &[String]) -> bool {
-        let mut members = self.members.borrow_mut();
-        let Some(member) = members.iter_mut().find(|member| member.id == id) else {
-            return false;
-        };
-        if member.names != names {
-            member.names = names.into();
+    /// Changes the names of the machine on a network.
+    fn rename(&mut self, to: &Membership) {
+        let mut attached = self.attached.iter_mut();
+        if let Some(one) = attached.find(|one| one.membership.network.id == to.network.id) {
+            one.membership.names.clone_from(&to.names);
             // A switch that cannot be notified has ended, and the machine is about to end.
-            let _ = membership::rename(&*member.control, names.into());
+            let _ = membership::rename(&*one.control, to.names.clone());
         }
-        true
     }
 
     /// Starts the process that carries frames out by this route, with the links of `guest`. The device is not notified
     /// yet.
-    fn open_uplink(
-        &self,
-        config: &NetworkConfig,
-        route: DefaultRoute,
-        guest: &GuestNetwork,
-        host: &Host,
-    ) -> Result<(), NetworkError> {
-        if route == DefaultRoute::Nowhere {
+    fn start_uplink(&mut self, route: &DefaultRoute, guest: &GuestNetwork, host: &Host) -> Result<(), NetworkError> {
+        if *route == DefaultRoute::Nowhere {
             return Ok(());
         }
+        let config = &self.config;
         ports::check(&config.ports)?;
         check_kinds(config, guest)?;
         let passt = passt::start(config, host, guest)?;
@@ -283,125 +301,113 @@ impl NetworkAttachments {
             published: ports::published(&config.ports),
             loopback_alias: gateway_v4.filter(|_| !passt.tracks_udp),
         });
-        self.uplink.replace(Some((open, passt.machine.into())));
-        self.known_addresses.replace(Some(openable(host)));
-        self.route.replace(route);
+        self.uplink = Some((open, passt.machine.into()));
+        self.known_addresses = Some(openable(host));
+        self.route = route.clone();
         Ok(())
     }
 
-    /// Closes the uplink, if there is one.
-    async fn close(&self) -> Result<(), AttachmentsError> {
-        if *self.route.borrow() == DefaultRoute::Nowhere {
-            return Ok(());
-        }
+    async fn close_uplink(&mut self) -> Result<(), AttachmentsError> {
         // The sidecar ends first: if it ended by itself, the machine would end too.
         self.sidecars.end(passt::NAME).await;
         let closed = self.device.change(&Change::Close.encode(), &[]).await;
         closed.map_err(AttachmentsError::Close)?;
-        self.route.replace(DefaultRoute::Nowhere);
+        self.route = DefaultRoute::Nowhere;
         Ok(())
     }
 
-    /// Takes the machine off the networks that it should not be on.
-    async fn leave_others(&self, is_on: impl Fn(&Attachment) -> bool) -> Result<(), AttachmentsError> {
-        loop {
-            let gone = {
-                let members = self.members.borrow();
-                let gone = members.iter().find(|member| !is_on(member));
-                gone.map(|member| (member.id.clone(), member.name.clone(), member.slot))
-            };
-            let Some((id, name, slot)) = gone else {
-                return Ok(());
-            };
-            let reported = self.device.change(&Change::Disconnect { slot }.encode(), &[]).await;
-            reported.map_err(|source| AttachmentsError::Disconnect { name, source })?;
-            self.members.borrow_mut().retain(|member| member.id != id);
-        }
-    }
-
-    /// Connects the device to the joined networks, then to the uplink. A network that the device refuses is left again.
-    async fn plug_pending(&self) -> Result<(), AttachmentsError> {
-        loop {
-            let pending = {
-                let mut members = self.members.borrow_mut();
-                members.iter_mut().find_map(|member| {
-                    let frames = member.frames.take()?;
-                    Some((member.name.clone(), member.slot, member.segment.clone(), frames))
-                })
-            };
-            let Some((name, slot, segment, frames)) = pending else {
-                return self.open_pending().await;
-            };
-            let change = Change::Connect { slot, segment };
-            if let Err(source) = self.device.change(&change.encode(), &[frames.as_fd()]).await {
-                self.members.borrow_mut().retain(|member| member.slot != slot);
-                return Err(AttachmentsError::Connect { name, source });
-            }
-        }
-    }
-
-    async fn open_pending(&self) -> Result<(), AttachmentsError> {
+    /// Connects the device to the uplink whose process was started.
+    async fn open_pending(&mut self) -> Result<(), AttachmentsError> {
         let Some((open, socket)) = self.uplink.take() else {
             return Ok(());
         };
         let opened = self.device.change(&open.encode(), &[socket.as_fd()]).await;
-        if opened.is_err() {
+        if opened.is_ok() {
+            // Who is answered finds the ports open.
+            ports::bound(&self.config.ports).await;
+        } else {
             self.sidecars.end(passt::NAME).await;
-            self.route.replace(DefaultRoute::Nowhere);
+            self.route = DefaultRoute::Nowhere;
         }
         opened.map_err(AttachmentsError::Open)
     }
 
+    async fn leave(&mut self, membership: &Membership) -> Result<(), AttachmentsError> {
+        let id = &membership.network.id;
+        let Some(at) = self.attached.iter().position(|one| one.membership.network.id == *id) else {
+            return Ok(());
+        };
+        let slot = self.attached[at].slot;
+        let reported = self.device.change(&Change::Disconnect { slot }.encode(), &[]).await;
+        reported.map_err(|source| AttachmentsError::Disconnect {
+            name: membership.network.name.clone(),
+            source,
+        })?;
+        self.attached.remove(at);
+        Ok(())
+    }
+
+    /// Connects the device to the joined networks. A network that the device refuses is left again.
+    async fn connect_pending(&mut self) -> Result<(), AttachmentsError> {
+        while let Some(at) = self.attached.iter().position(|one| one.frames.is_some()) {
+            let one = &mut self.attached[at];
+            let Some(frames) = one.frames.take() else { continue };
+            let (slot, segment) = (one.slot, one.segment.clone());
+            let connected = self
+                .device
+                .change(&Change::Connect { slot, segment }.encode(), &[frames.as_fd()])
+                .await;
+            if let Err(source) = connected {
+                let name = self.attached.remove(at).membership.network.name.clone();
+                return Err(AttachmentsError::Connect { name, source });
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the machine a member of a network. The device is not notified yet.
-    fn join(
-        &self,
-        pod_networks: &PodNetworks<'_>,
-        config: &NetworkConfig,
-        network: &Network,
-        endpoint: &Endpoint,
-    ) -> Result<Attachment, NetworkError> {
+    fn join(&mut self, membership: &Membership) -> Result<(), NetworkError> {
+        let (network, endpoint) = (&membership.network, &membership.endpoint);
         let slot = self
             .free_slot()
             .ok_or_else(|| NetworkError::TooMany(network.name.clone()))?;
         let gateways: Vec<IpAddr> = network.config.subnets.iter().map(|subnet| subnet.gateway).collect();
         let request = Join {
-            mac: config.mac,
+            mac: self.config.mac,
             addresses: endpoint.addresses.clone(),
-            names: pod_networks.dns_names(endpoint),
+            names: membership.names.clone(),
         };
         let resolvers = [IpAddr::V4(GATEWAY_V4), IpAddr::V6(GATEWAY_V6)];
         let answering = gateways.iter().copied().chain(resolvers).collect();
-        let membership = switch::join(&switch::folder(&self.run, &network.id), answering, &request);
-        let membership = membership.map_err(|source| NetworkError::Join {
+        let joined = switch::join(&switch::folder(&self.run, &network.id), answering, &request);
+        let joined = joined.map_err(|source| NetworkError::Join {
             name: network.name.clone(),
             source,
         })?;
         let (sidecars, name) = (self.sidecars.clone(), network.name.clone());
-        let control = Rc::new(membership.control);
+        let control = Rc::new(joined.control);
         let watched = Rc::clone(&control);
-        Ok(Attachment {
-            id: network.id.clone(),
-            name: network.name.clone(),
+        self.attached.push(AttachedNetwork {
+            membership: membership.clone(),
             slot,
             segment: Segment {
                 addresses: endpoint.addresses.clone(),
                 networks: network.config.subnets.iter().map(|subnet| subnet.network).collect(),
                 gateways,
             },
-            frames: Some(membership.frames.into()),
-            names: request.names,
+            frames: Some(joined.frames.into()),
             control,
             watch: tokio::task::spawn_local(async move {
                 // The switch sends nothing on it: the call returns when the switch ends.
                 let _: io::Result<usize> = watched.recv(&mut [0]).await;
                 sidecars.notify_end(format!("the switch of network {name}"));
             }),
-        })
+        });
+        Ok(())
     }
 
     fn free_slot(&self) -> Option<u8> {
-        let members = self.members.borrow();
-        (0..SEGMENTS_MAX as u8).find(|slot| members.iter().all(|member| member.slot != *slot))
+        (0..SEGMENTS_MAX as u8).find(|slot| self.attached.iter().all(|one| one.slot != *slot))
     }
 }
 
@@ -431,10 +437,7 @@ async fn keep_notified(attachments: Weak<NetworkAttachments>, watch: AddressWatc
             return;
         };
         if heard.is_err() || attachments.notify_host().await.is_err() {
-            attachments
-                .sidecars
-                .notify_end("the watch of this host's addresses".into());
-            return;
+            return attachments.lose_watch().await;
         }
     }
 }

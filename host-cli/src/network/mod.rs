@@ -19,6 +19,7 @@ mod host;
 mod passt;
 mod pod_networks;
 mod ports;
+mod steps;
 mod switch;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -100,7 +101,7 @@ pub(crate) fn attach(
     let watch = host::AddressWatch::start().map_err(NetworkError::Host)?;
     let host = host::Host::look().map_err(NetworkError::Host)?;
     let (device, control) = DeviceSocket::pair().map_err(NetworkError::Socket)?;
-    let attachments = NetworkAttachments::new(pod_networks, config, &host, (device, watch), run, sidecars)?;
+    let mut attachments = NetworkAttachments::new(pod_networks, config, &host, (device, watch), run, sidecars)?;
     let nic = Nic {
         mac: config.mac,
         resolver: attachments.resolver(),

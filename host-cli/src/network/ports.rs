@@ -1,13 +1,23 @@
 //! Ports of the host: chosen when a container is created, checked again at each start. passt binds them itself; the
 //! check here gives a clear error when it could not.
 
-use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::time::Duration;
+use std::{fs, io};
 
 use capsid_vmm::egress::{Ports, Protocol};
 use capsid_vmm::segments::Published;
+use tokio::time::{sleep, timeout};
 
 use crate::model::PublishedPort;
+
+/// Time limit for passt to bind its ports: milliseconds on a host that is not very busy.
+const BOUND_TIMEOUT: Duration = Duration::from_secs(10);
+const BOUND_LOOK_EVERY: Duration = Duration::from_millis(5);
+/// State of a listening socket in `/proc/net/tcp` (`include/net/tcp_states.h`).
+const TCP_LISTEN: &str = "0A";
+/// State of a bound socket without a peer in `/proc/net/udp`.
+const UDP_UNCONNECTED: &str = "07";
 
 /// Error when a port of the host cannot be published.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +108,39 @@ pub(super) fn check(ports: &[PublishedPort]) -> Result<(), PortError> {
     ports.iter().try_for_each(|port| take(port).map(drop))
 }
 
+/// Waits until all ports are bound: passt binds them a moment after it was started. Gives up when it does not, which
+/// ends the machine with passt's own reason.
+pub(super) async fn bound(ports: &[PublishedPort]) {
+    let wait = async {
+        while !ports.iter().all(is_bound) {
+            sleep(BOUND_LOOK_EVERY).await;
+        }
+    };
+    let _ = timeout(BOUND_TIMEOUT, wait).await;
+}
+
+/// Whether a process of this network namespace has bound the port.
+fn is_bound(port: &PublishedPort) -> bool {
+    let (tables, state) = match port.protocol {
+        Protocol::Udp => (["udp", "udp6"], UDP_UNCONNECTED),
+        _ => (["tcp", "tcp6"], TCP_LISTEN),
+    };
+    tables.iter().any(|table| {
+        let table = fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
+        has_socket(&table, port.host.port(), state)
+    })
+}
+
+/// Whether a table of sockets (`proc_pid_net(5)`) has one with this local port in this state.
+fn has_socket(table: &str, port: u16, state: &str) -> bool {
+    let port = format!("{port:04X}");
+    table.lines().skip(1).any(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let local = words.nth(1).and_then(|address| address.rsplit(':').next());
+        local == Some(&port) && words.nth(1) == Some(state)
+    })
+}
+
 /// Returns the published ports of the guest, consecutive ones as one range.
 pub(super) fn published(ports: &[PublishedPort]) -> Vec<Published> {
     let mut of_guest: Vec<(Protocol, u16)> = ports.iter().map(|port| (port.protocol, port.container)).collect();
@@ -141,6 +184,20 @@ mod tests {
             host: host.parse().unwrap(),
             host_last: 0,
         }
+    }
+
+    #[test]
+    fn a_bound_port_is_seen_and_one_of_a_connection_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let socket = UdpSocket::bind("[::1]:0").unwrap();
+        let at = |address: SocketAddr, protocol| is_bound(&port(&address.to_string(), protocol));
+        assert!(at(listener.local_addr().unwrap(), Protocol::Tcp));
+        assert!(at(socket.local_addr().unwrap(), Protocol::Udp));
+        assert!(!at(peer.local_addr().unwrap(), Protocol::Tcp));
+        let table = "  sl  local_address rem_address   st\n   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000\n";
+        assert!(has_socket(table, 8080, TCP_LISTEN) && !has_socket(table, 8081, TCP_LISTEN));
+        assert!(!has_socket(table, 8080, UDP_UNCONNECTED) && !has_socket("garbage\nmore", 8080, TCP_LISTEN));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::pod::Pod;
 use super::supervised_container::{Running, SupervisedContainer};
 use crate::control::{Answer, Failure};
 use crate::folders::Folders;
-use crate::network::{NetworkAttachments, PodNetworks};
+use crate::network::{AttachmentsError, GuestNetwork, NetworkAttachments, PodNetworks};
 use crate::state::State;
 
 /// Reconciles the networks of a container without a pod. For one that is about to start, or to end, the configuration
@@ -67,23 +67,18 @@ async fn reconcile(
             pod_networks.name
         )));
     };
-    let before = attachments.snapshot();
-    let (network, refusal) = match attachments.reconcile(pod_networks, config).await {
-        Ok(followed) => followed,
-        Err(error) => {
-            let _ = attachments.rollback(before).await;
-            return Err(Failure::of(&error));
-        }
+    let configure = async |network: &GuestNetwork| {
+        let configured = guest.configure_network(id, network.interface()).await;
+        configured.map_err(|e| Failure::of(&e))
     };
-    match guest.configure_network(id, network.interface()).await {
-        Ok(()) => {
-            let no_way_out = refusal.map(|refusal| Failure::of(&refusal).message);
-            Ok(Answer::Rewired { no_way_out })
-        }
-        Err(error) => {
-            // The command is about to restore the row. If the device does not answer, the machine is broken anyway.
-            let _ = attachments.rollback(before).await;
-            Err(Failure::of(&error))
-        }
+    let refusal = attachments.reconcile(pod_networks, config, configure).await?;
+    Ok(Answer::Rewired {
+        no_way_out: refusal.map(|refusal| Failure::of(&refusal).message),
+    })
+}
+
+impl From<AttachmentsError> for Failure {
+    fn from(error: AttachmentsError) -> Self {
+        Self::of(&error)
     }
 }
