@@ -1,4 +1,5 @@
-//! Devices of a machine, made from its config and inherited fds, in the order of their windows.
+//! Devices, made from their configs and inherited fds: those of a machine in the order of their windows, and the same ones
+//! one by one for QEMU.
 
 use vm_memory::GuestMemoryMmap;
 
@@ -104,7 +105,8 @@ pub(crate) fn of_machine(
     Ok(devices)
 }
 
-fn block(name: &str, config: &DiskConfig, inherited: &mut Inherited) -> Result<BlockDevice, DeviceError> {
+/// Makes a disk.
+pub(crate) fn block(name: &str, config: &DiskConfig, inherited: &mut Inherited) -> Result<BlockDevice, DeviceError> {
     let take = |fd: &FdNumber| inherited.take_file(*fd);
     let files: Result<Vec<_>, _> = config.extent_fds.iter().map(take).collect();
     let files = files.map_err(|source| DeviceError::Inherited {
@@ -119,7 +121,8 @@ fn block(name: &str, config: &DiskConfig, inherited: &mut Inherited) -> Result<B
     Ok(BlockDevice::new(disk, &config.serial, config.ignore_flush))
 }
 
-fn disk_slots(config: &DiskSlotsConfig, inherited: &mut Inherited) -> Result<BlockDevice, DeviceError> {
+/// Makes the disk slots.
+pub(crate) fn disk_slots(config: &DiskSlotsConfig, inherited: &mut Inherited) -> Result<BlockDevice, DeviceError> {
     let control = inherited.take(config.control_fd);
     let control = control.map_err(|source| DeviceError::Inherited {
         device: "the disk slots".to_owned(),
@@ -145,7 +148,8 @@ fn share(
     })
 }
 
-fn net(config: &NetConfig, inherited: &mut Inherited) -> Result<NetDevice, DeviceError> {
+/// Makes the network device.
+pub(crate) fn net(config: &NetConfig, inherited: &mut Inherited) -> Result<NetDevice, DeviceError> {
     let control = inherited.take(config.control_fd);
     let control = control.map_err(|source| DeviceError::Inherited {
         device: "the network device".to_owned(),
@@ -154,7 +158,8 @@ fn net(config: &NetConfig, inherited: &mut Inherited) -> Result<NetDevice, Devic
     NetDevice::new(config.mac, config.resolver, control, config.bytes_per_second).map_err(DeviceError::Net)
 }
 
-fn vsock(config: &VsockConfig, inherited: &mut Inherited) -> Result<VsockDevice, DeviceError> {
+/// Makes the socket device.
+pub(crate) fn vsock(config: &VsockConfig, inherited: &mut Inherited) -> Result<VsockDevice, DeviceError> {
     let mut take = |fd| {
         let fail = |source| DeviceError::Inherited {
             device: "the socket device".to_owned(),

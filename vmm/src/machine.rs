@@ -147,7 +147,9 @@ impl Machine {
 
         let mut command_line = config.command_line.clone();
         let mut transports = Vec::new();
-        for device in devices::of_machine(config, inherited, &memory).map_err(BuildError::Devices)? {
+        let devices = devices::of_machine(config, inherited, &memory).map_err(BuildError::Devices)?;
+        let device_rules = devices.iter().flat_map(|named| named.device.syscalls()).collect();
+        for device in devices {
             let transport = attach(
                 &vm,
                 &mut event_loop,
@@ -193,7 +195,7 @@ impl Machine {
             start_thread(vcpu, &gate, &bus, &ending, &vcpu_eventfds)?;
         }
         // INVARIANT: from here on every thread is confined, and the gate has not been opened yet.
-        confine("the event loop", &filters::event_loop_rules())?;
+        confine("the event loop", &filters::event_loop_rules(device_rules))?;
         Ok(Self {
             gate,
             event_loop,

@@ -4,8 +4,6 @@ use std::os::fd::RawFd;
 
 use capsid_jail::{Condition, Rule, panic_rules};
 
-use crate::virtio::filters;
-
 /// Rules of the first thread, which waits for the others.
 pub(super) fn main_rules(status: RawFd) -> Vec<Rule> {
     let mut rules = panic_rules();
@@ -19,28 +17,8 @@ pub(super) fn main_rules(status: RawFd) -> Vec<Rule> {
     rules
 }
 
-/// Rules of a thread that serves a disk.
-pub(super) fn block_rules() -> Vec<Rule> {
-    let mut rules = server_rules();
-    rules.extend(filters::block_rules());
-    rules
-}
-
-/// Rules of the thread that serves the network.
-pub(super) fn net_rules() -> Vec<Rule> {
-    let mut rules = server_rules();
-    rules.extend(filters::net_rules());
-    rules
-}
-
-/// Rules of the thread that serves the socket device.
-pub(super) fn vsock_rules() -> Vec<Rule> {
-    let mut rules = server_rules();
-    rules.extend(filters::vsock_rules());
-    rules
-}
-
-fn server_rules() -> Vec<Rule> {
+/// Rules of a thread that serves one device, whose own rules are `of_device`.
+pub(super) fn server_rules(of_device: Vec<Rule>) -> Vec<Rule> {
     let mut rules = panic_rules();
     rules.extend([
         Rule::always(libc::SYS_epoll_wait, "server: wait for work"),
@@ -60,6 +38,7 @@ fn server_rules() -> Vec<Rule> {
             "server: guest memory",
         ),
     ]);
+    rules.extend(of_device);
     rules
 }
 

@@ -19,18 +19,16 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
-use capsid_jail::{FilterError, Jail, JailError, Resource, Rlimit, Rule, SyscallFilter};
+use capsid_jail::{FilterError, Jail, JailError, Resource, Rlimit, SyscallFilter};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use crate::config::{DiskConfig, NetConfig, VhostUserConfig, VsockConfig};
+use crate::config::VhostUserConfig;
+use crate::devices::{self, DeviceError};
 use crate::inherited::{Inherited, InheritedError};
-use crate::limits::{DISK_EXTENTS_MAX, DISK_SLOTS_FDS_MAX, VSOCK_CONNECTIONS_MAX};
+use crate::limits::{DISK_SLOTS_FDS_MAX, VSOCK_CONNECTIONS_MAX};
 use crate::segments::SEGMENTS_MAX;
-use crate::virtio::block::{BlockDevice, Disk, DiskError};
 use crate::virtio::device::Device;
-use crate::virtio::net::{NetDevice, NetError};
-use crate::virtio::vsock::{VsockDevice, VsockError};
 use server::Server;
 
 pub use server::ServerError;
@@ -47,21 +45,9 @@ pub enum ServeError {
     /// The process could not be confined.
     #[error("cannot confine this process")]
     Confine(#[source] JailError),
-    /// A disk could not be made.
-    #[error("cannot make disk {index}")]
-    Disk {
-        /// Index of the disk.
-        index: usize,
-        /// Cause.
-        #[source]
-        source: DiskError,
-    },
-    /// The network device could not be made.
-    #[error("cannot make the network device")]
-    Net(#[source] NetError),
-    /// The socket device could not be made.
-    #[error("cannot make the socket device")]
-    Vsock(#[source] VsockError),
+    /// A device could not be made.
+    #[error("cannot make the devices")]
+    Device(#[from] DeviceError),
     /// QEMU does not connect to its network.
     #[error("cannot accept a connection")]
     Accept(#[source] io::Error),
@@ -90,45 +76,25 @@ pub fn serve(
     jail(config).enter().map_err(ServeError::Confine)?;
     let mut threads = Vec::new();
     for (index, served) in config.disks.iter().enumerate() {
-        let device = Box::new(block_device(index, &served.disk, inherited)?);
+        let name = format!("disk-{index}");
+        let device = devices::block(&name, &served.disk, inherited)?;
         let socket = UnixStream::from(inherited.take(served.socket_fd)?);
-        threads.push(DeviceThread::start(
-            format!("disk-{index}"),
-            device,
-            socket,
-            filters::block_rules,
-        )?);
+        threads.push(DeviceThread::start(name, Box::new(device), socket)?);
     }
-    if let Some(disk_slots) = &config.disk_slots {
-        let control = inherited.take(disk_slots.device.control_fd)?;
-        let device = Box::new(BlockDevice::with_disk_slots(control, &disk_slots.device.serial));
-        let socket = UnixStream::from(inherited.take(disk_slots.socket_fd)?);
-        threads.push(DeviceThread::start(
-            "disk slots".to_owned(),
-            device,
-            socket,
-            filters::block_rules,
-        )?);
+    if let Some(served) = &config.disk_slots {
+        let device = devices::disk_slots(&served.device, inherited)?;
+        let socket = UnixStream::from(inherited.take(served.socket_fd)?);
+        threads.push(DeviceThread::start("disk slots".to_owned(), Box::new(device), socket)?);
     }
-    let device = Box::new(vsock_device(&config.vsock.device, inherited)?);
+    let device = devices::vsock(&config.vsock.device, inherited)?;
     let socket = UnixStream::from(inherited.take(config.vsock.socket_fd)?);
-    threads.push(DeviceThread::start(
-        "vsock".to_owned(),
-        device,
-        socket,
-        filters::vsock_rules,
-    )?);
-    if let Some(net) = &config.net {
-        let device = Box::new(net_device(&net.device, inherited)?);
-        let listener = UnixListener::from(inherited.take(net.listener_fd)?);
+    threads.push(DeviceThread::start("vsock".to_owned(), Box::new(device), socket)?);
+    if let Some(served) = &config.net {
+        let device = devices::net(&served.device, inherited)?;
+        let listener = UnixListener::from(inherited.take(served.listener_fd)?);
         // Accepted last: the other devices can handle requests meanwhile.
         let socket = accept(&listener, supervisor).map_err(ServeError::Accept)?;
-        threads.push(DeviceThread::start(
-            "net".to_owned(),
-            device,
-            socket,
-            filters::net_rules,
-        )?);
+        threads.push(DeviceThread::start("net".to_owned(), Box::new(device), socket)?);
     }
     let filter = SyscallFilter::new(&filters::main_rules(config.status_fd)).map_err(ServeError::Filter)?;
     filter.apply_to_thread().map_err(ServeError::Filter)?;
@@ -172,14 +138,10 @@ struct DeviceThread {
 }
 
 impl DeviceThread {
-    fn start(
-        name: String,
-        device: Box<dyn Device>,
-        socket: UnixStream,
-        rules: fn() -> Vec<Rule>,
-    ) -> Result<Self, ServeError> {
+    fn start(name: String, device: Box<dyn Device>, socket: UnixStream) -> Result<Self, ServeError> {
+        let rules = filters::server_rules(device.syscalls());
+        let filter = SyscallFilter::new(&rules).map_err(ServeError::Filter)?;
         let server = Server::new(device, socket).map_err(ServeError::Server)?;
-        let filter = SyscallFilter::new(&rules()).map_err(ServeError::Filter)?;
         let (notify, confined) = mpsc::channel();
         let serve = move || {
             filter.apply_to_thread().map_err(ServeError::Filter)?;
@@ -198,26 +160,6 @@ impl DeviceThread {
         let panicked = |_| ServeError::Thread(io::Error::other("it panicked"));
         self.handle.join().map_err(panicked)?
     }
-}
-
-fn block_device(index: usize, config: &DiskConfig, inherited: &mut Inherited) -> Result<BlockDevice, ServeError> {
-    let mut files = Vec::with_capacity(config.extent_fds.len().min(DISK_EXTENTS_MAX));
-    for &fd in &config.extent_fds {
-        files.push(inherited.take_file(fd)?);
-    }
-    let disk = Disk::new(files, config.readonly).map_err(|source| ServeError::Disk { index, source })?;
-    Ok(BlockDevice::new(disk, &config.serial, config.ignore_flush))
-}
-
-fn net_device(config: &NetConfig, inherited: &mut Inherited) -> Result<NetDevice, ServeError> {
-    let control = inherited.take(config.control_fd)?;
-    NetDevice::new(config.mac, config.resolver, control, config.bytes_per_second).map_err(ServeError::Net)
-}
-
-fn vsock_device(config: &VsockConfig, inherited: &mut Inherited) -> Result<VsockDevice, ServeError> {
-    let session = inherited.take(config.session_fd)?;
-    let control = inherited.take(config.control_fd)?;
-    VsockDevice::new(config.guest_cid, config.session_port, session, control).map_err(ServeError::Vsock)
 }
 
 fn jail(config: &VhostUserConfig) -> Jail {

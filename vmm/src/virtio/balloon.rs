@@ -3,6 +3,7 @@
 
 use std::os::fd::BorrowedFd;
 
+use capsid_jail::Rule;
 use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
@@ -11,6 +12,8 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryMmap};
 
 use super::chain::{self, Buffers};
 use super::device::{Cause, Device, QueueFault, Signals};
+use super::drain::{Next, drain};
+use super::filters;
 use super::sys::{self, Backing};
 
 /// Queue sizes of inflate, deflate, reporting: in this order when neither statistics nor hinting are offered (section
@@ -56,23 +59,19 @@ impl BalloonDevice {
         memory: &GuestMemoryMmap,
         queue: &mut Queue,
     ) -> Result<bool, virtio_queue::Error> {
-        let mut answered = false;
-        loop {
-            queue.disable_notification(memory)?;
-            while let Some((head, chain)) = chain::pop(queue, memory)? {
-                match chain {
-                    Ok(chain) if index == REPORTING && chain.writable.len() > 0 => {
-                        self.reported_bytes += discard(&chain.writable, backing(memory)) as u64;
-                    }
-                    _ => self.malformed += 1,
+        drain(memory, queue, |queue| {
+            let Some((head, chain)) = chain::pop(queue, memory)? else {
+                return Ok(Next::Empty);
+            };
+            match chain {
+                Ok(chain) if index == REPORTING && chain.writable.len() > 0 => {
+                    self.reported_bytes += discard(&chain.writable, backing(memory)) as u64;
                 }
-                queue.add_used(memory, head, 0)?;
-                answered = true;
+                _ => self.malformed += 1,
             }
-            if !queue.enable_notification(memory)? {
-                return Ok(answered);
-            }
-        }
+            queue.add_used(memory, head, 0)?;
+            Ok(Next::Used)
+        })
     }
 }
 
@@ -104,6 +103,10 @@ impl Device for BalloonDevice {
 
     fn config(&self) -> &[u8] {
         &CONFIG
+    }
+
+    fn syscalls(&self) -> Vec<Rule> {
+        filters::balloon_rules()
     }
 
     fn activate(&mut self, _features: u64) {}

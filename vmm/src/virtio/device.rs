@@ -3,6 +3,7 @@
 
 use std::os::fd::BorrowedFd;
 
+use capsid_jail::Rule;
 use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 
@@ -56,6 +57,10 @@ pub trait Device: Send {
 
     /// Current configuration space; reads past its end return zero, writes are ignored.
     fn config(&self) -> &[u8];
+
+    /// Rules for the system calls that the device makes while it serves a guest, with reasons. A thread that serves
+    /// devices permits those of its devices only, and its own.
+    fn syscalls(&self) -> Vec<Rule>;
 
     /// Starts the device: the driver has set `DRIVER_OK` with these features.
     fn activate(&mut self, features: u64);

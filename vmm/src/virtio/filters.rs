@@ -6,6 +6,22 @@ use rustix::fs::FallocateFlags;
 
 use super::sys::Backing;
 
+/// Rules of a disk that is only read.
+pub(crate) fn readonly_block_rules() -> Vec<Rule> {
+    vec![Rule::always(libc::SYS_preadv, "block: read")]
+}
+
+/// Rules of disks that come and go in slots.
+pub(crate) fn disk_slots_rules() -> Vec<Rule> {
+    let mut rules = block_rules();
+    rules.extend([
+        Rule::always(libc::SYS_recvmsg, "disk slots: disks that come"),
+        Rule::always(libc::SYS_sendmsg, "disk slots: answers about them"),
+        Rule::always(libc::SYS_close, "disk slots: disks that went"),
+    ]);
+    rules
+}
+
 /// Rules of a disk.
 pub(crate) fn block_rules() -> Vec<Rule> {
     let punch_hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -51,6 +67,14 @@ pub(crate) fn rng_rules() -> Vec<Rule> {
         vec![Condition::equals(2, 0)],
         "rng: the guest's bytes",
     )]
+}
+
+/// Rules of a shared folder.
+pub(crate) fn share_rules() -> Vec<Rule> {
+    vec![
+        Rule::always(libc::SYS_sendmsg, "share: requests to the file server"),
+        Rule::always(libc::SYS_recvmsg, "share: its answers"),
+    ]
 }
 
 /// Rules of the network device.

@@ -4,6 +4,7 @@ pub mod balloon;
 pub mod block;
 pub(crate) mod chain;
 pub mod device;
+pub(crate) mod drain;
 pub(crate) mod filters;
 pub(crate) mod mmio;
 pub mod net;

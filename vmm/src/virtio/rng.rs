@@ -2,6 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
+use capsid_jail::Rule;
 use rustix::rand::{GetRandomFlags, getrandom};
 use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -11,6 +12,8 @@ use vm_memory::GuestMemoryMmap;
 
 use super::chain::{self, Buffers};
 use super::device::{Cause, Device, QueueFault, Signals};
+use super::drain::{Next, drain};
+use super::filters;
 use crate::limits::RNG_REQUEST_BYTES_MAX;
 
 const QUEUE_SIZES: &[u16] = &[64];
@@ -38,21 +41,17 @@ impl RngDevice {
     }
 
     fn drain(&mut self, memory: &GuestMemoryMmap, queue: &mut Queue) -> Result<bool, virtio_queue::Error> {
-        let mut answered = false;
-        loop {
-            queue.disable_notification(memory)?;
-            while let Some((head, chain)) = chain::pop(queue, memory)? {
-                let written = chain.map_or(0, |chain| fill(chain.writable));
-                if written == 0 {
-                    self.malformed += 1;
-                }
-                queue.add_used(memory, head, written as u32)?;
-                answered = true;
+        drain(memory, queue, |queue| {
+            let Some((head, chain)) = chain::pop(queue, memory)? else {
+                return Ok(Next::Empty);
+            };
+            let written = chain.map_or(0, |chain| fill(chain.writable));
+            if written == 0 {
+                self.malformed += 1;
             }
-            if !queue.enable_notification(memory)? {
-                return Ok(answered);
-            }
-        }
+            queue.add_used(memory, head, written as u32)?;
+            Ok(Next::Used)
+        })
     }
 }
 
@@ -90,6 +89,10 @@ impl Device for RngDevice {
 
     fn config(&self) -> &[u8] {
         &[]
+    }
+
+    fn syscalls(&self) -> Vec<Rule> {
+        filters::rng_rules()
     }
 
     fn activate(&mut self, _features: u64) {}

@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use capsid_jail::Rule;
 use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
@@ -20,6 +21,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::device::{Cause, Device, QueueFault, Signals};
+use super::filters;
 
 /// Number of queues: one for forgotten files, one for requests.
 const QUEUES: usize = 2;
@@ -217,6 +219,10 @@ impl Device for ShareDevice {
 
     fn config(&self) -> &[u8] {
         &self.config
+    }
+
+    fn syscalls(&self) -> Vec<Rule> {
+        filters::share_rules()
     }
 
     fn activate(&mut self, features: u64) {

@@ -15,6 +15,7 @@ mod tests;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use capsid_jail::Rule;
 use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
@@ -27,6 +28,8 @@ use vm_memory::GuestMemoryMmap;
 
 use super::chain::Descriptors;
 use super::device::{Cause, Device, QueueFault, Signals};
+use super::drain::{Next, drain};
+use super::filters;
 use backend::Backend;
 use disk_slots::DiskSlots;
 use held::Held;
@@ -96,16 +99,13 @@ impl BlockDevice {
     }
 
     fn drain(&mut self, memory: &GuestMemoryMmap, queue: &mut Queue) -> Result<bool, virtio_queue::Error> {
-        let mut answered = false;
-        loop {
-            queue.disable_notification(memory)?;
-            while let Some(descriptors) = Descriptors::pop(queue, memory)? {
-                answered |= self.answer(descriptors, memory, queue)?;
+        drain(memory, queue, |queue| match Descriptors::pop(queue, memory)? {
+            None => Ok(Next::Empty),
+            Some(descriptors) => {
+                let is_answered = self.answer(descriptors, memory, queue)?;
+                Ok(if is_answered { Next::Used } else { Next::Held })
             }
-            if !queue.enable_notification(memory)? {
-                return Ok(answered);
-            }
-        }
+        })
     }
 
     /// Retries the held requests: a small one may find room where a large one does not.
@@ -214,6 +214,14 @@ impl Device for BlockDevice {
 
     fn config(&self) -> &[u8] {
         &self.config
+    }
+
+    fn syscalls(&self) -> Vec<Rule> {
+        match &self.backend {
+            Backend::Disk { disk, .. } if disk.is_readonly() => filters::readonly_block_rules(),
+            Backend::Disk { .. } => filters::block_rules(),
+            Backend::DiskSlots(_) => filters::disk_slots_rules(),
+        }
     }
 
     fn activate(&mut self, _features: u64) {}

@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Mutex;
 
+use capsid_jail::Rule;
 use proptest::prelude::*;
 
 use super::*;
@@ -47,6 +48,10 @@ impl Device for Recorder {
 
     fn config(&self) -> &[u8] {
         &self.config
+    }
+
+    fn syscalls(&self) -> Vec<Rule> {
+        Vec::new()
     }
 
     fn activate(&mut self, features: u64) {

@@ -6,6 +6,7 @@ use std::num::NonZeroU64;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
+use capsid_jail::Rule;
 use rustix::event::{EventfdFlags, eventfd};
 use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -30,6 +31,8 @@ use crate::message::{self, Received};
 use crate::segments::{Change, DONE, MESSAGE_BYTES_MAX, REFUSED};
 use crate::virtio::chain::{self, Buffers};
 use crate::virtio::device::{Cause, Device, QueueFault, Signals};
+use crate::virtio::drain::{Next, drain};
+use crate::virtio::filters;
 
 /// Queue sizes of receive and transmit: one pair.
 const QUEUE_SIZES: &[u16] = &[256, 256];
@@ -128,32 +131,30 @@ impl NetDevice {
     /// Processes the frames that the guest has sent; returns whether chains were used.
     fn drain_transmit(&mut self, memory: &GuestMemoryMmap, queue: &mut Queue) -> Result<bool, virtio_queue::Error> {
         let mut frames = 0;
-        loop {
-            queue.disable_notification(memory)?;
-            while self.may_transmit() && frames < NET_FRAMES_PER_TURN {
-                let Some((head, chain)) = chain::pop(queue, memory)? else {
-                    break;
-                };
-                match chain {
-                    Ok(chain) => self.transmit(chain.readable),
-                    Err(_) => self.filter.counters.malformed += 1,
+        drain(memory, queue, |queue| {
+            if frames == NET_FRAMES_PER_TURN || !self.may_transmit() {
+                self.links.flush();
+                if !self.may_transmit() {
+                    // The device is processed again when the network has room, or by the timer.
+                    return Ok(Next::Enough);
                 }
-                queue.add_used(memory, head, 0)?;
-                frames += 1;
-            }
-            self.links.flush();
-            if !self.may_transmit() {
-                // The device is processed again when the network has room, or by the timer.
-                return Ok(frames > 0);
             }
             if frames == NET_FRAMES_PER_TURN {
                 self.come_again();
-                return Ok(true);
+                return Ok(Next::Enough);
             }
-            if !queue.enable_notification(memory)? {
-                return Ok(frames > 0);
+            let Some((head, chain)) = chain::pop(queue, memory)? else {
+                self.links.flush();
+                return Ok(if self.may_transmit() { Next::Empty } else { Next::Enough });
+            };
+            match chain {
+                Ok(chain) => self.transmit(chain.readable),
+                Err(_) => self.filter.counters.malformed += 1,
             }
-        }
+            queue.add_used(memory, head, 0)?;
+            frames += 1;
+            Ok(Next::Used)
+        })
     }
 
     /// Whether the guest's next frame can be processed now.
@@ -348,6 +349,10 @@ impl Device for NetDevice {
 
     fn config(&self) -> &[u8] {
         &self.config
+    }
+
+    fn syscalls(&self) -> Vec<Rule> {
+        filters::net_rules()
     }
 
     fn activate(&mut self, features: u64) {

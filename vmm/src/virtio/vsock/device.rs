@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use capsid_jail::Rule;
 use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
@@ -15,6 +16,8 @@ use super::receive_ring::ReceiveRing;
 use crate::limits::{VSOCK_PACKET_BYTES_MAX, VSOCK_PACKETS_PER_TURN};
 use crate::virtio::chain::{self, Buffers, Chain};
 use crate::virtio::device::{Cause, Device, QueueFault, Signals};
+use crate::virtio::drain::{Next, drain};
+use crate::virtio::filters;
 
 /// Queue sizes of receive, transmit, event.
 const QUEUE_SIZES: &[u16] = &[256, 256, 16];
@@ -89,24 +92,22 @@ impl VsockDevice {
     /// Processes the packets that the guest has sent; returns whether chains were used.
     fn drain_transmit(&mut self, memory: &GuestMemoryMmap, queue: &mut Queue) -> Result<bool, virtio_queue::Error> {
         let mut packets = 0;
-        loop {
-            queue.disable_notification(memory)?;
-            while let Some((head, chain)) = chain::pop(queue, memory)? {
-                match chain.ok().and_then(open) {
-                    Some((header, payload)) => self.muxer.guest_packet(&header, payload),
-                    None => self.muxer.counters.malformed += 1,
-                }
-                queue.add_used(memory, head, 0)?;
-                packets += 1;
-                if packets == VSOCK_PACKETS_PER_TURN {
-                    self.muxer.come_again();
-                    return Ok(true);
-                }
+        drain(memory, queue, |queue| {
+            if packets == VSOCK_PACKETS_PER_TURN {
+                self.muxer.come_again();
+                return Ok(Next::Enough);
             }
-            if !queue.enable_notification(memory)? {
-                return Ok(packets > 0);
+            let Some((head, chain)) = chain::pop(queue, memory)? else {
+                return Ok(Next::Empty);
+            };
+            match chain.ok().and_then(open) {
+                Some((header, payload)) => self.muxer.guest_packet(&header, payload),
+                None => self.muxer.counters.malformed += 1,
             }
-        }
+            queue.add_used(memory, head, 0)?;
+            packets += 1;
+            Ok(Next::Used)
+        })
     }
 
     /// Delivers to the guest what is due, as far as it has room; returns whether chains were used.
@@ -213,6 +214,10 @@ impl Device for VsockDevice {
 
     fn config(&self) -> &[u8] {
         &self.config
+    }
+
+    fn syscalls(&self) -> Vec<Rule> {
+        filters::vsock_rules()
     }
 
     fn activate(&mut self, _features: u64) {}
