@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use capsid_tests::environment::{count, workload};
+use capsid_tests::invocation::eventually;
 use capsid_tests::resident::{anonymous_kib, descendants};
 use capsid_tests::stream::Bytes;
 use capsid_tests::{Capsid, TestImage, image::sha256_hex};
@@ -225,8 +226,11 @@ const PRINTING: &str = "--help
 #[test]
 fn a_stdout_that_takes_nothing_ends_no_verb_halfway() {
     let capsid = Capsid::with_busybox();
-    let script = "echo said; touch /changed; exec sleep 1000";
+    let script = "touch /changed; echo said; exec sleep 1000";
     capsid.detached("web", &["-p", "80", "busybox", "sh", "-c", script]);
+    eventually("its output", 20, || {
+        capsid.call(["logs", "web"]).wait().text() == "said"
+    });
     let rounds = ["full", "closed"].map(|round| PRINTING.lines().map(move |verb| (round, verb)));
     for (round, verb) in rounds.into_iter().flatten() {
         let line = verb.replace('%', round);
