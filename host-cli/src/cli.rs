@@ -230,6 +230,9 @@ pub(crate) struct RunArgs {
     /// Memory plus swap limit; -1 is unlimited swap
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
     pub memory_swap: Option<String>,
+    /// Memory that is reclaimed last, at most --memory
+    #[arg(long, value_name = "BYTES")]
+    pub memory_reservation: Option<String>,
     /// Number of CPUs' worth of time
     #[arg(long, value_name = "NUMBER")]
     pub cpus: Option<String>,
@@ -513,7 +516,6 @@ pub(crate) const NOT_YET: &[&str] = &[
     "--label-file",
     "--link",
     "--link-local-ip",
-    "--memory-reservation",
     "--memory-swappiness",
     "--oom-kill-disable",
     "--oom-score-adj",

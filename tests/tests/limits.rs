@@ -39,6 +39,8 @@ fn limits_are_what_the_flags_say() {
         "64m",
         "--memory-swap",
         "64m",
+        "--memory-reservation",
+        "32m",
         "--cpus",
         "0.5",
         "--cpu-shares",
@@ -52,6 +54,7 @@ fn limits_are_what_the_flags_say() {
     let cgroup = &report["cgroup"];
     assert_eq!(cgroup["memory.max"], "67108864");
     assert_eq!(cgroup["memory.swap.max"], "0");
+    assert_eq!(cgroup["memory.low"], "33554432");
     assert_eq!(cgroup["cpu.max"], "50000 100000");
     assert_eq!(cgroup["cpu.weight"], "20");
     assert_eq!(cgroup["pids.max"], "99");

@@ -460,6 +460,9 @@ pub struct Limits {
     /// `cpu.weight`, 1 to 10 000.
     #[prost(uint64, optional, tag = "6")]
     pub cpu_weight: Option<u64>,
+    /// `memory.low`, bytes: what the kernel reclaims only when nothing else is left.
+    #[prost(uint64, optional, tag = "7")]
+    pub memory_low_bytes: Option<u64>,
 }
 
 /// One resource limit.

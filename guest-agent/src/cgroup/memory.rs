@@ -11,7 +11,8 @@ pub(super) const SWAP_MAX: &str = "memory.swap.max";
 pub(super) fn settings(limits: &Limits) -> Vec<Setting> {
     let max = limits.memory_max_bytes.map(|n| ("memory.max", limit(n)));
     let swap = limits.swap_max_bytes.map(|n| (SWAP_MAX, limit(n)));
-    max.into_iter().chain(swap).collect()
+    let low = limits.memory_low_bytes.map(|n| ("memory.low", limit(n)));
+    [max, swap, low].into_iter().flatten().collect()
 }
 
 /// Parses the `oom_kill` counter of `memory.events`.
@@ -30,11 +31,13 @@ mod tests {
         let limits = Limits {
             memory_max_bytes: Some(1 << 20),
             swap_max_bytes: Some(0),
+            memory_low_bytes: Some(4096),
             ..Limits::default()
         };
         let expected = [
             ("memory.max", "1048576".to_owned()),
             ("memory.swap.max", "0".to_owned()),
+            ("memory.low", "4096".to_owned()),
         ];
         assert_eq!(settings(&limits), expected);
     }

@@ -46,6 +46,9 @@ pub(crate) struct UpdateArgs {
     /// Memory plus swap limit; -1 is unlimited swap
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
     pub memory_swap: Option<String>,
+    /// Memory that is reclaimed last, at most --memory
+    #[arg(long, value_name = "BYTES")]
+    pub memory_reservation: Option<String>,
     /// Number of CPUs' worth of time, at most the machine's; 0 is no limit
     #[arg(long, value_name = "NUMBER")]
     pub cpus: Option<String>,

@@ -190,6 +190,7 @@ fn host_config(container: &Container, declared: &Declared) -> Value {
         },
         "MaskedPaths": spec.masked_paths,
         "Memory": limits.memory_max_bytes.unwrap_or(0),
+        "MemoryReservation": limits.memory_low_bytes.unwrap_or(0),
         "NanoCpus": limits.cpu_quota_us.map_or(0, |quota| quota * 10_000),
         "NetworkMode": match &container.pod {
             Some(pod) => format!("container:{pod}"),

@@ -36,6 +36,8 @@ pub(crate) enum LimitsError {
     SwapWithoutMemory,
     #[error("--memory-swap must not be less than --memory: it is memory plus swap")]
     SwapBelowMemory,
+    #[error("--memory-reservation must not be more than --memory")]
+    ReservationOverMemory,
     #[error("invalid value {0:?} for --cpus: write a number of CPUs from 0.01 to {VCPUS_MAX}, as 0.5")]
     Cpus(String),
     #[error("--cpus {cpus} is more than the machine's {vcpus} vCPUs: raise --vcpus")]
@@ -79,6 +81,7 @@ pub(crate) fn resolve(
         cpuset_cpus: args.cpuset_cpus.clone(),
         pids_max: pids(args.pids_limit)?,
         cpu_weight: args.cpu_shares.map(weight).transpose()?,
+        memory_low_bytes: reservation(args.memory_reservation.as_deref(), memory)?,
     };
     match machine {
         Some(machine) => Ok((limits, machine)),
@@ -145,6 +148,17 @@ pub(super) fn memory(text: Option<&str>) -> Result<Option<u64>, LimitsError> {
         0 => Ok(None),
         _ if bytes < MEMORY_MIN_BYTES => Err(LimitsError::MemoryTooSmall),
         _ => Ok(Some(bytes)),
+    }
+}
+
+/// Parses `--memory-reservation`; 0 means none.
+pub(super) fn reservation(text: Option<&str>, memory: Option<u64>) -> Result<Option<u64>, LimitsError> {
+    let Some(text) = text else { return Ok(None) };
+    let flag = "memory-reservation";
+    let bytes = size::parse(text).map_err(|source| LimitsError::Size { flag, source })?;
+    match memory {
+        Some(memory) if bytes > memory => Err(LimitsError::ReservationOverMemory),
+        _ => Ok((bytes > 0).then_some(bytes)),
     }
 }
 
@@ -338,6 +352,12 @@ mod tests {
             resolve(&args(&["--memory-swap", "1g"]), 4, None),
             Err(LimitsError::SwapWithoutMemory)
         );
+        assert_eq!(
+            resolve(&args(&["-m", "64m", "--memory-reservation", "65m"]), 4, None),
+            Err(LimitsError::ReservationOverMemory)
+        );
+        let (limits, _) = resolve(&args(&["-m", "64m", "--memory-reservation", "32m"]), 4, None).unwrap();
+        assert_eq!(limits.memory_low_bytes, Some(32 << 20));
         assert_eq!(
             resolve(&args(&["-m", "1g", "--memory-swap", "64m"]), 4, None),
             Err(LimitsError::SwapBelowMemory)

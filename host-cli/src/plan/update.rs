@@ -42,6 +42,11 @@ pub(crate) fn update(
         changes.memory_max_bytes = args.memory.as_ref().and(memory);
         changes.swap_max_bytes = Some(swap.unwrap_or(u64::MAX));
     }
+    if args.memory_reservation.is_some() {
+        let memory = changes.memory_max_bytes.or(before.memory_max_bytes);
+        let low = limits::reservation(args.memory_reservation.as_deref(), memory)?;
+        changes.memory_low_bytes = Some(low.unwrap_or(0));
+    }
     let cpus = args.cpus.as_deref().map(limits::parse_cpus).transpose()?;
     changes.cpu_quota_us = cpus.map(|cpus| cpus.map_or(u64::MAX, limits::quota));
     let last_cpu = args.cpuset_cpus.as_deref().map(limits::parse_cpuset).transpose()?;
@@ -115,6 +120,10 @@ fn merge(before: &Limits, changes: &Limits) -> Limits {
         cpuset_cpus: changes.cpuset_cpus.clone().or_else(|| before.cpuset_cpus.clone()),
         pids_max: pick(changes.pids_max, before.pids_max),
         cpu_weight: pick(changes.cpu_weight, before.cpu_weight),
+        memory_low_bytes: changes
+            .memory_low_bytes
+            .or(before.memory_low_bytes)
+            .filter(|low| *low > 0),
     }
 }
 

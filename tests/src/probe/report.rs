@@ -127,6 +127,7 @@ fn cgroup() -> Map<String, Value> {
         "cpu.stat",
         "cpuset.cpus",
         "cpuset.cpus.effective",
+        "memory.low",
         "memory.max",
         "memory.swap.max",
         "memory.current",
