@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use capsid_protocol::message::agent_message::Kind as Report;
+use capsid_protocol::message::host_message::Kind as Intent;
 use capsid_protocol::spec::Network;
 use capsid_protocol::{ConfigureNetwork, Done, FailedStep, Freeze, List, Measure, Update};
 use rustix::io::Errno;
@@ -58,6 +59,25 @@ pub(crate) enum Request {
 }
 
 impl Request {
+    /// Converts a message of the host; `None` for one that is no request.
+    pub(crate) fn of(intent: Intent) -> Option<Self> {
+        match intent {
+            Intent::Freeze(freeze) => Some(Self::Freeze(freeze)),
+            Intent::Measure(measure) => Some(Self::Measure(measure)),
+            Intent::List(list) => Some(Self::List(list)),
+            Intent::Update(update) => Some(Self::Update(update)),
+            Intent::ConfigureNetwork(configure) => Some(Self::ConfigureNetwork(configure)),
+            Intent::Hello(_)
+            | Intent::Create(_)
+            | Intent::Start(_)
+            | Intent::Signal(_)
+            | Intent::Resize(_)
+            | Intent::Shutdown(_)
+            | Intent::Ping(_)
+            | Intent::KeepFree(_) => None,
+        }
+    }
+
     /// Returns the id of the container that the request is about; empty for the guest or the pod.
     fn container(&self) -> &str {
         match self {

@@ -197,7 +197,6 @@ fn add_entropy(entropy: [u8; sys::ENTROPY_BYTES]) -> Result<(), Errno> {
 fn serve(session: &Arc<Session>, host: &mut VsockStream) -> Result<(), SessionError> {
     loop {
         let message: HostMessage = read_frame(host).map_err(SessionError::Read)?;
-        let id = message.request_id;
         match message.kind {
             Some(Intent::Create(spec)) => session.create(*spec),
             Some(Intent::Start(start)) => session.with(&start.container, ProcessLifecycle::start),
@@ -213,13 +212,12 @@ fn serve(session: &Arc<Session>, host: &mut VsockStream) -> Result<(), SessionEr
             // Answered by this thread, which waits for no container and no request.
             Some(Intent::Ping(ping)) => session.report(Report::Pong(clock::answer(&ping))),
             Some(Intent::KeepFree(parts)) => session.keep_free(parts),
-            Some(Intent::Freeze(freeze)) => session.request(id, Request::Freeze(freeze)),
-            Some(Intent::Measure(measure)) => session.request(id, Request::Measure(measure)),
-            Some(Intent::List(list)) => session.request(id, Request::List(list)),
-            Some(Intent::Update(update)) => session.request(id, Request::Update(update)),
-            Some(Intent::ConfigureNetwork(configure)) => session.request(id, Request::ConfigureNetwork(configure)),
-            // Versions are equal, so these are mistakes of the host; there is nothing in them to act on.
-            Some(Intent::Hello(_)) | None => log::warn("ignoring an unexpected message of the host"),
+            Some(intent) => match Request::of(intent) {
+                Some(request) => session.request(message.request_id, request),
+                // Versions are equal, so this is a mistake of the host; there is nothing in it to act on.
+                None => log::warn("ignoring an unexpected message of the host"),
+            },
+            None => log::warn("ignoring an empty message of the host"),
         }
     }
 }

@@ -43,11 +43,7 @@ pub mod spec;
 pub mod upkeep;
 
 pub use frame::{FrameError, read_frame, write_frame};
-pub use message::{
-    AgentMessage, ConfigureNetwork, Created, Done, Failed, FailedStep, FreePart, Freeze, Hello, HostMessage, KeepFree,
-    List, Listed, Measure, Measured, Ping, Pong, Process, Resize, Signal, Start, Started, Stopped, StreamHello,
-    StreamKind, Update,
-};
+pub use message::*;
 pub use spec::ContainerSpec;
 
 /// Version of the contract between host and agent. Added fields keep the version; a change of meaning bumps it. Host
