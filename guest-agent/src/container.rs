@@ -13,7 +13,7 @@ use rustix::process::{Pid, WaitStatus};
 
 use crate::cgroup::Cgroup;
 use crate::disk_users::Writing;
-use crate::limits::JOINERS_WAIT;
+use crate::limits::EXEC_PROCESSES_WAIT;
 use crate::pod::Pod;
 use crate::process_lifecycle::{AgentContext, LifecycleError, ProcessLifecycle};
 use crate::stream::Copies;
@@ -29,8 +29,8 @@ pub(crate) struct Container {
     /// Cgroup of the container, present from before its first process to after its last.
     cgroup: Mutex<Option<Cgroup>>,
     /// Number of processes that joined the container and whose ends the host does not know yet.
-    joiners: Mutex<usize>,
-    joiners_changed: Condvar,
+    exec_processes: Mutex<usize>,
+    exec_processes_changed: Condvar,
     /// Mount namespace, which keeps the container's mounts until its end is known.
     mounts: Mutex<Option<File>>,
 }
@@ -59,8 +59,8 @@ pub(crate) struct Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        *self.container.joiners() -= 1;
-        self.container.joiners_changed.notify_all();
+        *self.container.exec_processes() -= 1;
+        self.container.exec_processes_changed.notify_all();
     }
 }
 
@@ -71,14 +71,14 @@ impl Container {
             lifecycle: Arc::new(ProcessLifecycle::new(spec)),
             pod: OnceLock::new(),
             cgroup: Mutex::default(),
-            joiners: Mutex::default(),
+            exec_processes: Mutex::default(),
             mounts: Mutex::default(),
-            joiners_changed: Condvar::new(),
+            exec_processes_changed: Condvar::new(),
         }
     }
 
-    fn joiners(&self) -> MutexGuard<'_, usize> {
-        self.joiners.lock().unwrap_or_else(PoisonError::into_inner)
+    fn exec_processes(&self) -> MutexGuard<'_, usize> {
+        self.exec_processes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn cgroup(&self) -> MutexGuard<'_, Option<Cgroup>> {
@@ -103,15 +103,15 @@ impl Container {
     pub(crate) fn admit(self: &Arc<Self>) -> Result<Admission, LifecycleError> {
         let not_running = || LifecycleError::NotRunning(self.lifecycle.id.clone());
         // Counted before the check of the state: a container that ends afterwards waits.
-        *self.joiners() += 1;
+        *self.exec_processes() += 1;
         let first = self.lifecycle.running();
         let admission = first.map(|first| Admission {
             container: Arc::clone(self),
             first,
         });
         let Some(admission) = admission else {
-            *self.joiners() -= 1;
-            self.joiners_changed.notify_all();
+            *self.exec_processes() -= 1;
+            self.exec_processes_changed.notify_all();
             return Err(not_running());
         };
         match self.with_cgroup(Cgroup::is_frozen) {
@@ -189,7 +189,7 @@ impl Container {
         // Processes that joined and have not reached the pid namespace yet.
         self.kill();
         copies.finish();
-        self.wait_for_joiners();
+        self.wait_for_exec_processes();
         outcome.map(|()| status)
     }
 
@@ -259,10 +259,10 @@ impl Container {
 
     /// Waits until the host knows the ends of the processes that joined. Bounded: a process whose output nobody takes
     /// must not keep the container.
-    fn wait_for_joiners(&self) {
+    fn wait_for_exec_processes(&self) {
         let waited = self
-            .joiners_changed
-            .wait_timeout_while(self.joiners(), JOINERS_WAIT, |n| *n > 0);
+            .exec_processes_changed
+            .wait_timeout_while(self.exec_processes(), EXEC_PROCESSES_WAIT, |n| *n > 0);
         let left = *waited.unwrap_or_else(PoisonError::into_inner).0;
         if left > 0 {
             log::warn("a container ends before those who joined it");

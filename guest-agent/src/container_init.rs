@@ -158,7 +158,7 @@ pub(crate) fn run() -> i32 {
     let outcome = if pod_init::is_first(&spec) {
         pod_init::be_first().map_err(InitError::PodInit)
     } else if spec.join.is_some() {
-        join::become_joiner(spec, fds, &mut control)
+        join::become_exec_process(spec, fds, &mut control)
     } else {
         become_program(spec, fds, &mut control)
     };

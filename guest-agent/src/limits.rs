@@ -8,10 +8,10 @@ use std::time::Duration;
 pub(crate) const CONTAINERS_MAX: usize = 128;
 
 /// Maximum processes that joined containers of one pod, at a time: as costly as containers, but people script them.
-pub(crate) const JOINERS_MAX: usize = 512;
+pub(crate) const EXEC_PROCESSES_MAX: usize = 512;
 
 /// Time limit of a container's end for the reports of its exec processes.
-pub(crate) const JOINERS_WAIT: Duration = Duration::from_secs(2);
+pub(crate) const EXEC_PROCESSES_WAIT: Duration = Duration::from_secs(2);
 
 /// Maximum arguments or environment variables. The kernel's own bound is memory (a quarter of the stack limit).
 pub(crate) const STRINGS_MAX: usize = 65_536;

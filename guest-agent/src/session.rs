@@ -25,7 +25,8 @@ use crate::arguments::ArgumentReaders;
 use crate::container::Container;
 use crate::exec_process::ExecProcess;
 use crate::limits::{
-    CONTAINERS_MAX, DIAL_WAIT, JOINERS_MAX, KEEP_FREE_MAX, LINGER, SHUTDOWN_WAIT, STREAM_WAIT, WAITING_STREAMS_MAX,
+    CONTAINERS_MAX, DIAL_WAIT, EXEC_PROCESSES_MAX, KEEP_FREE_MAX, LINGER, SHUTDOWN_WAIT, STREAM_WAIT,
+    WAITING_STREAMS_MAX,
 };
 use crate::process_lifecycle::{AgentContext, LifecycleError, ProcessLifecycle};
 use crate::request::{Request, RequestError};
@@ -285,13 +286,13 @@ impl Session {
         if members.contains_key(&id) {
             return Err(AdmitError::Taken(id));
         }
-        let joiners = members
+        let exec_processes = members
             .values()
             .filter(|m| matches!(m, SessionProcess::Exec(_)))
             .count();
         let (count, max) = match &spec.join {
-            Some(_) => (joiners, JOINERS_MAX),
-            None => (members.len() - joiners, CONTAINERS_MAX),
+            Some(_) => (exec_processes, EXEC_PROCESSES_MAX),
+            None => (members.len() - exec_processes, CONTAINERS_MAX),
         };
         if count >= max {
             return Err(AdmitError::TooMany(max));

@@ -142,9 +142,9 @@ fn report_of(process: Process, mut command: Command) -> Result<Confinement, Prob
 /// Reason why a process that lacks a required layer is not started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequirementError {
-    #[error("cannot tell which layers of confinement are required")]
+    #[error("cannot read which layers of confinement are required")]
     Settings(#[from] SettingsError),
-    #[error("cannot tell what confines {process}, of which `require` demands {required}")]
+    #[error("cannot find out what confines {process}, of which `require` demands {required}")]
     Unknown {
         process: &'static str,
         required: String,

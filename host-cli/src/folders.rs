@@ -48,7 +48,7 @@ pub(crate) struct Folders {
 /// Reason why the folders cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FoldersError {
-    #[error("cannot tell where to keep data: set HOME, XDG_DATA_HOME or CAPSID_DATA_DIR")]
+    #[error("no place to keep data: set HOME, XDG_DATA_HOME or CAPSID_DATA_DIR")]
     NoHome,
     #[error(transparent)]
     Directory(#[from] DirectoryError),

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 /// Reason why a part is missing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PartError {
-    #[error("cannot tell where capsid itself is")]
+    #[error("cannot find the location of capsid itself")]
     OwnPath(#[source] io::Error),
     #[error("{name} not found (looked in {looked}): build it with `make build`, or reinstall")]
     Missing { name: &'static str, looked: String },

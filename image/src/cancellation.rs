@@ -11,10 +11,10 @@ use tokio::sync::watch;
 
 /// Request to stop, made once and for good. Clones share one request.
 #[derive(Debug, Clone)]
-pub(crate) struct Cancellation(Arc<Wish>);
+pub(crate) struct Cancellation(Arc<State>);
 
 #[derive(Debug)]
-struct Wish {
+struct State {
     reported: watch::Sender<bool>,
     /// Readable after cancellation, and never read: for `poll`.
     event: OwnedFd,
@@ -32,7 +32,7 @@ impl Cancellation {
     pub(crate) fn new() -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC)?;
         let reported = watch::Sender::new(false);
-        Ok(Self(Arc::new(Wish { reported, event })))
+        Ok(Self(Arc::new(State { reported, event })))
     }
 
     pub(crate) fn cancel(&self) {

@@ -36,14 +36,14 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
         command.pre_exec(|| {
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
             for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGTERM] {
-                hear(signal)?;
+                reset(signal)?;
             }
             Ok(())
         })
     }
 }
 
-fn hear(signal: Signal) -> nix::Result<()> {
+fn reset(signal: Signal) -> nix::Result<()> {
     // SAFETY: the default disposition runs no code of ours.
     unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }.map(drop)
 }

@@ -60,7 +60,7 @@ pub enum ProcessError {
     #[error("cannot emulate")]
     Emulate(#[source] EmulatorError),
     /// The supervisor does not read the status.
-    #[error("cannot tell the supervisor")]
+    #[error("cannot notify the supervisor")]
     Tell(#[source] std::io::Error),
 }
 

@@ -28,7 +28,7 @@ use crate::user::{Identity, resolve};
 
 /// Runs all steps of a joining process. Returns the container init's exit code, or the error; `control` is then the
 /// socket of the process that failed.
-pub(super) fn become_joiner(
+pub(super) fn become_exec_process(
     spec: ContainerSpec,
     fds: Vec<OwnedFd>,
     control: &mut UnixStream,

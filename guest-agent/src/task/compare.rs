@@ -24,7 +24,7 @@ pub(crate) enum CompareError {
     #[error("cannot read {path}")]
     Read { path: String, source: Errno },
     /// The output cannot be written.
-    #[error("cannot tell what changed")]
+    #[error("cannot find out what changed")]
     Write(#[source] io::Error),
     /// There are more differences than anybody reads.
     #[error("more than {} files, or folders within folders, have changed", VOLUME_BOUNDS.entries)]

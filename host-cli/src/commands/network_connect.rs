@@ -85,9 +85,9 @@ async fn notify_supervisor(mut connection: Connection, owner: &Owner) -> anyhow:
         Owner::Pod(_) => ask(&mut connection, &PodRequest::NetworksChanged).await,
     };
     match answered {
-        Ok(Answer::Rewired { no_way_out: None }) => Ok(()),
-        Ok(Answer::Rewired {
-            no_way_out: Some(reason),
+        Ok(Answer::Reconciled { no_default_route: None }) => Ok(()),
+        Ok(Answer::Reconciled {
+            no_default_route: Some(reason),
         }) => {
             eprintln!("capsid: warning: {} has no default route: {reason}", owner.name());
             Ok(())
@@ -178,8 +178,10 @@ mod tests {
         let reported = while_it_answers(&app, refused(), connect(&app, &shop())).await;
         assert_eq!(reported.unwrap_err().to_string(), "no room");
         assert_eq!(names(&app), ["default"]);
-        let rewired = Some(Answer::Rewired { no_way_out: None });
-        while_it_answers(&app, rewired, connect(&app, &shop())).await.unwrap();
+        let reconciled = Some(Answer::Reconciled { no_default_route: None });
+        while_it_answers(&app, reconciled, connect(&app, &shop()))
+            .await
+            .unwrap();
         assert_eq!(names(&app), ["default", "net-a"]);
         // It is disconnected all the same: its next machine is not on the network.
         let reported = while_it_answers(&app, refused(), disconnect(&app, &leave("net-a"))).await;

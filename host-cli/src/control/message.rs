@@ -34,7 +34,7 @@ pub(crate) enum Request {
     Wait,
     /// Reports that the row has another name now.
     Renamed(String),
-    /// Reports that the row's networks changed, so that the machine follows. Answered by `Rewired`.
+    /// Reports that the row's networks changed, so that the machine follows. Answered by `Reconciled`.
     NetworksChanged,
     /// Changes limits and restart policy.
     Update(UpdateRequest),
@@ -56,7 +56,7 @@ pub(crate) enum PodRequest {
     Adopt { container: String },
     /// Stops all containers of the pod like `Request::Stop`, and then its machine.
     Stop { timeout_s: Option<u64> },
-    /// Reports that the row's networks changed, so that the machine follows. Answered by `Rewired`.
+    /// Reports that the row's networks changed, so that the machine follows. Answered by `Reconciled`.
     NetworksChanged,
     /// Measures the usage of the whole pod.
     Measure,
@@ -111,7 +111,7 @@ pub(crate) enum Answer {
     Failed(Failure),
     /// Notice that the machine is on the networks that its row names; with the reason why none of them leads out, where
     /// one should.
-    Rewired { no_way_out: Option<String> },
+    Reconciled { no_default_route: Option<String> },
     /// Processes of the container.
     Listed(Vec<ProcessLine>),
     /// Usage of the container or pod.

@@ -36,7 +36,7 @@ pub(crate) enum AttachmentsError {
     Open(#[source] DeviceError),
     #[error("cannot close the machine's uplink")]
     Close(#[source] DeviceError),
-    #[error("cannot tell the machine of this host's addresses")]
+    #[error("cannot notify the machine of this host's addresses")]
     Host(#[source] DeviceError),
 }
 

@@ -94,14 +94,14 @@ impl AddressWatch {
 
     /// Waits for one or several changes. The host's network, read again, says more exactly what changed.
     pub(super) async fn changed(&self) -> io::Result<()> {
-        let hear = || match rustix::net::recv(&self.0, &mut [0; 16], RecvFlags::DONTWAIT) {
+        let receive = || match rustix::net::recv(&self.0, &mut [0; 16], RecvFlags::DONTWAIT) {
             // More messages arrived than the kernel keeps for this socket.
             Ok(_) | Err(Errno::NOBUFS | Errno::INTR) => Ok(()),
             Err(e) => Err(e.into()),
         };
-        self.0.async_io(Interest::READABLE, hear).await?;
+        self.0.async_io(Interest::READABLE, receive).await?;
         // Discards the other pending messages.
-        while self.0.try_io(Interest::READABLE, hear).is_ok() {}
+        while self.0.try_io(Interest::READABLE, receive).is_ok() {}
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 //! attends each of them in the same way.
 //!
 //! ```text
-//! lock and first connection handed over ─► rows read ─► first request heard ─► lives ─► row written ─► clients told ─► end
+//! lock and first connection handed over ─► rows read ─► first request read ─► lives ─► row written ─► clients notified ─► end
 //!                                                              │                 │
 //!                    socket: attach, exec, stop, signal ... ───┘     machine ─► session ─► container, once a life
 //! ```

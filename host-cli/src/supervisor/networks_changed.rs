@@ -24,10 +24,10 @@ pub(super) async fn container(supervised: &SupervisedContainer) -> Result<Answer
         .network
         .clone_from(&row.config.network);
     let Ok(running) = supervised.running() else {
-        return Ok(Answer::Rewired { no_way_out: None });
+        return Ok(Answer::Reconciled { no_default_route: None });
     };
     let Some(attachments) = &running.attachments else {
-        return Ok(Answer::Rewired { no_way_out: None });
+        return Ok(Answer::Reconciled { no_default_route: None });
     };
     let pod_networks = PodNetworks::of_container(&row, &state).map_err(|e| Failure::of(&e))?;
     reconcile(attachments, &pod_networks, &running.guest, &supervised.id).await
@@ -51,7 +51,7 @@ pub(super) async fn pod(pod: &Pod, folders: &Folders) -> Result<Answer, Failure>
     match pod.attachments() {
         // The id is empty: no container stands for the pod, which may have none at all.
         Some(attachments) => reconcile(&attachments, &pod_networks, &guest, "").await,
-        None => Ok(Answer::Rewired { no_way_out: None }),
+        None => Ok(Answer::Reconciled { no_default_route: None }),
     }
 }
 
@@ -72,8 +72,8 @@ async fn reconcile(
         configured.map_err(|e| Failure::of(&e))
     };
     let refusal = attachments.reconcile(pod_networks, config, configure).await?;
-    Ok(Answer::Rewired {
-        no_way_out: refusal.map(|refusal| Failure::of(&refusal).message),
+    Ok(Answer::Reconciled {
+        no_default_route: refusal.map(|refusal| Failure::of(&refusal).message),
     })
 }
 

@@ -27,7 +27,7 @@ const RESOLVE: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_M
 /// Error when a path cannot be resolved.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::commands) enum LocalError {
-    #[error("cannot tell which folders containers have")]
+    #[error("cannot find out which folders containers have")]
     State(#[source] StateError),
     #[error("{path}")]
     Look {

@@ -198,7 +198,7 @@ fn segments() -> [Segment; 2] {
 }
 
 /// Connects the guest to a network, or disconnects it.
-fn rewire(supervisor: &OwnedFd, slot: u8, socket: Option<&UnixStream>) {
+fn reconnect(supervisor: &OwnedFd, slot: u8, socket: Option<&UnixStream>) {
     let change = match socket {
         Some(_) => Change::Connect {
             slot,
@@ -254,7 +254,7 @@ fuzz_target!(|bytes: &[u8]| {
         oracle.announcements += 2;
     }
     if links & 3 != 0 {
-        rewire(&supervisor, 0, Some(&socket));
+        reconnect(&supervisor, 0, Some(&socket));
     }
     let mut device = NetDevice::new(OWN, RESOLVER_V4.into(), control, None).expect("a device");
     device.activate(device.features());
@@ -282,7 +282,7 @@ fuzz_target!(|bytes: &[u8]| {
             }
             8 => {
                 let how = bytes.byte();
-                rewire(&supervisor, how & 3, (how & 4 != 0).then_some(&socket));
+                reconnect(&supervisor, how & 3, (how & 4 != 0).then_some(&socket));
                 if how & 8 != 0 {
                     lead_out(&supervisor, (how & 16 != 0).then_some(&uplink));
                     oracle.announcements += 2;
