@@ -128,7 +128,7 @@ fn report_of(process: Process, mut command: Command) -> Result<Confinement, Prob
         .output()
         .map_err(|source| ProbeError::Start { program, source })?;
     if !output.status.success() {
-        let complaint = accelerator::last_complaint(&String::from_utf8_lossy(&output.stderr), |_| true);
+        let complaint = crate::process::last_complaint(&String::from_utf8_lossy(&output.stderr), |_| true);
         return Err(ProbeError::Refused {
             program,
             complaint: complaint.unwrap_or_else(|| output.status.to_string()),

@@ -14,11 +14,12 @@
 //! | `model/` | plain data of containers, pods, networks, volumes; names no sibling |
 //! | `plan/` | image config + flags → container spec + machine size, pure |
 //! | `accelerator/` | how guest instructions run: `kvm`, `emulate` |
+//! | `process/` | child processes with chosen open files, sidecars, sockets to running devices |
 //! | `surroundings`, `create`, `start` | what a plan needs of this host, making a container, and starting its supervisor |
 //! | `supervisor/` | one pod from start to end, in a process that outlives the command |
 //! | `control/` | what commands and supervisors say to each other |
 //! | `attachment`, `stdio`, `detach`, `terminal`, `signals` | what flows between user and container |
-//! | `session` | what flows between supervisor and agent |
+//! | `session`, `guest_text` | what flows between supervisor and agent, checked and cleaned |
 //! | `file_task` | what the agent does with a container's files for a command |
 //! | `recovery` | rows and remains of killed processes, corrected |
 //! | `state/`, `container_lock`, `store_folder` | which containers there are, who may change them, what they keep |
@@ -77,6 +78,7 @@ mod network;
 mod nonblocking;
 mod plan;
 mod probe;
+mod process;
 mod progress;
 mod recovery;
 mod resident;

@@ -11,13 +11,14 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use crate::accelerator::{Share, Sidecar, StartError, serve_files};
+use crate::accelerator::{Share, StartError, serve_files};
 use crate::container_lock;
 use crate::ephemeral_socket;
 use crate::folders::Folders;
 use crate::model::ShareMount;
 use crate::mounts::{Mount, MountTable, Relation};
 use crate::plan::{Bind, FoundSource};
+use crate::process::Sidecar;
 
 /// Folders of the kernel.
 const KERNELS: [&str; 3] = ["/proc", "/sys", "/dev"];

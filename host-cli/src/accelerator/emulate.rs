@@ -23,15 +23,17 @@ use tokio::process::Child;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::StartError;
 use super::frequency::Reading;
 use super::kvm::{config_file, disk_config, disk_slots_config, last_status, net_config, vsock_config};
-use super::process::{HandedFiles, StartError, collect_complaints, ended, last_complaint, spawn};
 use super::program;
-use super::{Accelerator, Disk, MachineEnd, MachineParts, Nic, RunningMachine, Share};
+use super::{Accelerator, Disk, MachineParts, Nic, Share};
 use crate::console;
 use crate::ephemeral_socket;
 use crate::install_paths::{self, PartError};
 use crate::model::{MachineSize, mac_words};
+use crate::process::{HandedFiles, collect_complaints, ended, last_complaint, spawn};
+use crate::process::{MachineEnd, RunningMachine};
 
 /// Kernel command line of an emulated machine. `reboot=t`: QEMU's microvm has no i8042; a triple fault ends it
 /// (`-no-reboot`). `noapictimer`: under emulation, the kernel calibrates the APIC's timer for a quarter of a second and
@@ -162,7 +164,7 @@ impl Emulate {
         });
         let config_fd = files.add(config_file(&config)?);
         let words = ["--config-fd".into(), config_fd.to_string()];
-        spawn(&install_paths::vmm()?, &words, files, Stdio::piped())
+        Ok(spawn(&install_paths::vmm()?, &words, files, Stdio::piped())?)
     }
 }
 

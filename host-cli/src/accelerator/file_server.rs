@@ -5,10 +5,10 @@ use std::path::Path;
 
 use capsid_protocol::spec::SHARED_FILE;
 
-use super::process::{HandedFiles, StartError};
-use super::sidecar::Sidecar;
+use super::StartError;
 use crate::install_paths;
 use crate::model::ShareMount;
+use crate::process::{HandedFiles, Sidecar};
 
 /// Share in the form that a machine is given.
 #[derive(Debug)]
@@ -40,10 +40,11 @@ pub(crate) fn serve_files(
     if share.readonly {
         arguments.push("--readonly".into());
     }
-    Sidecar::start(
-        &format!("the file server of {source}"),
+    let name = format!("the file server of {source}");
+    Ok(Sidecar::start(
+        &name,
         &install_paths::file_server()?,
         &arguments,
         files,
-    )
+    )?)
 }

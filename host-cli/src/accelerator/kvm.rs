@@ -15,9 +15,11 @@ use tokio::net::unix::pipe;
 use tokio::process::Child;
 use tokio::sync::oneshot;
 
-use super::process::{HandedFiles, StartError, ended, spawn};
-use super::{Accelerator, Disk, MachineEnd, MachineParts, Nic, RunningMachine};
+use super::StartError;
+use super::{Accelerator, Disk, MachineParts, Nic};
 use crate::install_paths;
+use crate::process::{HandedFiles, ended, spawn};
+use crate::process::{MachineEnd, RunningMachine};
 
 /// Context id of the guest. Every pod has a VMM of its own, so all can use the first free id.
 pub(crate) const GUEST_CID: u32 = 3;

@@ -2,33 +2,51 @@
 //! and sockets for both: [`kvm`] is Capsid's own VMM, [`emulate`] is QEMU's TCG with Capsid's devices served to it over
 //! vhost-user.
 
-mod device_socket;
 mod emulate;
 mod file_server;
 mod frequency;
 mod kvm;
-mod process;
 mod program;
-mod sidecar;
 
 use std::fs::File;
+use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use tokio::sync::oneshot;
-
 use crate::install_paths::PartError;
 use crate::model::{AccelChoice, MachineSize};
 use crate::probe::{self, KvmVerdict};
+use crate::process::{RunningMachine, SpawnError};
+use program::ProgramError;
 
-pub(crate) use device_socket::{DeviceError, DeviceSocket, watched};
 pub(crate) use emulate::{EMULATE, Emulate, reporting_qemu};
 pub(crate) use file_server::{Share, serve_files};
 pub(crate) use kvm::{Kvm, config_file};
-pub(crate) use process::{HandedFiles, StartError, last_complaint, spawn_on_its_own};
-pub(crate) use sidecar::{Sidecar, Sidecars, Words, watch_sidecars};
+
+/// Reason why a machine could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error("a part of the installation is missing")]
+    Part(#[from] PartError),
+    #[error("cannot open {what}")]
+    Open {
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot read the guest kernel")]
+    Kernel(#[source] io::Error),
+    #[error("cannot prepare a root directory for QEMU, and will not emulate without one")]
+    Emulator(#[source] ProgramError),
+    #[error("cannot prepare the machine's configuration")]
+    Config(#[source] io::Error),
+    #[error("cannot make a socket for the machine")]
+    Socket(#[source] io::Error),
+    #[error(transparent)]
+    Process(#[from] SpawnError),
+}
 
 /// Disk of a machine: host files, one after the other.
 #[derive(Debug)]
@@ -69,37 +87,6 @@ pub(crate) struct MachineParts {
     pub session: OwnedFd,
     /// Machine's end of the socket over which streams are requested.
     pub control: OwnedFd,
-}
-
-/// Running machine; dropping it ends it.
-#[derive(Debug)]
-pub(crate) struct RunningMachine {
-    /// Receives one value, when the machine has ended.
-    pub end: oneshot::Receiver<MachineEnd>,
-    /// Sender whose drop ends the machine.
-    kill: oneshot::Sender<()>,
-}
-
-impl RunningMachine {
-    /// Ends the machine, if it has not ended, and waits until its processes have ended.
-    pub(crate) async fn stop(self) {
-        drop(self.kill);
-        if !self.end.is_terminated() {
-            // An error means that the end was reported before.
-            let _ = self.end.await;
-        }
-    }
-}
-
-/// End of a machine, with its reason.
-#[derive(Debug, Clone)]
-pub(crate) struct MachineEnd {
-    /// Description of the final state.
-    pub reason: String,
-    /// Whether somebody killed one of the machine's processes.
-    pub killed: bool,
-    /// Last bytes of the machine's serial console.
-    pub console: String,
 }
 
 /// Backend that runs machines.
@@ -148,15 +135,5 @@ pub(crate) fn choose(
                 source,
             }),
         },
-    }
-}
-
-#[cfg(test)]
-impl RunningMachine {
-    /// Creates a machine without processes, which the returned value ends.
-    pub(crate) fn fake() -> (Self, oneshot::Sender<MachineEnd>) {
-        let (end_sender, end) = oneshot::channel();
-        let kill = oneshot::channel().0;
-        (Self { end, kill }, end_sender)
     }
 }

@@ -20,8 +20,8 @@ use super::steps::{Membership, Networks, Step};
 use super::{
     DefaultRoute, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, GuestNetwork, NetworkError, PodNetworks, passt, ports, switch,
 };
-use crate::accelerator::{DeviceError, DeviceSocket, Sidecars};
 use crate::model::NetworkConfig;
+use crate::process::{DeviceError, DeviceSocket, Sidecars};
 
 /// Error when a running machine is not on the networks that it should be on.
 #[derive(Debug, thiserror::Error)]

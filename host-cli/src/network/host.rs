@@ -13,7 +13,7 @@ use rustix::net::RecvFlags;
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
-use crate::accelerator::watched;
+use crate::process::watched;
 
 const ROUTES_V4: &str = "/proc/net/route";
 /// `RTF_REJECT` of linux/route.h: no route at all.

@@ -29,9 +29,10 @@ use std::rc::Rc;
 use capsid_vmm::segments::SEGMENTS_MAX;
 use ipnet::IpNet;
 
-use crate::accelerator::{DeviceSocket, Nic, Sidecars, StartError};
+use crate::accelerator::Nic;
 use crate::install_paths::PartError;
 use crate::model::NetworkConfig;
+use crate::process::{DeviceSocket, Sidecars, SpawnError};
 
 pub(crate) use attachments::{AttachmentsError, NetworkAttachments};
 use default_route::DefaultRoute;
@@ -67,7 +68,7 @@ pub(crate) enum NetworkError {
     #[error("cannot make a socket for the network")]
     Socket(#[source] std::io::Error),
     #[error("cannot start the network's sidecar")]
-    Start(#[from] StartError),
+    Start(#[from] SpawnError),
     #[error("cannot publish a port at {address}: the pod has no default route over {kind} now")]
     Kind { address: SocketAddr, kind: &'static str },
     #[error("cannot join network {0}: a pod is on {SEGMENTS_MAX} networks at most")]

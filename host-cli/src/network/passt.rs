@@ -16,9 +16,9 @@ use rustix::net::sockopt;
 
 use super::host::Host;
 use super::{GATEWAY_MAC, GuestNetwork, NetworkError};
-use crate::accelerator::{HandedFiles, Sidecar};
 use crate::install_paths;
 use crate::model::{NetworkConfig, PublishedPort, mac_words};
+use crate::process::{HandedFiles, Sidecar};
 
 /// Name of the sidecar in messages to users.
 pub(super) const NAME: &str = "the network helper passt";

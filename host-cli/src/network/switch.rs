@@ -26,9 +26,10 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::UnixDatagram;
 
 use super::GATEWAY_MAC;
-use crate::accelerator::{HandedFiles, StartError, config_file, spawn_on_its_own, watched};
+use crate::accelerator::{StartError, config_file};
 use crate::control::with_short_path;
 use crate::install_paths::{self, PartError};
+use crate::process::{HandedFiles, spawn_on_its_own, watched};
 
 /// Time limit for others to join, and for the switch to answer; each takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -207,7 +208,8 @@ fn start(folder: &Path, gateways: &[IpAddr]) -> Result<(), SwitchError> {
         path: folder.join(LOG),
         source,
     })?;
-    Ok(spawn_on_its_own(&install_paths::vmm()?, &arguments, files, log.into())?)
+    let spawned = spawn_on_its_own(&install_paths::vmm()?, &arguments, files, log.into());
+    spawned.map_err(|e| SwitchError::Start(e.into()))
 }
 
 fn listen(folder: &Path) -> io::Result<OwnedFd> {

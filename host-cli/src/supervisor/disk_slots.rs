@@ -14,7 +14,8 @@ use capsid_protocol::spec::{Slot, slot_serial};
 use capsid_vmm::disk_slots::{Change, FILES_MAX, SLOT_BYTES, SLOTS};
 use tokio::sync::Mutex;
 
-use crate::accelerator::{DeviceError, DeviceSocket, Disk};
+use crate::accelerator::Disk;
+use crate::process::{DeviceError, DeviceSocket};
 
 /// Alignment to which the machine rounds up the files of a read-only disk.
 const EXTENT_ALIGNMENT: u64 = 4096;

@@ -23,7 +23,6 @@ use super::machine::{Interruption, MachineError, Sockets, StepError, while_runni
 use super::pod::Pod;
 use super::supervised_container::{Outcome, Phase, Running, SupervisedContainer};
 use super::{LAST_WORDS, container_machine, first_use, free_space, health};
-use crate::accelerator::{MachineEnd, RunningMachine};
 use crate::clock;
 use crate::control::Failure;
 use crate::folders::Folders;
@@ -31,6 +30,7 @@ use crate::guest_text::GuestText;
 use crate::log::LogStream;
 use crate::model::{Exit, exit_code};
 use crate::network::{NetworkAttachments, PodNetworks};
+use crate::process::{MachineEnd, RunningMachine};
 use crate::session::SessionError;
 use crate::state::{State, StateError};
 use crate::{sys, volumes};

@@ -11,10 +11,11 @@ use tokio::time::timeout;
 
 use super::LAST_WORDS;
 
-use crate::accelerator::{self, Accelerator, Disk, MachineEnd, MachineParts, RunningMachine, Sidecar, Sidecars, Words};
+use crate::accelerator::{self, Accelerator, Disk, MachineParts};
 use crate::folders::Folders;
 use crate::model::{AccelChoice, MachineSize, ShareMount};
 use crate::network::{self, NetworkAttachments, PodNetworks};
+use crate::process::{MachineEnd, RunningMachine, Sidecar, Sidecars, Words, watch_sidecars};
 use crate::{confinement, container_lock, initramfs, install_paths, shares};
 
 /// Error when a machine cannot be prepared or started.
@@ -73,10 +74,7 @@ impl Prepared {
     /// Starts the machine's processes.
     pub(super) fn start(self) -> Result<(RunningMachine, Sockets), MachineError> {
         let machine = self.accelerator.start(self.parts)?;
-        Ok((
-            accelerator::watch_sidecars(machine, self.sidecars, self.words),
-            self.sockets,
-        ))
+        Ok((watch_sidecars(machine, self.sidecars, self.words), self.sockets))
     }
 }
 

@@ -13,10 +13,10 @@ use super::boot::{BootError, boot};
 use super::guest_process::{GuestProcess, status_code};
 use super::machine::{Interruption, StepError, while_running};
 use super::{container_machine, specs};
-use crate::accelerator::RunningMachine;
 use crate::container_lock::ContainerLock;
 use crate::folders::Folders;
 use crate::model::Container;
+use crate::process::RunningMachine;
 use crate::session::SessionError;
 use crate::state::State;
 

@@ -12,9 +12,9 @@ use super::disk_slots::DiskSlots;
 use super::guest::Guest;
 use super::orders;
 use super::supervised_container::SupervisedContainer;
-use crate::accelerator::MachineEnd;
 use crate::control::Failure;
 use crate::network::NetworkAttachments;
+use crate::process::MachineEnd;
 
 /// Phase of the machine.
 #[derive(Debug, Clone)]

@@ -6,10 +6,10 @@ use std::rc::Rc;
 use super::boot::{BootError, boot};
 use super::machine::{self, Interruption, MachineError, Sockets, StepError, Wanted, while_running};
 use super::pod::{Phase, Pod};
-use crate::accelerator::{MachineEnd, RunningMachine};
 use crate::error_text;
 use crate::folders::Folders;
 use crate::network::PodNetworks;
+use crate::process::{MachineEnd, RunningMachine};
 use crate::session::SessionError;
 use crate::state::State;
 

@@ -11,7 +11,7 @@ use super::super::machine::{Interruption, StepError, while_running};
 use super::super::{BOOT_TIMEOUT, LAST_WORDS};
 use super::fake_agent::FakeAgent;
 use super::run;
-use crate::accelerator::{MachineEnd, RunningMachine};
+use crate::process::{MachineEnd, RunningMachine};
 use crate::session::SessionError;
 
 /// Boots with an agent that answers the host's Hello with this one.

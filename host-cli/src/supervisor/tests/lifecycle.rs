@@ -12,10 +12,10 @@ use super::super::lifecycle::{LifecycleError, conclude, run_in};
 use super::super::supervised_container::{Outcome, Phase};
 use super::fake_agent::{FakeAgent, failed};
 use super::{World, guest, run};
-use crate::accelerator::MachineEnd;
 use crate::control::Failure;
 use crate::guest_text::GuestText;
 use crate::model::{Exit, RestartPolicy, Status};
+use crate::process::MachineEnd;
 use crate::session::{GuestFailure, SessionError};
 
 /// Runs the container in a guest whose agent does this. Returns whether the program started, too.

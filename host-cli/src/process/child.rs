@@ -9,31 +9,13 @@ use std::process::{ExitStatus, Stdio};
 use command_fds::{CommandFdExt, FdMapping};
 use tokio::process::{Child, ChildStderr, Command};
 
-use super::MachineEnd;
-use super::program::ProgramError;
+use super::running_machine::MachineEnd;
 use crate::console;
-use crate::install_paths::PartError;
 use crate::sys;
 
-/// Reason why a machine could not be started.
+/// Reason why a process could not be started.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StartError {
-    #[error("a part of the installation is missing")]
-    Part(#[from] PartError),
-    #[error("cannot open {what}")]
-    Open {
-        what: &'static str,
-        #[source]
-        source: io::Error,
-    },
-    #[error("cannot read the guest kernel")]
-    Kernel(#[source] io::Error),
-    #[error("cannot prepare a root directory for QEMU, and will not emulate without one")]
-    Emulator(#[source] ProgramError),
-    #[error("cannot prepare the machine's configuration")]
-    Config(#[source] io::Error),
-    #[error("cannot make a socket for the machine")]
-    Socket(#[source] io::Error),
+pub(crate) enum SpawnError {
     #[error("cannot hand open files to {program}")]
     Fds {
         program: String,
@@ -67,21 +49,21 @@ impl HandedFiles {
     }
 
     /// Makes `command` start with these files.
-    pub(super) fn hand_to(self, command: &mut std::process::Command) -> Result<(), StartError> {
+    pub(crate) fn hand_to(self, command: &mut std::process::Command) -> Result<(), SpawnError> {
         let program = command.get_program().to_string_lossy().into_owned();
         let handed = command.fd_mappings(self.0);
-        handed.map(drop).map_err(|source| StartError::Fds { program, source })
+        handed.map(drop).map_err(|source| SpawnError::Fds { program, source })
     }
 
     /// Returns the numbers of all files that were added.
-    pub(super) fn numbers(&self) -> Vec<i32> {
+    pub(crate) fn numbers(&self) -> Vec<i32> {
         self.0.iter().map(|file| file.child_fd).collect()
     }
 }
 
 /// Starts `program` with those files, no stdin, its stdout and stderr in `log`. The process is killed when this process
 /// ends, however that happens, and when the returned value is dropped.
-pub(crate) fn spawn(program: &Path, arguments: &[String], files: HandedFiles, log: Stdio) -> Result<Child, StartError> {
+pub(crate) fn spawn(program: &Path, arguments: &[String], files: HandedFiles, log: Stdio) -> Result<Child, SpawnError> {
     let name = program.display().to_string();
     let mut command = Command::new(program);
     command
@@ -96,13 +78,13 @@ pub(crate) fn spawn(program: &Path, arguments: &[String], files: HandedFiles, lo
     command
         .as_std_mut()
         .fd_mappings(files.0)
-        .map_err(|source| StartError::Fds {
+        .map_err(|source| SpawnError::Fds {
             program: name.clone(),
             source,
         })?;
     command
         .spawn()
-        .map_err(|source| StartError::Spawn { program: name, source })
+        .map_err(|source| SpawnError::Spawn { program: name, source })
 }
 
 /// Starts `program` with those files and its stderr in `log`, as a process that nobody waits for and that outlives this
@@ -112,7 +94,7 @@ pub(crate) fn spawn_on_its_own(
     arguments: &[String],
     files: HandedFiles,
     log: Stdio,
-) -> Result<(), StartError> {
+) -> Result<(), SpawnError> {
     let name = program.display().to_string();
     let mut command = std::process::Command::new(program);
     command
@@ -121,18 +103,18 @@ pub(crate) fn spawn_on_its_own(
         .stdout(Stdio::null())
         .stderr(log);
     sys::leave_parent(&mut command);
-    command.fd_mappings(files.0).map_err(|source| StartError::Fds {
+    command.fd_mappings(files.0).map_err(|source| SpawnError::Fds {
         program: name.clone(),
         source,
     })?;
     let spawned = command.spawn().and_then(|mut parent| parent.wait());
     spawned
         .map(drop)
-        .map_err(|source| StartError::Spawn { program: name, source })
+        .map_err(|source| SpawnError::Spawn { program: name, source })
 }
 
 /// Converts the end of a process into the end of its machine.
-pub(super) fn ended(program: &str, status: io::Result<ExitStatus>, console: String) -> MachineEnd {
+pub(crate) fn ended(program: &str, status: io::Result<ExitStatus>, console: String) -> MachineEnd {
     let killed = status
         .as_ref()
         .is_ok_and(|status| status.signal() == Some(libc::SIGKILL));
@@ -165,7 +147,7 @@ pub(crate) fn last_complaint(complaints: &str, wanted: impl Fn(&str) -> bool) ->
 }
 
 /// Collects the text that a process writes to stderr.
-pub(super) async fn collect_complaints(stderr: Option<ChildStderr>) -> String {
+pub(crate) async fn collect_complaints(stderr: Option<ChildStderr>) -> String {
     match stderr {
         Some(stderr) => console::collect(stderr).await,
         None => String::new(),

@@ -12,8 +12,8 @@ use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::process::{HandedFiles, StartError, collect_complaints, ended, last_complaint, spawn};
-use super::{MachineEnd, RunningMachine};
+use super::child::{HandedFiles, SpawnError, collect_complaints, ended, last_complaint, spawn};
+use super::running_machine::{MachineEnd, RunningMachine};
 
 /// Time limit for the machine's own end to be reported after a sidecar has ended without error: a sidecar does so when
 /// its machine has hung up.
@@ -87,7 +87,7 @@ impl Sidecar {
         program: &Path,
         arguments: &[String],
         files: HandedFiles,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Self, SpawnError> {
         let mut child = spawn(program, arguments, files, Stdio::piped())?;
         // The sidecar's stderr explains a failure and is reported with the machine's end.
         let complaints = tokio::task::spawn_local(collect_complaints(child.stderr.take()));
