@@ -1,8 +1,5 @@
 //! Creation of a container: its row, its folder, its lock. Nothing runs yet.
 
-use std::borrow::Cow;
-use std::os::unix::ffi::OsStrExt;
-
 use anyhow::{Context as _, bail};
 use capsid_image::{Image, Platform, Reference, Store};
 
@@ -12,8 +9,8 @@ use crate::attachment::AttachError;
 use crate::cli::{PullPolicy, RunArgs};
 use crate::container_lock::ContainerLock;
 use crate::folders::Folders;
-use crate::model::{AccelChoice, Container, ContainerConfig, Pod, Status, Volume};
-use crate::plan::{self, Plan, size};
+use crate::model::{AccelChoice, Container, Pod, Status, Volume};
+use crate::plan::{self, Plan, RunRequest, size};
 use crate::progress::Bars;
 use crate::settings::Settings;
 use crate::signals::{Deadline, Signals};
@@ -71,36 +68,31 @@ pub(crate) async fn create(
 ) -> anyhow::Result<Created> {
     // The contents of an image are bounded; the time that the host takes is not.
     let _deadline = Deadline::set();
-    let args = &beside_another(args, state)?;
-    let (name, command) = image_and_command(args)?;
+    let request = RunRequest::parse(beside_another(args, state)?)?;
+    let args = &request.flags;
     confinement::check(&[confinement::Process::Converter])?;
     // All flags are checked before a registry is asked and before anything is created.
     check_free(args, state)?;
-    let platform = args.platform.as_deref().map(str::parse).transpose()?;
     let pod = args.pod.as_deref().map(|name| state.find_pod(name)).transpose()?;
-    let (accelerator, disks_max) = choose_machine(args, settings, folders, pod.as_ref())?;
+    let machine = choose_machine(&request, settings, folders, pod.as_ref())?;
     timings.mark("accelerator chosen");
     if let Some(kernel) = &args.kernel {
         install_paths::open_kernel(kernel)?;
     }
-    let mut around = surroundings::collect(args, state, folders, disks_max, pod.as_ref())?;
-    plan::check(args, &command, around.clone())?;
+    let mut around = surroundings::collect(&request, state, folders, machine, pod.as_ref())?;
+    plan::check(&request, around.clone())?;
     timings.mark("flags checked");
-    let image = find_image(folders, settings, args, &name, platform, signals).await?;
+    let image = find_image(folders, settings, &request, signals).await?;
     timings.mark("image found");
-    around.volumes.found = shares::find(&plan::wanted_binds(args)?, folders)?;
+    around.volumes.found = shares::find(&request.binds(), folders)?;
     let random = session::random(4)?;
-    let mut plan = plan::plan(args, &command, &image.config, around)?;
+    let mut plan = plan::plan(&request, &image.config, around)?;
     timings.mark("planned");
     warn_of_memory(&plan);
-    if let Some(network) = &mut plan.network {
+    if let Some(network) = &mut plan.config.network {
         network::choose_ports(&mut network.ports)?;
     }
-    let mut container = container(args, (&name, &command), &image, plan, accelerator)?;
-    if let Some(pod) = pod {
-        container.config.kernel = pod.config.kernel;
-        container.pod = Some(pod.id);
-    }
+    let mut container = container(&request.image, &image, plan, pod);
     let lock = lock_new(state, folders, &container.id)?;
     let added = make_disk(folders, &container.id, container.config.remove)
         .and_then(|()| add_with_volumes(state, folders, &mut container, args.name.as_deref(), &random));
@@ -118,18 +110,18 @@ pub(crate) async fn create(
 /// Chooses the accelerator of the container's machine, its own or its pod's, and returns how many disks the machine has
 /// room for.
 fn choose_machine(
-    args: &RunArgs,
+    request: &RunRequest,
     settings: &Settings,
     folders: &Folders,
     pod: Option<&Pod>,
 ) -> anyhow::Result<(AccelChoice, usize)> {
-    let choice = args.accel.or(settings.accel).unwrap_or(AccelChoice::Auto);
+    let choice = request.flags.accel.or(settings.accel).unwrap_or(AccelChoice::Auto);
     if let Some(pod) = pod {
         // The container's disks go into the pod's disk slots, which have room for many.
         return Ok((pods_accelerator(pod, choice)?, usize::MAX));
     }
     let accelerator = choose_accelerator(choice, folders)?;
-    let disks_max = accelerator.disks_max(plan::is_network_wanted(&args.network)?);
+    let disks_max = accelerator.disks_max(request.has_network());
     Ok((AccelChoice::named(accelerator.name()), disks_max))
 }
 
@@ -137,27 +129,24 @@ fn choose_machine(
 async fn find_image(
     folders: &Folders,
     settings: &Settings,
-    args: &RunArgs,
-    name: &str,
-    platform: Option<Platform>,
+    request: &RunRequest,
     signals: &mut Signals,
 ) -> anyhow::Result<Image> {
     let store = open_store(folders)?;
-    let bars = Bars::new(args.quiet);
+    let bars = Bars::new(request.flags.quiet);
     let obtaining = async {
-        let image = obtain(&store, name, args, platform, settings, &bars).await?;
+        let image = obtain(&store, request, settings, &bars).await?;
         check(&store, image).await
     };
     let image = unless_interrupted(&store, signals, &bars, obtaining).await;
     let image = image.map_err(AttachError::Interrupted)??;
-    check_platform(name, &image)?;
+    check_platform(&request.image, &image)?;
     Ok(image)
 }
 
 /// Refuses a name that a container has, and an id file that exists already. Both are checked again when they are taken.
 fn check_free(args: &RunArgs, state: &State) -> anyhow::Result<()> {
     if let Some(name) = &args.name {
-        plan::check_name(name)?;
         state.check_name_is_free(name)?;
     }
     check_id_file(args.cidfile.as_deref())
@@ -165,20 +154,20 @@ fn check_free(args: &RunArgs, state: &State) -> anyhow::Result<()> {
 
 /// Replaces `--network container:NAME` in the arguments by the pod of that container. A container without a pod has a
 /// machine to itself, and the plan reports the error.
-fn beside_another<'a>(args: &'a RunArgs, state: &State) -> anyhow::Result<Cow<'a, RunArgs>> {
+fn beside_another(args: &RunArgs, state: &State) -> anyhow::Result<RunArgs> {
+    let mut args = args.clone();
     let ([network], None) = (&args.network.network[..], &args.pod) else {
-        return Ok(Cow::Borrowed(args));
+        return Ok(args);
     };
     let Some(name) = network.strip_prefix("container:") else {
-        return Ok(Cow::Borrowed(args));
+        return Ok(args);
     };
     let Some(pod) = state.find(name)?.pod else {
-        return Ok(Cow::Borrowed(args));
+        return Ok(args);
     };
-    let mut args = args.clone();
     args.network.network.clear();
     args.pod = Some(pod);
-    Ok(Cow::Owned(args))
+    Ok(args)
 }
 
 /// Warns when the machine may use more memory than is free: a machine gets its memory as it touches it, so it starts,
@@ -289,40 +278,18 @@ fn add(
     }
 }
 
-fn container(
-    args: &RunArgs,
-    (image_name, command): (&str, &[Vec<u8>]),
-    image: &Image,
-    plan: Plan,
-    accelerator: AccelChoice,
-) -> anyhow::Result<Container> {
-    let kernel = args.kernel.as_ref().map(std::path::absolute).transpose()?;
-    Ok(Container {
-        id: plan.spec.id.clone(),
+/// Returns the row of a new container, which gets its name when it is added.
+fn container(image_name: &str, image: &Image, plan: Plan, pod: Option<Pod>) -> Container {
+    let Plan { spec, config } = plan;
+    Container {
+        id: spec.id.clone(),
         name: String::new(),
-        pod: None,
+        pod: pod.map(|pod| pod.id),
         image: image_name.into(),
         image_id: image.id.to_string(),
         created_ns: clock::now_ns(),
-        config: ContainerConfig {
-            machine: plan.machine,
-            accelerator,
-            kernel,
-            labels: plan.labels,
-            stop_signal: plan.stop_signal,
-            stop_timeout_s: args.stop_timeout.unwrap_or(plan::STOP_TIMEOUT_S),
-            remove: args.rm,
-            stdin_once: args.interactive && !args.detach,
-            restart: args.restart,
-            was_stopped: false,
-            log: plan.log,
-            health: plan::health(args, &image.config)?,
-            mounts: plan.volumes,
-            shares: plan.shares,
-            network: plan.network,
-            declared: Some(plan::declared(args, command, &image.config)),
-        },
-        spec: plan.spec,
+        config,
+        spec,
         status: Status::Created,
         started_ns: 0,
         finished_ns: 0,
@@ -331,18 +298,12 @@ fn container(
         error: String::new(),
         restarts: 0,
         supervisor_pid: 0,
-    })
+    }
 }
 
 /// Gets the image from the store or a registry, according to `--pull`.
-async fn obtain(
-    store: &Store,
-    name: &str,
-    args: &RunArgs,
-    platform: Option<Platform>,
-    settings: &Settings,
-    bars: &Bars,
-) -> anyhow::Result<Image> {
+async fn obtain(store: &Store, request: &RunRequest, settings: &Settings, bars: &Bars) -> anyhow::Result<Image> {
+    let (name, args, platform) = (&request.image, &request.flags, request.platform.clone());
     let stored = if args.pull == PullPolicy::Always {
         None
     } else {
@@ -388,18 +349,6 @@ fn check_platform(name: &str, image: &Image) -> anyhow::Result<()> {
         anyhow::bail!("image {name} is for {built}, and this machine runs {here}");
     }
     Ok(())
-}
-
-/// Splits the arguments: the first word is the image, the others are the command.
-pub(crate) fn image_and_command(args: &RunArgs) -> anyhow::Result<(String, Vec<Vec<u8>>)> {
-    let (image, command) = args.image_and_command.split_first().context("no image given")?;
-    let Some(name) = image.to_str() else {
-        bail!("the image name {image:?} is not text")
-    };
-    Ok((
-        name.into(),
-        command.iter().map(|word| word.as_bytes().to_vec()).collect(),
-    ))
 }
 
 /// Returns an error when the file for the id exists already, before anything is created.

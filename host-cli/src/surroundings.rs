@@ -3,10 +3,9 @@
 
 use anyhow::Context as _;
 
-use crate::cli::{NetworkArgs, RunArgs};
 use crate::folders::Folders;
-use crate::model::{Pod, ShareMount, VolumeMount};
-use crate::plan::{self, Found, SeccompChoice, Surroundings, VOLUMES_MAX, VolumeSources};
+use crate::model::{AccelChoice, Pod, ShareMount, VolumeMount};
+use crate::plan::{self, Found, RunRequest, SeccompChoice, Surroundings, VOLUMES_MAX, VolumeSources};
 use crate::state::{State, StateError};
 use crate::{id, network, shares, terminal};
 
@@ -30,38 +29,41 @@ pub(crate) fn user_env(files: &[std::path::PathBuf], flags: &[String]) -> anyhow
 }
 
 /// Finds the user-defined networks that flags name; missing ones are left out.
-pub(crate) fn user_networks(args: &NetworkArgs, state: &State) -> anyhow::Result<Found> {
+pub(crate) fn user_networks(wanted: &[&str], state: &State) -> anyhow::Result<Found> {
     let mut found = Found::new();
-    for wanted in plan::wanted_networks(args)? {
-        match state.find_network(&wanted) {
+    for &wanted in wanted {
+        match state.find_network(wanted) {
             Err(StateError::UnknownNetwork(_)) => {}
-            network => drop(found.insert(wanted, network?)),
+            network => drop(found.insert(wanted.into(), network?)),
         }
     }
     Ok(found)
 }
 
-/// Collects the inputs, for a machine that has room for `disks_max` disks, or for a pod.
+/// Collects the inputs, for a machine of this accelerator that has room for so many disks, or for a pod.
 pub(crate) fn collect(
-    args: &RunArgs,
+    request: &RunRequest,
     state: &State,
     folders: &Folders,
-    disks_max: usize,
+    (accelerator, disks_max): (AccelChoice, usize),
     pod: Option<&Pod>,
 ) -> anyhow::Result<Surroundings> {
+    let args = &request.flags;
     let user_env = user_env(&args.env_file, &args.env)?;
-    let seccomp_profile = match plan::security_options(args)?.seccomp {
-        SeccompChoice::File(path) => Some(
-            read_text(&path)
-                .context("cannot read the seccomp profile")?
-                .into_bytes(),
-        ),
+    let seccomp_profile = match &request.security.seccomp {
+        SeccompChoice::File(path) => Some(read_text(path).context("cannot read the seccomp profile")?.into_bytes()),
         SeccompChoice::Default | SeccompChoice::Unconfined => None,
     };
-    let (from, shares_from) = volumes_from(args, state)?;
+    let (from, shares_from) = volumes_from(&request.volumes_from, state)?;
+    let kernel = match pod {
+        Some(pod) => pod.config.kernel.clone(),
+        None => args.kernel.as_ref().map(std::path::absolute).transpose()?,
+    };
     let id = id::new()?;
     Ok(Surroundings {
         host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        accelerator,
+        kernel,
         user_env,
         seccomp_profile,
         terminal: terminal::size(),
@@ -71,24 +73,23 @@ pub(crate) fn collect(
             of_pod: pod.map_or_else(Default::default, |pod| {
                 (pod.config.volumes.clone(), pod.config.shares.clone())
             }),
-            found: shares::look(&plan::wanted_binds(args)?, folders)?,
+            found: shares::look(&request.binds(), folders)?,
             container: id.clone(),
             new_names: (0..VOLUMES_MAX).map(|_| id::new()).collect::<Result<_, _>>()?,
             room: disks_max.saturating_sub(OWN_DISKS),
         },
         pod: pod.map(|pod| pod.config.clone()),
-        networks: user_networks(&args.network, state)?,
+        networks: user_networks(&request.user_networks(), state)?,
         host_address: network::host_address(),
         id,
     })
 }
 
 /// Returns the mounts of `--volumes-from`; as in docker, the last one wins a path.
-fn volumes_from(args: &RunArgs, state: &State) -> anyhow::Result<(Vec<VolumeMount>, Vec<ShareMount>)> {
+fn volumes_from(containers: &[(String, bool)], state: &State) -> anyhow::Result<(Vec<VolumeMount>, Vec<ShareMount>)> {
     let mut volumes: Vec<VolumeMount> = Vec::new();
     let mut shares: Vec<ShareMount> = Vec::new();
-    for flag in &args.volumes_from {
-        let (name, readonly) = plan::parse_from(flag)?;
+    for (name, readonly) in containers {
         let config = state.find(name)?.config;
         for mut mount in config.mounts {
             mount.readonly |= readonly;

@@ -45,7 +45,7 @@ pub(crate) enum PodCommand {
 }
 
 /// Flags of `capsid pod create`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct PodCreateArgs {
     /// Name of the pod, as with --name
     #[arg(value_name = "NAME", conflicts_with = "name")]

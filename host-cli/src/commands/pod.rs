@@ -21,7 +21,7 @@ use crate::folders::Folders;
 use crate::format::Template;
 use crate::model::{AccelChoice, Container, Pod, PodStatus};
 use crate::network::PodNetworks;
-use crate::plan::PodSurroundings;
+use crate::plan::{PodCreateRequest, PodSurroundings};
 use crate::state::{Pending, State, StateError};
 use crate::supervisor_process::SupervisorProcess;
 use crate::{
@@ -75,30 +75,31 @@ fn create(context: Context, args: &PodCreateArgs) -> anyhow::Result<u8> {
     if let Some(kernel) = &args.kernel {
         install_paths::open_kernel(kernel)?;
     }
+    let request = PodCreateRequest::parse(args.clone())?;
     let wanted = args.name.as_deref().or(args.plain_name.as_deref());
     let random = session::random(4)?;
     let id = id::new()?;
     let mut around = PodSurroundings {
         id: id.clone(),
         accelerator: AccelChoice::named(accelerator.name()),
+        kernel: args.kernel.as_ref().map(std::path::absolute).transpose()?,
         host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
-        found: shares::look(&plan::wanted_pod_binds(args)?, &folders)?,
-        room: accelerator.disks_max(plan::is_network_wanted(&args.network)?) - DISK_SLOTS_DEVICES,
-        networks: surroundings::user_networks(&args.network, &state)?,
+        found: shares::look(&request.binds(), &folders)?,
+        room: accelerator.disks_max(request.has_network()) - DISK_SLOTS_DEVICES,
+        networks: surroundings::user_networks(&request.user_networks(), &state)?,
         host_address: network::host_address(),
     };
     // All flags are checked before anything is created.
     create::check_id_file(args.pod_id_file.as_deref())?;
-    plan::pod(args, wanted.unwrap_or("pod"), around.clone())?;
-    around.found = shares::find(&plan::wanted_pod_binds(args)?, &folders)?;
+    plan::pod(&request, wanted.unwrap_or("pod"), around.clone())?;
+    around.found = shares::find(&request.binds(), &folders)?;
     let mut attempt = 0;
     loop {
         let name = wanted.map_or_else(|| names::generate(&random, attempt), Into::into);
-        let mut config = plan::pod(args, &name, around.clone())?;
+        let mut config = plan::pod(&request, &name, around.clone())?;
         if let Some(network) = &mut config.network {
             network::choose_ports(&mut network.ports)?;
         }
-        config.kernel = config.kernel.map(std::path::absolute).transpose()?;
         let mut pod = Pod {
             id: id.clone(),
             name,

@@ -62,17 +62,6 @@ pub(crate) struct NetworkRequest {
     pub aliases: Vec<String>,
 }
 
-/// Lists the names and ids of user-defined networks that flags choose, so that the caller can find them.
-pub(crate) fn wanted(args: &NetworkArgs) -> Result<Vec<String>, PlanError> {
-    let choice = choice(args)?.unwrap_or_default();
-    Ok(choice.users.into_iter().map(|request| request.network).collect())
-}
-
-/// Whether the machine gets a network device.
-pub(crate) fn is_wanted(args: &NetworkArgs) -> Result<bool, PlanError> {
-    Ok(choice(args)?.is_some())
-}
-
 /// Parses the user-defined network of `capsid network connect`, with the wanted address and aliases; nothing for the
 /// pod's own link.
 pub(crate) fn connection(args: &NetworkConnectArgs) -> Result<Option<NetworkRequest>, PlanError> {
@@ -256,7 +245,7 @@ mod tests {
         assert_eq!(choice(&on(&["none"])).unwrap(), None);
         let hosts = choice(&on(&["host"])).unwrap().unwrap();
         assert!(hosts.own_link && hosts.is_hosts && hosts.users.is_empty());
-        assert!(!is_wanted(&on(&["none"])).unwrap() && is_wanted(&on(&[])).unwrap());
+        assert!(choice(&on(&[])).unwrap().is_some());
     }
 
     #[test]

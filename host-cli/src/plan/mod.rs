@@ -17,6 +17,7 @@ mod mounts;
 mod network;
 mod pod;
 mod ports;
+mod request;
 mod security;
 mod signal;
 pub(crate) mod size;
@@ -28,31 +29,30 @@ mod update;
 mod user;
 mod volumes;
 
+use std::ffi::OsString;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
-use capsid_image::{Healthcheck, ImageConfig, Platform};
+use capsid_image::{Healthcheck, ImageConfig, ParsePlatformError, Platform};
 use capsid_protocol::ContainerSpec;
 use capsid_protocol::spec::{File, Root, TerminalSize};
 
 pub(crate) use binds::{Bind, FoundSource};
-pub(crate) use choice::{
-    connection as network_connection, is_wanted as is_network_wanted, user_network, wanted as wanted_networks,
-};
-pub(crate) use declared::declared;
+pub(crate) use choice::{connection as network_connection, user_network};
 pub(crate) use environment::{parse_file, parse_flag};
-pub(crate) use health::health;
 pub(crate) use network::{Found, place as network_place};
-pub(crate) use pod::{PodSurroundings, pod, wanted_binds as wanted_pod_binds};
+pub(crate) use pod::{PodSurroundings, pod};
+pub(crate) use request::{PodCreateRequest, RunRequest};
 pub(crate) use security::{SeccompChoice, SecurityOptions};
 
 pub(crate) use signal::{name as signal_name, parse as parse_signal};
 pub(crate) use subnets::subnets;
 pub(crate) use update::update;
 pub(crate) use user::check as check_user;
-pub(crate) use volumes::{VOLUMES_MAX, VolumeSources, parse_from};
+pub(crate) use volumes::{VOLUMES_MAX, VolumeSources};
 
 use crate::cli::RunArgs;
-use crate::model::{LogOptions, MachineSize, NetworkConfig, PodConfig, RestartPolicy, ShareMount, VolumeMount};
+use crate::model::{AccelChoice, ContainerConfig, PodConfig};
 use crate::{labels, seccomp};
 
 use mounts::Mounts;
@@ -72,7 +72,7 @@ pub(crate) fn all_capabilities() -> u64 {
 }
 
 /// Default time between the stop signal and SIGKILL, seconds: docker's.
-pub(crate) const STOP_TIMEOUT_S: u64 = 10;
+const STOP_TIMEOUT_S: u64 = 10;
 
 /// Inputs of the plan beside flags and image.
 #[derive(Debug, Clone)]
@@ -81,6 +81,10 @@ pub(crate) struct Surroundings {
     pub id: String,
     /// Number of the host's CPUs.
     pub host_cpus: usize,
+    /// Accelerator of the machine.
+    pub accelerator: AccelChoice,
+    /// Absolute path of the user's own kernel, or of the pod's.
+    pub kernel: Option<PathBuf>,
     /// Variables of `--env-file` and `-e`, read and resolved.
     pub user_env: Vec<String>,
     /// Text of the seccomp profile when the user named one.
@@ -91,31 +95,28 @@ pub(crate) struct Surroundings {
     pub volumes: VolumeSources,
     /// Pod that the container goes into.
     pub pod: Option<PodConfig>,
-    /// Existing networks among those that [`wanted_networks`] names.
+    /// Existing networks among those of [`RunRequest::user_networks`].
     pub networks: Found,
     /// Address at which others reach this host.
     pub host_address: Option<IpAddr>,
 }
 
-/// Plan of a container: the program to run, and its machine.
+/// Plan of a container, complete: what the agent carries out, and what the container's row keeps.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Plan {
     pub spec: ContainerSpec,
-    pub machine: MachineSize,
-    /// Signal that asks the container to stop.
-    pub stop_signal: u32,
-    /// Labels of the image, overlaid by the user's.
-    pub labels: Vec<String>,
-    pub log: LogOptions,
-    pub volumes: Vec<VolumeMount>,
-    pub shares: Vec<ShareMount>,
-    /// Network of the container's own machine.
-    pub network: Option<NetworkConfig>,
+    pub config: ContainerConfig,
 }
 
 /// Reason why there is no plan.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PlanError {
+    #[error("no image given")]
+    NoImage,
+    #[error("the image name {0:?} is not text")]
+    Image(OsString),
+    #[error(transparent)]
+    Platform(#[from] ParsePlatformError),
     #[error("no command: the image has none, and none was given")]
     NoCommand,
     #[error("invalid hostname {0:?}: up to 63 letters, digits, hyphens and dots")]
@@ -162,18 +163,8 @@ pub(crate) enum PlanError {
     Health(#[from] health::HealthError),
 }
 
-/// Parses the bind mounts, so that the caller can find the sources.
-pub(crate) fn wanted_binds(args: &RunArgs) -> Result<Vec<Bind>, PlanError> {
-    Ok(mounts::binds(&mounts::wanted(&args.tmpfs, &args.volume, &args.mount)?))
-}
-
-/// Parses `--security-opt`, so that the caller can load the profile.
-pub(crate) fn security_options(args: &RunArgs) -> Result<SecurityOptions, PlanError> {
-    Ok(security::parse(&args.security_opt, args.privileged)?)
-}
-
 /// Checks all flags before there is an image: plans for an empty image with a command.
-pub(crate) fn check(args: &RunArgs, command: &[Vec<u8>], around: Surroundings) -> Result<(), PlanError> {
+pub(crate) fn check(request: &RunRequest, around: Surroundings) -> Result<(), PlanError> {
     let image = ImageConfig {
         entrypoint: Vec::new(),
         cmd: Vec::new(),
@@ -191,27 +182,25 @@ pub(crate) fn check(args: &RunArgs, command: &[Vec<u8>], around: Surroundings) -
         diff_ids: Vec::new(),
     };
     // The user's command may begin with an empty word where the image has an entrypoint.
-    let command = [&[b"true".to_vec()], command].concat();
-    health(args, &image)?;
-    plan(args, &command, &image, around).map(drop)
+    let command = [&[b"true".to_vec()], &request.command[..]].concat();
+    plan_command(request, &command, &image, around).map(drop)
 }
 
 /// Computes the plan of a container.
-pub(crate) fn plan(
-    args: &RunArgs,
+pub(crate) fn plan(request: &RunRequest, image: &ImageConfig, around: Surroundings) -> Result<Plan, PlanError> {
+    plan_command(request, &request.command, image, around)
+}
+
+fn plan_command(
+    request: &RunRequest,
     command: &[Vec<u8>],
     image: &ImageConfig,
     around: Surroundings,
 ) -> Result<Plan, PlanError> {
-    check_name_and_labels(args)?;
-    check_user(args.user.as_deref().unwrap_or_default())?;
-    args.group_add.iter().try_for_each(|group| user::check_group(group))?;
-    if args.rm && args.restart != RestartPolicy::No {
-        return Err(PlanError::RemovedAndRestarted);
-    }
+    let args = &request.flags;
     let pod = around.pod.as_ref();
     pod.map_or(Ok(()), |pod| pod::check(args, pod))?;
-    let options = security_options(args)?;
+    let options = &request.security;
     let hostname = match pod {
         Some(pod) => pod.hostname.clone(),
         None => hostname(
@@ -219,19 +208,21 @@ pub(crate) fn plan(
             &around.id.chars().take(12).collect::<String>(),
         )?,
     };
-    let capabilities = capability::resolve(args.privileged, &args.cap_add, &args.cap_drop)?;
+    let capabilities = request.capabilities;
     let (limits, machine) = limits::resolve(args, around.host_cpus, pod.map(|pod| pod.machine))?;
     let (masked_paths, readonly_paths) = mounts::system_paths(options.open_system_paths);
     let Mounts {
         mounts,
         volumes,
         shares,
-    } = mounts::resolve(args, &image.volumes, around.volumes, pod.is_some(), machine)?;
+    } = mounts::resolve(request, &image.volumes, around.volumes, pod.is_some(), machine)?;
     pod.map_or(Ok(()), |pod| pod::check_shares(&shares, pod))?;
     let (network, hosts) = match pod {
         Some(pod) => (None, pod.hosts.clone()),
         None => {
-            let network = network::resolve(&args.network, &around.id, &image.exposed_ports, &around.networks)?;
+            let choice = request.networks.as_ref();
+            let exposed = &image.exposed_ports;
+            let network = network::resolve(&args.network, choice, &around.id, exposed, &around.networks)?;
             let hosts = network::hosts(&args.network, network.as_ref(), around.host_address)?;
             (network, hosts)
         }
@@ -260,11 +251,7 @@ pub(crate) fn plan(
         stdin: args.interactive,
         mounts,
         devices: devices::usual(),
-        guest_devices: args
-            .device
-            .iter()
-            .map(|flag| devices::parse(flag))
-            .collect::<Result<_, _>>()?,
+        guest_devices: request.devices.clone(),
         masked_paths,
         readonly_paths,
         limits,
@@ -275,7 +262,7 @@ pub(crate) fn plan(
             (_, Some(profile)) => seccomp::compile_profile(profile, capabilities)?,
             (_, None) => seccomp::compile_default(capabilities),
         },
-        rlimits: limits::ulimits(&args.ulimit)?,
+        rlimits: request.rlimits.clone(),
         sysctls: match pod {
             None => sysctl::resolve(&args.sysctl, Owner::Container)?,
             Some(pod) => sysctl::resolve(&pod.sysctls, Owner::Pod)?,
@@ -297,21 +284,29 @@ pub(crate) fn plan(
     if strings > STRINGS_BYTES_MAX {
         return Err(PlanError::TooLong(strings));
     }
-    let stop_signal = args
-        .stop_signal
-        .as_deref()
-        .or(image.stop_signal.as_deref())
-        .unwrap_or("TERM");
-    Ok(Plan {
-        spec,
+    let stop_signal = match request.stop_signal {
+        Some(number) => number,
+        None => signal::parse(image.stop_signal.as_deref().unwrap_or("TERM"))?,
+    };
+    let config = ContainerConfig {
         machine,
-        stop_signal: signal::parse(stop_signal)?,
+        accelerator: around.accelerator,
+        kernel: around.kernel,
         labels: labels::overlay(&image.labels, &args.label),
-        log: logging::options(&args.log_driver, &args.log_opt)?,
-        volumes,
+        stop_signal,
+        stop_timeout_s: args.stop_timeout.unwrap_or(STOP_TIMEOUT_S),
+        remove: args.rm,
+        stdin_once: args.interactive && !args.detach,
+        restart: args.restart,
+        was_stopped: false,
+        log: request.log,
+        health: health::health(args, image)?,
+        mounts: volumes,
         shares,
         network,
-    })
+        declared: Some(declared::declared(args, command, image)),
+    };
+    Ok(Plan { spec, config })
 }
 
 /// Combines entrypoint and command in docker's way: `--entrypoint` drops the image's command too; a command on the line
@@ -364,11 +359,6 @@ pub(crate) fn check_name(name: &str) -> Result<(), PlanError> {
         return Err(PlanError::Name(name.into()));
     }
     Ok(())
-}
-
-fn check_name_and_labels(args: &RunArgs) -> Result<(), PlanError> {
-    args.name.as_deref().map_or(Ok(()), check_name)?;
-    check_labels(&args.label)
 }
 
 /// Checks labels.

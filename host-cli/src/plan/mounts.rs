@@ -3,10 +3,10 @@
 use capsid_protocol::spec::mount::Source;
 use capsid_protocol::spec::{Mount, Tmpfs, Unit};
 
+use super::RunRequest;
 use super::binds::{self, Bind};
 use super::size::{self, SizeError};
 use super::volumes::{self, VolumeError, VolumeSources, Wanted};
-use crate::cli::RunArgs;
 use crate::model::{MachineSize, ShareMount, VolumeMount};
 
 /// Reason why a mount is refused.
@@ -64,8 +64,8 @@ pub(super) fn binds(wanted: &[Wanted]) -> Vec<Bind> {
 }
 
 /// Computes all mounts of a container.
-pub(crate) fn resolve(
-    args: &RunArgs,
+pub(super) fn resolve(
+    request: &RunRequest,
     image_volumes: &[String],
     sources: VolumeSources,
     in_pod: bool,
@@ -74,12 +74,11 @@ pub(crate) fn resolve(
     let shm = if in_pod {
         Source::PodShm(Unit {})
     } else {
-        memory(shm_bytes(args.shm_size.as_deref())?, 0o1777)
+        memory(shm_bytes(request.flags.shm_size.as_deref())?, 0o1777)
     };
-    let wanted = wanted(&args.tmpfs, &args.volume, &args.mount)?;
-    let (volumes, shares) = volumes::resolve(&wanted, image_volumes, sources)?;
-    let tmpfs = wanted.into_iter().filter_map(|one| match one {
-        Wanted::Tmpfs(mount, percent) => Some(sized(mount, percent, machine)),
+    let (volumes, shares) = volumes::resolve(&request.mounts, image_volumes, sources)?;
+    let tmpfs = request.mounts.iter().filter_map(|one| match one {
+        Wanted::Tmpfs(mount, percent) => Some(sized(mount.clone(), *percent, machine)),
         Wanted::Volume { .. } | Wanted::Bind(_) => None,
     });
     let mut own: Vec<Mount> = tmpfs
@@ -88,7 +87,7 @@ pub(crate) fn resolve(
         .collect();
     // A mount inside another one comes after it.
     own.sort_by_key(|mount| mount.target.matches('/').count());
-    let mut mounts = defaults(args.privileged, shm);
+    let mut mounts = defaults(request.flags.privileged, shm);
     mounts.retain(|known| own.iter().all(|mount| mount.target != known.target));
     mounts.extend(own);
     Ok(Mounts {

@@ -88,26 +88,18 @@ pub(crate) type Found = BTreeMap<String, Network>;
 /// Computes the networks of the machine of the container or pod `id`, or none; `found` are the user-defined ones.
 pub(super) fn resolve(
     args: &NetworkArgs,
-    id: &str,
-    exposed: &[String],
-    found: &Found,
-) -> Result<Option<NetworkConfig>, PlanError> {
-    Ok(config(args, id, exposed, found)?)
-}
-
-fn config(
-    args: &NetworkArgs,
+    choice: Option<&Choice>,
     id: &str,
     exposed: &[String],
     found: &Found,
 ) -> Result<Option<NetworkConfig>, NetworkError> {
-    let Some(choice) = choice::choice(args)? else {
+    let Some(choice) = choice else {
         return given(args).map_or(Ok(None), |flag| Err(NetworkError::Without(flag)));
     };
     let networks = choice.users.iter().map(|request| find(request, found));
     let networks: Vec<&Network> = networks.collect::<Result<_, _>>()?;
     check_once(&networks)?;
-    let route = route(&choice, &networks, outward(args))?;
+    let route = route(choice, &networks, outward(args))?;
     let places = choice.users.iter().zip(&networks);
     let dns = |text: &String| text.parse().map_err(|_| NetworkError::Dns(text.clone()));
     let words = args.dns_search.iter().chain(&args.dns_option);
@@ -372,6 +364,16 @@ mod tests {
     /// Returns `network` under the name `mine`.
     fn found(network: Network) -> Found {
         Found::from([("mine".to_owned(), network)])
+    }
+
+    /// Parses the choice of networks, and computes what it comes to.
+    fn config(
+        args: &NetworkArgs,
+        id: &str,
+        exposed: &[String],
+        found: &Found,
+    ) -> Result<Option<NetworkConfig>, NetworkError> {
+        resolve(args, choice::choice(args)?.as_ref(), id, exposed, found)
     }
 
     #[test]

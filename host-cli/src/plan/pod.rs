@@ -1,16 +1,17 @@
 //! Plan of a pod: its parts, and the parts that its containers take from it. Also pure.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use capsid_protocol::spec::{Limits, Pod as PodSpec};
 
-use super::binds::{Bind, FoundSource};
+use super::binds::FoundSource;
 use super::limits::{self, LimitsError};
 use super::mounts::{self, MountError};
 use super::network::{self, Found};
 use super::sysctl::{self, Owner};
 use super::volumes::{self, VolumeSources, Wanted};
-use super::{PlanError, check_labels, check_name};
+use super::{PlanError, PodCreateRequest, check_labels, check_name};
 use crate::cli::{PodCreateArgs, RunArgs};
 use crate::model::{AccelChoice, PodConfig, PodLimits, ShareMount};
 
@@ -48,24 +49,22 @@ pub(crate) struct PodSurroundings {
     /// Id of the pod, 64 hexadecimal digits.
     pub id: String,
     pub accelerator: AccelChoice,
+    /// Absolute path of the user's own kernel.
+    pub kernel: Option<PathBuf>,
     /// Number of the host's CPUs.
     pub host_cpus: usize,
-    /// Sources of its bind mounts, one for each in the order of [`wanted_binds`].
+    /// Sources of its bind mounts, one for each in the order of [`PodCreateRequest::binds`].
     pub found: Vec<FoundSource>,
     /// Most bind mounts that its machine has room for.
     pub room: usize,
-    /// Existing networks among those that [`wanted_networks`](super::wanted_networks) names.
+    /// Existing networks among those of [`PodCreateRequest::user_networks`].
     pub networks: Found,
     /// Address at which others reach this host.
     pub host_address: Option<IpAddr>,
 }
 
-/// Parses the pod's bind mounts, so that the caller can find the sources.
-pub(crate) fn wanted_binds(args: &PodCreateArgs) -> Result<Vec<Bind>, PlanError> {
-    Ok(mounts::binds(&wanted(args)?))
-}
-
-fn wanted(args: &PodCreateArgs) -> Result<Vec<Wanted>, PodError> {
+/// Parses the pod's mounts.
+pub(super) fn wanted(args: &PodCreateArgs) -> Result<Vec<Wanted>, PodError> {
     let wanted = mounts::wanted(&[], &args.volume, &args.mount)?;
     let refused = wanted.iter().find_map(|one| match one {
         Wanted::Volume { name: None, target, .. } => Some(format!("the volume without a name at {target}")),
@@ -76,7 +75,8 @@ fn wanted(args: &PodCreateArgs) -> Result<Vec<Wanted>, PodError> {
 }
 
 /// Computes the plan of a pod of that name.
-pub(crate) fn pod(args: &PodCreateArgs, name: &str, around: PodSurroundings) -> Result<PodConfig, PlanError> {
+pub(crate) fn pod(request: &PodCreateRequest, name: &str, around: PodSurroundings) -> Result<PodConfig, PlanError> {
+    let args = &request.flags;
     check_name(name)?;
     check_labels(&args.label)?;
     // Reported now, not by the first container.
@@ -89,13 +89,13 @@ pub(crate) fn pod(args: &PodCreateArgs, name: &str, around: PodSurroundings) -> 
         room: around.room,
         ..VolumeSources::default()
     };
-    let network = network::resolve(&args.network, &id, &[], &around.networks)?;
+    let network = network::resolve(&args.network, request.networks.as_ref(), &id, &[], &around.networks)?;
     let hosts = network::hosts(&args.network, network.as_ref(), around.host_address)?;
-    let (volumes, shares) = volumes::resolve(&wanted(args)?, &[], sources).map_err(|e| PodError::Mounts(e.into()))?;
+    let (volumes, shares) = volumes::resolve(&request.mounts, &[], sources).map_err(|e| PodError::Mounts(e.into()))?;
     Ok(PodConfig {
         machine,
         accelerator: around.accelerator,
-        kernel: args.kernel.clone(),
+        kernel: around.kernel,
         labels: args.label.clone(),
         hostname: super::hostname(args.hostname.as_deref(), name)?,
         shares_pids: shares_pids(&args.share)?,

@@ -20,6 +20,8 @@ fn around() -> Surroundings {
     Surroundings {
         id: "0123456789abcdef".repeat(4),
         host_cpus: 4,
+        accelerator: AccelChoice::Kvm,
+        kernel: None,
         user_env: vec!["LANG=de".into()],
         seccomp_profile: None,
         terminal: None,
@@ -34,18 +36,18 @@ fn around() -> Surroundings {
     }
 }
 
-fn planned(flags: &[&str], command: &[&str]) -> Result<Plan, PlanError> {
-    let words = ["capsid", "run"].iter().chain(flags).chain(&["image"]);
+/// Parses a line of `run`.
+fn request(flags: &[&str], command: &[&str]) -> Result<RunRequest, PlanError> {
+    let words = ["capsid", "run"].iter().chain(flags).chain(&["image"]).chain(command);
     let Command::Run(args) = Cli::try_parse_from(words).unwrap().command else {
         unreachable!("the verb is run")
     };
-    let command: Vec<_> = command.iter().map(|word| word.as_bytes().to_vec()).collect();
-    plan(
-        &args,
-        &command,
-        &ImageConfig::parse(CONFIG.as_bytes()).unwrap(),
-        around(),
-    )
+    RunRequest::parse(*args)
+}
+
+fn planned(flags: &[&str], command: &[&str]) -> Result<Plan, PlanError> {
+    let image = ImageConfig::parse(CONFIG.as_bytes()).unwrap();
+    plan(&request(flags, command)?, &image, around())
 }
 
 /// Formats the plan as text without absent fields, so that a new flag changes no plan without it; the seccomp program by
@@ -160,14 +162,7 @@ fn wrong_flags_are_refused() {
 
 #[test]
 fn flags_are_checked_without_an_image() {
-    let checked = |flags: &[&str], command: &[&str]| {
-        let words = ["capsid", "run"].iter().chain(flags).chain(&["image"]);
-        let Command::Run(args) = Cli::try_parse_from(words).unwrap().command else {
-            unreachable!("the verb is run")
-        };
-        let command: Vec<_> = command.iter().map(|word| word.as_bytes().to_vec()).collect();
-        check(&args, &command, around())
-    };
+    let checked = |flags: &[&str], command: &[&str]| check(&request(flags, command)?, around());
     // An image may have an entrypoint for this.
     checked(&[], &[""]).unwrap();
     checked(&[], &[]).unwrap();
@@ -196,7 +191,7 @@ fn mounts_replace_defaults_and_come_after_what_they_lie_in() {
     let targets: Vec<&str> = plan.spec.mounts.iter().map(|m| m.target.as_str()).collect();
     assert_eq!(targets.iter().filter(|target| **target == "/dev/shm").count(), 1);
     assert_eq!(targets[targets.len() - 3..], ["/srv", "/dev/shm", "/srv/deep/er"]);
-    assert_eq!(plan.volumes.len(), 2);
+    assert_eq!(plan.config.mounts.len(), 2);
     assert!(!plan.spec.discards_disks, "its volumes are kept");
     assert!(planned(&["--rm"], &[]).unwrap().spec.discards_disks);
     assert!(planned(&["--shm-size", "0"], &[]).is_err());
@@ -209,14 +204,6 @@ fn labels_are_the_images_overlaid_by_the_users() {
         "\"Labels\": {\"tier\": \"back\", \"vendor\": \"x\"}",
     );
     let image = ImageConfig::parse(labelled.as_bytes()).unwrap();
-    let Command::Run(args) = Cli::try_parse_from(["capsid", "run", "-l", "tier=front", "image"])
-        .unwrap()
-        .command
-    else {
-        unreachable!("the verb is run")
-    };
-    assert_eq!(
-        plan(&args, &[], &image, around()).unwrap().labels,
-        ["tier=front", "vendor=x"]
-    );
+    let plan = plan(&request(&["-l", "tier=front"], &[]).unwrap(), &image, around()).unwrap();
+    assert_eq!(plan.config.labels, ["tier=front", "vendor=x"]);
 }

@@ -262,7 +262,7 @@ pub(crate) struct VolumeSources {
     pub shares_from: Vec<ShareMount>,
     /// Volumes and shares that the pod gives all its containers.
     pub of_pod: (Vec<VolumeMount>, Vec<ShareMount>),
-    /// Sources of the bind mounts, one for each in the order of [`wanted_binds`](super::wanted_binds).
+    /// Sources of the bind mounts, one for each in the order of the request's binds.
     pub found: Vec<FoundSource>,
     /// Id of the container.
     pub container: String,
