@@ -29,6 +29,8 @@ use crate::{events, id};
 
 /// Time for the request of a client that has connected just before the container's end.
 const LAST_REQUEST: Duration = Duration::from_millis(10);
+/// Maximum number of bytes of a process's arguments that are looked at: more than is shown.
+const ARGUMENTS_BYTES_MAX: usize = 4096;
 /// Time limit for the first request of the command that started this process.
 const FIRST_WORD: Duration = Duration::from_secs(10);
 
@@ -290,9 +292,10 @@ fn process_line(process: &Process) -> ProcessLine {
     let args = if process.args.is_empty() {
         GuestText::new(&[b"[", process.name.as_slice(), b"]"].concat())
     } else {
-        let args = process.args.strip_suffix(b"\0").unwrap_or(&process.args);
-        let words: Vec<&[u8]> = args.split(|byte| *byte == 0).collect();
-        GuestText::new(&words.join(&b' '))
+        let args = &process.args[..process.args.len().min(ARGUMENTS_BYTES_MAX)];
+        let args = args.strip_suffix(b"\0").unwrap_or(args);
+        let spaced: Vec<u8> = args.iter().map(|byte| if *byte == 0 { b' ' } else { *byte }).collect();
+        GuestText::new(&spaced)
     };
     ProcessLine {
         pid: process.inner_pid,
@@ -375,9 +378,7 @@ async fn run_beside(
             process.started().await?;
             return Ok(start_answer(supervised));
         }
-        let fds: Vec<OwnedFd> = streams.into_iter().map(OwnedFd::from).collect();
-        let sent = writer.send_with(&Answer::Streams { terminal }, &fds).await;
-        sent.map_err(|e| Failure::of(&e))?;
+        hand_over(streams, terminal, &writer).await?;
         match run_to_end(supervised, &mut process, &writer).await {
             Ok(exit) => Ok(exited(exit)),
             // The container ended, and the machine with it.
@@ -390,6 +391,13 @@ async fn run_beside(
         // docker's exec continues without its client, and so does this one.
         () = handle_control(supervised, &id, &[], &mut reader) => Err(Failure::because("detached")),
     }
+}
+
+/// Hands the streams of a process over to its client, which alone has them then: the guest notices when it closes them.
+async fn hand_over(streams: Vec<StdStream>, terminal: bool, writer: &Writer) -> Result<(), Failure> {
+    let fds: Vec<OwnedFd> = streams.into_iter().map(OwnedFd::from).collect();
+    let sent = writer.send_with(&Answer::Streams { terminal }, &fds).await;
+    sent.map_err(|e| Failure::of(&e))
 }
 
 /// Reports the start of a process to its client, and waits for its end. Returns its exit code.

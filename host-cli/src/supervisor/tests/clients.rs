@@ -108,6 +108,21 @@ fn an_exec_connects_its_client_with_the_guest() {
 }
 
 #[test]
+fn a_stream_that_its_client_closes_is_closed_for_the_guest() {
+    run(async {
+        let (world, mut agent) = World::running().await;
+        let mut command = Command::send(&world, &exec(&["yes"])).await;
+        agent.receive_process().await;
+        let (Answer::Streams { .. }, fds) = command.answer().await else {
+            panic!("no streams");
+        };
+        drop(fds);
+        let (_, mut stdout) = agent.take_stream();
+        assert_eq!(stdout.read(&mut [0; 8]).unwrap(), 0);
+    });
+}
+
+#[test]
 fn an_exec_of_no_such_program_fails_with_127() {
     run(async {
         let (world, mut agent) = World::running().await;
