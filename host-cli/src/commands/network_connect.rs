@@ -38,7 +38,12 @@ pub(super) async fn connect(app: &AppContext, args: &NetworkConnectArgs) -> anyh
         && let Err(error) = notify_supervisor(connection, &owner).await
     {
         // The error of the connection matters more than that of a disconnection by somebody else meanwhile.
-        let _ = app.state.disconnect(owner.id(), &place);
+        if let Ok(owner) = app.state.disconnect(owner.id(), &place)
+            && let Some(connection) = app.connect(owner.id())
+        {
+            // Another change may have read the row before it was restored.
+            let _ = notify_supervisor(connection, &owner).await;
+        }
         return Err(error);
     }
     events::record_network(&app.folders.data, &owner, &place, "connect");
@@ -142,20 +147,25 @@ mod tests {
         owner.network().unwrap().names().map(Into::into).collect()
     }
 
-    /// Runs a supervisor that gives one answer, or hangs up.
+    /// Runs a supervisor that gives every request one answer, or hangs up.
     async fn while_it_answers<T>(app: &AppContext, answer: Option<Answer>, act: impl Future<Output = T>) -> T {
         let folder = container_lock::folder(&app.folders.run, &"1".repeat(64));
         std::fs::create_dir_all(&folder).unwrap();
         let listener = control::listen(&folder).unwrap();
         let supervisor = async {
-            let mut connection = control::accepted(listener.accept().await.unwrap().0);
-            let (request, _) = connection.reader.receive::<Request>().await.unwrap();
-            assert!(matches!(request, Request::NetworksChanged));
-            if let Some(answer) = answer {
-                connection.writer.send(&answer).await.unwrap();
+            loop {
+                let mut connection = control::accepted(listener.accept().await.unwrap().0);
+                let (request, _) = connection.reader.receive::<Request>().await.unwrap();
+                assert!(matches!(request, Request::NetworksChanged));
+                if let Some(answer) = &answer {
+                    connection.writer.send(answer).await.unwrap();
+                }
             }
         };
-        tokio::join!(act, supervisor).0
+        tokio::select! {
+            done = act => done,
+            () = supervisor => unreachable!(),
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,8 @@
 //! Networks that a running machine is on: its memberships with their switches, and the configuration of its device.
-//! They change by the [`Step`]s between two sets of networks; a change that fails is undone by the steps back.
+//! They change by the [`Step`]s between two sets of networks. A change that fails leaves the machine on no network, and
+//! with no default route, that its row does not name.
 
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,7 +14,7 @@ use capsid_vmm::egress::{Egress, is_closed};
 use capsid_vmm::segments::{Change, SEGMENTS_MAX, Segment, Uplink};
 use capsid_vmm::switch::membership::{self, Join};
 use tokio::net::UnixDatagram;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::JoinHandle;
 
 use super::host::{AddressWatch, Host};
@@ -20,7 +22,7 @@ use super::steps::{Membership, Networks, Step};
 use super::{
     DefaultRoute, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, GuestNetwork, NetworkError, PodNetworks, passt, ports, switch,
 };
-use crate::model::NetworkConfig;
+use crate::model::{NetworkConfig, PublishedPort};
 use crate::process::{DeviceError, DeviceSocket, Sidecars};
 
 /// Error when a running machine is not on the networks that it should be on.
@@ -40,9 +42,25 @@ pub(crate) enum AttachmentsError {
     Host(#[source] DeviceError),
 }
 
-/// Networks that a machine is on, for one start of it. One change at a time holds the lock.
+/// Networks that a machine is on, for one start of it.
 #[derive(Debug)]
-pub(crate) struct NetworkAttachments(Mutex<Attachments>);
+pub(crate) struct NetworkAttachments {
+    /// Lock of one reconciliation, for as long as its guest is asked, too.
+    turn: Mutex<()>,
+    /// State, locked for a change of the device.
+    state: Mutex<Attachments>,
+    /// Configuration of the guest, for containers that start.
+    guest: RefCell<GuestNetwork>,
+    /// Whether the guest has agreed to its configuration: a failed change may be half applied.
+    has_agreed: Cell<bool>,
+    sidecars: Sidecars,
+}
+
+/// Turn to reconcile a machine's networks: nobody else does meanwhile.
+pub(crate) struct Turn<'a> {
+    attachments: &'a NetworkAttachments,
+    _lock: MutexGuard<'a, ()>,
+}
 
 /// State of the attachments.
 #[derive(Debug)]
@@ -55,7 +73,6 @@ struct Attachments {
     /// Request that opens the uplink, until the device has applied it.
     uplink: Option<(Change, OwnedFd)>,
     attached: Vec<AttachedNetwork>,
-    guest: GuestNetwork,
     /// Watch of the host's addresses, until the device exists and can be notified.
     watch: Option<AddressWatch>,
     /// Task that notifies the device of the host's addresses.
@@ -107,82 +124,125 @@ impl NetworkAttachments {
     ) -> Result<Self, NetworkError> {
         let wanted = Networks::none().toward(pod_networks, config);
         let guest = GuestNetwork::of(pod_networks, config, &wanted.route, host);
-        let mut attachments = Attachments {
+        let mut state = Attachments {
             device,
             run: run.into(),
             config: config.clone(),
             route: DefaultRoute::Nowhere,
             uplink: None,
             attached: Vec::new(),
-            guest: guest.clone(),
             watch: Some(watch),
             watching: None,
             known_addresses: None,
-            sidecars,
+            sidecars: sidecars.clone(),
         };
         for membership in &wanted.members {
-            attachments.join(membership)?;
+            state.join(membership)?;
         }
-        attachments.start_uplink(&wanted.route, &guest, host)?;
-        Ok(Self(Mutex::new(attachments)))
+        state.start_uplink(&wanted.route, &guest, host)?;
+        Ok(Self {
+            turn: Mutex::default(),
+            state: Mutex::new(state),
+            guest: RefCell::new(guest),
+            has_agreed: Cell::new(true),
+            sidecars,
+        })
     }
 
     /// Returns the address of the guest's resolver, which stays the same for as long as the machine runs.
-    pub(super) fn resolver(&mut self) -> IpAddr {
-        self.0.get_mut().guest.resolver()
+    pub(super) fn resolver(&self) -> IpAddr {
+        self.guest.borrow().resolver()
     }
 
     /// Writes the networks into a container's spec.
-    pub(crate) async fn apply_to(&self, spec: &mut ContainerSpec) {
-        self.0.lock().await.guest.apply_to(spec);
+    pub(crate) fn apply_to(&self, spec: &mut ContainerSpec) {
+        self.guest.borrow().apply_to(spec);
     }
 
     /// Connects the device, which exists now, to all that is still pending, and keeps notifying it of the host's
     /// addresses.
     pub(crate) async fn plug(self: &Rc<Self>) -> Result<(), AttachmentsError> {
-        let mut attachments = self.0.lock().await;
-        if let Some(watch) = attachments.watch.take() {
-            let reported = keep_notified(Rc::downgrade(self), watch);
-            attachments.watching = Some(tokio::task::spawn_local(reported));
-        }
-        attachments.connect_pending().await?;
-        attachments.open_pending().await
+        let ports = {
+            let mut state = self.state.lock().await;
+            if let Some(watch) = state.watch.take() {
+                let reported = keep_notified(Rc::downgrade(self), watch);
+                state.watching = Some(tokio::task::spawn_local(reported));
+            }
+            state.connect_pending().await?;
+            state.open_pending().await?;
+            state.published()
+        };
+        ports::bound(ports).await;
+        Ok(())
     }
 
-    /// Reconciles the machine's networks and default route with its row, and then its guest by `configure`. Returns the
-    /// error when the machine has no default route although a network leads out. A change that fails, here or in the
-    /// guest, is undone.
-    pub(crate) async fn reconcile<E: From<AttachmentsError>>(
-        &self,
-        pod_networks: &PodNetworks<'_>,
-        config: &NetworkConfig,
-        configure: impl AsyncFnOnce(&GuestNetwork) -> Result<(), E>,
-    ) -> Result<Option<NetworkError>, E> {
-        let mut attachments = self.0.lock().await;
-        let (before, guest_before) = (attachments.networks(), attachments.guest.clone());
-        let changed = match attachments.change_to(pod_networks, config).await {
-            Ok(refusal) => configure(&attachments.guest).await.map(|()| refusal),
-            Err(error) => Err(error.into()),
-        };
-        if changed.is_err() {
-            attachments.guest = guest_before;
-            // If the device does not answer, the machine is broken anyway.
-            let _ = attachments.undo(&before).await;
+    /// Waits for the turn to reconcile the networks. The row is read after that: a change of it whose command has given
+    /// up is none.
+    pub(crate) async fn turn(&self) -> Turn<'_> {
+        Turn {
+            _lock: self.turn.lock().await,
+            attachments: self,
         }
-        changed
     }
 
     /// Notifies the device of the addresses that this host has now.
     async fn notify_host(&self) -> Result<(), AttachmentsError> {
-        self.0.lock().await.notify_host().await
+        self.state.lock().await.notify_host().await
     }
+}
 
-    /// Reports that the host's addresses cannot be watched any more, which ends the machine.
-    async fn lose_watch(&self) {
-        let attachments = self.0.lock().await;
-        attachments
-            .sidecars
-            .notify_end("the watch of this host's addresses".into());
+impl Turn<'_> {
+    /// Reconciles the machine's networks and default route with its row, and then its guest by `configure`. Returns the
+    /// error when the machine has no default route although a network leads out. When a step fails, or the guest does
+    /// not agree, the machine keeps what it had and the row permits.
+    pub(crate) async fn reconcile<E: From<AttachmentsError>>(
+        self,
+        pod_networks: &PodNetworks<'_>,
+        config: &NetworkConfig,
+        configure: impl AsyncFnOnce(&GuestNetwork) -> Result<(), E>,
+    ) -> Result<Option<NetworkError>, E> {
+        let Self { attachments, .. } = &self;
+        let guest_before = attachments.guest.borrow().clone();
+        let (before, wanted, changed) = {
+            let mut state = attachments.state.lock().await;
+            let before = state.networks();
+            let wanted = before.toward(pod_networks, config);
+            let guest_by = |route: &DefaultRoute, host: &Host| {
+                let guest = GuestNetwork::of(pod_networks, config, route, host);
+                guest.asking(guest_before.resolver())
+            };
+            let changed = state.change(&before, &wanted, guest_by).await;
+            (before, wanted, changed)
+        };
+        let agreed = match changed {
+            Ok((guest, refusal)) => {
+                attachments.guest.replace(guest.clone());
+                if guest == guest_before && attachments.has_agreed.get() {
+                    // A rename is the business of the switches alone.
+                    Ok(refusal)
+                } else {
+                    configure(&guest).await.map(|()| refusal)
+                }
+            }
+            Err(error) => Err(error.into()),
+        };
+        attachments.has_agreed.set(agreed.is_ok());
+        let ports = {
+            let mut state = attachments.state.lock().await;
+            if agreed.is_err() {
+                let kept = before.kept_of(&wanted);
+                if kept == before {
+                    attachments.guest.replace(guest_before);
+                }
+                let guest = attachments.guest.borrow().clone();
+                // If the device does not answer, the machine is broken anyway.
+                let now = state.networks();
+                let _ = state.take_steps(&now.steps(&kept), &guest).await;
+            }
+            state.published()
+        };
+        ports::bound(ports).await;
+        agreed
     }
 }
 
@@ -195,31 +255,26 @@ impl Attachments {
         }
     }
 
-    /// Moves the machine to the networks of its row. Returns the error of an uplink that does not open: the machine is
-    /// on its networks then, without a default route.
-    async fn change_to(
-        &mut self,
-        pod_networks: &PodNetworks<'_>,
-        config: &NetworkConfig,
-    ) -> Result<Option<NetworkError>, AttachmentsError> {
-        let host = Host::look().map_err(NetworkError::Host)?;
-        let before = self.networks();
-        let wanted = before.toward(pod_networks, config);
-        let resolver = self.guest.resolver();
-        let guest_by = |route: &DefaultRoute| GuestNetwork::of(pod_networks, config, route, &host).asking(resolver);
-        let refusal = self
-            .take_steps(&before.steps(&wanted), &guest_by(&wanted.route), &host)
-            .await?;
-        self.guest = guest_by(&self.route);
-        Ok(refusal)
+    /// Returns the published ports that passt has to open; none without an uplink.
+    fn published(&self) -> Vec<PublishedPort> {
+        match self.route {
+            DefaultRoute::Nowhere => Vec::new(),
+            _ => self.config.ports.clone(),
+        }
     }
 
-    /// Moves the machine back to the networks that it was on, with the guest's configuration of then.
-    async fn undo(&mut self, before: &Networks) -> Result<(), AttachmentsError> {
+    /// Moves the machine to the networks of its row. Returns the guest's new configuration, and the error of an uplink
+    /// that does not open: the machine is on its networks then, without a default route.
+    async fn change(
+        &mut self,
+        before: &Networks,
+        wanted: &Networks,
+        guest_by: impl Fn(&DefaultRoute, &Host) -> GuestNetwork,
+    ) -> Result<(GuestNetwork, Option<NetworkError>), AttachmentsError> {
         let host = Host::look().map_err(NetworkError::Host)?;
-        let (now, guest) = (self.networks(), self.guest.clone());
-        let refusal = self.take_steps(&now.steps(before), &guest, &host).await?;
-        refusal.map_or(Ok(()), |refusal| Err(refusal.into()))
+        let guest = guest_by(&wanted.route, &host);
+        let refusal = self.take_steps(&before.steps(wanted), &guest).await?;
+        Ok((guest_by(&self.route, &host), refusal))
     }
 
     /// Takes steps, one after the other. Returns the error of an uplink that does not open.
@@ -227,8 +282,8 @@ impl Attachments {
         &mut self,
         steps: &[Step<'_>],
         guest: &GuestNetwork,
-        host: &Host,
     ) -> Result<Option<NetworkError>, AttachmentsError> {
+        let host = Host::look().map_err(NetworkError::Host)?;
         let mut refusal = None;
         for step in steps {
             match step {
@@ -239,7 +294,7 @@ impl Attachments {
                     self.join(membership)?;
                     self.connect_pending().await?;
                 }
-                Step::OpenUplink(route) => match self.start_uplink(route, guest, host) {
+                Step::OpenUplink(route) => match self.start_uplink(route, guest, &host) {
                     Ok(()) => self.open_pending().await?,
                     Err(error) => refusal = Some(error),
                 },
@@ -322,10 +377,7 @@ impl Attachments {
             return Ok(());
         };
         let opened = self.device.change(&open.encode(), &[socket.as_fd()]).await;
-        if opened.is_ok() {
-            // Who is answered finds the ports open.
-            ports::bound(&self.config.ports).await;
-        } else {
+        if opened.is_err() {
             self.sidecars.end(passt::NAME).await;
             self.route = DefaultRoute::Nowhere;
         }
@@ -337,14 +389,13 @@ impl Attachments {
         let Some(at) = self.attached.iter().position(|one| one.membership.network.id == *id) else {
             return Ok(());
         };
-        let slot = self.attached[at].slot;
+        // The switch forgets the machine in any case, whatever the device does.
+        let slot = self.attached.remove(at).slot;
         let reported = self.device.change(&Change::Disconnect { slot }.encode(), &[]).await;
         reported.map_err(|source| AttachmentsError::Disconnect {
             name: membership.network.name.clone(),
             source,
-        })?;
-        self.attached.remove(at);
-        Ok(())
+        })
     }
 
     /// Connects the device to the joined networks. A network that the device refuses is left again.
@@ -437,7 +488,8 @@ async fn keep_notified(attachments: Weak<NetworkAttachments>, watch: AddressWatc
             return;
         };
         if heard.is_err() || attachments.notify_host().await.is_err() {
-            return attachments.lose_watch().await;
+            let name = "the watch of this host's addresses";
+            return attachments.sidecars.notify_end(name.into());
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{DefaultRoute, GATEWAY_V4, GATEWAY_V6, GUEST_V4, GUEST_V6, MTU, PREFI
 use crate::model::{Endpoint, Network as UserNetwork, NetworkConfig, Subnet};
 
 /// Network configuration of a guest: its addresses and its resolver.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GuestNetwork {
     links: Vec<Link>,
     /// Address that the guest asks for names, whatever networks it is on. On the own link, never a gateway of a

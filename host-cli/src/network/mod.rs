@@ -34,7 +34,7 @@ use crate::install_paths::PartError;
 use crate::model::NetworkConfig;
 use crate::process::{DeviceSocket, Sidecars, SpawnError};
 
-pub(crate) use attachments::{AttachmentsError, NetworkAttachments};
+pub(crate) use attachments::{AttachmentsError, NetworkAttachments, Turn};
 use default_route::DefaultRoute;
 pub(crate) use guest::{GuestNetwork, Link};
 pub(crate) use host::address as host_address;
@@ -102,7 +102,7 @@ pub(crate) fn attach(
     let watch = host::AddressWatch::start().map_err(NetworkError::Host)?;
     let host = host::Host::look().map_err(NetworkError::Host)?;
     let (device, control) = DeviceSocket::pair().map_err(NetworkError::Socket)?;
-    let mut attachments = NetworkAttachments::new(pod_networks, config, &host, (device, watch), run, sidecars)?;
+    let attachments = NetworkAttachments::new(pod_networks, config, &host, (device, watch), run, sidecars)?;
     let nic = Nic {
         mac: config.mac,
         resolver: attachments.resolver(),

@@ -1,7 +1,9 @@
 //! Ports of the host: chosen when a container is created, checked again at each start. passt binds them itself; the
 //! check here gives a clear error when it could not.
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io};
 
@@ -13,7 +15,7 @@ use crate::model::PublishedPort;
 
 /// Time limit for passt to bind its ports: milliseconds on a host that is not very busy.
 const BOUND_TIMEOUT: Duration = Duration::from_secs(10);
-const BOUND_LOOK_EVERY: Duration = Duration::from_millis(5);
+const BOUND_LOOK_EVERY: Duration = Duration::from_millis(10);
 /// State of a listening socket in `/proc/net/tcp` (`include/net/tcp_states.h`).
 const TCP_LISTEN: &str = "0A";
 /// State of a bound socket without a peer in `/proc/net/udp`.
@@ -110,35 +112,55 @@ pub(super) fn check(ports: &[PublishedPort]) -> Result<(), PortError> {
 
 /// Waits until all ports are bound: passt binds them a moment after it was started. Gives up when it does not, which
 /// ends the machine with passt's own reason.
-pub(super) async fn bound(ports: &[PublishedPort]) {
+pub(super) async fn bound(ports: Vec<PublishedPort>) {
+    if ports.is_empty() {
+        return;
+    }
+    let ports = Arc::new(ports);
     let wait = async {
-        while !ports.iter().all(is_bound) {
+        loop {
+            // The tables of a host with many sockets take a while.
+            let all = Arc::clone(&ports);
+            let looked = tokio::task::spawn_blocking(move || are_bound(&all)).await;
+            if looked.unwrap_or(true) {
+                return;
+            }
             sleep(BOUND_LOOK_EVERY).await;
         }
     };
     let _ = timeout(BOUND_TIMEOUT, wait).await;
 }
 
-/// Whether a process of this network namespace has bound the port.
-fn is_bound(port: &PublishedPort) -> bool {
-    let (tables, state) = match port.protocol {
-        Protocol::Udp => (["udp", "udp6"], UDP_UNCONNECTED),
-        _ => (["tcp", "tcp6"], TCP_LISTEN),
+/// Whether processes of this network namespace have bound all ports.
+fn are_bound(ports: &[PublishedPort]) -> bool {
+    let bound = |tables: [&str; 2], state| {
+        let read = |table| fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
+        let tables = tables.map(read);
+        tables
+            .iter()
+            .flat_map(|table| local_ports(table, state))
+            .collect::<BTreeSet<u16>>()
     };
-    tables.iter().any(|table| {
-        let table = fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
-        has_socket(&table, port.host.port(), state)
-    })
+    let is_udp = |port: &&PublishedPort| port.protocol == Protocol::Udp;
+    let (udp, tcp): (Vec<_>, Vec<_>) = ports.iter().partition(is_udp);
+    let all_in = |ports: Vec<&PublishedPort>, tables, state| {
+        ports.is_empty() || {
+            let bound = bound(tables, state);
+            ports.iter().all(|port| bound.contains(&port.host.port()))
+        }
+    };
+    all_in(tcp, ["tcp", "tcp6"], TCP_LISTEN) && all_in(udp, ["udp", "udp6"], UDP_UNCONNECTED)
 }
 
-/// Whether a table of sockets (`proc_pid_net(5)`) has one with this local port in this state.
-fn has_socket(table: &str, port: u16, state: &str) -> bool {
-    let port = format!("{port:04X}");
-    table.lines().skip(1).any(|line| {
+/// Returns the local ports of the sockets in this state, of a table of sockets (`proc_pid_net(5)`).
+fn local_ports(table: &str, state: &str) -> Vec<u16> {
+    let port = |line: &str| {
         let mut words = line.split_ascii_whitespace();
-        let local = words.nth(1).and_then(|address| address.rsplit(':').next());
-        local == Some(&port) && words.nth(1) == Some(state)
-    })
+        let local = words.nth(1)?.rsplit(':').next()?;
+        let is_in_state = words.nth(1) == Some(state);
+        u16::from_str_radix(local, 16).ok().filter(|_| is_in_state)
+    };
+    table.lines().skip(1).filter_map(port).collect()
 }
 
 /// Returns the published ports of the guest, consecutive ones as one range.
@@ -191,13 +213,15 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let socket = UdpSocket::bind("[::1]:0").unwrap();
-        let at = |address: SocketAddr, protocol| is_bound(&port(&address.to_string(), protocol));
+        let at = |address: SocketAddr, protocol| are_bound(&[port(&address.to_string(), protocol)]);
         assert!(at(listener.local_addr().unwrap(), Protocol::Tcp));
         assert!(at(socket.local_addr().unwrap(), Protocol::Udp));
         assert!(!at(peer.local_addr().unwrap(), Protocol::Tcp));
         let table = "  sl  local_address rem_address   st\n   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000\n";
-        assert!(has_socket(table, 8080, TCP_LISTEN) && !has_socket(table, 8081, TCP_LISTEN));
-        assert!(!has_socket(table, 8080, UDP_UNCONNECTED) && !has_socket("garbage\nmore", 8080, TCP_LISTEN));
+        assert_eq!(local_ports(table, TCP_LISTEN), [8080]);
+        assert!(
+            local_ports(table, UDP_UNCONNECTED).is_empty() && local_ports("a\nb\n1 2:zz 3 0A", TCP_LISTEN).is_empty()
+        );
     }
 
     #[test]

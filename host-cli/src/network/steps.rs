@@ -85,6 +85,27 @@ impl Networks {
         by.is_some_and(|by| other.member(by).is_none())
     }
 
+    /// Returns the networks that a machine keeps when a change from `self` to `wanted`, its row, fails: those of both, under
+    /// the row's names, with a default route that the row permits. A guest that refuses a change gains nothing by it.
+    pub(super) fn kept_of(&self, wanted: &Self) -> Self {
+        let kept = wanted.members.iter().filter(|member| self.member(member).is_some());
+        let members: Vec<Membership> = kept.cloned().collect();
+        let is_permitted = |route: &DefaultRoute| match route {
+            DefaultRoute::Own => wanted.route == DefaultRoute::Own,
+            DefaultRoute::Network(id) => {
+                let mut members = members.iter();
+                members.any(|member| member.network.id == *id && !member.network.config.internal)
+            }
+            DefaultRoute::Nowhere => true,
+        };
+        let routes = [&self.route, &wanted.route];
+        let route = routes.into_iter().find(|route| is_permitted(route));
+        Self {
+            route: route.cloned().unwrap_or(DefaultRoute::Nowhere),
+            members,
+        }
+    }
+
     /// Returns the steps that lead to `wanted`: the default route goes first and comes last, and networks are left
     /// before others are joined.
     pub(super) fn steps<'a>(&'a self, wanted: &'a Self) -> Vec<Step<'a>> {
@@ -231,23 +252,41 @@ mod tests {
     }
 
     #[test]
-    fn the_way_back_of_a_connect_leaves_the_network_again() {
-        let (before, after) = (on(&["a"], by("a")), on(&["a", "b"], by("a")));
-        assert_eq!(steps(&after, &before), ["leave b"]);
+    fn a_connect_that_fails_leaves_the_network_again() {
+        let (before, row) = (on(&["a"], by("a")), on(&["a", "b"], by("a")));
+        assert_eq!(steps(&row, &before.kept_of(&row)), ["leave b"]);
     }
 
     #[test]
-    fn the_way_back_of_a_disconnect_opens_the_uplink_again() {
-        let (before, after) = (on(&["a"], by("a")), Networks::none());
-        assert_eq!(steps(&after, &before), ["join a", "open a"]);
+    fn a_disconnect_cannot_be_refused() {
+        let (before, row) = (on(&["a", "b"], by("b")), on(&["b"], by("b")));
+        assert!(steps(&row, &before.kept_of(&row)).is_empty());
+        let (own, none) = (on(&[], DefaultRoute::Own), Networks::none());
+        assert!(steps(&none, &own.kept_of(&none)).is_empty());
+        // The default route moves on, even if the guest does not agree.
+        let (before, row) = (on(&["a", "b"], by("a")), on(&["b"], by("b")));
+        assert!(steps(&row, &before.kept_of(&row)).is_empty());
+        // Nothing leads out of an internal network.
+        let (before, row) = (on(&["a", "internal"], by("a")), on(&["internal"], by("internal")));
+        assert_eq!(before.kept_of(&row).route, DefaultRoute::Nowhere);
     }
 
     #[test]
-    fn a_change_that_stopped_in_the_middle_is_undone_from_there() {
-        let before = on(&["a", "b"], by("a"));
-        // Closed, and left by one of two.
-        let middle = on(&["b"], DefaultRoute::Nowhere);
-        assert_eq!(steps(&middle, &before), ["join a", "open a"]);
+    fn a_rename_cannot_be_refused() {
+        let before = on(&["a"], by("a"));
+        let mut row = before.clone();
+        row.members[0] = membership("a", 2, &["new"]);
+        assert!(steps(&row, &before.kept_of(&row)).is_empty());
+    }
+
+    #[test]
+    fn a_change_that_stopped_in_the_middle_goes_on_with_what_is_permitted() {
+        let (before, row) = (on(&["a", "b"], by("a")), on(&["a", "c"], by("a")));
+        // Left by one of two, and the other one is not joined.
+        let middle = on(&["a"], by("a"));
+        assert!(steps(&middle, &before.kept_of(&row)).is_empty());
+        let closed = on(&["a"], DefaultRoute::Nowhere);
+        assert_eq!(steps(&closed, &before.kept_of(&row)), ["open a"]);
     }
 
     /// Returns the networks toward which a machine on `from` goes, when its row names these.
@@ -367,11 +406,21 @@ mod tests {
         }
 
         #[test]
-        fn every_beginning_of_the_way_can_be_undone(from in any_networks(), to in any_networks(), at in 0..12usize) {
-            let steps = from.steps(&to);
+        fn a_change_that_fails_anywhere_leaves_no_more_than_the_row(
+            from in any_networks(), row in any_networks(), at in 0..12usize
+        ) {
+            let steps = from.steps(&row);
             let middle = apply(from.clone(), &steps[..at.min(steps.len())]);
-            let back = apply(middle.clone(), &middle.steps(&from));
-            prop_assert_eq!(sorted(back), sorted(from));
+            let left = apply(middle.clone(), &middle.steps(&from.kept_of(&row)));
+            for member in &left.members {
+                prop_assert!(from.member(member).is_some() && row.members.contains(member));
+            }
+            let is_permitted = match &left.route {
+                DefaultRoute::Nowhere => true,
+                DefaultRoute::Own => row.route == DefaultRoute::Own,
+                DefaultRoute::Network(id) => left.members.iter().any(|member| member.network.id == *id),
+            };
+            prop_assert!(is_permitted, "{:?} by {:?}", left.route, row);
         }
     }
 }

@@ -191,7 +191,7 @@ async fn live_in(
     supervised.agent_start_ns.set(booted.agent_start_ns);
     let mut spec = supervised.container.borrow().spec.clone();
     if let Some(attachments) = &booted.attachments {
-        attachments.apply_to(&mut spec).await;
+        attachments.apply_to(&mut spec);
     }
     let guest = booted.conversation.guest();
     let course = run_in(supervised, state, &guest, booted.attachments, spec, started);
@@ -223,7 +223,7 @@ async fn run_in_pod(
     let placed = pod.disk_slots.plug(needed.map_err(LifecycleError::prepare)?).await?;
     supervised.mark("disks in the machine");
     let mut spec = disk_slots::with_slots(&supervised.container.borrow().spec, &placed);
-    pod.apply_to(&mut spec).await;
+    pod.apply_to(&mut spec);
     let lived = live_among_others(supervised, state, pod, &guest, spec, started).await;
     match &lived {
         Ok(Stopped { disks_busy: false, .. }) | Err(LifecycleError::Process(ProcessError::Failed(_))) => {

@@ -88,9 +88,9 @@ impl Pod {
     }
 
     /// Writes the pod's network into a container's spec.
-    pub(crate) async fn apply_to(&self, spec: &mut ContainerSpec) {
+    pub(crate) fn apply_to(&self, spec: &mut ContainerSpec) {
         if let Some(attachments) = self.attachments.get() {
-            attachments.apply_to(spec).await;
+            attachments.apply_to(spec);
         }
     }
 
