@@ -40,11 +40,17 @@ impl Conversation {
     /// Sends frames, dispatches the agent's messages, and checks its heartbeat, until the session ends. Returns the
     /// reason.
     pub(super) async fn run(mut self) -> SessionError {
+        // Neither direction can keep the other one from its turn.
+        let talk = async {
+            tokio::select! {
+                error = receive(&self.guest, &mut self.receiver) => error,
+                error = send(&mut self.frames, &mut self.sender) => error,
+            }
+        };
         tokio::select! {
             // A message that has arrived is read before the heartbeat can miss it.
             biased;
-            error = receive(&self.guest, &mut self.receiver) => error,
-            error = send(&mut self.frames, &mut self.sender) => error,
+            error = talk => error,
             error = heartbeat::watch(&self.guest) => error,
         }
     }

@@ -25,7 +25,7 @@ use crate::session::{self, GuestFailure, Incoming, ProcessEvent, Response, Sessi
 const EVENTS_MAX: usize = 8;
 /// Maximum number of processes whose events are waited for: the agent allows fewer processes.
 const PROCESSES_MAX: usize = 4096;
-/// Time limit for the response to a request.
+/// Time limit for a request: its turn, and its response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time limit for queueing a message while the guest does not read. A caller that ends the container does not wait
 /// longer.
@@ -173,14 +173,19 @@ impl Guest {
 
     /// Makes a request and waits for the response. Other requests go on meanwhile.
     async fn request(&self, kind: host_message::Kind) -> Result<Response, RequestError> {
-        let mut pending = self.requests.add().await?;
-        let message = HostMessage {
-            request_id: pending.id(),
-            kind: Some(kind),
+        let response = async {
+            let mut pending = self.requests.add().await?;
+            let message = HostMessage {
+                request_id: pending.id(),
+                kind: Some(kind),
+            };
+            self.send_message(&message).await?;
+            pending.response().await
         };
-        self.send_message(&message).await?;
-        let response = timeout(RESPONSE_TIMEOUT, pending.response()).await;
-        match response.map_err(|_| SessionError::Silent)?? {
+        match timeout(RESPONSE_TIMEOUT, response)
+            .await
+            .map_err(|_| SessionError::Silent)??
+        {
             Response::Failed(failure) => Err(RequestError::Refused(failure)),
             response => Ok(response),
         }

@@ -44,17 +44,20 @@ impl GuestProcess {
         }
     }
 
-    /// Waits until the program runs. One that was killed before has run, too.
+    /// Waits until the program runs. One that was killed before has run, too. An end before the creation is refused:
+    /// it may be that of an earlier life under the same id.
     pub(crate) async fn started(&mut self) -> Result<(), ProcessError> {
-        loop {
-            match self.event().await? {
-                ProcessEvent::Stopped(stopped) => {
-                    self.early_end = Some(stopped);
-                    return Ok(());
-                }
-                ProcessEvent::Started => return Ok(()),
-                ProcessEvent::Created | ProcessEvent::Failed(_) => {}
+        match self.event().await? {
+            ProcessEvent::Created => {}
+            _ => return Err(SessionError::Unexpected.into()),
+        }
+        match self.event().await? {
+            ProcessEvent::Started => Ok(()),
+            ProcessEvent::Stopped(stopped) => {
+                self.early_end = Some(stopped);
+                Ok(())
             }
+            _ => Err(SessionError::Unexpected.into()),
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use super::free_space::Writing;
+use super::guest::RequestError;
 use super::supervised_container::{Phase, SupervisedContainer};
 use crate::control::{Answer, Failure};
 use crate::model::Status;
@@ -58,7 +59,7 @@ pub(super) async fn stop(supervised: &Rc<SupervisedContainer>, timeout_s: Option
     if has_run {
         let number = i32::try_from(number).unwrap_or(libc::SIGTERM);
         // A paused container does not get the signal until it is resumed.
-        if supervised.is_paused() {
+        if supervised.may_be_paused() {
             let _ = freeze(supervised, false).await;
         }
         supervised.record_event("kill", &[("signal", &number.to_string())]);
@@ -97,12 +98,14 @@ async fn kill(supervised: &Rc<SupervisedContainer>) {
 pub(super) async fn freeze(supervised: &Rc<SupervisedContainer>, frozen: bool) -> Result<Answer, Failure> {
     let running = supervised.running()?;
     let _turn = running.changing.lock().await;
-    if running.paused.get() == frozen {
+    if running.paused.get() == frozen && !running.is_pause_unknown.get() {
         let name = &supervised.container.borrow().name;
         let state = if frozen { "already" } else { "not" };
         return Err(Failure::because(format!("container {name} is {state} paused")));
     }
     let frozen_now = running.guest.freeze(&supervised.id, frozen).await;
+    let is_unknown = matches!(frozen_now, Err(RequestError::Session(_)));
+    running.is_pause_unknown.set(is_unknown);
     frozen_now.map_err(|e| Failure::of(&e))?;
     // It may have ended since: its row already records the end, and must keep it.
     if !Rc::ptr_eq(&supervised.running()?, &running) {

@@ -39,6 +39,8 @@ pub(crate) struct Running {
     pub spec: ContainerSpec,
     /// Whether the container's processes are frozen.
     pub paused: Cell<bool>,
+    /// Whether nobody knows that: the guest has not responded to the last change in time.
+    pub is_pause_unknown: Cell<bool>,
     /// Lock that permits one change at a time: pause, resume, limits.
     pub changing: Mutex<()>,
 }
@@ -51,6 +53,7 @@ impl Running {
             attachments,
             spec,
             paused: Cell::default(),
+            is_pause_unknown: Cell::default(),
             changing: Mutex::default(),
         }
     }
@@ -157,6 +160,12 @@ impl SupervisedContainer {
     /// Whether the container's processes are frozen.
     pub(crate) fn is_paused(&self) -> bool {
         self.running().is_ok_and(|running| running.paused.get())
+    }
+
+    /// Whether the container's processes are frozen, or may be.
+    pub(crate) fn may_be_paused(&self) -> bool {
+        self.running()
+            .is_ok_and(|running| running.paused.get() || running.is_pause_unknown.get())
     }
 
     /// Prevents restarts from now on.

@@ -28,6 +28,10 @@ pub(super) fn server_rules(of_device: Vec<Rule>) -> Vec<Rule> {
         Rule::always(libc::SYS_write, "server: interrupts, on eventfds that QEMU hands over"),
         Rule::always(libc::SYS_close, "server: fds that QEMU hands over"),
         close_check(),
+        Rule::always(
+            libc::SYS_clock_gettime,
+            "server: log line budget, where the vDSO has no clock",
+        ),
         Rule::always(libc::SYS_lseek, "server: size of a memory region's file"),
         Rule::when(
             libc::SYS_mmap,

@@ -169,6 +169,17 @@ fn events_in_a_wrong_order_are_refused() {
 }
 
 #[test]
+fn an_end_before_the_creation_is_not_this_lifes() {
+    run(async {
+        let error = end_of(async |agent| agent.report_exit("p", 0).await);
+        assert!(matches!(
+            error.await,
+            Err(ProcessError::Session(SessionError::Unexpected))
+        ));
+    });
+}
+
+#[test]
 fn events_of_processes_that_nobody_waits_for_are_dropped() {
     run(async {
         let code = end_of(async |agent| {

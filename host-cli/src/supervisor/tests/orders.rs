@@ -87,6 +87,22 @@ fn a_pause_that_the_guest_refuses_changes_nothing() {
 }
 
 #[test]
+fn a_pause_without_a_response_can_be_taken_back() {
+    run(async {
+        let (world, mut agent) = World::running().await;
+        let ignore = async {
+            agent.receive().await;
+            timeout(Duration::from_secs(31), agent.only_live()).await.unwrap_err();
+        };
+        let (silent, ()) = tokio::join!(orders::freeze(&world.supervised, true), ignore);
+        assert!(silent.is_err());
+        let (resumed, frozen) = tokio::join!(orders::freeze(&world.supervised, false), agree(&mut agent));
+        resumed.unwrap();
+        assert!(!frozen && world.status() == Status::Running);
+    });
+}
+
+#[test]
 fn a_pause_that_meets_the_end_leaves_the_end_in_the_row() {
     run(async {
         let (world, mut agent) = World::running().await;
