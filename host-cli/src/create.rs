@@ -89,7 +89,7 @@ pub(crate) async fn create(
     let mut plan = plan::plan(&request, &image.config, around)?;
     timings.mark("planned");
     warn_of_memory(&plan);
-    if let Some(network) = &mut plan.config.network {
+    if let (None, Some(network)) = (&pod, &mut plan.pod.network) {
         network::choose_ports(&mut network.ports)?;
     }
     let mut container = container(&request.image, &image, plan, pod);
@@ -152,8 +152,8 @@ fn check_free(args: &RunArgs, state: &State) -> anyhow::Result<()> {
     check_id_file(args.cidfile.as_deref())
 }
 
-/// Replaces `--network container:NAME` in the arguments by the pod of that container. A container without a pod has a
-/// machine to itself, and the plan reports the error.
+/// Replaces `--network container:NAME` in the arguments by the pod of that container. An implicit pod has room for its
+/// own container alone, and the plan reports the error.
 fn beside_another(args: &RunArgs, state: &State) -> anyhow::Result<RunArgs> {
     let mut args = args.clone();
     let ([network], None) = (&args.network.network[..], &args.pod) else {
@@ -162,11 +162,10 @@ fn beside_another(args: &RunArgs, state: &State) -> anyhow::Result<RunArgs> {
     let Some(name) = network.strip_prefix("container:") else {
         return Ok(args);
     };
-    let Some(pod) = state.find(name)?.pod else {
-        return Ok(args);
-    };
-    args.network.network.clear();
-    args.pod = Some(pod);
+    if let Some(pod) = state.find(name)?.explicit_pod() {
+        args.network.network.clear();
+        args.pod = Some(pod.id.clone());
+    }
     Ok(args)
 }
 
@@ -280,14 +279,19 @@ fn add(
 
 /// Returns the row of a new container, which gets its name when it is added.
 fn container(image_name: &str, image: &Image, plan: Plan, pod: Option<Pod>) -> Container {
-    let Plan { spec, config } = plan;
+    let created_ns = clock::now_ns();
+    let Plan {
+        spec,
+        config,
+        pod: planned,
+    } = plan;
     Container {
         id: spec.id.clone(),
         name: String::new(),
-        pod: pod.map(|pod| pod.id),
+        pod: Box::new(pod.unwrap_or_else(|| Pod::implicit(&spec.id, created_ns, planned))),
         image: image_name.into(),
         image_id: image.id.to_string(),
-        created_ns: clock::now_ns(),
+        created_ns,
         config,
         spec,
         status: Status::Created,

@@ -16,7 +16,7 @@ use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 
 use crate::clock;
-use crate::model::{ConnectTarget, Container, Owner};
+use crate::model::{ConnectTarget, Container, Pod};
 
 /// Size in bytes at which the file is rotated and its predecessor removed: some 10 000 events each.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -40,19 +40,19 @@ pub(crate) fn record(data: &Path, container: &Container, action: &str, attribute
     let _ = append(data, line.as_bytes());
 }
 
-/// Records that a container or pod was put on a network, or taken off.
-pub(crate) fn record_network(data: &Path, owner: &Owner, place: &ConnectTarget, action: &str) {
-    let line = format!("{}\n", describe_network(owner, place, action, clock::now_ns()));
+/// Records that a pod was connected to a network, or disconnected.
+pub(crate) fn record_network(data: &Path, pod: &Pod, place: &ConnectTarget, action: &str) {
+    let line = format!("{}\n", describe_network(pod, place, action, clock::now_ns()));
     let _ = append(data, line.as_bytes());
 }
 
-/// Builds docker's object of a network event; a pod takes the place of a container.
-fn describe_network(owner: &Owner, place: &ConnectTarget, action: &str, at_ns: i64) -> Value {
+/// Builds docker's object of a network event; the pod takes the place of a container, whose id an implicit one has.
+fn describe_network(pod: &Pod, place: &ConnectTarget, action: &str, at_ns: i64) -> Value {
     let id = match place {
         ConnectTarget::OwnLink => place.name(),
         ConnectTarget::UserDefined(endpoint) => &endpoint.network,
     };
-    let attributes = json!({ "container": owner.id(), "name": place.name(), "type": "bridge" });
+    let attributes = json!({ "container": pod.id, "name": place.name(), "type": "bridge" });
     json!({
         "Type": "network",
         "Action": action,

@@ -1,5 +1,5 @@
-//! Start of a container: by a supervisor of its own, a process that outlives this one, or by its pod's supervisor,
-//! which may have to be started first.
+//! Start of a container by its pod's supervisor, a process that outlives this one, and that may have to be started
+//! first. That of an implicit pod is started with the container.
 
 use std::io;
 use std::process::Stdio;
@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 
 use crate::confinement::{self, RequirementError};
 use crate::container_lock::{self, ContainerLock, ContainerLockError};
-use crate::control::{self, Connection, ControlError, PodRequest};
+use crate::control::{self, Connection, ControlError, Request};
 use crate::folders::Folders;
 use crate::model::Container;
 use crate::sys;
@@ -79,23 +79,23 @@ pub(crate) async fn container(
     lock: ContainerLock,
     container: &Container,
 ) -> Result<Started, StartError> {
-    let Some(pod) = &container.pod else {
-        let (connection, child) = supervisor(folders, lock, &container.id, Kind::Container)?;
+    if container.pod.is_implicit {
+        let (connection, child) = supervisor(folders, lock, &container.pod.id)?;
         let care = Care::Process(child);
         return Ok(Started { connection, care });
-    };
+    }
     // Checked here because a running pod may have been started by a user who required less.
     let processes = confinement::processes(
-        container.config.accelerator.as_str(),
+        container.pod.config.accelerator.as_str(),
         !container.config.shares.is_empty(),
     );
     confinement::check(&processes)?;
-    let care = self::pod(folders, pod)?;
+    let care = self::pod(folders, &container.pod.id)?;
     let (connection, theirs) = Connection::pair().map_err(StartError::Connection)?;
     let lock = std::os::fd::AsFd::as_fd(&lock)
         .try_clone_to_owned()
         .map_err(StartError::Lock)?;
-    let adopt = PodRequest::Adopt {
+    let adopt = Request::Adopt {
         container: container.id.clone(),
     };
     care.writer
@@ -108,7 +108,7 @@ pub(crate) async fn container(
     })
 }
 
-/// Connects to the supervisor of a pod of several containers, and starts one when there is none.
+/// Connects to the supervisor of a pod that is not implicit, and starts one when there is none.
 pub(crate) fn pod(folders: &Folders, id: &str) -> Result<Connection, StartError> {
     let folder = container_lock::folder(&folders.run, id);
     loop {
@@ -117,20 +117,13 @@ pub(crate) fn pod(folders: &Folders, id: &str) -> Result<Connection, StartError>
         }
         let is_running = || control::connect(&folder).is_ok();
         if let Some(lock) = ContainerLock::take(&folders.run, id, is_running)? {
-            return supervisor(folders, lock, id, Kind::Pod).map(|(connection, _)| connection);
+            return supervisor(folders, lock, id).map(|(connection, _)| connection);
         }
     }
 }
 
-/// Kind of object that a supervisor is started for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Container,
-    Pod,
-}
-
-/// Starts a supervisor process.
-fn supervisor(folders: &Folders, lock: ContainerLock, id: &str, kind: Kind) -> Result<(Connection, Child), StartError> {
+/// Starts the supervisor process of a pod.
+fn supervisor(folders: &Folders, lock: ContainerLock, id: &str) -> Result<(Connection, Child), StartError> {
     let (connection, theirs) = Connection::pair().map_err(StartError::Connection)?;
     let lock = std::os::fd::AsFd::as_fd(&lock)
         .try_clone_to_owned()
@@ -157,7 +150,6 @@ fn supervisor(folders: &Folders, lock: ContainerLock, id: &str, kind: Kind) -> R
             &CONNECTION_FD.to_string(),
             id,
         ])
-        .args((kind == Kind::Pod).then_some("--pod"))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

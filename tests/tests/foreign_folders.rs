@@ -99,6 +99,25 @@ fn a_directory_that_is_not_capsids_is_refused_and_left_as_it_is() {
         .complains("data directory");
 }
 
+/// Statements that give containers back what their implicit pods have, and remove those.
+const WITHOUT_IMPLICIT_PODS: &str = "
+    DROP TRIGGER container_leaves;
+    DROP TRIGGER pod_leaves;
+    UPDATE containers SET pod = NULL, config = (SELECT json_patch(containers.config, json_object(
+        'machine', json_extract(pods.config, '$.machine'),
+        'accelerator', json_extract(pods.config, '$.accelerator'),
+        'network', json_extract(pods.config, '$.network')
+    )) FROM pods WHERE pods.id = containers.pod) WHERE pod = id;
+    DELETE FROM pods WHERE implicit;
+    ALTER TABLE pods DROP COLUMN implicit;
+    CREATE TRIGGER container_leaves AFTER DELETE ON containers BEGIN
+        DELETE FROM memberships WHERE pod = OLD.id;
+    END;
+    CREATE TRIGGER pod_leaves AFTER DELETE ON pods BEGIN
+        DELETE FROM memberships WHERE pod = OLD.id;
+    END;
+";
+
 /// Test with a directory of the last release, which had no marker, and databases without an identity.
 #[test]
 fn a_directory_of_the_last_release_is_taken_over() {
@@ -121,6 +140,7 @@ fn a_directory_of_the_last_release_is_taken_over() {
             database
                 .execute_batch("ALTER TABLE volumes DROP COLUMN prepared;")
                 .unwrap();
+            database.execute_batch(WITHOUT_IMPLICIT_PODS).unwrap();
         }
         database
             .execute_batch(&format!(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::bail;
 
 use super::Context;
-use crate::container_lock::{self, ContainerLock};
+use crate::container_lock::{self, ContainerLock, ContainerLockError};
 use crate::control::{self, Answer, Connection, Request};
 use crate::folders::Folders;
 use crate::model::Container;
@@ -89,6 +89,11 @@ impl AppContext {
                 ),
             },
         }
+    }
+
+    /// Takes the lock of a pod that does not run and is not implicit; `None` when it does.
+    pub(crate) fn lock_pod(&self, id: &str) -> Result<Option<ContainerLock>, ContainerLockError> {
+        ContainerLock::take(&self.folders.run, id, || self.is_supervised(id))
     }
 
     /// Stops the container, if it runs or is about to. Nothing of it runs afterwards, and the caller holds its lock.

@@ -355,10 +355,8 @@ pub(crate) struct PruneArgs {
 /// Arguments of the hidden `capsid supervise`.
 #[derive(Debug, Args)]
 pub(crate) struct SuperviseArgs {
+    /// Id of the pod.
     pub id: String,
-    /// Whether the id is a pod's.
-    #[arg(long)]
-    pub pod: bool,
     #[arg(long)]
     pub lock_fd: i32,
     #[arg(long)]

@@ -81,7 +81,11 @@ fn find(
 fn find_container(state: &State, folders: &Folders, name: &str) -> anyhow::Result<Option<Value>> {
     match state.find(name) {
         Ok(container) => {
-            let pod_networks = PodNetworks::of_container(&container, state)?;
+            let pod_networks = match container.explicit_pod() {
+                // As in docker, a container that shares another's network shows none of its own.
+                Some(pod) => PodNetworks::without(pod),
+                None => PodNetworks::of(&container.pod, state)?,
+            };
             Ok(Some(inspect_fields::container(&container, &pod_networks, folders)))
         }
         Err(StateError::Unknown(_)) => Ok(None),

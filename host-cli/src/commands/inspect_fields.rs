@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::network_fields;
 use crate::folders::Folders;
 use crate::health::Health;
-use crate::model::{Container, Declared, HealthCheck, ShareMount, Status, VolumeMount};
+use crate::model::{Container, Declared, HealthCheck, NetworkConfig, ShareMount, Status, VolumeMount};
 use crate::network::PodNetworks;
 use crate::plan::signal_name;
 use crate::{clock, labels, store_folder, volumes};
@@ -111,7 +111,7 @@ fn text(bytes: &[u8]) -> String {
 
 /// Returns docker's fields of a container, with Capsid's own fields below `Capsid`.
 pub(super) fn container(container: &Container, pod_networks: &PodNetworks<'_>, folders: &Folders) -> Value {
-    let (spec, config) = (&container.spec, &container.config);
+    let (spec, config, machine) = (&container.spec, &container.config, &container.pod.config);
     let words: Vec<String> = spec.args.iter().map(|bytes| text(bytes)).collect();
     let declared = declared(container);
     json!({
@@ -130,12 +130,12 @@ pub(super) fn container(container: &Container, pod_networks: &PodNetworks<'_>, f
         "Mounts": mounts(&config.mounts, &config.shares, folders),
         "NetworkSettings": network_fields::settings(pod_networks, &declared.exposed_ports),
         "Capsid": {
-            "Accelerator": config.accelerator.as_str(),
-            "Machine": { "Vcpus": config.machine.vcpus, "MemoryMiB": config.machine.memory_mib },
-            "Kernel": config.kernel,
+            "Accelerator": machine.accelerator.as_str(),
+            "Machine": { "Vcpus": machine.machine.vcpus, "MemoryMiB": machine.machine.memory_mib },
+            "Kernel": machine.kernel,
         },
-        // Field of podman: empty without a pod.
-        "Pod": container.pod.as_deref().unwrap_or_default(),
+        // Field of podman: empty for a container that was created without a pod.
+        "Pod": container.explicit_pod().map(|pod| pod.id.as_str()).unwrap_or_default(),
     })
 }
 
@@ -165,10 +165,16 @@ fn state(container: &Container, folders: &Folders) -> Value {
     })
 }
 
+/// Returns the network that came with the container: that of its implicit pod.
+fn own_network(container: &Container) -> Option<&NetworkConfig> {
+    let network = container.pod.config.network.as_ref();
+    network.filter(|_| container.pod.is_implicit)
+}
+
 fn host_config(container: &Container, declared: &Declared) -> Value {
     let (spec, config) = (&container.spec, &container.config);
     let limits = &spec.limits;
-    let network = config.network.as_ref();
+    let network = own_network(container);
     let sysctls = spec
         .sysctls
         .iter()
@@ -192,8 +198,8 @@ fn host_config(container: &Container, declared: &Declared) -> Value {
         "Memory": limits.memory_max_bytes.unwrap_or(0),
         "MemoryReservation": limits.memory_low_bytes.unwrap_or(0),
         "NanoCpus": limits.cpu_quota_us.map_or(0, |quota| quota * 10_000),
-        "NetworkMode": match &container.pod {
-            Some(pod) => format!("container:{pod}"),
+        "NetworkMode": match container.explicit_pod() {
+            Some(pod) => format!("container:{}", pod.id),
             None => network_fields::mode(network).into(),
         },
         "PidsLimit": limits.pids_max,
@@ -209,7 +215,7 @@ fn host_config(container: &Container, declared: &Declared) -> Value {
 
 fn container_config(container: &Container, declared: &Declared) -> Value {
     let (spec, config) = (&container.spec, &container.config);
-    let published = config.network.iter().flat_map(|network| &network.ports);
+    let published = own_network(container).into_iter().flat_map(|network| &network.ports);
     let published: Vec<String> = published.map(|port| port.container_words()).collect();
     json!({
         "Hostname": spec.hostname,

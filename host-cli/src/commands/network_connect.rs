@@ -1,7 +1,7 @@
 //! Verbs `capsid network connect` and `capsid network disconnect`.
 //!
-//! The row is changed first, in one transaction that also assigns addresses. Then the supervisor of a running container
-//! or pod is notified, and reconciles the machine. One that does not run cannot be started meanwhile: its lock is held.
+//! The pod's row is changed first, in one transaction that also assigns addresses. Then the supervisor of a running pod
+//! is notified, and reconciles the machine. One that does not run cannot be started meanwhile: its lock is held.
 
 use anyhow::bail;
 
@@ -9,12 +9,12 @@ use super::lifecycle::ask;
 use crate::app::AppContext;
 use crate::cli::{NetworkConnectArgs, NetworkDisconnectArgs};
 use crate::container_lock::ContainerLock;
-use crate::control::{Answer, Connection, ControlError, PodRequest, Request};
+use crate::control::{Answer, Connection, ControlError, Request};
 use crate::events;
-use crate::model::{ConnectTarget, Endpoint, Owner};
+use crate::model::{ConnectTarget, Endpoint, Pod};
 use crate::plan;
 
-/// Way in which a container or pod can be changed now.
+/// Way in which a pod can be changed now.
 enum Reach {
     /// Not running: changed by this process alone, for as long as the lock is held.
     Held { _lock: ContainerLock },
@@ -31,22 +31,22 @@ pub(super) async fn connect(app: &AppContext, args: &NetworkConnectArgs) -> anyh
         )?),
         None => ConnectTarget::OwnLink,
     };
-    let owner = app.state.find_owner(&args.name)?;
-    let reach = reach(app, &owner)?;
-    let owner = app.state.connect(owner.id(), &place)?;
+    let pod = app.state.find_member(&args.name)?;
+    let reach = reach(app, &pod)?;
+    let pod = app.state.connect(&pod.id, &place)?;
     if let Reach::Runs(connection) = reach
-        && let Err(error) = notify_supervisor(connection, &owner).await
+        && let Err(error) = notify_supervisor(connection, &pod).await
     {
         // The error of the connection matters more than that of a disconnection by somebody else meanwhile.
-        if let Ok(owner) = app.state.disconnect(owner.id(), &place)
-            && let Some(connection) = app.connect(owner.id())
+        if let Ok(pod) = app.state.disconnect(&pod.id, &place)
+            && let Some(connection) = app.connect(&pod.id)
         {
             // Another change may have read the row before it was restored.
-            let _ = notify_supervisor(connection, &owner).await;
+            let _ = notify_supervisor(connection, &pod).await;
         }
         return Err(error);
     }
-    events::record_network(&app.folders.data, &owner, &place, "connect");
+    events::record_network(&app.folders.data, &pod, &place, "connect");
     Ok(0)
 }
 
@@ -56,25 +56,26 @@ pub(super) async fn disconnect(app: &AppContext, args: &NetworkDisconnectArgs) -
         Some(word) => ConnectTarget::UserDefined(Endpoint::anywhere(&app.state.find_network(word)?)),
         None => ConnectTarget::OwnLink,
     };
-    let owner = app.state.find_owner(&args.name)?;
-    let reach = reach(app, &owner)?;
-    let owner = app.state.disconnect(owner.id(), &place)?;
-    events::record_network(&app.folders.data, &owner, &place, "disconnect");
+    let pod = app.state.find_member(&args.name)?;
+    let reach = reach(app, &pod)?;
+    let pod = app.state.disconnect(&pod.id, &place)?;
+    events::record_network(&app.folders.data, &pod, &place, "disconnect");
     if let Reach::Runs(connection) = reach {
-        notify_supervisor(connection, &owner).await?;
+        notify_supervisor(connection, &pod).await?;
     }
     Ok(0)
 }
 
-/// Determines the way to change a container or pod now, waiting for other commands.
-fn reach(app: &AppContext, owner: &Owner) -> anyhow::Result<Reach> {
+/// Determines the way to change a pod now, waiting for other commands.
+fn reach(app: &AppContext, pod: &Pod) -> anyhow::Result<Reach> {
     loop {
-        if let Some(connection) = app.connect(owner.id()) {
+        if let Some(connection) = app.connect(&pod.id) {
             return Ok(Reach::Runs(connection));
         }
-        let held = match owner {
-            Owner::Container(container) => app.lock(&container.id)?,
-            Owner::Pod(pod) => ContainerLock::take(&app.folders.run, &pod.id, || app.is_supervised(&pod.id))?,
+        let held = if pod.is_implicit {
+            app.lock(&pod.id)?
+        } else {
+            app.lock_pod(&pod.id)?
         };
         // When it was started meanwhile, the loop repeats.
         if let Some(lock) = held {
@@ -84,17 +85,13 @@ fn reach(app: &AppContext, owner: &Owner) -> anyhow::Result<Reach> {
 }
 
 /// Notifies a running machine's supervisor of its changed row, and warns when the machine got no default route.
-async fn notify_supervisor(mut connection: Connection, owner: &Owner) -> anyhow::Result<()> {
-    let answered = match owner {
-        Owner::Container(_) => ask(&mut connection, &Request::NetworksChanged).await,
-        Owner::Pod(_) => ask(&mut connection, &PodRequest::NetworksChanged).await,
-    };
-    match answered {
+async fn notify_supervisor(mut connection: Connection, pod: &Pod) -> anyhow::Result<()> {
+    match ask(&mut connection, &Request::NetworksChanged).await {
         Ok(Answer::Reconciled { no_default_route: None }) => Ok(()),
         Ok(Answer::Reconciled {
             no_default_route: Some(reason),
         }) => {
-            eprintln!("capsid: warning: {} has no default route: {reason}", owner.name());
+            eprintln!("capsid: warning: {} has no default route: {reason}", pod.name);
             Ok(())
         }
         Ok(_) => bail!("unexpected answer of the pod's supervisor"),
@@ -143,8 +140,8 @@ mod tests {
     }
 
     fn names(app: &AppContext) -> Vec<String> {
-        let owner = app.state.find_owner("web-1").unwrap();
-        owner.network().unwrap().names().map(Into::into).collect()
+        let network = app.state.find_member("web-1").unwrap().config.network;
+        network.unwrap().names().map(Into::into).collect()
     }
 
     /// Runs a supervisor that gives every request one answer, or hangs up.

@@ -16,7 +16,7 @@ use crate::cli::{
     PodCommand, PodCreateArgs, PodInspectArgs, PodLsArgs, PodNamesArgs, PodRmArgs, PodStatsArgs, PodStopArgs,
 };
 use crate::container_lock::ContainerLock;
-use crate::control::{Answer, PodRequest};
+use crate::control::{Answer, Request};
 use crate::folders::Folders;
 use crate::format::Template;
 use crate::model::{AccelChoice, Container, Pod, PodStatus};
@@ -100,17 +100,7 @@ fn create(context: Context, args: &PodCreateArgs) -> anyhow::Result<u8> {
         if let Some(network) = &mut config.network {
             network::choose_ports(&mut network.ports)?;
         }
-        let mut pod = Pod {
-            id: id.clone(),
-            name,
-            created_ns: clock::now_ns(),
-            config,
-            status: PodStatus::Created,
-            started_ns: 0,
-            finished_ns: 0,
-            error: String::new(),
-            supervisor_pid: 0,
-        };
+        let mut pod = Pod::new(id.clone(), name, clock::now_ns(), config);
         match state.add_pod(&mut pod) {
             Err(StateError::PodNameTaken(_)) if wanted.is_none() && attempt < NAME_ATTEMPTS => attempt += 1,
             Err(error) => return Err(error.into()),
@@ -224,7 +214,7 @@ fn whole(pod: &Pod, state: &State, folders: &Folders) -> anyhow::Result<Value> {
         "memory_limit": config.limits.memory_max_bytes.unwrap_or(0),
         "cpu_quota": config.limits.cpu_quota_us.unwrap_or(0),
         "Mounts": super::inspect_fields::mounts(&config.volumes, &config.shares, folders),
-        "NetworkSettings": network_fields::settings(&PodNetworks::of_pod(pod, state)?, &[]),
+        "NetworkSettings": network_fields::settings(&PodNetworks::of(pod, state)?, &[]),
         "Capsid": {
             "Accelerator": config.accelerator.as_str(),
             "Machine": { "Vcpus": config.machine.vcpus, "MemoryMiB": config.machine.memory_mib },
@@ -247,7 +237,7 @@ async fn start_all(context: Context, args: PodNamesArgs) -> anyhow::Result<u8> {
         let _turn = starts.acquire().await?;
         let pod = app.state.find_pod(name)?;
         let mut connection = start::pod(&app.folders, &pod.id)?;
-        connection.writer.send(&PodRequest::Start).await?;
+        connection.writer.send(&Request::Start).await?;
         if let (Answer::Failed(failure), _) = connection.receive_within::<Answer>(run::START_MAX).await? {
             return Err(failure.into());
         }
@@ -284,13 +274,12 @@ async fn stop_one(app: &AppContext, pod: &Pod, timeout_s: Option<u64>) -> anyhow
     loop {
         if let Some(mut connection) = app.connect(&pod.id) {
             // However the request ended, also by a hang-up in the middle: the supervisor has ended.
-            if connection.writer.send(&PodRequest::Stop { timeout_s }).await.is_ok() {
+            if connection.writer.send(&Request::Stop { timeout_s }).await.is_ok() {
                 connection.end_within::<Answer>(stop_limit(patience)).await;
             }
         }
-        let is_running = || app.is_supervised(&pod.id);
         // When it was started again meanwhile, the loop repeats.
-        if let Some(lock) = ContainerLock::take(&app.folders.run, &pod.id, is_running)? {
+        if let Some(lock) = app.lock_pod(&pod.id)? {
             // Unreachable: the supervisor's lock was removed.
             if let Some(supervisor) = SupervisorProcess::find(&pod.id) {
                 end_unasked(&supervisor, timeout_s, patience);
@@ -310,9 +299,8 @@ async fn remove(context: Context, args: PodRmArgs) -> anyhow::Result<u8> {
         let lock = if args.force {
             stop_one(&app, &pod, Some(0)).await?
         } else {
-            let is_running = || app.is_supervised(&pod.id);
-            let lock = ContainerLock::take(&app.folders.run, &pod.id, is_running)?;
-            lock.with_context(|| format!("pod {} is running: stop it first, or use `capsid pod rm -f`", pod.name))?
+            app.lock_pod(&pod.id)?
+                .with_context(|| format!("pod {} is running: stop it first, or use `capsid pod rm -f`", pod.name))?
         };
         // The lock is held: none of its containers can be started.
         for container in app.state.containers_of(&pod.id)? {

@@ -10,11 +10,12 @@ use crate::model::{PublishedPort, protocol_name};
 pub(crate) fn run(context: Context, args: &PortArgs) -> anyhow::Result<u8> {
     let (_, state) = context.state()?;
     let container = state.find(&args.container)?;
-    let network = match &container.pod {
-        Some(pod) => state.pod(pod)?.config.network,
-        None => container.config.network,
-    };
-    let ports = network.map(|network| network.ports).unwrap_or_default();
+    let ports = container
+        .pod
+        .config
+        .network
+        .map(|network| network.ports)
+        .unwrap_or_default();
     let Some(wanted) = &args.port else {
         for port in &ports {
             println!("{} -> {}", port.container_words(), port.host);

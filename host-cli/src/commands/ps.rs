@@ -11,7 +11,7 @@ use crate::cli::PsArgs;
 use crate::folders::Folders;
 use crate::format::Template;
 use crate::health::{Health, Verdict};
-use crate::model::{Container, NetworkConfig, Pod, Status};
+use crate::model::{Container, Status};
 use crate::plan::size;
 use crate::{clock, labels};
 
@@ -44,14 +44,13 @@ pub(crate) fn run(context: Context, args: &PsArgs) -> anyhow::Result<u8> {
         .collect::<Result<Vec<_>, _>>()?;
     let template = args.format.as_deref().map(Template::of_lines).transpose()?;
     let (folders, state) = context.state()?;
-    let pods: HashMap<String, Pod> = state.pods()?.into_iter().map(|pod| (pod.id.clone(), pod)).collect();
     let last = if args.latest { Some(1) } else { args.last };
     // A filter by status requests containers with that status.
     let all = args.all || last.is_some() || filters.iter().any(Filter::is_about_state);
     let wants_sizes = args.size || template.as_ref().is_some_and(|template| template.names(SIZE.0));
     let wants_images = wants_sizes || filters.iter().any(Filter::is_about_images);
     let store = wants_images.then(|| open_store(&folders)).transpose()?;
-    let filters = Filters::new(filters, &pods, &folders, &state, store.as_ref())?;
+    let filters = Filters::new(filters, &folders, &state, store.as_ref())?;
     let containers: Vec<Container> = state
         .containers()?
         .into_iter()
@@ -60,7 +59,6 @@ pub(crate) fn run(context: Context, args: &PsArgs) -> anyhow::Result<u8> {
         .take(last.unwrap_or(usize::MAX))
         .collect();
     let mut listing = Listing {
-        pods: &pods,
         folders: &folders,
         whole: args.no_trunc,
         image_bytes: HashMap::new(),
@@ -85,7 +83,6 @@ pub(crate) fn run(context: Context, args: &PsArgs) -> anyhow::Result<u8> {
 
 /// Data for rows in addition to the containers.
 struct Listing<'a> {
-    pods: &'a HashMap<String, Pod>,
     folders: &'a Folders,
     /// Whether ids, commands and names are shown in full.
     whole: bool,
@@ -97,8 +94,8 @@ impl Listing<'_> {
     /// Returns docker's fields of `--format`.
     fn row(&self, container: &Container) -> Value {
         let config = &container.config;
-        let pod = container.pod.as_deref().and_then(|id| self.pods.get(id));
-        let network = network(container, self.pods);
+        let pod = container.explicit_pod();
+        let network = container.pod.config.network.as_ref();
         let exposed = config.declared.as_ref().map(|declared| &declared.exposed_ports[..]);
         let ports = || network_fields::ports(network, exposed.unwrap_or_default());
         json!({
@@ -118,7 +115,7 @@ impl Listing<'_> {
             "LocalVolumes": config.mounts.len().to_string(),
             "Size": self.size(container),
             "Platform": "linux",
-            "Accelerator": config.accelerator.as_str(),
+            "Accelerator": container.pod.config.accelerator.as_str(),
             "Pod": pod.map(|pod| self.id(&pod.id)).unwrap_or_default(),
             "PodName": pod.map(|pod| pod.name.as_str()).unwrap_or_default(),
         })
@@ -158,12 +155,6 @@ impl Listing<'_> {
         let virtual_bytes = own_bytes.saturating_add(*image_bytes);
         format!("{} (virtual {})", size::human(own_bytes), size::human(virtual_bytes))
     }
-}
-
-/// Returns the network configuration of a container, or of its pod.
-pub(super) fn network<'a>(container: &'a Container, pods: &'a HashMap<String, Pod>) -> Option<&'a NetworkConfig> {
-    let pod = container.pod.as_deref().and_then(|id| pods.get(id));
-    pod.map_or(container.config.network.as_ref(), |pod| pod.config.network.as_ref())
 }
 
 /// Formats a container's status as docker does.

@@ -7,10 +7,9 @@ use capsid_image::{Digest, Image, Store};
 
 use super::filter::{self, LabelFilter};
 use super::name_pattern::NamePattern;
-use super::ps::network;
 use crate::folders::Folders;
 use crate::health::{Health, Verdict};
-use crate::model::{Container, NO_NETWORK, NetworkConfig, Pod, PublishedPort, Status, protocol_name};
+use crate::model::{Container, NO_NETWORK, NetworkConfig, PublishedPort, Status, protocol_name};
 use crate::state::State;
 
 /// Minimum number of digits of an image's or network's id that identify it.
@@ -130,7 +129,6 @@ impl Ports {
 #[derive(Debug)]
 pub(super) struct Filters<'a> {
     filters: Vec<Filter>,
-    pods: &'a HashMap<String, Pod>,
     folders: &'a Folders,
     /// Creation times of containers that filters name, in nanoseconds since 1970.
     made_ns: HashMap<String, i64>,
@@ -145,14 +143,12 @@ impl<'a> Filters<'a> {
     /// about images](Filter::is_about_images).
     pub(super) fn new(
         filters: Vec<Filter>,
-        pods: &'a HashMap<String, Pod>,
         folders: &'a Folders,
         state: &State,
         store: Option<&Store>,
     ) -> anyhow::Result<Self> {
         let mut known = Self {
             filters: Vec::new(),
-            pods,
             folders,
             made_ns: HashMap::new(),
             ancestors: HashMap::new(),
@@ -203,15 +199,15 @@ impl<'a> Filters<'a> {
                 .any(|port| ports.has(port.host.port(), protocol_name(port.protocol))),
             Filter::Expose(ports) => self.exposes(container, ports),
             Filter::Volume(wanted) => mounts(container).any(|word| word == wanted),
-            Filter::Network(wanted) => is_on(network(container, self.pods), wanted),
+            Filter::Network(wanted) => is_on(container.pod.config.network.as_ref(), wanted),
             Filter::Health(wanted) => {
                 let health = || Health::read(&self.folders.data, &container.id).status;
                 config.health.is_some().then(health) == *wanted
             }
             Filter::IsTask(wanted) => !wanted,
-            Filter::Pod(wanted) => container.pod.as_ref().is_some_and(|id| {
-                id.starts_with(wanted.as_str()) || self.pods.get(id).is_some_and(|pod| pod.name == *wanted)
-            }),
+            Filter::Pod(wanted) => container
+                .explicit_pod()
+                .is_some_and(|pod| pod.id.starts_with(wanted.as_str()) || pod.name == *wanted),
         }
     }
 
@@ -234,7 +230,8 @@ impl<'a> Filters<'a> {
 
     /// Returns the ports that are forwarded to a container now.
     fn published(&self, container: &'a Container) -> impl Iterator<Item = &'a PublishedPort> {
-        let network = network(container, self.pods).filter(|_| container.status.is_live());
+        let network = container.pod.config.network.as_ref();
+        let network = network.filter(|_| container.status.is_live());
         network.into_iter().flat_map(|network| &network.ports)
     }
 

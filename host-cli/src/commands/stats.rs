@@ -145,6 +145,7 @@ fn describe(container: &Container, before: Option<&Sample>, now: Option<&Sample>
         _ => 0.0,
     };
     let memory_percent = usage.memory_bytes as f64 / usage.memory_max_bytes.max(1) as f64 * 100.0;
+    let pod = container.explicit_pod().map(|pod| pod.id.as_str()).unwrap_or_default();
     let host = resident::of_pod(container.supervisor_pid).unwrap_or_default();
     let Resident {
         guest_bytes,
@@ -165,6 +166,6 @@ fn describe(container: &Container, before: Option<&Sample>, now: Option<&Sample>
         "HostResident": size::binary(guest_bytes),
         "HostOwn": size::binary(own_bytes),
         "HostShared": size::binary(shared_bytes),
-        "Pod": container.pod.as_deref().unwrap_or_default().chars().take(12).collect::<String>(),
+        "Pod": pod.chars().take(12).collect::<String>(),
     })
 }

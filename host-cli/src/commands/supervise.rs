@@ -8,10 +8,6 @@ use crate::supervisor::{self, Inheritance};
 pub(crate) async fn run(context: Context, args: SuperviseArgs) -> anyhow::Result<u8> {
     let folders = context.folders()?;
     let inheritance = Inheritance::take(&folders, args.id, args.lock_fd, args.connection_fd)?;
-    if args.pod {
-        supervisor::supervise_pod(folders, inheritance).await?;
-    } else {
-        supervisor::supervise(folders, inheritance).await?;
-    }
+    supervisor::supervise(folders, inheritance).await?;
     Ok(0)
 }

@@ -23,7 +23,7 @@ async fn update(app: &AppContext, name: &str, args: &UpdateArgs) -> anyhow::Resu
     loop {
         let (container, connection) = app.find(name)?;
         let is_running = connection.is_some();
-        let (limits, machine) = (&container.spec.limits, container.config.machine);
+        let (limits, machine) = (&container.spec.limits, container.pod.config.machine);
         let changed = plan::update(args, limits, machine, is_running)?;
         if let Some(mut connection) = connection {
             // The supervisor changes the row: it has a copy of its own.
@@ -43,9 +43,8 @@ async fn update(app: &AppContext, name: &str, args: &UpdateArgs) -> anyhow::Resu
         };
         let mut now = app.state.container(&container.id)?;
         now.spec.limits = changed.limits;
-        now.config.machine = changed.machine;
         now.config.restart = args.restart.unwrap_or(now.config.restart);
-        app.state.set_plan(&now)?;
+        app.state.set_plan_and_machine(&now, changed.machine)?;
         crate::events::record(&app.folders.data, &now, "update", &[]);
         return Ok(());
     }

@@ -6,11 +6,16 @@ use serde::{Deserialize, Serialize};
 use crate::error_text;
 use crate::model::{Exit, RestartPolicy, exit_code};
 
-/// Request of a command. `Signal` and `Resize` may follow an `Attach` or `Exec` on the same connection.
+/// Request of a command to a container, or to a pod that is not implicit: that accepts `Start`, `Adopt`, `Stop` and
+/// `NetworksChanged`. An implicit pod shares its container's socket. `Signal` and `Resize` may follow an `Attach` or `Exec` on the same connection.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Waits for the start: answered by `Started` or `Failed`.
+    /// Waits for the start: answered by `Started` or `Failed`; by `Done` for a pod.
     Start,
+    /// Hands over a container to a pod that is not implicit: comes with its lock and with the connection that its
+    /// supervisor would be started with. The connection of this request stays open for as long as the container is
+    /// supervised.
+    Adopt { container: String },
     /// Asks for the container's streams, then its end. With `stdin`, the client's stdin becomes the container's.
     Attach { stdin: bool },
     /// Runs an exec process in the container.
@@ -22,7 +27,8 @@ pub(crate) enum Request {
     Signal(i32),
     /// Reports a new size of the user's terminal.
     Resize { rows: u32, columns: u32 },
-    /// Sends the stop signal, then SIGKILL after so many seconds (the container's own number when absent).
+    /// Sends the stop signal, then SIGKILL after so many seconds (the container's own number when absent); to all
+    /// containers of a pod, whose machine ends then.
     Stop { timeout_s: Option<u64> },
     /// Stops the container like `Stop`, but because the host stops: the restart policy starts the container afterwards.
     HostStops,
@@ -34,7 +40,7 @@ pub(crate) enum Request {
     Wait,
     /// Reports that the row has another name now.
     Renamed(String),
-    /// Reports that the row's networks changed, so that the machine follows. Answered by `Reconciled`.
+    /// Reports that the pod's row names other networks, so that the machine follows. Answered by `Reconciled`.
     NetworksChanged,
     /// Changes limits and restart policy.
     Update(UpdateRequest),
@@ -44,22 +50,6 @@ pub(crate) enum Request {
     Measure,
     /// Reports that the client's own reader has closed: the container sees broken streams.
     OutputClosed,
-}
-
-/// Request of a command to the supervisor of a pod of several containers, on the pod's own socket.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum PodRequest {
-    /// Waits until the pod's machine runs: answered by `Done` or `Failed`.
-    Start,
-    /// Hands over a container: comes with its lock and with the connection that its supervisor would be started with.
-    /// The connection of this request stays open for as long as the container is supervised.
-    Adopt { container: String },
-    /// Stops all containers of the pod like `Request::Stop`, and then its machine.
-    Stop { timeout_s: Option<u64> },
-    /// Reports that the row's networks changed, so that the machine follows. Answered by `Reconciled`.
-    NetworksChanged,
-    /// Measures the usage of the whole pod.
-    Measure,
 }
 
 /// Exec process to be run in a container beside its own process.

@@ -1,7 +1,7 @@
 //! Protocol between commands and a pod's supervisor: one connection per operation, a [`Request`] first, then
 //! [`Answer`]s until the operation is over. Both are this binary, run by the same user; the folder of the socket is
-//! closed to others. A pod of several containers has a socket of its own beside theirs, on which [`PodRequest`]s
-//! arrive.
+//! closed to others. An implicit pod shares the socket of its container; any other has one of its own beside
+//! theirs.
 //!
 //! ```text
 //! command                                   supervisor
@@ -25,9 +25,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{UnixListener, UnixStream};
 
 pub(crate) use connection::{Connection, ControlError, Reader, Writer};
-pub(crate) use message::{
-    Answer, ExecRequest, Failure, Moment, PodRequest, ProcessLine, Request, UpdateRequest, Usage,
-};
+pub(crate) use message::{Answer, ExecRequest, Failure, Moment, ProcessLine, Request, UpdateRequest, Usage};
 
 /// Name of the socket in a container's run folder.
 pub(crate) const SOCKET: &str = "socket";

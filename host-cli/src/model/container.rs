@@ -5,8 +5,7 @@ use std::str::FromStr;
 use capsid_protocol::ContainerSpec;
 use serde::{Deserialize, Serialize};
 
-use super::machine::{AccelChoice, MachineSize};
-use super::network::NetworkConfig;
+use super::pod::Pod;
 use super::restart::RestartPolicy;
 use super::volume::{ShareMount, VolumeMount};
 
@@ -16,8 +15,8 @@ pub(crate) struct Container {
     /// Id of 64 hexadecimal digits.
     pub id: String,
     pub name: String,
-    /// Id of the container's pod; without one the container is a pod of its own.
-    pub pod: Option<String>,
+    /// Pod of the container: its machine and its networks.
+    pub pod: Box<Pod>,
     /// Name of the image as the user wrote it.
     pub image: String,
     /// Id of the image: a moved tag changes nothing.
@@ -40,14 +39,16 @@ pub(crate) struct Container {
     pub supervisor_pid: u32,
 }
 
+impl Container {
+    /// Returns the container's pod unless it is implicit.
+    pub(crate) fn explicit_pod(&self) -> Option<&Pod> {
+        Some(&*self.pod).filter(|pod| !pod.is_implicit)
+    }
+}
+
 /// Options of a container that its spec, which the agent reads, does not contain.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub(crate) struct ContainerConfig {
-    pub machine: MachineSize,
-    /// Accelerator, `kvm` or `emulate`, as chosen when the container was created.
-    pub accelerator: AccelChoice,
-    /// Guest kernel, when `--kernel` was given.
-    pub kernel: Option<std::path::PathBuf>,
     pub labels: Vec<String>,
     /// Signal that asks the container to stop.
     pub stop_signal: u32,
@@ -70,10 +71,6 @@ pub(crate) struct ContainerConfig {
     /// Shared folders and files of the host; containers created before there were any have none.
     #[serde(default)]
     pub shares: Vec<ShareMount>,
-    /// Network of the container's machine; for a container in a pod, the pod's. Containers created before there were
-    /// any have none.
-    #[serde(default)]
-    pub network: Option<NetworkConfig>,
     /// Declared properties; containers created before these were kept have none.
     #[serde(default)]
     pub declared: Option<Declared>,

@@ -1,4 +1,4 @@
-//! Pods of several containers as plain data.
+//! Pods as plain data: the machine of one container, or of several.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -10,12 +10,16 @@ use super::machine::{AccelChoice, MachineSize};
 use super::network::NetworkConfig;
 use super::volume::{ShareMount, VolumeMount};
 
-/// Pod: its configuration, and its status.
+/// Pod: its configuration, and its status. Every container is in one.
 #[derive(Debug, Clone)]
 pub(crate) struct Pod {
-    /// Id of 64 hexadecimal digits.
+    /// Id of 64 hexadecimal digits; that of its container if the pod is implicit.
     pub id: String,
+    /// Name; that of its container if the pod is implicit.
     pub name: String,
+    /// Whether the pod came with a container that was created without one, and goes with it. Its status is not kept:
+    /// its machine runs only while the container does.
+    pub is_implicit: bool,
     pub created_ns: i64,
     pub config: PodConfig,
     pub status: PodStatus,
@@ -27,6 +31,36 @@ pub(crate) struct Pod {
     pub error: String,
     /// Process id of the supervisor; 0 when there is none.
     pub supervisor_pid: u32,
+}
+
+impl Pod {
+    /// Creates the row of a pod that was not started yet.
+    pub(crate) fn new(id: String, name: String, created_ns: i64, config: PodConfig) -> Self {
+        Self {
+            id,
+            name,
+            is_implicit: false,
+            created_ns,
+            config,
+            status: PodStatus::Created,
+            started_ns: 0,
+            finished_ns: 0,
+            error: String::new(),
+            supervisor_pid: 0,
+        }
+    }
+
+    /// Creates the row of the implicit pod of a container.
+    pub(crate) fn implicit(container: &str, created_ns: i64, config: PodConfig) -> Self {
+        Self {
+            is_implicit: true,
+            ..Self::new(container.into(), container.into(), created_ns, config)
+        }
+    }
+
+    pub(crate) fn is_called(&self, word: &str) -> bool {
+        self.name == word || self.id == word
+    }
 }
 
 /// Options that a pod was created with.
@@ -58,6 +92,27 @@ pub(crate) struct PodConfig {
     /// Lines of `/etc/hosts` of all containers of the pod: an address and a name each.
     #[serde(default)]
     pub hosts: Vec<(IpAddr, String)>,
+}
+
+impl PodConfig {
+    /// Creates the configuration of an implicit pod: all else is its container's own.
+    pub(crate) fn implicit(machine: MachineSize, accelerator: AccelChoice, hostname: String) -> Self {
+        Self {
+            machine,
+            accelerator,
+            kernel: None,
+            labels: Vec::new(),
+            hostname,
+            shares_pids: false,
+            shm_bytes: 0,
+            sysctls: Vec::new(),
+            limits: PodLimits::default(),
+            volumes: Vec::new(),
+            shares: Vec::new(),
+            network: None,
+            hosts: Vec::new(),
+        }
+    }
 }
 
 /// Limits of all containers together.

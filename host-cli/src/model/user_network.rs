@@ -89,7 +89,7 @@ impl Endpoint {
 /// Member of a network.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Member {
-    /// Id of the pod, or of the container that is a pod of its own.
+    /// Id of the pod.
     pub id: String,
     pub name: String,
     /// Id of the network.

@@ -34,7 +34,7 @@ use crate::install_paths::PartError;
 use crate::model::NetworkConfig;
 use crate::process::{DeviceSocket, Sidecars, SpawnError};
 
-pub(crate) use attachments::{AttachmentsError, NetworkAttachments, Turn};
+pub(crate) use attachments::{AttachmentsError, NetworkAttachments};
 use default_route::DefaultRoute;
 pub(crate) use guest::{GuestNetwork, Link};
 pub(crate) use host::address as host_address;

@@ -1,13 +1,12 @@
 //! Complete network configuration of a pod: what the user asked for, and the user-defined networks that it is on.
 
 use super::DefaultRoute;
-use crate::model::{Container, Endpoint, Network, NetworkConfig, Pod};
+use crate::model::{Endpoint, Network, NetworkConfig, Pod};
 use crate::state::{State, StateError};
 
 /// Network configuration of a pod, with its user-defined networks read from the state.
 #[derive(Debug)]
 pub(crate) struct PodNetworks<'a> {
-    /// Id of the pod, or of the container that is a pod of its own.
     pub id: &'a str,
     pub name: &'a str,
     pub hostname: &'a str,
@@ -18,33 +17,29 @@ pub(crate) struct PodNetworks<'a> {
 }
 
 impl<'a> PodNetworks<'a> {
-    pub(crate) fn of_container(container: &'a Container, state: &State) -> Result<Self, StateError> {
-        Self {
-            id: &container.id,
-            name: &container.name,
-            hostname: &container.spec.hostname,
-            config: container.config.network.as_ref(),
-            networks: Vec::new(),
-        }
-        .found_in(state)
+    /// Reads the user-defined networks of the pod's endpoints from the state.
+    pub(crate) fn of(pod: &'a Pod, state: &State) -> Result<Self, StateError> {
+        let config = pod.config.network.as_ref();
+        let endpoints = config.into_iter().flat_map(|config| &config.endpoints);
+        let networks = endpoints.map(|endpoint| state.network(&endpoint.network));
+        Ok(Self {
+            id: &pod.id,
+            name: &pod.name,
+            hostname: &pod.config.hostname,
+            config,
+            networks: networks.collect::<Result<_, _>>()?,
+        })
     }
 
-    pub(crate) fn of_pod(pod: &'a Pod, state: &State) -> Result<Self, StateError> {
+    /// Creates the configuration of a pod as if it had no network.
+    pub(crate) fn without(pod: &'a Pod) -> Self {
         Self {
             id: &pod.id,
             name: &pod.name,
             hostname: &pod.config.hostname,
-            config: pod.config.network.as_ref(),
+            config: None,
             networks: Vec::new(),
         }
-        .found_in(state)
-    }
-
-    /// Adds the user-defined networks of the pod's endpoints, read from the state.
-    fn found_in(mut self, state: &State) -> Result<Self, StateError> {
-        let found = self.endpoints().iter().map(|endpoint| state.network(&endpoint.network));
-        self.networks = found.collect::<Result<_, _>>()?;
-        Ok(self)
     }
 
     fn endpoints(&self) -> &'a [Endpoint] {

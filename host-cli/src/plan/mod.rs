@@ -101,11 +101,13 @@ pub(crate) struct Surroundings {
     pub host_address: Option<IpAddr>,
 }
 
-/// Plan of a container, complete: what the agent carries out, and what the container's row keeps.
+/// Plan of a container, complete: what the agent carries out, and what the rows of the container and its pod keep.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Plan {
     pub spec: ContainerSpec,
     pub config: ContainerConfig,
+    /// Configuration of the container's pod: of the implicit one, or of that which it goes into.
+    pub pod: PodConfig,
 }
 
 /// Reason why there is no plan.
@@ -288,10 +290,13 @@ fn plan_command(
         Some(number) => number,
         None => signal::parse(image.stop_signal.as_deref().unwrap_or("TERM"))?,
     };
-    let config = ContainerConfig {
-        machine,
-        accelerator: around.accelerator,
+    let pod = around.pod.unwrap_or_else(|| PodConfig {
         kernel: around.kernel,
+        shares: shares.clone(),
+        network,
+        ..PodConfig::implicit(machine, around.accelerator, spec.hostname.clone())
+    });
+    let config = ContainerConfig {
         labels: labels::overlay(&image.labels, &args.label),
         stop_signal,
         stop_timeout_s: args.stop_timeout.unwrap_or(STOP_TIMEOUT_S),
@@ -303,10 +308,9 @@ fn plan_command(
         health: health::health(args, image)?,
         mounts: volumes,
         shares,
-        network,
         declared: Some(declared::declared(args, command, image)),
     };
-    Ok(Plan { spec, config })
+    Ok(Plan { spec, config, pod })
 }
 
 /// Combines entrypoint and command in docker's way: `--entrypoint` drops the image's command too; a command on the line

@@ -7,13 +7,16 @@ use prost::Message as _;
 use rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY;
 use rusqlite::{ErrorCode, OptionalExtension, Row, params};
 
-use super::volume;
 use super::{State, StateError};
+use super::{pod, volume};
 use crate::error_text;
-use crate::model::{Container, Exit, Status, Volume};
+use crate::model::{Container, Exit, MachineSize, Status, Volume};
 
-const COLUMNS: &str = "id, name, pod, image, image_id, created_ns, spec, config, status, started_ns, finished_ns, exit_code, \
-                       oom_killed, error, restarts, supervisor_pid";
+/// Containers, with the columns of their pods.
+const TABLE: &str = "(SELECT containers.*, pods.name AS pod_name, pods.implicit AS pod_implicit, \
+                     pods.created_ns AS pod_created_ns, pods.config AS pod_config, pods.status AS pod_status, \
+                     pods.started_ns AS pod_started_ns, pods.finished_ns AS pod_finished_ns, pods.error AS pod_error, \
+                     pods.supervisor_pid AS pod_supervisor_pid FROM containers JOIN pods ON pods.id = containers.pod)";
 
 fn name_taken(name: &str, id: &str) -> StateError {
     StateError::NameTaken {
@@ -23,19 +26,20 @@ fn name_taken(name: &str, id: &str) -> StateError {
 }
 
 impl State {
-    /// Adds a container and the volumes that were created for it, all or nothing, and assigns its addresses on
-    /// user-defined networks. The container's name must be free.
+    /// Adds a container, its implicit pod, and the volumes that were created for it, all or nothing, and assigns the
+    /// pod's addresses on user-defined networks. The container's name must be free.
     pub(crate) fn add(&self, container: &mut Container, volumes: &[Volume]) -> Result<(), StateError> {
         let transaction = self.begin()?;
         for made in volumes {
             volume::insert(&transaction, made)?;
         }
         // `container` is changed only when it was added: the caller may try again with another name.
-        let mut config = container.config.clone();
-        if let Some(network) = &mut config.network {
-            self.join_all(&container.id, network)?;
+        let mut pod = container.pod.clone();
+        if pod.is_implicit {
+            pod.name.clone_from(&container.name);
+            self.insert_pod(&mut pod)?;
         }
-        let text = serde_json::to_string(&config).map_err(|e| damaged(&container.id, e))?;
+        let text = serde_json::to_string(&container.config).map_err(|e| damaged(&container.id, e))?;
         let added = self.0.execute(
             "INSERT INTO containers (id, name, image, image_id, created_ns, spec, config, status, pod) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
@@ -48,12 +52,12 @@ impl State {
                 container.spec.encode_to_vec(),
                 text,
                 container.status.as_str(),
-                container.pod,
+                pod.id,
             ],
         );
         self.name_error(added, &container.name)?;
         transaction.commit().map_err(StateError::Query)?;
-        container.config = config;
+        container.pod = pod;
         Ok(())
     }
 
@@ -159,7 +163,7 @@ impl State {
         clause: &str,
         parameters: impl rusqlite::Params,
     ) -> Result<Vec<Result<Container, StateError>>, StateError> {
-        let text = format!("SELECT {COLUMNS} FROM containers {clause}");
+        let text = format!("SELECT * FROM {TABLE} {clause}");
         let mut statement = self.0.prepare(&text).map_err(StateError::Query)?;
         let rows = statement
             .query_map(parameters, |row| Ok(read(row)))
@@ -181,15 +185,23 @@ impl State {
         self.update("UPDATE containers SET error = ?2 WHERE id = ?1", params![id, error])
     }
 
-    /// Writes a container's spec and configuration, except for its networks. Those are changed in the row alone, and a
-    /// supervisor's copy may be older.
+    /// Writes a container's spec and configuration, and nothing of its pod.
     pub(crate) fn set_plan(&self, container: &Container) -> Result<(), StateError> {
         let config = serde_json::to_string(&container.config).map_err(|e| damaged(&container.id, e))?;
         self.update(
-            "UPDATE containers SET spec = ?2, \
-             config = json_set(?3, '$.network', json(json_extract(config, '$.network'))) WHERE id = ?1",
+            "UPDATE containers SET spec = ?2, config = ?3 WHERE id = ?1",
             params![container.id, container.spec.encode_to_vec(), config],
         )
+    }
+
+    /// Writes a container's spec and configuration, and the size of its implicit pod's next machine.
+    pub(crate) fn set_plan_and_machine(&self, container: &Container, machine: MachineSize) -> Result<(), StateError> {
+        let transaction = self.begin()?;
+        self.set_plan(container)?;
+        if container.pod.is_implicit {
+            self.set_machine(&container.pod.id, machine)?;
+        }
+        transaction.commit().map_err(StateError::Query)
     }
 
     /// Changes a container's status and nothing else.
@@ -217,7 +229,7 @@ impl State {
         )
     }
 
-    /// Removes a container's row, which frees its addresses.
+    /// Removes a container's row, and that of its implicit pod, which frees the pod's addresses.
     pub(crate) fn remove(&self, id: &str) -> Result<(), StateError> {
         self.update("DELETE FROM containers WHERE id = ?1", params![id])
     }
@@ -247,16 +259,17 @@ fn read(row: &Row<'_>) -> Result<Container, StateError> {
     let id: String = row.get("id").map_err(StateError::Query)?;
     let fields = || -> Result<Container, Box<dyn std::error::Error + Send + Sync>> {
         let spec: Vec<u8> = row.get("spec")?;
+        let spec = ContainerSpec::decode(spec.as_slice())?;
         let config: String = row.get("config")?;
         let status: String = row.get("status")?;
         Ok(Container {
             id: id.clone(),
             name: row.get("name")?,
-            pod: row.get("pod")?,
+            pod: Box::new(pod::of_container(row, &spec)?),
             image: row.get("image")?,
             image_id: row.get("image_id")?,
             created_ns: row.get("created_ns")?,
-            spec: ContainerSpec::decode(spec.as_slice())?,
+            spec,
             config: serde_json::from_str(&config)?,
             status: status.parse()?,
             started_ns: row.get("started_ns")?,

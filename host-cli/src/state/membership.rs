@@ -6,14 +6,15 @@ use capsid_vmm::segments::SEGMENTS_MAX;
 use rusqlite::{Row, params};
 
 use super::{State, StateError};
-use crate::model::{ConnectTarget, Endpoint, Member, NetworkConfig, Owner, Subnet, free_address, mac_words};
+use crate::model::{ConnectTarget, Endpoint, Member, NetworkConfig, Pod, Subnet, free_address, mac_words};
 
 impl State {
-    /// Returns the pods, and the containers without one, that are on a network, by name; running or not.
+    /// Returns the pods that are on a network, by name; running or not. An implicit one has its container's name.
     pub(crate) fn members(&self, network: &str) -> Result<Vec<Member>, StateError> {
-        let text = "SELECT memberships.pod AS id, coalesce(containers.name, pods.name) AS name, \
-                    json_extract(coalesce(containers.config, pods.config), '$.network') AS config, memberships.network FROM memberships \
-                    LEFT JOIN containers ON containers.id = memberships.pod LEFT JOIN pods ON pods.id = memberships.pod \
+        let text = "SELECT pods.id, iif(pods.implicit, containers.name, pods.name) AS name, \
+                    json_extract(pods.config, '$.network') AS config, memberships.network FROM memberships \
+                    JOIN pods ON pods.id = memberships.pod \
+                    LEFT JOIN containers ON pods.implicit AND containers.id = pods.id \
                     WHERE memberships.network = ?1 ORDER BY 2";
         let mut statement = self.0.prepare(text).map_err(StateError::Query)?;
         let rows = statement
@@ -22,15 +23,14 @@ impl State {
         rows.map(|row| row.map_err(StateError::Query)?).collect()
     }
 
-    /// Connects the container or pod of this id to one more network, and assigns its addresses there. Returns its new
-    /// state.
-    pub(crate) fn connect(&self, id: &str, place: &ConnectTarget) -> Result<Owner, StateError> {
+    /// Connects the pod of this id to one more network, and assigns its addresses there. Returns its new state.
+    pub(crate) fn connect(&self, id: &str, place: &ConnectTarget) -> Result<Pod, StateError> {
         let transaction = self.begin()?;
-        let owner = self.owner(id)?;
-        let mut config = self.networks_of(&owner)?;
+        let pod = self.member(id)?;
+        let mut config = networks_of(&pod)?;
         if place.is_in(&config) {
             return Err(StateError::AlreadyOnNetwork {
-                name: owner.name().into(),
+                name: pod.name,
                 network: place.name().into(),
             });
         }
@@ -43,20 +43,20 @@ impl State {
                 check_count(&config)?;
             }
         }
-        self.set_networks(&owner, &config)?;
-        let connected = self.owner(id)?;
+        self.set_networks(id, &config)?;
+        let connected = self.pod(id)?;
         transaction.commit().map_err(StateError::Query)?;
         Ok(connected)
     }
 
-    /// Disconnects the container or pod of this id from a network, and frees its addresses. Returns its new state.
-    pub(crate) fn disconnect(&self, id: &str, place: &ConnectTarget) -> Result<Owner, StateError> {
+    /// Disconnects the pod of this id from a network, and frees its addresses. Returns its new state.
+    pub(crate) fn disconnect(&self, id: &str, place: &ConnectTarget) -> Result<Pod, StateError> {
         let transaction = self.begin()?;
-        let owner = self.owner(id)?;
-        let mut config = self.networks_of(&owner)?;
+        let pod = self.member(id)?;
+        let mut config = networks_of(&pod)?;
         if !place.is_in(&config) {
             return Err(StateError::NotOnNetwork {
-                name: owner.name().into(),
+                name: pod.name,
                 network: place.name().into(),
             });
         }
@@ -68,10 +68,18 @@ impl State {
                 self.update(statement, [&left.network, id])?;
             }
         }
-        self.set_networks(&owner, &config)?;
-        let disconnected = self.owner(id)?;
+        self.set_networks(id, &config)?;
+        let disconnected = self.pod(id)?;
         transaction.commit().map_err(StateError::Query)?;
         Ok(disconnected)
+    }
+
+    /// Returns the pod of this full id, which may have been removed meanwhile with its container.
+    fn member(&self, id: &str) -> Result<Pod, StateError> {
+        match self.pod(id) {
+            Err(StateError::UnknownPod(_)) => Err(StateError::UnknownMember(id.into())),
+            found => found,
+        }
     }
 
     /// Assigns endpoints on all its user-defined networks to a pod that is being added.
@@ -107,6 +115,12 @@ impl State {
             params![network.id, pod, of_kind(true), of_kind(false)],
         )
     }
+}
+
+/// Returns a pod's networks.
+fn networks_of(pod: &Pod) -> Result<NetworkConfig, StateError> {
+    let config = pod.config.network.clone();
+    config.ok_or_else(|| StateError::WithoutNetwork(pod.name.clone()))
 }
 
 /// Checks that a machine's device has room for all networks.

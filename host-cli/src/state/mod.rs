@@ -5,8 +5,11 @@
 //! data/containers/ID/        what a container keeps: scratch disk, logs
 //! data/volumes/NAME/         a volume's disk: see `volumes`
 //! run/pods/ID/lock           held by whoever changes or runs the container: see `container_lock`
-//! run/pods/ID/socket         its supervisor listens here: see `control`; both also for a pod of several containers
+//! run/pods/ID/socket         its supervisor listens here: see `control`; both also for a pod that is not implicit
 //! ```
+//!
+//! Every container has a pod: one that was created before it, or an implicit one with the container's id, whose row
+//! comes and goes with the container's.
 //!
 //! A row is added before any command shows the container, and the container's folder is complete by then. When a row
 //! says that a container runs while nobody holds its lock, the supervisor was killed: `recovery` updates the row.
@@ -15,7 +18,6 @@
 
 mod container;
 mod membership;
-mod owner;
 mod pending;
 mod pod;
 #[cfg(test)]
@@ -44,7 +46,7 @@ pub(crate) const DATABASE: DatabaseSpec = DatabaseSpec {
 };
 
 /// Migrations of the database: each leads from the version of its index to the next.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     "
     CREATE TABLE containers (
         id TEXT PRIMARY KEY,
@@ -163,6 +165,36 @@ const MIGRATIONS: [&str; 7] = [
     ALTER TABLE volumes ADD COLUMN prepared INTEGER NOT NULL DEFAULT 0;
     UPDATE volumes SET prepared = 1;
 ",
+    // A container without a pod gets an implicit one, with its id, which takes over its machine and its networks. The
+    // host name of such a pod is still in the container's spec alone. A damaged row stays as it is.
+    "
+    ALTER TABLE pods ADD COLUMN implicit INTEGER NOT NULL DEFAULT 0;
+    INSERT INTO pods (id, name, created_ns, config, status, implicit)
+        SELECT id, '/' || id, created_ns, CASE WHEN json_valid(config) THEN json_object(
+            'machine', json_extract(config, '$.machine'),
+            'accelerator', json_extract(config, '$.accelerator'),
+            'kernel', json_extract(config, '$.kernel'),
+            'labels', json('[]'),
+            'hostname', '',
+            'shares_pids', json('false'),
+            'shm_bytes', 0,
+            'sysctls', json('[]'),
+            'limits', json('{}'),
+            'shares', json(ifnull(config -> '$.shares', '[]')),
+            'network', json(ifnull(config -> '$.network', 'null'))
+        ) ELSE config END, 'Created', 1 FROM containers WHERE pod IS NULL;
+    UPDATE containers SET pod = id WHERE pod IS NULL;
+    UPDATE containers SET config = json_remove(config, '$.machine', '$.accelerator', '$.kernel', '$.network')
+        WHERE json_valid(config);
+    DROP TRIGGER container_leaves;
+    CREATE TRIGGER container_leaves AFTER DELETE ON containers BEGIN
+        DELETE FROM pods WHERE id = OLD.pod AND implicit;
+    END;
+    DROP TRIGGER pod_removed;
+    CREATE TRIGGER pod_removed AFTER DELETE ON pods WHEN NOT OLD.implicit BEGIN
+        INSERT OR REPLACE INTO pending VALUES ('pod', OLD.id, 'remove');
+    END;
+",
 ];
 
 /// Error when the state cannot be read or changed.
@@ -209,7 +241,7 @@ pub(crate) enum StateError {
     #[error("address {address} is already in use by {user}")]
     AddressTaken { address: String, user: String },
     #[error("no such container or pod: {0}")]
-    UnknownOwner(String),
+    UnknownMember(String),
     #[error("{name} is on network {network} already: disconnect it first to give it another place there")]
     AlreadyOnNetwork { name: String, network: String },
     #[error("{name} is not on network {network}: see its NetworkSettings in `inspect`")]

@@ -1,23 +1,19 @@
 //! Boot of a guest: from the started processes of its machine to a ready agent, with the machine on its networks. Every
 //! machine boots this way: a container's own, a pod's, and one for a task.
 
-use std::rc::Rc;
-
 use tokio::time::timeout;
 
 use super::BOOT_TIMEOUT;
 use super::conversation::Conversation;
 use super::machine::Sockets;
 use super::streams::StreamOpener;
-use crate::network::{AttachmentsError, NetworkAttachments};
+use crate::network::AttachmentsError;
 use crate::session::{Session, SessionError};
 
 /// Guest whose agent is ready.
 #[derive(Debug)]
 pub(super) struct Booted {
     pub conversation: Conversation,
-    /// Networks that the machine is on, if it has a network device.
-    pub attachments: Option<Rc<NetworkAttachments>>,
     /// Time from the guest kernel's entry to the agent's start, nanoseconds.
     pub agent_start_ns: u64,
 }
@@ -47,6 +43,5 @@ pub(super) async fn boot(sockets: Sockets) -> Result<Booted, BootError> {
     Ok(Booted {
         agent_start_ns: session.hello.agent_start_ns,
         conversation: Conversation::new(session, opener),
-        attachments: sockets.network,
     })
 }

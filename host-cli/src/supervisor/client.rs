@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::guest_process::{GuestProcess, ProcessError, status_code};
 use super::orders::{freeze, resize, send_signal, signal, stop};
 use super::output::Sink;
+use super::pod::Pod;
 use super::supervised_container::{Outcome, SupervisedContainer};
 use super::{networks_changed, specs};
 use crate::control::{
@@ -38,10 +39,11 @@ const FIRST_WORD: Duration = Duration::from_secs(10);
 /// that attaches misses nothing. The returned future handles the request.
 pub(crate) async fn receive_first(
     supervised: &Rc<SupervisedContainer>,
+    pod: &Rc<Pod>,
     mut connection: Connection,
 ) -> impl Future<Output = ()> + use<> {
     let received_first = timeout(FIRST_WORD, recv(&mut connection)).await.unwrap_or(None);
-    let supervised = Rc::clone(supervised);
+    let (supervised, pod) = (Rc::clone(supervised), Rc::clone(pod));
     let prepared = match received_first {
         Some(Request::Attach { stdin }) => Some(attach_streams(&supervised, &connection.writer, stdin, true).await),
         _ => None,
@@ -55,7 +57,7 @@ pub(crate) async fn receive_first(
                 )
                 .await;
             }
-            (Some(request), _) => answer(supervised, connection, request).await,
+            (Some(request), _) => answer(supervised, pod, connection, request).await,
             (None, _) => {}
         }
     }
@@ -67,7 +69,7 @@ pub(crate) async fn refuse(connection: &Connection, why: &str) {
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(supervised: Rc<SupervisedContainer>, mut connection: Connection) {
+pub(crate) async fn serve(supervised: Rc<SupervisedContainer>, pod: Rc<Pod>, mut connection: Connection) {
     let received_first = tokio::select! {
         biased;
         received_first = recv(&mut connection) => received_first,
@@ -75,7 +77,7 @@ pub(crate) async fn serve(supervised: Rc<SupervisedContainer>, mut connection: C
         () = async { supervised.over().await; sleep(LAST_REQUEST).await } => None,
     };
     if let Some(request) = received_first {
-        answer(supervised, connection, request).await;
+        answer(supervised, pod, connection, request).await;
     }
 }
 
@@ -92,7 +94,7 @@ async fn recv(connection: &mut Connection) -> Option<Request> {
     }
 }
 
-async fn answer(supervised: Rc<SupervisedContainer>, connection: Connection, request: Request) {
+async fn answer(supervised: Rc<SupervisedContainer>, pod: Rc<Pod>, connection: Connection, request: Request) {
     let writer = connection.writer.clone();
     let answered = match request {
         Request::Start => started(&supervised).await,
@@ -122,10 +124,13 @@ async fn answer(supervised: Rc<SupervisedContainer>, connection: Connection, req
         Request::Wait => Ok(over(&*supervised.over().await, &supervised)),
         Request::Renamed(name) => {
             supervised.container.borrow_mut().name = name;
-            // The other members of its networks resolve the new name from now on.
-            networks_changed::rename(&supervised).await.map(|()| Answer::Done)
+            let renamed = networks_changed::rename(&pod, &supervised.data).await;
+            renamed.map(|()| Answer::Done)
         }
-        Request::NetworksChanged => networks_changed::container(&supervised).await,
+        Request::NetworksChanged => networks_changed::reconcile(&pod, &supervised.data).await,
+        Request::Adopt { .. } => Err(Failure::because(
+            "this pod is implicit: it has room for its own container alone",
+        )),
         Request::Update(request) => update(&supervised, &request).await,
         Request::List => list(&supervised).await,
         Request::Measure => measure(&supervised).await,

@@ -1,5 +1,4 @@
-//! Supervision of one container, from its first start to its last end: a container without a pod, whose process this
-//! is, or one in a pod's process.
+//! Supervision of one container in its pod's process, from its first start to its last end.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -32,15 +31,10 @@ const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Run time after which a container's next restart waits for the first pause again.
 const RESTART_FORGIVEN: Duration = Duration::from_secs(10);
 
-/// Supervises a container without a pod.
-pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> anyhow::Result<()> {
-    attend(&folders, inheritance, None).await
-}
-
 /// Attends a container from its first start to its last end.
-pub(super) async fn attend(folders: &Folders, inheritance: Inheritance, pod: Option<Rc<Pod>>) -> anyhow::Result<()> {
+pub(super) async fn attend(folders: &Folders, inheritance: Inheritance, pod: &Rc<Pod>) -> anyhow::Result<()> {
     let Inheritance { id, lock, first } = inheritance;
-    let (state, supervised, mut listener, mut signals) = match prepare(folders, &id, &lock, pod.as_ref()) {
+    let (state, supervised, mut listener, mut signals) = match prepare(folders, &id, &lock, pod) {
         Ok(prepared) => prepared,
         Err(error) => {
             // A container that cannot be removed here is left to `capsid rm`.
@@ -50,20 +44,21 @@ pub(super) async fn attend(folders: &Folders, inheritance: Inheritance, pod: Opt
         }
     };
     let mut clients = JoinSet::new();
-    let received_first = client::receive_first(&supervised, first).await;
+    let received_first = client::receive_first(&supervised, pod, first).await;
     clients.spawn_local(received_first);
     let mut log_failed = false;
     let mut looks = tokio::time::interval(reach::LOOK_EVERY);
     let files = store_folder::all(&folders.data).join(&id);
     let (outcome, unwritten) = {
-        let lives = lives(&supervised, &state, folders, pod.as_ref());
+        let lives = lives(&supervised, &state, folders, pod);
         tokio::pin!(lives);
         loop {
             tokio::select! {
                 ended = &mut lives => break ended,
                 accepted = listener.accept(), if clients.len() < CLIENTS_MAX => match accepted {
                     Ok((stream, _)) => {
-                        clients.spawn_local(client::serve(Rc::clone(&supervised), control::accepted(stream)));
+                        let connection = control::accepted(stream);
+                        clients.spawn_local(client::serve(Rc::clone(&supervised), Rc::clone(pod), connection));
                     }
                     // No descriptor is free: the client waits, and this process does not spin.
                     Err(_) => sleep(ACCEPT_PAUSE).await,
@@ -124,7 +119,7 @@ fn forget(state: &State, supervised: &SupervisedContainer, folders: &Folders) ->
 }
 
 /// Removes a container with `--rm` that could not be supervised.
-fn discard(folders: &Folders, id: &str, lock: ContainerLock) -> anyhow::Result<()> {
+pub(super) fn discard(folders: &Folders, id: &str, lock: ContainerLock) -> anyhow::Result<()> {
     let state = State::open(&folders.data)?;
     let container = match state.container(id) {
         // Removed while this process was started.
@@ -142,18 +137,16 @@ fn prepare(
     folders: &Folders,
     id: &str,
     lock: &ContainerLock,
-    pod: Option<&Rc<Pod>>,
+    pod: &Rc<Pod>,
 ) -> anyhow::Result<(State, Rc<SupervisedContainer>, UnixListener, Option<Signals>)> {
     let state = State::open(&folders.data)?;
     let container = state.container(id)?;
     let listener = control::listen(lock.folder()).context("cannot listen for commands")?;
-    // In a pod's process, the pod handles signals.
-    let signals = pod.is_none().then(Signals::listen_to_ending).transpose();
+    // Otherwise the pod handles signals.
+    let signals = pod.is_implicit().then(Signals::listen_to_ending).transpose();
     let signals = signals.context("cannot listen for signals")?;
     let supervised = SupervisedContainer::new(container, folders).context("cannot open the container's log")?;
-    if let Some(pod) = pod {
-        pod.add(&supervised);
-    }
+    pod.add(&supervised);
     Ok((state, supervised, listener, signals))
 }
 
@@ -171,17 +164,16 @@ async fn lives(
     supervised: &Rc<SupervisedContainer>,
     state: &State,
     folders: &Folders,
-    pod: Option<&Rc<Pod>>,
+    pod: &Rc<Pod>,
 ) -> (Outcome, Option<End>) {
     let mut pause = RESTART_PAUSE;
     let mut restarts = 0;
     loop {
         let began = std::time::Instant::now();
         let outcome = lifecycle::run_once(supervised, state, folders, pod).await;
-        let has_ground = pod.is_none_or(|pod| !pod.is_ending());
         let again = wants_restart(&supervised.container.borrow(), &outcome, restarts)
             && !supervised.is_stop_asked()
-            && has_ground;
+            && !pod.is_ending();
         // As in docker, a container whose first start failed remains in the state created.
         let never_ran =
             matches!(outcome, Outcome::Failed(_)) && restarts == 0 && supervised.container.borrow().started_ns == 0;

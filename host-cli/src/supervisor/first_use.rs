@@ -10,7 +10,6 @@ use capsid_protocol::spec::task::Kind;
 use capsid_protocol::spec::{Task, Unit};
 use tokio::time::sleep;
 
-use super::container_machine::siblings;
 use super::offline_task;
 use crate::folders::Folders;
 use crate::model::Container;
@@ -57,7 +56,7 @@ pub(super) async fn prepare(folders: &Folders, state: &State, container: &Contai
 
 /// Returns the volumes of a container that are new and read-only in it.
 fn unprepared(state: &State, container: &Container) -> anyhow::Result<Vec<Needed>> {
-    let mut needed = volumes::needed(state, container, &siblings(container, state)?)?;
+    let mut needed = volumes::needed(state, container, &state.containers_of(&container.pod.id)?)?;
     needed.retain(|volume| volume.is_to_be_prepared);
     Ok(needed)
 }

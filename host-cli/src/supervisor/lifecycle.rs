@@ -1,7 +1,7 @@
-//! One life of a container: a machine of its own, from its start to its end, or a stay in the machine of its pod.
+//! One life of a container in the machine of its pod: in one that boots for it, or in one that runs already.
 //!
 //! ```text
-//! start machine ─► Hello ─► Create, streams, Start ─► Started ─► Stopped ─► output drained ─► machine ended
+//! machine up ─► disks plugged ─► Create, streams, Start ─► Started ─► Stopped ─► output drained ─► machine ended
 //!        └──────────── whatever ends the machine, or `SupervisedContainer::kill`, ends all of it ──────────┘
 //! ```
 
@@ -12,25 +12,26 @@ use std::time::Duration;
 
 use capsid_protocol::{ContainerSpec, Stopped};
 use tokio::net::UnixStream;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::boot::{BootError, boot};
-use super::disk_slots::{self, DiskSlotsError};
+use super::boot::BootError;
+use super::disk_slots::{self, DiskSlots, DiskSlotsError};
 use super::guest::Guest;
 use super::guest_process::{GuestProcess, ProcessError, status_code};
-use super::machine::{Interruption, MachineError, Sockets, StepError, while_running};
-use super::pod::Pod;
+use super::machine::{MachineDisks, MachineError};
+use super::pod::{Disks, Pod};
+use super::pod_machine::{self, PodError};
 use super::supervised_container::{Outcome, Phase, Running, SupervisedContainer};
-use super::{LAST_WORDS, container_machine, first_use, free_space, health};
+use super::{LAST_WORDS, container_disks, first_use, free_space, health};
 use crate::clock;
 use crate::control::Failure;
 use crate::folders::Folders;
 use crate::guest_text::GuestText;
 use crate::log::LogStream;
 use crate::model::{Exit, exit_code};
-use crate::network::{NetworkAttachments, PodNetworks};
-use crate::process::{MachineEnd, RunningMachine};
+use crate::process::MachineEnd;
 use crate::session::SessionError;
 use crate::state::{State, StateError};
 use crate::{sys, volumes};
@@ -87,44 +88,45 @@ impl From<ProcessError> for LifecycleError {
     }
 }
 
-impl From<Interruption> for LifecycleError {
-    fn from(interruption: Interruption) -> Self {
-        match interruption {
-            Interruption::Ended(end) => Self::MachineEnded(end),
-            Interruption::Halted => Self::Killed,
-        }
-    }
-}
-
-impl StepError for LifecycleError {
-    fn is_broken_session(&self) -> bool {
-        match self {
-            Self::Session(error) | Self::Boot(BootError::Session(error)) => error.is_broken(),
-            _ => false,
+impl From<PodError> for LifecycleError {
+    fn from(error: PodError) -> Self {
+        match error {
+            PodError::Machine(error) => Self::Machine(error),
+            PodError::Boot(error) => Self::Boot(error),
+            PodError::Session(error) => Self::Session(error),
+            PodError::Ended(end) => Self::MachineEnded(end),
+            PodError::Stopped => Self::Killed,
         }
     }
 }
 
 impl LifecycleError {
+    /// Whether the session broke, mostly because the machine is ending.
+    fn is_broken_session(&self) -> bool {
+        matches!(self, Self::Session(error) if error.is_broken())
+    }
+
     fn prepare(error: anyhow::Error) -> Self {
         Self::Prepare(error.reallocate_into_boxed_dyn_error_without_backtrace())
     }
 }
 
-/// Runs the container once: in a machine of its own, which is gone on return, or in its pod's.
+/// Runs the container once.
 pub(super) async fn run_once(
     supervised: &Rc<SupervisedContainer>,
     state: &State,
     folders: &Folders,
-    pod: Option<&Rc<Pod>>,
+    pod: &Rc<Pod>,
 ) -> Outcome {
     supervised.phase.send_replace(Phase::Starting);
     supervised.output.begin();
     let mut started = false;
-    let lived = match (prepare_volumes(supervised, state, folders).await, pod) {
+    let lived = match (prepare_volumes(supervised, state, folders).await, &pod.disks) {
         (Err(error), _) => Err(error),
-        (Ok(()), None) => run_alone(supervised, state, folders, &mut started).await,
-        (Ok(()), Some(pod)) => run_in_pod(supervised, state, folders, pod, &mut started).await,
+        (Ok(()), Disks::AtBoot) => run_in_new_machine(supervised, state, folders, pod, &mut started).await,
+        (Ok(()), Disks::HotPlugged(slots)) => {
+            run_in_running_machine(supervised, state, folders, (pod, slots), &mut started).await
+        }
     };
     supervised.output.finish();
     match lived {
@@ -146,112 +148,99 @@ async fn prepare_volumes(
     }
 }
 
-/// Runs the container in a machine of its own.
-async fn run_alone(
-    supervised: &Rc<SupervisedContainer>,
-    state: &State,
-    folders: &Folders,
-    started: &mut bool,
-) -> Result<Stopped, LifecycleError> {
-    let (mut machine, sockets) = start_machine(supervised, state, folders)?;
-    let lived = live_in(supervised, state, &mut machine, sockets, started).await;
-    machine.stop().await;
-    supervised.mark("machine ended");
-    lived
-}
-
-/// Starts the container's own machine.
-fn start_machine(
-    supervised: &SupervisedContainer,
-    state: &State,
-    folders: &Folders,
-) -> Result<(RunningMachine, Sockets), LifecycleError> {
-    let container = supervised.container.borrow();
-    let pod_networks = PodNetworks::of_container(&container, state).map_err(|e| LifecycleError::Prepare(e.into()))?;
-    let machine = container_machine::prepare(&container, Some(pod_networks), state, folders)?;
-    supervised.mark("machine prepared");
-    let started = machine.start()?;
-    supervised.mark("machine processes started");
-    Ok(started)
-}
-
-/// Leads a container from a starting machine to its stop.
-async fn live_in(
-    supervised: &Rc<SupervisedContainer>,
-    state: &State,
-    machine: &mut RunningMachine,
-    sockets: Sockets,
-    started: &mut bool,
-) -> Result<Stopped, LifecycleError> {
-    let booted = while_running(machine, supervised.kill.notified(), async {
-        Ok::<_, LifecycleError>(boot(sockets).await?)
-    })
-    .await?;
-    supervised.mark("agent ready");
-    supervised.agent_start_ns.set(booted.agent_start_ns);
-    let mut spec = supervised.container.borrow().spec.clone();
-    if let Some(attachments) = &booted.attachments {
-        attachments.apply_to(&mut spec);
-    }
-    let guest = booted.conversation.guest();
-    let course = run_in(supervised, state, &guest, booted.attachments, spec, started);
-    while_running(machine, supervised.kill.notified(), async {
-        tokio::select! {
-            biased;
-            result = course => result,
-            // The conversation ends with the machine.
-            error = booted.conversation.run() => Err(LifecycleError::Session(error)),
-        }
-    })
-    .await
-}
-
-/// Runs the container in the machine of a pod, which continues afterwards.
-async fn run_in_pod(
+/// Runs the container in a machine that boots with its disks, and is gone on return.
+async fn run_in_new_machine(
     supervised: &Rc<SupervisedContainer>,
     state: &State,
     folders: &Folders,
     pod: &Rc<Pod>,
     started: &mut bool,
 ) -> Result<Stopped, LifecycleError> {
-    let guest = tokio::select! {
-        up = pod.up() => up.map_err(LifecycleError::Pod)?,
-        () = supervised.kill.notified() => return Err(LifecycleError::Killed),
+    let disks = container_disks::boot_disks(&supervised.container.borrow(), state, folders);
+    let disks = MachineDisks::AtBoot(disks.map_err(LifecycleError::prepare)?);
+    let halt = Notify::new();
+    let mark = |step: &str| supervised.mark(step);
+    let machine = pod_machine::run(pod, folders, state, disks, halt.notified(), mark);
+    let life = async {
+        let lived = async {
+            let guest = up(supervised, pod).await?;
+            supervised.mark("agent ready");
+            supervised.agent_start_ns.set(pod.agent_start_ns.get());
+            let spec = supervised.container.borrow().spec.clone();
+            run_until_end(supervised, state, pod, &guest, spec, started).await
+        };
+        let lived = lived.await;
+        halt.notify_one();
+        lived
     };
+    // The machine first: the pod's phase is that of this machine from then on.
+    let (machine_end, lived) = tokio::join!(biased; machine, life);
+    supervised.mark("machine ended");
+    match lived {
+        // The machine has ended by itself, and its own reason is the cause of the life's.
+        Err(LifecycleError::Pod(_) | LifecycleError::MachineEnded(_)) => Err(machine_end.into()),
+        Err(error) if error.is_broken_session() && !matches!(machine_end, PodError::Stopped) => Err(machine_end.into()),
+        lived => lived,
+    }
+}
+
+/// Runs the container in a machine that continues afterwards, with its disks plugged in meanwhile.
+async fn run_in_running_machine(
+    supervised: &Rc<SupervisedContainer>,
+    state: &State,
+    folders: &Folders,
+    (pod, slots): (&Rc<Pod>, &DiskSlots),
+    started: &mut bool,
+) -> Result<Stopped, LifecycleError> {
+    let guest = up(supervised, pod).await?;
     supervised.mark("machine ready");
-    let needed = container_machine::needed_slots(&supervised.container.borrow(), state, folders, &pod.disk_slots);
-    let placed = pod.disk_slots.plug(needed.map_err(LifecycleError::prepare)?).await?;
+    let needed = container_disks::needed_slots(&supervised.container.borrow(), state, folders, slots);
+    let placed = slots.plug(needed.map_err(LifecycleError::prepare)?).await?;
     supervised.mark("disks in the machine");
-    let mut spec = disk_slots::with_slots(&supervised.container.borrow().spec, &placed);
-    pod.apply_to(&mut spec);
-    let lived = live_among_others(supervised, state, pod, &guest, spec, started).await;
+    let spec = disk_slots::with_slots(&supervised.container.borrow().spec, &placed);
+    let lived = run_until_end(supervised, state, pod, &guest, spec, started).await;
     match &lived {
         Ok(Stopped { disks_busy: false, .. }) | Err(LifecycleError::Process(ProcessError::Failed(_))) => {
-            pod.disk_slots.unplug(&placed).await;
+            slots.unplug(&placed).await;
         }
-        _ => pod.disk_slots.leave(&placed),
+        _ => slots.leave(&placed),
     }
     lived
 }
 
-async fn live_among_others(
+/// Waits until the pod's guest is up.
+async fn up(supervised: &SupervisedContainer, pod: &Pod) -> Result<Rc<Guest>, LifecycleError> {
+    tokio::select! {
+        up = pod.up() => up.map_err(LifecycleError::Pod),
+        () = supervised.kill.notified() => Err(LifecycleError::Killed),
+    }
+}
+
+/// Runs the container until it stops, the machine ends, or it is killed.
+async fn run_until_end(
     supervised: &Rc<SupervisedContainer>,
     state: &State,
     pod: &Rc<Pod>,
     guest: &Rc<Guest>,
-    spec: ContainerSpec,
+    mut spec: ContainerSpec,
     started: &mut bool,
 ) -> Result<Stopped, LifecycleError> {
-    let course = run_in(supervised, state, guest, None, spec, started);
+    pod.apply_to(&mut spec);
+    let course = run_in(supervised, state, guest, spec, started);
     tokio::pin!(course);
     let lived = tokio::select! {
+        // An end that has arrived counts, whatever follows it.
+        biased;
         lived = &mut course => lived,
         end = pod.down() => return Err(LifecycleError::MachineEnded(end)),
-        // The pod's machine must not end with this container.
-        () = supervised.kill.notified() => {
-            let _ = guest.signal(&supervised.id, libc::SIGKILL).await;
-            timeout(KILL_GRACE, &mut course).await.unwrap_or(Err(LifecycleError::Killed))
-        }
+        () = supervised.kill.notified() => match pod.disks {
+            // The machine ends with the container.
+            Disks::AtBoot => return Err(LifecycleError::Killed),
+            Disks::HotPlugged(_) => {
+                let _ = guest.signal(&supervised.id, libc::SIGKILL).await;
+                timeout(KILL_GRACE, &mut course).await.unwrap_or(Err(LifecycleError::Killed))
+            }
+        },
     };
     match lived {
         // The machine's own reason is better, as in `while_running`.
@@ -268,7 +257,6 @@ pub(super) async fn run_in(
     supervised: &Rc<SupervisedContainer>,
     state: &State,
     guest: &Rc<Guest>,
-    attachments: Option<Rc<NetworkAttachments>>,
     spec: ContainerSpec,
     started: &mut bool,
 ) -> Result<Stopped, LifecycleError> {
@@ -283,7 +271,7 @@ pub(super) async fn run_in(
     supervised.mark("container started");
     supervised.record_event("start", &[]);
     supervised.note_stopped(false);
-    let running = Rc::new(Running::new(Rc::clone(guest), attachments, spec));
+    let running = Rc::new(Running::new(Rc::clone(guest), spec));
     supervised.phase.send_replace(Phase::Running(running));
     let _ends = EndsRunning(supervised);
     sys::forget_code();

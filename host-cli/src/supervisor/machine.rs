@@ -1,7 +1,6 @@
-//! Machine that was just started, and the sockets that route into it: a container's own machine, or its pod's.
+//! Machine that was just started, and the sockets that route into it: a pod's machine, or one for a task.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::rc::Rc;
 
 use anyhow::Context as _;
@@ -13,7 +12,7 @@ use super::LAST_WORDS;
 
 use crate::accelerator::{self, Accelerator, Disk, MachineParts};
 use crate::folders::Folders;
-use crate::model::{AccelChoice, MachineSize, ShareMount};
+use crate::model::{PodConfig, ShareMount};
 use crate::network::{self, NetworkAttachments, PodNetworks};
 use crate::process::{MachineEnd, RunningMachine, Sidecar, Sidecars, Words, watch_sidecars};
 use crate::{confinement, container_lock, initramfs, install_paths, shares};
@@ -36,18 +35,23 @@ impl MachineError {
     }
 }
 
-/// Description of the machine to start. `id` is that of its container or pod.
+/// Disks of a machine.
+#[derive(Debug)]
+pub(super) enum MachineDisks {
+    /// Disks that it boots with.
+    AtBoot(Vec<Disk>),
+    /// Machine's end of the socket of slots for disks.
+    Slots(OwnedFd),
+}
+
+/// Description of the machine to start. `id` is that of its pod, or of the container on whose files it works.
 #[derive(Debug)]
 pub(super) struct Wanted<'a> {
     pub id: &'a str,
-    pub accelerator: AccelChoice,
-    pub size: MachineSize,
-    /// Path of the guest kernel; the installed one when absent.
-    pub kernel: Option<&'a Path>,
-    pub disks: Vec<Disk>,
-    /// Machine's end of its disk slots' socket.
-    pub disk_slots: Option<OwnedFd>,
+    pub config: &'a PodConfig,
+    pub disks: MachineDisks,
     pub shares: &'a [ShareMount],
+    /// Networks; nothing for a machine without a network device.
     pub pod_networks: Option<PodNetworks<'a>>,
 }
 
@@ -84,11 +88,10 @@ pub(super) fn prepare(folders: &Folders, wanted: Wanted<'_>) -> Result<Prepared,
     let mut sidecars = Vec::new();
     let (coming, words) = Sidecars::new();
     let open = || -> anyhow::Result<_> {
-        let (accelerator, _) = accelerator::choose(wanted.accelerator, &folders.run)?;
+        let (accelerator, _) = accelerator::choose(wanted.config.accelerator, &folders.run)?;
         confinement::check(&confinement::processes(accelerator.name(), !wanted.shares.is_empty()))?;
-        let kernel = wanted
-            .kernel
-            .map_or_else(install_paths::kernel, |path| Ok(path.into()))?;
+        let kernel = wanted.config.kernel.clone();
+        let kernel = kernel.map_or_else(install_paths::kernel, Ok)?;
         let (shares, servers) = shares::serve(wanted.shares, wanted.id, folders)?;
         sidecars.extend(servers);
         let mut nic = None;
@@ -97,13 +100,17 @@ pub(super) fn prepare(folders: &Folders, wanted: Wanted<'_>) -> Result<Prepared,
             nic = Some(attached.nic);
             sockets.network = Some(attached.attachments);
         }
+        let (disks, disk_slots) = match wanted.disks {
+            MachineDisks::AtBoot(disks) => (disks, None),
+            MachineDisks::Slots(slots) => (Vec::new(), Some(slots)),
+        };
         let parts = MachineParts {
             folder: container_lock::folder(&folders.run, wanted.id),
-            size: wanted.size,
+            size: wanted.config.machine,
             kernel: install_paths::open_kernel(&kernel)?,
             initramfs: initramfs::build(&install_paths::agent()?).context("cannot make the initramfs")?,
-            disks: wanted.disks,
-            disk_slots: wanted.disk_slots,
+            disks,
+            disk_slots,
             shares,
             nic,
             session,

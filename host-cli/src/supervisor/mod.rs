@@ -1,6 +1,6 @@
-//! Supervisor of one pod: a separate process (`capsid supervise`), which outlives the command that started it. A
-//! container without a pod is one of its own, with its own machine. The supervisor of a [`pod`] of several containers
-//! attends each of them in the same way.
+//! Supervisor of one pod: a separate process (`capsid supervise`), which outlives the command that started it, and
+//! attends each container of the pod in the same way: the one of an implicit pod, or as many as arrive. How the
+//! containers' disks come to the machine is [`pod::Disks`].
 //!
 //! ```text
 //! lock and first connection handed over ─► rows read ─► first request read ─► lives ─► row written ─► clients notified ─► end
@@ -14,9 +14,9 @@
 //! | `pod_supervisor` | a pod's process, which owns the machine and attends its containers |
 //! | `client` | one connection of a command |
 //! | `networks_changed` | the networks of a running machine, reconciled with its row |
-//! | `lifecycle` | one life of a container, in a machine of its own or its pod's |
+//! | `lifecycle` | one life of a container in the machine of its pod |
 //! | `pod_machine` | the machine of a pod |
-//! | `pod` | what several containers have in common |
+//! | `pod` | what the containers of a pod have in common |
 //! | `orders` | signal, stop, kill, pause, resize of a running container |
 //! | `health` | checks, again and again |
 //! | `free_space` | room that guests leave on the host's disk |
@@ -24,7 +24,7 @@
 //! | `output` | where the container's output goes: log and clients |
 //! | `first_use` | new volumes of a container that only reads them |
 //! | `offline_task` | a machine for a moment, to work on the disks of a container that does not run |
-//! | `container_machine` | the disks of a container, and the machine that it has to itself |
+//! | `container_disks` | the disks of a container |
 //! | `boot` | a guest, from its started machine to its ready agent |
 //! | `machine` | a machine that was just started |
 //! | `disk_slots` | disks that come to a running machine and go |
@@ -44,7 +44,7 @@
 
 mod boot;
 mod client;
-mod container_machine;
+mod container_disks;
 mod container_supervisor;
 mod conversation;
 mod disk_slots;
@@ -79,8 +79,7 @@ use crate::container_lock::ContainerLock;
 use crate::control::Connection;
 use crate::folders::Folders;
 
-pub(crate) use container_supervisor::supervise;
-pub(crate) use pod_supervisor::supervise as supervise_pod;
+pub(crate) use pod_supervisor::supervise;
 
 /// Time limit from process start to the agent's Hello. Hundreds of milliseconds usually; a host with many busy pods or
 /// an emulated one under load takes seconds.

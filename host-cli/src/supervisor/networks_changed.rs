@@ -1,79 +1,58 @@
-//! Networks of a running machine, reconciled with its row.
+//! Networks of a pod's running machine, reconciled with its row.
 
+use std::path::Path;
 use std::rc::Rc;
 
 use super::guest::Guest;
 use super::pod::Pod;
-use super::supervised_container::{Running, SupervisedContainer};
 use crate::control::{Answer, Failure};
-use crate::folders::Folders;
-use crate::network::{AttachmentsError, GuestNetwork, PodNetworks, Turn};
+use crate::network::{AttachmentsError, GuestNetwork, PodNetworks};
 use crate::state::State;
 
-/// Reconciles the networks of a container without a pod. For one that is about to start, or to end, the configuration
-/// is only read again.
-pub(super) async fn container(supervised: &SupervisedContainer) -> Result<Answer, Failure> {
-    // A machine that boots has read its row already.
-    let _ = supervised.started().await;
-    let running = supervised.running().ok();
-    let attachments = running.as_ref().and_then(|running| running.attachments.as_ref());
-    let turn = match attachments {
-        Some(attachments) => Some(attachments.turn().await),
-        None => None,
-    };
-    let state = State::open(&supervised.data).map_err(|e| Failure::of(&e))?;
-    let row = state.container(&supervised.id).map_err(|e| Failure::of(&e))?;
-    supervised
-        .container
-        .borrow_mut()
-        .config
-        .network
-        .clone_from(&row.config.network);
-    let (Some(running), Some(turn)) = (&running, turn) else {
+/// Reconciles the machine with the pod's row. The next machine of a pod that has none now is started from the row.
+pub(super) async fn reconcile(pod: &Pod, data: &Path) -> Result<Answer, Failure> {
+    let (Some(guest), Some(attachments)) = (ready(pod).await?, pod.attachments()) else {
         return Ok(Answer::Reconciled { no_default_route: None });
     };
-    let pod_networks = PodNetworks::of_container(&row, &state).map_err(|e| Failure::of(&e))?;
-    reconcile(turn, &pod_networks, &running.guest, &supervised.id).await
+    let turn = attachments.turn().await;
+    let state = State::open(data).map_err(|e| Failure::of(&e))?;
+    let row = state.pod(&pod.id).map_err(|e| Failure::of(&e))?;
+    let pod_networks = PodNetworks::of(&row, &state).map_err(|e| Failure::of(&e))?;
+    let Some(config) = pod_networks.config else {
+        return Err(Failure::because(format!("{} was made without a network", row.name)));
+    };
+    let configure = async |network: &GuestNetwork| {
+        let configured = guest.configure_network(namespace(pod), network.interface()).await;
+        configured.map_err(|e| Failure::of(&e))
+    };
+    let refusal = turn.reconcile(&pod_networks, config, configure).await?;
+    Ok(Answer::Reconciled {
+        no_default_route: refusal.map(|refusal| Failure::of(&refusal).message),
+    })
 }
 
-/// Notifies the networks of the new name of a container without a pod.
-pub(super) async fn rename(supervised: &SupervisedContainer) -> Result<(), Failure> {
-    let is_on_networks = |running: Rc<Running>| running.attachments.is_some();
-    if supervised.running().is_ok_and(is_on_networks) {
-        container(supervised).await?;
+/// Notifies the networks of a pod of its new name, which the other members resolve from now on.
+pub(super) async fn rename(pod: &Pod, data: &Path) -> Result<(), Failure> {
+    let container = pod.only_container();
+    if container.is_some_and(|container| container.running().is_ok()) && pod.attachments().is_some() {
+        reconcile(pod, data).await?;
     }
     Ok(())
 }
 
-/// Reconciles the networks of a pod.
-pub(super) async fn pod(pod: &Pod, folders: &Folders) -> Result<Answer, Failure> {
-    let guest = pod.up().await?;
-    let Some(attachments) = pod.attachments() else {
-        return Ok(Answer::Reconciled { no_default_route: None });
+/// Returns the guest whose networks can be configured: once it is up, and the container of an implicit pod runs.
+async fn ready(pod: &Pod) -> Result<Option<Rc<Guest>>, Failure> {
+    let Some(container) = pod.only_container() else {
+        return pod.up().await.map(Some);
     };
-    let turn = attachments.turn().await;
-    let state = State::open(&folders.data).map_err(|e| Failure::of(&e))?;
-    let row = state.pod(&pod.id).map_err(|e| Failure::of(&e))?;
-    let pod_networks = PodNetworks::of_pod(&row, &state).map_err(|e| Failure::of(&e))?;
-    // The id is empty: no container stands for the pod, which may have none at all.
-    reconcile(turn, &pod_networks, &guest, "").await
+    // A machine that boots has read its row already.
+    let _ = container.started().await;
+    Ok(container.running().ok().map(|running| Rc::clone(&running.guest)))
 }
 
-async fn reconcile(turn: Turn<'_>, pod_networks: &PodNetworks<'_>, guest: &Guest, id: &str) -> Result<Answer, Failure> {
-    let Some(config) = pod_networks.config else {
-        return Err(Failure::because(format!(
-            "{} was made without a network",
-            pod_networks.name
-        )));
-    };
-    let configure = async |network: &GuestNetwork| {
-        let configured = guest.configure_network(id, network.interface()).await;
-        configured.map_err(|e| Failure::of(&e))
-    };
-    let refusal = turn.reconcile(pod_networks, config, configure).await?;
-    Ok(Answer::Reconciled {
-        no_default_route: refusal.map(|refusal| Failure::of(&refusal).message),
-    })
+/// Returns the id of the container whose network namespace the machine's device is in; empty for the pod's own.
+fn namespace(pod: &Pod) -> &str {
+    if pod.is_implicit() { &pod.id } else { "" }
 }
 
 impl From<AttachmentsError> for Failure {

@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 
 use super::boot::{BootError, boot};
 use super::guest_process::{GuestProcess, status_code};
-use super::machine::{Interruption, StepError, while_running};
-use super::{container_machine, specs};
+use super::machine::{self, Interruption, MachineDisks, MachineError, StepError, Wanted, while_running};
+use super::{container_disks, specs};
 use crate::container_lock::ContainerLock;
 use crate::folders::Folders;
 use crate::model::Container;
@@ -63,8 +63,15 @@ pub(crate) async fn start(
     lock: Option<ContainerLock>,
     task: Task,
 ) -> anyhow::Result<(Vec<StdStream>, OfflineTask)> {
-    let prepared = container_machine::prepare(container, None, state, folders)?;
-    let (mut machine, sockets) = prepared.start()?;
+    let disks = container_disks::boot_disks(container, state, folders).map_err(MachineError::prepare)?;
+    let wanted = Wanted {
+        id: &container.id,
+        config: &container.pod.config,
+        disks: MachineDisks::AtBoot(disks),
+        shares: &container.config.shares,
+        pod_networks: None,
+    };
+    let (mut machine, sockets) = machine::prepare(folders, wanted)?.start()?;
     let booted = while_running(&mut machine, std::future::pending(), async {
         Ok::<_, OfflineError>(boot(sockets).await?)
     })

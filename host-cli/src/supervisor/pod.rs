@@ -1,7 +1,6 @@
-//! Pod of several containers, as the tasks of its supervisor share it: the machine and its disk slots, and the
-//! containers in it.
+//! Pod as the tasks of its supervisor share it: the machine and how disks come to it, and the containers in it.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
 use capsid_protocol::ContainerSpec;
@@ -16,6 +15,16 @@ use crate::control::Failure;
 use crate::network::NetworkAttachments;
 use crate::process::MachineEnd;
 
+/// Way in which the disks of containers come to the pod's machine.
+#[derive(Debug)]
+pub(crate) enum Disks {
+    /// With the machine, which is started for each life of an implicit pod's container, and ends with it: faster than
+    /// to plug them.
+    AtBoot,
+    /// Into a machine that runs already, and goes on without containers.
+    HotPlugged(DiskSlots),
+}
+
 /// Phase of the machine.
 #[derive(Debug, Clone)]
 pub(super) enum Phase {
@@ -29,7 +38,7 @@ pub(super) enum Phase {
 pub(crate) struct Pod {
     pub id: String,
     pub name: String,
-    pub disk_slots: DiskSlots,
+    pub disks: Disks,
     pub(super) phase: watch::Sender<Phase>,
     /// Whether the pod stops: set once, and no container is accepted any more.
     stopping: watch::Sender<bool>,
@@ -37,20 +46,23 @@ pub(crate) struct Pod {
     pub(super) halt: Notify,
     containers: RefCell<Vec<Weak<SupervisedContainer>>>,
     /// Networks of the machine, known when it was started.
-    pub(super) attachments: OnceCell<Rc<NetworkAttachments>>,
+    pub(super) attachments: RefCell<Option<Rc<NetworkAttachments>>>,
+    /// Time from the guest kernel's entry to the agent's start, nanoseconds.
+    pub(super) agent_start_ns: Cell<u64>,
 }
 
 impl Pod {
-    pub(super) fn new(row: &crate::model::Pod, disk_slots: DiskSlots) -> Rc<Self> {
+    pub(super) fn new(row: &crate::model::Pod, disks: Disks) -> Rc<Self> {
         Rc::new(Self {
             id: row.id.clone(),
             name: row.name.clone(),
-            disk_slots,
+            disks,
             phase: watch::Sender::new(Phase::Booting),
             stopping: watch::Sender::new(false),
             halt: Notify::new(),
             containers: RefCell::default(),
-            attachments: OnceCell::new(),
+            attachments: RefCell::default(),
+            agent_start_ns: Cell::default(),
         })
     }
 
@@ -82,21 +94,32 @@ impl Pod {
         }
     }
 
+    /// Whether the machine is started for each life of the pod's only container.
+    pub(crate) fn is_implicit(&self) -> bool {
+        matches!(self.disks, Disks::AtBoot)
+    }
+
     /// Whether no container is started in the pod any more.
     pub(crate) fn is_ending(&self) -> bool {
-        *self.stopping.borrow() || matches!(*self.phase.borrow(), Phase::Down(_))
+        *self.stopping.borrow() || (!self.is_implicit() && matches!(*self.phase.borrow(), Phase::Down(_)))
+    }
+
+    /// Returns the container of an implicit pod.
+    pub(super) fn only_container(&self) -> Option<Rc<SupervisedContainer>> {
+        let containers = self.containers.borrow();
+        containers.first().filter(|_| self.is_implicit())?.upgrade()
     }
 
     /// Writes the pod's network into a container's spec.
     pub(crate) fn apply_to(&self, spec: &mut ContainerSpec) {
-        if let Some(attachments) = self.attachments.get() {
+        if let Some(attachments) = self.attachments() {
             attachments.apply_to(spec);
         }
     }
 
     /// Returns the networks of the pod's machine, if it has any.
     pub(crate) fn attachments(&self) -> Option<Rc<NetworkAttachments>> {
-        self.attachments.get().cloned()
+        self.attachments.borrow().clone()
     }
 
     /// Adds a container to the pod.

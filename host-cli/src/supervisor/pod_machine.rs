@@ -1,10 +1,7 @@
-//! Machine of a pod, from its start to its end.
-
-use std::os::fd::OwnedFd;
-use std::rc::Rc;
+//! Machine of a pod, from its start to its end. An implicit pod has one after the other.
 
 use super::boot::{BootError, boot};
-use super::machine::{self, Interruption, MachineError, Sockets, StepError, Wanted, while_running};
+use super::machine::{self, Interruption, MachineDisks, MachineError, Sockets, StepError, Wanted, while_running};
 use super::pod::{Phase, Pod};
 use crate::error_text;
 use crate::folders::Folders;
@@ -40,31 +37,30 @@ impl From<Interruption> for PodError {
 impl StepError for PodError {
     fn is_broken_session(&self) -> bool {
         match self {
-            Self::Session(error) | Self::Boot(BootError::Session(error)) => {
-                !matches!(error, SessionError::Unresponsive(_))
-            }
+            Self::Session(error) | Self::Boot(BootError::Session(error)) => error.is_broken(),
             _ => false,
         }
     }
 }
 
-/// Runs the machine from its start to its end. Returns the reason of the end.
+/// Runs a machine from its start to its end, or until `halt`, and calls `mark` after each step of its start. Returns the
+/// reason of the end.
 pub(super) async fn run(
-    pod: &Rc<Pod>,
+    pod: &Pod,
     folders: &Folders,
-    row: &crate::model::Pod,
     state: &State,
-    disk_slots: OwnedFd,
+    disks: MachineDisks,
+    halt: impl Future<Output = ()>,
+    mark: impl Fn(&str),
 ) -> PodError {
-    let error = match start(folders, row, state, disk_slots) {
+    pod.phase.send_replace(Phase::Booting);
+    let error = match start(pod, folders, state, disks, mark) {
         Err(error) => error.into(),
         Ok((mut machine, sockets)) => {
-            if let Some(attachments) = &sockets.network {
-                // A pod has one machine in its life.
-                let _ = pod.attachments.set(Rc::clone(attachments));
-            }
-            let error = run_started(pod, &mut machine, sockets).await;
+            pod.attachments.replace(sockets.network.clone());
+            let error = run_started(pod, &mut machine, sockets, halt).await;
             machine.stop().await;
+            pod.attachments.take();
             error
         }
     };
@@ -85,30 +81,39 @@ pub(super) async fn run(
 
 /// Starts the pod's machine, which ends with each of the processes that serve its shares.
 fn start(
+    pod: &Pod,
     folders: &Folders,
-    row: &crate::model::Pod,
     state: &State,
-    disk_slots: OwnedFd,
+    disks: MachineDisks,
+    mark: impl Fn(&str),
 ) -> Result<(RunningMachine, Sockets), MachineError> {
-    let config = &row.config;
-    let pod_networks = PodNetworks::of_pod(row, state).map_err(|e| MachineError::Prepare(e.into()))?;
+    // Read for each machine: its size and its networks may have changed since the one before.
+    let row = state.pod(&pod.id).map_err(|e| MachineError::Prepare(e.into()))?;
+    let pod_networks = PodNetworks::of(&row, state).map_err(|e| MachineError::Prepare(e.into()))?;
     let wanted = Wanted {
         id: &row.id,
-        accelerator: config.accelerator,
-        size: config.machine,
-        kernel: config.kernel.as_deref(),
-        disks: Vec::new(),
-        disk_slots: Some(disk_slots),
-        shares: &config.shares,
+        config: &row.config,
+        disks,
+        shares: &row.config.shares,
         pod_networks: Some(pod_networks),
     };
-    machine::prepare(folders, wanted)?.start()
+    let prepared = machine::prepare(folders, wanted)?;
+    mark("machine prepared");
+    let started = prepared.start()?;
+    mark("machine processes started");
+    Ok(started)
 }
 
 /// Boots the guest, and converses with it until the machine or the session ends. Returns the reason.
-async fn run_started(pod: &Pod, machine: &mut RunningMachine, sockets: Sockets) -> PodError {
-    let ended = while_running(machine, pod.halt.notified(), async {
+async fn run_started(
+    pod: &Pod,
+    machine: &mut RunningMachine,
+    sockets: Sockets,
+    halt: impl Future<Output = ()>,
+) -> PodError {
+    let ended = while_running(machine, halt, async {
         let booted = boot(sockets).await?;
+        pod.agent_start_ns.set(booted.agent_start_ns);
         pod.phase.send_replace(Phase::Up(booted.conversation.guest()));
         Err::<(), _>(PodError::Session(booted.conversation.run().await))
     });

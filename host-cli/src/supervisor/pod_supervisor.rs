@@ -1,10 +1,11 @@
-//! Supervisor of a pod of several containers: one machine, and one process that owns it. A container arrives with its
-//! lock and its first connection, as if a supervisor of its own were started with these, and is attended until it ends.
-//! The machine continues without any container, until the pod is stopped.
+//! Supervisor of a pod, the process that owns its machine. That of an implicit pod attends the pod's container, and ends
+//! with it. To any other pod a container arrives with its lock and its first connection, as if a supervisor of its own
+//! were started with these, and is attended until it ends; the machine continues without any container, until the pod
+//! is stopped.
 //!
 //! ```text
 //!  row read ─► machine ─► session ─► up ──────────────── stop, or its end ─► all containers' ends ─► row written
-//!     socket: adopt a container, stop, measure ──────────────┘
+//!     socket: adopt a container, stop ───────────────────────┘
 //! ```
 
 use std::os::fd::OwnedFd;
@@ -16,42 +17,70 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::disk_slots::DiskSlots;
-use super::pod::Pod;
+use super::machine::MachineDisks;
+use super::pod::{Disks, Pod};
 use super::pod_machine::{self, PodError};
 use super::reach::{self, Reach};
 use super::{ACCEPT_PAUSE, CLIENTS_MAX, Inheritance, client, container_supervisor, networks_changed};
 use crate::container_lock::ContainerLock;
-use crate::control::{self, Answer, Connection, Failure, PodRequest};
+use crate::control::{self, Answer, Connection, Failure, Request};
 use crate::folders::Folders;
 use crate::process::DeviceSocket;
 use crate::signals::Signals;
 use crate::state::{self, State, StateError};
 use crate::{clock, error_text};
 
-/// Supervises a pod from the start of its machine to its end.
+/// Supervises a pod from its start to its end.
 pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> anyhow::Result<()> {
+    let opened = State::open(&folders.data);
+    let found = opened.and_then(|state| state.pod(&inheritance.id).map(|row| (state, row)));
+    match found {
+        Ok((_, row)) if row.is_implicit => {
+            let pod = Pod::new(&row, Disks::AtBoot);
+            container_supervisor::attend(&folders, inheritance, &pod).await
+        }
+        Ok((state, row)) => supervise_machine(folders, inheritance, state, row).await,
+        // Removed while this process was started.
+        Err(StateError::UnknownPod(id)) => {
+            let _ = inheritance.lock.remove();
+            let error = StateError::UnknownMember(id);
+            client::refuse(&inheritance.first, &error_text::describe(&error)).await;
+            Err(error.into())
+        }
+        Err(error) => {
+            let _ = container_supervisor::discard(&folders, &inheritance.id, inheritance.lock);
+            client::refuse(&inheritance.first, &error_text::describe(&error)).await;
+            Err(error.into())
+        }
+    }
+}
+
+/// Supervises a pod whose machine runs with any number of containers.
+async fn supervise_machine(
+    folders: Folders,
+    inheritance: Inheritance,
+    state: State,
+    row: crate::model::Pod,
+) -> anyhow::Result<()> {
     let Inheritance { id, lock, first } = inheritance;
-    let (state, row, mut listener, mut signals) = match prepare(&folders, &id, &lock) {
+    let (mut listener, mut signals) = match prepare(&lock) {
         Ok(prepared) => prepared,
         Err(error) => {
-            if matches!(error.downcast_ref(), Some(StateError::UnknownPod(_))) {
-                // Removed while this process was started.
-                let _ = lock.remove();
-            }
             client::refuse(&first, &error_text::describe(error.as_ref())).await;
             return Err(error);
         }
     };
     let (disk_slots, machine_disk_slots) =
         DeviceSocket::pair().context("cannot make a socket for the machine's disk slots")?;
-    let pod = Pod::new(&row, DiskSlots::new(disk_slots));
+    let pod = Pod::new(&row, Disks::HotPlugged(DiskSlots::new(disk_slots)));
     state.set_pod_running(&id, clock::now_ns(), std::process::id())?;
     let folders = Rc::new(folders);
     let mut clients = JoinSet::new();
     clients.spawn_local(serve(Rc::clone(&pod), Rc::clone(&folders), first));
     let mut looks = tokio::time::interval(reach::LOOK_EVERY);
     let error = {
-        let course = pod_machine::run(&pod, &folders, &row, &state, machine_disk_slots);
+        let disks = MachineDisks::Slots(machine_disk_slots);
+        let course = pod_machine::run(&pod, &folders, &state, disks, pod.halt.notified(), |_| {});
         tokio::pin!(course);
         loop {
             tokio::select! {
@@ -98,40 +127,36 @@ pub(crate) async fn supervise(folders: Folders, inheritance: Inheritance) -> any
 }
 
 /// Prepares all that must work before anything is started.
-fn prepare(
-    folders: &Folders,
-    id: &str,
-    lock: &ContainerLock,
-) -> anyhow::Result<(State, crate::model::Pod, UnixListener, Signals)> {
-    let state = State::open(&folders.data)?;
-    let row = state.pod(id)?;
+fn prepare(lock: &ContainerLock) -> anyhow::Result<(UnixListener, Signals)> {
     // Each container takes a dozen descriptors. When there are no more, a container is refused on arrival.
     crate::sys::raise_descriptors();
     let listener = control::listen(lock.folder()).context("cannot listen for commands")?;
     let signals = Signals::listen_to_ending().context("cannot listen for signals")?;
-    Ok((state, row, listener, signals))
+    Ok((listener, signals))
 }
 
 /// Serves a connection to its end.
 async fn serve(pod: Rc<Pod>, folders: Rc<Folders>, mut connection: Connection) {
     let heard = tokio::select! {
         biased;
-        heard = connection.reader.receive::<PodRequest>() => heard,
+        heard = connection.reader.receive::<Request>() => heard,
         // A client that sends no request is not waited for.
         _ = pod.down() => return,
     };
     let answered = match heard {
         Err(_) => return,
         // The connection stays open for as long as the container is attended here.
-        Ok((PodRequest::Adopt { container }, fds)) => return adopt(&pod, &folders, container, fds).await,
-        Ok((PodRequest::Start, _)) => pod.up().await.map(|_| Answer::Done),
-        Ok((PodRequest::Stop { timeout_s }, _)) => {
+        Ok((Request::Adopt { container }, fds)) => return adopt(&pod, &folders, container, fds).await,
+        Ok((Request::Start, _)) => pod.up().await.map(|_| Answer::Done),
+        Ok((Request::Stop { timeout_s }, _)) => {
             pod.stop(timeout_s).await;
             pod.down().await;
             Ok(Answer::Done)
         }
-        Ok((PodRequest::NetworksChanged, _)) => networks_changed::pod(&pod, &folders).await,
-        Ok((PodRequest::Measure, _)) => measure(&pod).await,
+        Ok((Request::NetworksChanged, _)) => networks_changed::reconcile(&pod, &folders.data).await,
+        Ok(_) => Err(Failure::because(
+            "that is a request to a container, and this is a pod of several",
+        )),
     };
     let answer = answered.unwrap_or_else(Answer::Failed);
     // A client that is gone needs no answer.
@@ -155,12 +180,5 @@ async fn adopt(pod: &Rc<Pod>, folders: &Rc<Folders>, id: String, fds: Vec<OwnedF
         id,
     };
     // Its row and its clients have the error.
-    let _ = container_supervisor::attend(folders, inheritance, Some(Rc::clone(pod))).await;
-}
-
-/// Measures the resource usage of the whole guest.
-async fn measure(pod: &Pod) -> Result<Answer, Failure> {
-    let guest = pod.up().await?;
-    let measured = guest.measure("").await.map_err(|e| Failure::of(&e))?;
-    Ok(Answer::Measured(client::usage(&measured)))
+    let _ = container_supervisor::attend(folders, inheritance, pod).await;
 }

@@ -11,7 +11,6 @@ use super::output::Output;
 use crate::control::{Failure, Moment};
 use crate::folders::Folders;
 use crate::model::{Container, Exit};
-use crate::network::NetworkAttachments;
 use crate::state::State;
 use crate::store_folder;
 
@@ -32,8 +31,6 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Running {
     pub guest: Rc<Guest>,
-    /// Networks of the container's own machine; those of a pod's machine are the pod's.
-    pub attachments: Option<Rc<NetworkAttachments>>,
     /// Spec as it was sent to the guest. In a pod's machine it names this life's disk slots, and is never written to
     /// the row: the next life has other slots.
     pub spec: ContainerSpec,
@@ -47,10 +44,9 @@ pub(crate) struct Running {
 
 impl Running {
     /// Creates the state of a program that has just started.
-    pub(super) fn new(guest: Rc<Guest>, attachments: Option<Rc<NetworkAttachments>>, spec: ContainerSpec) -> Self {
+    pub(super) fn new(guest: Rc<Guest>, spec: ContainerSpec) -> Self {
         Self {
             guest,
-            attachments,
             spec,
             paused: Cell::default(),
             is_pause_unknown: Cell::default(),

@@ -69,7 +69,7 @@ impl Resolver {
     pub(in crate::commands) fn new(state: &State) -> Result<Self, LocalError> {
         let containers = state.containers().map_err(LocalError::State)?;
         let pods = state.pods().map_err(LocalError::State)?;
-        let shares = containers.iter().flat_map(|container| &container.config.shares);
+        let shares = containers.iter().flat_map(|container| &container.pod.config.shares);
         let shares = shares.chain(pods.iter().flat_map(|pod| &pod.config.shares));
         let writable = shares.filter(|share| !share.readonly);
         // A folder that is gone has no links.

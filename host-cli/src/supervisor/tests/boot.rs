@@ -40,7 +40,6 @@ fn a_guest_is_ready_with_the_agents_hello() {
     run(async {
         let booted = boot_with(true_answer).await.unwrap();
         assert_eq!(booted.agent_start_ns, 7);
-        assert!(booted.attachments.is_none());
     });
 }
 

@@ -12,7 +12,6 @@ use capsid_protocol::{FailedStep, Listed, Measured, Process};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::super::client;
 use super::super::supervised_container::{Outcome, Phase};
 use super::fake_agent::failed;
 use super::{World, run};
@@ -29,7 +28,7 @@ impl Command {
     /// Sends a request.
     async fn send(world: &World, request: &Request) -> Self {
         let (connection, theirs) = Connection::pair().unwrap();
-        let serving = client::serve(Rc::clone(&world.supervised), Connection::inherited(theirs).unwrap());
+        let serving = world.serve(theirs);
         let serving = tokio::task::spawn_local(serving);
         connection.writer.send(request).await.unwrap();
         Self {
@@ -267,7 +266,7 @@ fn a_command_without_a_request_does_not_outlive_the_container() {
     run(async {
         let world = World::new();
         let (_connection, theirs) = Connection::pair().unwrap();
-        let serving = client::serve(Rc::clone(&world.supervised), Connection::inherited(theirs).unwrap());
+        let serving = world.serve(theirs);
         end(&world, 0);
         timeout(Duration::from_secs(1), serving).await.unwrap();
     });
@@ -278,7 +277,7 @@ fn a_request_of_another_version_is_answered() {
     run(async {
         let world = World::new();
         let (mut connection, theirs) = Connection::pair().unwrap();
-        let serving = client::serve(Rc::clone(&world.supervised), Connection::inherited(theirs).unwrap());
+        let serving = world.serve(theirs);
         connection.writer.send(&"Reboot").await.unwrap();
         let ((), answer) = tokio::join!(serving, connection.reader.receive::<Answer>());
         let Answer::Failed(failure) = answer.unwrap().0 else {

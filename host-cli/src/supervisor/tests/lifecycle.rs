@@ -23,7 +23,7 @@ async fn life(world: &World, play: impl AsyncFnOnce(&mut FakeAgent)) -> (Result<
     let (guest, mut agent) = guest().await;
     let spec = world.supervised.container.borrow().spec.clone();
     let mut started = false;
-    let lived = run_in(&world.supervised, &world.state, &guest, None, spec, &mut started);
+    let lived = run_in(&world.supervised, &world.state, &guest, spec, &mut started);
     let (lived, ()) = tokio::join!(lived, play(&mut agent));
     (lived, started)
 }
@@ -101,7 +101,7 @@ fn a_start_without_an_end_is_given_up() {
         let (guest, mut agent) = guest().await;
         let spec = world.supervised.container.borrow().spec.clone();
         let mut started = false;
-        let lived = run_in(&world.supervised, &world.state, &guest, None, spec, &mut started);
+        let lived = run_in(&world.supervised, &world.state, &guest, spec, &mut started);
         let play = async {
             agent.receive_process().await;
             agent.only_live().await;
@@ -122,7 +122,7 @@ fn an_end_of_the_session_is_noticed_while_the_container_runs() {
         let (guest, mut agent) = guest().await;
         let spec = world.supervised.container.borrow().spec.clone();
         let mut started = false;
-        let lived = run_in(&world.supervised, &world.state, &guest, None, spec, &mut started);
+        let lived = run_in(&world.supervised, &world.state, &guest, spec, &mut started);
         let play = async {
             agent.receive_process().await;
             agent.report_start(&id).await;

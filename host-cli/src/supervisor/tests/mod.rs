@@ -9,12 +9,16 @@ mod lifecycle;
 mod lives;
 mod orders;
 
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use self::fake_agent::FakeAgent;
+use super::client;
 use super::conversation::Conversation;
 use super::guest::Guest;
+use super::pod::{Disks, Pod};
 use super::supervised_container::{Phase, Running, SupervisedContainer};
+use crate::control::Connection;
 use crate::folders::Folders;
 use crate::model::Status;
 use crate::state::{self, State};
@@ -47,6 +51,7 @@ async fn conversation() -> (Conversation, FakeAgent) {
 /// Container with a row, in folders of its own.
 struct World {
     supervised: Rc<SupervisedContainer>,
+    pod: Rc<Pod>,
     state: State,
     _data: tempfile::TempDir,
 }
@@ -64,8 +69,12 @@ impl World {
         container.spec.id = container.id.clone();
         state.add(&mut container, &[]).unwrap();
         crate::store_folder::make(&folders.data, &container.id).unwrap();
+        let pod = Pod::new(&container.pod, Disks::AtBoot);
+        let supervised = SupervisedContainer::new(container, &folders).unwrap();
+        pod.add(&supervised);
         Self {
-            supervised: SupervisedContainer::new(container, &folders).unwrap(),
+            supervised,
+            pod,
             state,
             _data: data,
         }
@@ -82,9 +91,15 @@ impl World {
     /// Makes the container's program run in a guest.
     fn run_in(&self, guest: Rc<Guest>) {
         let spec = self.supervised.container.borrow().spec.clone();
-        let running = Rc::new(Running::new(guest, None, spec));
+        let running = Rc::new(Running::new(guest, spec));
         self.state.set_running(self.id(), 1, 1).unwrap();
         self.supervised.phase.send_replace(Phase::Running(running));
+    }
+
+    /// Serves a connection of a command.
+    fn serve(&self, connection: OwnedFd) -> impl Future<Output = ()> + use<> {
+        let connection = Connection::inherited(connection).unwrap();
+        client::serve(Rc::clone(&self.supervised), Rc::clone(&self.pod), connection)
     }
 
     fn id(&self) -> &str {

@@ -1,9 +1,11 @@
-//! Tests of user-defined networks and their members.
+//! Tests of containers and pods in the state, and of user-defined networks and their members.
+
+mod migrations;
 
 use super::*;
 use crate::model::{
     AccelChoice, ConnectTarget, Container, ContainerConfig, Endpoint, LogOptions, MachineSize, Network, NetworkConfig,
-    NetworkSpec, Owner, Pod, PodConfig, PodLimits, PodStatus, RestartPolicy, Status, Subnet,
+    NetworkSpec, Pod, PodConfig, RestartPolicy, Status, Subnet,
 };
 
 pub(crate) fn subnet(network: &str, gateway: &str) -> Subnet {
@@ -62,23 +64,29 @@ fn on(network: &Network, wanted: &[&str], mac: u8) -> NetworkConfig {
     }
 }
 
-/// Container whose id repeats one digit.
-pub(crate) fn container(digit: &str, config: Option<NetworkConfig>) -> Container {
+fn machine(hostname: &str, network: Option<NetworkConfig>) -> PodConfig {
+    let size = MachineSize {
+        vcpus: 1,
+        memory_mib: 64,
+    };
+    PodConfig {
+        network,
+        ..PodConfig::implicit(size, AccelChoice::Kvm, hostname.into())
+    }
+}
+
+/// Container in an implicit pod, whose id repeats one digit.
+pub(crate) fn container(digit: &str, network: Option<NetworkConfig>) -> Container {
+    let id = digit.repeat(64);
     Container {
-        id: digit.repeat(64),
+        pod: Box::new(Pod::implicit(&id, 1, machine("", network))),
+        id,
         name: format!("web-{digit}"),
-        pod: None,
         image: "busybox".into(),
         image_id: "sha256:0".into(),
         created_ns: 1,
         spec: capsid_protocol::ContainerSpec::default(),
         config: ContainerConfig {
-            machine: MachineSize {
-                vcpus: 1,
-                memory_mib: 64,
-            },
-            accelerator: AccelChoice::Kvm,
-            kernel: None,
             labels: Vec::new(),
             stop_signal: 15,
             stop_timeout_s: 10,
@@ -90,7 +98,6 @@ pub(crate) fn container(digit: &str, config: Option<NetworkConfig>) -> Container
             health: None,
             mounts: Vec::new(),
             shares: Vec::new(),
-            network: config,
             declared: None,
         },
         status: Status::Created,
@@ -105,34 +112,12 @@ pub(crate) fn container(digit: &str, config: Option<NetworkConfig>) -> Container
 }
 
 fn pod(digit: &str, config: NetworkConfig) -> Pod {
-    Pod {
-        id: digit.repeat(64),
-        name: format!("pod-{digit}"),
-        created_ns: 1,
-        config: PodConfig {
-            machine: MachineSize {
-                vcpus: 1,
-                memory_mib: 64,
-            },
-            accelerator: AccelChoice::Kvm,
-            kernel: None,
-            labels: Vec::new(),
-            hostname: "pod".into(),
-            shares_pids: false,
-            shm_bytes: 1 << 20,
-            sysctls: Vec::new(),
-            limits: PodLimits::default(),
-            volumes: Vec::new(),
-            shares: Vec::new(),
-            network: Some(config),
-            hosts: Vec::new(),
-        },
-        status: PodStatus::Created,
-        started_ns: 0,
-        finished_ns: 0,
-        error: String::new(),
-        supervisor_pid: 0,
-    }
+    Pod::new(
+        digit.repeat(64),
+        format!("pod-{digit}"),
+        1,
+        machine("pod", Some(config)),
+    )
 }
 
 fn addresses(config: Option<&NetworkConfig>) -> Vec<String> {
@@ -144,8 +129,10 @@ fn addresses(config: Option<&NetworkConfig>) -> Vec<String> {
 /// Adds a container, and returns its addresses.
 fn add(state: &State, mut container: Container) -> Result<Vec<String>, StateError> {
     state.add(&mut container, &[])?;
-    assert_eq!(state.container(&container.id).unwrap().config, container.config);
-    Ok(addresses(container.config.network.as_ref()))
+    let row = state.container(&container.id).unwrap();
+    assert_eq!((row.config, &row.pod.config), (container.config, &container.pod.config));
+    assert_eq!(state.pod(&row.pod.id).unwrap().config, row.pod.config);
+    Ok(addresses(container.pod.config.network.as_ref()))
 }
 
 #[test]
@@ -242,7 +229,7 @@ fn a_container_that_is_not_added_has_no_addresses() {
     let mut twin = container("2", Some(on(&made, &[], 1)));
     twin.name = "web-1".into();
     assert!(matches!(state.add(&mut twin, &[]), Err(StateError::NameTaken { .. })));
-    assert_eq!(addresses(twin.config.network.as_ref()), <[&str; 0]>::default());
+    assert_eq!(addresses(twin.pod.config.network.as_ref()), <[&str; 0]>::default());
     assert_eq!(state.members(&made.id).unwrap(), []);
     state.remove_network(&made).unwrap();
     let reported = add(&state, container("2", Some(on(&made, &[], 1)))).unwrap_err();
@@ -278,87 +265,6 @@ fn networks_are_found_and_removed_when_nobody_is_on_them() {
     assert_eq!(state.networks().unwrap(), []);
 }
 
-#[test]
-fn a_database_from_before_networks_keeps_its_rows() {
-    let data = tempfile::tempdir().unwrap();
-    {
-        let old = Connection::open(data.path().join("containers.db")).unwrap();
-        MIGRATIONS[..3].iter().for_each(|step| old.execute_batch(step).unwrap());
-        old.pragma_update(None, "user_version", 3).unwrap();
-        let mut config = serde_json::json!(container("1", None).config);
-        config["network"] = serde_json::json!({
-            "mac": [2, 0, 0, 0, 0, 1], "ports": [], "egress": [], "dns": [], "dns_search": [], "dns_options": [],
-        });
-        let insert = "INSERT INTO containers (id, name, image, image_id, created_ns, spec, config, status) \
-                      VALUES (?1, 'old', 'busybox', 'sha256:0', 1, x'', ?2, 'exited')";
-        old.execute(insert, [&"1".repeat(64), &config.to_string()]).unwrap();
-    }
-    let state = State::open(data.path()).unwrap();
-    let kept = state.find("old").unwrap();
-    let network = kept.config.network.unwrap();
-    assert_eq!((network.own_link, network.endpoints), (true, Vec::new()));
-    assert_eq!(network.bytes_per_second, None);
-    state.remove(&kept.id).unwrap();
-    assert_eq!(state.networks().unwrap(), []);
-}
-
-/// Creates a database from before several networks: a container for each `$.network`, and a pod for the last one.
-fn before_several_networks(data: &Path, networks: &[serde_json::Value]) {
-    let old = Connection::open(data.join("containers.db")).unwrap();
-    MIGRATIONS[..4].iter().for_each(|step| old.execute_batch(step).unwrap());
-    old.pragma_update(None, "user_version", 4).unwrap();
-    let insert = "INSERT INTO containers (id, name, image, image_id, created_ns, spec, config, status) \
-                  VALUES (?1, ?1, 'busybox', 'sha256:0', 1, x'', ?2, 'exited')";
-    for (digit, network) in networks.iter().enumerate() {
-        let mut config = serde_json::json!(container("1", None).config);
-        config["network"] = network.clone();
-        old.execute(insert, [&digit.to_string(), &config.to_string()]).unwrap();
-    }
-    old.execute(insert, ["damaged", "{"]).unwrap();
-    let mut config = serde_json::json!(pod("1", plain(1)).config);
-    config["network"] = networks.last().unwrap().clone();
-    let insert = "INSERT INTO pods (id, name, created_ns, config, status) VALUES ('p', 'p', 1, ?1, 'Exited')";
-    old.execute(insert, [config.to_string()]).unwrap();
-}
-
-#[test]
-fn a_database_with_one_network_each_keeps_its_rows() {
-    let data = tempfile::tempdir().unwrap();
-    let network = |endpoint: serde_json::Value| {
-        serde_json::json!({
-            "mac": [2, 0, 0, 0, 0, 1], "ports": [], "egress": [], "dns": [], "dns_search": [], "dns_options": [],
-            "joined": endpoint, "bytes_per_second": u64::MAX,
-        })
-    };
-    let place = serde_json::json!({
-        "network": "n", "name": "shop", "addresses": ["10.89.0.2", "fd12::2"], "aliases": ["a'b\\\"c"],
-    });
-    before_several_networks(
-        data.path(),
-        &[
-            serde_json::Value::Null,
-            network(serde_json::Value::Null),
-            network(place.clone()),
-        ],
-    );
-    let state = State::open(data.path()).unwrap();
-    let network = |id: &str| state.container(id).unwrap().config.network;
-    assert_eq!(network("0"), None);
-    let own = network("1").unwrap();
-    assert_eq!((own.own_link, own.endpoints), (true, Vec::new()));
-    let endpoint = network("2").unwrap();
-    assert_eq!(endpoint.bytes_per_second.unwrap().get(), u64::MAX);
-    assert_eq!(
-        (endpoint.own_link, serde_json::json!(endpoint.endpoints)),
-        (false, serde_json::json!([place]))
-    );
-    assert_eq!(
-        state.pod("p").unwrap().config.network.unwrap().endpoints,
-        endpoint.endpoints
-    );
-    assert!(matches!(state.container("damaged"), Err(StateError::Damaged { .. })));
-}
-
 /// Creates two networks, and a container of id 1 that has its own link.
 fn two_networks(state: &State) -> (Network, Network) {
     add(state, container("1", Some(plain(1)))).unwrap();
@@ -372,8 +278,8 @@ fn two_networks(state: &State) -> (Network, Network) {
     )
 }
 
-fn names(owner: &Owner) -> Vec<&str> {
-    owner.network().unwrap().names().collect()
+fn names(pod: &Pod) -> Vec<&str> {
+    pod.config.network.as_ref().unwrap().names().collect()
 }
 
 #[test]
@@ -386,10 +292,13 @@ fn who_is_connected_has_a_place_on_each_network() {
     state.connect(&id, &to(&other, &["10.90.0.9"])).unwrap();
     let connected = state.connect(&id, &to(&one, &[])).unwrap();
     assert_eq!(names(&connected), ["default", "net-b", "net-a"]);
-    assert_eq!(addresses(connected.network()), ["10.90.0.9", "fd12::2", "10.89.0.2"]);
     assert_eq!(
-        state.find("web-1").unwrap().config.network.as_ref(),
-        connected.network()
+        addresses(connected.config.network.as_ref()),
+        ["10.90.0.9", "fd12::2", "10.89.0.2"]
+    );
+    assert_eq!(
+        state.find("web-1").unwrap().pod.config.network,
+        connected.config.network
     );
     let has = |network: &Network| state.members(&network.id).unwrap()[0].addresses().to_vec();
     assert_eq!((has(&one).len(), has(&other).len()), (1, 2));
@@ -397,8 +306,8 @@ fn who_is_connected_has_a_place_on_each_network() {
     let mut grouped = pod("2", plain(2));
     state.add_pod(&mut grouped).unwrap();
     let pods = state.connect(&grouped.id, &to(&one, &[])).unwrap();
-    assert_eq!(addresses(pods.network()), ["10.89.0.3"]);
-    assert_eq!(state.pod(&grouped.id).unwrap().config.network.as_ref(), pods.network());
+    assert_eq!(addresses(pods.config.network.as_ref()), ["10.89.0.3"]);
+    assert_eq!(state.pod(&grouped.id).unwrap().config, pods.config);
     // A removed container leaves all its networks.
     state.remove(&id).unwrap();
     assert_eq!(state.members(&other.id).unwrap(), []);
@@ -411,21 +320,21 @@ fn who_is_disconnected_frees_what_it_had() {
     let state = State::open(data.path()).unwrap();
     let (one, _) = two_networks(&state);
     let id = "1".repeat(64);
-    let before = state.container(&id).unwrap().config;
+    let before = state.pod(&id).unwrap().config;
     let there = ConnectTarget::UserDefined(Endpoint::anywhere(&one));
     state
         .connect(&id, &ConnectTarget::UserDefined(place(&one, &["10.89.0.9"])))
         .unwrap();
     state.disconnect(&id, &there).unwrap();
     // Nothing is left of the membership: a failed connection can be undone.
-    assert_eq!(state.container(&id).unwrap().config, before);
+    assert_eq!(state.pod(&id).unwrap().config, before);
     state.remove_network(&state.find_network("net-b").unwrap()).unwrap();
     add(&state, container("2", Some(on(&one, &["10.89.0.9"], 2)))).unwrap();
     // Disconnected from all networks, and connected again.
     let none = state.disconnect(&id, &ConnectTarget::OwnLink).unwrap();
     assert_eq!(names(&none), [] as [&str; 0]);
     let back = state.connect(&id, &there).unwrap();
-    assert_eq!(addresses(back.network()), ["10.89.0.2"]);
+    assert_eq!(addresses(back.config.network.as_ref()), ["10.89.0.2"]);
 }
 
 #[test]
@@ -435,10 +344,13 @@ fn a_connection_that_is_not_possible_changes_nothing() {
     let (one, other) = two_networks(&state);
     add(&state, container("2", Some(on(&one, &["10.89.0.9"], 2)))).unwrap();
     add(&state, container("3", None)).unwrap();
-    state.add_pod(&mut pod("4", plain(4))).unwrap();
+    let mut grouped = pod("4", plain(4));
+    state.add_pod(&mut grouped).unwrap();
     let mut inside = container("5", None);
-    inside.pod = Some("4".repeat(64));
+    inside.pod = Box::new(grouped);
     add(&state, inside).unwrap();
+    let reported = state.find_member("web-5").unwrap_err().to_string();
+    assert!(reported.contains("name the pod, pod-4"), "{reported}");
     let gone = Network {
         id: "f".repeat(64),
         name: "net-f".into(),
@@ -456,7 +368,6 @@ fn a_connection_that_is_not_possible_changes_nothing() {
         ),
         ("1", to(&gone, &[]), "network net-f not found"),
         ("3", to(&one, &[]), "web-3 was made with --network none"),
-        ("5", to(&one, &[]), "name the pod, pod-4"),
         ("6", to(&one, &[]), "no such container or pod"),
     ] {
         let reported = state.connect(&id(digit), &place).unwrap_err().to_string();
@@ -471,7 +382,7 @@ fn a_connection_that_is_not_possible_changes_nothing() {
         assert!(reported.contains(words), "{reported}");
     }
     assert_eq!(state.members(&one.id).unwrap().len(), 1);
-    assert_eq!(state.container(&id("1")).unwrap().config.network, Some(plain(1)));
+    assert_eq!(state.pod(&id("1")).unwrap().config.network, Some(plain(1)));
 }
 
 #[test]
@@ -500,9 +411,18 @@ fn a_whole_name_is_meant_before_an_ids_beginning() {
     named.name = "dd".into();
     state.add_pod(&mut named).unwrap();
     for (word, name) in [("dd", "dd"), ("ddd", "web-d"), ("web-d", "web-d"), ("44", "dd")] {
-        assert_eq!(state.find_owner(word).unwrap().name(), name, "{word}");
+        assert_eq!(state.find_member(word).unwrap().name, name, "{word}");
     }
-    assert!(matches!(state.find_owner("web"), Err(StateError::UnknownOwner(_))));
+    // Also where that is the beginning of several ids.
+    let mut other = pod("4", plain(5));
+    other.id = format!("{}5", "4".repeat(63));
+    state.add_pod(&mut other).unwrap();
+    let mut short = container("e", None);
+    short.name = "44".into();
+    add(&state, short).unwrap();
+    assert_eq!(state.find_member("44").unwrap().name, "44");
+    assert!(matches!(state.find_member("444"), Err(StateError::AmbiguousPod(_))));
+    assert!(matches!(state.find_member("web"), Err(StateError::UnknownMember(_))));
 }
 
 #[test]
@@ -517,14 +437,41 @@ fn a_supervisors_older_copy_does_not_change_networks() {
         .unwrap();
     copy.config.was_stopped = true;
     state.set_plan(&copy).unwrap();
-    let row = state.container(&id).unwrap().config;
-    assert!(row.was_stopped);
-    assert_eq!(addresses(row.network.as_ref()), ["10.89.0.2"]);
-    let mut without = container("3", None);
-    state.add(&mut without, &[]).unwrap();
-    without.config.was_stopped = true;
-    state.set_plan(&without).unwrap();
-    assert_eq!(state.container(&without.id).unwrap().config, without.config);
+    let row = state.container(&id).unwrap();
+    assert!(row.config.was_stopped);
+    assert_eq!(addresses(row.pod.config.network.as_ref()), ["10.89.0.2"]);
+}
+
+#[test]
+fn an_implicit_pod_comes_and_goes_with_its_container() {
+    let data = tempfile::tempdir().unwrap();
+    let state = State::open(data.path()).unwrap();
+    add(&state, container("1", Some(plain(1)))).unwrap();
+    let id = "1".repeat(64);
+    assert_eq!(state.pod(&id).unwrap().name, "web-1");
+    state.rename(&id, "shop").unwrap();
+    assert_eq!(state.pod(&id).unwrap().name, "shop");
+    assert_eq!(state.container(&id).unwrap().pod.name, "shop");
+    // Users create and name the other pods.
+    assert!(state.pods().unwrap().is_empty());
+    for word in ["shop", &id, "11"] {
+        assert!(matches!(state.find_pod(word), Err(StateError::UnknownPod(_))), "{word}");
+    }
+    let mut named = pod("2", plain(2));
+    named.name = "shop".into();
+    state.add_pod(&mut named).unwrap();
+    let machine = MachineSize {
+        vcpus: 2,
+        memory_mib: 96,
+    };
+    state
+        .set_plan_and_machine(&state.container(&id).unwrap(), machine)
+        .unwrap();
+    let config = state.container(&id).unwrap().pod.config;
+    assert_eq!((config.machine.vcpus, config.network), (2, Some(plain(1))));
+    state.remove(&id).unwrap();
+    assert!(matches!(state.pod(&id), Err(StateError::UnknownPod(_))));
+    assert!(state.pending(Pending::Pod).unwrap().is_empty());
 }
 
 #[test]

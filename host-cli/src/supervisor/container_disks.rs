@@ -1,38 +1,17 @@
-//! Disks of a container, and the machine that it has to itself: for its program, or for a task on its files.
+//! Disks of a container: those that its machine boots with, or that are plugged into it.
 
 use anyhow::Context as _;
 
 use super::disk_slots::{DiskKey, DiskSlots, Needed};
-use super::machine::{self, MachineError, Prepared, Wanted};
 use crate::accelerator::Disk;
 use crate::folders::Folders;
 use crate::model::Container;
-use crate::network::PodNetworks;
 use crate::plan::{ROOTFS_SERIAL, SCRATCH_SERIAL};
-use crate::state::{State, StateError};
+use crate::state::State;
 use crate::{scratch, store_folder, volumes};
 
-/// Opens all that a container's own machine needs. A machine without `pod_networks` has no network.
-pub(super) fn prepare(
-    container: &Container,
-    pod_networks: Option<PodNetworks<'_>>,
-    state: &State,
-    folders: &Folders,
-) -> Result<Prepared, MachineError> {
-    let wanted = Wanted {
-        id: &container.id,
-        accelerator: container.config.accelerator,
-        size: container.config.machine,
-        kernel: container.config.kernel.as_deref(),
-        disks: disks(container, state, folders).map_err(MachineError::prepare)?,
-        disk_slots: None,
-        shares: &container.config.shares,
-        pod_networks,
-    };
-    machine::prepare(folders, wanted)
-}
-
-fn disks(container: &Container, state: &State, folders: &Folders) -> anyhow::Result<Vec<Disk>> {
+/// Opens the disks that a container's machine boots with.
+pub(super) fn boot_disks(container: &Container, state: &State, folders: &Folders) -> anyhow::Result<Vec<Disk>> {
     let mut disks = vec![rootfs_disk(container, folders)?, scratch_disk(container, folders)?];
     disks.extend(volumes::open(state, &folders.data, container)?);
     Ok(disks)
@@ -60,18 +39,12 @@ pub(super) fn needed_slots(
         need(root, ROOTFS_SERIAL, true, &|| rootfs_disk(container, folders))?,
         need(own, SCRATCH_SERIAL, false, &|| scratch_disk(container, folders))?,
     ];
-    for volume in volumes::needed(state, container, &siblings(container, state)?)? {
+    for volume in volumes::needed(state, container, &state.containers_of(&container.pod.id)?)? {
         let open = || Ok(volumes::open_disk(state, &folders.data, container, &volume)?);
         let key = DiskKey::Volume(volume.name.clone());
         needed.push(need(key, &volume.serial, volume.readonly, &open)?);
     }
     Ok(needed)
-}
-
-/// Returns the containers of the container's pod, if it is in one.
-pub(super) fn siblings(container: &Container, state: &State) -> Result<Vec<Container>, StateError> {
-    let pod = container.pod.as_deref();
-    pod.map_or_else(|| Ok(Vec::new()), |pod| state.containers_of(pod))
 }
 
 fn rootfs_disk(container: &Container, folders: &Folders) -> anyhow::Result<Disk> {
