@@ -8,7 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use capsid_protocol::message::agent_message::Kind as Report;
-use capsid_protocol::{ContainerSpec, FrameError, Stopped, frame, write_frame};
+use capsid_protocol::process::init_order::Kind as Order;
+use capsid_protocol::{ContainerSpec, FrameError, InitOrder, ProcessSpec, Stopped, TaskSpec, frame, write_frame};
 use rustix::process::{Pid, WaitStatus};
 
 use crate::cgroup::Cgroup;
@@ -24,6 +25,9 @@ use crate::{devices, disk, log, threads};
 pub(crate) struct Container {
     /// Lifecycle of the container's first process.
     pub(crate) lifecycle: Arc<ProcessLifecycle>,
+    spec: ContainerSpec,
+    /// Task in place of the container's program.
+    task: Option<TaskSpec>,
     /// Pod whose namespaces the container shares, once it exists.
     pod: OnceLock<Arc<Pod>>,
     /// Cgroup of the container, present from before its first process to after its last.
@@ -67,8 +71,20 @@ impl Drop for Admission {
 impl Container {
     /// Creates a container for which nothing was done yet.
     pub(crate) fn new(spec: ContainerSpec) -> Self {
+        Self::made(ProcessLifecycle::new(spec.id.clone(), spec.stdio()), spec, None)
+    }
+
+    /// Creates a container for a task on its files, in place of its program.
+    pub(crate) fn for_task(mut task: TaskSpec) -> Self {
+        let spec = std::mem::take(&mut task.container);
+        Self::made(ProcessLifecycle::new(task.id.clone(), task.stdio()), spec, Some(task))
+    }
+
+    fn made(lifecycle: ProcessLifecycle, spec: ContainerSpec, task: Option<TaskSpec>) -> Self {
         Self {
-            lifecycle: Arc::new(ProcessLifecycle::new(spec)),
+            lifecycle: Arc::new(lifecycle),
+            spec,
+            task,
             pod: OnceLock::new(),
             cgroup: Mutex::default(),
             exec_processes: Mutex::default(),
@@ -133,21 +149,19 @@ impl Container {
     /// Runs the lifecycle with cgroup, pod and disks around it. Cgroup and mounts are gone before the end is reported,
     /// except mounts of disks that are thrown away.
     fn run_in_cgroup(&self, context: &AgentContext, report: &impl Fn(Report)) -> Result<Stopped, LifecycleError> {
-        crate::spec::check(&self.lifecycle.spec).map_err(LifecycleError::Spec)?;
-        let spec = devices::resolve(&self.lifecycle.spec).map_err(LifecycleError::Device)?;
-        let pod = context.pod_of(&self.lifecycle.spec)?;
+        let spec = devices::resolve(&self.spec).map_err(LifecycleError::Device)?;
+        let pod = context.pod_of(&self.spec)?;
         if let Some(pod) = &pod {
             self.pod.get_or_init(|| Arc::clone(pod));
         }
         let above = pod.as_deref().map(Pod::cgroup);
-        let cgroup =
-            Cgroup::make(above, &self.lifecycle.id, &self.lifecycle.spec.limits).map_err(LifecycleError::Cgroup)?;
+        let cgroup = Cgroup::make(above, &self.lifecycle.id, &self.spec.limits).map_err(LifecycleError::Cgroup)?;
         *self.cgroup() = Some(cgroup);
-        let discards = self.lifecycle.spec.discards_disks;
+        let discards = self.spec.discards_disks;
         let disks = if discards {
             Vec::new()
         } else {
-            disk::serials(&self.lifecycle.spec)
+            disk::serials(&self.spec)
         };
         context.disk_users.take(&disks);
         let outcome = self.run(context, &spec, pod.as_deref(), report);
@@ -180,7 +194,7 @@ impl Container {
         let pid = self.spawn(context, pod, init_end)?;
         let mut copies = Copies::new().map_err(LifecycleError::Copy)?;
         let outcome = self
-            .send_spec(&mut control, spec, pod)
+            .send_order(&mut control, spec, pod)
             .and_then(|()| self.until_running((control, spec), pid, &mut copies, report));
         if outcome.is_err() {
             self.kill();
@@ -220,17 +234,25 @@ impl Container {
         Ok(spawned.pid)
     }
 
-    /// Sends the container init its spec and the descriptors of the namespaces that it shares.
-    fn send_spec(
+    /// Sends the container init the order to prepare, with the descriptors of the namespaces that it shares.
+    fn send_order(
         &self,
         control: &mut UnixStream,
         spec: &ContainerSpec,
         pod: Option<&Pod>,
     ) -> Result<(), LifecycleError> {
+        let process = match &self.task {
+            None => ProcessSpec::from(spec.clone()),
+            Some(task) => ProcessSpec::from(TaskSpec {
+                container: spec.clone(),
+                ..task.clone()
+            }),
+        };
+        let order = InitOrder::from(Order::Prepare(Box::new(process)));
         let sent = match pod {
-            None => write_frame(control, spec),
+            None => write_frame(control, &order),
             Some(pod) => {
-                frame::encode_frame(spec).and_then(|spec| crate::control::send(control, &spec, &pod.namespaces()))
+                frame::encode_frame(&order).and_then(|order| crate::control::send(control, &order, &pod.namespaces()))
             }
         };
         sent.map_err(LifecycleError::Control)

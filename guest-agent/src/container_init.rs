@@ -1,9 +1,10 @@
 //! The container init: a fresh, single-threaded process that turns itself into the container's program.
 //!
 //! It is PID 1 of the container's pid namespace and sits in its cgroup from its first instruction. Its standard input
-//! is the control socket: a spec comes in, [`Created`] goes out with the agent's ends of the streams, [`Start`] comes
-//! in, and then either the socket closes (the program runs) or [`Failed`] goes out. A container init that [`join`]s a
-//! container is not in the container's pid namespace, and forks the process that does the same.
+//! is the control socket: the order to [`Prepare`](Order::Prepare) comes in, [`Created`] goes out with the agent's ends
+//! of the streams, [`Start`](Order::Start) comes in, and then either the socket closes (the program runs) or
+//! [`Failed`](Report::Failed) goes out. A container init that [`join`]s a container is not in the container's pid
+//! namespace, and forks the process that does the same.
 
 mod join;
 mod streams;
@@ -13,9 +14,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use capsid_protocol::message::agent_message::Kind as Report;
-use capsid_protocol::message::host_message::Kind as HostKind;
+use capsid_protocol::process::init_order::Kind as Order;
+use capsid_protocol::process::process_spec::Kind as Process;
+use capsid_protocol::spec::{Rlimit, Task};
 use capsid_protocol::{
-    AgentMessage, ContainerSpec, Created, FailedStep, FrameError, HostMessage, frame, read_frame, write_frame,
+    AgentMessage, ContainerSpec, Created, ExecSpec, FailedStep, FrameError, InitOrder, Stdio, TaskSpec, frame,
+    read_frame, write_frame,
 };
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -150,19 +154,14 @@ pub(crate) fn run() -> i32 {
         return 1;
     };
     let mut control = UnixStream::from(control);
-    let Ok((spec, fds)) = receive_spec(&control) else {
+    let Ok((order, fds)) = receive_order(&control) else {
         return 1;
     };
-    let id = spec.id.clone();
-    // The program's process, when it is a child of this one or of the agent, reports and ends by itself.
-    let outcome = if pod_init::is_first(&spec) {
-        pod_init::be_first().map_err(InitError::PodInit)
-    } else if spec.join.is_some() {
-        join::become_exec_process(spec, fds, &mut control)
-    } else {
-        become_program(spec, fds, &mut control)
+    let id = match &order.kind {
+        Some(Order::Prepare(process)) => process.id().to_owned(),
+        _ => String::new(),
     };
-    let error = match outcome {
+    let error = match obey(order, fds, &mut control) {
         Ok(exit_code) => return exit_code,
         Err(error) => error,
     };
@@ -172,31 +171,44 @@ pub(crate) fn run() -> i32 {
     1
 }
 
-/// Receives the spec and the descriptors that come with it.
-fn receive_spec(control: &UnixStream) -> Result<(ContainerSpec, Vec<OwnedFd>), FrameError> {
+/// Receives the first order and the descriptors that come with it.
+fn receive_order(control: &UnixStream) -> Result<(InitOrder, Vec<OwnedFd>), FrameError> {
     let (body, fds) = control::receive(control)?;
     Ok((frame::decode_body(&body)?, fds))
+}
+
+/// Carries out the first order. The program's process, when it is a child of this one or of the agent, reports and ends
+/// by itself.
+fn obey(order: InitOrder, fds: Vec<OwnedFd>, control: &mut UnixStream) -> Result<i32, InitError> {
+    let process = match order.kind {
+        Some(Order::Prepare(process)) => process.kind,
+        Some(Order::ReapPod(_)) => return pod_init::be_first().map_err(InitError::PodInit),
+        Some(Order::Start(_)) | None => None,
+    };
+    match process.ok_or(InitError::Unexpected)? {
+        Process::Container(spec) => become_program(*spec, fds, control),
+        Process::Exec(spec) => join::become_exec_process(*spec, fds, control),
+        Process::Task(spec) if spec.is_running => join::become_task_beside(&spec, fds, control),
+        Process::Task(spec) => become_task(&spec, fds, control),
+    }
 }
 
 /// Runs all steps of a container init. Returns the exit code of an init, or the error; does not return once a program
 /// runs.
 fn become_program(spec: ContainerSpec, fds: Vec<OwnedFd>, control: &mut UnixStream) -> Result<i32, InitError> {
     leave_agent(&spec, fds)?;
-    let task = prepare_task(&spec)?;
-    let (root, streams, identity) = make_root(&spec)?;
+    let identity = |root: &Root| resolve(root, &spec.user, &spec.additional_groups).map_err(InitError::User);
+    let (root, streams, identity) = make_root(&spec, spec.stdio(), identity)?;
     mount::enter(&root).map_err(InitError::Root)?;
-    if let Some(task) = task {
-        return do_task(&spec, task, streams, control);
-    }
     rustix::process::chdir(spec.cwd.as_str()).map_err(|source| InitError::WorkingDirectory {
         path: spec.cwd.clone(),
         source,
     })?;
-    let own = hand_over(&spec, streams, control)?;
+    let own = hand_over(&spec.id, streams, control)?;
     wait_for_start(control)?;
-    take_streams(&spec, &own)?;
+    take_streams(spec.stdio(), &own)?;
     drop(own);
-    confine(&spec, &identity)?;
+    confine(&Confinement::of(&spec), &identity)?;
     let env = with_home(spec.env, &identity);
     if !spec.init {
         return Err(execute(&spec.args, &env));
@@ -215,20 +227,29 @@ fn become_program(spec: ContainerSpec, fds: Vec<OwnedFd>, control: &mut UnixStre
     }
 }
 
-/// Prepares the spec's task from the agent's own folders, while they are there.
-fn prepare_task(spec: &ContainerSpec) -> Result<Option<Prepared>, InitError> {
-    let task = spec.task.as_ref().and_then(|task| task.kind.clone());
-    let prepared = task.map(|kind| task::prepare(kind, spec)).transpose();
-    prepared.map_err(InitError::Disk)
+/// Runs all steps of a container init that performs a task as root, in place of the container's program. Returns its
+/// exit code.
+fn become_task(spec: &TaskSpec, fds: Vec<OwnedFd>, control: &mut UnixStream) -> Result<i32, InitError> {
+    leave_agent(&spec.container, fds)?;
+    let task = prepare_task(&spec.task, &spec.container)?;
+    let (root, streams, _) = make_root(&spec.container, spec.stdio(), |_| Ok(Identity::root()))?;
+    mount::enter(&root).map_err(InitError::Root)?;
+    do_task(spec, task, streams, control)
+}
+
+/// Prepares a task from the agent's own folders, while they are there.
+fn prepare_task(task: &Task, container: &ContainerSpec) -> Result<Prepared, InitError> {
+    let kind = task.kind.clone().ok_or(InitError::Unexpected)?;
+    task::prepare(kind, container).map_err(InitError::Disk)
 }
 
 /// Performs the task in place of a program. Returns its exit code.
-fn do_task(spec: &ContainerSpec, task: Prepared, streams: Streams, control: &mut UnixStream) -> Result<i32, InitError> {
+fn do_task(spec: &TaskSpec, task: Prepared, streams: Streams, control: &mut UnixStream) -> Result<i32, InitError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = Root::new(rustix::fs::open("/", flags, Mode::empty()).map_err(InitError::Root)?);
-    let own = hand_over(spec, streams, control)?;
+    let own = hand_over(&spec.id, streams, control)?;
     wait_for_start(control)?;
-    take_streams(spec, &own)?;
+    take_streams(spec.stdio(), &own)?;
     drop(own);
     let (unconnected, _) = UnixStream::pair().map_err(|e| InitError::Control(FrameError::Io(e)))?;
     // Closing it tells the agent that the task has begun.
@@ -261,8 +282,13 @@ fn leave_agent(spec: &ContainerSpec, pod: Vec<OwnedFd>) -> Result<(), InitError>
     fs::write("/proc/self/oom_score_adj", "0").map_err(InitError::OomScore)
 }
 
-/// Assembles the complete root. Returns its path, the streams, and the identity of the program.
-fn make_root(spec: &ContainerSpec) -> Result<(std::path::PathBuf, Streams, Identity), InitError> {
+/// Assembles the complete root. Returns its path, the streams, and the identity of the process, which is found in the
+/// root.
+fn make_root(
+    spec: &ContainerSpec,
+    stdio: Stdio,
+    find_identity: impl FnOnce(&Root) -> Result<Identity, InitError>,
+) -> Result<(std::path::PathBuf, Streams, Identity), InitError> {
     mount::filesystem("tmpfs", &[("size", STAGING_TMPFS), ("mode", "0755")], &[], 0)
         .and_then(|m| mount::attach(&m, CWD, STAGING))
         .map_err(InitError::Staging)?;
@@ -271,8 +297,8 @@ fn make_root(spec: &ContainerSpec) -> Result<(std::path::PathBuf, Streams, Ident
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = Root::new(rustix::fs::open(&path, flags, Mode::empty()).map_err(InitError::Root)?);
     let terminal = rootfs::execute(&root, &plan(spec), spec).map_err(InitError::Step)?;
-    let identity = resolve(&root, &spec.user, &spec.additional_groups).map_err(InitError::User)?;
-    let streams = make_streams(spec, || null(&root), terminal, &identity).map_err(InitError::Streams)?;
+    let identity = find_identity(&root)?;
+    let streams = make_streams(stdio, || null(&root), terminal, &identity).map_err(InitError::Streams)?;
     Ok((path, streams, identity))
 }
 
@@ -285,10 +311,8 @@ fn null(root: &Root) -> Result<OwnedFd, Errno> {
 }
 
 /// Sends `Created` with the agent's ends.
-fn hand_over(spec: &ContainerSpec, streams: Streams, control: &UnixStream) -> Result<Vec<OwnedFd>, InitError> {
-    let created = Created {
-        container: spec.id.clone(),
-    };
+fn hand_over(id: &str, streams: Streams, control: &UnixStream) -> Result<Vec<OwnedFd>, InitError> {
+    let created = Created { container: id.into() };
     let message = AgentMessage::from(Report::Created(created));
     let bytes = frame::encode_frame(&message).map_err(InitError::Control)?;
     let fds: Vec<BorrowedFd<'_>> = streams.agent.iter().map(AsFd::as_fd).collect();
@@ -298,36 +322,64 @@ fn hand_over(spec: &ContainerSpec, streams: Streams, control: &UnixStream) -> Re
 
 /// Waits for the agent's `Start`.
 fn wait_for_start(control: &mut UnixStream) -> Result<(), InitError> {
-    match read_frame::<HostMessage>(control).map_err(InitError::Control)?.kind {
-        Some(HostKind::Start(_)) => Ok(()),
-        _ => Err(InitError::Unexpected),
+    match read_frame::<InitOrder>(control).map_err(InitError::Control)?.kind {
+        Some(Order::Start(_)) => Ok(()),
+        Some(Order::Prepare(_) | Order::ReapPod(_)) | None => Err(InitError::Unexpected),
+    }
+}
+
+/// Confinement of a program.
+struct Confinement<'a> {
+    rlimits: &'a [Rlimit],
+    no_new_privs: bool,
+    capabilities: u64,
+    seccomp: &'a [u8],
+}
+
+impl<'a> Confinement<'a> {
+    fn of(spec: &'a ContainerSpec) -> Self {
+        Self {
+            rlimits: &spec.rlimits,
+            no_new_privs: spec.no_new_privs,
+            capabilities: spec.capabilities,
+            seccomp: &spec.seccomp,
+        }
+    }
+
+    fn of_exec(spec: &'a ExecSpec) -> Self {
+        Self {
+            rlimits: &spec.rlimits,
+            no_new_privs: spec.no_new_privs,
+            capabilities: spec.capabilities,
+            seccomp: &spec.seccomp,
+        }
     }
 }
 
 /// Drops the agent's privileges, in runc's order: without `no_new_privs` only `CAP_SYS_ADMIN` may install a filter, so
 /// it is installed before that is dropped; with it, last, so that the filter need not allow the steps.
-fn confine(spec: &ContainerSpec, identity: &Identity) -> Result<(), InitError> {
+fn confine(program: &Confinement<'_>, identity: &Identity) -> Result<(), InitError> {
     match sys::join_session_keyring() {
         // A kernel without keyrings has none to share.
         Ok(()) | Err(Errno::NOSYS) => {}
         Err(e) => return Err(InitError::Keyring(e)),
     }
-    for limit in &spec.rlimits {
+    for limit in program.rlimits {
         sys::set_rlimit(limit.resource, limit.soft, limit.hard).map_err(|source| InitError::Rlimit {
             resource: limit.resource,
             source,
         })?;
     }
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    if spec.no_new_privs {
+    if program.no_new_privs {
         rustix::thread::set_no_new_privs(true).map_err(InitError::NoNewPrivileges)?;
-        become_user(identity, spec.capabilities).map_err(InitError::Privileges)?;
+        become_user(identity, program.capabilities).map_err(InitError::Privileges)?;
     }
-    if !spec.seccomp.is_empty() {
-        sys::install_seccomp(&spec.seccomp).map_err(InitError::Seccomp)?;
+    if !program.seccomp.is_empty() {
+        sys::install_seccomp(program.seccomp).map_err(InitError::Seccomp)?;
     }
-    if !spec.no_new_privs {
-        become_user(identity, spec.capabilities).map_err(InitError::Privileges)?;
+    if !program.no_new_privs {
+        become_user(identity, program.capabilities).map_err(InitError::Privileges)?;
     }
     Ok(())
 }

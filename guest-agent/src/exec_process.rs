@@ -11,7 +11,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use capsid_protocol::message::agent_message::Kind as Report;
-use capsid_protocol::{ContainerSpec, FrameError, Stopped, frame};
+use capsid_protocol::process::init_order::Kind as Order;
+use capsid_protocol::{FrameError, InitOrder, ProcessSpec, Stopped, frame};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
@@ -26,23 +27,24 @@ use crate::sys::{self, PidNamespace, Spawned};
 pub(crate) struct ExecProcess {
     /// Lifecycle of the exec process.
     pub(crate) lifecycle: Arc<ProcessLifecycle>,
+    spec: ProcessSpec,
     container: Arc<Container>,
 }
 
 impl ExecProcess {
     /// Creates a process that will join `container`.
-    pub(crate) fn new(spec: ContainerSpec, container: Arc<Container>) -> Self {
+    pub(crate) fn new(spec: ProcessSpec, container: Arc<Container>) -> Self {
         Self {
-            lifecycle: Arc::new(ProcessLifecycle::new(spec)),
+            lifecycle: Arc::new(ProcessLifecycle::new(spec.id().into(), spec.stdio())),
+            spec,
             container,
         }
     }
 
     /// Runs the process from start to end, and reports each change with `report`.
     pub(crate) fn run_once(&self, context: &AgentContext, report: impl Fn(Report)) {
-        let checked = crate::spec::check(&self.lifecycle.spec).map_err(LifecycleError::Spec);
         let failed = |error: LifecycleError| report(Report::Failed(error.report(&self.lifecycle.id)));
-        match checked.and_then(|()| self.container.admit()) {
+        match self.container.admit() {
             // Held over the report: a container's end is reported after the ends of its exec processes.
             Ok(admission) => match self.run(context, &admission, &report) {
                 Ok(stopped) => report(Report::Stopped(stopped)),
@@ -118,16 +120,17 @@ impl ExecProcess {
         spawned.map_err(LifecycleError::Spawn)
     }
 
-    /// Sends the container init its spec. Returns the process that it forked.
+    /// Sends the container init the order to prepare. Returns the process that it forked.
     fn forked(
         &self,
         init_control: &UnixStream,
         admission: &Admission,
         child_end: UnixStream,
     ) -> Result<OwnedFd, LifecycleError> {
-        let spec = frame::encode_frame(&self.lifecycle.spec).map_err(LifecycleError::Control)?;
+        let order = InitOrder::from(Order::Prepare(Box::new(self.spec.clone())));
+        let order = frame::encode_frame(&order).map_err(LifecycleError::Control)?;
         let fds = [admission.first.as_fd(), child_end.as_fd()];
-        control::send(init_control, &spec, &fds).map_err(LifecycleError::Control)?;
+        control::send(init_control, &order, &fds).map_err(LifecycleError::Control)?;
         // From here on the child alone holds it, and its closing is the child's exec or end.
         drop(child_end);
         let (message, mut fds) = process_lifecycle::receive(init_control)?;

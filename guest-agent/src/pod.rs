@@ -8,7 +8,9 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use capsid_protocol::{ContainerSpec, FrameError, spec, write_frame};
+use capsid_protocol::process::init_order::Kind as Order;
+use capsid_protocol::spec::{self, Unit};
+use capsid_protocol::{ContainerSpec, FrameError, InitOrder, write_frame};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -58,7 +60,7 @@ pub(crate) enum PodError {
     /// The first process of the pid namespace cannot be started.
     #[error("cannot start the pod's first process")]
     First(#[source] Errno),
-    /// The first process of the pid namespace does not accept its spec.
+    /// The first process of the pid namespace does not accept its order.
     #[error("cannot speak to the pod's first process")]
     Control(#[source] FrameError),
 }
@@ -92,10 +94,7 @@ impl Pod {
         Ok(Self {
             namespaces: make_namespaces(first.clone())?,
             cgroup,
-            pids: pod
-                .shares_pids
-                .then(|| Pids::make(&first.id, pod, spawner))
-                .transpose()?,
+            pids: pod.shares_pids.then(|| Pids::make(spawner)).transpose()?,
         })
     }
 
@@ -181,7 +180,7 @@ fn mount_shm(bytes: u64) -> Result<(), PodError> {
 }
 
 impl Pids {
-    fn make(id: &str, pod: &spec::Pod, spawner: &Spawner) -> Result<Self, PodError> {
+    fn make(spawner: &Spawner) -> Result<Self, PodError> {
         let (mut control, init_end) = UnixStream::pair().map_err(|e| PodError::Control(FrameError::Io(e)))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let cgroup = rustix::fs::open(cgroup::AGENT, flags, Mode::empty()).map_err(PodError::First)?;
@@ -190,13 +189,8 @@ impl Pids {
         let first = spawner.reaper.spawn(spawn, Box::new(|_| {})).map_err(PodError::First)?;
         let namespace = open_namespace(&format!("/proc/{}/ns/pid", first.pid.as_raw_nonzero()))?;
         let own = open_namespace("/proc/self/ns/pid")?;
-        // Nothing to run: see `be_first`.
-        let nothing = ContainerSpec {
-            id: id.into(),
-            pod: Some(pod.clone()),
-            ..ContainerSpec::default()
-        };
-        write_frame(&mut control, &nothing).map_err(PodError::Control)?;
+        let order = InitOrder::from(Order::ReapPod(Unit {}));
+        write_frame(&mut control, &order).map_err(PodError::Control)?;
         Ok(Self {
             namespace,
             own,

@@ -1,6 +1,6 @@
 //! PID 1 of the pid namespace that a pod's containers share: it runs no program, and only reaps.
 
-use capsid_protocol::{ContainerSpec, FailedStep};
+use capsid_protocol::FailedStep;
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::MountPropagationFlags;
@@ -40,11 +40,6 @@ impl PodInitError {
             Self::Staging(_) | Self::Root(_) => FailedStep::Mount,
         }
     }
-}
-
-/// Whether a container init is to be the first process of a pod's pid namespace.
-pub(crate) fn is_first(spec: &ContainerSpec) -> bool {
-    spec.pod.is_some() && spec.args.is_empty()
 }
 
 /// Runs as the first process of a pod's pid namespace: hides from the guest, and reaps the orphans of containers.

@@ -8,10 +8,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use capsid_protocol::message::agent_message::Kind as Report;
-use capsid_protocol::message::host_message::Kind as HostKind;
-use capsid_protocol::spec::{Network, TerminalSize};
+use capsid_protocol::process::init_order::Kind as Order;
+use capsid_protocol::spec::{Network, TerminalSize, Unit};
 use capsid_protocol::{
-    AgentMessage, ContainerSpec, Created, Failed, FailedStep, FrameError, HostMessage, Start, Started, Stopped,
+    AgentMessage, ContainerSpec, Created, Failed, FailedStep, FrameError, InitOrder, Started, Stdio, Stopped,
     StreamKind, frame, read_frame, write_frame,
 };
 use rustix::io::Errno;
@@ -24,8 +24,7 @@ use crate::limits::{PENDING_SIGNALS_MAX, STREAM_WAIT};
 use crate::network::{self, NetworkError};
 use crate::pod::{Pod, PodError};
 use crate::spawner::Spawner;
-use crate::spec::SpecError;
-use crate::stream::{self, Copies};
+use crate::stream::Copies;
 use crate::{control, failure, log, sys, terminal};
 
 /// Context shared by all containers and processes of a session.
@@ -71,9 +70,6 @@ impl AgentContext {
 /// Error of creating or starting a container.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LifecycleError {
-    /// The spec is refused by the check.
-    #[error("the spec is refused")]
-    Spec(#[source] SpecError),
     /// The container to join has ended, or has not begun.
     #[error("container {0} is not running")]
     NotRunning(String),
@@ -117,7 +113,7 @@ impl LifecycleError {
     pub(crate) fn report(self, id: &str) -> Failed {
         let step = match &self {
             Self::Failed(_) => FailedStep::Unknown,
-            Self::Spec(_) | Self::NotRunning(_) | Self::Paused(_) => FailedStep::Spec,
+            Self::NotRunning(_) | Self::Paused(_) => FailedStep::Spec,
             Self::Cgroup(_) | Self::Ended => FailedStep::Cgroup,
             Self::Spawn(_) | Self::Pod(_) => FailedStep::Namespace,
             Self::Device(_) => FailedStep::Mount,
@@ -135,8 +131,8 @@ impl LifecycleError {
 pub(crate) struct ProcessLifecycle {
     /// Id of the container or the exec process.
     pub(crate) id: String,
-    /// Spec of the process.
-    pub(crate) spec: ContainerSpec,
+    /// Standard streams of the process.
+    stdio: Stdio,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -176,10 +172,10 @@ struct Process {
 
 impl ProcessLifecycle {
     /// Creates a lifecycle whose process is not started.
-    pub(crate) fn new(spec: ContainerSpec) -> Self {
+    pub(crate) fn new(id: String, stdio: Stdio) -> Self {
         Self {
-            id: spec.id.clone(),
-            spec,
+            id,
+            stdio,
             state: Mutex::default(),
             changed: Condvar::new(),
         }
@@ -199,7 +195,7 @@ impl ProcessLifecycle {
     /// closed.
     pub(crate) fn attach(&self, kind: StreamKind, connection: OwnedFd) {
         let mut state = self.state();
-        let is_expected = stream::kinds(&self.spec).contains(&kind);
+        let is_expected = self.stdio.streams().contains(&kind);
         if !is_expected || state.connections.iter().any(|(k, _)| *k == kind) {
             log::warn(&format!("refusing an unexpected {kind:?} connection"));
             return;
@@ -285,9 +281,7 @@ impl ProcessLifecycle {
             return Ok(());
         }
         self.start_copies(ends, copies)?;
-        let start = HostMessage::from(HostKind::Start(Start {
-            container: self.id.clone(),
-        }));
+        let start = InitOrder::from(Order::Start(Unit {}));
         match write_frame(&mut control, &start) {
             Ok(()) => {}
             // Killed, and not yet reaped.
@@ -318,11 +312,11 @@ impl ProcessLifecycle {
     pub(crate) fn receive_created(&self, control: &UnixStream) -> Result<Vec<OwnedFd>, LifecycleError> {
         let (message, ends) = receive(control)?;
         match message.kind {
-            Some(Report::Created(_)) if ends.len() == stream::kinds(&self.spec).len() => {}
+            Some(Report::Created(_)) if ends.len() == self.stdio.streams().len() => {}
             Some(Report::Failed(failed)) => return Err(LifecycleError::Failed(failed)),
             _ => return Err(LifecycleError::Unexpected),
         }
-        if self.spec.terminal.is_some()
+        if self.stdio.terminal.is_some()
             && let Some(end) = ends.first()
         {
             let copy = end.try_clone().map_err(LifecycleError::Copy)?;
@@ -348,7 +342,7 @@ impl ProcessLifecycle {
                 return Ok(false);
             }
             let is_there = |kind: &StreamKind| state.connections.iter().any(|(k, _)| k == kind);
-            let Some(missing) = stream::kinds(&self.spec).into_iter().find(|k| !is_there(k)) else {
+            let Some(missing) = self.stdio.streams().iter().copied().find(|k| !is_there(k)) else {
                 return Ok(true);
             };
             let left = deadline.saturating_duration_since(Instant::now());
@@ -365,13 +359,13 @@ impl ProcessLifecycle {
     /// Connects each of the agent's ends with its connection.
     fn start_copies(&self, ends: Vec<OwnedFd>, copies: &mut Copies) -> Result<(), LifecycleError> {
         let mut connections = std::mem::take(&mut self.state().connections);
-        for (kind, end) in stream::kinds(&self.spec).into_iter().zip(ends) {
+        for (kind, end) in self.stdio.streams().iter().copied().zip(ends) {
             let Some(at) = connections.iter().position(|(k, _)| *k == kind) else {
                 return Err(LifecycleError::Stream(kind));
             };
             let (_, connection) = connections.swap_remove(at);
             copies
-                .start(kind, end, connection, self.spec.stdin)
+                .start(kind, end, connection, self.stdio.stdin)
                 .map_err(LifecycleError::Copy)?;
         }
         Ok(())

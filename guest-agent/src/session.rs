@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use capsid_protocol::message::REQUESTS_MAX;
 use capsid_protocol::message::agent_message::Kind as Report;
 use capsid_protocol::message::host_message::Kind as Intent;
+use capsid_protocol::process::process_spec::Kind as Process;
 use capsid_protocol::spec::{Network, TerminalSize};
 use capsid_protocol::{
-    AgentMessage, ContainerSpec, FailedStep, FrameError, Hello, HostMessage, KeepFree, SESSION_PORT, STREAM_PORT,
-    Signal, StreamHello, VERSION, read_frame, write_frame,
+    AgentMessage, FailedStep, FrameError, Hello, HostMessage, KeepFree, ProcessSpec, SESSION_PORT, STREAM_PORT, Signal,
+    StreamHello, VERSION, read_frame, write_frame,
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -30,6 +31,7 @@ use crate::limits::{
 };
 use crate::process_lifecycle::{AgentContext, LifecycleError, ProcessLifecycle};
 use crate::request::{Request, RequestError};
+use crate::spec::{self, SpecError};
 use crate::{clock, failure, free_space, log, sys, threads};
 
 /// Error that ended a session other than by `Shutdown`.
@@ -250,8 +252,8 @@ impl Session {
     }
 
     /// Starts a container, or a process that joins one, in a thread of its own.
-    fn create(self: &Arc<Self>, spec: ContainerSpec) {
-        let id = spec.id.clone();
+    fn create(self: &Arc<Self>, spec: ProcessSpec) {
+        let id = spec.id().to_owned();
         let failed = |step, error: &(dyn std::error::Error + 'static)| {
             self.report(Report::Failed(failure::failed(&id, step, error)));
         };
@@ -279,9 +281,11 @@ impl Session {
         }
     }
 
-    /// Adds the container or process of `spec` to the members, if there is room for it.
-    fn admit(&self, spec: ContainerSpec) -> Result<SessionProcess, AdmitError> {
-        let id = spec.id.clone();
+    /// Adds the container or process of `spec` to the members, if it is valid and there is room for it.
+    fn admit(&self, spec: ProcessSpec) -> Result<SessionProcess, AdmitError> {
+        spec::check(&spec)?;
+        let id = spec.id().to_owned();
+        let target = target(&spec).map(str::to_owned);
         let mut members = self.members();
         if members.contains_key(&id) {
             return Err(AdmitError::Taken(id));
@@ -290,20 +294,24 @@ impl Session {
             .values()
             .filter(|m| matches!(m, SessionProcess::Exec(_)))
             .count();
-        let (count, max) = match &spec.join {
+        let (count, max) = match &target {
             Some(_) => (exec_processes, EXEC_PROCESSES_MAX),
             None => (members.len() - exec_processes, CONTAINERS_MAX),
         };
         if count >= max {
             return Err(AdmitError::TooMany(max));
         }
-        let member = match spec.join.as_ref().map(|target| (target, members.get(target))) {
-            None => SessionProcess::Container(Arc::new(Container::new(spec))),
-            Some((_, Some(SessionProcess::Container(container)))) => {
-                let container = Arc::clone(container);
-                SessionProcess::Exec(Arc::new(ExecProcess::new(spec, container)))
-            }
-            Some((target, _)) => return Err(AdmitError::Target(LifecycleError::NotRunning(target.clone()))),
+        let member = match (target, spec.kind) {
+            (None, Some(Process::Container(spec))) => SessionProcess::Container(Arc::new(Container::new(*spec))),
+            (None, Some(Process::Task(spec))) => SessionProcess::Container(Arc::new(Container::for_task(*spec))),
+            (Some(target), kind) => match members.get(&target) {
+                Some(SessionProcess::Container(container)) => {
+                    let container = Arc::clone(container);
+                    SessionProcess::Exec(Arc::new(ExecProcess::new(ProcessSpec { kind }, container)))
+                }
+                _ => return Err(AdmitError::Target(LifecycleError::NotRunning(target))),
+            },
+            (None, Some(Process::Exec(_)) | None) => return Err(SpecError::Kind.into()),
         };
         members.insert(id, member.clone());
         Ok(member)
@@ -399,9 +407,21 @@ impl Session {
     }
 }
 
+/// Returns the id of the running container that a process is to join.
+fn target(spec: &ProcessSpec) -> Option<&str> {
+    match spec.kind.as_ref()? {
+        Process::Exec(spec) => Some(&spec.container),
+        Process::Task(spec) if spec.is_running => Some(&spec.container.id),
+        Process::Task(_) | Process::Container(_) => None,
+    }
+}
+
 /// Reason why the pod takes no further member.
 #[derive(Debug, thiserror::Error)]
 enum AdmitError {
+    /// The spec is not valid.
+    #[error("the spec is refused")]
+    Spec(#[from] SpecError),
     /// The id is in use.
     #[error("the pod has a container {0} already")]
     Taken(String),

@@ -1,6 +1,7 @@
 //! Validation of specs: an accepted spec is within limits and well-formed, so that no later code checks again.
 
-use capsid_protocol::ContainerSpec;
+use capsid_protocol::process::process_spec::Kind as Process;
+use capsid_protocol::{ContainerSpec, ExecSpec, ProcessSpec};
 
 use crate::limits::{
     ENTRIES_MAX, GROUPS_MAX, HOSTNAME_BYTES_MAX, PATH_BYTES_MAX, SECCOMP_INSTRUCTIONS_MAX, STRINGS_MAX,
@@ -12,6 +13,9 @@ pub(crate) enum SpecError {
     /// The id is not 64 lower-case hexadecimal digits.
     #[error("the container id is not 64 lower-case hexadecimal digits")]
     Id,
+    /// The process is of a kind unknown to this build.
+    #[error("the spec has an unknown kind")]
+    Kind,
     /// The task is unknown to this build.
     #[error("the spec has an unknown task")]
     Task,
@@ -52,22 +56,60 @@ pub(crate) enum SpecError {
 const MAJOR_MAX: u32 = 0xfff;
 const MINOR_MAX: u32 = 0xf_ffff;
 
-/// Checks that `spec` is valid.
-pub(crate) fn check(spec: &ContainerSpec) -> Result<(), SpecError> {
-    check_id(&spec.id)?;
-    if let Some(container) = &spec.join {
-        check_id(container)?;
+/// Checks that a spec is valid.
+pub(crate) fn check(process: &ProcessSpec) -> Result<(), SpecError> {
+    check_id(process.id())?;
+    match process.kind.as_ref().ok_or(SpecError::Kind)? {
+        Process::Container(spec) => {
+            check_program(&spec.args)?;
+            check_container(spec)
+        }
+        Process::Exec(spec) => check_exec(spec),
+        Process::Task(spec) => {
+            spec.task.kind.as_ref().ok_or(SpecError::Task)?;
+            check_id(&spec.container.id)?;
+            check_container(&spec.container)
+        }
     }
-    check_lists(spec)?;
-    if spec.task.is_none() && spec.args.first().is_none_or(Vec::is_empty) {
-        return Err(SpecError::NoProgram);
+}
+
+fn check_program(args: &[Vec<u8>]) -> Result<(), SpecError> {
+    match args.first() {
+        Some(program) if !program.is_empty() => Ok(()),
+        _ => Err(SpecError::NoProgram),
     }
-    if spec.task.as_ref().is_some_and(|task| task.kind.is_none()) {
-        return Err(SpecError::Task);
-    }
-    if spec.args.iter().chain(&spec.env).any(|s| s.contains(&0)) {
-        return Err(SpecError::ZeroByte);
-    }
+}
+
+fn check_exec(spec: &ExecSpec) -> Result<(), SpecError> {
+    check_id(&spec.container)?;
+    check_program(&spec.args)?;
+    check_lists(&[
+        ("arguments", spec.args.len(), STRINGS_MAX),
+        ("environment variables", spec.env.len(), STRINGS_MAX),
+        ("resource limits", spec.rlimits.len(), ENTRIES_MAX),
+        ("additional groups", spec.additional_groups.len(), GROUPS_MAX),
+    ])?;
+    check_strings(spec.args.iter().chain(&spec.env))?;
+    check_path(&spec.cwd)?;
+    check_seccomp(&spec.seccomp)
+}
+
+fn check_container(spec: &ContainerSpec) -> Result<(), SpecError> {
+    check_lists(&[
+        ("arguments", spec.args.len(), STRINGS_MAX),
+        ("environment variables", spec.env.len(), STRINGS_MAX),
+        ("mounts", spec.mounts.len(), ENTRIES_MAX),
+        ("devices", spec.devices.len(), ENTRIES_MAX),
+        ("devices of the guest", spec.guest_devices.len(), ENTRIES_MAX),
+        ("masked paths", spec.masked_paths.len(), ENTRIES_MAX),
+        ("read-only paths", spec.readonly_paths.len(), ENTRIES_MAX),
+        ("files", spec.files.len(), ENTRIES_MAX),
+        ("slots", spec.slots.len(), ENTRIES_MAX),
+        ("kernel parameters", spec.sysctls.len(), ENTRIES_MAX),
+        ("resource limits", spec.rlimits.len(), ENTRIES_MAX),
+        ("additional groups", spec.additional_groups.len(), GROUPS_MAX),
+    ])?;
+    check_strings(spec.args.iter().chain(&spec.env))?;
     if spec.hostname.len() > HOSTNAME_BYTES_MAX {
         return Err(SpecError::Hostname);
     }
@@ -81,11 +123,22 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<(), SpecError> {
     if let Some(sysctl) = spec.sysctls.iter().find(|s| !is_parameter(&s.name)) {
         return Err(SpecError::Sysctl(sysctl.name.clone()));
     }
-    let bytes = spec.seccomp.len();
+    check_seccomp(&spec.seccomp)
+}
+
+fn check_seccomp(program: &[u8]) -> Result<(), SpecError> {
+    let bytes = program.len();
     if !bytes.is_multiple_of(8) || bytes / 8 > SECCOMP_INSTRUCTIONS_MAX {
         return Err(SpecError::Seccomp(bytes));
     }
     Ok(())
+}
+
+fn check_strings<'a>(mut strings: impl Iterator<Item = &'a Vec<u8>>) -> Result<(), SpecError> {
+    match strings.any(|string| string.contains(&0)) {
+        true => Err(SpecError::ZeroByte),
+        false => Ok(()),
+    }
 }
 
 fn check_id(id: &str) -> Result<(), SpecError> {
@@ -97,23 +150,10 @@ fn check_id(id: &str) -> Result<(), SpecError> {
     }
 }
 
-fn check_lists(spec: &ContainerSpec) -> Result<(), SpecError> {
-    let lists = [
-        ("arguments", spec.args.len(), STRINGS_MAX),
-        ("environment variables", spec.env.len(), STRINGS_MAX),
-        ("mounts", spec.mounts.len(), ENTRIES_MAX),
-        ("devices", spec.devices.len(), ENTRIES_MAX),
-        ("devices of the guest", spec.guest_devices.len(), ENTRIES_MAX),
-        ("masked paths", spec.masked_paths.len(), ENTRIES_MAX),
-        ("read-only paths", spec.readonly_paths.len(), ENTRIES_MAX),
-        ("files", spec.files.len(), ENTRIES_MAX),
-        ("slots", spec.slots.len(), ENTRIES_MAX),
-        ("kernel parameters", spec.sysctls.len(), ENTRIES_MAX),
-        ("resource limits", spec.rlimits.len(), ENTRIES_MAX),
-        ("additional groups", spec.additional_groups.len(), GROUPS_MAX),
-    ];
-    match lists.into_iter().find(|(_, count, limit)| count > limit) {
-        Some((list, count, limit)) => Err(SpecError::TooMany { list, count, limit }),
+/// Checks lists, each with its length and its limit.
+fn check_lists(lists: &[(&'static str, usize, usize)]) -> Result<(), SpecError> {
+    match lists.iter().find(|(_, count, limit)| count > limit) {
+        Some(&(list, count, limit)) => Err(SpecError::TooMany { list, count, limit }),
         None => Ok(()),
     }
 }
@@ -155,9 +195,15 @@ fn is_parameter(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use capsid_protocol::spec::Sysctl;
+    use capsid_protocol::TaskSpec;
+    use capsid_protocol::spec::task::Kind as TaskKind;
+    use capsid_protocol::spec::{Sysctl, Task, Unit};
 
     use super::*;
+
+    fn checked(spec: impl Into<ProcessSpec>) -> Result<(), SpecError> {
+        check(&spec.into())
+    }
 
     fn good() -> ContainerSpec {
         ContainerSpec {
@@ -170,14 +216,14 @@ mod tests {
 
     #[test]
     fn a_small_spec_is_good() {
-        assert_eq!(check(&good()), Ok(()));
+        assert_eq!(checked(good()), Ok(()));
     }
 
     #[test]
     fn ids_that_are_paths_are_refused() {
         for id in ["", "..", "agent", &"A".repeat(64), &format!("../{}", "a".repeat(61))] {
             assert_eq!(
-                check(&ContainerSpec {
+                checked(ContainerSpec {
                     id: id.into(),
                     ..good()
                 }),
@@ -187,44 +233,78 @@ mod tests {
     }
 
     #[test]
-    fn the_container_to_join_is_an_id_too() {
-        let joining = |id: &str| ContainerSpec {
-            join: Some(id.into()),
-            ..good()
+    fn an_exec_process_names_a_container_and_a_program() {
+        let exec = |container: &str, program: &str| ExecSpec {
+            id: "0a".repeat(32),
+            container: container.into(),
+            args: vec![program.into()],
+            cwd: "/".into(),
+            ..ExecSpec::default()
         };
-        assert_eq!(check(&joining(&"b".repeat(64))), Ok(()));
-        assert_eq!(check(&joining("../agent")), Err(SpecError::Id));
+        let id = "b".repeat(64);
+        assert_eq!(checked(exec(&id, "true")), Ok(()));
+        assert_eq!(checked(exec("../agent", "true")), Err(SpecError::Id));
+        assert_eq!(checked(exec(&id, "")), Err(SpecError::NoProgram));
+        assert_eq!(checked(exec(&id, "a\0")), Err(SpecError::ZeroByte));
+        let elsewhere = ExecSpec {
+            cwd: "x".into(),
+            ..exec(&id, "true")
+        };
+        assert_eq!(checked(elsewhere), Err(SpecError::Path("x".into())));
+        let open = ExecSpec {
+            seccomp: vec![0; 9],
+            ..exec(&id, "true")
+        };
+        assert_eq!(checked(open), Err(SpecError::Seccomp(9)));
+    }
+
+    #[test]
+    fn a_task_needs_no_program_and_is_known() {
+        let task = |kind| TaskSpec {
+            id: "0a".repeat(32),
+            task: Task { kind },
+            container: ContainerSpec { args: vec![], ..good() },
+            ..TaskSpec::default()
+        };
+        assert_eq!(checked(task(Some(TaskKind::Mount(Unit {})))), Ok(()));
+        assert_eq!(checked(task(None)), Err(SpecError::Task));
+        let unknown = TaskSpec {
+            container: ContainerSpec::default(),
+            ..task(Some(TaskKind::Mount(Unit {})))
+        };
+        assert_eq!(checked(unknown), Err(SpecError::Id));
+        assert_eq!(check(&ProcessSpec::default()), Err(SpecError::Id));
     }
 
     #[test]
     fn wrong_fields_are_named() {
         assert_eq!(
-            check(&ContainerSpec { args: vec![], ..good() }),
+            checked(ContainerSpec { args: vec![], ..good() }),
             Err(SpecError::NoProgram)
         );
         assert_eq!(
-            check(&ContainerSpec {
+            checked(ContainerSpec {
                 env: vec![b"A=\0".to_vec()],
                 ..good()
             }),
             Err(SpecError::ZeroByte)
         );
         assert_eq!(
-            check(&ContainerSpec {
+            checked(ContainerSpec {
                 cwd: "x".into(),
                 ..good()
             }),
             Err(SpecError::Path("x".into()))
         );
         assert_eq!(
-            check(&ContainerSpec {
+            checked(ContainerSpec {
                 seccomp: vec![0; 9],
                 ..good()
             }),
             Err(SpecError::Seccomp(9))
         );
         assert_eq!(
-            check(&ContainerSpec {
+            checked(ContainerSpec {
                 hostname: "h".repeat(65),
                 ..good()
             }),
@@ -250,7 +330,7 @@ mod tests {
                 name: name.into(),
                 value: "1".into(),
             }];
-            assert_eq!(check(&ContainerSpec { sysctls, ..good() }).is_ok(), expected, "{name}");
+            assert_eq!(checked(ContainerSpec { sysctls, ..good() }).is_ok(), expected, "{name}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use capsid_protocol::{ContainerSpec, StreamKind};
+use capsid_protocol::StreamKind;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::ioctl_fionread;
 use rustix::net::Shutdown;
@@ -16,15 +16,6 @@ use crate::threads;
 
 /// Connection to the host, shared by the threads of its two directions.
 pub(crate) type Connection = Arc<OwnedFd>;
-
-/// Returns the streams of a container, in the order in which a container init hands over its ends.
-pub(crate) fn kinds(spec: &ContainerSpec) -> Vec<StreamKind> {
-    match (spec.terminal.is_some(), spec.stdin) {
-        (true, _) => vec![StreamKind::Terminal],
-        (false, true) => vec![StreamKind::Stdin, StreamKind::Stdout, StreamKind::Stderr],
-        (false, false) => vec![StreamKind::Stdout, StreamKind::Stderr],
-    }
-}
 
 /// Running copies of a container's streams.
 pub(crate) struct Copies {

@@ -13,7 +13,7 @@
 //!   │ ── Hello{version, nonce} ───────────►  │
 //!   │ ◄── Hello{version, nonce} ──────────── │   the nonce comes back: same session
 //!   │ ── Ping{host's clock} ──────────────►  │   sets the guest's wall clock
-//!   │ ── Create(ContainerSpec) ───────────►  │   disks mounted, namespaces made, process waits before exec
+//!   │ ── Create(ProcessSpec) ─────────────►  │   disks mounted, namespaces made, process waits before exec
 //!   │ ◄── Created ────────────────────────── │
 //!   │ ── connect STREAM_PORT, StreamHello ►  │   one per stream of the spec
 //!   │ ── Start ───────────────────────────►  │   waits for the streams, then exec
@@ -39,16 +39,18 @@
 
 pub mod frame;
 pub mod message;
+pub mod process;
 pub mod spec;
 pub mod upkeep;
 
 pub use frame::{FrameError, read_frame, write_frame};
 pub use message::*;
+pub use process::*;
 pub use spec::ContainerSpec;
 
 /// Version of the contract between host and agent. Added fields keep the version; a change of meaning bumps it. Host
 /// and agent of unequal versions refuse each other at `Hello`.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Vsock port on the host (CID 2) that the agent dials.
 pub const SESSION_PORT: u32 = 1024;

@@ -2,7 +2,8 @@
 
 use prost::{Enumeration, Message, Oneof};
 
-use crate::spec::{ContainerSpec, Limits, Network};
+use crate::process::ProcessSpec;
+use crate::spec::{Limits, Network};
 pub use crate::upkeep::{FreePart, KeepFree, Ping, Pong};
 
 /// Message from the host to the agent.
@@ -12,7 +13,7 @@ pub struct HostMessage {
     #[prost(uint64, tag = "14")]
     pub request_id: u64,
     /// Content of the message; absent means a message newer than this build.
-    #[prost(oneof = "host_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
+    #[prost(oneof = "host_message::Kind", tags = "1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15")]
     pub kind: Option<host_message::Kind>,
 }
 
@@ -36,10 +37,10 @@ pub mod host_message {
         /// First message of a session.
         #[prost(message, tag = "1")]
         Hello(super::Hello),
-        /// Creates a container, up to the point before its program is executed.
-        #[prost(message, tag = "2")]
-        Create(Box<ContainerSpec>),
-        /// Executes the program of a created container.
+        /// Creates a process, up to the point before its program is executed.
+        #[prost(message, tag = "15")]
+        Create(Box<ProcessSpec>),
+        /// Executes the program of a created process.
         #[prost(message, tag = "3")]
         Start(super::Start),
         /// Sends a signal to a container.

@@ -3,7 +3,7 @@
 
 use prost::{Enumeration, Message, Oneof};
 
-/// Complete description of a container or of a process that joins one.
+/// Complete description of a container. Tags 24 and 40 are retired.
 #[derive(Clone, PartialEq, Message)]
 pub struct ContainerSpec {
     /// Container id: 64 lower-case hexadecimal digits.
@@ -78,12 +78,6 @@ pub struct ContainerSpec {
     /// and `guest_devices`, and the pseudo terminals.
     #[prost(bool, tag = "23")]
     pub all_devices: bool,
-    /// Id of the running container that this process joins, in place of a container of its own (`exec`). In that case
-    /// only `id` (its own), `args`, `env`, `cwd` (not created if missing), `user`, `additional_groups`, `terminal`,
-    /// `stdin`, `capabilities`, `no_new_privs`, `seccomp` and `rlimits` are used; cgroup and device rules are the
-    /// container's. Every message that names a container may name the id of such a process.
-    #[prost(string, optional, tag = "24")]
-    pub join: Option<String>,
     /// True when the machine ends with this container and its disks are thrown away: its end is reported before they
     /// are unmounted.
     #[prost(bool, tag = "25")]
@@ -101,11 +95,6 @@ pub struct ContainerSpec {
     /// container's count, like those of [`ContainerSpec::pod`].
     #[prost(message, optional, tag = "32")]
     pub network: Option<Network>,
-    /// Task that the agent itself performs in the container, in place of a program. `args`, `env`, `cwd`, `user` and
-    /// the confinement of a program are not used then. The task's kind defines what it reads from stdin and writes to
-    /// stdout; its stderr is text for people, and its exit code is 0 on success.
-    #[prost(message, optional, tag = "40")]
-    pub task: Option<Task>,
 }
 
 /// Serial of the one block device whose parts are the machine's disk slots.

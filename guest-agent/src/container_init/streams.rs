@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use capsid_protocol::ContainerSpec;
+use capsid_protocol::Stdio;
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
@@ -24,13 +24,13 @@ pub(super) struct Streams {
 
 /// Makes pipes, or takes the terminal's ends. The container's user owns its ends, so that it can open `/dev/stdout`.
 pub(super) fn make_streams(
-    spec: &ContainerSpec,
+    stdio: Stdio,
     null: impl FnOnce() -> Result<OwnedFd, Errno>,
     terminal: Option<Terminal>,
     identity: &Identity,
 ) -> Result<Streams, Errno> {
     if let Some(terminal) = terminal {
-        set_size(&terminal.container_end, spec.terminal.unwrap_or_default())?;
+        set_size(&terminal.container_end, stdio.terminal.unwrap_or_default())?;
         rootfs::give_to(&terminal.container_end, identity.uid)?;
         return Ok(Streams {
             agent: vec![terminal.agent_end],
@@ -38,7 +38,7 @@ pub(super) fn make_streams(
         });
     }
     let (mut agent, mut own) = (Vec::new(), Vec::new());
-    if spec.stdin {
+    if stdio.stdin {
         let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         agent.push(writer);
         own.push(reader);
@@ -50,7 +50,7 @@ pub(super) fn make_streams(
         agent.push(reader);
         own.push(writer);
     }
-    let pipes = if spec.stdin { &own[..] } else { &own[1..] };
+    let pipes = if stdio.stdin { &own[..] } else { &own[1..] };
     for pipe in pipes {
         rootfs::give_to(pipe, identity.uid)?;
     }
@@ -79,12 +79,12 @@ pub(super) fn empty_input() -> Result<OwnedFd, Errno> {
 }
 
 /// Makes the streams the standard ones, in a session of the container's own.
-pub(super) fn take_streams(spec: &ContainerSpec, own: &[OwnedFd]) -> Result<(), InitError> {
+pub(super) fn take_streams(stdio: Stdio, own: &[OwnedFd]) -> Result<(), InitError> {
     rustix::process::setsid().map_err(InitError::ControllingTerminal)?;
     let Some(last) = own.last() else {
         return Err(InitError::Streams(Errno::BADF));
     };
-    if spec.terminal.is_some() {
+    if stdio.terminal.is_some() {
         rustix::process::ioctl_tiocsctty(last).map_err(InitError::ControllingTerminal)?;
     }
     for number in 0..3 {
@@ -106,13 +106,13 @@ mod tests {
             groups: vec![],
             home: vec![],
         };
-        let with_stdin = ContainerSpec {
+        let with_stdin = Stdio {
             stdin: true,
-            ..ContainerSpec::default()
+            ..Stdio::default()
         };
-        let streams = make_streams(&with_stdin, empty_input, None, &own).unwrap();
+        let streams = make_streams(with_stdin, empty_input, None, &own).unwrap();
         assert_eq!((streams.agent.len(), streams.own.len()), (3, 3));
-        let streams = make_streams(&ContainerSpec::default(), empty_input, None, &own).unwrap();
+        let streams = make_streams(Stdio::default(), empty_input, None, &own).unwrap();
         assert_eq!((streams.agent.len(), streams.own.len()), (2, 3));
     }
 }

@@ -237,7 +237,6 @@ fn plan_command(
         .tty
         .then(|| around.terminal.unwrap_or(TerminalSize { rows: 24, columns: 80 }));
     let spec = ContainerSpec {
-        task: None,
         args: arguments(args, command, image)?,
         env: environment::compose(&hostname, args.tty, &image.env, &around.user_env),
         cwd: working_directory(args, image)?,
@@ -273,7 +272,6 @@ fn plan_command(
         additional_groups: args.group_add.clone(),
         all_devices: args.privileged,
         id: around.id,
-        join: None,
         // Data written to a volume or to the host is kept: then the end is reported only after it is written.
         discards_disks: args.rm && volumes.is_empty() && shares.is_empty() && pod.is_none(),
         // Known when the disks are plugged.

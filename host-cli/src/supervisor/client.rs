@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use capsid_protocol::spec::{Limits, Task};
-use capsid_protocol::{ContainerSpec, Measured, Process};
+use capsid_protocol::{Measured, Process, ProcessSpec};
 use prost::Message as _;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
@@ -368,12 +368,13 @@ async fn task(supervised: &Rc<SupervisedContainer>, connection: Connection, task
 async fn run_beside(
     supervised: &Rc<SupervisedContainer>,
     connection: Connection,
-    spec: ContainerSpec,
+    spec: impl Into<ProcessSpec>,
     detached: bool,
 ) -> Result<Answer, Failure> {
     let Connection { mut reader, writer } = connection;
     let guest = Rc::clone(&supervised.running()?.guest);
-    let terminal = spec.terminal.is_some();
+    let spec = spec.into();
+    let terminal = spec.stdio().terminal.is_some();
     let mut process = guest.spawn(spec).await?;
     let id = process.id.clone();
     let course = async {

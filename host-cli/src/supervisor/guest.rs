@@ -8,7 +8,7 @@ use std::time::Duration;
 use capsid_protocol::message::{ConfigureNetwork, List, Measure, Update, host_message};
 use capsid_protocol::spec::{Limits, Network};
 use capsid_protocol::{
-    ContainerSpec, FreePart, Freeze, HostMessage, KeepFree, Listed, Measured, Ping, Resize, Signal, Start,
+    FreePart, Freeze, HostMessage, KeepFree, Listed, Measured, Ping, ProcessSpec, Resize, Signal, Start,
 };
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -75,13 +75,14 @@ impl Guest {
     }
 
     /// Spawns a process: sends Create, opens the streams and sends Start without waiting for anything in between.
-    pub(crate) async fn spawn(&self, spec: ContainerSpec) -> Result<GuestProcess, ProcessError> {
-        let (id, terminal, stdin) = (spec.id.clone(), spec.terminal.is_some(), spec.stdin);
+    pub(crate) async fn spawn(&self, spec: impl Into<ProcessSpec>) -> Result<GuestProcess, ProcessError> {
+        let spec = spec.into();
+        let (id, stdio) = (spec.id().to_owned(), spec.stdio());
         let events = self.events_of(&id);
         self.send(host_message::Kind::Create(Box::new(spec))).await?;
         let start = Start { container: id.clone() };
         self.send(host_message::Kind::Start(start)).await?;
-        let streams = self.opener.open_all(&id, terminal, stdin)?;
+        let streams = self.opener.open_all(&id, stdio)?;
         Ok(GuestProcess::new(id, streams, events))
     }
 

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::os::unix::net::UnixStream as StdStream;
 use std::time::{Duration, Instant};
 
-use capsid_protocol::ContainerSpec;
+use capsid_protocol::ExecSpec;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
@@ -84,7 +84,7 @@ fn request(check: &HealthCheck) -> ExecRequest {
     }
 }
 
-async fn execute(guest: &Guest, spec: ContainerSpec) -> (i32, String) {
+async fn execute(guest: &Guest, spec: ExecSpec) -> (i32, String) {
     let mut process = match guest.spawn(spec).await {
         Ok(process) => process,
         Err(error) => return (-1, error_text::describe(&error)),

@@ -1,15 +1,15 @@
 //! Specs of processes that are derived from a container's own: exec processes, and tasks of the agent on its files.
 
-use capsid_protocol::ContainerSpec;
 use capsid_protocol::spec::mount::Source;
 use capsid_protocol::spec::task::Kind;
 use capsid_protocol::spec::{Mount, Task};
+use capsid_protocol::{ContainerSpec, ExecSpec, TaskSpec};
 
 use crate::control::ExecRequest;
 use crate::plan;
 
 /// Creates the spec of an exec process: the container's own, except for what the request changes.
-pub(super) fn exec(spec: &ContainerSpec, id: String, request: &ExecRequest) -> ContainerSpec {
+pub(super) fn exec(spec: &ContainerSpec, id: String, request: &ExecRequest) -> ExecSpec {
     let mut env = spec.env.clone();
     for variable in &request.env {
         let name = variable.split('=').next().unwrap_or_default();
@@ -21,9 +21,9 @@ pub(super) fn exec(spec: &ContainerSpec, id: String, request: &ExecRequest) -> C
     } else {
         (spec.capabilities, spec.seccomp.clone())
     };
-    ContainerSpec {
+    ExecSpec {
         id,
-        join: Some(spec.id.clone()),
+        container: spec.id.clone(),
         args: request.args.clone(),
         env,
         cwd: request.cwd.clone().unwrap_or_else(|| spec.cwd.clone()),
@@ -35,40 +35,44 @@ pub(super) fn exec(spec: &ContainerSpec, id: String, request: &ExecRequest) -> C
         no_new_privs: spec.no_new_privs && !request.privileged,
         seccomp,
         rlimits: spec.rlimits.clone(),
-        all_devices: spec.all_devices || request.privileged,
-        ..ContainerSpec::default()
     }
 }
 
 /// Creates the spec of a process that does `task` in a running container.
-pub(super) fn task_beside(spec: &ContainerSpec, id: String, task: Task) -> ContainerSpec {
-    ContainerSpec {
-        join: Some(spec.id.clone()),
+pub(super) fn task_beside(spec: &ContainerSpec, id: String, task: Task) -> TaskSpec {
+    TaskSpec {
         id,
         stdin: takes_input(&task),
-        cwd: "/".into(),
+        task,
         // For a comparison: the location of the container's files, and what was created as mount points.
-        root: spec.root.clone(),
-        mounts: spec.mounts.clone(),
-        files: spec.files.clone(),
-        devices: spec.devices.clone(),
-        task: Some(task),
-        ..ContainerSpec::default()
+        container: ContainerSpec {
+            id: spec.id.clone(),
+            cwd: "/".into(),
+            root: spec.root.clone(),
+            mounts: spec.mounts.clone(),
+            files: spec.files.clone(),
+            devices: spec.devices.clone(),
+            ..ContainerSpec::default()
+        },
+        is_running: true,
     }
 }
 
 /// Creates the container's spec with `task` in place of its program, alone in its machine whatever pod it is in.
-pub(super) fn task_in_place(spec: &ContainerSpec, task: Task) -> ContainerSpec {
+pub(super) fn task_in_place(spec: &ContainerSpec, task: Task) -> TaskSpec {
     let is_own = |mount: &&Mount| !matches!(mount.source, Some(Source::PodShm(_)));
-    ContainerSpec {
-        pod: None,
-        mounts: spec.mounts.iter().filter(is_own).cloned().collect(),
-        terminal: None,
+    TaskSpec {
+        id: spec.id.clone(),
         stdin: takes_input(&task),
-        init: false,
-        discards_disks: false,
-        task: Some(task),
-        ..spec.clone()
+        task,
+        container: ContainerSpec {
+            pod: None,
+            mounts: spec.mounts.iter().filter(is_own).cloned().collect(),
+            terminal: None,
+            discards_disks: false,
+            ..spec.clone()
+        },
+        is_running: false,
     }
 }
 
@@ -117,13 +121,13 @@ mod tests {
     #[test]
     fn an_exec_process_is_as_confined_as_its_container() {
         let spec = exec(&container(), "e".into(), &request());
-        assert_eq!((spec.id.as_str(), spec.join.as_deref()), ("e", Some("c")));
+        assert_eq!((spec.id.as_str(), spec.container.as_str()), ("e", "c"));
         assert_eq!(spec.args, [b"sh".to_vec()]);
         assert_eq!((spec.cwd.as_str(), spec.user.as_str()), ("/srv", "www"));
         assert_eq!((spec.capabilities, spec.no_new_privs), (0b1010, true));
         assert_eq!(spec.seccomp, [1, 2, 3]);
         assert_eq!(spec.rlimits.len(), 1);
-        assert!(spec.terminal.is_none() && !spec.stdin && !spec.init && !spec.all_devices);
+        assert!(spec.terminal.is_none() && !spec.stdin);
     }
 
     #[test]
@@ -162,16 +166,16 @@ mod tests {
         };
         let spec = exec(&container(), "e".into(), &request);
         assert_eq!(spec.capabilities, plan::all_capabilities());
-        assert!(spec.seccomp.is_empty() && !spec.no_new_privs && spec.all_devices);
+        assert!(spec.seccomp.is_empty() && !spec.no_new_privs);
     }
 
     #[test]
     fn a_task_takes_input_only_to_unpack() {
         let task = |kind| Task { kind: Some(kind) };
         let unpacks = task_beside(&container(), "t".into(), task(Kind::Unpack(Unpack::default())));
-        assert!(unpacks.stdin && unpacks.join.as_deref() == Some("c"));
+        assert!(unpacks.stdin && unpacks.is_running && unpacks.container.id == "c");
         let mounts = task_in_place(&container(), task(Kind::Mount(Unit {})));
-        assert!(!mounts.stdin && mounts.terminal.is_none());
+        assert!(!mounts.stdin && !mounts.is_running);
     }
 
     #[test]
@@ -189,8 +193,9 @@ mod tests {
             kind: Some(Kind::Mount(Unit {})),
         };
         let spec = task_in_place(&spec, task);
-        assert!(spec.pod.is_none() && spec.join.is_none() && !spec.init && !spec.discards_disks);
-        assert_eq!((spec.id.as_str(), spec.mounts.len()), ("c", 1));
-        assert!(spec.task.is_some());
+        let container = spec.container;
+        assert!(container.pod.is_none() && container.terminal.is_none() && !container.discards_disks);
+        assert_eq!((spec.id.as_str(), container.id.as_str()), ("c", "c"));
+        assert_eq!(container.mounts.len(), 1);
     }
 }

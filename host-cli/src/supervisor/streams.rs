@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use capsid_protocol::{StreamHello, StreamKind, write_frame};
+use capsid_protocol::{Stdio, StreamHello, StreamKind, write_frame};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 /// Error when a stream could not be opened.
@@ -53,12 +53,8 @@ impl StreamOpener {
     }
 
     /// Opens the streams of a process: the terminal alone, or stdin when wanted, stdout and stderr.
-    pub(crate) fn open_all(&self, process: &str, terminal: bool, stdin: bool) -> Result<Vec<UnixStream>, StreamError> {
-        let kinds: &[StreamKind] = match (terminal, stdin) {
-            (true, _) => &[StreamKind::Terminal],
-            (false, true) => &[StreamKind::Stdin, StreamKind::Stdout, StreamKind::Stderr],
-            (false, false) => &[StreamKind::Stdout, StreamKind::Stderr],
-        };
+    pub(crate) fn open_all(&self, process: &str, stdio: Stdio) -> Result<Vec<UnixStream>, StreamError> {
+        let kinds = stdio.streams();
         kinds.iter().map(|kind| self.open(process, *kind)).collect()
     }
 }

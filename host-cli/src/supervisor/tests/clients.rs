@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use capsid_protocol::message::agent_message::Kind as Report;
 use capsid_protocol::message::host_message::Kind as Intent;
+use capsid_protocol::process::process_spec::Kind;
 use capsid_protocol::{FailedStep, Listed, Measured, Process};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -90,7 +91,10 @@ fn an_exec_connects_its_client_with_the_guest() {
         let (world, mut agent) = World::running().await;
         let mut command = Command::send(&world, &exec(&["cat"])).await;
         let spec = agent.receive_process().await;
-        assert_eq!((spec.join.as_deref(), spec.args.len()), (Some(world.id()), 1));
+        let Some(Kind::Exec(exec)) = &spec.kind else {
+            panic!("no exec process");
+        };
+        assert_eq!((exec.container.as_str(), exec.args.len()), (world.id(), 1));
         let (Answer::Streams { terminal: false }, fds) = command.answer().await else {
             panic!("no streams");
         };
@@ -99,9 +103,9 @@ fn an_exec_connects_its_client_with_the_guest() {
         let mut text = [0; 14];
         stdout.read_exact(&mut text).unwrap();
         assert_eq!(&text, b"from the guest");
-        agent.report_start(&spec.id).await;
+        agent.report_start(spec.id()).await;
         assert!(matches!(command.answer().await.0, Answer::Started { .. }));
-        agent.report_exit(&spec.id, 6).await;
+        agent.report_exit(spec.id(), 6).await;
         assert_eq!(exit_code(&command.answer().await.0), 6);
     });
 }
@@ -128,7 +132,7 @@ fn an_exec_of_no_such_program_fails_with_127() {
         let mut command = Command::send(&world, &exec(&["nothing"])).await;
         let spec = agent.receive_process().await;
         agent
-            .report(failed(&spec.id, FailedStep::ExecNotFound, "nothing: not found"))
+            .report(failed(spec.id(), FailedStep::ExecNotFound, "nothing: not found"))
             .await;
         command.answer().await;
         let (Answer::Failed(failure), _) = command.answer().await else {
@@ -144,7 +148,7 @@ fn an_exec_whose_container_ends_with_its_machine_was_killed() {
         let (world, mut agent) = World::running().await;
         let mut command = Command::send(&world, &exec(&["sleep"])).await;
         let spec = agent.receive_process().await;
-        agent.report_start(&spec.id).await;
+        agent.report_start(spec.id()).await;
         command.answer().await;
         command.answer().await;
         drop(agent);
@@ -158,12 +162,12 @@ fn an_exec_goes_on_without_its_client() {
         let (world, mut agent) = World::running().await;
         let mut command = Command::send(&world, &exec(&["sleep"])).await;
         let spec = agent.receive_process().await;
-        agent.report_start(&spec.id).await;
+        agent.report_start(spec.id()).await;
         command.answer().await;
         drop(command);
         // Nobody kills it, and its end is nobody's.
         timeout(Duration::from_secs(30), agent.only_live()).await.unwrap_err();
-        agent.report_exit(&spec.id, 0).await;
+        agent.report_exit(spec.id(), 0).await;
         timeout(Duration::from_secs(30), agent.only_live()).await.unwrap_err();
     });
 }
@@ -178,7 +182,7 @@ fn signals_on_an_execs_connection_are_its_own() {
         let (_, Intent::Signal(signal)) = agent.receive().await else {
             panic!("no Signal");
         };
-        assert_eq!((signal.container, signal.number), (spec.id, 9));
+        assert_eq!((signal.container, signal.number), (spec.id().into(), 9));
         assert!(!world.supervised.is_stop_asked());
     });
 }

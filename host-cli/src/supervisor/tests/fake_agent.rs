@@ -8,7 +8,7 @@ use capsid_protocol::frame::{body_len, decode_body, encode_frame};
 use capsid_protocol::message::agent_message::Kind as Report;
 use capsid_protocol::message::host_message::Kind as Intent;
 use capsid_protocol::{
-    AgentMessage, ContainerSpec, Created, Failed, FailedStep, Hello, HostMessage, Pong, Started, Stopped, StreamHello,
+    AgentMessage, Created, Failed, FailedStep, Hello, HostMessage, Pong, ProcessSpec, Started, Stopped, StreamHello,
     VERSION, read_frame,
 };
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
@@ -109,14 +109,14 @@ impl FakeAgent {
     }
 
     /// Receives Create and Start of a process.
-    pub(super) async fn receive_process(&mut self) -> ContainerSpec {
+    pub(super) async fn receive_process(&mut self) -> ProcessSpec {
         let (_, Intent::Create(spec)) = self.receive().await else {
             panic!("no Create");
         };
         let (_, Intent::Start(start)) = self.receive().await else {
             panic!("no Start");
         };
-        assert_eq!(start.container, spec.id);
+        assert_eq!(start.container, spec.id());
         *spec
     }
 

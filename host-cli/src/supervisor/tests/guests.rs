@@ -41,7 +41,7 @@ fn a_process_gets_its_streams_in_order() {
             ..spec("p")
         };
         let mut process = guest.spawn(spec.clone()).await.unwrap();
-        assert_eq!(agent.receive_process().await, spec);
+        assert_eq!(agent.receive_process().await, spec.into());
         for (index, kind) in [StreamKind::Stdin, StreamKind::Stdout, StreamKind::Stderr]
             .into_iter()
             .enumerate()
