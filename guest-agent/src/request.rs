@@ -45,7 +45,7 @@ impl RequestError {
 
 /// Request of the host, answered once.
 #[derive(Debug)]
-pub(crate) enum Request {
+pub(crate) enum SessionRequest {
     /// Stops or resumes the processes of a container.
     Freeze(Freeze),
     /// Resource usage of a container, or of the guest.
@@ -58,7 +58,7 @@ pub(crate) enum Request {
     ConfigureNetwork(ConfigureNetwork),
 }
 
-impl Request {
+impl SessionRequest {
     /// Converts a message of the host; `None` for one that is no request.
     pub(crate) fn of(intent: Intent) -> Option<Self> {
         match intent {
@@ -156,7 +156,7 @@ impl Request {
 mod tests {
     use super::*;
 
-    fn perform(request: &Request, container: Option<Container>) -> Report {
+    fn perform(request: &SessionRequest, container: Option<Container>) -> Report {
         request.perform(|_| container.map(Arc::new), |_| Ok(()), &Arc::default())
     }
 
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn an_unknown_container_is_said_to_be_that() {
-        let request = Request::Freeze(Freeze {
+        let request = SessionRequest::Freeze(Freeze {
             container: "c".into(),
             frozen: true,
         });
@@ -187,17 +187,17 @@ mod tests {
     fn a_container_that_has_not_begun_is_not_running() {
         let container = || "c".to_owned();
         let requests = [
-            Request::Freeze(Freeze {
+            SessionRequest::Freeze(Freeze {
                 container: container(),
                 frozen: true,
             }),
-            Request::Measure(Measure { container: container() }),
-            Request::List(List { container: container() }),
-            Request::Update(Update {
+            SessionRequest::Measure(Measure { container: container() }),
+            SessionRequest::List(List { container: container() }),
+            SessionRequest::Update(Update {
                 container: container(),
                 ..Update::default()
             }),
-            Request::ConfigureNetwork(ConfigureNetwork {
+            SessionRequest::ConfigureNetwork(ConfigureNetwork {
                 container: container(),
                 ..ConfigureNetwork::default()
             }),
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_pods_network_needs_no_container() {
-        let request = Request::ConfigureNetwork(ConfigureNetwork::default());
+        let request = SessionRequest::ConfigureNetwork(ConfigureNetwork::default());
         assert_eq!(perform(&request, None), Report::Done(Done {}));
     }
 }

@@ -30,7 +30,7 @@ use crate::limits::{
     WAITING_STREAMS_MAX,
 };
 use crate::process_lifecycle::{AgentContext, LifecycleError, ProcessLifecycle};
-use crate::request::{Request, RequestError};
+use crate::request::{RequestError, SessionRequest};
 use crate::spec::{self, SpecError};
 use crate::{clock, failure, free_space, log, sys, threads};
 
@@ -215,7 +215,7 @@ fn serve(session: &Arc<Session>, host: &mut VsockStream) -> Result<(), SessionEr
             // Answered by this thread, which waits for no container and no request.
             Some(Intent::Ping(ping)) => session.report(Report::Pong(clock::answer(&ping))),
             Some(Intent::KeepFree(parts)) => session.keep_free(parts),
-            Some(intent) => match Request::of(intent) {
+            Some(intent) => match SessionRequest::of(intent) {
                 Some(request) => session.request(message.request_id, request),
                 // Versions are equal, so this is a mistake of the host; there is nothing in it to act on.
                 None => log::warn("ignoring an unexpected message of the host"),
@@ -326,7 +326,7 @@ impl Session {
     }
 
     /// Performs a request in a thread of its own: a container that delays its response delays no other request.
-    fn request(self: &Arc<Self>, id: u64, request: Request) {
+    fn request(self: &Arc<Self>, id: u64, request: SessionRequest) {
         let session = Arc::clone(self);
         if self.pending_requests.fetch_add(1, Ordering::Relaxed) >= REQUESTS_MAX {
             self.pending_requests.fetch_sub(1, Ordering::Relaxed);

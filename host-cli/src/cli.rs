@@ -23,7 +23,7 @@ use crate::model::{AccelChoice, RestartPolicy};
 pub(crate) use boolean::parse_bool;
 pub(crate) use changes::{EventsArgs, PortArgs, UpdateArgs};
 pub(crate) use container::{
-    AttachArgs, ContainerCommand, ContainerInspectArgs, ExecArgs, KillArgs, Kind, LogsArgs, NameArgs, NamesArgs,
+    AttachArgs, ContainerCommand, ContainerInspectArgs, ExecArgs, KillArgs, LogsArgs, NameArgs, NamesArgs, ObjectKind,
     PruneArgs, PsArgs, RenameArgs, RmArgs, StartArgs, StatsArgs, StopArgs, SuperviseArgs,
 };
 pub(crate) use files::{CpArgs, ExportArgs};

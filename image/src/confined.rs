@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use capsid_jail::{Condition, Jail, Resource, Rlimit, Rule, SyscallFilter, abort_on_panic, panic_rules};
 
-use crate::job::{FailedStep, Reply, Request, receive_request, send_reply};
+use crate::job::{FailedStep, JobRequest, Reply, receive_request, send_reply};
 use crate::layer::convert::{ConvertLayerError, convert_layer};
 use crate::layer::expand::Expanded;
 use crate::layer::fault::LayerFault;
@@ -38,11 +38,11 @@ pub fn convert_main() -> ExitCode {
     }
 }
 
-fn work(request: Request, files: Vec<File>) -> Reply {
+fn work(request: JobRequest, files: Vec<File>) -> Reply {
     let mut files = files.into_iter();
     let mut next = || files.next();
     match request {
-        Request::Layer { expanded_bytes_max } => match (next(), next(), next()) {
+        JobRequest::Layer { expanded_bytes_max } => match (next(), next(), next()) {
             (Some(input), Some(data), Some(index)) => match convert_layer(input, data, index, expanded_bytes_max) {
                 Ok(layer) => layer.into(),
                 Err(ConvertLayerError::Fault(fault)) => Reply::Fault(fault),
@@ -51,7 +51,7 @@ fn work(request: Request, files: Vec<File>) -> Reply {
             },
             _ => Reply::Fault(LayerFault::Index),
         },
-        Request::Merge(stack) => match next() {
+        JobRequest::Merge(stack) => match next() {
             Some(out) => match merge(&stack, files.collect(), &out) {
                 Ok(bytes) => Reply::Merged { bytes },
                 Err(MergeError::Fault(fault)) => Reply::Fault(fault),
@@ -60,20 +60,20 @@ fn work(request: Request, files: Vec<File>) -> Reply {
             },
             None => Reply::Fault(LayerFault::Index),
         },
-        Request::Expand => match (next(), next()) {
+        JobRequest::Expand => match (next(), next()) {
             (Some(input), Some(out)) => expand(input, out),
             _ => Reply::Fault(LayerFault::Index),
         },
-        Request::CatalogTar { bytes } => match (next(), next()) {
+        JobRequest::CatalogTar { bytes } => match (next(), next()) {
             (Some(out), Some(file)) => catalog(CatalogSource::Tar { file, bytes }, out),
             _ => Reply::Fault(LayerFault::Index),
         },
-        Request::CatalogFolder => match next() {
+        JobRequest::CatalogFolder => match next() {
             Some(out) => catalog(CatalogSource::Folder(&ask_for), out),
             None => Reply::Fault(LayerFault::Index),
         },
         // An answer without a question.
-        Request::Opened { .. } => Reply::Fault(LayerFault::Index),
+        JobRequest::Opened { .. } => Reply::Fault(LayerFault::Index),
     }
 }
 
@@ -93,7 +93,7 @@ fn ask_for(name: &str) -> io::Result<Option<(File, u64)>> {
     let socket = io::stdin();
     send_reply(&socket, &Reply::Open { name: name.to_owned() })?;
     match receive_request(&socket)? {
-        (Request::Opened { bytes }, files) => Ok(files.into_iter().next().map(|file| (file, bytes))),
+        (JobRequest::Opened { bytes }, files) => Ok(files.into_iter().next().map(|file| (file, bytes))),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }

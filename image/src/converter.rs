@@ -15,7 +15,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
 use crate::cancellation::{Cancellation, Waited, cancelled_error};
-use crate::job::{FailedStep, Reply, Request, receive_reply, send_request};
+use crate::job::{FailedStep, JobRequest, Reply, receive_reply, send_request};
 use crate::layer::convert::ConvertedLayer;
 use crate::layer::fault::LayerFault;
 use crate::limits::{CATALOG_FILES_MAX, CONVERTER_REPLY_SECONDS_MAX};
@@ -126,7 +126,7 @@ impl Converter {
         expanded_bytes_max: u64,
         cancellation: &Cancellation,
     ) -> Result<ConvertedLayer, ConvertError> {
-        let request = Request::Layer { expanded_bytes_max };
+        let request = JobRequest::Layer { expanded_bytes_max };
         match self.feed(&request, source, &[data.as_fd(), index.as_fd()], cancellation)? {
             Reply::Layer {
                 diff_id,
@@ -148,7 +148,7 @@ impl Converter {
         out: &File,
         cancellation: &Cancellation,
     ) -> Result<u64, ConvertError> {
-        match self.feed(&Request::Expand, source, &[out.as_fd()], cancellation)? {
+        match self.feed(&JobRequest::Expand, source, &[out.as_fd()], cancellation)? {
             Reply::Expanded { bytes } => Ok(bytes),
             other => Err(unexpected(other)),
         }
@@ -163,7 +163,7 @@ impl Converter {
         cancellation: &Cancellation,
     ) -> Result<u64, ConvertError> {
         let process = Process::start(self)?;
-        let request = Request::CatalogTar { bytes };
+        let request = JobRequest::CatalogTar { bytes };
         send_request(&process.socket, &request, &[out.as_fd(), tar.as_fd()]).map_err(ConvertError::Talk)?;
         process.catalogued(&|_| Ok(None), cancellation)
     }
@@ -176,7 +176,7 @@ impl Converter {
         cancellation: &Cancellation,
     ) -> Result<u64, ConvertError> {
         let process = Process::start(self)?;
-        send_request(&process.socket, &Request::CatalogFolder, &[out.as_fd()]).map_err(ConvertError::Talk)?;
+        send_request(&process.socket, &JobRequest::CatalogFolder, &[out.as_fd()]).map_err(ConvertError::Talk)?;
         process.catalogued(open, cancellation)
     }
 
@@ -191,7 +191,7 @@ impl Converter {
         let mut process = Process::start(self)?;
         let mut files = vec![out.as_fd()];
         files.extend(indexes.iter().map(AsFd::as_fd));
-        send_request(&process.socket, &Request::Merge(stack), &files).map_err(ConvertError::Talk)?;
+        send_request(&process.socket, &JobRequest::Merge(stack), &files).map_err(ConvertError::Talk)?;
         match process.reply(cancellation)? {
             Reply::Merged { bytes } => Ok(bytes),
             other => Err(unexpected(other)),
@@ -200,7 +200,7 @@ impl Converter {
 
     fn feed(
         &self,
-        request: &Request,
+        request: &JobRequest,
         source: &mut dyn Read,
         files: &[BorrowedFd<'_>],
         cancellation: &Cancellation,
@@ -307,7 +307,7 @@ impl Process {
             let opened = open(&name).map_err(ConvertError::Source)?;
             let bytes = opened.as_ref().map_or(0, |(_, bytes)| *bytes);
             let files: Vec<_> = opened.iter().map(|(file, _)| file.as_fd()).collect();
-            send_request(&self.socket, &Request::Opened { bytes }, &files).map_err(ConvertError::Talk)?;
+            send_request(&self.socket, &JobRequest::Opened { bytes }, &files).map_err(ConvertError::Talk)?;
         }
         Err(ConvertError::Archive(ArchiveFault::LongCatalog))
     }

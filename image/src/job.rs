@@ -28,7 +28,7 @@ use crate::rootfs::Stack;
 const FILES_MAX: usize = LAYERS_MAX + 1;
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Request {
+pub(crate) enum JobRequest {
     /// Converts a layer. Files: the layer's bytes (a pipe), the data blob, the index.
     Layer {
         /// Number of bytes that the layer may expand to.
@@ -105,7 +105,7 @@ impl From<ConvertedLayer> for Reply {
 }
 
 /// Sends a request and its files.
-pub(crate) fn send_request(socket: impl AsFd, request: &Request, files: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub(crate) fn send_request(socket: impl AsFd, request: &JobRequest, files: &[BorrowedFd<'_>]) -> io::Result<()> {
     let bytes = serde_json::to_vec(request)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -117,7 +117,7 @@ pub(crate) fn send_request(socket: impl AsFd, request: &Request, files: &[Borrow
 }
 
 /// Receives a request and its files.
-pub(crate) fn receive_request(socket: impl AsFd) -> io::Result<(Request, Vec<File>)> {
+pub(crate) fn receive_request(socket: impl AsFd) -> io::Result<(JobRequest, Vec<File>)> {
     let mut bytes = vec![0; CONVERTER_REPLY_BYTES_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);

@@ -222,7 +222,7 @@ pub(crate) struct PsArgs {
 
 /// Kinds of objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Kind {
+pub(crate) enum ObjectKind {
     Container,
     Image,
     Network,
@@ -237,7 +237,7 @@ pub(crate) struct ContainerInspectArgs {
     pub names: Vec<String>,
     /// Only objects of this kind
     #[arg(long = "type", value_name = "KIND")]
-    pub kind: Option<Kind>,
+    pub kind: Option<ObjectKind>,
     /// A line each, as '{{.State.Status}}'
     #[arg(short, long, value_name = "FORMAT")]
     pub format: Option<String>,

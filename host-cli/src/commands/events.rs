@@ -79,12 +79,12 @@ fn line(event: &Value) -> String {
 /// Filter of one `--filter` flag.
 #[derive(Debug, PartialEq)]
 struct Filter {
-    kind: Kind,
+    kind: FilterKind,
     value: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Kind {
+enum FilterKind {
     Container,
     Event,
     Image,
@@ -97,12 +97,12 @@ impl Filter {
     fn parse(text: &str) -> anyhow::Result<Self> {
         let (name, value) = filter::halves(text)?;
         let kind = match name {
-            "container" => Kind::Container,
-            "event" => Kind::Event,
-            "image" => Kind::Image,
-            "label" => Kind::Label,
-            "network" => Kind::Network,
-            "type" => Kind::Type,
+            "container" => FilterKind::Container,
+            "event" => FilterKind::Event,
+            "image" => FilterKind::Image,
+            "label" => FilterKind::Label,
+            "network" => FilterKind::Network,
+            "type" => FilterKind::Type,
             other => bail!("there is no filter {other:?}: use container, event, image, label, network or type"),
         };
         Ok(Self {
@@ -115,32 +115,32 @@ impl Filter {
         let attributes = &event["Actor"]["Attributes"];
         let value = self.value.as_str();
         match self.kind {
-            Kind::Container => {
+            FilterKind::Container => {
                 let is_its = |id: &str| !value.is_empty() && id.starts_with(value);
                 match text(event, "Type") {
                     "network" => is_its(text(attributes, "container")),
                     _ => text(attributes, "name") == value || is_its(text(event, "id")),
                 }
             }
-            Kind::Network if text(event, "Type") == "network" => {
+            FilterKind::Network if text(event, "Type") == "network" => {
                 let id = text(&event["Actor"], "ID");
                 text(attributes, "name") == value || (!value.is_empty() && id.starts_with(value))
             }
-            Kind::Network => false,
+            FilterKind::Network => false,
             // `exec_create: sh` and `health_status: healthy` are also matched by their first word.
-            Kind::Event => {
+            FilterKind::Event => {
                 let action = text(event, "Action");
                 action == value || action.split(':').next() == Some(value)
             }
-            Kind::Image => {
+            FilterKind::Image => {
                 let image = text(event, "from");
                 image == value || image.split(':').next() == Some(value)
             }
-            Kind::Label => match value.split_once('=') {
+            FilterKind::Label => match value.split_once('=') {
                 Some((name, wanted)) => attributes[name].as_str() == Some(wanted),
                 None => attributes.get(value).is_some(),
             },
-            Kind::Type => text(event, "Type") == value,
+            FilterKind::Type => text(event, "Type") == value,
         }
     }
 }
@@ -150,7 +150,7 @@ fn passes(filters: &[Filter], event: &Value) -> bool {
     filters.iter().all(|filter| {
         let mut alternatives = filters.iter().filter(|other| other.kind == filter.kind);
         match filter.kind {
-            Kind::Label => filter.takes(event),
+            FilterKind::Label => filter.takes(event),
             _ => alternatives.any(|other| other.takes(event)),
         }
     })

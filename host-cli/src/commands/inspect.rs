@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{inspect_fields, network, table, volume};
 use crate::app::{Context, open_store};
-use crate::cli::{ContainerInspectArgs, InspectArgs, Kind};
+use crate::cli::{ContainerInspectArgs, InspectArgs, ObjectKind};
 use crate::error_text;
 use crate::folders::Folders;
 use crate::format::Template;
@@ -57,19 +57,24 @@ fn find(
     state: &State,
     store: &Store,
     folders: &Folders,
-    kind: Option<Kind>,
+    kind: Option<ObjectKind>,
     name: &str,
 ) -> anyhow::Result<Option<Value>> {
-    let kinds = [Kind::Container, Kind::Image, Kind::Network, Kind::Volume];
+    let kinds = [
+        ObjectKind::Container,
+        ObjectKind::Image,
+        ObjectKind::Network,
+        ObjectKind::Volume,
+    ];
     for wanted in kinds
         .into_iter()
         .filter(|wanted| kind.is_none_or(|kind| kind == *wanted))
     {
         let found = match wanted {
-            Kind::Container => find_container(state, folders, name)?,
-            Kind::Image => find_image(store, name)?,
-            Kind::Network => network::find_object(state, name)?,
-            Kind::Volume => volume::find_object(state, folders, name)?,
+            ObjectKind::Container => find_container(state, folders, name)?,
+            ObjectKind::Image => find_image(store, name)?,
+            ObjectKind::Network => network::find_object(state, name)?,
+            ObjectKind::Volume => volume::find_object(state, folders, name)?,
         };
         if found.is_some() {
             return Ok(found);

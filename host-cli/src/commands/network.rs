@@ -12,7 +12,7 @@ use crate::cli::{
 };
 use crate::folders::Folders;
 use crate::format::Template;
-use crate::model::{DEFAULT_NETWORK, Member, NO_NETWORK, Network, NetworkSpec, Subnet, mac_words};
+use crate::model::{DEFAULT_NETWORK, NO_NETWORK, Network, NetworkMember, NetworkSpec, Subnet, mac_words};
 use crate::network::{forget, host_networks, own_link};
 use crate::state::{Pending, State, StateError};
 use crate::{clock, error_text, id, labels, plan};
@@ -189,7 +189,7 @@ pub(super) fn find_object(state: &State, name: &str) -> anyhow::Result<Option<Va
 }
 
 /// Returns docker's fields of a network.
-fn whole(network: &Network, members: &[Member]) -> Value {
+fn whole(network: &Network, members: &[NetworkMember]) -> Value {
     let subnets = &network.config.subnets;
     let config = |subnet: &Subnet| json!({ "Subnet": subnet.network, "Gateway": subnet.gateway });
     let containers: Map<String, Value> = members
@@ -217,7 +217,7 @@ fn whole(network: &Network, members: &[Member]) -> Value {
 }
 
 /// Returns docker's fields of a member: the address of each IP version with its prefix length.
-fn pod_networks(network: &Network, member: &Member) -> Value {
+fn pod_networks(network: &Network, member: &NetworkMember) -> Value {
     let address = |is_v4: bool| {
         let mut both = network.config.subnets.iter().zip(member.addresses());
         both.find(|(_, address)| address.is_ipv4() == is_v4)

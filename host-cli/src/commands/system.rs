@@ -78,14 +78,14 @@ struct Item {
 }
 
 /// Objects of one kind.
-struct Kind {
+struct UsageKind {
     name: &'static str,
     /// Headers of a list: the object's name, and its detail.
     columns: [&'static str; 2],
     items: Vec<Item>,
 }
 
-impl Kind {
+impl UsageKind {
     fn row(&self) -> Value {
         let all: u64 = self.items.iter().map(|item| item.bytes).sum();
         let unused: u64 = self
@@ -109,7 +109,7 @@ impl Kind {
     }
 }
 
-fn kinds(app: &AppContext) -> anyhow::Result<[Kind; 3]> {
+fn kinds(app: &AppContext) -> anyhow::Result<[UsageKind; 3]> {
     let store = open_store(&app.folders)?;
     let containers = app.state.containers()?;
     let has_users = |image: &Image| containers.iter().any(|user| user.image_id == image.id.to_string());
@@ -142,17 +142,17 @@ fn kinds(app: &AppContext) -> anyhow::Result<[Kind; 3]> {
         in_use: container.status.is_live(),
     });
     Ok([
-        Kind {
+        UsageKind {
             name: "Images",
             columns: ["IMAGE", "IMAGE ID"],
             items: images.collect(),
         },
-        Kind {
+        UsageKind {
             name: "Containers",
             columns: ["NAMES", "STATUS"],
             items: held.collect(),
         },
-        Kind {
+        UsageKind {
             name: "Local Volumes",
             columns: ["VOLUME NAME", "CREATED"],
             items: volumes.collect(),
@@ -171,7 +171,7 @@ fn df(app: &AppContext, args: &DfArgs) -> anyhow::Result<u8> {
     let template = args.format.as_deref().map(Template::of_lines).transpose()?;
     let kinds = kinds(app)?;
     if !args.verbose || template.is_some() {
-        let rows: Vec<Value> = kinds.iter().map(Kind::row).collect();
+        let rows: Vec<Value> = kinds.iter().map(UsageKind::row).collect();
         table::print_rows(&rows, template.as_ref(), &COLUMNS)?;
         return Ok(0);
     }

@@ -17,5 +17,5 @@ pub(crate) use network::{DEFAULT_NETWORK, NO_NETWORK, NetworkConfig, PublishedPo
 pub(crate) use pod::{Pod, PodConfig, PodLimits, PodStatus};
 pub(crate) use restart::RestartPolicy;
 pub(crate) use subnet::{SubnetError, free_address, is_host_address};
-pub(crate) use user_network::{ConnectTarget, Endpoint, Member, Network, NetworkSpec, Subnet};
+pub(crate) use user_network::{ConnectTarget, Endpoint, Network, NetworkMember, NetworkSpec, Subnet};
 pub(crate) use volume::{ShareMount, Volume, VolumeMount};

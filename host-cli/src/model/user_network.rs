@@ -88,7 +88,7 @@ impl Endpoint {
 
 /// Member of a network.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Member {
+pub(crate) struct NetworkMember {
     /// Id of the pod.
     pub id: String,
     pub name: String,
@@ -98,7 +98,7 @@ pub(crate) struct Member {
     pub config: NetworkConfig,
 }
 
-impl Member {
+impl NetworkMember {
     /// Returns the member's addresses on the network.
     pub(crate) fn addresses(&self) -> &[IpAddr] {
         let mut endpoint = self.config.endpoints.iter();

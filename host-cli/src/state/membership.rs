@@ -6,11 +6,11 @@ use capsid_vmm::segments::SEGMENTS_MAX;
 use rusqlite::{Row, params};
 
 use super::{State, StateError};
-use crate::model::{ConnectTarget, Endpoint, Member, NetworkConfig, Pod, Subnet, free_address, mac_words};
+use crate::model::{ConnectTarget, Endpoint, NetworkConfig, NetworkMember, Pod, Subnet, free_address, mac_words};
 
 impl State {
     /// Returns the pods that are on a network, by name; running or not. An implicit one has its container's name.
-    pub(crate) fn members(&self, network: &str) -> Result<Vec<Member>, StateError> {
+    pub(crate) fn members(&self, network: &str) -> Result<Vec<NetworkMember>, StateError> {
         let text = "SELECT pods.id, iif(pods.implicit, containers.name, pods.name) AS name, \
                     json_extract(pods.config, '$.network') AS config, memberships.network FROM memberships \
                     JOIN pods ON pods.id = memberships.pod \
@@ -132,8 +132,13 @@ fn check_count(config: &NetworkConfig) -> Result<(), StateError> {
 }
 
 /// Chooses an address of a subnet: the requested one, or the lowest free one.
-fn choose_address(network: &str, subnet: &Subnet, wanted: &[IpAddr], members: &[Member]) -> Result<IpAddr, StateError> {
-    let has = |member: &&Member, address: &IpAddr| member.addresses().contains(address);
+fn choose_address(
+    network: &str,
+    subnet: &Subnet,
+    wanted: &[IpAddr],
+    members: &[NetworkMember],
+) -> Result<IpAddr, StateError> {
+    let has = |member: &&NetworkMember, address: &IpAddr| member.addresses().contains(address);
     if let Some(address) = wanted.iter().find(|address| subnet.network.contains(*address)) {
         return match members.iter().find(|member| has(member, address)) {
             None => Ok(*address),
@@ -143,18 +148,18 @@ fn choose_address(network: &str, subnet: &Subnet, wanted: &[IpAddr], members: &[
             }),
         };
     }
-    let taken: Vec<IpAddr> = members.iter().flat_map(Member::addresses).copied().collect();
+    let taken: Vec<IpAddr> = members.iter().flat_map(NetworkMember::addresses).copied().collect();
     free_address(subnet, &taken).ok_or_else(|| StateError::NoAddress {
         network: network.into(),
         subnet: subnet.network,
     })
 }
 
-fn read_member(row: &Row<'_>) -> Result<Member, StateError> {
+fn read_member(row: &Row<'_>) -> Result<NetworkMember, StateError> {
     let id: String = row.get("id").map_err(StateError::Query)?;
-    let fields = || -> Result<Member, Box<dyn std::error::Error + Send + Sync>> {
+    let fields = || -> Result<NetworkMember, Box<dyn std::error::Error + Send + Sync>> {
         let config: String = row.get("config")?;
-        Ok(Member {
+        Ok(NetworkMember {
             id: id.clone(),
             name: row.get("name")?,
             network: row.get("network")?,

@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::pod::Pod;
 use super::reach::{self, Reach};
-use super::supervised_container::{Outcome, Phase, SupervisedContainer};
+use super::supervised_container::{ContainerPhase, Outcome, SupervisedContainer};
 use super::{ACCEPT_PAUSE, CLIENTS_MAX, Inheritance, client, lifecycle, orders};
 use crate::container_lock::ContainerLock;
 use crate::control;
@@ -97,7 +97,7 @@ pub(super) async fn attend(folders: &Folders, inheritance: Inheritance, pod: &Rc
     } else {
         Ok(())
     };
-    supervised.phase.send_replace(Phase::Over(Rc::new(outcome)));
+    supervised.phase.send_replace(ContainerPhase::Over(Rc::new(outcome)));
     // A client that does not read is left behind.
     let _ = timeout(FAREWELL, async { while clients.join_next().await.is_some() {} }).await;
     if let Some(end) = unwritten.filter(|_| !remove) {

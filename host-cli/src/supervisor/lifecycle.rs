@@ -23,7 +23,7 @@ use super::guest_process::{GuestProcess, ProcessError, status_code};
 use super::machine::{MachineDisks, MachineError};
 use super::pod::{Disks, Pod};
 use super::pod_machine::{self, PodError};
-use super::supervised_container::{Outcome, Phase, Running, SupervisedContainer};
+use super::supervised_container::{ContainerPhase, Outcome, Running, SupervisedContainer};
 use super::{LAST_WORDS, container_disks, first_use, free_space, health};
 use crate::clock;
 use crate::control::Failure;
@@ -118,7 +118,7 @@ pub(super) async fn run_once(
     folders: &Folders,
     pod: &Rc<Pod>,
 ) -> Outcome {
-    supervised.phase.send_replace(Phase::Starting);
+    supervised.phase.send_replace(ContainerPhase::Starting);
     supervised.output.begin();
     let mut started = false;
     let lived = match (prepare_volumes(supervised, state, folders).await, &pod.disks) {
@@ -272,7 +272,7 @@ pub(super) async fn run_in(
     supervised.record_event("start", &[]);
     supervised.note_stopped(false);
     let running = Rc::new(Running::new(Rc::clone(guest), spec));
-    supervised.phase.send_replace(Phase::Running(running));
+    supervised.phase.send_replace(ContainerPhase::Running(running));
     let _ends = EndsRunning(supervised);
     sys::forget_code();
     let stopped = tokio::select! {
@@ -294,7 +294,7 @@ struct EndsRunning<'a>(&'a SupervisedContainer);
 
 impl Drop for EndsRunning<'_> {
     fn drop(&mut self) {
-        self.0.phase.send_replace(Phase::Ending);
+        self.0.phase.send_replace(ContainerPhase::Ending);
     }
 }
 

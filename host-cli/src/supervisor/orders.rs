@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::free_space::Writing;
 use super::guest::RequestError;
-use super::supervised_container::{Phase, SupervisedContainer};
+use super::supervised_container::{ContainerPhase, SupervisedContainer};
 use crate::control::{Answer, Failure};
 use crate::model::Status;
 use crate::state::State;
@@ -55,7 +55,10 @@ pub(super) async fn stop(supervised: &Rc<SupervisedContainer>, timeout_s: Option
         (config.stop_signal, timeout_s.unwrap_or(config.stop_timeout_s))
     };
     // Before the program runs there is nothing to signal.
-    let has_run = matches!(*supervised.phase.borrow(), Phase::Running(_) | Phase::Ending);
+    let has_run = matches!(
+        *supervised.phase.borrow(),
+        ContainerPhase::Running(_) | ContainerPhase::Ending
+    );
     if has_run {
         let number = i32::try_from(number).unwrap_or(libc::SIGTERM);
         // A paused container does not get the signal until it is resumed.

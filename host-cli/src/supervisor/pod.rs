@@ -27,7 +27,7 @@ pub(crate) enum Disks {
 
 /// Phase of the machine.
 #[derive(Debug, Clone)]
-pub(super) enum Phase {
+pub(super) enum MachinePhase {
     Booting,
     Up(Rc<Guest>),
     Down(MachineEnd),
@@ -39,7 +39,7 @@ pub(crate) struct Pod {
     pub id: String,
     pub name: String,
     pub disks: Disks,
-    pub(super) phase: watch::Sender<Phase>,
+    pub(super) phase: watch::Sender<MachinePhase>,
     /// Whether the pod stops: set once, and no container is accepted any more.
     stopping: watch::Sender<bool>,
     /// Request to end the machine.
@@ -57,7 +57,7 @@ impl Pod {
             id: row.id.clone(),
             name: row.name.clone(),
             disks,
-            phase: watch::Sender::new(Phase::Booting),
+            phase: watch::Sender::new(MachinePhase::Booting),
             stopping: watch::Sender::new(false),
             halt: Notify::new(),
             containers: RefCell::default(),
@@ -71,9 +71,11 @@ impl Pod {
         let mut phase = self.phase.subscribe();
         loop {
             match &*phase.borrow_and_update() {
-                Phase::Up(guest) => return Ok(Rc::clone(guest)),
-                Phase::Down(end) => return Err(Failure::because(format!("the pod's machine ended: {}", end.reason))),
-                Phase::Booting => {}
+                MachinePhase::Up(guest) => return Ok(Rc::clone(guest)),
+                MachinePhase::Down(end) => {
+                    return Err(Failure::because(format!("the pod's machine ended: {}", end.reason)));
+                }
+                MachinePhase::Booting => {}
             }
             if phase.changed().await.is_err() {
                 std::future::pending::<()>().await;
@@ -85,7 +87,7 @@ impl Pod {
     pub(crate) async fn down(&self) -> MachineEnd {
         let mut phase = self.phase.subscribe();
         loop {
-            if let Phase::Down(end) = &*phase.borrow_and_update() {
+            if let MachinePhase::Down(end) = &*phase.borrow_and_update() {
                 return end.clone();
             }
             if phase.changed().await.is_err() {
@@ -101,7 +103,7 @@ impl Pod {
 
     /// Whether no container is started in the pod any more.
     pub(crate) fn is_ending(&self) -> bool {
-        *self.stopping.borrow() || (!self.is_implicit() && matches!(*self.phase.borrow(), Phase::Down(_)))
+        *self.stopping.borrow() || (!self.is_implicit() && matches!(*self.phase.borrow(), MachinePhase::Down(_)))
     }
 
     /// Returns the container of an implicit pod.

@@ -2,7 +2,7 @@
 
 use super::boot::{BootError, boot};
 use super::machine::{self, Interruption, MachineDisks, MachineError, Sockets, StepError, Wanted, while_running};
-use super::pod::{Phase, Pod};
+use super::pod::{MachinePhase, Pod};
 use crate::error_text;
 use crate::folders::Folders;
 use crate::network::PodNetworks;
@@ -53,7 +53,7 @@ pub(super) async fn run(
     halt: impl Future<Output = ()>,
     mark: impl Fn(&str),
 ) -> PodError {
-    pod.phase.send_replace(Phase::Booting);
+    pod.phase.send_replace(MachinePhase::Booting);
     let error = match start(pod, folders, state, disks, mark) {
         Err(error) => error.into(),
         Ok((mut machine, sockets)) => {
@@ -75,7 +75,7 @@ pub(super) async fn run(
             console: String::new(),
         },
     };
-    pod.phase.send_replace(Phase::Down(end));
+    pod.phase.send_replace(MachinePhase::Down(end));
     error
 }
 
@@ -114,7 +114,7 @@ async fn run_started(
     let ended = while_running(machine, halt, async {
         let booted = boot(sockets).await?;
         pod.agent_start_ns.set(booted.agent_start_ns);
-        pod.phase.send_replace(Phase::Up(booted.conversation.guest()));
+        pod.phase.send_replace(MachinePhase::Up(booted.conversation.guest()));
         Err::<(), _>(PodError::Session(booted.conversation.run().await))
     });
     match ended.await {

@@ -16,7 +16,7 @@ use crate::store_folder;
 
 /// Phase of a supervised container.
 #[derive(Debug, Clone)]
-pub(crate) enum Phase {
+pub(crate) enum ContainerPhase {
     /// Starting: the machine boots.
     Starting,
     /// Running: the container's program runs.
@@ -93,7 +93,7 @@ pub(crate) struct SupervisedContainer {
     /// Path of the data folder.
     pub data: std::path::PathBuf,
     pub output: Output,
-    pub phase: watch::Sender<Phase>,
+    pub phase: watch::Sender<ContainerPhase>,
     /// Steps of the last start, with their times.
     pub moments: RefCell<Vec<Moment>>,
     pub agent_start_ns: Cell<u64>,
@@ -111,7 +111,7 @@ impl SupervisedContainer {
             output: Output::open(&log, container.config.log)?,
             container: RefCell::new(container),
             data: folders.data.clone(),
-            phase: watch::Sender::new(Phase::Starting),
+            phase: watch::Sender::new(ContainerPhase::Starting),
             moments: RefCell::default(),
             agent_start_ns: Cell::default(),
             stop_asked: watch::Sender::new(false),
@@ -145,8 +145,8 @@ impl SupervisedContainer {
     /// Returns the state of the running program; an error while none runs.
     pub(crate) fn running(&self) -> Result<Rc<Running>, Failure> {
         match &*self.phase.borrow() {
-            Phase::Running(running) => Ok(Rc::clone(running)),
-            Phase::Starting | Phase::Ending | Phase::Over(_) => {
+            ContainerPhase::Running(running) => Ok(Rc::clone(running)),
+            ContainerPhase::Starting | ContainerPhase::Ending | ContainerPhase::Over(_) => {
                 let name = &self.container.borrow().name;
                 Err(Failure::because(format!("container {name} is not running")))
             }
@@ -183,7 +183,7 @@ impl SupervisedContainer {
     pub(crate) async fn over(&self) -> Rc<Outcome> {
         let mut phase = self.phase.subscribe();
         loop {
-            if let Phase::Over(outcome) = &*phase.borrow_and_update() {
+            if let ContainerPhase::Over(outcome) = &*phase.borrow_and_update() {
                 return Rc::clone(outcome);
             }
             if phase.changed().await.is_err() {
@@ -197,15 +197,15 @@ impl SupervisedContainer {
         let mut phase = self.phase.subscribe();
         loop {
             match &*phase.borrow_and_update() {
-                Phase::Running(_) | Phase::Ending => return Ok(()),
-                Phase::Over(outcome) => {
+                ContainerPhase::Running(_) | ContainerPhase::Ending => return Ok(()),
+                ContainerPhase::Over(outcome) => {
                     return match &**outcome {
                         // The container ended before this task ran.
                         Outcome::Exited(_) | Outcome::Ended(_) => Ok(()),
                         Outcome::Failed(failure) => Err(failure.clone()),
                     };
                 }
-                Phase::Starting => {}
+                ContainerPhase::Starting => {}
             }
             if phase.changed().await.is_err() {
                 std::future::pending::<()>().await;

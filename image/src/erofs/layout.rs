@@ -26,7 +26,7 @@ pub(super) enum Tail {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct InodePlace {
     /// Byte offset of the inode divided by 32.
     pub nid: u32,
     pub tail: Tail,
@@ -35,7 +35,7 @@ pub(super) struct Place {
 pub(super) struct Layout {
     /// Inodes in their order on the disk.
     pub order: Vec<InodeId>,
-    places: Vec<Place>,
+    places: Vec<InodePlace>,
     /// End offset of the inodes, a block boundary.
     pub inodes_end: u64,
     /// Number of blocks of the whole metadata image.
@@ -45,7 +45,7 @@ pub(super) struct Layout {
 impl Layout {
     pub(super) fn of(tree: &Tree, blobs: usize) -> Self {
         let order = depth_first(tree);
-        let unplaced = Place {
+        let unplaced = InodePlace {
             nid: 0,
             tail: Tail::None,
         };
@@ -67,7 +67,7 @@ impl Layout {
             };
             offset = fit(offset, core, &tail, tail_bytes);
             // At most a million inodes of at most 68 KiB each: 31 bits of 32-byte units.
-            places[id.index()] = Place {
+            places[id.index()] = InodePlace {
                 nid: (offset / NID_BYTES) as u32,
                 tail: tail.starting_at(long_blocks),
             };
@@ -87,12 +87,12 @@ impl Layout {
         }
     }
 
-    pub(super) fn place(&self, id: InodeId) -> Place {
+    pub(super) fn place(&self, id: InodeId) -> InodePlace {
         self.places[id.index()]
     }
 }
 
-impl Place {
+impl InodePlace {
     /// Byte offset of the inode.
     pub(super) fn offset(&self) -> u64 {
         u64::from(self.nid) * NID_BYTES

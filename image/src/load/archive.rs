@@ -15,7 +15,7 @@ use crate::layer::path::LayerPath;
 use crate::limits::{ARCHIVE_DOCUMENTS_BYTES_MAX, ARCHIVE_MEMBERS_MAX, ARCHIVE_NAMES_BYTES_MAX, PATH_BYTES_MAX};
 use crate::manifest::{Descriptor, ManifestError};
 use crate::platform::Platform;
-use capsid_archive::{Member as TarMember, TarReader};
+use capsid_archive::{Member, TarReader};
 
 /// Largest number of links of an archive that are followed to a member: docker's old archives link a repeated layer to
 /// its first copy.
@@ -34,14 +34,14 @@ enum Form<'a> {
     /// Plain tar in a file, by offsets.
     Tar {
         file: Rc<File>,
-        members: BTreeMap<Vec<u8>, Member>,
+        members: BTreeMap<Vec<u8>, IndexEntry>,
     },
     /// Folder of an OCI layout.
     Folder(&'a OpenNamed<'a>),
 }
 
 #[derive(Clone)]
-enum Member {
+enum IndexEntry {
     Content { offset: u64, size: u64 },
     Link(Vec<u8>),
 }
@@ -97,7 +97,7 @@ impl<'a> Archive<'a> {
                 continue;
             };
             names_bytes += name.len();
-            if let Member::Link(target) = &entry {
+            if let IndexEntry::Link(target) = &entry {
                 names_bytes += target.len();
             }
             if members.len() >= ARCHIVE_MEMBERS_MAX || names_bytes > ARCHIVE_NAMES_BYTES_MAX {
@@ -202,11 +202,11 @@ pub(super) fn diff_ids(name: &str, config: &[u8], layers: usize) -> Result<Vec<D
 }
 
 /// Name and table entry of a member, if an image can refer to it.
-fn table_entry(member: TarMember, offset: u64) -> Option<(Vec<u8>, Member)> {
+fn table_entry(member: Member, offset: u64) -> Option<(Vec<u8>, IndexEntry)> {
     let name = LayerPath::normalise(&member.path).ok()?;
-    let link = |target: Vec<u8>| (target.len() <= PATH_BYTES_MAX).then_some(Member::Link(target));
+    let link = |target: Vec<u8>| (target.len() <= PATH_BYTES_MAX).then_some(IndexEntry::Link(target));
     let entry = match member.kind {
-        b'0' => Member::Content {
+        b'0' => IndexEntry::Content {
             offset,
             size: member.size,
         },
@@ -221,13 +221,13 @@ fn table_entry(member: TarMember, offset: u64) -> Option<(Vec<u8>, Member)> {
 }
 
 /// Offset and size of the member that `name` leads to.
-fn find_member(members: &BTreeMap<Vec<u8>, Member>, name: &str) -> Option<(u64, u64)> {
+fn find_member(members: &BTreeMap<Vec<u8>, IndexEntry>, name: &str) -> Option<(u64, u64)> {
     let mut name = name.as_bytes().to_vec();
     for _ in 0..=MEMBER_LINKS_MAX {
         let path = LayerPath::normalise(&name).ok()?;
         match members.get(path.as_bytes())? {
-            Member::Content { offset, size } => return Some((*offset, *size)),
-            Member::Link(target) => name.clone_from(target),
+            IndexEntry::Content { offset, size } => return Some((*offset, *size)),
+            IndexEntry::Link(target) => name.clone_from(target),
         }
     }
     None

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::database::Kind;
+use super::database::StoreDirectory;
 use super::error::RemoveImageError;
 use super::layers::LayerName;
 use super::{FindImageError, Image, ObjectLock, Removed, Store, StoreError, shown};
@@ -79,7 +79,7 @@ impl Store {
 
     /// Whether an object of this name exists, or should.
     fn is_known(&self, name: &str) -> Result<bool, StoreError> {
-        for kind in Kind::OBJECTS {
+        for kind in StoreDirectory::OBJECTS {
             if std::fs::symlink_metadata(self.object_path(kind, name)).is_ok() || self.database().needs(kind, name)? {
                 return Ok(true);
             }
@@ -96,7 +96,7 @@ impl Store {
     /// Removes every recorded object that no image needs and nobody holds, and returns the layers among them.
     fn collect(&self) -> Result<Vec<LayerName>, StoreError> {
         let mut layers = Vec::new();
-        for kind in Kind::OBJECTS {
+        for kind in StoreDirectory::OBJECTS {
             let recorded = self.database().pending(kind)?;
             let (mut done, mut locks) = (Vec::new(), Vec::new());
             for name in recorded.into_iter().filter(|name| is_object(name)) {
@@ -124,7 +124,7 @@ impl Store {
     }
 
     /// Path of an object of this kind.
-    pub(super) fn object_path(&self, kind: Kind, name: &str) -> PathBuf {
+    pub(super) fn object_path(&self, kind: StoreDirectory, name: &str) -> PathBuf {
         self.root.join(kind.as_str()).join(name)
     }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::database::{ImageRow, Kind};
+use super::database::{ImageRow, StoreDirectory};
 use super::error::{CommitImageError, RootfsError};
 use super::seal::{Check, OpenSealedError, Seal};
 use super::{Image, LayerName, ObjectLock, Rootfs, Store, StoreError, StoredLayer};
@@ -141,7 +141,7 @@ impl Store {
             File::open(&whole)?.sync_all()
         };
         gather().map_err(|error| self.write_error(&whole, 0, error))?;
-        self.database().record(Kind::Rootfs, &key.hex())?;
+        self.database().record(StoreDirectory::Rootfs, &key.hex())?;
         match self.move_durably(&whole, &path) {
             Err(_) if path.is_dir() => Ok(()),
             moved => Ok(moved?),
@@ -187,7 +187,7 @@ impl Store {
         let mut file = workspace.create("blob")?;
         file.write_all(bytes)
             .map_err(|source| self.write_error(&path, bytes.len() as u64, source))?;
-        self.database().record(Kind::Blobs, &digest.hex())?;
+        self.database().record(StoreDirectory::Blobs, &digest.hex())?;
         self.publish(&file, &workspace.path().join("blob"), &path)
     }
 

@@ -66,14 +66,14 @@ const MIGRATIONS: [&str; 2] = [
 
 /// Directories of the store with changing entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum StoreDirectory {
     Rootfs,
     Layers,
     Blobs,
     Tmp,
 }
 
-impl Kind {
+impl StoreDirectory {
     /// Kinds of objects.
     pub(super) const OBJECTS: [Self; 3] = [Self::Rootfs, Self::Layers, Self::Blobs];
 
@@ -108,14 +108,14 @@ impl Database {
     }
 
     /// Records that something of this name is about to be made.
-    pub(super) fn record(&self, kind: Kind, name: &str) -> Result<(), StoreError> {
+    pub(super) fn record(&self, kind: StoreDirectory, name: &str) -> Result<(), StoreError> {
         let insert = "INSERT OR IGNORE INTO pending VALUES (?1, ?2)";
         self.0.prepare_cached(insert)?.execute([kind.as_str(), name])?;
         Ok(())
     }
 
     /// Names that are recorded as pending.
-    pub(super) fn pending(&self, kind: Kind) -> Result<Vec<String>, StoreError> {
+    pub(super) fn pending(&self, kind: StoreDirectory) -> Result<Vec<String>, StoreError> {
         let query = "SELECT name FROM pending WHERE kind = ?1 ORDER BY name";
         let mut statement = self.0.prepare_cached(query)?;
         let names = statement.query_map([kind.as_str()], |row| row.get(0))?;
@@ -123,7 +123,7 @@ impl Database {
     }
 
     /// Deletes the records of objects that are gone, or are needed.
-    pub(super) fn forget(&mut self, kind: Kind, names: &[String]) -> Result<(), StoreError> {
+    pub(super) fn forget(&mut self, kind: StoreDirectory, names: &[String]) -> Result<(), StoreError> {
         if names.is_empty() {
             return Ok(());
         }
@@ -227,12 +227,12 @@ impl Database {
     }
 
     /// Whether an image needs the object.
-    pub(super) fn needs(&self, kind: Kind, name: &str) -> Result<bool, StoreError> {
+    pub(super) fn needs(&self, kind: StoreDirectory, name: &str) -> Result<bool, StoreError> {
         let query = match kind {
-            Kind::Layers => "SELECT 1 FROM layers WHERE name = ?1",
-            Kind::Rootfs => "SELECT 1 FROM images WHERE rootfs = ?1",
-            Kind::Blobs => "SELECT 1 FROM images WHERE id = 'sha256:' || ?1 OR manifest = 'sha256:' || ?1",
-            Kind::Tmp => return Ok(false),
+            StoreDirectory::Layers => "SELECT 1 FROM layers WHERE name = ?1",
+            StoreDirectory::Rootfs => "SELECT 1 FROM images WHERE rootfs = ?1",
+            StoreDirectory::Blobs => "SELECT 1 FROM images WHERE id = 'sha256:' || ?1 OR manifest = 'sha256:' || ?1",
+            StoreDirectory::Tmp => return Ok(false),
         };
         Ok(self.0.prepare_cached(query)?.exists([name])?)
     }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
-use super::database::Kind;
+use super::database::StoreDirectory;
 use super::error::{AddLayerError, RootfsError};
 use super::lock::TRY_EVERY;
 use super::seal::{Check, OpenSealedError, Seal};
@@ -273,7 +273,7 @@ impl Store {
         };
         gather().map_err(|error| self.write_error(&self.layer_path(name), 0, error))?;
         self.database()
-            .record(Kind::Layers, &name.to_string())
+            .record(StoreDirectory::Layers, &name.to_string())
             .map_err(AddLayerError::Store)?;
         Ok(self.move_durably(&whole, &self.layer_path(name))?)
     }

@@ -1,4 +1,4 @@
-use super::database::{ImageRow, Kind};
+use super::database::{ImageRow, StoreDirectory};
 use super::*;
 use crate::directory::DirectoryError;
 use crate::reference::Reference;
@@ -23,14 +23,14 @@ fn recorded_leftovers_vanish_when_the_store_is_opened_and_others_stay() {
         std::fs::write(directory.path().join(path).join("x"), "").unwrap();
     }
     let database = first.database();
-    database.record(Kind::Blobs, &"0".repeat(64)).unwrap();
+    database.record(StoreDirectory::Blobs, &"0".repeat(64)).unwrap();
     database
-        .record(Kind::Layers, &format!("{0}.{0}", "1".repeat(64)))
+        .record(StoreDirectory::Layers, &format!("{0}.{0}", "1".repeat(64)))
         .unwrap();
-    database.record(Kind::Tmp, workspace).unwrap();
+    database.record(StoreDirectory::Tmp, workspace).unwrap();
     // Names that no store of ours would make.
-    database.record(Kind::Tmp, "mine").unwrap();
-    database.record(Kind::Blobs, "../../x").unwrap();
+    database.record(StoreDirectory::Tmp, "mine").unwrap();
+    database.record(StoreDirectory::Blobs, "../../x").unwrap();
     drop(database);
     let second = Store::open(directory.path(), Converter::default()).unwrap();
     assert!(alive.path().exists());
@@ -40,7 +40,7 @@ fn recorded_leftovers_vanish_when_the_store_is_opened_and_others_stay() {
     for path in &stays {
         assert!(directory.path().join(path).join("x").exists(), "{path}");
     }
-    assert!(second.database().pending(Kind::Layers).unwrap().is_empty());
+    assert!(second.database().pending(StoreDirectory::Layers).unwrap().is_empty());
 }
 
 /// Simulates another command that makes the same image and has recorded what it is about to make.
@@ -57,7 +57,10 @@ fn an_image_is_stored_again_beside_another_maker() {
         layers: Vec::new(),
     };
     store.database().insert_image(row(), digest("3")).unwrap();
-    store.database().record(Kind::Rootfs, &digest("3").hex()).unwrap();
+    store
+        .database()
+        .record(StoreDirectory::Rootfs, &digest("3").hex())
+        .unwrap();
     store.database().insert_image(row(), digest("3")).unwrap();
 }
 
@@ -67,7 +70,7 @@ fn held_objects_are_not_collected() {
     let name = format!("{}.{}", "1".repeat(64), "2".repeat(64));
     let path = directory.path().join("layers").join(&name);
     std::fs::create_dir_all(&path).unwrap();
-    first.database().record(Kind::Layers, &name).unwrap();
+    first.database().record(StoreDirectory::Layers, &name).unwrap();
     let lock = first.lock_layer(LayerName::parse(&name).unwrap()).unwrap();
     Store::open(directory.path(), Converter::default()).unwrap();
     assert!(path.exists());

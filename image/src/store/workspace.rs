@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
-use super::database::Kind;
+use super::database::StoreDirectory;
 use super::lock::same_file;
 use super::{Store, StoreError};
 
@@ -71,7 +71,7 @@ impl Store {
             rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
                 .map_err(|errno| create_error(errno.into()))?;
             let name = hex::encode(random);
-            self.database().record(Kind::Tmp, &name)?;
+            self.database().record(StoreDirectory::Tmp, &name)?;
             let path = tmp.join(name);
             match DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => {}
@@ -92,7 +92,7 @@ impl Store {
             path: tmp.clone(),
             source,
         };
-        if self.database().pending(Kind::Tmp)?.is_empty() {
+        if self.database().pending(StoreDirectory::Tmp)?.is_empty() {
             return Ok(());
         }
         // If a workspace is being made right now, the next opening cleans up.
@@ -101,14 +101,14 @@ impl Store {
             return Ok(());
         }
         let mut gone = Vec::new();
-        let recorded = self.database().pending(Kind::Tmp)?;
+        let recorded = self.database().pending(StoreDirectory::Tmp)?;
         for name in recorded.into_iter().filter(|name| is_workspace(name)) {
             if remove_if_dead(&tmp.join(&name)).map_err(remove_error)? {
                 gone.push(name);
             }
         }
         // A record that stays does no harm: the next command checks it again.
-        let _ = self.database().forget(Kind::Tmp, &gone);
+        let _ = self.database().forget(StoreDirectory::Tmp, &gone);
         Ok(())
     }
 

@@ -15,7 +15,7 @@ const SLOWEST: usize = 20;
 
 /// Step before the tests: packages, kernel, builds, images. Some of them run at the same time.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Phase {
+pub(crate) struct TimedPhase {
     pub(crate) name: String,
     pub(crate) seconds: f64,
 }
@@ -23,12 +23,12 @@ pub(crate) struct Phase {
 /// Results of the whole run.
 #[derive(Debug)]
 pub(crate) struct Report {
-    phases: Vec<Phase>,
+    phases: Vec<TimedPhase>,
     runs: Vec<JobRun>,
 }
 
 impl Report {
-    pub(crate) fn new(phases: Vec<Phase>, mut runs: Vec<JobRun>) -> Self {
+    pub(crate) fn new(phases: Vec<TimedPhase>, mut runs: Vec<JobRun>) -> Self {
         runs.sort_by_key(|run| std::cmp::Reverse(run.took));
         Self { phases, runs }
     }
@@ -149,14 +149,14 @@ impl fmt::Display for Report {
 }
 
 /// Reads the phases that `scripts/phase` recorded before the tests: a line each, seconds and name.
-pub(crate) fn recorded_phases() -> Vec<Phase> {
+pub(crate) fn recorded_phases() -> Vec<TimedPhase> {
     parse_phases(&fs::read_to_string(target_file("test-phases")).unwrap_or_default())
 }
 
-fn parse_phases(text: &str) -> Vec<Phase> {
+fn parse_phases(text: &str) -> Vec<TimedPhase> {
     let parse = |line: &str| {
         let (seconds, name) = line.split_once(' ')?;
-        Some(Phase {
+        Some(TimedPhase {
             name: name.to_owned(),
             seconds: seconds.parse().ok()?,
         })

@@ -13,7 +13,7 @@ use capsid_protocol::{FailedStep, Listed, Measured, Process};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::super::supervised_container::{Outcome, Phase};
+use super::super::supervised_container::{ContainerPhase, Outcome};
 use super::fake_agent::failed;
 use super::{World, run};
 use crate::control::{Answer, Connection, ExecRequest, Request};
@@ -61,7 +61,7 @@ fn end(world: &World, code: u8) {
         code,
         ..Exit::default()
     };
-    let over = Phase::Over(Rc::new(Outcome::Exited(exit)));
+    let over = ContainerPhase::Over(Rc::new(Outcome::Exited(exit)));
     world.supervised.phase.send_replace(over);
 }
 
@@ -318,7 +318,7 @@ fn a_start_that_failed_is_answered_with_its_code() {
             code: 126,
             console: String::new(),
         };
-        let over = Phase::Over(Rc::new(Outcome::Failed(failure)));
+        let over = ContainerPhase::Over(Rc::new(Outcome::Failed(failure)));
         world.supervised.phase.send_replace(over);
         let (Answer::Failed(failure), _) = command.answer().await else {
             panic!("no failure");

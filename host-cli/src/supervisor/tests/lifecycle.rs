@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::super::container_supervisor::wants_restart;
 use super::super::guest_process::ProcessError;
 use super::super::lifecycle::{LifecycleError, conclude, run_in};
-use super::super::supervised_container::{Outcome, Phase};
+use super::super::supervised_container::{ContainerPhase, Outcome};
 use super::fake_agent::{FakeAgent, failed};
 use super::{World, guest, run};
 use crate::control::Failure;
@@ -46,7 +46,7 @@ fn a_container_runs_in_its_row_from_its_start_to_its_end() {
         })
         .await;
         assert_eq!((lived.unwrap().exit_code, started), (4, true));
-        assert!(matches!(*world.supervised.phase.borrow(), Phase::Ending));
+        assert!(matches!(*world.supervised.phase.borrow(), ContainerPhase::Ending));
         let moments = world.supervised.moments.borrow();
         let steps: Vec<&str> = moments.iter().map(|moment| moment.step.as_str()).collect();
         assert_eq!(steps, ["container started", "container stopped"]);

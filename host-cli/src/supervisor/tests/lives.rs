@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::super::supervised_container::{Outcome, Phase};
+use super::super::supervised_container::{ContainerPhase, Outcome};
 use super::{World, run};
 use crate::control::Failure;
 use crate::model::Exit;
@@ -34,7 +34,7 @@ fn a_start_is_waited_for_until_the_program_runs() {
 fn a_program_that_has_ended_before_anybody_looked_has_started() {
     run(async {
         let world = World::new();
-        for phase in [Phase::Ending, Phase::Over(exited(0))] {
+        for phase in [ContainerPhase::Ending, ContainerPhase::Over(exited(0))] {
             world.supervised.phase.send_replace(phase);
             world.supervised.started().await.unwrap();
         }
@@ -50,7 +50,7 @@ fn a_start_that_failed_is_the_error_of_those_who_wait_for_it() {
             code: 127,
             console: String::new(),
         };
-        let over = Phase::Over(Rc::new(Outcome::Failed(failure)));
+        let over = ContainerPhase::Over(Rc::new(Outcome::Failed(failure)));
         world.supervised.phase.send_replace(over);
         assert_eq!(world.supervised.started().await.unwrap_err().code, 127);
         assert_eq!(world.supervised.over().await.exit().code, 127);
@@ -64,12 +64,12 @@ fn the_end_is_seen_by_those_who_wait_and_by_those_who_come_later() {
         let early = world.supervised.over();
         tokio::pin!(early);
         assert!(timeout(Duration::from_secs(60), &mut early).await.is_err());
-        world.supervised.phase.send_replace(Phase::Ending);
+        world.supervised.phase.send_replace(ContainerPhase::Ending);
         assert!(
             timeout(Duration::from_secs(60), &mut early).await.is_err(),
             "a restart is near"
         );
-        world.supervised.phase.send_replace(Phase::Over(exited(5)));
+        world.supervised.phase.send_replace(ContainerPhase::Over(exited(5)));
         assert_eq!(early.await.exit().code, 5);
         assert_eq!(world.supervised.over().await.exit().code, 5);
     });
@@ -81,7 +81,7 @@ fn what_belongs_to_a_life_is_gone_with_it() {
         let (world, _agent) = World::running().await;
         let running = Rc::downgrade(&world.supervised.running().unwrap());
         assert!(running.upgrade().is_some());
-        world.supervised.phase.send_replace(Phase::Ending);
+        world.supervised.phase.send_replace(ContainerPhase::Ending);
         assert!(world.supervised.running().is_err() && !world.supervised.is_paused());
         assert!(running.upgrade().is_none());
     });

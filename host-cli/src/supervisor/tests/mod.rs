@@ -17,7 +17,7 @@ use super::client;
 use super::conversation::Conversation;
 use super::guest::Guest;
 use super::pod::{Disks, Pod};
-use super::supervised_container::{Phase, Running, SupervisedContainer};
+use super::supervised_container::{ContainerPhase, Running, SupervisedContainer};
 use crate::control::Connection;
 use crate::folders::Folders;
 use crate::model::Status;
@@ -93,7 +93,7 @@ impl World {
         let spec = self.supervised.container.borrow().spec.clone();
         let running = Rc::new(Running::new(guest, spec));
         self.state.set_running(self.id(), 1, 1).unwrap();
-        self.supervised.phase.send_replace(Phase::Running(running));
+        self.supervised.phase.send_replace(ContainerPhase::Running(running));
     }
 
     /// Serves a connection of a command.

@@ -9,7 +9,7 @@ use capsid_protocol::{Done, FailedStep};
 use tokio::time::{Instant, timeout};
 
 use super::super::orders;
-use super::super::supervised_container::{Outcome, Phase};
+use super::super::supervised_container::{ContainerPhase, Outcome};
 use super::fake_agent::{FakeAgent, failed};
 use super::{World, guest, run};
 use crate::control::Failure;
@@ -33,7 +33,7 @@ fn end(world: &World, code: u8) {
     world
         .supervised
         .phase
-        .send_replace(Phase::Over(Rc::new(Outcome::Exited(exit))));
+        .send_replace(ContainerPhase::Over(Rc::new(Outcome::Exited(exit))));
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn a_pause_that_meets_a_restart_does_not_pause_the_next_life() {
 fn orders_to_a_container_that_does_not_run_are_refused() {
     run(async {
         let world = World::new();
-        for phase in [Phase::Starting, Phase::Ending] {
+        for phase in [ContainerPhase::Starting, ContainerPhase::Ending] {
             world.supervised.phase.send_replace(phase);
             let refused = [
                 orders::freeze(&world.supervised, true).await.map(drop),

@@ -33,7 +33,7 @@ use super::filters;
 use backend::Backend;
 use disk_slots::DiskSlots;
 use held::Held;
-use request::{Command, Range, Request, SERIAL_BYTES, STATUS_IOERR, STATUS_OK};
+use request::{BlockRequest, Command, Range, SERIAL_BYTES, STATUS_IOERR, STATUS_OK};
 
 pub use disk::{Disk, DiskError};
 pub use request::SECTOR_BYTES;
@@ -125,7 +125,7 @@ impl BlockDevice {
         queue: &mut Queue,
     ) -> Result<bool, virtio_queue::Error> {
         let chain = descriptors.chain(memory);
-        let written = match chain.map(|chain| Request::parse(chain, self.backend.geometry())) {
+        let written = match chain.map(|chain| BlockRequest::parse(chain, self.backend.geometry())) {
             Ok(Ok(request)) => self.serve(request),
             Ok(Err(_)) | Err(_) => {
                 self.counters.malformed += 1;
@@ -140,7 +140,7 @@ impl BlockDevice {
     }
 
     /// Serves a request: returns the number of bytes written to the guest, including the status, or `None` to hold it.
-    fn serve(&mut self, request: Request<'_>) -> Option<u32> {
+    fn serve(&mut self, request: BlockRequest<'_>) -> Option<u32> {
         let (result, data_bytes) = match request.command {
             Command::Read { offset, target } => {
                 let bytes = target.len();

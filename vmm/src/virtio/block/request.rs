@@ -59,7 +59,7 @@ pub(super) enum Command<'m> {
 
 /// Request with the place of its answer.
 #[derive(Debug)]
-pub(super) struct Request<'m> {
+pub(super) struct BlockRequest<'m> {
     pub(super) command: Command<'m>,
     /// Place of the status, one byte.
     pub(super) status: Buffers<'m>,
@@ -74,7 +74,7 @@ pub(super) enum RequestError {
     NoStatus,
 }
 
-impl<'m> Request<'m> {
+impl<'m> BlockRequest<'m> {
     /// Parses `chain` for a disk of this geometry.
     pub(super) fn parse(chain: Chain<'m>, geometry: Geometry) -> Result<Self, RequestError> {
         let Chain {

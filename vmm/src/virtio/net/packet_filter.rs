@@ -9,7 +9,7 @@ use super::frame::{self, Body, FrameError, Packet};
 use super::links::Port;
 use super::names::{Names, Question};
 use super::refusal;
-use super::segment::{Place, Segments, Slot};
+use super::segment::{AddressOwner, Segments, Slot};
 use super::transport::Transport;
 use super::{Mac, announcement};
 use crate::egress::{Destination, Protocol, is_closed, is_metadata};
@@ -322,7 +322,7 @@ impl PacketFilter {
 
     fn identify_packet<'a>(&self, packet: Packet<'a>) -> Result<Packet<'a>, Fault> {
         // Packets on the link are sent from the link-local address. Without a segment they are refused with an answer.
-        let is_for_link = || is_closed(packet.to) || matches!(self.segments.place(packet.to), Place::Member(_));
+        let is_for_link = || is_closed(packet.to) || matches!(self.segments.place(packet.to), AddressOwner::Member(_));
         let is_own =
             self.is_own_address(packet.from) || packet.from == IpAddr::V6(link_local(self.mac)) && is_for_link();
         if is_own { Ok(packet) } else { Err(Fault::Spoofed) }
@@ -362,11 +362,11 @@ impl PacketFilter {
         }
         match self.segments.place(packet.to) {
             _ if self.neighbor == Some(packet.to) => self.judge(frame, packet, now),
-            Place::Member(slot) if self.may_send(slot, packet.from) => Verdict::Pass(Port::Segment(slot)),
+            AddressOwner::Member(slot) if self.may_send(slot, packet.from) => Verdict::Pass(Port::Segment(slot)),
             // The source is the guest's address on another segment.
-            Place::Member(_) => drop_counted(&mut self.counters.spoofed),
-            Place::Broadcast => drop_counted(&mut self.counters.denied),
-            Place::Elsewhere => self.judge(frame, packet, now),
+            AddressOwner::Member(_) => drop_counted(&mut self.counters.spoofed),
+            AddressOwner::Broadcast => drop_counted(&mut self.counters.denied),
+            AddressOwner::Elsewhere => self.judge(frame, packet, now),
         }
     }
 

@@ -15,7 +15,7 @@ pub(super) struct Segments([Option<Segment>; SEGMENTS_MAX]);
 
 /// Owner of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum AddressOwner {
     /// The address belongs to a member of this network.
     Member(Slot),
     /// The address stands for all members of a network.
@@ -55,16 +55,16 @@ impl Segments {
     }
 
     /// Owner of `address`.
-    pub(super) fn place(&self, address: IpAddr) -> Place {
+    pub(super) fn place(&self, address: IpAddr) -> AddressOwner {
         // An IPv4-mapped IPv6 address would otherwise be one of the host's network.
         let address = address.to_canonical();
         match self.of(address) {
-            None if is_link_local(address) => self.first().map_or(Place::Elsewhere, Place::Member),
+            None if is_link_local(address) => self.first().map_or(AddressOwner::Elsewhere, AddressOwner::Member),
             Some((_, segment)) if segment.networks.iter().any(|network| is_broadcast(network, address)) => {
-                Place::Broadcast
+                AddressOwner::Broadcast
             }
-            Some((slot, segment)) if !segment.gateways.contains(&address) => Place::Member(slot),
-            _ => Place::Elsewhere,
+            Some((slot, segment)) if !segment.gateways.contains(&address) => AddressOwner::Member(slot),
+            _ => AddressOwner::Elsewhere,
         }
     }
 
@@ -122,7 +122,7 @@ mod tests {
         }
     }
 
-    fn places(networks: &[&str], addresses: &[&str]) -> Vec<Place> {
+    fn places(networks: &[&str], addresses: &[&str]) -> Vec<AddressOwner> {
         let mut segments = Segments::default();
         segments.connect(3, segment(networks));
         let place = |text: &&str| segments.place(text.parse().expect("an address"));
@@ -133,9 +133,9 @@ mod tests {
     fn members_have_the_addresses_of_the_link_but_the_gateways() {
         let networks = ["10.89.0.0/24", "fd00:89::/64"];
         let members = ["10.89.0.2", "10.89.0.254", "fd00:89::2", "fe80::2", "::ffff:10.89.0.2"];
-        assert_eq!(places(&networks, &members), [Place::Member(3); 5]);
+        assert_eq!(places(&networks, &members), [AddressOwner::Member(3); 5]);
         let gateways = ["10.89.0.1", "fd00:89::1", "::ffff:10.89.0.1"];
-        assert_eq!(places(&networks, &gateways), [Place::Elsewhere; 3]);
+        assert_eq!(places(&networks, &gateways), [AddressOwner::Elsewhere; 3]);
         let others = [
             "10.89.1.2",
             "fd00:90::2",
@@ -144,18 +144,18 @@ mod tests {
             "255.255.255.255",
             "ff02::1",
         ];
-        assert_eq!(places(&networks, &others), [Place::Elsewhere; 6]);
+        assert_eq!(places(&networks, &others), [AddressOwner::Elsewhere; 6]);
     }
 
     #[test]
     fn a_networks_first_and_last_address_are_everybodys() {
         let ends = ["10.89.0.0", "10.89.0.3", "::ffff:10.89.0.3"];
-        assert_eq!(places(&["10.89.0.0/30"], &ends), [Place::Broadcast; 3]);
+        assert_eq!(places(&["10.89.0.0/30"], &ends), [AddressOwner::Broadcast; 3]);
         assert_eq!(
             places(&["10.89.0.2/31"], &["10.89.0.2", "10.89.0.3"]),
-            [Place::Member(3); 2]
+            [AddressOwner::Member(3); 2]
         );
-        assert_eq!(places(&["fd00:89::/64"], &["fd00:89::"]), [Place::Member(3)]);
+        assert_eq!(places(&["fd00:89::/64"], &["fd00:89::"]), [AddressOwner::Member(3)]);
     }
 
     #[test]
@@ -164,13 +164,13 @@ mod tests {
         let at = |text: &str| text.parse::<IpAddr>().expect("an address");
         assert_eq!(
             (segments.first(), segments.place(at("fe80::2"))),
-            (None, Place::Elsewhere)
+            (None, AddressOwner::Elsewhere)
         );
         segments.connect(5, segment(&["10.89.0.0/24"]));
         segments.connect(1, segment(&["10.90.0.0/24"]));
-        assert_eq!(segments.place(at("10.89.0.9")), Place::Member(5));
-        assert_eq!(segments.place(at("10.90.0.9")), Place::Member(1));
-        assert_eq!(segments.place(at("fe80::2")), Place::Member(1));
+        assert_eq!(segments.place(at("10.89.0.9")), AddressOwner::Member(5));
+        assert_eq!(segments.place(at("10.90.0.9")), AddressOwner::Member(1));
+        assert_eq!(segments.place(at("fe80::2")), AddressOwner::Member(1));
         assert_eq!(
             (segments.first(), segments.after(1), segments.after(5)),
             (Some(1), Some(5), None)
@@ -180,7 +180,7 @@ mod tests {
             (Some(5), Some(1))
         );
         assert!(segments.disconnect(1).is_some() && segments.disconnect(1).is_none());
-        assert_eq!(segments.place(at("10.90.0.9")), Place::Elsewhere);
-        assert_eq!(segments.place(at("fe80::2")), Place::Member(5));
+        assert_eq!(segments.place(at("10.90.0.9")), AddressOwner::Elsewhere);
+        assert_eq!(segments.place(at("fe80::2")), AddressOwner::Member(5));
     }
 }

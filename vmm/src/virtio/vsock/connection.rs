@@ -26,7 +26,7 @@ const SHUTDOWN_BOTH: u32 = SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
 
 /// Phase of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum ConnectionPhase {
     /// The host has requested the stream; the guest has not been asked yet.
     Wanted,
     /// The guest has been asked, and has to answer before `until`.
@@ -65,7 +65,7 @@ pub(super) struct Violation;
 pub(super) struct Connection {
     key: StreamKey,
     socket: OwnedFd,
-    phase: Phase,
+    phase: ConnectionPhase,
     /// Credit of the guest, as it reported last.
     guest_credit: Credit,
     /// Number of bytes sent to the guest, modulo 2^32.
@@ -100,18 +100,18 @@ pub(super) struct Connection {
 impl Connection {
     /// Makes a stream that the host requests.
     pub(super) fn wanted(key: StreamKey, socket: OwnedFd) -> Self {
-        Self::new(key, socket, Phase::Wanted)
+        Self::new(key, socket, ConnectionPhase::Wanted)
     }
 
     /// Makes a stream that the guest has requested, with the guest's credit.
     pub(super) fn accepted(key: StreamKey, socket: OwnedFd, credit: Credit) -> Self {
         Self {
             guest_credit: credit,
-            ..Self::new(key, socket, Phase::Accepted)
+            ..Self::new(key, socket, ConnectionPhase::Accepted)
         }
     }
 
-    fn new(key: StreamKey, socket: OwnedFd, phase: Phase) -> Self {
+    fn new(key: StreamKey, socket: OwnedFd, phase: ConnectionPhase) -> Self {
         Self {
             key,
             socket,
@@ -142,13 +142,13 @@ impl Connection {
 
     /// Whether the guest does not know of the stream yet.
     pub(super) fn is_unknown_to_guest(&self) -> bool {
-        self.phase == Phase::Wanted
+        self.phase == ConnectionPhase::Wanted
     }
 
     /// Whether the guest has missed the time limit for its answer.
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
         match self.phase {
-            Phase::Requested { until } | Phase::Closing { until } => until <= now,
+            ConnectionPhase::Requested { until } | ConnectionPhase::Closing { until } => until <= now,
             _ => false,
         }
     }
@@ -171,10 +171,10 @@ impl Connection {
 
     /// Records that the guest accepts the stream.
     pub(super) fn guest_response(&mut self, credit: Credit) -> Result<(), Violation> {
-        let Phase::Requested { .. } = self.phase else {
+        let ConnectionPhase::Requested { .. } = self.phase else {
             return Err(Violation);
         };
-        self.phase = Phase::Open;
+        self.phase = ConnectionPhase::Open;
         self.guest_update(credit);
         Ok(())
     }
@@ -194,7 +194,7 @@ impl Connection {
 
     /// Forwards bytes from the guest to the host's socket.
     pub(super) fn guest_payload(&mut self, mut payload: Buffers<'_>) -> Result<(), Violation> {
-        let open = matches!(self.phase, Phase::Open | Phase::Closing { .. });
+        let open = matches!(self.phase, ConnectionPhase::Open | ConnectionPhase::Closing { .. });
         if !open || self.guest_done & SHUTDOWN_SEND != 0 || payload.len() > VSOCK_BUFFER_BYTES - self.backlog.len() {
             return Err(Violation);
         }
@@ -224,7 +224,7 @@ impl Connection {
 
     /// Records that the guest will not send, or not receive, any more.
     pub(super) fn guest_shutdown(&mut self, flags: u32) -> Result<(), Violation> {
-        if matches!(self.phase, Phase::Wanted | Phase::Requested { .. }) {
+        if matches!(self.phase, ConnectionPhase::Wanted | ConnectionPhase::Requested { .. }) {
             return Err(Violation);
         }
         self.guest_done |= flags & SHUTDOWN_BOTH;
@@ -253,16 +253,16 @@ impl Connection {
             };
         }
         match self.phase {
-            Phase::Wanted => {
-                self.phase = Phase::Requested { until };
+            ConnectionPhase::Wanted => {
+                self.phase = ConnectionPhase::Requested { until };
                 return Turn::Question(self.header(Operation::Request, 0));
             }
-            Phase::Accepted => {
-                self.phase = Phase::Open;
+            ConnectionPhase::Accepted => {
+                self.phase = ConnectionPhase::Open;
                 return Turn::Packet(self.header(Operation::Response, 0));
             }
-            Phase::Requested { .. } => return Turn::Nothing,
-            Phase::Open | Phase::Closing { .. } => {}
+            ConnectionPhase::Requested { .. } => return Turn::Nothing,
+            ConnectionPhase::Open | ConnectionPhase::Closing { .. } => {}
         }
         if self.guest_gone {
             return Turn::Nothing;
@@ -277,7 +277,7 @@ impl Connection {
             if self.announced_done != SHUTDOWN_BOTH {
                 return Turn::Packet(header);
             }
-            self.phase = Phase::Closing { until };
+            self.phase = ConnectionPhase::Closing { until };
             return Turn::Question(header);
         }
         if self.owes_credit() {
@@ -297,10 +297,10 @@ impl Connection {
             return true;
         }
         match self.phase {
-            Phase::Wanted | Phase::Accepted => true,
-            Phase::Requested { .. } => false,
-            Phase::Open | Phase::Closing { .. } if self.guest_gone => false,
-            Phase::Open | Phase::Closing { .. } => {
+            ConnectionPhase::Wanted | ConnectionPhase::Accepted => true,
+            ConnectionPhase::Requested { .. } => false,
+            ConnectionPhase::Open | ConnectionPhase::Closing { .. } if self.guest_gone => false,
+            ConnectionPhase::Open | ConnectionPhase::Closing { .. } => {
                 let room = self.guest_room() > 0 || !self.credit_requested;
                 (self.may_receive() && room) || self.unannounced_done() != 0 || self.owes_credit()
             }
