@@ -54,7 +54,7 @@ fn work(request: JobRequest, files: Vec<File>) -> Reply {
         JobRequest::Merge(stack) => match next() {
             Some(out) => match merge(&stack, files.collect(), &out) {
                 Ok(bytes) => Reply::Merged { bytes },
-                Err(MergeError::Fault(fault)) => Reply::Fault(fault),
+                Err(MergeError::Fault { layer, fault }) => Reply::MergeFault { layer, fault },
                 Err(MergeError::ReadIndex(error)) => failed(FailedStep::ReadIndex, &error),
                 Err(MergeError::Write(error)) => failed(FailedStep::WriteRootfs, &error),
             },

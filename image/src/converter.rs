@@ -64,6 +64,14 @@ pub enum ConvertError {
     /// The image is at fault.
     #[error(transparent)]
     Fault(#[from] LayerFault),
+    /// A layer does not fit on those below it.
+    #[error("layer {layer} of the stack is at fault")]
+    Merge {
+        /// Number of the layer in the stack, the bottom one is 0.
+        layer: usize,
+        /// Fault of the layer.
+        source: LayerFault,
+    },
     /// The archive is at fault.
     #[error(transparent)]
     Archive(#[from] ArchiveFault),
@@ -194,6 +202,9 @@ impl Converter {
         send_request(&process.socket, &JobRequest::Merge(stack), &files).map_err(ConvertError::Talk)?;
         match process.reply(cancellation)? {
             Reply::Merged { bytes } => Ok(bytes),
+            Reply::MergeFault { layer, fault } if layer < indexes.len() => {
+                Err(ConvertError::Merge { layer, source: fault })
+            }
             other => Err(unexpected(other)),
         }
     }
@@ -365,6 +376,7 @@ fn unexpected(reply: Reply) -> ConvertError {
         },
         Reply::Layer { .. }
         | Reply::Merged { .. }
+        | Reply::MergeFault { .. }
         | Reply::Expanded { .. }
         | Reply::Catalogued { .. }
         | Reply::Open { .. } => ConvertError::Died {

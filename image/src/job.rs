@@ -56,6 +56,11 @@ pub(crate) enum Reply {
     Merged {
         bytes: u64,
     },
+    /// Reports a layer, by its number in the stack, that does not fit on those below it.
+    MergeFault {
+        layer: usize,
+        fault: LayerFault,
+    },
     Expanded {
         bytes: u64,
     },

@@ -25,19 +25,40 @@ pub(crate) struct Stack {
 /// Error of a merge.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MergeError {
-    #[error(transparent)]
-    Fault(#[from] LayerFault),
+    #[error("layer {layer} is at fault")]
+    Fault {
+        /// Number of the layer in the stack.
+        layer: usize,
+        #[source]
+        fault: LayerFault,
+    },
     #[error("cannot read a layer's index")]
     ReadIndex(#[source] io::Error),
     #[error("cannot write the rootfs metadata")]
     Write(#[source] io::Error),
 }
 
+/// Error of one layer.
+enum LayerError {
+    Fault(LayerFault),
+    Read(io::Error),
+}
+
+impl From<LayerFault> for LayerError {
+    fn from(fault: LayerFault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
 /// Writes the metadata image of the layers to `out` and returns its length.
 pub(crate) fn merge(stack: &Stack, mut indexes: Vec<File>, out: &File) -> Result<u64, MergeError> {
     let (mut tree, mut entries_left) = (Tree::new(), IMAGE_ENTRIES_MAX);
-    for (index, &blob) in indexes.iter_mut().zip(&stack.blobs) {
-        apply_layer(&mut tree, index, blob, stack, &mut entries_left)?;
+    for (layer, (index, &blob)) in indexes.iter_mut().zip(&stack.blobs).enumerate() {
+        let applied = apply_layer(&mut tree, index, blob, stack, &mut entries_left);
+        applied.map_err(|error| match error {
+            LayerError::Fault(fault) => MergeError::Fault { layer, fault },
+            LayerError::Read(error) => MergeError::ReadIndex(error),
+        })?;
     }
     erofs::write_image(&tree, &stack.blob_blocks, out).map_err(MergeError::Write)
 }
@@ -49,9 +70,9 @@ fn apply_layer(
     blob: u16,
     stack: &Stack,
     entries_left: &mut u64,
-) -> Result<(), MergeError> {
+) -> Result<(), LayerError> {
     let blocks = stack.blob_blocks.get(usize::from(blob)).copied().unwrap_or(0);
-    index.rewind().map_err(MergeError::ReadIndex)?;
+    index.rewind().map_err(LayerError::Read)?;
     let mut reader = IndexReader::new(BufReader::with_capacity(256 << 10, &mut *index)).map_err(index_error)?;
     tree.begin_layer();
     while let Some(entry) = reader.next().map_err(index_error)? {
@@ -67,9 +88,9 @@ fn apply_layer(
     Ok(())
 }
 
-fn index_error(error: ReadIndexError) -> MergeError {
+fn index_error(error: ReadIndexError) -> LayerError {
     match error {
-        ReadIndexError::Read(error) => MergeError::ReadIndex(error),
+        ReadIndexError::Read(error) => LayerError::Read(error),
         ReadIndexError::Damaged => LayerFault::Index.into(),
     }
 }

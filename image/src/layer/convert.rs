@@ -204,8 +204,6 @@ fn read_fault(error: ReadTarError, watch: &Watch) -> LayerFault {
     match error {
         ReadTarError::Read(error) => watch.fault(error),
         ReadTarError::LongHeader => LayerFault::LongHeader,
-        error => LayerFault::Read {
-            reason: error.to_string(),
-        },
+        error => watch.misread(&error),
     }
 }

@@ -109,10 +109,14 @@ impl Read for Expanded<'_> {
 impl Watch {
     /// Actual cause of `error`, a failed read: one of our limits, or the layer's bytes.
     pub(crate) fn fault(&self, error: io::Error) -> LayerFault {
-        let mut meter = self.0.borrow_mut();
-        let offset = meter.expanded_bytes;
-        let reason = || LayerFault::read(format_args!("{error} (at byte {offset} of the tar)"));
-        meter.fault.take().unwrap_or_else(reason)
+        let fault = self.0.borrow_mut().fault.take();
+        fault.unwrap_or_else(|| self.misread(&error))
+    }
+
+    /// Fault of what was read last: an error with its place in the tar.
+    pub(crate) fn misread(&self, error: &dyn std::error::Error) -> LayerFault {
+        let offset = self.0.borrow().expanded_bytes;
+        LayerFault::read(format_args!("{error} (at byte {offset} of the tar)"))
     }
 }
 

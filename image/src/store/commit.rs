@@ -9,6 +9,7 @@ use super::error::{CommitImageError, RootfsError};
 use super::seal::{Check, OpenSealedError, Seal};
 use super::{Image, LayerName, ObjectLock, Rootfs, Store, StoreError, StoredLayer};
 use crate::config::ImageConfig;
+use crate::converter::ConvertError;
 use crate::digest::{Digest, Hasher};
 use crate::erofs::BLOCK_BYTES;
 use crate::limits::IMAGE_EXPANDED_BYTES_MAX;
@@ -125,12 +126,13 @@ impl Store {
         let workspace = self.workspace()?;
         let out = workspace.create(METADATA)?;
         let merged = self.converter.merge(stack, &indexes, &out, &self.cancellation);
-        merged.map_err(|error| {
-            if error.is_no_space() {
-                RootfsError::Store(self.no_space(0))
-            } else {
-                RootfsError::Convert(error)
-            }
+        merged.map_err(|error| match error {
+            ConvertError::Merge { layer, source } => RootfsError::Fault {
+                layer: layers[layer].blob,
+                source,
+            },
+            error if error.is_no_space() => RootfsError::Store(self.no_space(0)),
+            error => RootfsError::Convert(error),
         })?;
         let whole = workspace.path().join("rootfs");
         let gather = || -> io::Result<()> {

@@ -8,6 +8,7 @@ use crate::converter::ConvertError;
 use crate::database::is_damage;
 use crate::digest::Digest;
 use crate::directory::DirectoryError;
+use crate::layer::fault::LayerFault;
 use crate::limits::IMAGE_EXPANDED_BYTES_MAX;
 
 /// Reason why a store cannot be opened.
@@ -151,9 +152,18 @@ pub enum RemoveImageError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddLayerError {
-    /// The converter failed, or the layer is at fault.
+    /// The converter could not be used, or its input or output.
     #[error(transparent)]
     Convert(#[from] ConvertError),
+    /// The layer is at fault, or makes the converter fail.
+    #[error("cannot use layer {layer}")]
+    Fault {
+        /// Digest of the layer's blob.
+        layer: Digest,
+        /// Fault of the layer.
+        #[source]
+        source: ConvertError,
+    },
     /// The blob is not the requested one.
     #[error("layer {wanted} has wrong content: its digest is {found}")]
     Digest {
@@ -229,9 +239,18 @@ pub enum RootfsError {
     /// Other processes remove the rootfs as often as it is made.
     #[error("the rootfs of the image changes all the time: is another process at work in the store?")]
     Contended,
-    /// The converter failed, or the layers do not fit together.
+    /// The converter failed.
     #[error(transparent)]
     Convert(#[from] ConvertError),
+    /// A layer does not fit on those below it.
+    #[error("cannot use layer {layer}")]
+    Fault {
+        /// Digest of the layer's blob.
+        layer: Digest,
+        /// Fault of the layer.
+        #[source]
+        source: LayerFault,
+    },
     /// The store cannot be changed.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -225,7 +225,10 @@ impl Store {
         }
         let converted = match converted {
             Err(error) if error.is_no_space() => return Err(self.no_space(size).into()),
-            Err(error @ (ConvertError::Fault(_) | ConvertError::Died { .. })) => Err(error),
+            Err(source @ (ConvertError::Fault(_) | ConvertError::Died { .. })) => Err(AddLayerError::Fault {
+                layer: name.blob,
+                source,
+            }),
             converted => Ok(converted?),
         };
         if size != source.bytes {

@@ -162,7 +162,21 @@ fn hostile_layers_are_refused_by_name() {
     for (message, layer) in cases {
         let reported = fixture.refusal(std::slice::from_ref(layer));
         assert!(reported.contains(message), "{message:?} is not in {reported:?}");
+        let named = format!("cannot use layer {}", Digest::of(layer));
+        assert!(reported.contains(&named), "{named:?} is not in {reported:?}");
     }
+    // Of several, the one at fault; in a compressed one, the place in its tar.
+    let below = Tar::new().file("f", b"").finish();
+    let above = gzip(&Tar::new().file("f/x", b"").finish());
+    let reported = fixture.refusal(&[below.clone(), above.clone()]);
+    assert!(
+        reported.contains(&format!("cannot use layer {}", Digest::of(&above))),
+        "{reported:?}"
+    );
+    let mut broken = Tar::new().file("a", &[1; 1000]).file("b", b"x").finish();
+    broken[512 + 1024] = b'?';
+    let reported = fixture.refusal(&[below, broken]);
+    assert!(reported.contains("at byte 2048 of the tar"), "{reported:?}");
     let good = Tar::new().file("/abs", b"x").finish();
     assert!(fixture.extract(&[good]).join("abs").exists());
 }
