@@ -4,6 +4,7 @@
 //! than this container rely: not the whole host, not Capsid's own folders, not the kernel's.
 
 mod secrets;
+mod sockets;
 
 use std::fs::{self, DirBuilder, FileType};
 use std::io;
@@ -113,6 +114,7 @@ fn find_one(bind: &Bind, folders: &Folders) -> Result<FoundSource, ShareError> {
     }
     let (source, real) = found(bind, folders)?;
     secrets::warn(&real);
+    sockets::warn(&real);
     Ok(source)
 }
 

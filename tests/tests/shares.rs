@@ -393,6 +393,21 @@ fn a_share_of_keys_is_warned_of() {
 }
 
 #[test]
+fn a_share_with_sockets_is_warned_of() {
+    let capsid = Capsid::with_busybox();
+    let (_parent, shared, _) = folders();
+    let create = || {
+        let bind = bind(&shared, "/d");
+        call(&capsid, &["create", "--network", "none", "-v", &bind, "busybox"]).succeeds()
+    };
+    assert!(!create().stderr.contains("socket"), "there is none");
+    let _listener = std::os::unix::net::UnixListener::bind(shared.join("agent.sock")).unwrap();
+    create()
+        .complains("agent.sock")
+        .complains("cannot connect to sockets of the host");
+}
+
+#[test]
 fn sources_are_made_found_or_refused() {
     let (parent, shared, _) = folders();
     let capsid = Capsid::with_busybox();
