@@ -23,16 +23,28 @@ pub(super) enum Reach {
     Local,
 }
 
-/// Addresses of metadata services that no other rule covers.
-const METADATA: [Ipv4Addr; 2] = [
-    // Azure's WireServer (learn.microsoft.com, "What is IP address 168.63.129.16?").
+/// Addresses of metadata services that no other rule covers: those of `vmm/src/egress.rs`, which has their sources.
+const METADATA: [Ipv4Addr; 3] = [
+    // Azure's wire server.
     Ipv4Addr::new(168, 63, 129, 16),
-    // Alibaba Cloud's metadata service (alibabacloud.com, "View instance metadata").
+    // Alibaba Cloud.
     Ipv4Addr::new(100, 100, 100, 200),
+    // Oracle, of its older generation.
+    Ipv4Addr::new(192, 0, 0, 192),
 ];
 
-/// Address of AWS's metadata service over IPv6, `fd00:ec2::254` (docs.aws.amazon.com, "Access instance metadata").
-const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+/// The same over IPv6.
+const METADATA_V6: [Ipv6Addr; 5] = [
+    // AWS: machines, and pods of EKS.
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23),
+    // Google Cloud.
+    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+    // Scaleway.
+    Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42),
+    // Akamai.
+    Ipv6Addr::new(0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1),
+];
 
 impl Reach {
     /// Reach of an address, after IANA's special-purpose address registries.
@@ -63,7 +75,7 @@ impl Reach {
             Self::of_v4(Ipv4Addr::new(a, b, c, d))
         };
         match segments {
-            _ if address == METADATA_V6 => Self::Local,
+            _ if METADATA_V6.contains(&address) => Self::Local,
             // IPv4-mapped addresses, and NAT64, by which networks without IPv4 reach it.
             [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low),
             // 6to4.
@@ -233,6 +245,39 @@ mod tests {
 
     fn admits(scope: &Scope, url: &str) -> bool {
         scope.admit(&url.parse().unwrap()).is_ok()
+    }
+
+    /// Addresses in the list of `vmm/src/egress.rs`, which no rule opens to a guest.
+    fn closed_to_guests() -> Vec<IpAddr> {
+        let text = include_str!("../../../vmm/src/egress.rs");
+        let (_, list) = text.split_once("const METADATA: ").unwrap();
+        let (list, _) = list.split_once("\n];").unwrap();
+        let words = |inner: &str| inner.split(", ").map(str::to_owned).collect::<Vec<_>>();
+        let number = |word: &str| match word.strip_prefix("0x") {
+            Some(digits) => u16::from_str_radix(digits, 16).unwrap(),
+            None => word.parse().unwrap(),
+        };
+        let v4 = list
+            .split("v4(")
+            .skip(1)
+            .map(|rest| words(rest.split_once(')').unwrap().0).join(".").parse().unwrap());
+        let v6 = list.split("v6([").skip(1).map(|rest| {
+            let segments: Vec<u16> = words(rest.split_once(']').unwrap().0)
+                .iter()
+                .map(|word| number(word))
+                .collect();
+            IpAddr::V6(Ipv6Addr::from(<[u16; 8]>::try_from(segments).unwrap()))
+        });
+        v4.chain(v6).collect()
+    }
+
+    #[test]
+    fn no_registry_but_one_on_this_host_leads_to_a_metadata_service() {
+        let listed = closed_to_guests();
+        assert_eq!(listed.len(), 14);
+        for address in listed {
+            assert_eq!(Reach::of(address), Reach::Local, "{address}");
+        }
     }
 
     #[test]
