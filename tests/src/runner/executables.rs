@@ -15,6 +15,8 @@ pub(crate) struct Executable {
     pub(crate) folder: PathBuf,
     /// Whether the executable is an end-to-end suite of `tests/tests`.
     pub(crate) is_suite: bool,
+    /// Whether the executable was made for tests alone; that of a crate may have none.
+    pub(crate) is_integration: bool,
     /// Names of the tests.
     pub(crate) tests: Vec<String>,
 }
@@ -62,7 +64,15 @@ fn list_tests(executable: &Executable) -> Result<Vec<String>, String> {
         .map_err(|error| format!("{}: {error}", executable.path.display()))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let names = text.lines().filter_map(|line| line.strip_suffix(": test"));
-    Ok(names.map(str::to_owned).collect())
+    let names: Vec<String> = names.map(str::to_owned).collect();
+    // An executable that does not know the flag would be left out in silence.
+    if !output.status.success() || (executable.is_integration && names.is_empty()) {
+        return Err(format!(
+            "{} does not list its tests: {}",
+            executable.name, output.status
+        ));
+    }
+    Ok(names)
 }
 
 /// Parses a line of cargo's `--message-format=json` (cargo's reference, "External tools"): `None` if it is not a test.
@@ -87,6 +97,7 @@ fn parse_message(line: &str) -> Option<Executable> {
         path,
         folder,
         is_suite,
+        is_integration,
         tests: Vec::new(),
     })
 }
@@ -115,6 +126,22 @@ mod tests {
         let unit = parse_message(&message("lib", "capsid_vmm", "/src/vmm/Cargo.toml", true)).expect("a test");
         assert_eq!((unit.name.as_str(), unit.is_suite), ("vmm:capsid_vmm", false));
         assert_eq!(unit.folder, PathBuf::from("/src/vmm"));
+    }
+
+    #[test]
+    fn an_executable_that_lists_no_tests_is_an_error() {
+        let executable = |path: &str| Executable {
+            name: "image/store".to_owned(),
+            path: PathBuf::from(path),
+            folder: PathBuf::from("/"),
+            is_suite: false,
+            is_integration: true,
+            tests: Vec::new(),
+        };
+        for path in ["true", "false"] {
+            let refused = list_tests(&executable(path)).expect_err("no tests");
+            assert!(refused.contains("image/store does not list its tests"), "{refused}");
+        }
     }
 
     #[test]

@@ -137,6 +137,14 @@ fn host_job(executable: &Executable, options: &Options) -> Job {
 fn kvm_jobs(executables: &Executables, options: &Options, place: Place) -> Vec<Job> {
     let rows = suites::SUITES.iter().filter(|row| options.chooses(row.name));
     let steps = rows.filter_map(|row| kvm_step(row, executables.suite(row.name)?, options));
+    let others = executables
+        .iter()
+        .filter(|executable| options.chooses(&executable.name));
+    let on_kvm = others.filter(|executable| !executable.is_suite && suites::ON_KVM.contains(&&*executable.name));
+    let steps = steps.chain(on_kvm.map(|executable| Step {
+        executable: executable.clone(),
+        tests: executable.tests.clone(),
+    }));
     // A lab is slow to start: few labs, but one for each suite if suites are whole.
     let groups = if place == Place::Lab && !options.full {
         spread(steps.collect(), processors())
@@ -222,6 +230,7 @@ mod tests {
             path: PathBuf::new(),
             folder: PathBuf::new(),
             is_suite: true,
+            is_integration: true,
             tests: tests.into_iter().collect(),
         }
     }

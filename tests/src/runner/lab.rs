@@ -143,6 +143,7 @@ mod tests {
                 path: PathBuf::from("/a b/it's"),
                 folder: PathBuf::from("/a b"),
                 is_suite: true,
+                is_integration: true,
                 tests: tests.clone(),
             },
             tests,

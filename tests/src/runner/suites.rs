@@ -129,6 +129,10 @@ pub(crate) const SUITES: &[Suite] = &[
     ),
 ];
 
+/// Test executables of crates that run on KVM as well, whole: tests of machines without a guest kernel, which are skipped
+/// where KVM is not real.
+pub(crate) const ON_KVM: &[&str] = &["vmm/machine"];
+
 /// Counts at their full size, for `make test-full`, where the environment has no others; the suites read them from
 /// there. All of it ends within three hours on two processors; ten times as many once in a while finds slower leaks.
 pub(crate) const FULL_COUNTS: &[(&str, &str)] = &[
@@ -146,6 +150,8 @@ pub(crate) const FULL_COUNTS: &[(&str, &str)] = &[
     ("CAPSID_DISK_LEVELS", "7"),
     ("CAPSID_FAULT_POINTS", "40"),
     ("CAPSID_NETWORK_CYCLES", "200"),
+    ("CAPSID_POD_CYCLES", "100"),
+    ("CAPSID_RACE_ROUNDS", "50"),
 ];
 
 /// Finds the row of a suite.
@@ -165,6 +171,12 @@ pub(crate) fn check(executables: &Executables) -> Result<(), String> {
                 return Err(format!("there is no test {missing} in tests/tests/{}.rs", row.name));
             }
         }
+    }
+    if let Some(missing) = ON_KVM
+        .iter()
+        .find(|name| !executables.iter().any(|one| one.name == **name))
+    {
+        return Err(format!("runner/suites.rs names {missing}, which cargo did not build"));
     }
     match SUITES.iter().find(|row| executables.suite(row.name).is_none()) {
         Some(row) => Err(format!(

@@ -2,6 +2,8 @@
 //! it in `/proc`.
 #![allow(missing_docs)]
 
+mod harness;
+
 use std::ffi::CString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -32,25 +34,38 @@ fn main() -> ExitCode {
         Some(EXECUTED) => executed(),
         _ => {}
     }
-    let mut users = vec![None];
-    if rustix::process::geteuid().is_root() {
-        users.push(Some(1000));
-    }
-    for user in users {
-        println!("user {user:?}, a program");
-        a_program_has_its_own_files_and_nothing_else(user);
-        for pid_namespace in [true, false] {
-            println!("user {user:?}, pid namespace {pid_namespace}");
-            nothing_of_the_host_is_left(&Start { user, pid_namespace });
-            a_forbidden_call_kills(&Start { user, pid_namespace });
-            a_forbidden_call_in_a_second_thread_kills(&Start { user, pid_namespace });
-            a_panic_aborts(&Start { user, pid_namespace });
-            the_exit_status_arrives(&Start { user, pid_namespace });
-            it_dies_with_its_parent(&Start { user, pid_namespace });
-        }
-    }
-    println!("ok");
-    ExitCode::SUCCESS
+    harness::run(&[
+        ("a_program_has_its_own_files_and_nothing_else", || {
+            users().for_each(a_program_has_its_own_files_and_nothing_else);
+        }),
+        ("nothing_of_the_host_is_left", || {
+            starts().for_each(|start| nothing_of_the_host_is_left(&start))
+        }),
+        ("a_forbidden_call_kills", || {
+            starts().for_each(|start| a_forbidden_call_kills(&start))
+        }),
+        ("a_forbidden_call_in_a_second_thread_kills", || {
+            starts().for_each(|start| a_forbidden_call_in_a_second_thread_kills(&start));
+        }),
+        ("a_panic_aborts", || starts().for_each(|start| a_panic_aborts(&start))),
+        ("the_exit_status_arrives", || {
+            starts().for_each(|start| the_exit_status_arrives(&start))
+        }),
+        ("it_dies_with_its_parent", || {
+            starts().for_each(|start| it_dies_with_its_parent(&start))
+        }),
+    ])
+}
+
+/// Users to confine: the one who runs the tests, and for root also another.
+fn users() -> impl Iterator<Item = Option<u32>> {
+    let other = rustix::process::geteuid().is_root().then_some(Some(1000));
+    std::iter::once(None).chain(other)
+}
+
+/// Ways to start a confined process.
+fn starts() -> impl Iterator<Item = Start> {
+    users().flat_map(|user| [true, false].map(|pid_namespace| Start { user, pid_namespace }))
 }
 
 /// Runs the confined process: obeys one letter from stdin.
