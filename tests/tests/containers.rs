@@ -83,28 +83,31 @@ fn a_detached_container_holds_nothing_that_its_caller_has_open() {
     let capsid = Capsid::with_busybox();
     let lock = capsid.folder("tmp").join("lock");
     let script = format!("exec 7>'{}' 9>&1; exec \"$@\"", lock.display());
-    let words = [
-        "-c",
-        &script,
-        "sh",
-        part("capsid").to_str().unwrap(),
-        "run",
-        "-d",
-        "--name",
-        "holder",
-        "busybox",
-        "sleep",
-        "600",
-    ]
-    .map(str::to_owned);
-    let mut call = Invocation::new("sh", words);
-    for (name, value) in capsid.environment() {
-        call.command().env(name, value);
-    }
-    // Ends only when nobody has its output's pipe any more.
-    let id = call.within(60).wait().succeeds().text();
+    let with_open_files = |words: &[&str]| {
+        let program = part("capsid");
+        let words = [&["-c", &script, "sh", program.to_str().unwrap()], words].concat();
+        let mut call = Invocation::new("sh", words.into_iter().map(str::to_owned));
+        for (name, value) in capsid.environment() {
+            call.command().env(name, value);
+        }
+        // Ends only when nobody has its output's pipe any more.
+        call.within(60).wait().succeeds().text()
+    };
+    let id = with_open_files(&["run", "-d", "--name", "holder", "busybox", "sleep", "600"]);
     assert_eq!(id.len(), 64, "no id: {id:?}");
-    let supervisor = capsid.supervisor("holder");
+    assert_has_not(capsid.supervisor("holder"), &lock);
+    call(&capsid, &["stop", "-t", "0", "holder"]).succeeds();
+    assert_eq!(with_open_files(&["start", "holder"]), "holder");
+    assert_has_not(capsid.supervisor("holder"), &lock);
+    call(&capsid, &["pod", "create", "--name", "both"]).succeeds();
+    assert_eq!(with_open_files(&["pod", "start", "both"]), "both");
+    let pod = call(&capsid, &["pod", "inspect", "-f", "{{.Capsid.SupervisorPid}}", "both"]).succeeds();
+    assert_has_not(pod.text().parse().unwrap(), &lock);
+}
+
+/// Asserts that neither a supervisor nor any of its descendants has a file open.
+#[track_caller]
+fn assert_has_not(supervisor: u32, lock: &std::path::PathBuf) {
     let processes = descendants(supervisor).into_iter().map(|process| process.pid);
     for pid in processes.chain([supervisor]) {
         let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
@@ -112,7 +115,7 @@ fn a_detached_container_holds_nothing_that_its_caller_has_open() {
             .flatten()
             .filter_map(|file| std::fs::read_link(file.path()).ok())
             .collect();
-        assert!(!names.contains(&lock), "process {pid} has {names:?}");
+        assert!(!names.contains(lock), "process {pid} has {names:?}");
     }
 }
 

@@ -138,6 +138,22 @@ fn archives_flow_through_the_standard_streams() {
         .output()
         .unwrap();
     capsid.call(["cp", "-", "web:/tmp"]).input(tar.stdout).wait().succeeds();
+    // Compressed, as docker takes it.
+    for (letter, name) in [("z", "gzip"), ("J", "xz"), ("j", "bzip2")] {
+        let tar = Command::new("tar")
+            .args([
+                &format!("c{letter}"),
+                "--transform",
+                &format!("s/^tree/{name}/"),
+                "tree",
+            ])
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        capsid.call(["cp", "-", "web:/tmp"]).input(tar.stdout).wait().succeeds();
+        let file = format!("/tmp/{name}/sub/below");
+        call(&capsid, &["exec", "web", "test", "-f", &file]).succeeds();
+    }
     capsid
         .call(["cp", "-", "web:/none"])
         .input([0; 1024])

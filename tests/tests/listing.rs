@@ -284,6 +284,12 @@ fn filters_choose_as_dockers_do() {
     // Values that scripts compare are not followed by more.
     let status = lines(&capsid, &["ps", "--format", "{{.Status}}"]);
     assert!(status[0].starts_with("Up ") && !status[0].contains('('), "{status:?}");
+    let accelerator = lines(&capsid, &["ps", "--format", "{{.Accelerator}} {{.Mounts}}", "-a"]);
+    let of_kind = |mounts: &str| format!("{} {mounts}", capsid_tests::environment::accelerator());
+    assert_eq!(accelerator[0], of_kind("").as_str());
+    assert!(accelerator[2].contains("named"), "{accelerator:?}");
+    let header = lines(&capsid, &["ps", "-n", "1"]).remove(0);
+    assert!(header.contains(" STATUS ") && header.contains(" ACCEL "), "{header}");
     let images = |filter: &str| lines(&capsid, &["images", "--filter", filter, "--format", "{{.Repository}}"]);
     assert_eq!(images("reference=c*:1"), ["child"]);
     assert_eq!(images("dangling=true"), Vec::<String>::new());

@@ -53,7 +53,13 @@ fn rm_ends_a_container_whose_run_directory_is_gone() {
     let processes = start(&capsid);
     let id = capsid.field("it", ".Id");
     fs::remove_dir_all(capsid.folder("run/pods").join(id)).unwrap();
-    call(&capsid, &["ps", "--format", "{{.Names}}"]).succeeds();
+    // It is out of reach, and has not exited.
+    call(
+        &capsid,
+        &["ps", "--filter", "name=it", "--format", "{{.Names}} {{.State}}"],
+    )
+    .succeeds()
+    .prints("it running\n");
     call(&capsid, &["rm", "-f", "it"]).succeeds();
     assert!(are_gone(&processes), "removed, and still running");
     assert!(!are_gone(&others), "another was ended");
@@ -83,6 +89,12 @@ fn a_socket_that_is_gone_is_made_again() {
         call(&capsid, &["exec", "it", "true"]).code() == 0
     });
     call(&capsid, &["rm", "-f", "it"]).succeeds();
+    // A command that does not wait for the new one ends the container as well.
+    let processes = start(&capsid);
+    let id = capsid.field("it", ".Id");
+    fs::remove_file(capsid.folder("run/pods").join(id).join("socket")).unwrap();
+    call(&capsid, &["rm", "-f", "it"]).succeeds();
+    assert_ends(&processes, "the end of the container");
 }
 
 #[test]

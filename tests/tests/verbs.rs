@@ -278,5 +278,11 @@ fn several_containers_are_handled_at_once_and_told_in_order() {
     stopped.complains("nobody").prints(reported);
     all(&["wait"]).succeeds().prints("137\n137\n137\n137\n");
     call(&capsid, &["start", "one", "one"]).succeeds().prints("one\none\n");
+    // Stopped one after another, those that run would take 5 s each.
+    let restarted = all(&["restart", "-t", "5"]).succeeds();
+    assert!(restarted.took < std::time::Duration::from_secs(15), "{restarted}");
+    restarted.prints(reported);
+    all(&["kill"]).succeeds().prints(reported);
+    all(&["wait"]).succeeds().prints("137\n137\n137\n137\n");
     all(&["rm", "-f"]).succeeds().prints(reported);
 }

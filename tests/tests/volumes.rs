@@ -195,6 +195,17 @@ fn a_new_volume_that_is_only_read_is_filled() {
             .prints("/blank:\n\n/srv/data:\n.capsid-filling\nseed\n750 33\n2\nsame\n")
             .complains("Read-only file system");
     }
+    // The same in docker's long form, and for one that only another container, which never ran, has writable.
+    let mount = "type=volume,source=long,target=/srv/data,readonly";
+    call(
+        &capsid,
+        &["create", "--name", "never", "-v", "from:/srv/data", "seeded"],
+    )
+    .succeeds();
+    for flags in [["--mount", mount], ["--volumes-from", "never:ro"]] {
+        let words = [&flags[..], &["seeded", "ls", "-A", "/srv/data"]].concat();
+        capsid.run(words).succeeds().prints(".capsid-filling\nseed\n");
+    }
 }
 
 #[test]
