@@ -76,7 +76,9 @@ impl Container {
 
     /// Creates a container for a task on its files, in place of its program.
     pub(crate) fn for_task(mut task: TaskSpec) -> Self {
-        let spec = std::mem::take(&mut task.container);
+        let mut spec = std::mem::take(&mut task.container);
+        // The task's streams are its own.
+        spec.terminal = None;
         Self::made(ProcessLifecycle::new(task.id.clone(), task.stdio()), spec, Some(task))
     }
 

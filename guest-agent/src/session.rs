@@ -1,6 +1,6 @@
 //! The agent's side of the session with the host.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::Read;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
@@ -69,6 +69,8 @@ struct Session {
     /// Connection for frames to the host, each written whole.
     writer: Mutex<VsockStream>,
     members: Mutex<HashMap<String, SessionProcess>>,
+    /// Ids of processes that were refused, each with its time; locked after `members`.
+    refused: Mutex<VecDeque<(String, Instant)>>,
     /// Signaled when a member is added or removed.
     changed: Condvar,
     waiting_streams: AtomicUsize,
@@ -80,6 +82,11 @@ struct Session {
     keep_free: SyncSender<KeepFree>,
     context: Arc<AgentContext>,
 }
+
+/// Maximum number of refused ids that are known.
+const REFUSED_MAX: usize = 64;
+/// Time for which a refused id is known: its streams come at the same time. The host may use it again later.
+const REFUSED_KNOWN: Duration = Duration::from_secs(1);
 
 /// Member of the session, identified by its id.
 #[derive(Clone)]
@@ -119,6 +126,7 @@ pub(crate) fn run(context: Arc<AgentContext>, agent_start_ns: u64) -> Result<(),
         readers: Arc::default(),
         writer: Mutex::new(writer),
         members: Mutex::default(),
+        refused: Mutex::default(),
         changed: Condvar::new(),
         waiting_streams: AtomicUsize::new(0),
         context,
@@ -259,7 +267,10 @@ impl Session {
         };
         let member = match self.admit(spec) {
             Ok(member) => member,
-            Err(error) => return failed(FailedStep::Spec, &error),
+            Err(error) => {
+                self.refuse(&id, &error);
+                return failed(FailedStep::Spec, &error);
+            }
         };
         self.changed.notify_all();
         let session = Arc::clone(self);
@@ -387,13 +398,43 @@ impl Session {
         true
     }
 
-    /// Waits for a member that the host is just creating: connections may overtake messages.
+    /// Closes the streams of a process that was refused: those that wait already, and those that come soon.
+    fn refuse(&self, id: &str, error: &AdmitError) {
+        if matches!(error, AdmitError::Taken(_)) {
+            // They belong to the process that has the id.
+            return;
+        }
+        let members = self.members();
+        let mut refused = self.refused();
+        if refused.len() == REFUSED_MAX {
+            refused.pop_front();
+        }
+        refused.push_back((id.to_owned(), Instant::now()));
+        drop((refused, members));
+        self.changed.notify_all();
+    }
+
+    fn refused(&self) -> MutexGuard<'_, VecDeque<(String, Instant)>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn was_refused(&self, id: &str) -> bool {
+        let refused = self.refused();
+        let mut recent = refused.iter().filter(|(_, at)| at.elapsed() < REFUSED_KNOWN);
+        recent.any(|(known, _)| known == id)
+    }
+
+    /// Waits for a member that the host is just creating: connections may overtake messages. `None` for one that was
+    /// refused, or that does not come.
     fn wait_for(&self, id: &str) -> Option<SessionProcess> {
         let deadline = Instant::now() + STREAM_WAIT;
         let mut members = self.members();
         loop {
             if let Some(member) = members.get(id) {
                 return Some(member.clone());
+            }
+            if self.was_refused(id) {
+                return None;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {

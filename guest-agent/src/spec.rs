@@ -58,8 +58,9 @@ const MINOR_MAX: u32 = 0xf_ffff;
 
 /// Checks that a spec is valid.
 pub(crate) fn check(process: &ProcessSpec) -> Result<(), SpecError> {
+    let kind = process.kind.as_ref().ok_or(SpecError::Kind)?;
     check_id(process.id())?;
-    match process.kind.as_ref().ok_or(SpecError::Kind)? {
+    match kind {
         Process::Container(spec) => {
             check_program(&spec.args)?;
             check_container(spec)
@@ -68,6 +69,9 @@ pub(crate) fn check(process: &ProcessSpec) -> Result<(), SpecError> {
         Process::Task(spec) => {
             spec.task.kind.as_ref().ok_or(SpecError::Task)?;
             check_id(&spec.container.id)?;
+            if !spec.is_running && spec.id != spec.container.id {
+                return Err(SpecError::Id);
+            }
             check_container(&spec.container)
         }
     }
@@ -273,7 +277,12 @@ mod tests {
             ..task(Some(TaskKind::Mount(Unit {})))
         };
         assert_eq!(checked(unknown), Err(SpecError::Id));
-        assert_eq!(check(&ProcessSpec::default()), Err(SpecError::Id));
+        let another = TaskSpec {
+            id: "b".repeat(64),
+            ..task(Some(TaskKind::Mount(Unit {})))
+        };
+        assert_eq!(checked(another), Err(SpecError::Id));
+        assert_eq!(check(&ProcessSpec::default()), Err(SpecError::Kind));
     }
 
     #[test]

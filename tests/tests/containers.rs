@@ -176,6 +176,10 @@ fn exec_runs_beside_the_container() {
     call(&capsid, &["exec", "host", "sh", "-c", "exit 7"]).exits(7);
     call(&capsid, &["exec", "host", "no-such-program"]).exits(127);
     call(&capsid, &["exec", "host", "/etc/passwd"]).exits(126);
+    // What the agent refuses has no streams to wait for.
+    let refused = call(&capsid, &["exec", "-w", "relative", "host", "true"]).exits(125);
+    assert!(refused.took < std::time::Duration::from_secs(5), "{refused}");
+    refused.complains("not an absolute path").complains_in_one_line();
     call(&capsid, &["exec", "host", "sh", "-c", "kill -9 $$"]).exits(137);
     call(&capsid, &["exec", "-u", "nobody-here", "host", "true"]).exits(125);
     capsid

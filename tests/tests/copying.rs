@@ -138,6 +138,17 @@ fn archives_flow_through_the_standard_streams() {
         .output()
         .unwrap();
     capsid.call(["cp", "-", "web:/tmp"]).input(tar.stdout).wait().succeeds();
+    // Files of a container whose user its image does not have, and which never starts.
+    call(
+        &capsid,
+        &["create", "--name", "nobodys", "--user", "nobody-there", "busybox"],
+    )
+    .succeeds();
+    call(
+        &capsid,
+        &["cp", "nobodys:/bin/busybox", dir.path().join("copy").to_str().unwrap()],
+    )
+    .succeeds();
     // Compressed, as docker takes it.
     for (letter, name) in [("z", "gzip"), ("J", "xz"), ("j", "bzip2")] {
         let tar = Command::new("tar")

@@ -6,7 +6,7 @@ use crate::process::ProcessSpec;
 use crate::spec::{Limits, Network};
 pub use crate::upkeep::{FreePart, KeepFree, Ping, Pong};
 
-/// Message from the host to the agent.
+/// Message from the host to the agent. Tag 2 is retired.
 #[derive(Clone, PartialEq, Message)]
 pub struct HostMessage {
     /// Number of a request, unique in its session, which its response repeats; 0 for a message without a response.

@@ -84,7 +84,7 @@ impl ProcessSpec {
 /// rules.
 #[derive(Clone, PartialEq, Message)]
 pub struct ExecSpec {
-    /// Id of the process: 64 lower-case hexadecimal digits. Every message that names a container may name it.
+    /// Id of the process: 64 lower-case hexadecimal digits. `Start`, `Signal`, `Resize` and stream connections name it.
     #[prost(string, tag = "1")]
     pub id: String,
     /// Id of the running container.
