@@ -43,6 +43,10 @@ pub const LAYER_EXPANDED_BYTES_MAX: u64 = 10 << 30;
 /// Largest size of all layers of an image after decompression, bytes.
 pub const IMAGE_EXPANDED_BYTES_MAX: u64 = 20 << 30;
 
+/// Number of times that all new layers of an archive may be longer than its own layers, beyond what one image may have:
+/// several times what compression does to files of programs.
+pub(crate) const ARCHIVE_EXPANSION_RATIO_MAX: u64 = 20;
+
 /// Largest number of output bytes per input byte that is accepted once a layer has expanded to more than
 /// [`RATIO_FREE_BYTES`]. Deflate cannot exceed 1032:1, honest trees stay below 20:1; zstd of zeros reaches 30 000:1.
 pub const EXPANSION_RATIO_MAX: u64 = 1000;

@@ -27,8 +27,8 @@ use crate::limits::{CONFIG_BYTES_MAX, MANIFEST_BYTES_MAX};
 use crate::manifest::{Descriptor, Manifest};
 use crate::progress::{LayerState, Progress};
 use crate::reference::Reference;
-use crate::store::{Allowance, HeldLayer, Image, LayerName, NewImage, Store};
-use catalog::{CatalogImage, CatalogLayer, Location};
+use crate::store::{Allowance, ArchiveAllowance, HeldLayer, Image, LayerName, NewImage, Store};
+use catalog::{Catalog, CatalogImage, CatalogLayer, Location};
 use source::Source;
 
 pub(crate) use archive::OpenNamed;
@@ -65,6 +65,7 @@ pub fn load(store: &Store, source: LoadSource, progress: &dyn Progress) -> Resul
         source: &source,
         progress,
         digests: BTreeMap::new(),
+        allowance: ArchiveAllowance::of(layers_bytes(&catalog)),
     };
     let loaded = catalog.images.iter().map(|image| loader.load(image));
     loaded
@@ -79,12 +80,14 @@ struct Loader<'a> {
     progress: &'a dyn Progress,
     /// Digests of compressed layers of docker archives: images share them, and each is read once.
     digests: BTreeMap<Location, Digest>,
+    /// Bytes that new layers of all images may expand to.
+    allowance: ArchiveAllowance,
 }
 
 impl Loader<'_> {
     fn load(&mut self, image: &CatalogImage) -> Result<Loaded, LoadError> {
         let (mut held, mut layers) = (Vec::new(), Vec::new());
-        let allowance = Allowance::of_an_image();
+        let allowance = Allowance::of_an_image(Some(self.allowance.clone()));
         for layer in &image.layers {
             let blob = match layer.blob {
                 Some(blob) => blob,
@@ -157,6 +160,18 @@ impl Loader<'_> {
         };
         read().map_err(LoadError::Read)
     }
+}
+
+/// Returns the length of all layers of an archive, each counted once: of a file by its sections, whatever its manifests
+/// say.
+fn layers_bytes(catalog: &Catalog) -> u64 {
+    let layers = catalog.images.iter().flat_map(|image| &image.layers);
+    let length = |layer: &CatalogLayer| match layer.location {
+        Location::Section { size, .. } => size,
+        Location::File { .. } => layer.size,
+    };
+    let lengths: BTreeMap<&Location, u64> = layers.map(|layer| (&layer.location, length(layer))).collect();
+    lengths.values().fold(0, |sum, length| sum.saturating_add(*length))
 }
 
 /// Parses names and removes duplicates.

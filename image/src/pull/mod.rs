@@ -241,7 +241,7 @@ async fn fetch_layers(
         progress.layer(blob.digest, LayerState::Waiting);
     }
     let queue = Mutex::new((0..wanted.len()).rev().collect::<Vec<_>>());
-    let (held, allowance) = (Mutex::new(Vec::new()), Allowance::of_an_image());
+    let (held, allowance) = (Mutex::new(Vec::new()), Allowance::of_an_image(None));
     let worker = || async {
         loop {
             let next = queue.lock().unwrap_or_else(|e| e.into_inner()).pop();

@@ -9,7 +9,7 @@ use crate::database::is_damage;
 use crate::digest::Digest;
 use crate::directory::DirectoryError;
 use crate::layer::fault::LayerFault;
-use crate::limits::IMAGE_EXPANDED_BYTES_MAX;
+use crate::limits::{ARCHIVE_EXPANSION_RATIO_MAX, IMAGE_EXPANDED_BYTES_MAX};
 
 /// Reason why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -185,6 +185,12 @@ pub enum AddLayerError {
     /// All layers of the image together exceed their limit.
     #[error("image expands to more than {} GiB", IMAGE_EXPANDED_BYTES_MAX >> 30)]
     ImageTooLarge,
+    /// All new layers of the archive together exceed their limit.
+    #[error(
+        "archive expands to more than {} GiB and {ARCHIVE_EXPANSION_RATIO_MAX} times its length",
+        IMAGE_EXPANDED_BYTES_MAX >> 30
+    )]
+    ArchiveTooLarge,
     /// The tar is not the one that the config names.
     #[error("layer {layer} expands to {found}, but the image config says {wanted}")]
     DiffId {

@@ -134,7 +134,7 @@ impl Store {
                 found: blob_bytes,
             });
         }
-        allowance.charge(held.layer.data_bytes)?;
+        allowance.charge(held.layer.data_bytes, held.existed)?;
         Ok(held)
     }
 

@@ -48,7 +48,7 @@ use crate::own_file;
 use crate::reference::{Reference, Version};
 use database::{Database, ImageRow};
 
-pub(crate) use allowance::Allowance;
+pub(crate) use allowance::{Allowance, ArchiveAllowance};
 pub(crate) use commit::NewImage;
 pub use database::STORE_DATABASE;
 pub use error::{
