@@ -15,6 +15,8 @@ pub struct Walls {
     pub name: String,
     /// Lines of `/proc/PID/status`.
     pub status: BTreeMap<String, String>,
+    /// Hard limits in `/proc/PID/limits`, by name; unlimited ones are left out.
+    pub limits: BTreeMap<String, u64>,
     /// Namespaces that are not this process's.
     pub own_namespaces: BTreeSet<String>,
     /// Everything below the process's root directory but folders; the files of `/fd` are [`Walls::files`].
@@ -22,6 +24,9 @@ pub struct Walls {
     /// Open files of the process.
     pub files: Vec<String>,
 }
+
+/// Number of seccomp filters of QEMU: two of ours, and one of its own at least.
+const QEMU_FILTERS_MIN: usize = 3;
 
 /// Names of namespaces in `/proc/PID/ns`.
 const NAMESPACES: [&str; 7] = ["user", "mnt", "net", "ipc", "uts", "cgroup", "pid"];
@@ -35,6 +40,7 @@ impl Walls {
     pub fn of(process: &Process) -> Self {
         let folder = PathBuf::from(format!("/proc/{}", process.pid));
         let status = fs::read_to_string(folder.join("status")).expect("its status");
+        let limits = fs::read_to_string(folder.join("limits")).expect("its limits");
         let field = |line: &str| {
             line.split_once(':')
                 .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
@@ -47,6 +53,7 @@ impl Walls {
             pid: process.pid,
             name: process.name.clone(),
             status: status.lines().filter_map(field).collect(),
+            limits: limits.lines().filter_map(limit).collect(),
             own_namespaces: NAMESPACES
                 .iter()
                 .filter(is_own)
@@ -84,10 +91,30 @@ impl Walls {
         assert_eq!(self.own_namespaces.len(), NAMESPACES.len(), "{self:?}");
     }
 
+    /// Requires hard limits of at most these values.
+    #[track_caller]
+    pub fn assert_limits(&self, most: &[(&str, u64)]) {
+        for (name, most) in most {
+            let limit = self.limits.get(*name);
+            assert!(
+                limit.is_some_and(|limit| limit <= most),
+                "{name}: {limit:?} of {self:?}"
+            );
+        }
+    }
+
     /// Requires that the process is QEMU, confined, with nothing but QEMU's own files.
     #[track_caller]
     pub fn assert_is_confined_qemu(&self) {
         self.assert_confined(NO_CAPABILITIES);
+        // Our own filters, and those of QEMU's `-sandbox on`.
+        let filters: usize = self.status("Seccomp_filters").parse().expect("a number of filters");
+        assert!(filters >= QEMU_FILTERS_MIN, "{filters} filters: {self:?}");
+        self.assert_limits(&[
+            ("Max open files", 1 << 10),
+            ("Max processes", 1 << 8),
+            ("Max file size", 64 << 30),
+        ]);
         let is_qemus = |name: &String| {
             matches!(
                 name.as_str(),
@@ -105,6 +132,13 @@ impl Walls {
         };
         assert!(self.files.iter().all(is_handed_over), "{:?}", self.files);
     }
+}
+
+/// Parses a line of `/proc/PID/limits`: name, soft limit, hard limit, each in a column.
+fn limit(line: &str) -> Option<(String, u64)> {
+    let (name, values) = line.split_at_checked(26)?;
+    let hard = values.split_whitespace().nth(1)?;
+    Some((name.trim().to_owned(), hard.parse().ok()?))
 }
 
 /// Value of a capability set.

@@ -206,6 +206,9 @@ fn two_pods_share_nothing() {
 /// Capabilities of a file server that root runs: CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, SETGID, SETUID.
 const FOR_FILES: &str = "00000000000000cf";
 
+/// Files of a share that its guest may know or have open, as SECURITY.md says, and some of the server's own.
+const FILES_OF_A_SHARE: u64 = 262_144 + 64;
+
 /// Test of the barriers between a guest that took over one of its machine's processes and the host.
 #[test]
 fn each_process_of_a_machine_is_confined() {
@@ -232,6 +235,7 @@ fn each_process_of_a_machine_is_confined() {
     }
     for server in named("capsid-fs") {
         server.assert_confined(FOR_FILES);
+        server.assert_limits(&[("Max open files", FILES_OF_A_SHARE), ("Max processes", 64)]);
         assert_eq!(server.root, [""; 0]);
     }
     for qemu in named("qemu") {
