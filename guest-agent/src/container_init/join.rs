@@ -68,7 +68,7 @@ fn leave_agent() -> Result<(), InitError> {
 enum Side {
     /// The container init, whose work is done.
     Init,
-    /// Its child in the container, whose control socket is the current one.
+    /// Child in the container, whose control socket is the current one.
     Child,
 }
 
