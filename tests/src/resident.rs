@@ -58,9 +58,11 @@ pub fn private_kib(pid: u32) -> u64 {
     field_kib(pid, "smaps_rollup", "Private_Dirty:").saturating_sub(field_kib(pid, "status", "RssShmem:"))
 }
 
-/// Returns `Pss` of a process in KiB: its private memory, and its share of shared memory.
-pub fn proportional_kib(pid: u32) -> u64 {
-    field_kib(pid, "smaps_rollup", "Pss:")
+/// Returns the process's share of memory that holds data, in KiB: without the code of programs, of which each user's
+/// share grows when another one ends.
+#[must_use]
+pub fn data_kib(pid: u32) -> u64 {
+    field_kib(pid, "smaps_rollup", "Pss_Anon:") + field_kib(pid, "smaps_rollup", "Pss_Shmem:")
 }
 
 /// Returns `RssAnon` of a process in KiB.

@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 
 use capsid_tests::Capsid;
 use capsid_tests::environment::count;
-use capsid_tests::resident::{descendants, proportional_kib};
+use capsid_tests::resident::{data_kib, descendants};
 
 /// Time limit from the guest's `free` to the host's: the guest reports two seconds after it has found free blocks.
 const BACK_WITHIN: Duration = Duration::from_secs(10);
 
-/// Returns the memory that the pod of a container costs the host, MiB: its supervisor and everything below.
+/// Returns the memory that the pod of a container takes from the host, MiB: of its supervisor and everything below.
 fn pod_mib(capsid: &Capsid, container: &str) -> u64 {
     let inspected = capsid.call(["inspect", "-f", "{{.State.Pid}}", container]).wait();
     let supervisor: u32 = inspected.succeeds().text().trim().parse().unwrap();
     let below = descendants(supervisor).into_iter().map(|process| process.pid);
-    let kib: u64 = below.chain([supervisor]).map(proportional_kib).sum();
+    let kib: u64 = below.chain([supervisor]).map(data_kib).sum();
     kib >> 10
 }
 
