@@ -53,7 +53,7 @@ pub(crate) enum Request {
 }
 
 /// Exec process to be run in a container beside its own process.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct ExecRequest {
     /// Arguments as byte strings: not always UTF-8.
     pub args: Vec<Vec<u8>>,

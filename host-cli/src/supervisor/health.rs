@@ -74,13 +74,7 @@ async fn run(supervised: &SupervisedContainer, guest: &Guest, check: &HealthChec
 fn request(check: &HealthCheck) -> ExecRequest {
     ExecRequest {
         args: check.command.iter().map(|word| word.clone().into_bytes()).collect(),
-        env: Vec::new(),
-        cwd: None,
-        user: None,
-        terminal: None,
-        stdin: false,
-        privileged: false,
-        detached: false,
+        ..ExecRequest::default()
     }
 }
 

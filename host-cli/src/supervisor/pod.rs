@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::disk_slots::DiskSlots;
 use super::guest::Guest;
 use super::orders;
-use super::supervised_container::SupervisedContainer;
+use super::supervised_container::{SupervisedContainer, until};
 use crate::control::Failure;
 use crate::network::NetworkAttachments;
 use crate::process::MachineEnd;
@@ -68,32 +68,24 @@ impl Pod {
 
     /// Waits until the guest is up, or for the reason why it will not be.
     pub(crate) async fn up(&self) -> Result<Rc<Guest>, Failure> {
-        let mut phase = self.phase.subscribe();
-        loop {
-            match &*phase.borrow_and_update() {
-                MachinePhase::Up(guest) => return Ok(Rc::clone(guest)),
-                MachinePhase::Down(end) => {
-                    return Err(Failure::because(format!("the pod's machine ended: {}", end.reason)));
-                }
-                MachinePhase::Booting => {}
+        until(&self.phase, |phase| match phase {
+            MachinePhase::Up(guest) => Some(Ok(Rc::clone(guest))),
+            MachinePhase::Down(end) => {
+                let words = format!("the pod's machine ended: {}", end.reason);
+                Some(Err(Failure::because(words)))
             }
-            if phase.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
+            MachinePhase::Booting => None,
+        })
+        .await
     }
 
     /// Waits for the machine's end.
     pub(crate) async fn down(&self) -> MachineEnd {
-        let mut phase = self.phase.subscribe();
-        loop {
-            if let MachinePhase::Down(end) = &*phase.borrow_and_update() {
-                return end.clone();
-            }
-            if phase.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
+        until(&self.phase, |phase| match phase {
+            MachinePhase::Down(end) => Some(end.clone()),
+            MachinePhase::Booting | MachinePhase::Up(_) => None,
+        })
+        .await
     }
 
     /// Whether the machine is started for each life of the pod's only container.

@@ -108,13 +108,7 @@ mod tests {
     fn request() -> ExecRequest {
         ExecRequest {
             args: vec![b"sh".to_vec()],
-            env: Vec::new(),
-            cwd: None,
-            user: None,
-            terminal: None,
-            stdin: false,
-            privileged: false,
-            detached: false,
+            ..ExecRequest::default()
         }
     }
 

@@ -181,35 +181,37 @@ impl SupervisedContainer {
 
     /// Waits until the container is over, after its last life.
     pub(crate) async fn over(&self) -> Rc<Outcome> {
-        let mut phase = self.phase.subscribe();
-        loop {
-            if let ContainerPhase::Over(outcome) = &*phase.borrow_and_update() {
-                return Rc::clone(outcome);
-            }
-            if phase.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
+        until(&self.phase, |phase| match phase {
+            ContainerPhase::Over(outcome) => Some(Rc::clone(outcome)),
+            ContainerPhase::Starting | ContainerPhase::Running(_) | ContainerPhase::Ending => None,
+        })
+        .await
     }
 
     /// Waits until the container runs; an error if it never will.
     pub(crate) async fn started(&self) -> Result<(), Failure> {
-        let mut phase = self.phase.subscribe();
-        loop {
-            match &*phase.borrow_and_update() {
-                ContainerPhase::Running(_) | ContainerPhase::Ending => return Ok(()),
-                ContainerPhase::Over(outcome) => {
-                    return match &**outcome {
-                        // The container ended before this task ran.
-                        Outcome::Exited(_) | Outcome::Ended(_) => Ok(()),
-                        Outcome::Failed(failure) => Err(failure.clone()),
-                    };
-                }
-                ContainerPhase::Starting => {}
-            }
-            if phase.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
+        until(&self.phase, |phase| match phase {
+            ContainerPhase::Running(_) | ContainerPhase::Ending => Some(Ok(())),
+            ContainerPhase::Over(outcome) => match &**outcome {
+                // The container ended before this task ran.
+                Outcome::Exited(_) | Outcome::Ended(_) => Some(Ok(())),
+                Outcome::Failed(failure) => Some(Err(failure.clone())),
+            },
+            ContainerPhase::Starting => None,
+        })
+        .await
+    }
+}
+
+/// Waits until a phase gives an answer; forever when no other phase will come.
+pub(super) async fn until<P, T>(phases: &watch::Sender<P>, answer: impl Fn(&P) -> Option<T>) -> T {
+    let mut phase = phases.subscribe();
+    loop {
+        if let Some(answer) = answer(&*phase.borrow_and_update()) {
+            return answer;
+        }
+        if phase.changed().await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 }

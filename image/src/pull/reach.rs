@@ -33,7 +33,7 @@ const METADATA: [Ipv4Addr; 3] = [
     Ipv4Addr::new(192, 0, 0, 192),
 ];
 
-/// The same over IPv6.
+/// Addresses of such services over IPv6.
 const METADATA_V6: [Ipv6Addr; 5] = [
     // AWS: machines, and pods of EKS.
     Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),

@@ -63,9 +63,9 @@ pub(crate) struct Job {
 
 /// Time limit without the end of a test: longer than any test takes on a busy machine.
 const QUIET_LIMIT: Duration = Duration::from_secs(400);
-/// The same for tests with their full counts, each of which takes minutes.
+/// Time limit without the end of a test with its full count, which takes minutes.
 const FULL_QUIET_LIMIT: Duration = Duration::from_secs(3600);
-/// The same in a lab, where the longest test takes minutes.
+/// Time limit without the end of a test in a lab, where the longest takes minutes.
 const LAB_QUIET_LIMIT: Duration = Duration::from_secs(900);
 /// Time limit without a word of a check, such as the lints.
 const CHECK_QUIET_LIMIT: Duration = Duration::from_secs(1200);

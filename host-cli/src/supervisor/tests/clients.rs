@@ -46,13 +46,7 @@ impl Command {
 fn exec(words: &[&str]) -> Request {
     Request::Exec(Box::new(ExecRequest {
         args: words.iter().map(|word| word.as_bytes().to_vec()).collect(),
-        env: Vec::new(),
-        cwd: None,
-        user: None,
-        terminal: None,
-        stdin: false,
-        privileged: false,
-        detached: false,
+        ..ExecRequest::default()
     }))
 }
 
