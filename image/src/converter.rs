@@ -140,10 +140,12 @@ impl Converter {
                 diff_id,
                 expanded_bytes,
                 data_bytes,
+                entries,
             } => Ok(ConvertedLayer {
                 diff_id,
                 expanded_bytes,
                 data_bytes,
+                entries,
             }),
             other => Err(unexpected(other)),
         }

@@ -52,6 +52,7 @@ pub(crate) enum Reply {
         diff_id: Digest,
         expanded_bytes: u64,
         data_bytes: u64,
+        entries: u64,
     },
     Merged {
         bytes: u64,
@@ -100,11 +101,13 @@ impl From<ConvertedLayer> for Reply {
             diff_id,
             expanded_bytes,
             data_bytes,
+            entries,
         } = layer;
         Self::Layer {
             diff_id,
             expanded_bytes,
             data_bytes,
+            entries,
         }
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct ConvertedLayer {
     pub expanded_bytes: u64,
     /// Length of the data blob, bytes.
     pub data_bytes: u64,
+    /// Number of entries of the layer's tar.
+    pub entries: u64,
 }
 
 /// Error of a conversion.
@@ -67,6 +69,7 @@ pub(crate) fn convert_layer(
         diff_id,
         expanded_bytes,
         data_bytes,
+        entries,
     })
 }
 

@@ -1,12 +1,16 @@
-//! Total number of bytes that the layers of one image, and of all images of one archive, may expand to.
+//! What the layers of one image, and of all images of one archive, may take up together: bytes and entries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::error::AddLayerError;
-use crate::limits::{ARCHIVE_EXPANSION_RATIO_MAX, IMAGE_EXPANDED_BYTES_MAX, LAYER_EXPANDED_BYTES_MAX};
+use crate::digest::Digest;
+use crate::layer::fault::LayerFault;
+use crate::limits::{
+    ARCHIVE_EXPANSION_RATIO_MAX, IMAGE_ENTRIES_MAX, IMAGE_EXPANDED_BYTES_MAX, LAYER_EXPANDED_BYTES_MAX,
+};
 
-/// Bytes that the new layers of an archive's images may still expand to.
+/// Bytes that the new layers of an archive's images may still take up.
 #[derive(Debug, Clone)]
 pub(crate) struct ArchiveAllowance(Arc<AtomicU64>);
 
@@ -19,11 +23,20 @@ impl ArchiveAllowance {
     }
 }
 
-/// Bytes that the layers of one image may still expand to. Clones share one allowance.
+/// Bytes and entries that the layers of one image may still have. Clones share one allowance.
 #[derive(Debug, Clone)]
 pub(crate) struct Allowance {
     image: Arc<AtomicU64>,
+    entries: Arc<AtomicU64>,
     archive: Option<ArchiveAllowance>,
+}
+
+/// Part of an allowance that one layer takes up, which grows while the layer is made. It returns to the allowance when
+/// this value is dropped, unless the layer is kept.
+#[derive(Debug)]
+pub(super) struct LayerCharge<'a> {
+    allowance: &'a Allowance,
+    bytes: u64,
 }
 
 impl Allowance {
@@ -31,31 +44,78 @@ impl Allowance {
     pub(crate) fn of_an_image(archive: Option<ArchiveAllowance>) -> Self {
         Self {
             image: Arc::new(AtomicU64::new(IMAGE_EXPANDED_BYTES_MAX)),
+            entries: Arc::new(AtomicU64::new(IMAGE_ENTRIES_MAX)),
             archive,
         }
     }
 
-    /// Number of bytes that the next layer may expand to. Layers that are converted at once see the same rest, so they
-    /// may exceed it together; the first layer that ends beyond it fails the image.
-    pub(super) fn layer_bytes_max(&self) -> u64 {
-        let of_image = self.image.load(Ordering::Relaxed).min(LAYER_EXPANDED_BYTES_MAX);
-        let archive = self.archive.as_ref();
-        archive.map_or(of_image, |ArchiveAllowance(left)| {
-            of_image.min(left.load(Ordering::Relaxed))
-        })
+    /// Begins a layer, which takes up nothing yet.
+    pub(super) fn layer(&self) -> LayerCharge<'_> {
+        LayerCharge {
+            allowance: self,
+            bytes: 0,
+        }
     }
 
-    /// Subtracts a layer of `bytes` from the allowance, and from the archive's unless the layer was stored before.
-    pub(super) fn charge(&self, bytes: u64, existed: bool) -> Result<(), AddLayerError> {
-        if let Some(ArchiveAllowance(left)) = self.archive.as_ref().filter(|_| !existed) {
-            subtract(left, bytes).ok_or(AddLayerError::ArchiveTooLarge)?;
-        }
-        subtract(&self.image, bytes).ok_or(AddLayerError::ImageTooLarge)
+    /// Bytes of the archive that new layers may still take up.
+    fn archive_bytes(&self) -> Option<&AtomicU64> {
+        self.archive.as_ref().map(|ArchiveAllowance(left)| &**left)
     }
 }
 
-fn subtract(left: &AtomicU64, bytes: u64) -> Option<()> {
-    let subtracted = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
+impl LayerCharge<'_> {
+    /// Number of bytes that the layer may expand to. Layers that are made at once see the same rest; each is charged
+    /// while it grows, so that they do not exceed it together.
+    pub(super) fn bytes_max(&self) -> u64 {
+        let image = self.allowance.image.load(Ordering::Relaxed);
+        let archive = self.allowance.archive_bytes();
+        let archive = archive.map_or(u64::MAX, |left| left.load(Ordering::Relaxed));
+        image.min(archive).min(LAYER_EXPANDED_BYTES_MAX)
+    }
+
+    /// Charges a layer that is being made for what it takes up by now, `bytes` in total.
+    pub(super) fn grow_to(&mut self, bytes: u64) -> Result<(), AddLayerError> {
+        let more = bytes.saturating_sub(self.bytes);
+        let archive = self.allowance.archive_bytes();
+        subtract(&self.allowance.image, more).ok_or(AddLayerError::ImageTooLarge)?;
+        if archive.is_some_and(|left| subtract(left, more).is_none()) {
+            self.allowance.image.fetch_add(more, Ordering::Relaxed);
+            return Err(AddLayerError::ArchiveTooLarge);
+        }
+        self.bytes += more;
+        Ok(())
+    }
+
+    /// Charges the image for the entries of a new layer. Those of stored layers are counted when layers are merged.
+    pub(super) fn add_entries(&self, layer: Digest, entries: u64) -> Result<(), AddLayerError> {
+        subtract(&self.allowance.entries, entries).ok_or(AddLayerError::Fault {
+            layer,
+            source: LayerFault::TooManyImageEntries.into(),
+        })
+    }
+
+    /// Keeps the layer, which takes up `bytes`. One that was stored before is free of charge for the archive.
+    pub(super) fn keep(mut self, bytes: u64, existed: bool) -> Result<(), AddLayerError> {
+        if existed {
+            return subtract(&self.allowance.image, bytes).ok_or(AddLayerError::ImageTooLarge);
+        }
+        self.grow_to(bytes)?;
+        self.bytes = 0;
+        Ok(())
+    }
+}
+
+impl Drop for LayerCharge<'_> {
+    fn drop(&mut self) {
+        self.allowance.image.fetch_add(self.bytes, Ordering::Relaxed);
+        if let Some(left) = self.allowance.archive_bytes() {
+            left.fetch_add(self.bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+fn subtract(left: &AtomicU64, count: u64) -> Option<()> {
+    let subtracted = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(count));
     subtracted.ok().map(drop)
 }
 
@@ -67,14 +127,54 @@ mod tests {
     fn layers_share_what_their_image_may_expand_to() {
         let allowance = Allowance::of_an_image(None);
         let other = allowance.clone();
-        assert_eq!(allowance.layer_bytes_max(), LAYER_EXPANDED_BYTES_MAX);
-        other.charge(LAYER_EXPANDED_BYTES_MAX, false).unwrap();
-        allowance.charge(LAYER_EXPANDED_BYTES_MAX - 10, false).unwrap();
-        assert_eq!(other.layer_bytes_max(), 10);
-        let refused = allowance.charge(11, false);
+        assert_eq!(allowance.layer().bytes_max(), LAYER_EXPANDED_BYTES_MAX);
+        other.layer().keep(LAYER_EXPANDED_BYTES_MAX, false).unwrap();
+        allowance.layer().keep(LAYER_EXPANDED_BYTES_MAX - 10, true).unwrap();
+        assert_eq!(other.layer().bytes_max(), 10);
+        for existed in [false, true] {
+            let refused = allowance.layer().keep(11, existed);
+            assert!(matches!(refused, Err(AddLayerError::ImageTooLarge)));
+        }
+        other.layer().keep(10, false).unwrap();
+        assert_eq!(allowance.layer().bytes_max(), 0);
+    }
+
+    #[test]
+    fn layers_that_are_made_at_once_do_not_exceed_the_image_together() {
+        let allowance = Allowance::of_an_image(None);
+        let third = IMAGE_EXPANDED_BYTES_MAX / 3;
+        let mut layers = [allowance.layer(), allowance.layer(), allowance.layer()];
+        for layer in &mut layers {
+            layer.grow_to(third / 2).unwrap();
+            layer.grow_to(third).unwrap();
+            // A length that was seen before costs nothing.
+            layer.grow_to(third / 2).unwrap();
+        }
+        let [mut first, second, third_layer] = layers;
+        let rest = IMAGE_EXPANDED_BYTES_MAX - 3 * third;
+        assert_eq!(first.bytes_max(), rest);
+        let refused = first.grow_to(third + rest + 1);
         assert!(matches!(refused, Err(AddLayerError::ImageTooLarge)));
-        other.charge(10, false).unwrap();
-        assert_eq!(allowance.layer_bytes_max(), 0);
+        // A layer that failed leaves its part to the others; a kept one does not.
+        drop(second);
+        first.grow_to(third + rest + 1).unwrap();
+        first.keep(third + rest + 1, false).unwrap();
+        drop(third_layer);
+        let left = IMAGE_EXPANDED_BYTES_MAX - (third + rest + 1);
+        assert_eq!(allowance.layer().bytes_max(), left.min(LAYER_EXPANDED_BYTES_MAX));
+    }
+
+    #[test]
+    fn layers_share_the_entries_of_their_image() {
+        let allowance = Allowance::of_an_image(None);
+        let name = Digest::of(b"layer");
+        allowance.layer().add_entries(name, IMAGE_ENTRIES_MAX - 1).unwrap();
+        let error = allowance.layer().add_entries(name, 2).unwrap_err();
+        let text = crate::text::chain(&error);
+        assert!(
+            text.contains("entries together") && text.contains(&name.hex()),
+            "{text}"
+        );
     }
 
     #[test]
@@ -82,16 +182,20 @@ mod tests {
         let archive = ArchiveAllowance::of(1000);
         let image = || Allowance::of_an_image(Some(archive.clone()));
         let half = IMAGE_EXPANDED_BYTES_MAX / 2;
-        image().charge(half, false).unwrap();
+        image().layer().keep(half, false).unwrap();
         // A layer that another image has is not made again.
-        image().charge(half, true).unwrap();
+        image().layer().keep(half, true).unwrap();
         let last = image();
-        last.charge(half - 10, false).unwrap();
-        assert_eq!((last.layer_bytes_max(), image().layer_bytes_max()), (10, 10));
-        let refused = image().charge(11, false);
-        assert!(matches!(refused, Err(AddLayerError::ArchiveTooLarge)));
+        last.layer().keep(half - 10, false).unwrap();
+        assert_eq!((last.layer().bytes_max(), image().layer().bytes_max()), (10, 10));
+        let new = image();
+        let mut layer = new.layer();
+        assert!(matches!(layer.grow_to(11), Err(AddLayerError::ArchiveTooLarge)));
+        layer.grow_to(10).unwrap();
+        drop(layer);
+        assert_eq!(new.layer().bytes_max(), 10);
         // A long archive may hold many images.
         let long = Allowance::of_an_image(Some(ArchiveAllowance::of(IMAGE_EXPANDED_BYTES_MAX)));
-        assert_eq!(long.layer_bytes_max(), LAYER_EXPANDED_BYTES_MAX);
+        assert_eq!(long.layer().bytes_max(), LAYER_EXPANDED_BYTES_MAX);
     }
 }

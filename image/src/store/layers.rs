@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
+use super::allowance::LayerCharge;
 use super::database::StoreDirectory;
 use super::error::{AddLayerError, RootfsError};
 use super::lock::TRY_EVERY;
@@ -38,6 +39,8 @@ struct WholeLayer {
     layer: StoredLayer,
     /// Length of the blob that the layer was made from.
     blob_bytes: u64,
+    /// Length of its files.
+    bytes: u64,
 }
 
 /// Layer that is not removed as long as this value lives.
@@ -89,8 +92,12 @@ impl Store {
             }
         }
         let data_bytes = files[0].metadata().map_or(0, |metadata| metadata.len());
-        let layer = StoredLayer { name, data_bytes };
-        Ok((data_bytes % BLOCK_BYTES == 0).then_some(WholeLayer { layer, blob_bytes }))
+        let whole = WholeLayer {
+            layer: StoredLayer { name, data_bytes },
+            blob_bytes,
+            bytes: length_of(&[&files[0], &files[1]]).unwrap_or(0),
+        };
+        Ok((data_bytes % BLOCK_BYTES == 0).then_some(whole))
     }
 
     /// Whether a layer that should exist holds its original content; all of it is read.
@@ -118,7 +125,7 @@ impl Store {
 
     /// Ensures that the layer is stored: `open` is called for its bytes if it is not. Waits while another process
     /// converts the layer. A damaged layer is made anew. `size` is the blob's length in the manifest, which must be
-    /// right for a stored layer too. The layer is subtracted from `allowance`.
+    /// right for a stored layer too. The layer is subtracted from `allowance` while it is made.
     pub(crate) fn hold_layer<R: Read>(
         &self,
         name: LayerName,
@@ -126,31 +133,32 @@ impl Store {
         allowance: &Allowance,
         open: impl FnOnce() -> io::Result<R>,
     ) -> Result<HeldLayer, AddLayerError> {
-        let (held, blob_bytes) = self.obtain_layer(name, size, allowance.layer_bytes_max(), open)?;
-        if blob_bytes != size {
+        let mut charge = allowance.layer();
+        let (held, whole) = self.obtain_layer(name, size, &mut charge, open)?;
+        if whole.blob_bytes != size {
             return Err(AddLayerError::Size {
                 digest: name.blob,
                 wanted: size,
-                found: blob_bytes,
+                found: whole.blob_bytes,
             });
         }
-        allowance.charge(held.layer.data_bytes, held.existed)?;
+        charge.keep(whole.bytes, held.existed)?;
         Ok(held)
     }
 
-    /// Gets or makes the layer, and returns it with the length of its blob.
+    /// Gets or makes the layer, and returns it with the lengths of its blob and its files.
     fn obtain_layer<R: Read>(
         &self,
         name: LayerName,
         size: u64,
-        expanded_bytes_max: u64,
+        charge: &mut LayerCharge<'_>,
         open: impl FnOnce() -> io::Result<R>,
-    ) -> Result<(HeldLayer, u64), AddLayerError> {
+    ) -> Result<(HeldLayer, WholeLayer), AddLayerError> {
         let path = self.lock_path(&name.to_string());
         let held = |whole: WholeLayer, existed, lock| {
             let layer = whole.layer;
             let _lock = lock;
-            (HeldLayer { layer, existed, _lock }, whole.blob_bytes)
+            (HeldLayer { layer, existed, _lock }, whole)
         };
         let lock = loop {
             let lock = ObjectLock::shared(&path, &self.cancellation)?;
@@ -169,7 +177,7 @@ impl Store {
         if !existed {
             let made = self.discard(&self.layer_path(name)).map_err(Into::into).and_then(|()| {
                 let source = open().map_err(ConvertError::Source)?;
-                self.convert_layer(name, size, expanded_bytes_max, source)
+                self.convert_layer(name, size, charge, source)
             });
             if let Err(error) = made {
                 // The lock has no object now.
@@ -194,13 +202,17 @@ impl Store {
         &self,
         name: LayerName,
         size: u64,
-        expanded_bytes_max: u64,
+        charge: &mut LayerCharge<'_>,
         source: impl Read,
     ) -> Result<(), AddLayerError> {
         let workspace = self.workspace()?;
         let (data, index) = (workspace.create("data")?, workspace.create("index")?);
+        let expanded_bytes_max = charge.bytes_max();
         let mut source = Verified {
             source,
+            charge,
+            written: [&data, &index],
+            excess: None,
             hasher: Hasher::default(),
             bytes: 0,
             bytes_max: size,
@@ -214,6 +226,9 @@ impl Store {
         if matches!(converted, Err(ConvertError::Fault(_) | ConvertError::Died { .. })) {
             // An error here shows as a wrong size or digest.
             let _ = io::copy(&mut source, &mut io::sink());
+        }
+        if let Some(excess) = source.excess {
+            return Err(excess);
         }
         let over_size = |found| AddLayerError::Size {
             digest: name.blob,
@@ -242,6 +257,7 @@ impl Store {
             });
         }
         let converted = converted?;
+        source.charge.add_entries(name.blob, converted.entries)?;
         if converted.diff_id != name.diff {
             return Err(AddLayerError::DiffId {
                 layer: name.blob,
@@ -282,19 +298,34 @@ impl Store {
     }
 }
 
-/// Reader that digests and counts the bytes, and fails beyond the promised size or after cancellation.
-struct Verified<'a, R> {
+/// Returns the total length of files, bytes.
+fn length_of(files: &[&File]) -> io::Result<u64> {
+    files.iter().map(|file| Ok(file.metadata()?.len())).sum()
+}
+
+/// Reader that digests and counts the bytes, and fails beyond the promised size, after cancellation, or when what was
+/// made of the bytes so far exceeds the allowance.
+struct Verified<'a, 'b, R> {
     source: R,
+    charge: &'a mut LayerCharge<'b>,
+    /// Files that the converter writes.
+    written: [&'a File; 2],
+    /// Refusal of the allowance.
+    excess: Option<AddLayerError>,
     hasher: Hasher,
     bytes: u64,
     bytes_max: u64,
     cancellation: &'a Cancellation,
 }
 
-impl<R: Read> Read for Verified<'_, R> {
+impl<R: Read> Read for Verified<'_, '_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.cancellation.is_cancelled() {
             return Err(cancelled_error());
+        }
+        if let Err(excess) = self.charge.grow_to(length_of(&self.written)?) {
+            self.excess = Some(excess);
+            return Err(io::Error::other("larger than allowed"));
         }
         let count = self.source.read(buffer)?;
         self.hasher.update(&buffer[..count]);
