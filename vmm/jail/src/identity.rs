@@ -2,7 +2,7 @@
 //!
 //! Two sequences of steps, depending on what the host permits:
 //!
-//! - root: leave the namespaces as root, empty the root directory, become `nobody`, then enter a user namespace.
+//! - root: leave the namespaces as root, empty the root directory, become a user of its own, then enter a user namespace.
 //!   The last step is skipped where user namespaces are not permitted.
 //! - anyone else: enter a user namespace first, which gives the right to do the rest.
 //!
@@ -26,14 +26,14 @@ use crate::{Confinement, JailError, Layer, privileges, sys};
 /// User and group id of `nobody` and `nogroup`: the kernel's overflow ids, which own nothing.
 pub(crate) const NOBODY: u32 = 65534;
 
-/// First of the users that programs get, one each: above what systemd gives to containers, below what it calls unsafe
+/// First of the users that processes get, one each: above what systemd gives to containers, below what it calls unsafe
 /// (systemd's `docs/UIDS-GIDS.md`). Process ids, which are below 2^22, are added.
-const PROGRAM_USERS: u32 = 1_900_000_000;
+const OWN_USERS: u32 = 1_900_000_000;
 
 /// User id that no other process has while this process is alive. This process outlives the program that gets the id:
 /// it waits for it.
 pub(crate) fn own_user() -> u32 {
-    PROGRAM_USERS + rustix::process::getpid().as_raw_nonzero().get().unsigned_abs()
+    OWN_USERS + rustix::process::getpid().as_raw_nonzero().get().unsigned_abs()
 }
 
 /// Method by which the namespaces were left.
@@ -192,6 +192,8 @@ const ALWAYS: [Layer; 4] = [Layer::Namespaces, Layer::Root, Layer::Rlimits, Laye
 pub(crate) struct Dropped {
     /// Whether a user that owns nothing has replaced root.
     pub(crate) user: bool,
+    /// Whether no other process has this user.
+    pub(crate) is_own_user: bool,
     /// Whether the process has a user namespace of its own.
     pub(crate) namespace: bool,
 }
@@ -201,6 +203,11 @@ impl Dropped {
     /// outside.
     pub(crate) fn has_left_root(self) -> bool {
         self.user || self.namespace
+    }
+
+    /// Whether limits that count the processes of a user count this one's alone.
+    pub(crate) fn is_counted_alone(self) -> bool {
+        self.namespace || self.is_own_user
     }
 
     /// Confinement without capabilities and, so far, without Landlock.
@@ -218,6 +225,7 @@ pub(crate) fn drop_user(namespaces: Namespaces, wanted: u32) -> Result<Dropped, 
     if namespaces == Namespaces::InUserNamespace {
         return Ok(Dropped {
             user: true,
+            is_own_user: false,
             namespace: true,
         });
     }
@@ -225,7 +233,8 @@ pub(crate) fn drop_user(namespaces: Namespaces, wanted: u32) -> Result<Dropped, 
     set_keep_capabilities(true).map_err(fail("keep capabilities"))?;
     // A container may not map these ids, or may not change groups: then its own user remains.
     tolerate_unmapped(set_thread_groups(&[])).map_err(fail("leave groups"))?;
-    let user = become_user(wanted)? || become_user(NOBODY)?;
+    let is_own_user = become_user(wanted)?;
+    let user = is_own_user || become_user(NOBODY)?;
     let mut sets = capabilities(None).map_err(fail("read capabilities"))?;
     sets.effective = sets.permitted & CapabilitySet::SETPCAP;
     set_capabilities(None, sets).map_err(fail("keep SETPCAP"))?;
@@ -234,7 +243,11 @@ pub(crate) fn drop_user(namespaces: Namespaces, wanted: u32) -> Result<Dropped, 
         Err(Errno::PERM | Errno::NOSPC | Errno::USERS | Errno::INVAL | Errno::NOSYS) => false,
         Err(errno) => return Err(fail("enter a user namespace")(errno)),
     };
-    Ok(Dropped { user, namespace })
+    Ok(Dropped {
+        user,
+        is_own_user,
+        namespace,
+    })
 }
 
 /// Whether this process has become user and group `id`.

@@ -87,12 +87,12 @@ impl Jail {
     }
 
     fn confine(&self, parent: Option<Pid>) -> Result<(Option<relay::Lifeline>, Confinement), JailError> {
+        let user = identity::own_user();
         self.shed()?;
-        let (namespaces, lifeline) = self.leave(RelayUser::Becomes(identity::NOBODY), parent)?;
+        let (namespaces, lifeline) = self.leave(RelayUser::Becomes(user), parent)?;
         root::empty()?;
-        let dropped = identity::drop_user(namespaces, identity::NOBODY)?;
-        // Limits that count per user are counted per user namespace only inside one of our own (Linux 5.14).
-        rlimits::lower(&self.rlimits)?;
+        let dropped = identity::drop_user(namespaces, user)?;
+        rlimits::lower(&self.rlimits, dropped.is_counted_alone())?;
         privileges::drop_all()?;
         privileges::forbid_new()?;
         let landlock = landlock::restrict_where_available()?;
@@ -121,7 +121,8 @@ impl Jail {
             identity::map_own_ids(outside)?;
         }
         let prepared = share::enter(share, prepare)?;
-        rlimits::lower(&self.rlimits)?;
+        let is_counted_alone = everybody.is_some() || namespaces == identity::Namespaces::InUserNamespace;
+        rlimits::lower(&self.rlimits, is_counted_alone)?;
         let (owners, kept) = identity::keep_for_files(namespaces, everybody)?;
         privileges::forbid_new()?;
         let landlock = landlock::restrict_all_but_files_where_available()?;
@@ -153,7 +154,7 @@ impl Jail {
         if !dropped.has_left_root() {
             return Err(JailError::StillRoot);
         }
-        rlimits::lower(&self.rlimits)?;
+        rlimits::lower(&self.rlimits, dropped.is_counted_alone())?;
         privileges::drop_all()?;
         privileges::forbid_new()?;
         let landlock = landlock::restrict_to_reading_where_available(&program.reopened_fds)?;
@@ -176,7 +177,7 @@ impl Jail {
     fn shed(&self) -> Result<(), JailError> {
         descriptors::close_all_but(&self.keep_fds)?;
         sys::wipe_environment().map_err(JailError::Environment)?;
-        rlimits::lower(rlimits::ALWAYS)
+        rlimits::lower(rlimits::ALWAYS, true)
     }
 
     /// Leaves the host's namespaces, up to the fork into the pid namespace.

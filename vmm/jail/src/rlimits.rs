@@ -37,9 +37,12 @@ pub(crate) const ALWAYS: &[Rlimit] = &[
     },
 ];
 
-/// Lowers the limits; a soft or hard value that is already lower is not changed.
-pub(crate) fn lower(limits: &[Rlimit]) -> Result<(), JailError> {
-    for limit in limits {
+/// Lowers the limits; a soft or hard value that is already lower is not changed. The limit on processes counts all of a
+/// user's in its user namespace (setrlimit(2); per namespace since Linux 5.14), so it is left alone unless the calling
+/// process `is_counted_alone`: other processes would use it up.
+pub(crate) fn lower(limits: &[Rlimit], is_counted_alone: bool) -> Result<(), JailError> {
+    let applies = |limit: &&Rlimit| is_counted_alone || limit.resource != Resource::RLIMIT_NPROC;
+    for limit in limits.iter().filter(applies) {
         let fail = |errno: nix::Error| JailError::Rlimit {
             resource: name(limit.resource),
             source: errno.into(),
@@ -80,11 +83,22 @@ mod tests {
         setrlimit(RESOURCE, soft, hard).unwrap();
         let lowered_to = |most| {
             let resource = RESOURCE;
-            lower(&[Rlimit { resource, most }]).unwrap();
+            lower(&[Rlimit { resource, most }], true).unwrap();
             getrlimit(resource).unwrap()
         };
         assert_eq!(lowered_to(u64::MAX), (soft, hard));
         assert_eq!(lowered_to(hard / 2), (soft.min(hard / 2), hard / 2));
         assert_eq!(lowered_to(100), (100.min(soft), 100.min(hard)));
+    }
+
+    #[test]
+    fn processes_of_others_do_not_use_up_a_limit() {
+        let limit = Rlimit {
+            resource: Resource::RLIMIT_NPROC,
+            most: 0,
+        };
+        let before = getrlimit(limit.resource).unwrap();
+        lower(&[limit], false).unwrap();
+        assert_eq!(getrlimit(limit.resource).unwrap(), before);
     }
 }
