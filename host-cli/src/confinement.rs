@@ -14,6 +14,7 @@ use capsid_jail::{Confinement, Layer, LayerError};
 
 use crate::accelerator;
 use crate::install_paths::{self, PartError};
+use crate::network::passt_probe::{self, ProbePasstError};
 use crate::settings::{self, SettingsError};
 
 /// Kind of process that reads input from a guest, an image or a network.
@@ -51,19 +52,21 @@ impl Process {
                 "it serves files of all users, with capabilities that its user namespace confines to files",
             )),
             Self::Passt => Some((
-                &[Layer::Rlimits, Layer::Landlock],
-                "it confines itself, and keeps the host's network namespace",
+                &[Layer::Capabilities, Layer::Rlimits, Layer::Landlock],
+                "it confines itself, and keeps the host's network namespace and a bounding set of capabilities, of which \
+                 no_new_privs lets it gain none",
             )),
             _ => None,
         }
     }
 }
 
-/// Lists the processes that start for a machine, besides passt.
-pub(crate) fn processes(accelerator: &str, has_shares: bool) -> Vec<Process> {
+/// Lists the processes that start for a machine.
+pub(crate) fn processes(accelerator: &str, has_shares: bool, has_network: bool) -> Vec<Process> {
     let mut processes = vec![Process::Vmm];
     processes.extend((accelerator == accelerator::EMULATE).then_some(Process::Emulator));
     processes.extend(has_shares.then_some(Process::FileServer));
+    processes.extend(has_network.then_some(Process::Passt));
     processes
 }
 
@@ -82,6 +85,8 @@ pub(crate) enum ProbeError {
     },
     #[error("{program} cannot be confined on this host: {complaint}")]
     Refused { program: &'static str, complaint: String },
+    #[error("passt cannot be confined on this host")]
+    Passt(#[from] ProbePasstError),
     #[error("{program} reports what this version does not understand")]
     Report {
         program: &'static str,
@@ -102,16 +107,7 @@ pub(crate) fn probe(process: Process) -> Result<Confinement, ProbeError> {
                 command.map_err(|source| ProbeError::Prepare(process.name(), source))?,
             )
         }
-        // According to passt's source (isolation.c), it ends when one of these fails.
-        Process::Passt => Ok(Confinement::of(&[
-            Layer::UserNamespace,
-            Layer::Namespaces,
-            Layer::Root,
-            Layer::User,
-            Layer::Capabilities,
-            Layer::NoNewPrivileges,
-            Layer::Seccomp,
-        ])),
+        Process::Passt => Ok(passt_probe::probe(&install_paths::passt()?)?),
     }
 }
 
@@ -199,15 +195,18 @@ pub(crate) fn check(processes: &[Process]) -> Result<(), RequirementError> {
 }
 
 fn compare(process: Process, confinement: &Confinement, required: &BTreeSet<Layer>) -> Result<(), RequirementError> {
+    let by_design = process.does_without();
+    // passt is not ours to change: no host has one with these layers.
+    let is_exempt = |layer| process == Process::Passt && by_design.is_some_and(|(layers, _)| layers.contains(&layer));
     let missing: Vec<_> = required
         .iter()
         .copied()
-        .filter(|layer| !confinement.has(*layer))
+        .filter(|layer| !confinement.has(*layer) && !is_exempt(*layer))
         .collect();
     let Some(first) = missing.first() else {
         return Ok(());
     };
-    let by_design = process.does_without().filter(|(layers, _)| layers.contains(first));
+    let by_design = by_design.filter(|(layers, _)| layers.contains(first));
     Err(RequirementError::Missing {
         process: process.name(),
         missing: names(missing.iter().copied(), ", "),
@@ -255,9 +254,18 @@ mod tests {
     }
 
     #[test]
+    fn passt_does_without_what_no_passt_has() {
+        let confinement = Confinement::of(&[Layer::Seccomp]);
+        let compare = |layer| compare(Process::Passt, &confinement, &BTreeSet::from([layer]));
+        assert!(compare(Layer::Landlock).is_ok() && compare(Layer::Seccomp).is_ok());
+        let error = compare(Layer::UserNamespace).unwrap_err().to_string();
+        assert!(error.contains("passt would run without userns,"), "{error}");
+    }
+
+    #[test]
     fn a_machine_needs_what_it_is_made_of() {
-        assert_eq!(processes("kvm", false), [Process::Vmm]);
-        let emulated = [Process::Vmm, Process::Emulator, Process::FileServer];
-        assert_eq!(processes("emulate", true), emulated);
+        assert_eq!(processes("kvm", false, false), [Process::Vmm]);
+        let emulated = [Process::Vmm, Process::Emulator, Process::FileServer, Process::Passt];
+        assert_eq!(processes("emulate", true, true), emulated);
     }
 }

@@ -88,6 +88,7 @@ pub(crate) async fn container(
     let processes = confinement::processes(
         container.pod.config.accelerator.as_str(),
         !container.config.shares.is_empty(),
+        container.pod.config.network.is_some(),
     );
     confinement::check(&processes)?;
     let care = self::pod(folders, &container.pod.id)?;

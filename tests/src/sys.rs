@@ -7,6 +7,10 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::sys::signal::{SigHandler, Signal};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
 
 /// Makes the child lead a session of its own whose controlling terminal is its stdin.
 pub fn take_controlling_terminal(command: &mut Command) -> &mut Command {
@@ -40,6 +44,62 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
             }
             Ok(())
         })
+    }
+}
+
+/// Limits how many files the child, and all that it starts, may have open.
+pub fn limit_open_files(command: &mut Command, most: u64) -> &mut Command {
+    let limit = Rlimit {
+        current: Some(most),
+        maximum: Some(most),
+    };
+    // SAFETY: the closure runs between fork and exec and makes one system call, which is async-signal-safe.
+    unsafe { command.pre_exec(move || Ok(setrlimit(Resource::Nofile, limit)?)) }
+}
+
+/// Layer of confinement that a host does not offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    /// Kernel without Landlock.
+    Landlock,
+    /// No user namespaces.
+    UserNamespaces,
+    /// No change to another user.
+    UserChange,
+}
+
+/// Makes the child, and all that it starts, run on a host that lacks something: a filter refuses the system calls with
+/// the error that such a host gives.
+pub fn lacking(command: &mut Command, lack: Lack) -> &mut Command {
+    let filter = lack.filter().expect("a filter");
+    // SAFETY: the closure runs between fork and exec and makes two system calls, both async-signal-safe; the filter was
+    // compiled before.
+    unsafe { command.pre_exec(move || seccompiler::apply_filter(&filter).map_err(io::Error::other)) }
+}
+
+impl Lack {
+    fn filter(self) -> Result<BpfProgram, seccompiler::BackendError> {
+        let (syscalls, errno): (&[i64], i32) = match self {
+            Self::Landlock => (&[libc::SYS_landlock_create_ruleset], libc::ENOSYS),
+            Self::UserNamespaces => (&[libc::SYS_unshare], libc::ENOSPC),
+            Self::UserChange => (
+                &[libc::SYS_setresuid, libc::SYS_setuid, libc::SYS_setreuid],
+                libc::EPERM,
+            ),
+        };
+        let new_user = SeccompCondition::new(
+            0,
+            SeccompCmpArgLen::Dword,
+            SeccompCmpOp::MaskedEq(libc::CLONE_NEWUSER as u64),
+            libc::CLONE_NEWUSER as u64,
+        )?;
+        let rules = match self {
+            Self::UserNamespaces => vec![SeccompRule::new(vec![new_user])?],
+            Self::Landlock | Self::UserChange => Vec::new(),
+        };
+        let rules = syscalls.iter().map(|syscall| (*syscall, rules.clone())).collect();
+        let refused = SeccompAction::Errno(errno as u32);
+        SeccompFilter::new(rules, SeccompAction::Allow, refused, TargetArch::x86_64)?.try_into()
     }
 }
 

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use capsid_tests::environment::{accelerator, in_lab};
+use capsid_tests::sys::{Lack, lacking};
 use capsid_tests::{Capsid, Invocation};
 
 #[test]
@@ -70,6 +71,48 @@ fn nothing_starts_without_a_required_layer() {
             .complains("capsid-fs would run without capabilities")
             .complains("require");
         capsid.call(["ps", "-aq"]).wait().succeeds().prints("");
+    }
+}
+
+/// Test of hosts without a layer of confinement: the report names it, what can do without it runs with the rest, and
+/// nothing that would lack it starts where it is required.
+#[test]
+fn a_layer_that_the_host_lacks_is_reported_and_cannot_be_required() {
+    let capsid = Capsid::with_busybox();
+    for (lack, layer) in [
+        (Lack::Landlock, "landlock"),
+        (Lack::UserNamespaces, "userns"),
+        (Lack::UserChange, "uid"),
+    ] {
+        let call = |words: &[&str]| {
+            let mut invocation = capsid.call(words);
+            lacking(invocation.command(), lack);
+            invocation.wait()
+        };
+        // passt confines itself by user namespace and change of user, or not at all.
+        let has_passt = lack == Lack::Landlock;
+        let doctor = call(&["doctor"]).exits(i32::from(!has_passt)).text();
+        let refused = doctor.contains("fail jail-passt        passt cannot be confined on this host: C");
+        assert_ne!(refused, has_passt, "{doctor}");
+        let named = format!("without {layer}");
+        let rows = |text: &str, mark: &str| {
+            text.lines()
+                .filter(|line| line.starts_with(mark) && line.contains(&named))
+                .count()
+        };
+        // All that are confined by Capsid; root's file server keeps its user anyway.
+        let lacking = if lack == Lack::UserChange { 3 } else { 4 };
+        assert_eq!(rows(&doctor, "warn jail-"), lacking, "{doctor}");
+        call(&["run", "--rm", "--network", "none", "busybox", "echo", "hi"])
+            .succeeds()
+            .prints("hi\n");
+        for words in [&["run", "--rm", "busybox", "true"][..], &["load", "-i", "/dev/null"]] {
+            let refused = call(&[&["--require", layer], words].concat());
+            refused.complains(&format!("would run {named}, which `require` demands"));
+        }
+        let doctor = call(&["--require", layer, "doctor"]).exits(1).text();
+        // Without a bind mount no file server starts.
+        assert_eq!(rows(&doctor, "fail jail-"), 3, "{doctor}");
     }
 }
 

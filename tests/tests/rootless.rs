@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use capsid_tests::environment::part;
 use capsid_tests::invocation::{Invocation, eventually};
+use capsid_tests::sys::limit_open_files;
 use capsid_tests::walls::{NO_CAPABILITIES, confined_below};
 use capsid_tests::{Outcome, TestImage};
 use tempfile::TempDir;
@@ -141,6 +142,38 @@ fn an_ordinary_user_has_pods_networks_and_volumes() {
 }
 
 /// Fetches the page from the host, with its header.
+/// Opens files until it may not, and then one more after it has closed them.
+const OPEN_MANY: &str = r#"
+import errno
+held = []
+try:
+    for number in range(500):
+        held.append(open(f"/d/{number}"))
+except OSError as error:
+    print(errno.errorcode[error.errno], 50 < len(held) < 200)
+held.clear()
+print(open("/d/499").read())
+"#;
+
+/// Test that a guest which has more files open than its file server may is refused, and goes on.
+#[test]
+fn files_of_a_share_beyond_the_limit_are_refused() {
+    let person = Person::new();
+    let archive = fs::read(TestImage::DebianPython.docker_archive()).unwrap();
+    person.call(&["load", "-q"]).input(archive).wait().succeeds();
+    let share = person.folder("home/share");
+    fs::create_dir(&share).unwrap();
+    for number in 0..500 {
+        fs::write(share.join(number.to_string()), "x").unwrap();
+    }
+    let bind = format!("{}:/d", share.display());
+    let run = ["run", "--rm", "--network", "none", "-v", &bind, "debian-python"];
+    let mut call = person.call(&[&run[..], &["python3", "-c", OPEN_MANY]].concat());
+    // No other process of a pod comes near.
+    limit_open_files(call.command(), 200);
+    call.wait().succeeds().prints("EMFILE True\nx\n");
+}
+
 fn fetch(address: &str) -> std::io::Result<String> {
     let mut socket = TcpStream::connect(address)?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;

@@ -55,7 +55,7 @@ fn confinement(accelerator: AccelChoice, kvm: &KvmVerdict) -> Vec<Confined> {
         ),
         (Process::FileServer, install_paths::file_server().is_ok(), false),
         (Process::Converter, install_paths::vmm().is_ok(), true),
-        (Process::Passt, install_paths::passt().is_ok(), false),
+        (Process::Passt, install_paths::passt().is_ok(), true),
     ];
     let there = all.into_iter().filter(|(_, is_there, _)| *is_there);
     there

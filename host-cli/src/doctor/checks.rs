@@ -207,7 +207,11 @@ pub(super) fn confinement(confined: &Confined, required: &BTreeSet<Layer>) -> Ch
     let found = match &confined.found {
         Ok(found) => found,
         Err(error) => {
-            let (finding, cure) = (describe(error), "see what the surrounding container forbids");
+            let finding = describe(error);
+            let cure = match process {
+                Process::Passt => "see what the surrounding container forbids, or run with --network none",
+                _ => "see what the surrounding container forbids",
+            };
             return if confined.is_needed {
                 Check::problem(name, finding, cure)
             } else {
@@ -408,10 +412,17 @@ mod tests {
 
     #[test]
     fn what_confines_itself_is_well_as_it_is() {
-        let confined = Confined::examine(Process::Passt, false);
+        let layers = Layer::ALL
+            .into_iter()
+            .filter(|layer| !matches!(layer, Layer::Capabilities | Layer::Rlimits | Layer::Landlock));
+        let confined = Confined {
+            process: Process::Passt,
+            is_needed: true,
+            found: Ok(Confinement::of(&layers.collect::<Vec<_>>())),
+        };
         let check = super::confinement(&confined, &BTreeSet::from([Layer::Landlock]));
         assert!(
-            check.state == State::Ok && check.finding.contains("not rlimits, landlock"),
+            check.state == State::Ok && check.finding.contains("not capabilities, rlimits, landlock"),
             "{check:?}"
         );
     }

@@ -17,6 +17,7 @@ mod default_route;
 mod guest;
 mod host;
 mod passt;
+pub(crate) mod passt_probe;
 mod pod_networks;
 mod ports;
 mod steps;

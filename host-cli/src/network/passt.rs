@@ -183,6 +183,8 @@ fn place(host: SocketAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::default_route::DefaultRoute;
+    use crate::network::pod_networks::PodNetworks;
 
     #[test]
     fn options_are_found_in_what_passt_says_of_itself() {
@@ -190,6 +192,38 @@ mod tests {
             b"  --no-map-gw\t\tDon't\n  --map-host-loopback ADDR\tTranslate\n    can be none, see --map-guest-address";
         assert!(names(said, "--map-host-loopback") && names(said, "--no-map-gw"));
         assert!(!names(said, "--map-guest-addr"));
+    }
+
+    #[test]
+    fn no_option_maps_an_address_to_this_host() {
+        let host = Host {
+            way_v4: Some("eth0".into()),
+            ..Host::default()
+        };
+        let config = crate::state::tests::plain(1);
+        let pod_networks = PodNetworks {
+            id: "1",
+            name: "web",
+            hostname: "web",
+            config: Some(&config),
+            networks: Vec::new(),
+        };
+        let guest = GuestNetwork::of(&pod_networks, &config, &DefaultRoute::Own, &host);
+        let words = |later: &[&'static str]| arguments(&config, &host, &guest, (7, later));
+        let old = words(&[]);
+        assert!(old.contains(&"--no-map-gw".to_owned()), "{old:?}");
+        assert!(!old.iter().any(|word| word.starts_with("--map-")), "{old:?}");
+        let new = words(&LATER_OPTIONS);
+        assert!(new.contains(&"--no-map-gw".to_owned()), "{new:?}");
+        for option in LATER_OPTIONS {
+            let at = new.iter().position(|word| word == option).unwrap();
+            assert_eq!(new.get(at + 1).map(String::as_str), Some("none"), "{new:?}");
+        }
+        // Without published ports, nothing of this host listens for the guest.
+        for flag in ["--tcp-ports", "--udp-ports"] {
+            let at = new.iter().position(|word| word == flag).unwrap();
+            assert_eq!(new.get(at + 1).map(String::as_str), Some("none"), "{new:?}");
+        }
     }
 
     #[test]

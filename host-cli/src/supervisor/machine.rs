@@ -89,7 +89,12 @@ pub(super) fn prepare(folders: &Folders, wanted: Wanted<'_>) -> Result<Prepared,
     let (coming, words) = Sidecars::new();
     let open = || -> anyhow::Result<_> {
         let (accelerator, _) = accelerator::choose(wanted.config.accelerator, &folders.run)?;
-        confinement::check(&confinement::processes(accelerator.name(), !wanted.shares.is_empty()))?;
+        let has_network = wanted
+            .pod_networks
+            .as_ref()
+            .is_some_and(|networks| networks.config.is_some());
+        let processes = confinement::processes(accelerator.name(), !wanted.shares.is_empty(), has_network);
+        confinement::check(&processes)?;
         let kernel = wanted.config.kernel.clone();
         let kernel = kernel.map_or_else(install_paths::kernel, Ok)?;
         let (shares, servers) = shares::serve(wanted.shares, wanted.id, folders)?;
