@@ -117,6 +117,11 @@ fuzz: deps ## Coverage-guided fuzzing of what reads hostile bytes, SECONDS_EACH 
 	@tests/scripts/require-packages g++ zstd attr
 	tests/scripts/fuzz $(or $(SECONDS_EACH),60) $(TARGETS)
 
+.PHONY: fuzz-check
+fuzz-check: ## Compiles what `make fuzz` runs, without libFuzzer's own C++
+	@CUSTOM_LIBFUZZER_PATH=/dev/null RUSTFLAGS="--cfg fuzzing" $(CARGO) check --quiet --locked --bins \
+		--manifest-path tests/fuzz/Cargo.toml --target x86_64-unknown-linux-gnu --target-dir $(TARGET)/fuzz-check
+
 .PHONY: install
 install: ## Installs under PREFIX (after `make build kernel`)
 	@test -x $(RELEASE)/capsid -a -e $(KERNEL) || { echo "make: run 'make build kernel' first" >&2; exit 1; }

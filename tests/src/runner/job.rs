@@ -75,6 +75,7 @@ const CHECKS: &[(&str, &[&str], u64)] = &[
     ("format", &["make", "format-check"], 5),
     ("lints", &["make", "clippy"], 60),
     ("crates", &["make", "deny"], 5),
+    ("fuzz-targets", &["make", "fuzz-check"], 60),
 ];
 
 /// Maximum seconds that the unit tests of one crate take.
