@@ -100,7 +100,7 @@ impl Rest {
         let code = match runner {
             Runner::Machine(task) => task.finish().await?,
             Runner::Supervisor(mut connection) => loop {
-                match connection.reader.receive::<Answer>().await?.0 {
+                match connection.receive::<Answer>().await?.0 {
                     Answer::Started { .. } => {}
                     Answer::Exited { exit, .. } => break exit.code,
                     Answer::Failed(failure) => return Err(failure.into()),

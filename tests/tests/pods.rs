@@ -5,8 +5,9 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::path::Path;
 
-use capsid_tests::environment::{count, in_lab};
+use capsid_tests::environment::{count, in_lab, patience};
 use capsid_tests::invocation::eventually;
 use capsid_tests::resident::descendants;
 use capsid_tests::{Capsid, Outcome, TestImage};
@@ -203,6 +204,36 @@ fn a_pod_is_stopped_and_started_with_its_containers() {
     call(&capsid, &["pod", "inspect", "web"])
         .exits(1)
         .complains("no such pod");
+}
+
+#[test]
+fn several_pods_are_handled_at_once_and_told_in_order() {
+    let capsid = Capsid::with_busybox();
+    for pod in ["front", "back"] {
+        call(&capsid, &["pod", "create", pod]).succeeds();
+        // As process 1 it ignores SIGTERM.
+        sleeper(&capsid, pod, &format!("{pod}-1"), &[], "busybox");
+    }
+    let stopped = call(&capsid, &["pod", "stop", "-t", "6", "front", "nobody", "back"]).exits(1);
+    // One after another they would take 12 s.
+    assert!(stopped.took < patience(11), "{stopped}");
+    stopped.complains("no such pod").prints("front\nback\n");
+    call(&capsid, &["pod", "start", "back", "front"])
+        .succeeds()
+        .prints("back\nfront\n");
+    let supervisors = ["front", "back"].map(|pod| supervisor(&capsid, pod));
+    call(&capsid, &["pod", "rm", "front", "back"])
+        .exits(1)
+        .complains("is running");
+    call(&capsid, &["pod", "rm", "-f", "front", "back"])
+        .succeeds()
+        .prints("front\nback\n");
+    call(&capsid, &["ps", "-aq"]).succeeds().prints("");
+    eventually("their end", 10, || {
+        supervisors
+            .iter()
+            .all(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+    });
 }
 
 #[test]

@@ -3,10 +3,12 @@
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
 
+use std::io::Read;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use capsid_tests::environment::patience;
-use capsid_tests::invocation::eventually;
+use capsid_tests::invocation::{eventually, wait_until};
 use capsid_tests::{Capsid, Outcome};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -84,6 +86,10 @@ fn what_hangs_is_ended_and_keeps_nobody_waiting() {
     let ended = capsid.call(["rm", "-f", "paused"]).within(60).wait().succeeds();
     assert_eq!(ended.text(), "paused");
     others_are_served(&capsid, "other");
+    capsid.detached("last", &["busybox", "sleep", "1000"]);
+    stop_process(capsid.machine("last"));
+    quick(&capsid, &["stop", "-t", "0", "other"]).succeeds();
+    quick(&capsid, &["rm", "other"]).succeeds();
 }
 
 /// Test that nobody waits for a supervisor that is killed while it is stopped, either.
@@ -91,9 +97,28 @@ fn what_hangs_is_ended_and_keeps_nobody_waiting() {
 fn a_killed_container_is_gone_whatever_hangs() {
     let capsid = Capsid::with_busybox();
     capsid.detached("it", &["busybox", "sleep", "1000"]);
+    let zeros = ["exec", "it", "dd", "if=/dev/zero", "of=/big", "bs=1M", "count=8"];
+    capsid.call(zeros).wait().succeeds();
+    let mut copy = capsid.call(["cp", "it:/big", "-"]).spawn_with(|command| {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+    });
+    let mut archive = copy.stdout.take().unwrap();
+    archive.read_exact(&mut [0; 512]).unwrap();
     let supervisor = capsid.supervisor("it");
-    stop_process(capsid.machine("it"));
     stop_process(supervisor);
+    // The machine sends the archive, but nobody tells its end.
+    std::io::copy(&mut archive, &mut std::io::sink()).unwrap();
+    let status = wait_until(&mut copy, Instant::now() + patience(20)).expect("the end of the copy");
+    let mut complaint = String::new();
+    copy.stderr.take().unwrap().read_to_string(&mut complaint).unwrap();
+    assert!(
+        status.code() == Some(1) && complaint.contains("is stopped by a signal"),
+        "{status}: {complaint}"
+    );
+    stop_process(capsid.machine("it"));
     let began = Instant::now();
     capsid.call(["kill", "it"]).within(60).wait().succeeds();
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());

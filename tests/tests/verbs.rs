@@ -4,8 +4,15 @@
 // A surprise in a test is a failed test.
 #![allow(clippy::unwrap_used)]
 
-use capsid_tests::invocation::eventually;
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use capsid_tests::environment::patience;
+use capsid_tests::invocation::{eventually, wait_until};
 use capsid_tests::{Capsid, Outcome};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// Runs `capsid WORDS...` to its end.
 fn call(capsid: &Capsid, words: &[&str]) -> Outcome {
@@ -285,4 +292,50 @@ fn several_containers_are_handled_at_once_and_told_in_order() {
     all(&["kill"]).succeeds().prints(reported);
     all(&["wait"]).succeeds().prints("137\n137\n137\n137\n");
     all(&["rm", "-f"]).succeeds().prints(reported);
+}
+
+/// Test of the verbs that wait for something that does not happen, or write what nobody reads.
+#[test]
+fn a_signal_ends_whatever_waits_within_a_second() {
+    let capsid = Capsid::with_busybox();
+    capsid.detached("it", &["busybox", "sleep", "1000"]);
+    call(
+        &capsid,
+        &["exec", "it", "dd", "if=/dev/zero", "of=/big", "bs=1M", "count=8"],
+    )
+    .succeeds();
+    let verbs: &[&[&str]] = &[
+        &["wait", "it"],
+        &["logs", "-f", "it"],
+        &["stats"],
+        &["events"],
+        &["attach", "--sig-proxy=false", "it"],
+        &["exec", "it", "sleep", "1000"],
+        &["cp", "it:/big", "-"],
+        &["export", "it"],
+        &["stop", "-t", "60", "it"],
+        &["restart", "-t", "60", "it"],
+    ];
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        for words in verbs {
+            let mut child = capsid.call(*words).spawn_with(|command| {
+                command
+                    .stdin(Stdio::null())
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::null());
+            });
+            sleep(Duration::from_millis(400));
+            assert!(child.try_wait().unwrap().is_none(), "{words:?} has nothing to wait for");
+            kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+            let ended = wait_until(&mut child, Instant::now() + patience(1));
+            assert!(
+                ended.is_some_and(|status| !status.success()),
+                "{words:?} at {signal}: {ended:?}"
+            );
+        }
+    }
+    // What was interrupted has not touched the container.
+    assert_eq!(capsid.field("it", ".State.Status"), "running");
+    call(&capsid, &["exec", "it", "ls", "/big"]).succeeds();
+    call(&capsid, &["rm", "-f", "it"]).succeeds();
 }

@@ -293,3 +293,55 @@ pub(super) fn confirm(warning: &str) -> anyhow::Result<bool> {
     std::io::stdin().lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Runs [`each`] on `names`, and returns the exit code with the largest number of names in work at a time.
+    async fn most_at_once(names: &[String], act: impl AsyncFn(&str) -> anyhow::Result<Option<String>>) -> (u8, usize) {
+        let (now, most) = (Cell::new(0), Cell::new(0));
+        let code = each(names, async |name| {
+            now.set(now.get() + 1);
+            most.set(now.get().max(most.get()));
+            tokio::task::yield_now().await;
+            let acted = act(name).await;
+            now.set(now.get() - 1);
+            acted
+        });
+        (code.await.unwrap(), most.get())
+    }
+
+    #[tokio::test]
+    async fn many_names_are_worked_on_at_once_but_not_all() {
+        let names: Vec<String> = (0..3 * AT_ONCE).map(|number| number.to_string()).collect();
+        let done = Cell::new(0);
+        let counted = most_at_once(&names, async |_| {
+            done.set(done.get() + 1);
+            Ok(None)
+        });
+        assert_eq!(counted.await, (0, AT_ONCE));
+        assert_eq!(done.get(), names.len());
+        // Work on one container does not wait for other work on it.
+        let twice = vec!["a".to_owned(), "b".to_owned(), "a".to_owned()];
+        assert_eq!(most_at_once(&twice, async |_| Ok(None)).await, (0, 1));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_fails_stops_no_other() {
+        let names = ["a", "b", "c"].map(String::from);
+        let done = Cell::new(0);
+        let acted = most_at_once(&names, async |name| {
+            done.set(done.get() + 1);
+            if name == "b" {
+                bail!("no such container")
+            } else {
+                Ok(None)
+            }
+        });
+        assert_eq!(acted.await, (1, 3));
+        assert_eq!(done.get(), 3);
+    }
+}

@@ -100,10 +100,16 @@ impl Connection {
         &mut self,
         limit: Duration,
     ) -> Result<(T, Vec<OwnedFd>), ControlError> {
+        let answer = timeout(limit, self.receive()).await;
+        answer.unwrap_or(Err(ControlError::Silent(limit)))
+    }
+
+    /// Receives an answer of a supervisor that may take as long as its work does. Fails when the supervisor is stopped.
+    pub(crate) async fn receive<T: DeserializeOwned>(&mut self) -> Result<(T, Vec<OwnedFd>), ControlError> {
         let peer = self.peer();
         tokio::select! {
             biased;
-            answer = timeout(limit, self.reader.receive()) => answer.unwrap_or(Err(ControlError::Silent(limit))),
+            answer = self.reader.receive() => answer,
             pid = peer.stopped() => Err(ControlError::Stopped(pid)),
         }
     }
