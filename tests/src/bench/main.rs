@@ -87,6 +87,7 @@ fn kvm_report() -> Report {
 /// Measures the costs of networks.
 fn network_figures(accelerator: &str) -> Vec<Figure> {
     let mut figures = network_figure::against_others(accelerator);
+    figures.push(network_figure::between_pods(accelerator));
     figures.push(network_figure::start(accelerator));
     figures
 }

@@ -22,6 +22,8 @@ use crate::start_figure::{emulated_command_line, in_turns};
 
 /// Bytes sent to measure the throughput.
 const STREAM_BYTES: u64 = 8 << 20;
+/// Bytes that another pod sends back.
+const ECHOED_BYTES: u64 = 4 << 20;
 /// Number of questions, one after the other, to measure the time of an answer.
 const QUESTIONS: u32 = 50;
 /// Script that serves one connection: a stream, or an answer to each line. The client speaks first, which passt waits
@@ -117,6 +119,26 @@ pub(crate) fn start(accelerator: &str) -> Figure {
     };
     let (ours, reference) = in_turns(|| run("default"), || run("none"));
     let name = format!("run --rm busybox true / --network none ({accelerator})");
+    Figure::of_times(&name, None, &ours, &reference)
+}
+
+/// Measures a stream that another pod of a user-defined network sends back, against the same within one pod, by its own
+/// loopback: what the two machines' devices and the switch add to the guest's own work.
+pub(crate) fn between_pods(accelerator: &str) -> Figure {
+    let capsid = Capsid::with_busybox();
+    capsid.call(["network", "create", "back"]).wait().succeeds();
+    let on = ["--accel", accelerator, "--network", "back", "busybox"];
+    capsid.detached("echo", &[&on[..], &["nc", "-ll", "-p", "7", "-e", "cat"]].concat());
+    capsid.detached("client", &[&on[..], &["sleep", "100000"]].concat());
+    let echoed = |from: &str, to: &str| {
+        let bytes = ECHOED_BYTES;
+        let script = format!("head -c {bytes} /dev/zero | nc {to} 7 | head -c {bytes} | wc -c");
+        let outcome = capsid.call(["exec", from, "sh", "-c", &script]).within(300).wait();
+        let outcome = outcome.succeeds().prints(format!("{bytes}\n"));
+        outcome.took
+    };
+    let (ours, reference) = in_turns(|| echoed("client", "echo"), || echoed("echo", "127.0.0.1"));
+    let name = format!("4 MiB echoed by another pod / within a pod ({accelerator})");
     Figure::of_times(&name, None, &ours, &reference)
 }
 
