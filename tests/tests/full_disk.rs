@@ -10,7 +10,7 @@
 use std::thread;
 use std::time::Duration;
 
-use capsid_tests::environment::count;
+use capsid_tests::environment::{count, patience};
 use capsid_tests::invocation::eventually;
 use capsid_tests::running::{alone, call, detached, remove_all, send, spawn};
 use capsid_tests::small_disk::SmallDisk;
@@ -249,5 +249,65 @@ fn a_guest_is_told_in_time_and_loses_nothing() {
     call(&capsid, &["start", "it"]).succeeds();
     let kept = call(&capsid, &["exec", "it", "md5sum", "/kept", "/box/kept"]);
     assert_eq!(kept.succeeds().text(), digests);
+
+    // A container that ends on a full disk does so soon, and says what that cost.
+    write_and_fill(&capsid, &disk, "unsynced");
+    let stopped = call(&capsid, &["stop", "-t", "0", "it"]).succeeds();
+    assert!(stopped.took < patience(30), "{stopped}");
+    disk.empty();
+    eventually("the container has ended", 20, || {
+        capsid.field("it", ".State.Status") == "exited"
+    });
+    let error = capsid.field("it", ".State.Error");
+    assert!(
+        error.contains("the host's disk was full when the container ended"),
+        "{error}"
+    );
     remove_all(&capsid);
+}
+
+/// Test of the disks of a pod of several containers, which are plugged into its running machine.
+#[test]
+fn each_container_of_a_pod_is_told_in_time() {
+    let _alone = alone();
+    let Some((capsid, disk)) = on_small_disk("each_container_of_a_pod", 160) else {
+        return;
+    };
+    call(&capsid, &["pod", "create", "web"]).succeeds();
+    for (name, volume) in [("it", "box:/box"), ("other", "other-box:/box")] {
+        let words = [
+            "run", "-d", "--pod", "web", "--name", name, "-v", volume, "busybox", "sleep", "1000",
+        ];
+        call(&capsid, &words).succeeds();
+    }
+    disk.fill(40 << 20);
+    for name in ["it", "other"] {
+        for path in ["/", "/box"] {
+            let script = format!(
+                "cd {path} && while [ $(df -m . | tail -1 | awk '{{ print $4 }}') -gt 40 ]; do sleep 0.2; done
+                dd if=/dev/zero of=much bs=1M count=60; code=$?; rm much; exit $code"
+            );
+            let outcome = call(&capsid, &["exec", name, "sh", "-c", &script]).exits(1);
+            assert!(outcome.stderr.contains("No space left on device"), "{outcome}");
+        }
+    }
+    disk.empty();
+    eventually("the guest sees room again", 20, || available_mib(&capsid, "/") > 60);
+    let digests = write_and_fill(&capsid, &disk, "kept");
+    let mut sync = spawn(&capsid, &["exec", "it", "sync"]);
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(sync.try_wait().unwrap(), None, "written without room");
+    call(&capsid, &["exec", "other", "true"]).succeeds();
+    disk.empty();
+    assert!(sync.wait().unwrap().success());
+    send(capsid.machine("it"), Signal::SIGKILL);
+    eventually("the pod has ended", 20, || {
+        ["it", "other"]
+            .iter()
+            .all(|name| capsid.field(name, ".State.Status") == "exited")
+    });
+    call(&capsid, &["start", "it"]).succeeds();
+    let kept = call(&capsid, &["exec", "it", "md5sum", "/kept", "/box/kept"]);
+    assert_eq!(kept.succeeds().text(), digests);
+    call(&capsid, &["pod", "rm", "-f", "web"]).succeeds();
 }

@@ -131,7 +131,7 @@ pub(super) async fn run_once(
     supervised.output.finish();
     match lived {
         Ok(stopped) => Outcome::Exited(exit(&stopped, &supervised.data)),
-        Err(error) => conclude(&error, started),
+        Err(error) => conclude(&error, started, free_space::is_used_up(&supervised.data)),
     }
 }
 
@@ -358,7 +358,8 @@ fn exit(stopped: &Stopped, data: &Path) -> Exit {
 }
 
 /// Converts an error to an outcome: a container that ran has ended by it, one that did not has failed to start.
-pub(super) fn conclude(error: &LifecycleError, started: bool) -> Outcome {
+/// `is_used_up` tells that guests may fill no more of the host's disk.
+pub(super) fn conclude(error: &LifecycleError, started: bool, is_used_up: bool) -> Outcome {
     let mut failure = Failure::of(error);
     match error {
         LifecycleError::Process(error) => failure.code = error.exit_code(),
@@ -378,6 +379,8 @@ pub(super) fn conclude(error: &LifecycleError, started: bool) -> Outcome {
     match (started, error) {
         (true, LifecycleError::Killed) => Outcome::Exited(Exit {
             code: exit_code::KILLED,
+            // Its machine was killed because it did not get rid of what it had to write.
+            error: if is_used_up { NO_ROOM.into() } else { String::new() },
             ..Exit::default()
         }),
         (true, _) => Outcome::Ended(failure),

@@ -86,7 +86,7 @@ fn a_container_that_fails_to_start_never_runs() {
         })
         .await;
         assert!(!started && world.status() == Status::Created);
-        let Outcome::Failed(failure) = conclude(&lived.unwrap_err(), started) else {
+        let Outcome::Failed(failure) = conclude(&lived.unwrap_err(), started, false) else {
             panic!("no failure");
         };
         assert_eq!((failure.code, failure.message.as_str()), (125, "no such disk"));
@@ -145,7 +145,7 @@ fn machine_end(killed: bool) -> LifecycleError {
 
 #[test]
 fn the_end_of_the_machine_is_the_end_of_a_container_that_ran() {
-    let code = |killed, started| match conclude(&machine_end(killed), started) {
+    let code = |killed, started| match conclude(&machine_end(killed), started, false) {
         Outcome::Ended(failure) => (failure.code, true),
         Outcome::Failed(failure) => (failure.code, false),
         outcome @ Outcome::Exited(_) => panic!("{outcome:?}"),
@@ -158,7 +158,7 @@ fn the_end_of_the_machine_is_the_end_of_a_container_that_ran() {
 
 #[test]
 fn the_console_is_shown_without_what_moves_the_cursor() {
-    let Outcome::Ended(failure) = conclude(&machine_end(false), true) else {
+    let Outcome::Ended(failure) = conclude(&machine_end(false), true, false) else {
         panic!("not ended");
     };
     assert_eq!(failure.console, "[1.0] first\n[1.1] Kernel panic\\u{1b}[0m");
@@ -167,18 +167,20 @@ fn the_console_is_shown_without_what_moves_the_cursor() {
 
 #[test]
 fn a_container_that_was_killed_exits_like_one() {
-    let outcome = conclude(&LifecycleError::Killed, true);
+    let outcome = conclude(&LifecycleError::Killed, true, false);
     assert!(matches!(outcome, Outcome::Exited(Exit { code: 137, .. })));
-    let outcome = conclude(&LifecycleError::Killed, false);
+    let outcome = conclude(&LifecycleError::Killed, true, true);
+    assert!(matches!(outcome, Outcome::Exited(Exit { error, .. }) if error.contains("disk was full")));
+    let outcome = conclude(&LifecycleError::Killed, false, false);
     assert!(matches!(outcome, Outcome::Failed(Failure { code: 137, .. })));
 }
 
 #[test]
 fn an_agent_that_stopped_responding_has_its_container_killed() {
     let unresponsive = LifecycleError::Session(SessionError::Unresponsive("silent".into()));
-    let outcome = conclude(&unresponsive, true);
+    let outcome = conclude(&unresponsive, true, false);
     assert!(matches!(outcome, Outcome::Ended(Failure { code: 137, .. })));
-    let outcome = conclude(&unresponsive, false);
+    let outcome = conclude(&unresponsive, false, false);
     assert!(matches!(outcome, Outcome::Failed(Failure { code: 125, .. })));
 }
 
@@ -188,7 +190,7 @@ fn a_program_that_is_not_found_is_dockers_127() {
         step: FailedStep::ExecNotFound,
         text: GuestText::new(b"no such program"),
     };
-    let outcome = conclude(&ProcessError::Failed(failure).into(), false);
+    let outcome = conclude(&ProcessError::Failed(failure).into(), false, false);
     assert!(matches!(outcome, Outcome::Failed(Failure { code: 127, .. })));
 }
 
