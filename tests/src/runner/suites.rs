@@ -78,6 +78,7 @@ pub(crate) const SUITES: &[Suite] = &[
     ),
     suite("killed_images", 20, NO_MACHINE),
     suite("killed_pods", 45, SAME_PROCESSES),
+    suite("lab", 60, Kvm::Never("starts labs itself")),
     suite("leaks", 170, Kvm::Full),
     suite("limits", 40, Kvm::Full),
     suite("listing", 15, INSIDE_ONLY),
