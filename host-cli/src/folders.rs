@@ -218,6 +218,14 @@ mod tests {
         fs::set_permissions(&public, fs::Permissions::from_mode(0o777)).unwrap();
         assert!(refusal(&ours, Links::Refuse).contains("no sticky bit"));
         fs::set_permissions(&public, fs::Permissions::from_mode(0o1777)).unwrap();
+        // A directory further up is as good a place to put another one.
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let refused = refusal(&ours, Links::Refuse);
+        assert!(
+            refused.contains("no sticky bit") && !refused.contains("/tmp/tmp"),
+            "{refused}"
+        );
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o700)).unwrap();
         Directory::open(&ours, &RUN, Links::Refuse).unwrap();
         // Nothing was touched where the link led.
         assert!(target.join("pods/precious").is_dir());

@@ -6,7 +6,10 @@ use std::io::{self, Write};
 
 /// Tests that some sound hosts cannot run, and which hosts.
 const MAY_SKIP: &[(&str, &str)] = &[
-    ("a_checkout_may_be_in_any_folder", "users who start labs by sudo, and labs"),
+    (
+        "a_checkout_may_be_in_any_folder",
+        "users who start labs by sudo, and labs",
+    ),
     ("a_bomb", "the lab: its disk is memory, too little for 11 GiB"),
     ("no_permission_for_kvm", "hosts where everybody may use /dev/kvm"),
 ];

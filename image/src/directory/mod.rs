@@ -250,14 +250,15 @@ fn enter(wanted: &Path, links: Links) -> Result<(PathBuf, File), DirectoryError>
     if metadata.uid() != us {
         return Err(foreign(metadata.uid()));
     }
-    if links == Links::Refuse {
-        check_public_place(wanted, metadata.mode())?;
-    }
     let path = path_of(&file).map_err(failed)?;
+    if links == Links::Refuse {
+        check_public_place(&path, metadata.mode())?;
+    }
     Ok((path, file))
 }
 
-/// Checks a directory in a place where anybody may create one: closed to others, and not to be renamed by them.
+/// Checks a directory, by its path without links, in a place where anybody may create one: closed to others, and neither
+/// it nor a directory above it to be renamed by them, so that its path leads to it from now on.
 fn check_public_place(path: &Path, mode: u32) -> Result<(), DirectoryError> {
     let mode = mode & 0o777;
     if mode & OTHERS != 0 {
@@ -266,14 +267,15 @@ fn check_public_place(path: &Path, mode: u32) -> Result<(), DirectoryError> {
             mode,
         });
     }
-    let parent = path.parent().unwrap_or(path);
-    let metadata = std::fs::metadata(parent).map_err(|source| DirectoryError::Use {
-        path: parent.into(),
-        source,
-    })?;
-    let is_others = ![0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
-    if is_others || (metadata.mode() & OTHERS_WRITE != 0 && metadata.mode() & STICKY == 0) {
-        return Err(DirectoryError::Parent { path: parent.into() });
+    for above in path.ancestors().skip(1) {
+        let metadata = std::fs::symlink_metadata(above).map_err(|source| DirectoryError::Use {
+            path: above.into(),
+            source,
+        })?;
+        let is_others = ![0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
+        if is_others || (metadata.mode() & OTHERS_WRITE != 0 && metadata.mode() & STICKY == 0) {
+            return Err(DirectoryError::Parent { path: above.into() });
+        }
     }
     Ok(())
 }
