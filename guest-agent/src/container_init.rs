@@ -161,7 +161,7 @@ pub(crate) fn run() -> i32 {
         Some(Order::Prepare(process)) => process.id().to_owned(),
         _ => String::new(),
     };
-    let error = match obey(order, fds, &mut control) {
+    let error = match handle_order(order, fds, &mut control) {
         Ok(exit_code) => return exit_code,
         Err(error) => error,
     };
@@ -179,7 +179,7 @@ fn receive_order(control: &UnixStream) -> Result<(InitOrder, Vec<OwnedFd>), Fram
 
 /// Carries out the first order. The program's process, when it is a child of this one or of the agent, reports and ends
 /// by itself.
-fn obey(order: InitOrder, fds: Vec<OwnedFd>, control: &mut UnixStream) -> Result<i32, InitError> {
+fn handle_order(order: InitOrder, fds: Vec<OwnedFd>, control: &mut UnixStream) -> Result<i32, InitError> {
     let process = match order.kind {
         Some(Order::Prepare(process)) => process.kind,
         Some(Order::ReapPod(_)) => return pod_init::be_first().map_err(InitError::PodInit),

@@ -409,6 +409,9 @@ pub(crate) struct LoadArgs {
 /// Flags of `capsid images`.
 #[derive(Debug, Args)]
 pub(crate) struct ImagesArgs {
+    /// All images: the same list, as there are no intermediate ones
+    #[arg(short, long, hide_short_help = true)]
+    all: bool,
     /// Only images of this name
     pub image: Option<String>,
     /// Only ids

@@ -184,6 +184,10 @@ fn formats_are_gos_templates_on_every_verb() {
         ),
         (&["images", "--format", "{{.Repository}}:{{.Tag}}", "app"], "app:1\n"),
         (
+            &["images", "-a", "--format", "{{.Repository}}:{{.Tag}}", "app"],
+            "app:1\n",
+        ),
+        (
             &["images", "--format", "table {{.Repository}}\\t{{.Tag}}", "chi*"],
             "REPOSITORY   TAG\nchild        1\n",
         ),

@@ -118,7 +118,7 @@ fn join_once(folder: &Path, gateways: &[IpAddr], request: &Join) -> Result<Membe
     let (frames, its_frames) = UnixStream::pair().map_err(SwitchError::Connect)?;
     let answer = membership::join(control.as_fd(), request.clone(), its_frames.into());
     match answer.map_err(|source| silent(folder, source))? {
-        Answer::Joined => Ok(Membership {
+        Answer::Admitted => Ok(Membership {
             frames,
             control: watched(control).map_err(SwitchError::Connect)?,
         }),

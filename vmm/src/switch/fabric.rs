@@ -171,7 +171,7 @@ impl Fabric {
         }
         match self.connect(mac, control, frames) {
             Ok(port) => {
-                membership::answer(port.control(), &Answer::Joined);
+                membership::answer(port.control(), &Answer::Admitted);
                 self.ports.insert(mac, port);
             }
             // The supervisor sees that the connection is closed.

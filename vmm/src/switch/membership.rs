@@ -42,7 +42,7 @@ enum Word {
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// The pod is a member.
-    Joined,
+    Admitted,
     /// The pod is not a member, for this reason.
     Refused(String),
 }

@@ -71,7 +71,7 @@ impl Network {
             names: vec![name.into()],
         };
         match join(control.as_fd(), wish, its_frames.into()).unwrap() {
-            Answer::Joined => Ok(Member { control, frames }),
+            Answer::Admitted => Ok(Member { control, frames }),
             Answer::Refused(reason) => Err(reason),
         }
     }
