@@ -97,3 +97,18 @@ fn a_full_tmpfs_is_the_containers_problem() {
         .succeeds()
         .prints("1\nfine\n");
 }
+
+/// Changes of a cgroup's quota turn code of the scheduler on and off, which no processor may notice: a kernel that patches
+/// its instructions for that panics within seconds where processors are emulated.
+const CHANGING_QUOTA: &str = "mkdir /cg && mount -t cgroup2 cgroup /cg && cd /cg && mkdir one
+    echo +cpu >cgroup.subtree_control 2>/dev/null
+    (while :; do :; done) & (while :; do sleep 0.001; done) &
+    for n in $(seq 1000); do echo '50000 100000' >one/cpu.max && echo 'max 100000' >one/cpu.max || exit; done; echo unharmed";
+
+#[test]
+fn a_quota_that_changes_all_the_time_harms_no_processor() {
+    let capsid = Capsid::with_busybox();
+    let words = ["--privileged", "--vcpus", "2", "busybox", "sh", "-c", CHANGING_QUOTA];
+    let outcome = capsid.run_call(words).within(120).wait();
+    outcome.succeeds().prints("unharmed\n");
+}
