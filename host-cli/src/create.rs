@@ -308,6 +308,7 @@ fn container(image_name: &str, image: &Image, plan: Plan, pod: Option<Pod>) -> C
 /// Gets the image from the store or a registry, according to `--pull`.
 async fn obtain(store: &Store, request: &RunRequest, settings: &Settings, bars: &Bars) -> anyhow::Result<Image> {
     let (name, args, platform) = (&request.image, &request.flags, request.platform.clone());
+    let may_be_here = args.pull == PullPolicy::Always || platform.is_some();
     let stored = if args.pull == PullPolicy::Always {
         None
     } else {
@@ -334,7 +335,10 @@ async fn obtain(store: &Store, request: &RunRequest, settings: &Settings, bars: 
     }
     let pulled = capsid_image::pull(store, &reference, &options, bars).await;
     Ok(pulled
-        .with_context(|| format!("cannot pull {reference}, which is not here"))?
+        .with_context(|| {
+            let why = if may_be_here { "" } else { ", which is not here" };
+            format!("cannot pull {reference}{why}")
+        })?
         .image)
 }
 

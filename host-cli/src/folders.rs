@@ -92,9 +92,16 @@ fn places(data: Option<PathBuf>, run: Option<PathBuf>) -> Result<(RunPath, RunPa
     Ok(((data, Links::Follow), run))
 }
 
+/// Returns the path of the configuration file that the user names, which must exist.
+pub(crate) fn named_config_file() -> Option<PathBuf> {
+    let path = env::var_os("CAPSID_CONFIG").filter(|path| !path.is_empty())?;
+    // A working directory that is gone makes the path as wrong as it is.
+    Some(std::path::absolute(&path).unwrap_or_else(|_| path.into()))
+}
+
 /// Returns the path of the configuration file, if it is known.
 pub(crate) fn config_file() -> Option<PathBuf> {
-    if let Some(path) = absolute("CAPSID_CONFIG") {
+    if let Some(path) = named_config_file() {
         return Some(path);
     }
     if is_root() && env::var_os("XDG_CONFIG_HOME").is_none() {

@@ -67,12 +67,25 @@ pub(crate) enum SettingsError {
         #[source]
         source: io::Error,
     },
-    #[error("{path} is not a valid configuration file")]
+    #[error("{path} is not a valid configuration file: line {line}: {reason}")]
     Parse {
         path: PathBuf,
-        #[source]
-        source: toml::de::Error,
+        /// Number of the line, from 1.
+        line: usize,
+        reason: String,
     },
+}
+
+impl SettingsError {
+    /// Error of `text`, the file's content, on one line.
+    fn parse(path: PathBuf, text: &str, error: &toml::de::Error) -> Self {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        Self::Parse {
+            path,
+            line: before.matches('\n').count() + 1,
+            reason: error.message().replace('\n', ", "),
+        }
+    }
 }
 
 /// Reads the file; without one, all settings have their defaults.
@@ -81,8 +94,10 @@ pub(crate) fn read() -> Result<Settings, SettingsError> {
         return Ok(Settings::default());
     };
     match std::fs::read_to_string(&path) {
-        Ok(text) => toml::from_str(&text).map_err(|source| SettingsError::Parse { path, source }),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Settings::default()),
+        Ok(text) => toml::from_str(&text).map_err(|error| SettingsError::parse(path, &text, &error)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && folders::named_config_file().is_none() => {
+            Ok(Settings::default())
+        }
         Err(source) => Err(SettingsError::Read { path, source }),
     }
 }
@@ -110,6 +125,18 @@ mod tests {
                 "{key}"
             );
         }
+    }
+
+    #[test]
+    fn a_mistake_is_told_on_one_line() {
+        let text = "accel = \"kvm\"\nacel = 1\n";
+        let error = toml::from_str::<Settings>(text).unwrap_err();
+        let shown = SettingsError::parse("/etc/c.toml".into(), text, &error).to_string();
+        assert!(
+            shown.starts_with("/etc/c.toml is not a valid configuration file: line 2: unknown field `acel`"),
+            "{shown}"
+        );
+        assert!(!shown.contains('\n'), "{shown}");
     }
 
     #[test]

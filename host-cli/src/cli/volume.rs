@@ -30,6 +30,16 @@ pub(crate) struct VolumeCreateArgs {
     /// Label
     #[arg(short, long, value_name = "KEY[=VALUE]")]
     pub label: Vec<String>,
+    /// Driver that keeps it
+    #[arg(short, long, value_enum, default_value = "local")]
+    pub driver: VolumeDriver,
+}
+
+/// Driver that keeps a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum VolumeDriver {
+    /// A disk in the data directory
+    Local,
 }
 
 /// Flags of `capsid volume ls`.

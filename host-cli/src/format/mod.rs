@@ -47,6 +47,8 @@ pub(crate) enum FormatError {
         "invalid format: write one {{{{end}}}} for each {{{{if}}}}, {{{{range}}}}, {{{{with}}}}, {{{{block}}}} and {{{{define}}}}"
     )]
     Blocks,
+    #[error("invalid format: an action has no }}}} at its end")]
+    Open,
     #[error("there is no field {0} to format")]
     Field(String),
     #[error("cannot format an object")]
@@ -128,7 +130,15 @@ impl Template {
 /// what follows an end without a block: in both cases the end mark is not in its place, which is an error.
 fn parse(text: &str) -> Result<(ListNode, Vec<DefineNode>), FormatError> {
     let parser = Parser::new(&format!("{text}{END}"), "{{", "}}").and_then(Parser::parse);
-    let (mut tree, defines) = parser.map_err(FormatError::Syntax)?;
+    let (mut tree, defines) = parser.map_err(|error| {
+        // The parser met the end mark inside of an action.
+        let is_open = error.to_string().contains(&END.escape_default().to_string());
+        if is_open {
+            FormatError::Open
+        } else {
+            FormatError::Syntax(error)
+        }
+    })?;
     match tree.nodes.last_mut() {
         Some(Node::Text(last)) if last.text.ends_with(END) => last.text = last.text.trim_end_matches(END).into(),
         _ => return Err(FormatError::Blocks),

@@ -163,7 +163,8 @@ fn values_do_not_control_the_terminal_and_the_users_words_may() {
 
 #[test]
 fn what_is_wrong_is_named() {
-    for text in ["{{.Name", "{{.Name | }}", "{{if}}x{{end}}"] {
+    assert!(matches!(Template::of_objects("{{.Name"), Err(FormatError::Open)));
+    for text in ["{{.Name | }}", "{{if}}x{{end}}"] {
         assert!(
             matches!(Template::of_objects(text), Err(FormatError::Syntax(_))),
             "{text}"
