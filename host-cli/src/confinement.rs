@@ -52,9 +52,8 @@ impl Process {
                 "it serves files of all users, with capabilities that its user namespace confines to files",
             )),
             Self::Passt => Some((
-                &[Layer::Capabilities, Layer::Rlimits, Layer::Landlock],
-                "it confines itself, and keeps the host's network namespace and a bounding set of capabilities, of which \
-                 no_new_privs lets it gain none",
+                &[Layer::Rlimits, Layer::Landlock],
+                "it confines itself, and keeps the host's network namespace",
             )),
             _ => None,
         }

@@ -86,6 +86,7 @@ fn flags_are_checked_before_a_registry_is_asked_or_anything_is_made() {
         "--dns fly",
         "--env-file /nowhere",
         "--platform fly/fly/fly/fly",
+        "--platform linux/arm64",
         "--pod nowhere",
         "-w rel",
         &bind,

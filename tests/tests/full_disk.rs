@@ -253,7 +253,7 @@ fn a_guest_is_told_in_time_and_loses_nothing() {
     // A container that ends on a full disk does so soon, and says what that cost.
     write_and_fill(&capsid, &disk, "unsynced");
     let stopped = call(&capsid, &["stop", "-t", "0", "it"]).succeeds();
-    assert!(stopped.took < patience(30), "{stopped}");
+    assert!(stopped.took < patience(45), "{stopped}");
     disk.empty();
     eventually("the container has ended", 20, || {
         capsid.field("it", ".State.Status") == "exited"

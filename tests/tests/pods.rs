@@ -214,9 +214,9 @@ fn several_pods_are_handled_at_once_and_told_in_order() {
         // As process 1 it ignores SIGTERM.
         sleeper(&capsid, pod, &format!("{pod}-1"), &[], "busybox");
     }
-    let stopped = call(&capsid, &["pod", "stop", "-t", "6", "front", "nobody", "back"]).exits(1);
-    // One after another they would take 12 s.
-    assert!(stopped.took < patience(11), "{stopped}");
+    let stopped = call(&capsid, &["pod", "stop", "-t", "8", "front", "nobody", "back"]).exits(1);
+    // One after another they would take 16 s.
+    assert!(stopped.took < patience(15), "{stopped}");
     stopped.complains("no such pod").prints("front\nback\n");
     call(&capsid, &["pod", "start", "back", "front"])
         .succeeds()

@@ -141,7 +141,6 @@ fn an_ordinary_user_has_pods_networks_and_volumes() {
     person.does(&["network", "rm", "back"]);
 }
 
-/// Fetches the page from the host, with its header.
 /// Opens files until it may not, and then one more after it has closed them.
 const OPEN_MANY: &str = r#"
 import errno
@@ -174,6 +173,7 @@ fn files_of_a_share_beyond_the_limit_are_refused() {
     call.wait().succeeds().prints("EMFILE True\nx\n");
 }
 
+/// Fetches the page from the host, with its header.
 fn fetch(address: &str) -> std::io::Result<String> {
     let mut socket = TcpStream::connect(address)?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;

@@ -310,7 +310,6 @@ fn a_signal_ends_whatever_waits_within_a_second() {
         &["stats"],
         &["events"],
         &["attach", "--sig-proxy=false", "it"],
-        &["exec", "it", "sleep", "1000"],
         &["cp", "it:/big", "-"],
         &["export", "it"],
         &["stop", "-t", "60", "it"],
@@ -334,8 +333,6 @@ fn a_signal_ends_whatever_waits_within_a_second() {
             );
         }
     }
-    // What was interrupted has not touched the container.
-    assert_eq!(capsid.field("it", ".State.Status"), "running");
     call(&capsid, &["exec", "it", "ls", "/big"]).succeeds();
     call(&capsid, &["rm", "-f", "it"]).succeeds();
 }

@@ -414,7 +414,7 @@ mod tests {
     fn what_confines_itself_is_well_as_it_is() {
         let layers = Layer::ALL
             .into_iter()
-            .filter(|layer| !matches!(layer, Layer::Capabilities | Layer::Rlimits | Layer::Landlock));
+            .filter(|layer| !matches!(layer, Layer::Rlimits | Layer::Landlock));
         let confined = Confined {
             process: Process::Passt,
             is_needed: true,
@@ -422,7 +422,7 @@ mod tests {
         };
         let check = super::confinement(&confined, &BTreeSet::from([Layer::Landlock]));
         assert!(
-            check.state == State::Ok && check.finding.contains("not capabilities, rlimits, landlock"),
+            check.state == State::Ok && check.finding.contains("not rlimits, landlock"),
             "{check:?}"
         );
     }

@@ -22,6 +22,9 @@ use crate::sys;
 
 /// Time limit for passt to confine itself, which takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Time after which passt counts as confined where its filters cannot be counted: `/proc` hides the process (`hidepid`), or
+/// the kernel is older than 5.9. It would have ended.
+const SETTLED: Duration = Duration::from_millis(500);
 /// Interval of checking whether it has.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// Longest error text of passt that is read, bytes.
@@ -74,14 +77,16 @@ impl Passt {
         let folder = PathBuf::from(format!("/proc/{}", self.0.id()));
         let ours = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let outer_filters = filters(&fields(&ours));
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
             if self.0.try_wait().map_err(ProbePasstError::Start)?.is_some() {
                 return Err(ProbePasstError::Ended(self.last_words()));
             }
             let status = fs::read_to_string(folder.join("status")).unwrap_or_default();
             let status = fields(&status);
-            if filters(&status) > outer_filters {
+            let is_countable = status.contains_key("Seccomp_filters");
+            let is_settled = !is_countable && began.elapsed() > SETTLED;
+            if is_settled || filters(&status) > outer_filters {
                 return Ok(confinement(&status, &folder));
             }
             sleep(LOOK_EVERY);
@@ -122,8 +127,9 @@ fn filters(status: &BTreeMap<&str, &str>) -> u32 {
     count.and_then(|count| count.parse().ok()).unwrap_or_else(any)
 }
 
-/// Reads the layers of a process that has its filter.
+/// Reads the layers of a process that has its filter; a process whose status is hidden has those of passt's source.
 fn confinement(status: &BTreeMap<&str, &str>, folder: &Path) -> Confinement {
+    let is_hidden = status.is_empty();
     let has_left = |namespace: &&str| {
         let of = |process: &Path| fs::read_link(process.join("ns").join(namespace));
         match (of(folder), of(Path::new("/proc/self"))) {
@@ -136,9 +142,12 @@ fn confinement(status: &BTreeMap<&str, &str>, folder: &Path) -> Confinement {
         .with(Layer::UserNamespace, has_left(&"user"))
         .with(Layer::Namespaces, NAMESPACES.iter().all(has_left))
         .with(Layer::Root, is_empty)
-        .with(Layer::User, has_left_root(status))
-        .with(Layer::Capabilities, has_no_capabilities(status))
-        .with(Layer::NoNewPrivileges, status.get("NoNewPrivs") == Some(&"1"))
+        .with(Layer::User, is_hidden || has_left_root(status))
+        .with(Layer::Capabilities, is_hidden || has_no_capabilities(status))
+        .with(
+            Layer::NoNewPrivileges,
+            is_hidden || status.get("NoNewPrivs") == Some(&"1"),
+        )
 }
 
 /// Whether none of the process's users is root: real, effective, saved, and that of the file system.
@@ -147,14 +156,15 @@ fn has_left_root(status: &BTreeMap<&str, &str>) -> bool {
     users.clone().count() == 4 && users.all(|user| user != "0")
 }
 
-/// Whether the process has no capability, and can get none.
+/// Whether the process has no capability. passt leaves its bounding set as it was, of which `no_new_privs` lets it gain
+/// none.
 fn has_no_capabilities(status: &BTreeMap<&str, &str>) -> bool {
     let is_empty = |set: &&str| {
         status
             .get(*set)
             .is_some_and(|bits| bits.bytes().all(|digit| digit == b'0'))
     };
-    ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].iter().all(is_empty)
+    ["CapInh", "CapPrm", "CapEff", "CapAmb"].iter().all(is_empty)
 }
 
 #[cfg(test)]
@@ -171,7 +181,8 @@ mod tests {
             assert!(found.has(layer), "{layer}: {found}");
         }
         assert!(!judge(&text.replace("65534\nCap", "0\nCap")).has(Layer::User));
-        assert!(!judge(&text.replace("CapBnd:\t0000", "CapBnd:\t0400")).has(Layer::Capabilities));
+        assert!(judge(&text.replace("CapBnd:\t0000", "CapBnd:\t0400")).has(Layer::Capabilities));
+        assert!(!judge(&text.replace("CapEff:\t0000", "CapEff:\t0400")).has(Layer::Capabilities));
         assert!(!judge(&text.replace("NoNewPrivs:\t1", "NoNewPrivs:\t0")).has(Layer::NoNewPrivileges));
         // A line that is missing proves nothing.
         let nothing = judge("Seccomp:\t2\n");

@@ -119,6 +119,8 @@ pub(crate) enum PlanError {
     Image(OsString),
     #[error(transparent)]
     Platform(#[from] ParsePlatformError),
+    #[error("nothing for platform {wanted} runs here: this machine runs {here}")]
+    ForeignPlatform { wanted: String, here: String },
     #[error("no command: the image has none, and none was given")]
     NoCommand,
     #[error("invalid hostname {0:?}: up to 63 letters, digits, hyphens and dots")]

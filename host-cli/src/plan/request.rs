@@ -68,7 +68,7 @@ impl RunRequest {
         Ok(Self {
             image,
             command,
-            platform: flags.platform.as_deref().map(str::parse).transpose()?,
+            platform: flags.platform.as_deref().map(platform).transpose()?,
             security: security::parse(&flags.security_opt, flags.privileged)?,
             volumes_from: volumes_from
                 .collect::<Result<_, volumes::VolumeError>>()
@@ -137,4 +137,17 @@ fn image_and_command(words: &[OsString]) -> Result<(String, Vec<Vec<u8>>), PlanE
     let name = image.to_str().ok_or_else(|| PlanError::Image(image.clone()))?;
     let command = command.iter().map(|word| word.as_bytes().to_vec());
     Ok((name.into(), command.collect()))
+}
+
+/// Parses a platform, which must be one that this machine runs.
+fn platform(text: &str) -> Result<Platform, PlanError> {
+    let (wanted, here): (Platform, Platform) = (text.parse()?, Platform::host());
+    if here.accepts(&wanted) {
+        Ok(wanted)
+    } else {
+        Err(PlanError::ForeignPlatform {
+            wanted: wanted.to_string(),
+            here: here.to_string(),
+        })
+    }
 }

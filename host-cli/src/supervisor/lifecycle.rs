@@ -43,7 +43,8 @@ const KILL_GRACE: Duration = Duration::from_secs(5);
 /// Interval of checking whether a client that does not read is all that remains of a container.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Error text for data that a container wrote, and did not sync, and that is lost.
-const NO_ROOM: &str = "the host's disk was full when the container ended: what it had written and not synced is lost";
+const NO_ROOM: &str =
+    "the host's disk was full when the container ended: what it had written and not synced may be lost";
 /// Maximum number of lines shown of a guest's console: an oops with its registers and trace, and the panic that
 /// follows.
 const CONSOLE_LINES_MAX: usize = 60;
@@ -131,7 +132,11 @@ pub(super) async fn run_once(
     supervised.output.finish();
     match lived {
         Ok(stopped) => Outcome::Exited(exit(&stopped, &supervised.data)),
-        Err(error) => conclude(&error, started, free_space::is_used_up(&supervised.data)),
+        // A machine that goes on writes what waits as soon as there is room.
+        Err(error) => {
+            let is_lost = matches!(pod.disks, Disks::AtBoot) && free_space::is_used_up(&supervised.data);
+            conclude(&error, started, is_lost)
+        }
     }
 }
 
@@ -358,8 +363,8 @@ fn exit(stopped: &Stopped, data: &Path) -> Exit {
 }
 
 /// Converts an error to an outcome: a container that ran has ended by it, one that did not has failed to start.
-/// `is_used_up` tells that guests may fill no more of the host's disk.
-pub(super) fn conclude(error: &LifecycleError, started: bool, is_used_up: bool) -> Outcome {
+/// `is_lost` tells that what the guest had not written yet had no room on the host's disk.
+pub(super) fn conclude(error: &LifecycleError, started: bool, is_lost: bool) -> Outcome {
     let mut failure = Failure::of(error);
     match error {
         LifecycleError::Process(error) => failure.code = error.exit_code(),
@@ -379,8 +384,7 @@ pub(super) fn conclude(error: &LifecycleError, started: bool, is_used_up: bool) 
     match (started, error) {
         (true, LifecycleError::Killed) => Outcome::Exited(Exit {
             code: exit_code::KILLED,
-            // Its machine was killed because it did not get rid of what it had to write.
-            error: if is_used_up { NO_ROOM.into() } else { String::new() },
+            error: if is_lost { NO_ROOM.into() } else { String::new() },
             ..Exit::default()
         }),
         (true, _) => Outcome::Ended(failure),

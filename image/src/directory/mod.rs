@@ -107,7 +107,7 @@ pub enum DirectoryError {
         mode: u32,
     },
     /// Other users may rename the directory.
-    #[error("directory {} lets other users rename what is in it (no sticky bit): set XDG_RUNTIME_DIR or --run-dir", path.display())]
+    #[error("directory {} is another user's or lets others rename what is in it (no sticky bit): set XDG_RUNTIME_DIR or --run-dir", path.display())]
     Parent {
         /// Path of the parent directory.
         path: PathBuf,
@@ -257,6 +257,9 @@ fn enter(wanted: &Path, links: Links) -> Result<(PathBuf, File), DirectoryError>
     Ok((path, file))
 }
 
+/// User id that stands for all that a user namespace does not map (`/proc/sys/kernel/overflowuid`).
+const OVERFLOW_USER: u32 = 65534;
+
 /// Checks a directory, by its path without links, in a place where anybody may create one: closed to others, and neither
 /// it nor a directory above it to be renamed by them, so that its path leads to it from now on.
 fn check_public_place(path: &Path, mode: u32) -> Result<(), DirectoryError> {
@@ -272,8 +275,11 @@ fn check_public_place(path: &Path, mode: u32) -> Result<(), DirectoryError> {
             path: above.into(),
             source,
         })?;
-        let is_others = ![0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
-        if is_others || (metadata.mode() & OTHERS_WRITE != 0 && metadata.mode() & STICKY == 0) {
+        let is_writable = metadata.mode() & OTHERS_WRITE != 0;
+        // In a user namespace that maps the user alone, root's directories belong to the overflow user.
+        let is_unmapped = metadata.uid() == OVERFLOW_USER && !is_writable;
+        let is_others = ![0, rustix::process::geteuid().as_raw()].contains(&metadata.uid()) && !is_unmapped;
+        if is_others || (is_writable && metadata.mode() & STICKY == 0) {
             return Err(DirectoryError::Parent { path: above.into() });
         }
     }

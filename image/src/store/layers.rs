@@ -257,6 +257,8 @@ impl Store {
             });
         }
         let converted = converted?;
+        let bytes = length_of(&source.written).map_err(ConvertError::Source)?;
+        source.charge.grow_to(bytes)?;
         source.charge.add_entries(name.blob, converted.entries)?;
         if converted.diff_id != name.diff {
             return Err(AddLayerError::DiffId {

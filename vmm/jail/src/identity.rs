@@ -173,19 +173,21 @@ pub(crate) fn keep_for_files(
                     | CapabilitySet::SETUID
                     | CapabilitySet::SETGID,
             )?;
-            let confinement = Confinement::of(&ALWAYS).with(Layer::UserNamespace, everybody.is_some());
+            let confinement = Confinement::of(&ALWAYS)
+                .with(Layer::Rlimits, everybody.is_some())
+                .with(Layer::UserNamespace, everybody.is_some());
             Ok((Owners::Anybody, confinement))
         }
         Namespaces::InUserNamespace => {
             privileges::drop_all()?;
-            let layers = [Layer::UserNamespace, Layer::User, Layer::Capabilities];
+            let layers = [Layer::UserNamespace, Layer::User, Layer::Capabilities, Layer::Rlimits];
             Ok((Owners::OneUser, Confinement::of(&[&ALWAYS[..], &layers].concat())))
         }
     }
 }
 
 /// Layers without which none of our processes counts as confined.
-const ALWAYS: [Layer; 4] = [Layer::Namespaces, Layer::Root, Layer::Rlimits, Layer::NoNewPrivileges];
+const ALWAYS: [Layer; 3] = [Layer::Namespaces, Layer::Root, Layer::NoNewPrivileges];
 
 /// Result of [`drop_user`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,6 +216,7 @@ impl Dropped {
     pub(crate) fn confinement(self) -> Confinement {
         Confinement::of(&ALWAYS)
             .with(Layer::Capabilities, true)
+            .with(Layer::Rlimits, self.is_counted_alone())
             .with(Layer::User, self.user)
             .with(Layer::UserNamespace, self.namespace)
     }
