@@ -1,4 +1,4 @@
-//! What the layers of one image, and of all images of one archive, may take up together: bytes and entries.
+//! Bytes and entries that the layers of one image, and of all images of one archive, may take up together.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
