@@ -201,6 +201,20 @@ fn write_and_fill(capsid: &Capsid, disk: &SmallDisk, name: &str) -> String {
     digests
 }
 
+/// Writes and syncs files that have no room: the sync waits until there is some, while `other` of the same machine goes on.
+/// Returns their digests.
+#[track_caller]
+fn write_kept_until_there_is_room(capsid: &Capsid, disk: &SmallDisk, other: &str) -> String {
+    let digests = write_and_fill(capsid, disk, "kept");
+    let mut sync = spawn(capsid, &["exec", "it", "sync"]);
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(sync.try_wait().unwrap(), None, "written without room");
+    call(capsid, &["exec", other, "true"]).succeeds();
+    disk.empty();
+    assert!(sync.wait().unwrap().success());
+    digests
+}
+
 /// Test of a guest's sparse disks: it sees as much room as the host has, gets `ENOSPC` from `write(2)` and not later,
 /// and data that it was told is written is kept until there is room.
 #[test]
@@ -228,13 +242,7 @@ fn a_guest_is_told_in_time_and_loses_nothing() {
     disk.empty();
     eventually("the guest sees room again", 20, || available_mib(&capsid, "/") > 60);
 
-    let digests = write_and_fill(&capsid, &disk, "kept");
-    let mut sync = spawn(&capsid, &["exec", "it", "sync"]);
-    thread::sleep(Duration::from_secs(2));
-    assert_eq!(sync.try_wait().unwrap(), None, "written without room");
-    call(&capsid, &["exec", "it", "true"]).succeeds();
-    disk.empty();
-    assert!(sync.wait().unwrap().success());
+    let digests = write_kept_until_there_is_room(&capsid, &disk, "it");
 
     // A machine that ends while writes wait: the disks are as at the last sync.
     write_and_fill(&capsid, &disk, "lost");
@@ -293,13 +301,7 @@ fn each_container_of_a_pod_is_told_in_time() {
     }
     disk.empty();
     eventually("the guest sees room again", 20, || available_mib(&capsid, "/") > 60);
-    let digests = write_and_fill(&capsid, &disk, "kept");
-    let mut sync = spawn(&capsid, &["exec", "it", "sync"]);
-    thread::sleep(Duration::from_secs(2));
-    assert_eq!(sync.try_wait().unwrap(), None, "written without room");
-    call(&capsid, &["exec", "other", "true"]).succeeds();
-    disk.empty();
-    assert!(sync.wait().unwrap().success());
+    let digests = write_kept_until_there_is_room(&capsid, &disk, "other");
     send(capsid.machine("it"), Signal::SIGKILL);
     eventually("the pod has ended", 20, || {
         ["it", "other"]

@@ -24,7 +24,7 @@ use rustix::thread::{
 use crate::{Confinement, JailError, Layer, privileges, sys};
 
 /// User and group id of `nobody` and `nogroup`: the kernel's overflow ids, which own nothing.
-pub(crate) const NOBODY: u32 = 65534;
+const NOBODY: u32 = 65534;
 
 /// First of the users that processes get, one each: above what systemd gives to containers, below what it calls unsafe
 /// (systemd's `docs/UIDS-GIDS.md`). Process ids, which are below 2^22, are added.
